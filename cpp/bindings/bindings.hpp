@@ -1,0 +1,9 @@
+// The functions that fill the extension module, one per public header.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void bind_errors(pybind11::module_& m);
+void bind_problem(pybind11::module_& m);
+void bind_planner(pybind11::module_& m);
+void bind_codec(pybind11::module_& m);

@@ -1,0 +1,31 @@
+// Errors thrown by the core.
+//
+//     std::runtime_error
+//     └── Error
+//         ├── InfeasiblePlanError   no plan fits memory, links and loss budget
+//         └── CorruptFrameError     bytes that are not a valid frame
+//
+// Arguments that make no sense (a negative time, a codec that does not exist) are std::invalid_argument.
+// Every message states the fact, the numbers and the limit.
+#pragma once
+
+#include <stdexcept>
+
+namespace orbitsplit {
+
+class Error : public std::runtime_error {
+  public:
+    using std::runtime_error::runtime_error;
+};
+
+class InfeasiblePlanError : public Error {
+  public:
+    using Error::Error;
+};
+
+class CorruptFrameError : public Error {
+  public:
+    using Error::Error;
+};
+
+}  // namespace orbitsplit

@@ -1,0 +1,4 @@
+// Everything: errors, problems, costs, the planner, frames and codecs.
+#pragma once
+
+#include "orbitsplit/error.hpp"

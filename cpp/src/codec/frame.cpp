@@ -1,0 +1,1 @@
+#include "orbitsplit/error.hpp"
