@@ -1,0 +1,264 @@
+"""A plan: which node runs which layers, and how the activation is encoded at each cut.
+
+Layers are numbered as in a `Problem`: 0 is the embeddings, 1..n are the transformer layers, n + 1 is the head.
+A plan is plain data. `orbitsplit.plan` makes one, `orbitsplit.Pipeline` runs one, and neither needs the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FORMAT = "orbitsplit-plan"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked of the model.
+
+    `micro_batches` micro-batches of `batch_size` sequences each enter the chain one after the other, every
+    sequence with `prompt_tokens` tokens; then `new_tokens` tokens are generated per sequence (0: prefill only).
+    `groups` is how many micro-batches are in flight while generating; by default all of them.
+
+    Raises:
+        ValueError: A count is not a whole number or below its minimum.
+    """
+
+    micro_batches: int = 1
+    prompt_tokens: int = 512
+    new_tokens: int = 0
+    batch_size: int = 1
+    groups: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("micro_batches", 1), ("prompt_tokens", 1), ("new_tokens", 0), ("batch_size", 1)):
+            _check_count(f"Workload.{name}", getattr(self, name), minimum)
+        if self.groups is not None:
+            _check_count("Workload.groups", self.groups, 1)
+
+    @property
+    def sequences(self) -> int:
+        """Return the number of sequences of the whole batch."""
+        return self.micro_batches * self.batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStage:
+    """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
+
+    `codec` is None on the last stage, and where the activation travels uncompressed. `slowdown` s makes the
+    runtime emulate a node s times slower than this machine (1: run at full speed). `memory_bytes` is the
+    node's limit, None where there is none.
+    """
+
+    node: str
+    start: int
+    stop: int
+    codec: str | None = None
+    slowdown: float = 1.0
+    memory_bytes: int | None = None
+    half_duplex: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count(f"start of the stage on {self.node!r}", self.start, 0)
+        _check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
+        if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
+            raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLink:
+    """The link from one stage to the next: bytes per second (None: as fast as it goes) and seconds of delay."""
+
+    bytes_per_s: float | None = None
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.bytes_per_s is not None and not self.bytes_per_s > 0:
+            raise ValueError(f"link rate is {self.bytes_per_s} bytes per second, it must be positive")
+        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
+            raise ValueError(f"link latency is {self.latency_s} s, it must be finite and not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the cost model says of a plan, in seconds unless the name says otherwise.
+
+    `stage_s[k]` and `link_s[k]` are occupancies per micro-batch in prefill, the `decode_` ones per token step of
+    one group. `loss` is in nats per token. `status`, `lower_bound_s` and `gap` certify how good the plan is.
+    """
+
+    total_s: float
+    prefill_s: float
+    token_step_s: float
+    loss: float
+    stage_s: tuple[float, ...]
+    link_s: tuple[float, ...]
+    decode_stage_s: tuple[float, ...]
+    decode_link_s: tuple[float, ...]
+    stage_memory_bytes: tuple[int, ...]
+    status: str
+    lower_bound_s: float
+    gap: float
+
+    @property
+    def decode_s(self) -> float:
+        """Return the seconds from the end of prefill to the last token."""
+        return self.total_s - self.prefill_s
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages in order, the links between them, and what was predicted; frozen, with a JSON round trip.
+
+    `links[k]` joins stage k to stage k + 1. `return_latency_s` is how long a new token takes from the last
+    stage back to the first. `layers` counts the embeddings and the head.
+
+    Raises:
+        ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is
+            not the number of stages less one.
+    """
+
+    stages: tuple[PlanStage, ...]
+    links: tuple[PlanLink, ...]
+    layers: int
+    workload: Workload = Workload()
+    return_latency_s: float = 0.0
+    model: str | None = None
+    prediction: Prediction | None = None
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a plan needs at least one stage")
+        if len(self.links) != len(self.stages) - 1:
+            raise ValueError(f"{len(self.stages)} stages need {len(self.stages) - 1} links, got {len(self.links)}")
+        expected = 0
+        for stage in self.stages:
+            if stage.start != expected:
+                raise ValueError(f"the stage on {stage.node!r} starts at layer {stage.start}, expected {expected}")
+            expected = stage.stop
+        if expected != self.layers:
+            raise ValueError(f"the stages end at layer {expected}, the model has {self.layers}")
+        nodes = [stage.node for stage in self.stages]
+        twice = [node for node in nodes if nodes.count(node) > 1]
+        if twice:
+            raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
+
+    @classmethod
+    def manual(
+        cls, cuts: Sequence[int], layers: int, *, codecs: Sequence[str | None] | None = None
+    ) -> Plan:
+        """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
+
+        Nodes are called `node 0`, `node 1`, ... in order; links are as fast as the machine; nothing is compressed
+        unless `codecs` gives one codec per cut.
+
+        Example:
+            >>> [(s.start, s.stop) for s in Plan.manual(cuts=[2, 3], layers=6).stages]
+            [(0, 3), (3, 4), (4, 8)]
+
+        Raises:
+            ValueError: Cuts are not increasing, not in 0..layers, or `codecs` has another length than `cuts`.
+        """
+        _check_count("layers", layers, 1)
+        chosen = [None] * len(cuts) if codecs is None else list(codecs)
+        if len(chosen) != len(cuts):
+            raise ValueError(f"{len(cuts)} cuts need {len(cuts)} codecs, got {len(chosen)}")
+        previous = -1
+        for cut in cuts:
+            _check_count("cut", cut, 0)
+            if not previous < cut <= layers:
+                raise ValueError(f"cut {cut} must be above {previous} and at most {layers}, the number of layers")
+            previous = cut
+        edges = [0, *(cut + 1 for cut in cuts), layers + 2]
+        stages = tuple(
+            PlanStage(node=f"node {k}", start=edges[k], stop=edges[k + 1], codec=codec)
+            for k, codec in enumerate([*chosen, None])
+        )
+        return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data; `from_dict` takes it back."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Make a plan from what `to_dict` returned.
+
+        Raises:
+            ValueError: A key is missing, unknown or has a wrong value; the message names it.
+        """
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise ValueError(
+                f"not a plan: expected format {FORMAT!r} version {VERSION}, "
+                f"got {data.get('format')!r} version {data.get('version')!r}"
+            )
+        rest = {key: value for key, value in data.items() if key not in ("format", "version")}
+        _check_keys(cls, rest, "plan")
+        prediction = rest.get("prediction")
+        return cls(
+            **{
+                **rest,
+                "stages": tuple(_record(PlanStage, s, f"stages[{k}]") for k, s in enumerate(rest["stages"])),
+                "links": tuple(_record(PlanLink, s, f"links[{k}]") for k, s in enumerate(rest["links"])),
+                "workload": _record(Workload, rest.get("workload", {}), "workload"),
+                "prediction": None if prediction is None else _record(Prediction, prediction, "prediction"),
+            }
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            ValueError: The file is not JSON or not a plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} holds {type(data).__name__}, a plan is a JSON object")
+        return cls.from_dict(data)
+
+    def __str__(self) -> str:
+        parts = []
+        for k, stage in enumerate(self.stages):
+            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]")
+            if k < len(self.links):
+                parts.append(f"-{stage.codec or 'raw'}->")
+        return " ".join(parts)
+
+
+def _check_count(name: str, value: object, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}, it must be a whole number")
+    if value < minimum:
+        raise ValueError(f"{name} is {value}, it must be at least {minimum}")
+
+
+def _check_keys(cls: type, data: Mapping[str, Any], where: str) -> None:
+    known = {field.name for field in fields(cls)}
+    for key in data:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} in {where}; known keys: {', '.join(sorted(known))}")
+
+
+def _record(cls: type, data: Any, where: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} is {data!r}, it must be an object")
+    _check_keys(cls, data, where)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
