@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class Plan:
     stages: tuple[PlanStage, ...]
     links: tuple[PlanLink, ...]
     layers: int
-    workload: Workload = Workload()
+    workload: Workload = field(default_factory=Workload)
     return_latency_s: float = 0.0
     model: str | None = None
     prediction: Prediction | None = None
@@ -247,7 +247,7 @@ def _check_count(name: str, value: object, minimum: int) -> None:
 
 
 def _check_keys(cls: type, data: Mapping[str, Any], where: str) -> None:
-    known = {field.name for field in fields(cls)}
+    known = {f.name for f in fields(cls)}
     for key in data:
         if key not in known:
             raise ValueError(f"unknown key {key!r} in {where}; known keys: {', '.join(sorted(known))}")
