@@ -1,0 +1,257 @@
+"""Nodes and the links between them at one instant, usually read from a TOML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._units import parse_quantity
+
+_NODE_QUANTITIES = {
+    "memory": "bytes",
+    "headroom": "bytes",
+    "compute": "flop_per_s",
+    "memory_bandwidth": "bytes_per_s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A computer: memory in bytes and a speed.
+
+    The speed is either `slowdown`, how many times slower than the machine that measured the profile, or
+    `flop_per_s` and, for layers bound by reading their weights, `memory_bytes_per_s`.
+
+    Raises:
+        ValueError: No speed, two speeds, or a number out of range.
+    """
+
+    name: str
+    memory_bytes: int
+    slowdown: float | None = None
+    flop_per_s: float | None = None
+    memory_bytes_per_s: float | None = None
+    headroom_bytes: int = 0
+    half_duplex: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.slowdown is None) == (self.flop_per_s is None):
+            raise ValueError(f"node {self.name!r} needs a speed: either slowdown or compute, not both")
+        if self.slowdown is not None and not (math.isfinite(self.slowdown) and self.slowdown >= 1):
+            raise ValueError(f"slowdown of node {self.name!r} is {self.slowdown}, it must be at least 1")
+        if self.flop_per_s is not None and not self.flop_per_s > 0:
+            raise ValueError(f"compute of node {self.name!r} is {self.flop_per_s} FLOP/s, it must be positive")
+        if self.memory_bytes_per_s is not None and not self.memory_bytes_per_s > 0:
+            raise ValueError(f"memory_bandwidth of node {self.name!r} is 0, it must be positive")
+        if self.headroom_bytes > self.memory_bytes:
+            raise ValueError(
+                f"headroom of node {self.name!r} is {self.headroom_bytes} bytes, its memory {self.memory_bytes}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A directed connection: `source` sends to `target` at `bytes_per_s`, and each message takes `latency_s`."""
+
+    source: str
+    target: str
+    bytes_per_s: float
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.source == self.target:
+            raise ValueError(f"link from node {self.source!r} to itself")
+        if not (math.isfinite(self.bytes_per_s) and self.bytes_per_s > 0):
+            raise ValueError(f"bandwidth of {self.source!r} -> {self.target!r} is {self.bytes_per_s}, must be > 0")
+        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
+            raise ValueError(f"latency of {self.source!r} -> {self.target!r} is {self.latency_s}, must be >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Nodes and directed links at one instant.
+
+    Example:
+        >>> network = Network.sample("cubesat_chain")
+        >>> [node.name for node in network.nodes]
+        ['sat-0', 'sat-1', 'sat-2', 'sat-3']
+
+    Raises:
+        ValueError: No node, a name used twice, or a link to a node that does not exist.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    links: tuple[Link, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [node.name for node in self.nodes]
+        if not names:
+            raise ValueError("a network needs at least one node")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} nodes are called {name!r}, names must differ")
+        pairs: set[tuple[str, str]] = set()
+        for link in self.links:
+            for end in (link.source, link.target):
+                if end not in names:
+                    raise ValueError(f"a link names node {end!r}; the nodes are {', '.join(names)}")
+            if (link.source, link.target) in pairs:
+                raise ValueError(f"two links from {link.source!r} to {link.target!r}")
+            pairs.add((link.source, link.target))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Network:
+        """Read a network from a TOML file; quantities may carry a unit (`"10 Mbit/s"`, `"8 GB"`, `"5 ms"`).
+
+        The file has `name`, `[[nodes]]` with `name`, `memory`, a speed (`slowdown`, or `compute` and optionally
+        `memory_bandwidth`), optional `headroom` and `half_duplex`; and `[[links]]` with `bandwidth`, optional
+        `latency` and either `from` and `to` (one way) or `between = [a, b]` (both ways).
+
+        Raises:
+            ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.
+        """
+        return cls.from_toml(Path(path).read_text(encoding="utf-8"), source=str(path))
+
+    @classmethod
+    def sample(cls, name: str) -> Network:
+        """Read a network that ships with orbitsplit, e.g. `cubesat_chain`.
+
+        Raises:
+            ValueError: There is no such sample; the message lists what there is.
+        """
+        folder = resources.files(__package__) / "networks"
+        names = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+        if name not in names:
+            raise ValueError(f"no sample network {name!r}; there are: {', '.join(names)}")
+        return cls.from_toml((folder / f"{name}.toml").read_text(encoding="utf-8"), source=name)
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = "network") -> Network:
+        """Make a network from TOML text; `source` is named in errors. See `load` for the keys.
+
+        Raises:
+            ValueError: As `load`.
+        """
+        tomllib = _tomllib()
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{source} is not TOML: {error}") from None
+        _check_keys(data, required=("nodes",), optional=("name", "links"), where=source)
+        nodes = tuple(_node(table, f"{source}: nodes[{k}]") for k, table in enumerate(_tables(data, "nodes", source)))
+        links = [
+            link
+            for k, table in enumerate(_tables(data, "links", source))
+            for link in _links(table, f"{source}: links[{k}]")
+        ]
+        try:
+            return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+    def index(self, node: str) -> int:
+        """Return the position of the node with this name.
+
+        Raises:
+            ValueError: There is no such node.
+        """
+        names = [n.name for n in self.nodes]
+        if node not in names:
+            raise ValueError(f"no node {node!r}; the nodes are {', '.join(names)}")
+        return names.index(node)
+
+    def bandwidth_bytes_per_s(self) -> npt.NDArray[np.float64]:
+        """Return the N x N matrix of link rates, row sends to column, 0 where there is no link."""
+        return self._matrix("bytes_per_s")
+
+    def latency_s(self) -> npt.NDArray[np.float64]:
+        """Return the N x N matrix of link delays in seconds, row sends to column."""
+        return self._matrix("latency_s")
+
+    def _matrix(self, attribute: str) -> npt.NDArray[np.float64]:
+        matrix = np.zeros((len(self.nodes), len(self.nodes)))
+        position = {node.name: k for k, node in enumerate(self.nodes)}
+        for link in self.links:
+            matrix[position[link.source], position[link.target]] = getattr(link, attribute)
+        return matrix
+
+
+def _tomllib() -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli
+        except ModuleNotFoundError:
+            raise ImportError('reading TOML on Python 3.10 needs tomli: pip install "orbitsplit[cli]"') from None
+        return tomli
+    return tomllib
+
+
+def _tables(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[str, Any]]:
+    value = data.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ValueError(f"{source}: {key} must be an array of tables, written [[{key}]]")
+    return value
+
+
+def _check_keys(table: Mapping[str, Any], *, required: Sequence[str], optional: Sequence[str], where: str) -> None:
+    for key in required:
+        if key not in table:
+            raise ValueError(f"{where} lacks {key!r}")
+    for key in table:
+        if key not in (*required, *optional):
+            raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
+
+
+def _node(table: Mapping[str, Any], where: str) -> Node:
+    optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
+    _check_keys(table, required=("name", "memory"), optional=optional, where=where)
+    values = {
+        key: parse_quantity(table[key], kind, f"{where}.{key}") for key, kind in _NODE_QUANTITIES.items() if key in table
+    }
+    half_duplex = table.get("half_duplex", False)
+    if not isinstance(half_duplex, bool):
+        raise ValueError(f"{where}.half_duplex is {half_duplex!r}, expected true or false")
+    slowdown = table.get("slowdown")
+    if slowdown is not None and (isinstance(slowdown, bool) or not isinstance(slowdown, (int, float))):
+        raise ValueError(f"{where}.slowdown is {slowdown!r}, expected a number")
+    try:
+        return Node(
+            name=str(table["name"]),
+            memory_bytes=int(values["memory"]),
+            slowdown=slowdown,
+            flop_per_s=values.get("compute"),
+            memory_bytes_per_s=values.get("memory_bandwidth"),
+            headroom_bytes=int(values.get("headroom", 0)),
+            half_duplex=half_duplex,
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _links(table: Mapping[str, Any], where: str) -> list[Link]:
+    """Return the one or two directed links of a table."""
+    if "between" in table:
+        _check_keys(table, required=("between", "bandwidth"), optional=("latency",), where=where)
+        ends = table["between"]
+        if not isinstance(ends, list) or len(ends) != 2:
+            raise ValueError(f"{where}.between is {ends!r}, expected two node names")
+        pairs = [(ends[0], ends[1]), (ends[1], ends[0])]
+    else:
+        _check_keys(table, required=("from", "to", "bandwidth"), optional=("latency",), where=where)
+        pairs = [(table["from"], table["to"])]
+    rate = parse_quantity(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
+    latency = parse_quantity(table.get("latency", 0.0), "seconds", f"{where}.latency")
+    try:
+        return [Link(str(source), str(target), rate, latency) for source, target in pairs]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
