@@ -216,7 +216,9 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
     optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
     _check_keys(table, required=("name", "memory"), optional=optional, where=where)
     values = {
-        key: parse_quantity(table[key], kind, f"{where}.{key}") for key, kind in _NODE_QUANTITIES.items() if key in table
+        key: parse_quantity(table[key], kind, f"{where}.{key}")
+        for key, kind in _NODE_QUANTITIES.items()
+        if key in table
     }
     half_duplex = table.get("half_duplex", False)
     if not isinstance(half_duplex, bool):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,12 @@ class Workload:
     groups: int | None = None
 
     def __post_init__(self) -> None:
-        for name, minimum in (("micro_batches", 1), ("prompt_tokens", 1), ("new_tokens", 0), ("batch_size", 1)):
+        for name, minimum in (
+            ("micro_batches", 1),
+            ("prompt_tokens", 1),
+            ("new_tokens", 0),
+            ("batch_size", 1),
+        ):
             _check_count(f"Workload.{name}", getattr(self, name), minimum)
         if self.groups is not None:
             _check_count("Workload.groups", self.groups, 1)
@@ -150,9 +155,7 @@ class Plan:
             raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
 
     @classmethod
-    def manual(
-        cls, cuts: Sequence[int], layers: int, *, codecs: Sequence[str | None] | None = None
-    ) -> Plan:
+    def manual(cls, cuts: Sequence[int], layers: int, *, codecs: Sequence[str | None] | None = None) -> Plan:
         """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
 
         Nodes are called `node 0`, `node 1`, ... in order; links are as fast as the machine; nothing is compressed
@@ -246,14 +249,17 @@ def _check_count(name: str, value: object, minimum: int) -> None:
         raise ValueError(f"{name} is {value}, it must be at least {minimum}")
 
 
-def _check_keys(cls: type, data: Mapping[str, Any], where: str) -> None:
+def _check_keys(cls: Any, data: Mapping[str, Any], where: str) -> None:
     known = {f.name for f in fields(cls)}
     for key in data:
         if key not in known:
             raise ValueError(f"unknown key {key!r} in {where}; known keys: {', '.join(sorted(known))}")
+    for f in fields(cls):
+        if f.name not in data and f.default is MISSING and f.default_factory is MISSING:
+            raise ValueError(f"{where} lacks {f.name!r}")
 
 
-def _record(cls: type, data: Any, where: str) -> Any:
+def _record(cls: Any, data: Any, where: str) -> Any:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} is {data!r}, it must be an object")
     _check_keys(cls, data, where)

@@ -1,0 +1,60 @@
+"""What people do instead of searching: splits by rule, to be scored by `evaluate` beside a plan.
+
+Each function returns stages; whether they fit a node's memory or the loss budget is for `evaluate` to say.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ._problem import Problem, Stage, evaluate
+
+
+def uniform(problem: Problem) -> tuple[Stage, ...]:
+    """Split the layers into equal counts, nodes in the given order, with the best single level at every cut."""
+    return _with_best_level(problem, np.ones(len(problem.layers)), np.ones(len(problem.nodes)))
+
+
+def proportional(problem: Problem) -> tuple[Stage, ...]:
+    """Split the layers so that each node's share of the work is its share of the speed, as `uniform` otherwise.
+
+    A layer's work is its mean seconds over the nodes, a node's speed the inverse of its seconds for all layers.
+    """
+    seconds = np.asarray(problem.layer_time_s)
+    total = seconds.sum(axis=1)
+    if not (total > 0).all():  # a node that takes no time would get everything
+        return uniform(problem)
+    return _with_best_level(problem, seconds.mean(axis=0), 1.0 / total)
+
+
+def _with_best_level(
+    problem: Problem, work: npt.NDArray[np.float64], share: npt.NDArray[np.float64]
+) -> tuple[Stage, ...]:
+    """Return the split whose single level is cheapest within the loss budget, else the one that loses least."""
+    bounds = _bounds(work, share)
+    if len(bounds) == 2:
+        return _stages(bounds, None)
+    candidates = [_stages(bounds, level) for level in range(len(problem.levels))]
+    scored = [(evaluate(problem, stages), stages) for stages in candidates]
+    within = [pair for pair in scored if pair[0].loss <= problem.loss_budget]
+    if within:
+        return min(within, key=lambda pair: pair[0].objective_s)[1]
+    return min(scored, key=lambda pair: pair[0].loss)[1]
+
+
+def _bounds(work: npt.NDArray[np.float64], share: npt.NDArray[np.float64]) -> list[int]:
+    """Return the layers at which stages begin, and the number of layers: every node gets at least one layer."""
+    layers, nodes = len(work), min(len(share), len(work))
+    targets = np.cumsum(share[:nodes])[:-1] / share[:nodes].sum() * work.sum()
+    bounds = [0]
+    for k, cut in enumerate(np.searchsorted(np.cumsum(work) - work / 2, targets), start=1):
+        bounds.append(int(np.clip(cut, bounds[-1] + 1, layers - (nodes - k))))
+    return [*bounds, layers]
+
+
+def _stages(bounds: list[int], level: int | None) -> tuple[Stage, ...]:
+    last = len(bounds) - 2
+    return tuple(
+        Stage(node, bounds[node], bounds[node + 1], None if node == last else level) for node in range(last + 1)
+    )

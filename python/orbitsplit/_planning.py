@@ -1,0 +1,249 @@
+"""From a profile, a network and a workload to a plan: builds the problem, solves it, names the result."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ._errors import InfeasiblePlanError
+from ._network import Network, Node
+from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
+from ._problem import Problem, Solution, Stage, evaluate, solve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._calibrate import LevelTable
+    from ._profile import LayerProfile, ModelProfile
+
+Order = Literal["fixed", "free"]
+
+_UNCOMPRESSED = {"name": "raw", "ratio": 1.0, "encode_s_per_byte": 0.0, "decode_s_per_byte": 0.0}
+
+
+def plan(
+    profile: ModelProfile,
+    network: Network,
+    workload: Workload | None = None,
+    *,
+    levels: LevelTable | None = None,
+    loss_budget: float = 0.0,
+    order: Order = "free",
+    time_limit_s: float | None = None,
+) -> Plan:
+    """Decide which nodes run which layers in which order, and how to encode the activation at each cut.
+
+    The plan minimises the seconds from the first prompt to the last token (prefill alone where
+    `workload.new_tokens` is 0). Without `levels` activations travel uncompressed; with them, the loss added up over
+    the cuts stays within `loss_budget` nats per token. After `time_limit_s` seconds the best plan found so far is
+    returned with its proven gap in `plan.prediction`.
+
+    Example:
+        >>> profile = osp.profile("path-or-hub-id", prompt_tokens=256)           # doctest: +SKIP
+        >>> osp.plan(profile, osp.Network.load("network.toml"), osp.Workload(prompt_tokens=256))  # doctest: +SKIP
+
+    Raises:
+        InfeasiblePlanError: No plan fits; the message says which limit is in the way.
+        ValueError: Profile, network, workload and levels do not belong together.
+    """
+    workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
+    problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
+    solution = solve(problem, time_limit_s=time_limit_s)
+    if solution.status == "infeasible":
+        raise InfeasiblePlanError(solution.reason)
+    return plan_of(problem, solution, network, workload, model=profile.model)
+
+
+def build_problem(
+    profile: ModelProfile,
+    network: Network,
+    workload: Workload,
+    *,
+    levels: LevelTable | None = None,
+    loss_budget: float = 0.0,
+    order: Order = "free",
+) -> Problem:
+    """Return the arrays the planner sees for this model, network and workload; arguments as for `plan`.
+
+    Memory of a layer is its weights and the keys and values of every sequence of the workload at full length; the
+    transient activations of a forward are added to each node's headroom. Weights shared by the embeddings and the
+    head count in both, because either stage holds a copy; a single node that runs both holds one copy, so its
+    memory is overstated by `profile.tied_bytes`.
+
+    Raises:
+        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's
+            slow-down refers to a profile that was not measured, or `levels` belong to another model.
+    """
+    _check_match(profile, workload, levels)
+    activation_bytes = profile.cut_bytes_per_token * workload.batch_size
+    cuts = len(profile.layers) - 1
+    data: dict[str, Any] = {
+        "name": f"{profile.model} on {network.name}",
+        "layers": [layer.name for layer in profile.layers],
+        "nodes": [_node_record(node, profile.workspace_bytes) for node in network.nodes],
+        "layer_memory_bytes": [_memory_bytes(layer, workload) for layer in profile.layers],
+        "layer_time_s": [_prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
+        "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
+        "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
+        "latency_s": network.latency_s().tolist(),
+        "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
+        "loss": [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist(),
+        "loss_budget": loss_budget,
+        "micro_batches": workload.micro_batches,
+        "order": order,
+    }
+    if workload.new_tokens > 0:
+        data["new_tokens"] = workload.new_tokens
+        data["groups"] = workload.groups or workload.micro_batches
+        data["layer_decode_time_s"] = [_decode_s(profile, node, len(network.nodes)) for node in network.nodes]
+        data["cut_decode_bytes"] = [activation_bytes] * cuts
+    return Problem.from_dict(data)
+
+
+def plan_of(
+    problem: Problem,
+    solution: Solution,
+    network: Network,
+    workload: Workload,
+    *,
+    model: str | None = None,
+) -> Plan:
+    """Return the solution of a problem that `build_problem` made as a plan, with what the cost model predicts."""
+    result = evaluate(problem, solution.stages)
+    prediction = Prediction(
+        total_s=result.objective_s,
+        prefill_s=result.prefill_s,
+        token_step_s=result.token_step_s,
+        loss=result.loss,
+        stage_s=tuple(result.stage_s),
+        link_s=tuple(result.link_s),
+        decode_stage_s=tuple(result.decode_stage_s),
+        decode_link_s=tuple(result.decode_link_s),
+        stage_memory_bytes=tuple(int(b) for b in result.stage_memory_bytes),
+        status=solution.status,
+        lower_bound_s=solution.lower_bound_s,
+        gap=solution.gap,
+    )
+    nodes = [network.nodes[stage.node] for stage in solution.stages]
+    stages = tuple(_plan_stage(problem, stage, node) for stage, node in zip(solution.stages, nodes, strict=True))
+    order = [stage.node for stage in solution.stages]
+    return Plan(
+        stages=stages,
+        links=_plan_links(problem, order),
+        layers=len(problem.layers),
+        workload=workload,
+        return_latency_s=return_latency_s(problem, order),
+        model=model,
+        prediction=prediction,
+    )
+
+
+def return_latency_s(problem: Problem, order: Sequence[int]) -> float:
+    """Return the seconds a token takes from the last node of the chain back to the first (DESIGN, cost model).
+
+    That is the direct link's latency where there is one, else the sum of the latencies back along the chain.
+    """
+    latency = np.asarray(problem.latency_s)
+    if len(order) == 1:
+        return 0.0
+    if problem.bandwidth_bytes_per_s[order[-1]][order[0]] > 0:
+        return float(latency[order[-1], order[0]])
+    return float(sum(latency[after, before] for before, after in pairwise(order)))
+
+
+def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
+    for name in ("prompt_tokens", "batch_size"):
+        of_profile, of_workload = getattr(profile, name), getattr(workload, name)
+        if of_profile != of_workload:
+            raise ValueError(
+                f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
+                f"profile the model again with {name}={of_workload}"
+            )
+    cuts = len(profile.layers) - 1
+    if levels is not None and len(levels.loss) != cuts:
+        raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
+
+
+def _node_record(node: Node, workspace_bytes: int) -> dict[str, object]:
+    return {
+        "name": node.name,
+        "memory_bytes": node.memory_bytes,
+        # A node too small for the workspace can hold nothing; the problem's format wants headroom <= memory.
+        "headroom_bytes": min(node.memory_bytes, node.headroom_bytes + workspace_bytes),
+        "half_duplex": node.half_duplex,
+    }
+
+
+def _level_records(levels: LevelTable, network: Network) -> list[dict[str, object]]:
+    """Return the levels with encode and decode seconds of a node of average speed: a level has one of each."""
+    slowdown = float(np.mean([1.0 if node.slowdown is None else node.slowdown for node in network.nodes]))
+    return [
+        {
+            "name": level.name,
+            "ratio": level.ratio,
+            "encode_s_per_byte": slowdown * level.encode_s_per_byte,
+            "decode_s_per_byte": slowdown * level.decode_s_per_byte,
+        }
+        for level in levels.levels
+    ]
+
+
+def _memory_bytes(layer: LayerProfile, workload: Workload) -> float:
+    tokens = workload.sequences * (workload.prompt_tokens + workload.new_tokens)
+    return layer.weight_bytes + layer.kv_bytes_per_token * tokens
+
+
+def _prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
+    """Return the seconds of each layer on the node for one micro-batch of prompts."""
+    if node.slowdown is not None:
+        # Every stage pays the overhead of a forward once. The problem has no cost per stage, so it is spread over
+        # the layers as if all nodes took part with equally many.
+        overhead = profile.overhead_prefill_s * nodes / len(profile.layers)
+        return [node.slowdown * (_measured(layer.prefill_s, node) + overhead) for layer in profile.layers]
+    return [_roofline(node, layer.prefill_flop, layer.weight_bytes) for layer in profile.layers]
+
+
+def _decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
+    """Return the seconds of each layer on the node for one token of one micro-batch."""
+    if node.slowdown is not None:
+        overhead = profile.overhead_decode_s * nodes / len(profile.layers)
+        return [node.slowdown * (_measured(layer.decode_s, node) + overhead) for layer in profile.layers]
+    return [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
+
+
+def _measured(seconds: float | None, node: Node) -> float:
+    if seconds is None:
+        raise ValueError(
+            f"node {node.name!r} has a slow-down relative to a measured profile, but this profile was not measured: "
+            f"use profile(..., measure=True), or give the node its compute in FLOP/s"
+        )
+    return seconds
+
+
+def _roofline(node: Node, flop: float, weight_bytes: int) -> float:
+    """Return the larger of compute time and the time to read the weights once."""
+    assert node.flop_per_s is not None
+    reading = 0.0 if node.memory_bytes_per_s is None else weight_bytes / node.memory_bytes_per_s
+    return max(flop / node.flop_per_s, reading)
+
+
+def _plan_stage(problem: Problem, stage: Stage, node: Node) -> PlanStage:
+    codec = None if stage.level is None else problem.levels[stage.level].name
+    return PlanStage(
+        node=node.name,
+        start=stage.start,
+        stop=stage.stop,
+        codec=None if codec == "raw" else codec,
+        slowdown=1.0 if node.slowdown is None else node.slowdown,
+        memory_bytes=node.memory_bytes,
+        half_duplex=node.half_duplex,
+    )
+
+
+def _plan_links(problem: Problem, order: Sequence[int]) -> tuple[PlanLink, ...]:
+    return tuple(
+        PlanLink(bytes_per_s=float(problem.bandwidth_bytes_per_s[a][b]), latency_s=float(problem.latency_s[a][b]))
+        for a, b in pairwise(order)
+    )

@@ -1,0 +1,73 @@
+"""Networks from TOML: the sample, units, direction of links, and every mistake named."""
+
+from __future__ import annotations
+
+import pytest
+
+from orbitsplit import Link, Network, Node
+
+ONE_NODE = '[[nodes]]\nname = "a"\nmemory = "1 GB"\nslowdown = 2\n'
+TWO_NODES = ONE_NODE + '[[nodes]]\nname = "b"\nmemory = 5e8\ncompute = "2 TFLOP/s"\nmemory_bandwidth = "10 GB/s"\n'
+
+
+def test_sample_is_four_unequal_satellites_with_10_mbit_links() -> None:
+    network = Network.sample("cubesat_chain")
+    assert len(network.nodes) == 4
+    assert len({(node.memory_bytes, node.slowdown) for node in network.nodes}) == 4
+    # Gemma 3 270M in float32: 262,144 x 640 embeddings and 18 layers of 5.57 million parameters.
+    assert all(node.memory_bytes < 4 * (262_144 * 640 + 18 * 5_572_000) for node in network.nodes)
+    assert {link.bytes_per_s for link in network.links} == {10e6 / 8}
+
+
+def test_units_are_stored_in_si() -> None:
+    network = Network.from_toml(
+        TWO_NODES + '[[links]]\nfrom = "a"\nto = "b"\nbandwidth = "0.5 Gbit/s"\nlatency = "5 ms"\n'
+    )
+    assert network.nodes[1] == Node("b", 500_000_000, flop_per_s=2e12, memory_bytes_per_s=1e10)
+    assert network.links == (Link("a", "b", 62.5e6, 0.005),)
+    assert network.bandwidth_bytes_per_s().tolist() == [[0, 62.5e6], [0, 0]]
+    assert network.latency_s().tolist() == [[0, 0.005], [0, 0]]
+
+
+def test_between_joins_both_ways() -> None:
+    network = Network.from_toml(TWO_NODES + '[[links]]\nbetween = ["a", "b"]\nbandwidth = "8 bit/s"\n')
+    assert network.bandwidth_bytes_per_s().tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = 3 =", "is not TOML"),
+        ("", "lacks 'nodes'"),
+        ("nodes = 3", "array of tables"),
+        ("nodes = []", "at least one node"),
+        ('[[nodes]]\nname = "a"\nmemory = "1 GB"\n', "needs a speed"),
+        (ONE_NODE.replace("slowdown = 2", "slowdown = 0.5"), "slowdown of node 'a' is 0.5"),
+        (ONE_NODE.replace("slowdown = 2", 'slowdown = "fast"'), "slowdown is 'fast'"),
+        (ONE_NODE.replace("1 GB", "1 parsec"), "memory is '1 parsec'"),
+        (ONE_NODE.replace("1 GB", "-1 GB"), "must be finite and not negative"),
+        (ONE_NODE + "headroom = 2e9\n", "headroom of node 'a' is 2000000000 bytes, its memory 1000000000"),
+        (ONE_NODE + "half_duplex = 1\n", "half_duplex is 1"),
+        (ONE_NODE + "colour = 1\n", "unknown key 'colour'"),
+        (ONE_NODE + ONE_NODE, "2 nodes are called 'a'"),
+        (ONE_NODE + '[[links]]\nfrom = "a"\nto = "c"\nbandwidth = 1\n', "names node 'c'"),
+        (ONE_NODE + '[[links]]\nfrom = "a"\nto = "a"\nbandwidth = 1\n', "to itself"),
+        (TWO_NODES + '[[links]]\nbetween = ["a"]\nbandwidth = 1\n', "expected two node names"),
+        (TWO_NODES + '[[links]]\nfrom = "a"\nto = "b"\n', "lacks 'bandwidth'"),
+        (TWO_NODES + '[[links]]\nfrom = "a"\nto = "b"\nbandwidth = 0\n', "must be > 0"),
+        (TWO_NODES + 2 * '[[links]]\nfrom = "a"\nto = "b"\nbandwidth = 1\n', "two links from 'a' to 'b'"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Network.from_toml(text)
+
+
+def test_unknown_sample_lists_what_there_is() -> None:
+    with pytest.raises(ValueError, match="cubesat_chain"):
+        Network.sample("death_star")
+
+
+def test_unknown_node_is_named() -> None:
+    with pytest.raises(ValueError, match="no node 'z'; the nodes are a"):
+        Network.from_toml(ONE_NODE).index("z")
