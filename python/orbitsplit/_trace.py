@@ -1,0 +1,156 @@
+"""What every node did when: the record of a run, as JSON and for trace viewers. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMAT = "orbitsplit-trace"
+VERSION = 1
+
+# compute: a stage's forward. encode, decode: an activation into and out of a frame. send: a link is occupied.
+# wait: a node has nothing to do, or may not compute while it transmits. receive: a message that should have been
+# there already (the transport's own delay).
+KINDS = ("compute", "encode", "send", "wait", "receive", "decode")
+
+
+class TraceEvent(NamedTuple):
+    """One thing one node did; `step` 0 is prefill. Seconds count from the start of the run."""
+
+    node: str
+    kind: str
+    group: int
+    step: int
+    start_s: float
+    stop_s: float
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long it took."""
+        return self.stop_s - self.start_s
+
+
+class Recorder:
+    """Collects the events of one node, as cheaply as Python allows: one tuple per event."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int, int, float, float]] = []
+
+    def add(self, kind: str, group: int, step: int, start_s: float, stop_s: float) -> None:
+        """Record one event; times are of the monotonic clock."""
+        self.events.append((kind, group, step, start_s, stop_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """All events of a run, in order of start; JSON round trip and export for Chrome's and Perfetto's viewers.
+
+    `slowdowns[k]` states how much slower than this machine node k was emulated to be (empty: none was).
+    """
+
+    nodes: tuple[str, ...]
+    events: tuple[TraceEvent, ...]
+    slowdowns: tuple[float, ...] = ()
+
+    @property
+    def stop_s(self) -> float:
+        """Return when the last event ended, 0 without events."""
+        return max((event.stop_s for event in self.events), default=0.0)
+
+    def totals(self) -> dict[str, dict[str, float]]:
+        """Return the seconds each node spent on each kind of event."""
+        totals = {node: dict.fromkeys(KINDS, 0.0) for node in self.nodes}
+        for event in self.events:
+            totals[event.node][event.kind] += event.duration_s
+        return totals
+
+    def of(self, node: str, kind: str) -> tuple[TraceEvent, ...]:
+        """Return the events of one node and kind, in order of start."""
+        return tuple(event for event in self.events if event.node == node and event.kind == kind)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trace as JSON-ready data; events are lists that name their node by index."""
+        index = {node: k for k, node in enumerate(self.nodes)}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "nodes": list(self.nodes),
+            "slowdowns": list(self.slowdowns),
+            "events": [[index[event.node], *event[1:]] for event in self.events],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trace:
+        """Make a trace from what `to_dict` returned.
+
+        Raises:
+            ValueError: `data` is not a trace of this version, or an event has an unknown kind or node.
+        """
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise ValueError(
+                f"not a trace: expected format {FORMAT!r} version {VERSION}, "
+                f"got {data.get('format')!r} version {data.get('version')!r}"
+            )
+        nodes = tuple(data["nodes"])
+        events = []
+        for k, (node, kind, group, step, start_s, stop_s) in enumerate(data["events"]):
+            if kind not in KINDS or not 0 <= node < len(nodes):
+                raise ValueError(f"events[{k}] has kind {kind!r} and node {node}, the trace has {len(nodes)} nodes")
+            events.append(TraceEvent(nodes[node], kind, group, step, start_s, stop_s))
+        return cls(nodes=nodes, events=tuple(events), slowdowns=tuple(data.get("slowdowns", ())))
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace that `save` wrote.
+
+        Raises:
+            ValueError: The file is not JSON or not a trace.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} holds {type(data).__name__}, a trace is a JSON object")
+        return cls.from_dict(data)
+
+    def to_chrome(self) -> dict[str, Any]:
+        """Return the trace in Chrome's trace event format: a process per node, its outgoing link as a thread."""
+        records: list[dict[str, Any]] = []
+        for pid, node in enumerate(self.nodes):
+            slowdown = self.slowdowns[pid] if self.slowdowns else 1.0
+            label = node if slowdown == 1.0 else f"{node} ({slowdown:g}x slower than this machine)"
+            records.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": label}})
+            for tid, thread in enumerate(("node", "outgoing link")):
+                records.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": thread}})
+        index = {node: k for k, node in enumerate(self.nodes)}
+        for event in self.events:
+            records.append(
+                {
+                    "ph": "X",
+                    "name": f"{event.kind} group {event.group} step {event.step}",
+                    "cat": event.kind,
+                    "pid": index[event.node],
+                    "tid": int(event.kind == "send"),
+                    "ts": event.start_s * 1e6,
+                    "dur": event.duration_s * 1e6,
+                }
+            )
+        return {"traceEvents": records, "displayTimeUnit": "ms"}
+
+
+def merge(nodes: tuple[str, ...], recorded: list[list[Any]], *, origin_s: float, slowdowns: tuple[float, ...]) -> Trace:
+    """Join the recorders' events of all nodes (in the order of `nodes`) into one trace that starts at `origin_s`."""
+    events = [
+        TraceEvent(node, kind, group, step, start_s - origin_s, stop_s - origin_s)
+        for node, entries in zip(nodes, recorded, strict=True)
+        for kind, group, step, start_s, stop_s in entries
+    ]
+    return Trace(nodes=nodes, events=tuple(sorted(events, key=lambda event: event.start_s)), slowdowns=slowdowns)

@@ -1,0 +1,263 @@
+"""One stage of a causal language model: its layers, its weights, its KV cache.
+
+transformers' own forward stays in charge, so that masks, positions and caches are computed by the code that
+defines them. On a stage, that forward runs with stand-ins: layers of other stages pass the hidden state on, and
+modules of other stages (embeddings, final norm, head) are there in shape only. The received hidden state enters at
+the first layer; behind the last one the forward of all but the last stage is left.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from .._model import Layout, find_layers, find_layout, model_class, modules_outside, read_config
+
+
+class StageModel:
+    """The layers [start, stop) of a causal language model, with the weights of those only.
+
+    Layers are counted as in a problem: 0 is the embeddings, 1 to n the transformer layers, n + 1 the head (final norm
+    included), so that `layers` is n + 2.
+    """
+
+    def __init__(self, model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
+        self.model = model
+        self.start = start
+        self.stop = stop
+        self.layers = layout.layer_count + 2
+        self.hidden_size = layout.hidden_size
+        self.config: PreTrainedConfig = model.config
+        self.generation_config: GenerationConfig = model.generation_config
+        self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
+        self._received: Tensor | None = None
+        _, layers = find_layers(model)
+        if not self.is_first:
+            layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
+        if not self.is_last:
+            layers[-1].register_forward_hook(self._leave)
+
+    @classmethod
+    def load(
+        cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32
+    ) -> StageModel:
+        """Load the layers [start, stop) of a model directory or hub id.
+
+        Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
+        Raises ValueError for an empty or too long range, an architecture that cannot be split, and a checkpoint
+        that lacks weights of the stage.
+        """
+        config = read_config(model)
+        layout = find_layout(config)
+        layers = layout.layer_count + 2
+        if not 0 <= start < stop <= layers:
+            raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
+        architecture = _stage_class(model_class(config), layout, start, stop)
+        with _quiet_loading():
+            loaded, info = architecture.from_pretrained(
+                model, config=config, dtype=dtype, output_loading_info=True
+            )
+        _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
+        _forget_embeddings(loaded, layout, start)
+        stage = cls(loaded, layout, start, stop)
+        stage._check_forward()
+        return stage
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the stage starts with the embeddings and takes token ids."""
+        return self.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the stage ends with the head and returns logits."""
+        return self.stop == self.layers
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the stage's own weights; a shared tensor counts once."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
+
+    def new_cache(self) -> Cache:
+        """Return an empty KV cache for one group of sequences."""
+        return DynamicCache(config=self.config.get_text_config(decoder=True))
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
+        """Run the stage on new tokens and extend the cache.
+
+        `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
+        `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
+        or on the last stage the logits [B, V] of the last position.
+        """
+        inputs = self._inputs(x, attention_mask)
+        self._received = x
+        try:
+            output = self.model(**inputs, past_key_values=cache, use_cache=True)
+        except _StageExit as left:
+            return left.hidden
+        finally:
+            self._received = None
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def _inputs(self, x: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        tokens = x.shape[1]
+        # Past the first stage the ids are looked up by nobody; their shape is what counts.
+        inputs: dict[str, Any] = {"input_ids": x if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)}
+        # As transformers' generate does it: positions from the mask, and the mask dropped where nothing is padded,
+        # because attention is faster without (and rounds differently).
+        if "position_ids" in self._accepted:
+            positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
+            inputs["position_ids"] = positions[:, -tokens:]
+        inputs["attention_mask"] = None if bool(attention_mask.all()) else attention_mask
+        if "logits_to_keep" in self._accepted:
+            inputs["logits_to_keep"] = 1
+        return inputs
+
+    def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (self._received, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._received}
+
+    def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        raise _StageExit(output[0] if isinstance(output, tuple) else output)
+
+    def _check_forward(self) -> None:
+        # Stand-ins of the embeddings give NaN, so a layer or head that reads them past the first layer shows here.
+        # The same forward warms up the allocator, so that the first timed one is like the others.
+        x = torch.zeros(1, 2, dtype=torch.long)
+        if not self.is_first:
+            x = torch.linspace(-1.0, 1.0, 2 * self.hidden_size).reshape(1, 2, -1).to(self.model.dtype)
+        output = self.forward(x, torch.ones(1, 2, dtype=torch.long), self.new_cache())
+        if not bool(output.isfinite().all()):
+            raise ValueError(
+                f"{type(self.model).__name__} cannot be split into stages: its layers read the embeddings beside the "
+                "hidden state, or its weights are not finite"
+            )
+
+
+class _StageExit(BaseException):
+    """Leaves a model's forward behind the last layer; not an Exception, which a forward may catch."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+class _Passthrough(nn.Module):
+    """Stands for a layer of another stage: passes the hidden state on and keeps the length of the KV cache.
+
+    Lengths, masks and positions are read from the first layer of each kind in the cache. So the cache grows here
+    too, by one byte per token; without it, left-padded batches are silently wrong.
+    """
+
+    def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
+        super().__init__()
+        self.index = index
+        self.tuple_length = tuple_length
+        for name, value in vars(layer).items():  # forwards read such as `layer.attention_type`
+            if not name.startswith("_") and name != "training" and isinstance(value, (str, int, float, bool)):
+                setattr(self, name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+        if cache is not None and isinstance(cache.layers[self.index], CacheLayerMixin):
+            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8)
+            cache.update(shadow, shadow, self.index)
+        return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))
+
+
+class _Ghost(nn.Module):
+    """Stands for a module of another stage: output of the right shape, filled with NaN, and no weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "_module", module.to("meta"))  # unregistered: its weights are not ours to load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_module"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = torch.utils._pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
+        output = object.__getattribute__(self, "_module")(*args, **kwargs)
+        return torch.utils._pytree.tree_map_only(Tensor, _filled, output)
+
+
+def _filled(x: Tensor) -> Tensor:
+    value = float("nan") if x.is_floating_point() else 0
+    return torch.full((), value, dtype=x.dtype).expand(x.shape)
+
+
+def _stage_class(
+    architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int
+) -> type[PreTrainedModel]:
+    """Return the architecture as it is on a stage, for transformers' own loader to fill."""
+
+    def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        architecture.__init__(self, config, *args, **kwargs)
+        _strip(self, layout, start, stop)
+
+    members = {
+        "__init__": initialise,
+        "__module__": architecture.__module__,
+        # The weights of other stages; those of the stage itself are checked for being there.
+        "_keys_to_ignore_on_load_unexpected": [".*"],
+    }
+    return type(architecture.__name__, (architecture,), members)
+
+
+def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
+    """Replace what other stages own. The source of a tied head stays on the last stage until it is loaded."""
+    is_first, is_last = start == 0, stop == layout.layer_count + 2
+    sources = set((model.all_tied_weights_keys or {}).values()) if is_last else set()
+    if not is_last:
+        model.all_tied_weights_keys = {}
+    for name, module in modules_outside(model, layout.layers_name).items():
+        owned = (is_first and name in layout.before) or (is_last and name in layout.after)
+        tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
+        if name in layout.before | layout.after | layout.idle and not owned and not tied:
+            model.set_submodule(name, _Ghost(module))
+    _, layers = find_layers(model)
+    for index, layer in enumerate(layers):
+        if not start <= index + 1 < stop:
+            layers[index] = _Passthrough(index, layer, layout.tuple_length)
+
+
+def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
+    # A tied head has its weight by now; the embeddings it came from must not run, nor hold anything else.
+    if start > 0:
+        for name in layout.before:
+            module = model.get_submodule(name)
+            if not isinstance(module, _Ghost) and name not in layout.after:
+                model.set_submodule(name, _Ghost(module))
+
+
+def _check_complete(model: PreTrainedModel, missing: set[str], what: str) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    missing = (missing & tensors.keys()) | {name for name, tensor in tensors.items() if tensor.is_meta}
+    if missing:
+        raise ValueError(f"{what}: the checkpoint lacks {len(missing)} weights, the first is {min(missing)}")
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
