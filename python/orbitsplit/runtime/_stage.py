@@ -49,9 +49,7 @@ class StageModel:
             layers[-1].register_forward_hook(self._leave)
 
     @classmethod
-    def load(
-        cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32
-    ) -> StageModel:
+    def load(cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32) -> StageModel:
         """Load the layers [start, stop) of a model directory or hub id.
 
         Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
@@ -65,9 +63,7 @@ class StageModel:
             raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
         architecture = _stage_class(model_class(config), layout, start, stop)
         with _quiet_loading():
-            loaded, info = architecture.from_pretrained(
-                model, config=config, dtype=dtype, output_loading_info=True
-            )
+            loaded, info = architecture.from_pretrained(model, config=config, dtype=dtype, output_loading_info=True)
         _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
         _forget_embeddings(loaded, layout, start)
         stage = cls(loaded, layout, start, stop)
@@ -201,9 +197,7 @@ def _filled(x: Tensor) -> Tensor:
     return torch.full((), value, dtype=x.dtype).expand(x.shape)
 
 
-def _stage_class(
-    architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int
-) -> type[PreTrainedModel]:
+def _stage_class(architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int) -> type[PreTrainedModel]:
     """Return the architecture as it is on a stage, for transformers' own loader to fill."""
 
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
