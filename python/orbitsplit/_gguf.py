@@ -37,9 +37,7 @@ def converted_path(sha256: str, cache_dir: str | Path | None = None) -> Path:
     return cache_root(cache_dir) / sha256[:16]
 
 
-def convert_gguf(
-    source: Path, *, cache_dir: str | Path | None = None, progress: Progress | None = None
-) -> Path:
+def convert_gguf(source: Path, *, cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
     """Return the converted directory of a GGUF file, converting it if no earlier call did.
 
     Concurrent callers wait for one conversion. An interrupted one leaves nothing that a later call could take for

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer, DynamicCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -90,11 +90,10 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(_unsupported(config, "transformers has no causal language model of this type"))
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if not isinstance(found, tuple):
-        return found
-    named = {candidate.__name__: candidate for candidate in found}
+    candidates: tuple[type[PreTrainedModel], ...] = found if isinstance(found, tuple) else (found,)
+    named = {candidate.__name__: candidate for candidate in candidates}
     wanted = (name for name in config.architectures or () if name in named)
-    return named[next(wanted, found[0].__name__)]
+    return named[next(wanted, candidates[0].__name__)]
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -258,5 +257,4 @@ class _Probe:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    leaves: Iterable[Any] = torch.utils._pytree.tree_leaves(tree)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

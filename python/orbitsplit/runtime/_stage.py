@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .._model import Layout, find_layers, find_layout, model_class, modules_outside, read_config
+from orbitsplit._model import Layout, find_layers, find_layout, model_class, modules_outside, read_config
 
 
 class StageModel:
@@ -182,14 +183,21 @@ class _Ghost(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         object.__setattr__(self, "_module", module.to("meta"))  # unregistered: its weights are not ours to load
+        self._signature: Any = None
+        self._output: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_module"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = torch.utils._pytree.tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
-        output = object.__getattribute__(self, "_module")(*args, **kwargs)
-        return torch.utils._pytree.tree_map_only(Tensor, _filled, output)
+        # The forward on meta takes about as long as half a layer of a small model, and decode steps repeat it
+        # with the same shapes.
+        signature = tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, kwargs))
+        if self._signature != signature:
+            args, kwargs = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
+            output = object.__getattribute__(self, "_module")(*args, **kwargs)
+            self._signature, self._output = signature, tree_map_only(Tensor, _filled, output)
+        return self._output
 
 
 def _filled(x: Tensor) -> Tensor:
