@@ -1,1 +1,236 @@
-#include "orbitsplit/error.hpp"
+#include "orbitsplit/codec.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "codec/elements.hpp"
+#include "codec/kernels.hpp"
+#include "codec/layout.hpp"
+
+namespace orbitsplit {
+
+namespace {
+
+constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk"};
+
+[[noreturn]] void refuse(std::string_view text) {
+    throw std::invalid_argument(
+        "codec \"" + std::string(text) +
+        "\" is unknown; valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk and "
+        "topk:KEEP (GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])");
+}
+
+bool has_group(CodecKind kind) { return kind == CodecKind::int8 || kind == CodecKind::int4; }
+
+void check(const Codec& codec) {
+    if (has_group(codec.kind) &&
+        (codec.group < 0 || !layout::is_group(static_cast<std::uint32_t>(codec.group))))
+        throw std::invalid_argument("group is " + std::to_string(codec.group) +
+                                    ", it must be a multiple of 8 from 8 to 65536");
+    if (codec.kind == CodecKind::topk && !(codec.keep > 0 && codec.keep <= 1))
+        throw std::invalid_argument("keep is " + std::to_string(codec.keep) + ", it must be in (0, 1]");
+}
+
+// Values topk keeps of a row: the nearest whole number, ties to even, and at least one.
+std::uint32_t kept_values(double keep, std::size_t length) {
+    if (length > std::numeric_limits<std::uint32_t>::max())
+        throw std::invalid_argument("rows have " + std::to_string(length) +
+                                    " elements, topk takes at most 4294967295");
+    if (length == 0) return 0;
+    return static_cast<std::uint32_t>(std::max(1.0, std::nearbyint(keep * static_cast<double>(length))));
+}
+
+// What the frame will declare, with the payload at its bound.
+FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
+    check(codec);
+    if (shape.size() > max_rank)
+        throw std::invalid_argument("shape has rank " + std::to_string(shape.size()) + ", the limit is " +
+                                    std::to_string(max_rank));
+    if (!layout::count_elements(shape, dtype))
+        throw std::invalid_argument("shape has a negative extent or 2^63 bytes or more");
+    FrameInfo info{.codec = codec.kind,
+                   .dtype = dtype,
+                   .index_gaps = false,
+                   .parameter = 0,
+                   .shape = {shape.begin(), shape.end()},
+                   .payload_bytes = 0};
+    if (has_group(codec.kind)) info.parameter = static_cast<std::uint32_t>(codec.group);
+    if (codec.kind == CodecKind::topk)
+        info.parameter = kept_values(codec.keep, layout::rows_of(shape).length);
+    info.payload_bytes = layout::payload_bound(info);
+    return info;
+}
+
+[[noreturn]] void refuse_non_finite(const std::byte* data, const FrameInfo& info) {
+    const std::size_t i = kernels::first_non_finite(data, info.dtype, info.elements());
+    const float value = elements::visit(
+        info.dtype, [&]<class Element>(Element) { return elements::load_single<Element>(data, i); });
+    const std::string text = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+    throw std::invalid_argument("element " + std::to_string(i) + " is " + text + ", " +
+                                std::string(names[static_cast<int>(info.codec)]) +
+                                " takes finite values only (raw and bf16 keep the others)");
+}
+
+// Positions as gaps where that is shorter; the payload shrinks.
+void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::size_t bitmap_bytes = rows.count * layout::bitmap_row_bytes(rows);
+    // Every gap takes a byte at least.
+    if (rows.count * info.parameter >= bitmap_bytes) return;
+    const std::vector<std::byte> gaps = kernels::gaps_of_bitmaps(bitmaps, rows);
+    if (gaps.size() >= bitmap_bytes) return;
+    std::copy(gaps.begin(), gaps.end(), bitmaps);
+    info.index_gaps = true;
+    info.payload_bytes -= bitmap_bytes - gaps.size();
+}
+
+void encode_payload(std::span<const std::byte> data, FrameInfo& info, std::byte* payload) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    bool is_finite = true;
+    switch (info.codec) {
+        case CodecKind::raw:
+            std::copy(data.begin(), data.end(), payload);
+            break;
+        case CodecKind::bf16:
+            kernels::to_bf16(data.data(), info.dtype, info.elements(), payload);
+            break;
+        case CodecKind::int8:
+        case CodecKind::int4: {
+            std::byte* codes = payload + rows.count * layout::groups_per_row(rows, info.parameter) * 2;
+            is_finite = kernels::quantise(data.data(), info.dtype, rows, info.parameter,
+                                          info.codec == CodecKind::int8 ? 8 : 4, payload, codes);
+            break;
+        }
+        case CodecKind::topk: {
+            std::byte* bitmaps = payload + rows.count * info.parameter * 2;
+            is_finite =
+                kernels::select_largest(data.data(), info.dtype, rows, info.parameter, payload, bitmaps);
+            if (is_finite) shorten_positions(bitmaps, info);
+            break;
+        }
+    }
+    if (!is_finite) refuse_non_finite(data.data(), info);
+}
+
+void decode_groups(std::span<std::byte> data, const FrameInfo& info, const std::byte* payload) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::byte* codes = payload + rows.count * layout::groups_per_row(rows, info.parameter) * 2;
+    if (!kernels::dequantise(payload, codes, info.dtype, rows, info.parameter,
+                             info.codec == CodecKind::int8 ? 8 : 4, data.data()))
+        throw CorruptFrameError("frame has a scale that is not a positive, normal number");
+}
+
+void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::size_t value_bytes = rows.count * info.parameter * 2;
+    if (payload.size() < value_bytes)
+        throw CorruptFrameError("frame has a payload of " + std::to_string(payload.size()) +
+                                " bytes, its values need " + std::to_string(value_bytes));
+    const std::span<const std::byte> positions = payload.subspan(value_bytes);
+    std::fill(data.begin(), data.end(), std::byte{0});
+    const bool is_valid =
+        info.index_gaps
+            ? kernels::place_by_gaps(payload.data(), positions, info.dtype, rows, info.parameter, data.data())
+            : kernels::place_by_bitmap(payload.data(), positions.data(), info.dtype, rows, info.parameter,
+                                       data.data());
+    if (!is_valid)
+        throw CorruptFrameError("frame does not place exactly " + std::to_string(info.parameter) +
+                                " values in each row of " + std::to_string(rows.length));
+}
+
+void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload) {
+    switch (info.codec) {
+        case CodecKind::raw:
+            std::copy(payload.begin(), payload.end(), data.begin());
+            return;
+        case CodecKind::bf16:
+            kernels::from_bf16(payload.data(), info.dtype, info.elements(), data.data());
+            return;
+        case CodecKind::int8:
+        case CodecKind::int4:
+            decode_groups(data, info, payload.data());
+            return;
+        case CodecKind::topk:
+            decode_topk(data, info, payload);
+            return;
+    }
+}
+
+template <class Number>
+Number parse_number(std::string_view number, std::string_view text) {
+    Number value{};
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error != std::errc{} || end != number.data() + number.size()) refuse(text);
+    return value;
+}
+
+}  // namespace
+
+Codec parse_codec(std::string_view text) {
+    const std::size_t colon = text.find(':');
+    const auto* name = std::find(std::begin(names), std::end(names), text.substr(0, colon));
+    if (name == std::end(names)) refuse(text);
+    Codec codec{.kind = static_cast<CodecKind>(name - std::begin(names))};
+    if (colon == std::string_view::npos) return codec;
+    const std::string_view number = text.substr(colon + 1);
+    if (has_group(codec.kind))
+        codec.group = parse_number<std::int32_t>(number, text);
+    else if (codec.kind == CodecKind::topk)
+        codec.keep = parse_number<double>(number, text);
+    else
+        refuse(text);
+    check(codec);
+    return codec;
+}
+
+std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
+    const FrameInfo info = declare(dtype, shape, codec);
+    return info.header_bytes() + info.payload_bytes;
+}
+
+std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
+                          std::span<const std::int64_t> shape, const Codec& codec) {
+    FrameInfo info = declare(dtype, shape, codec);
+    if (data.size() != info.data_bytes())
+        throw std::invalid_argument("data has " + std::to_string(data.size()) + " bytes, its shape needs " +
+                                    std::to_string(info.data_bytes()));
+    if (frame.size() < info.header_bytes() + info.payload_bytes)
+        throw std::invalid_argument("the buffer has " + std::to_string(frame.size()) +
+                                    " bytes, the frame may need " +
+                                    std::to_string(info.header_bytes() + info.payload_bytes));
+    encode_payload(data, info, frame.data() + info.header_bytes());
+    const std::size_t size = info.header_bytes() + info.payload_bytes;
+    layout::write_header(frame, info);
+    layout::seal(frame.first(size));
+    return size;
+}
+
+std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
+                                std::span<const std::int64_t> shape, const Codec& codec) {
+    std::vector<std::byte> frame(frame_bytes(dtype, shape, codec));
+    frame.resize(compress_into(frame, data, dtype, shape, codec));
+    return frame;
+}
+
+void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits) {
+    const FrameInfo info = inspect(frame, limits);
+    if (data.size() != info.data_bytes())
+        throw std::invalid_argument("the buffer has " + std::to_string(data.size()) +
+                                    " bytes, the array has " + std::to_string(info.data_bytes()));
+    layout::verify_seal(frame);
+    decode_payload(data, info, frame.subspan(info.header_bytes()));
+}
+
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits) {
+    const FrameInfo info = inspect(frame, limits);
+    Decoded decoded{
+        .dtype = info.dtype, .shape = info.shape, .data = std::vector<std::byte>(info.data_bytes())};
+    decompress_into(decoded.data, frame, limits);
+    return decoded;
+}
+
+}  // namespace orbitsplit

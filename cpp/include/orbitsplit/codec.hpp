@@ -1,0 +1,68 @@
+// Codecs: how an activation is encoded into a frame and decoded again.
+//
+// An activation is a dense row-major array of float32, float16 or bfloat16; its rows run along the last axis.
+// With x an element, x' its decoded value:
+//
+//     raw    the bytes as they are                                       x' = x, bit for bit
+//     bf16   nearest bfloat16, ties to even                              |x - x'| <= 2^-9 |x| + 2^-134
+//     int8   groups of a row share a scale s, codes -127..127            |x - x'| <= s (1/2 + 2^-15)
+//     int4   the same with codes -7..7                                   |x - x'| <= s (1/2 + 2^-15)
+//     topk   the k largest magnitudes of each row, the rest zero         kept: as bf16 (16-bit dtypes: exact)
+//
+// s = max(bf16_up(m / 127), 2^-126) with m the largest magnitude of the group (int4: m / 7); bf16_up rounds
+// up, so that nothing is ever clipped. Decoding to float16 or bfloat16 rounds once more to that dtype, and
+// never beyond its largest finite value. raw and bf16 keep NaN and infinity; bf16 of a float32
+// beyond 3.396e38 is infinite, as in IEEE 754. The other codecs refuse non-finite input: a group or a ranking
+// with NaN in it has no meaning.
+//
+// Frames are byte-identical on every machine: no fused multiply-add, fixed operation order, round half to
+// even.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "orbitsplit/error.hpp"
+#include "orbitsplit/frame.hpp"
+
+namespace orbitsplit {
+
+struct Codec {
+    CodecKind kind = CodecKind::raw;
+    std::int32_t group = 64;  // int8, int4: elements that share a scale; a multiple of 8 from 8 to 65536
+    double keep = 0.25;       // topk: fraction of each row that is kept, in (0, 1]
+};
+
+// Reads "raw", "bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
+// Throws std::invalid_argument that lists the valid forms.
+Codec parse_codec(std::string_view text);
+
+// Size of the frame in bytes; exact, except for topk, where it is an upper bound.
+std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec);
+
+// Encodes row-major `data` of the given shape (at most max_rank axes; none is a scalar).
+// Throws std::invalid_argument if data and shape disagree, the codec is invalid or cannot take a value.
+std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
+                                std::span<const std::int64_t> shape, const Codec& codec);
+
+// The same into memory of the caller, which holds at least frame_bytes(); returns the size of the frame.
+std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
+                          std::span<const std::int64_t> shape, const Codec& codec);
+
+struct Decoded {
+    DType dtype;
+    std::vector<std::int64_t> shape;
+    std::vector<std::byte> data;
+};
+
+// Decodes any bytes: an array, or CorruptFrameError before more than limits.max_bytes are allocated.
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {});
+
+// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes.
+void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {});
+
+}  // namespace orbitsplit

@@ -1,0 +1,169 @@
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <span>
+#include <vector>
+
+#include "codec/elements.hpp"
+#include "codec/kernels.hpp"
+
+namespace orbitsplit::kernels {
+
+namespace {
+
+using elements::load;
+using elements::store;
+
+// A gap is the number of positions skipped: as many bytes of this value as fit, then the rest.
+constexpr std::size_t gap_step = 255;
+
+// The keys above the threshold are kept, and of those equal to it the first `ties`.
+struct Threshold {
+    std::uint32_t key;
+    std::size_t ties;
+};
+
+// The kept-th largest of 31-bit keys by radix: 11, 10 and 10 bits, most significant first.
+Threshold find_threshold(std::span<const std::uint32_t> keys, std::size_t kept) {
+    struct Digit {
+        int shift;
+        int bits;
+    };
+    constexpr std::array<Digit, 3> digits = {{{20, 11}, {10, 10}, {0, 10}}};
+    std::array<std::uint32_t, 2048> histogram;
+    std::uint32_t prefix = 0;
+    std::size_t missing = kept;
+    for (const auto [shift, bits] : digits) {
+        const std::uint32_t mask = (1U << bits) - 1;
+        std::fill_n(histogram.begin(), std::size_t{1} << bits, 0U);
+        for (const std::uint32_t key : keys)
+            if (key >> shift >> bits == prefix) ++histogram[(key >> shift) & mask];
+        std::uint32_t digit = mask;
+        while (histogram[digit] < missing) missing -= histogram[digit--];
+        prefix = (prefix << bits) | digit;
+    }
+    return {prefix, missing};
+}
+
+void mark_kept(std::span<const std::uint32_t> keys, Threshold threshold, std::span<std::byte> bitmap) {
+    for (std::size_t start = 0; start < keys.size(); start += 8) {
+        unsigned bits = 0;
+        for (std::size_t i = start; i < std::min(start + 8, keys.size()); ++i)
+            bits |= static_cast<unsigned>(keys[i] > threshold.key) << (i - start);
+        bitmap[start / 8] = static_cast<std::byte>(bits);
+    }
+    for (std::size_t i = 0; threshold.ties > 0; ++i)
+        if (keys[i] == threshold.key) {
+            bitmap[i / 8] |= static_cast<std::byte>(1U << (i % 8));
+            --threshold.ties;
+        }
+}
+
+template <class Visit>
+void visit_set_bits(std::span<const std::byte> bitmap, Visit visit) {
+    for (std::size_t byte = 0; byte < bitmap.size(); ++byte)
+        for (auto bits = std::to_integer<unsigned>(bitmap[byte]); bits != 0; bits &= bits - 1)
+            visit(8 * byte + static_cast<std::size_t>(std::countr_zero(bits)));
+}
+
+std::size_t count_set_bits(std::span<const std::byte> bitmap) {
+    std::size_t count = 0;
+    for (const std::byte byte : bitmap)
+        count += static_cast<std::size_t>(std::popcount(std::to_integer<unsigned>(byte)));
+    return count;
+}
+
+// An element in 16 bits: those of a 16-bit dtype, else the nearest finite bfloat16.
+template <class Element>
+std::uint16_t shorten(typename Element::Bits bits) {
+    if constexpr (sizeof bits == 2)
+        return bits;
+    else
+        return float_bits::bf16_from_single(elements::clamp<elements::BFloat16>(Element::to_single(bits)));
+}
+
+template <class Element>
+typename Element::Bits lengthen(std::uint16_t bits) {
+    if constexpr (sizeof(typename Element::Bits) == 2)
+        return bits;
+    else
+        return std::uint32_t{bits} << 16;
+}
+
+}  // namespace
+
+bool select_largest(const std::byte* in, DType dtype, layout::Rows rows, std::size_t kept, std::byte* values,
+                    std::byte* bitmaps) {
+    const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
+    std::vector<std::uint32_t> keys(rows.count > 0 ? rows.length : 0);
+    return elements::visit(dtype, [&]<class Element>(Element) {
+        std::size_t written = 0;
+        for (std::size_t row = 0; row < rows.count; ++row) {
+            const std::byte* here = in + row * rows.length * sizeof(typename Element::Bits);
+            std::uint32_t largest = 0;
+            for (std::size_t i = 0; i < rows.length; ++i) {
+                keys[i] = Element::key(load<typename Element::Bits>(here, i));
+                largest = std::max(largest, keys[i]);
+            }
+            if (largest >= Element::infinite_key) return false;
+            const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
+            mark_kept(keys, find_threshold(keys, kept), bitmap);
+            visit_set_bits(bitmap, [&](std::size_t i) {
+                store(values, written++, shorten<Element>(load<typename Element::Bits>(here, i)));
+            });
+        }
+        return true;
+    });
+}
+
+bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, DType dtype, layout::Rows rows,
+                     std::size_t kept, std::byte* out) {
+    const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
+    return elements::visit(dtype, [&]<class Element>(Element) {
+        std::size_t read = 0;
+        for (std::size_t row = 0; row < rows.count; ++row) {
+            const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
+            const bool reaches_past_end =
+                rows.length % 8 != 0 && std::to_integer<unsigned>(bitmap.back()) >> (rows.length % 8) != 0;
+            if (reaches_past_end || count_set_bits(bitmap) != kept) return false;
+            visit_set_bits(bitmap, [&](std::size_t i) {
+                store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
+            });
+        }
+        return true;
+    });
+}
+
+std::vector<std::byte> gaps_of_bitmaps(const std::byte* bitmaps, layout::Rows rows) {
+    const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
+    std::vector<std::byte> gaps;
+    for (std::size_t row = 0; row < rows.count; ++row) {
+        std::size_t next = 0;
+        visit_set_bits({bitmaps + row * bitmap_bytes, bitmap_bytes}, [&](std::size_t i) {
+            gaps.insert(gaps.end(), (i - next) / gap_step, static_cast<std::byte>(gap_step));
+            gaps.push_back(static_cast<std::byte>((i - next) % gap_step));
+            next = i + 1;
+        });
+    }
+    return gaps;
+}
+
+bool place_by_gaps(const std::byte* values, std::span<const std::byte> gaps, DType dtype, layout::Rows rows,
+                   std::size_t kept, std::byte* out) {
+    return elements::visit(dtype, [&]<class Element>(Element) {
+        std::size_t read = 0;
+        std::size_t at = 0;
+        for (std::size_t row = 0; row < rows.count; ++row)
+            for (std::size_t k = 0, i = 0; k < kept; ++k, ++i) {
+                while (at < gaps.size() && std::to_integer<std::size_t>(gaps[at]) == gap_step)
+                    i += gap_step, ++at;
+                if (at == gaps.size()) return false;
+                i += std::to_integer<std::size_t>(gaps[at++]);
+                if (i >= rows.length) return false;
+                store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
+            }
+        return at == gaps.size();
+    });
+}
+
+}  // namespace orbitsplit::kernels

@@ -1,0 +1,49 @@
+"""Choose who computes: the C++ extension or the Numba fallback, two modules with the same functions.
+
+`ORBITSPLIT_BACKEND=native|numba` decides; without it the extension is used where it is installed. The choice
+is made when a function is first needed, because importing Numba takes longer than importing everything else.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from types import ModuleType
+
+_MODULES = {"native": "._core", "numba": "._fallback"}
+
+
+@functools.cache
+def backend() -> ModuleType:
+    """Return the module that implements planner and codecs.
+
+    Raises `ValueError` for an unknown `ORBITSPLIT_BACKEND`, `ImportError` if the one asked for is not
+    installed.
+    """
+    name = os.environ.get("ORBITSPLIT_BACKEND", "")
+    if name:
+        return load_backend(name)
+    try:
+        return load_backend("native")
+    except ModuleNotFoundError:
+        return load_backend("numba")
+
+
+def load_backend(name: str) -> ModuleType:
+    """Return the module of the backend `name`, "native" or "numba"."""
+    if name not in _MODULES:
+        raise ValueError(f'ORBITSPLIT_BACKEND is "{name}"; valid are {" and ".join(_MODULES)}')
+    try:
+        return importlib.import_module(_MODULES[name], __package__)
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            raise ImportError(
+                'the C++ extension of orbitsplit is missing and so is Numba: pip install "orbitsplit[numba]"'
+            ) from error
+        raise
+
+
+def backend_name() -> str:
+    """Return "native" or "numba"."""
+    return "native" if backend().__name__.endswith("._core") else "numba"
