@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,7 +146,9 @@ class Trace:
         return {"traceEvents": records, "displayTimeUnit": "ms"}
 
 
-def merge(nodes: tuple[str, ...], recorded: list[list[Any]], *, origin_s: float, slowdowns: tuple[float, ...]) -> Trace:
+def merge(
+    nodes: tuple[str, ...], recorded: Sequence[Iterable[Any]], *, origin_s: float, slowdowns: tuple[float, ...]
+) -> Trace:
     """Join the recorders' events of all nodes (in the order of `nodes`) into one trace that starts at `origin_s`."""
     events = [
         TraceEvent(node, kind, group, step, start_s - origin_s, stop_s - origin_s)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from .._trace import Recorder
+from orbitsplit._trace import Recorder
 
 T = TypeVar("T")
 

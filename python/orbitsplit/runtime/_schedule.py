@@ -12,47 +12,13 @@ Every message is an answer to one before it, except the prompts: nobody waits fo
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One batch to generate for: `rows` sequences of `prompt_tokens` tokens (padded), in `groups` groups."""
-
-    id: int
-    rows: int
-    prompt_tokens: int
-    max_new_tokens: int
-    groups: int
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-
-    def rows_of(self, group: int) -> slice:
-        """Return the rows of a group; sizes differ by one at most, larger groups first."""
-        size, larger = divmod(self.rows, self.groups)
-        start = group * size + min(group, larger)
-        return slice(start, start + size + (group < larger))
-
-    @property
-    def largest_group(self) -> int:
-        """Return the number of rows of the largest group."""
-        return -(-self.rows // self.groups)
-
-    def to_json(self) -> str:
-        """Return the job as JSON; `from_json` takes it back."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Job:
-        """Make a job from what `to_json` returned."""
-        data = json.loads(text)
-        return cls(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
+from ._control import Job
 
 
 class Step(NamedTuple):

@@ -23,8 +23,10 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
-from .._errors import TransportError
+from orbitsplit._errors import TransportError
+
 from ._emulation import LinkShaper, sleep_until
 
 # A wait ends with a message or with the failure of the peer's connection. A peer that hangs is for the parent to find
@@ -49,7 +51,7 @@ class PeerLostError(TransportError):
 class ControlStore:
     """Keys and bytes shared by the parent and its workers; a key is there once `put` has returned."""
 
-    def __init__(self, store: dist.TCPStore) -> None:
+    def __init__(self, store: TCPStore) -> None:
         self._store = store
 
     @classmethod
@@ -60,7 +62,7 @@ class ControlStore:
         port = listener.getsockname()[1]
         descriptor = listener.detach()
         return cls(
-            dist.TCPStore(
+            TCPStore(
                 "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, timeout=_FOREVER
             )
         )
@@ -68,7 +70,7 @@ class ControlStore:
     @classmethod
     def join(cls, port: int) -> ControlStore:
         """Connect to a store on this host. A client that waits blocks its other callers: one client per thread."""
-        return cls(dist.TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=_FOREVER))
+        return cls(TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=_FOREVER))
 
     @property
     def port(self) -> int:
@@ -78,12 +80,15 @@ class ControlStore:
     def put(self, key: str, data: bytes) -> None:
         """Set a key, of any size."""
         if len(data) < _STORE_VALUE_BYTES:
-            self._store.set(key, _INLINE + data)
+            self._set(key, _INLINE + data)
             return
         chunks = math.ceil(len(data) / _STORE_VALUE_BYTES)
         for k in range(chunks):
-            self._store.set(f"{key}#{k}", data[k * _STORE_VALUE_BYTES : (k + 1) * _STORE_VALUE_BYTES])
-        self._store.set(key, _CHUNKED + str(chunks).encode())
+            self._set(f"{key}#{k}", data[k * _STORE_VALUE_BYTES : (k + 1) * _STORE_VALUE_BYTES])
+        self._set(key, _CHUNKED + str(chunks).encode())
+
+    def _set(self, key: str, value: bytes) -> None:
+        self._store.set(key, value)  # type: ignore[arg-type]  # the stub says str; bytes go through as they are
 
     def get(self, key: str) -> bytes:
         """Return the bytes of a key, waiting until somebody puts them."""
@@ -135,14 +140,14 @@ class Header:
         Raises:
             TransportError: The bytes are not a header of this version, or its payload exceeds the buffer.
         """
-        magic, version, flags, *fields, payload_bytes, deliver_s = _HEADER.unpack_from(buffer)
+        magic, version, flags, job, group, step, rows, tokens, payload_bytes, deliver_s = _HEADER.unpack_from(buffer)
         if magic != _MAGIC or version != _VERSION:
             raise TransportError(f"message starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}")
         if payload_bytes > len(buffer) - HEADER_BYTES:
             raise TransportError(
                 f"message announces {payload_bytes} bytes, its buffer holds {len(buffer) - HEADER_BYTES}"
             )
-        return cls(*fields, is_end=bool(flags & _END), payload_bytes=payload_bytes, deliver_s=deliver_s)
+        return cls(job, group, step, rows, tokens, bool(flags & _END), payload_bytes, deliver_s)
 
 
 class Sender:
@@ -187,7 +192,7 @@ class Sender:
 
     def _post(self, header: Header, payload: bytes | memoryview) -> None:
         message = torch.empty(HEADER_BYTES + header.payload_bytes, dtype=torch.uint8)
-        buffer = memoryview(message.numpy())
+        buffer = message.numpy().data
         header.pack_into(buffer)
         buffer[HEADER_BYTES:] = payload
         # A group sends again only after its last message was answered, so this waits for nothing; it keeps the
@@ -250,7 +255,7 @@ class Receiver:
         except RuntimeError as error:
             raise PeerLostError(f"{self._name} broke while receiving: {error}") from error
         self._in_use = message
-        buffer = memoryview(message.numpy())
+        buffer = message.numpy().data
         header = Header.unpack_from(buffer)
         sleep_until(header.deliver_s)
         return header, buffer[HEADER_BYTES : HEADER_BYTES + header.payload_bytes]
@@ -277,7 +282,7 @@ class Transport:
         Raises:
             TransportError: They did not join in time.
         """
-        store = dist.PrefixStore("gloo", ControlStore.join(port)._store)
+        store = PrefixStore("gloo", ControlStore.join(port)._store)
         timeout = datetime.timedelta(seconds=timeout_s)
         try:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)

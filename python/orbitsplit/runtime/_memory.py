@@ -1,0 +1,34 @@
+"""Resident memory of this process, as the kernel counts it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def resident_bytes() -> int:
+    """Return the bytes resident now (their peak where the system does not tell)."""
+    return _from_status("VmRSS") or peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Return the most bytes that were resident at once since the process started its program."""
+    # Not ru_maxrss where there is a choice: Linux carries it over exec, so it counts the parent that started us.
+    return _from_status("VmHWM") or _max_rss()
+
+
+def _from_status(key: str) -> int | None:
+    if not _STATUS.exists():
+        return None
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _max_rss() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

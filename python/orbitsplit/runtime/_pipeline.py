@@ -1,0 +1,213 @@
+"""Run a plan on this machine: one process per stage, and tokens like transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from orbitsplit._errors import TransportError
+from orbitsplit._model import open_model, read_config
+from orbitsplit._plan import Plan
+
+from . import _control as control
+from ._control import Job, Ready, Setup, StageRecord
+from ._run import Run, measure
+from ._supervise import Workers
+from ._transport import ControlStore
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+Progress = Callable[[str, float], None]
+
+
+class Pipeline:
+    """The processes of a plan: started on construction, ended by `close` or at the end of a `with` block.
+
+    `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads the weights of
+    its own stage only, in `dtype` (float32, bfloat16 or float16), and computes with `threads` threads. Links have
+    the rates and latencies of the plan and nodes its slow-downs. `progress` is called with a phase and a fraction.
+    Processes have `start_timeout_s` seconds to get ready; later one that gives no sign of life for
+    `heartbeat_timeout_s` seconds ends the pipeline. `last_run` holds the measurements of the last `generate`.
+
+    A pipeline whose node or link failed ends all its processes and raises TransportError on further use.
+
+    Example:
+        >>> with Pipeline(plan, "path-or-hub-id") as pipe:                     # doctest: +SKIP
+        ...     tokens = pipe.generate(input_ids, attention_mask=mask, max_new_tokens=64)
+
+    Raises:
+        ValueError: The plan is for another number of layers, or no model is given.
+        TransportError: A process failed to get ready; the message names its node.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: str | Path | None = None,
+        *,
+        dtype: str = "float32",
+        threads: int = 1,
+        start_timeout_s: float = 600.0,
+        heartbeat_timeout_s: float = 8.0,
+        progress: Progress | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
+        model = plan.model if model is None else model
+        if model is None:
+            raise ValueError("the plan names no model: pass one to Pipeline")
+        self.plan = plan
+        self.last_run: Run | None = None
+        self._progress = progress or (lambda phase, fraction: None)
+        self._jobs = 0
+        self._unusable: str | None = None
+        path = open_model(model, progress=progress)
+        _check_layers(plan, path)
+        self._store = ControlStore.host()
+        self._workers = Workers(plan, self._store, heartbeat_timeout_s=heartbeat_timeout_s)
+        setup = Setup(plan.to_dict(), str(path), dtype, threads, start_timeout_s)
+        self._store.put(control.SETUP, setup.to_json())
+        try:
+            self._workers.start(threads=threads)
+            self._ready = self._wait_until_ready(start_timeout_s)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the process id of each stage."""
+        return self._workers.pids
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Tensor:
+        """Generate greedily and return prompts and new tokens [B, S + new], as transformers' generate does.
+
+        `input_ids` [B, S] are int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]. Stops
+        at `max_new_tokens` or when every row has ended; ended rows are filled with the pad token. The tokens default
+        to those of the model's generation config; an empty sequence for `eos_token_id` ends no row early. The batch
+        runs in as many groups as the plan has micro-batches (at most B). Other settings of the generation config
+        (penalties, forced tokens) are not applied.
+
+        Raises:
+            ValueError: Shapes, types or counts are wrong.
+            TransportError: A node or a link failed, or `timeout_s` seconds passed. The pipeline cannot be used again.
+        """
+        if self._unusable is not None:
+            raise TransportError(f"the pipeline cannot be used: {self._unusable}")
+        job = self._describe(input_ids, max_new_tokens, eos_token_id, pad_token_id)
+        mask = self._mask(input_ids, attention_mask, job)
+        try:
+            return self._run(job, input_ids, mask, timeout_s)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def close(self) -> None:
+        """End all processes. Closing twice is fine."""
+        if self._unusable is None:
+            self._unusable = "it is closed"
+            self._store.put(control.job_key(self._jobs), control.STOP)
+            self._workers.end(grace_s=5.0)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait_until_ready(self, limit_s: float) -> list[Ready]:
+        stages = len(self.plan.stages)
+        keys = [control.ready_key(rank) for rank in range(stages)]
+
+        def report() -> None:
+            self._progress(f"starting {stages} processes", sum(map(self._store.has, keys)) / stages)
+
+        values = self._workers.wait_for(keys, limit_s=limit_s, on_poll=report, doing="starting")
+        report()
+        return [Ready.from_json(value) for value in values]
+
+    def _run(self, job: Job, input_ids: Tensor, mask: Tensor, timeout_s: float | None) -> Tensor:
+        self._jobs += 1
+        part = [control.job_part_key(job.id, name) for name in ("tokens", "mask", "result")]
+        records = [control.job_part_key(job.id, str(rank)) for rank in range(len(self.plan.stages))]
+        self._store.put(part[0], input_ids.to(torch.int64).numpy().tobytes())
+        self._store.put(part[1], mask.to(torch.uint8).numpy().tobytes())
+        self._store.put(control.job_key(job.id), job.to_json())
+
+        def report() -> None:
+            self._progress("generating", min(1.0, self._workers.new_tokens() / job.max_new_tokens))
+
+        values = self._workers.wait_for(records, limit_s=timeout_s, on_poll=report, doing="generating")
+        result = torch.frombuffer(bytearray(self._store.get(part[2])), dtype=torch.int64).reshape(job.rows, -1)
+        for key in (control.job_key(job.id), *part, *records):
+            self._store.remove(key)
+        stage_records = [StageRecord.from_json(value) for value in values]
+        self.last_run = measure(self.plan, job, result.shape[1], self._ready, stage_records)
+        self._progress("generating", 1.0)
+        return result
+
+    def _describe(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        eos_token_id: int | Sequence[int] | None,
+        pad_token_id: int | None,
+    ) -> Job:
+        if input_ids.dim() != 2 or 0 in input_ids.shape or input_ids.is_floating_point():
+            raise ValueError(
+                f"input_ids are {input_ids.dtype} {list(input_ids.shape)}, expected non-empty int64 [B, S]"
+            )
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}, it must be at least 1")
+        if eos_token_id is None:
+            eos_token_id = self._ready[0].eos_token_ids
+        eos = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
+        if pad_token_id is None:
+            pad_token_id = self._ready[0].pad_token_id
+        if pad_token_id is None:
+            pad_token_id = eos[0] if eos else 0
+        rows, tokens = input_ids.shape
+        groups = min(self.plan.workload.micro_batches, rows)
+        return Job(self._jobs, rows, tokens, max_new_tokens, groups, eos, pad_token_id)
+
+    def _mask(self, input_ids: Tensor, attention_mask: Tensor | None, job: Job) -> Tensor:
+        if attention_mask is not None:
+            if attention_mask.shape != input_ids.shape:
+                raise ValueError(
+                    f"attention_mask is {list(attention_mask.shape)}, input_ids are {list(input_ids.shape)}"
+                )
+            return attention_mask != 0
+        # As transformers does: padding is told from the pad token, unless that may be a real token too.
+        pad = self._ready[0].pad_token_id
+        if pad is None or pad in job.eos_token_ids:
+            return torch.ones_like(input_ids, dtype=torch.bool)
+        return input_ids != pad
+
+    def _fail(self, error: BaseException) -> None:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        self._unusable = first_line
+        self._workers.end()
+
+
+def _check_layers(plan: Plan, model: str | Path) -> None:
+    layers = read_config(model).get_text_config(decoder=True).num_hidden_layers
+    if plan.layers != layers + 2:
+        raise ValueError(
+            f"the plan has {plan.layers} layers, {model} has {layers + 2} "
+            f"(embeddings, {layers} transformer layers, head)"
+        )
