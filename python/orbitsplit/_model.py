@@ -154,8 +154,10 @@ class Layout:
 def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Build a model without weights, ready for a forward on the meta device."""
     architecture = model_class(config)
+    config = copy.deepcopy(config)
+    config.pad_token_id = None  # otherwise forwards look for it in the ids, and meta tensors have no values
     with torch.device("meta"):
-        model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
+        model: PreTrainedModel = architecture._from_config(config, dtype=dtype)
     model.eval()
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32

@@ -8,6 +8,7 @@ the first layer; behind the last one the forward of all but the last stage is le
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +40,12 @@ class StageModel:
         self.stop = stop
         self.layers = layout.layer_count + 2
         self.hidden_size = layout.hidden_size
-        self.config: PreTrainedConfig = model.config
+        self.config: PreTrainedConfig = copy.deepcopy(model.config)
         self.generation_config: GenerationConfig = model.generation_config
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
         self._received: Tensor | None = None
+        # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
+        model.config.pad_token_id = None
         _, layers = find_layers(model)
         if not self.is_first:
             layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)

@@ -1,0 +1,88 @@
+"""Tiny random causal language models of many families, for tests that need a real forward but no real weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+LAYERS = 4
+HIDDEN = 32
+VOCABULARY = 97
+PAD, BOS, EOS = 0, 1, 2
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+}
+_GROUPED: dict[str, Any] = {"num_key_value_heads": 2, "head_dim": 8}
+_SLIDING: dict[str, Any] = {
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
+}
+_EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+# Per family, what its configuration needs beside the sizes above.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": _GROUPED,
+    "mistral": _GROUPED,
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": _GROUPED,
+    "qwen3_moe": {**_GROUPED, **_EXPERTS, "num_experts": 4, "decoder_sparse_step": 1},
+    "gemma2": {**_GROUPED, **_SLIDING, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**_GROUPED, **_SLIDING, "query_pre_attn_scalar": 8},
+    "gpt2": {"n_inner": 64},
+    "phi3": {"num_key_value_heads": 2},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 16},
+    "gpt_neox": {},
+    "bloom": {},
+    "falcon": {"alibi": False, "new_decoder_architecture": False},
+    "mixtral": {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {**_GROUPED, **_SLIDING, "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+def tiny_config(family: str = "llama", **changes: Any) -> PreTrainedConfig:
+    """Return the configuration of a model of `LAYERS` layers; `changes` override its fields."""
+    config: PreTrainedConfig = AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family], **changes})
+    return config
+
+
+def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """Build a random model whose logits are far enough apart that greedy tokens are not decided by rounding."""
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.25)
+    model.generation_config = GenerationConfig(pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS, do_sample=False)
+    return model.eval()
+
+
+def save_tiny_model(directory: Path, family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """Save a random model into `directory` as transformers does, and return it."""
+    model = tiny_model(family, seed=seed, **changes)
+    model.save_pretrained(directory, max_shard_size="20KB")
+    return model
+
+
+def tiny_prompts(lengths: tuple[int, ...], *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return left-padded random prompts of the given lengths and their attention mask, both [B, max(lengths)]."""
+    generator = torch.Generator().manual_seed(seed)
+    width = max(lengths)
+    input_ids = torch.randint(3, VOCABULARY, (len(lengths), width), generator=generator)
+    attention_mask = torch.ones_like(input_ids)
+    for row, length in enumerate(lengths):
+        input_ids[row, : width - length] = PAD
+        attention_mask[row, : width - length] = 0
+    return input_ids, attention_mask
