@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import CorruptFrameError
+from orbitsplit._errors import CorruptFrameError
+
 from ._float_bits import (
     bf16_from_singles,
     halves_from_singles,
@@ -34,8 +34,10 @@ from ._frame import (
     is_group,
     seal,
     verify_seal,
+    view_bytes,
     write_header,
 )
+from ._jit import jit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +69,7 @@ def frame_bytes(dtype: int, shape: Sequence[int], codec: int, group: int, keep: 
 def encode(data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> bytes:
     """Encode the bytes of a row-major array into a frame."""
     info = _declare(dtype, shape, codec, group, keep)
-    values = _as_bytes(data)
+    values = view_bytes(data)
     if values.size != info.data_bytes:
         raise ValueError(f"data has {values.size} bytes, its shape needs {info.data_bytes}")
     payload = _encode_payload(values, info)
@@ -79,15 +81,11 @@ def encode(data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: in
 
 def decode(frame: Buffer, max_bytes: int) -> tuple[int, tuple[int, ...], Bytes]:
     """Decode a frame into dtype, shape and the bytes of the array."""
-    given = _as_bytes(frame)
+    given = view_bytes(frame)
     info = inspect(given, max_bytes)
     verify_seal(given)
     payload = given[info.header_bytes :]
     return info.dtype, info.shape, _decode_payload(payload, info).reshape(-1).view(np.uint8)
-
-
-def _as_bytes(data: Buffer) -> Bytes:
-    return np.frombuffer(memoryview(data).cast("B") if memoryview(data).nbytes else b"", np.uint8)
 
 
 def _declare(dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> FrameInfo:
@@ -126,7 +124,7 @@ def _encode_payload(data: Bytes, info: FrameInfo) -> Bytes:
 
 def _decode_payload(payload: Bytes, info: FrameInfo) -> npt.NDArray[Any]:
     if info.codec == RAW:
-        return payload.copy()
+        return np.array(payload)
     if info.codec == BF16:
         values = singles_from_bf16(_aligned(payload, np.uint16))
         largest = _LARGEST[info.dtype]
@@ -154,8 +152,7 @@ def _decode_groups(payload: Bytes, info: FrameInfo) -> npt.NDArray[Any]:
         raise CorruptFrameError("frame has a scale that is not a positive, normal number")
     codes = payload[scale_bytes:]
     if info.codec == INT8:
-        codes = codes.reshape(info.rows, info.row_length)
-        signed = codes.view(np.int8)
+        signed = codes.view(np.int8).reshape(info.rows, info.row_length)
     else:
         signed = _unpack(codes.reshape(info.rows, info.packed_row_bytes), info.row_length)
     values = np.empty((info.rows, info.row_length), np.float32)
@@ -166,7 +163,7 @@ def _decode_groups(payload: Bytes, info: FrameInfo) -> npt.NDArray[Any]:
 
 def _pack(codes: npt.NDArray[np.int8]) -> Bytes:
     halves = (codes + 8).view(np.uint8)
-    packed = halves[:, 0::2].copy()
+    packed: Bytes = halves[:, 0::2].copy()
     packed[:, : codes.shape[1] // 2] |= halves[:, 1::2] << 4
     return packed
 
@@ -235,8 +232,8 @@ def _columns_of_gaps(gaps: Bytes, info: FrameInfo) -> npt.NDArray[np.int64] | No
     ends = np.flatnonzero(gaps != _GAP_STEP)
     if ends.size != info.rows * info.parameter or (gaps.size and ends[-1] != gaps.size - 1):
         return None
-    steps = _GAP_STEP * (np.diff(ends, prepend=-1) - 1) + gaps[ends] + 1
-    columns = np.cumsum(steps.reshape(info.rows, info.parameter), axis=1) - 1
+    steps = _GAP_STEP * (np.diff(ends, prepend=-1) - 1) + gaps[ends].astype(np.int64) + 1
+    columns: npt.NDArray[np.int64] = np.cumsum(steps.reshape(info.rows, info.parameter), axis=1) - 1
     return None if np.any(columns >= info.row_length) else columns
 
 
@@ -251,7 +248,7 @@ def _refuse_non_finite(data: Bytes, info: FrameInfo) -> None:
 
 def _aligned(data: Bytes, dtype: Any) -> npt.NDArray[Any]:
     """View bytes as numbers, by a copy only where they do not lie on a multiple of their size."""
-    view = data.view(dtype)
+    view: npt.NDArray[Any] = data.view(dtype)
     return view if view.flags.aligned else view.copy()
 
 
@@ -261,8 +258,8 @@ def _bits(data: Bytes, dtype: int) -> npt.NDArray[Any]:
 
 def _keys(bits: npt.NDArray[Any]) -> Words:
     """Return integers that rank magnitudes, those of 16-bit dtypes shifted to 31 bits."""
-    wide = bits.astype(np.uint32) << (32 - 8 * bits.itemsize)
-    return wide & np.uint32(0x7FFFFFFF)
+    keys: Words = (bits.astype(np.uint32) << (32 - 8 * bits.itemsize)) & np.uint32(0x7FFFFFFF)
+    return keys
 
 
 def _singles(data: Bytes, dtype: int) -> Singles:
@@ -278,7 +275,7 @@ def _shorten(values: Singles, dtype: int) -> npt.NDArray[Any]:
     return halves_from_singles(values) if dtype == FLOAT16 else bf16_from_singles(values)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@jit
 def _quantise(
     values: Singles, bits: Words, group: int, top: np.float32, scales: Shorts, codes: npt.NDArray[np.int8]
 ) -> bool:
@@ -305,7 +302,7 @@ def _quantise(
     return True
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@jit
 def _dequantise(codes: npt.NDArray[np.int8], scales: Singles, group: int, largest: np.float32, out: Singles) -> None:
     for row in range(codes.shape[0]):
         for i in range(codes.shape[1]):
@@ -313,7 +310,7 @@ def _dequantise(codes: npt.NDArray[np.int8], scales: Singles, group: int, larges
             out[row, i] = max(min(value, largest), -largest)
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@jit
 def _select_largest(keys: Words, kept: int, is_kept: npt.NDArray[np.bool_]) -> None:
     histogram = np.empty(2048, np.int64)
     for row in range(keys.shape[0]):

@@ -36,7 +36,8 @@ def singles_from_halves(halves: Shorts) -> Singles:
     small = (shifted + 0x38800000).view(np.float32) - np.float32(2.0**-14)
     bits = np.where(shifted < 0x00800000, small.view(np.uint32), shifted + 0x38000000)
     bits = np.where(shifted >= 0x0F800000, shifted + 0x70000000, bits)
-    return (bits | sign).view(np.float32)
+    singles: Singles = (bits | sign).view(np.float32)
+    return singles
 
 
 def halves_from_singles(values: Singles) -> Shorts:
@@ -48,4 +49,5 @@ def halves_from_singles(values: Singles) -> Shorts:
     special = np.where(size > _INFINITY, 0x7E00 | ((size >> 13) & 0x3FF), 0x7C00)
     half = np.where(size < 0x38800000, small, normal)
     half = np.where(size >= 0x47800000, special, half)
-    return (half | ((bits >> 16) & 0x8000)).astype(np.uint16)
+    halves: Shorts = (half | ((bits >> 16) & 0x8000)).astype(np.uint16)
+    return halves

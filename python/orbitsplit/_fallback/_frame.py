@@ -7,11 +7,12 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import CorruptFrameError
+from orbitsplit._errors import CorruptFrameError
+
+from ._jit import jit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,9 +182,16 @@ def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
         raise CorruptFrameError(f"frame has a payload of {present} bytes, its shape and codec need {fewer}{bound}")
 
 
+def view_bytes(data: Buffer) -> Bytes:
+    """Return the memory of a contiguous object as bytes."""
+    view = memoryview(data)
+    # An empty view with several axes cannot be cast.
+    return np.frombuffer(view.cast("B") if view.nbytes else b"", np.uint8)
+
+
 def crc32c(data: Buffer) -> int:
     """Return the CRC-32C (Castagnoli) of the bytes: that of b"123456789" is 0xE3069283."""
-    return int(_crc32c(np.frombuffer(data, np.uint8), 0))
+    return int(_crc32c(view_bytes(data), 0))
 
 
 def _checksum(frame: Bytes) -> int:
@@ -208,7 +216,7 @@ def _make_tables() -> npt.NDArray[np.int64]:
 _TABLES = _make_tables()
 
 
-@numba.njit(cache=True)  # type: ignore[misc]
+@jit
 def _crc32c(data: Bytes, before: int) -> int:
     # Signed 64-bit numbers throughout: mixed with unsigned ones Numba would go to float64.
     crc = before ^ 0xFFFFFFFF

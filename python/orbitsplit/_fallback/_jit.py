@@ -1,0 +1,16 @@
+"""Compilation of the fallback's loops, in one place because Numba's decorators carry no types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def jit(function: _Function) -> _Function:
+    """Compile a function at its first call and keep the machine code on disk for later processes."""
+    compiled: _Function = numba.njit(cache=True)(function)
+    return compiled
