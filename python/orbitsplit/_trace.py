@@ -149,9 +149,12 @@ class Trace:
 def merge(
     nodes: tuple[str, ...], recorded: Sequence[Iterable[Any]], *, origin_s: float, slowdowns: tuple[float, ...]
 ) -> Trace:
-    """Join the recorders' events of all nodes (in the order of `nodes`) into one trace that starts at `origin_s`."""
+    """Join the recorders' events of all nodes (in the order of `nodes`) into one trace that starts at `origin_s`.
+
+    What began earlier (stages that wait for the first message) is counted from there.
+    """
     events = [
-        TraceEvent(node, kind, group, step, start_s - origin_s, stop_s - origin_s)
+        TraceEvent(node, kind, group, step, max(0.0, start_s - origin_s), max(0.0, stop_s - origin_s))
         for node, entries in zip(nodes, recorded, strict=True)
         for kind, group, step, start_s, stop_s in entries
     ]

@@ -82,11 +82,14 @@ class ActivationOutlet:
 class ActivationInlet:
     """Receives activations and decodes them."""
 
-    def __init__(self, receiver: Receiver, pace: Pace, *, job: Job, hidden_size: int, link: str) -> None:
+    def __init__(
+        self, receiver: Receiver, pace: Pace, *, job: Job, hidden_size: int, dtype: torch.dtype, link: str
+    ) -> None:
         self._receiver = receiver
         self._pace = pace
         self._job = job
         self._hidden_size = hidden_size
+        self._dtype = dtype
         self._link = link
 
     def expect(self, messages: int) -> None:
@@ -104,15 +107,18 @@ class ActivationInlet:
             return Step(header.group, header.step, None)
         where = f"{self._link}, group {header.group}, step {header.step}"
         try:
-            x: Tensor = self._pace.run(
-                "decode", header.group, header.step, lambda: decompress(payload, framework="torch")
-            )
+            x = self._pace.run("decode", header.group, header.step, lambda: self._decode(payload))
         except CorruptFrameError as error:
             raise TransportError(f"{where}: corrupt frame of {len(payload)} bytes: {error}") from error
         expected = (header.rows, header.tokens, self._hidden_size)
-        if x.shape != expected:
-            raise TransportError(f"{where}: the frame has shape {tuple(x.shape)}, expected {expected}")
+        if x.shape != expected or x.dtype != self._dtype:
+            raise TransportError(f"{where}: the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
         return Step(header.group, header.step, x)
+
+    def _decode(self, payload: memoryview) -> Tensor:
+        elements = self._job.largest_group * self._job.prompt_tokens * self._hidden_size
+        x: Tensor = decompress(payload, framework="torch", max_bytes=elements * self._dtype.itemsize)
+        return x
 
 
 class TokenOutlet:

@@ -7,6 +7,7 @@ that closes when the parent is gone.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import sys
@@ -166,7 +167,8 @@ class Worker:
             receiver = Receiver(name, before, tag=tokens, capacity=token_capacity(job))
             return TokenInlet(receiver, pace, job=job, link=name)
         receiver = Receiver(name, before, tag=activations, capacity=self._capacity(job, before))
-        return ActivationInlet(receiver, pace, job=job, hidden_size=self._model.hidden_size, link=name)
+        hidden_size, dtype = self._model.hidden_size, getattr(torch, self._setup.dtype)
+        return ActivationInlet(receiver, pace, job=job, hidden_size=hidden_size, dtype=dtype, link=name)
 
     def _open_outlet(self, job: Job, pace: Pace) -> tuple[Outlet, Sender]:
         activations, tokens = channel_tags(job.id)
@@ -204,6 +206,9 @@ class Worker:
         x = torch.zeros(1, 2, self._model.hidden_size, dtype=getattr(torch, self._setup.dtype))
         for codec in codecs:
             decompress(compress(x, codec=codec), framework="torch")
+        # What is loaded stays: a collection amid the work would look through all of it, for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
 
     def _ready(self, baseline_bytes: int) -> Ready:
         generation = self._model.generation_config
