@@ -5,10 +5,13 @@ Each function returns stages; whether they fit a node's memory or the loss budge
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from ._problem import Problem, Stage, evaluate
+from ._problem import Problem, Solution, Stage, evaluate, solve
 
 
 def uniform(problem: Problem) -> tuple[Stage, ...]:
@@ -26,6 +29,48 @@ def proportional(problem: Problem) -> tuple[Stage, ...]:
     if not (total > 0).all():  # a node that takes no time would get everything
         return uniform(problem)
     return _with_best_level(problem, seconds.mean(axis=0), 1.0 / total)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run the model: the seconds it would take, and which limits it breaks (empty: none)."""
+
+    name: str
+    total_s: float
+    breaks: str
+
+
+def compare(problem: Problem, solution: Solution) -> tuple[Candidate, ...]:
+    """Score the plan beside what people do instead; those that break a limit are scored as if they did not."""
+    named = [
+        ("planned", solution.stages),
+        ("uniform", uniform(problem)),
+        ("proportional to speed", proportional(problem)),
+        *(
+            (f"everything on {node.name}", (Stage(k, 0, len(problem.layers), None),))
+            for k, node in enumerate(problem.nodes)
+        ),
+    ]
+    candidates = [_candidate(problem, name, stages) for name, stages in named]
+    return (candidates[0], _uncompressed(problem), *candidates[1:])
+
+
+def _candidate(problem: Problem, name: str, stages: Sequence[Stage]) -> Candidate:
+    result = evaluate(problem, stages)
+    return Candidate(name, result.objective_s, "; ".join(result.violations))
+
+
+def _uncompressed(problem: Problem) -> Candidate:
+    """Return the best plan without compression."""
+    data = problem.to_dict()
+    raw = [k for k, level in enumerate(problem.levels) if level.ratio == 1][:1]
+    data["levels"] = [data["levels"][k] for k in raw]
+    data["loss"] = [[row[k] for k in raw] for row in data["loss"]]
+    bare = Problem.from_dict(data)
+    best = solve(bare)
+    if best.status == "infeasible":
+        return Candidate("best without compression", float("nan"), best.reason)
+    return _candidate(bare, "best without compression", best.stages)
 
 
 def _with_best_level(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,7 +14,8 @@ from rich.table import Table
 
 import orbitsplit as osp
 
-from ._units import format_bytes, format_seconds
+from . import _views as views
+from ._units import format_seconds
 
 # Bad input (a file, a key, a value) exits with 2, as click does for bad arguments; work that failed, with 1.
 BAD_INPUT, FAILED = 2, 1
@@ -26,8 +28,278 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Output = Annotated[Optional[Path], typer.Option("--output", "-o", help="Also write the result to this file.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result to this file.")]
 Model = Annotated[str, typer.Argument(help="A model directory, a GGUF file or a hub id.")]
+TimeLimit = Annotated[float | None, typer.Option(help="Seconds to search; then the best plan so far.")]
+NetworkFile = Annotated[Path, typer.Option("--network", help="Network file (TOML).")]
+PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
+
+
+def run() -> None:
+    """Run the command line; errors become one line on standard error and an exit code."""
+    try:
+        app()
+    except (osp.TransportError, osp.InfeasiblePlanError) as error:
+        _fail(error, FAILED)
+    except (osp.OrbitsplitError, ValueError, TypeError, ImportError, OSError) as error:
+        _fail(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _fail(message: object, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, allow_nan=False))
+
+
+@app.command()
+def solve(
+    problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
+    time_limit: TimeLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Solve a planning problem exactly.
+
+    Example: `orbitsplit solve problem.json --json --time-limit 10`
+    """
+    loaded = osp.Problem.load(problem)
+    solution = osp.solve(loaded, time_limit_s=time_limit)
+    if as_json:
+        _print_json(_solution_record(solution))
+        return
+    if solution.status == "infeasible":
+        out.print(f"[bold]infeasible[/]: {solution.reason}", highlight=False)
+        return
+    out.print(
+        f"[bold]{solution.status}[/]: {format_seconds(solution.objective_s)}, proven gap {100 * solution.gap:.2g} %, "
+        f"loss {solution.loss:.4g} of {loaded.loss_budget:.4g}, found in {format_seconds(solution.seconds)}",
+        highlight=False,
+    )
+    table = Table("stage", "node", "layers", "level of the cut after it")
+    for k, stage in enumerate(solution.stages):
+        level = "" if stage.level is None else loaded.levels[stage.level].name
+        table.add_row(str(k), loaded.nodes[stage.node].name, f"{stage.start}-{stage.stop - 1}", level)
+    out.print(table)
+
+
+def _solution_record(solution: osp.Solution) -> dict[str, Any]:
+    def finite(number: float | None) -> float | None:
+        return number if number is not None and math.isfinite(number) else None
+
+    return {
+        "status": solution.status,
+        "objective_s": finite(solution.objective_s),
+        "lower_bound_s": finite(solution.lower_bound_s),
+        "gap": finite(solution.gap),
+        "seconds": solution.seconds,
+        "loss": finite(solution.loss),
+        "stages": [{"node": s.node, "start": s.start, "stop": s.stop, "level": s.level} for s in solution.stages],
+        "reason": solution.reason,
+    }
+
+
+@app.command()
+def profile(
+    model: Model,
+    prompt_tokens: PromptTokens = 512,
+    measure: Annotated[bool, typer.Option("--measure", help="Also measure seconds per layer, one thread.")] = False,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Say what each layer of a model costs: memory, work, and with --measure seconds on this machine.
+
+    Example: `orbitsplit profile my-model/ --prompt-tokens 256 --measure -o profile.json`
+    """
+    with views.Report(err) as report:
+        result = osp.profile(model, prompt_tokens=prompt_tokens, measure=measure, progress=report)
+    if output is not None:
+        result.save(output)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        views.profile(out, result)
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    text: Annotated[list[Path], typer.Option("--text", help="Text file to measure on; may be given again.")],
+    prompt_tokens: PromptTokens = 512,
+    codec: Annotated[list[str] | None, typer.Option(help="Codec to measure; may be given again.")] = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each codec saves and loses at each cut of a model.
+
+    Example: `orbitsplit calibrate my-model/ --text corpus.txt -o levels.json`
+    """
+    texts = [path.read_text(encoding="utf-8") for path in text]
+    with views.Report(err) as report:
+        result = osp.measure_levels(
+            model, texts, prompt_tokens=prompt_tokens, progress=report, **({"codecs": codec} if codec else {})
+        )
+    if output is not None:
+        result.save(output)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        views.levels(out, result)
+
+
+@app.command()
+def plan(
+    profile: Annotated[Path, typer.Argument(help="A profile written by `orbitsplit profile -o`.")],
+    network: NetworkFile,
+    levels: Annotated[Path | None, typer.Option(help="Levels written by `orbitsplit calibrate -o`.")] = None,
+    loss_budget: Annotated[float, typer.Option(help="Nats per token that compression may cost.")] = 0.0,
+    micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
+    order: Annotated[str, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
+    time_limit: TimeLimit = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Decide cuts, nodes, their order and the codec at each cut.
+
+    Example: `orbitsplit plan profile.json --network leo.toml --levels levels.json --loss-budget 0.1 -o plan.json`
+    """
+    if order not in ("fixed", "free"):
+        raise ValueError(f"--order is {order!r}, it must be fixed or free")
+    loaded = osp.ModelProfile.load(profile)
+    result = osp.plan(
+        loaded,
+        osp.Network.load(network),
+        osp.Workload(
+            micro_batches=micro_batches,
+            prompt_tokens=loaded.prompt_tokens,
+            new_tokens=new_tokens,
+            batch_size=loaded.batch_size,
+        ),
+        levels=None if levels is None else osp.LevelTable.load(levels),
+        loss_budget=loss_budget,
+        order=order,
+        time_limit_s=time_limit,
+    )
+    if output is not None:
+        result.save(output)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        views.plan(out, result)
+
+
+@app.command()
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate a plan's prediction event by event; -o writes a picture (.png, .svg) or a trace (.json).
+
+    Example: `orbitsplit simulate plan.json -o timeline.png`
+    """
+    trace = osp.simulate(osp.Plan.load(plan))
+    _save_trace(trace, output)
+    if as_json:
+        _print_json(trace.to_dict())
+    else:
+        views.totals(out, trace)
+
+
+@app.command(name="run")
+def run_plan(
+    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", help="Text to continue; may be given again.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model directory, GGUF file or hub id; default: the plan's.")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 32,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Run a plan on this machine, one process per stage; -o writes a picture (.png, .svg) or a trace (.json).
+
+    Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
+    """
+    loaded = osp.Plan.load(plan)
+    with views.Report(err) as report:
+        texts, measured = _continue(loaded, model, prompt, new_tokens, report)
+    _save_trace(measured.trace, output)
+    if as_json:
+        _print_json({"texts": texts, "run": measured.to_dict()})
+    else:
+        views.run(out, measured, list(zip(prompt, texts, strict=True)))
+        views.prediction(out, loaded, measured)
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        str | None, typer.Option(help="Model directory, GGUF file or hub id; default: Gemma 3 270M.")
+    ] = None,
+    network: Annotated[Path | None, typer.Option(help="Network file; default: four CubeSats.")] = None,
+    prompt_tokens: PromptTokens = 128,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 24,
+    loss_budget: Annotated[float, typer.Option(help="Nats per token that compression may cost.")] = 0.1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for plan, trace and timeline.")] = Path(
+        "demo-output"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Plan, compress and run a real language model over four emulated satellites.
+
+    Example: `orbitsplit demo --new-tokens 16`
+    """
+    from ._demo import Settings
+    from ._demo import run as run_demo
+
+    settings = Settings(
+        model=model,
+        network=network,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        loss_budget=loss_budget,
+        output=output,
+    )
+    result = run_demo(settings, err if as_json else out)
+    if as_json:
+        _print_json(result)
+
+
+def _continue(
+    plan: osp.Plan, model: str | None, prompts: list[str], new_tokens: int, report: views.Report
+) -> tuple[list[str], osp.Run]:
+    """Return the continuation of each prompt, and the measurements."""
+    from ._model import load_tokenizer, open_model
+
+    named = model if model is not None else plan.model
+    if named is None:
+        raise ValueError("the plan names no model: give one with --model")
+    path = open_model(named, progress=report)
+    tokenizer = load_tokenizer(path)
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    with osp.Pipeline(plan, path, progress=report) as pipe:
+        tokens = pipe.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=new_tokens)
+        measured = pipe.last_run
+    assert measured is not None
+    texts = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    return list(texts), measured
+
+
+def _save_trace(trace: osp.Trace, output: Path | None) -> None:
+    if output is None:
+        return
+    if output.suffix == ".json":
+        trace.save(output)
+        return
+    from ._report import timeline
+
+    timeline({output.stem: trace}, output)

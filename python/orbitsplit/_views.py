@@ -1,0 +1,160 @@
+"""How results look in a terminal: tables and progress bars for the command line and the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import orbitsplit as osp
+
+from ._units import format_bytes, format_seconds
+
+
+class Report:
+    """A progress bar per step, fed by the `progress(step, fraction)` callbacks of the library."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Report:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, step: str, fraction: float) -> None:
+        if step not in self._tasks:
+            self._tasks[step] = self._progress.add_task(step, total=1.0)
+        self._progress.update(self._tasks[step], completed=fraction)
+
+
+def profile(console: Console, profile: osp.ModelProfile) -> None:
+    """Show what embeddings, layers and head cost."""
+    layers = profile.layers
+    blocks = layers[1:-1]
+    is_measured = layers[0].prefill_s is not None
+    title = f"{profile.architecture}, {profile.dtype}, {profile.prompt_tokens} prompt tokens"
+    table = Table("", "memory", "prefill", "per token", title=title, title_justify="left")
+    for name, group in (("embeddings", layers[:1]), (f"{len(blocks)} layers", blocks), ("head", layers[-1:])):
+        table.add_row(name, format_bytes(sum(layer.weight_bytes for layer in group)), *_costs(group, is_measured))
+    console.print(table)
+
+
+def _costs(layers: Sequence[osp.LayerProfile], is_measured: bool) -> tuple[str, str]:
+    """Return prefill and decode of some layers, in seconds where measured, else in FLOP."""
+    if is_measured:
+        seconds = (sum(layer.prefill_s or 0.0 for layer in layers), sum(layer.decode_s or 0.0 for layer in layers))
+        return format_seconds(seconds[0]), format_seconds(seconds[1])
+    flop = (sum(layer.prefill_flop for layer in layers), sum(layer.decode_flop for layer in layers))
+    return f"{flop[0] / 1e9:.3g} GFLOP", f"{flop[1] / 1e9:.3g} GFLOP"
+
+
+def levels(console: Console, table: osp.LevelTable) -> None:
+    """Show ratio and loss of each level: the least, the middle and the most over the cuts."""
+    view = Table("codec", "ratio", "loss per cut, nats/token: least", "median", "most")
+    for k, level in enumerate(table.levels):
+        losses = sorted(float(row[k]) for row in table.loss)
+        picked = (losses[0], losses[len(losses) // 2], losses[-1])
+        view.add_row(level.name, f"{level.ratio:.2f}", *(f"{loss:.4f}" for loss in picked))
+    console.print(view)
+
+
+def plan(console: Console, plan: osp.Plan) -> None:
+    """Show the stages of a plan with what was predicted of them."""
+    prediction = plan.prediction
+    if prediction is None:
+        console.print(str(plan), highlight=False)
+        return
+    generates = plan.workload.new_tokens > 1
+    stage_s = prediction.decode_stage_s if generates else prediction.stage_s
+    link_s = prediction.decode_link_s if generates else prediction.link_s
+    each = "token step" if generates else "micro-batch"
+    table = Table("node", "layers", "memory needed", "of", f"busy per {each}", "codec of the cut", "link busy")
+    for k, stage in enumerate(plan.stages):
+        is_last = k == len(plan.stages) - 1
+        table.add_row(
+            stage.node,
+            f"{stage.start}-{stage.stop - 1}",
+            format_bytes(prediction.stage_memory_bytes[k]),
+            "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
+            format_seconds(stage_s[k]),
+            "" if is_last else stage.codec or "raw",
+            "" if is_last else format_seconds(link_s[k]),
+        )
+    console.print(table)
+    console.print(
+        f"{prediction.status}: {format_seconds(prediction.total_s)} in all, of which prefill "
+        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %; predicted loss {prediction.loss:.4f} nats/token",
+        highlight=False,
+    )
+
+
+def candidates(console: Console, candidates: Sequence[osp.Candidate]) -> None:
+    """Show the plan beside what people do instead."""
+    table = Table("plan", "predicted total", "against ours", "breaks")
+    for candidate in candidates:
+        times = candidate.total_s / candidates[0].total_s
+        table.add_row(candidate.name, format_seconds(candidate.total_s), f"{times:.2f}x", candidate.breaks or "-")
+    console.print(table)
+
+
+def totals(console: Console, trace: osp.Trace) -> None:
+    """Show the seconds each node spent on each kind of work."""
+    spent = trace.totals()
+    kinds = [kind for kind in next(iter(spent.values())) if any(node[kind] > 0 for node in spent.values())]
+    table = Table("node", *kinds)
+    for node, seconds in spent.items():
+        table.add_row(node, *(format_seconds(seconds[kind]) for kind in kinds))
+    console.print(table)
+    console.print(f"{format_seconds(trace.stop_s)} in all", highlight=False)
+
+
+def run(console: Console, run: osp.Run, texts: Sequence[tuple[str, str]]) -> None:
+    """Show texts, bytes on each link and memory of each process of a run."""
+    for prompt, text in texts:
+        console.print(f"...{escape(repr(prompt[-60:]))} -> [bold]{escape(repr(text))}[/]", highlight=False)
+    links = Table("link", "frames", "bytes on the wire", "uncompressed", "ratio", "busy")
+    for link in run.links:
+        links.add_row(
+            f"{link.source} -> {link.destination}",
+            str(link.frames),
+            format_bytes(link.frame_bytes),
+            format_bytes(link.original_bytes),
+            f"{link.ratio:.2f}",
+            format_seconds(link.busy_s),
+        )
+    if run.links:
+        console.print(links)
+    memory = Table("node", "slow-down", "peak memory", "interpreter and libraries", "stage", "limit")
+    for stage in run.stages:
+        memory.add_row(
+            stage.node,
+            f"{stage.slowdown:g}x",
+            format_bytes(stage.peak_bytes),
+            format_bytes(stage.baseline_bytes),
+            format_bytes(stage.used_bytes),
+            "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
+        )
+    console.print(memory)
+    console.print(f"{run.tokens_per_s:.2f} tokens per second over the whole run", highlight=False)
+
+
+def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
+    """Show predicted beside measured delays."""
+    predicted = plan.prediction
+    if predicted is None:
+        return
+    table = Table("delay", "predicted", "measured", "measured / predicted")
+    for name in ("prefill_s", "decode_s", "total_s"):
+        model, clock = getattr(predicted, name), getattr(run, name)
+        ratio = f"{clock / model:.3f}" if model > 0 else "-"
+        table.add_row(name.removesuffix("_s"), format_seconds(model), format_seconds(clock), ratio)
+    console.print(table)
