@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from transformers import DynamicCache, GenerationConfig
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from orbitsplit._model import Layout, find_layers, find_layout, model_class, modules_outside, read_config
+from orbitsplit._layers import Layout, Passthrough, find_layers, find_layout, modules_outside
+from orbitsplit._model import model_class, read_config
 
 
 class StageModel:
@@ -156,30 +157,6 @@ class _StageExit(BaseException):
         self.hidden = hidden
 
 
-class _Passthrough(nn.Module):
-    """Stands for a layer of another stage: passes the hidden state on and keeps the length of the KV cache.
-
-    Lengths, masks and positions are read from the first layer of each kind in the cache. So the cache grows here
-    too, by one byte per token; without it, left-padded batches are silently wrong.
-    """
-
-    def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
-        super().__init__()
-        self.index = index
-        self.tuple_length = tuple_length
-        for name, value in vars(layer).items():  # forwards read such as `layer.attention_type`
-            if not name.startswith("_") and name != "training" and isinstance(value, (str, int, float, bool)):
-                setattr(self, name, value)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
-        if cache is not None and isinstance(cache.layers[self.index], CacheLayerMixin):
-            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8)
-            cache.update(shadow, shadow, self.index)
-        return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))
-
-
 class _Ghost(nn.Module):
     """Stands for a module of another stage: output of the right shape, filled with NaN, and no weights."""
 
@@ -238,7 +215,7 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
     _, layers = find_layers(model)
     for index, layer in enumerate(layers):
         if not start <= index + 1 < stop:
-            layers[index] = _Passthrough(index, layer, layout.tuple_length)
+            layers[index] = Passthrough(index, layer, layout.tuple_length)
 
 
 def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
