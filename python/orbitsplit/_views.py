@@ -92,7 +92,8 @@ def plan(console: Console, plan: osp.Plan) -> None:
     console.print(table)
     console.print(
         f"{prediction.status}: {format_seconds(prediction.total_s)} in all, of which prefill "
-        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %; predicted loss {prediction.loss:.4f} nats/token",
+        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %; "
+        f"predicted loss {prediction.loss:.4f} nats/token",
         highlight=False,
     )
 
