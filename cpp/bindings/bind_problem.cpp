@@ -1,3 +1,105 @@
-#include "bindings.hpp"
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
-void bind_problem(pybind11::module_&) {}
+#include "bindings.hpp"
+#include "orbitsplit/cost.hpp"
+#include "problem_from.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+std::vector<double> values(const py::object& array) {
+    if (array.is_none()) return {};
+    const auto typed = py::cast<py::array_t<double, py::array::c_style>>(array);
+    return {typed.data(), typed.data() + typed.size()};
+}
+
+std::optional<orbitsplit::ExternalLink> external(const py::object& link) {
+    if (link.is_none()) return std::nullopt;
+    return orbitsplit::ExternalLink{link.attr("bytes").cast<double>(),
+                                    values(link.attr("bandwidth_bytes_per_s")),
+                                    values(link.attr("latency_s"))};
+}
+
+orbitsplit::Pins pins_from(const py::object& pins) {
+    orbitsplit::Pins result;
+    for (const auto& [layer, node] : py::cast<py::dict>(pins.attr("layers"))) {
+        result.layers.push_back({layer.cast<int>(), node.cast<int>()});
+    }
+    result.required = pins.attr("required").cast<std::vector<int>>();
+    result.forbidden = pins.attr("forbidden").cast<std::vector<int>>();
+    return result;
+}
+
+py::dict evaluate(const py::object& problem, const StageArray& stages) {
+    const orbitsplit::Problem core = problem_from(problem);
+    const std::vector<orbitsplit::Stage> plan = stages_from(stages);
+    orbitsplit::Evaluation score;
+    {
+        py::gil_scoped_release release;
+        score = orbitsplit::evaluate(core, plan);
+    }
+    using namespace py::literals;
+    return py::dict(
+        "objective_s"_a = score.objective_s, "prefill_s"_a = score.prefill_s,
+        "token_step_s"_a = score.token_step_s, "lap_s"_a = score.lap_s, "return_s"_a = score.return_s,
+        "loss"_a = score.loss, "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s,
+        "egress_s"_a = score.egress_s, "stage_s"_a = py::tuple(py::cast(score.stage_s)),
+        "link_s"_a = py::tuple(py::cast(score.link_s)),
+        "decode_stage_s"_a = py::tuple(py::cast(score.decode_stage_s)),
+        "decode_link_s"_a = py::tuple(py::cast(score.decode_link_s)),
+        "stage_memory_bytes"_a = py::tuple(py::cast(score.stage_memory_bytes)),
+        "is_feasible"_a = score.is_feasible, "violations"_a = py::tuple(py::cast(score.violations)));
+}
+
+}  // namespace
+
+orbitsplit::Problem problem_from(const py::object& problem) {
+    orbitsplit::Problem result;
+    result.layers = problem.attr("layers").cast<std::vector<std::string>>();
+    for (const py::handle node : problem.attr("nodes")) {
+        result.nodes.push_back(
+            {node.attr("name").cast<std::string>(), node.attr("memory_bytes").cast<double>(),
+             node.attr("headroom_bytes").cast<double>(), node.attr("half_duplex").cast<bool>()});
+    }
+    for (const py::handle level : problem.attr("levels")) {
+        result.levels.push_back({level.attr("name").cast<std::string>(), level.attr("ratio").cast<double>(),
+                                 level.attr("encode_s_per_byte").cast<double>(),
+                                 level.attr("decode_s_per_byte").cast<double>()});
+    }
+    result.layer_memory_bytes = values(problem.attr("layer_memory_bytes"));
+    result.layer_time_s = values(problem.attr("layer_time_s"));
+    result.layer_decode_time_s = values(problem.attr("layer_decode_time_s"));
+    result.cut_bytes = values(problem.attr("cut_bytes"));
+    result.cut_decode_bytes = values(problem.attr("cut_decode_bytes"));
+    result.bandwidth_bytes_per_s = values(problem.attr("bandwidth_bytes_per_s"));
+    result.latency_s = values(problem.attr("latency_s"));
+    result.loss = values(problem.attr("loss"));
+    result.loss_budget = problem.attr("loss_budget").cast<std::optional<double>>();
+    result.micro_batches = problem.attr("micro_batches").cast<long long>();
+    result.new_tokens = problem.attr("new_tokens").cast<long long>();
+    result.groups = problem.attr("groups").cast<std::optional<long long>>();
+    result.ingress = external(problem.attr("ingress"));
+    result.egress = external(problem.attr("egress"));
+    result.order = problem.attr("order").cast<std::string>() == "free" ? orbitsplit::Order::free
+                                                                       : orbitsplit::Order::fixed;
+    result.latency_occupies_link = problem.attr("latency_occupies_link").cast<bool>();
+    result.pins = pins_from(problem.attr("pins"));
+    return result;
+}
+
+std::vector<orbitsplit::Stage> stages_from(const StageArray& stages) {
+    const auto rows = stages.unchecked<2>();
+    std::vector<orbitsplit::Stage> result;
+    for (py::ssize_t k = 0; k < rows.shape(0); ++k) {
+        result.push_back({static_cast<int>(rows(k, 0)), static_cast<int>(rows(k, 1)),
+                          static_cast<int>(rows(k, 2)), static_cast<int>(rows(k, 3))});
+    }
+    return result;
+}
+
+void bind_problem(py::module_& m) {
+    m.def("validate_problem", [](const py::object& problem) { orbitsplit::validate(problem_from(problem)); });
+    m.def("evaluate", evaluate, py::arg("problem"), py::arg("stages").noconvert());
+}

@@ -1,0 +1,17 @@
+// The core's Problem and stages out of what orbitsplit/_problem.py passes: already typed, shaped and
+// contiguous.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "orbitsplit/cost.hpp"
+
+// Rows of (node, start, stop, level), level no_level for none.
+using StageArray = pybind11::array_t<std::int32_t, pybind11::array::c_style>;
+
+orbitsplit::Problem problem_from(const pybind11::object& problem);
+std::vector<orbitsplit::Stage> stages_from(const StageArray& stages);

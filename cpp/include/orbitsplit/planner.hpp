@@ -1,0 +1,51 @@
+// Finds the plan of smallest objective (cost.hpp) that fits memory, links, pins and loss budget.
+//
+// Exact: a label-setting A* over (layers placed, last node, nodes used). Every label carries the sum and the
+// maximum of the occupancies, for prefill and decode apart, and the loss, because the objective is not
+// additive; admissible bounds come from backward dynamic programmes in which nodes may repeat unless tracked.
+// "Optimal" is up to a relative 1e-12 of floating-point rounding. The same problem gives the same plan
+// everywhere.
+//
+// Free order needs at most 64 nodes; fixed order has no limit.
+#pragma once
+
+#include <cstddef>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "orbitsplit/cost.hpp"
+
+namespace orbitsplit {
+
+struct SolveOptions {
+    double time_limit_s = std::numeric_limits<double>::infinity();
+    std::size_t max_labels = 5'000'000;  // about 120 bytes each
+};
+
+enum class Status {
+    optimal,
+    feasible,  // a limit of the options was reached: stages are the best plan found, gap says how far it may
+               // be off
+    infeasible,  // proven: no plan exists; reason says why
+    unknown,     // a limit of the options was reached before any plan was found
+};
+
+const char* status_name(Status status);
+
+struct Solution {
+    Status status = Status::unknown;
+    double objective_s = std::numeric_limits<double>::infinity();  // as evaluate() gives it
+    double lower_bound_s = 0;
+    double gap = std::numeric_limits<double>::infinity();  // (objective - lower bound) / objective
+    double seconds = 0;
+    double loss = 0;
+    std::vector<Stage> stages;
+    std::string reason;      // empty when optimal
+    std::size_t labels = 0;  // labels made by the search
+};
+
+// Throws std::invalid_argument for an invalid problem or option.
+Solution solve(const Problem& problem, const SolveOptions& options = {});
+
+}  // namespace orbitsplit

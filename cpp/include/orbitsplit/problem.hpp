@@ -1,0 +1,85 @@
+// What the planner is asked: layers, nodes, links, levels and limits as plain arrays, in SI units.
+//
+// Not here: how a plan is scored (cost.hpp) and how one is found (planner.hpp).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace orbitsplit {
+
+struct ProblemNode {
+    std::string name;
+    double memory_bytes = 0;
+    double headroom_bytes = 0;  // memory the user keeps free
+    bool half_duplex = false;   // cannot compute and transmit at once
+};
+
+// One rate-distortion point of a codec, as the planner sees it. Seconds are per original byte.
+struct Level {
+    std::string name;
+    double ratio = 1;  // original / compressed
+    double encode_s_per_byte = 0;
+    double decode_s_per_byte = 0;
+};
+
+// Where a micro-batch comes from (ingress) or its result goes (egress): one link to or from every node.
+struct ExternalLink {
+    double bytes = 0;
+    std::vector<double> bandwidth_bytes_per_s;  // nodes; 0: that node cannot be first (last)
+    std::vector<double> latency_s;              // nodes
+};
+
+struct Pin {
+    int layer = 0;
+    int node = 0;
+};
+
+struct Pins {
+    std::vector<Pin> layers;     // this layer runs on this node
+    std::vector<int> required;   // these nodes take part
+    std::vector<int> forbidden;  // these nodes do not
+};
+
+enum class Order {
+    fixed,  // stages take nodes of increasing index, any may be skipped
+    free,   // any subset of the nodes in any order
+};
+
+// Matrices are row-major. An empty decode array means that the problem has none.
+struct Problem {
+    std::string name;
+    std::vector<std::string> layers;
+    std::vector<ProblemNode> nodes;
+    std::vector<double> layer_memory_bytes;     // layers
+    std::vector<double> layer_time_s;           // nodes x layers, per micro-batch
+    std::vector<double> layer_decode_time_s;    // nodes x layers, per token step; may be empty
+    std::vector<double> cut_bytes;              // layers - 1
+    std::vector<double> cut_decode_bytes;       // layers - 1; may be empty
+    std::vector<double> bandwidth_bytes_per_s;  // nodes x nodes, directed; 0: no link
+    std::vector<double> latency_s;              // nodes x nodes
+    std::vector<Level> levels;
+    std::vector<double> loss;           // (layers - 1) x levels
+    std::optional<double> loss_budget;  // none: no limit
+    long long micro_batches = 1;
+    long long new_tokens = 0;         // 0 or 1: prefill only
+    std::optional<long long> groups;  // none: as many as micro-batches
+    std::optional<ExternalLink> ingress;
+    std::optional<ExternalLink> egress;
+    Order order = Order::fixed;
+    bool latency_occupies_link = false;
+    Pins pins;
+};
+
+// Token steps follow the prefill: they need decode times and decode bytes.
+inline bool generates(const Problem& problem) { return problem.new_tokens >= 2; }
+
+inline long long group_count(const Problem& problem) {
+    return problem.groups.value_or(problem.micro_batches);
+}
+
+// Throws std::invalid_argument naming the key, the index, the value and the limit.
+void validate(const Problem& problem);
+
+}  // namespace orbitsplit

@@ -1,0 +1,213 @@
+#include "planner/bounds.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// Weight of a stage in the sum, or infinity where the limit forbids it.
+inline double stage_weight(const Tables& t, const Metric& m, double limit, int node, int start, int stop) {
+    const int from = t.node_boundary(node, start);
+    const int to = t.node_boundary(node, stop);
+    const double busy = m.compute_max[to] - m.compute_max[from];
+    if (busy + m.open_max[start] + m.close_max[t.boundary_node(stop, node)] > limit) return infinity;
+    return m.compute_sum[to] - m.compute_sum[from];
+}
+
+// Weight of encoding, sending and decoding at a boundary, or infinity where the limit forbids it.
+inline double transfer_weight(const Tables& t, const Metric& m, double limit, int from, int to, int index) {
+    const int pair = t.pair(from, to);
+    const double link = m.packed_max[index] * t.pace[pair] + m.latency_max * t.latency[pair];
+    const double encode = m.encode_max[index];
+    if (t.half_duplex[from] ? encode + link > limit : (encode > limit || link > limit)) return infinity;
+    return m.packed_sum[index] * t.pace[pair] + m.latency_sum * t.latency[pair] + m.code_sum[index];
+}
+
+bool may_end(const Tables& t, const Metric& m, double limit, unsigned mask, int node) {
+    if (!t.can_end[node] || (mask & t.required_tracked) != t.required_tracked) return false;
+    return t.half_duplex[node] || m.egress_max[node] <= limit;
+}
+
+double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigned mask, int start, int node) {
+    double best = infinity;
+    const int most = t.max_stop[t.node_boundary(node, start)];
+    for (int stop = start + 1; stop <= most; ++stop) {
+        const double rest = r.depart[state(t, mask, stop, node)];
+        if (rest >= best) continue;
+        best = std::min(best, stage_weight(t, m, r.limit, node, start, stop) + rest);
+    }
+    return best;
+}
+
+double best_transfer(const Tables& t, const Metric& m, const Relaxation& r, unsigned mask, int boundary,
+                     int node) {
+    double best = infinity;
+    for (int e = t.neighbour_start[node]; e < t.neighbour_start[node + 1]; ++e) {
+        const int to = t.neighbour[e];
+        if (is_blocked(t, mask, to)) continue;
+        const double rest = r.arrive[state(t, with_node(t, mask, to), boundary, to)];
+        if (rest >= best) continue;
+        for (int k = 0; k < t.levels; ++k) {
+            const int index = t.boundary_level(boundary, k);
+            const double weight = transfer_weight(t, m, r.limit, node, to, index) + r.price * t.loss[index];
+            best = std::min(best, weight + rest);
+        }
+    }
+    return best;
+}
+
+void fill_mask(const Tables& t, const Metric& m, Relaxation& r, unsigned mask) {
+    const auto is_state = [&](int n) { return t.tracked_bit[n] < 0 || is_blocked(t, mask, n); };
+    for (int n = 0; n < t.nodes; ++n) {
+        if (is_state(n) && may_end(t, m, r.limit, mask, n))
+            r.depart[state(t, mask, t.layers, n)] = m.egress_sum[n];
+    }
+    for (int i = t.layers - 1; i >= 0; --i) {
+        for (int n = 0; n < t.nodes; ++n) {
+            if (is_state(n)) r.arrive[state(t, mask, i, n)] = best_stage(t, m, r, mask, i, n);
+        }
+        for (int n = 0; i > 0 && n < t.nodes; ++n) {
+            if (is_state(n)) r.depart[state(t, mask, i, n)] = best_transfer(t, m, r, mask, i, n);
+        }
+    }
+}
+
+double start_value(const Tables& t, const Metric& m, const Relaxation& r, int node) {
+    if (!t.can_start[node] || m.ingress_max[node] > r.limit) return infinity;
+    return m.ingress_sum[node] + r.arrive[state(t, with_node(t, 0, node), 0, node)];
+}
+
+// One walk along a relaxation's choices. With a least-loss relaxation it makes a plan, else a relaxed one.
+class Walker {
+  public:
+    Walker(const Tables& t, const Metric& m, const Relaxation& r, const Relaxation* least)
+        : t_(t), m_(m), r_(r), least_(least), used_(t.nodes, 0) {}
+
+    Walk run() {
+        int node = -1;
+        double best = infinity;
+        for (int n = 0; n < t_.nodes; ++n) {
+            const double value = start_value(t_, m_, r_, n);
+            if (value < best && fits(0, least_arrive(with_node(t_, 0, n), 0, n))) {
+                best = value;
+                node = n;
+            }
+        }
+        int boundary = 0;
+        while (node >= 0) {
+            mask_ = with_node(t_, mask_, node);
+            used_[node] = 1;
+            const int stop = pick_stop(boundary, node);
+            if (stop < 0) return {};
+            walk_.stages.push_back({node, boundary, stop, no_level});
+            boundary = stop;
+            if (stop == t_.layers) {
+                walk_.is_complete = true;
+                return walk_;
+            }
+            node = pick_transfer(boundary, node);
+        }
+        return {};
+    }
+
+  private:
+    bool fits(double more, double to_come) const {
+        return least_ == nullptr || walk_.loss + more + to_come <= t_.loss_limit;
+    }
+    double least_arrive(unsigned mask, int boundary, int node) const {
+        return least_ == nullptr ? 0 : least_->arrive[state(t_, mask, boundary, node)];
+    }
+
+    int pick_stop(int start, int node) const {
+        int choice = -1;
+        double best = infinity;
+        for (int stop = start + 1; stop <= t_.max_stop[t_.node_boundary(node, start)]; ++stop) {
+            const std::size_t next = state(t_, mask_, stop, node);
+            const double value = stage_weight(t_, m_, r_.limit, node, start, stop) + r_.depart[next];
+            if (value < best && fits(0, least_ == nullptr ? 0 : least_->depart[next])) {
+                best = value;
+                choice = stop;
+            }
+        }
+        return choice;
+    }
+
+    int pick_transfer(int boundary, int node) {
+        int choice = -1;
+        int level = 0;
+        double best = infinity;
+        for (int e = t_.neighbour_start[node]; e < t_.neighbour_start[node + 1]; ++e) {
+            const int to = t_.neighbour[e];
+            if (is_blocked(t_, mask_, to) || (least_ != nullptr && used_[to])) continue;
+            const unsigned mask = with_node(t_, mask_, to);
+            for (int k = 0; k < t_.levels; ++k) {
+                const int index = t_.boundary_level(boundary, k);
+                const double value = transfer_weight(t_, m_, r_.limit, node, to, index) +
+                                     r_.price * t_.loss[index] + r_.arrive[state(t_, mask, boundary, to)];
+                if (value < best && fits(t_.loss[index], least_arrive(mask, boundary, to))) {
+                    best = value;
+                    choice = to;
+                    level = k;
+                }
+            }
+        }
+        if (choice >= 0) {
+            walk_.loss += t_.loss[t_.boundary_level(boundary, level)];
+            walk_.stages.back().level = level;
+        }
+        return choice;
+    }
+
+    const Tables& t_;
+    const Metric& m_;
+    const Relaxation& r_;
+    const Relaxation* least_;
+    std::vector<char> used_;
+    unsigned mask_ = 0;
+    Walk walk_;
+};
+
+Metric without_time(const Tables& t) {
+    Metric m;
+    m.latency_sum = 0;
+    m.compute_sum.assign(t.nodes * (t.layers + 1), 0);
+    m.compute_max = m.compute_sum;
+    m.packed_sum.assign((t.layers + 1) * t.levels, 0);
+    m.packed_max = m.code_sum = m.encode_max = m.packed_sum;
+    m.open_max.assign(t.layers + 1, 0);
+    m.close_max.assign((t.layers + 1) * t.nodes, 0);
+    m.ingress_sum.assign(t.nodes, 0);
+    m.ingress_max = m.egress_sum = m.egress_max = m.ingress_sum;
+    return m;
+}
+
+}  // namespace
+
+Relaxation relax(const Tables& t, const Metric& metric, double limit, double price) {
+    Relaxation r;
+    r.limit = limit;
+    r.price = price;
+    const std::size_t states = state(t, 1u << t.tracked, 0, 0);
+    r.depart.assign(states, infinity);
+    r.arrive.assign(states, infinity);
+    for (unsigned mask = 1u << t.tracked; mask-- > 0;) fill_mask(t, metric, r, mask);
+    r.root = infinity;
+    for (int n = 0; n < t.nodes; ++n) r.root = std::min(r.root, start_value(t, metric, r, n));
+    return r;
+}
+
+Relaxation least_loss(const Tables& t) { return relax(t, without_time(t), infinity, 1); }
+
+Walk follow(const Tables& t, const Metric& metric, const Relaxation& relaxation) {
+    return Walker(t, metric, relaxation, nullptr).run();
+}
+
+Walk dive(const Tables& t, const Metric& metric, const Relaxation& relaxation, const Relaxation& least) {
+    return Walker(t, metric, relaxation, &least).run();
+}
+
+}  // namespace orbitsplit::planner

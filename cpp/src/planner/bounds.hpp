@@ -1,0 +1,67 @@
+// Lower bounds on what a partial plan still costs, and the plans that attain them.
+//
+// A relaxation is a backward dynamic programme over (tracked nodes used, boundary, node) in which untracked
+// nodes may repeat. For a metric, a limit on every single resource's weight in the maximum and a price on
+// loss it gives
+//
+//     h(state) = min over completions whose resources all respect the limit of (sum + price * loss)
+//
+// Let a plan's relaxed maximum be the largest weight the relaxation's own tests see in it (the opening and
+// closing of a stage enter by their least value), so that relaxed maximum <= true maximum. Cut the range of
+// relaxed maxima into intervals (low_g, high_g]. A plan in interval g that extends a label with sum s,
+// maximum v and loss l has a completion of relaxed maximum <= high_g, loss <= budget - l and true maximum >=
+// max(v, low_g), hence for price >= 0
+//
+//     objective >= s + [h_{g,price}(state) - price * (budget - l)] + max(v, low_g)
+//
+// The smallest of these over the intervals bounds every extension. An interval whose bound at the root
+// reaches the incumbent holds no better plan and is left out.
+#pragma once
+
+#include <vector>
+
+#include "planner/tables.hpp"
+
+namespace orbitsplit::planner {
+
+struct Relaxation {
+    double limit = 0;
+    double price = 0;
+    double root = 0;             // h of the whole problem
+    std::vector<double> depart;  // h after the stage that ends at a boundary on a node, by state()
+    std::vector<double> arrive;  // h before the stage that starts there
+};
+
+inline std::size_t state(const Tables& t, unsigned mask, int boundary, int node) {
+    return (static_cast<std::size_t>(mask) * (t.layers + 1) + boundary) * t.nodes + node;
+}
+
+// Tracked nodes after one more is used.
+inline unsigned with_node(const Tables& t, unsigned mask, int node) {
+    return t.tracked_bit[node] < 0 ? mask : mask | 1u << t.tracked_bit[node];
+}
+
+inline bool is_blocked(const Tables& t, unsigned mask, int node) {
+    return t.tracked_bit[node] >= 0 && (mask >> t.tracked_bit[node] & 1u) != 0;
+}
+
+Relaxation relax(const Tables& t, const Metric& metric, double limit, double price);
+
+// The relaxation that counts loss alone: the least loss any completion reaches.
+Relaxation least_loss(const Tables& t);
+
+struct Walk {
+    bool is_complete = false;
+    double loss = 0;
+    std::vector<Stage> stages;
+};
+
+// Follows a relaxation's choices from the root: the relaxed optimum itself, in which untracked nodes may
+// repeat.
+Walk follow(const Tables& t, const Metric& metric, const Relaxation& relaxation);
+
+// The same without repeating a node and without ever leaving the loss budget, judged by the least loss to
+// come.
+Walk dive(const Tables& t, const Metric& metric, const Relaxation& relaxation, const Relaxation& least);
+
+}  // namespace orbitsplit::planner

@@ -1,0 +1,122 @@
+#include "planner/infeasible.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "orbitsplit/planner.hpp"
+#include "text.hpp"
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+std::string node_name(const Problem& problem, int node) {
+    return "node \"" + problem.nodes[node].name + "\"";
+}
+
+bool is_forbidden(const Problem& problem, int node) {
+    const std::vector<int>& forbidden = problem.pins.forbidden;
+    return std::find(forbidden.begin(), forbidden.end(), node) != forbidden.end();
+}
+
+// A layer that no node it may run on can hold, or "".
+std::string explain_layer(const Problem& problem) {
+    std::vector<int> pinned(problem.layers.size(), -1);
+    for (const Pin& pin : problem.pins.layers) pinned[pin.layer] = pin.node;
+    double largest = -infinity;
+    for (std::size_t n = 0; n < problem.nodes.size(); ++n) {
+        if (!is_forbidden(problem, static_cast<int>(n))) {
+            largest = std::max(largest, usable_memory_bytes(problem.nodes[n]));
+        }
+    }
+    if (largest == -infinity) return "every node is forbidden";
+    for (std::size_t i = 0; i < problem.layers.size(); ++i) {
+        const double need = problem.layer_memory_bytes[i];
+        const std::string fact = "layer " + std::to_string(i) + " needs " + text::bytes(need);
+        if (need > largest) return fact + ", the largest node has " + text::bytes(largest);
+        if (pinned[i] < 0) continue;
+        const double usable = usable_memory_bytes(problem.nodes[pinned[i]]);
+        if (need > usable) {
+            return fact + ", " + node_name(problem, pinned[i]) + " to which it is pinned has " +
+                   text::bytes(usable);
+        }
+    }
+    return "";
+}
+
+// More memory in all layers than in all nodes, or "".
+std::string explain_total(const Problem& problem) {
+    double need = 0;
+    for (double bytes : problem.layer_memory_bytes) need += bytes;
+    double held = 0;
+    for (std::size_t n = 0; n < problem.nodes.size(); ++n) {
+        if (!is_forbidden(problem, static_cast<int>(n)))
+            held += std::max(0.0, usable_memory_bytes(problem.nodes[n]));
+    }
+    if (need <= held) return "";
+    return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
+}
+
+double least_loss_with(const Problem& problem, double relief_bytes) {
+    return least_loss(make_tables(problem, relief_bytes)).root;
+}
+
+// The least memory on every node that opens a chain of stages and links, or "" where none does.
+std::string explain_memory(const Problem& problem) {
+    double enough = 0;
+    for (double bytes : problem.layer_memory_bytes) enough += bytes;
+    for (const ProblemNode& node : problem.nodes)
+        enough = std::max(enough, enough - usable_memory_bytes(node));
+    if (least_loss_with(problem, enough) == infinity) return "";
+    double too_little = 0;
+    while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
+        const double middle = too_little + (enough - too_little) / 2;
+        (least_loss_with(problem, middle) < infinity ? enough : too_little) = middle;
+    }
+    const std::string fact = "no chain of linked nodes holds the layers in their order";
+    return fact + "; " + text::bytes(enough) + " more on every node would";
+}
+
+std::string explain_links(const Problem& problem, const Tables& t) {
+    if (std::none_of(t.can_start.begin(), t.can_start.end(), [](char open) { return open != 0; })) {
+        return "no node may be first: ingress reaches none that the pins allow";
+    }
+    if (std::none_of(t.can_end.begin(), t.can_end.end(), [](char open) { return open != 0; })) {
+        return "no node may be last: egress leaves none that the pins allow";
+    }
+    if (problem.nodes.size() > 1 && t.neighbour.empty()) {
+        return "no link joins any two nodes that may follow each other, and no node alone may run every "
+               "layer";
+    }
+    return "no chain of links joins the nodes that ingress, egress and pins ask for, whatever their memory";
+}
+
+}  // namespace
+
+std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least) {
+    for (const std::string& reason : {explain_layer(problem), explain_total(problem)}) {
+        if (!reason.empty()) return reason;
+    }
+    if (least.root == infinity) {
+        const std::string reason = explain_memory(problem);
+        return reason.empty() ? explain_links(problem, t) : reason;
+    }
+    if (least.root > t.loss_limit) {
+        return "the smallest loss any plan that fits reaches is " + text::number(least.root) +
+               ", the budget is " + text::number(problem.loss_budget.value_or(0));
+    }
+    if (t.needs_back) {
+        Problem prefill_only = problem;
+        prefill_only.new_tokens = 0;
+        if (solve(prefill_only).status == Status::optimal) {
+            return "no plan that fits can return its tokens from the last node to the first: links lead one "
+                   "way only";
+        }
+    }
+    return "no plan keeps memory, links, pins and a loss budget of " +
+           text::number(problem.loss_budget.value_or(0)) + " together, though each alone can be kept";
+}
+
+}  // namespace orbitsplit::planner

@@ -1,0 +1,13 @@
+// Why a problem has no plan, in one sentence with the numbers.
+#pragma once
+
+#include <string>
+
+#include "planner/bounds.hpp"
+
+namespace orbitsplit::planner {
+
+// least is the least-loss relaxation of t; called when no plan exists.
+std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least);
+
+}  // namespace orbitsplit::planner

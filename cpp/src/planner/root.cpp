@@ -1,0 +1,143 @@
+#include "planner/root.hpp"
+
+#include <algorithm>
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr int interval_count = 16;
+constexpr int rounds = 3;
+constexpr int price_steps = 4;
+
+class RootExplorer {
+  public:
+    RootExplorer(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock)
+        : problem_(problem), t_(t), least_(least), clock_(clock) {}
+
+    Root run() {
+        for (const Metric& metric : t_.metrics) {
+            Interval whole;
+            price(metric, whole, 0);
+            root_.intervals.emplace_back();
+            root_.intervals.back().push_back(std::move(whole));
+        }
+        std::vector<double> least_sum;
+        for (const auto& intervals : root_.intervals) least_sum.push_back(intervals.front().bound);
+        for (int round = 1; round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
+            for (std::size_t a = 0; a < t_.metrics.size() && !clock_.is_over(); ++a) {
+                refine(t_.metrics[a], root_.intervals[a], least_sum[a], round == rounds);
+            }
+        }
+        for (auto& intervals : root_.intervals) drop_hopeless(intervals);
+        for (const auto& intervals : root_.intervals) {
+            double bound = infinity;
+            for (const Interval& interval : intervals) bound = std::min(bound, interval.bound);
+            root_.lower_bound_s = std::max(root_.lower_bound_s, bound);
+        }
+        return std::move(root_);
+    }
+
+  private:
+    void offer(const Walk& walk) {
+        if (!walk.is_complete) return;
+        const Evaluation score = evaluate(problem_, walk.stages);
+        if (score.is_feasible && score.objective_s < root_.incumbent.cutoff()) {
+            root_.incumbent = {score.objective_s, walk.stages};
+        }
+    }
+
+    // Adds a relaxation at one price and lets its walk improve the incumbent.
+    const Relaxation& add(const Metric& metric, Interval& interval, double price) {
+        interval.relaxations.push_back(relax(t_, metric, interval.high, price));
+        const Relaxation& made = interval.relaxations.back();
+        const double bound = made.root - price * t_.loss_limit + interval.low;
+        if (interval.relaxations.size() == 1 || bound > interval.bound) {
+            interval.bound = bound;
+            interval.price = price;
+        }
+        if (made.root < infinity) offer(dive(t_, metric, made, least_));
+        return made;
+    }
+
+    // Two prices: none, and the one that was best for the interval this one was cut from.
+    void inherit_price(const Metric& metric, Interval& interval, double inherited) {
+        const double free_root = add(metric, interval, 0).root;
+        if (free_root < infinity && inherited > 0 && interval.bound < root_.incumbent.cutoff()) {
+            add(metric, interval, inherited);
+        }
+    }
+
+    // The best price, by intersecting the lines of a walk below the loss budget and one above it (LARAC;
+    // Juttner et al., INFOCOM 2001), from the walks without a price and at the inherited one.
+    void price(const Metric& metric, Interval& interval, double inherited) {
+        const Relaxation& unpriced = add(metric, interval, 0);
+        if (unpriced.root == infinity) return;
+        double over_sum = unpriced.root;
+        double over_loss = follow(t_, metric, unpriced).loss;
+        if (over_loss <= t_.loss_limit) return;
+        double under_sum = 0;
+        double under_loss = -1;
+        double next = inherited > 0 ? inherited : over_sum / over_loss;
+        for (int step = 0; step < price_steps && next < infinity; ++step) {
+            if (interval.bound >= root_.incumbent.cutoff() || clock_.is_over()) return;
+            const Relaxation& priced = add(metric, interval, next);
+            const double loss = follow(t_, metric, priced).loss;
+            const double sum = priced.root - next * loss;
+            if (loss <= t_.loss_limit) {
+                under_sum = sum;
+                under_loss = loss;
+            } else {
+                over_sum = sum;
+                over_loss = loss;
+            }
+            const double last = next;
+            next = under_loss < 0 ? 4 * next : (under_sum - over_sum) / (over_loss - under_loss);
+            if (!(next > 0) || next == last) return;
+        }
+    }
+
+    // Cuts the intervals that may hold a better plan into smaller ones.
+    void refine(const Metric& metric, std::vector<Interval>& intervals, double least_sum, bool is_last) {
+        if (metric.prefill_max == 0 && metric.decode_max == 0) return;
+        drop_hopeless(intervals);
+        const double top = root_.incumbent.objective_s - least_sum;
+        const int parts = std::max(1, interval_count / std::max<int>(1, static_cast<int>(intervals.size())));
+        std::vector<Interval> finer;
+        for (const Interval& wide : intervals) {
+            const double high = std::min(wide.high, top);
+            for (int part = 0; part < parts && wide.low < high; ++part) {
+                Interval narrow;
+                narrow.low = part == 0 ? wide.low : finer.back().high;
+                narrow.high = part + 1 == parts ? high : wide.low + (high - wide.low) * (part + 1) / parts;
+                if (is_last) {
+                    price(metric, narrow, wide.price);
+                } else {
+                    inherit_price(metric, narrow, wide.price);
+                }
+                finer.push_back(std::move(narrow));
+            }
+        }
+        intervals = std::move(finer);
+        drop_hopeless(intervals);
+    }
+
+    void drop_hopeless(std::vector<Interval>& intervals) const {
+        std::erase_if(intervals, [&](const Interval& i) { return i.bound >= root_.incumbent.cutoff(); });
+    }
+
+    const Problem& problem_;
+    const Tables& t_;
+    const Relaxation& least_;
+    const Clock& clock_;
+    Root root_;
+};
+
+}  // namespace
+
+Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock) {
+    return RootExplorer(problem, t, least, clock).run();
+}
+
+}  // namespace orbitsplit::planner

@@ -1,0 +1,40 @@
+// The root of the search: prices and intervals whose relaxations bound well, and a first incumbent from their
+// walks.
+#pragma once
+
+#include <vector>
+
+#include "planner/bounds.hpp"
+#include "planner/clock.hpp"
+
+namespace orbitsplit::planner {
+
+// Bounds within this relative distance count as equal: sums in another order differ by rounding.
+inline constexpr double rounding = 1e-12;
+
+struct Incumbent {
+    double objective_s = std::numeric_limits<double>::infinity();
+    std::vector<Stage> stages;
+
+    // What a bound must stay below to promise a better plan.
+    double cutoff() const { return objective_s * (1 - rounding); }
+};
+
+// Plans whose relaxed maximum lies in (low, high], bounded by relaxations of limit high.
+struct Interval {
+    double low = 0;
+    double high = std::numeric_limits<double>::infinity();
+    double bound = 0;  // of the whole problem, low included
+    double price = 0;  // the price that gave it
+    std::vector<Relaxation> relaxations;
+};
+
+struct Root {
+    std::vector<std::vector<Interval>> intervals;  // one list for each metric, ascending, those that matter
+    Incumbent incumbent;
+    double lower_bound_s = 0;
+};
+
+Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock);
+
+}  // namespace orbitsplit::planner

@@ -1,0 +1,340 @@
+#include "planner/search.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <unordered_map>
+
+#include "planner/label.hpp"
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr std::size_t clock_interval = 256;  // expansions between two looks at the clock
+
+// Relaxations of one interval, next to each other for every state.
+struct Band {
+    double low;
+    std::vector<double> prices;
+    std::size_t offset;  // of its first relaxation in a row
+};
+
+// The bounds of bounds.hpp for one metric, laid out by state.
+class MetricBounds {
+  public:
+    MetricBounds(const Tables& t, const Metric& metric, const std::vector<Interval>& intervals)
+        : metric_(metric), loss_limit_(t.loss_limit) {
+        for (const Interval& interval : intervals) {
+            bands_.push_back({interval.low, {}, width_});
+            for (const Relaxation& r : interval.relaxations) bands_.back().prices.push_back(r.price);
+            width_ += interval.relaxations.size();
+        }
+        const std::size_t states = state(t, 1u << t.tracked, 0, 0);
+        depart_.resize(states * width_);
+        arrive_.resize(states * width_);
+        std::size_t column = 0;
+        for (const Interval& interval : intervals) {
+            for (const Relaxation& r : interval.relaxations) {
+                for (std::size_t s = 0; s < states; ++s) {
+                    depart_[s * width_ + column] = r.depart[s];
+                    arrive_[s * width_ + column] = r.arrive[s];
+                }
+                ++column;
+            }
+        }
+    }
+
+    double bound(const Label& label, std::size_t at) const {
+        const double sum = label.prefill.sum + metric_.decode_sum * label.token.sum;
+        const double max = metric_.prefill_max * label.prefill.max + metric_.decode_max * label.token.max;
+        const double left = loss_limit_ - label.loss;
+        const double* row = (label.is_arrived ? arrive_ : depart_).data() + at * width_;
+        double least = infinity;
+        for (const Band& band : bands_) {
+            double rest = 0;
+            for (std::size_t k = 0; k < band.prices.size(); ++k) {
+                rest = std::max(rest, row[band.offset + k] - band.prices[k] * left);
+            }
+            least = std::min(least, rest + std::max(max, band.low));
+        }
+        return sum + least;
+    }
+
+  private:
+    const Metric& metric_;
+    double loss_limit_;
+    std::size_t width_ = 0;
+    std::vector<Band> bands_;
+    std::vector<double> depart_;
+    std::vector<double> arrive_;
+};
+
+struct StateKey {
+    std::uint64_t place;  // arrived or not, boundary, node, first node
+    std::uint64_t used;
+
+    bool operator==(const StateKey&) const = default;
+};
+
+struct StateHash {
+    std::size_t operator()(const StateKey& key) const {
+        return static_cast<std::size_t>((key.place ^ key.used * 0x9E3779B97F4A7C15u) * 0xD6E8FEB86659FD93u >>
+                                        7);
+    }
+};
+
+struct Open {
+    double bound;
+    std::int32_t layers_left;
+    std::int32_t label;
+};
+
+// Smallest bound first, then the label with fewer layers left, then the older one.
+bool comes_later(const Open& a, const Open& b) {
+    if (a.bound != b.bound) return a.bound > b.bound;
+    if (a.layers_left != b.layers_left) return a.layers_left > b.layers_left;
+    return a.label > b.label;
+}
+
+class Search {
+  public:
+    Search(const Problem& problem, const Tables& t, const Relaxation& least, Root& root)
+        : problem_(problem), t_(t), least_(least), incumbent_(root.incumbent) {
+        for (std::size_t a = 0; a < t.metrics.size(); ++a) {
+            bounds_.emplace_back(t, t.metrics[a], root.intervals[a]);
+        }
+        // No better plan has a smaller maximum than the lowest interval allows: labels below it are equal in
+        // that.
+        const Metric& lap = t.metrics.front();
+        if (t.tracks_max && !root.intervals.front().empty()) {
+            floor_ = root.intervals.front().front().low / lap.prefill_max;
+        }
+    }
+
+    SearchResult run(const Clock& clock, std::size_t max_labels) {
+        start();
+        SearchResult result;
+        for (std::size_t step = 1; !heap_.empty(); ++step) {
+            std::pop_heap(heap_.begin(), heap_.end(), comes_later);
+            const Open open = heap_.back();
+            heap_.pop_back();
+            if (open.bound >= incumbent_.cutoff()) break;
+            if (pool_[open.label].is_dead) continue;
+            if (pool_.size() >= max_labels) result.stopped_by = "labels";
+            if (step % clock_interval == 0 && clock.is_over()) result.stopped_by = "time";
+            if (!result.stopped_by.empty()) {
+                result.lower_bound_s = open.bound;
+                break;
+            }
+            expand(open.label);
+        }
+        result.is_complete = result.stopped_by.empty();
+        result.labels = pool_.size();
+        return result;
+    }
+
+  private:
+    void start() {
+        for (int n = 0; n < t_.nodes; ++n) {
+            if (!t_.can_start[n]) continue;
+            Label label;
+            label.is_arrived = true;
+            label.node = label.first = n;
+            label.prefill.sum = t_.ingress[n] + t_.ingress_delay[n];
+            label.prefill.max = t_.tracks_max ? std::max(floor_, t_.ingress[n]) : 0;
+            if (t_.is_free) label.used = std::uint64_t{1} << n;
+            label.mask = with_node(t_, 0, n);
+            push(label);
+        }
+    }
+
+    void expand(std::int32_t index) {
+        const Label label = pool_[index];  // the pool moves while it grows
+        if (label.is_arrived) {
+            compute(label, index);
+        } else {
+            send(label, index);
+        }
+    }
+
+    // Appends every stage that fits the node.
+    void compute(const Label& from, std::int32_t index) {
+        const int last = t_.max_stop[t_.node_boundary(from.node, from.boundary)];
+        for (int stop = from.boundary + 1; stop <= last; ++stop) {
+            Label to = from;
+            to.parent = index;
+            to.boundary = stop;
+            to.is_arrived = false;
+            work(t_.prefill, t_.tracks_max, from, stop, to.prefill);
+            if (t_.generates) work(t_.token, t_.tracks_token_max, from, stop, to.token);
+            if (stop == t_.layers) {
+                finish(to);
+            } else {
+                push(to);
+            }
+        }
+    }
+
+    void work(const PhaseTables& phase, bool tracks_max, const Label& from, int stop, Load& load) const {
+        const double busy = phase.compute[t_.node_boundary(from.node, stop)] -
+                            phase.compute[t_.node_boundary(from.node, from.boundary)];
+        load.sum += busy;
+        if (!tracks_max) return;
+        load.open += busy;
+        load.max = std::max(load.max, load.open);
+    }
+
+    // Sends the last stage's activation to every node that may follow, at every level.
+    void send(const Label& from, std::int32_t index) {
+        for (int e = t_.neighbour_start[from.node]; e < t_.neighbour_start[from.node + 1]; ++e) {
+            const int node = t_.neighbour[e];
+            if (t_.is_free && (from.used >> node & 1) != 0) continue;
+            Label to = from;
+            to.parent = index;
+            to.node = node;
+            to.is_arrived = true;
+            to.mask = with_node(t_, from.mask, node);
+            if (t_.is_free) to.used |= std::uint64_t{1} << node;
+            if (t_.needs_back) {
+                const int back = t_.pair(node, from.node);
+                to.back_s += t_.bandwidth[back] > 0 ? t_.latency[back] : infinity;
+            }
+            for (int k = 0; k < t_.levels; ++k) send_at(from, k, to);
+        }
+    }
+
+    void send_at(const Label& from, int level, Label& to) {
+        const int cut = t_.boundary_level(from.boundary, level);
+        to.loss = from.loss + t_.loss[cut];
+        if (to.loss + least_.arrive[state(t_, to.mask, to.boundary, to.node)] > t_.loss_limit) return;
+        to.level = level;
+        to.prefill = from.prefill;
+        transfer(t_.prefill, t_.tracks_max, from.node, to.node, cut, to.prefill);
+        if (t_.generates) {
+            to.token = from.token;
+            transfer(t_.token, t_.tracks_token_max, from.node, to.node, cut, to.token);
+        }
+        push(to);
+    }
+
+    void transfer(const PhaseTables& phase, bool tracks_max, int from, int to, int cut, Load& load) const {
+        const int pair = t_.pair(from, to);
+        const double encode = phase.encode[cut];
+        const double link =
+            link_occupancy_s(problem_, phase.packed[cut], t_.bandwidth[pair], t_.latency[pair]);
+        load.sum += encode + link + t_.propagates * t_.latency[pair] + phase.decode[cut];
+        if (!tracks_max) return;
+        close(load, t_.half_duplex[from], encode, link);
+        load.open = phase.decode[cut];
+    }
+
+    // The last stage leaves: its occupancy is final.
+    static void close(Load& load, bool half_duplex, double encode, double link) {
+        const double stage = half_duplex ? load.open + encode + link : load.open + encode;
+        load.max = std::max(load.max, stage);
+        if (!half_duplex) load.max = std::max(load.max, link);
+    }
+
+    // Every layer is placed: the plan's objective is known.
+    void finish(Label& label) {
+        const int n = label.node;
+        if (!t_.can_end[n] || (label.used & t_.required) != t_.required) return;
+        label.prefill.sum += t_.egress[n] + t_.egress_delay[n];
+        if (t_.tracks_max) close(label.prefill, t_.half_duplex[n], 0, t_.egress[n]);
+        Totals totals{label.prefill.sum, label.prefill.max, label.token.sum, label.token.max};
+        if (t_.generates && n != label.first) {
+            const int direct = t_.pair(n, label.first);
+            const double back = t_.bandwidth[direct] > 0 ? t_.latency[direct] : label.back_s;
+            if (back == infinity) return;
+            totals.decode_sum += back;
+        }
+        const double objective = objective_s(problem_, totals);
+        if (objective >= incumbent_.cutoff()) return;
+        incumbent_.objective_s = objective;
+        incumbent_.stages = stages_of(label);
+    }
+
+    std::vector<Stage> stages_of(const Label& last) const {
+        std::vector<Stage> stages;
+        const Label* end = &last;
+        int level = no_level;
+        while (true) {
+            const Label* arrival = &pool_[end->parent];
+            stages.push_back({end->node, arrival->boundary, end->boundary, level});
+            level = arrival->level;
+            if (arrival->parent < 0) break;
+            end = &pool_[arrival->parent];
+        }
+        std::reverse(stages.begin(), stages.end());
+        return stages;
+    }
+
+    double bound(const Label& label) const {
+        const std::size_t at = state(t_, label.mask, label.boundary, label.node);
+        double most = 0;
+        for (const MetricBounds& metric : bounds_) most = std::max(most, metric.bound(label, at));
+        return most;
+    }
+
+    Growth growth(const Label& label) const {
+        if (label.is_arrived) return {infinity, infinity};
+        const int at = t_.boundary_node(label.boundary, label.node);
+        return {t_.prefill.growth[at], t_.generates ? t_.token.growth[at] : 0};
+    }
+
+    StateKey key(const Label& label) const {
+        std::uint64_t place = label.is_arrived;
+        place = place * (t_.layers + 1) + label.boundary;
+        place = place * t_.nodes + label.node;
+        place = place * t_.nodes + (t_.generates ? label.first : 0);
+        return {place, label.used};
+    }
+
+    // Keeps a label unless its bound or a label of the same state rules it out, and drops those that it rules
+    // out.
+    void push(Label& label) {
+        label.bound = bound(label);
+        if (label.parent >= 0) label.bound = std::max(label.bound, pool_[label.parent].bound);
+        if (label.bound >= incumbent_.cutoff()) return;
+        const Growth grows = growth(label);
+        std::int32_t& head = states_.try_emplace(key(label), -1).first->second;
+        for (std::int32_t i = head; i >= 0; i = pool_[i].next) {
+            if (dominates(pool_[i], label, grows)) return;
+        }
+        std::int32_t* link = &head;
+        while (*link >= 0) {
+            Label& other = pool_[*link];
+            if (dominates(label, other, grows)) {
+                other.is_dead = true;
+                *link = other.next;
+            } else {
+                link = &other.next;
+            }
+        }
+        label.next = head;
+        head = static_cast<std::int32_t>(pool_.size());
+        pool_.push_back(label);
+        heap_.push_back({label.bound, t_.layers - label.boundary, head});
+        std::push_heap(heap_.begin(), heap_.end(), comes_later);
+    }
+
+    const Problem& problem_;
+    const Tables& t_;
+    const Relaxation& least_;
+    Incumbent& incumbent_;
+    double floor_ = 0;
+    std::vector<MetricBounds> bounds_;
+    std::vector<Label> pool_;
+    std::vector<Open> heap_;
+    std::unordered_map<StateKey, std::int32_t, StateHash> states_;
+};
+
+}  // namespace
+
+SearchResult search(const Problem& problem, const Tables& t, const Relaxation& least, Root& root,
+                    const Clock& clock, std::size_t max_labels) {
+    return Search(problem, t, least, root).run(clock, max_labels);
+}
+
+}  // namespace orbitsplit::planner

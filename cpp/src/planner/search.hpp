@@ -1,0 +1,23 @@
+// Best-first search over labels: partial plans with a sum, a maximum, a loss and what is still open on the
+// last stage.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "planner/root.hpp"
+
+namespace orbitsplit::planner {
+
+struct SearchResult {
+    bool is_complete = false;  // every label that could lead to a better plan was expanded
+    double lower_bound_s = 0;  // of plans better than the incumbent; meaningless when complete
+    std::size_t labels = 0;
+    std::string stopped_by;  // the limit that ended the search, in words
+};
+
+// Improves the root's incumbent until it is proven best or a limit is reached.
+SearchResult search(const Problem& problem, const Tables& t, const Relaxation& least, Root& root,
+                    const Clock& clock, std::size_t max_labels);
+
+}  // namespace orbitsplit::planner

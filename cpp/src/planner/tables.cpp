@@ -1,0 +1,279 @@
+#include "planner/tables.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+std::vector<char> node_set(int nodes, const std::vector<int>& members) {
+    std::vector<char> set(nodes, 0);
+    for (int node : members) set[node] = 1;
+    return set;
+}
+
+// The longest stage that starts at each boundary, by memory and pins. Sums run from the start of the stage as
+// in evaluate(), so that both agree to the last bit.
+void fill_max_stop(const Problem& problem, double relief, Tables& t) {
+    std::vector<int> pinned(t.layers, -1);
+    for (const Pin& pin : problem.pins.layers) pinned[pin.layer] = pin.node;
+    t.max_stop.assign(t.nodes * (t.layers + 1), t.layers);
+    for (int node = 0; node < t.nodes; ++node) {
+        const double usable = usable_memory_bytes(problem.nodes[node]) + relief;
+        for (int start = 0; start < t.layers; ++start) {
+            double total = 0;
+            int stop = start;
+            while (stop < t.layers && (pinned[stop] < 0 || pinned[stop] == node)) {
+                total += problem.layer_memory_bytes[stop];
+                if (total > usable) break;
+                ++stop;
+            }
+            t.max_stop[t.node_boundary(node, start)] = stop;
+        }
+    }
+}
+
+// In fixed order a stage may not skip a required node, whether before the first, between two or after the
+// last.
+void fill_links(const Problem& problem, Tables& t) {
+    const std::vector<char> forbidden = node_set(t.nodes, problem.pins.forbidden);
+    const std::vector<char> required = node_set(t.nodes, problem.pins.required);
+    std::vector<int> required_before(t.nodes + 1, 0);
+    for (int n = 0; n < t.nodes; ++n) required_before[n + 1] = required_before[n] + required[n];
+    t.bandwidth = problem.bandwidth_bytes_per_s;
+    t.latency = problem.latency_s;
+    t.pace.assign(t.nodes * t.nodes, 0);
+    for (int from = 0; from < t.nodes; ++from) {
+        t.neighbour_start.push_back(static_cast<int>(t.neighbour.size()));
+        for (int to = t.is_free ? 0 : from + 1; to < t.nodes; ++to) {
+            const double bandwidth = t.bandwidth[t.pair(from, to)];
+            if (to == from || forbidden[from] || forbidden[to] || bandwidth <= 0) continue;
+            if (!t.is_free && required_before[to] != required_before[from + 1]) break;
+            t.pace[t.pair(from, to)] = std::min(1 / bandwidth, std::numeric_limits<double>::max());
+            t.neighbour.push_back(to);
+        }
+        t.can_start[from] = !forbidden[from] && (t.is_free || required_before[from] == 0);
+        t.can_end[from] =
+            !forbidden[from] && (t.is_free || required_before[t.nodes] == required_before[from + 1]);
+        if (t.is_free && required[from]) t.required |= std::uint64_t{1} << from;
+    }
+    t.neighbour_start.push_back(static_cast<int>(t.neighbour.size()));
+}
+
+void fill_external(const Problem& problem, const std::optional<ExternalLink>& link,
+                   std::vector<char>& is_open, std::vector<double>& occupancy, std::vector<double>& delay) {
+    occupancy.assign(is_open.size(), 0);
+    delay.assign(is_open.size(), 0);
+    if (!link) return;
+    for (std::size_t n = 0; n < is_open.size(); ++n) {
+        const double bandwidth = link->bandwidth_bytes_per_s[n];
+        if (bandwidth <= 0) {
+            is_open[n] = 0;
+            continue;
+        }
+        occupancy[n] = link_occupancy_s(problem, link->bytes, bandwidth, link->latency_s[n]);
+        delay[n] = propagation_s(problem, link->latency_s[n]);
+    }
+}
+
+void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
+                const std::vector<double>& cut_bytes, const Tables& t, PhaseTables& phase) {
+    phase.compute.assign(t.nodes * (t.layers + 1), 0);
+    for (int n = 0; n < t.nodes; ++n) {
+        double total = 0;
+        for (int i = 0; i < t.layers; ++i) {
+            total += layer_time_s[n * t.layers + i];
+            phase.compute[t.node_boundary(n, i + 1)] = total;
+        }
+    }
+    phase.packed.assign((t.layers + 1) * t.levels, 0);
+    phase.encode = phase.decode = phase.packed;
+    for (int i = 1; i < t.layers; ++i) {
+        for (int k = 0; k < t.levels; ++k) {
+            const Level& level = problem.levels[k];
+            phase.packed[t.boundary_level(i, k)] = cut_bytes[i - 1] / level.ratio;
+            phase.encode[t.boundary_level(i, k)] = level.encode_s_per_byte * cut_bytes[i - 1];
+            phase.decode[t.boundary_level(i, k)] = level.decode_s_per_byte * cut_bytes[i - 1];
+        }
+    }
+}
+
+// The most that encoding, and sending where it blocks the node, can add to a stage that ends at a boundary.
+void fill_growth(const Problem& problem, bool with_egress, const Tables& t, PhaseTables& phase) {
+    phase.growth.assign((t.layers + 1) * t.nodes, 0);
+    for (int i = 1; i < t.layers; ++i) {
+        for (int n = 0; n < t.nodes; ++n) {
+            double most = 0;
+            for (int k = 0; k < t.levels; ++k) {
+                const double encode = phase.encode[t.boundary_level(i, k)];
+                most = std::max(most, encode);
+                if (!t.half_duplex[n]) continue;
+                for (int e = t.neighbour_start[n]; e < t.neighbour_start[n + 1]; ++e) {
+                    const int pair = t.pair(n, t.neighbour[e]);
+                    const double sending = link_occupancy_s(problem, phase.packed[t.boundary_level(i, k)],
+                                                            t.bandwidth[pair], t.latency[pair]);
+                    most = std::max(most, encode + sending);
+                }
+            }
+            phase.growth[t.boundary_node(i, n)] = most;
+        }
+    }
+    for (int n = 0; n < t.nodes; ++n) {
+        if (with_egress && t.half_duplex[n]) phase.growth[t.boundary_node(t.layers, n)] = t.egress[n];
+    }
+}
+
+// Pairs that may be last and first without a direct link: their tokens return along the chain.
+bool lacks_return(const Tables& t) {
+    for (int last = 0; last < t.nodes; ++last) {
+        for (int first = 0; first < t.nodes; ++first) {
+            if (last != first && t.can_start[first] && t.can_end[last] &&
+                t.bandwidth[t.pair(last, first)] <= 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+double combined(const std::vector<double>& prefill, const std::vector<double>& token, std::size_t index,
+                double weight, double token_weight) {
+    return token.empty() ? weight * prefill[index] : weight * prefill[index] + token_weight * token[index];
+}
+
+void fill_close(const Tables& t, Metric& metric) {
+    metric.open_max.assign(t.layers + 1, 0);
+    metric.close_max.assign((t.layers + 1) * t.nodes, infinity);
+    for (int i = 1; i < t.layers; ++i) {
+        metric.open_max[i] = infinity;
+        for (int k = 0; k < t.levels; ++k) {
+            const double decode = combined(t.prefill.decode, t.token.decode, t.boundary_level(i, k),
+                                           metric.prefill_max, metric.decode_max);
+            metric.open_max[i] = std::min(metric.open_max[i], decode);
+            for (int n = 0; n < t.nodes; ++n) {
+                double& least = metric.close_max[t.boundary_node(i, n)];
+                const double encode = metric.encode_max[t.boundary_level(i, k)];
+                if (!t.half_duplex[n]) least = std::min(least, encode);
+                for (int e = t.neighbour_start[n]; t.half_duplex[n] && e < t.neighbour_start[n + 1]; ++e) {
+                    const int pair = t.pair(n, t.neighbour[e]);
+                    least =
+                        std::min(least, encode + metric.packed_max[t.boundary_level(i, k)] * t.pace[pair] +
+                                            metric.latency_max * t.latency[pair]);
+                }
+            }
+        }
+    }
+    for (int n = 0; n < t.nodes; ++n) {
+        metric.close_max[t.boundary_node(t.layers, n)] = t.half_duplex[n] ? metric.egress_max[n] : 0;
+    }
+}
+
+void fill_metric(const Problem& problem, const Tables& t, Metric& metric) {
+    metric.latency_sum = 1 + metric.decode_sum;
+    metric.latency_max = problem.latency_occupies_link ? metric.prefill_max + metric.decode_max : 0;
+    for (std::size_t i = 0; i < t.prefill.compute.size(); ++i) {
+        metric.compute_sum.push_back(combined(t.prefill.compute, t.token.compute, i, 1, metric.decode_sum));
+        metric.compute_max.push_back(
+            combined(t.prefill.compute, t.token.compute, i, metric.prefill_max, metric.decode_max));
+    }
+    for (std::size_t i = 0; i < t.prefill.packed.size(); ++i) {
+        metric.packed_sum.push_back(combined(t.prefill.packed, t.token.packed, i, 1, metric.decode_sum));
+        metric.packed_max.push_back(
+            combined(t.prefill.packed, t.token.packed, i, metric.prefill_max, metric.decode_max));
+        metric.code_sum.push_back(combined(t.prefill.encode, t.token.encode, i, 1, metric.decode_sum) +
+                                  combined(t.prefill.decode, t.token.decode, i, 1, metric.decode_sum));
+        metric.encode_max.push_back(
+            combined(t.prefill.encode, t.token.encode, i, metric.prefill_max, metric.decode_max));
+    }
+    for (int n = 0; n < t.nodes; ++n) {
+        metric.ingress_sum.push_back(t.ingress[n] + t.ingress_delay[n]);
+        metric.ingress_max.push_back(metric.prefill_max * t.ingress[n]);
+        metric.egress_sum.push_back(t.egress[n] + t.egress_delay[n]);
+        metric.egress_max.push_back(metric.prefill_max * t.egress[n]);
+    }
+    fill_close(t, metric);
+}
+
+void fill_metrics(const Problem& problem, Tables& t) {
+    const double more_batches = static_cast<double>(problem.micro_batches - 1);
+    Metric lap;
+    lap.prefill_max = more_batches;
+    if (t.generates) lap.decode_sum = static_cast<double>(problem.new_tokens - 1);
+    t.metrics.push_back(lap);
+    // With one group a lap contains its longest occupancy, so that the lap alone decides the step.
+    if (t.tracks_token_max) {
+        Metric busiest;
+        busiest.prefill_max = more_batches;
+        busiest.decode_max =
+            static_cast<double>(problem.new_tokens - 1) * static_cast<double>(group_count(problem));
+        t.metrics.push_back(busiest);
+    }
+    for (Metric& metric : t.metrics) fill_metric(problem, t, metric);
+}
+
+// In free order the bounds remember which of the tracked nodes are used; each one doubles their work.
+// Required nodes first, then the fastest: those that a relaxation would like to use twice.
+void choose_tracked(Tables& t) {
+    constexpr double most_operations = 2e6;
+    t.tracked_bit.assign(t.nodes, -1);
+    if (!t.is_free) return;
+    std::vector<int> ranked(t.nodes);
+    std::iota(ranked.begin(), ranked.end(), 0);
+    const auto is_required = [&](int n) { return (t.required >> n & 1) != 0; };
+    std::sort(ranked.begin(), ranked.end(), [&](int a, int b) {
+        if (is_required(a) != is_required(b)) return is_required(a);
+        const double time_a = t.prefill.compute[t.node_boundary(a, t.layers)];
+        const double time_b = t.prefill.compute[t.node_boundary(b, t.layers)];
+        return time_a != time_b ? time_a < time_b : a < b;
+    });
+    double operations = static_cast<double>(t.layers) * (static_cast<double>(t.neighbour.size()) * t.levels +
+                                                         static_cast<double>(t.nodes) * t.layers / 2);
+    for (int n : ranked) {
+        operations *= 2;
+        if (operations > most_operations) break;
+        if (is_required(n)) t.required_tracked |= 1u << t.tracked;
+        t.tracked_bit[n] = t.tracked++;
+    }
+}
+
+}  // namespace
+
+Tables make_tables(const Problem& problem, double memory_relief_bytes) {
+    Tables t;
+    t.layers = static_cast<int>(problem.layers.size());
+    t.nodes = static_cast<int>(problem.nodes.size());
+    t.levels = static_cast<int>(problem.levels.size());
+    t.generates = generates(problem);
+    t.is_free = problem.order == Order::free;
+    t.tracks_max = problem.micro_batches > 1;
+    t.tracks_token_max = t.generates && group_count(problem) > 1;
+    t.propagates = propagation_s(problem, 1);
+    t.can_start.assign(t.nodes, 0);
+    t.can_end.assign(t.nodes, 0);
+    for (const ProblemNode& node : problem.nodes) t.half_duplex.push_back(node.half_duplex);
+    t.loss.assign((t.layers + 1) * t.levels, 0);
+    if (problem.loss_budget) {
+        t.loss_limit = loss_limit(problem);
+        std::copy(problem.loss.begin(), problem.loss.end(), t.loss.begin() + t.levels);
+    }
+    fill_max_stop(problem, memory_relief_bytes, t);
+    fill_links(problem, t);
+    fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);
+    fill_external(problem, problem.egress, t.can_end, t.egress, t.egress_delay);
+    fill_phase(problem, problem.layer_time_s, problem.cut_bytes, t, t.prefill);
+    fill_growth(problem, true, t, t.prefill);
+    if (t.generates) {
+        fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
+        fill_growth(problem, false, t, t.token);
+        t.needs_back = lacks_return(t);
+    }
+    fill_metrics(problem, t);
+    choose_tracked(t);
+    return t;
+}
+
+}  // namespace orbitsplit::planner

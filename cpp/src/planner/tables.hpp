@@ -1,0 +1,94 @@
+// What the planner derives from a problem once: flat arrays that its inner loops read.
+//
+// Boundaries are numbered 0..layers: boundary i lies before layer i, so that cut i - 1 crosses boundary i.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "orbitsplit/cost.hpp"
+
+namespace orbitsplit::planner {
+
+// A linear form under which prefill and decode become one (sum, max) pair:
+//
+//     objective >= (sum + decode_sum * sum') + (prefill_max * max + decode_max * max')
+//
+// With alpha in [0, 1], token step = max(lap, G * max') >= alpha * lap + (1 - alpha) * G * max'. Without
+// generation the form is exact. A resource of occupancies t, t' has weight t + decode_sum * t' in the sum and
+// prefill_max * t + decode_max * t' in the maximum; the maximum of the latter is at most the form's maximum.
+struct Metric {
+    double decode_sum = 0;
+    double prefill_max = 0;
+    double decode_max = 0;
+    double latency_sum = 1;           // weight of a link's latency in the sum
+    double latency_max = 0;           // and in the maximum (latency_occupies_link)
+    std::vector<double> compute_sum;  // nodes x boundaries, prefix sums over the layers
+    std::vector<double> compute_max;  // nodes x boundaries
+    std::vector<double>
+        packed_sum;  // boundaries x levels, bytes: divided by a bandwidth they are the link's weight
+    std::vector<double> packed_max;  // boundaries x levels
+    std::vector<double> code_sum;    // boundaries x levels, encode and decode
+    std::vector<double> encode_max;  // boundaries x levels
+    std::vector<double> open_max;    // boundaries, the least that decoding adds to the stage after it
+    std::vector<double> close_max;   // boundaries x nodes, the least that leaving adds to the stage before it
+    std::vector<double> ingress_sum;  // nodes
+    std::vector<double> ingress_max;  // nodes
+    std::vector<double> egress_sum;   // nodes
+    std::vector<double> egress_max;   // nodes
+};
+
+// One phase's occupancies: micro-batches, or token steps.
+struct PhaseTables {
+    std::vector<double> compute;  // nodes x boundaries, prefix sums
+    std::vector<double> packed;   // boundaries x levels, compressed bytes
+    std::vector<double> encode;   // boundaries x levels
+    std::vector<double> decode;   // boundaries x levels
+    std::vector<double> growth;   // boundaries x nodes, the most that leaving adds to the stage before it
+};
+
+struct Tables {
+    int layers = 0;
+    int nodes = 0;
+    int levels = 0;
+    bool generates = false;
+    bool is_free = false;
+    bool needs_back = false;        // some pair lacks the direct link that would return its tokens
+    bool tracks_max = false;        // more than one micro-batch: the prefill's maximum matters
+    bool tracks_token_max = false;  // more than one group: the maximum of a token step does
+    double loss_limit = 0;          // without a budget every loss counts as 0
+    PhaseTables prefill;
+    PhaseTables token;         // filled when the problem generates
+    std::vector<double> loss;  // boundaries x levels
+    std::vector<int>
+        max_stop;  // nodes x boundaries: the longest stage from here stops there (own index: none)
+    std::vector<int> neighbour_start;   // nodes + 1
+    std::vector<int> neighbour;         // nodes that may follow, in increasing index
+    std::vector<double> bandwidth;      // nodes x nodes
+    std::vector<double> pace;           // nodes x nodes, 1 / bandwidth
+    std::vector<double> latency;        // nodes x nodes
+    std::vector<char> half_duplex;      // nodes
+    std::vector<char> can_start;        // nodes
+    std::vector<char> can_end;          // nodes
+    std::vector<double> ingress;        // nodes, occupancy
+    std::vector<double> ingress_delay;  // nodes, propagation
+    std::vector<double> egress;         // nodes
+    std::vector<double> egress_delay;   // nodes
+    double propagates = 1;       // 0 with latency_occupies_link: what latency weighs beside the occupancy
+    std::uint64_t required = 0;  // free order: nodes that must be used
+    std::vector<int>
+        tracked_bit;  // nodes: bit in the bounds' mask, or -1 where the bounds let the node repeat
+    int tracked = 0;
+    unsigned required_tracked = 0;  // the required nodes among the tracked ones
+    std::vector<Metric> metrics;
+
+    int boundary_level(int boundary, int level) const { return boundary * levels + level; }
+    int node_boundary(int node, int boundary) const { return node * (layers + 1) + boundary; }
+    int boundary_node(int boundary, int node) const { return boundary * nodes + node; }
+    int pair(int from, int to) const { return from * nodes + to; }
+};
+
+// memory_relief_bytes is added to what every node can hold.
+Tables make_tables(const Problem& problem, double memory_relief_bytes = 0);
+
+}  // namespace orbitsplit::planner

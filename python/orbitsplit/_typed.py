@@ -1,0 +1,116 @@
+"""Values from files and callers brought to their type and shape; every ValueError names the key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+_LARGEST_INTEGER = 2**31 - 1
+
+
+def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:
+    for part in dataclasses.fields(record):
+        value = getattr(record, part.name)
+        if part.name in strings:
+            check_string(f"{key}.{part.name}", value)
+        elif part.name in booleans:
+            if not isinstance(value, bool):
+                raise ValueError(f"{key}.{part.name} is {value!r}, must be true or false")
+        else:
+            check_number(f"{key}.{part.name}", value)
+
+
+def check_string(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}, must be a string")
+
+
+def check_number(key: str, value: Any) -> None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise ValueError(f"{key} is {value!r}, must be a number")
+
+
+def check_integer(key: str, value: Any) -> None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{key} is {value!r}, must be an integer")
+    if abs(int(value)) > _LARGEST_INTEGER:
+        raise ValueError(f"{key} is {value}, must be at most {_LARGEST_INTEGER}")
+
+
+def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return a read-only float64 copy of the shape. Raises ValueError naming the key."""
+    wanted = f"must be numbers of shape {shape}"
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{key} has rows of different lengths, {wanted}") from error
+    if 0 in shape and array.size == 0:
+        array = np.zeros(shape)
+    if array.dtype.kind not in "iuf" or (isinstance(value, (list, tuple)) and _contains_bool(value)):
+        raise ValueError(f"{key} holds something that is no number, {wanted}")
+    if array.shape != shape:
+        raise ValueError(f"{key} has shape {array.shape}, {wanted}")
+    copy = np.array(array, dtype=np.float64, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def _contains_bool(values: Sequence[Any]) -> bool:
+    return any(_contains_bool(v) if isinstance(v, (list, tuple)) else isinstance(v, bool) for v in values)
+
+
+def mapping_of(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key} is {type(value).__name__}, must be an object with keys")
+    return value
+
+
+def list_of(key: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{key} is {type(value).__name__}, must be a list")
+    return value
+
+
+def check_keys(key: str, values: Mapping[str, Any], record: type) -> None:
+    fields = {f.name: f for f in dataclasses.fields(record)}
+    for name in values:
+        if name not in fields:
+            raise ValueError(f'{key} has the unknown key "{name}"; the keys are {", ".join(fields)}')
+    for name, part in fields.items():
+        has_default = part.default is not dataclasses.MISSING or part.default_factory is not dataclasses.MISSING
+        if name not in values and not has_default:
+            raise ValueError(f'{key} has no key "{name}"')
+
+
+def record_of(key: str, value: Any, record: type) -> Any:
+    values = mapping_of(key, value)
+    check_keys(key, values, record)
+    return record(**values)
+
+
+def records_of(key: str, values: Sequence[Any], record: type) -> tuple[Any, ...]:
+    return tuple(record_of(f"{key}[{i}]", value, record) for i, value in enumerate(values))
+
+
+def index_of(key: str, value: Any, names: Sequence[str]) -> int:
+    if isinstance(value, str):
+        if names.count(value) != 1:
+            count = names.count(value)
+            raise ValueError(f'{key} is "{value}", the name of {count} out of: {", ".join(map(str, names))}')
+        return names.index(value)
+    check_integer(key, value)
+    return int(value)
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f'the key "{next(k for k in keys if keys.count(k) > 1)}" appears twice')
+    return result
