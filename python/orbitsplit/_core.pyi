@@ -1,9 +1,12 @@
 # Extension module in C++; orbitsplit._fallback has the same functions.
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
+
+from ._problem import Problem
 
 __version__: str
 
@@ -12,3 +15,9 @@ def frame_bytes(dtype: int, shape: Sequence[int], codec: int, group: int, keep: 
 def encode(data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> bytes: ...
 def decode(frame: Buffer, max_bytes: int) -> tuple[int, tuple[int, ...], npt.NDArray[np.uint8]]: ...
 def crc32c(data: Buffer) -> int: ...
+
+# Planner (bind_problem.cpp, bind_planner.cpp). Rows of stages are (node, start, stop, level or -1); the results
+# are the fields of orbitsplit._problem.Evaluation and Solution.
+def validate_problem(problem: Problem) -> None: ...
+def evaluate(problem: Problem, stages: npt.NDArray[np.int32]) -> dict[str, Any]: ...
+def solve(problem: Problem, time_limit_s: float, max_labels: int) -> dict[str, Any]: ...

@@ -249,8 +249,8 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
     `stages` is a sequence of `Stage`, or anything that has one as `.stages`. Raises ValueError for stages that
     are no plan: gaps, a node twice, the wrong order, a level that does not exist.
     """
-    rows = getattr(stages, "stages", stages)
-    return Evaluation(**backend().evaluate(problem, _stage_rows(rows)))
+    sequence = stages if isinstance(stages, Sequence) else stages.stages
+    return Evaluation(**backend().evaluate(problem, _stage_rows(sequence)))
 
 
 def solve(problem: Problem, *, time_limit_s: float | None = None, max_labels: int = 5_000_000) -> Solution:
@@ -335,12 +335,12 @@ def _check_scalars(problem: Problem) -> None:
         raise ValueError(f"latency_occupies_link is {problem.latency_occupies_link!r}, must be true or false")
     if problem.name is not None:
         check_string("name", problem.name)
-    for key, nodes in (("required", problem.pins.required), ("forbidden", problem.pins.forbidden)):
-        for i, node in enumerate(nodes):
-            check_integer(f"pins.{key}[{i}]", node)
-    for layer, node in problem.pins.layers.items():
-        check_integer("pins.layers: the layer", layer)
-        check_integer(f"pins.layers[{layer}]", node)
+    for key, members in (("required", problem.pins.required), ("forbidden", problem.pins.forbidden)):
+        for i, member in enumerate(members):
+            check_integer(f"pins.{key}[{i}]", member)
+    for pinned, host in problem.pins.layers.items():
+        check_integer("pins.layers: the layer", pinned)
+        check_integer(f"pins.layers[{pinned}]", host)
 
 
 def _external_link(key: str, link: ExternalLink, nodes: int) -> ExternalLink:
