@@ -183,6 +183,6 @@ class Passthrough(nn.Module):
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
         if cache is not None and isinstance(cache.layers[self.index], CacheLayerMixin):
-            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8)
+            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8, device=hidden.device)
             cache.update(shadow, shadow, self.index)
         return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))
