@@ -9,14 +9,20 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from ._baselines import Candidate, compare, proportional, uniform
+from ._compress import Codec, compress, decompress, frame_bytes
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
 from ._network import Link, Network, Node
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
+from ._planning import build_problem, plan, plan_of
+from ._problem import Evaluation, Problem, Solution, Stage, evaluate, solve
+from ._simulate import simulate
+from ._trace import Trace, TraceEvent
 
 if TYPE_CHECKING:
     from ._calibrate import LevelTable, measure_levels
     from ._profile import LayerProfile, ModelProfile, profile
-    from .runtime import Pipeline
+    from .runtime import LinkRun, Pipeline, Run, StageRun
 
 try:
     __version__ = version("orbitsplit")
@@ -27,13 +33,17 @@ except PackageNotFoundError:  # run from the source tree
 _NEEDS_MODELS = {
     "LayerProfile": "._profile",
     "LevelTable": "._calibrate",
+    "LinkRun": ".runtime",
     "ModelProfile": "._profile",
     "Pipeline": ".runtime",
+    "Run": ".runtime",
+    "StageRun": ".runtime",
     "measure_levels": "._calibrate",
     "profile": "._profile",
 }
 
 __all__ = [
+    "Candidate",
     "Codec",
     "CorruptFrameError",
     "Evaluation",
@@ -41,6 +51,7 @@ __all__ = [
     "LayerProfile",
     "LevelTable",
     "Link",
+    "LinkRun",
     "ModelProfile",
     "Network",
     "Node",
@@ -51,19 +62,23 @@ __all__ = [
     "PlanStage",
     "Prediction",
     "Problem",
+    "Run",
     "Solution",
     "Stage",
+    "StageRun",
     "Trace",
     "TraceEvent",
     "TransportError",
     "Workload",
     "build_problem",
+    "compare",
     "compress",
     "decompress",
     "evaluate",
     "frame_bytes",
     "measure_levels",
     "plan",
+    "plan_of",
     "profile",
     "proportional",
     "simulate",
