@@ -49,18 +49,18 @@ class Pace:
         self.slowdown = slowdown
         self.cpu_s = 0.0
         self._clock = time.thread_time if threads == 1 else time.monotonic
-        self._held_until_s = 0.0
+        self.held_until_s = 0.0
 
     def hold_until(self, free_s: float) -> None:
         """Start no work before `free_s`: a half-duplex node cannot compute while it transmits."""
-        self._held_until_s = free_s
+        self.held_until_s = free_s
 
     def run(self, kind: str, group: int, step: int, work: Callable[[], T]) -> T:
         """Do `work`, last as long as the emulated node would, and record it."""
         start_s = time.monotonic()
-        if start_s < self._held_until_s:
-            sleep_until(self._held_until_s)
-            self.recorder.add("wait", group, step, start_s, self._held_until_s)
+        if start_s < self.held_until_s:
+            sleep_until(self.held_until_s)
+            self.recorder.add("wait", group, step, start_s, self.held_until_s)
             start_s = time.monotonic()
         before_s = self._clock()
         result = work()
