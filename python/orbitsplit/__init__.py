@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ._baselines import Candidate, compare, proportional, uniform
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from ._calibrate import LevelTable, measure_levels
     from ._profile import LayerProfile, ModelProfile, profile
     from .runtime import LinkRun, Pipeline, Run, StageRun
-
-try:
-    __version__ = version("orbitsplit")
-except PackageNotFoundError:  # run from the source tree
-    __version__ = "0.0.0"
 
 # Public names whose modules import torch and transformers.
 _NEEDS_MODELS = {
@@ -88,6 +82,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # a tenth of the time that `import orbitsplit` may take
+
+        return version("orbitsplit")
     if name not in _NEEDS_MODELS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ._errors import InfeasiblePlanError
+from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._network import Network, Node
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
 from ._problem import Problem, Solution, Stage, evaluate, solve
@@ -51,8 +51,6 @@ def plan(
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
     solution = solve(problem, time_limit_s=time_limit_s)
-    if solution.status == "infeasible":
-        raise InfeasiblePlanError(solution.reason)
     return plan_of(problem, solution, network, workload, model=profile.model)
 
 
@@ -110,7 +108,16 @@ def plan_of(
     *,
     model: str | None = None,
 ) -> Plan:
-    """Return the solution of a problem that `build_problem` made as a plan, with what the cost model predicts."""
+    """Return the solution of a problem that `build_problem` made as a plan, with what the cost model predicts.
+
+    Raises:
+        InfeasiblePlanError: The problem has no solution; the message says which limit is in the way.
+        OrbitsplitError: The search was stopped before it found a plan.
+    """
+    if solution.status == "infeasible":
+        raise InfeasiblePlanError(solution.reason)
+    if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
+        raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)
     prediction = Prediction(
         total_s=result.objective_s,
@@ -134,23 +141,10 @@ def plan_of(
         links=_plan_links(problem, order),
         layers=len(problem.layers),
         workload=workload,
-        return_latency_s=return_latency_s(problem, order),
+        return_latency_s=result.return_s,
         model=model,
         prediction=prediction,
     )
-
-
-def return_latency_s(problem: Problem, order: Sequence[int]) -> float:
-    """Return the seconds a token takes from the last node of the chain back to the first (DESIGN, cost model).
-
-    That is the direct link's latency where there is one, else the sum of the latencies back along the chain.
-    """
-    latency = np.asarray(problem.latency_s)
-    if len(order) == 1:
-        return 0.0
-    if problem.bandwidth_bytes_per_s[order[-1]][order[0]] > 0:
-        return float(latency[order[-1], order[0]])
-    return float(sum(latency[after, before] for before, after in pairwise(order)))
 
 
 def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
@@ -190,9 +184,8 @@ def _level_records(levels: LevelTable, network: Network) -> list[dict[str, objec
     ]
 
 
-def _memory_bytes(layer: LayerProfile, workload: Workload) -> float:
-    tokens = workload.sequences * (workload.prompt_tokens + workload.new_tokens)
-    return layer.weight_bytes + layer.kv_bytes_per_token * tokens
+def _memory_bytes(layer: LayerProfile, workload: Workload) -> int:
+    return layer.weight_bytes + workload.sequences * layer.kv_bytes(workload.prompt_tokens + workload.new_tokens)
 
 
 def _prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
