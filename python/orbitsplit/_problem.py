@@ -173,7 +173,7 @@ class Problem:
         return {
             key: _plain(value)
             for key, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-            if value is not None and value != Pins()
+            if value is not None and not (isinstance(value, Pins) and value == Pins())
         }
 
     @classmethod
