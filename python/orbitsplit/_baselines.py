@@ -5,6 +5,7 @@ Each function returns stages; whether they fit a node's memory or the loss budge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,8 @@ def _with_best_level(
         return _stages(bounds, None)
     candidates = [_stages(bounds, level) for level in range(len(problem.levels))]
     scored = [(evaluate(problem, stages), stages) for stages in candidates]
-    within = [pair for pair in scored if pair[0].loss <= problem.loss_budget]
+    budget = math.inf if problem.loss_budget is None else problem.loss_budget
+    within = [pair for pair in scored if pair[0].loss <= budget]
     if within:
         return min(within, key=lambda pair: pair[0].objective_s)[1]
     return min(scored, key=lambda pair: pair[0].loss)[1]

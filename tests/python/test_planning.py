@@ -1,0 +1,176 @@
+"""From profile, network and workload to a plan: the arrays of the problem, checked by hand, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import orbitsplit as osp
+from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Workload
+
+PROMPT, NEW = 100, 10
+
+
+def layer(name: str, weight_bytes: int, seconds: float, *, kv: int = 0, window: int | None = None) -> LayerProfile:
+    return LayerProfile(
+        name=name,
+        weight_bytes=weight_bytes,
+        kv_bytes_per_token=kv,
+        kv_tokens_max=window,
+        prefill_flop=int(seconds * 1e9),
+        decode_flop=int(seconds * 1e7),
+        prefill_s=seconds,
+        decode_s=seconds / 100,
+    )
+
+
+def profile(**changes: Any) -> ModelProfile:
+    plain = ModelProfile(
+        model="toy",
+        architecture="ToyForCausalLM",
+        dtype="float32",
+        prompt_tokens=PROMPT,
+        batch_size=1,
+        hidden_size=16,
+        layers=(
+            layer("embeddings", 1000, 0.0),
+            layer("layer 0", 500, 1.0, kv=8),
+            layer("layer 1", 500, 1.0, kv=8, window=20),
+            layer("head", 1000, 0.5),
+        ),
+        cut_bytes_per_token=64,
+        workspace_bytes=300,
+        tied_bytes=1000,
+        threads=1,
+        machine="test",
+    )
+    return replace(plain, **changes)
+
+
+def network(*slowdowns: float, memory: int = 10_000) -> Network:
+    nodes = tuple(Node(f"n{k}", memory, slowdown=s) for k, s in enumerate(slowdowns))
+    names = [node.name for node in nodes]
+    links = tuple(Link(a, b, 6400.0, 0.25) for a in names for b in names if a != b)
+    return Network("test", nodes, links)
+
+
+def test_problem_holds_what_the_profile_says() -> None:
+    workload = Workload(micro_batches=3, prompt_tokens=PROMPT, new_tokens=NEW, batch_size=1)
+    problem = osp.build_problem(profile(), network(1.0, 2.0), workload)
+    assert problem.layers == ("embeddings", "layer 0", "layer 1", "head")
+    # Three sequences of 110 tokens at 8 bytes; the second layer keeps 20 tokens only.
+    assert problem.layer_memory_bytes.tolist() == [1000, 500 + 3 * 110 * 8, 500 + 3 * 20 * 8, 1000]
+    assert problem.layer_time_s.tolist() == [[0, 1, 1, 0.5], [0, 2, 2, 1]]
+    assert problem.layer_decode_time_s is not None
+    assert problem.layer_decode_time_s.tolist() == [[0, 0.01, 0.01, 0.005], [0, 0.02, 0.02, 0.01]]
+    assert problem.cut_bytes.tolist() == [6400] * 3
+    assert problem.cut_decode_bytes is not None
+    assert problem.cut_decode_bytes.tolist() == [64] * 3
+    assert [node.headroom_bytes for node in problem.nodes] == [300, 300]
+    assert (problem.micro_batches, problem.new_tokens, problem.groups) == (3, NEW, 3)
+    assert [level.ratio for level in problem.levels] == [1.0]
+
+
+def test_overhead_of_a_forward_is_spread_over_the_layers() -> None:
+    measured = profile(overhead_prefill_s=0.4, overhead_decode_s=0.04)
+    problem = osp.build_problem(measured, network(1.0, 2.0), Workload(prompt_tokens=PROMPT, new_tokens=2))
+    # Two nodes pay it once each: 0.4 * 2 over four layers.
+    assert problem.layer_time_s[0].tolist() == [0.2, 1.2, 1.2, 0.7]
+    assert problem.layer_decode_time_s is not None
+    assert problem.layer_decode_time_s[1].tolist() == pytest.approx([0.04, 0.06, 0.06, 0.05])
+
+
+def test_compute_in_flop_per_second_needs_no_measurement() -> None:
+    node = Node("a", 10_000, flop_per_s=1e9, memory_bytes_per_s=2000)
+    unmeasured = profile(layers=tuple(replace(one, prefill_s=None, decode_s=None) for one in profile().layers))
+    problem = osp.build_problem(unmeasured, Network("one", (node,)), Workload(prompt_tokens=PROMPT, new_tokens=2))
+    # Prefill of a layer: 1e9 FLOP at 1e9 FLOP/s; decode: 500 bytes at 2000 bytes per second.
+    assert problem.layer_time_s.tolist() == [[0.5, 1, 1, 0.5]]
+    assert problem.layer_decode_time_s is not None
+    assert problem.layer_decode_time_s.tolist() == [[0.5, 0.25, 0.25, 0.5]]
+
+
+def test_plan_names_nodes_codecs_and_links() -> None:
+    levels = SimpleNamespace(
+        levels=(SimpleNamespace(name="raw", ratio=1.0, encode_s_per_byte=0.0, decode_s_per_byte=0.0),
+                SimpleNamespace(name="int8", ratio=4.0, encode_s_per_byte=1e-6, decode_s_per_byte=1e-6)),
+        loss=np.array([[0.0, 0.1], [0.0, 0.1], [0.0, 0.1]]),
+    )  # fmt: skip
+    workload = Workload(micro_batches=8, prompt_tokens=PROMPT)
+    result = osp.plan(profile(), network(2.0, 1.0, memory=9000), workload, levels=levels, loss_budget=0.1)
+    assert result.prediction is not None
+    assert result.prediction.status == "optimal"
+    assert len(result.stages) == 2
+    assert [stage.codec for stage in result.stages] == ["int8", None]
+    assert {stage.node: stage.slowdown for stage in result.stages} == {"n0": 2.0, "n1": 1.0}
+    assert result.links == (osp.PlanLink(6400.0, 0.25),)
+    assert osp.Plan.from_dict(result.to_dict()) == result
+
+
+def test_infeasible_is_an_error_that_names_the_limit() -> None:
+    with pytest.raises(osp.InfeasiblePlanError, match="memory|needs|hold"):
+        osp.plan(profile(), network(1.0, 1.0, memory=1200))
+
+
+@pytest.mark.parametrize(
+    ("changes", "workload", "message"),
+    [
+        ({}, Workload(prompt_tokens=7), "prompt_tokens=100, the workload has 7"),
+        ({}, Workload(prompt_tokens=PROMPT, batch_size=2), "batch_size=1, the workload has 2"),
+        ({"layers": (replace(layer("embeddings", 1, 0.0), prefill_s=None),)}, None, "was not measured"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    changes: dict[str, Any], workload: Workload | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        osp.plan(profile(**changes), network(1.0, 1.0), workload)
+
+
+def test_levels_of_another_model_are_refused() -> None:
+    levels = SimpleNamespace(levels=(), loss=np.zeros((7, 0)))
+    with pytest.raises(ValueError, match="the levels describe 7 cuts, the profiled model has 3"):
+        osp.plan(profile(), network(1.0, 1.0), levels=levels)
+
+
+def test_baselines_cover_all_layers_and_their_scores_are_no_better() -> None:
+    problem = osp.build_problem(
+        profile(), network(1.0, 2.0, 1.5), Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=NEW)
+    )
+    solution = osp.solve(problem)
+    assert [(s.node, s.start, s.stop) for s in osp.uniform(problem)] == [(0, 0, 1), (1, 1, 3), (2, 3, 4)]
+    candidates = osp.compare(problem, solution)
+    assert [c.name for c in candidates[:4]] == ["planned", "best without compression", "uniform", "proportional to speed"]
+    assert candidates[0].total_s == solution.objective_s
+    for candidate in candidates[1:]:
+        assert candidate.breaks or candidate.total_s >= candidates[0].total_s
+
+
+def test_proportional_gives_a_node_of_twice_the_speed_twice_the_layers() -> None:
+    problem = osp.Problem.from_dict(
+        {
+            "layers": [f"layer {i}" for i in range(9)],
+            "nodes": [{"name": name, "memory_bytes": 10} for name in "ab"],
+            "layer_memory_bytes": [1] * 9,
+            "layer_time_s": [[2.0] * 9, [1.0] * 9],
+            "cut_bytes": [1] * 8,
+            "bandwidth_bytes_per_s": [[0, 1], [1, 0]],
+            "latency_s": [[0, 0], [0, 0]],
+            "levels": [{"name": "raw", "ratio": 1}],
+            "loss": [[0]] * 8,
+        }
+    )
+    assert [(s.start, s.stop) for s in osp.proportional(problem)] == [(0, 3), (3, 9)]
+
+
+def test_the_best_single_level_is_within_the_loss_budget() -> None:
+    data = osp.build_problem(profile(), network(1.0, 2.0), Workload(micro_batches=4, prompt_tokens=PROMPT)).to_dict()
+    data["levels"] = [{"name": f"r{r}", "ratio": r} for r in (1, 2, 4)]
+    data["loss"] = [[0.0, 0.1, 0.3]] * 3
+    for budget, expected in ((0.0, 0), (0.15, 1), (1.0, 2)):
+        problem = osp.Problem.from_dict({**data, "loss_budget": budget})
+        assert osp.uniform(problem)[0].level == expected
