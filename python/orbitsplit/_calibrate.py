@@ -1,0 +1,256 @@
+"""What each codec saves and what it loses at each cut of a model."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from ._compress import compress, decompress
+from ._layer_time import machine_name
+from ._layers import Passthrough, find_layers, find_layout
+from ._model import load_tokenizer, open_model, read_config
+from .runtime._stage import StageModel
+
+FORMAT = "orbitsplit-levels"
+VERSION = 1
+
+# Next-token distributions compared per cut and codec. The head over a large vocabulary costs more than all layers
+# behind a cut, and the loss varies more from text to text than with more positions of one text.
+_POSITIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One codec: `ratio` is original over compressed bytes; seconds are per original byte, on one thread."""
+
+    name: str
+    ratio: float
+    encode_s_per_byte: float
+    decode_s_per_byte: float
+
+
+@dataclass(frozen=True, slots=True)
+class LevelTable:
+    """Codecs and what each loses at each cut.
+
+    `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats per token: the mean KL
+    divergence of the next-token distribution from that of the unsplit model.
+    """
+
+    levels: tuple[Level, ...]
+    loss: tuple[tuple[float, ...], ...]
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.levels) for row in self.loss):
+            raise ValueError(f"each row of loss needs {len(self.levels)} numbers, one per level")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as plain data for JSON."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "levels": [asdict(level) for level in self.levels],
+            "loss": [list(row) for row in self.loss],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LevelTable:
+        """Make a table from what `to_dict` returned; raises ValueError for anything else."""
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise ValueError(
+                f"not a table of levels: expected format {FORMAT!r} version {VERSION}, "
+                f"got {data.get('format')!r} version {data.get('version')!r}"
+            )
+        try:
+            return cls(
+                levels=tuple(Level(**level) for level in data["levels"]),
+                loss=tuple(tuple(float(value) for value in row) for row in data["loss"]),
+                provenance=dict(data["provenance"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a table of levels: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> LevelTable:
+        """Read a table that `save` wrote; raises ValueError for anything else."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a table of levels: {error}") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} is not a table of levels: expected a JSON object")
+        return cls.from_dict(data)
+
+
+def measure_levels(
+    model: str | Path,
+    data: Tensor | Sequence[str],
+    *,
+    codecs: Sequence[str] = ("raw", "bf16", "int8", "int4", "topk"),
+    prompt_tokens: int = 256,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[str, float], None] | None = None,
+) -> LevelTable:
+    """Measure what each codec saves and loses at each cut of a causal language model.
+
+    `data` is token ids [B, S] without padding, or texts, of each of which the first `prompt_tokens` tokens count. Each
+    cut is measured alone, with the whole model in memory; losses of several cuts add up to good accuracy.
+
+    Raises:
+        ValueError: No text has `prompt_tokens` tokens, the ids are not [B, S], a codec is unknown, or the
+            architecture cannot be split.
+    """
+    report = progress or (lambda _step, _fraction: None)
+    source = open_model(model, progress=progress)
+    input_ids = data if isinstance(data, Tensor) else _tokens(source, data, prompt_tokens)
+    if input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise ValueError(f"token ids have shape {tuple(input_ids.shape)}, expected a non-empty [B, S]")
+    report("loading the model", 0.0)
+    layout = find_layout(read_config(source))
+    stage = StageModel.load(source, 0, layout.layer_count + 2, dtype=dtype)
+    tails = _Tails(stage, layout.tuple_length, input_ids)
+    timings: dict[str, list[_Timing]] = {codec: [] for codec in codecs}
+    loss = []
+    for cut, hidden in tails.walk():
+        row = []
+        for index, codec in enumerate(codecs):
+            done = (cut + index / len(codecs)) / (layout.layer_count + 1)
+            report(f"cut after {cut} layers, {codec}", done)
+            received, timing = _transmit(hidden, codec)
+            timings[codec].append(timing)
+            # Bytes that come back as they were need no forward to know that nothing is lost.
+            row.append(0.0 if torch.equal(received, hidden) else tails.loss(received))
+        loss.append(tuple(row))
+    report("levels measured", 1.0)
+    return LevelTable(
+        levels=tuple(_level(codec, timings[codec]) for codec in codecs),
+        loss=tuple(loss),
+        provenance={
+            "model": str(model),
+            "dtype": str(dtype).removeprefix("torch."),
+            "rows": input_ids.shape[0],
+            "tokens_per_row": input_ids.shape[1],
+            "positions": tails.positions.numel() * input_ids.shape[0],
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "machine": machine_name(),
+        },
+    )
+
+
+def _tokens(model: str | Path, texts: Sequence[str], count: int) -> Tensor:
+    tokenizer = load_tokenizer(model)
+    rows = [tokenizer(text, truncation=True, max_length=count).input_ids for text in texts]
+    long_enough = [row for row in rows if len(row) == count]
+    if not long_enough:
+        longest = max((len(row) for row in rows), default=0)
+        raise ValueError(f"none of the {len(rows)} texts has {count} tokens, the longest has {longest}")
+    return torch.tensor(long_enough)
+
+
+@dataclass(frozen=True)
+class _Timing:
+    original_bytes: int
+    frame_bytes: int
+    encode_s: float
+    decode_s: float
+
+
+def _transmit(hidden: Tensor, codec: str) -> tuple[Tensor, _Timing]:
+    start = time.thread_time()
+    frame = compress(hidden, codec=codec)
+    encoded = time.thread_time()
+    received: Tensor = decompress(frame, framework="torch", max_bytes=hidden.nbytes)
+    decoded = time.thread_time()
+    return received, _Timing(hidden.nbytes, len(frame), encoded - start, decoded - encoded)
+
+
+def _level(codec: str, timings: Sequence[_Timing]) -> Level:
+    frames = sum(timing.frame_bytes for timing in timings)
+    return Level(
+        name=codec,
+        # A raw frame is longer than the activation by its header; the planner wants ratios of at least 1.
+        ratio=max(1.0, sum(timing.original_bytes for timing in timings) / frames),
+        encode_s_per_byte=statistics.median(timing.encode_s / timing.original_bytes for timing in timings),
+        decode_s_per_byte=statistics.median(timing.decode_s / timing.original_bytes for timing in timings),
+    )
+
+
+class _Tails:
+    """The model behind each cut in turn: what is before the cut is computed once, for all cuts."""
+
+    def __init__(self, stage: StageModel, tuple_length: int | None, input_ids: Tensor) -> None:
+        self._model = stage.model
+        self._tuple_length = tuple_length
+        self._input_ids = input_ids
+        self._injected: Tensor | None = None
+        rows, tokens = input_ids.shape
+        count = min(tokens, max(1, _POSITIONS // rows))
+        # Evenly spaced up to the last one; early tokens, with little context, are part of every prompt too.
+        self.positions = torch.arange(1, count + 1) * tokens // count - 1
+        _, self._layers = find_layers(stage.model)
+        with self._recording() as self._hidden:
+            self._reference = self._log_probabilities()
+        self._layers[0].register_forward_pre_hook(self._inject, with_kwargs=True)
+
+    def walk(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield each cut with the activation that crosses it; until the next one, `loss` is of that cut."""
+        for cut, hidden in enumerate(self._hidden):
+            if cut > 0:
+                passed = Passthrough(cut - 1, self._layers[cut - 1], self._tuple_length)
+                passed.register_forward_pre_hook(self._inject, with_kwargs=True)
+                self._layers[cut - 1] = passed
+            yield cut, hidden
+
+    @torch.inference_mode()
+    def loss(self, received: Tensor) -> float:
+        """Return the mean KL divergence, in nats per token, when the layers behind the cut get this activation."""
+        self._injected = received
+        changed = self._log_probabilities()
+        divergence = nn.functional.kl_div(changed, self._reference, log_target=True, reduction="sum")
+        return max(0.0, float(divergence) / (self.positions.numel() * received.shape[0]))
+
+    @torch.inference_mode()
+    def _log_probabilities(self) -> Tensor:
+        output = self._model(input_ids=self._input_ids, use_cache=False, logits_to_keep=self.positions)
+        logits: Tensor = output.logits
+        return logits.float().log_softmax(-1)
+
+    def _inject(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (self._injected, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._injected}
+
+    @contextmanager
+    def _recording(self) -> Iterator[list[Tensor]]:
+        recorded: list[Tensor] = []
+
+        def before(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            recorded.append(args[0] if args else kwargs["hidden_states"])
+
+        def after(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            recorded.append(output[0] if isinstance(output, tuple) else output)
+
+        handles = [self._layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+        handles += [layer.register_forward_hook(after) for layer in self._layers]
+        try:
+            yield recorded
+        finally:
+            for handle in handles:
+                handle.remove()
