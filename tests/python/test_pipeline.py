@@ -1,0 +1,317 @@
+"""Pipelines of real processes: tokens equal to one process, measurements, and every way to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tiny_models import HIDDEN, LAYERS, PAD, save_tiny_model, tiny_prompts
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import orbitsplit as osp
+from orbitsplit.runtime import Pipeline
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    save_tiny_model(path, "llama")
+    return path
+
+
+@pytest.fixture(scope="module")
+def unsplit(directory: Path) -> PreTrainedModel:
+    """The judge: the same weights in one process, under transformers' own generate."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return model.eval()
+
+
+def make_plan(cuts: list[int], *, micro_batches: int = 1, codecs: list[str | None] | None = None) -> osp.Plan:
+    plan = osp.Plan.manual(cuts=cuts, layers=LAYERS, codecs=codecs)
+    return replace(plan, workload=osp.Workload(micro_batches=micro_batches, prompt_tokens=8, new_tokens=8))
+
+
+def alive(pids: tuple[int, ...]) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def three_stages(directory: Path) -> Iterator[Pipeline]:
+    with Pipeline(make_plan([1, 3], micro_batches=2), directory) as pipe:
+        yield pipe
+        pids = pipe.pids
+    assert alive(pids) == []
+
+
+LATENCY_S, RATE = 0.03, 50_000.0
+
+
+@pytest.fixture(scope="module")
+def slow_links(directory: Path) -> Iterator[Pipeline]:
+    """Four stages, the first only the embeddings and the last only the head; one slow, half-duplex node."""
+    plan = make_plan([0, 2, LAYERS], micro_batches=2, codecs=["raw", "int8", None])
+    stages = list(plan.stages)
+    stages[1] = replace(stages[1], slowdown=3.0, half_duplex=True)
+    links = (osp.PlanLink(RATE, LATENCY_S), osp.PlanLink(RATE, LATENCY_S), osp.PlanLink())
+    plan = replace(plan, stages=tuple(stages), links=links, return_latency_s=LATENCY_S)
+    with Pipeline(plan, directory) as pipe:
+        yield pipe
+
+
+def greedy(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, new_tokens: int, **options: object
+) -> Tensor:
+    tokens: Tensor = model.generate(
+        input_ids, attention_mask=attention_mask, max_new_tokens=new_tokens, do_sample=False, **options
+    )
+    return tokens
+
+
+@pytest.mark.parametrize("length", [1, 7, 300])
+def test_tokens_equal_those_of_one_process(three_stages: Pipeline, unsplit: PreTrainedModel, length: int) -> None:
+    input_ids, mask = tiny_prompts((length,))
+    tokens = three_stages.generate(input_ids, mask, max_new_tokens=32, eos_token_id=())
+    assert tokens.shape == (1, length + 32)
+    assert torch.equal(tokens, greedy(unsplit, input_ids, mask, 32, eos_token_id=-1))
+
+
+@pytest.mark.parametrize("lengths", [(3, 9, 5, 12), (4, 2, 8)])
+def test_unequal_left_padded_prompts(
+    three_stages: Pipeline, unsplit: PreTrainedModel, lengths: tuple[int, ...]
+) -> None:
+    input_ids, mask = tiny_prompts(lengths)
+    tokens = three_stages.generate(input_ids, mask, max_new_tokens=32)
+    assert torch.equal(tokens, greedy(unsplit, input_ids, mask, 32))
+
+
+def test_rows_end_at_their_own_end_of_sequence_token(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+    input_ids, mask = tiny_prompts((6, 3, 8, 5))
+    free = greedy(unsplit, input_ids, mask, 16, eos_token_id=-1)
+    # Tokens that end two of the rows in the middle, and so both groups at different steps.
+    eos = [int(free[0, input_ids.shape[1] + 4]), int(free[3, input_ids.shape[1] + 9])]
+    expected = greedy(unsplit, input_ids, mask, 16, eos_token_id=eos)
+    assert (expected == PAD).sum() > (input_ids == PAD).sum()
+    assert torch.equal(three_stages.generate(input_ids, mask, max_new_tokens=16, eos_token_id=eos), expected)
+
+
+def test_the_result_is_as_short_as_the_longest_row(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+    input_ids, mask = tiny_prompts((5,))
+    third = int(greedy(unsplit, input_ids, mask, 3, eos_token_id=-1)[0, -1])
+    tokens = three_stages.generate(input_ids, mask, max_new_tokens=50, eos_token_id=third)
+    assert torch.equal(tokens, greedy(unsplit, input_ids, mask, 50, eos_token_id=third))
+    assert tokens.shape[1] <= 8
+
+
+def test_without_a_mask_padding_is_told_from_the_pad_token(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+    input_ids, mask = tiny_prompts((6, 3))
+    expected = greedy(unsplit, input_ids, mask, 8)
+    assert torch.equal(three_stages.generate(input_ids, max_new_tokens=8), expected)
+
+
+def test_a_single_token(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+    input_ids, mask = tiny_prompts((4, 4))
+    assert torch.equal(three_stages.generate(input_ids, mask, max_new_tokens=1), greedy(unsplit, input_ids, mask, 1))
+    assert three_stages.last_run is not None
+    assert three_stages.last_run.token_step_s == 0.0
+
+
+def test_the_run_counts_frames_and_bytes(three_stages: Pipeline) -> None:
+    input_ids, mask = tiny_prompts((9, 9, 9))
+    three_stages.generate(input_ids, mask, max_new_tokens=5, eos_token_id=())
+    run = three_stages.last_run
+    assert run is not None
+    assert (run.sequences, run.prompt_tokens, run.new_tokens, run.groups) == (3, 9, 5, 2)
+    for link in run.links:
+        assert link.frames == 2 * 5
+        assert link.original_bytes == 3 * (9 + 4) * HIDDEN * 4
+        prefill = [osp.frame_bytes((rows, 9, HIDDEN), "float32", "raw") for rows in (2, 1)]
+        decode = [osp.frame_bytes((rows, 1, HIDDEN), "float32", "raw") for rows in (2, 1)]
+        assert (link.prefill_bytes, link.decode_bytes) == (sum(prefill), 4 * sum(decode))
+    assert [(link.source, link.destination) for link in run.links] == [("node 0", "node 1"), ("node 1", "node 2")]
+
+
+def test_the_run_records_seconds_and_memory(three_stages: Pipeline) -> None:
+    input_ids, mask = tiny_prompts((9, 9))
+    three_stages.generate(input_ids, mask, max_new_tokens=5, eos_token_id=())
+    run = three_stages.last_run
+    assert run is not None
+    assert 0 < run.prefill_s < run.total_s == run.prefill_s + run.decode_s
+    assert run.tokens_per_s == pytest.approx(10 / run.total_s)
+    assert run.trace.stop_s >= run.total_s
+    for stage in run.stages:
+        assert 0 < stage.cpu_s <= stage.compute_s + stage.encode_s + stage.decode_s
+        assert 100e6 < stage.baseline_bytes < stage.peak_bytes < stage.baseline_bytes + 200e6
+    computed = {(e.group, e.step) for e in run.trace.of("node 1", "compute")}
+    assert computed == {(group, step) for group in range(2) for step in range(5)}
+    assert json.loads(json.dumps(run.to_dict()))["links"][0]["frames"] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": torch.zeros(3, dtype=torch.int64)}, r"input_ids are torch.int64 \[3\]"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, r"\[1, 0\]"),
+        ({"input_ids": torch.zeros(1, 3)}, r"torch.float32 \[1, 3\]"),
+        ({"attention_mask": torch.ones(1, 2)}, r"attention_mask is \[1, 2\], input_ids are \[1, 3\]"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, it must be at least 1"),
+    ],
+)
+def test_wrong_arguments_leave_the_pipeline_usable(
+    three_stages: Pipeline, arguments: dict[str, object], message: str
+) -> None:
+    good = {"input_ids": torch.full((1, 3), 5), "attention_mask": torch.ones(1, 3), "max_new_tokens": 1}
+    with pytest.raises(ValueError, match=message):
+        three_stages.generate(**{**good, **arguments})  # type: ignore[arg-type]
+    assert three_stages.generate(**good).shape == (1, 4)  # type: ignore[arg-type]
+
+
+def test_shaped_links_take_their_time(slow_links: Pipeline) -> None:
+    input_ids, mask = tiny_prompts((200, 200))
+    slow_links.generate(input_ids, mask, max_new_tokens=4, eos_token_id=())
+    run = slow_links.last_run
+    assert run is not None
+    raw, int8 = (osp.frame_bytes((1, 200, HIDDEN), "float32", codec) / RATE for codec in ("raw", "int8"))
+    # The first link sends two groups one after the other, then the last of them passes the second link.
+    assert run.prefill_s >= 2 * raw + LATENCY_S + int8 + LATENCY_S
+    assert run.decode_s >= 3 * 3 * LATENCY_S
+    assert run.links[0].busy_s == pytest.approx(run.links[0].frame_bytes / RATE)
+    assert run.links[1].ratio > 3
+    assert run.links[0].original_bytes == run.links[1].original_bytes
+
+
+def test_half_duplex_nodes_do_not_compute_while_they_transmit(slow_links: Pipeline) -> None:
+    input_ids, mask = tiny_prompts((200, 200))
+    slow_links.generate(input_ids, mask, max_new_tokens=2, eos_token_id=())
+    assert slow_links.last_run is not None
+    trace = slow_links.last_run.trace
+    sent = trace.of("node 1", "send")
+    worked = [e for kind in ("compute", "encode", "decode") for e in trace.of("node 1", kind)]
+    assert len(sent) == 4
+    assert all(w.stop_s <= s.start_s or w.start_s >= s.stop_s for w in worked for s in sent if s.duration_s > 0)
+    # The node before it may: it works on the second group while the first is on its link.
+    first = trace.of("node 0", "send")[0]
+    assert any(first.start_s < e.stop_s and e.start_s < first.stop_s for e in trace.of("node 0", "compute"))
+
+
+def test_slow_nodes_take_longer_by_the_stated_factor(slow_links: Pipeline) -> None:
+    input_ids, mask = tiny_prompts((200, 200))
+    slow_links.generate(input_ids, mask, max_new_tokens=4, eos_token_id=())
+    run = slow_links.last_run
+    assert run is not None
+    slow = run.stages[1]
+    assert slow.compute_s + slow.encode_s + slow.decode_s >= 3.0 * slow.cpu_s
+    assert run.trace.slowdowns == (1.0, 3.0, 1.0, 1.0)
+
+
+def test_one_stage_is_a_plain_model_whose_failure_names_its_node(directory: Path, unsplit: PreTrainedModel) -> None:
+    with Pipeline(make_plan([], micro_batches=2), directory) as pipe:
+        input_ids, mask = tiny_prompts((7, 4, 5))
+        assert torch.equal(pipe.generate(input_ids, mask, max_new_tokens=12), greedy(unsplit, input_ids, mask, 12))
+        assert pipe.last_run is not None
+        assert pipe.last_run.links == ()
+        with pytest.raises(osp.TransportError, match=r'node "node 0" \(stage 0, layers 0-5\) failed: IndexError'):
+            pipe.generate(torch.full((1, 3), 10**6), max_new_tokens=4)
+        with pytest.raises(osp.TransportError, match=r"the pipeline cannot be used: node .node 0."):
+            pipe.generate(input_ids, mask, max_new_tokens=1)
+        assert alive(pipe.pids) == []
+
+
+def kill_once_generating(signal_number: int, rank: int) -> tuple[Callable[[str, float], None], list[Pipeline]]:
+    """Return a progress callback that signals a rank's process when tokens come out, and where to put the pipeline."""
+    target: list[Pipeline] = []
+
+    def progress(phase: str, fraction: float) -> None:
+        if phase == "generating" and fraction > 0 and target:
+            os.kill(target.pop().pids[rank], signal_number)
+
+    return progress, target
+
+
+@pytest.mark.parametrize(("signal_number", "rank"), [(9, 0), (9, 1), (9, 2), (signal.SIGSTOP, 1)])
+def test_a_lost_node_ends_the_run_with_an_error_that_names_it(directory: Path, signal_number: int, rank: int) -> None:
+    progress, target = kill_once_generating(signal_number, rank)
+    with Pipeline(make_plan([1, 3]), directory, progress=progress, heartbeat_timeout_s=4.0) as pipe:
+        target.append(pipe)
+        reason = r"was killed by signal 9 \(SIGKILL\)" if signal_number == 9 else "gave no sign of life for"
+        with pytest.raises(osp.TransportError, match=rf'node "node {rank}" \(stage {rank}, layers .*\) {reason}'):
+            pipe.generate(torch.full((1, 3), 5), max_new_tokens=50_000, eos_token_id=(), timeout_s=60)
+        assert alive(pipe.pids) == []
+
+
+def test_a_run_that_takes_too_long_ends_the_pipeline(directory: Path) -> None:
+    with Pipeline(make_plan([2]), directory) as pipe:
+        with pytest.raises(osp.TransportError, match=r"did not finish generating within 0\.1 s"):
+            pipe.generate(torch.full((1, 3), 5), max_new_tokens=50_000, eos_token_id=(), timeout_s=0.1)
+        assert alive(pipe.pids) == []
+
+
+def test_a_start_that_takes_too_long_names_the_stage(directory: Path) -> None:
+    with pytest.raises(osp.TransportError, match=r'node "node 0" \(stage 0.* did not finish starting within 0.1 s'):
+        Pipeline(make_plan([2]), directory, start_timeout_s=0.1)
+
+
+def test_a_plan_for_another_model_is_refused(directory: Path) -> None:
+    with pytest.raises(ValueError, match=r"the plan has 8 layers, .* has 6 \(embeddings, 4 transformer layers, head\)"):
+        Pipeline(osp.Plan.manual(cuts=[2], layers=6), directory)
+
+
+def test_a_model_and_a_known_dtype_are_needed(directory: Path) -> None:
+    with pytest.raises(ValueError, match="the plan names no model"):
+        Pipeline(make_plan([2]))
+    with pytest.raises(ValueError, match="dtype is 'int8', it must be one of float32, bfloat16, float16"):
+        Pipeline(make_plan([2]), directory, dtype="int8")
+
+
+# Prints the workers' ids once tokens come out, then goes on until somebody ends it.
+_PARENT = """
+import sys, torch
+from pathlib import Path
+import orbitsplit as osp
+told = []
+def progress(phase, fraction):
+    if phase == "generating" and fraction > 0 and not told:
+        told.append(True)
+        print(*pipe.pids, flush=True)
+try:
+    with osp.Pipeline(osp.Plan.manual(cuts=[2], layers=4), Path(sys.argv[1]), progress=progress) as pipe:
+        pipe.generate(torch.full((1, 3), 5), max_new_tokens=100_000, eos_token_id=())
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_the_processes_end_with_their_parent(directory: Path, signal_number: int) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(osp.__file__).parents[1])}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        assert parent.stdout is not None
+        workers = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.send_signal(signal_number)
+        output, errors = parent.communicate(timeout=30)
+    finally:
+        parent.kill()
+        parent.wait()
+    _, still_alive = psutil.wait_procs(workers, timeout=10)
+    assert still_alive == []
+    assert errors == ""
+    assert output == ("interrupted\n" if signal_number == signal.SIGINT else "")
