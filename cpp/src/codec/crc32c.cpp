@@ -1,25 +1,27 @@
 #include <array>
 #include <cstring>
 
+#include "codec/kernels.hpp"
 #include "orbitsplit/frame.hpp"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define ORBITSPLIT_CRC32C_SSE42
 #include <nmmintrin.h>
+#define ORBITSPLIT_CRC32C_TARGET __attribute__((target("sse4.2")))
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
-#define ORBITSPLIT_CRC32C_ARM
 #include <arm_acle.h>
+#define ORBITSPLIT_CRC32C_TARGET
 #endif
 
 namespace orbitsplit {
 
 namespace {
 
-using Tables = std::array<std::array<std::uint32_t, 256>, 8>;
+template <std::size_t count>
+using Tables = std::array<std::array<std::uint32_t, 256>, count>;
 
-// tables[k][b]: the checksum of byte b followed by k zero bytes ("slicing by 8").
-constexpr Tables make_tables() {
-    Tables tables{};
+// byte_tables[k][b]: the checksum of byte b followed by k zero bytes ("slicing by 8").
+constexpr Tables<8> make_byte_tables() {
+    Tables<8> tables{};
     for (std::uint32_t byte = 0; byte < 256; ++byte) {
         std::uint32_t crc = byte;
         for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82F63B78 : 0);
@@ -31,7 +33,7 @@ constexpr Tables make_tables() {
     return tables;
 }
 
-constexpr Tables tables = make_tables();
+constexpr Tables<8> byte_tables = make_byte_tables();
 
 std::uint64_t load_word(const std::byte* bytes) {
     std::uint64_t word;
@@ -39,55 +41,97 @@ std::uint64_t load_word(const std::byte* bytes) {
     return word;
 }
 
-std::uint32_t update_portable(std::uint32_t crc, std::span<const std::byte> bytes) {
-    std::size_t i = 0;
-    for (; i + 8 <= bytes.size(); i += 8) {
-        const std::uint64_t word = load_word(bytes.data() + i) ^ crc;
-        crc = 0;
-        for (std::size_t k = 0; k < 8; ++k) crc ^= tables[7 - k][(word >> (8 * k)) & 0xFF];
+#if defined(ORBITSPLIT_CRC32C_TARGET)
+
+// The instruction takes three cycles and can start every cycle: three streams of this many bytes side by
+// side.
+constexpr std::size_t stream_bytes = 512;
+
+// The checksum after that many zero bytes, from the tables of its four bytes (the operation is linear).
+constexpr std::uint32_t skip(const Tables<4>& tables, std::uint32_t crc) {
+    return tables[0][crc & 0xFF] ^ tables[1][(crc >> 8) & 0xFF] ^ tables[2][(crc >> 16) & 0xFF] ^
+           tables[3][crc >> 24];
+}
+
+constexpr Tables<4> make_stream_tables() {
+    Tables<4> tables{};
+    for (std::uint32_t k = 0; k < 4; ++k)
+        for (std::uint32_t byte = 0; byte < 256; ++byte) {
+            const std::uint32_t crc = byte << (8 * k);
+            tables[k][byte] = (crc >> 8) ^ byte_tables[0][crc & 0xFF];
+        }
+    for (std::size_t bytes = 1; bytes < stream_bytes; bytes *= 2) {
+        const Tables<4> half = tables;
+        for (auto& table : tables)
+            for (std::uint32_t& crc : table) crc = skip(half, crc);
     }
-    for (; i < bytes.size(); ++i)
-        crc = (crc >> 8) ^ tables[0][(crc ^ std::to_integer<std::uint32_t>(bytes[i])) & 0xFF];
-    return crc;
+    return tables;
 }
 
-#if defined(ORBITSPLIT_CRC32C_SSE42)
+constexpr Tables<4> stream_tables = make_stream_tables();
 
-__attribute__((target("sse4.2"))) std::uint32_t update_sse42(std::uint32_t crc,
-                                                             std::span<const std::byte> bytes) {
-    std::uint64_t wide = crc;
-    std::size_t i = 0;
-    for (; i + 8 <= bytes.size(); i += 8) wide = _mm_crc32_u64(wide, load_word(bytes.data() + i));
-    crc = static_cast<std::uint32_t>(wide);
-    for (; i < bytes.size(); ++i) crc = _mm_crc32_u8(crc, std::to_integer<std::uint8_t>(bytes[i]));
-    return crc;
+#if defined(__x86_64__)
+
+ORBITSPLIT_CRC32C_TARGET inline std::uint64_t step(std::uint64_t crc, const std::byte* bytes) {
+    return _mm_crc32_u64(crc, load_word(bytes));
 }
 
-std::uint32_t update(std::uint32_t crc, std::span<const std::byte> bytes) {
-    static const bool has_instruction = __builtin_cpu_supports("sse4.2") != 0;
-    return has_instruction ? update_sse42(crc, bytes) : update_portable(crc, bytes);
-}
-
-#elif defined(ORBITSPLIT_CRC32C_ARM)
-
-std::uint32_t update(std::uint32_t crc, std::span<const std::byte> bytes) {
-    std::size_t i = 0;
-    for (; i + 8 <= bytes.size(); i += 8) crc = __crc32cd(crc, load_word(bytes.data() + i));
-    return update_portable(crc, bytes.subspan(i));
+bool has_instruction() {
+    static const bool supported = __builtin_cpu_supports("sse4.2") != 0;
+    return supported;
 }
 
 #else
 
-std::uint32_t update(std::uint32_t crc, std::span<const std::byte> bytes) {
-    return update_portable(crc, bytes);
+inline std::uint64_t step(std::uint64_t crc, const std::byte* bytes) {
+    return __crc32cd(static_cast<std::uint32_t>(crc), load_word(bytes));
+}
+
+bool has_instruction() { return true; }
+
+#endif
+
+ORBITSPLIT_CRC32C_TARGET std::uint32_t update_by_instruction(std::uint32_t before,
+                                                             std::span<const std::byte> bytes) {
+    std::uint64_t crc = before;
+    std::size_t at = 0;
+    for (; at + 3 * stream_bytes <= bytes.size(); at += 3 * stream_bytes) {
+        const std::byte* first = bytes.data() + at;
+        std::uint64_t second = 0;
+        std::uint64_t third = 0;
+        for (std::size_t i = 0; i < stream_bytes; i += 8) {
+            crc = step(crc, first + i);
+            second = step(second, first + stream_bytes + i);
+            third = step(third, first + 2 * stream_bytes + i);
+        }
+        crc = skip(stream_tables, static_cast<std::uint32_t>(crc)) ^ second;
+        crc = skip(stream_tables, static_cast<std::uint32_t>(crc)) ^ third;
+    }
+    for (; at + 8 <= bytes.size(); at += 8) crc = step(crc, bytes.data() + at);
+    return kernels::update_crc32c_portable(static_cast<std::uint32_t>(crc), bytes.subspan(at));
 }
 
 #endif
 
 }  // namespace
 
+std::uint32_t kernels::update_crc32c_portable(std::uint32_t crc, std::span<const std::byte> bytes) {
+    std::size_t i = 0;
+    for (; i + 8 <= bytes.size(); i += 8) {
+        const std::uint64_t word = load_word(bytes.data() + i) ^ crc;
+        crc = 0;
+        for (std::size_t k = 0; k < 8; ++k) crc ^= byte_tables[7 - k][(word >> (8 * k)) & 0xFF];
+    }
+    for (; i < bytes.size(); ++i)
+        crc = (crc >> 8) ^ byte_tables[0][(crc ^ std::to_integer<std::uint32_t>(bytes[i])) & 0xFF];
+    return crc;
+}
+
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before) {
-    return ~update(~before, bytes);
+#if defined(ORBITSPLIT_CRC32C_TARGET)
+    if (has_instruction()) return ~update_by_instruction(~before, bytes);
+#endif
+    return ~kernels::update_crc32c_portable(~before, bytes);
 }
 
 }  // namespace orbitsplit

@@ -41,6 +41,9 @@ bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, DType dt
 bool place_by_gaps(const std::byte* values, std::span<const std::byte> gaps, DType dtype, layout::Rows rows,
                    std::size_t kept, std::byte* out);
 
+// CRC-32C without special instructions, on the register itself (crc32c() inverts it before and after).
+std::uint32_t update_crc32c_portable(std::uint32_t crc, std::span<const std::byte> bytes);
+
 // Index of the first value that is NaN or infinite; `count` if none is.
 std::size_t first_non_finite(const std::byte* in, DType dtype, std::size_t count);
 

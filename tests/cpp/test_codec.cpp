@@ -1,0 +1,220 @@
+// Codecs: what decoding gives back, and what encoding refuses. The reference arithmetic here is in double and
+// per element.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <string>
+
+#include "check.hpp"
+#include "orbitsplit/codec.hpp"
+
+using namespace orbitsplit;
+
+namespace {
+
+constexpr float infinite = std::numeric_limits<float>::infinity();
+constexpr float largest = std::numeric_limits<float>::max();
+
+std::vector<std::byte> encode(const std::vector<float>& x, std::vector<std::int64_t> shape,
+                              const char* codec) {
+    return compress(std::as_bytes(std::span(x)), DType::float32, shape, parse_codec(codec));
+}
+
+std::vector<float> round_trip(const std::vector<float>& x, std::vector<std::int64_t> shape,
+                              const char* codec) {
+    const std::vector<std::byte> frame = encode(x, shape, codec);
+    CHECK(frame.size() <= frame_bytes(DType::float32, shape, parse_codec(codec)));
+    const Decoded decoded = decompress(frame);
+    CHECK(decoded.shape == shape && decoded.dtype == DType::float32);
+    std::vector<float> values(decoded.data.size() / 4);
+    if (!values.empty()) std::memcpy(values.data(), decoded.data.data(), decoded.data.size());
+    return values;
+}
+
+std::vector<float> normals(std::size_t count, float size) {
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal(0, size);
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random);
+    return values;
+}
+
+void test_parse() {
+    CHECK(parse_codec("raw").kind == CodecKind::raw);
+    CHECK(parse_codec("int8").group == 64 && parse_codec("int4:128").group == 128);
+    CHECK(parse_codec("topk").keep == 0.25 && parse_codec("topk:0.1").keep == 0.1);
+    for (const char* text :
+         {"", "int9", "INT8", "raw:1", "bf16:", "int8:", "int8:x", "int8:64x", "topk:", "topk:?"})
+        CHECK_THROWS(parse_codec(text), std::invalid_argument, "is unknown; valid are raw, bf16, int8");
+    for (const char* text : {"int8:0", "int8:-8", "int4:12", "int8:65544"})
+        CHECK_THROWS(parse_codec(text), std::invalid_argument, "it must be a multiple of 8 from 8 to 65536");
+    for (const char* text : {"topk:0", "topk:1.01", "topk:-1", "topk:nan"})
+        CHECK_THROWS(parse_codec(text), std::invalid_argument, "it must be in (0, 1]");
+}
+
+void test_exact_codecs() {
+    const std::vector<float> x = {0.0F, -0.0F, 1.5F, -infinite, infinite, std::nanf(""), 1e-45F, largest};
+    const std::vector<float> raw = round_trip(x, {2, 4}, "raw");
+    CHECK(std::memcmp(raw.data(), x.data(), 32) == 0);
+    const std::vector<float> bf16 = round_trip(x, {8}, "bf16");
+    CHECK(std::memcmp(bf16.data(), x.data(), 20) == 0);
+    CHECK(std::isnan(bf16[5]) && bf16[6] == 0 && bf16[7] == infinite);
+    const std::vector<float> ties = {1.0F + 0x1p-8F, 1.0F + 0x3p-8F, -(1.0F + 0x1.8p-8F)};
+    CHECK((round_trip(ties, {3}, "bf16") == std::vector<float>{1.0F, 1.0F + 0x1p-6F, -(1.0F + 0x1p-7F)}));
+}
+
+// |x - x'| <= s (1/2 + 2^-15) with s at most 2^-7 above m / top.
+void check_group_bound(const std::vector<float>& x, std::int64_t length, const char* codec, double top) {
+    const std::int64_t rows = static_cast<std::int64_t>(x.size()) / length;
+    const std::vector<float> y = round_trip(x, {rows, length}, codec);
+    const std::int64_t group = parse_codec(codec).group;
+    for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t start = 0; start < length; start += group) {
+            const auto first = static_cast<std::size_t>(row * length + start);
+            const std::size_t stop = first + static_cast<std::size_t>(std::min(group, length - start));
+            double m = 0;
+            for (std::size_t i = first; i < stop; ++i) m = std::max(m, std::fabs(double{x[i]}));
+            const double scale = std::max(m / top * (1 + 0x1p-7), 0x1p-126);
+            for (std::size_t i = first; i < stop; ++i)
+                CHECK(std::fabs(double{x[i]} - double{y[i]}) <= scale * (0.5 + 0x1p-15));
+        }
+}
+
+void test_groups() {
+    for (const float size : {1.0F, 1e-30F, 1e-44F, 1e37F}) {
+        check_group_bound(normals(3 * 129, size), 129, "int8", 127);
+        check_group_bound(normals(3 * 129, size), 129, "int4", 7);
+        check_group_bound(normals(5 * 640, size), 640, "int4:8", 7);
+        check_group_bound(normals(1300, size), 1300, "int4:1304", 7);
+    }
+    check_group_bound({largest, -largest, largest / 2}, 3, "int8", 127);
+    check_group_bound({largest, -largest, largest / 2}, 3, "int4", 7);
+    CHECK((round_trip(std::vector<float>(70, -0.0F), {70}, "int8") == std::vector<float>(70, 0.0F)));
+    // Whole multiples of a power of two come back as they were.
+    std::vector<float> grid(255);
+    std::iota(grid.begin(), grid.end(), -127.0F);
+    CHECK(round_trip(grid, {255}, "int8:256") == grid);
+}
+
+void test_topk() {
+    const std::vector<float> x = {1, -3, 3, 2, 0, 0, 0, -0.0F};
+    CHECK((round_trip(x, {2, 4}, "topk") == std::vector<float>{0, -3, 0, 0, 0, 0, 0, 0}));
+    CHECK((round_trip(x, {2, 4}, "topk:0.5") == std::vector<float>{0, -3, 3, 0, 0, 0, 0, 0}));
+    CHECK(round_trip(x, {2, 4}, "topk:1") == x);
+    // Few of many: positions as gaps, also across more than 255 positions, in the first row and in the last.
+    std::vector<float> sparse(2 * 3000, 0.5F);
+    sparse[0] = sparse[300] = sparse[2999] = 4;
+    sparse[3000 + 255] = sparse[3000 + 511] = sparse[3000 + 1000] = -8;
+    const std::vector<float> kept = round_trip(sparse, {2, 3000}, "topk:0.001");
+    for (std::size_t i = 0; i < sparse.size(); ++i) CHECK(kept[i] == (sparse[i] == 0.5F ? 0 : sparse[i]));
+    CHECK(inspect(encode(sparse, {2, 3000}, "topk:0.001")).index_gaps);
+    CHECK(!inspect(encode(sparse, {2, 3000}, "topk")).index_gaps);
+    CHECK((round_trip({largest, 1}, {2}, "topk") == std::vector<float>{0x1.FEp127F, 0}));
+}
+
+void test_topk_against_sorting() {
+    std::mt19937 random(11);
+    for (const std::size_t length : {1UL, 7UL, 64UL, 333UL, 1025UL}) {
+        std::vector<float> x(length);
+        for (float& value : x) value = static_cast<float>(static_cast<int>(random() % 21) - 10);
+        std::vector<std::size_t> order(length);
+        std::iota(order.begin(), order.end(), 0U);
+        std::stable_sort(order.begin(), order.end(),
+                         [&](std::size_t a, std::size_t b) { return std::fabs(x[a]) > std::fabs(x[b]); });
+        std::vector<float> expected(length);
+        const auto kept = std::max(1.0, std::nearbyint(0.3 * static_cast<double>(length)));
+        for (std::size_t k = 0; k < static_cast<std::size_t>(kept); ++k) expected[order[k]] = x[order[k]];
+        CHECK(round_trip(x, {static_cast<std::int64_t>(length)}, "topk:0.3") == expected);
+    }
+}
+
+void test_shapes() {
+    const auto ones = [](std::vector<std::int64_t> shape, std::size_t count, const char* codec) {
+        const std::vector<float> values = round_trip(std::vector<float>(count, 1.0F), shape, codec);
+        return std::ranges::all_of(values, [](float value) { return std::fabs(value - 1) < 0.01F; });
+    };
+    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk:1"}) {
+        CHECK(ones({}, 1, codec));
+        CHECK(ones({1}, 1, codec));
+        CHECK(ones({1, 2, 1, 2, 1, 2, 1, 1}, 8, codec));
+        CHECK(round_trip({}, {0}, codec).empty());
+        CHECK(round_trip({}, {3, 0}, codec).empty());
+        CHECK(round_trip({}, {0, 5, 7}, codec).empty());
+    }
+}
+
+// The largest float16 rounds up to 65536 in bfloat16, and groups may come out above it: neither may become
+// infinite.
+void test_float16_stays_finite() {
+    std::vector<std::uint16_t> halves(64, 0x7BFF);
+    halves[1] = 0xFBFF;
+    const std::array<std::int64_t, 1> shape = {64};
+    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk:1"}) {
+        const auto frame =
+            compress(std::as_bytes(std::span(halves)), DType::float16, shape, parse_codec(codec));
+        const Decoded decoded = decompress(frame);
+        CHECK(std::memcmp(decoded.data.data(), halves.data(), 128) == 0);
+    }
+}
+
+void test_refused_input() {
+    const auto refuses = [](std::vector<float> x, const char* codec, const char* text) {
+        CHECK_THROWS(encode(x, {static_cast<std::int64_t>(x.size())}, codec), std::invalid_argument, text);
+    };
+    for (const char* codec : {"int8", "int4", "topk"}) {
+        refuses({1, 2, std::nanf(""), infinite}, codec, "element 2 is nan");
+        refuses({1, infinite}, codec, "element 1 is inf");
+        refuses({-infinite}, codec, "element 0 is -inf");
+    }
+    const std::array<float, 3> x = {1, 2, 3};
+    const auto data = std::as_bytes(std::span(x));
+    const auto attempt = [&](std::vector<std::int64_t> shape, const Codec& codec) {
+        return compress(data, DType::float32, shape, codec);
+    };
+    CHECK_THROWS(attempt({4}, {}), std::invalid_argument, "data has 12 bytes, its shape needs 16");
+    CHECK_THROWS(attempt({-3}, {}), std::invalid_argument, "shape has a negative extent");
+    CHECK_THROWS(attempt({std::int64_t{1} << 61, 2}, {}), std::invalid_argument, "2^63 bytes or more");
+    CHECK_THROWS(attempt({1, 1, 1, 1, 1, 1, 1, 1, 3}, {}), std::invalid_argument,
+                 "shape has rank 9, the limit is 8");
+    CHECK_THROWS(attempt({3}, {.kind = CodecKind::int8, .group = 7}), std::invalid_argument, "group is 7");
+    CHECK_THROWS(attempt({3}, {.kind = CodecKind::topk, .keep = 0}), std::invalid_argument, "keep is 0.0");
+    std::array<std::byte, 59> small;
+    const std::array<std::int64_t, 1> shape = {3};
+    CHECK_THROWS(compress_into(small, data, DType::float32, shape, {}), std::invalid_argument,
+                 "the buffer has 59 bytes, the frame may need 60");
+    CHECK_THROWS(decompress_into(small, attempt({3}, {})), std::invalid_argument,
+                 "the buffer has 59 bytes, the array has 12");
+}
+
+void test_unaligned_memory() {
+    const std::vector<float> x = normals(200, 1);
+    std::vector<std::byte> shifted(801);
+    std::memcpy(shifted.data() + 1, x.data(), 800);
+    const std::array<std::int64_t, 1> shape = {200};
+    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk"}) {
+        const auto frame = compress(std::span(shifted).subspan(1), DType::float32, shape, parse_codec(codec));
+        CHECK(frame == encode(x, {200}, codec));
+        std::vector<std::byte> moved(frame.size() + 1);
+        std::copy(frame.begin(), frame.end(), moved.begin() + 1);
+        CHECK(decompress(std::span(moved).subspan(1)).data == decompress(frame).data);
+    }
+}
+
+}  // namespace
+
+int main() {
+    test_parse();
+    test_exact_codecs();
+    test_groups();
+    test_topk();
+    test_topk_against_sorting();
+    test_shapes();
+    test_float16_stays_finite();
+    test_refused_input();
+    test_unaligned_memory();
+    return failures;
+}
