@@ -4,7 +4,7 @@
 // With x an element, x' its decoded value:
 //
 //     raw    the bytes as they are                                       x' = x, bit for bit
-//     bf16   nearest bfloat16, ties to even                              |x - x'| <= 2^-9 |x| + 2^-134
+//     bf16   nearest bfloat16, ties to even                              |x - x'| <= 2^-8 |x| + 2^-134
 //     int8   groups of a row share a scale s, codes -127..127            |x - x'| <= s (1/2 + 2^-15)
 //     int4   the same with codes -7..7                                   |x - x'| <= s (1/2 + 2^-15)
 //     topk   the k largest magnitudes of each row, the rest zero         kept: as bf16 (16-bit dtypes: exact)

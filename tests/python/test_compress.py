@@ -1,0 +1,235 @@
+"""compress and decompress as users meet them: arrays, tensors, errors, and no copies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from orbitsplit import CorruptFrameError, _compress
+from orbitsplit._backend import load_backend
+from orbitsplit._compress import Codec, compress, decompress, frame_bytes
+
+
+@pytest.fixture(params=["native", "numba"], scope="module", autouse=True)
+def backend(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_compress, "backend", lambda: load_backend(request.param))
+        yield request.param
+
+
+# The fallback computes by whole arrays; what it allocates is no promise.
+only_native = pytest.mark.parametrize("backend", ["native"], indirect=True)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 65)])
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4", "topk:1"])
+def test_arrays_come_back_with_dtype_and_shape(shape, dtype, codec):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    if shape == ():
+        x = np.array(x)
+    y = decompress(compress(x, codec))
+    assert isinstance(y, np.ndarray)
+    assert (y.dtype, y.shape) == (x.dtype, x.shape)
+    np.testing.assert_allclose(y, x, atol=0.4 if codec == "int4" else 0.02)
+    t = decompress(compress(x, codec), framework="torch")
+    assert isinstance(t, torch.Tensor)
+    np.testing.assert_array_equal(t.numpy(), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 65)])
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4", "topk:1"])
+def test_tensors_come_back_with_dtype_and_shape(shape, dtype, codec):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y = decompress(compress(x, codec), framework="torch")
+    assert isinstance(y, torch.Tensor)
+    assert (y.dtype, y.shape, y.device.type) == (x.dtype, x.shape, "cpu")
+    torch.testing.assert_close(y, x, atol=0.4 if codec == "int4" else 0.02, rtol=0.01)
+
+
+def test_a_tensor_and_its_array_give_the_same_frame():
+    x = torch.randn(4, 100, generator=torch.Generator().manual_seed(1))
+    assert compress(x) == compress(x.numpy())
+    assert compress(x.clone().requires_grad_()) == compress(x)
+    assert compress(torch.nn.Parameter(x)) == compress(x)
+
+
+def test_bf16_rounds_like_torch():
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 1 << 32, 100_000, np.uint32).view(np.float32))
+    x = x[~torch.isnan(x)]
+    torch.testing.assert_close(decompress(compress(x, "bf16"), framework="torch"), x.bfloat16().float(), rtol=0, atol=0)
+
+
+def test_bfloat16_frames_are_tensors():
+    frame = compress(torch.ones(3, dtype=torch.bfloat16))
+    assert decompress(frame).dtype == torch.bfloat16
+    with pytest.raises(TypeError, match='NumPy has no bfloat16: decode this frame with framework="torch"'):
+        decompress(frame, framework="numpy")
+
+
+def test_a_missing_torch_is_named(monkeypatch):
+    frame = compress(torch.ones(3, dtype=torch.bfloat16))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'needs torch: pip install "orbitsplit\[models\]"'):
+        decompress(frame)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda frame: np.frombuffer(frame, np.uint8)])
+def test_frames_are_any_bytes(kind):
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(decompress(kind(compress(x, "raw"))), x)
+
+
+def test_frames_need_not_be_aligned():
+    x = np.random.default_rng(0).standard_normal((3, 70)).astype(np.float32)
+    for codec in ("raw", "bf16", "int8", "int4", "topk"):
+        frame = compress(x, codec)
+        shifted = memoryview(b"." + frame)[1:]
+        np.testing.assert_array_equal(decompress(shifted), decompress(frame))
+        unaligned = np.frombuffer(b"." + x.tobytes(), np.float32, offset=1).reshape(x.shape)
+        assert compress(unaligned, codec) == frame
+
+
+def test_what_is_not_bytes_is_a_type_error():
+    with pytest.raises(TypeError, match="a bytes-like object is required, not 'str'"):
+        decompress("frame")
+    frame = np.frombuffer(compress(np.ones(4, np.float32)), np.uint8)
+    with pytest.raises(ValueError, match="frame is not contiguous in memory"):
+        decompress(np.repeat(frame, 2)[::2])
+    with pytest.raises(CorruptFrameError, match="frame has 0 bytes, a header needs at least 40"):
+        decompress(b"")
+    with pytest.raises(ValueError, match='framework is "jax"; valid are numpy and torch'):
+        decompress(frame, framework="jax")
+
+
+def test_what_cannot_be_compressed_says_why():
+    x = np.ones((4, 6), np.float32)
+    with pytest.raises(ValueError, match=r"not C-contiguous; np.ascontiguousarray\(x\) makes a contiguous copy"):
+        compress(x.T)
+    with pytest.raises(ValueError, match=r"not contiguous; x.contiguous\(\) makes a contiguous copy"):
+        compress(torch.ones(4, 6).T)
+    with pytest.raises(TypeError, match="cannot compress float64: supported are float32, float16, bfloat16"):
+        compress(x.astype(np.float64))
+    with pytest.raises(TypeError, match="cannot compress int64"):
+        compress(torch.ones(3, dtype=torch.int64))
+    with pytest.raises(TypeError, match="cannot compress byte-swapped float32"):
+        compress(x.astype(">f4"))
+    with pytest.raises(TypeError, match="cannot compress list: give a NumPy array or a CPU torch tensor"):
+        compress([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"the tensor is on meta; x.cpu\(\) copies it"):
+        compress(torch.ones(3, device="meta"))
+    with pytest.raises(TypeError, match=r"cannot compress a tensor of layout torch.sparse_coo"):
+        compress(torch.eye(3).to_sparse())
+    with pytest.raises(ValueError, match="shape has rank 9, the limit is 8"):
+        compress(np.ones((1,) * 9, np.float32))
+
+
+@pytest.mark.parametrize("codec", ["raw", "int8", "int4", "topk:0.1"])
+@pytest.mark.parametrize("kind", ["array", "tensor", "bfloat16"])
+@only_native
+def test_input_is_read_in_place(kind, codec):
+    """Beside the frame itself nothing of the size of the input may be allocated."""
+    x = np.ones((512, 2048), np.float32)
+    source = {"array": x, "tensor": torch.from_numpy(x), "bfloat16": torch.from_numpy(x).bfloat16()}[kind]
+    compress(source[:1], codec)
+    tracemalloc.start()
+    try:
+        frame = compress(source, codec)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < frame_bytes(source.shape, source.dtype, codec) + len(frame) // 8 + 20_000
+
+
+@only_native
+def test_frames_are_read_in_place():
+    frame = compress(np.ones((512, 2048), np.float32), "raw")
+    tracemalloc.start()
+    try:
+        y = decompress(memoryview(frame))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < y.nbytes + 20_000
+
+
+def test_the_view_of_an_array_is_its_memory():
+    for x in (np.ones((3, 4), np.float16), torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bfloat16)):
+        data = _compress._view_bytes(x)[0]
+        address = x.ctypes.data if isinstance(x, np.ndarray) else x.data_ptr()
+        assert data.ctypes.data == address
+
+
+@pytest.mark.parametrize(
+    ("text", "codec"),
+    [
+        ("raw", Codec("raw")),
+        ("bf16", Codec("bf16")),
+        ("int8", Codec("int8", group=64)),
+        ("int8:128", Codec("int8", group=128)),
+        ("int4:8", Codec("int4", group=8)),
+        ("topk", Codec("topk", keep=0.25)),
+        ("topk:0.1", Codec("topk", keep=0.1)),
+        ("topk:1e-05", Codec("topk", keep=1e-5)),
+        ("topk:1.0", Codec("topk", keep=1)),
+    ],
+)
+def test_codecs_are_read_and_written(text, codec):
+    assert Codec.parse(text) == codec
+    assert str(codec) == text
+    x = np.ones((2, 64), np.float32)
+    assert compress(x, text) == compress(x, codec)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "int9", "INT8", "int8:", "int8:6.4", "int8:-8", "raw:1", "topk:x", "topk:nan", " raw"]
+)
+def test_unknown_codecs_list_the_valid_ones(text):
+    with pytest.raises(ValueError, match="is unknown; valid are raw, bf16, int8, int8:GROUP, int4"):
+        compress(np.ones(3, np.float32), text)
+
+
+def test_codec_parameters_have_limits():
+    for group in (0, 4, 12, 65544):
+        with pytest.raises(ValueError, match=f"group is {group}, it must be a multiple of 8 from 8 to 65536"):
+            Codec("int8", group=group)
+    for keep in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"it must be in \(0, 1\]"):
+            Codec("topk", keep=keep)
+    with pytest.raises(ValueError, match="codec raw has no group"):
+        Codec("raw", group=64)
+    with pytest.raises(ValueError, match="codec int8 has no keep"):
+        Codec("int8", keep=0.5)
+
+
+def test_frame_bytes_takes_dtypes_of_both_frameworks():
+    expected = 40 + 16 + 4 * 64 + 4 * 2
+    for dtype in ("float32", np.float32, np.dtype("float32"), torch.float32, torch.bfloat16, "bfloat16"):
+        assert frame_bytes((4, 64), dtype) == expected
+        assert frame_bytes(torch.Size([4, 64]), dtype, Codec("int8")) == expected
+    with pytest.raises(TypeError, match="cannot compress int32"):
+        frame_bytes((4,), np.int32)
+    with pytest.raises(ValueError, match="shape has a negative extent"):
+        frame_bytes((-1,), np.float32)
+
+
+def test_numpy_users_never_import_torch(backend):
+    program = (
+        "import sys, numpy as np; from orbitsplit._compress import compress, decompress;"
+        "decompress(compress(np.ones((3, 4), np.float32)));"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ":".join(sys.path), "ORBITSPLIT_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
