@@ -8,12 +8,12 @@ namespace py = pybind11;
 
 namespace {
 
-py::dict solve(const py::object& problem, double time_limit_s, std::size_t max_labels) {
+py::dict solve(const py::object& problem, double time_limit_s, std::size_t max_labels, int max_tracked) {
     const orbitsplit::Problem core = problem_from(problem);
     orbitsplit::Solution solution;
     {
         py::gil_scoped_release release;
-        solution = orbitsplit::solve(core, {time_limit_s, max_labels});
+        solution = orbitsplit::solve(core, {time_limit_s, max_labels, max_tracked});
     }
     py::list stages;
     for (const orbitsplit::Stage& stage : solution.stages) {
@@ -29,5 +29,6 @@ py::dict solve(const py::object& problem, double time_limit_s, std::size_t max_l
 }  // namespace
 
 void bind_planner(py::module_& m) {
-    m.def("solve", solve, py::arg("problem"), py::arg("time_limit_s"), py::arg("max_labels"));
+    m.def("solve", solve, py::arg("problem"), py::arg("time_limit_s"), py::arg("max_labels"),
+          py::arg("max_tracked"));
 }

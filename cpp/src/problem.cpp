@@ -62,6 +62,10 @@ void check_nodes(const std::vector<ProblemNode>& nodes) {
         }
         check_number(indexed("nodes", n) + ".memory_bytes", nodes[n].memory_bytes, 0);
         check_number(indexed("nodes", n) + ".headroom_bytes", nodes[n].headroom_bytes, 0);
+        if (nodes[n].headroom_bytes > nodes[n].memory_bytes) {
+            reject(indexed("nodes", n) + ".headroom_bytes is " + text::number(nodes[n].headroom_bytes) +
+                   ", must be at most its memory_bytes " + text::number(nodes[n].memory_bytes));
+        }
     }
 }
 

@@ -30,6 +30,8 @@ from ._typed import (
 )
 
 NO_LEVEL = -1
+# Free order: nodes that the planner's bounds keep from repeating; each may double their work.
+MAX_TRACKED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +268,7 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, max_labels: in
     if max_labels < 1:
         raise ValueError(f"max_labels is {max_labels}, must be at least 1")
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
-    found = backend().solve(problem, limit, max_labels)
+    found = backend().solve(problem, limit, max_labels, MAX_TRACKED)
     stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}

@@ -20,7 +20,9 @@ namespace orbitsplit {
 
 struct SolveOptions {
     double time_limit_s = std::numeric_limits<double>::infinity();
-    std::size_t max_labels = 5'000'000;  // about 120 bytes each
+    std::size_t max_labels = 5'000'000;  // about 200 bytes each
+    int max_tracked =
+        16;  // free order: nodes that the bounds keep from repeating; each may double their work
 };
 
 enum class Status {

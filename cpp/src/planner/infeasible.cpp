@@ -1,6 +1,7 @@
 #include "planner/infeasible.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "orbitsplit/planner.hpp"
@@ -52,31 +53,30 @@ std::string explain_total(const Problem& problem) {
     for (double bytes : problem.layer_memory_bytes) need += bytes;
     double held = 0;
     for (std::size_t n = 0; n < problem.nodes.size(); ++n) {
-        if (!is_forbidden(problem, static_cast<int>(n)))
-            held += std::max(0.0, usable_memory_bytes(problem.nodes[n]));
+        if (!is_forbidden(problem, static_cast<int>(n))) held += usable_memory_bytes(problem.nodes[n]);
     }
     if (need <= held) return "";
     return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
 }
 
-double least_loss_with(const Problem& problem, double relief_bytes) {
-    return least_loss(make_tables(problem, relief_bytes)).root;
+double least_loss_with(const Problem& problem, int max_tracked, double relief_bytes) {
+    return least_loss(make_tables(problem, max_tracked, relief_bytes)).root;
 }
 
 // The least memory on every node that opens a chain of stages and links, or "" where none does.
-std::string explain_memory(const Problem& problem) {
+std::string explain_memory(const Problem& problem, int max_tracked) {
     double enough = 0;
     for (double bytes : problem.layer_memory_bytes) enough += bytes;
     for (const ProblemNode& node : problem.nodes)
         enough = std::max(enough, enough - usable_memory_bytes(node));
-    if (least_loss_with(problem, enough) == infinity) return "";
+    if (least_loss_with(problem, max_tracked, enough) == infinity) return "";
     double too_little = 0;
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
         const double middle = too_little + (enough - too_little) / 2;
-        (least_loss_with(problem, middle) < infinity ? enough : too_little) = middle;
+        (least_loss_with(problem, max_tracked, middle) < infinity ? enough : too_little) = middle;
     }
-    const std::string fact = "no chain of linked nodes holds the layers in their order";
-    return fact + "; " + text::bytes(enough) + " more on every node would";
+    return "no chain of linked nodes holds the layers in their order; " + text::bytes(std::ceil(enough)) +
+           " more on every node would";
 }
 
 std::string explain_links(const Problem& problem, const Tables& t) {
@@ -95,12 +95,13 @@ std::string explain_links(const Problem& problem, const Tables& t) {
 
 }  // namespace
 
-std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least) {
+std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
+                               int max_tracked) {
     for (const std::string& reason : {explain_layer(problem), explain_total(problem)}) {
         if (!reason.empty()) return reason;
     }
     if (least.root == infinity) {
-        const std::string reason = explain_memory(problem);
+        const std::string reason = explain_memory(problem, max_tracked);
         return reason.empty() ? explain_links(problem, t) : reason;
     }
     if (least.root > t.loss_limit) {

@@ -47,7 +47,7 @@ void confirm(const Problem& problem, const std::vector<Stage>& stages, Solution&
 
 void fill(const Problem& problem, const SolveOptions& options, const planner::Clock& clock,
           Solution& solution) {
-    const planner::Tables t = planner::make_tables(problem);
+    const planner::Tables t = planner::make_tables(problem, options.max_tracked);
     const planner::Relaxation least = planner::least_loss(t);
     const bool may_exist = least.root <= t.loss_limit;
     planner::SearchResult result;
@@ -64,7 +64,7 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
         solution.status = has_plan ? Status::optimal : Status::infeasible;
         solution.lower_bound_s = solution.objective_s;
         solution.gap = has_plan ? 0 : infinity;
-        if (!has_plan) solution.reason = planner::explain_infeasible(problem, t, least);
+        if (!has_plan) solution.reason = planner::explain_infeasible(problem, t, least, options.max_tracked);
         return;
     }
     solution.status = has_plan ? Status::feasible : Status::unknown;

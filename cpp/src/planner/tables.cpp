@@ -217,7 +217,7 @@ void fill_metrics(const Problem& problem, Tables& t) {
 
 // In free order the bounds remember which of the tracked nodes are used; each one doubles their work.
 // Required nodes first, then the fastest: those that a relaxation would like to use twice.
-void choose_tracked(Tables& t) {
+void choose_tracked(int max_tracked, Tables& t) {
     constexpr double most_operations = 2e6;
     t.tracked_bit.assign(t.nodes, -1);
     if (!t.is_free) return;
@@ -234,7 +234,7 @@ void choose_tracked(Tables& t) {
                                                          static_cast<double>(t.nodes) * t.layers / 2);
     for (int n : ranked) {
         operations *= 2;
-        if (operations > most_operations) break;
+        if (operations > most_operations || t.tracked >= max_tracked) break;
         if (is_required(n)) t.required_tracked |= 1u << t.tracked;
         t.tracked_bit[n] = t.tracked++;
     }
@@ -242,7 +242,7 @@ void choose_tracked(Tables& t) {
 
 }  // namespace
 
-Tables make_tables(const Problem& problem, double memory_relief_bytes) {
+Tables make_tables(const Problem& problem, int max_tracked, double memory_relief_bytes) {
     Tables t;
     t.layers = static_cast<int>(problem.layers.size());
     t.nodes = static_cast<int>(problem.nodes.size());
@@ -272,7 +272,7 @@ Tables make_tables(const Problem& problem, double memory_relief_bytes) {
         t.needs_back = lacks_return(t);
     }
     fill_metrics(problem, t);
-    choose_tracked(t);
+    choose_tracked(max_tracked, t);
     return t;
 }
 

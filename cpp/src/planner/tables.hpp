@@ -88,7 +88,7 @@ struct Tables {
     int pair(int from, int to) const { return from * nodes + to; }
 };
 
-// memory_relief_bytes is added to what every node can hold.
-Tables make_tables(const Problem& problem, double memory_relief_bytes = 0);
+// memory_relief_bytes is added to what every node can hold; for max_tracked see SolveOptions.
+Tables make_tables(const Problem& problem, int max_tracked, double memory_relief_bytes = 0);
 
 }  // namespace orbitsplit::planner

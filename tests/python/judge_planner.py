@@ -1,0 +1,125 @@
+"""The planner's judge: every plan of a small problem, scored by the formulas of the design, one after the other.
+
+Works on the plain dict of a problem file and shares nothing with the package.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+
+def cost(p: dict, stages: list[tuple]) -> float:
+    """Objective of a plan given as (node, start, stop, level or None), or infinity where it breaks a limit."""
+    if not keeps_limits(p, stages):
+        return math.inf
+    prefill, delays = occupancies(p, stages, p["layer_time_s"], p["cut_bytes"], external=True)
+    if math.inf in prefill:  # a link that does not exist
+        return math.inf
+    total = sum(prefill) + sum(delays) + (p.get("micro_batches", 1) - 1) * max(prefill)
+    tokens = p.get("new_tokens", 0)
+    if tokens >= 2:
+        decode, delays = occupancies(
+            p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False
+        )
+        lap = sum(decode) + sum(delays) + way_back(p, [stage[0] for stage in stages])
+        groups = p.get("groups", p.get("micro_batches", 1))
+        total += (tokens - 1) * max(lap, groups * max(decode))
+    return total
+
+
+def occupancies(p, stages, layer_time, cut_bytes, *, external):
+    """Seconds that each resource is busy, and the propagation delays that add once."""
+    busy, delays = [], []
+
+    def link(size, bandwidth, latency):
+        if bandwidth == 0:
+            return math.inf
+        if p.get("latency_occupies_link", False):
+            return size / bandwidth + latency
+        delays.append(latency)
+        return size / bandwidth
+
+    way_in, way_out = p.get("ingress"), p.get("egress")
+    if external and way_in is not None:
+        first = stages[0][0]
+        busy.append(link(way_in["bytes"], way_in["bandwidth_bytes_per_s"][first], way_in["latency_s"][first]))
+    for k, (node, start, stop, level) in enumerate(stages):
+        stage = sum(layer_time[node][start:stop])
+        if k > 0:
+            stage += p["levels"][stages[k - 1][3]].get("decode_s_per_byte", 0) * cut_bytes[start - 1]
+        sending = None
+        if level is not None:
+            size, to = cut_bytes[stop - 1], stages[k + 1][0]
+            stage += p["levels"][level].get("encode_s_per_byte", 0) * size
+            packed = size / p["levels"][level]["ratio"]
+            sending = link(packed, p["bandwidth_bytes_per_s"][node][to], p["latency_s"][node][to])
+        elif external and way_out is not None:
+            sending = link(
+                way_out["bytes"], way_out["bandwidth_bytes_per_s"][node], way_out["latency_s"][node]
+            )
+        if sending is not None and p["nodes"][node].get("half_duplex", False):
+            busy.append(stage + sending)
+        else:
+            busy.append(stage)
+            if sending is not None:
+                busy.append(sending)
+    return busy, delays
+
+
+def way_back(p, order):
+    """Seconds a token takes from the last node to the first."""
+    bandwidth, latency = p["bandwidth_bytes_per_s"], p["latency_s"]
+    if len(order) == 1:
+        return 0.0
+    if bandwidth[order[-1]][order[0]] > 0:
+        return latency[order[-1]][order[0]]
+    hops = list(itertools.pairwise(reversed(order)))
+    if any(bandwidth[a][b] == 0 for a, b in hops):
+        return math.inf
+    return sum(latency[a][b] for a, b in hops)
+
+
+def loss(p, stages):
+    return sum(p["loss"][stop - 1][level] for _, _, stop, level in stages if level is not None)
+
+
+def keeps_limits(p, stages):
+    for node, start, stop, _ in stages:
+        room = p["nodes"][node]["memory_bytes"] - p["nodes"][node].get("headroom_bytes", 0)
+        if sum(p["layer_memory_bytes"][start:stop]) > room:
+            return False
+    if loss(p, stages) > p.get("loss_budget", math.inf) * (1 + 1e-9):
+        return False
+    pins = p.get("pins", {})
+    used = {stage[0] for stage in stages}
+    for layer, pinned in pins.get("layers", {}).items():
+        if any(start <= int(layer) < stop and node != pinned for node, start, stop, _ in stages):
+            return False
+    return used.issuperset(pins.get("required", [])) and used.isdisjoint(pins.get("forbidden", []))
+
+
+def plans(p):
+    """Every way to cut, place and compress."""
+    layers, nodes, levels = len(p["layers"]), len(p["nodes"]), len(p["levels"])
+    arrange = itertools.permutations if p.get("order", "fixed") == "free" else itertools.combinations
+    for count in range(1, min(layers, nodes) + 1):
+        for cuts in itertools.combinations(range(1, layers), count - 1):
+            edges = [0, *cuts, layers]
+            for order in arrange(range(nodes), count):
+                for chosen in itertools.product(range(levels), repeat=count - 1):
+                    yield [
+                        (order[k], edges[k], edges[k + 1], chosen[k] if k + 1 < count else None)
+                        for k in range(count)
+                    ]
+
+
+def best(p):
+    """The smallest objective of all plans, infinity where none keeps the limits."""
+    return min((cost(p, stages) for stages in plans(p)), default=math.inf)
+
+
+def least_loss(p):
+    """The smallest loss of the plans that keep every other limit, infinity where none does."""
+    free = {key: value for key, value in p.items() if key != "loss_budget"}
+    return min((loss(p, s) for s in plans(p) if math.isfinite(cost(free, s))), default=math.inf)
