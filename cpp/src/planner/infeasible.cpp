@@ -67,8 +67,6 @@ double least_loss_with(const Problem& problem, int max_tracked, double relief_by
 std::string explain_memory(const Problem& problem, int max_tracked) {
     double enough = 0;
     for (double bytes : problem.layer_memory_bytes) enough += bytes;
-    for (const ProblemNode& node : problem.nodes)
-        enough = std::max(enough, enough - usable_memory_bytes(node));
     if (least_loss_with(problem, max_tracked, enough) == infinity) return "";
     double too_little = 0;
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ._codec import decode, encode, frame_bytes
+from ._cost import evaluate
 from ._frame import crc32c
+from ._planner import solve
+from ._problem import validate_problem
 
-__all__ = ["crc32c", "decode", "encode", "frame_bytes"]
+__all__ = ["crc32c", "decode", "encode", "evaluate", "frame_bytes", "solve", "validate_problem"]

@@ -1,0 +1,96 @@
+"""Why a problem has no plan, in the words of cpp/src/planner/infeasible.cpp."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ._bounds import Relaxation, least_loss
+from ._cost import usable_memory_bytes
+from ._tables import Tables, make_tables
+from ._text import number, size
+
+if TYPE_CHECKING:
+    from orbitsplit._problem import Problem
+
+Solve = Callable[["Problem"], dict[str, Any]]
+
+
+def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, max_tracked: int, solve: Solve) -> str:
+    """Return one sentence with the numbers."""
+    reason = _explain_layer(problem) or _explain_total(problem)
+    if reason:
+        return reason
+    if least.root == math.inf:
+        return _explain_memory(problem, max_tracked) or _explain_links(problem, t)
+    budget = number(problem.loss_budget or 0.0)
+    if least.root > t.loss_limit:
+        return f"the smallest loss any plan that fits reaches is {number(least.root)}, the budget is {budget}"
+    if t.needs_back and solve(dataclasses.replace(problem, new_tokens=0))["status"] == "optimal":
+        return "no plan that fits can return its tokens from the last node to the first: links lead one way only"
+    together = f"memory, links, pins and a loss budget of {budget} together"
+    return f"no plan keeps {together}, though each alone can be kept"
+
+
+def _usable(problem: Problem) -> list[float]:
+    """Return what the nodes that are not forbidden can hold."""
+    nodes = enumerate(problem.nodes)
+    return [usable_memory_bytes(node) for n, node in nodes if n not in problem.pins.forbidden]
+
+
+def _explain_layer(problem: Problem) -> str:
+    if not _usable(problem):
+        return "every node is forbidden"
+    largest = max(_usable(problem))
+    for i, need in enumerate(problem.layer_memory_bytes.tolist()):
+        fact = f"layer {i} needs {size(need)}"
+        if need > largest:
+            return f"{fact}, the largest node has {size(largest)}"
+        if i in problem.pins.layers:
+            node = problem.nodes[problem.pins.layers[i]]
+            if need > usable_memory_bytes(node):
+                return f'{fact}, node "{node.name}" to which it is pinned has {size(usable_memory_bytes(node))}'
+    return ""
+
+
+def _explain_total(problem: Problem) -> str:
+    need = held = 0.0
+    for layer in problem.layer_memory_bytes.tolist():
+        need += layer
+    for usable in _usable(problem):
+        held += usable
+    return "" if need <= held else f"the layers need {size(need)} together, the nodes hold {size(held)}"
+
+
+def _explain_memory(problem: Problem, max_tracked: int) -> str:
+    """Name the least memory on every node that opens a chain of stages and links, if any does."""
+
+    def is_enough(relief_bytes: float) -> bool:
+        return least_loss(make_tables(problem, max_tracked, relief_bytes)).root < math.inf
+
+    enough = 0.0
+    for layer in problem.layer_memory_bytes.tolist():
+        enough += layer
+    if not is_enough(enough):
+        return ""
+    too_little = 0.0
+    while enough - too_little > max(1.0, 1e-9 * enough):
+        middle = too_little + (enough - too_little) / 2
+        if is_enough(middle):
+            enough = middle
+        else:
+            too_little = middle
+    more = f"{size(math.ceil(enough))} more on every node would"
+    return f"no chain of linked nodes holds the layers in their order; {more}"
+
+
+def _explain_links(problem: Problem, t: Tables) -> str:
+    if not t.can_start.any():
+        return "no node may be first: ingress reaches none that the pins allow"
+    if not t.can_end.any():
+        return "no node may be last: egress leaves none that the pins allow"
+    if len(problem.nodes) > 1 and not len(t.neighbour):
+        return "no link joins any two nodes that may follow each other, and no node alone may run every layer"
+    return "no chain of links joins the nodes that ingress, egress and pins ask for, whatever their memory"

@@ -1,0 +1,326 @@
+"""What the planner derives from a problem once; the arrays of cpp/src/planner/tables.hpp.
+
+Boundaries are numbered 0..layers: boundary i lies before layer i. NamedTuples of arrays, because Numba takes them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._cost import generates, group_count, loss_limit, usable_memory_bytes
+
+if TYPE_CHECKING:
+    from orbitsplit._problem import ExternalLink, Problem
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_MOST_OPERATIONS = 2e6
+
+
+class Metric(NamedTuple):
+    """A linear form under which prefill and decode become one (sum, max) pair."""
+
+    decode_sum: float
+    prefill_max: float
+    decode_max: float
+    latency_sum: float
+    latency_max: float
+    compute_sum: Floats  # nodes x boundaries, prefix sums
+    compute_max: Floats  # nodes x boundaries
+    packed_sum: Floats  # boundaries x levels
+    packed_max: Floats  # boundaries x levels
+    code_sum: Floats  # boundaries x levels
+    encode_max: Floats  # boundaries x levels
+    open_max: Floats  # boundaries
+    close_max: Floats  # boundaries x nodes
+    ingress_sum: Floats  # nodes
+    ingress_max: Floats  # nodes
+    egress_sum: Floats  # nodes
+    egress_max: Floats  # nodes
+
+
+class PhaseTables(NamedTuple):
+    """One phase's occupancies: micro-batches, or token steps."""
+
+    compute: Floats  # nodes x boundaries, prefix sums
+    packed: Floats  # boundaries x levels
+    encode: Floats  # boundaries x levels
+    decode: Floats  # boundaries x levels
+    growth: Floats  # boundaries x nodes
+
+
+class Tables(NamedTuple):
+    """What the inner loops read."""
+
+    layers: int
+    nodes: int
+    levels: int
+    generates: bool
+    is_free: bool
+    needs_back: bool
+    tracks_max: bool
+    tracks_token_max: bool
+    latency_occupies: bool
+    loss_limit: float
+    more_batches: float
+    more_tokens: float
+    groups: float
+    loss: Floats  # boundaries x levels
+    max_stop: Ints  # nodes x boundaries
+    neighbour_start: Ints  # nodes + 1
+    neighbour: Ints
+    bandwidth: Floats  # nodes x nodes
+    pace: Floats  # nodes x nodes
+    latency: Floats  # nodes x nodes
+    half_duplex: NDArray[np.bool_]  # nodes
+    can_start: NDArray[np.bool_]  # nodes
+    can_end: NDArray[np.bool_]  # nodes
+    ingress: Floats  # nodes
+    ingress_delay: Floats  # nodes
+    egress: Floats  # nodes
+    egress_delay: Floats  # nodes
+    required: np.uint64
+    tracked_bit: Ints  # nodes, -1 where the bounds let the node repeat
+    tracked: int
+    required_tracked: int
+    prefill: PhaseTables
+    token: PhaseTables
+
+
+class _Links(NamedTuple):
+    neighbour_start: Ints
+    neighbour: Ints
+    pace: Floats
+    can_start: NDArray[np.bool_]
+    can_end: NDArray[np.bool_]
+
+
+def make_tables(problem: Problem, max_tracked: int, memory_relief_bytes: float = 0.0) -> Tables:
+    """Return the tables; `memory_relief_bytes` is added to what every node can hold."""
+    links = _links(problem)
+    ingress, ingress_delay = _external(problem, problem.ingress, links.can_start)
+    egress, egress_delay = _external(problem, problem.egress, links.can_end)
+    loss = np.zeros((len(problem.layers) + 1, len(problem.levels)))
+    if problem.loss_budget is not None:
+        loss[1:-1] = problem.loss
+    prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, egress)
+    if generates(problem) and problem.layer_decode_time_s is not None:
+        sizes = np.zeros(0) if problem.cut_decode_bytes is None else problem.cut_decode_bytes
+        token = _phase(problem, problem.layer_decode_time_s, sizes, links, np.zeros_like(egress))
+    else:
+        token = PhaseTables(*(np.zeros_like(values) for values in prefill))
+    required = sum(1 << n for n in set(problem.pins.required)) if problem.order == "free" else 0
+    tracked_bit = _tracked(problem, prefill, links, max_tracked)
+    bits = {n: int(bit) for n, bit in enumerate(tracked_bit) if bit >= 0}
+    return Tables(
+        layers=len(problem.layers),
+        nodes=len(problem.nodes),
+        levels=len(problem.levels),
+        generates=generates(problem),
+        is_free=problem.order == "free",
+        needs_back=generates(problem) and _lacks_return(problem, links),
+        tracks_max=problem.micro_batches > 1,
+        tracks_token_max=generates(problem) and group_count(problem) > 1,
+        latency_occupies=problem.latency_occupies_link,
+        loss_limit=0.0 if problem.loss_budget is None else loss_limit(problem),
+        more_batches=float(problem.micro_batches - 1),
+        more_tokens=float(problem.new_tokens - 1),
+        groups=float(group_count(problem)),
+        loss=loss,
+        max_stop=_max_stop(problem, memory_relief_bytes),
+        neighbour_start=links.neighbour_start,
+        neighbour=links.neighbour,
+        bandwidth=problem.bandwidth_bytes_per_s,
+        pace=links.pace,
+        latency=problem.latency_s,
+        half_duplex=np.array([node.half_duplex for node in problem.nodes]),
+        can_start=links.can_start,
+        can_end=links.can_end,
+        ingress=ingress,
+        ingress_delay=ingress_delay,
+        egress=egress,
+        egress_delay=egress_delay,
+        required=np.uint64(required),
+        tracked_bit=tracked_bit,
+        tracked=len(bits),
+        required_tracked=sum(1 << bit for n, bit in bits.items() if required >> n & 1),
+        prefill=prefill,
+        token=token,
+    )
+
+
+def make_metrics(t: Tables) -> list[Metric]:
+    """Return the forms that bound the objective: by the lap and, with several groups, by the busiest resource."""
+    metrics = [_metric(t, t.more_tokens if t.generates else 0.0, t.more_batches, 0.0)]
+    if t.tracks_token_max:
+        metrics.append(_metric(t, 0.0, t.more_batches, t.more_tokens * t.groups))
+    return metrics
+
+
+def _metric(t: Tables, decode_sum: float, prefill_max: float, decode_max: float) -> Metric:
+    def in_sum(prefill: Floats, token: Floats) -> Floats:
+        return 1.0 * prefill + decode_sum * token if t.generates else prefill
+
+    def in_max(prefill: Floats, token: Floats) -> Floats:
+        return prefill_max * prefill + decode_max * token if t.generates else prefill_max * prefill
+
+    latency_max = prefill_max + decode_max if t.latency_occupies else 0.0
+    packed_max = in_max(t.prefill.packed, t.token.packed)
+    encode_max = in_max(t.prefill.encode, t.token.encode)
+    egress_max = prefill_max * t.egress
+    decodes = in_max(t.prefill.decode, t.token.decode)
+    open_max = np.zeros(t.layers + 1)
+    open_max[1 : t.layers] = decodes[1 : t.layers].min(axis=1, initial=math.inf)
+    return Metric(
+        decode_sum=decode_sum,
+        prefill_max=prefill_max,
+        decode_max=decode_max,
+        latency_sum=1 + decode_sum,
+        latency_max=latency_max,
+        compute_sum=in_sum(t.prefill.compute, t.token.compute),
+        compute_max=in_max(t.prefill.compute, t.token.compute),
+        packed_sum=in_sum(t.prefill.packed, t.token.packed),
+        packed_max=packed_max,
+        code_sum=in_sum(t.prefill.encode, t.token.encode) + in_sum(t.prefill.decode, t.token.decode),
+        encode_max=encode_max,
+        open_max=open_max,
+        close_max=_close_max(t, packed_max, encode_max, egress_max, latency_max),
+        ingress_sum=t.ingress + t.ingress_delay,
+        ingress_max=prefill_max * t.ingress,
+        egress_sum=t.egress + t.egress_delay,
+        egress_max=egress_max,
+    )
+
+
+def _close_max(t: Tables, packed_max: Floats, encode_max: Floats, egress_max: Floats, latency_max: float) -> Floats:
+    """Return the least that leaving adds to a stage: encoding, and sending from a half-duplex node."""
+    close = np.full((t.layers + 1, t.nodes), math.inf)
+    for n in range(t.nodes):
+        if not t.half_duplex[n]:
+            close[1 : t.layers, n] = encode_max[1 : t.layers].min(axis=1, initial=math.inf)
+            close[t.layers, n] = 0.0
+            continue
+        close[t.layers, n] = egress_max[n]
+        for to in t.neighbour[t.neighbour_start[n] : t.neighbour_start[n + 1]]:
+            added = encode_max + packed_max * t.pace[n, to] + latency_max * t.latency[n, to]
+            least = added[1 : t.layers].min(axis=1, initial=math.inf)
+            close[1 : t.layers, n] = np.minimum(close[1 : t.layers, n], least)
+    return close
+
+
+def without_time(t: Tables) -> Metric:
+    """Return the form that counts nothing: what is left is the loss."""
+    levels = np.zeros((t.layers + 1, t.levels))
+    compute = np.zeros((t.nodes, t.layers + 1))
+    node = np.zeros(t.nodes)
+    return Metric(
+        0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, levels, levels, levels, levels,
+        np.zeros(t.layers + 1), np.zeros((t.layers + 1, t.nodes)), node, node, node, node,
+    )  # fmt: skip
+
+
+def _max_stop(problem: Problem, relief: float) -> Ints:
+    layers = len(problem.layers)
+    memory = problem.layer_memory_bytes.tolist()
+    max_stop = np.full((len(problem.nodes), layers + 1), layers, dtype=np.int64)
+    for n, node in enumerate(problem.nodes):
+        usable = usable_memory_bytes(node) + relief
+        for start in range(layers):
+            total, stop = 0.0, start
+            while stop < layers and problem.pins.layers.get(stop, n) == n:
+                total += memory[stop]
+                if total > usable:
+                    break
+                stop += 1
+            max_stop[n, start] = stop
+    return max_stop
+
+
+def _links(problem: Problem) -> _Links:
+    nodes, is_free = len(problem.nodes), problem.order == "free"
+    allowed = np.array([n not in problem.pins.forbidden for n in range(nodes)])
+    required = np.array([n in problem.pins.required for n in range(nodes)])
+    required_before = np.concatenate([[0], np.cumsum(required)])
+    bandwidth = problem.bandwidth_bytes_per_s
+    pace = np.zeros((nodes, nodes))
+    starts, neighbours = [0], []
+    for n in range(nodes):
+        for to in range(0 if is_free else n + 1, nodes):
+            if to == n or not allowed[n] or not allowed[to] or bandwidth[n, to] <= 0:
+                continue
+            if not is_free and required_before[to] != required_before[n + 1]:
+                break
+            pace[n, to] = min(1 / float(bandwidth[n, to]), float(np.finfo(np.float64).max))
+            neighbours.append(to)
+        starts.append(len(neighbours))
+    return _Links(
+        neighbour_start=np.array(starts, dtype=np.int64),
+        neighbour=np.array(neighbours, dtype=np.int64),
+        pace=pace,
+        can_start=allowed & (is_free | (required_before[:-1] == 0)),
+        can_end=allowed & (is_free | (required_before[-1] == required_before[1:])),
+    )
+
+
+def _external(problem: Problem, link: ExternalLink | None, is_open: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return occupancy and propagation by node; closes the nodes that the link does not reach."""
+    occupancy, delay = np.zeros(len(is_open)), np.zeros(len(is_open))
+    if link is None:
+        return occupancy, delay
+    reached = link.bandwidth_bytes_per_s > 0
+    is_open &= reached
+    occupancy[reached] = float(link.bytes) / link.bandwidth_bytes_per_s[reached]
+    target = occupancy if problem.latency_occupies_link else delay
+    target[reached] += link.latency_s[reached]
+    return occupancy, delay
+
+
+def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Links, egress: Floats) -> PhaseTables:
+    nodes, layers, levels = len(problem.nodes), len(problem.layers), len(problem.levels)
+    compute = np.zeros((nodes, layers + 1))
+    np.cumsum(layer_time_s, axis=1, out=compute[:, 1:])
+    packed, encode, decode = (np.zeros((layers + 1, levels)) for _ in range(3))
+    for k, level in enumerate(problem.levels):
+        packed[1:layers, k] = cut_bytes / float(level.ratio)
+        encode[1:layers, k] = float(level.encode_s_per_byte) * cut_bytes
+        decode[1:layers, k] = float(level.decode_s_per_byte) * cut_bytes
+    growth = np.zeros((layers + 1, nodes))
+    growth[1:layers] = encode[1:layers].max(axis=1, initial=0.0)[:, np.newaxis]
+    for n, node in enumerate(problem.nodes):
+        if not node.half_duplex:
+            continue
+        growth[layers, n] = egress[n]
+        for to in links.neighbour[links.neighbour_start[n] : links.neighbour_start[n + 1]]:
+            sending = packed[1:layers] / problem.bandwidth_bytes_per_s[n, to]
+            if problem.latency_occupies_link:
+                sending = sending + problem.latency_s[n, to]
+            most = (encode[1:layers] + sending).max(axis=1, initial=0.0)
+            growth[1:layers, n] = np.maximum(growth[1:layers, n], most)
+    return PhaseTables(compute, packed, encode, decode, growth)
+
+
+def _lacks_return(problem: Problem, links: _Links) -> bool:
+    missing = problem.bandwidth_bytes_per_s <= 0
+    np.fill_diagonal(missing, False)
+    return bool((missing & links.can_end[:, np.newaxis] & links.can_start[np.newaxis, :]).any())
+
+
+def _tracked(problem: Problem, prefill: PhaseTables, links: _Links, max_tracked: int) -> Ints:
+    nodes, layers = len(problem.nodes), len(problem.layers)
+    tracked_bit = np.full(nodes, -1, dtype=np.int64)
+    if problem.order != "free":
+        return tracked_bit
+    total = prefill.compute[:, -1].tolist()
+    ranked = sorted(range(nodes), key=lambda n: (n not in problem.pins.required, total[n], n))
+    operations = layers * (float(len(links.neighbour)) * len(problem.levels) + float(nodes) * layers / 2)
+    for bit, n in enumerate(ranked):
+        operations *= 2
+        if operations > _MOST_OPERATIONS or bit >= max_tracked:
+            break
+        tracked_bit[n] = bit
+    return tracked_bit
