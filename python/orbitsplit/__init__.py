@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._baselines import Candidate, compare, proportional, uniform
+from ._baselines import Alternative, alternatives, proportional, uniform
 from ._compress import Codec, compress, decompress, frame_bytes
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
 from ._network import Link, Network, Node
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
-from ._planning import build_problem, plan, plan_of
+from ._planning import build_problem, plan
 from ._problem import Evaluation, Problem, Solution, Stage, evaluate, solve
 from ._simulate import simulate
 from ._trace import Trace, TraceEvent
@@ -37,7 +37,7 @@ _NEEDS_MODELS = {
 }
 
 __all__ = [
-    "Candidate",
+    "Alternative",
     "Codec",
     "CorruptFrameError",
     "Evaluation",
@@ -64,15 +64,14 @@ __all__ = [
     "TraceEvent",
     "TransportError",
     "Workload",
+    "alternatives",
     "build_problem",
-    "compare",
     "compress",
     "decompress",
     "evaluate",
     "frame_bytes",
     "measure_levels",
     "plan",
-    "plan_of",
     "profile",
     "proportional",
     "simulate",

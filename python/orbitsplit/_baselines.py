@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from ._problem import Problem, Solution, Stage, evaluate, solve
+from ._problem import Problem, Stage, evaluate, solve
 
 
 def uniform(problem: Problem) -> tuple[Stage, ...]:
@@ -33,7 +33,7 @@ def proportional(problem: Problem) -> tuple[Stage, ...]:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Alternative:
     """A way to run the model: the seconds it would take, and which limits it breaks (empty: none)."""
 
     name: str
@@ -41,37 +41,45 @@ class Candidate:
     breaks: str
 
 
-def compare(problem: Problem, solution: Solution) -> tuple[Candidate, ...]:
-    """Score the plan beside what people do instead; those that break a limit are scored as if they did not."""
-    named = [
-        ("planned", solution.stages),
-        ("uniform", uniform(problem)),
-        ("proportional to speed", proportional(problem)),
-        *(
-            (f"everything on {node.name}", (Stage(k, 0, len(problem.layers), None),))
-            for k, node in enumerate(problem.nodes)
-        ),
-    ]
-    candidates = [_candidate(problem, name, stages) for name, stages in named]
-    return (candidates[0], _uncompressed(problem), *candidates[1:])
+def alternatives(problem: Problem, *, tied_bytes: int = 0) -> tuple[Alternative, ...]:
+    """Score what people do instead of planning; what breaks a limit is scored as if it did not.
+
+    These are the best plan without compression, the two splits by rule, and everything on one node, which holds
+    one copy of the `tied_bytes` that embeddings and head share.
+    """
+    alone = with_one_copy(problem, tied_bytes)
+    whole = len(problem.layers)
+    return (
+        _uncompressed(problem),
+        _alternative(problem, "uniform", uniform(problem)),
+        _alternative(problem, "proportional to speed", proportional(problem)),
+        *(_alternative(alone, f"all on {node.name}", (Stage(k, 0, whole),)) for k, node in enumerate(problem.nodes)),
+    )
 
 
-def _candidate(problem: Problem, name: str, stages: Sequence[Stage]) -> Candidate:
+def with_one_copy(problem: Problem, tied_bytes: int) -> Problem:
+    """Return the problem with weights that its first and last layers share counted once.
+
+    A problem counts them in both, which is right for every plan but those of one stage.
+    """
+    memory = problem.layer_memory_bytes.copy()
+    memory[-1] -= tied_bytes
+    return replace(problem, layer_memory_bytes=memory)
+
+
+def _alternative(problem: Problem, name: str, stages: Sequence[Stage]) -> Alternative:
     result = evaluate(problem, stages)
-    return Candidate(name, result.objective_s, "; ".join(result.violations))
+    return Alternative(name, result.objective_s, "; ".join(result.violations))
 
 
-def _uncompressed(problem: Problem) -> Candidate:
-    """Return the best plan without compression."""
-    data = problem.to_dict()
-    raw = [k for k, level in enumerate(problem.levels) if level.ratio == 1][:1]
-    data["levels"] = [data["levels"][k] for k in raw]
-    data["loss"] = [[row[k] for k in raw] for row in data["loss"]]
-    bare = Problem.from_dict(data)
+def _uncompressed(problem: Problem) -> Alternative:
+    """Return the best plan without compression: with the levels of ratio 1, or none where there are none."""
+    raw = [k for k, level in enumerate(problem.levels) if level.ratio == 1]
+    bare = replace(problem, levels=tuple(problem.levels[k] for k in raw), loss=problem.loss[:, raw])
     best = solve(bare)
-    if best.status == "infeasible":
-        return Candidate("best without compression", float("nan"), best.reason)
-    return _candidate(bare, "best without compression", best.stages)
+    if not best.stages:
+        return Alternative("best without compression", math.nan, best.reason or "")
+    return _alternative(bare, "best without compression", best.stages)
 
 
 def _with_best_level(

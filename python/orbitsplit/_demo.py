@@ -20,7 +20,7 @@ from ._units import format_bytes
 
 # Passages of CPython's own documentation: what the codecs are measured on, and what is continued.
 _MEASURED_TOPICS = ("assert", "assignment")
-_PROMPT_TOPICS = ("exceptions", "context-managers", "operator-summary", "typesmapping")
+_PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
 _CODECS = ("raw", "bf16", "int8", "int4", "topk:0.25")
 
 
@@ -62,12 +62,12 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     views.levels(console, levels)
 
     console.rule("3. plan: cuts, nodes, order and codecs, decided together")
-    problem = osp.build_problem(profile, network, workload, levels=levels, loss_budget=settings.loss_budget)
-    solution = osp.solve(problem)
-    plan = osp.plan_of(problem, solution, network, workload, model=str(model))
-    candidates = osp.compare(problem, solution)
+    budget = settings.loss_budget
+    plan = osp.plan(profile, network, workload, levels=levels, loss_budget=budget)
+    problem = osp.build_problem(profile, network, workload, levels=levels, loss_budget=budget)
+    alternatives = osp.alternatives(problem, tied_bytes=profile.tied_bytes)
     views.plan(console, plan)
-    views.candidates(console, candidates)
+    views.alternatives(console, plan, alternatives)
 
     console.rule(f"4. run: {len(plan.stages)} processes, shaped links, slow nodes emulated")
     prompts = _passages(tokenizer, _PROMPT_TOPICS, settings.prompt_tokens)
@@ -90,7 +90,7 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     console.print(f"plan, trace and the timeline (predicted above measured) are in {settings.output}/")
     return {
         "plan": plan.to_dict(),
-        "candidates": [asdict(candidate) for candidate in candidates],
+        "alternatives": [asdict(alternative) for alternative in alternatives],
         "run": measured.to_dict(),
         "texts": [{"prompt": prompt, "text": text} for prompt, text in texts],
         "timeline": str(picture),
@@ -108,10 +108,9 @@ def _passages(tokenizer: Any, topics: Sequence[str], tokens: int) -> torch.Tenso
 
 
 def _show_why_split(console: Console, profile: osp.ModelProfile, network: osp.Network) -> None:
-    whole = sum(layer.weight_bytes for layer in profile.layers) - profile.tied_bytes
     largest = max(network.nodes, key=lambda node: node.memory_bytes)
     console.print(
-        f"one node would need {format_bytes(whole)} for the weights; "
+        f"one node would need {format_bytes(profile.weight_bytes)} for the weights; "
         f"the largest, {largest.name}, has {format_bytes(largest.memory_bytes)}",
         highlight=False,
     )

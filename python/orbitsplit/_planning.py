@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ._baselines import with_one_copy
 from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._network import Network, Node
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
@@ -51,7 +53,9 @@ def plan(
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
     solution = solve(problem, time_limit_s=time_limit_s)
-    return plan_of(problem, solution, network, workload, model=profile.model)
+    if profile.tied_bytes > 0:
+        problem, solution = _or_on_one_node(problem, solution, profile.tied_bytes)
+    return _plan_of(problem, solution, network, workload, profile.model)
 
 
 def build_problem(
@@ -67,8 +71,8 @@ def build_problem(
 
     Memory of a layer is its weights and the keys and values of every sequence of the workload at full length; the
     transient activations of a forward are added to each node's headroom. Weights shared by the embeddings and the
-    head count in both, because either stage holds a copy; a single node that runs both holds one copy, so its
-    memory is overstated by `profile.tied_bytes`.
+    head count in both, because either stage holds a copy. A node that runs everything holds one copy, which the
+    problem cannot say; `plan` scores these few plans apart.
 
     Raises:
         ValueError: The profile was made for another prompt length or batch size than the workload's, a node's
@@ -100,20 +104,26 @@ def build_problem(
     return Problem.from_dict(data)
 
 
-def plan_of(
-    problem: Problem,
-    solution: Solution,
-    network: Network,
-    workload: Workload,
-    *,
-    model: str | None = None,
-) -> Plan:
-    """Return the solution of a problem that `build_problem` made as a plan, with what the cost model predicts.
+def _or_on_one_node(problem: Problem, solution: Solution, tied_bytes: int) -> tuple[Problem, Solution]:
+    """Return the solution, or that of the problem without links and with one copy of the shared weights.
 
-    Raises:
-        InfeasiblePlanError: The problem has no solution; the message says which limit is in the way.
-        OrbitsplitError: The search was stopped before it found a plan.
+    Each comes with the problem that confirms it.
     """
+    unlinked = np.zeros_like(problem.bandwidth_bytes_per_s)
+    alone = replace(with_one_copy(problem, tied_bytes), bandwidth_bytes_per_s=unlinked)
+    best = solve(alone)
+    if best.objective_s is None or (solution.objective_s is not None and solution.objective_s <= best.objective_s):
+        return problem, solution
+    if solution.status in ("optimal", "infeasible"):
+        return alone, best
+    # The search over split plans was stopped: one of them may still be better than this one, down to its bound.
+    assert solution.lower_bound_s is not None
+    gap = 1 - solution.lower_bound_s / best.objective_s
+    return alone, replace(best, status="feasible", lower_bound_s=solution.lower_bound_s, gap=gap)
+
+
+def _plan_of(problem: Problem, solution: Solution, network: Network, workload: Workload, model: str | None) -> Plan:
+    """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
         raise InfeasiblePlanError(solution.reason)
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:

@@ -98,12 +98,14 @@ def plan(console: Console, plan: osp.Plan) -> None:
     )
 
 
-def candidates(console: Console, candidates: Sequence[osp.Candidate]) -> None:
+def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Alternative]) -> None:
     """Show the plan beside what people do instead."""
+    assert plan.prediction is not None
     table = Table("plan", "predicted total", "against ours", "breaks")
-    for candidate in candidates:
-        times = candidate.total_s / candidates[0].total_s
-        table.add_row(candidate.name, format_seconds(candidate.total_s), f"{times:.2f}x", candidate.breaks or "-")
+    table.add_row("planned", format_seconds(plan.prediction.total_s), "1.00x", "-")
+    for other in alternatives:
+        times = other.total_s / plan.prediction.total_s
+        table.add_row(other.name, format_seconds(other.total_s), f"{times:.2f}x", other.breaks or "-")
     console.print(table)
 
 
