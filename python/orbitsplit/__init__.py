@@ -88,12 +88,11 @@ def __getattr__(name: str) -> Any:
     if name not in _NEEDS_MODELS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(_NEEDS_MODELS[name], __name__)
+        value = getattr(importlib.import_module(_NEEDS_MODELS[name], __name__), name)
     except ModuleNotFoundError as error:
         raise ImportError(
             f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[models]"'
         ) from error
-    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,0 +1,165 @@
+"""The command line: what it prints, its exit codes, and that bad input is one clear line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import save_tiny_model
+
+import orbitsplit as osp
+from orbitsplit.__main__ import main
+
+PROBLEM: dict[str, Any] = {
+    "layers": ["a", "b", "c"],
+    "nodes": [{"name": "n0", "memory_bytes": 2}, {"name": "n1", "memory_bytes": 2}],
+    "layer_memory_bytes": [1, 1, 1],
+    "layer_time_s": [[1, 1, 1], [2, 2, 2]],
+    "cut_bytes": [4, 4],
+    "bandwidth_bytes_per_s": [[0, 1], [1, 0]],
+    "latency_s": [[0, 0.5], [0.5, 0]],
+    "levels": [{"name": "raw", "ratio": 1}, {"name": "int8", "ratio": 4}],
+    "loss": [[0, 0.1], [0, 0.1]],
+    "loss_budget": 0.1,
+}
+
+
+def orbitsplit(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["orbitsplit", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+        sys.exit(0)
+    code = exit_info.value.code
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> Path:
+    path = tmp_path / "problem.json"
+    path.write_text(json.dumps(PROBLEM))
+    return path
+
+
+def test_solve_prints_one_object(
+    problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orbitsplit(monkeypatch, "solve", problem, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("seconds") >= 0
+    assert printed == {
+        "status": "optimal",
+        "objective_s": 5.5,
+        "lower_bound_s": 5.5,
+        "gap": 0.0,
+        "loss": 0.1,
+        "stages": [
+            {"node": 0, "start": 0, "stop": 2, "level": 1},
+            {"node": 1, "start": 2, "stop": 3, "level": None},
+        ],
+        "reason": None,
+    }
+
+
+def test_solve_says_infeasible_with_exit_code_0(
+    problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem.write_text(json.dumps({**PROBLEM, "layer_memory_bytes": [1, 3, 1]}))
+    assert orbitsplit(monkeypatch, "solve", problem, "--json", "--time-limit", 5) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["status"] == "infeasible"
+    assert printed["stages"] == []
+    assert printed["objective_s"] is None
+    assert "3 B" in printed["reason"]
+
+
+def test_solve_prints_text(problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert orbitsplit(monkeypatch, "solve", problem) == 0
+    out = capsys.readouterr().out
+    assert "optimal: 5.5 s" in out
+    assert "int8" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", "JSON"),
+        ("[]", "object"),
+        (json.dumps({**PROBLEM, "colour": 1}), "colour"),
+        (json.dumps({k: v for k, v in PROBLEM.items() if k != "levels"}), "levels"),
+        (json.dumps({**PROBLEM, "cut_bytes": [4]}), "cut_bytes"),
+        (json.dumps({**PROBLEM, "cut_bytes": [4, float("nan")]}), "cut_bytes"),
+        (json.dumps({**PROBLEM, "layer_time_s": [[1, 1, -1], [2, 2, 2]]}), "layer_time_s"),
+        (json.dumps({**PROBLEM, "order": "random"}), "order"),
+        (json.dumps({**PROBLEM, "micro_batches": 0}), "micro_batches"),
+    ],
+)
+def test_invalid_problems_exit_with_2_and_name_the_key(
+    content: str, named: str, problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem.write_text(content)
+    assert orbitsplit(monkeypatch, "solve", problem, "--json") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert named in captured.err
+
+
+def test_a_missing_file_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orbitsplit(monkeypatch, "solve", tmp_path / "none.json") == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["demo", "profile", "calibrate", "plan", "solve", "simulate", "run"])
+def test_every_command_has_help_with_an_example_and_json(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert orbitsplit(monkeypatch, command, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"orbitsplit {command} " in out
+    assert "Example" in out
+    assert "--json" in out
+
+
+def test_profile_plan_and_simulate_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    profile, network, plan = tmp_path / "profile.json", tmp_path / "network.toml", tmp_path / "plan.json"
+    network.write_text(
+        '[[nodes]]\nname = "a"\nmemory = "1 GB"\ncompute = "1 GFLOP/s"\n'
+        '[[nodes]]\nname = "b"\nmemory = "1 GB"\ncompute = "2 GFLOP/s"\n'
+        '[[links]]\nbetween = ["a", "b"]\nbandwidth = "10 Mbit/s"\nlatency = "5 ms"\n'
+    )
+    assert orbitsplit(monkeypatch, "profile", model, "--prompt-tokens", 16, "-o", profile, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(profile.read_text())
+    arguments = ("plan", profile, "--network", network, "--micro-batches", 4, "--new-tokens", 3, "-o", plan)
+    assert orbitsplit(monkeypatch, *arguments) == 0
+    assert "optimal" in capsys.readouterr().out
+    loaded = osp.Plan.load(plan)
+    assert loaded.prediction is not None
+    assert orbitsplit(monkeypatch, "simulate", plan, "-o", tmp_path / "timeline.png") == 0
+    assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert orbitsplit(monkeypatch, "simulate", plan, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["nodes"] == [s.node for s in loaded.stages]
+
+
+def test_a_plan_that_does_not_exist_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    profile, network = tmp_path / "profile.json", tmp_path / "network.toml"
+    network.write_text('[[nodes]]\nname = "a"\nmemory = "1 kB"\ncompute = "1 GFLOP/s"\n')
+    assert orbitsplit(monkeypatch, "profile", model, "--prompt-tokens", 16, "-o", profile) == 0
+    capsys.readouterr()
+    assert orbitsplit(monkeypatch, "plan", profile, "--network", network) == 1
+    assert "needs" in capsys.readouterr().err

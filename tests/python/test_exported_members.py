@@ -1,0 +1,59 @@
+"""The public namespace: what `__all__` says is what there is, and importing it costs nothing that is not needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import orbitsplit
+
+
+def test_all_is_sorted_and_everything_in_it_exists() -> None:
+    assert orbitsplit.__all__ == sorted(orbitsplit.__all__)
+    for name in orbitsplit.__all__:
+        assert getattr(orbitsplit, name) is not None
+
+
+def test_every_public_name_of_ours_is_in_all() -> None:
+    mine = {
+        name
+        for name, value in vars(orbitsplit).items()
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("orbitsplit")
+    }
+    assert mine <= set(orbitsplit.__all__)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'warp_drive'"):
+        _ = orbitsplit.warp_drive
+
+
+def _python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return run.stdout.strip()
+
+
+def test_import_needs_numpy_alone() -> None:
+    heavy = "('torch', 'transformers', 'numba', 'matplotlib', 'sgp4', 'typer', 'rich')"
+    assert _python(f"import sys, orbitsplit; print([m for m in {heavy} if m in sys.modules])") == "[]"
+
+
+def test_import_is_quick() -> None:
+    # The limit is 0.15 s on a quiet machine; beside NumPy's own import, which varies most, ours is a small part.
+    code = (
+        "import time; a = time.perf_counter(); import numpy; b = time.perf_counter(); import orbitsplit; "
+        "c = time.perf_counter(); print((c - b) / (b - a))"
+    )
+    assert min(float(_python(code)) for _ in range(5)) < 1.0
+
+
+@pytest.mark.parametrize("name", ["Pipeline", "measure_levels", "profile"])
+def test_a_missing_extra_is_named(name: str) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; import orbitsplit\n"
+        f"try: orbitsplit.{name}\n"
+        "except ImportError as error: print(error)"
+    )
+    assert 'pip install "orbitsplit[models]"' in _python(code)
