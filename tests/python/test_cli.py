@@ -32,7 +32,6 @@ def orbitsplit(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["orbitsplit", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_info:
         main()
-        sys.exit(0)
     code = exit_info.value.code
     return code if isinstance(code, int) else 0 if code is None else 1
 
