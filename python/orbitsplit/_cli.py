@@ -15,10 +15,13 @@ from rich.table import Table
 import orbitsplit as osp
 
 from . import _views as views
+from ._planning import Order
 from ._units import format_seconds
 
 # Bad input (a file, a key, a value) exits with 2, as click does for bad arguments; work that failed, with 1.
 BAD_INPUT, FAILED = 2, 1
+
+CODECS = ("raw", "bf16", "int8", "int4", "topk")
 
 app = typer.Typer(
     name="orbitsplit",
@@ -75,12 +78,13 @@ def solve(
     if as_json:
         _print_json(_solution_record(solution))
         return
-    if solution.status == "infeasible":
-        out.print(f"[bold]infeasible[/]: {solution.reason}", highlight=False)
+    if solution.objective_s is None or solution.gap is None:
+        out.print(f"[bold]{solution.status}[/]: {solution.reason}", highlight=False)
         return
+    budget = "" if loaded.loss_budget is None else f" of {loaded.loss_budget:.4g}"
     out.print(
         f"[bold]{solution.status}[/]: {format_seconds(solution.objective_s)}, proven gap {100 * solution.gap:.2g} %, "
-        f"loss {solution.loss:.4g} of {loaded.loss_budget:.4g}, found in {format_seconds(solution.seconds)}",
+        f"loss {solution.loss:.4g}{budget}, found in {format_seconds(solution.seconds)}",
         highlight=False,
     )
     table = Table("stage", "node", "layers", "level of the cut after it")
@@ -143,9 +147,7 @@ def calibrate(
     """
     texts = [path.read_text(encoding="utf-8") for path in text]
     with views.Report(err) as report:
-        result = osp.measure_levels(
-            model, texts, prompt_tokens=prompt_tokens, progress=report, **({"codecs": codec} if codec else {})
-        )
+        result = osp.measure_levels(model, texts, codecs=codec or CODECS, prompt_tokens=prompt_tokens, progress=report)
     if output is not None:
         result.save(output)
     if as_json:
@@ -162,7 +164,7 @@ def plan(
     loss_budget: Annotated[float, typer.Option(help="Nats per token that compression may cost.")] = 0.0,
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
-    order: Annotated[str, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
+    order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
     time_limit: TimeLimit = None,
     output: Output = None,
     as_json: Json = False,
@@ -171,8 +173,6 @@ def plan(
 
     Example: `orbitsplit plan profile.json --network leo.toml --levels levels.json --loss-budget 0.1 -o plan.json`
     """
-    if order not in ("fixed", "free"):
-        raise ValueError(f"--order is {order!r}, it must be fixed or free")
     loaded = osp.ModelProfile.load(profile)
     result = osp.plan(
         loaded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -67,7 +68,7 @@ def test_nothing_overlaps_on_a_node_or_a_link(plan: Plan) -> None:
     for node in trace.nodes:
         for kind in ("compute", "send"):
             events = sorted(trace.of(node, kind), key=lambda e: (e.start_s, e.stop_s))
-            assert all(a.stop_s <= b.start_s + 1e-9 for a, b in zip(events, events[1:], strict=False))
+            assert all(a.stop_s <= b.start_s + 1e-9 for a, b in pairwise(events))
 
 
 def test_half_duplex_waits_for_its_own_transmission() -> None:
