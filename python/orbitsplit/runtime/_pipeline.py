@@ -145,8 +145,8 @@ class Pipeline:
         self._jobs += 1
         part = [control.job_part_key(job.id, name) for name in ("tokens", "mask", "result")]
         records = [control.job_part_key(job.id, str(rank)) for rank in range(len(self.plan.stages))]
-        self._store.put(part[0], input_ids.to(torch.int64).numpy().tobytes())
-        self._store.put(part[1], mask.to(torch.uint8).numpy().tobytes())
+        self._store.put(part[0], input_ids.to("cpu", torch.int64).numpy().tobytes())
+        self._store.put(part[1], mask.to("cpu", torch.uint8).numpy().tobytes())
         self._store.put(control.job_key(job.id), job.to_json())
 
         def report() -> None:

@@ -140,8 +140,8 @@ class Workers:
     def _find_cause(self) -> str:
         """Return the message of the most likely cause among all workers that failed.
 
-        A process killed from outside comes first, then one that reported an error of its own, then one that ended
-        without a word; one that merely lost its neighbour comes last.
+        A process killed from outside comes first, then one that reported an error of its own, then one that aborted
+        or ended without a word; one that merely lost its neighbour comes last.
         """
         deadline_s = time.monotonic() + _GRACE_S
         ranks = range(len(self._processes))
@@ -159,7 +159,9 @@ class Workers:
             return (3, message) if failure.is_consequence else (1, f"{message}\n\n{failure.traceback.rstrip()}")
         code = self._processes[rank].returncode
         if code < 0:
-            return 0, f"{name} was killed by signal {-code} ({signal.Signals(-code).name}){self._log(rank)}"
+            # Gloo may abort a process that lost its neighbour.
+            priority = 2 if -code == signal.SIGABRT else 0
+            return priority, f"{name} was killed by signal {-code} ({signal.Signals(-code).name}){self._log(rank)}"
         return 2, f"{name} ended with exit code {code}{self._log(rank)}"
 
     def _name(self, rank: int) -> str:
