@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._cost import NO_LEVEL
-from ._jit import jit
-from ._tables import Floats, Metric, Tables, without_time
+from ._jit import inlined, jit
+from ._tables import Floats, Ints, Metric, Tables, without_time
 
 
 class Relaxation(NamedTuple):
@@ -48,33 +48,109 @@ def least_loss(t: Tables) -> Relaxation:
 
 def follow(t: Tables, metric: Metric, relaxation: Relaxation) -> Walk:
     """Return the relaxed optimum, in which untracked nodes may repeat."""
-    return _walked(t, metric, relaxation, relaxation, is_plan=False)
+    return _Walker(t, metric, relaxation, None).run()
 
 
 def dive(t: Tables, metric: Metric, relaxation: Relaxation, least: Relaxation) -> Walk:
     """Walk without repeating a node and without leaving the loss budget."""
-    return _walked(t, metric, relaxation, least, is_plan=True)
+    return _Walker(t, metric, relaxation, least).run()
 
 
-def _walked(t: Tables, metric: Metric, r: Relaxation, least: Relaxation, *, is_plan: bool) -> Walk:
-    stages = np.empty((t.layers, 4), dtype=np.int32)
-    count, loss = _walk(t, metric, r, least, is_plan, stages)
-    return Walk(stages[:count], loss)
+class _Walker:
+    """One walk along a relaxation's choices; with the least loss it makes a plan, else a relaxed one."""
+
+    def __init__(self, t: Tables, m: Metric, r: Relaxation, least: Relaxation | None) -> None:
+        self.t = t
+        self.m = m
+        self.r = r
+        self.least = least
+        self.used = np.zeros(t.nodes, dtype=np.bool_)
+        self.mask = 0
+        self.loss = 0.0
+
+    def run(self) -> Walk:
+        node, boundary = self.pick_start(), 0
+        rows = []
+        while node >= 0:
+            self.mask = self.masks_with(np.array([node]))[0]
+            self.used[node] = True
+            stop = self.pick_stop(boundary, node)
+            if stop < 0:
+                break
+            to, level = self.pick_transfer(stop, node) if stop < self.t.layers else (-1, NO_LEVEL)
+            rows.append((node, boundary, stop, level))
+            if stop == self.t.layers:
+                return Walk(np.array(rows, dtype=np.int32), self.loss)
+            if to >= 0:
+                self.loss += self.t.loss[stop, level]
+            node, boundary = to, stop
+        return Walk(np.empty((0, 4), dtype=np.int32), 0.0)
+
+    def masks_with(self, nodes: Ints) -> Ints:
+        """Return the tracked nodes used after one of the nodes."""
+        bits = self.t.tracked_bit[nodes]
+        return np.where(bits < 0, self.mask, self.mask | 1 << np.maximum(bits, 0))
+
+    def choose(self, values: Floats, loss: Floats, to_come: Floats | None) -> int:
+        """Return the first of the least values that keep the loss budget, or -1."""
+        if to_come is not None:
+            values = np.where(self.loss + loss + to_come <= self.t.loss_limit, values, math.inf)
+        if not values.size or not values.min() < math.inf:
+            return -1
+        return int(values.argmin())
+
+    def pick_start(self) -> int:
+        t, m, nodes = self.t, self.m, np.arange(self.t.nodes)
+        at = (self.masks_with(nodes), 0, nodes)
+        is_open = t.can_start & (m.ingress_max <= self.r.limit)
+        values = np.where(is_open, m.ingress_sum + self.r.arrive[at], math.inf)
+        return self.choose(values, np.zeros(1), None if self.least is None else self.least.arrive[at])
+
+    def pick_stop(self, start: int, node: int) -> int:
+        t, m = self.t, self.m
+        stops = slice(start + 1, t.max_stop[node, start] + 1)
+        busy = m.compute_max[node, stops] - m.compute_max[node, start]
+        fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
+        weight = np.where(fits, m.compute_sum[node, stops] - m.compute_sum[node, start], math.inf)
+        at = (self.mask, stops, node)
+        to_come = None if self.least is None else self.least.depart[at]
+        choice = self.choose(weight + self.r.depart[at], np.zeros(1), to_come)
+        return choice if choice < 0 else start + 1 + choice
+
+    def pick_transfer(self, i: int, node: int) -> tuple[int, int]:
+        t, m = self.t, self.m
+        to = t.neighbour[t.neighbour_start[node] : t.neighbour_start[node + 1]]
+        bits = t.tracked_bit[to]
+        is_blocked = (bits >= 0) & (self.mask >> np.maximum(bits, 0) & 1 != 0)
+        to = to[~is_blocked] if self.least is None else to[~is_blocked & ~self.used[to]]
+        pace, latency = t.pace[node, to, np.newaxis], t.latency[node, to, np.newaxis]
+        link = m.packed_max[i] * pace + m.latency_max * latency
+        encode = m.encode_max[i]
+        if t.half_duplex[node]:
+            fits = encode + link <= self.r.limit
+        else:
+            fits = (encode <= self.r.limit) & (link <= self.r.limit)
+        weight = m.packed_sum[i] * pace + m.latency_sum * latency + m.code_sum[i]
+        at = (self.masks_with(to), i, to)
+        values = np.where(fits, weight, math.inf) + self.r.price * t.loss[i] + self.r.arrive[at][:, np.newaxis]
+        to_come = None if self.least is None else self.least.arrive[at][:, np.newaxis]
+        choice = self.choose(values, t.loss[i], to_come)
+        return (-1, NO_LEVEL) if choice < 0 else (int(to[choice // t.levels]), choice % t.levels)
 
 
-@jit
+@inlined
 def with_node(t: Tables, mask: int, node: int) -> int:
     """Return the tracked nodes used after one more."""
     return mask if t.tracked_bit[node] < 0 else mask | (1 << t.tracked_bit[node])
 
 
-@jit
+@inlined
 def is_blocked(t: Tables, mask: int, node: int) -> bool:
     """Return whether a tracked node is used."""
     return t.tracked_bit[node] >= 0 and (mask >> t.tracked_bit[node]) & 1 != 0
 
 
-@jit
+@inlined
 def _stage_weight(t: Tables, m: Metric, limit: float, node: int, start: int, stop: int) -> float:
     busy = m.compute_max[node, stop] - m.compute_max[node, start]
     if busy + m.open_max[start] + m.close_max[stop, node] > limit:
@@ -82,7 +158,7 @@ def _stage_weight(t: Tables, m: Metric, limit: float, node: int, start: int, sto
     return m.compute_sum[node, stop] - m.compute_sum[node, start]
 
 
-@jit
+@inlined
 def _transfer_weight(t: Tables, m: Metric, limit: float, ends: tuple[int, int], i: int, k: int) -> float:
     link = m.packed_max[i, k] * t.pace[ends] + m.latency_max * t.latency[ends]
     encode = m.encode_max[i, k]
@@ -94,14 +170,14 @@ def _transfer_weight(t: Tables, m: Metric, limit: float, ends: tuple[int, int], 
     return m.packed_sum[i, k] * t.pace[ends] + m.latency_sum * t.latency[ends] + m.code_sum[i, k]
 
 
-@jit
+@inlined
 def _may_end(t: Tables, m: Metric, limit: float, mask: int, node: int) -> bool:
     if not t.can_end[node] or (mask & t.required_tracked) != t.required_tracked:
         return False
     return t.half_duplex[node] or m.egress_max[node] <= limit
 
 
-@jit
+@inlined
 def _best_stage(t: Tables, m: Metric, limit: float, depart: Floats, mask: int, start: int, node: int) -> float:
     best = np.inf
     for stop in range(start + 1, t.max_stop[node, start] + 1):
@@ -114,7 +190,7 @@ def _best_stage(t: Tables, m: Metric, limit: float, depart: Floats, mask: int, s
     return best
 
 
-@jit
+@inlined
 def _best_transfer(
     t: Tables, m: Metric, limit: float, price: float, arrive: Floats, mask: int, i: int, node: int
 ) -> float:
@@ -133,7 +209,7 @@ def _best_transfer(
     return best
 
 
-@jit
+@inlined
 def _start_value(t: Tables, m: Metric, limit: float, arrive: Floats, node: int) -> float:
     if not t.can_start[node] or m.ingress_max[node] > limit:
         return np.inf
@@ -158,79 +234,3 @@ def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arr
     for n in range(t.nodes):
         root = min(root, _start_value(t, m, limit, arrive, n))
     return root
-
-
-@jit
-def _pick_start(t: Tables, m: Metric, r: Relaxation, least: Relaxation, is_plan: bool) -> int:
-    choice, best = -1, np.inf
-    for n in range(t.nodes):
-        value = _start_value(t, m, r.limit, r.arrive, n)
-        if value < best and (not is_plan or least.arrive[with_node(t, 0, n), 0, n] <= t.loss_limit):
-            choice, best = n, value
-    return choice
-
-
-@jit
-def _pick_stop(
-    t: Tables,
-    m: Metric,
-    r: Relaxation,
-    least: Relaxation,
-    is_plan: bool,
-    mask: int,
-    place: tuple[int, int],
-    loss: float,
-) -> int:
-    start, node = place
-    choice, best = -1, np.inf
-    for stop in range(start + 1, t.max_stop[node, start] + 1):
-        value = _stage_weight(t, m, r.limit, node, start, stop) + r.depart[mask, stop, node]
-        if value < best and (not is_plan or loss + 0.0 + least.depart[mask, stop, node] <= t.loss_limit):
-            choice, best = stop, value
-    return choice
-
-
-@jit
-def _pick_transfer(
-    t: Tables, m: Metric, r: Relaxation, least: Relaxation, used: NDArray[np.bool_], is_plan: bool,
-    mask: int, place: tuple[int, int], loss: float,
-) -> tuple[int, int]:  # fmt: skip
-    i, node = place
-    choice, level, best = -1, 0, np.inf
-    for e in range(t.neighbour_start[node], t.neighbour_start[node + 1]):
-        to = t.neighbour[e]
-        if is_blocked(t, mask, to) or (is_plan and used[to]):
-            continue
-        after = with_node(t, mask, to)
-        for k in range(t.levels):
-            weight = _transfer_weight(t, m, r.limit, (node, to), i, k)
-            value = weight + r.price * t.loss[i, k] + r.arrive[after, i, to]
-            fits = not is_plan or loss + t.loss[i, k] + least.arrive[after, i, to] <= t.loss_limit
-            if value < best and fits:
-                choice, level, best = to, k, value
-    return choice, level
-
-
-@jit
-def _walk(
-    t: Tables, m: Metric, r: Relaxation, least: Relaxation, is_plan: bool, stages: NDArray[np.int32]
-) -> tuple[int, float]:
-    used = np.zeros(t.nodes, dtype=np.bool_)
-    count, mask, boundary, loss = 0, 0, 0, 0.0
-    node = _pick_start(t, m, r, least, is_plan)
-    while node >= 0:
-        mask = with_node(t, mask, node)
-        used[node] = True
-        stop = _pick_stop(t, m, r, least, is_plan, mask, (boundary, node), loss)
-        if stop < 0:
-            break
-        stages[count] = (node, boundary, stop, NO_LEVEL)
-        count += 1
-        boundary = stop
-        if stop == t.layers:
-            return count, loss
-        node, level = _pick_transfer(t, m, r, least, used, is_plan, mask, (boundary, node), loss)
-        if node >= 0:
-            loss += t.loss[boundary, level]
-            stages[count - 1, 3] = level
-    return 0, 0.0

@@ -14,3 +14,9 @@ def jit(function: _Function) -> _Function:
     """Compile a function at its first call and keep the machine code on disk for later processes."""
     compiled: _Function = numba.njit(cache=True)(function)
     return compiled
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile a function into its callers: a boundary costs a second of compilation where arrays cross it."""
+    compiled: _Function = numba.njit(inline="always")(function)
+    return compiled

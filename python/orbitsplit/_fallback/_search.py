@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ._bounds import Relaxation, with_node
 from ._cost import NO_LEVEL
-from ._jit import jit
+from ._jit import inlined, jit
 from ._root import ROUNDING, Clock, Interval, Root
 from ._tables import Floats, Ints, Metric, PhaseTables, Tables
 
@@ -177,7 +177,7 @@ def _slot(store: Store, place: int, used: np.uint64) -> int:
     return slot
 
 
-@jit
+@inlined
 def _place(t: Tables, tag: Ints) -> int:
     place = tag[ARRIVED] * (t.layers + 1) + tag[BOUNDARY]
     place = place * t.nodes + tag[NODE]
@@ -196,7 +196,7 @@ def _comes_first(store: Store, a: int, b: int) -> bool:
     return label_a < label_b
 
 
-@jit
+@inlined
 def _swap(store: Store, a: int, b: int) -> None:
     store.heap_bound[a], store.heap_bound[b] = store.heap_bound[b], store.heap_bound[a]
     store.heap_label[a], store.heap_label[b] = store.heap_label[b], store.heap_label[a]
@@ -230,7 +230,7 @@ def _heap_pop(store: Store) -> int:
     return label
 
 
-@jit
+@inlined
 def _bound(t: Tables, bands: Bands, number: Floats, tag: Ints) -> float:
     most = 0.0
     rows = bands.arrive if tag[ARRIVED] else bands.depart
@@ -251,14 +251,14 @@ def _bound(t: Tables, bands: Bands, number: Floats, tag: Ints) -> float:
     return most
 
 
-@jit
+@inlined
 def _is_no_worse(a: Floats, b: Floats, load: int, growth: float) -> bool:
     if a[load + SUM] > b[load + SUM] or a[load + MAX] > b[load + MAX]:
         return False
     return a[load + OPEN] <= b[load + OPEN] or a[load + OPEN] + growth <= b[load + MAX]
 
 
-@jit
+@inlined
 def _dominates(a: Floats, b: Floats, growth: float, token_growth: float) -> bool:
     if a[LOSS] > b[LOSS] or a[BACK] > b[BACK]:
         return False
@@ -303,11 +303,8 @@ def _push(t: Tables, bands: Bands, store: Store) -> None:
     _heap_push(store, new)
 
 
-@jit
 def _start(t: Tables, bands: Bands, store: Store, floor: float) -> None:
-    for n in range(t.nodes):
-        if not t.can_start[n]:
-            continue
+    for n in np.flatnonzero(t.can_start):
         new = store.counters[LABELS]
         number, tag = store.numbers[new], store.indices[new]
         number[:] = 0.0
@@ -315,12 +312,13 @@ def _start(t: Tables, bands: Bands, store: Store, floor: float) -> None:
         number[PREFILL + MAX] = max(floor, t.ingress[n]) if t.tracks_max else 0.0
         tag[:] = 0
         tag[PARENT], tag[LEVEL], tag[ARRIVED] = -1, NO_LEVEL, 1
-        tag[NODE], tag[FIRST], tag[MASK] = n, n, with_node(t, 0, n)
-        store.used[new] = np.uint64(1) << np.uint64(n) if t.is_free else np.uint64(0)
+        tag[NODE], tag[FIRST] = n, n
+        tag[MASK] = 0 if t.tracked_bit[n] < 0 else 1 << int(t.tracked_bit[n])
+        store.used[new] = 1 << int(n) if t.is_free else 0
         _push(t, bands, store)
 
 
-@jit
+@inlined
 def _work(t: Tables, phase: PhaseTables, tracks_max: bool, place: tuple[int, int, int], load: Floats) -> None:
     node, start, stop = place
     busy = phase.compute[node, stop] - phase.compute[node, start]
@@ -330,7 +328,7 @@ def _work(t: Tables, phase: PhaseTables, tracks_max: bool, place: tuple[int, int
         load[MAX] = max(load[MAX], load[OPEN])
 
 
-@jit
+@inlined
 def _close(load: Floats, half_duplex: bool, encode: float, link: float) -> None:
     if half_duplex:
         load[MAX] = max(load[MAX], load[OPEN] + encode + link)
@@ -339,7 +337,7 @@ def _close(load: Floats, half_duplex: bool, encode: float, link: float) -> None:
         load[MAX] = max(load[MAX], link)
 
 
-@jit
+@inlined
 def _transfer(
     t: Tables, phase: PhaseTables, tracks_max: bool, ends: tuple[int, int], i: int, k: int, load: Floats
 ) -> None:
@@ -355,7 +353,7 @@ def _transfer(
         load[OPEN] = phase.decode[i, k]
 
 
-@jit
+@inlined
 def _copy(store: Store, parent: int) -> int:
     """Copy a label to the place after the last one."""
     new = store.counters[LABELS]
@@ -367,7 +365,7 @@ def _copy(store: Store, parent: int) -> int:
     return new
 
 
-@jit
+@inlined
 def _finish(t: Tables, store: Store, new: int) -> None:
     """Score a label that has placed every layer, and keep it if it is the best plan."""
     number, tag = store.numbers[new], store.indices[new]
@@ -393,7 +391,7 @@ def _finish(t: Tables, store: Store, new: int) -> None:
         store.goal[0] = tag[PARENT]
 
 
-@jit
+@inlined
 def _compute(t: Tables, bands: Bands, store: Store, parent: int) -> None:
     """Append every stage that fits the node."""
     node, start = store.indices[parent, NODE], store.indices[parent, BOUNDARY]
@@ -411,7 +409,7 @@ def _compute(t: Tables, bands: Bands, store: Store, parent: int) -> None:
             _push(t, bands, store)
 
 
-@jit
+@inlined
 def _send(t: Tables, bands: Bands, least: Floats, store: Store, parent: int) -> None:
     """Send the last stage's activation to every node that may follow, at every level."""
     node, i = store.indices[parent, NODE], store.indices[parent, BOUNDARY]
