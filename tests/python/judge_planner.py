@@ -19,9 +19,7 @@ def cost(p: dict, stages: list[tuple]) -> float:
     total = sum(prefill) + sum(delays) + (p.get("micro_batches", 1) - 1) * max(prefill)
     tokens = p.get("new_tokens", 0)
     if tokens >= 2:
-        decode, delays = occupancies(
-            p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False
-        )
+        decode, delays = occupancies(p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False)
         lap = sum(decode) + sum(delays) + way_back(p, [stage[0] for stage in stages])
         groups = p.get("groups", p.get("micro_batches", 1))
         total += (tokens - 1) * max(lap, groups * max(decode))
@@ -55,9 +53,7 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
             packed = size / p["levels"][level]["ratio"]
             sending = link(packed, p["bandwidth_bytes_per_s"][node][to], p["latency_s"][node][to])
         elif external and way_out is not None:
-            sending = link(
-                way_out["bytes"], way_out["bandwidth_bytes_per_s"][node], way_out["latency_s"][node]
-            )
+            sending = link(way_out["bytes"], way_out["bandwidth_bytes_per_s"][node], way_out["latency_s"][node])
         if sending is not None and p["nodes"][node].get("half_duplex", False):
             busy.append(stage + sending)
         else:
@@ -109,8 +105,7 @@ def plans(p):
             for order in arrange(range(nodes), count):
                 for chosen in itertools.product(range(levels), repeat=count - 1):
                     yield [
-                        (order[k], edges[k], edges[k + 1], chosen[k] if k + 1 < count else None)
-                        for k in range(count)
+                        (order[k], edges[k], edges[k + 1], chosen[k] if k + 1 < count else None) for k in range(count)
                     ]
 
 

@@ -147,7 +147,7 @@ def with_node(t: Tables, mask: int, node: int) -> int:
 @inlined
 def is_blocked(t: Tables, mask: int, node: int) -> bool:
     """Return whether a tracked node is used."""
-    return t.tracked_bit[node] >= 0 and (mask >> t.tracked_bit[node]) & 1 != 0
+    return bool(t.tracked_bit[node] >= 0 and (mask >> t.tracked_bit[node]) & 1 != 0)
 
 
 @inlined
@@ -155,7 +155,7 @@ def _stage_weight(t: Tables, m: Metric, limit: float, node: int, start: int, sto
     busy = m.compute_max[node, stop] - m.compute_max[node, start]
     if busy + m.open_max[start] + m.close_max[stop, node] > limit:
         return np.inf
-    return m.compute_sum[node, stop] - m.compute_sum[node, start]
+    return float(m.compute_sum[node, stop] - m.compute_sum[node, start])
 
 
 @inlined
@@ -167,14 +167,14 @@ def _transfer_weight(t: Tables, m: Metric, limit: float, ends: tuple[int, int], 
             return np.inf
     elif encode > limit or link > limit:
         return np.inf
-    return m.packed_sum[i, k] * t.pace[ends] + m.latency_sum * t.latency[ends] + m.code_sum[i, k]
+    return float(m.packed_sum[i, k] * t.pace[ends] + m.latency_sum * t.latency[ends] + m.code_sum[i, k])
 
 
 @inlined
 def _may_end(t: Tables, m: Metric, limit: float, mask: int, node: int) -> bool:
     if not t.can_end[node] or (mask & t.required_tracked) != t.required_tracked:
         return False
-    return t.half_duplex[node] or m.egress_max[node] <= limit
+    return bool(t.half_duplex[node] or m.egress_max[node] <= limit)
 
 
 @inlined
@@ -213,7 +213,7 @@ def _best_transfer(
 def _start_value(t: Tables, m: Metric, limit: float, arrive: Floats, node: int) -> float:
     if not t.can_start[node] or m.ingress_max[node] > limit:
         return np.inf
-    return m.ingress_sum[node] + arrive[with_node(t, 0, node), 0, node]
+    return float(m.ingress_sum[node] + arrive[with_node(t, 0, node), 0, node])
 
 
 @jit

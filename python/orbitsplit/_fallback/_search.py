@@ -174,26 +174,26 @@ def _slot(store: Store, place: int, used: np.uint64) -> int:
     slot = np.int64(mixed >> np.uint64(20)) & last
     while store.key_place[slot] >= 0 and (store.key_place[slot] != place or store.key_used[slot] != used):
         slot = (slot + 1) & last
-    return slot
+    return int(slot)
 
 
 @inlined
 def _place(t: Tables, tag: Ints) -> int:
     place = tag[ARRIVED] * (t.layers + 1) + tag[BOUNDARY]
     place = place * t.nodes + tag[NODE]
-    return place * t.nodes + (tag[FIRST] if t.generates else 0)
+    return int(place * t.nodes + (tag[FIRST] if t.generates else 0))
 
 
 @jit
 def _comes_first(store: Store, a: int, b: int) -> bool:
     """Smallest bound first, then the label with fewer layers left, then the older one. a, b: heap positions."""
     if store.heap_bound[a] != store.heap_bound[b]:
-        return store.heap_bound[a] < store.heap_bound[b]
+        return bool(store.heap_bound[a] < store.heap_bound[b])
     label_a, label_b = store.heap_label[a], store.heap_label[b]
     placed_a, placed_b = store.indices[label_a, BOUNDARY], store.indices[label_b, BOUNDARY]
     if placed_a != placed_b:
-        return placed_a > placed_b
-    return label_a < label_b
+        return bool(placed_a > placed_b)
+    return bool(label_a < label_b)
 
 
 @inlined
@@ -227,7 +227,7 @@ def _heap_pop(store: Store) -> int:
             break
         _swap(store, at, child)
         at = child
-    return label
+    return int(label)
 
 
 @inlined
@@ -255,7 +255,7 @@ def _bound(t: Tables, bands: Bands, number: Floats, tag: Ints) -> float:
 def _is_no_worse(a: Floats, b: Floats, load: int, growth: float) -> bool:
     if a[load + SUM] > b[load + SUM] or a[load + MAX] > b[load + MAX]:
         return False
-    return a[load + OPEN] <= b[load + OPEN] or a[load + OPEN] + growth <= b[load + MAX]
+    return bool(a[load + OPEN] <= b[load + OPEN] or a[load + OPEN] + growth <= b[load + MAX])
 
 
 @inlined
@@ -362,7 +362,7 @@ def _copy(store: Store, parent: int) -> int:
     store.used[new] = store.used[parent]
     store.indices[new, PARENT] = parent
     store.indices[new, DEAD] = 0
-    return new
+    return int(new)
 
 
 @inlined

@@ -1,0 +1,292 @@
+"""The planner against exhaustive search, on both backends, and the properties that every optimum has."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from pathlib import Path
+from random import Random
+
+import judge_planner as judge
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_problems import random_problem
+
+from orbitsplit import Problem, evaluate, solve
+from orbitsplit._backend import load_backend
+
+PROBLEMS = sorted((Path(__file__).parents[1] / "data" / "problems").glob("*.json"))
+BACKENDS = ["native", "numba"]
+
+RANDOMS = st.randoms(use_true_random=False)
+QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
+
+
+def solved(backend: str, problem: Problem, *, max_tracked: int = 16) -> dict:
+    """Solve without the public function: the number of tracked nodes is the planner's own affair."""
+    found = load_backend(backend).solve(problem, math.inf, 1_000_000, max_tracked)
+    return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
+
+
+def check_against_judge(data: dict, backend: str, max_tracked: int) -> None:
+    expected = judge.best(data)
+    found = solved(backend, Problem.from_dict(data), max_tracked=max_tracked)
+    if math.isinf(expected):
+        assert (found["status"], found["stages"]) == ("infeasible", [])
+        assert found["reason"]
+        return
+    assert found["status"] == "optimal"
+    assert found["objective_s"] == pytest.approx(expected, rel=1e-9)
+    assert found["lower_bound_s"] == found["objective_s"]
+    stages = [(node, start, stop, None if level < 0 else level) for node, start, stop, level in found["stages"]]
+    assert judge.cost(data, stages) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("path", PROBLEMS, ids=lambda path: path.stem)
+def test_bundled_problems(path, backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    problem = Problem.load(path)
+    solution = solve(problem)
+    assert solution.status == problem.expected["status"] == "optimal"
+    assert solution.objective_s == pytest.approx(problem.expected["objective_s"], rel=2e-6)
+    assert (solution.gap, solution.reason, solution.lower_bound_s) == (0, None, solution.objective_s)
+    assert evaluate(problem, solution).is_feasible
+
+
+@given(RANDOMS)
+@settings(max_examples=400, **QUICK)
+def test_equal_to_exhaustive_search_native(r):
+    check_against_judge(random_problem(r), "native", r.choice([16, 16, 1, 0]))
+
+
+@given(RANDOMS)
+@settings(max_examples=100, **QUICK)
+def test_equal_to_exhaustive_search_numba(r):
+    check_against_judge(random_problem(r, most_layers=5, most_nodes=3), "numba", r.choice([16, 16, 1, 0]))
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_equal_to_exhaustive_search_on_larger_problems(block):
+    for seed in range(5 * block, 5 * block + 5):
+        data = random_problem(Random(1000 + seed), most_layers=7, most_nodes=5, order="fixed")
+        check_against_judge(data, "native", 16)
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_both_backends_plan_alike_to_the_last_bit(block):
+    for seed in range(20 * block, 20 * block + 20):
+        problem = Problem.from_dict(random_problem(Random(seed), most_layers=9, most_nodes=5))
+        max_tracked = (16, 1, 0)[seed % 3]
+        native, numba = (solved(backend, problem, max_tracked=max_tracked) for backend in BACKENDS)
+        assert native == numba
+
+
+def objective(data: dict) -> float:
+    found = solve(Problem.from_dict(data)).objective_s
+    return math.inf if found is None else found
+
+
+@given(RANDOMS)
+@settings(max_examples=100, **QUICK)
+def test_a_better_link_more_memory_or_a_larger_budget_never_worsens(r):
+    data = random_problem(r)
+    before = objective(data)
+    better = copy.deepcopy(data)
+    a, b = r.randrange(len(data["nodes"])), r.randrange(len(data["nodes"]))
+    better["bandwidth_bytes_per_s"][a][b] += 1.0
+    if data["bandwidth_bytes_per_s"][a][b] > 0 or "new_tokens" not in data:
+        # A new link may be a longer way back for tokens than the chain: only then may it worsen a plan.
+        assert objective(better) <= before * (1 + 1e-9)
+    better = copy.deepcopy(data)
+    better["nodes"][a]["memory_bytes"] += 3.0
+    assert objective(better) <= before * (1 + 1e-9)
+    if "loss_budget" in data:
+        assert objective({**data, "loss_budget": data["loss_budget"] * 1.5}) <= before * (1 + 1e-9)
+
+
+@given(RANDOMS)
+@settings(max_examples=100, **QUICK)
+def test_relabelling_nodes_keeps_the_cost_in_free_order(r):
+    data = random_problem(r, order="free")
+    chain = list(range(len(data["nodes"])))
+    r.shuffle(chain)
+    renamed = copy.deepcopy(data)
+    for key in ("nodes", "layer_time_s", "layer_decode_time_s"):
+        if key in data:
+            renamed[key] = [data[key][n] for n in chain]
+    for key in ("bandwidth_bytes_per_s", "latency_s"):
+        renamed[key] = [[data[key][a][b] for b in chain] for a in chain]
+        for external in ("ingress", "egress"):
+            if external in data:
+                renamed[external][key] = [data[external][key][n] for n in chain]
+    pins = renamed.get("pins", {})
+    pins["layers"] = {layer: chain.index(node) for layer, node in pins.get("layers", {}).items()}
+    for key in ("required", "forbidden"):
+        pins[key] = [chain.index(node) for node in pins.get(key, [])]
+    renamed["pins"] = pins
+    assert objective(renamed) == pytest.approx(objective(data), rel=1e-9)
+
+
+def bundled(name: str, **changes: object) -> dict:
+    path = next(path for path in PROBLEMS if path.stem == name)
+    return {**json.loads(path.read_text(encoding="utf-8")), **changes}
+
+
+def test_the_same_problem_gives_the_same_solution():
+    problem = Problem.from_dict(bundled("example_32_free"))
+    first, second = solved("native", problem), solved("native", problem)
+    assert first == second
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
+    solution = solve(problem, max_labels=2_000)
+    assert solution.status == "feasible"
+    assert solution.reason == "the limit of 2000 labels was reached"
+    assert evaluate(problem, solution).objective_s == solution.objective_s
+    assert 0 < solution.lower_bound_s < solution.objective_s
+    assert solution.gap == (solution.objective_s - solution.lower_bound_s) / solution.objective_s
+    assert solution.lower_bound_s <= problem.expected["objective_s"]  # a fixed order is one of the free ones
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_time_limit_is_kept(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
+    solution = solve(problem, time_limit_s=0)
+    assert solution.status in ("feasible", "unknown")
+    assert solution.reason == "the time limit of 0 s was reached"
+    assert solution.lower_bound_s <= problem.expected["objective_s"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"time_limit_s": -1}, "time_limit_s is -1, must be at least 0"),
+        ({"time_limit_s": float("nan")}, "time_limit_s is nan, must be at least 0"),
+        ({"max_labels": 0}, "max_labels is 0, must be at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(backend, options, message, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        solve(Problem.from_dict(line()), **options)
+
+
+def line(**changes: object) -> dict:
+    """Four layers of 2 GB on three nodes of 4 GB, linked one way in a line."""
+    return {
+        "layers": ["a", "b", "c", "d"],
+        "nodes": [{"name": name, "memory_bytes": 4e9} for name in ("x", "y", "z")],
+        "layer_memory_bytes": [2e9] * 4,
+        "layer_time_s": [[1] * 4] * 3,
+        "cut_bytes": [1] * 3,
+        "bandwidth_bytes_per_s": [[0, 1, 0], [0, 0, 1], [0, 0, 0]],
+        "latency_s": [[0] * 3] * 3,
+        "levels": [{"name": "raw", "ratio": 1}],
+        "loss": [[0.25]] * 3,
+        **changes,
+    }
+
+
+def way(*bandwidth: float) -> dict:
+    return {"bytes": 1, "bandwidth_bytes_per_s": bandwidth, "latency_s": [0] * 3}
+
+
+GENERATION = {"new_tokens": 4, "layer_decode_time_s": [[1] * 4] * 3, "cut_decode_bytes": [1] * 3}
+INFEASIBLE = [
+    ({"layer_memory_bytes": [1e9, 9.1e9, 0, 0]}, "layer 1 needs 9.1 GB, the largest node has 4 GB"),
+    ({"layer_memory_bytes": [4e9] * 4}, "the layers need 16 GB together, the nodes hold 12 GB"),
+    (
+        {"layer_memory_bytes": [3e9, 3e9, 2e9, 3e9]},
+        "no chain of linked nodes holds the layers in their order; 1 GB more on every node would",
+    ),
+    ({"loss_budget": 0.2}, "the smallest loss any plan that fits reaches is 0.25, the budget is 0.2"),
+    ({"ingress": way(0, 0, 0)}, "no node may be first: ingress reaches none that the pins allow"),
+    ({"egress": way(0, 0, 0)}, "no node may be last: egress leaves none that the pins allow"),
+    (
+        {"egress": way(1, 0, 0), "ingress": way(0, 1, 1)},
+        "no chain of links joins the nodes that ingress, egress and pins ask for, whatever their memory",
+    ),
+    (
+        {"bandwidth_bytes_per_s": [[0] * 3] * 3, "pins": {"required": ["x", "y"]}},
+        "no link joins any two nodes that may follow each other, and no node alone may run every layer",
+    ),
+    ({"pins": {"forbidden": [0, 1, 2]}}, "every node is forbidden"),
+    (
+        {
+            "pins": {"layers": {"a": "x"}},
+            "nodes": [{"name": n, "memory_bytes": m} for n, m in zip("xyz", (1e9, 9e9, 9e9), strict=True)],
+        },
+        'layer 0 needs 2 GB, node "x" to which it is pinned has 1 GB',
+    ),
+    (
+        GENERATION,
+        "no plan that fits can return its tokens from the last node to the first: links lead one way only",
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", ["fixed", "free"])
+@pytest.mark.parametrize(("changes", "reason"), INFEASIBLE)
+def test_infeasible_problems_say_why(changes, reason, order, backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    solution = solve(Problem.from_dict(line(order=order, **changes)))
+    assert (solution.status, solution.reason) == ("infeasible", reason)
+    assert (solution.objective_s, solution.lower_bound_s, solution.gap, solution.loss) == (None,) * 4
+    assert solution.stages == ()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_smallest_loss_named_is_enough(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    for seed in range(200):
+        data = random_problem(Random(seed), most_layers=5, most_nodes=3)
+        solution = solve(Problem.from_dict(data))
+        told = re.match("the smallest loss any plan that fits reaches is (.*), the budget", solution.reason or "")
+        if told and data.get("new_tokens", 0) < 2:
+            assert float(told[1]) == pytest.approx(judge.least_loss(data), rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_layer_one_node_no_link_no_level(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    data = {
+        "layers": ["only"],
+        "nodes": [{"name": "alone", "memory_bytes": 1}],
+        "layer_memory_bytes": [1],
+        "layer_time_s": [[2]],
+        "cut_bytes": [],
+        "bandwidth_bytes_per_s": [[0]],
+        "latency_s": [[0]],
+        "levels": [],
+        "loss": [],
+        "micro_batches": 3,
+    }
+    for order in ("fixed", "free"):
+        solution = solve(Problem.from_dict({**data, "order": order}))
+        assert (solution.status, solution.objective_s) == ("optimal", 6)
+        assert solution.stages == ((0, 0, 1, None),)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_free_order_of_more_than_64_nodes_is_refused(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    nodes = 65
+    data = line(
+        nodes=[{"name": str(n), "memory_bytes": 4e9} for n in range(nodes)],
+        layer_time_s=[[1] * 4] * nodes,
+        bandwidth_bytes_per_s=[[1.0] * nodes] * nodes,
+        latency_s=[[0] * nodes] * nodes,
+    )
+    assert solve(Problem.from_dict(data)).status == "optimal"
+    with pytest.raises(ValueError, match="order is free with 65 nodes, at most 64 can be searched"):
+        solve(Problem.from_dict({**data, "order": "free"}))
