@@ -156,6 +156,7 @@ def _codec_arguments(codec: Codec) -> tuple[int, int, float]:
     return _CODECS.index(codec.name), codec.group or _DEFAULT_GROUP, codec.keep or _DEFAULT_KEEP
 
 
+@functools.lru_cache(maxsize=64)
 def _dtype_number(dtype: Any) -> int:
     name = str(dtype).removeprefix("torch.") if _is_torch_dtype(dtype) else _numpy_dtype_name(dtype)
     if name not in _DTYPES:
@@ -169,8 +170,8 @@ def _is_torch_dtype(dtype: Any) -> bool:
 
 
 def _numpy_dtype_name(dtype: Any) -> str:
-    if dtype == "bfloat16":
-        return "bfloat16"
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return dtype
     native = np.dtype(dtype)
     return native.name if native.isnative else f"byte-swapped {native.name}"
 

@@ -62,8 +62,7 @@ float load_single(const std::byte* bytes, std::size_t i) {
 // Finite values past the end of the dtype's range stay at its end.
 template <class Element>
 float clamp(float value) {
-    const float below = value < Element::largest ? value : Element::largest;
-    return below > -Element::largest ? below : -Element::largest;
+    return float_bits::clamp(value, Element::largest);
 }
 
 // Calls `work` with the element type of `dtype`.

@@ -124,10 +124,12 @@ void to_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out
 void from_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out) {
     elements::visit(dtype, [&]<class Element>(Element) {
         for (std::size_t i = 0; i < count; ++i) {
-            const auto bits = load<std::uint16_t>(in, i);
-            const float value = float_bits::single_from_bf16(bits);
-            const bool is_finite = (bits & 0x7FFF) < 0x7F80;
-            store(out, i, Element::from_single(is_finite ? elements::clamp<Element>(value) : value));
+            const std::uint32_t bits = std::uint32_t{load<std::uint16_t>(in, i)} << 16;
+            const auto clamped =
+                std::bit_cast<std::uint32_t>(elements::clamp<Element>(std::bit_cast<float>(bits)));
+            const bool is_finite = float_bits::is_above(float_bits::infinity, bits & float_bits::magnitude);
+            store(out, i,
+                  Element::from_single(std::bit_cast<float>(float_bits::select(is_finite, clamped, bits))));
         }
     });
 }

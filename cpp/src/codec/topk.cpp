@@ -23,35 +23,48 @@ struct Threshold {
     std::size_t ties;
 };
 
-// The kept-th largest of 31-bit keys by radix: 11, 10 and 10 bits, most significant first.
-Threshold find_threshold(std::span<const std::uint32_t> keys, std::size_t kept) {
+// The kept-th largest of 31-bit keys by radix: 11, 10 and 10 bits, most significant first. Only keys with the
+// digits found so far go on to the next one; `candidates` has room for all keys.
+Threshold find_threshold(std::span<const std::uint32_t> keys, std::size_t kept, std::uint32_t* candidates) {
     struct Digit {
         int shift;
         int bits;
     };
     constexpr std::array<Digit, 3> digits = {{{20, 11}, {10, 10}, {0, 10}}};
-    std::array<std::uint32_t, 2048> histogram;
+    // Neighbours often share a digit, and an increment waits for the last one of its count: two sets of
+    // counts.
+    std::array<std::array<std::uint32_t, 2048>, 2> counts;
     std::uint32_t prefix = 0;
     std::size_t missing = kept;
     for (const auto [shift, bits] : digits) {
         const std::uint32_t mask = (1U << bits) - 1;
-        std::fill_n(histogram.begin(), std::size_t{1} << bits, 0U);
-        for (const std::uint32_t key : keys)
-            if (key >> shift >> bits == prefix) ++histogram[(key >> shift) & mask];
+        for (auto& count : counts) std::fill_n(count.begin(), mask + 1, 0U);
+        for (std::size_t i = 0; i < keys.size(); ++i) ++counts[i % 2][(keys[i] >> shift) & mask];
         std::uint32_t digit = mask;
-        while (histogram[digit] < missing) missing -= histogram[digit--];
+        for (; counts[0][digit] + counts[1][digit] < missing; --digit)
+            missing -= counts[0][digit] + counts[1][digit];
         prefix = (prefix << bits) | digit;
+        std::size_t count = 0;
+        for (const std::uint32_t key : keys) {
+            candidates[count] = key;
+            count += static_cast<std::size_t>(key >> shift == prefix);
+        }
+        keys = {candidates, count};
     }
     return {prefix, missing};
 }
 
+std::byte bits_above(const std::uint32_t* keys, std::size_t count, std::uint32_t threshold) {
+    unsigned bits = 0;
+    for (std::size_t i = 0; i < count; ++i) bits |= static_cast<unsigned>(keys[i] > threshold) << i;
+    return static_cast<std::byte>(bits);
+}
+
 void mark_kept(std::span<const std::uint32_t> keys, Threshold threshold, std::span<std::byte> bitmap) {
-    for (std::size_t start = 0; start < keys.size(); start += 8) {
-        unsigned bits = 0;
-        for (std::size_t i = start; i < std::min(start + 8, keys.size()); ++i)
-            bits |= static_cast<unsigned>(keys[i] > threshold.key) << (i - start);
-        bitmap[start / 8] = static_cast<std::byte>(bits);
-    }
+    for (std::size_t byte = 0; byte < keys.size() / 8; ++byte)
+        bitmap[byte] = bits_above(&keys[8 * byte], 8, threshold.key);
+    if (keys.size() % 8 != 0)
+        bitmap.back() = bits_above(&keys[keys.size() / 8 * 8], keys.size() % 8, threshold.key);
     for (std::size_t i = 0; threshold.ties > 0; ++i)
         if (keys[i] == threshold.key) {
             bitmap[i / 8] |= static_cast<std::byte>(1U << (i % 8));
@@ -96,18 +109,19 @@ bool select_largest(const std::byte* in, DType dtype, layout::Rows rows, std::si
                     std::byte* bitmaps) {
     const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
     std::vector<std::uint32_t> keys(rows.count > 0 ? rows.length : 0);
+    std::vector<std::uint32_t> candidates(keys.size());
     return elements::visit(dtype, [&]<class Element>(Element) {
         std::size_t written = 0;
         for (std::size_t row = 0; row < rows.count; ++row) {
             const std::byte* here = in + row * rows.length * sizeof(typename Element::Bits);
-            std::uint32_t largest = 0;
+            std::int32_t largest = 0;  // signed: see largest_key in scalar.cpp
             for (std::size_t i = 0; i < rows.length; ++i) {
                 keys[i] = Element::key(load<typename Element::Bits>(here, i));
-                largest = std::max(largest, keys[i]);
+                largest = std::max(largest, static_cast<std::int32_t>(keys[i]));
             }
-            if (largest >= Element::infinite_key) return false;
+            if (static_cast<std::uint32_t>(largest) >= Element::infinite_key) return false;
             const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
-            mark_kept(keys, find_threshold(keys, kept), bitmap);
+            mark_kept(keys, find_threshold(keys, kept, candidates.data()), bitmap);
             visit_set_bits(bitmap, [&](std::size_t i) {
                 store(values, written++, shorten<Element>(load<typename Element::Bits>(here, i)));
             });
