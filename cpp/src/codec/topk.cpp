@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -23,17 +24,18 @@ struct Threshold {
     std::size_t ties;
 };
 
-// The kept-th largest of 31-bit keys by radix: 11, 10 and 10 bits, most significant first. Only keys with the
-// digits found so far go on to the next one; `candidates` has room for all keys.
+// The kept-th largest of 31-bit keys by radix, most significant digit first. Only keys with the digits found
+// so far go on to the next one; `candidates` has room for all keys. Digits are small because rows are short:
+// counts are cleared for each.
 Threshold find_threshold(std::span<const std::uint32_t> keys, std::size_t kept, std::uint32_t* candidates) {
     struct Digit {
         int shift;
         int bits;
     };
-    constexpr std::array<Digit, 3> digits = {{{20, 11}, {10, 10}, {0, 10}}};
+    constexpr std::array<Digit, 4> digits = {{{23, 8}, {15, 8}, {7, 8}, {0, 7}}};
     // Neighbours often share a digit, and an increment waits for the last one of its count: two sets of
     // counts.
-    std::array<std::array<std::uint32_t, 2048>, 2> counts;
+    std::array<std::array<std::uint32_t, 256>, 2> counts;
     std::uint32_t prefix = 0;
     std::size_t missing = kept;
     for (const auto [shift, bits] : digits) {
@@ -74,9 +76,12 @@ void mark_kept(std::span<const std::uint32_t> keys, Threshold threshold, std::sp
 
 template <class Visit>
 void visit_set_bits(std::span<const std::byte> bitmap, Visit visit) {
-    for (std::size_t byte = 0; byte < bitmap.size(); ++byte)
-        for (auto bits = std::to_integer<unsigned>(bitmap[byte]); bits != 0; bits &= bits - 1)
-            visit(8 * byte + static_cast<std::size_t>(std::countr_zero(bits)));
+    for (std::size_t start = 0; start < bitmap.size(); start += 8) {
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, bitmap.data() + start, std::min<std::size_t>(8, bitmap.size() - start));
+        for (; bits != 0; bits &= bits - 1)
+            visit(8 * start + static_cast<std::size_t>(std::countr_zero(bits)));
+    }
 }
 
 std::size_t count_set_bits(std::span<const std::byte> bitmap) {

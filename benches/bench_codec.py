@@ -1,0 +1,192 @@
+"""Do the codecs pay on a slow link? Encode and decode beside a copy of the memory and what NumPy and PyTorch offer.
+
+    pytest benches/bench_codec.py
+    pytest benches/bench_codec.py --benchmark-disable     the answers only
+
+Each group is one question, its columns comparable within a run: one thread, float32 input, checksums included for ours.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from orbitsplit._backend import load_backend
+from orbitsplit._compress import compress, decompress
+
+# A prefill message of 4096 tokens of width 640 (10.5 MB), and a decode step of one.
+SHAPES = {"prefill": (4096, 640), "decode step": (1, 640)}
+GROUP = 64
+
+
+@pytest.fixture(params=SHAPES)
+def case(request):
+    torch.set_num_threads(1)
+    return request.param, activation(SHAPES[request.param])
+
+
+def activation(shape):
+    """Normal values with a few channels a hundred times the rest, as in language models."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal(shape, np.float32)
+    x[:, rng.choice(shape[1], 4, replace=False)] *= 100
+    return x
+
+
+def measure(benchmark, group, case, run):
+    """Time `run` on memory that is already mapped, and return its last result."""
+    name, x = case
+    benchmark.group = f"{group}, {name}"
+    result = benchmark(run)
+    if benchmark.stats:
+        benchmark.extra_info["input GB/s"] = round(x.nbytes / benchmark.stats.stats.median / 1e9, 2)
+    return result
+
+
+def int8_error_bound(x):
+    """Half a scale for each element, the scale a little more than largest / 127."""
+    largest = np.abs(x.reshape(x.shape[0], -1, GROUP)).max(axis=2)
+    return np.repeat(largest / 127 * (0.5 + 2**-7), GROUP, axis=1)
+
+
+def numpy_int8(x):
+    groups = x.reshape(-1, GROUP)
+    scale = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
+    return np.rint(groups / scale).astype(np.int8), scale
+
+
+def torch_int8(x):
+    groups = x.view(-1, GROUP)
+    scale = groups.abs().amax(dim=1, keepdim=True) / 127
+    return torch.round(groups / scale).to(torch.int8), scale
+
+
+def test_encode_copy(benchmark, case):
+    out = np.empty_like(case[1])
+    measure(benchmark, "encode", case, lambda: np.copyto(out, case[1]))
+    np.testing.assert_array_equal(out, case[1])
+
+
+def test_encode_numpy_int8(benchmark, case):
+    codes, scale = measure(benchmark, "encode", case, lambda: numpy_int8(case[1]))
+    error = np.abs((codes * scale).reshape(case[1].shape) - case[1])
+    assert np.all(error <= int8_error_bound(case[1]))
+
+
+def test_encode_torch_int8(benchmark, case):
+    x = torch.from_numpy(case[1])
+    codes, scale = measure(benchmark, "encode", case, lambda: torch_int8(x))
+    error = np.abs((codes * scale).reshape(x.shape).numpy() - case[1])
+    assert np.all(error <= int8_error_bound(case[1]))
+
+
+def test_encode_torch_bf16(benchmark, case):
+    x = torch.from_numpy(case[1])
+    result = measure(benchmark, "encode", case, x.bfloat16)
+    assert result.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4"])
+def test_encode(benchmark, case, codec):
+    frame = measure(benchmark, "encode", case, lambda: compress(case[1], codec))
+    check_decoded(decompress(frame), case[1], codec)
+
+
+def test_encode_numba(benchmark, case, monkeypatch):
+    expected = compress(case[1], "int8")
+    use_numba(monkeypatch)
+    assert measure(benchmark, "encode", case, lambda: compress(case[1], "int8")) == expected
+
+
+def test_decode_copy(benchmark, case):
+    out = np.empty_like(case[1])
+    measure(benchmark, "decode", case, lambda: np.copyto(out, case[1]))
+    np.testing.assert_array_equal(out, case[1])
+
+
+def test_decode_numpy_int8(benchmark, case):
+    codes, scale = numpy_int8(case[1])
+    decoded = measure(benchmark, "decode", case, lambda: codes * scale)
+    assert np.all(np.abs(decoded.reshape(case[1].shape) - case[1]) <= int8_error_bound(case[1]))
+
+
+def test_decode_torch_int8(benchmark, case):
+    codes, scale = torch_int8(torch.from_numpy(case[1]))
+    decoded = measure(benchmark, "decode", case, lambda: codes * scale)
+    assert np.all(np.abs(decoded.reshape(case[1].shape).numpy() - case[1]) <= int8_error_bound(case[1]))
+
+
+def test_decode_torch_bf16(benchmark, case):
+    x = torch.from_numpy(case[1]).bfloat16()
+    decoded = measure(benchmark, "decode", case, x.float)
+    check_decoded(decoded.numpy(), case[1], "bf16")
+
+
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4"])
+def test_decode(benchmark, case, codec):
+    frame = compress(case[1], codec)
+    check_decoded(measure(benchmark, "decode", case, lambda: decompress(frame)), case[1], codec)
+
+
+def test_decode_numba(benchmark, case, monkeypatch):
+    frame = compress(case[1])
+    expected = decompress(frame)
+    use_numba(monkeypatch)
+    np.testing.assert_array_equal(measure(benchmark, "decode", case, lambda: decompress(frame)), expected)
+
+
+def check_decoded(decoded, x, codec):
+    bound = {
+        "raw": 0.0,
+        "bf16": 2.0**-8 * np.abs(x),
+        "int8": int8_error_bound(x),
+        "int4": int8_error_bound(x) * 127 / 7,
+    }[codec]
+    assert np.all(np.abs(decoded - x) <= bound)
+
+
+def use_numba(monkeypatch):
+    monkeypatch.setattr("orbitsplit._compress.backend", lambda: load_backend("numba"))
+
+
+KEEP = 0.25
+
+
+def sparsified(x):
+    """Rows with all but the largest quarter of magnitudes set to zero, by sorting."""
+    order = np.argsort(-np.abs(x), axis=1, kind="stable")[:, : round(KEEP * x.shape[1])]
+    result = np.zeros_like(x)
+    np.put_along_axis(result, order, np.take_along_axis(x, order, axis=1), axis=1)
+    return result
+
+
+def test_topk_numpy(benchmark, case):
+    x = case[1]
+    kept = round(KEEP * x.shape[1])
+    chosen = measure(benchmark, "top 25 %", case, lambda: np.argpartition(-np.abs(x), kept, axis=1)[:, :kept])
+    assert np.abs(np.take_along_axis(x, chosen, axis=1)).sum() == pytest.approx(np.abs(sparsified(x)).sum(), 1e-4)
+
+
+def test_topk_torch(benchmark, case):
+    x = torch.from_numpy(case[1])
+    kept = round(KEEP * x.shape[1])
+    values = measure(benchmark, "top 25 %", case, lambda: x.abs().topk(kept, dim=1)).values
+    assert float(values.double().sum()) == pytest.approx(np.abs(sparsified(case[1])).sum(dtype=np.float64), 1e-4)
+
+
+def test_topk(benchmark, case):
+    frame = measure(benchmark, "top 25 %", case, lambda: compress(case[1], f"topk:{KEEP}"))
+    np.testing.assert_allclose(decompress(frame), sparsified(case[1]), rtol=2.0**-8)
+
+
+@pytest.mark.parametrize("name", ["crc32c native", "crc32c numba", "zlib.crc32"])
+def test_checksum(benchmark, case, name):
+    data = case[1].tobytes()
+    function = zlib.crc32 if name == "zlib.crc32" else load_backend(name.split()[1]).crc32c
+    check = 0xCBF43926 if name == "zlib.crc32" else 0xE3069283
+    assert function(b"123456789") == check
+    result = measure(benchmark, "checksum", case, lambda: function(data))
+    assert result == (zlib.crc32(data) if name == "zlib.crc32" else load_backend("numba").crc32c(data))
