@@ -245,7 +245,7 @@ class _Tails:
             recorded.append(args[0] if args else kwargs["hidden_states"])
 
         def after(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            recorded.append(output[0] if isinstance(output, tuple) else output)
+            recorded.append(output[0] if isinstance(output, (tuple, list)) else output)
 
         handles = [self._layers[0].register_forward_pre_hook(before, with_kwargs=True)]
         handles += [layer.register_forward_hook(after) for layer in self._layers]

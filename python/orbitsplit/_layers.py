@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,8 @@ def find_layout(config: PreTrainedConfig) -> Layout:
     if shared:
         raise ValueError(unsupported(config, f"{shared} layers read the KV cache of earlier layers"))
     model = build_on_meta(config)
+    if "past_key_values" not in inspect.signature(type(model).forward).parameters:
+        raise ValueError(unsupported(config, "its forward takes no past_key_values"))
     probe = _Probe(model)
     try:
         with torch.no_grad():
@@ -128,7 +131,7 @@ class _Probe:
 
     def _leave(self, index: int) -> Any:
         def hook(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, tuple):
+            if isinstance(output, (tuple, list)):
                 self.tuple_length = len(output)
                 self.hidden = output[0]
                 self.extras += _tensors(output[1:])

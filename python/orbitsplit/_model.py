@@ -96,11 +96,12 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Build a model without weights, ready for a forward on the meta device."""
     architecture = model_class(config)
-    config = copy.deepcopy(config)
-    config.pad_token_id = None  # otherwise forwards look for it in the ids, and meta tensors have no values
     with torch.device("meta"):
-        model: PreTrainedModel = architecture._from_config(config, dtype=dtype)
+        model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
     model.eval()
+    # Forwards look for a padding token in the ids, and meta tensors have no values. Some configurations refuse None
+    # when it is assigned, so it is put in directly.
+    vars(model.config)["pad_token_id"] = None
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32
     return model

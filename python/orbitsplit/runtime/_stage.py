@@ -25,7 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from orbitsplit._layers import Layout, Passthrough, find_layers, find_layout, modules_outside
-from orbitsplit._model import model_class, read_config
+from orbitsplit._model import model_class, read_config, unsupported
 
 
 class StageModel:
@@ -46,7 +46,7 @@ class StageModel:
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
         self._received: Tensor | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
-        model.config.pad_token_id = None
+        vars(model.config)["pad_token_id"] = None
         _, layers = find_layers(model)
         if not self.is_first:
             layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
@@ -133,7 +133,7 @@ class StageModel:
         return args, {**kwargs, "hidden_states": self._received}
 
     def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        raise _StageExit(output[0] if isinstance(output, tuple) else output)
+        raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
 
     def _check_forward(self) -> None:
         # Stand-ins of the embeddings give NaN, so a layer or head that reads them past the first layer shows here.
@@ -141,12 +141,13 @@ class StageModel:
         x = torch.zeros(1, 2, dtype=torch.long)
         if not self.is_first:
             x = torch.linspace(-1.0, 1.0, 2 * self.hidden_size).reshape(1, 2, -1).to(self.model.dtype)
-        output = self.forward(x, torch.ones(1, 2, dtype=torch.long), self.new_cache())
+        try:
+            output = self.forward(x, torch.ones(1, 2, dtype=torch.long), self.new_cache())
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise ValueError(unsupported(self.config, f"a stage of it does not run ({error})")) from error
         if not bool(output.isfinite().all()):
-            raise ValueError(
-                f"{type(self.model).__name__} cannot be split into stages: its layers read the embeddings beside the "
-                "hidden state, or its weights are not finite"
-            )
+            reason = "its layers read the embeddings beside the hidden state, or its weights are not finite"
+            raise ValueError(unsupported(self.config, reason))
 
 
 class _StageExit(BaseException):
@@ -171,18 +172,18 @@ class _Ghost(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The forward on meta takes about as long as half a layer of a small model, and decode steps repeat it
-        # with the same shapes.
+        # with the same shapes. Only the shapes are kept: some models scale the embeddings in place.
         signature = tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, kwargs))
         if self._signature != signature:
             args, kwargs = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
-            output = object.__getattribute__(self, "_module")(*args, **kwargs)
-            self._signature, self._output = signature, tree_map_only(Tensor, _filled, output)
-        return self._output
+            self._output = object.__getattribute__(self, "_module")(*args, **kwargs)
+            self._signature = signature
+        return tree_map_only(Tensor, _filled, self._output)
 
 
 def _filled(x: Tensor) -> Tensor:
     value = float("nan") if x.is_floating_point() else 0
-    return torch.full((), value, dtype=x.dtype).expand(x.shape)
+    return torch.full(x.shape, value, dtype=x.dtype)
 
 
 def _stage_class(architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int) -> type[PreTrainedModel]:
