@@ -4,7 +4,7 @@
 #include <limits>
 #include <unordered_map>
 
-#include "planner/label.hpp"
+#include "planner/label_bounds.hpp"
 
 namespace orbitsplit::planner {
 
@@ -12,63 +12,6 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t clock_interval = 256;  // expansions between two looks at the clock
-
-// Relaxations of one interval, next to each other for every state.
-struct Band {
-    double low;
-    std::vector<double> prices;
-    std::size_t offset;  // of its first relaxation in a row
-};
-
-// The bounds of bounds.hpp for one metric, laid out by state.
-class MetricBounds {
-  public:
-    MetricBounds(const Tables& t, const Metric& metric, const std::vector<Interval>& intervals)
-        : metric_(metric), loss_limit_(t.loss_limit) {
-        for (const Interval& interval : intervals) {
-            bands_.push_back({interval.low, {}, width_});
-            for (const Relaxation& r : interval.relaxations) bands_.back().prices.push_back(r.price);
-            width_ += interval.relaxations.size();
-        }
-        const std::size_t states = state(t, 1u << t.tracked, 0, 0);
-        depart_.resize(states * width_);
-        arrive_.resize(states * width_);
-        std::size_t column = 0;
-        for (const Interval& interval : intervals) {
-            for (const Relaxation& r : interval.relaxations) {
-                for (std::size_t s = 0; s < states; ++s) {
-                    depart_[s * width_ + column] = r.depart[s];
-                    arrive_[s * width_ + column] = r.arrive[s];
-                }
-                ++column;
-            }
-        }
-    }
-
-    double bound(const Label& label, std::size_t at) const {
-        const double sum = label.prefill.sum + metric_.decode_sum * label.token.sum;
-        const double max = metric_.prefill_max * label.prefill.max + metric_.decode_max * label.token.max;
-        const double left = loss_limit_ - label.loss;
-        const double* row = (label.is_arrived ? arrive_ : depart_).data() + at * width_;
-        double least = infinity;
-        for (const Band& band : bands_) {
-            double rest = 0;
-            for (std::size_t k = 0; k < band.prices.size(); ++k) {
-                rest = std::max(rest, row[band.offset + k] - band.prices[k] * left);
-            }
-            least = std::min(least, rest + std::max(max, band.low));
-        }
-        return sum + least;
-    }
-
-  private:
-    const Metric& metric_;
-    double loss_limit_;
-    std::size_t width_ = 0;
-    std::vector<Band> bands_;
-    std::vector<double> depart_;
-    std::vector<double> arrive_;
-};
 
 struct StateKey {
     std::uint64_t place;  // arrived or not, boundary, node, first node
@@ -273,7 +216,7 @@ class Search {
     double bound(const Label& label) const {
         const std::size_t at = state(t_, label.mask, label.boundary, label.node);
         double most = 0;
-        for (const MetricBounds& metric : bounds_) most = std::max(most, metric.bound(label, at));
+        for (const LabelBounds& metric : bounds_) most = std::max(most, metric.bound(label, at));
         return most;
     }
 
@@ -324,7 +267,7 @@ class Search {
     const Relaxation& least_;
     Incumbent& incumbent_;
     double floor_ = 0;
-    std::vector<MetricBounds> bounds_;
+    std::vector<LabelBounds> bounds_;
     std::vector<Label> pool_;
     std::vector<Open> heap_;
     std::unordered_map<StateKey, std::int32_t, StateHash> states_;

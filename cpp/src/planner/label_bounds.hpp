@@ -1,0 +1,37 @@
+// The bounds of bounds.hpp for one metric, laid out so that those of one state lie next to each other.
+#pragma once
+
+#include <vector>
+
+#include "planner/label.hpp"
+#include "planner/root.hpp"
+
+namespace orbitsplit::planner {
+
+class LabelBounds {
+  public:
+    LabelBounds(const Tables& t, const Metric& metric, const std::vector<Interval>& intervals);
+
+    // The least objective of a plan that extends the label and beats the incumbent, infinite where none can.
+    // The label's state is given as bounds.hpp numbers it.
+    double bound(const Label& label, std::size_t at) const;
+
+  private:
+    struct Band {
+        double low;
+        std::size_t first;  // columns of its relaxations
+        std::size_t stop;
+    };
+
+    double decode_sum_;
+    double prefill_max_;
+    double decode_max_;
+    double loss_limit_;
+    std::size_t width_ = 0;
+    std::vector<Band> bands_;
+    std::vector<double> prices_;  // columns
+    std::vector<double> depart_;  // states x columns
+    std::vector<double> arrive_;
+};
+
+}  // namespace orbitsplit::planner

@@ -1,0 +1,66 @@
+// The cost model on plans scored by hand.
+#include "check.hpp"
+#include "orbitsplit/cost.hpp"
+#include "small_problem.hpp"
+
+using namespace orbitsplit;
+
+namespace {
+
+const std::vector<Stage> raw = {{0, 0, 2, 0}, {1, 2, 3, no_level}};
+
+void check_prefill() {
+    const Evaluation score = evaluate(small_problem(), raw);
+    CHECK((score.stage_s == std::vector<double>{3, 3}));
+    CHECK((score.link_s == std::vector<double>{3}));
+    CHECK(score.objective_s == 3 + 3 + 3 + 0.5 + 2 * 3);
+    CHECK((score.stage_memory_bytes == std::vector<double>{2, 1}));
+    CHECK(score.is_feasible);
+}
+
+void check_codec_seconds() {
+    const Evaluation score = evaluate(small_problem(), {{0, 0, 2, 1}, {1, 2, 3, no_level}});
+    CHECK((score.stage_s == std::vector<double>{6, 4.5}));
+    CHECK(score.objective_s == 6 + 1.5 + 4.5 + 0.5 + 2 * 6);
+    CHECK(score.loss == 0.2);
+}
+
+void check_generation() {
+    Problem problem = small_problem();
+    problem.new_tokens = 5;
+    problem.groups = 7;
+    problem.layer_decode_time_s = {0.5, 0.5, 1, 1, 1, 0.25};
+    problem.cut_decode_bytes = {4, 4};
+    const Evaluation one_way = evaluate(problem, raw);
+    CHECK(one_way.violations.size() == 1);
+    CHECK(one_way.objective_s == std::numeric_limits<double>::infinity());
+    problem.bandwidth_bytes_per_s[2] = 1;
+    const Evaluation score = evaluate(problem, raw);
+    CHECK(score.lap_s == 1 + 1 + 0.25 + 0.5 + 0.25);
+    CHECK(score.token_step_s == 7);
+    CHECK(score.objective_s == score.prefill_s + 4 * 7);
+}
+
+void check_limits() {
+    Problem problem = small_problem();
+    problem.layer_memory_bytes = {2e9, 2e9, 1};
+    problem.nodes[0].memory_bytes = 3.5e9;
+    problem.nodes[0].headroom_bytes = 0.5e9;
+    const Evaluation score = evaluate(problem, raw);
+    CHECK(!score.is_feasible);
+    CHECK(score.violations.at(0) == "stage 0 needs 4 GB, node \"left\" has 3 GB");
+    CHECK_THROWS(evaluate(problem, {{0, 0, 2, no_level}}), std::invalid_argument,
+                 "the plan stops at layer 2, the problem has 3");
+    CHECK_THROWS(evaluate(problem, {{1, 0, 2, 0}, {0, 2, 3, no_level}}), std::invalid_argument,
+                 "stage 1 is on node 0 after node 1, the order is fixed");
+}
+
+}  // namespace
+
+int main() {
+    check_prefill();
+    check_codec_seconds();
+    check_generation();
+    check_limits();
+    return failures;
+}

@@ -1,0 +1,161 @@
+// The planner from C++: a plan, a proof, a refusal; and bounds that never exceed what they bound.
+// tests/python/test_planner.py judges the optima by exhaustive search.
+#include <algorithm>
+#include <random>
+
+#include "check.hpp"
+#include "orbitsplit/planner.hpp"
+#include "planner/label_bounds.hpp"
+#include "small_problem.hpp"
+
+using namespace orbitsplit;
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+void check_solution() {
+    const Solution solution = solve(small_problem());
+    CHECK(solution.status == Status::optimal);
+    CHECK(solution.gap == 0);
+    CHECK(solution.objective_s == evaluate(small_problem(), solution.stages).objective_s);
+    CHECK(std::string(status_name(solution.status)) == "optimal");
+}
+
+void check_infeasible() {
+    Problem problem = small_problem();
+    problem.layer_memory_bytes = {1, 9.1e9, 1};
+    problem.nodes[1].memory_bytes = 8e9;
+    const Solution solution = solve(problem);
+    CHECK(solution.status == Status::infeasible);
+    CHECK(solution.stages.empty());
+    CHECK(solution.objective_s == infinity);
+    CHECK(solution.reason == "layer 1 needs 9.1 GB, the largest node has 8 GB");
+}
+
+void check_options() {
+    CHECK_THROWS(solve(small_problem(), {.time_limit_s = -1}), std::invalid_argument,
+                 "time_limit_s is -1, must be at least 0");
+    CHECK_THROWS(solve(Problem{}), std::invalid_argument, "layers is empty");
+}
+
+// Everything that makes a relaxation differ from the truth: codec seconds, half-duplex nodes, several groups.
+Problem random_problem(std::mt19937& random, Order order) {
+    const auto number = [&](double low, double high) {
+        return low + (high - low) * static_cast<double>(random() % 1024) / 1024;
+    };
+    Problem p;
+    const std::size_t layers = 2 + random() % 6;
+    const std::size_t nodes = 1 + random() % 4;
+    p.order = order;
+    p.layers.assign(layers, "layer");
+    for (std::size_t n = 0; n < nodes; ++n)
+        p.nodes.push_back({std::to_string(n), number(3, 12), 0, random() % 3 == 0});
+    p.levels = {{"a", 1, 0, 0}, {"b", 3, number(0, 1), number(0, 1)}};
+    const auto fill = [&](std::vector<double>& values, std::size_t count, double low, double high) {
+        for (std::size_t i = 0; i < count; ++i) values.push_back(number(low, high));
+    };
+    fill(p.layer_memory_bytes, layers, 0, 3);
+    fill(p.layer_time_s, layers * nodes, 0, 4);
+    fill(p.layer_decode_time_s, layers * nodes, 0, 2);
+    fill(p.cut_bytes, layers - 1, 0, 4);
+    fill(p.cut_decode_bytes, layers - 1, 0, 2);
+    fill(p.bandwidth_bytes_per_s, nodes * nodes, 0.5, 3);
+    fill(p.latency_s, nodes * nodes, 0, 1);
+    fill(p.loss, (layers - 1) * 2, 0, 1);
+    p.loss_budget = number(0.2, 2);
+    p.micro_batches = 1 + random() % 5;
+    p.groups = 1 + random() % 4;
+    p.new_tokens = random() % 4;
+    p.latency_occupies_link = random() % 2 == 0;
+    return p;
+}
+
+// A label for the first `count` stages of a plan, after the last of them has computed.
+planner::Label label_of(const Problem& p, const planner::Tables& t, const Evaluation& score,
+                        const std::vector<Stage>& stages, std::size_t count) {
+    planner::Label label;
+    for (std::size_t k = 0; k < count; ++k) {
+        const bool is_last = k + 1 == count;
+        const bool half_duplex = p.nodes[stages[k].node].half_duplex;
+        label.mask = planner::with_node(t, label.mask, stages[k].node);
+        const auto add = [&](planner::Load& load, double stage, double link) {
+            // What encoding and sending add to the last stage is not part of its label yet.
+            load.sum += is_last ? 0 : stage + (half_duplex ? 0 : link);
+            load.max = is_last ? load.max : std::max({load.max, stage, half_duplex ? 0 : link});
+        };
+        const bool has_link = k + 1 < stages.size();
+        add(label.prefill, score.stage_s[k], has_link ? score.link_s[k] : 0);
+        if (generates(p)) add(label.token, score.decode_stage_s[k], has_link ? score.decode_link_s[k] : 0);
+        if (is_last) break;
+        label.loss += p.loss[(stages[k].stop - 1) * p.levels.size() + stages[k].level];
+        // Decoding is charged on arrival, before the next stage is known.
+        const double decode = p.levels[stages[k].level].decode_s_per_byte;
+        if (k + 2 == count) {
+            label.prefill.sum += decode * p.cut_bytes[stages[k].stop - 1];
+            if (generates(p)) label.token.sum += decode * p.cut_decode_bytes[stages[k].stop - 1];
+        }
+        const double latency = p.latency_s[stages[k].node * p.nodes.size() + stages[k + 1].node];
+        label.prefill.sum += propagation_s(p, latency);
+        if (generates(p)) label.token.sum += propagation_s(p, latency);
+    }
+    label.boundary = stages[count - 1].start;
+    label.node = stages[count - 1].node;
+    label.is_arrived = true;
+    return label;
+}
+
+// Along the optimal plan no bound exceeds the optimum, for the intervals the root kept and for the whole
+// range.
+void check_bounds(const Problem& p, int max_tracked) {
+    const Solution best = solve(p, {.max_tracked = max_tracked});
+    if (best.status != Status::optimal) return;
+    const Evaluation score = evaluate(p, best.stages);
+    const planner::Tables t = planner::make_tables(p, max_tracked);
+    for (const planner::Metric& metric : t.metrics) {
+        for (const double price : {0.0, 0.5, 4.0}) {
+            planner::Interval whole;
+            whole.relaxations.push_back(planner::relax(t, metric, infinity, price));
+            CHECK(whole.relaxations[0].root - price * t.loss_limit <=
+                  best.objective_s * (1 + planner::rounding));
+            std::vector<planner::Interval> intervals;
+            intervals.push_back(std::move(whole));
+            const planner::LabelBounds bounds(t, metric, intervals);
+            for (std::size_t count = 1; count <= best.stages.size(); ++count) {
+                const planner::Label label = label_of(p, t, score, best.stages, count);
+                // The level before the last stage has charged its decoding to that stage, which is still to
+                // come.
+                const std::size_t at = planner::state(t, label.mask, label.boundary, label.node);
+                CHECK(bounds.bound(label, at) <= best.objective_s * (1 + planner::rounding));
+            }
+        }
+    }
+}
+
+void check_root(const Problem& p, int max_tracked) {
+    const planner::Tables t = planner::make_tables(p, max_tracked);
+    const planner::Relaxation least = planner::least_loss(t);
+    if (least.root > t.loss_limit) return;
+    const planner::Root root = planner::explore_root(p, t, least, planner::Clock(infinity));
+    const Solution best = solve(p, {.max_tracked = max_tracked});
+    if (best.status == Status::optimal && best.objective_s < root.incumbent.cutoff()) {
+        CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding));
+    }
+}
+
+}  // namespace
+
+int main() {
+    check_solution();
+    check_infeasible();
+    check_options();
+    std::mt19937 random(7);
+    for (int i = 0; i < 400; ++i) {
+        const Problem p = random_problem(random, i % 2 == 0 ? Order::fixed : Order::free);
+        for (const int max_tracked : {0, 2, 16}) {
+            check_bounds(p, max_tracked);
+            check_root(p, max_tracked);
+        }
+    }
+    return failures;
+}

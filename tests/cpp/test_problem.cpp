@@ -1,0 +1,50 @@
+// Problems: what validate() refuses, and in which words. tests/python/test_problem.py has the long table.
+#include <cmath>
+
+#include "check.hpp"
+#include "orbitsplit/problem.hpp"
+#include "small_problem.hpp"
+
+using namespace orbitsplit;
+
+namespace {
+
+template <class Change>
+Problem changed(Change change) {
+    Problem problem = small_problem();
+    change(problem);
+    return problem;
+}
+
+void check_refusals() {
+    CHECK_THROWS(validate(Problem{}), std::invalid_argument, "layers is empty, needs at least one layer");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.layer_time_s[4] = -0.5; })), std::invalid_argument,
+                 "layer_time_s[1][1] is -0.5, must be at least 0");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.cut_bytes[1] = std::nan(""); })), std::invalid_argument,
+                 "cut_bytes[1] is nan, must be finite");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.levels[1].ratio = 0.5; })), std::invalid_argument,
+                 "levels[1].ratio is 0.5, must be at least 1");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.new_tokens = 2; })), std::invalid_argument,
+                 "layer_decode_time_s is missing, new_tokens is 2");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.pins.layers = {{0, 0}, {0, 1}}; })),
+                 std::invalid_argument, "pins.layers[0] is given twice");
+}
+
+// From Python a shape is wrong before the core sees it; here the core has to look.
+void check_sizes() {
+    CHECK_THROWS(validate(changed([](Problem& p) { p.layer_time_s.pop_back(); })), std::invalid_argument,
+                 "layer_time_s has 5 values, needs 6");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.loss.clear(); })), std::invalid_argument,
+                 "loss has 0 values, needs 4");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.ingress = ExternalLink{1, {1}, {0, 0}}; })),
+                 std::invalid_argument, "ingress.bandwidth_bytes_per_s has 1 values, needs 2");
+}
+
+}  // namespace
+
+int main() {
+    validate(small_problem());
+    check_refusals();
+    check_sizes();
+    return failures;
+}
