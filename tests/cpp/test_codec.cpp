@@ -1,5 +1,4 @@
-// Codecs: what decoding gives back, and what encoding refuses. The reference arithmetic here is in double and
-// per element.
+// Codecs: what decoding gives back and what encoding refuses, judged element by element in double.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -147,8 +146,7 @@ void test_shapes() {
     }
 }
 
-// The largest float16 rounds up to 65536 in bfloat16, and groups may come out above it: neither may become
-// infinite.
+// The largest float16 is 65536 in bfloat16, and a group may come out above it: both must stay finite.
 void test_float16_stays_finite() {
     std::vector<std::uint16_t> halves(64, 0x7BFF);
     halves[1] = 0xFBFF;

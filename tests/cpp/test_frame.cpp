@@ -143,8 +143,7 @@ void test_refused_payloads() {
     CHECK(decompress(sealed(with(topk, bitmap, std::uint8_t{0x21}))).data.size() == 48);
 }
 
-// Whatever the bytes: an array or CorruptFrameError. Run under sanitizers, this finds what a test of values
-// cannot.
+// Whatever the bytes: an array or CorruptFrameError. Sanitizers make this a test of every access to memory.
 void test_mutations() {
     std::mt19937 random(7);
     int arrays = 0;

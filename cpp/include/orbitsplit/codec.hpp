@@ -9,14 +9,13 @@
 //     int4   the same with codes -7..7                                   |x - x'| <= s (1/2 + 2^-15)
 //     topk   the k largest magnitudes of each row, the rest zero         kept: as bf16 (16-bit dtypes: exact)
 //
-// s = max(bf16_up(m / 127), 2^-126) with m the largest magnitude of the group (int4: m / 7); bf16_up rounds
-// up, so that nothing is ever clipped. Decoding to float16 or bfloat16 rounds once more to that dtype, and
+// s = bf16_up(max(m / 127, 2^-126)) with m the largest magnitude of the group (int4: m / 7); bf16_up rounds
+// up, so that nothing is ever clipped. Decoding to float16 or bfloat16 rounds once more to that dtype, but
 // never beyond its largest finite value. raw and bf16 keep NaN and infinity; bf16 of a float32
-// beyond 3.396e38 is infinite, as in IEEE 754. The other codecs refuse non-finite input: a group or a ranking
-// with NaN in it has no meaning.
+// beyond 3.396e38 is infinite, as in IEEE 754. The other codecs refuse NaN and infinity: a scale or a ranking
+// has no place for them.
 //
-// Frames are byte-identical on every machine: no fused multiply-add, fixed operation order, round half to
-// even.
+// Frames are byte-identical on every machine: no fused multiply-add, one order of operations, half to even.
 #pragma once
 
 #include <cstddef>

@@ -43,8 +43,7 @@ std::uint64_t load_word(const std::byte* bytes) {
 
 #if defined(ORBITSPLIT_CRC32C_TARGET)
 
-// The instruction takes three cycles and can start every cycle: three streams of this many bytes side by
-// side.
+// The instruction takes three cycles but can start every cycle: three streams of so many bytes side by side.
 constexpr std::size_t stream_bytes = 512;
 
 // The checksum after that many zero bytes, from the tables of its four bytes (the operation is linear).

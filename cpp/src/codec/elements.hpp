@@ -25,8 +25,7 @@ void store(std::byte* bytes, std::size_t i, T value) {
     std::memcpy(bytes + i * sizeof value, &value, sizeof value);
 }
 
-// One type per dtype: exact conversion to float, rounding conversion from it, and the bits that rank
-// magnitudes.
+// One type per dtype: exact conversion to float, rounding one from it, and 31-bit keys that rank magnitudes.
 struct Float32 {
     using Bits = std::uint32_t;
     static constexpr float largest = std::numeric_limits<float>::max();

@@ -1,9 +1,7 @@
-// Conversions between float32, float16 and bfloat16 by their bits, branch-free so that loops over them
-// vectorise.
+// Conversions between float32, float16 and bfloat16 by their bits, branch-free so that loops vectorise.
 //
-// No conversion instruction is used: they differ in NaN payloads between machines, and the portable build has
-// none. All of them are exact or round to nearest, ties to even; a NaN stays a NaN of the same sign, made
-// quiet.
+// No conversion instruction is used: they treat NaN differently between machines, and the portable build has
+// none. All are exact or round to nearest, ties to even; a NaN stays a NaN of the same sign, made quiet.
 #pragma once
 
 #include <bit>

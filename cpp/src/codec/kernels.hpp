@@ -12,13 +12,11 @@
 
 namespace orbitsplit::kernels {
 
-// Values of `dtype` at `in`, `count` of them, to bfloat16 and back. A finite value stays finite on the way
-// back.
+// Values of `dtype` at `in`, `count` of them, to bfloat16 and back. On the way back finite ones stay finite.
 void to_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out);
 void from_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out);
 
-// Groups of each row to one bfloat16 scale and signed codes of `bits` (8 or 4). False: a value was not
-// finite.
+// Groups of each row to one bfloat16 scale and codes of `bits` (8 or 4). False: a value was not finite.
 bool quantise(const std::byte* in, DType dtype, layout::Rows rows, std::size_t group, int bits,
               std::byte* scales, std::byte* codes);
 

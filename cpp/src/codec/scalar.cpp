@@ -17,16 +17,17 @@ using elements::store;
 constexpr float rounding_magic = 0x1.8p23F;
 constexpr float smallest_scale = 0x1p-126F;
 
-// Codes of int4 are packed from blocks of this many, which divides every group but a row's last.
+// Codes of int4 pass through blocks of this many; it is even, so that each block begins on a byte.
 constexpr std::size_t block = 512;
 
 template <class Element>
 std::uint32_t largest_key(const std::byte* in, std::size_t count) {
     // Signed, because the oldest vector sets have no unsigned maximum; keys have 31 bits.
     std::int32_t largest = 0;
-    for (std::size_t i = 0; i < count; ++i)
-        largest =
-            std::max(largest, static_cast<std::int32_t>(Element::key(load<typename Element::Bits>(in, i))));
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::uint32_t key = Element::key(load<typename Element::Bits>(in, i));
+        largest = std::max(largest, static_cast<std::int32_t>(key));
+    }
     return static_cast<std::uint32_t>(largest);
 }
 

@@ -25,16 +25,15 @@ struct Threshold {
 };
 
 // The kept-th largest of 31-bit keys by radix, most significant digit first. Only keys with the digits found
-// so far go on to the next one; `candidates` has room for all keys. Digits are small because rows are short:
-// counts are cleared for each.
+// so far go on to the next; `candidates` has room for all. Digits are small because rows are short and counts
+// must be cleared for each.
 Threshold find_threshold(std::span<const std::uint32_t> keys, std::size_t kept, std::uint32_t* candidates) {
     struct Digit {
         int shift;
         int bits;
     };
     constexpr std::array<Digit, 4> digits = {{{23, 8}, {15, 8}, {7, 8}, {0, 7}}};
-    // Neighbours often share a digit, and an increment waits for the last one of its count: two sets of
-    // counts.
+    // Two sets, because neighbours often share a digit and an increment waits for the last one of its count.
     std::array<std::array<std::uint32_t, 256>, 2> counts;
     std::uint32_t prefix = 0;
     std::size_t missing = kept;
@@ -119,7 +118,7 @@ bool select_largest(const std::byte* in, DType dtype, layout::Rows rows, std::si
         std::size_t written = 0;
         for (std::size_t row = 0; row < rows.count; ++row) {
             const std::byte* here = in + row * rows.length * sizeof(typename Element::Bits);
-            std::int32_t largest = 0;  // signed: see largest_key in scalar.cpp
+            std::int32_t largest = 0;  // signed as in scalar.cpp
             for (std::size_t i = 0; i < rows.length; ++i) {
                 keys[i] = Element::key(load<typename Element::Bits>(here, i));
                 largest = std::max(largest, static_cast<std::int32_t>(keys[i]));
