@@ -126,6 +126,13 @@ def test_frames_that_leave_topk_positions_open(backend):
             decompress(patched(frame, at, "<B", value))
 
 
+def test_topk_frames_too_short_for_their_values(backend):
+    frame = compress(np.ones((2, 3000), np.float32), "topk:0.001")
+    short = frame[: 56 + 11]
+    with pytest.raises(CorruptFrameError, match="frame has a payload of 11 bytes, its values need 12"):
+        decompress(patched(short, 24, "<Q", 11))
+
+
 def mutants(count: int):
     """Frames of every codec with a few bytes changed, cut or added; most of them with a checksum that fits again."""
     rng = np.random.default_rng(20)
