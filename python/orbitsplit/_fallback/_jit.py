@@ -1,4 +1,8 @@
-"""Compilation of the fallback's loops, in one place because Numba's decorators carry no types."""
+"""Compilation of the fallback's loops, in one place because Numba's decorators carry no types.
+
+Numba notices a changed file by its own time stamp alone: after editing a function that another file's compiled
+functions call, delete `__pycache__`, or they keep running the old one.
+"""
 
 from __future__ import annotations
 

@@ -92,6 +92,13 @@ class Tables(NamedTuple):
     token: PhaseTables
 
 
+class _Tracking(NamedTuple):
+    required: np.uint64
+    tracked_bit: Ints
+    tracked: int
+    required_tracked: int
+
+
 class _Links(NamedTuple):
     neighbour_start: Ints
     neighbour: Ints
@@ -105,18 +112,7 @@ def make_tables(problem: Problem, max_tracked: int, memory_relief_bytes: float =
     links = _links(problem)
     ingress, ingress_delay = _external(problem, problem.ingress, links.can_start)
     egress, egress_delay = _external(problem, problem.egress, links.can_end)
-    loss = np.zeros((len(problem.layers) + 1, len(problem.levels)))
-    if problem.loss_budget is not None:
-        loss[1:-1] = problem.loss
     prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, egress)
-    if generates(problem) and problem.layer_decode_time_s is not None:
-        sizes = np.zeros(0) if problem.cut_decode_bytes is None else problem.cut_decode_bytes
-        token = _phase(problem, problem.layer_decode_time_s, sizes, links, np.zeros_like(egress))
-    else:
-        token = PhaseTables(*(np.zeros_like(values) for values in prefill))
-    required = sum(1 << n for n in set(problem.pins.required)) if problem.order == "free" else 0
-    tracked_bit = _tracked(problem, prefill, links, max_tracked)
-    bits = {n: int(bit) for n, bit in enumerate(tracked_bit) if bit >= 0}
     return Tables(
         layers=len(problem.layers),
         nodes=len(problem.nodes),
@@ -131,26 +127,19 @@ def make_tables(problem: Problem, max_tracked: int, memory_relief_bytes: float =
         more_batches=float(problem.micro_batches - 1),
         more_tokens=float(problem.new_tokens - 1),
         groups=float(group_count(problem)),
-        loss=loss,
+        loss=_loss(problem),
         max_stop=_max_stop(problem, memory_relief_bytes),
-        neighbour_start=links.neighbour_start,
-        neighbour=links.neighbour,
+        **links._asdict(),
         bandwidth=problem.bandwidth_bytes_per_s,
-        pace=links.pace,
         latency=problem.latency_s,
         half_duplex=np.array([node.half_duplex for node in problem.nodes]),
-        can_start=links.can_start,
-        can_end=links.can_end,
         ingress=ingress,
         ingress_delay=ingress_delay,
         egress=egress,
         egress_delay=egress_delay,
-        required=np.uint64(required),
-        tracked_bit=tracked_bit,
-        tracked=len(bits),
-        required_tracked=sum(1 << bit for n, bit in bits.items() if required >> n & 1),
+        **_tracking(problem, prefill, links, max_tracked)._asdict(),
         prefill=prefill,
-        token=token,
+        token=_token_phase(problem, prefill, links),
     )
 
 
@@ -310,17 +299,42 @@ def _lacks_return(problem: Problem, links: _Links) -> bool:
     return bool((missing & links.can_end[:, np.newaxis] & links.can_start[np.newaxis, :]).any())
 
 
-def _tracked(problem: Problem, prefill: PhaseTables, links: _Links, max_tracked: int) -> Ints:
+def _tracking(problem: Problem, prefill: PhaseTables, links: _Links, max_tracked: int) -> _Tracking:
+    """Choose the nodes that the bounds keep from repeating: required ones first, then the fastest."""
     nodes, layers = len(problem.nodes), len(problem.layers)
     tracked_bit = np.full(nodes, -1, dtype=np.int64)
     if problem.order != "free":
-        return tracked_bit
+        return _Tracking(np.uint64(0), tracked_bit, 0, 0)
+    required = set(problem.pins.required)
     total = prefill.compute[:, -1].tolist()
-    ranked = sorted(range(nodes), key=lambda n: (n not in problem.pins.required, total[n], n))
+    ranked = sorted(range(nodes), key=lambda n: (n not in required, total[n], n))
     operations = layers * (float(len(links.neighbour)) * len(problem.levels) + float(nodes) * layers / 2)
-    for bit, n in enumerate(ranked):
+    tracked = 0
+    for n in ranked:
         operations *= 2
-        if operations > _MOST_OPERATIONS or bit >= max_tracked:
+        if operations > _MOST_OPERATIONS or tracked >= max_tracked:
             break
-        tracked_bit[n] = bit
-    return tracked_bit
+        tracked_bit[n] = tracked
+        tracked += 1
+    return _Tracking(
+        required=np.uint64(sum(1 << n for n in required)),
+        tracked_bit=tracked_bit,
+        tracked=tracked,
+        required_tracked=sum(1 << int(tracked_bit[n]) for n in required if tracked_bit[n] >= 0),
+    )
+
+
+def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links) -> PhaseTables:
+    times, sizes = problem.layer_decode_time_s, problem.cut_decode_bytes
+    if not generates(problem) or times is None:
+        return PhaseTables(*(np.zeros_like(values) for values in prefill))
+    no_egress = np.zeros(len(problem.nodes))
+    return _phase(problem, times, np.zeros(0) if sizes is None else sizes, links, no_egress)
+
+
+def _loss(problem: Problem) -> Floats:
+    """Return the loss by boundary and level; without a budget every loss counts as 0."""
+    loss = np.zeros((len(problem.layers) + 1, len(problem.levels)))
+    if problem.loss_budget is not None:
+        loss[1:-1] = problem.loss
+    return loss
