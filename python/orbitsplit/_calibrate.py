@@ -128,15 +128,13 @@ def measure_levels(
     timings: dict[str, list[_Timing]] = {codec: [] for codec in codecs}
     loss = []
     for cut, hidden in tails.walk():
-        row = []
-        for index, codec in enumerate(codecs):
-            done = (cut + index / len(codecs)) / (layout.layer_count + 1)
-            report(f"cut after {cut} layers, {codec}", done)
-            received, timing = _transmit(hidden, codec)
+        report(f"cut after {cut} of {layout.layer_count} layers", cut / (layout.layer_count + 1))
+        received = []
+        for codec in codecs:
+            array, timing = _transmit(hidden, codec)
+            received.append(array)
             timings[codec].append(timing)
-            # Bytes that come back as they were need no forward to know that nothing is lost.
-            row.append(0.0 if torch.equal(received, hidden) else tails.loss(received))
-        loss.append(tuple(row))
+        loss.append(tails.losses(received))
     report("levels measured", 1.0)
     return LevelTable(
         levels=tuple(_level(codec, timings[codec]) for codec in codecs),
@@ -206,31 +204,41 @@ class _Tails:
         self.positions = torch.arange(1, count + 1) * tokens // count - 1
         _, self._layers = find_layers(stage.model)
         with self._recording() as self._hidden:
-            self._reference = self._log_probabilities()
+            (self._reference,) = self._log_probabilities(1)
+        self._sent = self._hidden[0]
         self._layers[0].register_forward_pre_hook(self._inject, with_kwargs=True)
 
     def walk(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield each cut with the activation that crosses it; until the next one, `loss` is of that cut."""
+        """Yield each cut with the activation that crosses it; until the next one, `losses` are of that cut."""
         for cut, hidden in enumerate(self._hidden):
             if cut > 0:
                 passed = Passthrough(cut - 1, self._layers[cut - 1], self._tuple_length)
                 passed.register_forward_pre_hook(self._inject, with_kwargs=True)
                 self._layers[cut - 1] = passed
+            self._sent = hidden
             yield cut, hidden
 
     @torch.inference_mode()
-    def loss(self, received: Tensor) -> float:
-        """Return the mean KL divergence, in nats per token, when the layers behind the cut get this activation."""
-        self._injected = received
-        changed = self._log_probabilities()
-        divergence = nn.functional.kl_div(changed, self._reference, log_target=True, reduction="sum")
-        return max(0.0, float(divergence) / (self.positions.numel() * received.shape[0]))
+    def losses(self, received: Sequence[Tensor]) -> tuple[float, ...]:
+        """Return the mean KL divergence, in nats per token, when the layers behind the cut get these activations.
+
+        They run as one batch, because the head's weights, often most of the model, are then read once for all.
+        """
+        # What comes back as it was needs no forward to know that nothing is lost.
+        changed = [index for index, array in enumerate(received) if not torch.equal(array, self._sent)]
+        losses = [0.0] * len(received)
+        if changed:
+            self._injected = torch.cat([received[index] for index in changed])
+            for index, log_p in zip(changed, self._log_probabilities(len(changed)), strict=True):
+                divergence = nn.functional.kl_div(log_p, self._reference, log_target=True, reduction="sum")
+                losses[index] = max(0.0, float(divergence) / (log_p.shape[0] * log_p.shape[1]))
+        return tuple(losses)
 
     @torch.inference_mode()
-    def _log_probabilities(self) -> Tensor:
-        output = self._model(input_ids=self._input_ids, use_cache=False, logits_to_keep=self.positions)
-        logits: Tensor = output.logits
-        return logits.float().log_softmax(-1)
+    def _log_probabilities(self, copies: int) -> tuple[Tensor, ...]:
+        ids = self._input_ids.repeat(copies, 1)
+        logits: Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=self.positions).logits
+        return tuple(part.float().log_softmax(-1) for part in logits.chunk(copies))
 
     def _inject(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:
