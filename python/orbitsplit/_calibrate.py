@@ -139,17 +139,21 @@ def measure_levels(
     return LevelTable(
         levels=tuple(_level(codec, timings[codec]) for codec in codecs),
         loss=tuple(loss),
-        provenance={
-            "model": str(model),
-            "dtype": str(dtype).removeprefix("torch."),
-            "rows": input_ids.shape[0],
-            "tokens_per_row": input_ids.shape[1],
-            "positions": tails.positions.numel() * input_ids.shape[0],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "machine": machine_name(),
-        },
+        provenance={"model": str(model), **_provenance(stage, tails)},
     )
+
+
+def _provenance(stage: StageModel, tails: _Tails) -> dict[str, Any]:
+    rows, tokens = tails.input_ids.shape
+    return {
+        "dtype": str(stage.model.dtype).removeprefix("torch."),
+        "rows": rows,
+        "tokens_per_row": tokens,
+        "positions": rows * tails.positions.numel(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": machine_name(),
+    }
 
 
 def _tokens(model: str | Path, texts: Sequence[str], count: int) -> Tensor:
@@ -196,7 +200,7 @@ class _Tails:
     def __init__(self, stage: StageModel, tuple_length: int | None, input_ids: Tensor) -> None:
         self._model = stage.model
         self._tuple_length = tuple_length
-        self._input_ids = input_ids
+        self.input_ids = input_ids
         self._injected: Tensor | None = None
         rows, tokens = input_ids.shape
         count = min(tokens, max(1, _POSITIONS // rows))
@@ -236,7 +240,7 @@ class _Tails:
 
     @torch.inference_mode()
     def _log_probabilities(self, copies: int) -> tuple[Tensor, ...]:
-        ids = self._input_ids.repeat(copies, 1)
+        ids = self.input_ids.repeat(copies, 1)
         logits: Tensor = self._model(input_ids=ids, use_cache=False, logits_to_keep=self.positions).logits
         return tuple(part.float().log_softmax(-1) for part in logits.chunk(copies))
 

@@ -133,7 +133,7 @@ def profile(
 
     Example:
         >>> osp.profile("path-or-hub-id", prompt_tokens=256).layers[1].weight_bytes     # doctest: +SKIP
-        22285824
+        22294528
 
     Raises:
         ValueError: An architecture that cannot be split, a count below 1, an unknown dtype, or a configuration to
@@ -144,19 +144,8 @@ def profile(
     source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
     config = read_config(source)
     report("counting bytes and FLOP", 0.0)
-    costs = count_costs(config, prompt_tokens=prompt_tokens, batch_size=batch_size, dtype=DTYPES[dtype])
-    found = ModelProfile(
-        model=config.name_or_path or config.model_type if isinstance(model, PreTrainedConfig) else str(model),
-        architecture=model_class(config).__name__,
-        dtype=dtype,
-        prompt_tokens=prompt_tokens,
-        batch_size=batch_size,
-        hidden_size=costs.hidden_size,
-        layers=_layer_profiles(costs),
-        cut_bytes_per_token=costs.hidden_size * DTYPES[dtype].itemsize,
-        workspace_bytes=costs.workspace_bytes,
-        tied_bytes=costs.tied_bytes,
-    )
+    name = config.name_or_path or config.model_type if isinstance(model, PreTrainedConfig) else str(model)
+    found = _counted(config, name, prompt_tokens, batch_size, dtype)
     if not measure or isinstance(source, PreTrainedConfig):
         report("profiled", 1.0)
         return found
@@ -170,6 +159,22 @@ def profile(
     )
     report("profiled", 1.0)
     return _with_times(found, times, threads)
+
+
+def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size: int, dtype: str) -> ModelProfile:
+    costs = count_costs(config, prompt_tokens=prompt_tokens, batch_size=batch_size, dtype=DTYPES[dtype])
+    return ModelProfile(
+        model=name,
+        architecture=model_class(config).__name__,
+        dtype=dtype,
+        prompt_tokens=prompt_tokens,
+        batch_size=batch_size,
+        hidden_size=costs.hidden_size,
+        layers=_layer_profiles(costs),
+        cut_bytes_per_token=costs.hidden_size * DTYPES[dtype].itemsize,
+        workspace_bytes=costs.workspace_bytes,
+        tied_bytes=costs.tied_bytes,
+    )
 
 
 def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:

