@@ -1,6 +1,7 @@
 #include "planner/root.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace orbitsplit::planner {
 
@@ -13,8 +14,11 @@ constexpr int price_steps = 4;
 
 class RootExplorer {
   public:
-    RootExplorer(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock)
-        : problem_(problem), t_(t), least_(least), clock_(clock) {}
+    RootExplorer(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock,
+                 Incumbent incumbent)
+        : problem_(problem), t_(t), least_(least), clock_(clock) {
+        root_.incumbent = std::move(incumbent);
+    }
 
     Root run() {
         for (const Metric& metric : t_.metrics) {
@@ -136,8 +140,9 @@ class RootExplorer {
 
 }  // namespace
 
-Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock) {
-    return RootExplorer(problem, t, least, clock).run();
+Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock,
+                  Incumbent incumbent) {
+    return RootExplorer(problem, t, least, clock, std::move(incumbent)).run();
 }
 
 }  // namespace orbitsplit::planner

@@ -35,6 +35,8 @@ struct Root {
     double lower_bound_s = 0;
 };
 
-Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock);
+// Starts from an incumbent: only better plans count, and of stages it may have none.
+Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock,
+                  Incumbent incumbent = {});
 
 }  // namespace orbitsplit::planner

@@ -5,6 +5,7 @@
 #include "orbitsplit/planner.hpp"
 #include "planner/clock.hpp"
 #include "planner/infeasible.hpp"
+#include "planner/orders.hpp"
 #include "planner/root.hpp"
 #include "planner/search.hpp"
 #include "text.hpp"
@@ -45,6 +46,26 @@ void confirm(const Problem& problem, const std::vector<Stage>& stages, Solution&
     solution.loss = score.loss;
 }
 
+// Free order that is not solved by a first search gets a better incumbent before the whole effort goes into
+// labels: it prunes more than they do.
+planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
+                                const planner::Relaxation& least, const planner::Clock& clock,
+                                std::size_t max_labels, planner::Root& root) {
+    constexpr std::size_t first_labels = 20'000;
+    root = planner::explore_root(problem, t, least, clock);
+    if (!t.is_free) return planner::search(problem, t, least, root, clock, max_labels);
+    planner::SearchResult first =
+        planner::search(problem, t, least, root, clock, std::min(first_labels, max_labels));
+    if (first.is_complete) return first;
+    planner::improve_by_orders(problem, clock, root.incumbent);
+    if (clock.is_over()) {
+        first.stopped_by = "time";
+        return first;
+    }
+    root = planner::explore_root(problem, t, least, clock, root.incumbent);
+    return planner::search(problem, t, least, root, clock, max_labels);
+}
+
 void fill(const Problem& problem, const SolveOptions& options, const planner::Clock& clock,
           Solution& solution) {
     const planner::Tables t = planner::make_tables(problem, options.max_tracked);
@@ -53,10 +74,7 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;
-    if (may_exist) {
-        root = planner::explore_root(problem, t, least, clock);
-        result = planner::search(problem, t, least, root, clock, options.max_labels);
-    }
+    if (may_exist) result = find_best(problem, t, least, clock, options.max_labels, root);
     solution.labels = result.labels;
     const bool has_plan = !root.incumbent.stages.empty();
     if (has_plan) confirm(problem, root.incumbent.stages, solution);

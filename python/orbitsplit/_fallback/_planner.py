@@ -6,20 +6,23 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ._bounds import least_loss
+from ._bounds import Relaxation, least_loss
 from ._cost import evaluate
 from ._infeasible import explain_infeasible
+from ._orders import improve_by_orders
 from ._problem import validate_problem
-from ._root import Clock, Root
+from ._root import Clock, Incumbent, Root
 from ._search import SearchResult, search
-from ._tables import make_metrics, make_tables
+from ._tables import Metric, Tables, make_metrics, make_tables
 from ._text import number
 
 if TYPE_CHECKING:
     from orbitsplit._problem import Problem
 
 _MOST_FREE_NODES = 64
+_FIRST_LABELS = 20_000
 
 
 def solve(problem: Problem, time_limit_s: float, max_labels: int, max_tracked: int) -> dict[str, Any]:
@@ -32,9 +35,7 @@ def solve(problem: Problem, time_limit_s: float, max_labels: int, max_tracked: i
     result = SearchResult(True, math.inf, 0, "")
     rows = np.empty((0, 4), dtype=np.int32)
     if least.root <= t.loss_limit:
-        root = Root(problem, t, metrics, least, clock)
-        result = search(t, metrics, root, clock, max_labels)
-        rows = root.incumbent.stages
+        result, rows = _find_best(problem, t, metrics, least, clock, max_labels)
     found: dict[str, Any] = {
         "status": "unknown", "objective_s": math.inf, "lower_bound_s": 0.0, "gap": math.inf, "loss": 0.0,
         "stages": [tuple(row) for row in rows.tolist()], "labels": result.labels,
@@ -56,6 +57,22 @@ def solve(problem: Problem, time_limit_s: float, max_labels: int, max_tracked: i
             problem, t, least, max_tracked, lambda other: solve(other, math.inf, max_labels, max_tracked)
         )
     return {**found, "seconds": clock.seconds()}
+
+
+def _find_best(
+    problem: Problem, t: Tables, metrics: list[Metric], least: Relaxation, clock: Clock, max_labels: int
+) -> tuple[SearchResult, NDArray[np.int32]]:
+    """Search; in free order, where a first search does not end, again with a better incumbent."""
+    root = Root(problem, t, metrics, least, clock, Incumbent())
+    result = search(t, metrics, root, clock, min(_FIRST_LABELS, max_labels) if t.is_free else max_labels)
+    if result.is_complete or not t.is_free:
+        return result, root.incumbent.stages
+    incumbent = improve_by_orders(problem, clock, root.incumbent)
+    if clock.is_over():
+        return result._replace(stopped_by="time"), incumbent.stages
+    root = Root(problem, t, metrics, least, clock, incumbent)
+    result = search(t, metrics, root, clock, max_labels)
+    return result, root.incumbent.stages
 
 
 def _check(problem: Problem, time_limit_s: float) -> None:

@@ -65,12 +65,20 @@ class Interval:
 class Root:
     """Explores the root; afterwards holds the intervals that matter for each metric, and the incumbent."""
 
-    def __init__(self, problem: Problem, t: Tables, metrics: list[Metric], least: Relaxation, clock: Clock) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        t: Tables,
+        metrics: list[Metric],
+        least: Relaxation,
+        clock: Clock,
+        incumbent: Incumbent,
+    ) -> None:
         self._problem = problem
         self._t = t
         self.least = least
         self._clock = clock
-        self.incumbent = Incumbent()
+        self.incumbent = incumbent
         self.intervals: list[list[Interval]] = []
         for metric in metrics:
             whole = Interval()
