@@ -1,9 +1,8 @@
 // A program that embeds the core: plans a small problem and sends one activation through a frame.
-#include <orbitsplit/orbitsplit.hpp>
-
 #include <cstddef>
 #include <cstdlib>
 #include <iostream>
+#include <orbitsplit/orbitsplit.hpp>
 #include <span>
 #include <vector>
 
@@ -34,8 +33,8 @@ int main() {
 
     const std::vector<float> activation{0.0F, 0.5F, -1.0F, 1.0F};
     const std::vector<std::int64_t> shape{1, 4};
-    const auto frame = orbitsplit::compress(std::as_bytes(std::span(activation)), orbitsplit::DType::float32, shape,
-                                            orbitsplit::parse_codec("raw"));
+    const auto frame = orbitsplit::compress(std::as_bytes(std::span(activation)), orbitsplit::DType::float32,
+                                            shape, orbitsplit::parse_codec("raw"));
     const orbitsplit::Decoded decoded = orbitsplit::decompress(frame);
     std::cout << frame.size() << " bytes on the wire\n";
     return decoded.shape == shape && decoded.data.size() == 16 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -8,18 +8,17 @@
 // Stage: compute of its layers + decode_s_per_byte of the level of the cut before it * bytes of that cut
 //     + encode_s_per_byte of the level of the cut after it * bytes of that cut.
 // Link: bytes / ratio / bandwidth. Ingress and egress carry their bytes uncompressed; one that is absent
-// costs
-//     nothing (the data are there, the result stays).
+//     costs nothing (the data are there, the result stays).
 // Half-duplex node: it cannot compute while it transmits, so its outgoing link (or egress) is part of the
 //     stage's occupancy and no resource of its own.
 // Propagation adds once and occupies nothing. With latency_occupies_link it is part of the occupancy of its
-// link
-//     instead (ingress and egress too) and is not added again.
+//     link instead (ingress and egress too) and is not added again.
 //
 // Generation of T = new_tokens tokens with G = groups sequence groups in flight, for T >= 2:
 //
-//     lap = sum of decode occupancies + propagation + return      step = max(lap, G * max of decode
-//     occupancies) objective = makespan + (T - 1) * step
+//     lap       = sum of decode occupancies + propagation + return
+//     step      = max(lap, G * max of decode occupancies)
+//     objective = makespan + (T - 1) * step
 //
 // Decode occupancies are those of stages and links alone, with decode times and decode bytes: ingress and
 // egress move the prompt and the result, once. The return is the latency of the link from the last node to

@@ -21,14 +21,12 @@ namespace orbitsplit {
 struct SolveOptions {
     double time_limit_s = std::numeric_limits<double>::infinity();
     std::size_t max_labels = 5'000'000;  // about 200 bytes each
-    int max_tracked =
-        16;  // free order: nodes that the bounds keep from repeating; each may double their work
+    int max_tracked = 16;  // free order: nodes that bounds keep from repeating; each may double their work
 };
 
 enum class Status {
     optimal,
-    feasible,  // a limit of the options was reached: stages are the best plan found, gap says how far it may
-               // be off
+    feasible,    // a limit of the options was reached: stages are the best plan found, gap bounds the error
     infeasible,  // proven: no plan exists; reason says why
     unknown,     // a limit of the options was reached before any plan was found
 };
