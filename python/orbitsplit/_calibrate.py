@@ -19,7 +19,7 @@ from ._compress import compress, decompress
 from ._layer_time import machine_name
 from ._layers import Passthrough, find_layers, find_layout
 from ._model import load_tokenizer, open_model, read_config
-from .runtime._stage import StageModel
+from ._stage import StageModel
 
 FORMAT = "orbitsplit-levels"
 VERSION = 1

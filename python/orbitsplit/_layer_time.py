@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 
 from ._layers import Layout, find_layers, find_layout
 from ._model import read_config
-from .runtime._stage import StageModel
+from ._stage import StageModel
 
 _PREFILLS = 3
 _DECODE_STEPS = 7

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, MixtralConfig, T5Config
 
 from orbitsplit._model import demo_model
 from orbitsplit._profile import ModelProfile, profile
-from orbitsplit.runtime._stage import StageModel
+from orbitsplit._stage import StageModel
 
 TOKENS, BATCH = 12, 3
 # The tiny Llama has 4 heads and 2 key-value heads of width 8, and feed-forward layers of width 64.

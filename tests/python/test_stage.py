@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, T5Config
 
 from orbitsplit._model import demo_model, load_tokenizer
-from orbitsplit.runtime._stage import StageModel
+from orbitsplit._stage import StageModel
 
 TOP = LAYERS + 2  # the number of layers as a problem counts them
 STEPS = 6
@@ -172,7 +172,7 @@ def test_an_encoder_decoder_model_is_refused(tmp_path: Path) -> None:
 
 _PEAK = """
 import resource, sys
-from orbitsplit.runtime._stage import StageModel
+from orbitsplit._stage import StageModel
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 stage = StageModel.load(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 print(stage.weight_bytes, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))

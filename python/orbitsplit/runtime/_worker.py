@@ -21,6 +21,7 @@ from torch import Tensor
 
 from orbitsplit._compress import compress, decompress
 from orbitsplit._plan import Plan
+from orbitsplit._stage import StageModel
 from orbitsplit._trace import Recorder
 
 from . import _control as control
@@ -37,7 +38,6 @@ from ._control import Failure, Job, Ready, Setup, SignOfLife, StageRecord
 from ._emulation import LinkShaper, Pace
 from ._memory import peak_bytes, resident_bytes
 from ._schedule import Inlet, Loopback, Outlet, Sequences, drive, follow
-from ._stage import StageModel
 from ._transport import ControlStore, PeerLostError, Receiver, Sender, Transport, channel_tags
 
 _SIGN_OF_LIFE_S = 1.0
