@@ -34,10 +34,13 @@ def proportional(problem: Problem) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A way to run the model: the seconds it would take, and which limits it breaks (empty: none)."""
+    """A way to run the model: the seconds it would take, and which limits it breaks (empty: none).
+
+    `total_s` is None where no time can be given: there is no such plan, or a link it needs does not exist.
+    """
 
     name: str
-    total_s: float
+    total_s: float | None
     breaks: str
 
 
@@ -69,7 +72,8 @@ def with_one_copy(problem: Problem, tied_bytes: int) -> Problem:
 
 def _alternative(problem: Problem, name: str, stages: Sequence[Stage]) -> Alternative:
     result = evaluate(problem, stages)
-    return Alternative(name, result.objective_s, "; ".join(result.violations))
+    total_s = result.objective_s if math.isfinite(result.objective_s) else None
+    return Alternative(name, total_s, "; ".join(result.violations))
 
 
 def _uncompressed(problem: Problem) -> Alternative:
@@ -78,7 +82,7 @@ def _uncompressed(problem: Problem) -> Alternative:
     bare = replace(problem, levels=tuple(problem.levels[k] for k in raw), loss=problem.loss[:, raw])
     best = solve(bare)
     if not best.stages:
-        return Alternative("best without compression", math.nan, best.reason or "")
+        return Alternative("best without compression", None, best.reason or "")
     return _alternative(bare, "best without compression", best.stages)
 
 
@@ -89,6 +93,8 @@ def _with_best_level(
     bounds = _bounds(work, share)
     if len(bounds) == 2:
         return _stages(bounds, None)
+    if not problem.levels:
+        raise ValueError("the problem has no levels, so it cannot be cut: give it one of ratio 1")
     candidates = [_stages(bounds, level) for level in range(len(problem.levels))]
     scored = [(evaluate(problem, stages), stages) for stages in candidates]
     budget = math.inf if problem.loss_budget is None else problem.loss_budget

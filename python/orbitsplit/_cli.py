@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import orbitsplit as osp
@@ -46,12 +47,12 @@ def run() -> None:
     """Run the command line; errors become one line on standard error and an exit code."""
     try:
         app()
-    except (osp.TransportError, osp.InfeasiblePlanError) as error:
-        _fail(error, FAILED)
-    except (osp.OrbitsplitError, ValueError, TypeError, ImportError, OSError) as error:
+    except osp.CorruptFrameError as error:
         _fail(error, BAD_INPUT)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except osp.OrbitsplitError as error:
+        _fail(error, FAILED)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        _fail(error, BAD_INPUT)
 
 
 def _fail(message: object, code: int) -> None:
@@ -79,7 +80,7 @@ def solve(
         _print_json(_solution_record(solution))
         return
     if solution.objective_s is None or solution.gap is None:
-        out.print(f"[bold]{solution.status}[/]: {solution.reason}", highlight=False)
+        out.print(f"[bold]{solution.status}[/]: {escape(str(solution.reason))}", highlight=False)
         return
     budget = "" if loaded.loss_budget is None else f" of {loaded.loss_budget:.4g}"
     out.print(
@@ -90,7 +91,7 @@ def solve(
     table = Table("stage", "node", "layers", "level of the cut after it")
     for k, stage in enumerate(solution.stages):
         level = "" if stage.level is None else loaded.levels[stage.level].name
-        table.add_row(str(k), loaded.nodes[stage.node].name, f"{stage.start}-{stage.stop - 1}", level)
+        table.add_row(str(k), escape(loaded.nodes[stage.node].name), f"{stage.start}-{stage.stop - 1}", escape(level))
     out.print(table)
 
 
@@ -230,6 +231,7 @@ def run_plan(
     Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
     """
     loaded = osp.Plan.load(plan)
+    _check_picture(output)
     with views.Report(err) as report:
         texts, measured = _continue(loaded, model, prompt, new_tokens, report)
     _save_trace(measured.trace, output)
@@ -292,6 +294,14 @@ def _continue(
     assert measured is not None
     texts = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return list(texts), measured
+
+
+def _check_picture(output: Path | None) -> None:
+    """Find out before a long run, not after it, that a picture cannot be drawn."""
+    if output is not None and output.suffix != ".json":
+        from . import _report
+
+        _report.check_format(output)
 
 
 def _save_trace(trace: osp.Trace, output: Path | None) -> None:

@@ -6,15 +6,20 @@ A plan is plain data. `orbitsplit.plan` makes one, `orbitsplit.Pipeline` runs on
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from ._compress import Codec
+from ._document import data_of, document_of, read_document, write_document
+from ._typed import check_integer, check_keys, check_number, check_string, list_of, mapping_of, record_of, records_of
 
 FORMAT = "orbitsplit-plan"
 VERSION = 1
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,7 @@ class Workload:
 
     `micro_batches` micro-batches of `batch_size` sequences each enter the chain one after the other, every
     sequence with `prompt_tokens` tokens; then `new_tokens` tokens are generated per sequence (0: prefill only).
-    `groups` is how many micro-batches are in flight while generating; by default all of them.
+    While generating, all micro-batches are in flight.
 
     Raises:
         ValueError: A count is not a whole number or below its minimum.
@@ -33,7 +38,6 @@ class Workload:
     prompt_tokens: int = 512
     new_tokens: int = 0
     batch_size: int = 1
-    groups: int | None = None
 
     def __post_init__(self) -> None:
         for name, minimum in (
@@ -43,8 +47,6 @@ class Workload:
             ("batch_size", 1),
         ):
             _check_count(f"Workload.{name}", getattr(self, name), minimum)
-        if self.groups is not None:
-            _check_count("Workload.groups", self.groups, 1)
 
     @property
     def sequences(self) -> int:
@@ -70,10 +72,19 @@ class PlanStage:
     half_duplex: bool = False
 
     def __post_init__(self) -> None:
+        check_string("the node of a stage", self.node)
         _check_count(f"start of the stage on {self.node!r}", self.start, 0)
         _check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
-        if not (math.isfinite(self.slowdown) and self.slowdown >= 1):
-            raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, it must be at least 1")
+        if self.codec is not None:
+            check_string(f"codec of the stage on {self.node!r}", self.codec)
+            Codec.parse(self.codec)
+        _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
+        if self.slowdown < 1:
+            raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
+        if self.memory_bytes is not None:
+            _check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1)
+        if not isinstance(self.half_duplex, bool):
+            raise ValueError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +95,11 @@ class PlanLink:
     latency_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.bytes_per_s is not None and not self.bytes_per_s > 0:
-            raise ValueError(f"link rate is {self.bytes_per_s} bytes per second, it must be positive")
-        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
-            raise ValueError(f"link latency is {self.latency_s} s, it must be finite and not negative")
+        if self.bytes_per_s is not None:
+            _check_not_negative("bytes_per_s of a link", self.bytes_per_s)
+            if self.bytes_per_s == 0:
+                raise ValueError("bytes_per_s of a link is 0, must be positive")
+        _check_not_negative("latency_s of a link", self.latency_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,8 @@ class Plan:
     """Stages in order, the links between them, and what was predicted; frozen, with a JSON round trip.
 
     `links[k]` joins stage k to stage k + 1. `return_latency_s` is how long a new token takes from the last
-    stage back to the first. `layers` counts the embeddings and the head.
+    stage back to the first. `layers` counts the embeddings and the head. `dtype` and `threads` are those the model
+    was profiled with; running with others takes other memory and time.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is
@@ -135,9 +148,16 @@ class Plan:
     workload: Workload = field(default_factory=Workload)
     return_latency_s: float = 0.0
     model: str | None = None
+    dtype: str = "float32"
+    threads: int = 1
     prediction: Prediction | None = None
 
     def __post_init__(self) -> None:
+        _check_count("layers", self.layers, 1)
+        _check_count("threads", self.threads, 1)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}, must be one of {', '.join(DTYPES)}")
+        _check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
         if len(self.links) != len(self.stages) - 1:
@@ -150,6 +170,8 @@ class Plan:
         if expected != self.layers:
             raise ValueError(f"the stages end at layer {expected}, the model has {self.layers}")
         nodes = [stage.node for stage in self.stages]
+        if self.stages[-1].codec is not None:
+            raise ValueError(f"the last stage has codec {self.stages[-1].codec!r}, nothing is sent from it")
         twice = [node for node in nodes if nodes.count(node) > 1]
         if twice:
             raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
@@ -187,36 +209,28 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return document_of(FORMAT, VERSION, asdict(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, document: Mapping[str, Any]) -> Plan:
         """Make a plan from what `to_dict` returned.
 
         Raises:
             ValueError: A key is missing, unknown or has a wrong value; the message names it.
         """
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise ValueError(
-                f"not a plan: expected format {FORMAT!r} version {VERSION}, "
-                f"got {data.get('format')!r} version {data.get('version')!r}"
-            )
-        rest = {key: value for key, value in data.items() if key not in ("format", "version")}
-        _check_keys(cls, rest, "plan")
-        prediction = rest.get("prediction")
-        return cls(
-            **{
-                **rest,
-                "stages": tuple(_record(PlanStage, s, f"stages[{k}]") for k, s in enumerate(rest["stages"])),
-                "links": tuple(_record(PlanLink, s, f"links[{k}]") for k, s in enumerate(rest["links"])),
-                "workload": _record(Workload, rest.get("workload", {}), "workload"),
-                "prediction": None if prediction is None else _record(Prediction, prediction, "prediction"),
-            }
-        )
+        values = data_of(FORMAT, VERSION, document)
+        check_keys("the plan", values, cls)
+        for key, record in (("stages", PlanStage), ("links", PlanLink)):
+            values[key] = records_of(key, list_of(key, values[key]), record)
+        if "workload" in values:
+            values["workload"] = record_of("workload", values["workload"], Workload)
+        if values.get("prediction") is not None:
+            values["prediction"] = _prediction(values["prediction"])
+        return cls(**values)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_document(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -225,13 +239,11 @@ class Plan:
         Raises:
             ValueError: The file is not JSON or not a plan.
         """
+        document = read_document(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} holds {type(data).__name__}, a plan is a JSON object")
-        return cls.from_dict(data)
+            return cls.from_dict(document)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def __str__(self) -> str:
         parts = []
@@ -242,29 +254,19 @@ class Plan:
         return " ".join(parts)
 
 
+def _prediction(data: Any) -> Prediction:
+    values = mapping_of("prediction", data)
+    check_keys("prediction", values, Prediction)
+    return Prediction(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
 def _check_count(name: str, value: object, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}, it must be a whole number")
-    if value < minimum:
-        raise ValueError(f"{name} is {value}, it must be at least {minimum}")
+    check_integer(name, value)
+    if cast("int", value) < minimum:
+        raise ValueError(f"{name} is {value}, must be at least {minimum}")
 
 
-def _check_keys(cls: Any, data: Mapping[str, Any], where: str) -> None:
-    known = {f.name for f in fields(cls)}
-    for key in data:
-        if key not in known:
-            raise ValueError(f"unknown key {key!r} in {where}; known keys: {', '.join(sorted(known))}")
-    for f in fields(cls):
-        if f.name not in data and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"{where} lacks {f.name!r}")
-
-
-def _record(cls: Any, data: Any, where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{where} is {data!r}, it must be an object")
-    _check_keys(cls, data, where)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+def _check_not_negative(name: str, value: object) -> None:
+    check_number(name, value)
+    if not (math.isfinite(cast("float", value)) and cast("float", value) >= 0):
+        raise ValueError(f"{name} is {value}, must be finite and at least 0")

@@ -55,7 +55,7 @@ def plan(
     solution = solve(problem, time_limit_s=time_limit_s)
     if profile.tied_bytes > 0:
         problem, solution = _or_on_one_node(problem, solution, profile.tied_bytes)
-    return _plan_of(problem, solution, network, workload, profile.model)
+    return _plan_of(problem, solution, network, workload, profile)
 
 
 def build_problem(
@@ -98,7 +98,6 @@ def build_problem(
     }
     if workload.new_tokens > 0:
         data["new_tokens"] = workload.new_tokens
-        data["groups"] = workload.groups or workload.micro_batches
         data["layer_decode_time_s"] = [_decode_s(profile, node, len(network.nodes)) for node in network.nodes]
         data["cut_decode_bytes"] = [activation_bytes] * cuts
     return Problem.from_dict(data)
@@ -114,15 +113,15 @@ def _or_on_one_node(problem: Problem, solution: Solution, tied_bytes: int) -> tu
     best = solve(alone)
     if best.objective_s is None or (solution.objective_s is not None and solution.objective_s <= best.objective_s):
         return problem, solution
-    if solution.status in ("optimal", "infeasible"):
+    bound_s = solution.lower_bound_s
+    if solution.status in ("optimal", "infeasible") or bound_s is None or bound_s >= best.objective_s:
         return alone, best
     # The search over split plans was stopped: one of them may still be better than this one, down to its bound.
-    assert solution.lower_bound_s is not None
-    gap = 1 - solution.lower_bound_s / best.objective_s
-    return alone, replace(best, status="feasible", lower_bound_s=solution.lower_bound_s, gap=gap)
+    gap = 1 - bound_s / best.objective_s
+    return alone, replace(best, status="feasible", lower_bound_s=bound_s, gap=gap)
 
 
-def _plan_of(problem: Problem, solution: Solution, network: Network, workload: Workload, model: str | None) -> Plan:
+def _plan_of(problem: Problem, solution: Solution, network: Network, workload: Workload, profile: ModelProfile) -> Plan:
     """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
         raise InfeasiblePlanError(solution.reason)
@@ -152,7 +151,9 @@ def _plan_of(problem: Problem, solution: Solution, network: Network, workload: W
         layers=len(problem.layers),
         workload=workload,
         return_latency_s=result.return_s,
-        model=model,
+        model=profile.model,
+        dtype=profile.dtype,
+        threads=profile.threads or 1,
         prediction=prediction,
     )
 

@@ -24,15 +24,26 @@ _COLOURS = {
 }
 
 
+# Vector formats and the one raster format that everything shows.
+_FORMATS = (".pdf", ".png", ".svg")
+
+
+def check_format(path: str | Path) -> None:
+    """Raise ValueError unless the ending of `path` is one that pictures are written in."""
+    if Path(path).suffix not in _FORMATS:
+        raise ValueError(f"{path} ends in {Path(path).suffix!r}, pictures end in one of {', '.join(_FORMATS)}")
+
+
 def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
     """Draw traces below each other on one time axis, a row per node and per link, and write the picture to `path`.
 
-    The file's ending chooses the format (`.png`, `.svg`, `.pdf`). Waiting is left white; prefill is drawn in full
+    The file's ending chooses the format (`.pdf`, `.png`, `.svg`). Waiting is left white; prefill is drawn in full
     colour and generation lighter.
 
     Raises:
-        ValueError: There is no trace.
+        ValueError: There is no trace, or the ending is another one.
     """
+    check_format(path)
     if not traces:
         raise ValueError("no trace to draw")
     rows = max(len(trace.nodes) for trace in traces.values())

@@ -34,6 +34,10 @@ def check_string(key: str, value: Any) -> None:
 def check_number(key: str, value: Any) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise ValueError(f"{key} is {value!r}, must be a number")
+    try:
+        float(value)
+    except OverflowError:
+        raise ValueError(f"{key} has {len(str(value))} digits, must be at most 1.8e308") from None
 
 
 def check_integer(key: str, value: Any) -> None:

@@ -41,7 +41,7 @@ def profile(console: Console, profile: osp.ModelProfile) -> None:
     layers = profile.layers
     blocks = layers[1:-1]
     is_measured = layers[0].prefill_s is not None
-    title = f"{profile.architecture}, {profile.dtype}, {profile.prompt_tokens} prompt tokens"
+    title = f"{escape(profile.architecture)}, {profile.dtype}, {profile.prompt_tokens} prompt tokens"
     table = Table("", "memory", "prefill", "per token", title=title, title_justify="left")
     for name, group in (("embeddings", layers[:1]), (f"{len(blocks)} layers", blocks), ("head", layers[-1:])):
         table.add_row(name, format_bytes(sum(layer.weight_bytes for layer in group)), *_costs(group, is_measured))
@@ -63,7 +63,7 @@ def levels(console: Console, table: osp.LevelTable) -> None:
     for k, level in enumerate(table.levels):
         losses = sorted(float(row[k]) for row in table.loss)
         picked = (losses[0], losses[len(losses) // 2], losses[-1])
-        view.add_row(level.name, f"{level.ratio:.2f}", *(f"{loss:.4f}" for loss in picked))
+        view.add_row(escape(level.name), f"{level.ratio:.2f}", *(f"{loss:.4f}" for loss in picked))
     console.print(view)
 
 
@@ -81,7 +81,7 @@ def plan(console: Console, plan: osp.Plan) -> None:
     for k, stage in enumerate(plan.stages):
         is_last = k == len(plan.stages) - 1
         table.add_row(
-            stage.node,
+            escape(stage.node),
             f"{stage.start}-{stage.stop - 1}",
             format_bytes(prediction.stage_memory_bytes[k]),
             "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
@@ -104,8 +104,9 @@ def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Al
     table = Table("plan", "predicted total", "against ours", "breaks")
     table.add_row("planned", format_seconds(plan.prediction.total_s), "1.00x", "-")
     for other in alternatives:
-        times = other.total_s / plan.prediction.total_s
-        table.add_row(other.name, format_seconds(other.total_s), f"{times:.2f}x", other.breaks or "-")
+        total = "-" if other.total_s is None else format_seconds(other.total_s)
+        times = "-" if other.total_s is None else f"{other.total_s / plan.prediction.total_s:.2f}x"
+        table.add_row(escape(other.name), total, times, escape(other.breaks) or "-")
     console.print(table)
 
 
@@ -115,7 +116,7 @@ def totals(console: Console, trace: osp.Trace) -> None:
     kinds = [kind for kind in next(iter(spent.values())) if any(node[kind] > 0 for node in spent.values())]
     table = Table("node", *kinds)
     for node, seconds in spent.items():
-        table.add_row(node, *(format_seconds(seconds[kind]) for kind in kinds))
+        table.add_row(escape(node), *(format_seconds(seconds[kind]) for kind in kinds))
     console.print(table)
     console.print(f"{format_seconds(trace.stop_s)} in all", highlight=False)
 
@@ -127,7 +128,7 @@ def run(console: Console, run: osp.Run, texts: Sequence[tuple[str, str]]) -> Non
     links = Table("link", "frames", "bytes on the wire", "uncompressed", "ratio", "busy")
     for link in run.links:
         links.add_row(
-            f"{link.source} -> {link.destination}",
+            escape(f"{link.source} -> {link.destination}"),
             str(link.frames),
             format_bytes(link.frame_bytes),
             format_bytes(link.original_bytes),
@@ -139,7 +140,7 @@ def run(console: Console, run: osp.Run, texts: Sequence[tuple[str, str]]) -> Non
     memory = Table("node", "slow-down", "peak memory", "interpreter and libraries", "stage", "limit")
     for stage in run.stages:
         memory.add_row(
-            stage.node,
+            escape(stage.node),
             f"{stage.slowdown:g}x",
             format_bytes(stage.peak_bytes),
             format_bytes(stage.baseline_bytes),

@@ -71,7 +71,7 @@ def test_problem_holds_what_the_profile_says() -> None:
     assert problem.cut_decode_bytes is not None
     assert problem.cut_decode_bytes.tolist() == [64] * 3
     assert [node.headroom_bytes for node in problem.nodes] == [300, 300]
-    assert (problem.micro_batches, problem.new_tokens, problem.groups) == (3, NEW, 3)
+    assert (problem.micro_batches, problem.new_tokens, problem.groups) == (3, NEW, None)
     assert [level.ratio for level in problem.levels] == [1.0]
 
 
