@@ -263,6 +263,15 @@ def test_infeasible_problems_say_why(changes, reason, order, backend, monkeypatc
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_limit_before_any_plan_leaves_the_question_open(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    solution = solve(Problem.from_dict(line(**GENERATION)), max_labels=1)
+    assert (solution.status, solution.reason) == ("unknown", "the limit of 1 labels was reached")
+    assert (solution.objective_s, solution.gap, solution.loss, solution.stages) == (None, None, None, ())
+    assert solution.lower_bound_s is not None
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_smallest_loss_named_is_enough(backend, monkeypatch):
     monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
     for seed in range(200):

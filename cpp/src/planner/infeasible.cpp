@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "orbitsplit/planner.hpp"
 #include "text.hpp"
 
 namespace orbitsplit::planner {
@@ -63,8 +62,11 @@ double least_loss_with(const Problem& problem, int max_tracked, double relief_by
     return least_loss(make_tables(problem, max_tracked, relief_bytes)).root;
 }
 
+// Whether relaxed plans are plans as far as memory, links and loss go: no node can repeat in them.
+bool is_exact(const Tables& t) { return !t.is_free || t.tracked == t.nodes; }
+
 // The least memory on every node that opens a chain of stages and links, or "" where none does.
-std::string explain_memory(const Problem& problem, int max_tracked) {
+std::string explain_memory(const Problem& problem, const Tables& t, int max_tracked) {
     double enough = 0;
     for (double bytes : problem.layer_memory_bytes) enough += bytes;
     if (least_loss_with(problem, max_tracked, enough) == infinity) return "";
@@ -73,8 +75,9 @@ std::string explain_memory(const Problem& problem, int max_tracked) {
         const double middle = too_little + (enough - too_little) / 2;
         (least_loss_with(problem, max_tracked, middle) < infinity ? enough : too_little) = middle;
     }
-    return "no chain of linked nodes holds the layers in their order; " + text::bytes(std::ceil(enough)) +
-           " more on every node would";
+    const std::string more = text::bytes(std::ceil(enough)) + " more on every node";
+    return "no chain of linked nodes holds the layers in their order; " +
+           (is_exact(t) ? more + " would" : "it takes at least " + more);
 }
 
 std::string explain_links(const Problem& problem, const Tables& t) {
@@ -94,28 +97,30 @@ std::string explain_links(const Problem& problem, const Tables& t) {
 }  // namespace
 
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
-                               int max_tracked) {
+                               const SolveOptions& options) {
     for (const std::string& reason : {explain_layer(problem), explain_total(problem)}) {
         if (!reason.empty()) return reason;
     }
     if (least.root == infinity) {
-        const std::string reason = explain_memory(problem, max_tracked);
+        const std::string reason = explain_memory(problem, t, options.max_tracked);
         return reason.empty() ? explain_links(problem, t) : reason;
     }
     if (least.root > t.loss_limit) {
-        return "the smallest loss any plan that fits reaches is " + text::number(least.root) +
-               ", the budget is " + text::number(problem.loss_budget.value_or(0));
+        return std::string("the smallest loss any plan that fits reaches is ") +
+               (is_exact(t) ? "" : "at least ") + text::number(least.root) + ", the budget is " +
+               text::number(problem.loss_budget.value_or(0));
     }
     if (t.needs_back) {
         Problem prefill_only = problem;
         prefill_only.new_tokens = 0;
-        if (solve(prefill_only).status == Status::optimal) {
+        if (!solve(prefill_only, options).stages.empty()) {
             return "no plan that fits can return its tokens from the last node to the first: links lead one "
                    "way only";
         }
     }
-    return "no plan keeps memory, links, pins and a loss budget of " +
-           text::number(problem.loss_budget.value_or(0)) + " together, though each alone can be kept";
+    std::string limits = "memory, links and pins";
+    if (problem.loss_budget) limits += " and a loss budget of " + text::number(*problem.loss_budget);
+    return "no plan keeps " + limits + " together";
 }
 
 }  // namespace orbitsplit::planner

@@ -3,12 +3,13 @@
 
 #include <string>
 
+#include "orbitsplit/planner.hpp"
 #include "planner/bounds.hpp"
 
 namespace orbitsplit::planner {
 
-// least is the least-loss relaxation of t, which was made with max_tracked; called when no plan exists.
+// least is the least-loss relaxation of t, which was made with the options; called when no plan exists.
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
-                               int max_tracked);
+                               const SolveOptions& options);
 
 }  // namespace orbitsplit::planner

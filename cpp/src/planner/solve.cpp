@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <stdexcept>
 
 #include "orbitsplit/planner.hpp"
@@ -16,12 +17,17 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t most_free_nodes = 64;  // the used nodes of a label are one machine word
+constexpr std::size_t most_labels = std::numeric_limits<std::int32_t>::max();
 
 void check(const Problem& problem, const SolveOptions& options) {
     validate(problem);
     if (!(options.time_limit_s >= 0)) {
         throw std::invalid_argument("time_limit_s is " + text::number(options.time_limit_s) +
                                     ", must be at least 0");
+    }
+    if (options.max_labels > most_labels) {
+        throw std::invalid_argument("max_labels is " + std::to_string(options.max_labels) +
+                                    ", must be at most " + std::to_string(most_labels));
     }
     if (problem.order == Order::free && problem.nodes.size() > most_free_nodes) {
         throw std::invalid_argument("order is free with " + std::to_string(problem.nodes.size()) +
@@ -82,7 +88,7 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
         solution.status = has_plan ? Status::optimal : Status::infeasible;
         solution.lower_bound_s = solution.objective_s;
         solution.gap = has_plan ? 0 : infinity;
-        if (!has_plan) solution.reason = planner::explain_infeasible(problem, t, least, options.max_tracked);
+        if (!has_plan) solution.reason = planner::explain_infeasible(problem, t, least, options);
         return;
     }
     solution.status = has_plan ? Status::feasible : Status::unknown;

@@ -24,14 +24,17 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, max_track
     if reason:
         return reason
     if least.root == math.inf:
-        return _explain_memory(problem, max_tracked) or _explain_links(problem, t)
+        return _explain_memory(problem, t, max_tracked) or _explain_links(problem, t)
     budget = number(problem.loss_budget or 0.0)
     if least.root > t.loss_limit:
-        return f"the smallest loss any plan that fits reaches is {number(least.root)}, the budget is {budget}"
-    if t.needs_back and solve(dataclasses.replace(problem, new_tokens=0))["status"] == "optimal":
+        reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root)}"
+        return f"the smallest loss any plan that fits reaches is {reached}, the budget is {budget}"
+    if t.needs_back and solve(dataclasses.replace(problem, new_tokens=0))["stages"]:
         return "no plan that fits can return its tokens from the last node to the first: links lead one way only"
-    together = f"memory, links, pins and a loss budget of {budget} together"
-    return f"no plan keeps {together}, though each alone can be kept"
+    limits = "memory, links and pins"
+    if problem.loss_budget is not None:
+        limits += f" and a loss budget of {budget}"
+    return f"no plan keeps {limits} together"
 
 
 def _usable(problem: Problem) -> list[float]:
@@ -64,7 +67,12 @@ def _explain_total(problem: Problem) -> str:
     return "" if need <= held else f"the layers need {size(need)} together, the nodes hold {size(held)}"
 
 
-def _explain_memory(problem: Problem, max_tracked: int) -> str:
+def _is_exact(t: Tables) -> bool:
+    """Return whether relaxed plans are plans as far as memory, links and loss go: no node repeats in them."""
+    return not t.is_free or t.tracked == t.nodes
+
+
+def _explain_memory(problem: Problem, t: Tables, max_tracked: int) -> str:
     """Name the least memory on every node that opens a chain of stages and links, if any does."""
 
     def is_enough(relief_bytes: float) -> bool:
@@ -82,7 +90,8 @@ def _explain_memory(problem: Problem, max_tracked: int) -> str:
             enough = middle
         else:
             too_little = middle
-    more = f"{size(math.ceil(enough))} more on every node would"
+    more = f"{size(math.ceil(enough))} more on every node"
+    more = f"{more} would" if _is_exact(t) else f"it takes at least {more}"
     return f"no chain of linked nodes holds the layers in their order; {more}"
 
 

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from orbitsplit._problem import Problem
 
 _MOST_FREE_NODES = 64
+_MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
 
 
 def solve(problem: Problem, time_limit_s: float, max_labels: int, max_tracked: int) -> dict[str, Any]:
     """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
     clock = Clock(time_limit_s)
-    _check(problem, time_limit_s)
+    _check(problem, time_limit_s, max_labels)
     t = make_tables(problem, max_tracked)
     metrics = make_metrics(t)
     least = least_loss(t)
@@ -54,7 +55,7 @@ def solve(problem: Problem, time_limit_s: float, max_labels: int, max_tracked: i
     found["reason"] = _stopped_reason(result, time_limit_s, max_labels)
     if found["status"] == "infeasible":
         found["reason"] = explain_infeasible(
-            problem, t, least, max_tracked, lambda other: solve(other, math.inf, max_labels, max_tracked)
+            problem, t, least, max_tracked, lambda other: solve(other, time_limit_s, max_labels, max_tracked)
         )
     return {**found, "seconds": clock.seconds()}
 
@@ -75,10 +76,12 @@ def _find_best(
     return result, root.incumbent.stages
 
 
-def _check(problem: Problem, time_limit_s: float) -> None:
+def _check(problem: Problem, time_limit_s: float, max_labels: int) -> None:
     validate_problem(problem)
     if not time_limit_s >= 0:
         raise ValueError(f"time_limit_s is {number(time_limit_s)}, must be at least 0")
+    if max_labels > _MOST_LABELS:
+        raise ValueError(f"max_labels is {max_labels}, must be at most {_MOST_LABELS}")
     if problem.order == "free" and len(problem.nodes) > _MOST_FREE_NODES:
         raise ValueError(f"order is free with {len(problem.nodes)} nodes, at most {_MOST_FREE_NODES} can be searched")
 
