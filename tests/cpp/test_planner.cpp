@@ -105,8 +105,7 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
     return label;
 }
 
-// Along the optimal plan no bound exceeds the optimum, for the intervals the root kept and for the whole
-// range.
+// Along the optimal plan no bound exceeds the optimum, whatever the price.
 void check_bounds(const Problem& p, int max_tracked) {
     const Solution best = solve(p, {.max_tracked = max_tracked});
     if (best.status != Status::optimal) return;
@@ -123,8 +122,6 @@ void check_bounds(const Problem& p, int max_tracked) {
             const planner::LabelBounds bounds(t, metric, intervals);
             for (std::size_t count = 1; count <= best.stages.size(); ++count) {
                 const planner::Label label = label_of(p, t, score, best.stages, count);
-                // The level before the last stage has charged its decoding to that stage, which is still to
-                // come.
                 const std::size_t at = planner::state(t, label.mask, label.boundary, label.node);
                 CHECK(bounds.bound(label, at) <= best.objective_s * (1 + planner::rounding));
             }

@@ -56,12 +56,10 @@ struct Walk {
     std::vector<Stage> stages;
 };
 
-// Follows a relaxation's choices from the root: the relaxed optimum itself, in which untracked nodes may
-// repeat.
+// Follows a relaxation's choices from the root: the relaxed optimum, in which untracked nodes may repeat.
 Walk follow(const Tables& t, const Metric& metric, const Relaxation& relaxation);
 
-// The same without repeating a node and without ever leaving the loss budget, judged by the least loss to
-// come.
+// The same without repeating a node or leaving the loss budget, judged by the least loss to come.
 Walk dive(const Tables& t, const Metric& metric, const Relaxation& relaxation, const Relaxation& least);
 
 }  // namespace orbitsplit::planner

@@ -39,6 +39,7 @@ struct Growth {
     double token;
 };
 
+// An open occupancy decides nothing as long as what leaving can add keeps it below the other's maximum.
 inline bool is_no_worse(const Load& a, const Load& b, double growth) {
     return a.sum <= b.sum && a.max <= b.max && (a.open <= b.open || a.open + growth <= b.max);
 }

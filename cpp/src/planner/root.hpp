@@ -1,5 +1,4 @@
-// The root of the search: prices and intervals whose relaxations bound well, and a first incumbent from their
-// walks.
+// The root of the search: intervals and prices whose relaxations bound well, and an incumbent from their walks.
 #pragma once
 
 #include <vector>

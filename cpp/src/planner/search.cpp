@@ -47,8 +47,7 @@ class Search {
         for (std::size_t a = 0; a < t.metrics.size(); ++a) {
             bounds_.emplace_back(t, t.metrics[a], root.intervals[a]);
         }
-        // No better plan has a smaller maximum than the lowest interval allows: labels below it are equal in
-        // that.
+        // No better plan has a smaller maximum than the lowest interval allows: below it all labels are equal.
         const Metric& lap = t.metrics.front();
         if (t.tracks_max && !root.intervals.front().empty()) {
             floor_ = root.intervals.front().front().low / lap.prefill_max;
@@ -234,8 +233,7 @@ class Search {
         return {place, label.used};
     }
 
-    // Keeps a label unless its bound or a label of the same state rules it out, and drops those that it rules
-    // out.
+    // Keeps a label unless its bound or one of the same state rules it out, and drops those it rules out.
     void push(Label& label) {
         label.bound = bound(label);
         if (label.parent >= 0) label.bound = std::max(label.bound, pool_[label.parent].bound);

@@ -1,5 +1,4 @@
-// Best-first search over labels: partial plans with a sum, a maximum, a loss and what is still open on the
-// last stage.
+// Best-first search over labels: partial plans with their sums, maxima, loss, and what is open on the last stage.
 #pragma once
 
 #include <cstddef>

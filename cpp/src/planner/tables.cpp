@@ -37,8 +37,7 @@ void fill_max_stop(const Problem& problem, double relief, Tables& t) {
     }
 }
 
-// In fixed order a stage may not skip a required node, whether before the first, between two or after the
-// last.
+// In fixed order no required node may be skipped: before the first stage, between two or after the last.
 void fill_links(const Problem& problem, Tables& t) {
     const std::vector<char> forbidden = node_set(t.nodes, problem.pins.forbidden);
     const std::vector<char> required = node_set(t.nodes, problem.pins.required);

@@ -25,9 +25,8 @@ struct Metric {
     double latency_max = 0;           // and in the maximum (latency_occupies_link)
     std::vector<double> compute_sum;  // nodes x boundaries, prefix sums over the layers
     std::vector<double> compute_max;  // nodes x boundaries
-    std::vector<double>
-        packed_sum;  // boundaries x levels, bytes: divided by a bandwidth they are the link's weight
-    std::vector<double> packed_max;  // boundaries x levels
+    std::vector<double> packed_sum;   // boundaries x levels, bytes: by a bandwidth, the link's weight
+    std::vector<double> packed_max;   // boundaries x levels
     std::vector<double> code_sum;    // boundaries x levels, encode and decode
     std::vector<double> encode_max;  // boundaries x levels
     std::vector<double> open_max;    // boundaries, the least that decoding adds to the stage after it
@@ -60,8 +59,7 @@ struct Tables {
     PhaseTables prefill;
     PhaseTables token;         // filled when the problem generates
     std::vector<double> loss;  // boundaries x levels
-    std::vector<int>
-        max_stop;  // nodes x boundaries: the longest stage from here stops there (own index: none)
+    std::vector<int> max_stop;          // nodes x boundaries: where the longest stage from here stops
     std::vector<int> neighbour_start;   // nodes + 1
     std::vector<int> neighbour;         // nodes that may follow, in increasing index
     std::vector<double> bandwidth;      // nodes x nodes
