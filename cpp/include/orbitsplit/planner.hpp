@@ -3,6 +3,7 @@
 // Exact: a label-setting A* over (layers placed, last node, nodes used). Every label carries the sum and the
 // maximum of the occupancies, for prefill and decode apart, and the loss, because the objective is not
 // additive; admissible bounds come from backward dynamic programmes in which nodes may repeat unless tracked.
+// Free order that does not yield at once gets its incumbent from a local search over orders.
 // "Optimal" is up to a relative 1e-12 of floating-point rounding. The same problem gives the same plan
 // everywhere.
 //

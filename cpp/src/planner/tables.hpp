@@ -27,10 +27,10 @@ struct Metric {
     std::vector<double> compute_max;  // nodes x boundaries
     std::vector<double> packed_sum;   // boundaries x levels, bytes: by a bandwidth, the link's weight
     std::vector<double> packed_max;   // boundaries x levels
-    std::vector<double> code_sum;    // boundaries x levels, encode and decode
-    std::vector<double> encode_max;  // boundaries x levels
-    std::vector<double> open_max;    // boundaries, the least that decoding adds to the stage after it
-    std::vector<double> close_max;   // boundaries x nodes, the least that leaving adds to the stage before it
+    std::vector<double> code_sum;     // boundaries x levels, encode and decode
+    std::vector<double> encode_max;   // boundaries x levels
+    std::vector<double> open_max;     // boundaries, the least that decoding adds to the stage after it
+    std::vector<double> close_max;  // boundaries x nodes, the least that leaving adds to the stage before it
     std::vector<double> ingress_sum;  // nodes
     std::vector<double> ingress_max;  // nodes
     std::vector<double> egress_sum;   // nodes
@@ -57,8 +57,8 @@ struct Tables {
     bool tracks_token_max = false;  // more than one group: the maximum of a token step does
     double loss_limit = 0;          // without a budget every loss counts as 0
     PhaseTables prefill;
-    PhaseTables token;         // filled when the problem generates
-    std::vector<double> loss;  // boundaries x levels
+    PhaseTables token;                  // filled when the problem generates
+    std::vector<double> loss;           // boundaries x levels
     std::vector<int> max_stop;          // nodes x boundaries: where the longest stage from here stops
     std::vector<int> neighbour_start;   // nodes + 1
     std::vector<int> neighbour;         // nodes that may follow, in increasing index
@@ -72,10 +72,9 @@ struct Tables {
     std::vector<double> ingress_delay;  // nodes, propagation
     std::vector<double> egress;         // nodes
     std::vector<double> egress_delay;   // nodes
-    double propagates = 1;       // 0 with latency_occupies_link: what latency weighs beside the occupancy
-    std::uint64_t required = 0;  // free order: nodes that must be used
-    std::vector<int>
-        tracked_bit;  // nodes: bit in the bounds' mask, or -1 where the bounds let the node repeat
+    double propagates = 1;         // 0 with latency_occupies_link: what latency weighs beside the occupancy
+    std::uint64_t required = 0;    // free order: nodes that must be used
+    std::vector<int> tracked_bit;  // nodes: bit in the bounds' mask, or -1 where they let the node repeat
     int tracked = 0;
     unsigned required_tracked = 0;  // the required nodes among the tracked ones
     std::vector<Metric> metrics;
