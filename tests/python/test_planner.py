@@ -165,6 +165,21 @@ def test_a_limit_is_the_same_on_both_backends():
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("block", range(10))
+def test_an_unfinished_search_proves_a_true_bound(block, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.MAX_TRACKED", 0)
+    for seed in range(20 * block, 20 * block + 20):
+        data = random_problem(Random(seed))
+        optimum = judge.best(data)
+        for max_labels in (1, 3, 10):
+            solution = solve(Problem.from_dict(data), max_labels=max_labels)
+            if math.isinf(optimum):
+                assert solution.status in ("infeasible", "unknown")
+                continue
+            assert solution.lower_bound_s <= optimum * (1 + 1e-9)
+            assert solution.status == "unknown" or solution.objective_s >= optimum * (1 - 1e-9)
+
+
 def test_a_free_order_is_no_worse_than_the_fixed_one_even_unproven():
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
     solution = solve(problem, max_labels=2_000)

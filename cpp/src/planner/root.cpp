@@ -114,6 +114,10 @@ class RootExplorer {
             for (int part = 0; part < parts && wide.low < high; ++part) {
                 Interval narrow;
                 narrow.low = part == 0 ? wide.low : finer.back().high;
+                if (clock_.is_over()) {
+                    finer.push_back(rest_of(wide, narrow.low));
+                    break;
+                }
                 narrow.high = part + 1 == parts ? high : wide.low + (high - wide.low) * (part + 1) / parts;
                 if (is_last) {
                     price(metric, narrow, wide.price);
@@ -125,6 +129,14 @@ class RootExplorer {
         }
         intervals = std::move(finer);
         drop_hopeless(intervals);
+    }
+
+    // The part of an interval above a low: its relaxations bound that part too.
+    static Interval rest_of(const Interval& wide, double low) {
+        Interval rest = wide;
+        rest.low = low;
+        rest.bound += low - wide.low;
+        return rest;
     }
 
     void drop_hopeless(std::vector<Interval>& intervals) const {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
@@ -154,6 +155,10 @@ class Root:
                 if wide.low >= high:
                     break
                 narrow = Interval(low=wide.low if part == 0 else finer[-1].high)
+                if self._clock.is_over():  # the rest stays whole: its relaxations bound it too
+                    bound = wide.bound + (narrow.low - wide.low)
+                    finer.append(dataclasses.replace(wide, low=narrow.low, bound=bound))
+                    break
                 is_top = part + 1 == parts
                 narrow.high = high if is_top else wide.low + (high - wide.low) * (part + 1) / parts
                 (self._price if is_last else self._inherit_price)(metric, narrow, wide.price)
