@@ -11,29 +11,28 @@ from typing import TYPE_CHECKING, Any
 from ._baselines import Alternative, alternatives, proportional, uniform
 from ._compress import Codec, compress, decompress, frame_bytes
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
+from ._levels import LevelTable
 from ._network import Link, Network, Node
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
 from ._planning import build_problem, plan
-from ._problem import Evaluation, Problem, Solution, Stage, evaluate, solve
+from ._problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
+from ._profile import LayerProfile, ModelProfile
 from ._simulate import simulate
 from ._trace import Trace, TraceEvent
 
 if TYPE_CHECKING:
-    from ._calibrate import LevelTable, measure_levels
-    from ._profile import LayerProfile, ModelProfile, profile
+    from ._calibrate import measure_levels
+    from ._profiling import profile
     from .runtime import LinkRun, Pipeline, Run, StageRun
 
 # Public names whose modules import torch and transformers.
 _NEEDS_MODELS = {
-    "LayerProfile": "._profile",
-    "LevelTable": "._calibrate",
     "LinkRun": ".runtime",
-    "ModelProfile": "._profile",
     "Pipeline": ".runtime",
     "Run": ".runtime",
     "StageRun": ".runtime",
     "measure_levels": "._calibrate",
-    "profile": "._profile",
+    "profile": "._profiling",
 }
 
 __all__ = [
@@ -43,6 +42,7 @@ __all__ = [
     "Evaluation",
     "InfeasiblePlanError",
     "LayerProfile",
+    "Level",
     "LevelTable",
     "Link",
     "LinkRun",

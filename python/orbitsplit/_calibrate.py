@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +15,17 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from ._compress import compress, decompress
+from ._compress import Codec, compress, decompress
 from ._layer_time import machine_name
 from ._layers import Passthrough, find_layers, find_layout
+from ._levels import LevelTable
 from ._model import load_tokenizer, open_model, read_config
+from ._problem import Level
 from ._stage import StageModel
-
-FORMAT = "orbitsplit-levels"
-VERSION = 1
 
 # Next-token distributions compared per cut and codec. The head over a large vocabulary costs more than all layers
 # behind a cut, and the loss varies more from text to text than with more positions of one text.
 _POSITIONS = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One codec: `ratio` is original over compressed bytes; seconds are per original byte, on one thread."""
-
-    name: str
-    ratio: float
-    encode_s_per_byte: float
-    decode_s_per_byte: float
-
-
-@dataclass(frozen=True, slots=True)
-class LevelTable:
-    """Codecs and what each loses at each cut.
-
-    `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats per token: the mean KL
-    divergence of the next-token distribution from that of the unsplit model.
-    """
-
-    levels: tuple[Level, ...]
-    loss: tuple[tuple[float, ...], ...]
-    provenance: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        if any(len(row) != len(self.levels) for row in self.loss):
-            raise ValueError(f"each row of loss needs {len(self.levels)} numbers, one per level")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the table as plain data for JSON."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "levels": [asdict(level) for level in self.levels],
-            "loss": [list(row) for row in self.loss],
-            "provenance": dict(self.provenance),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LevelTable:
-        """Make a table from what `to_dict` returned; raises ValueError for anything else."""
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise ValueError(
-                f"not a table of levels: expected format {FORMAT!r} version {VERSION}, "
-                f"got {data.get('format')!r} version {data.get('version')!r}"
-            )
-        try:
-            return cls(
-                levels=tuple(Level(**level) for level in data["levels"]),
-                loss=tuple(tuple(float(value) for value in row) for row in data["loss"]),
-                provenance=dict(data["provenance"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a table of levels: {error}") from error
-
-    def save(self, path: str | Path) -> None:
-        """Write the table as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> LevelTable:
-        """Read a table that `save` wrote; raises ValueError for anything else."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not a table of levels: {error}") from error
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} is not a table of levels: expected a JSON object")
-        return cls.from_dict(data)
 
 
 def measure_levels(
@@ -113,9 +43,10 @@ def measure_levels(
     cut is measured alone, with the whole model in memory; losses of several cuts add up to good accuracy.
 
     Raises:
-        ValueError: No text has `prompt_tokens` tokens, the ids are not [B, S], a codec is unknown, or the
-            architecture cannot be split.
+        ValueError: No text has `prompt_tokens` tokens, the ids are not [B, S], a codec is unknown or given twice, the
+            architecture cannot be split, or outputs are not finite (float16 overflows on some models).
     """
+    _check_codecs(codecs)
     report = progress or (lambda _step, _fraction: None)
     source = open_model(model, progress=progress)
     input_ids = data if isinstance(data, Tensor) else _tokens(source, data, prompt_tokens)
@@ -135,12 +66,24 @@ def measure_levels(
             received.append(array)
             timings[codec].append(timing)
         loss.append(tails.losses(received))
+        for codec, nats in zip(codecs, loss[-1], strict=True):
+            if not math.isfinite(nats):
+                raise ValueError(f"outputs are not finite with codec {codec} at the cut after {cut} layers")
     report("levels measured", 1.0)
     return LevelTable(
         levels=tuple(_level(codec, timings[codec]) for codec in codecs),
         loss=tuple(loss),
         provenance={"model": str(model), **_provenance(stage, tails)},
     )
+
+
+def _check_codecs(codecs: Sequence[str]) -> None:
+    names = [str(Codec.parse(codec)) for codec in codecs]
+    if not names:
+        raise ValueError("no codec to measure")
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"codec {name} is given {names.count(name)} times")
 
 
 def _provenance(stage: StageModel, tails: _Tails) -> dict[str, Any]:
@@ -209,6 +152,8 @@ class _Tails:
         _, self._layers = find_layers(stage.model)
         with self._recording() as self._hidden:
             (self._reference,) = self._log_probabilities(1)
+        if not bool(self._reference.isfinite().all()):
+            raise ValueError(f"the model's own outputs are not finite in {stage.model.dtype}")
         self._sent = self._hidden[0]
         self._layers[0].register_forward_pre_hook(self._inject, with_kwargs=True)
 
@@ -235,7 +180,8 @@ class _Tails:
             self._injected = torch.cat([received[index] for index in changed])
             for index, log_p in zip(changed, self._log_probabilities(len(changed)), strict=True):
                 divergence = nn.functional.kl_div(log_p, self._reference, log_target=True, reduction="sum")
-                losses[index] = max(0.0, float(divergence) / (log_p.shape[0] * log_p.shape[1]))
+                mean = float(divergence) / (log_p.shape[0] * log_p.shape[1])
+                losses[index] = 0.0 if mean < 0 else mean  # rounding may go below 0; NaN stays NaN
         return tuple(losses)
 
     @torch.inference_mode()

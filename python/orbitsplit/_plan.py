@@ -255,9 +255,13 @@ class Plan:
 
 
 def _prediction(data: Any) -> Prediction:
-    values = mapping_of("prediction", data)
-    check_keys("prediction", values, Prediction)
-    return Prediction(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    prediction: Prediction = record_of("prediction", _with_tuples(mapping_of("prediction", data)), Prediction)
+    return prediction
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo what JSON does to tuples, so that a round trip gives an equal record."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _check_count(name: str, value: object, minimum: int) -> None:

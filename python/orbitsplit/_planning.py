@@ -17,7 +17,7 @@ from ._problem import Problem, Solution, Stage, evaluate, solve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._calibrate import LevelTable
+    from ._levels import LevelTable
     from ._profile import LayerProfile, ModelProfile
 
 Order = Literal["fixed", "free"]

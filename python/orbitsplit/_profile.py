@@ -1,24 +1,18 @@
-"""What each layer of a model costs: bytes, FLOP and, measured on this machine, seconds."""
+"""What each layer of a model costs: bytes, FLOP and, where measured, seconds. Plain data; needs no torch."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.configuration_utils import PreTrainedConfig
-
-from ._layer_cost import LayerCosts, count_costs
-from ._layer_time import LayerTimes, machine_name, measure_times
-from ._model import model_class, open_model, read_config
+from ._document import data_of, document_of, read_document, write_document
+from ._typed import check_integer, check_keys, check_number, check_string, list_of, records_of
 
 FORMAT = "orbitsplit-profile"
 VERSION = 1
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +32,10 @@ class LayerProfile:
     decode_flop: int
     prefill_s: float | None = None
     decode_s: float | None = None
+
+    def __post_init__(self) -> None:
+        check_string("the name of a layer", self.name)
+        _check_amounts(self, self.name, [f.name for f in fields(self) if f.name != "name"])
 
     def kv_bytes(self, tokens: int) -> int:
         """Return the bytes of keys and values that one sequence of `tokens` tokens keeps in this layer."""
@@ -70,6 +68,16 @@ class ModelProfile:
     threads: int | None = None
     machine: str | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.layers) < 3:
+            raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
+        for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
+            check_integer(name, getattr(self, name))
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s")
+        _check_amounts(self, "the profile", names)
+
     @property
     def is_measured(self) -> bool:
         """Whether the layers have seconds."""
@@ -81,136 +89,45 @@ class ModelProfile:
         return sum(layer.weight_bytes for layer in self.layers) - self.tied_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the profile as plain data for JSON."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        """Return the profile as JSON-ready data; `from_dict` takes it back."""
+        return document_of(FORMAT, VERSION, asdict(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelProfile:
-        """Make a profile from what `to_dict` returned; raises ValueError naming a missing or unknown key."""
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise ValueError(
-                f"not a profile: expected format {FORMAT!r} version {VERSION}, "
-                f"got {data.get('format')!r} version {data.get('version')!r}"
-            )
-        rest = {key: value for key, value in data.items() if key not in ("format", "version")}
-        _check_keys(cls, rest, "profile")
-        for index, layer in enumerate(rest["layers"]):
-            _check_keys(LayerProfile, layer, f"layers[{index}]")
-        return cls(**{**rest, "layers": tuple(LayerProfile(**layer) for layer in rest["layers"])})
+    def from_dict(cls, document: Mapping[str, Any]) -> ModelProfile:
+        """Make a profile from what `to_dict` returned.
+
+        Raises:
+            ValueError: A key is missing, unknown or has a wrong value; the message names it.
+        """
+        values = data_of(FORMAT, VERSION, document)
+        check_keys("the profile", values, cls)
+        layers = records_of("layers", list_of("layers", values["layers"]), LayerProfile)
+        return cls(**{**values, "layers": layers})
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_document(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> ModelProfile:
-        """Read a profile that `save` wrote; raises ValueError for anything else."""
+        """Read a profile that `save` wrote.
+
+        Raises:
+            ValueError: The file is not JSON or not a profile.
+        """
+        document = read_document(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(document)
         except ValueError as error:
-            raise ValueError(f"{path} is not a profile: {error}") from error
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} is not a profile: expected a JSON object")
-        return cls.from_dict(data)
+            raise ValueError(f"{path}: {error}") from error
 
 
-def profile(
-    model: str | Path | PreTrainedConfig,
-    *,
-    prompt_tokens: int = 512,
-    batch_size: int = 1,
-    dtype: str = "float32",
-    measure: bool = False,
-    threads: int = 1,
-    progress: Callable[[str, float], None] | None = None,
-) -> ModelProfile:
-    """Find out what each layer of a causal language model costs.
-
-    `model` is a model directory, a `.gguf` file, a hub id or a transformers configuration. Without `measure` only
-    the configuration is read, so models of any size take about a second. With it the whole model is loaded and
-    run, and the seconds are medians with `threads` torch threads; with one thread they are processor seconds, so
-    that other work on the machine counts little.
-
-    Example:
-        >>> osp.profile("path-or-hub-id", prompt_tokens=256).layers[1].weight_bytes     # doctest: +SKIP
-        22294528
-
-    Raises:
-        ValueError: An architecture that cannot be split, a count below 1, an unknown dtype, or a configuration to
-            be measured, which has no weights.
-    """
-    _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
-    report = progress or (lambda _step, _fraction: None)
-    source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
-    config = read_config(source)
-    report("counting bytes and FLOP", 0.0)
-    name = config.name_or_path or config.model_type if isinstance(model, PreTrainedConfig) else str(model)
-    found = _counted(config, name, prompt_tokens, batch_size, dtype)
-    if not measure or isinstance(source, PreTrainedConfig):
-        report("profiled", 1.0)
-        return found
-    times = measure_times(
-        source,
-        prompt_tokens=prompt_tokens,
-        batch_size=batch_size,
-        dtype=DTYPES[dtype],
-        threads=threads,
-        progress=report,
-    )
-    report("profiled", 1.0)
-    return _with_times(found, times, threads)
-
-
-def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size: int, dtype: str) -> ModelProfile:
-    costs = count_costs(config, prompt_tokens=prompt_tokens, batch_size=batch_size, dtype=DTYPES[dtype])
-    return ModelProfile(
-        model=name,
-        architecture=model_class(config).__name__,
-        dtype=dtype,
-        prompt_tokens=prompt_tokens,
-        batch_size=batch_size,
-        hidden_size=costs.hidden_size,
-        layers=_layer_profiles(costs),
-        cut_bytes_per_token=costs.hidden_size * DTYPES[dtype].itemsize,
-        workspace_bytes=costs.workspace_bytes,
-        tied_bytes=costs.tied_bytes,
-    )
-
-
-def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
-    transformer_layers = len(costs.weight_bytes) - 2
-    names = ["embeddings", *(f"layer {index}" for index in range(transformer_layers)), "head"]
-    columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
-    return tuple(LayerProfile(*row) for row in zip(names, *columns, strict=True))
-
-
-def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelProfile:
-    timed = zip(found.layers, times.prefill_s, times.decode_s, strict=True)
-    return replace(
-        found,
-        layers=tuple(replace(layer, prefill_s=prefill, decode_s=decode) for layer, prefill, decode in timed),
-        overhead_prefill_s=times.overhead_prefill_s,
-        overhead_decode_s=times.overhead_decode_s,
-        threads=threads,
-        machine=machine_name(),
-    )
-
-
-def _check_arguments(
-    model: object, prompt_tokens: int, batch_size: int, dtype: str, measure: bool, threads: int
-) -> None:
-    for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, it must be at least 1")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
-    if measure and isinstance(model, PreTrainedConfig):
-        raise ValueError("a configuration has no weights to measure: give a model directory or a hub id")
-
-
-def _check_keys(cls: Any, data: Any, where: str) -> None:
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{where} is {data!r}, expected an object")
-    known = {field.name for field in fields(cls)}
-    for key in (*sorted(known - data.keys()), *sorted(data.keys() - known)):
-        raise ValueError(f"{where}: {'unknown' if key in data else 'missing'} key {key!r}")
+def _check_amounts(record: Any, where: str, names: Sequence[str]) -> None:
+    """Raise unless the named fields are finite numbers, not negative, or None."""
+    for name in names:
+        value = getattr(record, name)
+        if value is None:
+            continue
+        check_number(f"{where}.{name}", value)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{where}.{name} is {value}, must be finite and at least 0")

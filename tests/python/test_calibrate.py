@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from orbitsplit import _calibrate, compress, decompress
-from orbitsplit._calibrate import LevelTable, measure_levels
+from orbitsplit._calibrate import measure_levels
+from orbitsplit._levels import LevelTable
 
 CODECS = ("raw", "bf16", "int8:32", "int4", "topk")
 
@@ -114,8 +115,11 @@ def test_progress_rises_to_the_end(directory: Path, model: PreTrainedModel) -> N
     ("change", "message"),
     [
         ({"format": "something"}, "expected format 'orbitsplit-levels' version 1, got 'something'"),
-        ({"levels": [{"name": "raw"}]}, "not a table of levels: .*ratio"),
-        ({"loss": [[0.0]]}, "each row of loss needs 5 numbers"),
+        ({"levels": [{"name": "raw"}]}, r'levels\[0\] has no key "ratio"'),
+        ({"levels": 3}, "levels is int"),
+        ({"loss": [[0.0, 0.0, 0.0, 0.0, float("nan")]]}, r"loss\[0\]\[4\] is nan"),
+        ({"loss": [[0.0, 0.0, 0.0, 0.0, "x"]]}, r"loss\[0\]\[4\] is 'x'"),
+        ({"loss": [[0.0]]}, r"loss\[0\] has 1 numbers, must be 5"),
     ],
 )
 def test_data_that_is_no_table_is_refused(table: LevelTable, change: dict[str, Any], message: str) -> None:
@@ -126,5 +130,26 @@ def test_data_that_is_no_table_is_refused(table: LevelTable, change: dict[str, A
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_file_that_is_no_table_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "levels.json").write_text(text)
-    with pytest.raises(ValueError, match=r"levels\.json is not a table of levels"):
+    with pytest.raises(ValueError, match=r"levels\.json(: the orbitsplit-levels is list| is not JSON)"):
         LevelTable.load(tmp_path / "levels.json")
+
+
+@pytest.mark.parametrize(
+    ("codecs", "message"),
+    [((), "no codec"), (("int8", "int8:64"), "codec int8 is given 2 times"), (("gzip",), "gzip")],
+)
+def test_codecs_are_checked_before_anything_is_loaded(codecs: tuple[str, ...], message: str) -> None:
+    ids, _ = tiny_prompts((4,))
+    with pytest.raises(ValueError, match=message):
+        measure_levels("there/is/no/such/model", ids, codecs=codecs)
+
+
+def test_outputs_that_are_not_finite_are_no_loss_of_zero(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # float(nan) > 0 is false: a codec that broke the model was once recorded as lossless.
+    def broken(frame: bytes, **options: Any) -> Any:
+        return decompress(frame, **options) * float("nan")
+
+    monkeypatch.setattr(_calibrate, "decompress", broken)
+    ids, _ = tiny_prompts((4,))
+    with pytest.raises(ValueError, match="not finite with codec int8"):
+        measure_levels(directory, ids, codecs=("int8",))

@@ -121,7 +121,7 @@ def test_infeasible_is_an_error_that_names_the_limit() -> None:
     [
         ({}, Workload(prompt_tokens=7), "prompt_tokens=100, the workload has 7"),
         ({}, Workload(prompt_tokens=PROMPT, batch_size=2), "batch_size=1, the workload has 2"),
-        ({"layers": (replace(layer("embeddings", 1, 0.0), prefill_s=None),)}, None, "was not measured"),
+        ({"layers": tuple(replace(one, prefill_s=None) for one in profile().layers)}, None, "was not measured"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(

@@ -14,7 +14,8 @@ from tiny_models import FAMILIES, HIDDEN, LAYERS, VOCABULARY, save_tiny_model, t
 from transformers import LlamaConfig, MixtralConfig, T5Config
 
 from orbitsplit._model import demo_model
-from orbitsplit._profile import ModelProfile, profile
+from orbitsplit._profile import ModelProfile
+from orbitsplit._profiling import profile
 from orbitsplit._stage import StageModel
 
 TOKENS, BATCH = 12, 3
@@ -140,9 +141,13 @@ def test_round_trip(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"version": 2}, "expected format 'orbitsplit-profile' version 1"),
-        ({"speed": 1}, "profile: unknown key 'speed'"),
-        ({"layers": [{"name": "embeddings"}]}, r"layers\[0\]: missing key 'decode_flop'"),
-        ({"layers": [7]}, r"layers\[0\] is 7, expected an object"),
+        ({"speed": 1}, 'the profile has the unknown key "speed"'),
+        ({"layers": [{"name": "embeddings"}]}, r'layers\[0\] has no key "weight_bytes"'),
+        ({"layers": []}, "layers are 0, must be"),
+        ({"prompt_tokens": 0}, "prompt_tokens is 0, must be at least 1"),
+        ({"tied_bytes": -1}, "tied_bytes is -1, must be finite"),
+        ({"overhead_decode_s": float("nan")}, "overhead_decode_s is nan"),
+        ({"layers": [7]}, r"layers\[0\] is int, must be an object"),
     ],
 )
 def test_data_that_is_no_profile_is_refused(change: dict[str, Any], message: str) -> None:
@@ -154,7 +159,7 @@ def test_data_that_is_no_profile_is_refused(change: dict[str, Any], message: str
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_file_that_is_no_profile_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text(text)
-    with pytest.raises(ValueError, match=r"profile\.json is not a profile"):
+    with pytest.raises(ValueError, match=r"profile\.json(: the orbitsplit-profile is list| is not JSON)"):
         ModelProfile.load(tmp_path / "profile.json")
 
 

@@ -1,0 +1,111 @@
+"""Profiles made from a configuration, and measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers.configuration_utils import PreTrainedConfig
+
+from ._layer_cost import LayerCosts, count_costs
+from ._layer_time import LayerTimes, machine_name, measure_times
+from ._model import model_class, open_model, read_config
+from ._plan import DTYPES
+from ._profile import LayerProfile, ModelProfile
+
+
+def profile(
+    model: str | Path | PreTrainedConfig,
+    *,
+    prompt_tokens: int = 512,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    measure: bool = False,
+    threads: int = 1,
+    progress: Callable[[str, float], None] | None = None,
+) -> ModelProfile:
+    """Find out what each layer of a causal language model costs.
+
+    `model` is a model directory, a `.gguf` file, a hub id or a transformers configuration. Without `measure` only
+    the configuration is read, so models of any size take about a second. With it the whole model is loaded and
+    run, and the seconds are medians with `threads` torch threads; with one thread they are processor seconds, so
+    that other work on the machine counts little.
+
+    Example:
+        >>> osp.profile("path-or-hub-id", prompt_tokens=256).layers[1].weight_bytes     # doctest: +SKIP
+        22294528
+
+    Raises:
+        ValueError: An architecture that cannot be split, a count below 1, an unknown dtype, or a configuration to
+            be measured, which has no weights.
+    """
+    _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
+    report = progress or (lambda _step, _fraction: None)
+    source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
+    config = read_config(source)
+    report("counting bytes and FLOP", 0.0)
+    name = config.name_or_path or config.model_type if isinstance(model, PreTrainedConfig) else str(model)
+    found = _counted(config, name, prompt_tokens, batch_size, dtype)
+    if not measure or isinstance(source, PreTrainedConfig):
+        report("profiled", 1.0)
+        return found
+    times = measure_times(
+        source,
+        prompt_tokens=prompt_tokens,
+        batch_size=batch_size,
+        dtype=getattr(torch, dtype),
+        threads=threads,
+        progress=report,
+    )
+    report("profiled", 1.0)
+    return _with_times(found, times, threads)
+
+
+def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size: int, dtype: str) -> ModelProfile:
+    torch_dtype = getattr(torch, dtype)
+    costs = count_costs(config, prompt_tokens=prompt_tokens, batch_size=batch_size, dtype=torch_dtype)
+    return ModelProfile(
+        model=name,
+        architecture=model_class(config).__name__,
+        dtype=dtype,
+        prompt_tokens=prompt_tokens,
+        batch_size=batch_size,
+        hidden_size=costs.hidden_size,
+        layers=_layer_profiles(costs),
+        cut_bytes_per_token=costs.hidden_size * torch_dtype.itemsize,
+        workspace_bytes=costs.workspace_bytes,
+        tied_bytes=costs.tied_bytes,
+    )
+
+
+def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
+    transformer_layers = len(costs.weight_bytes) - 2
+    names = ["embeddings", *(f"layer {index}" for index in range(transformer_layers)), "head"]
+    columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
+    return tuple(LayerProfile(*row) for row in zip(names, *columns, strict=True))
+
+
+def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelProfile:
+    timed = zip(found.layers, times.prefill_s, times.decode_s, strict=True)
+    return replace(
+        found,
+        layers=tuple(replace(layer, prefill_s=prefill, decode_s=decode) for layer, prefill, decode in timed),
+        overhead_prefill_s=times.overhead_prefill_s,
+        overhead_decode_s=times.overhead_decode_s,
+        threads=threads,
+        machine=machine_name(),
+    )
+
+
+def _check_arguments(
+    model: object, prompt_tokens: int, batch_size: int, dtype: str, measure: bool, threads: int
+) -> None:
+    for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, it must be at least 1")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if measure and isinstance(model, PreTrainedConfig):
+        raise ValueError("a configuration has no weights to measure: give a model directory or a hub id")
