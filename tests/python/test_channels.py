@@ -18,8 +18,8 @@ from orbitsplit.runtime._channels import (
     activation_capacity,
     token_capacity,
 )
-from orbitsplit.runtime._control import Job
 from orbitsplit.runtime._emulation import Pace
+from orbitsplit.runtime._schedule import Job
 from orbitsplit.runtime._transport import Header
 
 HIDDEN = 64

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from orbitsplit.runtime._control import Job
-from orbitsplit.runtime._schedule import Loopback, Sequences, Step, drive, follow
+from orbitsplit.runtime._schedule import Job, Loopback, Sequences, Step, drive, follow
 
 VOCABULARY, PAD = 23, 0
 

@@ -7,7 +7,6 @@ tokens        plain int64, from the last stage back to the first; only their lat
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,9 +14,9 @@ from torch import Tensor
 from orbitsplit._compress import compress, decompress, frame_bytes
 from orbitsplit._errors import CorruptFrameError, TransportError
 
-from ._control import Job
 from ._emulation import Pace
-from ._schedule import Step
+from ._record import Traffic
+from ._schedule import Job, Step
 from ._transport import Header, Receiver, Sender
 
 _TOKEN_BYTES = 8
@@ -32,25 +31,6 @@ def activation_capacity(job: Job, hidden_size: int, dtype: str, codec: str) -> i
 def token_capacity(job: Job) -> int:
     """Return the bytes of the largest message of tokens."""
     return _TOKEN_BYTES * job.largest_group
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What went over a link so far. `original_bytes` are those of the activations before compression."""
-
-    frames: int = 0
-    prefill_bytes: int = 0
-    decode_bytes: int = 0
-    original_bytes: int = 0
-
-    def count(self, step: int, frame: int, original: int) -> None:
-        """Count one frame."""
-        self.frames += 1
-        self.original_bytes += original
-        if step == 0:
-            self.prefill_bytes += frame
-        else:
-            self.decode_bytes += frame
 
 
 class ActivationOutlet:
@@ -70,7 +50,7 @@ class ActivationOutlet:
         rows, tokens = x.shape[:2]
         start_s, stop_s = self._sender.send(frame, job=self._job.id, group=group, step=step, rows=rows, tokens=tokens)
         self._pace.recorder.add("send", group, step, start_s, stop_s)
-        self.traffic.count(step, len(frame), x.nbytes)
+        self.traffic = self.traffic.plus(len(frame), x.nbytes, is_prefill=step == 0)
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 

@@ -1,17 +1,13 @@
-"""What the parent and its workers tell each other through the control store: keys, and records as JSON.
-
-Nothing is pickled: whoever reaches the store can send wrong data, not code.
-"""
+"""What the parent and its workers tell each other through the control store: keys, and records as JSON."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from orbitsplit._plan import Plan
 
-R = TypeVar("R", bound="Record")
+from ._record import Record, Traffic
 
 SETUP = "setup"
 # Instead of the next job: no more work.
@@ -41,27 +37,6 @@ def job_key(job: int) -> str:
 def job_part_key(job: int, part: str) -> str:
     """Return the key of a part of a job: `tokens`, `mask`, `result`, or the record of a rank."""
     return f"job/{job}/{part}"
-
-
-class Record:
-    """A dataclass that travels as a JSON object."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    def to_json(self) -> bytes:
-        """Return the record as JSON; `from_json` takes it back."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_json(cls: type[R], data: bytes) -> R:
-        """Make a record from what `to_json` returned, lists as tuples."""
-        values = json.loads(data)
-        return cls(
-            **{
-                field.name: tuple(values[field.name]) if isinstance(values[field.name], list) else values[field.name]
-                for field in fields(cls)
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,41 +83,13 @@ class Failure(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class Job(Record):
-    """One batch to generate for: `rows` sequences of `prompt_tokens` tokens (padded), in `groups` groups."""
-
-    id: int
-    rows: int
-    prompt_tokens: int
-    max_new_tokens: int
-    groups: int
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-
-    def rows_of(self, group: int) -> slice:
-        """Return the rows of a group; sizes differ by one at most, larger groups first."""
-        size, larger = divmod(self.rows, self.groups)
-        start = group * size + min(group, larger)
-        return slice(start, start + size + (group < larger))
-
-    @property
-    def largest_group(self) -> int:
-        """Return the number of rows of the largest group."""
-        return -(-self.rows // self.groups)
-
-
-@dataclass(frozen=True, slots=True)
 class StageRecord(Record):
-    """What a stage did for one job: the recorder's events, and what it sent over its outgoing link.
+    """What a stage did for one job: the recorder's events, and the traffic on its outgoing link.
 
-    `cpu_s` is the processor time of its work before any slow-down; `original_bytes` those of the activations before
-    compression.
+    `cpu_s` is the processor time of its work before any slow-down.
     """
 
     events: tuple[tuple[str, int, int, float, float], ...]
     cpu_s: float
-    frames: int
-    prefill_bytes: int
-    decode_bytes: int
-    original_bytes: int
+    traffic: Traffic
     peak_bytes: int

@@ -14,8 +14,9 @@ from orbitsplit._model import open_model, read_config
 from orbitsplit._plan import Plan
 
 from . import _control as control
-from ._control import Job, Ready, Setup, StageRecord
+from ._control import Ready, Setup, StageRecord
 from ._run import Run, measure
+from ._schedule import Job
 from ._supervise import Workers
 from ._transport import ControlStore
 

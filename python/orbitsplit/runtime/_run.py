@@ -9,7 +9,9 @@ from typing import Any
 from orbitsplit._plan import Plan, PlanStage
 from orbitsplit._trace import Trace, merge
 
-from ._control import Job, Ready, StageRecord
+from ._control import Ready, StageRecord
+from ._record import Traffic
+from ._schedule import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +42,13 @@ class StageRun:
         return self.peak_bytes - self.baseline_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRun:
-    """One link of a run: frames and bytes in prefill and decode, and the seconds it was occupied.
-
-    `original_bytes` are those of the activations before compression.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRun(Traffic):
+    """One link of a run: its traffic, from node `source` to node `destination`, and the seconds it was occupied."""
 
     source: str
     destination: str
-    frames: int
-    prefill_bytes: int
-    decode_bytes: int
-    original_bytes: int
     busy_s: float
-
-    @property
-    def frame_bytes(self) -> int:
-        """Return the bytes of all frames."""
-        return self.prefill_bytes + self.decode_bytes
-
-    @property
-    def ratio(self) -> float:
-        """Return original over compressed bytes."""
-        return self.original_bytes / self.frame_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +145,4 @@ def _stage_run(stage: PlanStage, seconds: dict[str, float], loaded: Ready, recor
 
 
 def _link_run(source: str, destination: str, seconds: dict[str, float], record: StageRecord) -> LinkRun:
-    return LinkRun(
-        source=source,
-        destination=destination,
-        frames=record.frames,
-        prefill_bytes=record.prefill_bytes,
-        decode_bytes=record.decode_bytes,
-        original_bytes=record.original_bytes,
-        busy_s=seconds["send"],
-    )
+    return LinkRun(source=source, destination=destination, busy_s=seconds["send"], **asdict(record.traffic))

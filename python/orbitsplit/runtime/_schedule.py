@@ -13,12 +13,37 @@ Every message is an answer to one before it, except the prompts: nobody waits fo
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ._control import Job
+from ._record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Record):
+    """One batch to generate for: `rows` sequences of `prompt_tokens` tokens (padded), in `groups` groups."""
+
+    id: int
+    rows: int
+    prompt_tokens: int
+    max_new_tokens: int
+    groups: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+
+    def rows_of(self, group: int) -> slice:
+        """Return the rows of a group; sizes differ by one at most, larger groups first."""
+        size, larger = divmod(self.rows, self.groups)
+        start = group * size + min(group, larger)
+        return slice(start, start + size + (group < larger))
+
+    @property
+    def largest_group(self) -> int:
+        """Return the number of rows of the largest group."""
+        return -(-self.rows // self.groups)
 
 
 class Step(NamedTuple):

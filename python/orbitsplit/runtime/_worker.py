@@ -30,14 +30,14 @@ from ._channels import (
     ActivationOutlet,
     TokenInlet,
     TokenOutlet,
-    Traffic,
     activation_capacity,
     token_capacity,
 )
-from ._control import Failure, Job, Ready, Setup, SignOfLife, StageRecord
+from ._control import Failure, Ready, Setup, SignOfLife, StageRecord
 from ._emulation import LinkShaper, Pace
 from ._memory import peak_bytes, resident_bytes
-from ._schedule import Inlet, Loopback, Outlet, Sequences, drive, follow
+from ._record import Traffic
+from ._schedule import Inlet, Job, Loopback, Outlet, Sequences, drive, follow
 from ._transport import ControlStore, PeerLostError, Receiver, Sender, Transport, channel_tags
 
 _SIGN_OF_LIFE_S = 1.0
@@ -140,15 +140,7 @@ class Worker:
         for sender in senders:
             sender.drain()
         traffic = outlet.traffic if isinstance(outlet, ActivationOutlet) else Traffic()
-        record = StageRecord(
-            events=tuple(recorder.events),
-            cpu_s=pace.cpu_s,
-            frames=traffic.frames,
-            prefill_bytes=traffic.prefill_bytes,
-            decode_bytes=traffic.decode_bytes,
-            original_bytes=traffic.original_bytes,
-            peak_bytes=peak_bytes(),
-        )
+        record = StageRecord(tuple(recorder.events), pace.cpu_s, traffic, peak_bytes())
         self._store.put(control.job_part_key(job.id, str(self._rank)), record.to_json())
 
     def _open(self, job: Job, pace: Pace) -> tuple[Inlet, Outlet, list[Sender]]:

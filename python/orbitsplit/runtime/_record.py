@@ -1,0 +1,63 @@
+"""Plain records, and how they travel between processes: as JSON.
+
+Nothing is pickled: whoever reaches the control store can send wrong data, not code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+R = TypeVar("R", bound="Record")
+
+
+class Record:
+    """A dataclass that travels as a JSON object; its fields are JSON values, tuples, or dataclasses of such."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def to_json(self) -> bytes:
+        """Return the record as JSON; `from_json` takes it back."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls: type[R], data: bytes) -> R:
+        """Make a record from what `to_json` returned, lists as tuples."""
+        values, kinds = json.loads(data), get_type_hints(cls)
+        return cls(**{field.name: _restored(kinds[field.name], values[field.name]) for field in fields(cls)})
+
+
+def _restored(kind: Any, value: Any) -> Any:
+    if isinstance(kind, type) and is_dataclass(kind):
+        return kind(**value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What went over a link: frames, their bytes in prefill and decode, and `original_bytes` before compression."""
+
+    frames: int = 0
+    prefill_bytes: int = 0
+    decode_bytes: int = 0
+    original_bytes: int = 0
+
+    @property
+    def frame_bytes(self) -> int:
+        """Return the bytes of all frames."""
+        return self.prefill_bytes + self.decode_bytes
+
+    @property
+    def ratio(self) -> float:
+        """Return original over compressed bytes."""
+        return self.original_bytes / self.frame_bytes
+
+    def plus(self, frame_bytes: int, original_bytes: int, *, is_prefill: bool) -> Traffic:
+        """Return the traffic with one more frame."""
+        return Traffic(
+            self.frames + 1,
+            self.prefill_bytes + is_prefill * frame_bytes,
+            self.decode_bytes + (not is_prefill) * frame_bytes,
+            self.original_bytes + original_bytes,
+        )
