@@ -27,7 +27,11 @@ def backend() -> ModuleType:
     try:
         return load_backend("native")
     except ModuleNotFoundError:
+        pass
+    try:
         return load_backend("numba")
+    except ImportError as error:
+        raise ImportError(f"the C++ extension of orbitsplit is missing, and {error}") from error
 
 
 def load_backend(name: str) -> ModuleType:
@@ -39,7 +43,7 @@ def load_backend(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name == "numba":
             raise ImportError(
-                'the C++ extension of orbitsplit is missing and so is Numba: pip install "orbitsplit[numba]"'
+                'the Numba backend needs Numba, which is not installed: pip install "orbitsplit[numba]"'
             ) from error
         raise
 

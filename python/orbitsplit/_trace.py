@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ._document import data_of, document_of, read_document, write_document
+from ._typed import check_integer, check_keys, check_number, list_of
 
 FORMAT = "orbitsplit-trace"
 VERSION = 1
@@ -55,6 +57,10 @@ class Trace:
     events: tuple[TraceEvent, ...]
     slowdowns: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.slowdowns) not in (0, len(self.nodes)):
+            raise ValueError(f"slowdowns are {len(self.slowdowns)}, must be 0 or {len(self.nodes)}, one per node")
+
     @property
     def stop_s(self) -> float:
         """Return when the last event ended, 0 without events."""
@@ -74,37 +80,30 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         """Return the trace as JSON-ready data; events are lists that name their node by index."""
         index = {node: k for k, node in enumerate(self.nodes)}
-        return {
-            "format": FORMAT,
-            "version": VERSION,
+        data = {
             "nodes": list(self.nodes),
             "slowdowns": list(self.slowdowns),
             "events": [[index[event.node], *event[1:]] for event in self.events],
         }
+        return document_of(FORMAT, VERSION, data)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Trace:
+    def from_dict(cls, document: Mapping[str, Any]) -> Trace:
         """Make a trace from what `to_dict` returned.
 
         Raises:
-            ValueError: `data` is not a trace of this version, or an event has an unknown kind or node.
+            ValueError: A key is missing, unknown or has a wrong value; the message names it.
         """
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise ValueError(
-                f"not a trace: expected format {FORMAT!r} version {VERSION}, "
-                f"got {data.get('format')!r} version {data.get('version')!r}"
-            )
-        nodes = tuple(data["nodes"])
-        events = []
-        for k, (node, kind, group, step, start_s, stop_s) in enumerate(data["events"]):
-            if kind not in KINDS or not 0 <= node < len(nodes):
-                raise ValueError(f"events[{k}] has kind {kind!r} and node {node}, the trace has {len(nodes)} nodes")
-            events.append(TraceEvent(nodes[node], kind, group, step, start_s, stop_s))
-        return cls(nodes=nodes, events=tuple(events), slowdowns=tuple(data.get("slowdowns", ())))
+        values = data_of(FORMAT, VERSION, document)
+        check_keys("the trace", values, cls)
+        nodes = tuple(list_of("nodes", values["nodes"]))
+        events = [_event(f"events[{k}]", row, nodes) for k, row in enumerate(list_of("events", values["events"]))]
+        slowdowns = tuple(list_of("slowdowns", values.get("slowdowns", [])))
+        return cls(nodes=nodes, events=tuple(events), slowdowns=slowdowns)
 
     def save(self, path: str | Path) -> None:
         """Write the trace as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+        write_document(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
@@ -113,13 +112,11 @@ class Trace:
         Raises:
             ValueError: The file is not JSON or not a trace.
         """
+        document = read_document(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(data, dict):
-            raise ValueError(f"{path} holds {type(data).__name__}, a trace is a JSON object")
-        return cls.from_dict(data)
+            return cls.from_dict(document)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def to_chrome(self) -> dict[str, Any]:
         """Return the trace in Chrome's trace event format: a process per node, its outgoing link as a thread."""
@@ -144,6 +141,20 @@ class Trace:
                 }
             )
         return {"traceEvents": records, "displayTimeUnit": "ms"}
+
+
+def _event(key: str, row: Any, nodes: tuple[str, ...]) -> TraceEvent:
+    values = list_of(key, row)
+    if len(values) != len(TraceEvent._fields):
+        raise ValueError(f"{key} has {len(values)} values, must be {', '.join(TraceEvent._fields)}")
+    node, kind, group, step, start_s, stop_s = values
+    for name, number in (("node", node), ("group", group), ("step", step)):
+        check_integer(f"{key}: {name}", number)
+    for name, number in (("start_s", start_s), ("stop_s", stop_s)):
+        check_number(f"{key}: {name}", number)
+    if kind not in KINDS or not 0 <= node < len(nodes):
+        raise ValueError(f"{key} has kind {kind!r} and node {node}, the trace has {len(nodes)} nodes")
+    return TraceEvent(nodes[node], kind, group, step, start_s, stop_s)
 
 
 def merge(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import save_tiny_model
+from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 import orbitsplit as osp
 from orbitsplit.__main__ import main
@@ -162,3 +162,56 @@ def test_a_plan_that_does_not_exist_exits_with_1(
     capsys.readouterr()
     assert orbitsplit(monkeypatch, "plan", profile, "--network", network) == 1
     assert "needs" in capsys.readouterr().err
+
+
+NETWORK = """
+[[nodes]]
+name = "sat[0]"          # brackets are markup to rich, and were once eaten
+memory = "1 GB"
+slowdown = 1.0
+
+[[nodes]]
+name = "sat[/1]"
+memory = "1 GB"
+slowdown = 1.5
+
+[[links]]
+between = ["sat[0]", "sat[/1]"]
+bandwidth = "10 Mbit/s"
+latency = "1 ms"
+"""
+
+
+@pytest.mark.timeout(240)
+def test_calibrate_plan_and_run_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    save_tiny_tokenizer(model)
+    text, network = tmp_path / "text.txt", tmp_path / "network.toml"
+    text.write_text("the satellite passes over the station " * 10)
+    network.write_text(NETWORK)
+    profile, levels, plan, trace = (tmp_path / f"{name}.json" for name in ("profile", "levels", "plan", "trace"))
+    common = ("--prompt-tokens", 16)
+    assert orbitsplit(monkeypatch, "profile", model, *common, "--measure", "-o", profile) == 0
+    assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, "--codec", "int8", "-o", levels) == 0
+    assert "int8" in capsys.readouterr().out
+    budget = ("--levels", levels, "--loss-budget", 100, "--new-tokens", 4)
+    assert orbitsplit(monkeypatch, "plan", profile, "--network", network, *budget, "-o", plan) == 0
+    assert "sat[0]" in capsys.readouterr().out
+    prompts = ("--prompt", "the satellite", "--prompt", "over the station passes")
+    assert orbitsplit(monkeypatch, "run", plan, *prompts, "--new-tokens", 4, "-o", trace, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["texts"]) == 2
+    assert printed["run"]["new_tokens"] == 4
+    assert osp.Trace.load(trace).events
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    osp.Plan.manual(cuts=[2], layers=4).save(tmp_path / "plan.json")
+    output = tmp_path / "timeline.tiff"
+    assert orbitsplit(monkeypatch, "run", tmp_path / "plan.json", "--prompt", "x", "-o", output) == 2
+    assert "'.tiff'" in capsys.readouterr().err

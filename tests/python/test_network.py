@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orbitsplit import Link, Network, Node
@@ -71,3 +73,20 @@ def test_unknown_sample_lists_what_there_is() -> None:
 def test_unknown_node_is_named() -> None:
     with pytest.raises(ValueError, match="no node 'z'; the nodes are a"):
         Network.from_toml(ONE_NODE).index("z")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory_bytes": float("nan")}, "memory_bytes of node 'a' is nan"),
+        ({"headroom_bytes": -50}, "headroom_bytes of node 'a' is -50"),
+        ({"slowdown": None, "flop_per_s": float("inf")}, "flop_per_s of node 'a' is inf"),
+        ({"slowdown": None, "flop_per_s": 0}, "must be positive"),
+        ({"slowdown": None, "flop_per_s": 1, "memory_bytes_per_s": -1}, "memory_bytes_per_s of node 'a' is -1"),
+        ({"flop_per_s": 1}, "not both"),
+    ],
+)
+def test_a_node_that_makes_no_sense_is_named(changes: dict[str, Any], message: str) -> None:
+    # A negative headroom once granted memory that the node does not have.
+    with pytest.raises(ValueError, match=message):
+        Node(**{"name": "a", "memory_bytes": 100, "slowdown": 1.0, **changes})

@@ -53,9 +53,13 @@ def test_json_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "something"}, "not a trace: .*'something'"),
+        ({"format": "something"}, "expected format .*'something'"),
         ({"version": 7}, "version 7"),
         ({"events": [[0, "sleep", 0, 0, 0.0, 1.0]]}, r"events\[0\] has kind 'sleep'"),
+        ({"events": [[0, "send"]]}, r"events\[0\] has 2 values"),
+        ({"events": [["a", "send", 0, 0, 0.0, 1.0]]}, r"events\[0\]: node is 'a'"),
+        ({"slowdowns": [1.0]}, "slowdowns are 1, must be 0 or 2"),
+        ({"colour": 1}, "colour"),
         ({"events": [[2, "send", 0, 0, 0.0, 1.0]]}, "node 2, the trace has 2 nodes"),
     ],
 )
@@ -64,7 +68,7 @@ def test_what_is_no_trace_is_refused(change: dict[str, object], message: str) ->
         Trace.from_dict({**TRACE.to_dict(), **change})
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "holds list")])
+@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "is list, must be an object")])
 def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "trace.json"
     path.write_text(text)

@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 LAYERS = 4
 HIDDEN = 32
@@ -86,3 +96,18 @@ def tiny_prompts(lengths: tuple[int, ...], *, seed: int = 0) -> tuple[torch.Tens
         input_ids[row, : width - length] = PAD
         attention_mask[row, : width - length] = 0
     return input_ids, attention_mask
+
+
+def save_tiny_tokenizer(path: Path) -> None:
+    """Save a tokenizer of a few words beside a model, so that text can go in and out."""
+    words = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        *["the", "satellite", "passes", "over", "station", "and", "sends", "data"],
+    ]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(path)

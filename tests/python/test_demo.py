@@ -1,0 +1,44 @@
+"""The demo, small: the whole job on the real model, four processes, and every figure it prints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import orbitsplit as osp
+
+# What a process needs beside its stage: the allocator's slack and torch's buffers (the interpreter and its libraries
+# are measured before the stage is loaded, and counted apart).
+OVERHEAD_BYTES = 100e6
+
+
+@pytest.mark.real_model
+@pytest.mark.timeout(600)
+def test_demo_plans_runs_and_keeps_every_limit(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
+    run = subprocess.run(
+        [*command, "-o", str(tmp_path / "out"), "--json"], capture_output=True, text=True, timeout=580, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    printed = json.loads(run.stdout)
+    plan = osp.Plan.from_dict(printed["plan"])
+    assert len(plan.stages) == 4
+    assert plan.prediction is not None
+    assert plan.prediction.status == "optimal"
+    for alternative in printed["alternatives"]:
+        assert alternative["breaks"] or alternative["total_s"] >= plan.prediction.total_s * (1 - 1e-9)
+    assert sum(name["name"].startswith("all on") and "needs" in name["breaks"] for name in printed["alternatives"]) == 4
+    for stage in printed["run"]["stages"]:
+        assert stage["used_bytes"] <= stage["memory_bytes"] + OVERHEAD_BYTES
+    for link in printed["run"]["links"]:
+        assert link["frames"] == 4 * 4
+    assert len(printed["texts"]) == 4
+    # The machine may be busy, so this only catches a prediction of something else; the demo prints the ratio.
+    assert 0.5 < printed["run"]["total_s"] / plan.prediction.total_s < 3
+    assert osp.Plan.load(tmp_path / "out" / "plan.json") == plan
+    assert osp.Trace.load(tmp_path / "out" / "trace.json").nodes == tuple(stage.node for stage in plan.stages)
+    assert (tmp_path / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG")
