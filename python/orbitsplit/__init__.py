@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._baselines import Alternative, alternatives, proportional, uniform
+from ._baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
+from ._certificate import Alternative, Binding, Certificate, Relaxation
+from ._certifying import certificate
 from ._compress import Codec, compress, decompress, frame_bytes
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
 from ._levels import LevelTable
@@ -19,6 +21,7 @@ from ._problem import Evaluation, Level, Problem, Solution, Stage, evaluate, sol
 from ._profile import LayerProfile, ModelProfile
 from ._simulate import simulate
 from ._trace import Trace, TraceEvent
+from ._unsplit import Unsplit, unsplit
 
 if TYPE_CHECKING:
     from ._calibrate import measure_levels
@@ -37,6 +40,8 @@ _NEEDS_MODELS = {
 
 __all__ = [
     "Alternative",
+    "Binding",
+    "Certificate",
     "Codec",
     "CorruptFrameError",
     "Evaluation",
@@ -56,6 +61,7 @@ __all__ = [
     "PlanStage",
     "Prediction",
     "Problem",
+    "Relaxation",
     "Run",
     "Solution",
     "Stage",
@@ -63,20 +69,26 @@ __all__ = [
     "Trace",
     "TraceEvent",
     "TransportError",
+    "Unsplit",
     "Workload",
     "alternatives",
     "build_problem",
+    "certificate",
     "compress",
     "decompress",
     "evaluate",
+    "fill_in_order",
     "frame_bytes",
     "measure_levels",
+    "min_max_split",
     "plan",
     "profile",
     "proportional",
     "simulate",
+    "single_node",
     "solve",
     "uniform",
+    "unsplit",
 ]
 
 

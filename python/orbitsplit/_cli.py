@@ -68,21 +68,32 @@ def _print_json(data: Any) -> None:
 def solve(
     problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
     time_limit: TimeLimit = None,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Also say what binds and what the alternatives take.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Solve a planning problem exactly.
 
-    Example: `orbitsplit solve problem.json --json --time-limit 10`
+    Example: `orbitsplit solve problem.json --certificate --time-limit 10`
     """
     loaded = osp.Problem.load(problem)
     solution = osp.solve(loaded, time_limit_s=time_limit)
+    certified = osp.certificate(loaded, solution, time_limit_s=time_limit) if certificate else None
     if as_json:
-        _print_json(_solution_record(solution))
+        record = _solution_record(solution)
+        _print_json(record if certified is None else {**record, "certificate": certified.to_dict()})
         return
+    _show_solution(loaded, solution)
+    if certified is not None:
+        out.print(escape(str(certified)), highlight=False, soft_wrap=True)
+
+
+def _show_solution(problem: osp.Problem, solution: osp.Solution) -> None:
     if solution.objective_s is None or solution.gap is None:
         out.print(f"[bold]{solution.status}[/]: {escape(str(solution.reason))}", highlight=False)
         return
-    budget = "" if loaded.loss_budget is None else f" of {loaded.loss_budget:.4g}"
+    budget = "" if problem.loss_budget is None else f" of {problem.loss_budget:.4g}"
     out.print(
         f"[bold]{solution.status}[/]: {format_seconds(solution.objective_s)}, proven gap {100 * solution.gap:.2g} %, "
         f"loss {solution.loss:.4g}{budget}, found in {format_seconds(solution.seconds)}",
@@ -90,8 +101,8 @@ def solve(
     )
     table = Table("stage", "node", "layers", "level of the cut after it")
     for k, stage in enumerate(solution.stages):
-        level = "" if stage.level is None else loaded.levels[stage.level].name
-        table.add_row(str(k), escape(loaded.nodes[stage.node].name), f"{stage.start}-{stage.stop - 1}", escape(level))
+        level = "" if stage.level is None else problem.levels[stage.level].name
+        table.add_row(str(k), escape(problem.nodes[stage.node].name), f"{stage.start}-{stage.stop - 1}", escape(level))
     out.print(table)
 
 

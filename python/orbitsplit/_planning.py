@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ._baselines import with_one_copy
 from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._network import Network, Node
+from ._one_copy import solve_with_one_copy
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
-from ._problem import Problem, Solution, Stage, evaluate, solve
+from ._problem import Problem, Solution, Stage, evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,9 +51,7 @@ def plan(
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
-    solution = solve(problem, time_limit_s=time_limit_s)
-    if profile.tied_bytes > 0:
-        problem, solution = _or_on_one_node(problem, solution, profile.tied_bytes)
+    problem, solution = solve_with_one_copy(problem, profile.tied_bytes, time_limit_s=time_limit_s)
     return _plan_of(problem, solution, network, workload, profile)
 
 
@@ -101,24 +98,6 @@ def build_problem(
         data["layer_decode_time_s"] = [_decode_s(profile, node, len(network.nodes)) for node in network.nodes]
         data["cut_decode_bytes"] = [activation_bytes] * cuts
     return Problem.from_dict(data)
-
-
-def _or_on_one_node(problem: Problem, solution: Solution, tied_bytes: int) -> tuple[Problem, Solution]:
-    """Return the solution, or that of the problem without links and with one copy of the shared weights.
-
-    Each comes with the problem that confirms it.
-    """
-    unlinked = np.zeros_like(problem.bandwidth_bytes_per_s)
-    alone = replace(with_one_copy(problem, tied_bytes), bandwidth_bytes_per_s=unlinked)
-    best = solve(alone)
-    if best.objective_s is None or (solution.objective_s is not None and solution.objective_s <= best.objective_s):
-        return problem, solution
-    bound_s = solution.lower_bound_s
-    if solution.status in ("optimal", "infeasible") or bound_s is None or bound_s >= best.objective_s:
-        return alone, best
-    # The search over split plans was stopped: one of them may still be better than this one, down to its bound.
-    gap = 1 - bound_s / best.objective_s
-    return alone, replace(best, status="feasible", lower_bound_s=bound_s, gap=gap)
 
 
 def _plan_of(problem: Problem, solution: Solution, network: Network, workload: Workload, profile: ModelProfile) -> Plan:

@@ -145,7 +145,14 @@ def test_alternatives_cover_all_layers_and_are_no_better_than_the_optimum() -> N
     assert best is not None
     assert [(s.node, s.start, s.stop) for s in osp.uniform(problem)] == [(0, 0, 1), (1, 1, 3), (2, 3, 4)]
     others = osp.alternatives(problem)
-    names = ["best without compression", "uniform", "proportional to speed", "all on n0", "all on n1", "all on n2"]
+    names = [
+        "best without compression",
+        "uniform",
+        "proportional to speed",
+        "proportional to memory",
+        "filled in order",
+    ]
+    names += ["min-max split", "all on n0", "all on n1", "all on n2"]
     assert [other.name for other in others] == names
     for other in others:
         assert other.breaks or other.total_s >= best
