@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from . import _child
+
 Progress = Callable[[str, float], None]
 
 # Small enough that a stage opens few bytes beyond its own; a tensor is never divided.
@@ -82,8 +84,8 @@ def _build(source: Path, target: Path, report: Progress) -> None:
         # Two processes, because either half is one thread of Python parsing, and because the gigabytes that the
         # weights need on the way must not stay with the caller.
         with (
-            _child("weights", source, unfinished) as weights,
-            _child("tokenizer", source, unfinished) as tokenizer,
+            _converter("weights", source, unfinished) as weights,
+            _converter("tokenizer", source, unfinished) as tokenizer,
         ):
             _follow(weights, source, report)
             _follow(tokenizer, source, report)
@@ -91,24 +93,25 @@ def _build(source: Path, target: Path, report: Progress) -> None:
 
 
 @contextmanager
-def _child(part: str, source: Path, target: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", __name__, part, str(source), str(target)]
+def _converter(part: str, source: Path, target: Path) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = (part, str(source), str(target))
     # Progress bars of the libraries are not ours to show, and errors come as messages on the standard output.
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = _child.start(__name__, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         yield child
     finally:
         child.kill()
         child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
-def _follow(child: subprocess.Popen[str], source: Path, report: Progress) -> None:
+def _follow(child: subprocess.Popen[bytes], source: Path, report: Progress) -> None:
     assert child.stdout is not None
     failure = ""
     for line in child.stdout:
-        kind, fraction, text = line.rstrip("\n").split(" ", 2)
+        kind, fraction, text = line.decode(errors="replace").rstrip("\n").split(" ", 2)
         if kind == "progress":
             report(text, float(fraction))
         else:
@@ -153,7 +156,8 @@ def _convert_tokenizer(source: Path, target: Path, out: IO[str]) -> None:
     _tell("progress", 0.95, "tokenizer written", out)
 
 
-def _main(part: str, source: str, target: str) -> int:
+def main(part: str, source: str, target: str) -> None:
+    """Convert one part of a model, in a process of its own, and print how far it is."""
     # A library that prints must not break the messages.
     out, sys.stdout = sys.stdout, sys.stderr
     convert = {"weights": _convert_weights, "tokenizer": _convert_tokenizer}[part]
@@ -161,9 +165,4 @@ def _main(part: str, source: str, target: str) -> int:
         convert(Path(source), Path(target), out)
     except Exception as error:
         _tell("error", 0.0, f"{type(error).__name__}: {error}", out)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+        sys.exit(1)

@@ -139,7 +139,7 @@ def test_what_a_killed_conversion_left_is_removed(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_gguf, "_child", interrupt)
+    monkeypatch.setattr(_gguf, "_converter", interrupt)
     with pytest.raises(KeyboardInterrupt):
         _gguf._build(gguf_file, tmp_path / "key", lambda *_: None)
     assert list(tmp_path.iterdir()) == []

@@ -63,6 +63,7 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
         ([1, 1, 1], {0: LOST, 1: LOST, 2: RAISED}, 'node "node 2" (stage 2, layers 3-4) failed: ValueError: 7 is'),
         ([None, 1, -6], {1: RAISED}, 'node "node 1" (stage 1, layers 2-2) failed: ValueError: 7 is too many'),
         ([1, 3, None], {0: LOST}, 'node "node 1" (stage 1, layers 2-2) ended with exit code 3'),
+        ([None, -40, None], {}, 'node "node 1" (stage 1, layers 2-2) was killed by signal 40'),  # has no name
         ([0, None, None], {}, 'node "node 0" (stage 0, layers 0-1) ended with exit code 0'),
         ([None, 1, None], {1: LOST}, 'node "node 1" (stage 1, layers 2-2) failed: PeerLostError: link broke'),
     ],

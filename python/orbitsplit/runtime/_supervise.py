@@ -6,14 +6,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
+from orbitsplit import _child
 from orbitsplit._errors import TransportError
 from orbitsplit._plan import Plan
 
@@ -27,6 +26,7 @@ _READ_S = 0.5
 # When one worker is seen to fail, how long the others have to report, so that the cause is told from what it caused.
 _GRACE_S = 0.7
 _LOG_LINES = 12
+_WORKER = "orbitsplit.runtime._worker"
 
 
 class Workers:
@@ -55,14 +55,8 @@ class Workers:
         for rank in range(len(self._plan.stages)):
             log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
             self._logs.append(log)
-            command = [sys.executable, "-m", "orbitsplit.runtime._worker"]
-            command += ["--port", str(self._store.port), "--rank", str(rank)]
-            # A session of its own: Ctrl-C at the terminal is for the parent, which then ends the workers.
-            self._processes.append(
-                subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
-                )
-            )
+            arguments = (str(self._store.port), str(rank))
+            self._processes.append(_child.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment))
 
     def wait_for(
         self, keys: list[str], *, limit_s: float | None, on_poll: Callable[[], None], doing: str
@@ -161,7 +155,7 @@ class Workers:
         if code < 0:
             # Gloo may abort a process that lost its neighbour.
             priority = 2 if -code == signal.SIGABRT else 0
-            return priority, f"{name} was killed by signal {-code} ({signal.Signals(-code).name}){self._log(rank)}"
+            return priority, f"{name} was killed by signal {_signal_name(-code)}{self._log(rank)}"
         return 2, f"{name} ended with exit code {code}{self._log(rank)}"
 
     def _name(self, rank: int) -> str:
@@ -178,6 +172,12 @@ class Workers:
         return "\n\n" + "\n".join(lines) if lines else ""
 
 
+def _signal_name(number: int) -> str:
+    # Real-time signals have no name of their own.
+    names = {int(known): known.name for known in signal.Signals}
+    return f"{number} ({names[number]})" if number in names else str(number)
+
+
 def _kill_all(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.poll() is None:
@@ -189,19 +189,9 @@ def _kill_all(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    package = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ.get("PYTHONPATH")
-    environment = {
-        **os.environ,
-        # The workers run this very package, however the parent came to import it.
-        "PYTHONPATH": package if not inherited else package + os.pathsep + inherited,
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "PYTHONFAULTHANDLER": "1",
-    }
+    environment = {"OMP_NUM_THREADS": str(threads)}
     # All stages are on this host, so Gloo need not (and should not) listen on its other interfaces.
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    if loopback is not None:
-        environment.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    if loopback is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
+        environment["GLOO_SOCKET_IFNAME"] = loopback
     return environment

@@ -1,12 +1,7 @@
-"""One process of a pipeline: loads its stage, then serves jobs until it is told to stop.
-
-Started by the parent as `python -m orbitsplit.runtime._worker --port PORT --rank RANK`, with a pipe on standard input
-that closes when the parent is gone.
-"""
+"""One process of a pipeline: loads its stage, then serves jobs until it is told to stop."""
 
 from __future__ import annotations
 
-import argparse
 import gc
 import itertools
 import os
@@ -217,40 +212,21 @@ def _to_tensor(data: bytes, dtype: torch.dtype, job: Job) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(job.rows, job.prompt_tokens)
 
 
-def _exit_with_parent() -> None:
-    """End this process as soon as the pipe on standard input closes: the parent is gone."""
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent guard", daemon=True).start()
-
-
-def main() -> None:
-    """Serve a stage; report a failure to the parent instead of printing it."""
-    _exit_with_parent()
-    parser = argparse.ArgumentParser(description="One stage of an orbitsplit pipeline (started by Pipeline).")
-    parser.add_argument("--port", type=int, required=True, help="port of the control store on this host")
-    parser.add_argument("--rank", type=int, required=True, help="index of the stage")
-    arguments = parser.parse_args()
-    store = ControlStore.join(arguments.port)
-    heart = Heart(arguments.port, arguments.rank)
+def main(port_number: str, stage_index: str) -> None:
+    """Serve a stage over the control store at a port of this host; report a failure to the parent."""
+    port, rank = int(port_number), int(stage_index)
+    store = ControlStore.join(port)
+    heart = Heart(port, rank)
     heart.start()
     code = 0
     try:
-        Worker(store, arguments.rank, heart).serve()
+        Worker(store, rank, heart).serve()
     except Exception as error:
         code = 1
         traceback.print_exc()
         failure = Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, PeerLostError))
         with suppress(RuntimeError):  # the store is gone with the parent
-            store.put(control.failure_key(arguments.rank), failure.to_json())
+            store.put(control.failure_key(rank), failure.to_json())
     # Not by sys.exit: threads of Gloo and of the store may be inside C++ and abort when Python is torn down under them.
     sys.stderr.flush()
     os._exit(code)
-
-
-if __name__ == "__main__":
-    main()
