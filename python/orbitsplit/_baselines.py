@@ -98,17 +98,21 @@ def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternativ
     These are the best plan without compression, the splits by rule, and everything on one node (see `unsplit`),
     which holds one copy of the `tied_bytes` that embeddings and head share.
     """
-    rules = (
-        ("uniform", uniform(problem)),
-        ("proportional to speed", proportional(problem)),
-        ("proportional to memory", proportional(problem, to="memory")),
-        ("filled in order", fill_in_order(problem)),
-        ("min-max split", min_max_split(problem)),
-    )
     return (
         uncompressed(problem),
-        *(scored(problem, name, stages) for name, stages in rules),
+        *by_rule(problem),
         *(on_one_node(problem, node, tied_bytes) for node in range(len(problem.nodes))),
+    )
+
+
+def by_rule(problem: Problem) -> tuple[Alternative, ...]:
+    """Score the splits by rule."""
+    return (
+        scored(problem, "uniform", uniform(problem)),
+        scored(problem, "proportional to speed", proportional(problem)),
+        scored(problem, "proportional to memory", proportional(problem, to="memory")),
+        scored(problem, "filled in order", fill_in_order(problem)),
+        scored(problem, "min-max split", min_max_split(problem)),
     )
 
 

@@ -178,6 +178,7 @@ def plan(
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
     time_limit: TimeLimit = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Also say what binds and what other plans take.")] = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -199,6 +200,7 @@ def plan(
         loss_budget=loss_budget,
         order=order,
         time_limit_s=time_limit,
+        explain=explain,
     )
     if output is not None:
         result.save(output)
@@ -206,6 +208,8 @@ def plan(
         _print_json(result.to_dict())
     else:
         views.plan(out, result)
+    if explain and not as_json:
+        out.print(escape(result.explain()), highlight=False, soft_wrap=True)
 
 
 @app.command()

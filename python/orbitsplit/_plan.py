@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
+from ._certificate import Certificate
 from ._compress import Codec
 from ._document import data_of, document_of, read_document, write_document
 from ._typed import check_integer, check_keys, check_number, check_string, list_of, mapping_of, record_of, records_of
+from ._units import format_seconds
 
 FORMAT = "orbitsplit-plan"
 VERSION = 1
@@ -135,7 +138,8 @@ class Plan:
 
     `links[k]` joins stage k to stage k + 1. `return_latency_s` is how long a new token takes from the last
     stage back to the first. `layers` counts the embeddings and the head. `dtype` and `threads` are those the model
-    was profiled with; running with others takes other memory and time.
+    was profiled with; running with others takes other memory and time. `certificate` says why the plan is as it is
+    (`plan(..., explain=True)`).
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is
@@ -151,6 +155,7 @@ class Plan:
     dtype: str = "float32"
     threads: int = 1
     prediction: Prediction | None = None
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         _check_count("layers", self.layers, 1)
@@ -226,6 +231,8 @@ class Plan:
             values["workload"] = record_of("workload", values["workload"], Workload)
         if values.get("prediction") is not None:
             values["prediction"] = _prediction(values["prediction"])
+        if values.get("certificate") is not None:
+            values["certificate"] = Certificate.from_dict(values["certificate"])
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -245,6 +252,15 @@ class Plan:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
+    def explain(self) -> str:
+        """Return in words what the plan is, what keeps it busiest, and why it is no better, as far as that is known."""
+        lines = [str(self)]
+        if self.prediction is not None:
+            lines += _busiest(self, self.prediction)
+        if self.certificate is not None:
+            lines.append(str(self.certificate))
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         parts = []
         for k, stage in enumerate(self.stages):
@@ -252,6 +268,24 @@ class Plan:
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
+
+
+def _busiest(plan: Plan, prediction: Prediction) -> list[str]:
+    """Return a line for the prefill and one for generation: seconds, and the resource that limits the rate."""
+    nodes = [stage.node for stage in plan.stages]
+    names = nodes + [f"the link {a} -> {b}" for a, b in pairwise(nodes)]
+    seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
+    lines = [
+        f"prefill: {format_seconds(prediction.prefill_s)}, busiest is {resource} with "
+        f"{format_seconds(seconds)} per micro-batch"
+    ]
+    if prediction.decode_stage_s:
+        seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
+        lines.append(
+            f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
+            f"step, busiest is {resource} with {format_seconds(seconds)}"
+        )
+    return lines
 
 
 def _prediction(data: Any) -> Prediction:

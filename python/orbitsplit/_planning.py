@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ._baselines import by_rule
+from ._certifying import certificate
 from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._network import Network, Node
 from ._one_copy import solve_with_one_copy
@@ -33,13 +36,16 @@ def plan(
     loss_budget: float = 0.0,
     order: Order = "free",
     time_limit_s: float | None = None,
+    explain: bool = False,
 ) -> Plan:
     """Decide which nodes run which layers in which order, and how to encode the activation at each cut.
 
     The plan minimises the seconds from the first prompt to the last token (prefill alone where
     `workload.new_tokens` is 0). Without `levels` activations travel uncompressed; with them, the loss added up over
     the cuts stays within `loss_budget` nats per token. After `time_limit_s` seconds the best plan found so far is
-    returned with its proven gap in `plan.prediction`.
+    returned with its proven gap in `plan.prediction`. With `explain`, `plan.certificate` says what binds and what other
+    plans would take (see `certificate`; its searches take at most `time_limit_s` once more), and the error of an
+    infeasible problem what would make it feasible.
 
     Example:
         >>> profile = osp.profile("path-or-hub-id", prompt_tokens=256)           # doctest: +SKIP
@@ -51,8 +57,14 @@ def plan(
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
-    problem, solution = solve_with_one_copy(problem, profile.tied_bytes, time_limit_s=time_limit_s)
-    return _plan_of(problem, solution, network, workload, profile)
+    confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, time_limit_s=time_limit_s)
+    if not explain:
+        return _plan_of(confirming, solution, network, workload, profile)
+    why = certificate(problem, solution, tied_bytes=profile.tied_bytes, time_limit_s=time_limit_s)
+    if solution.status == "infeasible":
+        raise InfeasiblePlanError("; ".join([str(why.reason), *(relaxation.text for relaxation in why.relaxations)]))
+    why = replace(why, alternatives=(*why.alternatives, *by_rule(problem)))
+    return replace(_plan_of(confirming, solution, network, workload, profile), certificate=why)
 
 
 def build_problem(

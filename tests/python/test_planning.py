@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -196,3 +197,29 @@ def test_the_best_single_level_is_within_the_loss_budget() -> None:
     for budget, expected in ((0.0, 0), (0.15, 1), (1.0, 2)):
         problem = osp.Problem.from_dict({**data, "loss_budget": budget})
         assert osp.uniform(problem)[0].level == expected
+
+
+def test_a_plan_explains_itself() -> None:
+    workload = Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=NEW)
+    arguments = (profile(), network(1.0, 2.0, memory=9000), workload)
+    plain, explained = osp.plan(*arguments), osp.plan(*arguments, explain=True)
+    assert replace(explained, certificate=None) == plain
+    assert osp.Plan.from_dict(json.loads(json.dumps(explained.to_dict()))) == explained
+    why = explained.certificate
+    assert why is not None
+    assert why.total_s == explained.prediction.total_s  # type: ignore[union-attr]
+    names = [other.name for other in why.alternatives]
+    assert names[:1] == ["without n0"]
+    assert names[-5:] == [
+        "uniform", "proportional to speed", "proportional to memory", "filled in order", "min-max split"
+    ]  # fmt: skip
+    lines = explained.explain().splitlines()
+    assert lines[0] == str(explained)
+    assert [line.split(":")[0] for line in lines[1:5]] == ["prefill", "generation", "optimal", "what binds"]
+    assert plain.explain().splitlines() == lines[:3]
+    assert osp.Plan.manual(cuts=[2, 3], layers=6).explain().count("\n") == 0
+
+
+def test_an_infeasible_plan_says_what_would_do() -> None:
+    with pytest.raises(osp.InfeasiblePlanError, match=r"the largest node has 900 B; memory: .* on n0 alone"):
+        osp.plan(profile(), network(1.0, 1.0, memory=1200), explain=True)
