@@ -15,6 +15,7 @@ from ._compress import Codec, compress, decompress, frame_bytes
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
 from ._levels import LevelTable
 from ._network import Link, Network, Node
+from ._pareto import ParetoFront, ParetoPoint, pareto
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
 from ._planning import build_problem, plan
 from ._problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
@@ -55,6 +56,8 @@ __all__ = [
     "Network",
     "Node",
     "OrbitsplitError",
+    "ParetoFront",
+    "ParetoPoint",
     "Pipeline",
     "Plan",
     "PlanLink",
@@ -81,6 +84,7 @@ __all__ = [
     "frame_bytes",
     "measure_levels",
     "min_max_split",
+    "pareto",
     "plan",
     "profile",
     "proportional",

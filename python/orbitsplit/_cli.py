@@ -16,6 +16,7 @@ from rich.table import Table
 import orbitsplit as osp
 
 from . import _views as views
+from ._pareto import Over
 from ._planning import Order
 from ._units import format_seconds
 
@@ -104,6 +105,25 @@ def _show_solution(problem: osp.Problem, solution: osp.Solution) -> None:
         level = "" if stage.level is None else problem.levels[stage.level].name
         table.add_row(str(k), escape(problem.nodes[stage.node].name), f"{stage.start}-{stage.stop - 1}", escape(level))
     out.print(table)
+
+
+@app.command()
+def pareto(
+    problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
+    over: Annotated[Over, typer.Option(help="The limit to tighten.")] = "loss_budget",
+    resolution: Annotated[float, typer.Option(help="Leave out points closer than this part of the limit.")] = 0.0,
+    time_limit: TimeLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Show the exact front of delay against the loss budget or the memory of the nodes.
+
+    Example: `orbitsplit pareto problem.json --over memory --resolution 0.05`
+    """
+    front = osp.pareto(osp.Problem.load(problem), over, resolution=resolution, time_limit_s=time_limit)
+    if as_json:
+        _print_json(front.to_dict())
+    else:
+        out.print(str(front), highlight=False)
 
 
 def _solution_record(solution: osp.Solution) -> dict[str, Any]:
