@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny_models import HIDDEN, LAYERS, PAD, save_tiny_model, tiny_prompts
+from tiny_models import HIDDEN, LAYERS, PAD, VOCABULARY, save_tiny_model, tiny_prompts
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -121,6 +121,16 @@ def test_without_a_mask_padding_is_told_from_the_pad_token(three_stages: Pipelin
     assert torch.equal(three_stages.generate(input_ids, max_new_tokens=8), expected)
 
 
+def test_padding_is_told_from_the_pad_token_in_force(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+    # It was told from the model's own pad token, whatever token the caller padded with.
+    input_ids, mask = tiny_prompts((6, 3))
+    other = 96
+    assert (input_ids != other).all()
+    input_ids[mask == 0] = other
+    expected = unsplit.generate(input_ids, max_new_tokens=8, pad_token_id=other)
+    assert torch.equal(three_stages.generate(input_ids, max_new_tokens=8, pad_token_id=other), expected)
+
+
 def test_a_single_token(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
     input_ids, mask = tiny_prompts((4, 4))
     assert torch.equal(three_stages.generate(input_ids, mask, max_new_tokens=1), greedy(unsplit, input_ids, mask, 1))
@@ -167,6 +177,10 @@ def test_the_run_records_seconds_and_memory(three_stages: Pipeline) -> None:
         ({"input_ids": torch.zeros(1, 3)}, r"torch.float32 \[1, 3\]"),
         ({"attention_mask": torch.ones(1, 2)}, r"attention_mask is \[1, 2\], input_ids are \[1, 3\]"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0, it must be at least 1"),
+        ({"attention_mask": torch.tensor([[1, 1, 0]])}, "row 0 of attention_mask has padding after its first token"),
+        ({"input_ids": torch.tensor([[5, VOCABULARY, 5]])}, "input_ids hold 97, the model's tokens are 0 to 96"),
+        ({"input_ids": torch.ones(1, 3, dtype=torch.bool)}, r"input_ids are torch.bool \[1, 3\], expected"),
+        ({"pad_token_id": -1}, "pad_token_id is -1, the model's tokens are 0 to 96"),
     ],
 )
 def test_wrong_arguments_leave_the_pipeline_usable(
@@ -216,14 +230,15 @@ def test_slow_nodes_take_longer_by_the_stated_factor(slow_links: Pipeline) -> No
     assert run.trace.slowdowns == (1.0, 3.0, 1.0, 1.0)
 
 
-def test_one_stage_is_a_plain_model_whose_failure_names_its_node(directory: Path, unsplit: PreTrainedModel) -> None:
-    with Pipeline(make_plan([], micro_batches=2), directory) as pipe:
+def test_one_stage_is_a_plain_model_whose_failure_names_its_node(tmp_path: Path) -> None:
+    unsplit = save_tiny_model(tmp_path, "gpt2")
+    with Pipeline(make_plan([], micro_batches=2), tmp_path) as pipe:
         input_ids, mask = tiny_prompts((7, 4, 5))
         assert torch.equal(pipe.generate(input_ids, mask, max_new_tokens=12), greedy(unsplit, input_ids, mask, 12))
         assert pipe.last_run is not None
         assert pipe.last_run.links == ()
         with pytest.raises(osp.TransportError, match=r'node "node 0" \(stage 0, layers 0-5\) failed: IndexError'):
-            pipe.generate(torch.full((1, 3), 10**6), max_new_tokens=4)
+            pipe.generate(torch.full((1, 600), 5), max_new_tokens=4)  # it has embeddings for 512 positions
         with pytest.raises(osp.TransportError, match=r"the pipeline cannot be used: node .node 0."):
             pipe.generate(input_ids, mask, max_new_tokens=1)
         assert alive(pipe.pids) == []
@@ -298,8 +313,24 @@ def test_a_plan_for_another_model_is_refused(directory: Path) -> None:
 def test_a_model_and_a_known_dtype_are_needed(directory: Path) -> None:
     with pytest.raises(ValueError, match="the plan names no model"):
         Pipeline(make_plan([2]))
-    with pytest.raises(ValueError, match="dtype is 'int8', it must be one of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="dtype is 'int8', must be one of float32, bfloat16, float16"):
         Pipeline(make_plan([2]), directory, dtype="int8")
+
+
+def test_a_stage_must_fit_the_memory_of_its_node(directory: Path, unsplit: PreTrainedModel) -> None:
+    plan = replace(make_plan([2]), dtype="bfloat16")
+    modules = [*unsplit.model.layers[2:], unsplit.model.norm, unsplit.lm_head]
+    needed = 2 * sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+    def limited(limit: int) -> osp.Plan:
+        return replace(plan, stages=(plan.stages[0], replace(plan.stages[1], memory_bytes=limit)))
+
+    with Pipeline(limited(needed), directory) as pipe:
+        assert pipe.plan.dtype == "bfloat16"
+        assert pipe.generate(torch.full((1, 3), 5), max_new_tokens=1).shape == (1, 4)
+    where = rf'node "node 1" \(stage 1, layers 3-5\) needs {needed:,} bytes for its weights in bfloat16'
+    with pytest.raises(ValueError, match=f"{where}, its limit is {needed - 1:,}"):
+        Pipeline(limited(needed - 1), directory)
 
 
 # Prints the workers' ids once tokens come out, then goes on until somebody ends it.

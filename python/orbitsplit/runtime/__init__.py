@@ -1,6 +1,6 @@
 """Run a plan: one process per stage, compressed activations between them.
 
-_pipeline   starts and supervises the processes, hands them work   -> _supervise, _run
+_pipeline   starts and supervises the processes, hands them work   -> _supervise, _prompts, _run
 _worker     one process: loads its stage, follows the schedule     -> _schedule, _transport, orbitsplit._stage
 _schedule   who sends what when; knows neither processes nor sockets
 _transport  messages between processes; the only module that calls torch.distributed

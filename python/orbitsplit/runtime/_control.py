@@ -45,8 +45,6 @@ class Setup(Record):
 
     plan: dict[str, Any]
     model: str
-    dtype: str
-    threads: int
     start_timeout_s: float
 
     def read_plan(self) -> Plan:
@@ -56,12 +54,13 @@ class Setup(Record):
 
 @dataclass(frozen=True, slots=True)
 class Ready(Record):
-    """A worker has loaded its stage. `baseline_bytes` were resident before that."""
+    """A worker has loaded its stage; `baseline_bytes` were resident before. `vocabulary` is the number of tokens."""
 
     weight_bytes: int
     baseline_bytes: int
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
+    vocabulary: int
 
 
 @dataclass(frozen=True, slots=True)

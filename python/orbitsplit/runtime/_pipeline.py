@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,12 +16,11 @@ from orbitsplit._plan import Plan
 
 from . import _control as control
 from ._control import Ready, Setup, StageRecord
+from ._prompts import check_token, check_tokens, padding_mask
 from ._run import Run, measure
 from ._schedule import Job
 from ._supervise import Workers
 from ._transport import ControlStore
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 Progress = Callable[[str, float], None]
 
@@ -29,7 +29,8 @@ class Pipeline:
     """The processes of a plan: started on construction, ended by `close` or at the end of a `with` block.
 
     `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads the weights of
-    its own stage only, in `dtype` (float32, bfloat16 or float16), and computes with `threads` threads. Links have
+    its own stage only, in `dtype` (float32, bfloat16 or float16), and computes with `threads` threads; both are the
+    plan's by default, and `plan` is the plan with what is in force. Links have
     the rates and latencies of the plan and nodes its slow-downs. `progress` is called with a phase and a fraction.
     Processes have `start_timeout_s` seconds to get ready; later one that gives no sign of life for
     `heartbeat_timeout_s` seconds ends the pipeline. `last_run` holds the measurements of the last `generate`.
@@ -41,7 +42,8 @@ class Pipeline:
         ...     tokens = pipe.generate(input_ids, attention_mask=mask, max_new_tokens=64)
 
     Raises:
-        ValueError: The plan is for another number of layers, or no model is given.
+        ValueError: The plan is for another number of layers, no model is given, or the weights of a stage exceed the
+            memory of its node.
         TransportError: A process failed to get ready; the message names its node.
     """
 
@@ -50,17 +52,16 @@ class Pipeline:
         plan: Plan,
         model: str | Path | None = None,
         *,
-        dtype: str = "float32",
-        threads: int = 1,
+        dtype: str | None = None,
+        threads: int | None = None,
         start_timeout_s: float = 600.0,
         heartbeat_timeout_s: float = 8.0,
         progress: Progress | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
         model = plan.model if model is None else model
         if model is None:
             raise ValueError("the plan names no model: pass one to Pipeline")
+        plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
         self.plan = plan
         self.last_run: Run | None = None
         self._progress = progress or (lambda phase, fraction: None)
@@ -70,11 +71,12 @@ class Pipeline:
         _check_layers(plan, path)
         self._store = ControlStore.host()
         self._workers = Workers(plan, self._store, heartbeat_timeout_s=heartbeat_timeout_s)
-        setup = Setup(plan.to_dict(), str(path), dtype, threads, start_timeout_s)
+        setup = Setup(plan.to_dict(), str(path), start_timeout_s)
         self._store.put(control.SETUP, setup.to_json())
         try:
-            self._workers.start(threads=threads)
+            self._workers.start()
             self._ready = self._wait_until_ready(start_timeout_s)
+            self._check_memory()
         except BaseException as error:
             self._fail(error)
             raise
@@ -96,20 +98,20 @@ class Pipeline:
     ) -> Tensor:
         """Generate greedily and return prompts and new tokens [B, S + new], as transformers' generate does.
 
-        `input_ids` [B, S] are int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]. Stops
-        at `max_new_tokens` or when every row has ended; ended rows are filled with the pad token. The tokens default
-        to those of the model's generation config; an empty sequence for `eos_token_id` ends no row early. The batch
-        runs in as many groups as the plan has micro-batches (at most B). Other settings of the generation config
-        (penalties, forced tokens) are not applied.
+        `input_ids` [B, S] are int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without
+        a mask, padding is told from the pad token, unless that ends a sequence too. Stops at `max_new_tokens` or when
+        every row has ended; ended rows are filled with the pad token. The tokens default to those of the model's
+        generation config; an empty sequence for `eos_token_id` ends no row early. The batch runs in as many groups as
+        the plan has micro-batches (at most B). Other settings of the generation config (penalties, forced tokens) are
+        not applied.
 
         Raises:
-            ValueError: Shapes, types or counts are wrong.
+            ValueError: Shapes, types, counts, tokens or padding are wrong. The pipeline can be used again.
             TransportError: A node or a link failed, or `timeout_s` seconds passed. The pipeline cannot be used again.
         """
         if self._unusable is not None:
             raise TransportError(f"the pipeline cannot be used: {self._unusable}")
-        job = self._describe(input_ids, max_new_tokens, eos_token_id, pad_token_id)
-        mask = self._mask(input_ids, attention_mask, job)
+        job, mask = self._describe(input_ids, attention_mask, max_new_tokens, eos_token_id, pad_token_id)
         try:
             return self._run(job, input_ids, mask, timeout_s)
         except BaseException as error:
@@ -142,6 +144,14 @@ class Pipeline:
         report()
         return [Ready.from_json(value) for value in values]
 
+    def _check_memory(self) -> None:
+        for rank, (stage, loaded) in enumerate(zip(self.plan.stages, self._ready, strict=True)):
+            if stage.memory_bytes is not None and loaded.weight_bytes > stage.memory_bytes:
+                raise ValueError(
+                    f"{self._workers.name(rank)} needs {loaded.weight_bytes:,} bytes for its weights in "
+                    f"{self.plan.dtype}, its limit is {stage.memory_bytes:,}"
+                )
+
     def _run(self, job: Job, input_ids: Tensor, mask: Tensor, timeout_s: float | None) -> Tensor:
         self._jobs += 1
         part = [control.job_part_key(job.id, name) for name in ("tokens", "mask", "result")]
@@ -165,39 +175,27 @@ class Pipeline:
     def _describe(
         self,
         input_ids: Tensor,
+        attention_mask: Tensor | None,
         max_new_tokens: int,
         eos_token_id: int | Sequence[int] | None,
         pad_token_id: int | None,
-    ) -> Job:
-        if input_ids.dim() != 2 or 0 in input_ids.shape or input_ids.is_floating_point():
-            raise ValueError(
-                f"input_ids are {input_ids.dtype} {list(input_ids.shape)}, expected non-empty int64 [B, S]"
-            )
+    ) -> tuple[Job, Tensor]:
+        model = self._ready[0]
+        check_tokens(input_ids, vocabulary=model.vocabulary)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, it must be at least 1")
         if eos_token_id is None:
-            eos_token_id = self._ready[0].eos_token_ids
+            eos_token_id = model.eos_token_ids
         eos = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
-        if pad_token_id is None:
-            pad_token_id = self._ready[0].pad_token_id
-        if pad_token_id is None:
-            pad_token_id = eos[0] if eos else 0
+        pad = model.pad_token_id if pad_token_id is None else pad_token_id
+        mask = padding_mask(input_ids, attention_mask, pad_token_id=pad, eos_token_ids=eos)
+        if pad is None:
+            pad = eos[0] if eos else 0
+        # Ended rows of a group go on with it through the model.
+        check_token("pad_token_id is", pad, vocabulary=model.vocabulary)
         rows, tokens = input_ids.shape
         groups = min(self.plan.workload.micro_batches, rows)
-        return Job(self._jobs, rows, tokens, max_new_tokens, groups, eos, pad_token_id)
-
-    def _mask(self, input_ids: Tensor, attention_mask: Tensor | None, job: Job) -> Tensor:
-        if attention_mask is not None:
-            if attention_mask.shape != input_ids.shape:
-                raise ValueError(
-                    f"attention_mask is {list(attention_mask.shape)}, input_ids are {list(input_ids.shape)}"
-                )
-            return attention_mask != 0
-        # As transformers does: padding is told from the pad token, unless that may be a real token too.
-        pad = self._ready[0].pad_token_id
-        if pad is None or pad in job.eos_token_ids:
-            return torch.ones_like(input_ids, dtype=torch.bool)
-        return input_ids != pad
+        return Job(self._jobs, rows, tokens, max_new_tokens, groups, eos, pad), mask
 
     def _fail(self, error: BaseException) -> None:
         first_line = (str(error) or type(error).__name__).splitlines()[0]

@@ -49,9 +49,14 @@ class Workers:
         """Return the process id of each stage."""
         return tuple(process.pid for process in self._processes)
 
-    def start(self, *, threads: int) -> None:
+    def name(self, rank: int) -> str:
+        """Return how messages call a stage: by its node, number and layers."""
+        stage = self._plan.stages[rank]
+        return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
+
+    def start(self) -> None:
         """Start all processes."""
-        environment = _environment(threads)
+        environment = _environment(self._plan.threads)
         for rank in range(len(self._plan.stages)):
             log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
             self._logs.append(log)
@@ -77,7 +82,7 @@ class Workers:
             if limit_s is not None and time.monotonic() - started_s > limit_s:
                 rank = keys.index(missing[0])
                 raise TransportError(
-                    f"{self._name(rank)} did not finish {doing} within {limit_s:g} s{self._phase(rank)}"
+                    f"{self.name(rank)} did not finish {doing} within {limit_s:g} s{self._phase(rank)}"
                 )
             time.sleep(_POLL_S)
         return [self._store.get(key) for key in keys]
@@ -100,7 +105,7 @@ class Workers:
             silent_s = now_s - changed_s
             if silent_s > self._timeout_s:
                 raise TransportError(
-                    f"{self._name(rank)} gave no sign of life for {silent_s:.1f} s, the limit is {self._timeout_s:g} s"
+                    f"{self.name(rank)} gave no sign of life for {silent_s:.1f} s, the limit is {self._timeout_s:g} s"
                 )
 
     def new_tokens(self) -> int:
@@ -145,7 +150,7 @@ class Workers:
         return min(causes, key=lambda cause: cause[0])[1]
 
     def _cause(self, rank: int) -> tuple[int, str]:
-        name = self._name(rank)
+        name = self.name(rank)
         key = control.failure_key(rank)
         if self._store.has(key):
             failure = Failure.from_json(self._store.get(key))
@@ -157,10 +162,6 @@ class Workers:
             priority = 2 if -code == signal.SIGABRT else 0
             return priority, f"{name} was killed by signal {_signal_name(-code)}{self._log(rank)}"
         return 2, f"{name} ended with exit code {code}{self._log(rank)}"
-
-    def _name(self, rank: int) -> str:
-        stage = self._plan.stages[rank]
-        return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
 
     def _phase(self, rank: int) -> str:
         return f" (it is {self._signs[rank].phase})" if rank in self._signs else " (it gave no sign of life yet)"

@@ -95,11 +95,11 @@ class Worker:
         self._setup = Setup.from_json(store.get(control.SETUP))
         self._plan: Plan = self._setup.read_plan()
         self._stage = self._plan.stages[rank]
-        torch.set_num_threads(self._setup.threads)
+        torch.set_num_threads(self._plan.threads)
         baseline_bytes = resident_bytes()
         heart.phase = "loading its layers"
         self._model = StageModel.load(
-            self._setup.model, self._stage.start, self._stage.stop, dtype=getattr(torch, self._setup.dtype)
+            self._setup.model, self._stage.start, self._stage.stop, dtype=getattr(torch, self._plan.dtype)
         )
         self._warm_up()
         heart.phase = "connecting to the other stages"
@@ -121,7 +121,7 @@ class Worker:
 
     def _run(self, job: Job) -> None:
         recorder = Recorder()
-        pace = Pace(recorder, slowdown=self._stage.slowdown, threads=self._setup.threads)
+        pace = Pace(recorder, slowdown=self._stage.slowdown, threads=self._plan.threads)
         mask = _to_tensor(self._store.get(control.job_part_key(job.id, "mask")), torch.uint8, job).to(torch.int64)
         stage = Computation(self._model, pace, self._heart, job=job, attention_mask=mask)
         inlet, outlet, senders = self._open(job, pace)
@@ -154,7 +154,7 @@ class Worker:
             receiver = Receiver(name, before, tag=tokens, capacity=token_capacity(job))
             return TokenInlet(receiver, pace, job=job, link=name)
         receiver = Receiver(name, before, tag=activations, capacity=self._capacity(job, before))
-        hidden_size, dtype = self._model.hidden_size, getattr(torch, self._setup.dtype)
+        hidden_size, dtype = self._model.hidden_size, getattr(torch, self._plan.dtype)
         return ActivationInlet(receiver, pace, job=job, hidden_size=hidden_size, dtype=dtype, link=name)
 
     def _open_outlet(self, job: Job, pace: Pace) -> tuple[Outlet, Sender]:
@@ -172,7 +172,7 @@ class Worker:
         return ActivationOutlet(sender, pace, job=job, codec=codec, half_duplex=half_duplex), sender
 
     def _capacity(self, job: Job, link: int) -> int:
-        return activation_capacity(job, self._model.hidden_size, self._setup.dtype, self._codec(link))
+        return activation_capacity(job, self._model.hidden_size, self._plan.dtype, self._codec(link))
 
     def _codec(self, link: int) -> str:
         return self._plan.stages[link].codec or "raw"
@@ -190,7 +190,7 @@ class Worker:
     def _warm_up(self) -> None:
         # The first use of a codec may compile it (Numba); loading has run the model once already.
         codecs = {self._codec(link) for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)}
-        x = torch.zeros(1, 2, self._model.hidden_size, dtype=getattr(torch, self._setup.dtype))
+        x = torch.zeros(1, 2, self._model.hidden_size, dtype=getattr(torch, self._plan.dtype))
         for codec in codecs:
             decompress(compress(x, codec=codec), framework="torch")
         # What is loaded stays: a collection amid the work would look through all of it, for tens of milliseconds.
@@ -205,6 +205,7 @@ class Worker:
             baseline_bytes=baseline_bytes,
             eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
             pad_token_id=generation.pad_token_id,
+            vocabulary=self._model.config.get_text_config(decoder=True).vocab_size,
         )
 
 

@@ -1,0 +1,49 @@
+"""Prompts as transformers' generate takes them: token ids, and padding on the left with its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ID_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_tokens(input_ids: Tensor, *, vocabulary: int) -> None:
+    """Raise ValueError unless `input_ids` are non-empty [B, S] and all of them tokens 0 to `vocabulary` - 1."""
+    if input_ids.dim() != 2 or 0 in input_ids.shape or input_ids.dtype not in _ID_TYPES:
+        raise ValueError(f"input_ids are {input_ids.dtype} {list(input_ids.shape)}, expected non-empty int64 [B, S]")
+    for token in (int(input_ids.min()), int(input_ids.max())):
+        check_token("input_ids hold", token, vocabulary=vocabulary)
+
+
+def check_token(what: str, token: int, *, vocabulary: int) -> None:
+    """Raise ValueError unless `token` is 0 to `vocabulary` - 1; `what` begins the message."""
+    if not 0 <= token < vocabulary:
+        raise ValueError(f"{what} {token}, the model's tokens are 0 to {vocabulary - 1}")
+
+
+def padding_mask(
+    input_ids: Tensor, attention_mask: Tensor | None, *, pad_token_id: int | None, eos_token_ids: Sequence[int]
+) -> Tensor:
+    """Return the mask [B, S] of what is no padding: the given one, or told from the pad token.
+
+    Raises:
+        ValueError: The shapes differ, or a row is not padding, if any, and then tokens only.
+    """
+    if attention_mask is not None:
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(f"attention_mask is {list(attention_mask.shape)}, input_ids are {list(input_ids.shape)}")
+        mask, source = attention_mask != 0, "attention_mask"
+    elif pad_token_id is None or pad_token_id in eos_token_ids:
+        # As in transformers: what ends a sequence, or is no pad token at all, may be a token of the prompt.
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    else:
+        mask, source = input_ids != pad_token_id, f"input_ids (token {pad_token_id} is padding, without a mask)"
+    is_left_padded = mask[:, -1] & (mask[:, 1:] >= mask[:, :-1]).all(dim=1)
+    if not is_left_padded.all():
+        row = int(is_left_padded.int().argmin())
+        fault = "padding after its first token" if mask[row].any() else "nothing but padding"
+        raise ValueError(f"row {row} of {source} has {fault}; prompts are padded on the left only")
+    return mask
