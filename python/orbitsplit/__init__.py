@@ -14,15 +14,18 @@ from ._certifying import certificate
 from ._compress import Codec, compress, decompress, frame_bytes
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
 from ._levels import LevelTable
+from ._moving import Move
 from ._network import Link, Network, Node
 from ._pareto import ParetoFront, ParetoPoint, pareto
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
 from ._planning import build_problem, plan
 from ._problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
 from ._profile import LayerProfile, ModelProfile
+from ._replan import Option, Replan, replan
 from ._simulate import simulate
 from ._trace import Trace, TraceEvent
 from ._unsplit import Unsplit, unsplit
+from ._without import without
 
 if TYPE_CHECKING:
     from ._calibrate import measure_levels
@@ -53,8 +56,10 @@ __all__ = [
     "Link",
     "LinkRun",
     "ModelProfile",
+    "Move",
     "Network",
     "Node",
+    "Option",
     "OrbitsplitError",
     "ParetoFront",
     "ParetoPoint",
@@ -65,6 +70,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "Relaxation",
+    "Replan",
     "Run",
     "Solution",
     "Stage",
@@ -88,11 +94,13 @@ __all__ = [
     "plan",
     "profile",
     "proportional",
+    "replan",
     "simulate",
     "single_node",
     "solve",
     "uniform",
     "unsplit",
+    "without",
 ]
 
 

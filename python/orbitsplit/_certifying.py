@@ -19,6 +19,7 @@ from ._one_copy import solve_with_one_copy, with_one_copy
 from ._problem import ExternalLink, Pins, Problem, Solution
 from ._relaxing import Solve, relaxations
 from ._unsplit import best_unsplit
+from ._without import without
 
 # A gain below this part of the objective is rounding.
 _ROUNDING = 1e-9
@@ -59,12 +60,6 @@ def certificate(
     _find_what_binds(findings, problem, solution)
     _find_alternatives(findings, problem, solution, tied_bytes)
     return Certificate(**known, **findings.parts())
-
-
-def without_node(problem: Problem, node: int) -> Problem:
-    """Return the problem in which `node` takes no part. Raises ValueError where the pins ask for it."""
-    pins = problem.pins
-    return replace(problem, pins=replace(pins, forbidden=tuple(sorted({*pins.forbidden, node}))))
 
 
 def _solve_until(deadline: float, tied_bytes: float, problem: Problem) -> Solution:
@@ -179,7 +174,7 @@ def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution
         if node in pins.required or node in pins.layers.values():
             findings.alternatives.append(Alternative(name, None, "the pins ask for it"))
         else:
-            findings.restrict(name, without_node(problem, node))
+            findings.restrict(name, without(problem, nodes=(node,)))
     findings.restrict("without compression", without_compression(problem))
     alone = scored(with_one_copy(problem, tied_bytes), "on a single node", single_node(problem))
     way = on_one_node(problem, best_unsplit(problem, tied_bytes=tied_bytes).node, tied_bytes)

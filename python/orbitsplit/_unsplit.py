@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from ._one_copy import with_one_copy
+from ._paths import quickest_path, sending_s
 from ._problem import Level, Pins, Problem, Stage, evaluate
-from ._typed import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,66 +105,25 @@ def _with_relays(problem: Problem, hops: int) -> Problem:
     )
 
 
-@dataclass(frozen=True)
-class _Hops:
-    """Seconds that the raw input occupies the ingress to each node and each link, and all that it takes."""
-
-    entry_s: Array
-    entry_total_s: Array
-    link_s: Array
-    link_total_s: Array
-
-
-def _hops(problem: Problem) -> _Hops:
-    assert problem.ingress is not None
-    ingress = problem.ingress
-    entry = _occupancy(ingress.bytes, ingress.bandwidth_bytes_per_s)
-    link = _occupancy(ingress.bytes, problem.bandwidth_bytes_per_s)
-    for forbidden in problem.pins.forbidden:
-        entry[forbidden] = link[:, forbidden] = math.inf
-    entry_total, link_total = entry + ingress.latency_s, link + problem.latency_s
-    if problem.latency_occupies_link:
-        return _Hops(entry_total, entry_total, link_total, link_total)
-    return _Hops(entry, entry_total, link, link_total)
-
-
-def _occupancy(size: float, bandwidth: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bandwidth > 0, size / bandwidth, math.inf)
-
-
 def _paths(problem: Problem, node: int, stage_s: float) -> Iterator[tuple[int, ...]]:
     """Yield the quickest path of the input, then the quickest whose slowest hop is quicker, and so on.
 
     The best path is among them: the pipeline's delay grows with the sum of the hops and with the slowest alone,
     and the slowest does not matter once the stage itself is slower.
     """
-    hops = _hops(problem)
+    assert problem.ingress is not None
+    entry = sending_s(problem.ingress.bytes, problem.ingress.bandwidth_bytes_per_s)
+    link = sending_s(problem.ingress.bytes, problem.bandwidth_bytes_per_s)
+    for forbidden in problem.pins.forbidden:
+        entry[forbidden] = link[:, forbidden] = math.inf
+    entry_total, link_total = entry + problem.ingress.latency_s, link + problem.latency_s
+    if problem.latency_occupies_link:
+        entry, link = entry_total, link_total
     limit = math.inf
-    while path := _quickest_path(hops, node, limit):
+    while path := quickest_path(
+        np.where(entry < limit, entry_total, math.inf), np.where(link < limit, link_total, math.inf), node
+    ):
         yield path
-        limit = max(hops.entry_s[path[0]], *(hops.link_s[a, b] for a, b in pairwise(path)), 0.0)
+        limit = max(entry[path[0]], *(link[a, b] for a, b in pairwise(path)), 0.0)
         if limit <= stage_s or problem.micro_batches == 1:
             return
-
-
-def _quickest_path(hops: _Hops, node: int, limit: float) -> tuple[int, ...]:
-    """Return the nodes of the quickest way whose hops each occupy less than `limit` (Dijkstra), () if none."""
-    distance = np.where(hops.entry_s < limit, hops.entry_total_s, math.inf)
-    before = np.full(len(distance), -1)
-    is_open = np.ones(len(distance), dtype=bool)
-    while True:
-        at = int(np.argmin(np.where(is_open, distance, math.inf)))
-        if not is_open[at] or distance[at] == math.inf:
-            return ()
-        if at == node:
-            break
-        is_open[at] = False
-        reached = np.where(hops.link_s[at] < limit, distance[at] + hops.link_total_s[at], math.inf)
-        sooner = is_open & (reached < distance)
-        distance[sooner] = reached[sooner]
-        before[sooner] = at
-    path = [node]
-    while before[path[0]] >= 0:
-        path.insert(0, int(before[path[0]]))
-    return tuple(path)
