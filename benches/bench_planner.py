@@ -1,15 +1,11 @@
-"""How fast is a proven optimum, and what does a general solver need for the same proof?
+"""How fast is a proven optimum? What general solvers need for the same proof: bench_planner_peers.py.
 
-    pytest benches/bench_planner.py                        # with timings
-    pytest benches/bench_planner.py --benchmark-disable    # answers alone
-
-The peer is HiGHS (through SciPy) on the usual mixed-integer formulation: a flow through (boundary, node) with one
-binary for every stage and one for every transfer, and the maximum as a variable.
+pytest benches/bench_planner.py                        # with timings
+pytest benches/bench_planner.py --benchmark-disable    # answers alone
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 
@@ -51,17 +47,6 @@ def test_solve_numba(benchmark, name, monkeypatch):
     check(problem, solution.objective_s)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_highs(benchmark, name):
-    optimize = pytest.importorskip("scipy.optimize")
-    problem = load(name)
-    program = mixed_integer_program(problem)
-    benchmark.group = f"solve {name}"
-    result = benchmark.pedantic(optimize.milp, kwargs={**program, "options": {"mip_rel_gap": 1e-7}}, rounds=1)
-    assert result.status == 0
-    check(problem, result.fun)
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_evaluate(benchmark, name):
     problem = load(name)
@@ -98,64 +83,3 @@ def cut_finer(problem: Problem, copies: int) -> Problem:
     data["cut_bytes"] = problem.cut_bytes[after].tolist()
     data["loss"] = problem.loss[after].tolist()
     return Problem.from_dict(data)
-
-
-def mixed_integer_program(p: Problem) -> dict:
-    """Return SciPy's arguments for a problem without generation, codec seconds or external links."""
-    from scipy.optimize import Bounds, LinearConstraint
-    from scipy.sparse import coo_array
-
-    layers, nodes, levels = len(p.layers), len(p.nodes), len(p.levels)
-    # Rows: a stage's end and start balance at (boundary, node), then each node's use, stage and link time, the loss.
-    balance = {
-        (side, i, n): row
-        for row, (side, i, n) in enumerate(itertools.product(("arrive", "depart"), range(layers + 1), range(nodes)))
-    }
-    first = len(balance)
-    used, stage_time, link_time, loss, start = (
-        first,
-        first + nodes,
-        first + 2 * nodes,
-        first + 3 * nodes,
-        first + 3 * nodes + 1,
-    )
-    entries: list[tuple[int, int, float]] = []
-    cost = [float(p.micro_batches - 1)]  # column 0: the maximum
-    for n in range(nodes):
-        entries += [(stage_time + n, 0, -1.0), (link_time + n, 0, -1.0)]
-    for n, a in itertools.product(range(nodes), range(layers)):
-        for b in range(a + 1, layers + 1):
-            if p.layer_memory_bytes[a:b].sum() <= p.nodes[n].memory_bytes:
-                column, seconds = len(cost), float(p.layer_time_s[n, a:b].sum())
-                cost.append(seconds)
-                entries += [(balance["arrive", a, n], column, -1.0), (balance["depart", b, n], column, 1.0)]
-                entries += [(used + n, column, 1.0), (stage_time + n, column, seconds)]
-                if a == 0:
-                    entries += [(balance["arrive", 0, n], column, 1.0), (start, column, 1.0)]
-                if b == layers:
-                    entries.append((balance["depart", layers, n], column, -1.0))
-    for i, n, m, k in itertools.product(range(1, layers), range(nodes), range(nodes), range(levels)):
-        if p.bandwidth_bytes_per_s[n, m] > 0 and (p.order == "free" or n < m):
-            column = len(cost)
-            seconds = float(p.cut_bytes[i - 1] / p.levels[k].ratio / p.bandwidth_bytes_per_s[n, m])
-            cost.append(seconds + float(p.latency_s[n, m]))
-            entries += [(balance["depart", i, n], column, -1.0), (balance["arrive", i, m], column, 1.0)]
-            entries += [(link_time + n, column, seconds), (loss, column, float(p.loss[i - 1, k]))]
-    rows, columns, values = zip(*entries, strict=True)
-    high = np.zeros(start + 1)
-    low = np.full(start + 1, -np.inf)
-    low[:first] = 0
-    high[used : used + nodes] = 1
-    high[loss] = p.loss_budget
-    low[start] = high[start] = 1
-    integrality = np.ones(len(cost))
-    integrality[0] = 0
-    upper = np.ones(len(cost))
-    upper[0] = np.inf
-    matrix = coo_array((values, (rows, columns)), shape=(start + 1, len(cost))).tocsr()
-    return {
-        "c": np.array(cost),
-        "constraints": LinearConstraint(matrix, low, high),
-        "integrality": integrality,
-        "bounds": Bounds(0, upper),
-    }
