@@ -8,12 +8,26 @@ namespace py = pybind11;
 
 namespace {
 
-py::dict solve(const py::object& problem, double time_limit_s, std::size_t max_labels, int max_tracked) {
+orbitsplit::Objective objective_from(const std::string& name) {
+    using orbitsplit::Objective;
+    for (const Objective objective : {Objective::latency, Objective::throughput,
+                                      Objective::time_to_first_token, Objective::time_per_token}) {
+        if (name == orbitsplit::objective_name(objective)) return objective;
+    }
+    throw std::invalid_argument("objective is \"" + name +
+                                "\"; valid are latency, throughput, "
+                                "time_to_first_token and time_per_token");
+}
+
+py::dict solve(const py::object& problem, const std::string& objective, std::optional<int> max_nodes,
+               double gap, double time_limit_s, std::size_t max_labels, int max_tracked) {
     const orbitsplit::Problem core = problem_from(problem);
+    const orbitsplit::SolveOptions options{
+        objective_from(objective), max_nodes, gap, time_limit_s, max_labels, max_tracked};
     orbitsplit::Solution solution;
     {
         py::gil_scoped_release release;
-        solution = orbitsplit::solve(core, {time_limit_s, max_labels, max_tracked});
+        solution = orbitsplit::solve(core, options);
     }
     py::list stages;
     for (const orbitsplit::Stage& stage : solution.stages) {
@@ -29,6 +43,6 @@ py::dict solve(const py::object& problem, double time_limit_s, std::size_t max_l
 }  // namespace
 
 void bind_planner(py::module_& m) {
-    m.def("solve", solve, py::arg("problem"), py::arg("time_limit_s"), py::arg("max_labels"),
-          py::arg("max_tracked"));
+    m.def("solve", solve, py::arg("problem"), py::arg("objective"), py::arg("max_nodes"), py::arg("gap"),
+          py::arg("time_limit_s"), py::arg("max_labels"), py::arg("max_tracked"));
 }

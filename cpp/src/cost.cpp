@@ -101,6 +101,7 @@ class Scorer {
         run(prefill, result_.stage_s, result_.link_s, totals.sum, totals.max);
         result_.prefill_s = is_linked_ ? prefill_s(problem_, totals) : infinity;
         result_.objective_s = result_.prefill_s;
+        result_.bottleneck_s = is_linked_ ? totals.max : infinity;
         if (generates(problem_)) score_decode(totals);
         score_limits();
         result_.is_feasible = result_.violations.empty();
@@ -118,6 +119,7 @@ class Scorer {
         totals.decode_sum += result_.return_s;
         result_.lap_s = totals.decode_sum;
         result_.token_step_s = result_.lap_s < infinity ? token_step_s(problem_, totals) : infinity;
+        result_.bottleneck_s = is_linked_ ? totals.decode_max : infinity;
         result_.objective_s =
             result_.token_step_s < infinity && is_linked_ ? objective_s(problem_, totals) : infinity;
     }
@@ -251,8 +253,9 @@ class Scorer {
         for (const Pin& pin : problem_.pins.layers) {
             for (const Stage& stage : stages_) {
                 if (stage.start <= pin.layer && pin.layer < stage.stop && stage.node != pin.node) {
-                    violate("layer " + std::to_string(pin.layer) + " is on " +
-                            node_name(problem_, stage.node) + ", pinned to " + node_name(problem_, pin.node));
+                    violate("layer " + std::to_string(pin.layer) + " (\"" + problem_.layers[pin.layer] +
+                            "\") is on " + node_name(problem_, stage.node) + ", pinned to " +
+                            node_name(problem_, pin.node));
                 }
             }
         }

@@ -68,6 +68,11 @@ def _print_json(data: Any) -> None:
 @app.command()
 def solve(
     problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
+    objective: Annotated[
+        str, typer.Option(help="latency, throughput, time_to_first_token or time_per_token, in seconds.")
+    ] = "latency",
+    max_nodes: Annotated[int | None, typer.Option(help="At most so many nodes take part.")] = None,
+    gap: Annotated[float, typer.Option(help="Relative gap that is good enough.")] = 0.0,
     time_limit: TimeLimit = None,
     certificate: Annotated[
         bool, typer.Option("--certificate", help="Also say what binds and what the alternatives take.")
@@ -79,7 +84,11 @@ def solve(
     Example: `orbitsplit solve problem.json --certificate --time-limit 10`
     """
     loaded = osp.Problem.load(problem)
-    solution = osp.solve(loaded, time_limit_s=time_limit)
+    if certificate and (objective != "latency" or max_nodes is not None):
+        raise ValueError(
+            "--certificate is about the latency of any number of nodes, without --objective or --max-nodes"
+        )
+    solution = osp.solve(loaded, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit)
     certified = osp.certificate(loaded, solution, time_limit_s=time_limit) if certificate else None
     if as_json:
         record = _solution_record(solution)

@@ -202,7 +202,8 @@ class Evaluation:
     `stage_s[k]` and `link_s[k]` are occupancies of stage k and of the link after it, per micro-batch; a
     half-duplex stage's contains its link's. `decode_stage_s` and `decode_link_s` are the same per token step,
     empty without generation. `latency_s` is the propagation added once to the prefill, `lap_s` one token's way
-    around the ring with its return `return_s`, `token_step_s` the steady time of a step. `violations` has one
+    around the ring with its return `return_s`, `token_step_s` the steady time of a step,
+    `bottleneck_s` the longest occupancy, of a token step where the problem has them. `violations` has one
     sentence for each broken limit.
     """
 
@@ -210,6 +211,7 @@ class Evaluation:
     prefill_s: float
     token_step_s: float
     lap_s: float
+    bottleneck_s: float
     return_s: float
     loss: float
     latency_s: float
@@ -228,8 +230,9 @@ class Evaluation:
 class Solution:
     """The best plan found and how good it is proven to be.
 
-    `status` is "optimal"; "feasible" (a limit was reached; `gap` = (objective - lower bound) / objective);
-    "infeasible" (proven, `reason` says why); or "unknown" (a limit was reached before any plan was found).
+    `status` is "optimal"; "feasible" (a limit was reached, or the gap allowed; `gap` =
+    (objective - lower bound) / objective); "infeasible" (proven, `reason` says
+    why); or "unknown" (a limit was reached before any plan was found).
     `objective_s`, `gap` and `loss` are None without a plan, `lower_bound_s` when infeasible. `seconds` is the
     time the search took, `labels` how many partial plans it kept.
     """
@@ -255,11 +258,24 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
     return Evaluation(**backend().evaluate(problem, _stage_rows(sequence)))
 
 
-def solve(problem: Problem, *, time_limit_s: float | None = None, max_labels: int = 5_000_000) -> Solution:
+def solve(
+    problem: Problem,
+    *,
+    objective: str = "latency",
+    max_nodes: int | None = None,
+    gap: float = 0.0,
+    time_limit_s: float | None = None,
+    max_labels: int = 5_000_000,
+) -> Solution:
     """Find the plan of smallest objective that keeps memory, links, pins and loss budget.
 
-    Exact. At `time_limit_s`, or when more than `max_labels` partial plans are kept (about 200 bytes each), the
-    best plan so far is returned with a proven gap. Free order takes at most 64 nodes. Raises ValueError.
+    `objective` is what an `Evaluation` has as `objective_s` ("latency"), `bottleneck_s` ("throughput"),
+    `prefill_s` ("time_to_first_token") or `token_step_s` ("time_per_token", which needs new tokens). A plan has at
+    most `max_nodes` stages.
+
+    Exact, or proven to be within `gap` of the best, which may be much faster. At `time_limit_s`, or when more than
+    `max_labels` partial plans are kept (about 200 bytes each), the best plan so far is returned with a proven gap.
+    Free order takes at most 64 nodes. Raises ValueError.
 
     >>> solution = solve(Problem.load("problem.json"))       # doctest: +SKIP
     >>> solution.status, solution.objective_s                # doctest: +SKIP
@@ -268,7 +284,9 @@ def solve(problem: Problem, *, time_limit_s: float | None = None, max_labels: in
     if max_labels < 1:
         raise ValueError(f"max_labels is {max_labels}, must be at least 1")
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
-    found = backend().solve(problem, limit, max_labels, MAX_TRACKED)
+    if max_nodes is not None:
+        check_integer("max_nodes", max_nodes)
+    found = backend().solve(problem, objective, max_nodes, float(gap), limit, max_labels, MAX_TRACKED)
     stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}

@@ -30,12 +30,18 @@ void check_infeasible() {
     CHECK(solution.status == Status::infeasible);
     CHECK(solution.stages.empty());
     CHECK(solution.objective_s == infinity);
-    CHECK(solution.reason == "layer 1 needs 9.1 GB, the largest node has 8 GB");
+    CHECK(solution.reason == "layer 1 (\"b\") needs 9.1 GB, the largest node has 8 GB");
 }
 
 void check_options() {
     CHECK_THROWS(solve(small_problem(), {.time_limit_s = -1}), std::invalid_argument,
                  "time_limit_s is -1, must be at least 0");
+    CHECK_THROWS(solve(small_problem(), {.objective = Objective::latency, .gap = 1}), std::invalid_argument,
+                 "gap is 1, must be at least 0 and below 1");
+    CHECK_THROWS(solve(small_problem(), {.max_nodes = 0}), std::invalid_argument,
+                 "max_nodes is 0, must be at least 1");
+    CHECK_THROWS(solve(small_problem(), {.objective = Objective::time_per_token}), std::invalid_argument,
+                 "objective is time_per_token, new_tokens is 0, must be at least 2");
     CHECK_THROWS(solve(Problem{}), std::invalid_argument, "layers is empty");
 }
 
@@ -78,7 +84,7 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
     for (std::size_t k = 0; k < count; ++k) {
         const bool is_last = k + 1 == count;
         const bool half_duplex = p.nodes[stages[k].node].half_duplex;
-        label.mask = planner::with_node(t, label.mask, stages[k].node);
+        label.past = planner::with_node(t, label.past, stages[k].node);
         const auto add = [&](planner::Load& load, double stage, double link) {
             // What encoding and sending add to the last stage is not part of its label yet.
             load.sum += is_last ? 0 : stage + (half_duplex ? 0 : link);
@@ -102,15 +108,17 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
     label.boundary = stages[count - 1].start;
     label.node = stages[count - 1].node;
     label.is_arrived = true;
+    if (!t.tracks.sum) label.prefill.sum = 0;
+    if (!t.token_tracks.sum) label.token.sum = 0;
     return label;
 }
 
 // Along the optimal plan no bound exceeds the optimum, whatever the price.
-void check_bounds(const Problem& p, int max_tracked) {
-    const Solution best = solve(p, {.max_tracked = max_tracked});
+void check_bounds(const Problem& p, const SolveOptions& options) {
+    const Solution best = solve(p, options);
     if (best.status != Status::optimal) return;
     const Evaluation score = evaluate(p, best.stages);
-    const planner::Tables t = planner::make_tables(p, max_tracked);
+    const planner::Tables t = planner::make_tables(p, options);
     for (const planner::Metric& metric : t.metrics) {
         for (const double price : {0.0, 0.5, 4.0}) {
             planner::Interval whole;
@@ -122,19 +130,20 @@ void check_bounds(const Problem& p, int max_tracked) {
             const planner::LabelBounds bounds(t, metric, intervals);
             for (std::size_t count = 1; count <= best.stages.size(); ++count) {
                 const planner::Label label = label_of(p, t, score, best.stages, count);
-                const std::size_t at = planner::state(t, label.mask, label.boundary, label.node);
+                const std::size_t at = planner::state(t, label.past, label.boundary, label.node);
                 CHECK(bounds.bound(label, at) <= best.objective_s * (1 + planner::rounding));
             }
         }
     }
 }
 
-void check_root(const Problem& p, int max_tracked) {
-    const planner::Tables t = planner::make_tables(p, max_tracked);
+void check_root(const Problem& p, const SolveOptions& options) {
+    const planner::Tables t = planner::make_tables(p, options);
     const planner::Relaxation least = planner::least_loss(t);
     if (least.root > t.loss_limit) return;
-    const planner::Root root = planner::explore_root(p, t, least, planner::Clock(infinity));
-    const Solution best = solve(p, {.max_tracked = max_tracked});
+    const planner::Root root =
+        planner::explore_root(p, t, options.objective, least, planner::Clock(infinity), {});
+    const Solution best = solve(p, options);
     if (best.status == Status::optimal && best.objective_s < root.incumbent.cutoff()) {
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding));
     }
@@ -150,8 +159,12 @@ int main() {
     for (int i = 0; i < 400; ++i) {
         const Problem p = random_problem(random, i % 2 == 0 ? Order::fixed : Order::free);
         for (const int max_tracked : {0, 2, 16}) {
-            check_bounds(p, max_tracked);
-            check_root(p, max_tracked);
+            SolveOptions options;
+            options.max_tracked = max_tracked;
+            options.objective = static_cast<Objective>(random() % (generates(p) ? 4 : 3));
+            if (random() % 2 == 0) options.max_nodes = 1 + static_cast<int>(random() % 4);
+            check_bounds(p, options);
+            check_root(p, options);
         }
     }
     return failures;

@@ -9,21 +9,26 @@ import itertools
 import math
 
 
-def cost(p: dict, stages: list[tuple]) -> float:
+def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: float = math.inf) -> float:
     """Objective of a plan given as (node, start, stop, level or None), or infinity where it breaks a limit."""
-    if not keeps_limits(p, stages):
+    if not keeps_limits(p, stages) or len(stages) > max_nodes:
         return math.inf
     prefill, delays = occupancies(p, stages, p["layer_time_s"], p["cut_bytes"], external=True)
     if math.inf in prefill:  # a link that does not exist
         return math.inf
-    total = sum(prefill) + sum(delays) + (p.get("micro_batches", 1) - 1) * max(prefill)
+    makespan = total = sum(prefill) + sum(delays) + (p.get("micro_batches", 1) - 1) * max(prefill)
+    step, bottleneck = math.nan, max(prefill)
     tokens = p.get("new_tokens", 0)
     if tokens >= 2:
         decode, delays = occupancies(p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False)
         lap = sum(decode) + sum(delays) + way_back(p, [stage[0] for stage in stages])
         groups = p.get("groups", p.get("micro_batches", 1))
-        total += (tokens - 1) * max(lap, groups * max(decode))
-    return total
+        step, bottleneck = max(lap, groups * max(decode)), max(decode)
+        if math.isinf(step):  # tokens cannot return
+            return math.inf
+        total += (tokens - 1) * step
+    values = {"latency": total, "throughput": bottleneck, "time_to_first_token": makespan, "time_per_token": step}
+    return values[objective]
 
 
 def occupancies(p, stages, layer_time, cut_bytes, *, external):
@@ -109,9 +114,9 @@ def plans(p):
                     ]
 
 
-def best(p):
+def best(p, objective="latency", max_nodes=math.inf):
     """The smallest objective of all plans, infinity where none keeps the limits."""
-    return min((cost(p, stages) for stages in plans(p)), default=math.inf)
+    return min((cost(p, stages, objective, max_nodes) for stages in plans(p)), default=math.inf)
 
 
 def least_loss(p):

@@ -150,7 +150,7 @@ def test_one_new_token_comes_out_of_the_prefill():
             {"egress": {"bytes": 1, "bandwidth_bytes_per_s": [1, 0], "latency_s": [0, 0]}},
             'no link over which the result leaves node "right"',
         ),
-        (RAW, {"pins": {"layers": {"a": "right"}}}, 'layer 0 is on node "left", pinned to node "right"'),
+        (RAW, {"pins": {"layers": {"a": "right"}}}, 'layer 0 ("a") is on node "left", pinned to node "right"'),
         ([Stage(0, 0, 3, None)], {"pins": {"required": [1]}}, 'node "right" is required and has no stage'),
         (RAW, {"pins": {"forbidden": [1]}}, 'node "right" is forbidden and has a stage'),
     ],

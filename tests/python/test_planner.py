@@ -25,15 +25,37 @@ RANDOMS = st.randoms(use_true_random=False)
 QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
-def solved(backend: str, problem: Problem, *, max_tracked: int = 16) -> dict:
-    """Solve without the public function: the number of tracked nodes is the planner's own affair."""
-    found = load_backend(backend).solve(problem, math.inf, 1_000_000, max_tracked)
+def random_options(r: Random, data: dict) -> dict:
+    """Draw options of a search; the number of tracked nodes is the planner's own affair."""
+    objectives = ["latency", "latency", "throughput", "time_to_first_token"]
+    if data.get("new_tokens", 0) >= 2:
+        objectives.append("time_per_token")
+    return {
+        "objective": r.choice(objectives),
+        "max_nodes": r.choice([None, None, 1, 2, 3]),
+        "max_tracked": r.choice([16, 16, 1, 0]),
+    }
+
+
+def solved(
+    backend: str,
+    problem: Problem,
+    *,
+    objective: str = "latency",
+    max_nodes: int | None = None,
+    gap: float = 0.0,
+    max_labels: int = 1_000_000,
+    max_tracked: int = 16,
+) -> dict:
+    """Solve without the public function, which hides `max_tracked`."""
+    found = load_backend(backend).solve(problem, objective, max_nodes, gap, math.inf, max_labels, max_tracked)
     return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
 
 
-def check_against_judge(data: dict, backend: str, max_tracked: int) -> None:
-    expected = judge.best(data)
-    found = solved(backend, Problem.from_dict(data), max_tracked=max_tracked)
+def check_against_judge(data: dict, backend: str, options: dict) -> None:
+    limits = options["objective"], math.inf if options["max_nodes"] is None else options["max_nodes"]
+    expected = judge.best(data, *limits)
+    found = solved(backend, Problem.from_dict(data), **options)
     if math.isinf(expected):
         assert (found["status"], found["stages"]) == ("infeasible", [])
         assert found["reason"]
@@ -42,7 +64,7 @@ def check_against_judge(data: dict, backend: str, max_tracked: int) -> None:
     assert found["objective_s"] == pytest.approx(expected, rel=1e-9)
     assert found["lower_bound_s"] == found["objective_s"]
     stages = [(node, start, stop, None if level < 0 else level) for node, start, stop, level in found["stages"]]
-    assert judge.cost(data, stages) == pytest.approx(expected, rel=1e-9)
+    assert judge.cost(data, stages, *limits) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -58,30 +80,33 @@ def test_bundled_problems(path, backend, monkeypatch):
 
 
 @given(RANDOMS)
-@settings(max_examples=400, **QUICK)
+@settings(max_examples=1500, **QUICK)
 def test_equal_to_exhaustive_search_native(r):
-    check_against_judge(random_problem(r), "native", r.choice([16, 16, 1, 0]))
+    data = random_problem(r)
+    check_against_judge(data, "native", random_options(r, data))
 
 
 @given(RANDOMS)
-@settings(max_examples=100, **QUICK)
+@settings(max_examples=500, **QUICK)
 def test_equal_to_exhaustive_search_numba(r):
-    check_against_judge(random_problem(r, most_layers=5, most_nodes=3), "numba", r.choice([16, 16, 1, 0]))
+    data = random_problem(r, most_layers=5, most_nodes=3)
+    check_against_judge(data, "numba", random_options(r, data))
 
 
 @pytest.mark.parametrize("block", range(10))
 def test_equal_to_exhaustive_search_on_larger_problems(block):
     for seed in range(5 * block, 5 * block + 5):
         data = random_problem(Random(1000 + seed), most_layers=7, most_nodes=5, order="fixed")
-        check_against_judge(data, "native", 16)
+        check_against_judge(data, "native", random_options(Random(seed), data))
 
 
 @pytest.mark.parametrize("block", range(10))
 def test_both_backends_plan_alike_to_the_last_bit(block):
     for seed in range(20 * block, 20 * block + 20):
-        problem = Problem.from_dict(random_problem(Random(seed), most_layers=9, most_nodes=5))
-        max_tracked = (16, 1, 0)[seed % 3]
-        native, numba = (solved(backend, problem, max_tracked=max_tracked) for backend in BACKENDS)
+        data = random_problem(Random(seed), most_layers=9, most_nodes=5)
+        options = random_options(Random(seed), data)
+        problem = Problem.from_dict(data)
+        native, numba = (solved(backend, problem, **options) for backend in BACKENDS)
         assert native == numba
 
 
@@ -158,7 +183,7 @@ def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
 
 def test_a_limit_is_the_same_on_both_backends():
     problem = Problem.from_dict(bundled("example_32_free"))
-    found = [load_backend(name).solve(problem, math.inf, 500, 0) for name in BACKENDS]
+    found = [load_backend(name).solve(problem, "latency", None, 0.0, math.inf, 500, 0) for name in BACKENDS]
     for solution in found:
         solution["seconds"] = 0
         solution["stages"] = [tuple(stage) for stage in solution["stages"]]
@@ -204,12 +229,65 @@ def test_a_time_limit_is_kept(backend, monkeypatch):
         ({"time_limit_s": -1}, "time_limit_s is -1, must be at least 0"),
         ({"time_limit_s": float("nan")}, "time_limit_s is nan, must be at least 0"),
         ({"max_labels": 0}, "max_labels is 0, must be at least 1"),
+        ({"gap": -0.5}, "gap is -0.5, must be at least 0 and below 1"),
+        ({"gap": 1}, "gap is 1, must be at least 0 and below 1"),
+        ({"max_nodes": 0}, "max_nodes is 0, must be at least 1"),
+        (
+            {"objective": "speed"},
+            'objective is "speed"; valid are latency, throughput, time_to_first_token and time_per_token',
+        ),
+        ({"objective": "time_per_token"}, "objective is time_per_token, new_tokens is 0, must be at least 2"),
     ],
 )
 def test_wrong_options_are_refused(backend, options, message, monkeypatch):
     monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
     with pytest.raises(ValueError, match=f"^{message}$"):
         solve(Problem.from_dict(line()), **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gap_that_is_allowed_is_proven(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    for seed in range(60):
+        data = random_problem(Random(seed))
+        best = judge.best(data)
+        solution = solve(Problem.from_dict(data), gap=0.3)
+        assert (solution.status == "infeasible") == math.isinf(best)
+        if solution.objective_s is not None:
+            assert solution.reason == "the gap of 0.3 was proven"
+            assert solution.gap <= 0.3 * (1 + 1e-9)
+            assert solution.lower_bound_s <= best * (1 + 1e-9)
+            assert best * (1 - 1e-9) <= solution.objective_s <= best / 0.7 * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", ["fixed", "free"])
+def test_too_few_nodes_are_named(order, backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    reason = solve(Problem.from_dict(line(order=order)), max_nodes=1).reason
+    assert reason == "no chain of at most 1 linked nodes holds the layers in their order; 4 GB more on every node would"
+    pins = {"required": ["x", "y", "z"]}
+    reason = solve(Problem.from_dict(line(order=order, pins=pins)), max_nodes=2).reason
+    assert (
+        reason == "no chain of at most 2 linked nodes joins those that ingress, egress and pins ask for, "
+        "whatever their memory"
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_objectives_are_fields_of_the_evaluation(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    returns = {"bandwidth_bytes_per_s": [[1] * 3] * 3}
+    problem = Problem.from_dict(line(**{**GENERATION, **returns, "order": "free", "micro_batches": 4}))
+    for objective, field in (
+        ("latency", "objective_s"),
+        ("throughput", "bottleneck_s"),
+        ("time_to_first_token", "prefill_s"),
+        ("time_per_token", "token_step_s"),
+    ):
+        solution = solve(problem, objective=objective)
+        assert solution.status == "optimal"
+        assert solution.objective_s == getattr(evaluate(problem, solution), field)
 
 
 def line(**changes: object) -> dict:
@@ -234,7 +312,7 @@ def way(*bandwidth: float) -> dict:
 
 GENERATION = {"new_tokens": 4, "layer_decode_time_s": [[1] * 4] * 3, "cut_decode_bytes": [1] * 3}
 INFEASIBLE = [
-    ({"layer_memory_bytes": [1e9, 9.1e9, 0, 0]}, "layer 1 needs 9.1 GB, the largest node has 4 GB"),
+    ({"layer_memory_bytes": [1e9, 9.1e9, 0, 0]}, 'layer 1 ("b") needs 9.1 GB, the largest node has 4 GB'),
     ({"layer_memory_bytes": [4e9] * 4}, "the layers need 16 GB together, the nodes hold 12 GB"),
     (
         {"layer_memory_bytes": [3e9, 3e9, 2e9, 3e9]},
@@ -245,7 +323,7 @@ INFEASIBLE = [
     ({"egress": way(0, 0, 0)}, "no node may be last: egress leaves none that the pins allow"),
     (
         {"egress": way(1, 0, 0), "ingress": way(0, 1, 1)},
-        "no chain of links joins the nodes that ingress, egress and pins ask for, whatever their memory",
+        "no chain of linked nodes joins those that ingress, egress and pins ask for, whatever their memory",
     ),
     (
         {"bandwidth_bytes_per_s": [[0] * 3] * 3, "pins": {"required": ["x", "y"]}},
@@ -257,7 +335,7 @@ INFEASIBLE = [
             "pins": {"layers": {"a": "x"}},
             "nodes": [{"name": n, "memory_bytes": m} for n, m in zip("xyz", (1e9, 9e9, 9e9), strict=True)],
         },
-        'layer 0 needs 2 GB, node "x" to which it is pinned has 1 GB',
+        'layer 0 ("a") needs 2 GB, node "x" to which it is pinned has 1 GB',
     ),
     (
         GENERATION,

@@ -25,6 +25,14 @@
 // the first, or, where that link does not exist, the latencies of the links back along the chain; a token's
 // bytes are neglected. A plan of one stage returns nothing. T = 1 comes out of the prefill.
 //
+// The objective of solve() is a choice: the whole latency above, or one of
+//
+//     time to first token = makespan            time per token = step
+//     throughput: the bottleneck, max_i t_i (of decode occupancies for T >= 2): the seconds between two
+//         micro-batches, or two groups' tokens, when enough of them are in flight. Smaller is more throughput.
+//
+// Limits do not depend on it: a plan for T >= 2 must be able to return its tokens, whatever is minimised.
+//
 // Memory: the layers of a stage need at most memory_bytes - headroom_bytes of its node.
 // Loss: adds up over the cuts, at most loss_limit().
 #pragma once
@@ -36,6 +44,8 @@
 #include "orbitsplit/problem.hpp"
 
 namespace orbitsplit {
+
+enum class Objective { latency, throughput, time_to_first_token, time_per_token };
 
 inline constexpr int no_level = -1;
 
@@ -55,6 +65,7 @@ struct Evaluation {
     double prefill_s = 0;     // the makespan
     double token_step_s = 0;  // 0 unless the problem generates, as are the decode fields below
     double lap_s = 0;
+    double bottleneck_s = 0;
     double return_s = 0;
     double loss = 0;
     double latency_s = 0;  // propagation added to the prefill; 0 with latency_occupies_link
@@ -109,6 +120,21 @@ inline double objective_s(const Problem& problem, const Totals& totals) {
     const double prefill = prefill_s(problem, totals);
     if (!generates(problem)) return prefill;
     return prefill + static_cast<double>(problem.new_tokens - 1) * token_step_s(problem, totals);
+}
+
+// What solve() minimises for an objective, of a plan that evaluate() scored.
+inline double value_s(const Evaluation& score, Objective objective) {
+    switch (objective) {
+        case Objective::throughput:
+            return score.bottleneck_s;
+        case Objective::time_to_first_token:
+            return score.prefill_s;
+        case Objective::time_per_token:
+            return score.token_step_s;
+        case Objective::latency:
+            break;
+    }
+    return score.objective_s;
 }
 
 // Scores a plan of a valid problem. A plan that breaks limits is scored too (infinite where a link is

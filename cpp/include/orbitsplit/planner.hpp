@@ -1,4 +1,4 @@
-// Finds the plan of smallest objective (cost.hpp) that fits memory, links, pins and loss budget.
+// Finds the plan of smallest objective (cost.hpp) that fits memory, links, pins, loss budget and number of nodes.
 //
 // Exact: a label-setting A* over (layers placed, last node, nodes used). Every label carries the sum and the
 // maximum of the occupancies, for prefill and decode apart, and the loss, because the objective is not
@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@
 namespace orbitsplit {
 
 struct SolveOptions {
+    Objective objective = Objective::latency;
+    std::optional<int> max_nodes = std::nullopt;  // none: as many as there are
+    double gap = 0;                               // a plan proven to be this near to the best is good enough
     double time_limit_s = std::numeric_limits<double>::infinity();
     std::size_t max_labels = 5'000'000;  // about 200 bytes each
     int max_tracked = 16;  // free order: nodes that bounds keep from repeating; each may double their work
@@ -27,16 +31,17 @@ struct SolveOptions {
 
 enum class Status {
     optimal,
-    feasible,    // a limit of the options was reached: stages are the best plan found, gap bounds the error
+    feasible,    // a limit of the options was reached, or the gap they allow: gap bounds the plan's error
     infeasible,  // proven: no plan exists; reason says why
     unknown,     // a limit of the options was reached before any plan was found
 };
 
 const char* status_name(Status status);
+const char* objective_name(Objective objective);
 
 struct Solution {
     Status status = Status::unknown;
-    double objective_s = std::numeric_limits<double>::infinity();  // as evaluate() gives it
+    double objective_s = std::numeric_limits<double>::infinity();  // value_s() of what evaluate() gives
     double lower_bound_s = 0;
     double gap = std::numeric_limits<double>::infinity();  // (objective - lower bound) / objective
     double seconds = 0;

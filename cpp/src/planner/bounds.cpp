@@ -27,29 +27,29 @@ inline double transfer_weight(const Tables& t, const Metric& m, double limit, in
     return m.packed_sum[index] * t.pace[pair] + m.latency_sum * t.latency[pair] + m.code_sum[index];
 }
 
-bool may_end(const Tables& t, const Metric& m, double limit, unsigned mask, int node) {
-    if (!t.can_end[node] || (mask & t.required_tracked) != t.required_tracked) return false;
+bool may_end(const Tables& t, const Metric& m, double limit, unsigned past, int node) {
+    if (!t.can_end[node] || (past & t.required_tracked) != t.required_tracked) return false;
     return t.half_duplex[node] || m.egress_max[node] <= limit;
 }
 
-double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigned mask, int start, int node) {
+double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigned past, int start, int node) {
     double best = infinity;
     const int most = t.max_stop[t.node_boundary(node, start)];
     for (int stop = start + 1; stop <= most; ++stop) {
-        const double rest = r.depart[state(t, mask, stop, node)];
+        const double rest = r.depart[state(t, past, stop, node)];
         if (rest >= best) continue;
         best = std::min(best, stage_weight(t, m, r.limit, node, start, stop) + rest);
     }
     return best;
 }
 
-double best_transfer(const Tables& t, const Metric& m, const Relaxation& r, unsigned mask, int boundary,
+double best_transfer(const Tables& t, const Metric& m, const Relaxation& r, unsigned past, int boundary,
                      int node) {
     double best = infinity;
     for (int e = t.neighbour_start[node]; e < t.neighbour_start[node + 1]; ++e) {
         const int to = t.neighbour[e];
-        if (is_blocked(t, mask, to)) continue;
-        const double rest = r.arrive[state(t, with_node(t, mask, to), boundary, to)];
+        if (is_blocked(t, past, to)) continue;
+        const double rest = r.arrive[state(t, with_node(t, past, to), boundary, to)];
         if (rest >= best) continue;
         for (int k = 0; k < t.levels; ++k) {
             const int index = t.boundary_level(boundary, k);
@@ -60,18 +60,18 @@ double best_transfer(const Tables& t, const Metric& m, const Relaxation& r, unsi
     return best;
 }
 
-void fill_mask(const Tables& t, const Metric& m, Relaxation& r, unsigned mask) {
-    const auto is_state = [&](int n) { return t.tracked_bit[n] < 0 || is_blocked(t, mask, n); };
+void fill_past(const Tables& t, const Metric& m, Relaxation& r, unsigned past) {
+    const auto is_state = [&](int n) { return t.tracked_bit[n] < 0 || has_used(t, past, n); };
     for (int n = 0; n < t.nodes; ++n) {
-        if (is_state(n) && may_end(t, m, r.limit, mask, n))
-            r.depart[state(t, mask, t.layers, n)] = m.egress_sum[n];
+        if (is_state(n) && may_end(t, m, r.limit, past, n))
+            r.depart[state(t, past, t.layers, n)] = m.egress_sum[n];
     }
     for (int i = t.layers - 1; i >= 0; --i) {
         for (int n = 0; n < t.nodes; ++n) {
-            if (is_state(n)) r.arrive[state(t, mask, i, n)] = best_stage(t, m, r, mask, i, n);
+            if (is_state(n)) r.arrive[state(t, past, i, n)] = best_stage(t, m, r, past, i, n);
         }
         for (int n = 0; i > 0 && n < t.nodes; ++n) {
-            if (is_state(n)) r.depart[state(t, mask, i, n)] = best_transfer(t, m, r, mask, i, n);
+            if (is_state(n)) r.depart[state(t, past, i, n)] = best_transfer(t, m, r, past, i, n);
         }
     }
 }
@@ -99,7 +99,7 @@ class Walker {
         }
         int boundary = 0;
         while (node >= 0) {
-            mask_ = with_node(t_, mask_, node);
+            past_ = with_node(t_, past_, node);
             used_[node] = 1;
             const int stop = pick_stop(boundary, node);
             if (stop < 0) return {};
@@ -118,15 +118,15 @@ class Walker {
     bool fits(double more, double to_come) const {
         return least_ == nullptr || walk_.loss + more + to_come <= t_.loss_limit;
     }
-    double least_arrive(unsigned mask, int boundary, int node) const {
-        return least_ == nullptr ? 0 : least_->arrive[state(t_, mask, boundary, node)];
+    double least_arrive(unsigned past, int boundary, int node) const {
+        return least_ == nullptr ? 0 : least_->arrive[state(t_, past, boundary, node)];
     }
 
     int pick_stop(int start, int node) const {
         int choice = -1;
         double best = infinity;
         for (int stop = start + 1; stop <= t_.max_stop[t_.node_boundary(node, start)]; ++stop) {
-            const std::size_t next = state(t_, mask_, stop, node);
+            const std::size_t next = state(t_, past_, stop, node);
             const double value = stage_weight(t_, m_, r_.limit, node, start, stop) + r_.depart[next];
             if (value < best && fits(0, least_ == nullptr ? 0 : least_->depart[next])) {
                 best = value;
@@ -142,13 +142,13 @@ class Walker {
         double best = infinity;
         for (int e = t_.neighbour_start[node]; e < t_.neighbour_start[node + 1]; ++e) {
             const int to = t_.neighbour[e];
-            if (is_blocked(t_, mask_, to) || (least_ != nullptr && used_[to])) continue;
-            const unsigned mask = with_node(t_, mask_, to);
+            if (is_blocked(t_, past_, to) || (least_ != nullptr && used_[to])) continue;
+            const unsigned past = with_node(t_, past_, to);
             for (int k = 0; k < t_.levels; ++k) {
                 const int index = t_.boundary_level(boundary, k);
                 const double value = transfer_weight(t_, m_, r_.limit, node, to, index) +
-                                     r_.price * t_.loss[index] + r_.arrive[state(t_, mask, boundary, to)];
-                if (value < best && fits(t_.loss[index], least_arrive(mask, boundary, to))) {
+                                     r_.price * t_.loss[index] + r_.arrive[state(t_, past, boundary, to)];
+                if (value < best && fits(t_.loss[index], least_arrive(past, boundary, to))) {
                     best = value;
                     choice = to;
                     level = k;
@@ -167,13 +167,13 @@ class Walker {
     const Relaxation& r_;
     const Relaxation* least_;
     std::vector<char> used_;
-    unsigned mask_ = 0;
+    unsigned past_ = 0;
     Walk walk_;
 };
 
 Metric without_time(const Tables& t) {
     Metric m;
-    m.latency_sum = 0;
+    m.prefill_sum = m.latency_sum = 0;
     m.compute_sum.assign(t.nodes * (t.layers + 1), 0);
     m.compute_max = m.compute_sum;
     m.packed_sum.assign((t.layers + 1) * t.levels, 0);
@@ -191,10 +191,10 @@ Relaxation relax(const Tables& t, const Metric& metric, double limit, double pri
     Relaxation r;
     r.limit = limit;
     r.price = price;
-    const std::size_t states = state(t, 1u << t.tracked, 0, 0);
+    const std::size_t states = state(t, t.pasts, 0, 0);
     r.depart.assign(states, infinity);
     r.arrive.assign(states, infinity);
-    for (unsigned mask = 1u << t.tracked; mask-- > 0;) fill_mask(t, metric, r, mask);
+    for (unsigned past = t.pasts; past-- > t.count_step;) fill_past(t, metric, r, past);
     r.root = infinity;
     for (int n = 0; n < t.nodes; ++n) r.root = std::min(r.root, start_value(t, metric, r, n));
     return r;
@@ -208,6 +208,10 @@ Walk follow(const Tables& t, const Metric& metric, const Relaxation& relaxation)
 
 Walk dive(const Tables& t, const Metric& metric, const Relaxation& relaxation, const Relaxation& least) {
     return Walker(t, metric, relaxation, &least).run();
+}
+
+Walk dive_for_loss(const Tables& t, const Relaxation& least) {
+    return dive(t, without_time(t), least, least);
 }
 
 }  // namespace orbitsplit::planner

@@ -1,7 +1,7 @@
 // Lower bounds on what a partial plan still costs, and the plans that attain them.
 //
-// A relaxation is a backward dynamic programme over (tracked nodes used, boundary, node) in which untracked
-// nodes may repeat. For a metric, a limit on every single resource's weight in the maximum and a price on
+// A relaxation is a backward dynamic programme over (past, boundary, node) in which untracked nodes may repeat.
+// A past is the set of tracked nodes used and, where their number is limited, how many stages there are. For a metric, a limit on every single resource's weight in the maximum and a price on
 // loss it gives
 //
 //     h(state) = min over completions whose resources all respect the limit of (sum + price * loss)
@@ -32,17 +32,23 @@ struct Relaxation {
     std::vector<double> arrive;  // h before the stage that starts there
 };
 
-inline std::size_t state(const Tables& t, unsigned mask, int boundary, int node) {
-    return (static_cast<std::size_t>(mask) * (t.layers + 1) + boundary) * t.nodes + node;
+inline std::size_t state(const Tables& t, unsigned past, int boundary, int node) {
+    return (static_cast<std::size_t>(past) * (t.layers + 1) + boundary) * t.nodes + node;
 }
 
-// Tracked nodes after one more is used.
-inline unsigned with_node(const Tables& t, unsigned mask, int node) {
-    return t.tracked_bit[node] < 0 ? mask : mask | 1u << t.tracked_bit[node];
+// The past after one more stage.
+inline unsigned with_node(const Tables& t, unsigned past, int node) {
+    const unsigned used = t.tracked_bit[node] < 0 ? 0 : 1u << t.tracked_bit[node];
+    return (past | used) + t.count_step;
 }
 
-inline bool is_blocked(const Tables& t, unsigned mask, int node) {
-    return t.tracked_bit[node] >= 0 && (mask >> t.tracked_bit[node] & 1u) != 0;
+inline bool has_used(const Tables& t, unsigned past, int node) {
+    return t.tracked_bit[node] >= 0 && (past >> t.tracked_bit[node] & 1u) != 0;
+}
+
+// Whether a past rules a stage on the node out.
+inline bool is_blocked(const Tables& t, unsigned past, int node) {
+    return has_used(t, past, node) || past >> t.tracked >= t.most_stages;
 }
 
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double price);
@@ -61,5 +67,8 @@ Walk follow(const Tables& t, const Metric& metric, const Relaxation& relaxation)
 
 // The same without repeating a node or leaving the loss budget, judged by the least loss to come.
 Walk dive(const Tables& t, const Metric& metric, const Relaxation& relaxation, const Relaxation& least);
+
+// A dive along the least loss, whatever it costs.
+Walk dive_for_loss(const Tables& t, const Relaxation& least);
 
 }  // namespace orbitsplit::planner

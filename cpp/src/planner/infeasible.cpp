@@ -16,6 +16,11 @@ std::string node_name(const Problem& problem, int node) {
     return "node \"" + problem.nodes[node].name + "\"";
 }
 
+// What max_nodes says of a chain.
+std::string at_most(const SolveOptions& options) {
+    return options.max_nodes ? "at most " + std::to_string(*options.max_nodes) + " " : "";
+}
+
 bool is_forbidden(const Problem& problem, int node) {
     const std::vector<int>& forbidden = problem.pins.forbidden;
     return std::find(forbidden.begin(), forbidden.end(), node) != forbidden.end();
@@ -34,7 +39,8 @@ std::string explain_layer(const Problem& problem) {
     if (largest == -infinity) return "every node is forbidden";
     for (std::size_t i = 0; i < problem.layers.size(); ++i) {
         const double need = problem.layer_memory_bytes[i];
-        const std::string fact = "layer " + std::to_string(i) + " needs " + text::bytes(need);
+        const std::string fact =
+            "layer " + std::to_string(i) + " (\"" + problem.layers[i] + "\") needs " + text::bytes(need);
         if (need > largest) return fact + ", the largest node has " + text::bytes(largest);
         if (pinned[i] < 0) continue;
         const double usable = usable_memory_bytes(problem.nodes[pinned[i]]);
@@ -58,40 +64,41 @@ std::string explain_total(const Problem& problem) {
     return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
 }
 
-double least_loss_with(const Problem& problem, int max_tracked, double relief_bytes) {
-    return least_loss(make_tables(problem, max_tracked, relief_bytes)).root;
+double least_loss_with(const Problem& problem, const SolveOptions& options, double relief_bytes) {
+    return least_loss(make_tables(problem, options, relief_bytes)).root;
 }
 
 // Whether relaxed plans are plans as far as memory, links and loss go: no node can repeat in them.
 bool is_exact(const Tables& t) { return !t.is_free || t.tracked == t.nodes; }
 
 // The least memory on every node that opens a chain of stages and links, or "" where none does.
-std::string explain_memory(const Problem& problem, const Tables& t, int max_tracked) {
+std::string explain_memory(const Problem& problem, const Tables& t, const SolveOptions& options) {
     double enough = 0;
     for (double bytes : problem.layer_memory_bytes) enough += bytes;
-    if (least_loss_with(problem, max_tracked, enough) == infinity) return "";
+    if (least_loss_with(problem, options, enough) == infinity) return "";
     double too_little = 0;
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
         const double middle = too_little + (enough - too_little) / 2;
-        (least_loss_with(problem, max_tracked, middle) < infinity ? enough : too_little) = middle;
+        (least_loss_with(problem, options, middle) < infinity ? enough : too_little) = middle;
     }
     const std::string more = text::bytes(std::ceil(enough)) + " more on every node";
-    return "no chain of linked nodes holds the layers in their order; " +
+    return "no chain of " + at_most(options) + "linked nodes holds the layers in their order; " +
            (is_exact(t) ? more + " would" : "it takes at least " + more);
 }
 
-std::string explain_links(const Problem& problem, const Tables& t) {
+std::string explain_links(const Problem& problem, const SolveOptions& options, const Tables& t) {
     if (std::none_of(t.can_start.begin(), t.can_start.end(), [](char open) { return open != 0; })) {
         return "no node may be first: ingress reaches none that the pins allow";
     }
     if (std::none_of(t.can_end.begin(), t.can_end.end(), [](char open) { return open != 0; })) {
         return "no node may be last: egress leaves none that the pins allow";
     }
-    if (problem.nodes.size() > 1 && t.neighbour.empty()) {
+    if (problem.nodes.size() > 1 && t.neighbour.empty() && t.most_stages > 1) {
         return "no link joins any two nodes that may follow each other, and no node alone may run every "
                "layer";
     }
-    return "no chain of links joins the nodes that ingress, egress and pins ask for, whatever their memory";
+    return "no chain of " + at_most(options) +
+           "linked nodes joins those that ingress, egress and pins ask for, whatever their memory";
 }
 
 }  // namespace
@@ -102,8 +109,8 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
         if (!reason.empty()) return reason;
     }
     if (least.root == infinity) {
-        const std::string reason = explain_memory(problem, t, options.max_tracked);
-        return reason.empty() ? explain_links(problem, t) : reason;
+        const std::string reason = explain_memory(problem, t, options);
+        return reason.empty() ? explain_links(problem, options, t) : reason;
     }
     if (least.root > t.loss_limit) {
         return std::string("the smallest loss any plan that fits reaches is ") +
@@ -113,14 +120,18 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
     if (t.needs_back) {
         Problem prefill_only = problem;
         prefill_only.new_tokens = 0;
-        if (!solve(prefill_only, options).stages.empty()) {
+        SolveOptions for_any = options;
+        for_any.objective = Objective::latency;
+        if (!solve(prefill_only, for_any).stages.empty()) {
             return "no plan that fits can return its tokens from the last node to the first: links lead one "
                    "way only";
         }
     }
     std::string limits = "memory, links and pins";
     if (problem.loss_budget) limits += " and a loss budget of " + text::number(*problem.loss_budget);
-    return "no plan keeps " + limits + " together";
+    return (options.max_nodes ? "no chain of " + at_most(options) + "linked nodes keeps "
+                              : "no plan keeps ") +
+           limits + " together";
 }
 
 }  // namespace orbitsplit::planner

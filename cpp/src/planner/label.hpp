@@ -28,7 +28,7 @@ struct Label {
     std::int32_t node = 0;
     std::int32_t first = 0;
     std::int32_t level = no_level;  // of the cut before this stage, set on arrival
-    std::uint32_t mask = 0;         // tracked nodes used
+    std::uint32_t past = 0;         // as in bounds.hpp
     bool is_arrived = false;        // on the node, nothing computed yet; else its stage ends at the boundary
     bool is_dead = false;           // a better label of the same state came later
 };
@@ -44,10 +44,11 @@ inline bool is_no_worse(const Load& a, const Load& b, double growth) {
     return a.sum <= b.sum && a.max <= b.max && (a.open <= b.open || a.open + growth <= b.max);
 }
 
-// Whatever completes b completes a at no higher objective, memory or loss. Both are of the same state.
+// Whatever completes b completes a at no higher objective, memory or loss. Both are of the same state: in free
+// order they have the same past, in fixed order a past counts stages.
 inline bool dominates(const Label& a, const Label& b, const Growth& growth) {
     return a.loss <= b.loss && is_no_worse(a.prefill, b.prefill, growth.prefill) &&
-           is_no_worse(a.token, b.token, growth.token) && a.back_s <= b.back_s;
+           is_no_worse(a.token, b.token, growth.token) && a.back_s <= b.back_s && a.past <= b.past;
 }
 
 }  // namespace orbitsplit::planner

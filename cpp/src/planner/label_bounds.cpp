@@ -16,7 +16,7 @@ LabelBounds::LabelBounds(const Tables& t, const Metric& metric, const std::vecto
         for (const Relaxation& r : interval.relaxations) columns.push_back(&r);
     }
     width_ = columns.size();
-    const std::size_t states = state(t, 1u << t.tracked, 0, 0);
+    const std::size_t states = state(t, t.pasts, 0, 0);
     depart_.resize(states * width_);
     arrive_.resize(states * width_);
     for (std::size_t c = 0; c < width_; ++c) {

@@ -50,8 +50,8 @@ Problem in_order(const Problem& problem, const NodeOrder& order) {
 
 class OrderSearch {
   public:
-    OrderSearch(const Problem& problem, const Clock& clock, Incumbent& incumbent)
-        : problem_(problem), clock_(clock), incumbent_(incumbent) {}
+    OrderSearch(const Problem& problem, const SolveOptions& options, const Clock& clock, Incumbent& incumbent)
+        : problem_(problem), options_(options), clock_(clock), incumbent_(incumbent) {}
 
     void run() {
         if (incumbent_.stages.empty()) find_any();
@@ -64,10 +64,12 @@ class OrderSearch {
     // Explores one order; true if it holds a better plan than the incumbent.
     bool attempt(const NodeOrder& order) {
         const Problem fixed = in_order(problem_, order);
-        const Tables t = make_tables(fixed, 0);
+        const Tables t = make_tables(fixed, options_);
         const Relaxation least = least_loss(t);
         if (least.root > t.loss_limit) return false;
-        Incumbent found = explore_root(fixed, t, least, clock_, {incumbent_.objective_s, {}}).incumbent;
+        Incumbent found = explore_root(fixed, t, options_.objective, least, clock_,
+                                       {incumbent_.objective_s, {}, incumbent_.gap})
+                              .incumbent;
         if (found.stages.empty()) return false;
         for (Stage& stage : found.stages) stage.node = order[stage.node];
         incumbent_ = std::move(found);
@@ -136,14 +138,16 @@ class OrderSearch {
     }
 
     const Problem& problem_;
+    const SolveOptions& options_;
     const Clock& clock_;
     Incumbent& incumbent_;
 };
 
 }  // namespace
 
-void improve_by_orders(const Problem& problem, const Clock& clock, Incumbent& incumbent) {
-    OrderSearch(problem, clock, incumbent).run();
+void improve_by_orders(const Problem& problem, const SolveOptions& options, const Clock& clock,
+                       Incumbent& incumbent) {
+    OrderSearch(problem, options, clock, incumbent).run();
 }
 
 }  // namespace orbitsplit::planner

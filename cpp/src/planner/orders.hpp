@@ -8,6 +8,7 @@ namespace orbitsplit::planner {
 
 // Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps or time is
 // over. Without an incumbent it first looks for any: by index, then along the fastest links.
-void improve_by_orders(const Problem& problem, const Clock& clock, Incumbent& incumbent);
+void improve_by_orders(const Problem& problem, const SolveOptions& options, const Clock& clock,
+                       Incumbent& incumbent);
 
 }  // namespace orbitsplit::planner

@@ -14,9 +14,9 @@ constexpr int price_steps = 4;
 
 class RootExplorer {
   public:
-    RootExplorer(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock,
-                 Incumbent incumbent)
-        : problem_(problem), t_(t), least_(least), clock_(clock) {
+    RootExplorer(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                 const Clock& clock, Incumbent incumbent)
+        : problem_(problem), t_(t), objective_(objective), least_(least), clock_(clock) {
         root_.incumbent = std::move(incumbent);
     }
 
@@ -27,6 +27,7 @@ class RootExplorer {
             root_.intervals.emplace_back();
             root_.intervals.back().push_back(std::move(whole));
         }
+        offer(dive_for_loss(t_, least_));
         std::vector<double> least_sum;
         for (const auto& intervals : root_.intervals) least_sum.push_back(intervals.front().bound);
         for (int round = 1; round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
@@ -47,9 +48,10 @@ class RootExplorer {
     void offer(const Walk& walk) {
         if (!walk.is_complete) return;
         const Evaluation score = evaluate(problem_, walk.stages);
-        if (score.is_feasible && score.objective_s < root_.incumbent.cutoff()) {
-            root_.incumbent = {score.objective_s, walk.stages};
-        }
+        const double value = value_s(score, objective_);
+        if (!score.is_feasible || !root_.incumbent.is_beaten_by(value)) return;
+        root_.incumbent.objective_s = value;
+        root_.incumbent.stages = walk.stages;
     }
 
     // Adds a relaxation at one price and lets its walk improve the incumbent.
@@ -83,7 +85,8 @@ class RootExplorer {
         if (over_loss <= t_.loss_limit) return;
         double under_sum = 0;
         double under_loss = -1;
-        double next = inherited > 0 ? inherited : over_sum / over_loss;
+        // Where sums weigh nothing, the interval's end takes their place.
+        double next = inherited > 0 ? inherited : (over_sum > 0 ? over_sum : interval.high) / over_loss;
         for (int step = 0; step < price_steps && next < infinity; ++step) {
             if (interval.bound >= root_.incumbent.cutoff() || clock_.is_over()) return;
             const Relaxation& priced = add(metric, interval, next);
@@ -145,6 +148,7 @@ class RootExplorer {
 
     const Problem& problem_;
     const Tables& t_;
+    const Objective objective_;
     const Relaxation& least_;
     const Clock& clock_;
     Root root_;
@@ -152,9 +156,9 @@ class RootExplorer {
 
 }  // namespace
 
-Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock,
-                  Incumbent incumbent) {
-    return RootExplorer(problem, t, least, clock, std::move(incumbent)).run();
+Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                  const Clock& clock, Incumbent incumbent) {
+    return RootExplorer(problem, t, objective, least, clock, std::move(incumbent)).run();
 }
 
 }  // namespace orbitsplit::planner

@@ -1,6 +1,7 @@
 // The root of the search: intervals and prices whose relaxations bound well, and an incumbent from their walks.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "planner/bounds.hpp"
@@ -14,9 +15,12 @@ inline constexpr double rounding = 1e-12;
 struct Incumbent {
     double objective_s = std::numeric_limits<double>::infinity();
     std::vector<Stage> stages;
+    double gap = 0;  // of SolveOptions
 
-    // What a bound must stay below to promise a better plan.
-    double cutoff() const { return objective_s * (1 - rounding); }
+    // What a bound must stay below to promise a plan that is better by more than the gap.
+    double cutoff() const { return objective_s * (1 - std::max(gap, rounding)); }
+
+    bool is_beaten_by(double other_s) const { return other_s < objective_s * (1 - rounding); }
 };
 
 // Plans whose relaxed maximum lies in (low, high], bounded by relaxations of limit high.
@@ -35,7 +39,7 @@ struct Root {
 };
 
 // Starts from an incumbent: only better plans count, and of stages it may have none.
-Root explore_root(const Problem& problem, const Tables& t, const Relaxation& least, const Clock& clock,
-                  Incumbent incumbent = {});
+Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                  const Clock& clock, Incumbent incumbent);
 
 }  // namespace orbitsplit::planner

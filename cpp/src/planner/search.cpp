@@ -49,7 +49,7 @@ class Search {
         }
         // No better plan has a smaller maximum than the lowest interval allows: below it all labels are equal.
         const Metric& lap = t.metrics.front();
-        if (t.tracks_max && !root.intervals.front().empty()) {
+        if (t.tracks.max && lap.decode_max == 0 && !root.intervals.front().empty()) {
             floor_ = root.intervals.front().front().low / lap.prefill_max;
         }
     }
@@ -83,10 +83,10 @@ class Search {
             Label label;
             label.is_arrived = true;
             label.node = label.first = n;
-            label.prefill.sum = t_.ingress[n] + t_.ingress_delay[n];
-            label.prefill.max = t_.tracks_max ? std::max(floor_, t_.ingress[n]) : 0;
+            label.prefill.sum = t_.tracks.sum ? t_.ingress[n] + t_.ingress_delay[n] : 0;
+            label.prefill.max = t_.tracks.max ? std::max(floor_, t_.ingress[n]) : 0;
             if (t_.is_free) label.used = std::uint64_t{1} << n;
-            label.mask = with_node(t_, 0, n);
+            label.past = with_node(t_, 0, n);
             push(label);
         }
     }
@@ -108,8 +108,8 @@ class Search {
             to.parent = index;
             to.boundary = stop;
             to.is_arrived = false;
-            work(t_.prefill, t_.tracks_max, from, stop, to.prefill);
-            if (t_.generates) work(t_.token, t_.tracks_token_max, from, stop, to.token);
+            work(t_.prefill, t_.tracks, from, stop, to.prefill);
+            if (t_.generates) work(t_.token, t_.token_tracks, from, stop, to.token);
             if (stop == t_.layers) {
                 finish(to);
             } else {
@@ -118,11 +118,11 @@ class Search {
         }
     }
 
-    void work(const PhaseTables& phase, bool tracks_max, const Label& from, int stop, Load& load) const {
+    void work(const PhaseTables& phase, Tracks tracks, const Label& from, int stop, Load& load) const {
         const double busy = phase.compute[t_.node_boundary(from.node, stop)] -
                             phase.compute[t_.node_boundary(from.node, from.boundary)];
-        load.sum += busy;
-        if (!tracks_max) return;
+        if (tracks.sum) load.sum += busy;
+        if (!tracks.max) return;
         load.open += busy;
         load.max = std::max(load.max, load.open);
     }
@@ -131,16 +131,16 @@ class Search {
     void send(const Label& from, std::int32_t index) {
         for (int e = t_.neighbour_start[from.node]; e < t_.neighbour_start[from.node + 1]; ++e) {
             const int node = t_.neighbour[e];
-            if (t_.is_free && (from.used >> node & 1) != 0) continue;
+            if (is_blocked(t_, from.past, node) || (t_.is_free && (from.used >> node & 1) != 0)) continue;
             Label to = from;
             to.parent = index;
             to.node = node;
             to.is_arrived = true;
-            to.mask = with_node(t_, from.mask, node);
+            to.past = with_node(t_, from.past, node);
             if (t_.is_free) to.used |= std::uint64_t{1} << node;
             if (t_.needs_back) {
                 const int back = t_.pair(node, from.node);
-                to.back_s += t_.bandwidth[back] > 0 ? t_.latency[back] : infinity;
+                to.back_s += t_.bandwidth[back] > 0 ? (t_.token_tracks.sum ? t_.latency[back] : 0) : infinity;
             }
             for (int k = 0; k < t_.levels; ++k) send_at(from, k, to);
         }
@@ -149,24 +149,24 @@ class Search {
     void send_at(const Label& from, int level, Label& to) {
         const int cut = t_.boundary_level(from.boundary, level);
         to.loss = from.loss + t_.loss[cut];
-        if (to.loss + least_.arrive[state(t_, to.mask, to.boundary, to.node)] > t_.loss_limit) return;
+        if (to.loss + least_.arrive[state(t_, to.past, to.boundary, to.node)] > t_.loss_limit) return;
         to.level = level;
         to.prefill = from.prefill;
-        transfer(t_.prefill, t_.tracks_max, from.node, to.node, cut, to.prefill);
+        transfer(t_.prefill, t_.tracks, from.node, to.node, cut, to.prefill);
         if (t_.generates) {
             to.token = from.token;
-            transfer(t_.token, t_.tracks_token_max, from.node, to.node, cut, to.token);
+            transfer(t_.token, t_.token_tracks, from.node, to.node, cut, to.token);
         }
         push(to);
     }
 
-    void transfer(const PhaseTables& phase, bool tracks_max, int from, int to, int cut, Load& load) const {
+    void transfer(const PhaseTables& phase, Tracks tracks, int from, int to, int cut, Load& load) const {
         const int pair = t_.pair(from, to);
         const double encode = phase.encode[cut];
         const double link =
             link_occupancy_s(problem_, phase.packed[cut], t_.bandwidth[pair], t_.latency[pair]);
-        load.sum += encode + link + t_.propagates * t_.latency[pair] + phase.decode[cut];
-        if (!tracks_max) return;
+        if (tracks.sum) load.sum += encode + link + t_.propagates * t_.latency[pair] + phase.decode[cut];
+        if (!tracks.max) return;
         close(load, t_.half_duplex[from], encode, link);
         load.open = phase.decode[cut];
     }
@@ -182,17 +182,19 @@ class Search {
     void finish(Label& label) {
         const int n = label.node;
         if (!t_.can_end[n] || (label.used & t_.required) != t_.required) return;
-        label.prefill.sum += t_.egress[n] + t_.egress_delay[n];
-        if (t_.tracks_max) close(label.prefill, t_.half_duplex[n], 0, t_.egress[n]);
-        Totals totals{label.prefill.sum, label.prefill.max, label.token.sum, label.token.max};
+        if (t_.tracks.sum) label.prefill.sum += t_.egress[n] + t_.egress_delay[n];
+        if (t_.tracks.max) close(label.prefill, t_.half_duplex[n], 0, t_.egress[n]);
+        double lap = label.token.sum;
         if (t_.generates && n != label.first) {
             const int direct = t_.pair(n, label.first);
             const double back = t_.bandwidth[direct] > 0 ? t_.latency[direct] : label.back_s;
             if (back == infinity) return;
-            totals.decode_sum += back;
+            lap += back;
         }
-        const double objective = objective_s(problem_, totals);
-        if (objective >= incumbent_.cutoff()) return;
+        const Weights& w = t_.weights;
+        const double objective = w.prefill_sum * label.prefill.sum + w.prefill_max * label.prefill.max +
+                                 std::max(w.lap * lap, w.busiest * label.token.max);
+        if (!incumbent_.is_beaten_by(objective)) return;
         incumbent_.objective_s = objective;
         incumbent_.stages = stages_of(label);
     }
@@ -213,7 +215,7 @@ class Search {
     }
 
     double bound(const Label& label) const {
-        const std::size_t at = state(t_, label.mask, label.boundary, label.node);
+        const std::size_t at = state(t_, label.past, label.boundary, label.node);
         double most = 0;
         for (const LabelBounds& metric : bounds_) most = std::max(most, metric.bound(label, at));
         return most;
@@ -229,7 +231,7 @@ class Search {
         std::uint64_t place = label.is_arrived;
         place = place * (t_.layers + 1) + label.boundary;
         place = place * t_.nodes + label.node;
-        place = place * t_.nodes + (t_.generates ? label.first : 0);
+        place = place * t_.nodes + (t_.keeps_first ? label.first : 0);
         return {place, label.used};
     }
 

@@ -29,6 +29,18 @@ void check(const Problem& problem, const SolveOptions& options) {
         throw std::invalid_argument("max_labels is " + std::to_string(options.max_labels) +
                                     ", must be at most " + std::to_string(most_labels));
     }
+    if (!(options.gap >= 0 && options.gap < 1)) {
+        throw std::invalid_argument("gap is " + text::number(options.gap) +
+                                    ", must be at least 0 and below 1");
+    }
+    if (options.max_nodes && *options.max_nodes < 1) {
+        throw std::invalid_argument("max_nodes is " + std::to_string(*options.max_nodes) +
+                                    ", must be at least 1");
+    }
+    if (options.objective == Objective::time_per_token && !generates(problem)) {
+        throw std::invalid_argument("objective is time_per_token, new_tokens is " +
+                                    std::to_string(problem.new_tokens) + ", must be at least 2");
+    }
     if (problem.order == Order::free && problem.nodes.size() > most_free_nodes) {
         throw std::invalid_argument("order is free with " + std::to_string(problem.nodes.size()) +
                                     " nodes, at most " + std::to_string(most_free_nodes) +
@@ -43,12 +55,13 @@ std::string stopped_reason(const planner::SearchResult& result, const SolveOptio
 }
 
 // Scores the incumbent with evaluate(): what solve() returns is what evaluate() confirms.
-void confirm(const Problem& problem, const std::vector<Stage>& stages, Solution& solution) {
+void confirm(const Problem& problem, Objective objective, const std::vector<Stage>& stages,
+             Solution& solution) {
     const Evaluation score = evaluate(problem, stages);
     if (!score.is_feasible)
         throw std::logic_error("the planner made a plan that breaks a limit: " + score.violations[0]);
     solution.stages = stages;
-    solution.objective_s = score.objective_s;
+    solution.objective_s = value_s(score, objective);
     solution.loss = score.loss;
 }
 
@@ -56,45 +69,57 @@ void confirm(const Problem& problem, const std::vector<Stage>& stages, Solution&
 // labels: it prunes more than they do.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
                                 const planner::Relaxation& least, const planner::Clock& clock,
-                                std::size_t max_labels, planner::Root& root) {
+                                const SolveOptions& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
-    root = planner::explore_root(problem, t, least, clock);
+    const std::size_t max_labels = options.max_labels;
+    root = planner::explore_root(problem, t, options.objective, least, clock,
+                                 {.objective_s = infinity, .stages = {}, .gap = options.gap});
     if (!t.is_free) return planner::search(problem, t, least, root, clock, max_labels);
     planner::SearchResult first =
         planner::search(problem, t, least, root, clock, std::min(first_labels, max_labels));
     if (first.is_complete) return first;
-    planner::improve_by_orders(problem, clock, root.incumbent);
+    planner::improve_by_orders(problem, options, clock, root.incumbent);
     if (clock.is_over()) {
         first.stopped_by = "time";
         return first;
     }
-    root = planner::explore_root(problem, t, least, clock, root.incumbent);
+    root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent);
     return planner::search(problem, t, least, root, clock, max_labels);
+}
+
+// An objective of 0 is as good as any bound.
+double relative_gap(const Solution& solution) {
+    const double distance = solution.objective_s - solution.lower_bound_s;
+    return distance > 0 ? distance / solution.objective_s : 0;
 }
 
 void fill(const Problem& problem, const SolveOptions& options, const planner::Clock& clock,
           Solution& solution) {
-    const planner::Tables t = planner::make_tables(problem, options.max_tracked);
+    const planner::Tables t = planner::make_tables(problem, options);
     const planner::Relaxation least = planner::least_loss(t);
     const bool may_exist = least.root <= t.loss_limit;
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;
-    if (may_exist) result = find_best(problem, t, least, clock, options.max_labels, root);
+    if (may_exist) result = find_best(problem, t, least, clock, options, root);
     solution.labels = result.labels;
     const bool has_plan = !root.incumbent.stages.empty();
-    if (has_plan) confirm(problem, root.incumbent.stages, solution);
-    if (result.is_complete) {
-        solution.status = has_plan ? Status::optimal : Status::infeasible;
-        solution.lower_bound_s = solution.objective_s;
-        solution.gap = has_plan ? 0 : infinity;
-        if (!has_plan) solution.reason = planner::explain_infeasible(problem, t, least, options);
-        return;
+    if (has_plan) confirm(problem, options.objective, root.incumbent.stages, solution);
+    if (!result.is_complete) {
+        solution.status = has_plan ? Status::feasible : Status::unknown;
+        solution.reason = stopped_reason(result, options);
+        solution.lower_bound_s = std::min(result.lower_bound_s, solution.objective_s * (1 - options.gap));
+    } else if (!has_plan) {
+        solution.status = Status::infeasible;
+        solution.lower_bound_s = infinity;
+        solution.reason = planner::explain_infeasible(problem, t, least, options);
+    } else {
+        // Plans better by less than the gap may have been left out.
+        solution.status = options.gap > 0 ? Status::feasible : Status::optimal;
+        solution.lower_bound_s = solution.objective_s * (1 - options.gap);
+        if (options.gap > 0) solution.reason = "the gap of " + text::number(options.gap) + " was proven";
     }
-    solution.status = has_plan ? Status::feasible : Status::unknown;
-    solution.reason = stopped_reason(result, options);
-    solution.lower_bound_s = std::min(result.lower_bound_s, solution.objective_s);
-    if (has_plan) solution.gap = (solution.objective_s - solution.lower_bound_s) / solution.objective_s;
+    if (has_plan) solution.gap = relative_gap(solution);
 }
 
 }  // namespace
@@ -111,6 +136,20 @@ const char* status_name(Status status) {
             break;
     }
     return "unknown";
+}
+
+const char* objective_name(Objective objective) {
+    switch (objective) {
+        case Objective::latency:
+            return "latency";
+        case Objective::throughput:
+            return "throughput";
+        case Objective::time_to_first_token:
+            return "time_to_first_token";
+        case Objective::time_per_token:
+            break;
+    }
+    return "time_per_token";
 }
 
 Solution solve(const Problem& problem, const SolveOptions& options) {

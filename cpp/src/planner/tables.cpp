@@ -172,53 +172,71 @@ void fill_close(const Tables& t, Metric& metric) {
 }
 
 void fill_metric(const Problem& problem, const Tables& t, Metric& metric) {
-    metric.latency_sum = 1 + metric.decode_sum;
+    metric.latency_sum = metric.prefill_sum + metric.decode_sum;
     metric.latency_max = problem.latency_occupies_link ? metric.prefill_max + metric.decode_max : 0;
     for (std::size_t i = 0; i < t.prefill.compute.size(); ++i) {
-        metric.compute_sum.push_back(combined(t.prefill.compute, t.token.compute, i, 1, metric.decode_sum));
+        metric.compute_sum.push_back(
+            combined(t.prefill.compute, t.token.compute, i, metric.prefill_sum, metric.decode_sum));
         metric.compute_max.push_back(
             combined(t.prefill.compute, t.token.compute, i, metric.prefill_max, metric.decode_max));
     }
     for (std::size_t i = 0; i < t.prefill.packed.size(); ++i) {
-        metric.packed_sum.push_back(combined(t.prefill.packed, t.token.packed, i, 1, metric.decode_sum));
+        metric.packed_sum.push_back(
+            combined(t.prefill.packed, t.token.packed, i, metric.prefill_sum, metric.decode_sum));
         metric.packed_max.push_back(
             combined(t.prefill.packed, t.token.packed, i, metric.prefill_max, metric.decode_max));
-        metric.code_sum.push_back(combined(t.prefill.encode, t.token.encode, i, 1, metric.decode_sum) +
-                                  combined(t.prefill.decode, t.token.decode, i, 1, metric.decode_sum));
+        metric.code_sum.push_back(
+            combined(t.prefill.encode, t.token.encode, i, metric.prefill_sum, metric.decode_sum) +
+            combined(t.prefill.decode, t.token.decode, i, metric.prefill_sum, metric.decode_sum));
         metric.encode_max.push_back(
             combined(t.prefill.encode, t.token.encode, i, metric.prefill_max, metric.decode_max));
     }
     for (int n = 0; n < t.nodes; ++n) {
-        metric.ingress_sum.push_back(t.ingress[n] + t.ingress_delay[n]);
+        metric.ingress_sum.push_back(metric.prefill_sum * (t.ingress[n] + t.ingress_delay[n]));
         metric.ingress_max.push_back(metric.prefill_max * t.ingress[n]);
-        metric.egress_sum.push_back(t.egress[n] + t.egress_delay[n]);
+        metric.egress_sum.push_back(metric.prefill_sum * (t.egress[n] + t.egress_delay[n]));
         metric.egress_max.push_back(metric.prefill_max * t.egress[n]);
     }
     fill_close(t, metric);
 }
 
-void fill_metrics(const Problem& problem, Tables& t) {
+void fill_weights(const Problem& problem, Objective objective, Tables& t) {
     const double more_batches = static_cast<double>(problem.micro_batches - 1);
-    Metric lap;
-    lap.prefill_max = more_batches;
-    if (t.generates) lap.decode_sum = static_cast<double>(problem.new_tokens - 1);
-    t.metrics.push_back(lap);
-    // With one group a lap contains its longest occupancy, so that the lap alone decides the step.
-    if (t.tracks_token_max) {
-        Metric busiest;
-        busiest.prefill_max = more_batches;
-        busiest.decode_max =
-            static_cast<double>(problem.new_tokens - 1) * static_cast<double>(group_count(problem));
-        t.metrics.push_back(busiest);
+    const double more_tokens = static_cast<double>(problem.new_tokens - 1);
+    const double groups = static_cast<double>(group_count(problem));
+    if (objective == Objective::throughput) {
+        (t.generates ? t.weights.busiest : t.weights.prefill_max) = 1;
+    } else if (objective == Objective::time_per_token) {
+        t.weights = {0, 0, 1, groups};
+    } else if (objective == Objective::latency && t.generates) {
+        t.weights = {1, more_batches, more_tokens, more_tokens * groups};
+    } else {
+        t.weights = {1, more_batches, 0, 0};
     }
-    for (Metric& metric : t.metrics) fill_metric(problem, t, metric);
+    // A lap contains its longest occupancy: where the maximum weighs no more, the lap alone decides the step.
+    t.tracks = {t.weights.prefill_sum > 0, t.weights.prefill_max > 0};
+    t.token_tracks = {t.weights.lap > 0, t.weights.busiest > t.weights.lap};
+}
+
+void fill_metrics(const Problem& problem, Tables& t) {
+    Metric metric;
+    metric.prefill_sum = t.weights.prefill_sum;
+    metric.prefill_max = t.weights.prefill_max;
+    if (t.token_tracks.sum || !t.token_tracks.max) {
+        t.metrics.push_back(metric);
+        t.metrics.back().decode_sum = t.weights.lap;
+    }
+    if (t.token_tracks.max) {
+        t.metrics.push_back(metric);
+        t.metrics.back().decode_max = t.weights.busiest;
+    }
+    for (Metric& each : t.metrics) fill_metric(problem, t, each);
 }
 
 // In free order the bounds remember which of the tracked nodes are used; each one doubles their work.
 // Required nodes first, then the fastest: those that a relaxation would like to use twice.
 void choose_tracked(int max_tracked, Tables& t) {
     constexpr double most_operations = 2e6;
-    t.tracked_bit.assign(t.nodes, -1);
     if (!t.is_free) return;
     std::vector<int> ranked(t.nodes);
     std::iota(ranked.begin(), ranked.end(), 0);
@@ -231,6 +249,7 @@ void choose_tracked(int max_tracked, Tables& t) {
     });
     double operations = static_cast<double>(t.layers) * (static_cast<double>(t.neighbour.size()) * t.levels +
                                                          static_cast<double>(t.nodes) * t.layers / 2);
+    if (t.count_step > 0) operations *= t.most_stages;
     for (int n : ranked) {
         operations *= 2;
         if (operations > most_operations || t.tracked >= max_tracked) break;
@@ -239,17 +258,31 @@ void choose_tracked(int max_tracked, Tables& t) {
     }
 }
 
+void fill_pasts(const SolveOptions& options, Tables& t) {
+    t.tracked_bit.assign(t.nodes, -1);
+    t.most_stages = std::numeric_limits<unsigned>::max();
+    const bool is_limited = options.max_nodes && *options.max_nodes < std::min(t.nodes, t.layers);
+    if (is_limited) {
+        t.most_stages = static_cast<unsigned>(*options.max_nodes);
+        t.count_step = 1;
+    }
+    choose_tracked(options.max_tracked, t);
+    t.pasts <<= t.tracked;
+    if (!is_limited) return;
+    t.count_step <<= t.tracked;
+    t.pasts *= t.most_stages + 1;
+}
+
 }  // namespace
 
-Tables make_tables(const Problem& problem, int max_tracked, double memory_relief_bytes) {
+Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes) {
     Tables t;
     t.layers = static_cast<int>(problem.layers.size());
     t.nodes = static_cast<int>(problem.nodes.size());
     t.levels = static_cast<int>(problem.levels.size());
     t.generates = generates(problem);
     t.is_free = problem.order == Order::free;
-    t.tracks_max = problem.micro_batches > 1;
-    t.tracks_token_max = t.generates && group_count(problem) > 1;
+    fill_weights(problem, options.objective, t);
     t.propagates = propagation_s(problem, 1);
     t.can_start.assign(t.nodes, 0);
     t.can_end.assign(t.nodes, 0);
@@ -269,9 +302,10 @@ Tables make_tables(const Problem& problem, int max_tracked, double memory_relief
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, t.token);
         t.needs_back = lacks_return(t);
+        t.keeps_first = t.needs_back || t.token_tracks.sum;
     }
     fill_metrics(problem, t);
-    choose_tracked(max_tracked, t);
+    fill_pasts(options, t);
     return t;
 }
 

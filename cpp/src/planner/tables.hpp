@@ -1,4 +1,4 @@
-// What the planner derives from a problem once: flat arrays that its inner loops read.
+// What the planner derives from a problem and an objective once: flat arrays that its inner loops read.
 //
 // Boundaries are numbered 0..layers: boundary i lies before layer i, so that cut i - 1 crosses boundary i.
 #pragma once
@@ -6,18 +6,19 @@
 #include <cstdint>
 #include <vector>
 
-#include "orbitsplit/cost.hpp"
+#include "orbitsplit/planner.hpp"
 
 namespace orbitsplit::planner {
 
 // A linear form under which prefill and decode become one (sum, max) pair:
 //
-//     objective >= (sum + decode_sum * sum') + (prefill_max * max + decode_max * max')
+//     objective >= (prefill_sum * sum + decode_sum * sum') + (prefill_max * max + decode_max * max')
 //
-// With alpha in [0, 1], token step = max(lap, G * max') >= alpha * lap + (1 - alpha) * G * max'. Without
-// generation the form is exact. A resource of occupancies t, t' has weight t + decode_sum * t' in the sum and
+// With alpha in [0, 1], token step = max(lap, G * max') >= alpha * lap + (1 - alpha) * G * max'. Where tokens do
+// not count the form is exact. A resource of occupancies t, t' has weight prefill_sum * t + decode_sum * t' in the sum and
 // prefill_max * t + decode_max * t' in the maximum; the maximum of the latter is at most the form's maximum.
 struct Metric {
+    double prefill_sum = 1;
     double decode_sum = 0;
     double prefill_max = 0;
     double decode_max = 0;
@@ -46,16 +47,34 @@ struct PhaseTables {
     std::vector<double> growth;   // boundaries x nodes, the most that leaving adds to the stage before it
 };
 
+// The objective as weights of a plan's sums and maxima:
+//
+//     prefill_sum * sum + prefill_max * max + max(lap * sum', busiest * max')
+struct Weights {
+    double prefill_sum = 0;
+    double prefill_max = 0;
+    double lap = 0;
+    double busiest = 0;
+};
+
+// What labels keep of a phase: that which the objective weighs.
+struct Tracks {
+    bool sum = false;
+    bool max = false;
+};
+
 struct Tables {
     int layers = 0;
     int nodes = 0;
     int levels = 0;
     bool generates = false;
     bool is_free = false;
-    bool needs_back = false;        // some pair lacks the direct link that would return its tokens
-    bool tracks_max = false;        // more than one micro-batch: the prefill's maximum matters
-    bool tracks_token_max = false;  // more than one group: the maximum of a token step does
-    double loss_limit = 0;          // without a budget every loss counts as 0
+    bool needs_back = false;   // some pair lacks the direct link that would return its tokens
+    bool keeps_first = false;  // the first node is part of a label's state: tokens return to it
+    Weights weights;
+    Tracks tracks;          // of the prefill
+    Tracks token_tracks;    // of a token step
+    double loss_limit = 0;  // without a budget every loss counts as 0
     PhaseTables prefill;
     PhaseTables token;                  // filled when the problem generates
     std::vector<double> loss;           // boundaries x levels
@@ -74,9 +93,12 @@ struct Tables {
     std::vector<double> egress_delay;   // nodes
     double propagates = 1;         // 0 with latency_occupies_link: what latency weighs beside the occupancy
     std::uint64_t required = 0;    // free order: nodes that must be used
-    std::vector<int> tracked_bit;  // nodes: bit in the bounds' mask, or -1 where they let the node repeat
+    std::vector<int> tracked_bit;  // nodes: bit in the bounds' past, or -1 where they let the node repeat
     int tracked = 0;
     unsigned required_tracked = 0;  // the required nodes among the tracked ones
+    unsigned most_stages = 0;       // max_nodes where it is less than any plan could use, else unreachable
+    unsigned count_step = 0;        // what one more stage adds to a past; 0 where stages are not counted
+    unsigned pasts = 1;             // how many there are
     std::vector<Metric> metrics;
 
     int boundary_level(int boundary, int level) const { return boundary * levels + level; }
@@ -85,7 +107,7 @@ struct Tables {
     int pair(int from, int to) const { return from * nodes + to; }
 };
 
-// memory_relief_bytes is added to what every node can hold; for max_tracked see SolveOptions.
-Tables make_tables(const Problem& problem, int max_tracked, double memory_relief_bytes = 0);
+// memory_relief_bytes is added to what every node can hold.
+Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes = 0);
 
 }  // namespace orbitsplit::planner

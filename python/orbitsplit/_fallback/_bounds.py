@@ -1,6 +1,6 @@
 """Relaxations and their walks, as in cpp/src/planner/bounds.hpp, which proves what they bound.
 
-A relaxation's values are indexed by (tracked nodes used, boundary, node).
+A relaxation's values are indexed by (past, boundary, node).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Walk(NamedTuple):
 
 def relax(t: Tables, metric: Metric, limit: float, price: float) -> Relaxation:
     """Solve one backward dynamic programme."""
-    shape = (1 << t.tracked, t.layers + 1, t.nodes)
+    shape = (t.pasts, t.layers + 1, t.nodes)
     depart, arrive = np.full(shape, math.inf), np.full(shape, math.inf)
     root = _relax(t, metric, limit, price, depart, arrive)
     return Relaxation(limit, price, root, depart, arrive)
@@ -56,6 +56,11 @@ def dive(t: Tables, metric: Metric, relaxation: Relaxation, least: Relaxation) -
     return _Walker(t, metric, relaxation, least).run()
 
 
+def dive_for_loss(t: Tables, least: Relaxation) -> Walk:
+    """Dive along the least loss, whatever it costs."""
+    return dive(t, without_time(t), least, least)
+
+
 class _Walker:
     """One walk along a relaxation's choices; with the least loss it makes a plan, else a relaxed one."""
 
@@ -65,14 +70,14 @@ class _Walker:
         self.r = r
         self.least = least
         self.used = np.zeros(t.nodes, dtype=np.bool_)
-        self.mask = 0
+        self.past = 0
         self.loss = 0.0
 
     def run(self) -> Walk:
         node, boundary = self.pick_start(), 0
         rows = []
         while node >= 0:
-            self.mask = self.masks_with(np.array([node]))[0]
+            self.past = self.pasts_with(np.array([node]))[0]
             self.used[node] = True
             stop = self.pick_stop(boundary, node)
             if stop < 0:
@@ -86,10 +91,10 @@ class _Walker:
             node, boundary = to, stop
         return Walk(np.empty((0, 4), dtype=np.int32), 0.0)
 
-    def masks_with(self, nodes: Ints) -> Ints:
-        """Return the tracked nodes used after one of the nodes."""
+    def pasts_with(self, nodes: Ints) -> Ints:
+        """Return the past after a stage on each of the nodes."""
         bits = self.t.tracked_bit[nodes]
-        return np.where(bits < 0, self.mask, self.mask | 1 << np.maximum(bits, 0))
+        return np.where(bits < 0, self.past, self.past | 1 << np.maximum(bits, 0)) + self.t.count_step
 
     def choose(self, values: Floats, loss: Floats, to_come: Floats | None) -> int:
         """Return the first of the least values that keep the loss budget, or -1."""
@@ -101,7 +106,7 @@ class _Walker:
 
     def pick_start(self) -> int:
         t, m, nodes = self.t, self.m, np.arange(self.t.nodes)
-        at = (self.masks_with(nodes), 0, nodes)
+        at = (self.pasts_with(nodes), 0, nodes)
         is_open = t.can_start & (m.ingress_max <= self.r.limit)
         values = np.where(is_open, m.ingress_sum + self.r.arrive[at], math.inf)
         return self.choose(values, np.zeros(1), None if self.least is None else self.least.arrive[at])
@@ -112,7 +117,7 @@ class _Walker:
         busy = m.compute_max[node, stops] - m.compute_max[node, start]
         fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
         weight = np.where(fits, m.compute_sum[node, stops] - m.compute_sum[node, start], math.inf)
-        at = (self.mask, stops, node)
+        at = (self.past, stops, node)
         to_come = None if self.least is None else self.least.depart[at]
         choice = self.choose(weight + self.r.depart[at], np.zeros(1), to_come)
         return choice if choice < 0 else start + 1 + choice
@@ -121,7 +126,8 @@ class _Walker:
         t, m = self.t, self.m
         to = t.neighbour[t.neighbour_start[node] : t.neighbour_start[node + 1]]
         bits = t.tracked_bit[to]
-        is_blocked = (bits >= 0) & (self.mask >> np.maximum(bits, 0) & 1 != 0)
+        is_blocked = (bits >= 0) & (self.past >> np.maximum(bits, 0) & 1 != 0)
+        is_blocked |= self.past >> t.tracked >= t.most_stages
         to = to[~is_blocked] if self.least is None else to[~is_blocked & ~self.used[to]]
         pace, latency = t.pace[node, to, np.newaxis], t.latency[node, to, np.newaxis]
         link = m.packed_max[i] * pace + m.latency_max * latency
@@ -131,7 +137,7 @@ class _Walker:
         else:
             fits = (encode <= self.r.limit) & (link <= self.r.limit)
         weight = m.packed_sum[i] * pace + m.latency_sum * latency + m.code_sum[i]
-        at = (self.masks_with(to), i, to)
+        at = (self.pasts_with(to), i, to)
         values = np.where(fits, weight, math.inf) + self.r.price * t.loss[i] + self.r.arrive[at][:, np.newaxis]
         to_come = None if self.least is None else self.least.arrive[at][:, np.newaxis]
         choice = self.choose(values, t.loss[i], to_come)
@@ -139,15 +145,20 @@ class _Walker:
 
 
 @inlined
-def with_node(t: Tables, mask: int, node: int) -> int:
-    """Return the tracked nodes used after one more."""
-    return mask if t.tracked_bit[node] < 0 else mask | (1 << t.tracked_bit[node])
+def with_node(t: Tables, past: int, node: int) -> int:
+    """Return the past after one more stage."""
+    return (past if t.tracked_bit[node] < 0 else past | (1 << t.tracked_bit[node])) + t.count_step
 
 
 @inlined
-def is_blocked(t: Tables, mask: int, node: int) -> bool:
-    """Return whether a tracked node is used."""
-    return bool(t.tracked_bit[node] >= 0 and (mask >> t.tracked_bit[node]) & 1 != 0)
+def _has_used(t: Tables, past: int, node: int) -> bool:
+    return bool(t.tracked_bit[node] >= 0 and (past >> t.tracked_bit[node]) & 1 != 0)
+
+
+@inlined
+def is_blocked(t: Tables, past: int, node: int) -> bool:
+    """Return whether a past rules a stage on the node out."""
+    return bool(_has_used(t, past, node) or (past >> t.tracked) >= t.most_stages)
 
 
 @inlined
@@ -171,17 +182,17 @@ def _transfer_weight(t: Tables, m: Metric, limit: float, ends: tuple[int, int], 
 
 
 @inlined
-def _may_end(t: Tables, m: Metric, limit: float, mask: int, node: int) -> bool:
-    if not t.can_end[node] or (mask & t.required_tracked) != t.required_tracked:
+def _may_end(t: Tables, m: Metric, limit: float, past: int, node: int) -> bool:
+    if not t.can_end[node] or (past & t.required_tracked) != t.required_tracked:
         return False
     return bool(t.half_duplex[node] or m.egress_max[node] <= limit)
 
 
 @inlined
-def _best_stage(t: Tables, m: Metric, limit: float, depart: Floats, mask: int, start: int, node: int) -> float:
+def _best_stage(t: Tables, m: Metric, limit: float, depart: Floats, past: int, start: int, node: int) -> float:
     best = np.inf
     for stop in range(start + 1, t.max_stop[node, start] + 1):
-        rest = depart[mask, stop, node]
+        rest = depart[past, stop, node]
         if rest >= best:
             continue
         value = _stage_weight(t, m, limit, node, start, stop) + rest
@@ -192,14 +203,14 @@ def _best_stage(t: Tables, m: Metric, limit: float, depart: Floats, mask: int, s
 
 @inlined
 def _best_transfer(
-    t: Tables, m: Metric, limit: float, price: float, arrive: Floats, mask: int, i: int, node: int
+    t: Tables, m: Metric, limit: float, price: float, arrive: Floats, past: int, i: int, node: int
 ) -> float:
     best = np.inf
     for e in range(t.neighbour_start[node], t.neighbour_start[node + 1]):
         to = t.neighbour[e]
-        if is_blocked(t, mask, to):
+        if is_blocked(t, past, to):
             continue
-        rest = arrive[with_node(t, mask, to), i, to]
+        rest = arrive[with_node(t, past, to), i, to]
         if rest >= best:
             continue
         for k in range(t.levels):
@@ -218,18 +229,18 @@ def _start_value(t: Tables, m: Metric, limit: float, arrive: Floats, node: int) 
 
 @jit
 def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arrive: Floats) -> float:
-    for mask in range((1 << t.tracked) - 1, -1, -1):
+    for past in range(t.pasts - 1, t.count_step - 1, -1):
         for n in range(t.nodes):
-            is_state = t.tracked_bit[n] < 0 or is_blocked(t, mask, n)
-            if is_state and _may_end(t, m, limit, mask, n):
-                depart[mask, t.layers, n] = m.egress_sum[n]
+            is_state = t.tracked_bit[n] < 0 or _has_used(t, past, n)
+            if is_state and _may_end(t, m, limit, past, n):
+                depart[past, t.layers, n] = m.egress_sum[n]
         for i in range(t.layers - 1, -1, -1):
             for n in range(t.nodes):
-                if t.tracked_bit[n] < 0 or is_blocked(t, mask, n):
-                    arrive[mask, i, n] = _best_stage(t, m, limit, depart, mask, i, n)
+                if t.tracked_bit[n] < 0 or _has_used(t, past, n):
+                    arrive[past, i, n] = _best_stage(t, m, limit, depart, past, i, n)
             for n in range(t.nodes):
-                if i > 0 and (t.tracked_bit[n] < 0 or is_blocked(t, mask, n)):
-                    depart[mask, i, n] = _best_transfer(t, m, limit, price, arrive, mask, i, n)
+                if i > 0 and (t.tracked_bit[n] < 0 or _has_used(t, past, n)):
+                    depart[past, i, n] = _best_transfer(t, m, limit, price, arrive, past, i, n)
     root = np.inf
     for n in range(t.nodes):
         root = min(root, _start_value(t, m, limit, arrive, n))

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from orbitsplit._problem import ExternalLink, Problem, ProblemNode
 
 NO_LEVEL = -1
+# The objectives of `solve`, and where an evaluation has their values.
+OBJECTIVES = {
+    "latency": "objective_s",
+    "throughput": "bottleneck_s",
+    "time_to_first_token": "prefill_s",
+    "time_per_token": "token_step_s",
+}
 Row = tuple[int, int, int, int]  # node, start, stop, level
 
 
@@ -37,6 +44,11 @@ def usable_memory_bytes(node: ProblemNode) -> float:
 def loss_limit(problem: Problem) -> float:
     """Return the budget with room for the rounding of sums of decimal fractions."""
     return math.inf if problem.loss_budget is None else problem.loss_budget * (1 + 1e-9)
+
+
+def value_s(score: dict[str, Any], objective: str) -> float:
+    """Return what `solve` minimises for an objective, of a plan that `evaluate` scored."""
+    return float(score[OBJECTIVES[objective]])
 
 
 def evaluate(problem: Problem, stages: NDArray[np.int32]) -> dict[str, Any]:
@@ -106,6 +118,7 @@ class _Scorer:
         prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
         fields = {
             "objective_s": prefill, "prefill_s": prefill, "token_step_s": 0.0, "lap_s": 0.0, "return_s": 0.0,
+            "bottleneck_s": most if self.is_linked else math.inf,
             "latency_s": self.latency_s, "ingress_s": self.ingress_s, "egress_s": self.egress_s,
             "stage_s": stage_s, "link_s": link_s, "decode_stage_s": (), "decode_link_s": (),
         }  # fmt: skip
@@ -128,6 +141,7 @@ class _Scorer:
         objective = prefill + float(self.problem.new_tokens - 1) * step if is_finite else math.inf
         return {
             "objective_s": objective, "token_step_s": step, "lap_s": lap, "return_s": back,
+            "bottleneck_s": most if self.is_linked else math.inf,
             "decode_stage_s": stage_s, "decode_link_s": link_s,
         }  # fmt: skip
 
@@ -243,7 +257,7 @@ class _Scorer:
             for node, start, stop, _ in self.stages:
                 if start <= layer < stop and node != pinned:
                     names = f"{_node_name(self.problem, node)}, pinned to {_node_name(self.problem, pinned)}"
-                    self.violations.append(f"layer {layer} is on {names}")
+                    self.violations.append(f'layer {layer} ("{self.problem.layers[layer]}") is on {names}')
         for node in pins.required:
             if node not in used:
                 self.violations.append(f"{_node_name(self.problem, node)} is required and has no stage")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._bounds import Relaxation, least_loss
 from ._cost import usable_memory_bytes
-from ._tables import Tables, make_tables
+from ._tables import Options, Tables, make_tables
 from ._text import number, size
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Solve = Callable[["Problem"], dict[str, Any]]
 
 
-def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, max_tracked: int, solve: Solve) -> str:
+def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: Options, solve: Solve) -> str:
     """Return one sentence with the numbers."""
     reason = _explain_layer(problem) or _explain_total(problem)
     if reason:
         return reason
     if least.root == math.inf:
-        return _explain_memory(problem, t, max_tracked) or _explain_links(problem, t)
+        return _explain_memory(problem, t, options) or _explain_links(problem, options, t)
     budget = number(problem.loss_budget or 0.0)
     if least.root > t.loss_limit:
         reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root)}"
@@ -34,7 +34,13 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, max_track
     limits = "memory, links and pins"
     if problem.loss_budget is not None:
         limits += f" and a loss budget of {budget}"
+    if options.max_nodes is not None:
+        return f"no chain of {_at_most(options)}linked nodes keeps {limits} together"
     return f"no plan keeps {limits} together"
+
+
+def _at_most(options: Options) -> str:
+    return "" if options.max_nodes is None else f"at most {options.max_nodes} "
 
 
 def _usable(problem: Problem) -> list[float]:
@@ -48,7 +54,7 @@ def _explain_layer(problem: Problem) -> str:
         return "every node is forbidden"
     largest = max(_usable(problem))
     for i, need in enumerate(problem.layer_memory_bytes.tolist()):
-        fact = f"layer {i} needs {size(need)}"
+        fact = f'layer {i} ("{problem.layers[i]}") needs {size(need)}'
         if need > largest:
             return f"{fact}, the largest node has {size(largest)}"
         if i in problem.pins.layers:
@@ -72,11 +78,11 @@ def _is_exact(t: Tables) -> bool:
     return not t.is_free or t.tracked == t.nodes
 
 
-def _explain_memory(problem: Problem, t: Tables, max_tracked: int) -> str:
+def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:
     """Name the least memory on every node that opens a chain of stages and links, if any does."""
 
     def is_enough(relief_bytes: float) -> bool:
-        return least_loss(make_tables(problem, max_tracked, relief_bytes)).root < math.inf
+        return least_loss(make_tables(problem, options, relief_bytes)).root < math.inf
 
     enough = 0.0
     for layer in problem.layer_memory_bytes.tolist():
@@ -92,14 +98,15 @@ def _explain_memory(problem: Problem, t: Tables, max_tracked: int) -> str:
             too_little = middle
     more = f"{size(math.ceil(enough))} more on every node"
     more = f"{more} would" if _is_exact(t) else f"it takes at least {more}"
-    return f"no chain of linked nodes holds the layers in their order; {more}"
+    return f"no chain of {_at_most(options)}linked nodes holds the layers in their order; {more}"
 
 
-def _explain_links(problem: Problem, t: Tables) -> str:
+def _explain_links(problem: Problem, options: Options, t: Tables) -> str:
     if not t.can_start.any():
         return "no node may be first: ingress reaches none that the pins allow"
     if not t.can_end.any():
         return "no node may be last: egress leaves none that the pins allow"
-    if len(problem.nodes) > 1 and not len(t.neighbour):
+    if len(problem.nodes) > 1 and not len(t.neighbour) and t.most_stages > 1:
         return "no link joins any two nodes that may follow each other, and no node alone may run every layer"
-    return "no chain of links joins the nodes that ingress, egress and pins ask for, whatever their memory"
+    chain = f"no chain of {_at_most(options)}linked nodes"
+    return f"{chain} joins those that ingress, egress and pins ask for, whatever their memory"

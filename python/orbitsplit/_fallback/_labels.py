@@ -20,7 +20,7 @@ SUM, MAX, OPEN = 0, 1, 2
 PREFILL, TOKEN = 0, 3
 LOSS, BACK, BOUND = 6, 7, 8
 # Columns of its indices.
-PARENT, NEXT, BOUNDARY, NODE, FIRST, LEVEL, MASK, ARRIVED, DEAD = range(9)
+PARENT, NEXT, BOUNDARY, NODE, FIRST, LEVEL, PAST, ARRIVED, DEAD = range(9)
 # Counters of a store.
 LABELS, OPENS = range(2)
 
@@ -33,7 +33,7 @@ class Pruning(NamedTuple):
 
     layers: int
     nodes: int
-    generates: bool
+    keeps_first: bool
     loss_limit: float
     growth: Floats  # boundaries x nodes
     token_growth: Floats  # boundaries x nodes
@@ -63,6 +63,7 @@ class Store(NamedTuple):
     counters: Ints
     goal: Ints  # parent of the incumbent's last stage, or -1
     objective: Floats  # of the incumbent
+    keep: Floats  # the part of the objective that a bound must stay below: 1 less the gap
 
 
 def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval]]) -> Pruning:
@@ -80,7 +81,7 @@ def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval
     return Pruning(
         layers=t.layers,
         nodes=t.nodes,
-        generates=t.generates,
+        keeps_first=t.keeps_first,
         loss_limit=t.loss_limit,
         growth=t.prefill.growth,
         token_growth=t.token.growth,
@@ -97,7 +98,7 @@ def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval
     )
 
 
-def new_store(capacity: int, objective: float) -> Store:
+def new_store(capacity: int, objective: float, gap: float) -> Store:
     """Return an empty store with room for so many labels."""
     return Store(
         numbers=np.zeros((capacity, 9)),
@@ -111,6 +112,7 @@ def new_store(capacity: int, objective: float) -> Store:
         counters=np.zeros(3, dtype=np.int64),
         goal=np.full(1, -1, dtype=np.int64),
         objective=np.array([objective]),
+        keep=np.array([1 - max(gap, ROUNDING)]),
     )
 
 
@@ -122,7 +124,9 @@ def _slots(capacity: int) -> int:
 def grown(store: Store) -> Store:
     """Return the store with twice the room."""
     old = len(store.used)
-    larger = new_store(2 * old, 0.0)._replace(counters=store.counters, goal=store.goal, objective=store.objective)
+    larger = new_store(2 * old, 0.0, 0.0)._replace(
+        counters=store.counters, goal=store.goal, objective=store.objective, keep=store.keep
+    )
     for name in ("numbers", "indices", "used", "heap_bound", "heap_label"):
         getattr(larger, name)[:old] = getattr(store, name)
     _rehash(store, larger)
@@ -154,7 +158,7 @@ def _slot(store: Store, place: int, used: np.uint64) -> int:
 def _place(p: Pruning, tag: Ints) -> int:
     place = tag[ARRIVED] * (p.layers + 1) + tag[BOUNDARY]
     place = place * p.nodes + tag[NODE]
-    return int(place * p.nodes + (tag[FIRST] if p.generates else 0))
+    return int(place * p.nodes + (tag[FIRST] if p.keeps_first else 0))
 
 
 @jit
@@ -217,7 +221,7 @@ def _bound(p: Pruning, number: Floats, tag: Ints) -> float:
         while b < len(p.metric) and p.metric[b] == a:
             rest = 0.0
             for c in range(p.first[b], p.stop[b]):
-                value = rows[tag[MASK], tag[BOUNDARY], tag[NODE], c] - p.prices[c] * left
+                value = rows[tag[PAST], tag[BOUNDARY], tag[NODE], c] - p.prices[c] * left
                 rest = max(rest, value)
             least = min(least, rest + max(busiest, p.low[b]))
             b += 1
@@ -233,8 +237,9 @@ def _is_no_worse(a: Floats, b: Floats, load: int, growth: float) -> bool:
 
 
 @inlined
-def _dominates(a: Floats, b: Floats, growth: float, token_growth: float) -> bool:
-    if a[LOSS] > b[LOSS] or a[BACK] > b[BACK]:
+def _dominates(store: Store, i: int, j: int, growth: float, token_growth: float) -> bool:
+    a, b = store.numbers[i], store.numbers[j]
+    if a[LOSS] > b[LOSS] or a[BACK] > b[BACK] or store.indices[i, PAST] > store.indices[j, PAST]:
         return False
     return _is_no_worse(a, b, PREFILL, growth) and _is_no_worse(a, b, TOKEN, token_growth)
 
@@ -247,7 +252,7 @@ def push(p: Pruning, store: Store) -> None:
     number[BOUND] = _bound(p, number, tag)
     if tag[PARENT] >= 0:
         number[BOUND] = max(number[BOUND], store.numbers[tag[PARENT], BOUND])
-    if number[BOUND] >= store.objective[0] * (1 - ROUNDING):
+    if number[BOUND] >= store.objective[0] * store.keep[0]:
         return
     growth = np.inf if tag[ARRIVED] else p.growth[tag[BOUNDARY], tag[NODE]]
     token_growth = np.inf if tag[ARRIVED] else p.token_growth[tag[BOUNDARY], tag[NODE]]
@@ -256,13 +261,13 @@ def push(p: Pruning, store: Store) -> None:
     store.key_place[slot], store.key_used[slot] = place, store.used[new]
     i = store.head[slot]
     while i >= 0:
-        if _dominates(store.numbers[i], number, growth, token_growth):
+        if _dominates(store, i, new, growth, token_growth):
             return
         i = store.indices[i, NEXT]
     before, i = -1, store.head[slot]
     while i >= 0:
         after = store.indices[i, NEXT]
-        if _dominates(number, store.numbers[i], growth, token_growth):
+        if _dominates(store, new, i, growth, token_growth):
             store.indices[i, DEAD] = 1
             if before < 0:
                 store.head[slot] = after

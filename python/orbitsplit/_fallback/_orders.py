@@ -10,22 +10,23 @@ import numpy as np
 
 from ._bounds import least_loss
 from ._root import Clock, Incumbent, Root
-from ._tables import make_metrics, make_tables
+from ._tables import Options, make_metrics, make_tables
 
 if TYPE_CHECKING:
     from orbitsplit._problem import ExternalLink, Problem
 
 
-def improve_by_orders(problem: Problem, clock: Clock, incumbent: Incumbent) -> Incumbent:
+def improve_by_orders(problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> Incumbent:
     """Move and swap nodes until neither helps or time is over; without an incumbent look for any first."""
-    search = _OrderSearch(problem, clock, incumbent)
+    search = _OrderSearch(problem, options, clock, incumbent)
     search.run()
     return search.incumbent
 
 
 class _OrderSearch:
-    def __init__(self, problem: Problem, clock: Clock, incumbent: Incumbent) -> None:
+    def __init__(self, problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> None:
         self.problem = problem
+        self.options = options
         self.clock = clock
         self.incumbent = incumbent
 
@@ -40,12 +41,12 @@ class _OrderSearch:
     def attempt(self, order: list[int]) -> bool:
         """Explore one order; true if it holds a better plan than the incumbent."""
         fixed = _in_order(self.problem, order)
-        t = make_tables(fixed, 0)
+        t = make_tables(fixed, self.options)
         least = least_loss(t)
         if least.root > t.loss_limit:
             return False
-        start = Incumbent(self.incumbent.objective_s)
-        found = Root(fixed, t, make_metrics(t), least, self.clock, start).incumbent
+        start = Incumbent(self.incumbent.objective_s, self.incumbent.gap)
+        found = Root(fixed, t, self.options.objective, make_metrics(t), least, self.clock, start).incumbent
         if not len(found.stages):
             return False
         found.stages[:, 0] = np.array(order, dtype=np.int32)[found.stages[:, 0]]

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._bounds import Relaxation, least_loss
-from ._cost import evaluate
+from ._cost import OBJECTIVES, evaluate, generates, value_s
 from ._infeasible import explain_infeasible
 from ._orders import improve_by_orders
 from ._problem import validate_problem
 from ._root import Clock, Incumbent, Root
 from ._search import SearchResult, search
-from ._tables import Metric, Tables, make_metrics, make_tables
+from ._tables import Options, Tables, make_metrics, make_tables
 from ._text import number
 
 if TYPE_CHECKING:
@@ -26,67 +26,94 @@ _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
 
 
-def solve(problem: Problem, time_limit_s: float, max_labels: int, max_tracked: int) -> dict[str, Any]:
+def solve(
+    problem: Problem,
+    objective: str,
+    max_nodes: int | None,
+    gap: float,
+    time_limit_s: float,
+    max_labels: int,
+    max_tracked: int,
+) -> dict[str, Any]:
     """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
+    options = Options(objective, max_nodes, gap, time_limit_s, max_labels, max_tracked)
     clock = Clock(time_limit_s)
-    _check(problem, time_limit_s, max_labels)
-    t = make_tables(problem, max_tracked)
-    metrics = make_metrics(t)
+    _check(problem, options)
+    t = make_tables(problem, options)
     least = least_loss(t)
     result = SearchResult(True, math.inf, 0, "")
     rows = np.empty((0, 4), dtype=np.int32)
     if least.root <= t.loss_limit:
-        result, rows = _find_best(problem, t, metrics, least, clock, max_labels)
-    found: dict[str, Any] = {
-        "status": "unknown", "objective_s": math.inf, "lower_bound_s": 0.0, "gap": math.inf, "loss": 0.0,
-        "stages": [tuple(row) for row in rows.tolist()], "labels": result.labels,
-    }  # fmt: skip
-    if len(rows):
-        score = evaluate(problem, rows)
-        found |= {"objective_s": score["objective_s"], "loss": score["loss"]}
-    if result.is_complete:
-        found |= {"status": "optimal", "gap": 0.0} if len(rows) else {"status": "infeasible"}
-        found["lower_bound_s"] = found["objective_s"]
-    else:
-        found["lower_bound_s"] = min(result.lower_bound_s, found["objective_s"])
-        if len(rows):
-            gap = (found["objective_s"] - found["lower_bound_s"]) / found["objective_s"]
-            found |= {"status": "feasible", "gap": gap}
-    found["reason"] = _stopped_reason(result, time_limit_s, max_labels)
+        result, rows = _find_best(problem, t, options, least, clock)
+    found = _outcome(problem, options, result, rows)
     if found["status"] == "infeasible":
         found["reason"] = explain_infeasible(
-            problem, t, least, max_tracked, lambda other: solve(other, time_limit_s, max_labels, max_tracked)
+            problem, t, least, options, lambda other: solve(other, *options._replace(objective="latency"))
         )
     return {**found, "seconds": clock.seconds()}
 
 
+def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDArray[np.int32]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "status": "infeasible", "objective_s": math.inf, "lower_bound_s": math.inf, "gap": math.inf, "loss": 0.0,
+        "stages": [tuple(row) for row in rows.tolist()], "reason": "", "labels": result.labels,
+    }  # fmt: skip
+    if len(rows):
+        score = evaluate(problem, rows)
+        found |= {"objective_s": value_s(score, options.objective), "loss": score["loss"]}
+    within = found["objective_s"] * (1 - options.gap)
+    if not result.is_complete:
+        found["status"] = "feasible" if len(rows) else "unknown"
+        found["reason"] = _stopped_reason(result, options)
+        found["lower_bound_s"] = min(result.lower_bound_s, within)
+    elif len(rows):
+        # Plans better by less than the gap may have been left out.
+        found["status"] = "feasible" if options.gap > 0 else "optimal"
+        found["reason"] = f"the gap of {number(options.gap)} was proven" if options.gap > 0 else ""
+        found["lower_bound_s"] = within
+    if len(rows):
+        distance = found["objective_s"] - found["lower_bound_s"]
+        found["gap"] = distance / found["objective_s"] if distance > 0 else 0.0
+    return found
+
+
 def _find_best(
-    problem: Problem, t: Tables, metrics: list[Metric], least: Relaxation, clock: Clock, max_labels: int
+    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock
 ) -> tuple[SearchResult, NDArray[np.int32]]:
     """Search; in free order, where a first search does not end, again with a better incumbent."""
-    root = Root(problem, t, metrics, least, clock, Incumbent())
-    result = search(t, metrics, root, clock, min(_FIRST_LABELS, max_labels) if t.is_free else max_labels)
+    metrics, most = make_metrics(t), options.max_labels
+    root = Root(problem, t, options.objective, metrics, least, clock, Incumbent(gap=options.gap))
+    result = search(t, metrics, root, clock, min(_FIRST_LABELS, most) if t.is_free else most)
     if result.is_complete or not t.is_free:
         return result, root.incumbent.stages
-    incumbent = improve_by_orders(problem, clock, root.incumbent)
+    incumbent = improve_by_orders(problem, options, clock, root.incumbent)
     if clock.is_over():
         return result._replace(stopped_by="time"), incumbent.stages
-    root = Root(problem, t, metrics, least, clock, incumbent)
-    result = search(t, metrics, root, clock, max_labels)
+    root = Root(problem, t, options.objective, metrics, least, clock, incumbent)
+    result = search(t, metrics, root, clock, most)
     return result, root.incumbent.stages
 
 
-def _check(problem: Problem, time_limit_s: float, max_labels: int) -> None:
+def _check(problem: Problem, options: Options) -> None:
+    if options.objective not in OBJECTIVES:
+        *most, last = OBJECTIVES
+        raise ValueError(f'objective is "{options.objective}"; valid are {", ".join(most)} and {last}')
     validate_problem(problem)
-    if not time_limit_s >= 0:
-        raise ValueError(f"time_limit_s is {number(time_limit_s)}, must be at least 0")
-    if max_labels > _MOST_LABELS:
-        raise ValueError(f"max_labels is {max_labels}, must be at most {_MOST_LABELS}")
+    if not options.time_limit_s >= 0:
+        raise ValueError(f"time_limit_s is {number(options.time_limit_s)}, must be at least 0")
+    if options.max_labels > _MOST_LABELS:
+        raise ValueError(f"max_labels is {options.max_labels}, must be at most {_MOST_LABELS}")
+    if not 0 <= options.gap < 1:
+        raise ValueError(f"gap is {number(options.gap)}, must be at least 0 and below 1")
+    if options.max_nodes is not None and options.max_nodes < 1:
+        raise ValueError(f"max_nodes is {options.max_nodes}, must be at least 1")
+    if options.objective == "time_per_token" and not generates(problem):
+        raise ValueError(f"objective is time_per_token, new_tokens is {problem.new_tokens}, must be at least 2")
     if problem.order == "free" and len(problem.nodes) > _MOST_FREE_NODES:
         raise ValueError(f"order is free with {len(problem.nodes)} nodes, at most {_MOST_FREE_NODES} can be searched")
 
 
-def _stopped_reason(result: SearchResult, time_limit_s: float, max_labels: int) -> str:
+def _stopped_reason(result: SearchResult, options: Options) -> str:
     if result.stopped_by == "time":
-        return f"the time limit of {number(time_limit_s)} s was reached"
-    return f"the limit of {max_labels} labels was reached" if result.stopped_by else ""
+        return f"the time limit of {number(options.time_limit_s)} s was reached"
+    return f"the limit of {options.max_labels} labels was reached"

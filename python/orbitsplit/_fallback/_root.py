@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ._bounds import Relaxation, Walk, dive, follow, relax
-from ._cost import evaluate
+from ._bounds import Relaxation, Walk, dive, dive_for_loss, follow, relax
+from ._cost import evaluate, value_s
 from ._tables import Metric, Tables
 
 if TYPE_CHECKING:
@@ -45,11 +45,16 @@ class Incumbent:
     """The best plan so far."""
 
     objective_s: float = math.inf
+    gap: float = 0.0
     stages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 4), dtype=np.int32))
 
     def cutoff(self) -> float:
-        """Return what a bound must stay below to promise a better plan."""
-        return self.objective_s * (1 - ROUNDING)
+        """Return what a bound must stay below to promise a plan that is better by more than the gap."""
+        return self.objective_s * (1 - max(self.gap, ROUNDING))
+
+    def is_beaten_by(self, other_s: float) -> bool:
+        """Return whether an objective is better by more than rounding."""
+        return other_s < self.objective_s * (1 - ROUNDING)
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Root:
         self,
         problem: Problem,
         t: Tables,
+        objective: str,
         metrics: list[Metric],
         least: Relaxation,
         clock: Clock,
@@ -77,6 +83,7 @@ class Root:
     ) -> None:
         self._problem = problem
         self._t = t
+        self._objective = objective
         self.least = least
         self._clock = clock
         self.incumbent = incumbent
@@ -85,6 +92,7 @@ class Root:
             whole = Interval()
             self._price(metric, whole, 0.0)
             self.intervals.append([whole])
+        self._offer(dive_for_loss(t, least))
         least_sum = [intervals[0].bound for intervals in self.intervals]
         for step in range(1, _ROUNDS + 1):
             if self.incumbent.objective_s == math.inf:
@@ -98,8 +106,9 @@ class Root:
         if not len(walk.stages):
             return
         score = evaluate(self._problem, walk.stages)
-        if score["is_feasible"] and score["objective_s"] < self.incumbent.cutoff():
-            self.incumbent = Incumbent(score["objective_s"], walk.stages)
+        value = value_s(score, self._objective)
+        if score["is_feasible"] and self.incumbent.is_beaten_by(value):
+            self.incumbent = Incumbent(value, self.incumbent.gap, walk.stages)
 
     def _add(self, metric: Metric, interval: Interval, price: float) -> Relaxation:
         made = relax(self._t, metric, interval.high, price)
@@ -126,7 +135,8 @@ class Root:
         if over_loss <= t.loss_limit:
             return
         under_sum, under_loss = 0.0, -1.0
-        price = inherited if inherited > 0 else over_sum / over_loss
+        # Where sums weigh nothing, the interval's end takes their place.
+        price = inherited if inherited > 0 else (over_sum if over_sum > 0 else interval.high) / over_loss
         for _ in range(_PRICE_STEPS):
             if not price < math.inf or interval.bound >= self.incumbent.cutoff() or self._clock.is_over():
                 return

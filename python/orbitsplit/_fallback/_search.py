@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._bounds import with_node
+from ._bounds import is_blocked, with_node
 from ._cost import NO_LEVEL
 from ._jit import inlined, jit
 from ._labels import (
@@ -20,12 +20,12 @@ from ._labels import (
     LABELS,
     LEVEL,
     LOSS,
-    MASK,
     MAX,
     NODE,
     OPEN,
     OPENS,
     PARENT,
+    PAST,
     PREFILL,
     SUM,
     TOKEN,
@@ -38,7 +38,7 @@ from ._labels import (
     push,
 )
 from ._root import ROUNDING, Clock, Root
-from ._tables import Floats, Metric, PhaseTables, Tables
+from ._tables import Floats, Metric, PhaseTables, Tables, Tracks
 
 # What a slice of the search ends with.
 EXHAUSTED, SLICE_DONE, POOL_FULL, LABELS_REACHED = range(4)
@@ -61,9 +61,9 @@ def search(t: Tables, metrics: list[Metric], root: Root, clock: Clock, max_label
     least = root.least.arrive
     p = make_pruning(t, metrics, root.intervals)
     floor = 0.0
-    if t.tracks_max and root.intervals[0]:
+    if t.tracks.max and metrics[0].decode_max == 0 and root.intervals[0]:
         floor = root.intervals[0][0].low / metrics[0].prefill_max
-    store = new_store(max(_FIRST_CAPACITY, 4 * _most_children(t)), root.incumbent.objective_s)
+    store = new_store(max(_FIRST_CAPACITY, 4 * _most_children(t)), root.incumbent.objective_s, root.incumbent.gap)
     _start(t, p, store, floor)
     end = SLICE_DONE
     while end not in (EXHAUSTED, LABELS_REACHED):
@@ -89,22 +89,23 @@ def _start(t: Tables, p: Pruning, store: Store, floor: float) -> None:
         new = store.counters[LABELS]
         number, tag = store.numbers[new], store.indices[new]
         number[:] = 0.0
-        number[PREFILL + SUM] = t.ingress[n] + t.ingress_delay[n]
-        number[PREFILL + MAX] = max(floor, t.ingress[n]) if t.tracks_max else 0.0
+        number[PREFILL + SUM] = t.ingress[n] + t.ingress_delay[n] if t.tracks.sum else 0.0
+        number[PREFILL + MAX] = max(floor, t.ingress[n]) if t.tracks.max else 0.0
         tag[:] = 0
         tag[PARENT], tag[LEVEL], tag[ARRIVED] = -1, NO_LEVEL, 1
         tag[NODE], tag[FIRST] = n, n
-        tag[MASK] = 0 if t.tracked_bit[n] < 0 else 1 << int(t.tracked_bit[n])
+        tag[PAST] = (0 if t.tracked_bit[n] < 0 else 1 << int(t.tracked_bit[n])) + t.count_step
         store.used[new] = 1 << int(n) if t.is_free else 0
         push(p, store)
 
 
 @inlined
-def _work(t: Tables, phase: PhaseTables, tracks_max: bool, place: tuple[int, int, int], load: Floats) -> None:
+def _work(t: Tables, phase: PhaseTables, tracks: Tracks, place: tuple[int, int, int], load: Floats) -> None:
     node, start, stop = place
     busy = phase.compute[node, stop] - phase.compute[node, start]
-    load[SUM] += busy
-    if tracks_max:
+    if tracks.sum:
+        load[SUM] += busy
+    if tracks.max:
         load[OPEN] += busy
         load[MAX] = max(load[MAX], load[OPEN])
 
@@ -120,7 +121,7 @@ def _close(load: Floats, half_duplex: bool, encode: float, link: float) -> None:
 
 @inlined
 def _transfer(
-    t: Tables, phase: PhaseTables, tracks_max: bool, ends: tuple[int, int], i: int, k: int, load: Floats
+    t: Tables, phase: PhaseTables, tracks: Tracks, ends: tuple[int, int], i: int, k: int, load: Floats
 ) -> None:
     encode = phase.encode[i, k]
     link = phase.packed[i, k] / t.bandwidth[ends]
@@ -128,8 +129,9 @@ def _transfer(
     if t.latency_occupies:
         link += delay
         delay = 0.0
-    load[SUM] += encode + link + delay + phase.decode[i, k]
-    if tracks_max:
+    if tracks.sum:
+        load[SUM] += encode + link + delay + phase.decode[i, k]
+    if tracks.max:
         _close(load, t.half_duplex[ends[0]], encode, link)
         load[OPEN] = phase.decode[i, k]
 
@@ -153,8 +155,9 @@ def _finish(t: Tables, store: Store, new: int) -> None:
     n = tag[NODE]
     if not t.can_end[n] or (store.used[new] & t.required) != t.required:
         return
-    number[PREFILL + SUM] += t.egress[n] + t.egress_delay[n]
-    if t.tracks_max:
+    if t.tracks.sum:
+        number[PREFILL + SUM] += t.egress[n] + t.egress_delay[n]
+    if t.tracks.max:
         _close(number[PREFILL : PREFILL + 3], t.half_duplex[n], 0.0, t.egress[n])
     lap = number[TOKEN + SUM]
     if t.generates and n != tag[FIRST]:
@@ -163,10 +166,9 @@ def _finish(t: Tables, store: Store, new: int) -> None:
         if back == np.inf:
             return
         lap += back
-    objective = number[PREFILL + SUM] + t.more_batches * number[PREFILL + MAX]
-    if t.generates:
-        busiest = t.groups * number[TOKEN + MAX]
-        objective += t.more_tokens * (lap if lap > busiest else busiest)
+    w = t.weights
+    objective = w.prefill_sum * number[PREFILL + SUM] + w.prefill_max * number[PREFILL + MAX]
+    objective += max(w.lap * lap, w.busiest * number[TOKEN + MAX])
     if objective < store.objective[0] * (1 - ROUNDING):
         store.objective[0] = objective
         store.goal[0] = tag[PARENT]
@@ -181,9 +183,9 @@ def _compute(t: Tables, p: Pruning, store: Store, parent: int) -> None:
         number = store.numbers[new]
         store.indices[new, BOUNDARY] = stop
         store.indices[new, ARRIVED] = 0
-        _work(t, t.prefill, t.tracks_max, (node, start, stop), number[PREFILL : PREFILL + 3])
+        _work(t, t.prefill, t.tracks, (node, start, stop), number[PREFILL : PREFILL + 3])
         if t.generates:
-            _work(t, t.token, t.tracks_token_max, (node, start, stop), number[TOKEN : TOKEN + 3])
+            _work(t, t.token, t.token_tracks, (node, start, stop), number[TOKEN : TOKEN + 3])
         if stop == t.layers:
             _finish(t, store, new)
         else:
@@ -198,24 +200,25 @@ def _send(t: Tables, p: Pruning, least: Floats, store: Store, parent: int) -> No
     for e in range(t.neighbour_start[node], t.neighbour_start[node + 1]):
         to = t.neighbour[e]
         bit = np.uint64(1) << np.uint64(to) if t.is_free else np.uint64(0)
-        if used & bit != np.uint64(0):
+        if used & bit != np.uint64(0) or is_blocked(t, store.indices[parent, PAST], to):
             continue
-        mask = with_node(t, store.indices[parent, MASK], to)
+        past = with_node(t, store.indices[parent, PAST], to)
         for k in range(t.levels):
             loss = store.numbers[parent, LOSS] + t.loss[i, k]
-            if loss + least[mask, i, to] > t.loss_limit:
+            if loss + least[past, i, to] > t.loss_limit:
                 continue
             new = _copy(store, parent)
             number, tag = store.numbers[new], store.indices[new]
-            tag[NODE], tag[ARRIVED], tag[MASK], tag[LEVEL] = to, 1, mask, k
+            tag[NODE], tag[ARRIVED], tag[PAST], tag[LEVEL] = to, 1, past, k
             store.used[new] = used | bit
             number[LOSS] = loss
             if t.needs_back:
-                number[BACK] += t.latency[to, node] if t.bandwidth[to, node] > 0 else np.inf
+                weighed = t.latency[to, node] if t.token_tracks.sum else 0.0
+                number[BACK] += weighed if t.bandwidth[to, node] > 0 else np.inf
             ends = (node, to)
-            _transfer(t, t.prefill, t.tracks_max, ends, i, k, number[PREFILL : PREFILL + 3])
+            _transfer(t, t.prefill, t.tracks, ends, i, k, number[PREFILL : PREFILL + 3])
             if t.generates:
-                _transfer(t, t.token, t.tracks_token_max, ends, i, k, number[TOKEN : TOKEN + 3])
+                _transfer(t, t.token, t.token_tracks, ends, i, k, number[TOKEN : TOKEN + 3])
             push(p, store)
 
 
@@ -226,7 +229,7 @@ def _run(t: Tables, p: Pruning, least: Floats, store: Store, max_labels: int, co
     for _ in range(count):
         while store.counters[OPENS] > 0 and store.indices[store.heap_label[0], DEAD]:
             heap_pop(store)
-        if store.counters[OPENS] == 0 or store.heap_bound[0] >= store.objective[0] * (1 - ROUNDING):
+        if store.counters[OPENS] == 0 or store.heap_bound[0] >= store.objective[0] * store.keep[0]:
             return EXHAUSTED
         if store.counters[LABELS] >= max_labels:
             return LABELS_REACHED

@@ -20,11 +20,24 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _MOST_OPERATIONS = 2e6
+_UNREACHABLE = 2**31
+
+
+class Options(NamedTuple):
+    """The options of `solve`."""
+
+    objective: str
+    max_nodes: int | None
+    gap: float
+    time_limit_s: float
+    max_labels: int
+    max_tracked: int
 
 
 class Metric(NamedTuple):
     """A linear form under which prefill and decode become one (sum, max) pair."""
 
+    prefill_sum: float
     decode_sum: float
     prefill_max: float
     decode_max: float
@@ -54,6 +67,22 @@ class PhaseTables(NamedTuple):
     growth: Floats  # boundaries x nodes
 
 
+class Weights(NamedTuple):
+    """The objective as weights of a plan's sums and maxima; of lap and busiest the larger one counts."""
+
+    prefill_sum: float
+    prefill_max: float
+    lap: float
+    busiest: float
+
+
+class Tracks(NamedTuple):
+    """What labels keep of a phase: that which the objective weighs."""
+
+    sum: bool
+    max: bool
+
+
 class Tables(NamedTuple):
     """What the inner loops read."""
 
@@ -63,13 +92,12 @@ class Tables(NamedTuple):
     generates: bool
     is_free: bool
     needs_back: bool
-    tracks_max: bool
-    tracks_token_max: bool
+    keeps_first: bool
+    weights: Weights
+    tracks: Tracks
+    token_tracks: Tracks
     latency_occupies: bool
     loss_limit: float
-    more_batches: float
-    more_tokens: float
-    groups: float
     loss: Floats  # boundaries x levels
     max_stop: Ints  # nodes x boundaries
     neighbour_start: Ints  # nodes + 1
@@ -88,6 +116,9 @@ class Tables(NamedTuple):
     tracked_bit: Ints  # nodes, -1 where the bounds let the node repeat
     tracked: int
     required_tracked: int
+    most_stages: int
+    count_step: int
+    pasts: int
     prefill: PhaseTables
     token: PhaseTables
 
@@ -97,6 +128,9 @@ class _Tracking(NamedTuple):
     tracked_bit: Ints
     tracked: int
     required_tracked: int
+    most_stages: int
+    count_step: int
+    pasts: int
 
 
 class _Links(NamedTuple):
@@ -107,26 +141,28 @@ class _Links(NamedTuple):
     can_end: NDArray[np.bool_]
 
 
-def make_tables(problem: Problem, max_tracked: int, memory_relief_bytes: float = 0.0) -> Tables:
+def make_tables(problem: Problem, options: Options, memory_relief_bytes: float = 0.0) -> Tables:
     """Return the tables; `memory_relief_bytes` is added to what every node can hold."""
+    weights = _weights(problem, options.objective)
+    token_tracks = Tracks(weights.lap > 0, weights.busiest > weights.lap)
     links = _links(problem)
     ingress, ingress_delay = _external(problem, problem.ingress, links.can_start)
     egress, egress_delay = _external(problem, problem.egress, links.can_end)
     prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, egress)
+    needs_back = generates(problem) and _lacks_return(problem, links)
     return Tables(
         layers=len(problem.layers),
         nodes=len(problem.nodes),
         levels=len(problem.levels),
         generates=generates(problem),
         is_free=problem.order == "free",
-        needs_back=generates(problem) and _lacks_return(problem, links),
-        tracks_max=problem.micro_batches > 1,
-        tracks_token_max=generates(problem) and group_count(problem) > 1,
+        needs_back=needs_back,
+        keeps_first=generates(problem) and (needs_back or token_tracks.sum),
+        weights=weights,
+        tracks=Tracks(weights.prefill_sum > 0, weights.prefill_max > 0),
+        token_tracks=token_tracks,
         latency_occupies=problem.latency_occupies_link,
         loss_limit=0.0 if problem.loss_budget is None else loss_limit(problem),
-        more_batches=float(problem.micro_batches - 1),
-        more_tokens=float(problem.new_tokens - 1),
-        groups=float(group_count(problem)),
         loss=_loss(problem),
         max_stop=_max_stop(problem, memory_relief_bytes),
         **links._asdict(),
@@ -137,7 +173,7 @@ def make_tables(problem: Problem, max_tracked: int, memory_relief_bytes: float =
         ingress_delay=ingress_delay,
         egress=egress,
         egress_delay=egress_delay,
-        **_tracking(problem, prefill, links, max_tracked)._asdict(),
+        **_tracking(problem, prefill, links, options)._asdict(),
         prefill=prefill,
         token=_token_phase(problem, prefill, links),
     )
@@ -145,15 +181,32 @@ def make_tables(problem: Problem, max_tracked: int, memory_relief_bytes: float =
 
 def make_metrics(t: Tables) -> list[Metric]:
     """Return the forms that bound the objective: by the lap and, with several groups, by the busiest resource."""
-    metrics = [_metric(t, t.more_tokens if t.generates else 0.0, t.more_batches, 0.0)]
-    if t.tracks_token_max:
-        metrics.append(_metric(t, 0.0, t.more_batches, t.more_tokens * t.groups))
+    metrics = []
+    if t.token_tracks.sum or not t.token_tracks.max:
+        metrics.append(_metric(t, t.weights.lap, 0.0))
+    if t.token_tracks.max:
+        metrics.append(_metric(t, 0.0, t.weights.busiest))
     return metrics
 
 
-def _metric(t: Tables, decode_sum: float, prefill_max: float, decode_max: float) -> Metric:
+def _weights(problem: Problem, objective: str) -> Weights:
+    # A lap contains its longest occupancy: where the maximum weighs no more, the lap alone decides the step.
+    more_batches, more_tokens = float(problem.micro_batches - 1), float(problem.new_tokens - 1)
+    groups = float(group_count(problem))
+    if objective == "throughput":
+        return Weights(0.0, 0.0, 0.0, 1.0) if generates(problem) else Weights(0.0, 1.0, 0.0, 0.0)
+    if objective == "time_per_token":
+        return Weights(0.0, 0.0, 1.0, groups)
+    if objective == "latency" and generates(problem):
+        return Weights(1.0, more_batches, more_tokens, more_tokens * groups)
+    return Weights(1.0, more_batches, 0.0, 0.0)
+
+
+def _metric(t: Tables, decode_sum: float, decode_max: float) -> Metric:
+    prefill_sum, prefill_max = t.weights.prefill_sum, t.weights.prefill_max
+
     def in_sum(prefill: Floats, token: Floats) -> Floats:
-        return 1.0 * prefill + decode_sum * token if t.generates else prefill
+        return prefill_sum * prefill + decode_sum * token if t.generates else prefill_sum * prefill
 
     def in_max(prefill: Floats, token: Floats) -> Floats:
         return prefill_max * prefill + decode_max * token if t.generates else prefill_max * prefill
@@ -166,10 +219,11 @@ def _metric(t: Tables, decode_sum: float, prefill_max: float, decode_max: float)
     open_max = np.zeros(t.layers + 1)
     open_max[1 : t.layers] = decodes[1 : t.layers].min(axis=1, initial=math.inf)
     return Metric(
+        prefill_sum=prefill_sum,
         decode_sum=decode_sum,
         prefill_max=prefill_max,
         decode_max=decode_max,
-        latency_sum=1 + decode_sum,
+        latency_sum=prefill_sum + decode_sum,
         latency_max=latency_max,
         compute_sum=in_sum(t.prefill.compute, t.token.compute),
         compute_max=in_max(t.prefill.compute, t.token.compute),
@@ -179,9 +233,9 @@ def _metric(t: Tables, decode_sum: float, prefill_max: float, decode_max: float)
         encode_max=encode_max,
         open_max=open_max,
         close_max=_close_max(t, packed_max, encode_max, egress_max, latency_max),
-        ingress_sum=t.ingress + t.ingress_delay,
+        ingress_sum=prefill_sum * (t.ingress + t.ingress_delay),
         ingress_max=prefill_max * t.ingress,
-        egress_sum=t.egress + t.egress_delay,
+        egress_sum=prefill_sum * (t.egress + t.egress_delay),
         egress_max=egress_max,
     )
 
@@ -208,7 +262,7 @@ def without_time(t: Tables) -> Metric:
     compute = np.zeros((t.nodes, t.layers + 1))
     node = np.zeros(t.nodes)
     return Metric(
-        0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, levels, levels, levels, levels,
+        0.0, 0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, levels, levels, levels, levels,
         np.zeros(t.layers + 1), np.zeros((t.layers + 1, t.nodes)), node, node, node, node,
     )  # fmt: skip
 
@@ -299,20 +353,24 @@ def _lacks_return(problem: Problem, links: _Links) -> bool:
     return bool((missing & links.can_end[:, np.newaxis] & links.can_start[np.newaxis, :]).any())
 
 
-def _tracking(problem: Problem, prefill: PhaseTables, links: _Links, max_tracked: int) -> _Tracking:
+def _tracking(problem: Problem, prefill: PhaseTables, links: _Links, options: Options) -> _Tracking:
     """Choose the nodes that the bounds keep from repeating: required ones first, then the fastest."""
     nodes, layers = len(problem.nodes), len(problem.layers)
     tracked_bit = np.full(nodes, -1, dtype=np.int64)
+    is_limited = options.max_nodes is not None and options.max_nodes < min(nodes, layers)
+    most_stages = options.max_nodes if is_limited and options.max_nodes is not None else _UNREACHABLE
     if problem.order != "free":
-        return _Tracking(np.uint64(0), tracked_bit, 0, 0)
+        return _Tracking(np.uint64(0), tracked_bit, 0, 0, most_stages, int(is_limited), 1 + most_stages * is_limited)
     required = set(problem.pins.required)
     total = prefill.compute[:, -1].tolist()
     ranked = sorted(range(nodes), key=lambda n: (n not in required, total[n], n))
     operations = layers * (float(len(links.neighbour)) * len(problem.levels) + float(nodes) * layers / 2)
+    if is_limited:
+        operations *= most_stages
     tracked = 0
     for n in ranked:
         operations *= 2
-        if operations > _MOST_OPERATIONS or tracked >= max_tracked:
+        if operations > _MOST_OPERATIONS or tracked >= options.max_tracked:
             break
         tracked_bit[n] = tracked
         tracked += 1
@@ -321,6 +379,9 @@ def _tracking(problem: Problem, prefill: PhaseTables, links: _Links, max_tracked
         tracked_bit=tracked_bit,
         tracked=tracked,
         required_tracked=sum(1 << int(tracked_bit[n]) for n in required if tracked_bit[n] >= 0),
+        most_stages=most_stages,
+        count_step=(1 << tracked) * is_limited,
+        pasts=(1 << tracked) * (1 + most_stages * is_limited),
     )
 
 
