@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._certificate import Alternative
+from ._objective import value_s
 from ._problem import Problem, Stage, evaluate, solve
 from ._typed import Array
-from ._unsplit import unsplit
+from ._unsplit import Unsplit, quickest_first, unsplit
 
 
 class Span(NamedTuple):
@@ -87,9 +88,18 @@ def min_max_split(problem: Problem) -> tuple[Stage, ...]:
     return _best(problem, [stages for spans in sorted(splits) for stages in _with_each_level(problem, spans)])
 
 
-def single_node(problem: Problem) -> tuple[Stage, ...]:
+def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage, ...]:
     """Run everything on one node: the quickest of those that keep the limits, else of all."""
-    return _best(problem, [(Stage(n, 0, len(problem.layers)),) for n in range(len(problem.nodes))])
+    best: tuple[Stage, ...] = ()
+    best_rank: tuple[bool, float, int] | None = None
+    for node, least_s in quickest_first(problem, objective):
+        if best_rank is not None and not best_rank[0] and least_s >= best_rank[1]:
+            break
+        result = evaluate(problem, (Stage(node, 0, len(problem.layers)),))
+        rank = (not result.is_feasible, value_s(result, objective), node)
+        if best_rank is None or rank < best_rank:
+            best, best_rank = (Stage(node, 0, len(problem.layers)),), rank
+    return best
 
 
 def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternative, ...]:
@@ -105,28 +115,32 @@ def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternativ
     )
 
 
-def by_rule(problem: Problem) -> tuple[Alternative, ...]:
+def by_rule(problem: Problem, objective: str = "latency") -> tuple[Alternative, ...]:
     """Score the splits by rule."""
     return (
-        scored(problem, "uniform", uniform(problem)),
-        scored(problem, "proportional to speed", proportional(problem)),
-        scored(problem, "proportional to memory", proportional(problem, to="memory")),
-        scored(problem, "filled in order", fill_in_order(problem)),
-        scored(problem, "min-max split", min_max_split(problem)),
+        scored(problem, "uniform", uniform(problem), objective),
+        scored(problem, "proportional to speed", proportional(problem), objective),
+        scored(problem, "proportional to memory", proportional(problem, to="memory"), objective),
+        scored(problem, "filled in order", fill_in_order(problem), objective),
+        scored(problem, "min-max split", min_max_split(problem), objective),
     )
 
 
-def scored(problem: Problem, name: str, stages: Sequence[Stage]) -> Alternative:
+def scored(problem: Problem, name: str, stages: Sequence[Stage], objective: str = "latency") -> Alternative:
     """Return stages with what they take and break."""
     result = evaluate(problem, stages)
-    return Alternative(name, _finite(result.objective_s), "; ".join(result.violations))
+    return Alternative(name, _finite(value_s(result, objective)), "; ".join(result.violations))
 
 
 def on_one_node(problem: Problem, node: int, tied_bytes: float) -> Alternative:
     """Return everything on one node, with the nodes that relay its input."""
-    way = unsplit(problem, node, tied_bytes=tied_bytes)
+    return unsplit_alternative(problem, unsplit(problem, node, tied_bytes=tied_bytes))
+
+
+def unsplit_alternative(problem: Problem, way: Unsplit) -> Alternative:
+    """Return everything on one node as an alternative."""
     relays = ", ".join(problem.nodes[relay].name for relay in way.path[:-1])
-    name = f"all on {problem.nodes[node].name}" + (f", input by way of {relays}" if relays else "")
+    name = f"all on {problem.nodes[way.node].name}" + (f", input by way of {relays}" if relays else "")
     return Alternative(name, _finite(way.total_s), "; ".join(way.violations))
 
 

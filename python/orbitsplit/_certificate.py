@@ -43,10 +43,10 @@ class Binding:
 class Relaxation:
     """The least change of one kind that makes an infeasible problem feasible; `amount` None: none does.
 
-    The amount is in bytes of memory, in the unit of the loss, or a number of links; `text` says it in words.
+    The amount is in bytes of memory, in the unit of the loss, or a number of links or nodes; `text` says it in words.
     """
 
-    kind: Literal["memory", "loss", "links", "pins"]
+    kind: Literal["memory", "loss", "links", "pins", "nodes"]
     amount: float | None
     text: str
 
@@ -56,14 +56,15 @@ class Certificate:
     """How good a plan is, and why it is no better.
 
     `binding` has the constraints that cost something, dearest first; `slack` names those that cost nothing.
-    `alternatives` are the best plans under a further restriction. An infeasible problem has `relaxations` instead.
-    `unanswered` lists what the time limit left open.
+    `alternatives` are the best plans under a further restriction. All seconds are those of the `objective`. An
+    infeasible problem has `relaxations` instead. `unanswered` lists what the time limit left open.
     """
 
     status: str
     total_s: float | None
     lower_bound_s: float | None
     gap: float | None
+    objective: str = "latency"
     reason: str | None = None
     binding: tuple[Binding, ...] = ()
     slack: tuple[str, ...] = ()
@@ -92,10 +93,9 @@ class Certificate:
     def _headline(self) -> str:
         if self.total_s is None or self.gap is None or self.lower_bound_s is None:
             return f"{self.status}: {self.reason}"
-        return (
-            f"{self.status}: {format_seconds(self.total_s)}, no plan is under {format_seconds(self.lower_bound_s)} "
-            f"(gap {100 * self.gap:.2g} %)"
-        )
+        objective = "" if self.objective == "latency" else f" of {self.objective.replace('_', ' ')}"
+        bound = f"no plan is under {format_seconds(self.lower_bound_s)} (gap {100 * self.gap:.2g} %)"
+        return f"{self.status}: {format_seconds(self.total_s)}{objective}, {bound}"
 
     def _sections(self) -> list[str]:
         lines = []

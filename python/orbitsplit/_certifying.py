@@ -9,15 +9,14 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from ._baselines import on_one_node, scored, single_node, without_compression
-from ._certificate import Alternative, Binding, Certificate
+from ._baselines import scored, single_node, unsplit_alternative, without_compression
+from ._certificate import Alternative, Binding, Certificate, Relaxation
 from ._one_copy import solve_with_one_copy, with_one_copy
 from ._problem import ExternalLink, Pins, Problem, Solution
-from ._relaxing import Solve, relaxations
+from ._relaxing import relaxations
 from ._unsplit import best_unsplit
 from ._without import without
 
@@ -26,52 +25,85 @@ _ROUNDING = 1e-9
 
 
 def certificate(
-    problem: Problem, solution: Solution | None = None, *, tied_bytes: float = 0, time_limit_s: float | None = None
+    problem: Problem,
+    solution: Solution | None = None,
+    *,
+    objective: str = "latency",
+    max_nodes: int | None = None,
+    tied_bytes: float = 0,
+    time_limit_s: float | None = None,
 ) -> Certificate:
     """Say how good a solution is, which constraints bind, and what the alternatives would take.
 
-    `solution` is what `solve` returned, None to solve first. A hard limit (memory of a node, loss budget, pins)
-    binds if lifting it alone gives a better plan; a link or a node of the plan binds if there is a better plan
-    once it is twice as fast. The alternatives are the best plans without each node of the plan, without
-    compression and on a single node, and "do not split" (see `unsplit`). For an infeasible problem the
-    certificate has instead the least memory, loss or links that would make it feasible. `tied_bytes` are weights
-    that first and last layer share.
+    `solution` is what `solve` returned for this `objective` and `max_nodes`, None to solve first. A hard limit
+    (memory of a node, loss budget, pins, number of nodes) binds if lifting it alone gives a better plan; a link or a
+    node of the plan binds if there is a better plan once it is twice as fast. The alternatives are the best plans
+    without each node of the plan, without compression and on a single node, and "do not split" (see `unsplit`). For
+    an infeasible problem the certificate has instead the least memory, loss, links or nodes that would make it
+    feasible. `tied_bytes` are weights that first and last layer share.
 
     Each answer takes a search; after `time_limit_s` for all of them together, the rest is left unanswered.
 
     >>> print(certificate(Problem.load("problem.json")))       # doctest: +SKIP
     """
-    deadline = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
-    search = partial(_solve_until, deadline, tied_bytes)
+    search = _Search(
+        deadline=math.inf if time_limit_s is None else time.monotonic() + time_limit_s,
+        objective=objective,
+        max_nodes=max_nodes,
+        tied_bytes=tied_bytes,
+    )
     solution = search(problem) if solution is None else solution
     known: dict[str, Any] = {
         "status": solution.status,
         "total_s": solution.objective_s,
         "lower_bound_s": solution.lower_bound_s,
         "gap": solution.gap,
+        "objective": objective,
         "reason": solution.reason,
     }
     if solution.status == "infeasible":
-        found, unanswered = relaxations(problem, search, tied_bytes=tied_bytes)
+        found, unanswered = _relaxations(problem, search)
         return Certificate(**known, relaxations=found, unanswered=unanswered)
     if solution.objective_s is None:
         return Certificate(**known, unanswered=("everything else",))
     findings = _Findings(search, solution.objective_s)
     _find_what_binds(findings, problem, solution)
-    _find_alternatives(findings, problem, solution, tied_bytes)
+    _find_alternatives(findings, problem, solution)
     return Certificate(**known, **findings.parts())
 
 
-def _solve_until(deadline: float, tied_bytes: float, problem: Problem) -> Solution:
-    limit = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-    return solve_with_one_copy(problem, tied_bytes, time_limit_s=limit)[1]
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """Solves one problem after the other for the same objective, until a deadline."""
+
+    deadline: float
+    objective: str
+    max_nodes: int | None
+    tied_bytes: float
+
+    def __call__(self, problem: Problem) -> Solution:
+        limit = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
+        return solve_with_one_copy(
+            problem, self.tied_bytes, objective=self.objective, max_nodes=self.max_nodes, time_limit_s=limit
+        )[1]
+
+
+def _relaxations(problem: Problem, search: _Search) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
+    # Whether there is a plan does not depend on the objective.
+    by_latency = replace(search, objective="latency")
+    if search.max_nodes is None:
+        more_nodes = []
+    else:
+        counts = range(search.max_nodes + 1, len(problem.nodes) + 1)
+        more_nodes = [(count, replace(by_latency, max_nodes=count)) for count in counts]
+    return relaxations(problem, by_latency, more_nodes=more_nodes, tied_bytes=search.tied_bytes)
 
 
 @dataclass
 class _Findings:
     """Answers as they come in, about a plan of `total_s`."""
 
-    search: Solve
+    search: _Search
     total_s: float
     binding: list[Binding] = field(default_factory=list)
     slack: list[str] = field(default_factory=list)
@@ -88,9 +120,9 @@ class _Findings:
             "unanswered": tuple(self.unanswered),
         }
 
-    def relax(self, constraint: str, relaxed: str, problem: Problem) -> None:
-        """Note whether the relaxed problem has a better plan."""
-        best = self.search(problem)
+    def relax(self, constraint: str, relaxed: str, problem: Problem, search: _Search | None = None) -> None:
+        """Note whether the relaxed problem, or a relaxed search, has a better plan."""
+        best = (search or self.search)(problem)
         threshold = self.total_s * (1 - _ROUNDING)
         if best.objective_s is not None and best.objective_s < threshold:
             self.binding.append(Binding(constraint, relaxed, best.objective_s, best.status == "optimal"))
@@ -114,6 +146,8 @@ def _find_what_binds(findings: _Findings, problem: Problem, solution: Solution) 
         findings.relax("loss budget", "lifted", replace(problem, loss_budget=None))
     if problem.pins != Pins():
         findings.relax("pins", "lifted", replace(problem, pins=Pins()))
+    if findings.search.max_nodes is not None:
+        findings.relax("number of nodes", "lifted", problem, replace(findings.search, max_nodes=None))
     for constraint, faster in _faster(problem, [stage.node for stage in solution.stages]):
         findings.relax(constraint, "twice as fast", faster)
 
@@ -167,8 +201,8 @@ def _faster_at(link: ExternalLink, node: int) -> ExternalLink:
     return replace(link, bandwidth_bytes_per_s=bandwidth, latency_s=latency)
 
 
-def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution, tied_bytes: float) -> None:
-    pins = problem.pins
+def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution) -> None:
+    pins, objective, tied_bytes = problem.pins, findings.search.objective, findings.search.tied_bytes
     for node in [stage.node for stage in solution.stages] if len(problem.nodes) > 1 else ():
         name = f"without {problem.nodes[node].name}"
         if node in pins.required or node in pins.layers.values():
@@ -176,6 +210,7 @@ def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution
         else:
             findings.restrict(name, without(problem, nodes=(node,)))
     findings.restrict("without compression", without_compression(problem))
-    alone = scored(with_one_copy(problem, tied_bytes), "on a single node", single_node(problem))
-    way = on_one_node(problem, best_unsplit(problem, tied_bytes=tied_bytes).node, tied_bytes)
+    whole = with_one_copy(problem, tied_bytes)
+    alone = scored(whole, "on a single node", single_node(whole, objective=objective), objective)
+    way = unsplit_alternative(problem, best_unsplit(problem, objective=objective, tied_bytes=tied_bytes))
     findings.alternatives += [alone, replace(way, name=f"do not split: {way.name}")]

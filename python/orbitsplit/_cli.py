@@ -40,6 +40,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result to this file.")]
 Model = Annotated[str, typer.Argument(help="A model directory, a GGUF file or a hub id.")]
 TimeLimit = Annotated[float | None, typer.Option(help="Seconds to search; then the best plan so far.")]
+Objective = Annotated[str, typer.Option(help="latency, throughput, time_to_first_token or time_per_token, in seconds.")]
+MaxNodes = Annotated[int | None, typer.Option(help="At most so many nodes take part.")]
 NetworkFile = Annotated[Path, typer.Option("--network", help="Network file (TOML).")]
 PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
 
@@ -68,10 +70,8 @@ def _print_json(data: Any) -> None:
 @app.command()
 def solve(
     problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
-    objective: Annotated[
-        str, typer.Option(help="latency, throughput, time_to_first_token or time_per_token, in seconds.")
-    ] = "latency",
-    max_nodes: Annotated[int | None, typer.Option(help="At most so many nodes take part.")] = None,
+    objective: Objective = "latency",
+    max_nodes: MaxNodes = None,
     gap: Annotated[float, typer.Option(help="Relative gap that is good enough.")] = 0.0,
     time_limit: TimeLimit = None,
     certificate: Annotated[
@@ -84,12 +84,10 @@ def solve(
     Example: `orbitsplit solve problem.json --certificate --time-limit 10`
     """
     loaded = osp.Problem.load(problem)
-    if certificate and (objective != "latency" or max_nodes is not None):
-        raise ValueError(
-            "--certificate is about the latency of any number of nodes, without --objective or --max-nodes"
-        )
     solution = osp.solve(loaded, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit)
-    certified = osp.certificate(loaded, solution, time_limit_s=time_limit) if certificate else None
+    certified = None
+    if certificate:
+        certified = osp.certificate(loaded, solution, objective=objective, max_nodes=max_nodes, time_limit_s=time_limit)
     if as_json:
         record = _solution_record(solution)
         _print_json(record if certified is None else {**record, "certificate": certified.to_dict()})
@@ -121,6 +119,8 @@ def pareto(
     problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
     over: Annotated[Over, typer.Option(help="The limit to tighten.")] = "loss_budget",
     resolution: Annotated[float, typer.Option(help="Leave out points closer than this part of the limit.")] = 0.0,
+    objective: Objective = "latency",
+    max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
     as_json: Json = False,
 ) -> None:
@@ -128,7 +128,14 @@ def pareto(
 
     Example: `orbitsplit pareto problem.json --over memory --resolution 0.05`
     """
-    front = osp.pareto(osp.Problem.load(problem), over, resolution=resolution, time_limit_s=time_limit)
+    front = osp.pareto(
+        osp.Problem.load(problem),
+        over,
+        resolution=resolution,
+        objective=objective,
+        max_nodes=max_nodes,
+        time_limit_s=time_limit,
+    )
     if as_json:
         _print_json(front.to_dict())
     else:
@@ -206,6 +213,8 @@ def plan(
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
+    objective: Objective = "latency",
+    max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
     explain: Annotated[bool, typer.Option("--explain", help="Also say what binds and what other plans take.")] = False,
     output: Output = None,
@@ -228,6 +237,8 @@ def plan(
         levels=None if levels is None else osp.LevelTable.load(levels),
         loss_budget=loss_budget,
         order=order,
+        objective=objective,
+        max_nodes=max_nodes,
         time_limit_s=time_limit,
         explain=explain,
     )

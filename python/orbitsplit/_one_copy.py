@@ -27,17 +27,22 @@ def unlinked(problem: Problem, tied_bytes: float = 0) -> Problem:
 
 
 def solve_with_one_copy(
-    problem: Problem, tied_bytes: float, *, time_limit_s: float | None = None
+    problem: Problem,
+    tied_bytes: float,
+    *,
+    objective: str = "latency",
+    max_nodes: int | None = None,
+    time_limit_s: float | None = None,
 ) -> tuple[Problem, Solution]:
     """Solve, counting the shared weights once where one node runs everything.
 
     Returns the solution, and the problem that confirms it.
     """
-    solution = solve(problem, time_limit_s=time_limit_s)
+    solution = solve(problem, objective=objective, max_nodes=max_nodes, time_limit_s=time_limit_s)
     if tied_bytes == 0:
         return problem, solution
     alone = unlinked(problem, tied_bytes)
-    best = solve(alone)
+    best = solve(alone, objective=objective)
     if best.objective_s is None or (solution.objective_s is not None and solution.objective_s <= best.objective_s):
         return problem, solution
     bound_s = solution.lower_bound_s

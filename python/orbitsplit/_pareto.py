@@ -74,6 +74,8 @@ def pareto(
     over: Over = "loss_budget",
     *,
     resolution: float = 0.0,
+    objective: str = "latency",
+    max_nodes: int | None = None,
     tied_bytes: float = 0,
     time_limit_s: float | None = None,
 ) -> ParetoFront:
@@ -82,7 +84,8 @@ def pareto(
     From no limit at all, each next search asks for less than the last plan needs, so that there is one search for
     each point of the front, not one for each point of a grid. Limits closer than one part in 10^8 count as one;
     `resolution` leaves out points that are closer than that part of the limit to the last. Limits of the other kind
-    stay as they are in the problem; the limit in question is not read. `tied_bytes` as in `certificate`.
+    stay as they are in the problem; the limit in question is not read. `objective` and `max_nodes` as in `solve`,
+    `tied_bytes` as in `certificate`.
 
     >>> front = pareto(Problem.load("problem.json"), over="memory")                    # doctest: +SKIP
     >>> [(point.limit, point.solution.objective_s) for point in front.points]           # doctest: +SKIP
@@ -99,7 +102,9 @@ def pareto(
     limit = math.inf
     while True:
         left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        confirming, solution = solve_with_one_copy(limited(problem, limit), tied_bytes, time_limit_s=left)
+        confirming, solution = solve_with_one_copy(
+            limited(problem, limit), tied_bytes, objective=objective, max_nodes=max_nodes, time_limit_s=left
+        )
         if solution.status == "infeasible":
             return ParetoFront(over=over, points=tuple(reversed(points)), is_complete=True)
         if solution.status != "optimal" or solution.objective_s is None:

@@ -110,7 +110,8 @@ class Prediction:
     """What the cost model says of a plan, in seconds unless the name says otherwise.
 
     `stage_s[k]` and `link_s[k]` are occupancies per micro-batch in prefill, the `decode_` ones per token step of
-    one group. `loss` is in nats per token. `status`, `lower_bound_s` and `gap` certify how good the plan is.
+    one group. `loss` is in nats per token. `status`, `lower_bound_s` and `gap` certify how good the plan is for its
+    `objective` (that of `solve`).
     """
 
     total_s: float
@@ -125,6 +126,7 @@ class Prediction:
     status: str
     lower_bound_s: float
     gap: float
+    objective: str = "latency"
 
     @property
     def decode_s(self) -> float:

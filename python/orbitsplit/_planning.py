@@ -35,15 +35,18 @@ def plan(
     levels: LevelTable | None = None,
     loss_budget: float = 0.0,
     order: Order = "free",
+    objective: str = "latency",
+    max_nodes: int | None = None,
     time_limit_s: float | None = None,
     explain: bool = False,
 ) -> Plan:
     """Decide which nodes run which layers in which order, and how to encode the activation at each cut.
 
     The plan minimises the seconds from the first prompt to the last token (prefill alone where
-    `workload.new_tokens` is 0). Without `levels` activations travel uncompressed; with them, the loss added up over
-    the cuts stays within `loss_budget` nats per token. After `time_limit_s` seconds the best plan found so far is
-    returned with its proven gap in `plan.prediction`. With `explain`, `plan.certificate` says what binds and what other
+    `workload.new_tokens` is 0), or another `objective` of `solve`, with at most `max_nodes` stages. Without `levels`
+    activations travel uncompressed; with them, the loss added up over the cuts stays within `loss_budget` nats per
+    token. After `time_limit_s` seconds the best plan found so far is returned with its proven gap in
+    `plan.prediction`. With `explain`, `plan.certificate` says what binds and what other
     plans would take (see `certificate`; its searches take at most `time_limit_s` once more), and the error of an
     infeasible problem what would make it feasible.
 
@@ -57,14 +60,15 @@ def plan(
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
-    confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, time_limit_s=time_limit_s)
+    asked: dict[str, Any] = {"objective": objective, "max_nodes": max_nodes, "time_limit_s": time_limit_s}
+    confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, **asked)
     if not explain:
-        return _plan_of(confirming, solution, network, workload, profile)
-    why = certificate(problem, solution, tied_bytes=profile.tied_bytes, time_limit_s=time_limit_s)
+        return _plan_of(confirming, solution, network, workload, profile, objective)
+    why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
     if solution.status == "infeasible":
         raise InfeasiblePlanError("; ".join([str(why.reason), *(relaxation.text for relaxation in why.relaxations)]))
-    why = replace(why, alternatives=(*why.alternatives, *by_rule(problem)))
-    return replace(_plan_of(confirming, solution, network, workload, profile), certificate=why)
+    why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
+    return replace(_plan_of(confirming, solution, network, workload, profile, objective), certificate=why)
 
 
 def build_problem(
@@ -112,7 +116,14 @@ def build_problem(
     return Problem.from_dict(data)
 
 
-def _plan_of(problem: Problem, solution: Solution, network: Network, workload: Workload, profile: ModelProfile) -> Plan:
+def _plan_of(
+    problem: Problem,
+    solution: Solution,
+    network: Network,
+    workload: Workload,
+    profile: ModelProfile,
+    objective: str,
+) -> Plan:
     """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
         raise InfeasiblePlanError(solution.reason)
@@ -132,6 +143,7 @@ def _plan_of(problem: Problem, solution: Solution, network: Network, workload: W
         status=solution.status,
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
+        objective=objective,
     )
     nodes = [network.nodes[stage.node] for stage in solution.stages]
     stages = tuple(_plan_stage(problem, stage, node) for stage, node in zip(solution.stages, nodes, strict=True))

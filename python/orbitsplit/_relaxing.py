@@ -24,9 +24,12 @@ class _OutOfTimeError(Exception):
 
 
 def relaxations(
-    problem: Problem, search: Solve, *, tied_bytes: float = 0
+    problem: Problem, search: Solve, *, more_nodes: Sequence[tuple[int, Solve]] = (), tied_bytes: float = 0
 ) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
-    """Return the least relaxation of each kind, and the kinds for which the search was stopped first."""
+    """Return the least relaxation of each kind, and the kinds for which the search was stopped first.
+
+    `more_nodes` has searches that allow more nodes than `search` does, by growing numbers of nodes.
+    """
     # Whether there is a plan does not depend on how many micro-batches share it, and one is the easiest to solve.
     alone = replace(problem, micro_batches=1, groups=None)
     kinds: dict[str, Callable[[], Relaxation]] = {
@@ -36,6 +39,8 @@ def relaxations(
     }
     if problem.pins != Pins():
         kinds["pins"] = lambda: _pins(alone, search)
+    if more_nodes:
+        kinds["nodes"] = lambda: _nodes(alone, more_nodes)
     found, unanswered = [], []
     for kind, least in kinds.items():
         try:
@@ -172,6 +177,13 @@ def _missing_links(problem: Problem, stages: Sequence[Stage]) -> list[str]:
     if problem.egress is not None and problem.egress.bandwidth_bytes_per_s[last] == 0:
         words.append(f"egress from {names[last]}")
     return words
+
+
+def _nodes(problem: Problem, more_nodes: Sequence[tuple[int, Solve]]) -> Relaxation:
+    for count, search in more_nodes:
+        if _plan(problem, search) is not None:
+            return Relaxation("nodes", float(count), f"nodes: up to {count} of them")
+    return Relaxation("nodes", None, "nodes: no number of them is enough")
 
 
 def _pins(problem: Problem, search: Solve) -> Relaxation:

@@ -82,6 +82,7 @@ def replan(
     runs: float = 1.0,
     layer_weight_bytes: ArrayLike | None = None,
     stores: Sequence[int | str] = (),
+    max_nodes: int | None = None,
     tied_bytes: float = 0,
     time_limit_s: float | None = None,
 ) -> Replan:
@@ -96,8 +97,8 @@ def replan(
     The option that takes least is chosen, in seconds to move and `runs` runs of the workload, so many as the
     situation is expected to last. Weights of layers, `layer_weight_bytes` (L,) or all of the problem's memory of
     the layer, come over the links, the quickest way, from nodes that ran the layer or from `stores`, nodes that
-    keep all weights; with every node a store nothing moves. `tied_bytes` as in `certificate`; each search takes at
-    most `time_limit_s`.
+    keep all weights; with every node a store nothing moves. `max_nodes` as in `solve`, but for *keep*; `tied_bytes` as
+    in `certificate`; each search takes at most `time_limit_s`.
 
     Raises:
         InfeasiblePlanError: Nothing can go on; the message says why for each option.
@@ -112,7 +113,7 @@ def replan(
     sizes = problem.layer_memory_bytes if layer_weight_bytes is None else layer_weight_bytes
     weight_bytes = array_of("layer_weight_bytes", sizes, (len(problem.layers),))
     weights = Weights(problem, _held(parts, problem, stores), weight_bytes)
-    scorer = _Scorer(problem, weights, runs, tied_bytes, time_limit_s)
+    scorer = _Scorer(problem, weights, runs, max_nodes, tied_bytes, time_limit_s)
     best = scorer.solve(problem)
     repaired = _repair(parts, problem)
     options = (
@@ -147,11 +148,14 @@ class _Scorer:
     problem: Problem
     weights: Weights
     runs: float
+    max_nodes: int | None
     tied_bytes: float
     time_limit_s: float | None
 
     def solve(self, problem: Problem) -> Solution:
-        return solve_with_one_copy(problem, self.tied_bytes, time_limit_s=self.time_limit_s)[1]
+        return solve_with_one_copy(problem, self.tied_bytes, max_nodes=self.max_nodes, time_limit_s=self.time_limit_s)[
+            1
+        ]
 
     def option(self, decision: Decision, stages: Sequence[Stage]) -> Option:
         problem = with_one_copy(self.problem, self.tied_bytes) if len(stages) == 1 else self.problem

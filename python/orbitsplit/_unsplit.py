@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ._objective import value_s
 from ._one_copy import with_one_copy
 from ._paths import quickest_path, sending_s
 from ._problem import Level, Pins, Problem, Stage, evaluate
@@ -18,7 +19,8 @@ from ._problem import Level, Pins, Problem, Stage, evaluate
 class Unsplit:
     """Everything on `node`: `path` has the nodes that the raw input passes, `node` last.
 
-    `total_s` is infinite where the input cannot get there; `violations` as in an `Evaluation`.
+    `total_s` is what the objective counts, infinite where the input cannot get there; `violations` as in an
+    `Evaluation`.
     """
 
     node: int
@@ -27,56 +29,70 @@ class Unsplit:
     violations: tuple[str, ...]
 
 
-def unsplit(problem: Problem, node: int, *, tied_bytes: float = 0) -> Unsplit:
+def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_bytes: float = 0) -> Unsplit:
     """Score the plan that splits nothing: send the raw input to `node`, run every layer there.
 
     With the ground server as `node` this is ground-only execution. The input arrives by the ingress of the
     problem: straight to the node, or at another one and from there over links, uncompressed, whichever is
     sooner; every hop is one more resource of the pipeline. Without an ingress the data are at the node. The
-    `tied_bytes` that first and last layer share are held once. Raises ValueError for a node that does not exist.
+    `tied_bytes` that first and last layer share are held once. `objective` as in `solve`. Raises ValueError for a
+    node that does not exist.
     """
     if not 0 <= node < len(problem.nodes):
         raise ValueError(f"node is {node}, the nodes are 0 to {len(problem.nodes) - 1}")
     whole = with_one_copy(problem, tied_bytes)
     direct = evaluate(whole, (Stage(node, 0, len(problem.layers)),))
-    ways = [Unsplit(node, (node,), direct.objective_s, direct.violations)]
+    ways = [Unsplit(node, (node,), value_s(direct, objective), direct.violations)]
     if problem.ingress is not None:
-        ways += [_relayed(whole, path) for path in _paths(problem, node, direct.stage_s[0]) if len(path) > 1]
+        paths = [path for path in _paths(problem, node, direct.stage_s[0]) if len(path) > 1]
+        ways += [_relayed(whole, path, objective) for path in paths]
     return min(ways, key=lambda way: (way.total_s, len(way.path)))
 
 
-def best_unsplit(problem: Problem, *, tied_bytes: float = 0) -> Unsplit:
+def best_unsplit(problem: Problem, *, objective: str = "latency", tied_bytes: float = 0) -> Unsplit:
     """Return the best node for everything: the soonest of those that keep the limits, else of all."""
-    computing_s = problem.layer_time_s.sum(axis=1) * problem.micro_batches
     best: Unsplit | None = None
-    for node in np.argsort(computing_s, kind="stable"):
-        # Input and result only add to the computing.
-        if best is not None and not best.violations and computing_s[node] >= best.total_s:
+    for node, least_s in quickest_first(problem, objective):
+        if best is not None and not best.violations and least_s >= best.total_s:
             break
-        way = unsplit(problem, int(node), tied_bytes=tied_bytes)
+        way = unsplit(problem, node, objective=objective, tied_bytes=tied_bytes)
         if best is None or _rank(way) < _rank(best):
             best = way
     assert best is not None
     return best
 
 
+def quickest_first(problem: Problem, objective: str = "latency") -> list[tuple[int, float]]:
+    """Return the nodes, each with what it at least takes to run everything, the quickest first.
+
+    Input, result and tokens only add to the computing of the micro-batches.
+    """
+    if objective == "latency":
+        least_s = problem.layer_time_s.sum(axis=1) * problem.micro_batches
+    else:
+        least_s = np.zeros(len(problem.nodes))
+    return [(int(node), float(least_s[node])) for node in np.argsort(least_s, kind="stable")]
+
+
 def _rank(way: Unsplit) -> tuple[bool, float, int]:
     return bool(way.violations), way.total_s, way.node
 
 
-def _relayed(problem: Problem, path: tuple[int, ...]) -> Unsplit:
-    """Score one way of the input: each relay is a stage of one layer that costs nothing, its cut the raw input."""
-    hops = len(path) - 1
-    stages = [Stage(node, k, k + 1, len(problem.levels)) for k, node in enumerate(path[:-1])]
-    prefill = evaluate(_with_relays(problem, hops), (*stages, Stage(path[-1], hops, hops + len(problem.layers))))
-    total_s = prefill.objective_s + _generation_s(problem, path[-1])
-    return Unsplit(path[-1], path, total_s, prefill.violations)
+def _relayed(problem: Problem, path: tuple[int, ...], objective: str) -> Unsplit:
+    """Score one way of the input: each relay is a stage of one layer that costs nothing, its cut the raw input.
 
-
-def _generation_s(problem: Problem, node: int) -> float:
-    """Return the seconds after prefill: tokens stay on the node, whatever way the input took."""
-    alone = evaluate(replace(problem, ingress=None, egress=None), (Stage(node, 0, len(problem.layers)),))
-    return alone.objective_s - alone.prefill_s
+    Tokens stay on the last node, whatever way the input took.
+    """
+    node, hops, layers = path[-1], len(path) - 1, len(problem.layers)
+    stages = [Stage(relay, k, k + 1, len(problem.levels)) for k, relay in enumerate(path[:-1])]
+    prefill = evaluate(_with_relays(problem, hops), (*stages, Stage(node, hops, hops + layers)))
+    alone = evaluate(replace(problem, ingress=None, egress=None), (Stage(node, 0, layers),))
+    if objective == "latency":
+        total_s = prefill.objective_s + alone.objective_s - alone.prefill_s
+    else:
+        is_of_tokens = objective == "time_per_token" or (objective == "throughput" and problem.new_tokens >= 2)
+        total_s = value_s(alone if is_of_tokens else prefill, objective)
+    return Unsplit(node, path, total_s, prefill.violations)
 
 
 def _with_relays(problem: Problem, hops: int) -> Problem:
@@ -125,5 +141,5 @@ def _paths(problem: Problem, node: int, stage_s: float) -> Iterator[tuple[int, .
     ):
         yield path
         limit = max(entry[path[0]], *(link[a, b] for a, b in pairwise(path)), 0.0)
-        if limit <= stage_s or problem.micro_batches == 1:
+        if limit <= stage_s:
             return

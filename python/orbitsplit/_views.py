@@ -90,9 +90,10 @@ def plan(console: Console, plan: osp.Plan) -> None:
             "" if is_last else format_seconds(link_s[k]),
         )
     console.print(table)
+    objective = "" if prediction.objective == "latency" else f" in {prediction.objective}"
     console.print(
         f"{prediction.status}: {format_seconds(prediction.total_s)} in all, of which prefill "
-        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %; "
+        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %{objective}; "
         f"predicted loss {prediction.loss:.4f} nats/token",
         highlight=False,
     )

@@ -150,6 +150,23 @@ def test_the_raw_input_takes_the_best_way(seed) -> None:
         assert way.total_s == pytest.approx(soonest_relay(data, node))
 
 
+def test_unsplit_counts_what_the_objective_counts() -> None:
+    data = chain([9, 9]).to_dict()
+    ingress = {"bytes": 40, "bandwidth_bytes_per_s": [20, 2], "latency_s": [1, 0]}
+    decode = {"new_tokens": 3, "layer_decode_time_s": [[0.5] * 6] * 2, "cut_decode_bytes": [1] * 5}
+    links = {"bandwidth_bytes_per_s": [[0, 5], [5, 0]]}
+    problem = Problem.from_dict({**data, "ingress": ingress, **links, "micro_batches": 3})
+    # Straight to n1 the input takes 20 s; by way of n0 2 and 8 s, then 6 s of computing.
+    assert osp.unsplit(problem, 1, objective="throughput").total_s == 8
+    assert osp.unsplit(problem, 1, objective="time_to_first_token").total_s == 2 + 1 + 8 + 6 + 2 * 8
+    generating = Problem.from_dict({**problem.to_dict(), **decode})
+    assert osp.unsplit(generating, 1).total_s == 2 + 1 + 8 + 6 + 2 * 8 + 2 * 9
+    assert osp.unsplit(generating, 1, objective="time_per_token").total_s == 9
+    assert osp.unsplit(generating, 1, objective="throughput").total_s == 3
+    with pytest.raises(ValueError, match="objective is 'speed', must be one of latency, throughput"):
+        osp.unsplit(problem, 1, objective="speed")
+
+
 def test_unsplit_names_a_node_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="node is 2, the nodes are 0 to 1"):
         osp.unsplit(chain([9, 9]), 2)

@@ -49,29 +49,46 @@ def relaxed(data: dict, constraint: str, first: int, last: int) -> dict:
     return p
 
 
-@pytest.mark.parametrize("seed", range(60))
+def random_aim(r: Random, data: dict) -> dict:
+    """Draw what the planner is asked for; latency is what most ask for."""
+    objectives = ["latency", "latency", "throughput", "time_to_first_token"]
+    if data.get("new_tokens", 0) >= 2:
+        objectives.append("time_per_token")
+    return {"objective": r.choice(objectives), "max_nodes": r.choice([None, None, 1, 2])}
+
+
+def best(data: dict, aim: dict) -> float:
+    return judge.best(data, aim["objective"], aim["max_nodes"] or math.inf)
+
+
+@pytest.mark.parametrize("seed", range(80))
 def test_what_binds_and_what_else_there_is(seed) -> None:
-    data = random_problem(Random(seed), most_layers=5, most_nodes=3)
+    r = Random(seed)
+    data = random_problem(r, most_layers=5, most_nodes=3)
+    aim = random_aim(r, data)
     problem = Problem.from_dict(data)
-    solution = osp.solve(problem)
+    solution = osp.solve(problem, **aim)
     if solution.status == "infeasible":
         pytest.skip("infeasible: the test below")
-    found = osp.certificate(problem, solution)
+    found = osp.certificate(problem, solution, **aim)
     assert (found.status, found.total_s, found.unanswered) == ("optimal", solution.objective_s, ())
-    chain = [stage.node for stage in solution.stages]
+    ends = solution.stages[0].node, solution.stages[-1].node
+    without_limit = {**aim, "max_nodes": None}
     for binding in found.binding:
         assert binding.is_proven
-        best = judge.best(relaxed(data, binding.constraint, chain[0], chain[-1]))
-        assert binding.total_s == pytest.approx(best)
-        assert best < solution.objective_s
+        lifted = binding.constraint == "number of nodes"
+        optimum = best(data, without_limit) if lifted else best(relaxed(data, binding.constraint, *ends), aim)
+        assert binding.total_s == pytest.approx(optimum)
+        assert optimum < solution.objective_s
     assert list(found.binding) == sorted(found.binding, key=lambda binding: binding.total_s)
     for constraint in found.slack:
-        best = judge.best(relaxed(data, constraint, chain[0], chain[-1]))
-        assert best == pytest.approx(solution.objective_s)
-    check_alternatives(data, found)
+        lifted = constraint == "number of nodes"
+        optimum = best(data, without_limit) if lifted else best(relaxed(data, constraint, *ends), aim)
+        assert optimum == pytest.approx(solution.objective_s)
+    check_alternatives(data, found, aim)
 
 
-def check_alternatives(data: dict, found: Certificate) -> None:
+def check_alternatives(data: dict, found: Certificate, aim: dict) -> None:
     names = [node["name"] for node in data["nodes"]]
     for other in found.alternatives:
         p = copy.deepcopy(data)
@@ -88,8 +105,7 @@ def check_alternatives(data: dict, found: Certificate) -> None:
             p["bandwidth_bytes_per_s"] = [[0] * len(names) for _ in names]
         else:
             continue
-        best = judge.best(p)
-        assert (math.inf if other.total_s is None else other.total_s) == pytest.approx(best)
+        assert (math.inf if other.total_s is None else other.total_s) == pytest.approx(best(p, aim))
 
 
 def least_memory(data: dict, nodes: range) -> float | None:
@@ -146,6 +162,14 @@ def test_the_least_relaxation_of_each_kind(data) -> None:
         assert fewest <= amounts["links"] <= fewest + back
     unpinned = {key: value for key, value in data.items() if key != "pins"}
     assert amounts.get("pins") == (1.0 if data.get("pins") and judge.best(unpinned) < math.inf else None)
+
+
+def test_more_nodes_than_allowed_may_be_what_it_takes() -> None:
+    problem = Problem.load(PROBLEMS / "example_16_free.json")
+    found = osp.certificate(problem, max_nodes=1)
+    assert [(relaxation.kind, relaxation.amount) for relaxation in found.relaxations][-1] == ("nodes", 3.0)
+    # Three nodes are what the best plan takes anyway.
+    assert "number of nodes" in osp.certificate(problem, max_nodes=3).slack
 
 
 def test_text_and_json() -> None:

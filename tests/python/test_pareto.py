@@ -28,9 +28,9 @@ def needed_scale(data: dict, stages) -> float:
     return max(scales)
 
 
-def front(data: dict, limit) -> list[tuple[float, float]]:
+def front(data: dict, limit, objective="latency", max_nodes=math.inf) -> list[tuple[float, float]]:
     """Every plan without the limit, then those that no other beats in both."""
-    found = sorted((limit(stages), judge.cost(data, stages)) for stages in judge.plans(data))
+    found = sorted((limit(stages), judge.cost(data, stages, objective, max_nodes)) for stages in judge.plans(data))
     best, kept = math.inf, []
     for at, seconds in found:
         if seconds < best * (1 - 1e-9):
@@ -41,8 +41,8 @@ def front(data: dict, limit) -> list[tuple[float, float]]:
     return kept
 
 
-def check(data: dict, over: str, expected: list[tuple[float, float]]) -> None:
-    found = osp.pareto(Problem.from_dict(data), over)  # type: ignore[arg-type]
+def check(data: dict, over: str, expected: list[tuple[float, float]], **aim) -> None:
+    found = osp.pareto(Problem.from_dict(data), over, **aim)  # type: ignore[arg-type]
     assert found.is_complete
     assert [point.limit for point in found.points] == pytest.approx([at for at, _ in expected])
     seconds = [point.solution.objective_s for point in found.points]
@@ -61,6 +61,14 @@ def test_memory(seed) -> None:
     data = random_problem(Random(seed), most_layers=5, most_nodes=3)
     roomy = {**data, "nodes": [{**node, "memory_bytes": 1e9} for node in data["nodes"]]}
     check(data, "memory", front(roomy, lambda stages: needed_scale(data, stages)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_another_objective_on_few_nodes(seed) -> None:
+    data = random_problem(Random(seed), most_layers=5, most_nodes=3)
+    data.pop("loss_budget", None)
+    aim = {"objective": "throughput", "max_nodes": 2}
+    check(data, "loss_budget", front(data, lambda stages: judge.loss(data, stages), **aim), **aim)
 
 
 def test_every_point_keeps_its_limit_and_no_less() -> None:

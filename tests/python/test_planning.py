@@ -223,3 +223,16 @@ def test_a_plan_explains_itself() -> None:
 def test_an_infeasible_plan_says_what_would_do() -> None:
     with pytest.raises(osp.InfeasiblePlanError, match=r"the largest node has 900 B; memory: .* on n0 alone"):
         osp.plan(profile(), network(1.0, 1.0, memory=1200), explain=True)
+
+
+def test_a_plan_for_throughput_on_few_nodes() -> None:
+    arguments = (profile(), network(1.0, 2.0, 1.5), Workload(micro_batches=4, prompt_tokens=PROMPT))
+    result = osp.plan(*arguments, objective="throughput", max_nodes=2, explain=True)
+    assert result.prediction is not None
+    assert result.prediction.objective == "throughput"
+    assert len(result.stages) <= 2
+    slowest = max(result.prediction.stage_s + result.prediction.link_s)
+    assert slowest == result.prediction.lower_bound_s
+    assert result.certificate is not None
+    assert result.certificate.total_s == slowest
+    assert "of throughput" in result.explain()
