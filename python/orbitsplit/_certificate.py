@@ -17,12 +17,14 @@ from ._units import format_seconds
 class Alternative:
     """Another way to run the model: the seconds it would take, and which limits it breaks (empty: none).
 
-    `total_s` is None where there is no such plan at all; `breaks` then says why.
+    `total_s` is None where there is no such plan at all; `breaks` then says why. Where `is_proven` is false the search
+    for the plan was stopped: it may take less.
     """
 
     name: str
     total_s: float | None
     breaks: str
+    is_proven: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class Certificate:
     def _alternative_row(self, other: Alternative) -> tuple[str, ...]:
         if other.total_s is None:
             return (other.name, "-", "", other.breaks)
-        return (other.name, format_seconds(other.total_s), self._change(other.total_s), other.breaks)
+        note = other.breaks if other.is_proven else "or less"
+        return (other.name, format_seconds(other.total_s), self._change(other.total_s), note)
 
     def _change(self, total_s: float) -> str:
         if not self.total_s:

@@ -51,6 +51,7 @@ def certificate(
         objective=objective,
         max_nodes=max_nodes,
         tied_bytes=tied_bytes,
+        share=0.5,
     )
     solution = search(problem) if solution is None else solution
     known: dict[str, Any] = {
@@ -66,7 +67,9 @@ def certificate(
         return Certificate(**known, relaxations=found, unanswered=unanswered)
     if solution.objective_s is None:
         return Certificate(**known, unanswered=("everything else",))
-    findings = _Findings(search, solution.objective_s)
+    # Memory, number of nodes, loss budget, pins, compression; speed, link and absence of each node of the plan.
+    most_searches = len(problem.nodes) + 7 + 3 * len(solution.stages)
+    findings = _Findings(search, solution.objective_s, most_searches)
     _find_what_binds(findings, problem, solution)
     _find_alternatives(findings, problem, solution)
     return Certificate(**known, **findings.parts())
@@ -74,29 +77,40 @@ def certificate(
 
 @dataclass(frozen=True, kw_only=True)
 class _Search:
-    """Solves one problem after the other for the same objective, until a deadline."""
+    """Solves one problem after the other for the same objective, until a deadline.
+
+    Each of them takes at most a `share` of the time that is left, so that a hard one leaves time for the others.
+    """
 
     deadline: float
     objective: str
     max_nodes: int | None
     tied_bytes: float
+    gap: float = 0.0
+    share: float = 1.0
 
     def __call__(self, problem: Problem) -> Solution:
-        limit = None if self.deadline == math.inf else max(0.0, self.deadline - time.monotonic())
+        limit = None if self.deadline == math.inf else self.share * max(0.0, self.deadline - time.monotonic())
         return solve_with_one_copy(
-            problem, self.tied_bytes, objective=self.objective, max_nodes=self.max_nodes, time_limit_s=limit
+            problem,
+            self.tied_bytes,
+            objective=self.objective,
+            max_nodes=self.max_nodes,
+            gap=self.gap,
+            time_limit_s=limit,
         )[1]
 
 
 def _relaxations(problem: Problem, search: _Search) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
-    # Whether there is a plan does not depend on the objective.
-    by_latency = replace(search, objective="latency")
+    # Whether there is a plan does not depend on the objective, and any plan answers it.
+    by_latency = replace(search, objective="latency", share=1.0)
+    any_plan = replace(by_latency, gap=0.999)
     if search.max_nodes is None:
         more_nodes = []
     else:
         counts = range(search.max_nodes + 1, len(problem.nodes) + 1)
-        more_nodes = [(count, replace(by_latency, max_nodes=count)) for count in counts]
-    return relaxations(problem, by_latency, more_nodes=more_nodes, tied_bytes=search.tied_bytes)
+        more_nodes = [(count, replace(any_plan, max_nodes=count)) for count in counts]
+    return relaxations(problem, any_plan, by_latency, more_nodes=more_nodes, tied_bytes=search.tied_bytes)
 
 
 @dataclass
@@ -105,6 +119,7 @@ class _Findings:
 
     search: _Search
     total_s: float
+    searches_left: int
     binding: list[Binding] = field(default_factory=list)
     slack: list[str] = field(default_factory=list)
     alternatives: list[Alternative] = field(default_factory=list)
@@ -122,7 +137,7 @@ class _Findings:
 
     def relax(self, constraint: str, relaxed: str, problem: Problem, search: _Search | None = None) -> None:
         """Note whether the relaxed problem, or a relaxed search, has a better plan."""
-        best = (search or self.search)(problem)
+        best = self._solve(problem, search or self.search)
         threshold = self.total_s * (1 - _ROUNDING)
         if best.objective_s is not None and best.objective_s < threshold:
             self.binding.append(Binding(constraint, relaxed, best.objective_s, best.status == "optimal"))
@@ -133,11 +148,18 @@ class _Findings:
 
     def restrict(self, name: str, problem: Problem) -> None:
         """Note the best plan of a restricted problem."""
-        best = self.search(problem)
+        best = self._solve(problem, self.search)
         if best.status == "unknown":
             self.unanswered.append(name)
+        elif best.status == "infeasible":
+            self.alternatives.append(Alternative(name, None, best.reason or ""))
         else:
-            self.alternatives.append(Alternative(name, best.objective_s, best.reason or ""))
+            self.alternatives.append(Alternative(name, best.objective_s, "", is_proven=best.status == "optimal"))
+
+    def _solve(self, problem: Problem, search: _Search) -> Solution:
+        share = 1 / max(1, self.searches_left)
+        self.searches_left -= 1
+        return replace(search, share=share)(problem)
 
 
 def _find_what_binds(findings: _Findings, problem: Problem, solution: Solution) -> None:

@@ -32,13 +32,14 @@ def solve_with_one_copy(
     *,
     objective: str = "latency",
     max_nodes: int | None = None,
+    gap: float = 0.0,
     time_limit_s: float | None = None,
 ) -> tuple[Problem, Solution]:
     """Solve, counting the shared weights once where one node runs everything.
 
     Returns the solution, and the problem that confirms it.
     """
-    solution = solve(problem, objective=objective, max_nodes=max_nodes, time_limit_s=time_limit_s)
+    solution = solve(problem, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit_s)
     if tied_bytes == 0:
         return problem, solution
     alone = unlinked(problem, tied_bytes)

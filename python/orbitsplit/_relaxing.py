@@ -24,18 +24,24 @@ class _OutOfTimeError(Exception):
 
 
 def relaxations(
-    problem: Problem, search: Solve, *, more_nodes: Sequence[tuple[int, Solve]] = (), tied_bytes: float = 0
+    problem: Problem,
+    search: Solve,
+    search_best: Solve,
+    *,
+    more_nodes: Sequence[tuple[int, Solve]] = (),
+    tied_bytes: float = 0,
 ) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
     """Return the least relaxation of each kind, and the kinds for which the search was stopped first.
 
-    `more_nodes` has searches that allow more nodes than `search` does, by growing numbers of nodes.
+    `search` may return any plan, `search_best` returns that of smallest latency. `more_nodes` has searches that allow
+    more nodes than `search` does, by growing numbers of nodes.
     """
     # Whether there is a plan does not depend on how many micro-batches share it, and one is the easiest to solve.
     alone = replace(problem, micro_batches=1, groups=None)
     kinds: dict[str, Callable[[], Relaxation]] = {
         "memory": lambda: _memory(alone, search, tied_bytes),
         "loss": lambda: _loss(alone, search),
-        "links": lambda: _links(alone, search),
+        "links": lambda: _links(alone, search_best),
     }
     if problem.pins != Pins():
         kinds["pins"] = lambda: _pins(alone, search)
@@ -120,8 +126,8 @@ def _loss(problem: Problem, search: Solve) -> Relaxation:
     return Relaxation("loss", least.loss, f"loss: a budget of {least.loss:.6g} instead of {problem.loss_budget:.6g}")
 
 
-def _links(problem: Problem, search: Solve) -> Relaxation:
-    best = _plan(_counting_missing_links(problem), search)
+def _links(problem: Problem, search_best: Solve) -> Relaxation:
+    best = _plan(_counting_missing_links(problem), search_best)
     if best is None:
         return Relaxation("links", None, "links: no number of them is enough")
     missing = _missing_links(problem, best.stages)
