@@ -1,11 +1,14 @@
 // The planner from C++: a plan, a proof, a refusal; and bounds that never exceed what they bound.
 // tests/python/test_planner.py judges the optima by exhaustive search.
 #include <algorithm>
+#include <cmath>
 #include <random>
 
 #include "check.hpp"
 #include "orbitsplit/planner.hpp"
+#include "planner/deep_root.hpp"
 #include "planner/label_bounds.hpp"
+#include "planner/search.hpp"
 #include "small_problem.hpp"
 
 using namespace orbitsplit;
@@ -122,8 +125,9 @@ void check_bounds(const Problem& p, const SolveOptions& options) {
     for (const planner::Metric& metric : t.metrics) {
         for (const double price : {0.0, 0.5, 4.0}) {
             planner::Interval whole;
-            whole.relaxations.push_back(planner::relax(t, metric, infinity, price));
-            CHECK(whole.relaxations[0].root - price * t.loss_limit <=
+            whole.relaxations.push_back(
+                std::make_shared<const planner::Relaxation>(planner::relax(t, metric, infinity, price)));
+            CHECK(whole.relaxations[0]->root - price * t.loss_limit <=
                   best.objective_s * (1 + planner::rounding));
             std::vector<planner::Interval> intervals;
             intervals.push_back(std::move(whole));
@@ -149,6 +153,26 @@ void check_root(const Problem& p, const SolveOptions& options) {
     }
 }
 
+// The deep root, which solve() uses for large problems alone: its bound holds, and a search from it finds the
+// optimum.
+void check_deep_root(const Problem& p, const SolveOptions& options) {
+    const Solution best = solve(p, options);
+    if (best.status != Status::optimal) return;
+    const planner::Tables t = planner::make_tables(p, options);
+    const planner::Relaxation least = planner::least_loss(t);
+    planner::Incumbent incumbent;
+    incumbent.objective_s = 1.5 * best.objective_s + 0.1;
+    for (const std::size_t max_bytes : {std::size_t{0}, std::size_t{100'000}}) {
+        const planner::Clock clock(infinity);
+        planner::Root root =
+            planner::deepen_root(p, t, options.objective, least, clock, incumbent, max_bytes);
+        CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding) ||
+              root.incumbent.objective_s <= best.objective_s * (1 + planner::rounding));
+        CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
+        CHECK(std::fabs(root.incumbent.objective_s - best.objective_s) <= 1e-9 * best.objective_s);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -165,6 +189,7 @@ int main() {
             if (random() % 2 == 0) options.max_nodes = 1 + static_cast<int>(random() % 4);
             check_bounds(p, options);
             check_root(p, options);
+            check_deep_root(p, options);
         }
     }
     return failures;

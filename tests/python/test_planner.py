@@ -205,7 +205,8 @@ def test_an_unfinished_search_proves_a_true_bound(block, monkeypatch):
             assert solution.status == "unknown" or solution.objective_s >= optimum * (1 - 1e-9)
 
 
-def test_a_free_order_is_no_worse_than_the_fixed_one_even_unproven():
+def test_a_free_order_is_no_worse_than_the_fixed_one_even_unproven(monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.MAX_TRACKED", 4)
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
     solution = solve(problem, max_labels=2_000)
     assert solution.status == "feasible"
@@ -258,6 +259,17 @@ def test_a_gap_that_is_allowed_is_proven(backend, monkeypatch):
             assert solution.gap <= 0.3 * (1 + 1e-9)
             assert solution.lower_bound_s <= best * (1 + 1e-9)
             assert best * (1 - 1e-9) <= solution.objective_s <= best / 0.7 * (1 + 1e-9)
+
+
+def test_a_large_free_problem_is_proven_to_one_percent():
+    problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
+    found = [{**load_backend(name).solve(problem, "latency", None, 0.01, math.inf, 10**6, 16)} for name in BACKENDS]
+    for each in found:
+        each["seconds"] = 0
+        each["stages"] = [tuple(stage) for stage in each["stages"]]
+    assert found[0] == found[1]
+    assert found[0]["gap"] <= 0.01 * (1 + 1e-9)
+    assert found[0]["objective_s"] < problem.expected["objective_s"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

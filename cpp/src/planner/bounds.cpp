@@ -32,35 +32,51 @@ bool may_end(const Tables& t, const Metric& m, double limit, unsigned past, int 
     return t.half_duplex[node] || m.egress_max[node] <= limit;
 }
 
-double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigned past, int start, int node) {
-    double best = infinity;
-    const int most = t.max_stop[t.node_boundary(node, start)];
-    for (int stop = start + 1; stop <= most; ++stop) {
-        const double rest = r.depart[state(t, past, stop, node)];
-        if (rest >= best) continue;
-        best = std::min(best, stage_weight(t, m, r.limit, node, start, stop) + rest);
-    }
-    return best;
-}
-
-double best_transfer(const Tables& t, const Metric& m, const Relaxation& r, unsigned past, int boundary,
-                     int node) {
-    double best = infinity;
-    for (int e = t.neighbour_start[node]; e < t.neighbour_start[node + 1]; ++e) {
-        const int to = t.neighbour[e];
-        if (is_blocked(t, past, to)) continue;
-        const double rest = r.arrive[state(t, with_node(t, past, to), boundary, to)];
-        if (rest >= best) continue;
-        for (int k = 0; k < t.levels; ++k) {
-            const int index = t.boundary_level(boundary, k);
-            const double weight = transfer_weight(t, m, r.limit, node, to, index) + r.price * t.loss[index];
-            best = std::min(best, weight + rest);
+// Transfers do not depend on the past: the best level of every link at every boundary, by (boundary, link).
+std::vector<double> best_levels(const Tables& t, const Metric& m, const Relaxation& r) {
+    std::vector<double> best;
+    best.reserve(t.layers * t.neighbour.size());
+    for (int i = 0; i < t.layers; ++i) {
+        for (int n = 0; n < t.nodes; ++n) {
+            for (int e = t.neighbour_start[n]; e < t.neighbour_start[n + 1]; ++e) {
+                double least = infinity;
+                for (int k = 0; k < t.levels; ++k) {
+                    const int index = t.boundary_level(i, k);
+                    const double weight = transfer_weight(t, m, r.limit, n, t.neighbour[e], index);
+                    least = std::min(least, weight + r.price * t.loss[index]);
+                }
+                best.push_back(least);
+            }
         }
     }
     return best;
 }
 
-void fill_past(const Tables& t, const Metric& m, Relaxation& r, unsigned past) {
+double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigned past, int start, int node) {
+    double best = infinity;
+    const int most = t.max_stop[t.node_boundary(node, start)];
+    const double* rest = r.depart.data() + state(t, past, 0, node);
+    for (int stop = start + 1; stop <= most; ++stop) {
+        if (rest[stop] >= best) continue;
+        best = std::min(best, stage_weight(t, m, r.limit, node, start, stop) + rest[stop]);
+    }
+    return best;
+}
+
+double best_transfer(const Tables& t, const std::vector<double>& transfers, const Relaxation& r,
+                     unsigned past, int boundary, int node) {
+    double best = infinity;
+    const double* transfer = transfers.data() + boundary * t.neighbour.size();
+    for (int e = t.neighbour_start[node]; e < t.neighbour_start[node + 1]; ++e) {
+        const int to = t.neighbour[e];
+        if (is_blocked(t, past, to)) continue;
+        best = std::min(best, transfer[e] + r.arrive[state(t, with_node(t, past, to), boundary, to)]);
+    }
+    return best;
+}
+
+void fill_past(const Tables& t, const Metric& m, const std::vector<double>& transfers, Relaxation& r,
+               unsigned past) {
     const auto is_state = [&](int n) { return t.tracked_bit[n] < 0 || has_used(t, past, n); };
     for (int n = 0; n < t.nodes; ++n) {
         if (is_state(n) && may_end(t, m, r.limit, past, n))
@@ -71,7 +87,7 @@ void fill_past(const Tables& t, const Metric& m, Relaxation& r, unsigned past) {
             if (is_state(n)) r.arrive[state(t, past, i, n)] = best_stage(t, m, r, past, i, n);
         }
         for (int n = 0; i > 0 && n < t.nodes; ++n) {
-            if (is_state(n)) r.depart[state(t, past, i, n)] = best_transfer(t, m, r, past, i, n);
+            if (is_state(n)) r.depart[state(t, past, i, n)] = best_transfer(t, transfers, r, past, i, n);
         }
     }
 }
@@ -194,7 +210,8 @@ Relaxation relax(const Tables& t, const Metric& metric, double limit, double pri
     const std::size_t states = state(t, t.pasts, 0, 0);
     r.depart.assign(states, infinity);
     r.arrive.assign(states, infinity);
-    for (unsigned past = t.pasts; past-- > t.count_step;) fill_past(t, metric, r, past);
+    const std::vector<double> transfers = best_levels(t, metric, r);
+    for (unsigned past = t.pasts; past-- > t.count_step;) fill_past(t, metric, transfers, r, past);
     r.root = infinity;
     for (int n = 0; n < t.nodes; ++n) r.root = std::min(r.root, start_value(t, metric, r, n));
     return r;

@@ -33,7 +33,7 @@ struct Relaxation {
 };
 
 inline std::size_t state(const Tables& t, unsigned past, int boundary, int node) {
-    return (static_cast<std::size_t>(past) * (t.layers + 1) + boundary) * t.nodes + node;
+    return (static_cast<std::size_t>(past) * t.nodes + node) * (t.layers + 1) + boundary;
 }
 
 // The past after one more stage.

@@ -1,4 +1,4 @@
-// The bounds of bounds.hpp for one metric, laid out so that those of one state lie next to each other.
+// The bounds of bounds.hpp for one metric.
 #pragma once
 
 #include <vector>
@@ -27,11 +27,10 @@ class LabelBounds {
     double prefill_max_;
     double decode_max_;
     double loss_limit_;
-    std::size_t width_ = 0;
     std::vector<Band> bands_;
-    std::vector<double> prices_;  // columns
-    std::vector<double> depart_;  // states x columns
-    std::vector<double> arrive_;
+    std::vector<double> prices_;         // columns
+    std::vector<const double*> depart_;  // columns; the intervals' relaxations own what they point to
+    std::vector<const double*> arrive_;
 };
 
 }  // namespace orbitsplit::planner

@@ -56,8 +56,9 @@ class RootExplorer {
 
     // Adds a relaxation at one price and lets its walk improve the incumbent.
     const Relaxation& add(const Metric& metric, Interval& interval, double price) {
-        interval.relaxations.push_back(relax(t_, metric, interval.high, price));
-        const Relaxation& made = interval.relaxations.back();
+        interval.relaxations.push_back(
+            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, price)));
+        const Relaxation& made = *interval.relaxations.back();
         const double bound = made.root - price * t_.loss_limit + interval.low;
         if (interval.relaxations.size() == 1 || bound > interval.bound) {
             interval.bound = bound;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
 #include "planner/bounds.hpp"
@@ -29,7 +30,7 @@ struct Interval {
     double high = std::numeric_limits<double>::infinity();
     double bound = 0;  // of the whole problem, low included
     double price = 0;  // the price that gave it
-    std::vector<Relaxation> relaxations;
+    std::vector<std::shared_ptr<const Relaxation>> relaxations;
 };
 
 struct Root {

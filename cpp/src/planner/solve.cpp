@@ -5,6 +5,7 @@
 
 #include "orbitsplit/planner.hpp"
 #include "planner/clock.hpp"
+#include "planner/deep_root.hpp"
 #include "planner/infeasible.hpp"
 #include "planner/orders.hpp"
 #include "planner/root.hpp"
@@ -65,12 +66,13 @@ void confirm(const Problem& problem, Objective objective, const std::vector<Stag
     solution.loss = score.loss;
 }
 
-// Free order that is not solved by a first search gets a better incumbent before the whole effort goes into
-// labels: it prunes more than they do.
+// Free order that is not solved by a first search gets bounds that keep more nodes from repeating, where that is
+// affordable, else a better incumbent: both prune more than labels do.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
                                 const planner::Relaxation& least, const planner::Clock& clock,
                                 const SolveOptions& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
+    constexpr std::size_t max_bytes = 512'000'000;
     const std::size_t max_labels = options.max_labels;
     root = planner::explore_root(problem, t, options.objective, least, clock,
                                  {.objective_s = infinity, .stages = {}, .gap = options.gap});
@@ -78,13 +80,24 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     planner::SearchResult first =
         planner::search(problem, t, least, root, clock, std::min(first_labels, max_labels));
     if (first.is_complete) return first;
-    planner::improve_by_orders(problem, options, clock, root.incumbent);
+    const planner::Tables deep = planner::make_tables(problem, options, 0, planner::thorough_operations);
+    const bool is_deeper = deep.tracked > t.tracked;
+    if (root.incumbent.stages.empty() || !is_deeper)
+        planner::improve_by_orders(problem, options, clock, root.incumbent);
     if (clock.is_over()) {
         first.stopped_by = "time";
         return first;
     }
-    root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent);
-    return planner::search(problem, t, least, root, clock, max_labels);
+    if (!is_deeper || root.incumbent.stages.empty()) {
+        root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent);
+        return planner::search(problem, t, least, root, clock, max_labels);
+    }
+    const planner::Relaxation deep_least = planner::least_loss(deep);
+    root =
+        planner::deepen_root(problem, deep, options.objective, deep_least, clock, root.incumbent, max_bytes);
+    planner::SearchResult result = planner::search(problem, deep, deep_least, root, clock, max_labels);
+    result.lower_bound_s = std::max(result.lower_bound_s, first.lower_bound_s);
+    return result;
 }
 
 // An objective of 0 is as good as any bound.

@@ -235,8 +235,7 @@ void fill_metrics(const Problem& problem, Tables& t) {
 
 // In free order the bounds remember which of the tracked nodes are used; each one doubles their work.
 // Required nodes first, then the fastest: those that a relaxation would like to use twice.
-void choose_tracked(int max_tracked, Tables& t) {
-    constexpr double most_operations = 2e6;
+void choose_tracked(int max_tracked, double most_operations, Tables& t) {
     if (!t.is_free) return;
     std::vector<int> ranked(t.nodes);
     std::iota(ranked.begin(), ranked.end(), 0);
@@ -247,8 +246,11 @@ void choose_tracked(int max_tracked, Tables& t) {
         const double time_b = t.prefill.compute[t.node_boundary(b, t.layers)];
         return time_a != time_b ? time_a < time_b : a < b;
     });
-    double operations = static_cast<double>(t.layers) * (static_cast<double>(t.neighbour.size()) * t.levels +
-                                                         static_cast<double>(t.nodes) * t.layers / 2);
+    double operations = static_cast<double>(t.layers) * static_cast<double>(t.neighbour.size());
+    for (int n = 0; n < t.nodes; ++n) {
+        for (int start = 0; start < t.layers; ++start)
+            operations += t.max_stop[t.node_boundary(n, start)] - start;
+    }
     if (t.count_step > 0) operations *= t.most_stages;
     for (int n : ranked) {
         operations *= 2;
@@ -258,7 +260,7 @@ void choose_tracked(int max_tracked, Tables& t) {
     }
 }
 
-void fill_pasts(const SolveOptions& options, Tables& t) {
+void fill_pasts(const SolveOptions& options, double most_operations, Tables& t) {
     t.tracked_bit.assign(t.nodes, -1);
     t.most_stages = std::numeric_limits<unsigned>::max();
     const bool is_limited = options.max_nodes && *options.max_nodes < std::min(t.nodes, t.layers);
@@ -266,7 +268,7 @@ void fill_pasts(const SolveOptions& options, Tables& t) {
         t.most_stages = static_cast<unsigned>(*options.max_nodes);
         t.count_step = 1;
     }
-    choose_tracked(options.max_tracked, t);
+    choose_tracked(options.max_tracked, most_operations, t);
     t.pasts <<= t.tracked;
     if (!is_limited) return;
     t.count_step <<= t.tracked;
@@ -275,7 +277,8 @@ void fill_pasts(const SolveOptions& options, Tables& t) {
 
 }  // namespace
 
-Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes) {
+Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes,
+                   double most_operations) {
     Tables t;
     t.layers = static_cast<int>(problem.layers.size());
     t.nodes = static_cast<int>(problem.nodes.size());
@@ -305,7 +308,7 @@ Tables make_tables(const Problem& problem, const SolveOptions& options, double m
         t.keeps_first = t.needs_back || t.token_tracks.sum;
     }
     fill_metrics(problem, t);
-    fill_pasts(options, t);
+    fill_pasts(options, most_operations, t);
     return t;
 }
 

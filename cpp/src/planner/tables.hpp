@@ -107,7 +107,12 @@ struct Tables {
     int pair(int from, int to) const { return from * nodes + to; }
 };
 
+// What one relaxation may cost: tracked nodes are chosen by it.
+inline constexpr double quick_operations = 2e6;
+inline constexpr double thorough_operations = 1.5e8;
+
 // memory_relief_bytes is added to what every node can hold.
-Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes = 0);
+Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes = 0,
+                   double most_operations = quick_operations);
 
 }  // namespace orbitsplit::planner

@@ -162,14 +162,6 @@ def is_blocked(t: Tables, past: int, node: int) -> bool:
 
 
 @inlined
-def _stage_weight(t: Tables, m: Metric, limit: float, node: int, start: int, stop: int) -> float:
-    busy = m.compute_max[node, stop] - m.compute_max[node, start]
-    if busy + m.open_max[start] + m.close_max[stop, node] > limit:
-        return np.inf
-    return float(m.compute_sum[node, stop] - m.compute_sum[node, start])
-
-
-@inlined
 def _transfer_weight(t: Tables, m: Metric, limit: float, ends: tuple[int, int], i: int, k: int) -> float:
     link = m.packed_max[i, k] * t.pace[ends] + m.latency_max * t.latency[ends]
     encode = m.encode_max[i, k]
@@ -189,34 +181,15 @@ def _may_end(t: Tables, m: Metric, limit: float, past: int, node: int) -> bool:
 
 
 @inlined
-def _best_stage(t: Tables, m: Metric, limit: float, depart: Floats, past: int, start: int, node: int) -> float:
-    best = np.inf
-    for stop in range(start + 1, t.max_stop[node, start] + 1):
-        rest = depart[past, stop, node]
-        if rest >= best:
-            continue
-        value = _stage_weight(t, m, limit, node, start, stop) + rest
-        if value < best:
-            best = value
-    return best
-
-
-@inlined
-def _best_transfer(
-    t: Tables, m: Metric, limit: float, price: float, arrive: Floats, past: int, i: int, node: int
-) -> float:
-    best = np.inf
-    for e in range(t.neighbour_start[node], t.neighbour_start[node + 1]):
-        to = t.neighbour[e]
-        if is_blocked(t, past, to):
-            continue
-        rest = arrive[with_node(t, past, to), i, to]
-        if rest >= best:
-            continue
-        for k in range(t.levels):
-            value = _transfer_weight(t, m, limit, (node, to), i, k) + price * t.loss[i, k] + rest
-            if value < best:
-                best = value
+def _best_levels(t: Tables, m: Metric, limit: float, price: float) -> Floats:
+    """Transfers do not depend on the past: return the best level of every link, boundaries x links."""
+    best = np.full((t.layers, len(t.neighbour)), np.inf)
+    for i in range(t.layers):
+        for n in range(t.nodes):
+            for e in range(t.neighbour_start[n], t.neighbour_start[n + 1]):
+                for k in range(t.levels):
+                    value = _transfer_weight(t, m, limit, (n, t.neighbour[e]), i, k) + price * t.loss[i, k]
+                    best[i, e] = min(best[i, e], value)
     return best
 
 
@@ -228,19 +201,44 @@ def _start_value(t: Tables, m: Metric, limit: float, arrive: Floats, node: int) 
 
 
 @jit
-def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arrive: Floats) -> float:
-    for past in range(t.pasts - 1, t.count_step - 1, -1):
+def _fill(t: Tables, m: Metric, transfers: Floats, limit: float, depart: Floats, arrive: Floats) -> None:
+    # Arrays are taken out of their tuples once: in a loop that costs more than what the loop does.
+    tracked_bit, max_stop, start_of, neighbour = t.tracked_bit, t.max_stop, t.neighbour_start, t.neighbour
+    compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
+    layers, step, tracked, most_stages = t.layers, t.count_step, t.tracked, t.most_stages
+    for past in range(t.pasts - 1, step - 1, -1):
+        may_send = past >> tracked < most_stages
         for n in range(t.nodes):
-            is_state = t.tracked_bit[n] < 0 or _has_used(t, past, n)
-            if is_state and _may_end(t, m, limit, past, n):
-                depart[past, t.layers, n] = m.egress_sum[n]
-        for i in range(t.layers - 1, -1, -1):
+            if (tracked_bit[n] < 0 or past >> tracked_bit[n] & 1) and _may_end(t, m, limit, past, n):
+                depart[past, layers, n] = m.egress_sum[n]
+        for i in range(layers - 1, -1, -1):
             for n in range(t.nodes):
-                if t.tracked_bit[n] < 0 or _has_used(t, past, n):
-                    arrive[past, i, n] = _best_stage(t, m, limit, depart, past, i, n)
+                if tracked_bit[n] >= 0 and not past >> tracked_bit[n] & 1:
+                    continue
+                best = np.inf
+                for stop in range(i + 1, max_stop[n, i] + 1):
+                    rest = depart[past, stop, n]
+                    busy = compute_max[n, stop] - compute_max[n, i]
+                    if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
+                        best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
+                arrive[past, i, n] = best
             for n in range(t.nodes):
-                if i > 0 and (t.tracked_bit[n] < 0 or _has_used(t, past, n)):
-                    depart[past, i, n] = _best_transfer(t, m, limit, price, arrive, past, i, n)
+                if i == 0 or not may_send or (tracked_bit[n] >= 0 and not past >> tracked_bit[n] & 1):
+                    continue
+                best = np.inf
+                for e in range(start_of[n], start_of[n + 1]):
+                    to, next_past = neighbour[e], past
+                    if tracked_bit[to] >= 0:
+                        next_past = past | (1 << tracked_bit[to])
+                        if next_past == past:
+                            continue
+                    best = min(best, transfers[i, e] + arrive[next_past + step, i, to])
+                depart[past, i, n] = best
+
+
+@jit
+def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arrive: Floats) -> float:
+    _fill(t, m, _best_levels(t, m, limit, price), limit, depart, arrive)
     root = np.inf
     for n in range(t.nodes):
         root = min(root, _start_value(t, m, limit, arrive, n))

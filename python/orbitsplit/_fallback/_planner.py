@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from ._bounds import Relaxation, least_loss
 from ._cost import OBJECTIVES, evaluate, generates, value_s
+from ._deep_root import DeepRoot
 from ._infeasible import explain_infeasible
 from ._orders import improve_by_orders
 from ._problem import validate_problem
 from ._root import Clock, Incumbent, Root
 from ._search import SearchResult, search
-from ._tables import Options, Tables, make_metrics, make_tables
+from ._tables import THOROUGH_OPERATIONS, Options, Tables, make_metrics, make_tables
 from ._text import number
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _MOST_FREE_NODES = 64
 _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
+_MOST_BYTES = 512_000_000
 
 
 def solve(
@@ -80,18 +82,27 @@ def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDA
 def _find_best(
     problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock
 ) -> tuple[SearchResult, NDArray[np.int32]]:
-    """Search; in free order, where a first search does not end, again with a better incumbent."""
+    """Search; in free order, where a first search does not end, again with better bounds or incumbent."""
     metrics, most = make_metrics(t), options.max_labels
     root = Root(problem, t, options.objective, metrics, least, clock, Incumbent(gap=options.gap))
     result = search(t, metrics, root, clock, min(_FIRST_LABELS, most) if t.is_free else most)
     if result.is_complete or not t.is_free:
         return result, root.incumbent.stages
-    incumbent = improve_by_orders(problem, options, clock, root.incumbent)
+    deep = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
+    is_deeper = deep.tracked > t.tracked
+    incumbent = root.incumbent
+    if not len(incumbent.stages) or not is_deeper:
+        incumbent = improve_by_orders(problem, options, clock, incumbent)
     if clock.is_over():
         return result._replace(stopped_by="time"), incumbent.stages
-    root = Root(problem, t, options.objective, metrics, least, clock, incumbent)
-    result = search(t, metrics, root, clock, most)
-    return result, root.incumbent.stages
+    if not is_deeper or not len(incumbent.stages):
+        root = Root(problem, t, options.objective, metrics, least, clock, incumbent)
+        return search(t, metrics, root, clock, most), root.incumbent.stages
+    metrics = make_metrics(deep)
+    deep_root = DeepRoot(problem, deep, options.objective, metrics, least_loss(deep), clock, incumbent, _MOST_BYTES)
+    last = search(deep, metrics, deep_root, clock, most)
+    lower = max(last.lower_bound_s, result.lower_bound_s)
+    return last._replace(lower_bound_s=lower), deep_root.incumbent.stages
 
 
 def _check(problem: Problem, options: Options) -> None:

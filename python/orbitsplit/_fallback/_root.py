@@ -68,7 +68,36 @@ class Interval:
     relaxations: list[Relaxation] = field(default_factory=list)
 
 
-class Root:
+class Explorer:
+    """Holds the intervals that matter for each metric, and the incumbent, which walks improve."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        t: Tables,
+        objective: str,
+        least: Relaxation,
+        clock: Clock,
+        incumbent: Incumbent,
+    ) -> None:
+        self._problem = problem
+        self._t = t
+        self._objective = objective
+        self.least = least
+        self._clock = clock
+        self.incumbent = incumbent
+        self.intervals: list[list[Interval]] = []
+
+    def _offer(self, walk: Walk) -> None:
+        if not len(walk.stages):
+            return
+        score = evaluate(self._problem, walk.stages)
+        value = value_s(score, self._objective)
+        if score["is_feasible"] and self.incumbent.is_beaten_by(value):
+            self.incumbent = Incumbent(value, self.incumbent.gap, walk.stages)
+
+
+class Root(Explorer):
     """Explores the root; afterwards holds the intervals that matter for each metric, and the incumbent."""
 
     def __init__(
@@ -81,13 +110,7 @@ class Root:
         clock: Clock,
         incumbent: Incumbent,
     ) -> None:
-        self._problem = problem
-        self._t = t
-        self._objective = objective
-        self.least = least
-        self._clock = clock
-        self.incumbent = incumbent
-        self.intervals: list[list[Interval]] = []
+        super().__init__(problem, t, objective, least, clock, incumbent)
         for metric in metrics:
             whole = Interval()
             self._price(metric, whole, 0.0)
@@ -101,14 +124,6 @@ class Root:
                 if not clock.is_over():
                     self.intervals[a] = self._refined(metric, self.intervals[a], least_sum[a], step == _ROUNDS)
         self.intervals = [self._hopeful(intervals) for intervals in self.intervals]
-
-    def _offer(self, walk: Walk) -> None:
-        if not len(walk.stages):
-            return
-        score = evaluate(self._problem, walk.stages)
-        value = value_s(score, self._objective)
-        if score["is_feasible"] and self.incumbent.is_beaten_by(value):
-            self.incumbent = Incumbent(value, self.incumbent.gap, walk.stages)
 
     def _add(self, metric: Metric, interval: Interval, price: float) -> Relaxation:
         made = relax(self._t, metric, interval.high, price)

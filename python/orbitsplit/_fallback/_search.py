@@ -37,7 +37,7 @@ from ._labels import (
     new_store,
     push,
 )
-from ._root import ROUNDING, Clock, Root
+from ._root import ROUNDING, Clock, Explorer
 from ._tables import Floats, Metric, PhaseTables, Tables, Tracks
 
 # What a slice of the search ends with.
@@ -56,7 +56,7 @@ class SearchResult(NamedTuple):
     stopped_by: str
 
 
-def search(t: Tables, metrics: list[Metric], root: Root, clock: Clock, max_labels: int) -> SearchResult:
+def search(t: Tables, metrics: list[Metric], root: Explorer, clock: Clock, max_labels: int) -> SearchResult:
     """Improve the root's incumbent until it is proven best or a limit is reached."""
     least = root.least.arrive
     p = make_pruning(t, metrics, root.intervals)

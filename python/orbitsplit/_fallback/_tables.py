@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_MOST_OPERATIONS = 2e6
+# What one relaxation may cost: tracked nodes are chosen by it.
+QUICK_OPERATIONS = 2e6
+THOROUGH_OPERATIONS = 1.5e8
 _UNREACHABLE = 2**31
 
 
@@ -141,7 +143,12 @@ class _Links(NamedTuple):
     can_end: NDArray[np.bool_]
 
 
-def make_tables(problem: Problem, options: Options, memory_relief_bytes: float = 0.0) -> Tables:
+def make_tables(
+    problem: Problem,
+    options: Options,
+    memory_relief_bytes: float = 0.0,
+    most_operations: float = QUICK_OPERATIONS,
+) -> Tables:
     """Return the tables; `memory_relief_bytes` is added to what every node can hold."""
     weights = _weights(problem, options.objective)
     token_tracks = Tracks(weights.lap > 0, weights.busiest > weights.lap)
@@ -150,6 +157,8 @@ def make_tables(problem: Problem, options: Options, memory_relief_bytes: float =
     egress, egress_delay = _external(problem, problem.egress, links.can_end)
     prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, egress)
     needs_back = generates(problem) and _lacks_return(problem, links)
+    max_stop = _max_stop(problem, memory_relief_bytes)
+    longest = int((max_stop - np.arange(len(problem.layers) + 1)).sum())
     return Tables(
         layers=len(problem.layers),
         nodes=len(problem.nodes),
@@ -164,7 +173,7 @@ def make_tables(problem: Problem, options: Options, memory_relief_bytes: float =
         latency_occupies=problem.latency_occupies_link,
         loss_limit=0.0 if problem.loss_budget is None else loss_limit(problem),
         loss=_loss(problem),
-        max_stop=_max_stop(problem, memory_relief_bytes),
+        max_stop=max_stop,
         **links._asdict(),
         bandwidth=problem.bandwidth_bytes_per_s,
         latency=problem.latency_s,
@@ -173,7 +182,7 @@ def make_tables(problem: Problem, options: Options, memory_relief_bytes: float =
         ingress_delay=ingress_delay,
         egress=egress,
         egress_delay=egress_delay,
-        **_tracking(problem, prefill, links, options)._asdict(),
+        **_tracking(problem, prefill, links, options, longest, most_operations)._asdict(),
         prefill=prefill,
         token=_token_phase(problem, prefill, links),
     )
@@ -353,7 +362,9 @@ def _lacks_return(problem: Problem, links: _Links) -> bool:
     return bool((missing & links.can_end[:, np.newaxis] & links.can_start[np.newaxis, :]).any())
 
 
-def _tracking(problem: Problem, prefill: PhaseTables, links: _Links, options: Options) -> _Tracking:
+def _tracking(
+    problem: Problem, prefill: PhaseTables, links: _Links, options: Options, longest: int, most_operations: float
+) -> _Tracking:
     """Choose the nodes that the bounds keep from repeating: required ones first, then the fastest."""
     nodes, layers = len(problem.nodes), len(problem.layers)
     tracked_bit = np.full(nodes, -1, dtype=np.int64)
@@ -364,13 +375,13 @@ def _tracking(problem: Problem, prefill: PhaseTables, links: _Links, options: Op
     required = set(problem.pins.required)
     total = prefill.compute[:, -1].tolist()
     ranked = sorted(range(nodes), key=lambda n: (n not in required, total[n], n))
-    operations = layers * (float(len(links.neighbour)) * len(problem.levels) + float(nodes) * layers / 2)
+    operations = float(layers) * float(len(links.neighbour)) + float(longest)
     if is_limited:
         operations *= most_stages
     tracked = 0
     for n in ranked:
         operations *= 2
-        if operations > _MOST_OPERATIONS or tracked >= options.max_tracked:
+        if operations > most_operations or tracked >= options.max_tracked:
             break
         tracked_bit[n] = tracked
         tracked += 1
