@@ -12,9 +12,10 @@ from ._baselines import by_rule
 from ._certifying import certificate
 from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._network import Network, Node
-from ._one_copy import solve_with_one_copy
+from ._one_copy import solve_with_one_copy, with_one_copy
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
 from ._problem import Problem, Solution, Stage, evaluate
+from ._replan import replan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,9 @@ def plan(
     max_nodes: int | None = None,
     time_limit_s: float | None = None,
     explain: bool = False,
+    running: Plan | None = None,
+    runs: float = 1.0,
+    stores: Sequence[str] = (),
 ) -> Plan:
     """Decide which nodes run which layers in which order, and how to encode the activation at each cut.
 
@@ -49,6 +53,10 @@ def plan(
     `plan.prediction`. With `explain`, `plan.certificate` says what binds and what other
     plans would take (see `certificate`; its searches take at most `time_limit_s` once more), and the error of an
     infeasible problem what would make it feasible.
+
+    With `running`, a plan of the same model that runs now, perhaps on nodes or links that are lost, the result is what
+    `replan` decides on, for latency: that plan kept, repaired or replaced, whichever takes least for moving weights
+    and `runs` runs; `stores` names nodes that keep all weights.
 
     Example:
         >>> profile = osp.profile("path-or-hub-id", prompt_tokens=256)           # doctest: +SKIP
@@ -62,6 +70,8 @@ def plan(
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
     asked: dict[str, Any] = {"objective": objective, "max_nodes": max_nodes, "time_limit_s": time_limit_s}
     confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, **asked)
+    if running is not None and solution.status != "infeasible":
+        confirming, solution = _going_on(running, problem, profile, runs=runs, stores=stores, **asked)
     if not explain:
         return _plan_of(confirming, solution, network, workload, profile, objective)
     why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
@@ -69,6 +79,48 @@ def plan(
         raise InfeasiblePlanError("; ".join([str(why.reason), *(relaxation.text for relaxation in why.relaxations)]))
     why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
     return replace(_plan_of(confirming, solution, network, workload, profile, objective), certificate=why)
+
+
+def _going_on(
+    running: Plan,
+    problem: Problem,
+    profile: ModelProfile,
+    *,
+    runs: float,
+    stores: Sequence[str],
+    objective: str,
+    max_nodes: int | None,
+    time_limit_s: float | None,
+) -> tuple[Problem, Solution]:
+    """Return what `replan` decides on as a solution, and the problem that confirms it."""
+    if objective != "latency":
+        raise ValueError(f"objective is {objective}, must be latency to go on from a running plan")
+    answer = replan(
+        running,
+        problem,
+        runs=runs,
+        layer_weight_bytes=[layer.weight_bytes for layer in profile.layers],
+        stores=stores,
+        max_nodes=max_nodes,
+        tied_bytes=profile.tied_bytes,
+        time_limit_s=time_limit_s,
+    )
+    confirming = with_one_copy(problem, profile.tied_bytes) if len(answer.stages) == 1 else problem
+    result = evaluate(confirming, answer.stages)
+    bound_s = min(answer.lower_bound_s / answer.runs, result.objective_s)
+    gap = 1 - bound_s / result.objective_s if result.objective_s > 0 else 0.0
+    solution = Solution(
+        status="feasible" if gap > 0 else "optimal",
+        objective_s=result.objective_s,
+        lower_bound_s=bound_s,
+        gap=gap,
+        seconds=0.0,
+        loss=result.loss,
+        stages=answer.stages,
+        reason=None,
+        labels=0,
+    )
+    return confirming, solution
 
 
 def build_problem(

@@ -11,6 +11,7 @@ import pytest
 
 import orbitsplit as osp
 
+
 @pytest.mark.real_model
 @pytest.mark.timeout(600)
 def test_demo_plans_runs_and_keeps_every_limit(tmp_path: Path) -> None:

@@ -236,3 +236,26 @@ def test_a_plan_for_throughput_on_few_nodes() -> None:
     assert result.certificate is not None
     assert result.certificate.total_s == slowest
     assert "of throughput" in result.explain()
+
+
+def test_a_running_plan_goes_on_without_a_lost_node() -> None:
+    workload = Workload(prompt_tokens=PROMPT)
+    whole = network(1.0, 1.0, 1.0, memory=2700)
+    before = osp.plan(profile(), whole, workload)
+    assert len(before.stages) == 2
+    lost = before.stages[1].node
+    left = Network("left", tuple(n for n in whole.nodes if n.name != lost), tuple(
+        link for link in whole.links if lost not in (link.source, link.target)
+    ))  # fmt: skip
+    spare = next(n.name for n in left.nodes if n.name != before.stages[0].node)
+    after = osp.plan(profile(), left, workload, running=before, stores=[spare])
+    # The first stage stays where it is; the lost one comes to the node that has all weights in store.
+    assert [(s.node, s.start, s.stop) for s in after.stages] == [
+        (before.stages[0].node, 0, before.stages[0].stop),
+        (spare, before.stages[0].stop, 4),
+    ]
+    assert osp.plan(profile(), whole, workload, running=before) == before
+    with pytest.raises(osp.InfeasiblePlanError, match="are on no node that is left, nor in a store"):
+        osp.plan(profile(), left, workload, running=before)
+    with pytest.raises(ValueError, match="objective is throughput, must be latency"):
+        osp.plan(profile(), left, workload, running=before, objective="throughput")
