@@ -14,8 +14,9 @@ from typing import Any
 
 from ._baselines import scored, single_node, unsplit_alternative, without_compression
 from ._certificate import Alternative, Binding, Certificate, Relaxation
+from ._objective import value_s
 from ._one_copy import solve_with_one_copy, with_one_copy
-from ._problem import ExternalLink, Pins, Problem, Solution
+from ._problem import ExternalLink, Pins, Problem, Solution, Stage, evaluate
 from ._relaxing import relaxations
 from ._unsplit import best_unsplit
 from ._without import without
@@ -69,7 +70,7 @@ def certificate(
         return Certificate(**known, unanswered=("everything else",))
     # Memory, number of nodes, loss budget, pins, compression; speed, link and absence of each node of the plan.
     most_searches = len(problem.nodes) + 7 + 3 * len(solution.stages)
-    findings = _Findings(search, solution.objective_s, most_searches)
+    findings = _Findings(search, solution.stages, solution.objective_s, most_searches)
     _find_what_binds(findings, problem, solution)
     _find_alternatives(findings, problem, solution)
     return Certificate(**known, **findings.parts())
@@ -115,9 +116,10 @@ def _relaxations(problem: Problem, search: _Search) -> tuple[tuple[Relaxation, .
 
 @dataclass
 class _Findings:
-    """Answers as they come in, about a plan of `total_s`."""
+    """Answers as they come in, about a plan of `stages` that takes `total_s`."""
 
     search: _Search
+    stages: tuple[Stage, ...]
     total_s: float
     searches_left: int
     binding: list[Binding] = field(default_factory=list)
@@ -139,8 +141,10 @@ class _Findings:
         """Note whether the relaxed problem, or a relaxed search, has a better plan."""
         best = self._solve(problem, search or self.search)
         threshold = self.total_s * (1 - _ROUNDING)
-        if best.objective_s is not None and best.objective_s < threshold:
-            self.binding.append(Binding(constraint, relaxed, best.objective_s, best.status == "optimal"))
+        # The plan itself may be better already, and a search that was stopped may not have come so far.
+        least_s = min(self._unchanged_s(problem), math.inf if best.objective_s is None else best.objective_s)
+        if least_s < threshold:
+            self.binding.append(Binding(constraint, relaxed, least_s, best.status == "optimal"))
         elif best.lower_bound_s is not None and best.lower_bound_s >= threshold:
             self.slack.append(constraint)
         else:
@@ -155,6 +159,10 @@ class _Findings:
             self.alternatives.append(Alternative(name, None, best.reason or ""))
         else:
             self.alternatives.append(Alternative(name, best.objective_s, "", is_proven=best.status == "optimal"))
+
+    def _unchanged_s(self, problem: Problem) -> float:
+        whole = with_one_copy(problem, self.search.tied_bytes) if len(self.stages) == 1 else problem
+        return value_s(evaluate(whole, self.stages), self.search.objective)
 
     def _solve(self, problem: Problem, search: _Search) -> Solution:
         share = 1 / max(1, self.searches_left)

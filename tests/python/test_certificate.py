@@ -190,7 +190,10 @@ def test_out_of_time_leaves_questions_open() -> None:
     solution = osp.solve(problem, time_limit_s=0.5)
     found = osp.certificate(problem, solution, time_limit_s=0)
     assert (found.status, found.total_s) == ("feasible", solution.objective_s)
-    assert {"speed of n0", "memory of n0"} <= {*found.unanswered, *(binding.constraint for binding in found.binding)}
+    # Without any search, the same plan on a faster node or link is known to take less.
+    names = {binding.constraint for binding in found.binding}
+    assert {f"speed of {problem.nodes[stage.node].name}" for stage in solution.stages} <= names
+    assert "memory of n0" in {*names, *found.unanswered}
     assert not any(binding.is_proven for binding in found.binding)
     without = [other for other in found.alternatives if other.name.startswith("without ")]
     assert not any(other.is_proven for other in without)
