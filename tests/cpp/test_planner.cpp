@@ -173,9 +173,58 @@ void check_deep_root(const Problem& p, const SolveOptions& options) {
     }
 }
 
+// The bounds that pruning rests on, each of which must matter: broken by one percent it loses optima.
+enum class Broken { none, relaxation, loss_to_come, interval };
+
+planner::Relaxation scaled(planner::Relaxation relaxation) {
+    for (double& value : relaxation.depart) value *= 1.01;
+    for (double& value : relaxation.arrive) value *= 1.01;
+    return relaxation;
+}
+
+// Searches with one bound broken, from an incumbent just worse than the optimum.
+double search_with(const Problem& p, const Solution& best, Broken broken) {
+    const SolveOptions options;
+    const planner::Clock clock(infinity);
+    const planner::Tables t = planner::make_tables(p, options);
+    planner::Relaxation least = planner::least_loss(t);
+    planner::Root root;
+    root.incumbent.objective_s = best.objective_s * (1 + 1e-6);
+    for (const planner::Metric& metric : t.metrics) {
+        planner::Interval whole;
+        if (broken == Broken::interval) whole.low = 0.01 * best.objective_s;
+        planner::Relaxation made = planner::relax(t, metric, infinity, 0);
+        if (broken == Broken::relaxation) made = scaled(std::move(made));
+        whole.relaxations.push_back(std::make_shared<const planner::Relaxation>(std::move(made)));
+        root.intervals.emplace_back().push_back(std::move(whole));
+    }
+    if (broken == Broken::loss_to_come) least = scaled(std::move(least));
+    CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
+    return root.incumbent.stages.empty() ? infinity : root.incumbent.objective_s;
+}
+
+void check_that_broken_bounds_lose_optima() {
+    for (const Broken broken : {Broken::none, Broken::relaxation, Broken::loss_to_come, Broken::interval}) {
+        std::mt19937 random(11);
+        int lost = 0;
+        for (int i = 0; i < 300; ++i) {
+            Problem p = random_problem(random, i % 2 == 0 ? Order::fixed : Order::free);
+            Solution best = solve(p);
+            if (best.status != Status::optimal) continue;
+            // A budget that the best plan just keeps, and a single micro-batch, whose interval starts at zero.
+            p.loss_budget = best.loss;
+            if (broken == Broken::interval) p.micro_batches = 1;
+            best = solve(p);
+            lost += search_with(p, best, broken) > best.objective_s * (1 + 1e-9);
+        }
+        CHECK((lost > 0) == (broken != Broken::none));
+    }
+}
+
 }  // namespace
 
 int main() {
+    check_that_broken_bounds_lose_optima();
     check_solution();
     check_infeasible();
     check_options();

@@ -32,21 +32,25 @@ bool may_end(const Tables& t, const Metric& m, double limit, unsigned past, int 
     return t.half_duplex[node] || m.egress_max[node] <= limit;
 }
 
-// Transfers do not depend on the past: the best level of every link at every boundary, by (boundary, link).
+double best_level(const Tables& t, const Metric& m, const Relaxation& r, int boundary, int from, int to) {
+    double best = infinity;
+    for (int k = 0; k < t.levels; ++k) {
+        const int index = t.boundary_level(boundary, k);
+        best = std::min(best, transfer_weight(t, m, r.limit, from, to, index) + r.price * t.loss[index]);
+    }
+    return best;
+}
+
+// Transfers do not depend on the past: with many pasts the best level of every link at every boundary is worth
+// keeping, by (boundary, link); with one it is not, because most are never asked for.
 std::vector<double> best_levels(const Tables& t, const Metric& m, const Relaxation& r) {
     std::vector<double> best;
+    if (t.pasts == 1) return best;
     best.reserve(t.layers * t.neighbour.size());
     for (int i = 0; i < t.layers; ++i) {
         for (int n = 0; n < t.nodes; ++n) {
-            for (int e = t.neighbour_start[n]; e < t.neighbour_start[n + 1]; ++e) {
-                double least = infinity;
-                for (int k = 0; k < t.levels; ++k) {
-                    const int index = t.boundary_level(i, k);
-                    const double weight = transfer_weight(t, m, r.limit, n, t.neighbour[e], index);
-                    least = std::min(least, weight + r.price * t.loss[index]);
-                }
-                best.push_back(least);
-            }
+            for (int e = t.neighbour_start[n]; e < t.neighbour_start[n + 1]; ++e)
+                best.push_back(best_level(t, m, r, i, n, t.neighbour[e]));
         }
     }
     return best;
@@ -63,14 +67,18 @@ double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigne
     return best;
 }
 
-double best_transfer(const Tables& t, const std::vector<double>& transfers, const Relaxation& r,
-                     unsigned past, int boundary, int node) {
+double best_transfer(const Tables& t, const Metric& m, const std::vector<double>& transfers,
+                     const Relaxation& r, unsigned past, int boundary, int node) {
     double best = infinity;
-    const double* transfer = transfers.data() + boundary * t.neighbour.size();
+    const std::size_t row = boundary * t.neighbour.size();
     for (int e = t.neighbour_start[node]; e < t.neighbour_start[node + 1]; ++e) {
         const int to = t.neighbour[e];
         if (is_blocked(t, past, to)) continue;
-        best = std::min(best, transfer[e] + r.arrive[state(t, with_node(t, past, to), boundary, to)]);
+        const double rest = r.arrive[state(t, with_node(t, past, to), boundary, to)];
+        if (rest >= best) continue;
+        const double transfer =
+            transfers.empty() ? best_level(t, m, r, boundary, node, to) : transfers[row + e];
+        best = std::min(best, transfer + rest);
     }
     return best;
 }
@@ -87,7 +95,7 @@ void fill_past(const Tables& t, const Metric& m, const std::vector<double>& tran
             if (is_state(n)) r.arrive[state(t, past, i, n)] = best_stage(t, m, r, past, i, n);
         }
         for (int n = 0; i > 0 && n < t.nodes; ++n) {
-            if (is_state(n)) r.depart[state(t, past, i, n)] = best_transfer(t, transfers, r, past, i, n);
+            if (is_state(n)) r.depart[state(t, past, i, n)] = best_transfer(t, m, transfers, r, past, i, n);
         }
     }
 }
