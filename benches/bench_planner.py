@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from growth import random_chain
 from orbitsplit import Problem, evaluate, solve
 from orbitsplit._backend import load_backend
 
@@ -71,6 +72,23 @@ def test_growth_with_layers(benchmark, copies):
     solution = benchmark(solve, cut_finer(original, copies))
     assert solution.status == "optimal"
     assert solution.objective_s <= original.expected["objective_s"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("size", [(32, 8, 4), (126, 24, 8)], ids=str)
+def test_random_chain(benchmark, size):
+    problem = random_chain(*size)
+    benchmark.group = "fixed order, random nodes (layers, nodes, levels)"
+    solution = benchmark(solve, problem)
+    assert solution.status == "optimal"
+    assert evaluate(problem, solution).objective_s == solution.objective_s
+
+
+def test_free_order_to_one_percent(benchmark):
+    problem = Problem.from_dict({**load("example_80_fixed").to_dict(), "order": "free"})
+    benchmark.group = "free order, 80 layers on 12 nodes at 8 levels, gap 1 %"
+    solution = benchmark.pedantic(solve, (problem,), {"gap": 0.01}, rounds=1)
+    assert solution.gap <= 0.01 * (1 + 1e-9)
+    assert solution.objective_s < problem.expected["objective_s"]
 
 
 def cut_finer(problem: Problem, copies: int) -> Problem:
