@@ -277,7 +277,9 @@ def run_plan(
     model: Annotated[
         str | None, typer.Option(help="Model directory, GGUF file or hub id; default: the plan's.")
     ] = None,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 32,
+    new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens to generate per prompt; default: the plan's, 32 if it has none.")
+    ] = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -288,13 +290,13 @@ def run_plan(
     loaded = osp.Plan.load(plan)
     _check_picture(output)
     with views.Report(err) as report:
-        texts, measured = _continue(loaded, model, prompt, new_tokens, report)
-    _save_trace(measured.trace, output)
+        texts, measured = _continue(loaded, model, prompt, new_tokens or loaded.workload.new_tokens or 32, report)
     if as_json:
         _print_json({"texts": texts, "run": measured.to_dict()})
     else:
         views.run(out, measured, list(zip(prompt, texts, strict=True)))
         views.prediction(out, loaded, measured)
+    _save_trace(measured.trace, output)
 
 
 @app.command()

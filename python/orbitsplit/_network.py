@@ -113,6 +113,8 @@ class Network:
     def load(cls, path: str | Path) -> Network:
         """Read a network from a TOML file; quantities may carry a unit (`"10 Mbit/s"`, `"8 GB"`, `"5 ms"`).
 
+        A bare number is in bytes, bytes per second, seconds or FLOP/s.
+
         The file has `name`, `[[nodes]]` with `name`, `memory`, a speed (`slowdown`, or `compute` and optionally
         `memory_bandwidth`), optional `headroom` and `half_duplex`; and `[[links]]` with `bandwidth`, optional
         `latency` and either `from` and `to` (one way) or `between = [a, b]` (both ways).

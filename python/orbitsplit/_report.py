@@ -51,7 +51,7 @@ def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
     axes = figure.subplots(len(traces), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, trace) in zip(axes, traces.items(), strict=True):
         _draw(axis, title, trace)
-    axes[-1].set_xlabel("seconds since the first prompt")
+    axes[-1].set_xlabel("seconds since the first prompt; prefill dark, generation light")
     handles = [Patch(color=colour, label=kind) for kind, colour in _COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.savefig(path, dpi=120)
@@ -68,7 +68,9 @@ def _draw(axis: Any, title: str, trace: Trace) -> None:
                 (position[lane] - 0.4, 0.8),
                 facecolors=_COLOURS[event.kind],
                 alpha=1.0 if event.step == 0 else 0.55,
-                linewidth=0,
+                # Short events keep a visible width, or some of many equal ones would show and others not.
+                edgecolor=_COLOURS[event.kind],
+                linewidth=0.5,
             )
     axis.set_yticks(range(len(lanes)), [f"{node} link" if is_link else node for node, is_link in lanes])
     axis.invert_yaxis()

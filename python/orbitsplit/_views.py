@@ -157,6 +157,14 @@ def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
     predicted = plan.prediction
     if predicted is None:
         return
+    planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
+    if planned != (run.sequences, run.prompt_tokens, run.new_tokens):
+        console.print(
+            f"took {format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; "
+            f"planned were {planned[0]} x {planned[1]} + {planned[2]}, so nothing is compared",
+            highlight=False,
+        )
+        return
     table = Table("delay", "predicted", "measured", "measured / predicted")
     for name in ("prefill_s", "decode_s", "total_s"):
         model, clock = getattr(predicted, name), getattr(run, name)

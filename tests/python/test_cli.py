@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tiny_models import save_tiny_model, save_tiny_tokenizer
 
 import orbitsplit as osp
+from orbitsplit import _views as views
 from orbitsplit.__main__ import main
 
 PROBLEM: dict[str, Any] = {
@@ -215,3 +217,21 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(
     output = tmp_path / "timeline.tiff"
     assert orbitsplit(monkeypatch, "run", tmp_path / "plan.json", "--prompt", "x", "-o", output) == 2
     assert "'.tiff'" in capsys.readouterr().err
+
+
+def test_a_run_of_another_workload_is_not_compared_with_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    # 32 tokens were once compared with a prediction for 8, as 4.5 times the prediction.
+    prediction = osp.Prediction(
+        total_s=2, prefill_s=1, token_step_s=1, loss=0, stage_s=(1,), link_s=(), decode_stage_s=(1,), decode_link_s=(),
+        stage_memory_bytes=(1,), status="optimal", lower_bound_s=2, gap=0,
+    )  # fmt: skip
+    workload = osp.Workload(prompt_tokens=3, new_tokens=2)
+    plan = osp.Plan((osp.PlanStage("a", 0, 3),), (), 3, workload=workload, prediction=prediction)
+    for new_tokens, shown in ((2, "1.000"), (32, "planned were 1 x 3 + 2")):
+        trace = osp.Trace(nodes=("a",), events=())
+        run = osp.Run(
+            sequences=1, prompt_tokens=3, new_tokens=new_tokens, groups=1, prefill_s=1, decode_s=1, stages=(), links=(),
+            trace=trace,
+        )  # fmt: skip
+        views.prediction(Console(width=200), plan, run)
+        assert shown in capsys.readouterr().out
