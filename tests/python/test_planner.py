@@ -421,3 +421,14 @@ def test_free_order_of_more_than_64_nodes_is_refused(backend, monkeypatch):
     assert solve(Problem.from_dict(data)).status == "optimal"
     with pytest.raises(ValueError, match="order is free with 65 nodes, at most 64 can be searched"):
         solve(Problem.from_dict({**data, "order": "free"}))
+
+
+@pytest.mark.parametrize("backend", ["native", "numba"])
+def test_too_little_memory_in_all_is_seen_without_a_search(backend, monkeypatch):
+    # Twelve nodes in free order that hold half of the layers once searched until the time limit, and said nothing.
+    data = bundled("example_80_fixed", order="free")
+    data["layer_memory_bytes"] = [10 * size for size in data["layer_memory_bytes"]]
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    solution = solve(Problem.from_dict(data), time_limit_s=0)
+    assert solution.status == "infeasible"
+    assert re.search("layers need .* together, the nodes hold|the largest node has", solution.reason)

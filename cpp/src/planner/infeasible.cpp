@@ -60,7 +60,7 @@ std::string explain_total(const Problem& problem) {
     for (std::size_t n = 0; n < problem.nodes.size(); ++n) {
         if (!is_forbidden(problem, static_cast<int>(n))) held += usable_memory_bytes(problem.nodes[n]);
     }
-    if (need <= held) return "";
+    if (need <= held * (1 + 1e-12)) return "";  // equal but for rounding
     return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
 }
 
@@ -103,11 +103,15 @@ std::string explain_links(const Problem& problem, const SolveOptions& options, c
 
 }  // namespace
 
+std::string infeasible_at_sight(const Problem& problem) {
+    const std::string reason = explain_layer(problem);
+    return reason.empty() ? explain_total(problem) : reason;
+}
+
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
                                const SolveOptions& options) {
-    for (const std::string& reason : {explain_layer(problem), explain_total(problem)}) {
-        if (!reason.empty()) return reason;
-    }
+    const std::string at_sight = infeasible_at_sight(problem);
+    if (!at_sight.empty()) return at_sight;
     if (least.root == infinity) {
         const std::string reason = explain_memory(problem, t, options);
         return reason.empty() ? explain_links(problem, options, t) : reason;

@@ -8,6 +8,9 @@
 
 namespace orbitsplit::planner {
 
+// Why no plan can exist, as far as sums show without a search: a layer that no node holds, or all of them; else "".
+std::string infeasible_at_sight(const Problem& problem);
+
 // least is the least-loss relaxation of t, which was made with the options; called when no plan exists.
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
                                const SolveOptions& options);

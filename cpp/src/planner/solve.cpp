@@ -110,7 +110,7 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
           Solution& solution) {
     const planner::Tables t = planner::make_tables(problem, options);
     const planner::Relaxation least = planner::least_loss(t);
-    const bool may_exist = least.root <= t.loss_limit;
+    const bool may_exist = least.root <= t.loss_limit && planner::infeasible_at_sight(problem).empty();
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;

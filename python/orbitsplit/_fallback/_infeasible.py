@@ -20,7 +20,7 @@ Solve = Callable[["Problem"], dict[str, Any]]
 
 def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: Options, solve: Solve) -> str:
     """Return one sentence with the numbers."""
-    reason = _explain_layer(problem) or _explain_total(problem)
+    reason = infeasible_at_sight(problem)
     if reason:
         return reason
     if least.root == math.inf:
@@ -49,6 +49,11 @@ def _usable(problem: Problem) -> list[float]:
     return [usable_memory_bytes(node) for n, node in nodes if n not in problem.pins.forbidden]
 
 
+def infeasible_at_sight(problem: Problem) -> str:
+    """Return why no plan can exist, as far as sums show without a search, else ""."""
+    return _explain_layer(problem) or _explain_total(problem)
+
+
 def _explain_layer(problem: Problem) -> str:
     if not _usable(problem):
         return "every node is forbidden"
@@ -70,7 +75,7 @@ def _explain_total(problem: Problem) -> str:
         need += layer
     for usable in _usable(problem):
         held += usable
-    return "" if need <= held else f"the layers need {size(need)} together, the nodes hold {size(held)}"
+    return "" if need <= held * (1 + 1e-12) else f"the layers need {size(need)} together, the nodes hold {size(held)}"
 
 
 def _is_exact(t: Tables) -> bool:

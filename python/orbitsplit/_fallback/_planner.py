@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ._bounds import Relaxation, least_loss
 from ._cost import OBJECTIVES, evaluate, generates, value_s
 from ._deep_root import DeepRoot
-from ._infeasible import explain_infeasible
+from ._infeasible import explain_infeasible, infeasible_at_sight
 from ._orders import improve_by_orders
 from ._problem import validate_problem
 from ._root import Clock, Incumbent, Root
@@ -45,7 +45,7 @@ def solve(
     least = least_loss(t)
     result = SearchResult(True, math.inf, 0, "")
     rows = np.empty((0, 4), dtype=np.int32)
-    if least.root <= t.loss_limit:
+    if least.root <= t.loss_limit and not infeasible_at_sight(problem):
         result, rows = _find_best(problem, t, options, least, clock)
     found = _outcome(problem, options, result, rows)
     if found["status"] == "infeasible":
