@@ -6,11 +6,13 @@ Every ValueError names the file or the key.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ._typed import mapping_of, unique_keys
+
+Made = TypeVar("Made")
 
 
 def document_of(format_name: str, version: int, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,9 +34,17 @@ def write_document(path: str | Path, document: Mapping[str, Any]) -> None:
     Path(path).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_document(path: str | Path) -> Any:
-    """Read JSON. Raises ValueError for what is not, and for a key that appears twice; OSError."""
+def load_document(path: str | Path, make: Callable[[Any], Made]) -> Made:
+    """Return what `make` makes of the JSON in a file.
+
+    Raises ValueError naming the file for what is not JSON, for a key that appears twice and for what `make` refuses;
+    OSError.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        document = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    try:
+        return make(document)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ._document import data_of, document_of, read_document, write_document
+from ._document import data_of, document_of, load_document, write_document
 from ._problem import Level
 from ._typed import check_fields, check_keys, check_number, list_of, mapping_of, records_of
 
@@ -74,8 +74,4 @@ class LevelTable:
         Raises:
             ValueError: The file is not JSON or not a table of levels.
         """
-        document = read_document(path)
-        try:
-            return cls.from_dict(document)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return load_document(path, cls.from_dict)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from ._certificate import Certificate
 from ._compress import Codec
-from ._document import data_of, document_of, read_document, write_document
+from ._document import data_of, document_of, load_document, write_document
 from ._typed import check_integer, check_keys, check_number, check_string, list_of, mapping_of, record_of, records_of
 from ._units import format_seconds
 
@@ -248,11 +248,7 @@ class Plan:
         Raises:
             ValueError: The file is not JSON or not a plan.
         """
-        document = read_document(path)
-        try:
-            return cls.from_dict(document)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return load_document(path, cls.from_dict)
 
     def explain(self) -> str:
         """Return in words what the plan is, what keeps it busiest, and why it is no better, as far as that is known."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._backend import backend
+from ._document import load_document
 from ._typed import (
     Array,
     array_of,
@@ -26,7 +27,6 @@ from ._typed import (
     mapping_of,
     record_of,
     records_of,
-    unique_keys,
 )
 
 NO_LEVEL = -1
@@ -181,14 +181,7 @@ class Problem:
     @classmethod
     def load(cls, path: str | Path) -> Problem:
         """Read a problem file (JSON). Raises ValueError naming the file and the key, OSError."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-        try:
-            return cls.from_dict(data)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return load_document(path, cls.from_dict)
 
     def save(self, path: str | Path) -> None:
         """Write a problem file (JSON)."""

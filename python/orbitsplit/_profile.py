@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ._document import data_of, document_of, read_document, write_document
+from ._document import data_of, document_of, load_document, write_document
 from ._typed import check_integer, check_keys, check_number, check_string, list_of, records_of
 
 FORMAT = "orbitsplit-profile"
@@ -115,11 +115,7 @@ class ModelProfile:
         Raises:
             ValueError: The file is not JSON or not a profile.
         """
-        document = read_document(path)
-        try:
-            return cls.from_dict(document)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return load_document(path, cls.from_dict)
 
 
 def _check_amounts(record: Any, where: str, names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._document import data_of, document_of, read_document, write_document
+from ._document import data_of, document_of, load_document, write_document
 from ._typed import check_integer, check_keys, check_number, list_of
 
 FORMAT = "orbitsplit-trace"
@@ -112,11 +112,7 @@ class Trace:
         Raises:
             ValueError: The file is not JSON or not a trace.
         """
-        document = read_document(path)
-        try:
-            return cls.from_dict(document)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return load_document(path, cls.from_dict)
 
     def to_chrome(self) -> dict[str, Any]:
         """Return the trace in Chrome's trace event format: a process per node, its outgoing link as a thread."""
