@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import struct
-import time
 from pathlib import Path
 
 import judge_codec as judge
 import numpy as np
 import pytest
+from mutants import patched
 
 from orbitsplit import CorruptFrameError, _compress
 from orbitsplit._backend import load_backend
@@ -25,19 +24,6 @@ def backend(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_compress, "backend", lambda: module)
         yield module
-
-
-def sealed(frame: bytes) -> bytes:
-    """The frame with a checksum that is right, so that a reader gets past it."""
-    if len(frame) < 40:
-        return frame
-    blank = frame[:36] + bytes(4) + frame[40:]
-    return frame[:36] + struct.pack("<I", load_backend("native").crc32c(blank)) + frame[40:]
-
-
-def patched(frame: bytes, at: int, form: str, value: int) -> bytes:
-    piece = struct.pack(form, value)
-    return sealed(frame[:at] + piece + frame[at + len(piece) :])
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden["name"])
@@ -88,17 +74,6 @@ def test_damage_is_named(backend):
         decompress(bytes(100))
 
 
-@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4", "topk"])
-def test_a_frame_that_claims_2_to_the_60_elements_is_refused_at_once(codec, backend):
-    frame = compress(np.ones((2, 16), np.float32), codec)
-    backend.decode(frame, 1 << 30)  # compiled by now
-    huge = patched(patched(frame, 40, "<Q", 1 << 30), 48, "<Q", 1 << 30)
-    start = time.perf_counter()
-    with pytest.raises(CorruptFrameError, match="declares an array of 4611686018427387904 bytes, the limit is 10737"):
-        decompress(huge)
-    assert time.perf_counter() - start < 0.05
-
-
 def test_shapes_no_array_can_have(backend):
     frame = compress(np.ones((2, 16), np.float32), "raw")
     for axes in [(1 << 62, 2), (-1, 16), (0, 1 << 62), (1 << 32, 1 << 32)]:
@@ -131,41 +106,3 @@ def test_topk_frames_too_short_for_their_values(backend):
     short = frame[: 56 + 11]
     with pytest.raises(CorruptFrameError, match="frame has a payload of 11 bytes, its values need 12"):
         decompress(patched(short, 24, "<Q", 11))
-
-
-def mutants(count: int):
-    """Frames of every codec with a few bytes changed, cut or added; most of them with a checksum that fits again."""
-    rng = np.random.default_rng(20)
-    seeds = []
-    for codec in ("raw", "bf16", "int8", "int4", "topk", "topk:0.02"):
-        for dtype in (np.float32, np.float16):
-            for shape in ((3, 130), (2, 2, 65), (0, 4), ()):
-                seeds.append(compress(rng.standard_normal(shape).astype(dtype).reshape(shape), codec))
-    for _ in range(count):
-        frame = bytearray(seeds[rng.integers(len(seeds))])
-        for _ in range(rng.integers(1, 4)):
-            end = min(40 + 8 * frame[7], len(frame)) if rng.random() < 0.6 else len(frame)
-            frame[rng.integers(end)] = rng.choice([0, 1, 2, 255, rng.integers(256)])
-            if len(frame) < 8:
-                break
-        if rng.random() < 0.2:
-            frame = (frame + bytes(9))[: rng.integers(len(frame) + 9)]
-        yield sealed(bytes(frame)) if rng.random() < 0.9 else bytes(frame)
-
-
-def test_mutated_frames_give_arrays_or_corrupt_frame_error():
-    """20,000 of them, and both backends give the same array or the same message."""
-    modules = [load_backend(name) for name in BACKENDS]
-    arrays = 0
-    for frame in mutants(20_000):
-        outcomes = []
-        for module in modules:
-            try:
-                dtype, shape, data = module.decode(frame, 1 << 20)
-                assert data.nbytes <= 1 << 20
-                outcomes.append((dtype, shape, data.tobytes()))
-            except CorruptFrameError as error:
-                outcomes.append(str(error))
-        assert outcomes[0] == outcomes[1], frame.hex()
-        arrays += not isinstance(outcomes[0], str)
-    assert 1_000 < arrays < 19_000

@@ -1,0 +1,179 @@
+// Any bytes give an array or CorruptFrameError, for libFuzzer: no crash, no access outside the frame, no
+// allocation beyond the limit (its -malloc_limit_mb), no work without end (its -timeout).
+//
+// Mutated bytes alone would never get past the checksum or the length of the payload. So most inputs are
+// repaired after mutation: the parsers of payloads are reached, and the header's checks by the rest.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "codec/layout.hpp"
+#include "orbitsplit/codec.hpp"
+
+using namespace orbitsplit;
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
+
+namespace {
+
+constexpr Limits limits{.max_bytes = 1 << 16};
+constexpr std::size_t codec_kinds = 5;
+
+// Offsets of docs/frame_format.md.
+constexpr std::size_t codec_at = 5;
+constexpr std::size_t dtype_at = 6;
+constexpr std::size_t rank_at = 7;
+constexpr std::size_t flags_at = 8;
+constexpr std::size_t parameter_at = 12;
+constexpr std::size_t codebook_at = 16;
+constexpr std::size_t payload_bytes_at = 24;
+constexpr std::size_t reserved_at = 32;
+constexpr std::size_t shape_at = layout::fixed_header_bytes;
+
+// Fuzzing that only ever sees refusals proves little: the run ends with how many inputs were arrays.
+struct Tally {
+    std::uint64_t inputs = 0;
+    std::uint64_t arrays = 0;
+    ~Tally() {
+        std::fprintf(stderr, "decoded %llu of %llu inputs\n", static_cast<unsigned long long>(arrays),
+                     static_cast<unsigned long long>(inputs));
+    }
+};
+
+Tally tally;
+
+void require(bool condition, const char* claim) {
+    if (condition) return;
+    std::fprintf(stderr, "broken: %s\n", claim);
+    std::abort();
+}
+
+std::optional<Decoded> try_decompress(std::span<const std::byte> frame) {
+    try {
+        return decompress(frame, limits);
+    } catch (const CorruptFrameError&) {
+        return std::nullopt;
+    }
+}
+
+// The header of a frame in pieces that mutations are allowed to leave anything in.
+struct Header {
+    CodecKind codec;
+    DType dtype;
+    std::size_t rank;
+    bool index_gaps;
+    std::uint32_t parameter;
+    std::vector<std::int64_t> shape;
+
+    std::size_t bytes() const { return layout::fixed_header_bytes + 8 * rank; }
+};
+
+// Identity and reserved fields as a reader expects them.
+Header repair_identity(std::span<std::byte> frame) {
+    const auto wrap = [&](std::size_t at, std::size_t count) {
+        const std::size_t value = std::to_integer<std::size_t>(frame[at]) % count;
+        frame[at] = static_cast<std::byte>(value);
+        return value;
+    };
+    std::memcpy(frame.data(), "OSPF\1", 5);
+    const auto codec = static_cast<CodecKind>(wrap(codec_at, codec_kinds));
+    const auto dtype = static_cast<DType>(wrap(dtype_at, 3));
+    const std::size_t room = (frame.size() - layout::fixed_header_bytes) / 8;
+    const std::size_t rank = wrap(rank_at, std::min(room, max_rank) + 1);
+    std::memset(frame.data() + flags_at + 1, 0, 3);
+    const bool index_gaps = wrap(flags_at, codec == CodecKind::topk ? 2 : 1) == 1;
+    std::memset(frame.data() + codebook_at, 0, 8);
+    std::memset(frame.data() + reserved_at, 0, 4);
+    return {codec, dtype, rank, index_gaps, 0, std::vector<std::int64_t>(rank)};
+}
+
+// Axes of a few elements and a parameter that fits them, so that arrays within the limit are common.
+void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& random) {
+    for (std::size_t axis = 0; axis < header.rank; ++axis) {
+        std::byte* at = frame.data() + shape_at + 8 * axis;
+        std::uint64_t extent;
+        std::memcpy(&extent, at, sizeof extent);
+        extent %= axis + 1 == header.rank ? 300 : 5;
+        if (extent == 0 && random() % 16 != 0) extent = 1;
+        std::memcpy(at, &extent, sizeof extent);
+        header.shape[axis] = static_cast<std::int64_t>(extent);
+    }
+    std::uint32_t parameter;
+    std::memcpy(&parameter, frame.data() + parameter_at, sizeof parameter);
+    switch (header.codec) {
+        case CodecKind::int8:
+        case CodecKind::int4:
+            parameter = 8 + 8 * (parameter / 8 % 16);
+            break;
+        case CodecKind::topk: {
+            const auto length = static_cast<std::uint32_t>(layout::rows_of(header.shape).length);
+            parameter = length == 0 ? 0 : 1 + parameter % length;
+            break;
+        }
+        default:
+            parameter = 0;
+    }
+    std::memcpy(frame.data() + parameter_at, &parameter, sizeof parameter);
+    header.parameter = parameter;
+}
+
+// The size of frame its header asks for, where it asks for one and there is memory for it.
+std::size_t repair_size(std::size_t size, const Header& header, std::size_t max_size) {
+    const FrameInfo info{.codec = header.codec,
+                         .dtype = header.dtype,
+                         .index_gaps = header.index_gaps,
+                         .parameter = header.parameter,
+                         .shape = header.shape,
+                         .payload_bytes = 0};
+    const std::uint64_t bound = header.bytes() + layout::payload_bound(info);
+    if (header.index_gaps) return size < bound || bound == header.bytes() ? size : bound - 1;
+    return bound <= max_size ? bound : size;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    const auto frame = std::as_bytes(std::span(data, size));
+    std::optional<FrameInfo> info;
+    try {
+        info = inspect(frame, limits);
+    } catch (const CorruptFrameError&) {
+    }
+    const std::optional<Decoded> decoded = try_decompress(frame);
+    ++tally.inputs;
+    if (!decoded) return 0;
+    ++tally.arrays;
+    require(info.has_value(), "what decompress takes, inspect takes");
+    require(decoded->data.size() == info->data_bytes() && decoded->data.size() <= limits.max_bytes,
+            "the array has the bytes that its frame declares");
+    require(decoded->shape == info->shape && decoded->dtype == info->dtype,
+            "the array has the shape and dtype that its frame declares");
+    return 0;
+}
+
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned seed) {
+    std::minstd_rand random(seed);
+    size = LLVMFuzzerMutate(data, size, max_size);
+    if (size < layout::fixed_header_bytes || random() % 16 == 0) return size;
+    const auto frame = std::as_writable_bytes(std::span(data, max_size));
+    if (random() % 8 != 0) {
+        Header header = repair_identity(frame.first(size));
+        if (random() % 8 != 0) {
+            repair_shape(frame, header, random);
+            const std::size_t repaired = repair_size(size, header, max_size);
+            for (std::size_t i = size; i < repaired; ++i) data[i] = static_cast<std::uint8_t>(random() >> 8);
+            size = repaired;
+        }
+        const std::uint64_t payload_bytes = size - header.bytes();
+        std::memcpy(data + payload_bytes_at, &payload_bytes, sizeof payload_bytes);
+    }
+    layout::seal(frame.first(size));
+    return size;
+}
