@@ -86,4 +86,7 @@ void bind_codec(py::module_& m) {
           py::arg("group"), py::arg("keep"));
     m.def("decode", &decode, py::arg("frame"), py::arg("max_bytes"));
     m.def("crc32c", &crc32c, py::arg("data"));
+    m.def("isa", &orbitsplit::isa);
+    m.def("isas", &orbitsplit::isas);
+    m.def("set_isa", &orbitsplit::set_isa, py::arg("name"));
 }

@@ -202,17 +202,29 @@ void test_unaligned_memory() {
     }
 }
 
+void test_instruction_sets() {
+    const std::vector<std::string> names = isas();
+    CHECK(!names.empty() && names.front() == "scalar");
+    CHECK_THROWS(set_isa("mmx"), std::invalid_argument,
+                 "isa is \"mmx\"; this processor and build have scalar");
+}
+
 }  // namespace
 
 int main() {
     test_parse();
-    test_exact_codecs();
-    test_groups();
-    test_topk();
-    test_topk_against_sorting();
-    test_shapes();
-    test_float16_stays_finite();
-    test_refused_input();
-    test_unaligned_memory();
+    test_instruction_sets();
+    for (const std::string& name : isas()) {
+        set_isa(name);
+        CHECK(isa() == name);
+        test_exact_codecs();
+        test_groups();
+        test_topk();
+        test_topk_against_sorting();
+        test_shapes();
+        test_float16_stays_finite();
+        test_refused_input();
+        test_unaligned_memory();
+    }
     return failures;
 }

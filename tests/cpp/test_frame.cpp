@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "check.hpp"
-#include "codec/kernels.hpp"
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/frame.hpp"
 
@@ -58,7 +57,6 @@ void test_checksum() {
             const auto part = std::span<const std::byte>(bytes).subspan(offset, size);
             const std::uint32_t expected = slow_crc32c(part);
             CHECK(crc32c(part) == expected);
-            CHECK(~kernels::update_crc32c_portable(~0U, part) == expected);
             CHECK(crc32c(part.subspan(size / 3), crc32c(part.first(size / 3))) == expected);
         }
 }
@@ -172,11 +170,14 @@ void test_mutations() {
 }  // namespace
 
 int main() {
-    test_checksum();
+    for (const std::string& name : isas()) {
+        set_isa(name);
+        test_checksum();
+        test_refused_payloads();
+        test_mutations();
+    }
     test_header_bytes();
     test_refused_headers();
     test_limits();
-    test_refused_payloads();
-    test_mutations();
     return failures;
 }

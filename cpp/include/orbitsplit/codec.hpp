@@ -64,4 +64,12 @@ Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {});
 // The same into memory of the caller: exactly inspect(frame).data_bytes() bytes.
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {});
 
+// The instruction set whose kernels run, of those this processor and build have (slowest first): "scalar",
+// "avx2", "avx512" or "neon". Frames and arrays do not depend on it. The fastest is chosen on first use, or
+// the one that the environment variable ORBITSPLIT_ISA names.
+// isa() and set_isa() throw std::invalid_argument for a name that isas() does not list.
+std::string_view isa();
+std::vector<std::string> isas();
+void set_isa(std::string_view name);
+
 }  // namespace orbitsplit

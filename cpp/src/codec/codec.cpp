@@ -7,8 +7,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "codec/dispatch.hpp"
 #include "codec/elements.hpp"
-#include "codec/kernels.hpp"
 #include "codec/layout.hpp"
 
 namespace orbitsplit {
@@ -66,9 +66,11 @@ FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec&
 }
 
 [[noreturn]] void refuse_non_finite(const std::byte* data, const FrameInfo& info) {
-    const std::size_t i = kernels::first_non_finite(data, info.dtype, info.elements());
-    const float value = elements::visit(
-        info.dtype, [&]<class Element>(Element) { return elements::load_single<Element>(data, i); });
+    std::size_t i = 0;
+    const float value = elements::visit(info.dtype, [&]<class Element>(Element) {
+        while (Element::key(elements::load<typename Element::Bits>(data, i)) < Element::infinite_key) ++i;
+        return elements::load_single<Element>(data, i);
+    });
     const std::string text = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
     throw std::invalid_argument("element " + std::to_string(i) + " is " + text + ", " +
                                 std::string(names[static_cast<int>(info.codec)]) +
@@ -81,46 +83,57 @@ void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
     const std::size_t bitmap_bytes = rows.count * layout::bitmap_row_bytes(rows);
     // Every gap takes a byte at least.
     if (rows.count * info.parameter >= bitmap_bytes) return;
-    const std::vector<std::byte> gaps = kernels::gaps_of_bitmaps(bitmaps, rows);
-    if (gaps.size() >= bitmap_bytes) return;
+    std::vector<std::byte> gaps(bitmap_bytes);
+    gaps.resize(kernels::active().select->gaps_of_bitmaps(bitmaps, rows, gaps.data(), bitmap_bytes));
+    if (gaps.size() == bitmap_bytes) return;
     std::copy(gaps.begin(), gaps.end(), bitmaps);
     info.index_gaps = true;
     info.payload_bytes -= bitmap_bytes - gaps.size();
 }
 
-void encode_payload(std::span<const std::byte> data, FrameInfo& info, std::byte* payload) {
-    const layout::Rows rows = layout::rows_of(info.shape);
-    bool is_finite = true;
-    switch (info.codec) {
-        case CodecKind::raw:
-            std::copy(data.begin(), data.end(), payload);
-            break;
-        case CodecKind::bf16:
-            kernels::to_bf16(data.data(), info.dtype, info.elements(), payload);
-            break;
-        case CodecKind::int8:
-        case CodecKind::int4: {
-            std::byte* codes = payload + rows.count * layout::groups_per_row(rows, info.parameter) * 2;
-            is_finite = kernels::quantise(data.data(), info.dtype, rows, info.parameter,
-                                          info.codec == CodecKind::int8 ? 8 : 4, payload, codes);
-            break;
-        }
-        case CodecKind::topk: {
-            std::byte* bitmaps = payload + rows.count * info.parameter * 2;
-            is_finite =
-                kernels::select_largest(data.data(), info.dtype, rows, info.parameter, payload, bitmaps);
-            if (is_finite) shorten_positions(bitmaps, info);
-            break;
-        }
-    }
-    if (!is_finite) refuse_non_finite(data.data(), info);
+bool encode_groups(const std::byte* data, const FrameInfo& info, std::byte* payload) {
+    const kernels::Groups& groups = *kernels::active().groups;
+    const auto* quantise = info.codec == CodecKind::int8 ? groups.quantise_int8 : groups.quantise_int4;
+    return quantise[static_cast<std::size_t>(info.dtype)](data, layout::rows_of(info.shape), info.parameter,
+                                                          payload, payload + layout::scale_bytes(info));
 }
 
-void decode_groups(std::span<std::byte> data, const FrameInfo& info, const std::byte* payload) {
+bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload) {
     const layout::Rows rows = layout::rows_of(info.shape);
-    const std::byte* codes = payload + rows.count * layout::groups_per_row(rows, info.parameter) * 2;
-    if (!kernels::dequantise(payload, codes, info.dtype, rows, info.parameter,
-                             info.codec == CodecKind::int8 ? 8 : 4, data.data()))
+    std::byte* bitmaps = payload + rows.count * info.parameter * 2;
+    std::vector<std::uint32_t> scratch(rows.count > 0 ? 2 * rows.length : 0);
+    const auto* select_largest = kernels::active().select->select_largest;
+    if (!select_largest[static_cast<std::size_t>(info.dtype)](data, rows, info.parameter, scratch.data(),
+                                                              payload, bitmaps))
+        return false;
+    shorten_positions(bitmaps, info);
+    return true;
+}
+
+// False: a value was not finite and the codec has no place for it.
+bool encode_payload(const std::byte* data, FrameInfo& info, std::byte* payload) {
+    switch (info.codec) {
+        case CodecKind::raw:
+            std::copy_n(data, info.data_bytes(), payload);
+            break;
+        case CodecKind::bf16:
+            kernels::active().convert->to_bf16[static_cast<std::size_t>(info.dtype)](data, info.elements(),
+                                                                                     payload);
+            break;
+        case CodecKind::int8:
+        case CodecKind::int4:
+            return encode_groups(data, info, payload);
+        case CodecKind::topk:
+            return encode_topk(data, info, payload);
+    }
+    return true;
+}
+
+void decode_groups(std::byte* data, const FrameInfo& info, const std::byte* payload) {
+    const kernels::Groups& groups = *kernels::active().groups;
+    const auto* dequantise = info.codec == CodecKind::int8 ? groups.dequantise_int8 : groups.dequantise_int4;
+    if (!dequantise[static_cast<std::size_t>(info.dtype)](payload, payload + layout::scale_bytes(info),
+                                                          layout::rows_of(info.shape), info.parameter, data))
         throw CorruptFrameError("frame has a scale that is not a positive, normal number");
 }
 
@@ -132,11 +145,13 @@ void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<con
                                 " bytes, its values need " + std::to_string(value_bytes));
     const std::span<const std::byte> positions = payload.subspan(value_bytes);
     std::fill(data.begin(), data.end(), std::byte{0});
+    const kernels::Select& select = *kernels::active().select;
+    const auto dtype = static_cast<std::size_t>(info.dtype);
     const bool is_valid =
-        info.index_gaps
-            ? kernels::place_by_gaps(payload.data(), positions, info.dtype, rows, info.parameter, data.data())
-            : kernels::place_by_bitmap(payload.data(), positions.data(), info.dtype, rows, info.parameter,
-                                       data.data());
+        info.index_gaps ? select.place_by_gaps[dtype](payload.data(), positions.data(), positions.size(),
+                                                      rows, info.parameter, data.data())
+                        : select.place_by_bitmap[dtype](payload.data(), positions.data(), rows,
+                                                        info.parameter, data.data());
     if (!is_valid)
         throw CorruptFrameError("frame does not place exactly " + std::to_string(info.parameter) +
                                 " values in each row of " + std::to_string(rows.length));
@@ -148,11 +163,12 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
             std::copy(payload.begin(), payload.end(), data.begin());
             return;
         case CodecKind::bf16:
-            kernels::from_bf16(payload.data(), info.dtype, info.elements(), data.data());
+            kernels::active().convert->from_bf16[static_cast<std::size_t>(info.dtype)](
+                payload.data(), info.elements(), data.data());
             return;
         case CodecKind::int8:
         case CodecKind::int4:
-            decode_groups(data, info, payload.data());
+            decode_groups(data.data(), info, payload.data());
             return;
         case CodecKind::topk:
             decode_topk(data, info, payload);
@@ -202,7 +218,8 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
         throw std::invalid_argument("the buffer has " + std::to_string(frame.size()) +
                                     " bytes, the frame may need " +
                                     std::to_string(info.header_bytes() + info.payload_bytes));
-    encode_payload(data, info, frame.data() + info.header_bytes());
+    if (!encode_payload(data.data(), info, frame.data() + info.header_bytes()))
+        refuse_non_finite(data.data(), info);
     const std::size_t size = info.header_bytes() + info.payload_bytes;
     layout::write_header(frame, info);
     layout::seal(frame.first(size));

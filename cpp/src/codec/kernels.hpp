@@ -1,48 +1,82 @@
-// What the codecs do to numbers, apart from framing. scalar.cpp and topk.cpp are the specification; they are
-// written so that compilers vectorise them, and a set for an instruction set fills in the same functions.
+// What the codecs do to numbers, apart from framing: one struct of function pointers a topic.
+//
+// scalar/ is the specification. A folder of an instruction set fills in the same structs for the topics it is
+// worth for, and gives the same bytes. Its files are compiled for processors that may not be the one that runs,
+// so they include this header and intrinsics alone, and all they define is in anonymous namespaces but the
+// tables below: an inline function of the standard library compiled there could be the copy the linker keeps.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
-#include <vector>
 
-#include "codec/layout.hpp"
-#include "orbitsplit/frame.hpp"
+#include "codec/rows.hpp"
 
 namespace orbitsplit::kernels {
 
-// Values of `dtype` at `in`, `count` of them, to bfloat16 and back. On the way back finite ones stay finite.
-void to_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out);
-void from_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out);
+// Functions that depend on the dtype of the array come in threes, indexed by DType.
+inline constexpr std::size_t dtypes = 3;
 
-// Groups of each row to one bfloat16 scale and codes of `bits` (8 or 4). False: a value was not finite.
-bool quantise(const std::byte* in, DType dtype, layout::Rows rows, std::size_t group, int bits,
-              std::byte* scales, std::byte* codes);
+// Values to bfloat16 and back. On the way back finite ones stay finite.
+struct Convert {
+    void (*to_bf16[dtypes])(const std::byte* in, std::size_t count, std::byte* out);
+    void (*from_bf16[dtypes])(const std::byte* in, std::size_t count, std::byte* out);
+};
 
-// The reverse. False: a scale is not a positive, normal, finite number.
-bool dequantise(const std::byte* scales, const std::byte* codes, DType dtype, layout::Rows rows,
-                std::size_t group, int bits, std::byte* out);
+// Groups of each row to one bfloat16 scale and codes, and back. False: a value was not finite; a scale is not
+// a positive, normal, finite number.
+struct Groups {
+    using Quantise = bool (*)(const std::byte* in, layout::Rows rows, std::size_t group, std::byte* scales,
+                              std::byte* codes);
+    using Dequantise = bool (*)(const std::byte* scales, const std::byte* codes, layout::Rows rows,
+                                std::size_t group, std::byte* out);
+    Quantise quantise_int8[dtypes];
+    Quantise quantise_int4[dtypes];
+    Dequantise dequantise_int8[dtypes];
+    Dequantise dequantise_int4[dtypes];
+};
 
-// The `kept` largest magnitudes of each row, ties by lowest index: their values (16 bits each) and a bitmap
-// of their positions, both row after row. False: a value was not finite.
-bool select_largest(const std::byte* in, DType dtype, layout::Rows rows, std::size_t kept, std::byte* values,
-                    std::byte* bitmaps);
+struct Select {
+    // The `kept` largest magnitudes of each row, ties by lowest index: their values (16 bits each) and a bitmap
+    // of their positions, both row after row. False: a value was not finite. `scratch` has room for two rows.
+    bool (*select_largest[dtypes])(const std::byte* in, layout::Rows rows, std::size_t kept,
+                                   std::uint32_t* scratch, std::byte* values, std::byte* bitmaps);
 
-// The positions in a bitmap as gaps: for each, the positions skipped since the last one, in bytes that add up
-// and of which only the last is below 255.
-std::vector<std::byte> gaps_of_bitmaps(const std::byte* bitmaps, layout::Rows rows);
+    // The positions in bitmaps as gaps: for each, the positions skipped since the last one, in bytes that add
+    // up and of which only the last is below 255. Returns their size, or `limit` if they are not shorter.
+    std::size_t (*gaps_of_bitmaps)(const std::byte* bitmaps, layout::Rows rows, std::byte* gaps,
+                                   std::size_t limit);
 
-// The reverse of both, into zeroed memory. False: not exactly `kept` positions inside each row.
-bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, DType dtype, layout::Rows rows,
-                     std::size_t kept, std::byte* out);
-bool place_by_gaps(const std::byte* values, std::span<const std::byte> gaps, DType dtype, layout::Rows rows,
-                   std::size_t kept, std::byte* out);
+    // The reverse of both, into zeroed memory. False: not exactly `kept` positions inside each row.
+    bool (*place_by_bitmap[dtypes])(const std::byte* values, const std::byte* bitmaps, layout::Rows rows,
+                                    std::size_t kept, std::byte* out);
+    bool (*place_by_gaps[dtypes])(const std::byte* values, const std::byte* gaps, std::size_t gap_bytes,
+                                  layout::Rows rows, std::size_t kept, std::byte* out);
+};
 
-// CRC-32C without special instructions, on the register itself (crc32c() inverts it before and after).
-std::uint32_t update_crc32c_portable(std::uint32_t crc, std::span<const std::byte> bytes);
+// CRC-32C on the register itself: crc32c() inverts it before and after.
+struct Checksum {
+    std::uint32_t (*update)(std::uint32_t crc, const std::byte* bytes, std::size_t count);
+};
 
-// Index of the first value that is NaN or infinite; `count` if none is.
-std::size_t first_non_finite(const std::byte* in, DType dtype, std::size_t count);
+enum class Isa : std::uint8_t { scalar, avx2, avx512, neon };
+
+struct Kernels {
+    Isa isa;
+    const Convert* convert;
+    const Groups* groups;
+    const Select* select;
+    const Checksum* checksum;
+};
+
+namespace scalar {
+extern const Convert convert;
+extern const Groups groups;
+extern const Select select;
+extern const Checksum checksum;
+}  // namespace scalar
+
+namespace avx2 {
+extern const Checksum checksum;
+}  // namespace avx2
 
 }  // namespace orbitsplit::kernels

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 
+#include "codec/rows.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit::layout {
@@ -13,12 +14,6 @@ namespace orbitsplit::layout {
 inline constexpr std::size_t fixed_header_bytes = 40;
 inline constexpr std::uint32_t smallest_group = 8;
 inline constexpr std::uint32_t largest_group = 65536;
-
-// An array seen as rows along its last axis; a scalar is one row of one element.
-struct Rows {
-    std::size_t count;
-    std::size_t length;
-};
 
 Rows rows_of(std::span<const std::int64_t> shape);
 
@@ -29,6 +24,10 @@ bool is_group(std::uint32_t group);
 
 // Groups of a row; the last one may be short.
 inline std::size_t groups_per_row(Rows rows, std::size_t group) { return (rows.length + group - 1) / group; }
+inline std::size_t scale_bytes(const FrameInfo& info) {
+    const Rows rows = rows_of(info.shape);
+    return rows.count * groups_per_row(rows, info.parameter) * 2;
+}
 inline std::size_t packed_row_bytes(Rows rows) { return (rows.length + 1) / 2; }
 inline std::size_t bitmap_row_bytes(Rows rows) { return (rows.length + 7) / 8; }
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 from ._codec import decode, encode, frame_bytes
 from ._cost import evaluate
 from ._frame import crc32c
+from ._isa import isa, isas, set_isa
 from ._planner import solve
 from ._problem import validate_problem
 
-__all__ = ["crc32c", "decode", "encode", "evaluate", "frame_bytes", "solve", "validate_problem"]
+__all__ = [
+    "crc32c",
+    "decode",
+    "encode",
+    "evaluate",
+    "frame_bytes",
+    "isa",
+    "isas",
+    "set_isa",
+    "solve",
+    "validate_problem",
+]

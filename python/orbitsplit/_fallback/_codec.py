@@ -1,4 +1,4 @@
-"""Codecs in NumPy and Numba; the counterpart of codec.cpp, scalar.cpp and topk.cpp.
+"""Codecs in NumPy and Numba; the counterpart of codec.cpp and scalar/.
 
 Every operation on a float is the one the C++ does, in its order and in float32: the frames are the same bytes.
 """

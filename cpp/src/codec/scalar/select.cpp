@@ -3,15 +3,18 @@
 #include <bit>
 #include <cstring>
 #include <span>
-#include <vector>
 
 #include "codec/elements.hpp"
 #include "codec/kernels.hpp"
+#include "codec/layout.hpp"
 
 namespace orbitsplit::kernels {
 
 namespace {
 
+using elements::BFloat16;
+using elements::Float16;
+using elements::Float32;
 using elements::load;
 using elements::store;
 
@@ -107,81 +110,89 @@ typename Element::Bits lengthen(std::uint16_t bits) {
         return std::uint32_t{bits} << 16;
 }
 
-}  // namespace
-
-bool select_largest(const std::byte* in, DType dtype, layout::Rows rows, std::size_t kept, std::byte* values,
-                    std::byte* bitmaps) {
+template <class Element>
+bool select_largest(const std::byte* in, layout::Rows rows, std::size_t kept, std::uint32_t* scratch,
+                    std::byte* values, std::byte* bitmaps) {
     const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
-    std::vector<std::uint32_t> keys(rows.count > 0 ? rows.length : 0);
-    std::vector<std::uint32_t> candidates(keys.size());
-    return elements::visit(dtype, [&]<class Element>(Element) {
-        std::size_t written = 0;
-        for (std::size_t row = 0; row < rows.count; ++row) {
-            const std::byte* here = in + row * rows.length * sizeof(typename Element::Bits);
-            std::int32_t largest = 0;  // signed as in scalar.cpp
-            for (std::size_t i = 0; i < rows.length; ++i) {
-                keys[i] = Element::key(load<typename Element::Bits>(here, i));
-                largest = std::max(largest, static_cast<std::int32_t>(keys[i]));
-            }
-            if (static_cast<std::uint32_t>(largest) >= Element::infinite_key) return false;
-            const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
-            mark_kept(keys, find_threshold(keys, kept, candidates.data()), bitmap);
-            visit_set_bits(bitmap, [&](std::size_t i) {
-                store(values, written++, shorten<Element>(load<typename Element::Bits>(here, i)));
-            });
+    const std::span keys(scratch, rows.length);
+    std::size_t written = 0;
+    for (std::size_t row = 0; row < rows.count; ++row) {
+        const std::byte* here = in + row * rows.length * sizeof(typename Element::Bits);
+        std::int32_t largest = 0;  // signed, because the oldest vector sets have no unsigned maximum
+        for (std::size_t i = 0; i < rows.length; ++i) {
+            keys[i] = Element::key(load<typename Element::Bits>(here, i));
+            largest = std::max(largest, static_cast<std::int32_t>(keys[i]));
         }
-        return true;
-    });
+        if (static_cast<std::uint32_t>(largest) >= Element::infinite_key) return false;
+        const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
+        mark_kept(keys, find_threshold(keys, kept, scratch + rows.length), bitmap);
+        visit_set_bits(bitmap, [&](std::size_t i) {
+            store(values, written++, shorten<Element>(load<typename Element::Bits>(here, i)));
+        });
+    }
+    return true;
 }
 
-bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, DType dtype, layout::Rows rows,
-                     std::size_t kept, std::byte* out) {
+template <class Element>
+bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, layout::Rows rows, std::size_t kept,
+                     std::byte* out) {
     const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
-    return elements::visit(dtype, [&]<class Element>(Element) {
-        std::size_t read = 0;
-        for (std::size_t row = 0; row < rows.count; ++row) {
-            const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
-            const bool reaches_past_end =
-                rows.length % 8 != 0 && std::to_integer<unsigned>(bitmap.back()) >> (rows.length % 8) != 0;
-            if (reaches_past_end || count_set_bits(bitmap) != kept) return false;
-            visit_set_bits(bitmap, [&](std::size_t i) {
-                store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
-            });
-        }
-        return true;
-    });
+    std::size_t read = 0;
+    for (std::size_t row = 0; row < rows.count; ++row) {
+        const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
+        const bool reaches_past_end =
+            rows.length % 8 != 0 && std::to_integer<unsigned>(bitmap.back()) >> (rows.length % 8) != 0;
+        if (reaches_past_end || count_set_bits(bitmap) != kept) return false;
+        visit_set_bits(bitmap, [&](std::size_t i) {
+            store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
+        });
+    }
+    return true;
 }
 
-std::vector<std::byte> gaps_of_bitmaps(const std::byte* bitmaps, layout::Rows rows) {
+std::size_t gaps_of_bitmaps(const std::byte* bitmaps, layout::Rows rows, std::byte* gaps, std::size_t limit) {
     const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
-    std::vector<std::byte> gaps;
+    std::size_t written = 0;
     for (std::size_t row = 0; row < rows.count; ++row) {
         std::size_t next = 0;
         visit_set_bits({bitmaps + row * bitmap_bytes, bitmap_bytes}, [&](std::size_t i) {
-            gaps.insert(gaps.end(), (i - next) / gap_step, static_cast<std::byte>(gap_step));
-            gaps.push_back(static_cast<std::byte>((i - next) % gap_step));
+            const std::size_t whole = (i - next) / gap_step;
+            if (written + whole >= limit) {
+                written = limit;
+                return;
+            }
+            std::fill_n(gaps + written, whole, static_cast<std::byte>(gap_step));
+            gaps[written + whole] = static_cast<std::byte>((i - next) % gap_step);
+            written += whole + 1;
             next = i + 1;
         });
     }
-    return gaps;
+    return written;
 }
 
-bool place_by_gaps(const std::byte* values, std::span<const std::byte> gaps, DType dtype, layout::Rows rows,
+template <class Element>
+bool place_by_gaps(const std::byte* values, const std::byte* gaps, std::size_t gap_bytes, layout::Rows rows,
                    std::size_t kept, std::byte* out) {
-    return elements::visit(dtype, [&]<class Element>(Element) {
-        std::size_t read = 0;
-        std::size_t at = 0;
-        for (std::size_t row = 0; row < rows.count; ++row)
-            for (std::size_t k = 0, i = 0; k < kept; ++k, ++i) {
-                while (at < gaps.size() && std::to_integer<std::size_t>(gaps[at]) == gap_step)
-                    i += gap_step, ++at;
-                if (at == gaps.size()) return false;
-                i += std::to_integer<std::size_t>(gaps[at++]);
-                if (i >= rows.length) return false;
-                store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
-            }
-        return at == gaps.size();
-    });
+    std::size_t read = 0;
+    std::size_t at = 0;
+    for (std::size_t row = 0; row < rows.count; ++row)
+        for (std::size_t k = 0, i = 0; k < kept; ++k, ++i) {
+            while (at < gap_bytes && std::to_integer<std::size_t>(gaps[at]) == gap_step) i += gap_step, ++at;
+            if (at == gap_bytes) return false;
+            i += std::to_integer<std::size_t>(gaps[at++]);
+            if (i >= rows.length) return false;
+            store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
+        }
+    return at == gap_bytes;
 }
+
+}  // namespace
+
+constinit const Select scalar::select = {
+    {select_largest<Float32>, select_largest<Float16>, select_largest<BFloat16>},
+    gaps_of_bitmaps,
+    {place_by_bitmap<Float32>, place_by_bitmap<Float16>, place_by_bitmap<BFloat16>},
+    {place_by_gaps<Float32>, place_by_gaps<Float16>, place_by_gaps<BFloat16>},
+};
 
 }  // namespace orbitsplit::kernels

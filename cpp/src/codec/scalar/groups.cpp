@@ -8,6 +8,9 @@ namespace orbitsplit::kernels {
 
 namespace {
 
+using elements::BFloat16;
+using elements::Float16;
+using elements::Float32;
 using elements::load;
 using elements::load_single;
 using elements::store;
@@ -102,7 +105,7 @@ void dequantise_packed(const std::byte* in, std::size_t count, float scale, std:
 // Where the groups of an array lie: `visit(group, element, code byte, count)` for each.
 template <class Visit>
 bool for_each_group(layout::Rows rows, std::size_t group, int bits, Visit visit) {
-    const std::size_t row_code_bytes = bits == 8 ? rows.length : layout::packed_row_bytes(rows);
+    const std::size_t row_code_bytes = bits == 8 ? rows.length : (rows.length + 1) / 2;
     std::size_t index = 0;
     for (std::size_t row = 0; row < rows.count; ++row)
         for (std::size_t start = 0; start < rows.length; start += group, ++index) {
@@ -113,76 +116,50 @@ bool for_each_group(layout::Rows rows, std::size_t group, int bits, Visit visit)
     return true;
 }
 
+template <class Element, int bits>
+bool quantise(const std::byte* in, layout::Rows rows, std::size_t group, std::byte* scales,
+              std::byte* codes) {
+    return for_each_group(
+        rows, group, bits, [&](std::size_t index, std::size_t element, std::size_t code, std::size_t count) {
+            const std::byte* values = in + element * sizeof(typename Element::Bits);
+            const std::uint32_t key = largest_key<Element>(values, count);
+            if (key >= Element::infinite_key) return false;
+            const std::uint16_t scale = scale_bits(magnitude_of_key<Element>(key), bits);
+            const float inverse = 1.0F / float_bits::single_from_bf16(scale);
+            store(scales, index, scale);
+            if constexpr (bits == 8)
+                quantise_group<Element>(values, count, inverse, reinterpret_cast<std::int8_t*>(codes + code));
+            else
+                quantise_packed<Element>(values, count, inverse, codes + code);
+            return true;
+        });
+}
+
+template <class Element, int bits>
+bool dequantise(const std::byte* scales, const std::byte* codes, layout::Rows rows, std::size_t group,
+                std::byte* out) {
+    return for_each_group(
+        rows, group, bits, [&](std::size_t index, std::size_t element, std::size_t code, std::size_t count) {
+            const auto scale_code = load<std::uint16_t>(scales, index);
+            if (scale_code < 0x0080 || scale_code >= 0x7F80) return false;
+            const float scale = float_bits::single_from_bf16(scale_code);
+            std::byte* values = out + element * sizeof(typename Element::Bits);
+            if constexpr (bits == 8)
+                dequantise_group<Element>(reinterpret_cast<const std::int8_t*>(codes + code), count, scale,
+                                          values);
+            else
+                dequantise_packed<Element>(codes + code, count, scale, values);
+            return true;
+        });
+}
+
 }  // namespace
 
-void to_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out) {
-    elements::visit(dtype, [&]<class Element>(Element) {
-        for (std::size_t i = 0; i < count; ++i)
-            store(out, i, float_bits::bf16_from_single(load_single<Element>(in, i)));
-    });
-}
-
-void from_bf16(const std::byte* in, DType dtype, std::size_t count, std::byte* out) {
-    elements::visit(dtype, [&]<class Element>(Element) {
-        for (std::size_t i = 0; i < count; ++i) {
-            const std::uint32_t bits = std::uint32_t{load<std::uint16_t>(in, i)} << 16;
-            const auto clamped =
-                std::bit_cast<std::uint32_t>(elements::clamp<Element>(std::bit_cast<float>(bits)));
-            const bool is_finite = float_bits::is_above(float_bits::infinity, bits & float_bits::magnitude);
-            store(out, i,
-                  Element::from_single(std::bit_cast<float>(float_bits::select(is_finite, clamped, bits))));
-        }
-    });
-}
-
-bool quantise(const std::byte* in, DType dtype, layout::Rows rows, std::size_t group, int bits,
-              std::byte* scales, std::byte* codes) {
-    return elements::visit(dtype, [&]<class Element>(Element) {
-        return for_each_group(
-            rows, group, bits,
-            [&](std::size_t index, std::size_t element, std::size_t code, std::size_t count) {
-                const std::byte* values = in + element * sizeof(typename Element::Bits);
-                const std::uint32_t key = largest_key<Element>(values, count);
-                if (key >= Element::infinite_key) return false;
-                const std::uint16_t scale = scale_bits(magnitude_of_key<Element>(key), bits);
-                const float inverse = 1.0F / float_bits::single_from_bf16(scale);
-                store(scales, index, scale);
-                if (bits == 8)
-                    quantise_group<Element>(values, count, inverse,
-                                            reinterpret_cast<std::int8_t*>(codes + code));
-                else
-                    quantise_packed<Element>(values, count, inverse, codes + code);
-                return true;
-            });
-    });
-}
-
-bool dequantise(const std::byte* scales, const std::byte* codes, DType dtype, layout::Rows rows,
-                std::size_t group, int bits, std::byte* out) {
-    return elements::visit(dtype, [&]<class Element>(Element) {
-        return for_each_group(
-            rows, group, bits,
-            [&](std::size_t index, std::size_t element, std::size_t code, std::size_t count) {
-                const auto scale_code = load<std::uint16_t>(scales, index);
-                if (scale_code < 0x0080 || scale_code >= 0x7F80) return false;
-                const float scale = float_bits::single_from_bf16(scale_code);
-                std::byte* values = out + element * sizeof(typename Element::Bits);
-                if (bits == 8)
-                    dequantise_group<Element>(reinterpret_cast<const std::int8_t*>(codes + code), count,
-                                              scale, values);
-                else
-                    dequantise_packed<Element>(codes + code, count, scale, values);
-                return true;
-            });
-    });
-}
-
-std::size_t first_non_finite(const std::byte* in, DType dtype, std::size_t count) {
-    return elements::visit(dtype, [&]<class Element>(Element) {
-        std::size_t i = 0;
-        while (i < count && Element::key(load<typename Element::Bits>(in, i)) < Element::infinite_key) ++i;
-        return i;
-    });
-}
+constinit const Groups scalar::groups = {
+    {quantise<Float32, 8>, quantise<Float16, 8>, quantise<BFloat16, 8>},
+    {quantise<Float32, 4>, quantise<Float16, 4>, quantise<BFloat16, 4>},
+    {dequantise<Float32, 8>, dequantise<Float16, 8>, dequantise<BFloat16, 8>},
+    {dequantise<Float32, 4>, dequantise<Float16, 4>, dequantise<BFloat16, 4>},
+};
 
 }  // namespace orbitsplit::kernels
