@@ -25,8 +25,8 @@ constexpr Kernels sets[] = {
 #if defined(ORBITSPLIT_ISA_X86)
     {Isa::avx2, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
      &kernels::avx2::checksum},
-    {Isa::avx512, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
-     &kernels::avx2::checksum},
+    {Isa::avx512, &kernels::avx512::convert, &kernels::avx512::groups, &kernels::scalar::select,
+     &kernels::avx512::checksum},
 #elif defined(ORBITSPLIT_ISA_ARM)
     {Isa::neon, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
      &kernels::scalar::checksum},

@@ -79,4 +79,10 @@ namespace avx2 {
 extern const Checksum checksum;
 }  // namespace avx2
 
+namespace avx512 {
+extern const Convert convert;
+extern const Groups groups;
+extern const Checksum checksum;
+}  // namespace avx512
+
 }  // namespace orbitsplit::kernels
