@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "codec/rans.hpp"
 #include "codec/rows.hpp"
 
 namespace orbitsplit::kernels {
@@ -53,6 +54,17 @@ struct Select {
                                   layout::Rows rows, std::size_t kept, std::byte* out);
 };
 
+// Steps of the stream coder (stream.hpp).
+struct Rans {
+    // Puts `steps` in front of what is written. `codes` may be read up to slack_bytes beyond its end.
+    void (*encode)(const rans::Steps& steps, const std::uint8_t* codes, rans::Encoder& encoder);
+    // False: the bytes ran out. `codes` may be written up to slack_bytes beyond its end.
+    bool (*decode)(const rans::Steps& steps, rans::Decoder& decoder, std::uint8_t* codes);
+    // The same steps of two streams at once, which hides the latency of a step.
+    bool (*decode_two)(const rans::Steps& steps, rans::Decoder& first, std::uint8_t* first_codes,
+                       rans::Decoder& second, std::uint8_t* second_codes);
+};
+
 // CRC-32C on the register itself: crc32c() inverts it before and after.
 struct Checksum {
     std::uint32_t (*update)(std::uint32_t crc, const std::byte* bytes, std::size_t count);
@@ -65,6 +77,7 @@ struct Kernels {
     const Convert* convert;
     const Groups* groups;
     const Select* select;
+    const Rans* rans;
     const Checksum* checksum;
 };
 
@@ -72,6 +85,7 @@ namespace scalar {
 extern const Convert convert;
 extern const Groups groups;
 extern const Select select;
+extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace scalar
 

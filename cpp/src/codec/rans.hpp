@@ -1,0 +1,52 @@
+// What the kernels of the stream coder work on (stream.hpp says what it is): plain data.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace orbitsplit::rans {
+
+inline constexpr std::size_t max_lanes = 64;
+
+// Kernels move 64 bytes at a time: so many bytes beyond what they read, and below what they write, are theirs.
+inline constexpr std::size_t slack_bytes = 64;
+
+inline constexpr std::uint16_t lowest_state = 256;
+
+// One table of symbols, ready for both directions. A symbol without a frequency has the escape's entries.
+struct alignas(64) Table {
+    std::uint8_t symbol_of[256];     // by slot; an escape's is 0
+    std::uint8_t frequency_of[256];  // by slot
+    std::uint8_t rank_of[256];       // by slot: slots of the same symbol before it
+    std::uint8_t frequency[256];     // by symbol, as all that follows
+    std::uint8_t start[256];         // first slot; 0 means escape
+    std::uint8_t inverse_low[256];   // min(65535, 65536 / frequency)
+    std::uint8_t inverse_high[256];
+    std::uint8_t escape_slots;  // the escape has the slots below this
+};
+
+// Symbols in the order they are coded: `rows` of each channel, channel after channel, `lanes` to a step.
+struct Steps {
+    const Table* tables;
+    const std::uint8_t* table_of_channel;  // null: all have tables[0]
+    std::size_t channels;
+    std::size_t rows;
+    std::size_t lanes;
+};
+
+struct Decoder {
+    alignas(64) std::uint16_t state[max_lanes];
+    const std::uint8_t* next;    // of the bytes that refill states, up to next_end
+    const std::uint8_t* escape;  // of the bytes of escaped symbols, up to escape_end
+    const std::uint8_t* next_end;
+    const std::uint8_t* escape_end;
+};
+
+// Writes downwards: `next` and `escape` are the lowest bytes written so far.
+struct Encoder {
+    alignas(64) std::uint16_t state[max_lanes];
+    std::uint8_t* next;
+    std::uint8_t* escape;
+};
+
+}  // namespace orbitsplit::rans

@@ -1,0 +1,250 @@
+// The stream coder: every symbol comes back, the size is near the entropy, hostile bytes are refused.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+
+#include "check.hpp"
+#include "codec/dispatch.hpp"
+#include "codec/stream.hpp"
+#include "orbitsplit/codec.hpp"
+#include "orbitsplit/error.hpp"
+
+using namespace orbitsplit;
+using stream::SymbolTable;
+
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+using Counts = std::array<std::uint64_t, 256>;
+
+Counts counts_of(const Bytes& symbols) {
+    Counts counts{};
+    for (const std::uint8_t symbol : symbols) ++counts[symbol];
+    return counts;
+}
+
+Bytes normals(std::size_t count, double deviation, unsigned seed = 1) {
+    std::mt19937 random(seed);
+    std::normal_distribution<double> normal(0, deviation);
+    Bytes symbols(count);
+    for (std::uint8_t& symbol : symbols)
+        symbol = static_cast<std::uint8_t>(static_cast<int>(std::lround(normal(random))));
+    return symbols;
+}
+
+// Symbols of a matrix in the order they are handed over are already channel by channel: one run per group.
+std::vector<std::byte> encode(const stream::Tables& tables, const Bytes& symbols, std::size_t rows,
+                              std::size_t channels) {
+    stream::Encoder encoder(tables, rows, channels);
+    Bytes padded = symbols;
+    padded.resize(symbols.size() + rans::slack_bytes);
+    for (std::size_t group = (rows + 63) / 64; group-- > 0;)
+        encoder.add_group(group, padded.data() + group * 64 * channels);
+    std::vector<std::byte> bytes(encoder.size());
+    encoder.finish(bytes.data());
+    CHECK(bytes.size() <= stream::bound(rows, channels));
+    return bytes;
+}
+
+Bytes decode(const stream::Tables& tables, std::span<const std::byte> bytes, std::size_t rows,
+             std::size_t channels) {
+    stream::Decoder decoder(tables, bytes, bytes.size(), rows, channels);
+    Bytes symbols(rows * channels + rans::slack_bytes);
+    for (std::size_t group = 0; group < (rows + 63) / 64; ++group)
+        decoder.next_group(group, symbols.data() + group * 64 * channels);
+    decoder.finish();
+    symbols.resize(rows * channels);
+    return symbols;
+}
+
+// Tables for channels of ever wider symbols, escapes among them.
+stream::Tables mixed_tables(std::size_t channels) {
+    std::vector<SymbolTable> tables;
+    for (const double deviation : {0.3, 1.0, 4.0, 30.0})
+        tables.push_back(stream::build_table(counts_of(normals(20000, deviation))));
+    std::vector<std::uint8_t> table_of_channel(channels);
+    for (std::size_t c = 0; c < channels; ++c) table_of_channel[c] = static_cast<std::uint8_t>(c * 7 % 4);
+    return stream::Tables(tables, table_of_channel);
+}
+
+void test_lanes() {
+    CHECK(stream::lanes_of(1, 640) == 4 && stream::lanes_of(1, 8192) == 64 && stream::lanes_of(1, 1) == 1);
+    CHECK(stream::lanes_of(1, 1 << 20) == 64 && stream::lanes_of(3, 100000) == 48);
+    CHECK(stream::lanes_of(63, 640) == 63 && stream::lanes_of(64, 1) == 64 && stream::lanes_of(256, 1) == 64);
+    CHECK(stream::lanes_of(32, 255) == 32 && stream::lanes_of(32, 256) == 64 && stream::lanes_of(0, 5) == 0);
+}
+
+void test_round_trips() {
+    for (const std::size_t rows : {0UL, 1UL, 2UL, 7UL, 31UL, 63UL, 64UL, 65UL, 100UL, 255UL, 256UL})
+        for (const std::size_t channels : {1UL, 63UL, 64UL, 65UL, 640UL, 1031UL, 8192UL}) {
+            if (rows * channels > 600000) continue;
+            const Bytes symbols = normals(rows * channels, 1.5, static_cast<unsigned>(rows + channels));
+            const stream::Tables one(stream::build_table(counts_of(symbols)));
+            CHECK(decode(one, encode(one, symbols, rows, channels), rows, channels) == symbols);
+            const stream::Tables several = mixed_tables(channels);
+            CHECK(decode(several, encode(several, symbols, rows, channels), rows, channels) == symbols);
+        }
+}
+
+// Nothing the table expects, everything it expects, and all symbols alike.
+void test_adversarial_symbols() {
+    Bytes every(256 * 40);
+    std::iota(every.begin(), every.end(), std::uint8_t{0});
+    Counts alike{};
+    alike[7] = 5;
+    Counts heavy{};
+    heavy[255] = 1'000'000'000'000;
+    heavy[0] = 1;
+    for (const Counts& counts : {counts_of(every), alike, heavy, Counts{}}) {
+        const SymbolTable table = stream::build_table(counts);
+        CHECK(stream::is_valid(table));
+        const stream::Tables tables(table);
+        for (const Bytes& symbols : {every, Bytes(10240, 7), Bytes(10240, 0), Bytes(10240, 255)})
+            for (const std::size_t rows : {1UL, 8UL, 64UL, 160UL})
+                CHECK(decode(tables, encode(tables, symbols, rows, 10240 / rows), rows, 10240 / rows) ==
+                      symbols);
+    }
+}
+
+// Every frequency with every state of the coder's interval, against plain division.
+void test_every_division() {
+    for (unsigned frequency = 1; frequency < 256; ++frequency) {
+        SymbolTable table{.escape = static_cast<std::uint8_t>(256 - frequency)};
+        table.frequency[9] = static_cast<std::uint8_t>(frequency);
+        const stream::Tables tables(table);
+        const std::uint8_t symbol = 9;
+        for (unsigned state = 256; state < 65536; state += 7) {
+            std::array<std::uint8_t, 200> memory{};
+            rans::Encoder encoder{.state = {}, .next = memory.data() + 100, .escape = memory.data() + 200};
+            encoder.state[0] = static_cast<std::uint16_t>(state);
+            Bytes codes(65, symbol);
+            kernels::active().rans->encode(tables.steps(1, 1, 1), codes.data(), encoder);
+            const unsigned x = state >= frequency << 8 ? state >> 8 : state;
+            CHECK(encoder.state[0] == (x / frequency << 8) + x % frequency + 256 - frequency);
+        }
+    }
+}
+
+void test_size_is_near_the_entropy() {
+    for (const double deviation : {0.5, 0.8, 1.2, 2.0, 4.0, 12.0}) {
+        const Bytes symbols = normals(256 * 2048, deviation);
+        const Counts counts = counts_of(symbols);
+        const SymbolTable table = stream::build_table(counts);
+        double ideal = 0;
+        double escapes = 0;
+        double entropy = 0;
+        for (unsigned s = 0; s < 256; ++s) {
+            const unsigned frequency = table.frequency[s] == 0 ? table.escape : table.frequency[s];
+            const auto count = static_cast<double>(counts[s]);
+            ideal -= count * std::log2(frequency / 256.0) / 8;
+            if (table.frequency[s] == 0) escapes += count;
+            if (counts[s] > 0) entropy -= count * std::log2(count / (256.0 * 2048)) / 8;
+        }
+        const auto size = static_cast<double>(encode(stream::Tables(table), symbols, 256, 2048).size());
+        CHECK(size < 1.01 * (ideal + escapes));
+        CHECK(size < 1.02 * entropy);
+    }
+}
+
+void test_two_streams_at_once() {
+    for (const std::size_t rows : {1UL, 40UL, 64UL, 200UL}) {
+        const std::size_t channels = 300;
+        const stream::Tables tables = mixed_tables(channels);
+        const Bytes symbols[] = {normals(rows * channels, 1), normals(rows * channels, 3, 5)};
+        const std::vector<std::byte> bytes[] = {encode(tables, symbols[0], rows, channels),
+                                                encode(tables, symbols[1], rows, channels)};
+        stream::Decoder first(tables, bytes[0], bytes[0].size(), rows, channels);
+        stream::Decoder second(tables, bytes[1], bytes[1].size(), rows, channels);
+        Bytes out[] = {Bytes(rows * channels + 64), Bytes(rows * channels + 64)};
+        for (std::size_t group = 0; group < (rows + 63) / 64; ++group)
+            stream::Decoder::next_group_of_two(group, first, out[0].data() + group * 64 * channels, second,
+                                               out[1].data() + group * 64 * channels);
+        first.finish();
+        second.finish();
+        for (int k = 0; k < 2; ++k) {
+            out[k].resize(rows * channels);
+            CHECK(out[k] == symbols[k]);
+        }
+    }
+}
+
+// Any bytes give symbols or CorruptFrameError, and never the right symbols. What is cut off or random is always
+// refused; a change of one byte that was an escaped symbol is for the frame's checksum to find.
+void test_hostile_bytes() {
+    std::mt19937 random(4);
+    for (const std::size_t rows : {1UL, 5UL, 64UL, 130UL}) {
+        const std::size_t channels = 200;
+        const stream::Tables tables = mixed_tables(channels);
+        const Bytes symbols = normals(rows * channels, 2);
+        const std::vector<std::byte> good = encode(tables, symbols, rows, channels);
+        int refused = 0;
+        for (int trial = 0; trial < 300; ++trial) {
+            std::vector<std::byte> bad = good;
+            if (trial % 3 == 0) bad.resize(random() % good.size());
+            if (trial % 3 == 1) bad[random() % bad.size()] ^= static_cast<std::byte>(1 + random() % 255);
+            if (trial % 3 == 2) std::ranges::generate(bad, [&] { return static_cast<std::byte>(random()); });
+            try {
+                CHECK(decode(tables, bad, rows, channels) != symbols);
+            } catch (const CorruptFrameError&) {
+                ++refused;
+            }
+        }
+        CHECK(refused >= 200);
+        std::vector<std::byte> longer = good;
+        longer.push_back(std::byte{0});
+        CHECK_THROWS(decode(tables, longer, rows, channels), CorruptFrameError, "frame has a stream");
+        CHECK_THROWS(decode(tables, {}, rows, channels), CorruptFrameError, "without a count");
+    }
+}
+
+void test_tables_in_bytes() {
+    for (const double deviation : {0.1, 1.0, 20.0, 200.0}) {
+        const SymbolTable table = stream::build_table(counts_of(normals(5000, deviation)));
+        std::vector<std::byte> bytes;
+        stream::append_table(table, bytes);
+        bytes.push_back(std::byte{77});
+        std::span<const std::byte> rest = bytes;
+        CHECK(stream::take_table(rest) == table && rest.size() == 1);
+        for (std::size_t size = 0; size + 1 < bytes.size(); ++size) {
+            rest = std::span(bytes).first(size);
+            CHECK_THROWS(stream::take_table(rest), CorruptFrameError, "table of symbols");
+        }
+        for (std::size_t i = 0; i + 1 < bytes.size(); ++i) {
+            std::vector<std::byte> bad = bytes;
+            bad[i] ^= std::byte{1};
+            rest = bad;
+            if (i >= 2) CHECK_THROWS(stream::take_table(rest), CorruptFrameError, "table of symbols");
+        }
+    }
+}
+
+void test_refusals() {
+    SymbolTable table = stream::build_table(Counts{});
+    const std::uint8_t channel = 1;
+    CHECK_THROWS(stream::Tables(std::span(&table, 1), std::span(&channel, 1)), std::invalid_argument,
+                 "a channel has table 1, there are 1");
+    const std::vector<SymbolTable> many(65, table);
+    CHECK_THROWS(stream::Tables(many, {}), std::invalid_argument, "there are 65 tables");
+    table.escape = 0;
+    CHECK_THROWS(stream::Tables{table}, std::invalid_argument, "must add up to 256");
+}
+
+}  // namespace
+
+int main() {
+    test_lanes();
+    test_tables_in_bytes();
+    test_refusals();
+    for (const std::string& name : isas()) {
+        set_isa(name);
+        test_round_trips();
+        test_adversarial_symbols();
+        test_every_division();
+        test_size_is_near_the_entropy();
+        test_two_streams_at_once();
+        test_hostile_bytes();
+    }
+    return failures;
+}
