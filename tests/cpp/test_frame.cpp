@@ -61,6 +61,19 @@ void test_checksum() {
         }
 }
 
+void test_combined_checksums() {
+    std::mt19937 random(2);
+    Bytes bytes(5000);
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+    const std::span<const std::byte> whole(bytes);
+    for (const std::size_t cut : {0U, 1U, 7U, 64U, 1000U, 4095U, 4999U, 5000U})
+        CHECK(crc32c_combine(crc32c(whole.first(cut)), crc32c(whole.subspan(cut)), 5000 - cut) ==
+              crc32c(whole));
+    // 2^40 zero bytes, carried in two steps and in one.
+    const std::uint64_t far = std::uint64_t{1} << 40;
+    CHECK(crc32c_combine(crc32c_combine(0x1234, 0, far), 0, 3) == crc32c_combine(0x1234, 0, far + 3));
+}
+
 void test_header_bytes() {
     const Bytes frame = sample("int8:32");
     const std::array<unsigned char, 36> expected = {
@@ -176,6 +189,7 @@ int main() {
         test_refused_payloads();
         test_mutations();
     }
+    test_combined_checksums();
     test_header_bytes();
     test_refused_headers();
     test_limits();

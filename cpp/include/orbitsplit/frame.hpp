@@ -46,4 +46,7 @@ FrameInfo inspect(std::span<const std::byte> frame, const Limits& limits = {});
 // `before` is the checksum of the bytes that came before these.
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before = 0);
 
+// The checksum of two runs of bytes one after the other, from those of each and the length of the second.
+std::uint32_t crc32c_combine(std::uint32_t first, std::uint32_t second, std::uint64_t second_bytes);
+
 }  // namespace orbitsplit
