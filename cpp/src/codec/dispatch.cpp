@@ -26,7 +26,7 @@ constexpr Kernels sets[] = {
     {Isa::avx2, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
      &kernels::scalar::rans, &kernels::avx2::checksum},
     {Isa::avx512, &kernels::avx512::convert, &kernels::avx512::groups, &kernels::scalar::select,
-     &kernels::scalar::rans, &kernels::avx512::checksum},
+     &kernels::avx512::rans, &kernels::avx512::checksum},
 #elif defined(ORBITSPLIT_ISA_ARM)
     {Isa::neon, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
      &kernels::scalar::rans, &kernels::scalar::checksum},

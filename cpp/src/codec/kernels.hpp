@@ -96,6 +96,7 @@ extern const Checksum checksum;
 namespace avx512 {
 extern const Convert convert;
 extern const Groups groups;
+extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace avx512
 

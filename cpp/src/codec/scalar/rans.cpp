@@ -11,66 +11,87 @@ using rans::lowest_state;
 using rans::Steps;
 using rans::Table;
 
-const Table& table_of(const Steps& steps, std::size_t position) {
-    return steps
-        .tables[steps.table_of_channel == nullptr ? 0 : steps.table_of_channel[position / steps.rows]];
+const Table& table_of(const Steps& steps, std::size_t channel) {
+    return steps.tables[steps.table_of_channel == nullptr ? 0 : steps.table_of_channel[channel]];
 }
 
-void encode_symbol(const Table& table, std::uint8_t symbol, std::uint16_t& state, Encoder& encoder) {
+// Where the next byte of each kind goes, apart from the states: these stay in registers.
+struct Ends {
+    std::uint8_t* next;
+    std::uint8_t* escape;
+};
+
+// No branch here would be predictable, so there is none: a byte that is not needed is written all the same, and
+// overwritten later.
+void encode_symbol(const Table& table, std::uint8_t symbol, std::uint16_t& state, Ends& ends) {
     const std::uint32_t frequency = table.frequency[symbol];
     const std::uint32_t start = table.start[symbol];
-    if (start == 0) *--encoder.escape = symbol;
+    ends.escape[-1] = symbol;
+    ends.escape -= start == 0;
     std::uint32_t x = state;
-    if (x >= frequency << 8) {
-        *--encoder.next = static_cast<std::uint8_t>(x);
-        x >>= 8;
-    }
+    const unsigned is_high = x >= frequency << 8;
+    ends.next[-1] = static_cast<std::uint8_t>(x);
+    ends.next -= is_high;
+    x >>= 8 * is_high;
     // The inverse is rounded down: the quotient is right or one too small.
     const std::uint32_t inverse = table.inverse_low[symbol] | std::uint32_t{table.inverse_high[symbol]} << 8;
-    std::uint32_t quotient = (x * inverse) >> 16;
-    std::uint32_t rest = x - quotient * frequency;
-    const bool is_small = rest >= frequency;
-    quotient += is_small;
-    rest -= is_small ? frequency : 0;
-    state = static_cast<std::uint16_t>(quotient << 8 | (rest + start));
+    const std::uint32_t guess = (x * inverse) >> 16;
+    const std::uint32_t left = x - guess * frequency;
+    const std::uint32_t is_small = left >= frequency;
+    state = static_cast<std::uint16_t>((guess + is_small) << 8 | (left - is_small * frequency + start));
 }
 
 void encode(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
-    const std::size_t count = steps.channels * steps.rows;
-    std::size_t lane = count % steps.lanes;
-    for (std::size_t i = count; i-- > 0;) {
-        lane = (lane == 0 ? steps.lanes : lane) - 1;
-        encode_symbol(table_of(steps, i), codes[i], encoder.state[lane], encoder);
+    Ends ends{encoder.next, encoder.escape};
+    std::size_t i = steps.channels * steps.rows;
+    std::size_t lane = i > 0 ? (i - 1) % steps.lanes : 0;
+    for (std::size_t channel = steps.channels; channel-- > 0;) {
+        const Table& table = table_of(steps, channel);
+        for (std::size_t row = steps.rows; row-- > 0;) {
+            encode_symbol(table, codes[--i], encoder.state[lane], ends);
+            lane = (lane == 0 ? steps.lanes : lane) - 1;
+        }
     }
+    encoder.next = ends.next;
+    encoder.escape = ends.escape;
 }
+
+struct Begins {
+    const std::uint8_t* next;
+    const std::uint8_t* escape;
+
+    bool is_within(const Decoder& decoder) const {
+        return next <= decoder.next_end && escape <= decoder.escape_end;
+    }
+};
 
 // Reads at most one byte of each kind, which slack_bytes allows for the lanes of a step.
-std::uint8_t decode_symbol(const Table& table, std::uint16_t& state, Decoder& decoder) {
+std::uint8_t decode_symbol(const Table& table, std::uint16_t& state, Begins& begins) {
     const std::uint32_t slot = state & 0xFFU;
-    std::uint32_t x = table.frequency_of[slot] * (state >> 8U) + table.rank_of[slot];
-    const bool is_low = x < lowest_state;
-    x = is_low ? x << 8 | *decoder.next : x;
-    decoder.next += is_low;
-    state = static_cast<std::uint16_t>(x);
-    const bool is_escape = slot < table.escape_slots;
-    const std::uint8_t symbol = is_escape ? *decoder.escape : table.symbol_of[slot];
-    decoder.escape += is_escape;
-    return symbol;
-}
-
-bool is_within(const Decoder& decoder) {
-    return decoder.next <= decoder.next_end && decoder.escape <= decoder.escape_end;
+    const std::uint32_t x = table.frequency_of[slot] * (state >> 8U) + table.rank_of[slot];
+    const unsigned is_low = x < lowest_state;
+    state = static_cast<std::uint16_t>(x << (8 * is_low) | (*begins.next & (0U - is_low)));
+    begins.next += is_low;
+    const unsigned is_escape = slot < table.escape_slots;
+    const unsigned symbol = table.symbol_of[slot] | (*begins.escape & (0U - is_escape));
+    begins.escape += is_escape;
+    return static_cast<std::uint8_t>(symbol);
 }
 
 bool decode(const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
-    const std::size_t count = steps.channels * steps.rows;
-    for (std::size_t first = 0; first < count; first += steps.lanes) {
-        if (!is_within(decoder)) return false;
-        const std::size_t lanes = steps.lanes < count - first ? steps.lanes : count - first;
-        for (std::size_t lane = 0; lane < lanes; ++lane)
-            codes[first + lane] = decode_symbol(table_of(steps, first + lane), decoder.state[lane], decoder);
+    Begins begins{decoder.next, decoder.escape};
+    std::size_t lane = 0;
+    for (std::size_t channel = 0; channel < steps.channels; ++channel) {
+        const Table& table = table_of(steps, channel);
+        for (std::size_t row = 0; row < steps.rows; ++row) {
+            if (lane == 0 && !begins.is_within(decoder)) return false;
+            *codes++ = decode_symbol(table, decoder.state[lane], begins);
+            lane = lane + 1 == steps.lanes ? 0 : lane + 1;
+        }
     }
-    return is_within(decoder);
+    decoder.next = begins.next;
+    decoder.escape = begins.escape;
+    return begins.is_within(decoder);
 }
 
 bool decode_two(const Steps& steps, Decoder& first, std::uint8_t* first_codes, Decoder& second,
