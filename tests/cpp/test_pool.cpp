@@ -59,6 +59,8 @@ void test_callers_at_the_same_time() {
     for (std::thread& caller : callers) caller.join();
 }
 
+// qemu 7 for user programs ends in an assertion of its own where a child of several threads starts one.
+#if !defined(ORBITSPLIT_UNDER_QEMU)
 void test_a_child_starts_its_own() {
     check_every_part_runs_once(8, 3);
     const pid_t child = fork();
@@ -70,6 +72,7 @@ void test_a_child_starts_its_own() {
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     check_every_part_runs_once(8, 3);
 }
+#endif
 
 void test_limits() {
     for (const int threads : {0, -1, 257})
@@ -84,7 +87,9 @@ int main() {
     test_threads_are_used_and_bounded();
     test_exceptions_reach_the_caller();
     test_callers_at_the_same_time();
+#if !defined(ORBITSPLIT_UNDER_QEMU)
     test_a_child_starts_its_own();
+#endif
     test_limits();
     return failures;
 }

@@ -9,6 +9,9 @@
 
 #if defined(ORBITSPLIT_ISA_X86)
 #include <cpuid.h>
+#elif defined(ORBITSPLIT_ISA_ARM) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace orbitsplit {
@@ -23,13 +26,13 @@ constexpr Kernels sets[] = {
     {Isa::scalar, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
      &kernels::scalar::rans, &kernels::scalar::checksum},
 #if defined(ORBITSPLIT_ISA_X86)
-    {Isa::avx2, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
+    {Isa::avx2, &kernels::avx2::convert, &kernels::avx2::groups, &kernels::scalar::select,
      &kernels::scalar::rans, &kernels::avx2::checksum},
     {Isa::avx512, &kernels::avx512::convert, &kernels::avx512::groups, &kernels::scalar::select,
      &kernels::avx512::rans, &kernels::avx512::checksum},
 #elif defined(ORBITSPLIT_ISA_ARM)
-    {Isa::neon, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
-     &kernels::scalar::rans, &kernels::scalar::checksum},
+    {Isa::neon, &kernels::neon::convert, &kernels::neon::groups, &kernels::scalar::select,
+     &kernels::scalar::rans, &kernels::neon::checksum},
 #endif
 };
 
@@ -79,9 +82,24 @@ bool is_supported(Isa isa) {
            has(seven.ecx, {1, 6, 10});
 }
 
+#elif defined(ORBITSPLIT_ISA_ARM) && defined(__linux__)
+
+// NEON is part of every 64-bit ARM processor, the checksum instruction of all since ARMv8.1.
+bool is_supported(Isa isa) { return isa == Isa::scalar || (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
+
+#elif defined(ORBITSPLIT_ISA_ARM)
+
+bool is_supported([[maybe_unused]] Isa isa) {
+#if defined(__ARM_FEATURE_CRC32)
+    return true;
+#else
+    return isa == Isa::scalar;
+#endif
+}
+
 #else
 
-bool is_supported(Isa) { return true; }  // NEON is part of every 64-bit ARM processor
+bool is_supported(Isa) { return true; }
 
 #endif
 

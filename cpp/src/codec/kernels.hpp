@@ -2,8 +2,8 @@
 //
 // scalar/ is the specification. A folder of an instruction set fills in the same structs for the topics it is
 // worth for, and gives the same bytes. Its files are compiled for processors that may not be the one that runs,
-// so they include this header and intrinsics alone, and all they define is in anonymous namespaces but the
-// tables below: an inline function of the standard library compiled there could be the copy the linker keeps.
+// so they include this header, headers like it and intrinsics alone, and all they define is in anonymous
+// namespaces but the tables below: an inline function of the standard library compiled there could be the copy the linker keeps.
 #pragma once
 
 #include <cstddef>
@@ -90,6 +90,8 @@ extern const Checksum checksum;
 }  // namespace scalar
 
 namespace avx2 {
+extern const Convert convert;
+extern const Groups groups;
 extern const Checksum checksum;
 }  // namespace avx2
 
@@ -99,5 +101,11 @@ extern const Groups groups;
 extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace avx512
+
+namespace neon {
+extern const Convert convert;
+extern const Groups groups;
+extern const Checksum checksum;
+}  // namespace neon
 
 }  // namespace orbitsplit::kernels

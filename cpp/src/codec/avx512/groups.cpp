@@ -1,5 +1,6 @@
+#include "codec/vector/groups.hpp"
+
 #include "codec/avx512/elements.hpp"
-#include "codec/kernels.hpp"
 
 namespace orbitsplit::kernels {
 
@@ -7,18 +8,6 @@ namespace {
 
 // Elements that are worked on at once: their codes fill a register.
 constexpr std::size_t block = 64;
-
-struct Scale {
-    std::uint16_t bits;
-    float inverse;
-};
-
-// The smallest bfloat16 not below max(largest / top, 2^-126).
-Scale scale_of(float largest, float top) {
-    const float wanted = largest / top > 0x1p-126F ? largest / top : 0x1p-126F;
-    const std::uint32_t bits = (__builtin_bit_cast(std::uint32_t, wanted) + 0xFFFF) >> 16;
-    return {static_cast<std::uint16_t>(bits), 1.0F / __builtin_bit_cast(float, bits << 16)};
-}
 
 __m512i magnitude(__m512 x) { return _mm512_castps_si512(_mm512_abs_ps(x)); }
 
@@ -60,7 +49,7 @@ void store_codes(std::byte* out, __m512i codes, std::size_t count) {
 }
 
 template <class Element, int bits>
-void quantise_group(const std::byte* in, std::size_t count, __m512 inverse, std::byte* codes) {
+void store_group(const std::byte* in, std::size_t count, __m512 inverse, std::byte* codes) {
     std::size_t i = 0;
     for (; i + block <= count; i += block) {
         const std::byte* here = in + i * Element::bytes;
@@ -79,56 +68,30 @@ void quantise_group(const std::byte* in, std::size_t count, __m512 inverse, std:
     store_codes<bits>(codes + i * bits / 8, narrow(at(0), at(1), at(2), at(3)), count - i);
 }
 
-constexpr std::uint32_t infinity = 0x7F800000;
-
 // A group of exactly one block stays in registers between the search of its largest and the quantisation.
 template <class Element, int bits>
-bool quantise_block(const std::byte* in, float top, std::byte* scale_out, std::byte* codes) {
+bool quantise_block(const std::byte* in, std::byte* scale, std::byte* codes) {
     const __m512 a = Element::load(in);
     const __m512 b = Element::load(in + lanes * Element::bytes);
     const __m512 c = Element::load(in + 2 * lanes * Element::bytes);
     const __m512 d = Element::load(in + 3 * lanes * Element::bytes);
     const auto largest = static_cast<std::uint32_t>(_mm512_reduce_max_epi32(_mm512_max_epi32(
         _mm512_max_epi32(magnitude(a), magnitude(b)), _mm512_max_epi32(magnitude(c), magnitude(d)))));
-    const Scale scale = scale_of(__builtin_bit_cast(float, largest), top);
-    __builtin_memcpy(scale_out, &scale.bits, sizeof scale.bits);
-    const __m512 inverse = _mm512_set1_ps(scale.inverse);
+    const __m512 inverse = _mm512_set1_ps(write_scale(largest, top_code<bits>, scale));
     store_codes<bits>(codes, narrow(code(a, inverse), code(b, inverse), code(c, inverse), code(d, inverse)),
                       block);
-    return largest < infinity;
+    return largest < infinity_bits;
 }
 
-template <class Element, int bits>
-bool quantise(const std::byte* in, layout::Rows rows, std::size_t group, std::byte* scales,
-              std::byte* codes) {
-    constexpr float top = bits == 8 ? 127.0F : 7.0F;
-    for (std::size_t row = 0; row < rows.count; ++row) {
-        for (std::size_t start = 0; start < rows.length; start += group, scales += 2) {
-            const std::size_t count = rows.length - start < group ? rows.length - start : group;
-            const std::byte* here = in + start * Element::bytes;
-            std::byte* out = codes + start * bits / 8;
-            if (count == block) {
-                if (!quantise_block<Element, bits>(here, top, scales, out)) return false;
-                continue;
-            }
-            const std::uint32_t largest = largest_bits<Element>(here, count);
-            if (largest >= infinity) return false;
-            const Scale scale = scale_of(__builtin_bit_cast(float, largest), top);
-            __builtin_memcpy(scales, &scale.bits, sizeof scale.bits);
-            quantise_group<Element, bits>(here, count, _mm512_set1_ps(scale.inverse), out);
-        }
-        in += rows.length * Element::bytes;
-        codes += (rows.length * bits + 7) / 8;
-    }
-    return true;
-}
+template <int bits>
+struct Codes;
 
 // Sixteen codes of int8 to numbers.
-struct Bytes {
-    static constexpr int bits = 8;
+template <>
+struct Codes<8> {
     __m512 scale;
 
-    explicit Bytes(float one) : scale(_mm512_set1_ps(one)) {}
+    explicit Codes(float one) : scale(_mm512_set1_ps(one)) {}
     __m512 widen(__m128i codes) const {
         return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale);
     }
@@ -141,11 +104,11 @@ struct Bytes {
 };
 
 // Sixteen codes of int4 to numbers: each half of a byte is an index into a register.
-struct Halves {
-    static constexpr int bits = 4;
+template <>
+struct Codes<4> {
     __m512 values;
 
-    explicit Halves(float one)
+    explicit Codes(float one)
         : values(_mm512_mul_ps(_mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7),
                                _mm512_set1_ps(one))) {}
     __m512 widen(__m512i codes) const {
@@ -164,47 +127,31 @@ struct Halves {
     }
 };
 
-template <class Element, class Codes>
-void dequantise_group(const std::byte* codes, std::size_t count, float scale, std::byte* out) {
-    const Codes decode(scale);
-    std::size_t i = 0;
-    for (; i + lanes <= count; i += lanes)
-        Element::store(out + i * Element::bytes, Element::clamp(decode.load(codes + i * Codes::bits / 8)));
-    if (i < count)
-        Element::store(out + i * Element::bytes, first_lanes(count - i),
-                       Element::clamp(decode.load(codes + i * Codes::bits / 8, count - i)));
-}
-
-template <class Element, class Codes>
-bool dequantise(const std::byte* scales, const std::byte* codes, layout::Rows rows, std::size_t group,
-                std::byte* out) {
-    for (std::size_t row = 0; row < rows.count; ++row) {
-        for (std::size_t start = 0; start < rows.length; start += group, scales += 2) {
-            const std::size_t count = rows.length - start < group ? rows.length - start : group;
-            std::uint16_t bits;
-            __builtin_memcpy(&bits, scales, sizeof bits);
-            if (bits < 0x0080 || bits >= 0x7F80) return false;
-            const float scale = __builtin_bit_cast(float, std::uint32_t{bits} << 16);
-            const std::byte* here = codes + start * Codes::bits / 8;
-            std::byte* to = out + start * Element::bytes;
-            if (count == block)
-                dequantise_group<Element, Codes>(here, block, scale, to);
-            else
-                dequantise_group<Element, Codes>(here, count, scale, to);
-        }
-        out += rows.length * Element::bytes;
-        codes += (rows.length * Codes::bits + 7) / 8;
+struct Set {
+    template <class Element, int bits>
+    static bool quantise_group(const std::byte* in, std::size_t count, std::byte* scale, std::byte* codes) {
+        if (count == block) return quantise_block<Element, bits>(in, scale, codes);
+        const std::uint32_t largest = largest_bits<Element>(in, count);
+        if (largest >= infinity_bits) return false;
+        const float inverse = write_scale(largest, top_code<bits>, scale);
+        store_group<Element, bits>(in, count, _mm512_set1_ps(inverse), codes);
+        return true;
     }
-    return true;
-}
+
+    template <class Element, int bits>
+    static void dequantise_group(const std::byte* codes, std::size_t count, float scale, std::byte* out) {
+        const Codes<bits> decode(scale);
+        std::size_t i = 0;
+        for (; i + lanes <= count; i += lanes)
+            Element::store(out + i * Element::bytes, Element::clamp(decode.load(codes + i * bits / 8)));
+        if (i < count)
+            Element::store(out + i * Element::bytes, first_lanes(count - i),
+                           Element::clamp(decode.load(codes + i * bits / 8, count - i)));
+    }
+};
 
 }  // namespace
 
-constinit const Groups avx512::groups = {
-    {quantise<Float32, 8>, quantise<Float16, 8>, quantise<BFloat16, 8>},
-    {quantise<Float32, 4>, quantise<Float16, 4>, quantise<BFloat16, 4>},
-    {dequantise<Float32, Bytes>, dequantise<Float16, Bytes>, dequantise<BFloat16, Bytes>},
-    {dequantise<Float32, Halves>, dequantise<Float16, Halves>, dequantise<BFloat16, Halves>},
-};
+constinit const Groups avx512::groups = make_groups<Set, Float32, Float16, BFloat16>();
 
 }  // namespace orbitsplit::kernels
