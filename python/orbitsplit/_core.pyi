@@ -31,4 +31,5 @@ def solve(
     time_limit_s: float,
     max_labels: int,
     max_tracked: int,
+    max_bits: int,
 ) -> dict[str, Any]: ...

@@ -32,6 +32,8 @@ from ._typed import (
 NO_LEVEL = -1
 # Free order: nodes that the planner's bounds keep from repeating; each may double their work.
 MAX_TRACKED = 16
+# Free order of more nodes remembers the last nodes of chains instead of sets.
+MAX_BITS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +270,8 @@ def solve(
 
     Exact, or proven to be within `gap` of the best, which may be much faster. At `time_limit_s`, or when more than
     `max_labels` partial plans are kept (about 200 bytes each), the best plan so far is returned with a proven gap.
-    Free order takes at most 64 nodes. Raises ValueError.
+    Free order of more than 64 nodes needs few links for each, as in a constellation, and is quicker with `max_nodes`.
+    Raises ValueError.
 
     >>> solution = solve(Problem.load("problem.json"))       # doctest: +SKIP
     >>> solution.status, solution.objective_s                # doctest: +SKIP
@@ -279,7 +282,7 @@ def solve(
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
     if max_nodes is not None:
         check_integer("max_nodes", max_nodes)
-    found = backend().solve(problem, objective, max_nodes, float(gap), limit, max_labels, MAX_TRACKED)
+    found = backend().solve(problem, objective, max_nodes, float(gap), limit, max_labels, MAX_TRACKED, MAX_BITS)
     stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}

@@ -8,6 +8,7 @@
 #include "orbitsplit/planner.hpp"
 #include "planner/deep_root.hpp"
 #include "planner/label_bounds.hpp"
+#include "planner/places.hpp"
 #include "planner/search.hpp"
 #include "small_problem.hpp"
 
@@ -80,6 +81,17 @@ Problem random_problem(std::mt19937& random, Order order) {
     return p;
 }
 
+// Where a chain of these stages is.
+int place_of(const planner::Tables& t, const std::vector<Stage>& stages, std::size_t count) {
+    int place = t.start_place[stages[0].node];
+    for (std::size_t k = 1; k < count; ++k) {
+        const auto begin = t.neighbour.begin() + t.neighbour_start[place];
+        const auto end = t.neighbour.begin() + t.neighbour_start[place + 1];
+        place = *std::find_if(begin, end, [&](int to) { return t.node_of[to] == stages[k].node; });
+    }
+    return place;
+}
+
 // A label for the first `count` stages of a plan, after the last of them has computed.
 planner::Label label_of(const Problem& p, const planner::Tables& t, const Evaluation& score,
                         const std::vector<Stage>& stages, std::size_t count) {
@@ -109,7 +121,7 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
         if (generates(p)) label.token.sum += propagation_s(p, latency);
     }
     label.boundary = stages[count - 1].start;
-    label.node = stages[count - 1].node;
+    label.place = place_of(t, stages, count);
     label.is_arrived = true;
     if (!t.tracks.sum) label.prefill.sum = 0;
     if (!t.token_tracks.sum) label.token.sum = 0;
@@ -117,11 +129,8 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
 }
 
 // Along the optimal plan no bound exceeds the optimum, whatever the price.
-void check_bounds(const Problem& p, const SolveOptions& options) {
-    const Solution best = solve(p, options);
-    if (best.status != Status::optimal) return;
+void check_bounds_on(const Problem& p, const planner::Tables& t, const Solution& best) {
     const Evaluation score = evaluate(p, best.stages);
-    const planner::Tables t = planner::make_tables(p, options);
     for (const planner::Metric& metric : t.metrics) {
         for (const double price : {0.0, 0.5, 4.0}) {
             planner::Interval whole;
@@ -134,10 +143,24 @@ void check_bounds(const Problem& p, const SolveOptions& options) {
             const planner::LabelBounds bounds(t, metric, intervals);
             for (std::size_t count = 1; count <= best.stages.size(); ++count) {
                 const planner::Label label = label_of(p, t, score, best.stages, count);
-                const std::size_t at = planner::state(t, label.past, label.boundary, label.node);
+                const std::size_t at = planner::state(t, label.past, label.boundary, label.place);
                 CHECK(bounds.bound(label, at) <= best.objective_s * (1 + planner::rounding));
             }
         }
+    }
+}
+
+void check_bounds(const Problem& p, SolveOptions options) {
+    const Solution best = solve(p, options);
+    if (best.status != Status::optimal) return;
+    check_bounds_on(p, planner::make_tables(p, options), best);
+    if (p.order == Order::fixed) return;
+    options.max_bits = 0;
+    planner::Tables t = planner::make_tables(p, options);
+    for (const int memory : {1, 2, 3}) {
+        CHECK(t.memory == memory);
+        check_bounds_on(p, t, best);
+        planner::lengthen(std::vector<char>(t.places(), 1), t);
     }
 }
 
@@ -165,7 +188,7 @@ void check_deep_root(const Problem& p, const SolveOptions& options) {
     for (const std::size_t max_bytes : {std::size_t{0}, std::size_t{100'000}}) {
         const planner::Clock clock(infinity);
         planner::Root root =
-            planner::deepen_root(p, t, options.objective, least, clock, incumbent, max_bytes);
+            planner::deepen_root(p, t, options.objective, least, clock, incumbent, 1e-3, max_bytes);
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding) ||
               root.incumbent.objective_s <= best.objective_s * (1 + planner::rounding));
         CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
@@ -174,7 +197,7 @@ void check_deep_root(const Problem& p, const SolveOptions& options) {
 }
 
 // The bounds that pruning rests on, each of which must matter: broken by one percent it loses optima.
-enum class Broken { none, relaxation, loss_to_come, interval };
+enum class Broken { none, relaxation, loss_to_come, interval, places };
 
 planner::Relaxation scaled(planner::Relaxation relaxation) {
     for (double& value : relaxation.depart) value *= 1.01;
@@ -182,12 +205,8 @@ planner::Relaxation scaled(planner::Relaxation relaxation) {
     return relaxation;
 }
 
-// Searches with one bound broken, from an incumbent just worse than the optimum.
-double search_with(const Problem& p, const Solution& best, Broken broken) {
-    const SolveOptions options;
-    const planner::Clock clock(infinity);
-    const planner::Tables t = planner::make_tables(p, options);
-    planner::Relaxation least = planner::least_loss(t);
+// A root of one interval, from an incumbent just worse than the optimum.
+planner::Root root_with(const planner::Tables& t, const Solution& best, Broken broken) {
     planner::Root root;
     root.incumbent.objective_s = best.objective_s * (1 + 1e-6);
     for (const planner::Metric& metric : t.metrics) {
@@ -198,13 +217,29 @@ double search_with(const Problem& p, const Solution& best, Broken broken) {
         whole.relaxations.push_back(std::make_shared<const planner::Relaxation>(std::move(made)));
         root.intervals.emplace_back().push_back(std::move(whole));
     }
+    return root;
+}
+
+// Searches with one bound broken. Where places may be left out, they then remember one more node.
+double search_with(const Problem& p, const Solution& best, Broken broken, int max_bits) {
+    SolveOptions options;
+    options.max_bits = max_bits;
+    const planner::Clock clock(infinity);
+    planner::Tables t = planner::make_tables(p, options);
+    for (int memory = 1; !t.marks_are_exact && memory <= 3; ++memory) {
+        const Broken in_places = broken == Broken::places ? Broken::interval : Broken::none;
+        planner::lengthen(planner::hopeful_places(t, root_with(t, best, in_places)), t);
+    }
+    planner::Relaxation least = planner::least_loss(t);
+    planner::Root root = root_with(t, best, broken);
     if (broken == Broken::loss_to_come) least = scaled(std::move(least));
     CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
     return root.incumbent.stages.empty() ? infinity : root.incumbent.objective_s;
 }
 
 void check_that_broken_bounds_lose_optima() {
-    for (const Broken broken : {Broken::none, Broken::relaxation, Broken::loss_to_come, Broken::interval}) {
+    for (const Broken broken :
+         {Broken::none, Broken::relaxation, Broken::loss_to_come, Broken::interval, Broken::places}) {
         std::mt19937 random(11);
         int lost = 0;
         for (int i = 0; i < 300; ++i) {
@@ -213,9 +248,10 @@ void check_that_broken_bounds_lose_optima() {
             if (best.status != Status::optimal) continue;
             // A budget that the best plan just keeps, and a single micro-batch, whose interval starts at zero.
             p.loss_budget = best.loss;
-            if (broken == Broken::interval) p.micro_batches = 1;
+            if (broken == Broken::interval || broken == Broken::places) p.micro_batches = 1;
             best = solve(p);
-            lost += search_with(p, best, broken) > best.objective_s * (1 + 1e-9);
+            const int max_bits = i % 4 == 1 ? 0 : 64;
+            lost += search_with(p, best, broken, max_bits) > best.objective_s * (1 + 1e-9);
         }
         CHECK((lost > 0) == (broken != Broken::none));
     }

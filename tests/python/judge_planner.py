@@ -114,6 +114,21 @@ def plans(p):
                     ]
 
 
+def linked_plans(p, most):
+    """The plans of up to so many nodes, without the many whose next node has no link from the last."""
+    nodes, levels = range(len(p["nodes"])), range(len(p["levels"]))
+    chains = [(n,) for n in nodes]
+    while chains and len(chains[0]) <= min(most, len(p["layers"])):
+        count = len(chains[0])
+        for order in chains:
+            for cuts in itertools.combinations(range(1, len(p["layers"])), count - 1):
+                edges = [0, *cuts, len(p["layers"])]
+                for chosen in itertools.product(levels, repeat=count - 1):
+                    yield [(order[k], edges[k], edges[k + 1], [*chosen, None][k]) for k in range(count)]
+        links = p["bandwidth_bytes_per_s"]
+        chains = [(*chain, n) for chain in chains for n in nodes if links[chain[-1]][n] > 0 and n not in chain]
+
+
 def best(p, objective="latency", max_nodes=math.inf):
     """The smallest objective of all plans, infinity where none keeps the limits."""
     return min((cost(p, stages, objective, max_nodes) for stages in plans(p)), default=math.inf)

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import judge_planner as judge
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ def random_options(r: Random, data: dict) -> dict:
         "objective": r.choice(objectives),
         "max_nodes": r.choice([None, None, 1, 2, 3]),
         "max_tracked": r.choice([16, 16, 1, 0]),
+        "max_bits": r.choice([64, 0]),
     }
 
 
@@ -46,9 +48,11 @@ def solved(
     gap: float = 0.0,
     max_labels: int = 1_000_000,
     max_tracked: int = 16,
+    max_bits: int = 64,
 ) -> dict:
-    """Solve without the public function, which hides `max_tracked`."""
-    found = load_backend(backend).solve(problem, objective, max_nodes, gap, math.inf, max_labels, max_tracked)
+    """Solve without the public function, which hides `max_tracked` and `max_bits`."""
+    options = objective, max_nodes, gap, math.inf, max_labels, max_tracked, max_bits
+    found = load_backend(backend).solve(problem, *options)
     return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
 
 
@@ -183,7 +187,7 @@ def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
 
 def test_a_limit_is_the_same_on_both_backends():
     problem = Problem.from_dict(bundled("example_32_free"))
-    found = [load_backend(name).solve(problem, "latency", None, 0.0, math.inf, 500, 0) for name in BACKENDS]
+    found = [load_backend(name).solve(problem, "latency", None, 0.0, math.inf, 500, 0, 64) for name in BACKENDS]
     for solution in found:
         solution["seconds"] = 0
         solution["stages"] = [tuple(stage) for stage in solution["stages"]]
@@ -263,7 +267,7 @@ def test_a_gap_that_is_allowed_is_proven(backend, monkeypatch):
 
 def test_a_large_free_problem_is_proven_to_one_percent():
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
-    found = [{**load_backend(name).solve(problem, "latency", None, 0.01, math.inf, 10**6, 16)} for name in BACKENDS]
+    found = [{**load_backend(name).solve(problem, "latency", None, 0.01, math.inf, 10**6, 16, 64)} for name in BACKENDS]
     for each in found:
         each["seconds"] = 0
         each["stages"] = [tuple(stage) for stage in each["stages"]]
@@ -408,19 +412,71 @@ def test_one_layer_one_node_no_link_no_level(backend, monkeypatch):
         assert solution.stages == ((0, 0, 1, None),)
 
 
+def random_grid(r: Random, planes: int, in_plane: int) -> dict:
+    """Draw a small model on a torus of nodes, each linked both ways to its four neighbours."""
+    nodes, layers = planes * in_plane, 5
+    bandwidth = [[0.0] * nodes for _ in range(nodes)]
+    for a in range(nodes):
+        plane, place = divmod(a, in_plane)
+        for b in ((plane + 1) % planes * in_plane + place, plane * in_plane + (place + 1) % in_plane):
+            bandwidth[a][b] = bandwidth[b][a] = r.choice([1.0, 1.0, 2.0])
+    speeds = [r.uniform(0.5, 1.5) for _ in range(nodes)]
+    return {
+        "layers": [f"layer {i}" for i in range(layers)],
+        "nodes": [{"name": str(n), "memory_bytes": r.choice([2.0, 3.0])} for n in range(nodes)],
+        "layer_memory_bytes": [1.0] * layers,
+        "layer_time_s": [[1 / speed] * layers for speed in speeds],
+        "cut_bytes": [1.0] * (layers - 1),
+        "bandwidth_bytes_per_s": bandwidth,
+        "latency_s": [[0.1] * nodes] * nodes,
+        "levels": [{"name": "raw", "ratio": 1}, {"name": "half", "ratio": 2}],
+        "loss": [[0.0, r.uniform(0.1, 1)] for _ in range(layers - 1)],
+        "loss_budget": 0.5,
+        "micro_batches": r.choice([1, 4]),
+        "order": "free",
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_more_nodes_than_a_word_has_bits(seed):
+    data = random_grid(Random(seed), 7, 10)
+    expected = min(judge.cost(data, stages) for stages in judge.linked_plans(data, 3))
+    native, numba = (solved(backend, Problem.from_dict(data), max_nodes=3) for backend in BACKENDS)
+    assert native == numba
+    assert native["status"] == "optimal"
+    assert native["objective_s"] == pytest.approx(expected, rel=1e-9)
+    assert solved("native", Problem.from_dict(data))["objective_s"] <= expected * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_free_order_of_more_than_64_nodes_is_refused(backend, monkeypatch):
+def test_a_limit_on_large_networks_leaves_a_true_bound(backend, monkeypatch):
     monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
-    nodes = 65
+    problem = Problem.from_dict(random_grid(Random(1), 7, 10))
+    optimum = solve(problem, max_nodes=4).objective_s
+    for limits in ({"time_limit_s": 0}, {"max_labels": 1}):
+        solution = solve(problem, max_nodes=4, **limits)
+        assert 0 < solution.lower_bound_s <= optimum * (1 + 1e-9)
+        assert solution.objective_s >= optimum * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_free_order_of_too_many_links_is_refused(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    nodes, layers = 400, 1300
     data = line(
+        layers=[str(i) for i in range(layers)],
         nodes=[{"name": str(n), "memory_bytes": 4e9} for n in range(nodes)],
-        layer_time_s=[[1] * 4] * nodes,
-        bandwidth_bytes_per_s=[[1.0] * nodes] * nodes,
+        layer_memory_bytes=[0] * layers,
+        layer_time_s=[[1] * layers] * nodes,
+        cut_bytes=[1] * (layers - 1),
+        loss=[[0]] * (layers - 1),
+        bandwidth_bytes_per_s=(1 - np.eye(nodes)).tolist(),
         latency_s=[[0] * nodes] * nodes,
+        order="free",
     )
-    assert solve(Problem.from_dict(data)).status == "optimal"
-    with pytest.raises(ValueError, match="order is free with 65 nodes, at most 64 can be searched"):
-        solve(Problem.from_dict({**data, "order": "free"}))
+    message = "order is free with 1300 layers and 159600 links, at most 2e\\+08 layers times links can be searched"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        solve(Problem.from_dict(data))
 
 
 @pytest.mark.parametrize("backend", ["native", "numba"])

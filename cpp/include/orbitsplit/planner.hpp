@@ -7,7 +7,8 @@
 // "Optimal" is up to a relative 1e-12 of floating-point rounding. The same problem gives the same plan
 // everywhere.
 //
-// Free order needs at most 64 nodes; fixed order has no limit.
+// Free order of more than 64 nodes, such as a constellation, is searched over places that remember the last nodes of a
+// chain (planner/places.hpp): best with few links for each node and max_nodes.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +28,7 @@ struct SolveOptions {
     double time_limit_s = std::numeric_limits<double>::infinity();
     std::size_t max_labels = 5'000'000;  // about 200 bytes each
     int max_tracked = 16;  // free order: nodes that bounds keep from repeating; each may double their work
+    int max_bits = 64;  // free order of more nodes remembers the last nodes of chains, not sets; at most 64
 };
 
 enum class Status {

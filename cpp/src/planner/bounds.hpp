@@ -1,7 +1,8 @@
 // Lower bounds on what a partial plan still costs, and the plans that attain them.
 //
-// A relaxation is a backward dynamic programme over (past, boundary, node) in which untracked nodes may repeat.
-// A past is the set of tracked nodes used and, where their number is limited, how many stages there are. For a metric, a limit on every single resource's weight in the maximum and a price on
+// A relaxation is a backward dynamic programme over (past, boundary, place) in which nodes may repeat that are neither
+// tracked nor remembered by the place. A past is the set of tracked nodes used and, where their number is limited,
+// how many stages there are. For a metric, a limit on every single resource's weight in the maximum and a price on
 // loss it gives
 //
 //     h(state) = min over completions whose resources all respect the limit of (sum + price * loss)
@@ -28,12 +29,12 @@ struct Relaxation {
     double limit = 0;
     double price = 0;
     double root = 0;             // h of the whole problem
-    std::vector<double> depart;  // h after the stage that ends at a boundary on a node, by state()
+    std::vector<double> depart;  // h after the stage that ends at a boundary on a place, by state()
     std::vector<double> arrive;  // h before the stage that starts there
 };
 
-inline std::size_t state(const Tables& t, unsigned past, int boundary, int node) {
-    return (static_cast<std::size_t>(past) * t.nodes + node) * (t.layers + 1) + boundary;
+inline std::size_t state(const Tables& t, unsigned past, int boundary, int place) {
+    return (static_cast<std::size_t>(past) * t.places() + place) * (t.layers + 1) + boundary;
 }
 
 // The past after one more stage.
@@ -52,6 +53,9 @@ inline bool is_blocked(const Tables& t, unsigned past, int node) {
 }
 
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double price);
+
+// Of a relaxation, by place: the least (sum + price * loss) of any relaxed plan that goes through it.
+std::vector<double> through(const Tables& t, const Metric& metric, const Relaxation& relaxation);
 
 // The relaxation that counts loss alone: the least loss any completion reaches.
 Relaxation least_loss(const Tables& t);

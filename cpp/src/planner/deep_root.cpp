@@ -8,7 +8,6 @@ namespace orbitsplit::planner {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double narrowest = 1e-3;  // of the incumbent: an interval of this width is not cut further
 constexpr int price_steps = 5;
 constexpr int later_price_steps = 2;
 
@@ -29,23 +28,20 @@ struct Span {
 class DeepRoot {
   public:
     DeepRoot(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-             const Clock& clock, Incumbent incumbent, std::size_t max_bytes)
+             const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes)
         : problem_(problem),
           t_(t),
           objective_(objective),
           least_(least),
           clock_(clock),
+          narrowest_(narrowest),
           max_bytes_(max_bytes) {
         root_.incumbent = std::move(incumbent);
     }
 
     Root run() {
         for (const Metric& metric : t_.metrics) root_.intervals.push_back(explore(metric));
-        for (const auto& intervals : root_.intervals) {
-            double bound = infinity;
-            for (const Interval& interval : intervals) bound = std::min(bound, interval.bound);
-            root_.lower_bound_s = std::max(root_.lower_bound_s, bound);
-        }
+        root_.lower_bound_s = lower_bound_s(root_.intervals);
         return std::move(root_);
     }
 
@@ -55,7 +51,10 @@ class DeepRoot {
         try_price(metric, spans[0], 0);
         const double least_sum = spans[0].interval.bound;
         for (int step = 0; step < price_steps && !clock_.is_over(); ++step) improve_price(metric, spans[0]);
-        if (metric.prefill_max > 0 || metric.decode_max > 0) {
+        if (root_.incumbent.stages.empty())
+            offer(problem_, objective_, dive_for_loss(t_, least_), root_.incumbent);
+        const bool is_bounded = root_.incumbent.objective_s < infinity;
+        if (is_bounded && (metric.prefill_max > 0 || metric.decode_max > 0)) {
             spans[0].interval.high = root_.incumbent.objective_s - least_sum;
             while (!clock_.is_over() && has_room(spans) && halve_lowest(metric, spans)) {
             }
@@ -80,7 +79,7 @@ class DeepRoot {
         auto made = std::make_shared<const Relaxation>(relax(t_, metric, interval.high, price));
         const double bound = made->root - price * t_.loss_limit + interval.low;
         if (made->root < infinity) {
-            offer(dive(t_, metric, *made, least_));
+            offer(problem_, objective_, dive(t_, metric, *made, least_), root_.incumbent);
             const double loss = follow(t_, metric, *made).loss;
             (loss > t_.loss_limit ? span.over : span.under) = {made->root - price * loss, loss};
         }
@@ -112,7 +111,7 @@ class DeepRoot {
             return a.interval.bound < b.interval.bound;
         });
         const Interval& whole = lowest->interval;
-        if (whole.high - whole.low <= narrowest * root_.incumbent.objective_s) return false;
+        if (whole.high - whole.low <= narrowest_ * root_.incumbent.objective_s) return false;
         const double middle = whole.low + (whole.high - whole.low) / 2;
         Span lower = *lowest;
         lower.interval.high = middle;
@@ -125,20 +124,12 @@ class DeepRoot {
         return true;
     }
 
-    void offer(const Walk& walk) {
-        if (!walk.is_complete) return;
-        const Evaluation score = evaluate(problem_, walk.stages);
-        const double value = value_s(score, objective_);
-        if (!score.is_feasible || !root_.incumbent.is_beaten_by(value)) return;
-        root_.incumbent.objective_s = value;
-        root_.incumbent.stages = walk.stages;
-    }
-
     const Problem& problem_;
     const Tables& t_;
     const Objective objective_;
     const Relaxation& least_;
     const Clock& clock_;
+    const double narrowest_;
     const std::size_t max_bytes_;
     Root root_;
 };
@@ -146,8 +137,8 @@ class DeepRoot {
 }  // namespace
 
 Root deepen_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                 const Clock& clock, Incumbent incumbent, std::size_t max_bytes) {
-    return DeepRoot(problem, t, objective, least, clock, std::move(incumbent), max_bytes).run();
+                 const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes) {
+    return DeepRoot(problem, t, objective, least, clock, std::move(incumbent), narrowest, max_bytes).run();
 }
 
 }  // namespace orbitsplit::planner

@@ -21,11 +21,11 @@ struct Label {
     double loss = 0;
     double back_s = 0;  // latencies of the links back along the chain
     double bound = 0;
-    std::uint64_t used = 0;  // free order: nodes with a stage
+    std::uint64_t used = 0;  // free order: the mark of the nodes with a stage
     std::int32_t parent = -1;
     std::int32_t next = -1;  // in the list of its state
     std::int32_t boundary = 0;
-    std::int32_t node = 0;
+    std::int32_t place = 0;
     std::int32_t first = 0;
     std::int32_t level = no_level;  // of the cut before this stage, set on arrival
     std::uint32_t past = 0;         // as in bounds.hpp

@@ -11,4 +11,9 @@ namespace orbitsplit::planner {
 void improve_by_orders(const Problem& problem, const SolveOptions& options, const Clock& clock,
                        Incumbent& incumbent);
 
+// The same along links, for networks in which most pairs of nodes have none: the incumbent's chain loses, gains or
+// exchanges a node. Does nothing without an incumbent.
+void improve_by_chains(const Problem& problem, const SolveOptions& options, const Clock& clock,
+                       Incumbent& incumbent);
+
 }  // namespace orbitsplit::planner

@@ -27,7 +27,7 @@ class RootExplorer {
             root_.intervals.emplace_back();
             root_.intervals.back().push_back(std::move(whole));
         }
-        offer(dive_for_loss(t_, least_));
+        offer(problem_, objective_, dive_for_loss(t_, least_), root_.incumbent);
         std::vector<double> least_sum;
         for (const auto& intervals : root_.intervals) least_sum.push_back(intervals.front().bound);
         for (int round = 1; round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
@@ -36,24 +36,11 @@ class RootExplorer {
             }
         }
         for (auto& intervals : root_.intervals) drop_hopeless(intervals);
-        for (const auto& intervals : root_.intervals) {
-            double bound = infinity;
-            for (const Interval& interval : intervals) bound = std::min(bound, interval.bound);
-            root_.lower_bound_s = std::max(root_.lower_bound_s, bound);
-        }
+        root_.lower_bound_s = lower_bound_s(root_.intervals);
         return std::move(root_);
     }
 
   private:
-    void offer(const Walk& walk) {
-        if (!walk.is_complete) return;
-        const Evaluation score = evaluate(problem_, walk.stages);
-        const double value = value_s(score, objective_);
-        if (!score.is_feasible || !root_.incumbent.is_beaten_by(value)) return;
-        root_.incumbent.objective_s = value;
-        root_.incumbent.stages = walk.stages;
-    }
-
     // Adds a relaxation at one price and lets its walk improve the incumbent.
     const Relaxation& add(const Metric& metric, Interval& interval, double price) {
         interval.relaxations.push_back(
@@ -64,7 +51,8 @@ class RootExplorer {
             interval.bound = bound;
             interval.price = price;
         }
-        if (made.root < infinity) offer(dive(t_, metric, made, least_));
+        if (made.root < infinity)
+            offer(problem_, objective_, dive(t_, metric, made, least_), root_.incumbent);
         return made;
     }
 
@@ -156,6 +144,25 @@ class RootExplorer {
 };
 
 }  // namespace
+
+void offer(const Problem& problem, Objective objective, const Walk& walk, Incumbent& incumbent) {
+    if (!walk.is_complete) return;
+    const Evaluation score = evaluate(problem, walk.stages);
+    const double value = value_s(score, objective);
+    if (!score.is_feasible || !incumbent.is_beaten_by(value)) return;
+    incumbent.objective_s = value;
+    incumbent.stages = walk.stages;
+}
+
+double lower_bound_s(const std::vector<std::vector<Interval>>& intervals) {
+    double most = 0;
+    for (const std::vector<Interval>& of_metric : intervals) {
+        double least = infinity;
+        for (const Interval& interval : of_metric) least = std::min(least, interval.bound);
+        most = std::max(most, least);
+    }
+    return most;
+}
 
 Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
                   const Clock& clock, Incumbent incumbent) {

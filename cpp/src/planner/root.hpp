@@ -39,6 +39,12 @@ struct Root {
     double lower_bound_s = 0;
 };
 
+// Takes a walk as incumbent if it is a plan that beats it.
+void offer(const Problem& problem, Objective objective, const Walk& walk, Incumbent& incumbent);
+
+// What no better plan is below: every metric bounds it by the lowest of its intervals.
+double lower_bound_s(const std::vector<std::vector<Interval>>& intervals);
+
 // Starts from an incumbent: only better plans count, and of stages it may have none.
 Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
                   const Clock& clock, Incumbent incumbent);

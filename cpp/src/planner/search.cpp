@@ -14,7 +14,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t clock_interval = 256;  // expansions between two looks at the clock
 
 struct StateKey {
-    std::uint64_t place;  // arrived or not, boundary, node, first node
+    std::uint64_t stand;  // arrived or not, boundary, node, first node
     std::uint64_t used;
 
     bool operator==(const StateKey&) const = default;
@@ -22,7 +22,7 @@ struct StateKey {
 
 struct StateHash {
     std::size_t operator()(const StateKey& key) const {
-        return static_cast<std::size_t>((key.place ^ key.used * 0x9E3779B97F4A7C15u) * 0xD6E8FEB86659FD93u >>
+        return static_cast<std::size_t>((key.stand ^ key.used * 0x9E3779B97F4A7C15u) * 0xD6E8FEB86659FD93u >>
                                         7);
     }
 };
@@ -79,13 +79,14 @@ class Search {
   private:
     void start() {
         for (int n = 0; n < t_.nodes; ++n) {
-            if (!t_.can_start[n]) continue;
+            if (!t_.can_start[n] || t_.start_place[n] < 0) continue;
             Label label;
             label.is_arrived = true;
-            label.node = label.first = n;
+            label.place = t_.start_place[n];
+            label.first = n;
             label.prefill.sum = t_.tracks.sum ? t_.ingress[n] + t_.ingress_delay[n] : 0;
             label.prefill.max = t_.tracks.max ? std::max(floor_, t_.ingress[n]) : 0;
-            if (t_.is_free) label.used = std::uint64_t{1} << n;
+            if (t_.is_free) label.used = t_.mark[n];
             label.past = with_node(t_, 0, n);
             push(label);
         }
@@ -102,7 +103,7 @@ class Search {
 
     // Appends every stage that fits the node.
     void compute(const Label& from, std::int32_t index) {
-        const int last = t_.max_stop[t_.node_boundary(from.node, from.boundary)];
+        const int last = t_.max_stop[t_.node_boundary(t_.node_of[from.place], from.boundary)];
         for (int stop = from.boundary + 1; stop <= last; ++stop) {
             Label to = from;
             to.parent = index;
@@ -119,8 +120,9 @@ class Search {
     }
 
     void work(const PhaseTables& phase, Tracks tracks, const Label& from, int stop, Load& load) const {
-        const double busy = phase.compute[t_.node_boundary(from.node, stop)] -
-                            phase.compute[t_.node_boundary(from.node, from.boundary)];
+        const int node = t_.node_of[from.place];
+        const double busy = phase.compute[t_.node_boundary(node, stop)] -
+                            phase.compute[t_.node_boundary(node, from.boundary)];
         if (tracks.sum) load.sum += busy;
         if (!tracks.max) return;
         load.open += busy;
@@ -129,45 +131,45 @@ class Search {
 
     // Sends the last stage's activation to every node that may follow, at every level.
     void send(const Label& from, std::int32_t index) {
-        for (int e = t_.neighbour_start[from.node]; e < t_.neighbour_start[from.node + 1]; ++e) {
-            const int node = t_.neighbour[e];
-            if (is_blocked(t_, from.past, node) || (t_.is_free && (from.used >> node & 1) != 0)) continue;
+        for (int e = t_.neighbour_start[from.place]; e < t_.neighbour_start[from.place + 1]; ++e) {
+            const int node = t_.node_of[t_.neighbour[e]];
+            if (is_blocked(t_, from.past, node) || (t_.is_free && has_stage_on(from, node))) continue;
             Label to = from;
             to.parent = index;
-            to.node = node;
+            to.place = t_.neighbour[e];
             to.is_arrived = true;
             to.past = with_node(t_, from.past, node);
-            if (t_.is_free) to.used |= std::uint64_t{1} << node;
+            if (t_.is_free) to.used += t_.mark[node];
             if (t_.needs_back) {
-                const int back = t_.pair(node, from.node);
-                to.back_s += t_.bandwidth[back] > 0 ? (t_.token_tracks.sum ? t_.latency[back] : 0) : infinity;
+                const std::size_t back = pair(node, t_.node_of[from.place]);
+                const double latency = t_.token_tracks.sum ? problem_.latency_s[back] : 0;
+                to.back_s += problem_.bandwidth_bytes_per_s[back] > 0 ? latency : infinity;
             }
-            for (int k = 0; k < t_.levels; ++k) send_at(from, k, to);
+            for (int k = 0; k < t_.levels; ++k) send_at(from, e, k, to);
         }
     }
 
-    void send_at(const Label& from, int level, Label& to) {
+    void send_at(const Label& from, int link, int level, Label& to) {
         const int cut = t_.boundary_level(from.boundary, level);
         to.loss = from.loss + t_.loss[cut];
-        if (to.loss + least_.arrive[state(t_, to.past, to.boundary, to.node)] > t_.loss_limit) return;
+        if (to.loss + least_.arrive[state(t_, to.past, to.boundary, to.place)] > t_.loss_limit) return;
         to.level = level;
         to.prefill = from.prefill;
-        transfer(t_.prefill, t_.tracks, from.node, to.node, cut, to.prefill);
+        transfer(t_.prefill, t_.tracks, t_.node_of[from.place], link, cut, to.prefill);
         if (t_.generates) {
             to.token = from.token;
-            transfer(t_.token, t_.token_tracks, from.node, to.node, cut, to.token);
+            transfer(t_.token, t_.token_tracks, t_.node_of[from.place], link, cut, to.token);
         }
         push(to);
     }
 
-    void transfer(const PhaseTables& phase, Tracks tracks, int from, int to, int cut, Load& load) const {
-        const int pair = t_.pair(from, to);
+    void transfer(const PhaseTables& phase, Tracks tracks, int from, int link, int cut, Load& load) const {
         const double encode = phase.encode[cut];
-        const double link =
-            link_occupancy_s(problem_, phase.packed[cut], t_.bandwidth[pair], t_.latency[pair]);
-        if (tracks.sum) load.sum += encode + link + t_.propagates * t_.latency[pair] + phase.decode[cut];
+        const double sending =
+            link_occupancy_s(problem_, phase.packed[cut], t_.bandwidth[link], t_.latency[link]);
+        if (tracks.sum) load.sum += encode + sending + t_.propagates * t_.latency[link] + phase.decode[cut];
         if (!tracks.max) return;
-        close(load, t_.half_duplex[from], encode, link);
+        close(load, t_.half_duplex[from], encode, sending);
         load.open = phase.decode[cut];
     }
 
@@ -180,14 +182,18 @@ class Search {
 
     // Every layer is placed: the plan's objective is known.
     void finish(Label& label) {
-        const int n = label.node;
-        if (!t_.can_end[n] || (label.used & t_.required) != t_.required) return;
+        const int n = t_.node_of[label.place];
+        if (!t_.can_end[n]) return;
+        for (int required : t_.required) {
+            if (!has_stage_on(label, required)) return;
+        }
         if (t_.tracks.sum) label.prefill.sum += t_.egress[n] + t_.egress_delay[n];
         if (t_.tracks.max) close(label.prefill, t_.half_duplex[n], 0, t_.egress[n]);
         double lap = label.token.sum;
         if (t_.generates && n != label.first) {
-            const int direct = t_.pair(n, label.first);
-            const double back = t_.bandwidth[direct] > 0 ? t_.latency[direct] : label.back_s;
+            const std::size_t direct = pair(n, label.first);
+            const double back =
+                problem_.bandwidth_bytes_per_s[direct] > 0 ? problem_.latency_s[direct] : label.back_s;
             if (back == infinity) return;
             lap += back;
         }
@@ -199,13 +205,40 @@ class Search {
         incumbent_.stages = stages_of(label);
     }
 
+    std::size_t pair(int from, int to) const { return static_cast<std::size_t>(from) * t_.nodes + to; }
+
+    // Whether a label's chain has a stage on a node, its last one included.
+    bool has_stage_on(const Label& label, int node) const {
+        if (t_.marks_are_exact) return (label.used >> node & 1) != 0;
+        for (const Label* at = &label;; at = &pool_[at->parent]) {
+            if (t_.node_of[at->place] == node) return true;
+            if (at->parent < 0) return false;
+        }
+    }
+
+    // Whether two chains of the same mark have the same nodes.
+    bool is_of_same_nodes(const Label& a, const Label& b) const {
+        if (!t_.is_free || t_.marks_are_exact) return true;
+        for (const Label* at = &a;; at = &pool_[at->parent]) {
+            if (!has_stage_on(b, t_.node_of[at->place])) return false;
+            if (at->parent < 0) break;
+        }
+        return stages_before(a) == stages_before(b);
+    }
+
+    int stages_before(const Label& label) const {
+        int stages = 0;
+        for (const Label* at = &label; at->parent >= 0; at = &pool_[at->parent]) stages += at->is_arrived;
+        return stages;
+    }
+
     std::vector<Stage> stages_of(const Label& last) const {
         std::vector<Stage> stages;
         const Label* end = &last;
         int level = no_level;
         while (true) {
             const Label* arrival = &pool_[end->parent];
-            stages.push_back({end->node, arrival->boundary, end->boundary, level});
+            stages.push_back({t_.node_of[end->place], arrival->boundary, end->boundary, level});
             level = arrival->level;
             if (arrival->parent < 0) break;
             end = &pool_[arrival->parent];
@@ -215,7 +248,7 @@ class Search {
     }
 
     double bound(const Label& label) const {
-        const std::size_t at = state(t_, label.past, label.boundary, label.node);
+        const std::size_t at = state(t_, label.past, label.boundary, label.place);
         double most = 0;
         for (const LabelBounds& metric : bounds_) most = std::max(most, metric.bound(label, at));
         return most;
@@ -223,16 +256,16 @@ class Search {
 
     Growth growth(const Label& label) const {
         if (label.is_arrived) return {infinity, infinity};
-        const int at = t_.boundary_node(label.boundary, label.node);
+        const int at = t_.boundary_node(label.boundary, t_.node_of[label.place]);
         return {t_.prefill.growth[at], t_.generates ? t_.token.growth[at] : 0};
     }
 
     StateKey key(const Label& label) const {
-        std::uint64_t place = label.is_arrived;
-        place = place * (t_.layers + 1) + label.boundary;
-        place = place * t_.nodes + label.node;
-        place = place * t_.nodes + (t_.keeps_first ? label.first : 0);
-        return {place, label.used};
+        std::uint64_t stand = label.is_arrived;
+        stand = stand * (t_.layers + 1) + label.boundary;
+        stand = stand * t_.nodes + t_.node_of[label.place];
+        stand = stand * t_.nodes + (t_.keeps_first ? label.first : 0);
+        return {stand, label.used};
     }
 
     // Keeps a label unless its bound or one of the same state rules it out, and drops those it rules out.
@@ -243,12 +276,12 @@ class Search {
         const Growth grows = growth(label);
         std::int32_t& head = states_.try_emplace(key(label), -1).first->second;
         for (std::int32_t i = head; i >= 0; i = pool_[i].next) {
-            if (dominates(pool_[i], label, grows)) return;
+            if (dominates(pool_[i], label, grows) && is_of_same_nodes(pool_[i], label)) return;
         }
         std::int32_t* link = &head;
         while (*link >= 0) {
             Label& other = pool_[*link];
-            if (dominates(label, other, grows)) {
+            if (dominates(label, other, grows) && is_of_same_nodes(other, label)) {
                 other.is_dead = true;
                 *link = other.next;
             } else {

@@ -7,6 +7,7 @@
 #include "planner/clock.hpp"
 #include "planner/deep_root.hpp"
 #include "planner/infeasible.hpp"
+#include "planner/long_root.hpp"
 #include "planner/orders.hpp"
 #include "planner/root.hpp"
 #include "planner/search.hpp"
@@ -17,8 +18,14 @@ namespace orbitsplit {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t most_free_nodes = 64;  // the used nodes of a label are one machine word
+constexpr double most_transfers = 2e8;  // of free order: layers x links, a second or more for every bound
 constexpr std::size_t most_labels = std::numeric_limits<std::int32_t>::max();
+
+std::size_t link_count(const Problem& problem) {
+    const std::vector<double>& bandwidth = problem.bandwidth_bytes_per_s;
+    return static_cast<std::size_t>(std::count_if(bandwidth.begin(), bandwidth.end(),
+                                                  [](double bytes_per_s) { return bytes_per_s > 0; }));
+}
 
 void check(const Problem& problem, const SolveOptions& options) {
     validate(problem);
@@ -42,10 +49,11 @@ void check(const Problem& problem, const SolveOptions& options) {
         throw std::invalid_argument("objective is time_per_token, new_tokens is " +
                                     std::to_string(problem.new_tokens) + ", must be at least 2");
     }
-    if (problem.order == Order::free && problem.nodes.size() > most_free_nodes) {
-        throw std::invalid_argument("order is free with " + std::to_string(problem.nodes.size()) +
-                                    " nodes, at most " + std::to_string(most_free_nodes) +
-                                    " can be searched");
+    const std::size_t links = link_count(problem);
+    if (problem.order == Order::free && static_cast<double>(links) * problem.layers.size() > most_transfers) {
+        throw std::invalid_argument("order is free with " + std::to_string(problem.layers.size()) +
+                                    " layers and " + std::to_string(links) + " links, at most " +
+                                    text::number(most_transfers) + " layers times links can be searched");
     }
 }
 
@@ -73,6 +81,7 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
                                 const SolveOptions& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
     constexpr std::size_t max_bytes = 512'000'000;
+    constexpr double narrowest = 1e-3;  // of the incumbent: an interval of this width is not cut further
     const std::size_t max_labels = options.max_labels;
     root = planner::explore_root(problem, t, options.objective, least, clock,
                                  {.objective_s = infinity, .stages = {}, .gap = options.gap});
@@ -93,10 +102,21 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
         return planner::search(problem, t, least, root, clock, max_labels);
     }
     const planner::Relaxation deep_least = planner::least_loss(deep);
-    root =
-        planner::deepen_root(problem, deep, options.objective, deep_least, clock, root.incumbent, max_bytes);
+    root = planner::deepen_root(problem, deep, options.objective, deep_least, clock, root.incumbent,
+                                narrowest, max_bytes);
     planner::SearchResult result = planner::search(problem, deep, deep_least, root, clock, max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, first.lower_bound_s);
+    return result;
+}
+
+// Free order of more nodes than a word has bits.
+planner::SearchResult find_best_of_many(const Problem& problem, planner::Tables t, planner::Relaxation least,
+                                        const planner::Clock& clock, const SolveOptions& options,
+                                        planner::Root& root) {
+    root = planner::lengthen_root(problem, options, clock, t, least);
+    const double proven = root.lower_bound_s;
+    planner::SearchResult result = planner::search(problem, t, least, root, clock, options.max_labels);
+    result.lower_bound_s = std::max(result.lower_bound_s, proven);
     return result;
 }
 
@@ -114,7 +134,10 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;
-    if (may_exist) result = find_best(problem, t, least, clock, options, root);
+    if (may_exist) {
+        result = t.marks_are_exact ? find_best(problem, t, least, clock, options, root)
+                                   : find_best_of_many(problem, t, least, clock, options, root);
+    }
     solution.labels = result.labels;
     const bool has_plan = !root.incumbent.stages.empty();
     if (has_plan) confirm(problem, options.objective, root.incumbent.stages, solution);

@@ -43,24 +43,28 @@ void fill_links(const Problem& problem, Tables& t) {
     const std::vector<char> required = node_set(t.nodes, problem.pins.required);
     std::vector<int> required_before(t.nodes + 1, 0);
     for (int n = 0; n < t.nodes; ++n) required_before[n + 1] = required_before[n] + required[n];
-    t.bandwidth = problem.bandwidth_bytes_per_s;
-    t.latency = problem.latency_s;
-    t.pace.assign(t.nodes * t.nodes, 0);
     for (int from = 0; from < t.nodes; ++from) {
         t.neighbour_start.push_back(static_cast<int>(t.neighbour.size()));
         for (int to = t.is_free ? 0 : from + 1; to < t.nodes; ++to) {
-            const double bandwidth = t.bandwidth[t.pair(from, to)];
+            const std::size_t pair = static_cast<std::size_t>(from) * t.nodes + to;
+            const double bandwidth = problem.bandwidth_bytes_per_s[pair];
             if (to == from || forbidden[from] || forbidden[to] || bandwidth <= 0) continue;
             if (!t.is_free && required_before[to] != required_before[from + 1]) break;
-            t.pace[t.pair(from, to)] = std::min(1 / bandwidth, std::numeric_limits<double>::max());
             t.neighbour.push_back(to);
+            t.bandwidth.push_back(bandwidth);
+            t.pace.push_back(std::min(1 / bandwidth, std::numeric_limits<double>::max()));
+            t.latency.push_back(problem.latency_s[pair]);
         }
         t.can_start[from] = !forbidden[from] && (t.is_free || required_before[from] == 0);
         t.can_end[from] =
             !forbidden[from] && (t.is_free || required_before[t.nodes] == required_before[from + 1]);
-        if (t.is_free && required[from]) t.required |= std::uint64_t{1} << from;
+        if (t.is_free && required[from]) t.required.push_back(from);
     }
     t.neighbour_start.push_back(static_cast<int>(t.neighbour.size()));
+    t.node_of.resize(t.nodes);
+    std::iota(t.node_of.begin(), t.node_of.end(), 0);
+    t.oldest = t.start_place = t.node_of;
+    t.remembered.assign(t.nodes, 1);
 }
 
 void fill_external(const Problem& problem, const std::optional<ExternalLink>& link,
@@ -112,9 +116,8 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, Phas
                 most = std::max(most, encode);
                 if (!t.half_duplex[n]) continue;
                 for (int e = t.neighbour_start[n]; e < t.neighbour_start[n + 1]; ++e) {
-                    const int pair = t.pair(n, t.neighbour[e]);
                     const double sending = link_occupancy_s(problem, phase.packed[t.boundary_level(i, k)],
-                                                            t.bandwidth[pair], t.latency[pair]);
+                                                            t.bandwidth[e], t.latency[e]);
                     most = std::max(most, encode + sending);
                 }
             }
@@ -127,11 +130,11 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, Phas
 }
 
 // Pairs that may be last and first without a direct link: their tokens return along the chain.
-bool lacks_return(const Tables& t) {
+bool lacks_return(const Problem& problem, const Tables& t) {
     for (int last = 0; last < t.nodes; ++last) {
+        const double* links = problem.bandwidth_bytes_per_s.data() + static_cast<std::size_t>(last) * t.nodes;
         for (int first = 0; first < t.nodes; ++first) {
-            if (last != first && t.can_start[first] && t.can_end[last] &&
-                t.bandwidth[t.pair(last, first)] <= 0) {
+            if (last != first && t.can_start[first] && t.can_end[last] && links[first] <= 0) {
                 return true;
             }
         }
@@ -158,10 +161,8 @@ void fill_close(const Tables& t, Metric& metric) {
                 const double encode = metric.encode_max[t.boundary_level(i, k)];
                 if (!t.half_duplex[n]) least = std::min(least, encode);
                 for (int e = t.neighbour_start[n]; t.half_duplex[n] && e < t.neighbour_start[n + 1]; ++e) {
-                    const int pair = t.pair(n, t.neighbour[e]);
-                    least =
-                        std::min(least, encode + metric.packed_max[t.boundary_level(i, k)] * t.pace[pair] +
-                                            metric.latency_max * t.latency[pair]);
+                    least = std::min(least, encode + metric.packed_max[t.boundary_level(i, k)] * t.pace[e] +
+                                                metric.latency_max * t.latency[e]);
                 }
             }
         }
@@ -236,10 +237,12 @@ void fill_metrics(const Problem& problem, Tables& t) {
 // In free order the bounds remember which of the tracked nodes are used; each one doubles their work.
 // Required nodes first, then the fastest: those that a relaxation would like to use twice.
 void choose_tracked(int max_tracked, double most_operations, Tables& t) {
-    if (!t.is_free) return;
+    if (!t.is_free || !t.marks_are_exact) return;
     std::vector<int> ranked(t.nodes);
     std::iota(ranked.begin(), ranked.end(), 0);
-    const auto is_required = [&](int n) { return (t.required >> n & 1) != 0; };
+    const auto is_required = [&](int n) {
+        return std::binary_search(t.required.begin(), t.required.end(), n);
+    };
     std::sort(ranked.begin(), ranked.end(), [&](int a, int b) {
         if (is_required(a) != is_required(b)) return is_required(a);
         const double time_a = t.prefill.compute[t.node_boundary(a, t.layers)];
@@ -257,6 +260,20 @@ void choose_tracked(int max_tracked, double most_operations, Tables& t) {
         if (operations > most_operations || t.tracked >= max_tracked) break;
         if (is_required(n)) t.required_tracked |= 1u << t.tracked;
         t.tracked_bit[n] = t.tracked++;
+    }
+}
+
+// The sets of used nodes of a chain are told apart by one word. Of many nodes it is the sum of numbers drawn for them:
+// equal sets have equal marks, and where it matters that equal marks are of equal sets, the chains are compared.
+void fill_marks(const SolveOptions& options, Tables& t) {
+    if (!t.is_free) return;
+    t.marks_are_exact = t.nodes <= options.max_bits;
+    std::uint64_t drawn = 0;
+    for (int n = 0; n < t.nodes; ++n) {
+        drawn += 0x9E3779B97F4A7C15u;  // splitmix64 (Steele, Lea, Flood, OOPSLA 2014)
+        std::uint64_t mixed = (drawn ^ drawn >> 30) * 0xBF58476D1CE4E5B9u;
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+        t.mark.push_back(t.marks_are_exact ? std::uint64_t{1} << n : mixed ^ mixed >> 31);
     }
 }
 
@@ -304,10 +321,11 @@ Tables make_tables(const Problem& problem, const SolveOptions& options, double m
     if (t.generates) {
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, t.token);
-        t.needs_back = lacks_return(t);
+        t.needs_back = lacks_return(problem, t);
         t.keeps_first = t.needs_back || t.token_tracks.sum;
     }
     fill_metrics(problem, t);
+    fill_marks(options, t);
     fill_pasts(options, most_operations, t);
     return t;
 }

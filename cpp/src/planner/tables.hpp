@@ -1,6 +1,9 @@
 // What the planner derives from a problem and an objective once: flat arrays that its inner loops read.
 //
 // Boundaries are numbered 0..layers: boundary i lies before layer i, so that cut i - 1 crosses boundary i.
+//
+// A place is a node together with the last nodes that a chain was on before it: relaxations and labels go from place
+// to place. At first every node is one place; places.hpp lets them remember more, so that chains repeat less.
 #pragma once
 
 #include <cstdint>
@@ -79,11 +82,16 @@ struct Tables {
     PhaseTables token;                  // filled when the problem generates
     std::vector<double> loss;           // boundaries x levels
     std::vector<int> max_stop;          // nodes x boundaries: where the longest stage from here stops
-    std::vector<int> neighbour_start;   // nodes + 1
-    std::vector<int> neighbour;         // nodes that may follow, in increasing index
-    std::vector<double> bandwidth;      // nodes x nodes
-    std::vector<double> pace;           // nodes x nodes, 1 / bandwidth
-    std::vector<double> latency;        // nodes x nodes
+    int memory = 1;                     // nodes that a place remembers at most, its own included
+    std::vector<int> node_of;           // places
+    std::vector<int> remembered;        // places: nodes remembered; fewer than memory only at a chain's start
+    std::vector<int> oldest;            // places: the first node remembered
+    std::vector<int> start_place;       // nodes: where a chain starts, or -1
+    std::vector<int> neighbour_start;   // places + 1
+    std::vector<int> neighbour;         // places that may follow, in increasing index of their nodes
+    std::vector<double> bandwidth;      // links to the neighbours, in the same order
+    std::vector<double> pace;           // of these links, 1 / bandwidth
+    std::vector<double> latency;        // of these links
     std::vector<char> half_duplex;      // nodes
     std::vector<char> can_start;        // nodes
     std::vector<char> can_end;          // nodes
@@ -91,9 +99,11 @@ struct Tables {
     std::vector<double> ingress_delay;  // nodes, propagation
     std::vector<double> egress;         // nodes
     std::vector<double> egress_delay;   // nodes
-    double propagates = 1;         // 0 with latency_occupies_link: what latency weighs beside the occupancy
-    std::uint64_t required = 0;    // free order: nodes that must be used
-    std::vector<int> tracked_bit;  // nodes: bit in the bounds' past, or -1 where they let the node repeat
+    double propagates = 1;  // 0 with latency_occupies_link: what latency weighs beside the occupancy
+    std::vector<std::uint64_t> mark;  // free order: nodes, what each adds to the mark of a set of used nodes
+    bool marks_are_exact = true;      // one bit each: the mark is the set; else sets of one mark may differ
+    std::vector<int> required;        // free order: nodes that must be used
+    std::vector<int> tracked_bit;     // nodes: bit in the bounds' past, or -1 where they let the node repeat
     int tracked = 0;
     unsigned required_tracked = 0;  // the required nodes among the tracked ones
     unsigned most_stages = 0;       // max_nodes where it is less than any plan could use, else unreachable
@@ -104,7 +114,7 @@ struct Tables {
     int boundary_level(int boundary, int level) const { return boundary * levels + level; }
     int node_boundary(int node, int boundary) const { return node * (layers + 1) + boundary; }
     int boundary_node(int boundary, int node) const { return boundary * nodes + node; }
-    int pair(int from, int to) const { return from * nodes + to; }
+    int places() const { return static_cast<int>(node_of.size()); }
 };
 
 // What one relaxation may cost: tracked nodes are chosen by it.

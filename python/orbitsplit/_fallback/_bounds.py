@@ -1,6 +1,6 @@
 """Relaxations and their walks, as in cpp/src/planner/bounds.hpp, which proves what they bound.
 
-A relaxation's values are indexed by (past, boundary, node).
+A relaxation's values are indexed by (past, boundary, place).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Walk(NamedTuple):
 
 def relax(t: Tables, metric: Metric, limit: float, price: float) -> Relaxation:
     """Solve one backward dynamic programme."""
-    shape = (t.pasts, t.layers + 1, t.nodes)
+    shape = (t.pasts, t.layers + 1, len(t.node_of))
     depart, arrive = np.full(shape, math.inf), np.full(shape, math.inf)
     root = _relax(t, metric, limit, price, depart, arrive)
     return Relaxation(limit, price, root, depart, arrive)
@@ -74,21 +74,22 @@ class _Walker:
         self.loss = 0.0
 
     def run(self) -> Walk:
-        node, boundary = self.pick_start(), 0
+        place, boundary = self.pick_start(), 0
         rows = []
-        while node >= 0:
+        while place >= 0:
+            node = int(self.t.node_of[place])
             self.past = self.pasts_with(np.array([node]))[0]
             self.used[node] = True
-            stop = self.pick_stop(boundary, node)
+            stop = self.pick_stop(boundary, place)
             if stop < 0:
                 break
-            to, level = self.pick_transfer(stop, node) if stop < self.t.layers else (-1, NO_LEVEL)
+            to, level = self.pick_transfer(stop, place) if stop < self.t.layers else (-1, NO_LEVEL)
             rows.append((node, boundary, stop, level))
             if stop == self.t.layers:
-                return Walk(np.array(rows, dtype=np.int32), self.loss)
+                return Walk(np.array(rows, dtype=np.int32), float(self.loss))  # which overflows silently
             if to >= 0:
                 self.loss += self.t.loss[stop, level]
-            node, boundary = to, stop
+            place, boundary = to, stop
         return Walk(np.empty((0, 4), dtype=np.int32), 0.0)
 
     def pasts_with(self, nodes: Ints) -> Ints:
@@ -106,30 +107,33 @@ class _Walker:
 
     def pick_start(self) -> int:
         t, m, nodes = self.t, self.m, np.arange(self.t.nodes)
-        at = (self.pasts_with(nodes), 0, nodes)
-        is_open = t.can_start & (m.ingress_max <= self.r.limit)
+        at = (self.pasts_with(nodes), 0, t.start_place)
+        is_open = t.can_start & (m.ingress_max <= self.r.limit) & (t.start_place >= 0)
         values = np.where(is_open, m.ingress_sum + self.r.arrive[at], math.inf)
-        return self.choose(values, np.zeros(1), None if self.least is None else self.least.arrive[at])
+        choice = self.choose(values, np.zeros(1), None if self.least is None else self.least.arrive[at])
+        return choice if choice < 0 else int(t.start_place[choice])
 
-    def pick_stop(self, start: int, node: int) -> int:
-        t, m = self.t, self.m
+    def pick_stop(self, start: int, place: int) -> int:
+        t, m, node = self.t, self.m, self.t.node_of[place]
         stops = slice(start + 1, t.max_stop[node, start] + 1)
         busy = m.compute_max[node, stops] - m.compute_max[node, start]
         fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
         weight = np.where(fits, m.compute_sum[node, stops] - m.compute_sum[node, start], math.inf)
-        at = (self.past, stops, node)
+        at = (self.past, stops, place)
         to_come = None if self.least is None else self.least.depart[at]
         choice = self.choose(weight + self.r.depart[at], np.zeros(1), to_come)
         return choice if choice < 0 else start + 1 + choice
 
-    def pick_transfer(self, i: int, node: int) -> tuple[int, int]:
-        t, m = self.t, self.m
-        to = t.neighbour[t.neighbour_start[node] : t.neighbour_start[node + 1]]
-        bits = t.tracked_bit[to]
+    def pick_transfer(self, i: int, place: int) -> tuple[int, int]:
+        t, m, node = self.t, self.m, self.t.node_of[place]
+        links = np.arange(t.neighbour_start[place], t.neighbour_start[place + 1])
+        nodes = t.node_of[t.neighbour[links]]
+        bits = t.tracked_bit[nodes]
         is_blocked = (bits >= 0) & (self.past >> np.maximum(bits, 0) & 1 != 0)
         is_blocked |= self.past >> t.tracked >= t.most_stages
-        to = to[~is_blocked] if self.least is None else to[~is_blocked & ~self.used[to]]
-        pace, latency = t.pace[node, to, np.newaxis], t.latency[node, to, np.newaxis]
+        links = links[~is_blocked] if self.least is None else links[~is_blocked & ~self.used[nodes]]
+        to = t.neighbour[links]
+        pace, latency = t.pace[links, np.newaxis], t.latency[links, np.newaxis]
         link = m.packed_max[i] * pace + m.latency_max * latency
         encode = m.encode_max[i]
         if t.half_duplex[node]:
@@ -137,7 +141,7 @@ class _Walker:
         else:
             fits = (encode <= self.r.limit) & (link <= self.r.limit)
         weight = m.packed_sum[i] * pace + m.latency_sum * latency + m.code_sum[i]
-        at = (self.pasts_with(to), i, to)
+        at = (self.pasts_with(t.node_of[to]), i, to)
         values = np.where(fits, weight, math.inf) + self.r.price * t.loss[i] + self.r.arrive[at][:, np.newaxis]
         to_come = None if self.least is None else self.least.arrive[at][:, np.newaxis]
         choice = self.choose(values, t.loss[i], to_come)
@@ -162,15 +166,15 @@ def is_blocked(t: Tables, past: int, node: int) -> bool:
 
 
 @inlined
-def _transfer_weight(t: Tables, m: Metric, limit: float, ends: tuple[int, int], i: int, k: int) -> float:
-    link = m.packed_max[i, k] * t.pace[ends] + m.latency_max * t.latency[ends]
-    encode = m.encode_max[i, k]
-    if t.half_duplex[ends[0]]:
-        if encode + link > limit:
+def _transfer_weight(t: Tables, m: Metric, limit: float, node: int, link: int, at: tuple[int, int]) -> float:
+    busy = m.packed_max[at] * t.pace[link] + m.latency_max * t.latency[link]
+    encode = m.encode_max[at]
+    if t.half_duplex[node]:
+        if encode + busy > limit:
             return np.inf
-    elif encode > limit or link > limit:
+    elif encode > limit or busy > limit:
         return np.inf
-    return float(m.packed_sum[i, k] * t.pace[ends] + m.latency_sum * t.latency[ends] + m.code_sum[i, k])
+    return float(m.packed_sum[at] * t.pace[link] + m.latency_sum * t.latency[link] + m.code_sum[at])
 
 
 @inlined
@@ -185,19 +189,31 @@ def _best_levels(t: Tables, m: Metric, limit: float, price: float) -> Floats:
     """Transfers do not depend on the past: return the best level of every link, boundaries x links."""
     best = np.full((t.layers, len(t.neighbour)), np.inf)
     for i in range(t.layers):
-        for n in range(t.nodes):
-            for e in range(t.neighbour_start[n], t.neighbour_start[n + 1]):
+        for p in range(len(t.node_of)):
+            for e in range(t.neighbour_start[p], t.neighbour_start[p + 1]):
                 for k in range(t.levels):
-                    value = _transfer_weight(t, m, limit, (n, t.neighbour[e]), i, k) + price * t.loss[i, k]
+                    value = _transfer_weight(t, m, limit, t.node_of[p], e, (i, k)) + price * t.loss[i, k]
                     best[i, e] = min(best[i, e], value)
     return best
 
 
 @inlined
-def _start_value(t: Tables, m: Metric, limit: float, arrive: Floats, node: int) -> float:
-    if not t.can_start[node] or m.ingress_max[node] > limit:
+def _start_weight(t: Tables, m: Metric, limit: float, node: int) -> float:
+    if t.start_place[node] < 0 or not t.can_start[node] or m.ingress_max[node] > limit:
         return np.inf
-    return float(m.ingress_sum[node] + arrive[with_node(t, 0, node), 0, node])
+    return float(m.ingress_sum[node])
+
+
+@inlined
+def _is_state(t: Tables, past: int, place: int) -> bool:
+    """Return whether chains with such a past can be at a place."""
+    bit = t.tracked_bit[t.node_of[place]]
+    if bit >= 0 and (past >> bit) & 1 == 0:
+        return False
+    if t.count_step == 0:
+        return True
+    stages, remembered = past >> t.tracked, t.remembered[place]
+    return bool(stages == remembered if remembered < t.memory else stages >= remembered)
 
 
 @jit
@@ -205,35 +221,38 @@ def _fill(t: Tables, m: Metric, transfers: Floats, limit: float, depart: Floats,
     # Arrays are taken out of their tuples once: in a loop that costs more than what the loop does.
     tracked_bit, max_stop, start_of, neighbour = t.tracked_bit, t.max_stop, t.neighbour_start, t.neighbour
     compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
+    node_of, places = t.node_of, len(t.node_of)
     layers, step, tracked, most_stages = t.layers, t.count_step, t.tracked, t.most_stages
     for past in range(t.pasts - 1, step - 1, -1):
         may_send = past >> tracked < most_stages
-        for n in range(t.nodes):
-            if (tracked_bit[n] < 0 or past >> tracked_bit[n] & 1) and _may_end(t, m, limit, past, n):
-                depart[past, layers, n] = m.egress_sum[n]
+        for p in range(places):
+            if _is_state(t, past, p) and _may_end(t, m, limit, past, node_of[p]):
+                depart[past, layers, p] = m.egress_sum[node_of[p]]
         for i in range(layers - 1, -1, -1):
-            for n in range(t.nodes):
-                if tracked_bit[n] >= 0 and not past >> tracked_bit[n] & 1:
+            for p in range(places):
+                if not _is_state(t, past, p):
                     continue
                 best = np.inf
+                n = node_of[p]
                 for stop in range(i + 1, max_stop[n, i] + 1):
-                    rest = depart[past, stop, n]
+                    rest = depart[past, stop, p]
                     busy = compute_max[n, stop] - compute_max[n, i]
                     if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
                         best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
-                arrive[past, i, n] = best
-            for n in range(t.nodes):
-                if i == 0 or not may_send or (tracked_bit[n] >= 0 and not past >> tracked_bit[n] & 1):
+                arrive[past, i, p] = best
+            for p in range(places):
+                if i == 0 or not may_send or not _is_state(t, past, p):
                     continue
                 best = np.inf
-                for e in range(start_of[n], start_of[n + 1]):
+                for e in range(start_of[p], start_of[p + 1]):
                     to, next_past = neighbour[e], past
-                    if tracked_bit[to] >= 0:
-                        next_past = past | (1 << tracked_bit[to])
+                    bit = tracked_bit[node_of[to]]
+                    if bit >= 0:
+                        next_past = past | (1 << bit)
                         if next_past == past:
                             continue
                     best = min(best, transfers[i, e] + arrive[next_past + step, i, to])
-                depart[past, i, n] = best
+                depart[past, i, p] = best
 
 
 @jit
@@ -241,5 +260,47 @@ def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arr
     _fill(t, m, _best_levels(t, m, limit, price), limit, depart, arrive)
     root = np.inf
     for n in range(t.nodes):
-        root = min(root, _start_value(t, m, limit, arrive, n))
+        weight = _start_weight(t, m, limit, n)
+        if weight < np.inf:
+            root = min(root, weight + arrive[with_node(t, 0, n), 0, t.start_place[n]])
     return root
+
+
+def through(t: Tables, metric: Metric, relaxation: Relaxation) -> Floats:
+    """Return by place the least value of any relaxed plan that goes through it."""
+    reach = np.full(relaxation.arrive.shape, math.inf)
+    depart = np.full(relaxation.arrive.shape, math.inf)
+    return _through(t, metric, relaxation.limit, relaxation.price, relaxation.arrive, reach, depart)
+
+
+@jit
+def _through(t: Tables, m: Metric, limit: float, price: float, arrive: Floats, reach: Floats, depart: Floats) -> Floats:
+    transfers = _best_levels(t, m, limit, price)
+    places, node_of, neighbour, max_stop = len(t.node_of), t.node_of, t.neighbour, t.max_stop
+    best = np.full(places, np.inf)
+    for n in range(t.nodes):
+        weight = _start_weight(t, m, limit, n)
+        if weight < np.inf:
+            reach[with_node(t, 0, n), 0, t.start_place[n]] = weight
+    for i in range(t.layers):
+        for past in range(t.pasts if i > 0 else 0):
+            for p in range(places):
+                if depart[past, i, p] == np.inf:
+                    continue
+                for e in range(t.neighbour_start[p], t.neighbour_start[p + 1]):
+                    to = neighbour[e]
+                    if not is_blocked(t, past, node_of[to]):
+                        after = with_node(t, past, node_of[to])
+                        reach[after, i, to] = min(reach[after, i, to], depart[past, i, p] + transfers[i, e])
+        for past in range(t.pasts):
+            for p in range(places):
+                value, n = reach[past, i, p], node_of[p]
+                if value == np.inf:
+                    continue
+                best[p] = min(best[p], value + arrive[past, i, p])
+                for stop in range(i + 1, max_stop[n, i] + 1):
+                    busy = m.compute_max[n, stop] - m.compute_max[n, i]
+                    if not busy + m.open_max[i] + m.close_max[stop, n] > limit:
+                        stage = m.compute_sum[n, stop] - m.compute_sum[n, i]
+                        depart[past, stop, p] = min(depart[past, stop, p], value + stage)
+    return best

@@ -7,14 +7,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._bounds import Relaxation, dive, follow, relax
+from ._bounds import Relaxation, dive, dive_for_loss, follow, relax
 from ._root import Clock, Explorer, Incumbent, Interval
 from ._tables import Metric, Tables
 
 if TYPE_CHECKING:
     from orbitsplit._problem import Problem
 
-_NARROWEST = 1e-3
 _PRICE_STEPS = 5
 _LATER_PRICE_STEPS = 2
 
@@ -45,10 +44,12 @@ class DeepRoot(Explorer):
         least: Relaxation,
         clock: Clock,
         incumbent: Incumbent,
+        narrowest: float,
         max_bytes: int,
     ) -> None:
         super().__init__(problem, t, objective, least, clock, incumbent)
-        self._max_spans = max_bytes // (2 * 8 * t.pasts * t.nodes * (t.layers + 1)) - 2
+        self._narrowest = narrowest
+        self._max_spans = max_bytes // (2 * 8 * t.pasts * len(t.node_of) * (t.layers + 1)) - 2
         self.intervals = [self._explore(metric) for metric in metrics]
 
     def _explore(self, metric: Metric) -> list[Interval]:
@@ -58,7 +59,9 @@ class DeepRoot(Explorer):
         for _ in range(_PRICE_STEPS):
             if not self._clock.is_over():
                 self._improve_price(metric, spans[0])
-        if metric.prefill_max > 0 or metric.decode_max > 0:
+        if not len(self.incumbent.stages):
+            self._offer(dive_for_loss(self._t, self.least))
+        if self.incumbent.objective_s < math.inf and (metric.prefill_max > 0 or metric.decode_max > 0):
             spans[0].interval.high = self.incumbent.objective_s - least_sum
             while not self._clock.is_over() and len(spans) <= self._max_spans and self._halve_lowest(metric, spans):
                 pass
@@ -101,7 +104,7 @@ class DeepRoot(Explorer):
             return False
         at = min(range(len(spans)), key=lambda i: spans[i].interval.bound)
         upper = spans[at].interval
-        if upper.high - upper.low <= _NARROWEST * self.incumbent.objective_s:
+        if upper.high - upper.low <= self._narrowest * self.incumbent.objective_s:
             return False
         middle = upper.low + (upper.high - upper.low) / 2
         lower = dataclasses.replace(spans[at], interval=dataclasses.replace(upper, high=middle, relaxations=[]))

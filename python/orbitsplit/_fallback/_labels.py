@@ -20,7 +20,7 @@ SUM, MAX, OPEN = 0, 1, 2
 PREFILL, TOKEN = 0, 3
 LOSS, BACK, BOUND = 6, 7, 8
 # Columns of its indices.
-PARENT, NEXT, BOUNDARY, NODE, FIRST, LEVEL, PAST, ARRIVED, DEAD = range(9)
+PARENT, NEXT, BOUNDARY, PLACE, FIRST, LEVEL, PAST, ARRIVED, DEAD = range(9)
 # Counters of a store.
 LABELS, OPENS = range(2)
 
@@ -33,6 +33,9 @@ class Pruning(NamedTuple):
 
     layers: int
     nodes: int
+    node_of: Ints  # places
+    compares_nodes: bool  # sets of used nodes of equal marks may differ
+    marks_are_exact: bool
     keeps_first: bool
     loss_limit: float
     growth: Floats  # boundaries x nodes
@@ -45,7 +48,7 @@ class Pruning(NamedTuple):
     decode_sum: Floats  # metrics
     prefill_max: Floats  # metrics
     decode_max: Floats  # metrics
-    depart: Floats  # tracked masks x boundaries x nodes x columns
+    depart: Floats  # pasts x boundaries x places x columns
     arrive: Floats
 
 
@@ -57,7 +60,7 @@ class Store(NamedTuple):
     used: NDArray[np.uint64]
     heap_bound: Floats
     heap_label: Ints
-    key_place: Ints  # -1: free slot
+    key_stand: Ints  # -1: free slot
     key_used: NDArray[np.uint64]
     head: Ints
     counters: Ints
@@ -81,6 +84,9 @@ def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval
     return Pruning(
         layers=t.layers,
         nodes=t.nodes,
+        node_of=t.node_of,
+        compares_nodes=t.is_free and not t.marks_are_exact,
+        marks_are_exact=t.marks_are_exact,
         keeps_first=t.keeps_first,
         loss_limit=t.loss_limit,
         growth=t.prefill.growth,
@@ -106,7 +112,7 @@ def new_store(capacity: int, objective: float, gap: float) -> Store:
         used=np.zeros(capacity, dtype=np.uint64),
         heap_bound=np.zeros(capacity),
         heap_label=np.zeros(capacity, dtype=np.int64),
-        key_place=np.full(_slots(capacity), -1, dtype=np.int64),
+        key_stand=np.full(_slots(capacity), -1, dtype=np.int64),
         key_used=np.zeros(_slots(capacity), dtype=np.uint64),
         head=np.full(_slots(capacity), -1, dtype=np.int64),
         counters=np.zeros(3, dtype=np.int64),
@@ -136,29 +142,58 @@ def grown(store: Store) -> Store:
 @jit
 def _rehash(store: Store, larger: Store) -> None:
     for i in range(len(store.head)):
-        if store.key_place[i] >= 0:
-            slot = _slot(larger, store.key_place[i], store.key_used[i])
-            larger.key_place[slot] = store.key_place[i]
+        if store.key_stand[i] >= 0:
+            slot = _slot(larger, store.key_stand[i], store.key_used[i])
+            larger.key_stand[slot] = store.key_stand[i]
             larger.key_used[slot] = store.key_used[i]
             larger.head[slot] = store.head[i]
 
 
 @jit
-def _slot(store: Store, place: int, used: np.uint64) -> int:
+def _slot(store: Store, stand: int, used: np.uint64) -> int:
     """Find the slot of a state, or the free one where it belongs."""
-    mixed = (np.uint64(place) ^ used * np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xD6E8FEB86659FD93)
+    mixed = (np.uint64(stand) ^ used * np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xD6E8FEB86659FD93)
     last = len(store.head) - 1
     slot = np.int64(mixed >> np.uint64(20)) & last
-    while store.key_place[slot] >= 0 and (store.key_place[slot] != place or store.key_used[slot] != used):
+    while store.key_stand[slot] >= 0 and (store.key_stand[slot] != stand or store.key_used[slot] != used):
         slot = (slot + 1) & last
     return int(slot)
 
 
 @inlined
-def _place(p: Pruning, tag: Ints) -> int:
-    place = tag[ARRIVED] * (p.layers + 1) + tag[BOUNDARY]
-    place = place * p.nodes + tag[NODE]
-    return int(place * p.nodes + (tag[FIRST] if p.keeps_first else 0))
+def _stand(p: Pruning, tag: Ints) -> int:
+    stand = tag[ARRIVED] * (p.layers + 1) + tag[BOUNDARY]
+    stand = stand * p.nodes + p.node_of[tag[PLACE]]
+    return int(stand * p.nodes + (tag[FIRST] if p.keeps_first else 0))
+
+
+@inlined
+def has_stage_on(p: Pruning, store: Store, label: int, node: int) -> bool:
+    """Return whether a label's chain has a stage on a node, its last one included."""
+    if p.marks_are_exact:
+        return bool((store.used[label] >> np.uint64(node)) & np.uint64(1) != np.uint64(0))
+    at = label
+    while at >= 0 and p.node_of[store.indices[at, PLACE]] != node:
+        at = store.indices[at, PARENT]
+    return bool(at >= 0)
+
+
+@jit
+def _are_of_same_nodes(p: Pruning, store: Store, a: int, b: int) -> bool:
+    """Return whether two chains of the same mark have the same nodes."""
+    if not p.compares_nodes:
+        return True
+    more, at = 0, a
+    while at >= 0:
+        if not has_stage_on(p, store, b, p.node_of[store.indices[at, PLACE]]):
+            return False
+        more += store.indices[at, ARRIVED]
+        at = store.indices[at, PARENT]
+    at = b
+    while at >= 0:
+        more -= store.indices[at, ARRIVED]
+        at = store.indices[at, PARENT]
+    return more == 0
 
 
 @jit
@@ -221,7 +256,7 @@ def _bound(p: Pruning, number: Floats, tag: Ints) -> float:
         while b < len(p.metric) and p.metric[b] == a:
             rest = 0.0
             for c in range(p.first[b], p.stop[b]):
-                value = rows[tag[PAST], tag[BOUNDARY], tag[NODE], c] - p.prices[c] * left
+                value = rows[tag[PAST], tag[BOUNDARY], tag[PLACE], c] - p.prices[c] * left
                 rest = max(rest, value)
             least = min(least, rest + max(busiest, p.low[b]))
             b += 1
@@ -254,20 +289,20 @@ def push(p: Pruning, store: Store) -> None:
         number[BOUND] = max(number[BOUND], store.numbers[tag[PARENT], BOUND])
     if number[BOUND] >= store.objective[0] * store.keep[0]:
         return
-    growth = np.inf if tag[ARRIVED] else p.growth[tag[BOUNDARY], tag[NODE]]
-    token_growth = np.inf if tag[ARRIVED] else p.token_growth[tag[BOUNDARY], tag[NODE]]
-    place = _place(p, tag)
-    slot = _slot(store, place, store.used[new])
-    store.key_place[slot], store.key_used[slot] = place, store.used[new]
+    growth = np.inf if tag[ARRIVED] else p.growth[tag[BOUNDARY], p.node_of[tag[PLACE]]]
+    token_growth = np.inf if tag[ARRIVED] else p.token_growth[tag[BOUNDARY], p.node_of[tag[PLACE]]]
+    stand = _stand(p, tag)
+    slot = _slot(store, stand, store.used[new])
+    store.key_stand[slot], store.key_used[slot] = stand, store.used[new]
     i = store.head[slot]
     while i >= 0:
-        if _dominates(store, i, new, growth, token_growth):
+        if _dominates(store, i, new, growth, token_growth) and _are_of_same_nodes(p, store, i, new):
             return
         i = store.indices[i, NEXT]
     before, i = -1, store.head[slot]
     while i >= 0:
         after = store.indices[i, NEXT]
-        if _dominates(store, new, i, growth, token_growth):
+        if _dominates(store, new, i, growth, token_growth) and _are_of_same_nodes(p, store, i, new):
             store.indices[i, DEAD] = 1
             if before < 0:
                 store.head[slot] = after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -23,20 +24,21 @@ def improve_by_orders(problem: Problem, options: Options, clock: Clock, incumben
     return search.incumbent
 
 
-class _OrderSearch:
+def improve_by_chains(problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> Incumbent:
+    """Let the incumbent's chain lose, gain or exchange a node along links; does nothing without an incumbent."""
+    search = _ChainSearch(problem, options, clock, incumbent)
+    search.run()
+    return search.incumbent
+
+
+class _Attempts:
+    """Tries orders of nodes, or of some of them, against an incumbent."""
+
     def __init__(self, problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> None:
         self.problem = problem
         self.options = options
         self.clock = clock
         self.incumbent = incumbent
-
-    def run(self) -> None:
-        if not len(self.incumbent.stages):
-            self.find_any()
-        if not len(self.incumbent.stages):
-            return
-        while not self.clock.is_over() and self.improve(self.order_of_incumbent()):
-            pass
 
     def attempt(self, order: list[int]) -> bool:
         """Explore one order; true if it holds a better plan than the incumbent."""
@@ -52,6 +54,16 @@ class _OrderSearch:
         found.stages[:, 0] = np.array(order, dtype=np.int32)[found.stages[:, 0]]
         self.incumbent = found
         return True
+
+
+class _OrderSearch(_Attempts):
+    def run(self) -> None:
+        if not len(self.incumbent.stages):
+            self.find_any()
+        if not len(self.incumbent.stages):
+            return
+        while not self.clock.is_over() and self.improve(self.order_of_incumbent()):
+            pass
 
     def find_any(self) -> None:
         nodes = len(self.problem.nodes)
@@ -85,6 +97,62 @@ class _OrderSearch:
         return False
 
 
+class _ChainSearch(_Attempts):
+    """Changes of a chain by one node, along links."""
+
+    def __init__(self, problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> None:
+        super().__init__(problem, options, clock, incumbent)
+        nodes, pins = len(problem.nodes), problem.pins
+        self.most = min(nodes, len(problem.layers), options.max_nodes or nodes)
+        self.must_stay = {*pins.required, *pins.layers.values()}
+        allowed = ~np.isin(np.arange(nodes), pins.forbidden)
+        self.is_link = (problem.bandwidth_bytes_per_s > 0) & allowed & allowed[:, np.newaxis]
+        np.fill_diagonal(self.is_link, False)
+
+    def run(self) -> None:
+        while len(self.incumbent.stages) and not self.clock.is_over() and self.improve():
+            pass
+
+    def improve(self) -> bool:
+        """Try all changes up to the first that helps."""
+        chain = self.incumbent.stages[:, 0].tolist()
+        return any(self.joined(*parts) for parts in self.changes(chain))
+
+    def changes(self, chain: list[int]) -> Iterator[tuple[list[int], list[int], list[int]]]:
+        for at in range(len(chain) + 1):
+            for dropped in (0, 1):
+                if at + dropped > len(chain) or (dropped and chain[at] in self.must_stay):
+                    continue
+                left, right = chain[:at], chain[at + dropped :]
+                if dropped:
+                    yield left, [], right
+                candidates = self.after(left[-1]) if left else self.before(right[0]) if right else []
+                yield from ((left, [node], right) for node in candidates if node not in chain)
+        if len(chain) < 2:
+            return
+        if chain[0] not in self.must_stay:
+            yield from ((chain[1:], [node], []) for node in self.after(chain[-1]) if node not in chain)
+        if chain[-1] not in self.must_stay:
+            yield from (([], [node], chain[:-1]) for node in self.before(chain[0]) if node not in chain)
+
+    def after(self, node: int) -> list[int]:
+        found: list[int] = np.flatnonzero(self.is_link[node]).tolist()
+        return found
+
+    def before(self, node: int) -> list[int]:
+        found: list[int] = np.flatnonzero(self.is_link[:, node]).tolist()
+        return found
+
+    def joined(self, left: list[int], middle: list[int], right: list[int]) -> bool:
+        """Try a chain of three parts if its parts are linked; true if it holds a better plan."""
+        chain = left + middle + right
+        if not all(self.is_link[a, b] for a, b in itertools.pairwise(chain)):
+            return False
+        if not chain or len(chain) > self.most or self.clock.is_over():
+            return False
+        return self.attempt(chain)
+
+
 def _neighbours(order: list[int]) -> Iterator[list[int]]:
     nodes = len(order)
     for origin in range(nodes):
@@ -101,7 +169,7 @@ def _neighbours(order: list[int]) -> Iterator[list[int]]:
 
 
 def _in_order(problem: Problem, order: list[int]) -> Problem:
-    """Return the same problem with its nodes renumbered and their order fixed."""
+    """Return the same problem with only these nodes, in this order. Nodes that pins ask for must be among them."""
     square = np.ix_(order, order)
     decode = problem.layer_decode_time_s
     pins = problem.pins
@@ -119,7 +187,7 @@ def _in_order(problem: Problem, order: list[int]) -> Problem:
             pins,
             layers={layer: order.index(node) for layer, node in pins.layers.items()},
             required=tuple(order.index(node) for node in pins.required),
-            forbidden=tuple(order.index(node) for node in pins.forbidden),
+            forbidden=tuple(order.index(node) for node in pins.forbidden if node in order),
         ),
     )
 

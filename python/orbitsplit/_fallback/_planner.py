@@ -12,6 +12,7 @@ from ._bounds import Relaxation, least_loss
 from ._cost import OBJECTIVES, evaluate, generates, value_s
 from ._deep_root import DeepRoot
 from ._infeasible import explain_infeasible, infeasible_at_sight
+from ._long_root import lengthen_root
 from ._orders import improve_by_orders
 from ._problem import validate_problem
 from ._root import Clock, Incumbent, Root
@@ -22,10 +23,11 @@ from ._text import number
 if TYPE_CHECKING:
     from orbitsplit._problem import Problem
 
-_MOST_FREE_NODES = 64
+_MOST_TRANSFERS = 2e8
 _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
 _MOST_BYTES = 512_000_000
+_NARROWEST = 1e-3
 
 
 def solve(
@@ -36,9 +38,10 @@ def solve(
     time_limit_s: float,
     max_labels: int,
     max_tracked: int,
+    max_bits: int,
 ) -> dict[str, Any]:
     """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
-    options = Options(objective, max_nodes, gap, time_limit_s, max_labels, max_tracked)
+    options = Options(objective, max_nodes, gap, time_limit_s, max_labels, max_tracked, max_bits)
     clock = Clock(time_limit_s)
     _check(problem, options)
     t = make_tables(problem, options)
@@ -46,7 +49,8 @@ def solve(
     result = SearchResult(True, math.inf, 0, "")
     rows = np.empty((0, 4), dtype=np.int32)
     if least.root <= t.loss_limit and not infeasible_at_sight(problem):
-        result, rows = _find_best(problem, t, options, least, clock)
+        find = _find_best if t.marks_are_exact else _find_best_of_many
+        result, rows = find(problem, t, options, least, clock)
     found = _outcome(problem, options, result, rows)
     if found["status"] == "infeasible":
         found["reason"] = explain_infeasible(
@@ -99,10 +103,22 @@ def _find_best(
         root = Root(problem, t, options.objective, metrics, least, clock, incumbent)
         return search(t, metrics, root, clock, most), root.incumbent.stages
     metrics = make_metrics(deep)
-    deep_root = DeepRoot(problem, deep, options.objective, metrics, least_loss(deep), clock, incumbent, _MOST_BYTES)
+    deep_root = DeepRoot(
+        problem, deep, options.objective, metrics, least_loss(deep), clock, incumbent, _NARROWEST, _MOST_BYTES
+    )
     last = search(deep, metrics, deep_root, clock, most)
     lower = max(last.lower_bound_s, result.lower_bound_s)
     return last._replace(lower_bound_s=lower), deep_root.incumbent.stages
+
+
+def _find_best_of_many(
+    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock
+) -> tuple[SearchResult, NDArray[np.int32]]:
+    """Search free order of more nodes than a word has bits."""
+    metrics = make_metrics(t)
+    t, root, proven = lengthen_root(problem, options, clock, t, metrics, least)
+    result = search(t, metrics, root, clock, options.max_labels)
+    return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent.stages
 
 
 def _check(problem: Problem, options: Options) -> None:
@@ -120,8 +136,12 @@ def _check(problem: Problem, options: Options) -> None:
         raise ValueError(f"max_nodes is {options.max_nodes}, must be at least 1")
     if options.objective == "time_per_token" and not generates(problem):
         raise ValueError(f"objective is time_per_token, new_tokens is {problem.new_tokens}, must be at least 2")
-    if problem.order == "free" and len(problem.nodes) > _MOST_FREE_NODES:
-        raise ValueError(f"order is free with {len(problem.nodes)} nodes, at most {_MOST_FREE_NODES} can be searched")
+    layers, links = len(problem.layers), int(np.count_nonzero(problem.bandwidth_bytes_per_s > 0))
+    if problem.order == "free" and layers * links > _MOST_TRANSFERS:
+        raise ValueError(
+            f"order is free with {layers} layers and {links} links, at most {number(_MOST_TRANSFERS)} layers times "
+            "links can be searched"
+        )
 
 
 def _stopped_reason(result: SearchResult, options: Options) -> str:

@@ -88,6 +88,10 @@ class Explorer:
         self.incumbent = incumbent
         self.intervals: list[list[Interval]] = []
 
+    def lower_bound_s(self) -> float:
+        """Return what no better plan is below: every metric bounds it by the lowest of its intervals."""
+        return max(min((interval.bound for interval in of), default=math.inf) for of in self.intervals)
+
     def _offer(self, walk: Walk) -> None:
         if not len(walk.stages):
             return

@@ -21,17 +21,18 @@ from ._labels import (
     LEVEL,
     LOSS,
     MAX,
-    NODE,
     OPEN,
     OPENS,
     PARENT,
     PAST,
+    PLACE,
     PREFILL,
     SUM,
     TOKEN,
     Pruning,
     Store,
     grown,
+    has_stage_on,
     heap_pop,
     make_pruning,
     new_store,
@@ -63,29 +64,30 @@ def search(t: Tables, metrics: list[Metric], root: Explorer, clock: Clock, max_l
     floor = 0.0
     if t.tracks.max and metrics[0].decode_max == 0 and root.intervals[0]:
         floor = root.intervals[0][0].low / metrics[0].prefill_max
-    store = new_store(max(_FIRST_CAPACITY, 4 * _most_children(t)), root.incumbent.objective_s, root.incumbent.gap)
+    most_children = _most_children(t)
+    store = new_store(max(_FIRST_CAPACITY, 4 * most_children), root.incumbent.objective_s, root.incumbent.gap)
     _start(t, p, store, floor)
     end = SLICE_DONE
     while end not in (EXHAUSTED, LABELS_REACHED):
-        end = _run(t, p, least, store, max_labels, _SLICE)
+        end = _run(t, p, least, store, max_labels, most_children)
         if end == POOL_FULL:
             store = grown(store)
         if end == SLICE_DONE and clock.is_over():
             break
     if store.goal[0] >= 0:
         root.incumbent.objective_s = float(store.objective[0])
-        root.incumbent.stages = _stages_of(store, t.layers)
+        root.incumbent.stages = _stages_of(t, store)
     stopped_by = {EXHAUSTED: "", LABELS_REACHED: "labels"}.get(end, "time")
     lower = float(store.heap_bound[0]) if store.counters[OPENS] else math.inf
     return SearchResult(not stopped_by, lower, int(store.counters[LABELS]), stopped_by)
 
 
 def _most_children(t: Tables) -> int:
-    return max(t.layers, t.nodes * t.levels) + 1
+    return max(t.layers, int(np.diff(t.neighbour_start).max()) * t.levels, t.nodes) + 1
 
 
 def _start(t: Tables, p: Pruning, store: Store, floor: float) -> None:
-    for n in np.flatnonzero(t.can_start):
+    for n in np.flatnonzero(t.can_start & (t.start_place >= 0)):
         new = store.counters[LABELS]
         number, tag = store.numbers[new], store.indices[new]
         number[:] = 0.0
@@ -93,9 +95,9 @@ def _start(t: Tables, p: Pruning, store: Store, floor: float) -> None:
         number[PREFILL + MAX] = max(floor, t.ingress[n]) if t.tracks.max else 0.0
         tag[:] = 0
         tag[PARENT], tag[LEVEL], tag[ARRIVED] = -1, NO_LEVEL, 1
-        tag[NODE], tag[FIRST] = n, n
+        tag[PLACE], tag[FIRST] = t.start_place[n], n
         tag[PAST] = (0 if t.tracked_bit[n] < 0 else 1 << int(t.tracked_bit[n])) + t.count_step
-        store.used[new] = 1 << int(n) if t.is_free else 0
+        store.used[new] = t.mark[n] if t.is_free else 0
         push(p, store)
 
 
@@ -121,19 +123,20 @@ def _close(load: Floats, half_duplex: bool, encode: float, link: float) -> None:
 
 @inlined
 def _transfer(
-    t: Tables, phase: PhaseTables, tracks: Tracks, ends: tuple[int, int], i: int, k: int, load: Floats
+    t: Tables, phase: PhaseTables, tracks: Tracks, way: tuple[int, int], at: tuple[int, int], load: Floats
 ) -> None:
-    encode = phase.encode[i, k]
-    link = phase.packed[i, k] / t.bandwidth[ends]
-    delay = t.latency[ends]
+    node, link = way
+    encode = phase.encode[at]
+    sending = phase.packed[at] / t.bandwidth[link]
+    delay = t.latency[link]
     if t.latency_occupies:
-        link += delay
+        sending += delay
         delay = 0.0
     if tracks.sum:
-        load[SUM] += encode + link + delay + phase.decode[i, k]
+        load[SUM] += encode + sending + delay + phase.decode[at]
     if tracks.max:
-        _close(load, t.half_duplex[ends[0]], encode, link)
-        load[OPEN] = phase.decode[i, k]
+        _close(load, t.half_duplex[node], encode, sending)
+        load[OPEN] = phase.decode[at]
 
 
 @inlined
@@ -149,20 +152,23 @@ def _copy(store: Store, parent: int) -> int:
 
 
 @inlined
-def _finish(t: Tables, store: Store, new: int) -> None:
+def _finish(t: Tables, p: Pruning, store: Store, new: int) -> None:
     """Score a label that has placed every layer, and keep it if it is the best plan."""
     number, tag = store.numbers[new], store.indices[new]
-    n = tag[NODE]
-    if not t.can_end[n] or (store.used[new] & t.required) != t.required:
+    n = t.node_of[tag[PLACE]]
+    if not t.can_end[n]:
         return
+    for required in t.required:
+        if not has_stage_on(p, store, new, required):
+            return
     if t.tracks.sum:
         number[PREFILL + SUM] += t.egress[n] + t.egress_delay[n]
     if t.tracks.max:
         _close(number[PREFILL : PREFILL + 3], t.half_duplex[n], 0.0, t.egress[n])
     lap = number[TOKEN + SUM]
     if t.generates and n != tag[FIRST]:
-        is_direct = t.bandwidth[n, tag[FIRST]] > 0
-        back = t.latency[n, tag[FIRST]] if is_direct else number[BACK]
+        is_direct = t.all_bandwidth[n, tag[FIRST]] > 0
+        back = t.all_latency[n, tag[FIRST]] if is_direct else number[BACK]
         if back == np.inf:
             return
         lap += back
@@ -177,7 +183,7 @@ def _finish(t: Tables, store: Store, new: int) -> None:
 @inlined
 def _compute(t: Tables, p: Pruning, store: Store, parent: int) -> None:
     """Append every stage that fits the node."""
-    node, start = store.indices[parent, NODE], store.indices[parent, BOUNDARY]
+    node, start = t.node_of[store.indices[parent, PLACE]], store.indices[parent, BOUNDARY]
     for stop in range(start + 1, t.max_stop[node, start] + 1):
         new = _copy(store, parent)
         number = store.numbers[new]
@@ -187,7 +193,7 @@ def _compute(t: Tables, p: Pruning, store: Store, parent: int) -> None:
         if t.generates:
             _work(t, t.token, t.token_tracks, (node, start, stop), number[TOKEN : TOKEN + 3])
         if stop == t.layers:
-            _finish(t, store, new)
+            _finish(t, p, store, new)
         else:
             push(p, store)
 
@@ -195,38 +201,38 @@ def _compute(t: Tables, p: Pruning, store: Store, parent: int) -> None:
 @inlined
 def _send(t: Tables, p: Pruning, least: Floats, store: Store, parent: int) -> None:
     """Send the last stage's activation to every node that may follow, at every level."""
-    node, i = store.indices[parent, NODE], store.indices[parent, BOUNDARY]
-    used = store.used[parent]
-    for e in range(t.neighbour_start[node], t.neighbour_start[node + 1]):
-        to = t.neighbour[e]
-        bit = np.uint64(1) << np.uint64(to) if t.is_free else np.uint64(0)
-        if used & bit != np.uint64(0) or is_blocked(t, store.indices[parent, PAST], to):
+    place, i = store.indices[parent, PLACE], store.indices[parent, BOUNDARY]
+    node = t.node_of[place]
+    for e in range(t.neighbour_start[place], t.neighbour_start[place + 1]):
+        next_place = t.neighbour[e]
+        to = t.node_of[next_place]
+        if is_blocked(t, store.indices[parent, PAST], to) or (t.is_free and has_stage_on(p, store, parent, to)):
             continue
         past = with_node(t, store.indices[parent, PAST], to)
         for k in range(t.levels):
             loss = store.numbers[parent, LOSS] + t.loss[i, k]
-            if loss + least[past, i, to] > t.loss_limit:
+            if loss + least[past, i, next_place] > t.loss_limit:
                 continue
             new = _copy(store, parent)
             number, tag = store.numbers[new], store.indices[new]
-            tag[NODE], tag[ARRIVED], tag[PAST], tag[LEVEL] = to, 1, past, k
-            store.used[new] = used | bit
+            tag[PLACE], tag[ARRIVED], tag[PAST], tag[LEVEL] = next_place, 1, past, k
+            if t.is_free:
+                store.used[new] += t.mark[to]
             number[LOSS] = loss
             if t.needs_back:
-                weighed = t.latency[to, node] if t.token_tracks.sum else 0.0
-                number[BACK] += weighed if t.bandwidth[to, node] > 0 else np.inf
-            ends = (node, to)
-            _transfer(t, t.prefill, t.tracks, ends, i, k, number[PREFILL : PREFILL + 3])
+                weighed = t.all_latency[to, node] if t.token_tracks.sum else 0.0
+                number[BACK] += weighed if t.all_bandwidth[to, node] > 0 else np.inf
+            _transfer(t, t.prefill, t.tracks, (node, e), (i, k), number[PREFILL : PREFILL + 3])
             if t.generates:
-                _transfer(t, t.token, t.token_tracks, ends, i, k, number[TOKEN : TOKEN + 3])
+                _transfer(t, t.token, t.token_tracks, (node, e), (i, k), number[TOKEN : TOKEN + 3])
             push(p, store)
 
 
 @jit
-def _run(t: Tables, p: Pruning, least: Floats, store: Store, max_labels: int, count: int) -> int:
+def _run(t: Tables, p: Pruning, least: Floats, store: Store, max_labels: int, most_children: int) -> int:
     """Expand labels until the search ends, the slice is done or the store is full."""
-    room = len(store.used) - max(t.layers, t.nodes * t.levels) - 1
-    for _ in range(count):
+    room = len(store.used) - most_children
+    for _ in range(_SLICE):
         while store.counters[OPENS] > 0 and store.indices[store.heap_label[0], DEAD]:
             heap_pop(store)
         if store.counters[OPENS] == 0 or store.heap_bound[0] >= store.objective[0] * store.keep[0]:
@@ -243,13 +249,13 @@ def _run(t: Tables, p: Pruning, least: Floats, store: Store, max_labels: int, co
     return SLICE_DONE
 
 
-def _stages_of(store: Store, layers: int) -> NDArray[np.int32]:
+def _stages_of(t: Tables, store: Store) -> NDArray[np.int32]:
     """Return the incumbent as rows of (node, start, stop, level)."""
     rows = []
-    stop, level, arrival = layers, NO_LEVEL, int(store.goal[0])
+    stop, level, arrival = t.layers, NO_LEVEL, int(store.goal[0])
     while True:
         tag = store.indices[arrival]
-        rows.append((tag[NODE], tag[BOUNDARY], stop, level))
+        rows.append((t.node_of[tag[PLACE]], tag[BOUNDARY], stop, level))
         stop, level = tag[BOUNDARY], tag[LEVEL]
         if tag[PARENT] < 0:
             break

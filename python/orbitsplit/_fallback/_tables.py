@@ -34,6 +34,7 @@ class Options(NamedTuple):
     time_limit_s: float
     max_labels: int
     max_tracked: int
+    max_bits: int
 
 
 class Metric(NamedTuple):
@@ -102,11 +103,18 @@ class Tables(NamedTuple):
     loss_limit: float
     loss: Floats  # boundaries x levels
     max_stop: Ints  # nodes x boundaries
-    neighbour_start: Ints  # nodes + 1
-    neighbour: Ints
-    bandwidth: Floats  # nodes x nodes
-    pace: Floats  # nodes x nodes
-    latency: Floats  # nodes x nodes
+    memory: int
+    node_of: Ints  # places
+    remembered: Ints  # places
+    oldest: Ints  # places
+    start_place: Ints  # nodes, -1 where no chain starts
+    neighbour_start: Ints  # places + 1
+    neighbour: Ints  # places that may follow
+    bandwidth: Floats  # links to the neighbours
+    pace: Floats  # of these links
+    latency: Floats  # of these links
+    all_bandwidth: Floats  # nodes x nodes
+    all_latency: Floats  # nodes x nodes
     half_duplex: NDArray[np.bool_]  # nodes
     can_start: NDArray[np.bool_]  # nodes
     can_end: NDArray[np.bool_]  # nodes
@@ -114,7 +122,9 @@ class Tables(NamedTuple):
     ingress_delay: Floats  # nodes
     egress: Floats  # nodes
     egress_delay: Floats  # nodes
-    required: np.uint64
+    mark: NDArray[np.uint64]  # nodes
+    marks_are_exact: bool
+    required: Ints
     tracked_bit: Ints  # nodes, -1 where the bounds let the node repeat
     tracked: int
     required_tracked: int
@@ -126,7 +136,9 @@ class Tables(NamedTuple):
 
 
 class _Tracking(NamedTuple):
-    required: np.uint64
+    mark: NDArray[np.uint64]
+    marks_are_exact: bool
+    required: Ints
     tracked_bit: Ints
     tracked: int
     required_tracked: int
@@ -138,7 +150,9 @@ class _Tracking(NamedTuple):
 class _Links(NamedTuple):
     neighbour_start: Ints
     neighbour: Ints
+    bandwidth: Floats
     pace: Floats
+    latency: Floats
     can_start: NDArray[np.bool_]
     can_end: NDArray[np.bool_]
 
@@ -174,9 +188,14 @@ def make_tables(
         loss_limit=0.0 if problem.loss_budget is None else loss_limit(problem),
         loss=_loss(problem),
         max_stop=max_stop,
+        memory=1,
+        node_of=np.arange(len(problem.nodes)),
+        remembered=np.ones(len(problem.nodes), dtype=np.int64),
+        oldest=np.arange(len(problem.nodes)),
+        start_place=np.arange(len(problem.nodes)),
         **links._asdict(),
-        bandwidth=problem.bandwidth_bytes_per_s,
-        latency=problem.latency_s,
+        all_bandwidth=problem.bandwidth_bytes_per_s,
+        all_latency=problem.latency_s,
         half_duplex=np.array([node.half_duplex for node in problem.nodes]),
         ingress=ingress,
         ingress_delay=ingress_delay,
@@ -258,8 +277,8 @@ def _close_max(t: Tables, packed_max: Floats, encode_max: Floats, egress_max: Fl
             close[t.layers, n] = 0.0
             continue
         close[t.layers, n] = egress_max[n]
-        for to in t.neighbour[t.neighbour_start[n] : t.neighbour_start[n + 1]]:
-            added = encode_max + packed_max * t.pace[n, to] + latency_max * t.latency[n, to]
+        for e in range(t.neighbour_start[n], t.neighbour_start[n + 1]):
+            added = encode_max + packed_max * t.pace[e] + latency_max * t.latency[e]
             least = added[1 : t.layers].min(axis=1, initial=math.inf)
             close[1 : t.layers, n] = np.minimum(close[1 : t.layers, n], least)
     return close
@@ -298,22 +317,21 @@ def _links(problem: Problem) -> _Links:
     allowed = np.array([n not in problem.pins.forbidden for n in range(nodes)])
     required = np.array([n in problem.pins.required for n in range(nodes)])
     required_before = np.concatenate([[0], np.cumsum(required)])
-    bandwidth = problem.bandwidth_bytes_per_s
-    pace = np.zeros((nodes, nodes))
-    starts, neighbours = [0], []
-    for n in range(nodes):
-        for to in range(0 if is_free else n + 1, nodes):
-            if to == n or not allowed[n] or not allowed[to] or bandwidth[n, to] <= 0:
-                continue
-            if not is_free and required_before[to] != required_before[n + 1]:
-                break
-            pace[n, to] = min(1 / float(bandwidth[n, to]), float(np.finfo(np.float64).max))
-            neighbours.append(to)
-        starts.append(len(neighbours))
+    is_link = (problem.bandwidth_bytes_per_s > 0) & allowed & allowed[:, np.newaxis]
+    np.fill_diagonal(is_link, False)
+    if not is_free:
+        is_link &= required_before[:-1] == required_before[1:, np.newaxis]
+        is_link = np.triu(is_link, 1)
+    origin, neighbour = np.nonzero(is_link)
+    bandwidth = problem.bandwidth_bytes_per_s[origin, neighbour]
+    with np.errstate(over="ignore"):
+        pace = np.minimum(1 / bandwidth, np.finfo(np.float64).max)
     return _Links(
-        neighbour_start=np.array(starts, dtype=np.int64),
-        neighbour=np.array(neighbours, dtype=np.int64),
+        neighbour_start=np.searchsorted(origin, np.arange(nodes + 1)).astype(np.int64),
+        neighbour=neighbour.astype(np.int64),
+        bandwidth=bandwidth,
         pace=pace,
+        latency=problem.latency_s[origin, neighbour],
         can_start=allowed & (is_free | (required_before[:-1] == 0)),
         can_end=allowed & (is_free | (required_before[-1] == required_before[1:])),
     )
@@ -347,10 +365,10 @@ def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Li
         if not node.half_duplex:
             continue
         growth[layers, n] = egress[n]
-        for to in links.neighbour[links.neighbour_start[n] : links.neighbour_start[n + 1]]:
-            sending = packed[1:layers] / problem.bandwidth_bytes_per_s[n, to]
+        for e in range(links.neighbour_start[n], links.neighbour_start[n + 1]):
+            sending = packed[1:layers] / links.bandwidth[e]
             if problem.latency_occupies_link:
-                sending = sending + problem.latency_s[n, to]
+                sending = sending + links.latency[e]
             most = (encode[1:layers] + sending).max(axis=1, initial=0.0)
             growth[1:layers, n] = np.maximum(growth[1:layers, n], most)
     return PhaseTables(compute, packed, encode, decode, growth)
@@ -370,23 +388,25 @@ def _tracking(
     tracked_bit = np.full(nodes, -1, dtype=np.int64)
     is_limited = options.max_nodes is not None and options.max_nodes < min(nodes, layers)
     most_stages = options.max_nodes if is_limited and options.max_nodes is not None else _UNREACHABLE
-    if problem.order != "free":
-        return _Tracking(np.uint64(0), tracked_bit, 0, 0, most_stages, int(is_limited), 1 + most_stages * is_limited)
-    required = set(problem.pins.required)
+    is_exact = nodes <= options.max_bits or problem.order != "free"
+    mark = _marks(nodes, is_exact) if problem.order == "free" else np.zeros(0, dtype=np.uint64)
+    required = set(problem.pins.required if problem.order == "free" else ())
     total = prefill.compute[:, -1].tolist()
     ranked = sorted(range(nodes), key=lambda n: (n not in required, total[n], n))
     operations = float(layers) * float(len(links.neighbour)) + float(longest)
     if is_limited:
         operations *= most_stages
     tracked = 0
-    for n in ranked:
+    for n in ranked if problem.order == "free" and is_exact else []:
         operations *= 2
         if operations > most_operations or tracked >= options.max_tracked:
             break
         tracked_bit[n] = tracked
         tracked += 1
     return _Tracking(
-        required=np.uint64(sum(1 << n for n in required)),
+        mark=mark,
+        marks_are_exact=is_exact,
+        required=np.array(sorted(required), dtype=np.int64),
         tracked_bit=tracked_bit,
         tracked=tracked,
         required_tracked=sum(1 << int(tracked_bit[n]) for n in required if tracked_bit[n] >= 0),
@@ -394,6 +414,17 @@ def _tracking(
         count_step=(1 << tracked) * is_limited,
         pasts=(1 << tracked) * (1 + most_stages * is_limited),
     )
+
+
+def _marks(nodes: int, is_exact: bool) -> NDArray[np.uint64]:
+    """Return what each node adds to the mark of a set: a bit, or of many nodes a number drawn by splitmix64."""
+    word, marks, drawn = 2**64 - 1, [], 0
+    for n in range(nodes):
+        drawn = drawn + 0x9E3779B97F4A7C15 & word
+        mixed = (drawn ^ drawn >> 30) * 0xBF58476D1CE4E5B9 & word
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & word
+        marks.append(1 << n if is_exact else mixed ^ mixed >> 31)
+    return np.array(marks, dtype=np.uint64)
 
 
 def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links) -> PhaseTables:
