@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from orbitsplit._backend import load_backend
-from orbitsplit._compress import compress, decompress
+from orbitsplit._compress import compress, decompress, frame_bytes
+from orbitsplit._encoder import Decoder, Encoder
 
 # A prefill message of 4096 tokens of width 640 (10.5 MB), and a decode step of one.
 SHAPES = {"prefill": (4096, 640), "decode step": (1, 640)}
@@ -190,3 +191,48 @@ def test_checksum(benchmark, case, name):
     assert function(b"123456789") == check
     result = measure(benchmark, "checksum", case, lambda: function(data))
     assert result == (zlib.crc32(data) if name == "zlib.crc32" else load_backend("numba").crc32c(data))
+
+
+# A decode step of one sequence, in models of 270 million and of 70 billion parameters.
+ROWS = (640, 8192)
+
+
+@pytest.fixture(params=ROWS)
+def row(request):
+    torch.set_num_threads(1)
+    return activation((1, request.param))
+
+
+def measure_row(benchmark, x, run):
+    benchmark.group = f"codec one row, {x.shape[1]}"
+    result = benchmark(run)
+    if benchmark.stats:
+        benchmark.extra_info["best us"] = round(benchmark.stats.stats.min * 1e6, 2)
+    return result
+
+
+def test_one_row_copied(benchmark, row):
+    """Twice, as an encoder and a decoder pass over it twice."""
+    there, back = np.empty_like(row), np.empty_like(row)
+    measure_row(benchmark, row, lambda: (np.copyto(there, row), np.copyto(back, there)))
+    np.testing.assert_array_equal(back, row)
+
+
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "topk:0.1"])
+@pytest.mark.parametrize("dtype", ["array", "float32", "bfloat16"])
+def test_one_row(benchmark, row, codec, dtype):
+    """Encode and decode through Python, into memory that is reused."""
+    x = row if dtype == "array" else torch.from_numpy(row).to(getattr(torch, dtype))
+    encoder, decoder = Encoder(codec, x.shape, x.dtype), Decoder(x.shape, x.dtype)
+    decoded = measure_row(benchmark, row, lambda: decoder.decode(encoder.encode(x)))
+    assert type(decoded) is type(x)
+    expected = decompress(compress(x, codec), framework="torch")
+    torch.testing.assert_close(torch.as_tensor(decoded), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+def test_one_row_by_functions(benchmark, row, kind):
+    x = row if kind == "array" else torch.from_numpy(row)
+    frame, out = bytearray(frame_bytes(x.shape, x.dtype)), np.empty_like(row)
+    decoded = measure_row(benchmark, row, lambda: decompress(compress(x, out=frame), out=out))
+    check_decoded(decoded, row, "int8")

@@ -5,29 +5,13 @@
 #include <vector>
 
 #include "bindings.hpp"
+#include "byte_view.hpp"
 #include "orbitsplit/codec.hpp"
+#include "unlocked.hpp"
 
 namespace py = pybind11;
 
 namespace {
-
-// The bytes of any contiguous object, without a copy, held for as long as this lives.
-class ByteView {
-  public:
-    explicit ByteView(const py::object& object) {
-        if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-    }
-    ~ByteView() { PyBuffer_Release(&buffer_); }
-    ByteView(const ByteView&) = delete;
-    ByteView& operator=(const ByteView&) = delete;
-
-    std::span<const std::byte> bytes() const {
-        return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
-    }
-
-  private:
-    Py_buffer buffer_{};
-};
 
 orbitsplit::Codec codec_of(int kind, std::int32_t group, double keep) {
     return {.kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep};
@@ -48,7 +32,7 @@ py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64
     std::size_t size = 0;
     {
         const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(frame)), bound);
-        const py::gil_scoped_release release;
+        const Unlocked unlocked(view.bytes().size());
         size = orbitsplit::compress_into(out, view.bytes(), static_cast<orbitsplit::DType>(dtype), shape,
                                          codec_of(kind, group, keep));
     }
@@ -58,6 +42,15 @@ py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64
     return py::reinterpret_steal<py::bytes>(frame);
 }
 
+std::size_t encode_into(const py::object& data, int dtype, const std::vector<std::int64_t>& shape, int kind,
+                        std::int32_t group, double keep, const py::object& out) {
+    const ByteView view(data);
+    const ByteView frame(out, Access::write);
+    const Unlocked unlocked(view.bytes().size());
+    return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<orbitsplit::DType>(dtype),
+                                     shape, codec_of(kind, group, keep));
+}
+
 py::tuple decode(const py::object& frame, std::uint64_t max_bytes) {
     const ByteView view(frame);
     const orbitsplit::Limits limits{.max_bytes = max_bytes};
@@ -65,15 +58,23 @@ py::tuple decode(const py::object& frame, std::uint64_t max_bytes) {
     py::array_t<std::uint8_t> data(static_cast<py::ssize_t>(info.data_bytes()));
     {
         const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
-        const py::gil_scoped_release release;
+        const Unlocked unlocked(out.size());
         orbitsplit::decompress_into(out, view.bytes(), limits);
     }
     return py::make_tuple(static_cast<int>(info.dtype), py::tuple(py::cast(info.shape)), std::move(data));
 }
 
+void decode_into(const py::object& frame, int dtype, const std::vector<std::int64_t>& shape,
+                 const py::object& out) {
+    const ByteView view(frame);
+    const ByteView array(out, Access::write);
+    const Unlocked unlocked(array.bytes().size());
+    orbitsplit::decompress_into(array.memory(), static_cast<orbitsplit::DType>(dtype), shape, view.bytes());
+}
+
 std::uint32_t crc32c(const py::object& data) {
     const ByteView view(data);
-    const py::gil_scoped_release release;
+    const Unlocked unlocked(view.bytes().size());
     return orbitsplit::crc32c(view.bytes());
 }
 
@@ -84,7 +85,10 @@ void bind_codec(py::module_& m) {
           py::arg("keep"));
     m.def("encode", &encode, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("codec"),
           py::arg("group"), py::arg("keep"));
+    m.def("encode_into", &encode_into, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("codec"),
+          py::arg("group"), py::arg("keep"), py::arg("out"));
     m.def("decode", &decode, py::arg("frame"), py::arg("max_bytes"));
+    m.def("decode_into", &decode_into, py::arg("frame"), py::arg("dtype"), py::arg("shape"), py::arg("out"));
     m.def("crc32c", &crc32c, py::arg("data"));
     m.def("isa", &orbitsplit::isa);
     m.def("isas", &orbitsplit::isas);

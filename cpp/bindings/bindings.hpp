@@ -1,4 +1,4 @@
-// The functions that fill the extension module, one per public header.
+// The functions that fill the extension module, one per public header; bind_encoder keeps memory between calls.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -7,3 +7,4 @@ void bind_errors(pybind11::module_& m);
 void bind_problem(pybind11::module_& m);
 void bind_planner(pybind11::module_& m);
 void bind_codec(pybind11::module_& m);
+void bind_encoder(pybind11::module_& m);

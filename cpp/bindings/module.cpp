@@ -8,4 +8,5 @@ PYBIND11_MODULE(_core, m) {
     bind_problem(m);
     bind_planner(m);
     bind_codec(m);
+    bind_encoder(m);
 }

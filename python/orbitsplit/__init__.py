@@ -12,6 +12,7 @@ from ._baselines import alternatives, fill_in_order, min_max_split, proportional
 from ._certificate import Alternative, Binding, Certificate, Relaxation
 from ._certifying import certificate
 from ._compress import Codec, compress, decompress, frame_bytes
+from ._encoder import Decoder, Encoder
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
 from ._levels import LevelTable
 from ._moving import Move
@@ -48,6 +49,8 @@ __all__ = [
     "Certificate",
     "Codec",
     "CorruptFrameError",
+    "Decoder",
+    "Encoder",
     "Evaluation",
     "InfeasiblePlanError",
     "LayerProfile",

@@ -7,25 +7,20 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
-import numpy.typing as npt
-
+from ._arrays import DTYPES, as_tensor, dtype_number, view_bytes, view_writable
 from ._backend import backend
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Buffer
 
-    Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
+    from ._arrays import Array
 
-# Index = the number of the codec, of the dtype in a frame.
+# Index = the number of the codec in a frame.
 _CODECS = ("raw", "bf16", "int8", "int4", "topk")
-_DTYPES = ("float32", "float16", "bfloat16")
 
 _VALID = (
     "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk and topk:KEEP "
@@ -94,34 +89,53 @@ def _parse(text: str) -> Codec:
     raise ValueError(f'codec "{text}" is unknown; {_VALID}')
 
 
-def compress(x: Array, codec: str | Codec = "int8") -> bytes:
+@overload
+def compress(x: Array, codec: str | Codec = ..., *, out: None = ...) -> bytes: ...
+@overload
+def compress(x: Array, codec: str | Codec = ..., *, out: Buffer) -> memoryview: ...
+def compress(x: Array, codec: str | Codec = "int8", *, out: Buffer | None = None) -> bytes | memoryview:
     """Encode an array into a frame.
 
     `x` is a C-contiguous NumPy array (float32, float16) or CPU torch tensor (float32, float16, bfloat16) of
-    any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis.
+    any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis. `out` is
+    writable, contiguous memory of at least `frame_bytes` bytes apart from `x`: the frame is written to its
+    beginning, and the result is a view of these bytes. `Encoder` saves time where many arrays are alike.
 
     Raises `TypeError` for what is not such an array, `ValueError` for one that is not contiguous, for an
-    invalid codec, and for NaN or infinity in a codec that cannot keep them (all but raw and bf16).
+    invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
+    cannot keep them (all but raw and bf16); `out` then holds anything.
 
     >>> frame = compress(np.ones((4, 64), np.float32), codec="int8")
     >>> len(frame)
     320
     """
-    chosen = _parse(codec) if isinstance(codec, str) else codec
-    data, dtype, shape = _view_bytes(x)
-    frame: bytes = backend().encode(data, dtype, shape, *_codec_arguments(chosen))
-    return frame
+    data, dtype, shape = view_bytes(x)
+    arguments = codec_arguments(codec)
+    if out is None:
+        frame: bytes = backend().encode(data, dtype, shape, *arguments)
+        return frame
+    memory = _view_out(out)
+    return memory[: backend().encode_into(data, dtype, shape, *arguments, memory)]
 
 
-def decompress(frame: Buffer, *, framework: Literal["numpy", "torch"] | None = None, max_bytes: int = 1 << 30) -> Any:
+def decompress(
+    frame: Buffer,
+    *,
+    framework: Literal["numpy", "torch"] | None = None,
+    max_bytes: int = 1 << 30,
+    out: Array | None = None,
+) -> Any:
     """Decode a frame into an array of the original dtype and shape.
 
     The result is a NumPy array, for bfloat16 a CPU torch tensor (NumPy has no bfloat16); `framework` asks for
     one or the other. `frame` is any contiguous bytes-like object; it is read in place and may come from an
-    untrusted sender. At most `max_bytes` are allocated for the array.
+    untrusted sender. At most `max_bytes` are allocated for the array. With `out`, an array or tensor of the
+    frame's dtype and shape, nothing is: it is written and returned, and after an error holds anything.
+    `Decoder` saves time where many frames are alike.
 
-    Raises `CorruptFrameError` for anything that is not a valid frame within the limit, `TypeError` for a
-    bfloat16 frame with `framework="numpy"`, `ImportError` if torch is needed and missing.
+    Raises `CorruptFrameError` for anything that is not a valid frame within the limit, `ValueError` for an
+    `out` of another dtype or shape or that cannot be written, `TypeError` for a bfloat16 frame with
+    `framework="numpy"`, `ImportError` if torch is needed and missing.
 
     >>> decompress(compress(np.arange(3, dtype=np.float32), codec="raw"))
     array([0., 1., 2.], dtype=float32)
@@ -131,12 +145,16 @@ def decompress(frame: Buffer, *, framework: Literal["numpy", "torch"] | None = N
     view = memoryview(frame)
     if not view.c_contiguous:
         raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy")
+    if out is not None:
+        memory, expected, extents = view_writable(out)
+        backend().decode_into(view, expected, extents, memory)
+        return out
     dtype, shape, data = backend().decode(view, max_bytes)
-    if framework == "torch" or (framework is None and _DTYPES[dtype] == "bfloat16"):
-        return _as_tensor(data, dtype, shape)
-    if _DTYPES[dtype] == "bfloat16":
+    if framework == "torch" or (framework is None and DTYPES[dtype] == "bfloat16"):
+        return as_tensor(data, dtype, shape)
+    if DTYPES[dtype] == "bfloat16":
         raise TypeError('NumPy has no bfloat16: decode this frame with framework="torch"')
-    return data.view(_DTYPES[dtype]).reshape(shape)
+    return data.view(DTYPES[dtype]).reshape(shape)
 
 
 def frame_bytes(shape: Sequence[int], dtype: Any, codec: str | Codec = "int8") -> int:
@@ -147,67 +165,21 @@ def frame_bytes(shape: Sequence[int], dtype: Any, codec: str | Codec = "int8") -
     >>> frame_bytes((4, 64), "float32", "int8")
     320
     """
-    chosen = _parse(codec) if isinstance(codec, str) else codec
-    size: int = backend().frame_bytes(_dtype_number(dtype), tuple(shape), *_codec_arguments(chosen))
+    size: int = backend().frame_bytes(dtype_number(dtype), tuple(shape), *codec_arguments(codec))
     return size
 
 
-def _codec_arguments(codec: Codec) -> tuple[int, int, float]:
-    return _CODECS.index(codec.name), codec.group or _DEFAULT_GROUP, codec.keep or _DEFAULT_KEEP
+def codec_arguments(codec: str | Codec) -> tuple[int, int, float]:
+    """Return a codec as the core takes it."""
+    chosen = _parse(codec) if isinstance(codec, str) else codec
+    return _CODECS.index(chosen.name), chosen.group or _DEFAULT_GROUP, chosen.keep or _DEFAULT_KEEP
 
 
-@functools.lru_cache(maxsize=64)
-def _dtype_number(dtype: Any) -> int:
-    name = str(dtype).removeprefix("torch.") if _is_torch_dtype(dtype) else _numpy_dtype_name(dtype)
-    if name not in _DTYPES:
-        raise TypeError(f"cannot compress {name}: supported are {', '.join(_DTYPES)}")
-    return _DTYPES.index(name)
-
-
-def _is_torch_dtype(dtype: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(dtype, torch.dtype)
-
-
-def _numpy_dtype_name(dtype: Any) -> str:
-    if isinstance(dtype, str) and dtype == "bfloat16":
-        return dtype
-    native = np.dtype(dtype)
-    return native.name if native.isnative else f"byte-swapped {native.name}"
-
-
-def _view_bytes(x: Array) -> tuple[npt.NDArray[Any], int, tuple[int, ...]]:
-    """Return the memory of an array as NumPy sees it, its dtype number and its shape."""
-    if isinstance(x, np.ndarray):
-        if not x.flags.c_contiguous:
-            raise ValueError("the array is not C-contiguous; np.ascontiguousarray(x) makes a contiguous copy")
-        return x, _dtype_number(x.dtype), x.shape
-    # A tensor can only come from a torch that is already imported; importing it here would cost NumPy users
-    # seconds.
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(x, torch.Tensor):
-        raise TypeError(f"cannot compress {type(x).__name__}: give a NumPy array or a CPU torch tensor")
-    if x.device.type != "cpu":
-        raise TypeError(f"the tensor is on {x.device}; x.cpu() copies it to memory that can be read")
-    if x.layout != torch.strided:
-        raise TypeError(f"cannot compress a tensor of layout {x.layout}: give a dense one")
-    if not x.is_contiguous():
-        raise ValueError("the tensor is not contiguous; x.contiguous() makes a contiguous copy")
-    dtype = _dtype_number(x.dtype)
-    values = x.detach()
-    data = values.view(torch.int16).numpy() if _DTYPES[dtype] == "bfloat16" else values.numpy()
-    return data, dtype, tuple(x.shape)
-
-
-def _as_tensor(data: npt.NDArray[np.uint8], dtype: int, shape: tuple[int, ...]) -> torch.Tensor:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ImportError(
-            f'decoding {_DTYPES[dtype]} into a tensor needs torch: pip install "orbitsplit[models]"'
-        ) from error
-    if _DTYPES[dtype] == "bfloat16":
-        return torch.from_numpy(data.view(np.int16)).view(torch.bfloat16).reshape(shape)
-    return torch.from_numpy(data.view(_DTYPES[dtype])).reshape(shape)
+def _view_out(out: Buffer) -> memoryview:
+    memory = memoryview(out)
+    if memory.readonly:
+        raise ValueError("out is read-only")
+    if not memory.c_contiguous:
+        raise ValueError("out is not contiguous in memory")
+    # An empty view with several axes cannot be cast.
+    return memory.cast("B") if memory.nbytes else memoryview(bytearray())

@@ -188,6 +188,21 @@ void test_refused_input() {
                  "the buffer has 59 bytes, the array has 12");
 }
 
+void test_known_dtype_and_shape() {
+    const auto frame = encode({1, 2, 3}, {3}, "raw");
+    const std::array<std::int64_t, 1> shape = {3};
+    const std::array<std::int64_t, 2> matrix = {1, 3};
+    std::vector<std::byte> data(12);
+    decompress_into(data, DType::float32, shape, frame);
+    CHECK(data == decompress(frame).data);
+    CHECK_THROWS(decompress_into(data, DType::float32, matrix, frame), std::invalid_argument,
+                 "the frame holds float32 [3], not float32 [1, 3]");
+    CHECK_THROWS(decompress_into(data, DType::bfloat16, shape, frame), std::invalid_argument,
+                 "the frame holds float32 [3], not bfloat16 [3]");
+    CHECK_THROWS(decompress_into(std::span(data).first(11), DType::float32, shape, frame),
+                 std::invalid_argument, "the buffer has 11 bytes, the array has 12");
+}
+
 void test_unaligned_memory() {
     const std::vector<float> x = normals(200, 1);
     std::vector<std::byte> shifted(801);
@@ -224,6 +239,7 @@ int main() {
         test_shapes();
         test_float16_stays_finite();
         test_refused_input();
+        test_known_dtype_and_shape();
         test_unaligned_memory();
     }
     return failures;

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from orbitsplit import CorruptFrameError, _compress
+from orbitsplit import CorruptFrameError, _arrays, _compress
 from orbitsplit._backend import load_backend
 from orbitsplit._compress import Codec, compress, decompress, frame_bytes
 
@@ -108,6 +108,63 @@ def test_what_is_not_bytes_is_a_type_error():
         decompress(frame, framework="jax")
 
 
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4", "topk:0.02", "topk:0.9"])
+def test_frames_are_written_into_memory_of_the_caller(codec):
+    x = np.random.default_rng(0).standard_normal((3, 700)).astype(np.float32)
+    bound = frame_bytes(x.shape, x.dtype, codec)
+    for out in (bytearray(bound + 3), np.zeros((2, bound), np.uint16)):
+        view = compress(x, codec, out=out)
+        assert isinstance(view, memoryview)
+        assert view == compress(x, codec)
+        view[0] = 1
+        assert memoryview(out).cast("B")[0] == 1
+        rest = memoryview(out).cast("B")[bound:]
+        assert bytes(rest) == bytes(len(rest))
+
+
+def test_memory_that_cannot_take_a_frame_is_refused():
+    x = np.ones((4, 64), np.float32)
+    with pytest.raises(ValueError, match="the buffer has 319 bytes, the frame may need 320"):
+        compress(x, out=bytearray(319))
+    with pytest.raises(ValueError, match="the buffer has 0 bytes, the frame may need 320"):
+        compress(x, out=np.empty((3, 0)))
+    with pytest.raises(ValueError, match="out is read-only"):
+        compress(x, out=bytes(320))
+    with pytest.raises(ValueError, match="out is not contiguous in memory"):
+        compress(x, out=np.empty(640, np.uint8)[::2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (2, 3, 65)])
+def test_arrays_and_tensors_are_decoded_in_place(shape, dtype):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    frame = compress(x, "int8")
+    expected = decompress(frame, framework="torch")
+    outs = [torch.full_like(x, 7)] + ([] if dtype == "bfloat16" else [np.full(shape, 7, dtype)])
+    for out in outs:
+        assert decompress(frame, out=out) is out
+        torch.testing.assert_close(torch.as_tensor(out), expected, rtol=0, atol=0)
+
+
+def test_arrays_that_cannot_take_a_frame_are_refused():
+    frame = compress(np.ones((4, 6), np.float32))
+    for out, found in ((np.ones((6, 4), np.float32), r"\[6, 4\]"), (np.ones(24, np.float32), r"\[24\]")):
+        with pytest.raises(ValueError, match=rf"the frame holds float32 \[4, 6\], not float32 {found}"):
+            decompress(frame, out=out)
+    with pytest.raises(ValueError, match=r"the frame holds float32 \[4, 6\], not bfloat16 \[4, 6\]"):
+        decompress(frame, out=torch.ones(4, 6, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="not C-contiguous"):
+        decompress(frame, out=np.ones((6, 4), np.float32).T)
+    with pytest.raises(ValueError, match="out requires grad"):
+        decompress(frame, out=torch.ones(4, 6).requires_grad_())
+    out = np.ones((4, 6), np.float32)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="out is read-only"):
+        decompress(frame, out=out)
+    with pytest.raises(CorruptFrameError, match="frame is damaged"):
+        decompress(frame[:-1] + b"?", out=np.ones((4, 6), np.float32))
+
+
 def test_what_cannot_be_compressed_says_why():
     x = np.ones((4, 6), np.float32)
     with pytest.raises(ValueError, match=r"not C-contiguous; np.ascontiguousarray\(x\) makes a contiguous copy"):
@@ -161,7 +218,7 @@ def test_frames_are_read_in_place():
 
 def test_the_view_of_an_array_is_its_memory():
     for x in (np.ones((3, 4), np.float16), torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bfloat16)):
-        data = _compress._view_bytes(x)[0]
+        data = _arrays.view_bytes(x)[0]
         address = x.ctypes.data if isinstance(x, np.ndarray) else x.data_ptr()
         assert data.ctypes.data == address
 

@@ -61,8 +61,12 @@ struct Decoded {
 // Decodes any bytes: an array, or CorruptFrameError before more than limits.max_bytes are allocated.
 Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {});
 
-// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes.
+// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes. After an error it holds anything.
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {});
+
+// The same where dtype and shape are known. Throws std::invalid_argument for a frame of others.
+void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
+                     std::span<const std::byte> frame);
 
 // The instruction set whose kernels run, of those this processor and build have (slowest first): "scalar",
 // "avx2", "avx512" or "neon". Frames and arrays do not depend on it. The fastest is chosen on first use, or

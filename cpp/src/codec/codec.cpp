@@ -16,6 +16,7 @@ namespace orbitsplit {
 namespace {
 
 constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk"};
+constexpr std::string_view dtype_names[] = {"float32", "float16", "bfloat16"};
 
 [[noreturn]] void refuse(std::string_view text) {
     throw std::invalid_argument(
@@ -176,6 +177,22 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
     }
 }
 
+void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame) {
+    if (data.size() != info.data_bytes())
+        throw std::invalid_argument("the buffer has " + std::to_string(data.size()) +
+                                    " bytes, the array has " + std::to_string(info.data_bytes()));
+    layout::verify_seal(frame);
+    decode_payload(data, info, frame.subspan(info.header_bytes()));
+}
+
+std::string describe(DType dtype, std::span<const std::int64_t> shape) {
+    std::string text(dtype_names[static_cast<int>(dtype)]);
+    text += " [";
+    for (std::size_t axis = 0; axis < shape.size(); ++axis)
+        text += (axis > 0 ? ", " : "") + std::to_string(shape[axis]);
+    return text + "]";
+}
+
 template <class Number>
 Number parse_number(std::string_view number, std::string_view text) {
     Number value{};
@@ -234,12 +251,17 @@ std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
 }
 
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits) {
-    const FrameInfo info = inspect(frame, limits);
-    if (data.size() != info.data_bytes())
-        throw std::invalid_argument("the buffer has " + std::to_string(data.size()) +
-                                    " bytes, the array has " + std::to_string(info.data_bytes()));
-    layout::verify_seal(frame);
-    decode_payload(data, info, frame.subspan(info.header_bytes()));
+    decode_inspected(data, inspect(frame, limits), frame);
+}
+
+void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
+                     std::span<const std::byte> frame) {
+    // Nothing is allocated, so any size may be declared: another shape is reported as that.
+    const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
+    if (info.dtype != dtype || !std::equal(info.shape.begin(), info.shape.end(), shape.begin(), shape.end()))
+        throw std::invalid_argument("the frame holds " + describe(info.dtype, info.shape) + ", not " +
+                                    describe(dtype, shape));
+    decode_inspected(data, info, frame);
 }
 
 Decoded decompress(std::span<const std::byte> frame, const Limits& limits) {

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from ._codec import decode, encode, frame_bytes
+from ._codec import decode, decode_into, encode, encode_into, frame_bytes
 from ._cost import evaluate
+from ._encoder import Decoder, Encoder
 from ._frame import crc32c
 from ._isa import isa, isas, set_isa
 from ._planner import solve
 from ._problem import validate_problem
 
 __all__ = [
+    "Decoder",
+    "Encoder",
     "crc32c",
     "decode",
+    "decode_into",
     "encode",
+    "encode_into",
     "evaluate",
     "frame_bytes",
     "isa",

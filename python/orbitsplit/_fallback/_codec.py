@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._arrays import describe
 from orbitsplit._errors import CorruptFrameError
 
 from ._float_bits import (
@@ -86,6 +87,32 @@ def decode(frame: Buffer, max_bytes: int) -> tuple[int, tuple[int, ...], Bytes]:
     verify_seal(given)
     payload = given[info.header_bytes :]
     return info.dtype, info.shape, _decode_payload(payload, info).reshape(-1).view(np.uint8)
+
+
+def encode_into(
+    data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float, out: Buffer
+) -> int:
+    """Encode into the beginning of `out`; return the size of the frame."""
+    memory = view_bytes(out)
+    bound = frame_bytes(dtype, shape, codec, group, keep)
+    if memory.size < bound:
+        raise ValueError(f"the buffer has {memory.size} bytes, the frame may need {bound}")
+    frame = encode(data, dtype, shape, codec, group, keep)
+    memory[: len(frame)] = np.frombuffer(frame, np.uint8)
+    return len(frame)
+
+
+def decode_into(frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer) -> None:
+    """Decode a frame of a dtype and shape into the bytes of an array."""
+    info = inspect(view_bytes(frame), (1 << 64) - 1)
+    if (info.dtype, info.shape) != (dtype, tuple(shape)):
+        raise ValueError(f"the frame holds {describe(info.dtype, info.shape)}, not {describe(dtype, shape)}")
+    memory = view_bytes(out)
+    if memory.size != info.data_bytes:
+        raise ValueError(f"the buffer has {memory.size} bytes, the array has {info.data_bytes}")
+    data = decode(frame, info.data_bytes)[2]
+    if data.size:  # memory of no bytes counts as read-only
+        memory[:] = data
 
 
 def _declare(dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> FrameInfo:

@@ -185,6 +185,8 @@ def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
 def view_bytes(data: Buffer) -> Bytes:
     """Return the memory of a contiguous object as bytes."""
     view = memoryview(data)
+    if not view.c_contiguous:
+        raise BufferError("memory is not contiguous")
     # An empty view with several axes cannot be cast.
     return np.frombuffer(view.cast("B") if view.nbytes else b"", np.uint8)
 

@@ -1,0 +1,92 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <utility>
+#include <vector>
+
+#include "array_memory.hpp"
+#include "bindings.hpp"
+#include "byte_view.hpp"
+#include "orbitsplit/codec.hpp"
+#include "unlocked.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using orbitsplit::DType;
+using Shape = std::vector<std::int64_t>;
+
+// Encodes arrays of one dtype and shape into memory of its own, a bytearray whose size the view keeps fixed.
+class Encoder {
+  public:
+    Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep)
+        : dtype_(static_cast<DType>(dtype)),
+          shape_(std::move(shape)),
+          codec_{.kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep},
+          frame_(py::bytearray(nullptr, orbitsplit::frame_bytes(dtype_, shape_, codec_))),
+          memory_(frame_, Access::write) {}
+
+    // None: `x` cannot be read in place, or is no array of this dtype and shape.
+    py::object encode(py::handle x) {
+        const auto data = array_memory(x, dtype_, shape_);
+        return data ? encode_span(*data) : py::none();
+    }
+
+    py::object encode_bytes(py::handle data) {
+        const ByteView view(data);
+        return encode_span(view.bytes());
+    }
+
+  private:
+    py::object encode_span(std::span<const std::byte> data) {
+        std::size_t size = 0;
+        {
+            const Unlocked unlocked(data.size());
+            size = orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, codec_);
+        }
+        // A view of its own for each frame: a caller may release it.
+        auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(frame_.ptr()));
+        if (!view) throw py::error_already_set();
+        return size == memory_.bytes().size() ? view : view[py::slice(0, static_cast<py::ssize_t>(size), 1)];
+    }
+
+    DType dtype_;
+    Shape shape_;
+    orbitsplit::Codec codec_;
+    py::bytearray frame_;
+    ByteView memory_;
+};
+
+// Decodes frames of one dtype and shape into one array.
+class Decoder {
+  public:
+    Decoder(int dtype, Shape shape, const py::object& array)
+        : dtype_(static_cast<DType>(dtype)), shape_(std::move(shape)), memory_(array, Access::write) {}
+
+    void decode(py::handle frame) {
+        const ByteView view(frame);
+        const Unlocked unlocked(memory_.bytes().size());
+        orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes());
+    }
+
+  private:
+    DType dtype_;
+    Shape shape_;
+    ByteView memory_;
+};
+
+}  // namespace
+
+void bind_encoder(py::module_& m) {
+    // An ordinary class, as the stub says.
+    const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
+    py::class_<Encoder>(m, "Encoder", plain)
+        .def(py::init<int, Shape, int, std::int32_t, double>(), py::arg("dtype"), py::arg("shape"),
+             py::arg("codec"), py::arg("group"), py::arg("keep"))
+        .def("encode", &Encoder::encode, py::arg("x"))
+        .def("encode_bytes", &Encoder::encode_bytes, py::arg("data"));
+    py::class_<Decoder>(m, "Decoder", plain)
+        .def(py::init<int, Shape, const py::object&>(), py::arg("dtype"), py::arg("shape"), py::arg("array"))
+        .def("decode", &Decoder::decode, py::arg("frame"));
+}
