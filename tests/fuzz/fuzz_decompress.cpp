@@ -4,6 +4,7 @@
 // Mutated bytes alone would never get past the checksum or the length of the payload. So most inputs are
 // repaired after mutation: the parsers of payloads are reached, and the header's checks by the rest.
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +26,7 @@ namespace {
 
 constexpr Limits limits{.max_bytes = 1 << 16};
 constexpr std::size_t codec_kinds = 5;
+constexpr std::array codecs = {"raw", "bf16", "int8:8", "int8", "int4", "int4:16", "topk", "topk:0.02"};
 
 // Offsets of docs/frame_format.md.
 constexpr std::size_t codec_at = 5;
@@ -61,6 +63,22 @@ std::optional<Decoded> try_decompress(std::span<const std::byte> frame) {
     } catch (const CorruptFrameError&) {
         return std::nullopt;
     }
+}
+
+// A frame of a random array, for mutations to start from that no frame of the corpus leads to.
+std::vector<std::byte> fresh_frame(std::minstd_rand& random) {
+    const Codec codec = parse_codec(codecs[random() % codecs.size()]);
+    const auto dtype = static_cast<DType>(random() % 3);
+    const std::array<std::int64_t, 2> shape = {
+        1 + static_cast<std::int64_t>(random() % (random() % 4 == 0 ? 130 : 4)),
+        1 + static_cast<std::int64_t>(random() % 200)};
+    std::vector<std::byte> data(static_cast<std::size_t>(shape[0] * shape[1]) * item_bytes(dtype));
+    for (std::size_t i = 0; i < data.size(); ++i) {
+        // Every fourth (second) byte ends an element: exponents around 1, as activations have.
+        const bool ends = i % item_bytes(dtype) == item_bytes(dtype) - 1;
+        data[i] = static_cast<std::byte>(ends ? (random() & 0x80) | 0x3E | (random() & 1) : random() >> 8);
+    }
+    return compress(data, dtype, shape, codec);
 }
 
 // The header of a frame in pieces that mutations are allowed to leave anything in.
@@ -168,6 +186,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
     std::minstd_rand random(seed);
+    if (random() % 64 == 0) {
+        const std::vector<std::byte> fresh = fresh_frame(random);
+        if (fresh.size() <= max_size) {
+            std::memcpy(data, fresh.data(), fresh.size());
+            size = fresh.size();
+        }
+    }
     size = LLVMFuzzerMutate(data, size, max_size);
     if (size < layout::fixed_header_bytes || random() % 16 == 0) return size;
     const auto frame = std::as_writable_bytes(std::span(data, max_size));
