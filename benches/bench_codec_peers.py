@@ -62,19 +62,29 @@ class Figures:
     largest_error: float
 
 
-def ours(text: str, largest_error: float = 0.0) -> Peer:
-    """A codec of this package on float32."""
-    return Peer(f"orbitsplit {text}", lambda x: osp.compress(x, text), osp.decompress, largest_error=largest_error)
+def ours(text: str, fitted: Any, largest_error: float = 0.0) -> Peer:
+    """A codec of this package with memory of its own, as the pipeline has it for every link."""
+    coders: dict[Any, tuple[Any, Any]] = {}
+    dtype = "bfloat16" if fitted.dtype == np.uint16 else "float32"
+
+    def of_shape(shape: Any) -> tuple[Any, Any]:
+        if shape not in coders:
+            coders[shape] = osp.Encoder(text, shape, dtype), osp.Decoder(shape, dtype)
+        return coders[shape]
+
+    def encode(x: Any) -> Any:
+        return of_shape(x.shape)[0].encode(as_tensor(x) if dtype == "bfloat16" else x), x.shape
+
+    def decode(encoded: Any) -> Any:
+        decoded = of_shape(encoded[1])[1].decode(encoded[0])
+        return decoded.view(import_module("torch").int16).numpy().view(np.uint16) if dtype == "bfloat16" else decoded
+
+    return Peer(f"orbitsplit {text}", encode, decode, lambda encoded: len(encoded[0]), largest_error=largest_error)
 
 
-def ours_bfloat16(text: str) -> Peer:
-    """A codec of this package on a bfloat16 tensor that has these bits."""
+def as_tensor(bits: Any) -> Any:
     torch = import_module("torch")
-    return Peer(
-        f"orbitsplit {text}",
-        lambda bits: osp.compress(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16), text),
-        lambda frame: osp.decompress(frame).view(torch.int16).numpy().view(np.uint16),
-    )
+    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
 def zstd(like: Any, level: int) -> Peer:
@@ -186,7 +196,7 @@ def constriction(fitted: Any) -> Peer:
 
 # What makes each peer, from the rows that a codec may be fitted on.
 EXACT: dict[str, Callable[[Any], Peer]] = {
-    "raw": lambda like: ours("raw") if like.dtype == np.float32 else ours_bfloat16("raw"),
+    "raw": lambda like: ours("raw", like),
     "zstd -1": lambda like: zstd(like, 1),
     "zstd -3": lambda like: zstd(like, 3),
     "lz4": lz4,
@@ -196,11 +206,11 @@ EXACT: dict[str, Callable[[Any], Peer]] = {
     "ZipNN": zipnn,
 }
 LOSSY: dict[str, Callable[[Any], Peer]] = {
-    "bf16": lambda _: ours("bf16", 2.0**-8),
-    "int8": lambda _: ours("int8", 0.52 / 127),
-    "int8:640": lambda _: ours("int8:640", 0.52 / 127),
-    "int4": lambda _: ours("int4", 0.52 / 7),
-    "topk:0.25": lambda _: ours("topk:0.25", 1.0),
+    "bf16": lambda like: ours("bf16", like, 2.0**-8),
+    "int8": lambda like: ours("int8", like, 0.52 / 127),
+    "int8:640": lambda like: ours("int8:640", like, 0.52 / 127),
+    "int4": lambda like: ours("int4", like, 0.52 / 7),
+    "topk:0.25": lambda like: ours("topk:0.25", like, 1.0),
     "torch bf16": torch_bf16,
     "torch int8": torch_int8,
     "numpy int8": numpy_int8,

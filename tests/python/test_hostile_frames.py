@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from mutants import CODECS, mutants, patched, sealed, valid_frames
 
-from orbitsplit import CorruptFrameError, _compress
+from orbitsplit import CorruptFrameError, Decoder, _compress
 from orbitsplit._backend import load_backend
 from orbitsplit._compress import compress, decompress
 
@@ -46,6 +46,25 @@ def test_mutated_frames_give_arrays_or_corrupt_frame_error():
         if number < NUMBA_MUTANTS:
             assert outcome(numba, frame) == result, frame.hex()
     assert 0.1 * MUTANTS < arrays < 0.9 * MUTANTS
+
+
+def test_mutated_frames_do_no_harm_to_a_decoder():
+    """Its memory is for one dtype and shape: other frames are refused, and later ones are decoded as ever."""
+    decoder = Decoder((3, 130), "float32")
+    arrays, others = 0, set()
+    for frame in mutants(10_000, seed=21):
+        try:
+            decoded = decoder.decode(frame)
+        except CorruptFrameError:
+            continue
+        except ValueError as error:
+            others.add(str(error))
+            continue
+        arrays += 1
+        np.testing.assert_array_equal(decoded, decompress(frame))
+    assert arrays > 50
+    assert len(others) > 5
+    assert all(message.endswith("not float32 [3, 130]") for message in others)
 
 
 def test_unchanged_frames_are_arrays():
