@@ -8,3 +8,4 @@ void bind_problem(pybind11::module_& m);
 void bind_planner(pybind11::module_& m);
 void bind_codec(pybind11::module_& m);
 void bind_encoder(pybind11::module_& m);
+void bind_calibrated(pybind11::module_& m);

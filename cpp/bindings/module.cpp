@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
     bind_planner(m);
     bind_codec(m);
     bind_encoder(m);
+    bind_calibrated(m);
 }

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
+from ._calibrated import CalibratedCodec
 from ._certificate import Alternative, Binding, Certificate, Relaxation
 from ._certifying import certificate
 from ._compress import Codec, compress, decompress, frame_bytes
@@ -46,6 +47,7 @@ _NEEDS_MODELS = {
 __all__ = [
     "Alternative",
     "Binding",
+    "CalibratedCodec",
     "Certificate",
     "Codec",
     "CorruptFrameError",

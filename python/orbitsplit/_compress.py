@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ._arrays import DTYPES, as_tensor, dtype_number, view_bytes, view_writable
 from ._backend import backend
+from ._calibrated import CalibratedCodec, CodecOfLevel, select
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,6 +27,7 @@ _VALID = (
     "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk and topk:KEEP "
     "(GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])"
 )
+_ANY_BYTES = (1 << 64) - 1  # where nothing of the array's size is allocated
 _DEFAULT_GROUP = 64
 _DEFAULT_KEEP = 0.25
 
@@ -90,16 +92,19 @@ def _parse(text: str) -> Codec:
 
 
 @overload
-def compress(x: Array, codec: str | Codec = ..., *, out: None = ...) -> bytes: ...
+def compress(x: Array, codec: str | Codec | CalibratedCodec = ..., *, out: None = ...) -> bytes: ...
 @overload
-def compress(x: Array, codec: str | Codec = ..., *, out: Buffer) -> memoryview: ...
-def compress(x: Array, codec: str | Codec = "int8", *, out: Buffer | None = None) -> bytes | memoryview:
+def compress(x: Array, codec: str | Codec | CalibratedCodec = ..., *, out: Buffer) -> memoryview: ...
+def compress(
+    x: Array, codec: str | Codec | CalibratedCodec = "int8", *, out: Buffer | None = None
+) -> bytes | memoryview:
     """Encode an array into a frame.
 
     `x` is a C-contiguous NumPy array (float32, float16) or CPU torch tensor (float32, float16, bfloat16) of
-    any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis. `out` is
-    writable, contiguous memory of at least `frame_bytes` bytes apart from `x`: the frame is written to its
-    beginning, and the result is a view of these bytes. `Encoder` saves time where many arrays are alike.
+    any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis; a calibrated
+    codec takes rows of its width. `out` is writable, contiguous memory of at least `frame_bytes` bytes apart from `x`:
+    the frame is written to its beginning, and the result is a view of these bytes. `Encoder` saves time where many
+    arrays are alike.
 
     Raises `TypeError` for what is not such an array, `ValueError` for one that is not contiguous, for an
     invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
@@ -110,16 +115,17 @@ def compress(x: Array, codec: str | Codec = "int8", *, out: Buffer | None = None
     320
     """
     data, dtype, shape = view_bytes(x)
-    arguments = codec_arguments(codec)
+    core, arguments = core_of(codec)
     if out is None:
-        frame: bytes = backend().encode(data, dtype, shape, *arguments)
+        frame: bytes = core.encode(data, dtype, shape, *arguments)
         return frame
     memory = _view_out(out)
-    return memory[: backend().encode_into(data, dtype, shape, *arguments, memory)]
+    return memory[: core.encode_into(data, dtype, shape, *arguments, memory)]
 
 
 def decompress(
     frame: Buffer,
+    codebook: CalibratedCodec | CodecOfLevel | None = None,
     *,
     framework: Literal["numpy", "torch"] | None = None,
     max_bytes: int = 1 << 30,
@@ -131,11 +137,12 @@ def decompress(
     one or the other. `frame` is any contiguous bytes-like object; it is read in place and may come from an
     untrusted sender. At most `max_bytes` are allocated for the array. With `out`, an array or tensor of the
     frame's dtype and shape, nothing is: it is written and returned, and after an error holds anything.
-    `Decoder` saves time where many frames are alike.
+    `codebook` has the codecs of calibrated frames; others do not need it. `Decoder` saves time where many
+    frames are alike.
 
-    Raises `CorruptFrameError` for anything that is not a valid frame within the limit, `ValueError` for an
-    `out` of another dtype or shape or that cannot be written, `TypeError` for a bfloat16 frame with
-    `framework="numpy"`, `ImportError` if torch is needed and missing.
+    Raises `CorruptFrameError` for anything that is not a valid frame within the limit, also for one that needs
+    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written,
+    `TypeError` for a bfloat16 frame with `framework="numpy"`, `ImportError` if torch is needed and missing.
 
     >>> decompress(compress(np.arange(3, dtype=np.float32), codec="raw"))
     array([0., 1., 2.], dtype=float32)
@@ -145,11 +152,13 @@ def decompress(
     view = memoryview(frame)
     if not view.c_contiguous:
         raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy")
+    codec = None if codebook is None else select(codebook, backend().codebook_key(view, _ANY_BYTES))
+    core = backend() if codec is None else codec.prepared(backend())
     if out is not None:
         memory, expected, extents = view_writable(out)
-        backend().decode_into(view, expected, extents, memory)
+        core.decode_into(view, expected, extents, memory)
         return out
-    dtype, shape, data = backend().decode(view, max_bytes)
+    dtype, shape, data = core.decode(view, max_bytes)
     if framework == "torch" or (framework is None and DTYPES[dtype] == "bfloat16"):
         return as_tensor(data, dtype, shape)
     if DTYPES[dtype] == "bfloat16":
@@ -157,16 +166,25 @@ def decompress(
     return data.view(DTYPES[dtype]).reshape(shape)
 
 
-def frame_bytes(shape: Sequence[int], dtype: Any, codec: str | Codec = "int8") -> int:
+def frame_bytes(shape: Sequence[int], dtype: Any, codec: str | Codec | CalibratedCodec = "int8") -> int:
     """Return the size in bytes of the frame of an array, without one.
 
-    `dtype` is a NumPy or torch dtype or its name. Exact, except for topk, where it is an upper bound.
+    `dtype` is a NumPy or torch dtype or its name. For topk and calibrated codecs it is an upper
+    bound, else exact.
 
     >>> frame_bytes((4, 64), "float32", "int8")
     320
     """
-    size: int = backend().frame_bytes(dtype_number(dtype), tuple(shape), *codec_arguments(codec))
+    core, arguments = core_of(codec)
+    size: int = core.frame_bytes(dtype_number(dtype), tuple(shape), *arguments)
     return size
+
+
+def core_of(codec: str | Codec | CalibratedCodec) -> tuple[Any, tuple[Any, ...]]:
+    """Return what has the functions of the core for a codec, and what they are told of it."""
+    if isinstance(codec, CalibratedCodec):
+        return codec.prepared(backend()), ()
+    return backend(), codec_arguments(codec)
 
 
 def codec_arguments(codec: str | Codec) -> tuple[int, int, float]:

@@ -108,7 +108,7 @@ void test_refused_headers() {
     refuses(with(sample("topk"), 8, std::uint16_t{2}), "frame has flags 2 this reader does not know");
     refuses(with(frame, 10, std::uint16_t{1}), "frame uses reserved header bytes");
     refuses(with(frame, 32, std::uint32_t{1}), "frame uses reserved header bytes");
-    refuses(with(frame, 16, std::uint64_t{1}), "frame needs a codebook, this reader has none");
+    refuses(with(frame, 16, std::uint64_t{1}), "frame names a codebook, its codec has none");
     refuses(with(frame, 12, std::uint32_t{12}), "frame has groups of 12, a group is a multiple of 8");
     refuses(with(frame, 12, std::uint32_t{65544}), "frame has groups of 65544");
     refuses(with(sample("raw"), 12, std::uint32_t{1}), "frame has codec parameter 1, its codec has none");

@@ -140,7 +140,7 @@ def decode(frame: bytes) -> bytes:
     if codec == "raw":
         return payload
     if codec == "bf16":
-        return b"".join(_store(float_of_bits(b << 16), dtype) for (b,) in struct.iter_unpack("<H", payload))
+        return b"".join(store(float_of_bits(b << 16), dtype) for (b,) in struct.iter_unpack("<H", payload))
     if codec == "topk":
         return _decode_topk(payload, dtype, rows, length, parameter, uses_gaps=frame[8] == 1)
     groups = -(-length // parameter)
@@ -153,12 +153,12 @@ def decode(frame: bytes) -> bytes:
         width = 2 * ((length + 1) // 2)
         numbers = [halves[row * width + i] for row in range(rows) for i in range(length)]
     return b"".join(
-        _store(number * float_of_bits(scales[i // length * groups + i % length // parameter] << 16), dtype)
+        store(number * float_of_bits(scales[i // length * groups + i % length // parameter] << 16), dtype)
         for i, number in enumerate(numbers)
     )
 
 
-def _store(value: float, dtype: str) -> bytes:
+def store(value: float, dtype: str) -> bytes:
     """A value in its dtype; finite ones stop at the dtype's largest."""
     largest = {"float32": float_of_bits(0x7F7FFFFF), "float16": 65504.0, "bfloat16": float_of_bits(0x7F7F0000)}
     if math.isfinite(value):

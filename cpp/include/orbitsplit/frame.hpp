@@ -14,7 +14,16 @@ namespace orbitsplit {
 
 // The values are those of the wire and never change their meaning.
 enum class DType : std::uint8_t { float32 = 0, float16 = 1, bfloat16 = 2 };
-enum class CodecKind : std::uint8_t { raw = 0, bf16 = 1, int8 = 2, int4 = 3, topk = 4 };
+enum class CodecKind : std::uint8_t { raw = 0, bf16 = 1, int8 = 2, int4 = 3, topk = 4, calibrated = 6 };
+
+// Which parameters a calibrated frame needs: those of a level at a cut of the codebook with this identity.
+struct CodebookKey {
+    std::uint64_t codebook = 0;  // 0: none
+    std::uint16_t cut = 0;
+    std::uint16_t level = 0;
+
+    bool operator==(const CodebookKey&) const = default;
+};
 
 inline constexpr std::size_t max_rank = 8;
 
@@ -28,10 +37,13 @@ struct Limits {
 struct FrameInfo {
     CodecKind codec;
     DType dtype;
-    bool index_gaps;          // topk: kept positions are a list of gaps, else a bitmap
-    std::uint32_t parameter;  // int8, int4: elements of a group; topk: values kept per row; else 0
+    bool index_gaps;  // topk: kept positions are a list of gaps, else a bitmap
+    std::uint32_t
+        parameter;  // int8, int4: elements of a group; topk: values kept per row; calibrated: escapes
+                    // of the last stream; else 0
     std::vector<std::int64_t> shape;
     std::uint64_t payload_bytes;
+    CodebookKey key{};  // calibrated
 
     std::uint64_t elements() const;
     std::uint64_t data_bytes() const;  // of the decoded array

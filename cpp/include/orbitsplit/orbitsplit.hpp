@@ -1,6 +1,7 @@
 // Everything: errors, problems, costs, the planner, frames and codecs.
 #pragma once
 
+#include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/cost.hpp"
 #include "orbitsplit/error.hpp"

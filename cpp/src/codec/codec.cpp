@@ -8,7 +8,7 @@
 #include <stdexcept>
 
 #include "codec/dispatch.hpp"
-#include "codec/elements.hpp"
+#include "codec/encoding.hpp"
 #include "codec/layout.hpp"
 
 namespace orbitsplit {
@@ -16,7 +16,6 @@ namespace orbitsplit {
 namespace {
 
 constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk"};
-constexpr std::string_view dtype_names[] = {"float32", "float16", "bfloat16"};
 
 [[noreturn]] void refuse(std::string_view text) {
     throw std::invalid_argument(
@@ -28,6 +27,8 @@ constexpr std::string_view dtype_names[] = {"float32", "float16", "bfloat16"};
 bool has_group(CodecKind kind) { return kind == CodecKind::int8 || kind == CodecKind::int4; }
 
 void check(const Codec& codec) {
+    if (codec.kind == CodecKind::calibrated)
+        throw std::invalid_argument("codec kind is calibrated, which needs a CalibratedCodec");
     if (has_group(codec.kind) &&
         (codec.group < 0 || !layout::is_group(static_cast<std::uint32_t>(codec.group))))
         throw std::invalid_argument("group is " + std::to_string(codec.group) +
@@ -48,34 +49,12 @@ std::uint32_t kept_values(double keep, std::size_t length) {
 // What the frame will declare, with the payload at its bound.
 FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
     check(codec);
-    if (shape.size() > max_rank)
-        throw std::invalid_argument("shape has rank " + std::to_string(shape.size()) + ", the limit is " +
-                                    std::to_string(max_rank));
-    if (!layout::count_elements(shape, dtype))
-        throw std::invalid_argument("shape has a negative extent or 2^63 bytes or more");
-    FrameInfo info{.codec = codec.kind,
-                   .dtype = dtype,
-                   .index_gaps = false,
-                   .parameter = 0,
-                   .shape = {shape.begin(), shape.end()},
-                   .payload_bytes = 0};
+    FrameInfo info = encoding::declare(codec.kind, dtype, shape);
     if (has_group(codec.kind)) info.parameter = static_cast<std::uint32_t>(codec.group);
     if (codec.kind == CodecKind::topk)
         info.parameter = kept_values(codec.keep, layout::rows_of(shape).length);
     info.payload_bytes = layout::payload_bound(info);
     return info;
-}
-
-[[noreturn]] void refuse_non_finite(const std::byte* data, const FrameInfo& info) {
-    std::size_t i = 0;
-    const float value = elements::visit(info.dtype, [&]<class Element>(Element) {
-        while (Element::key(elements::load<typename Element::Bits>(data, i)) < Element::infinite_key) ++i;
-        return elements::load_single<Element>(data, i);
-    });
-    const std::string text = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
-    throw std::invalid_argument("element " + std::to_string(i) + " is " + text + ", " +
-                                std::string(names[static_cast<int>(info.codec)]) +
-                                " takes finite values only (raw and bf16 keep the others)");
 }
 
 // Positions as gaps where that is shorter; the payload shrinks.
@@ -126,6 +105,8 @@ bool encode_payload(const std::byte* data, FrameInfo& info, std::byte* payload) 
             return encode_groups(data, info, payload);
         case CodecKind::topk:
             return encode_topk(data, info, payload);
+        case CodecKind::calibrated:
+            break;  // check() refused it
     }
     return true;
 }
@@ -174,23 +155,15 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
         case CodecKind::topk:
             decode_topk(data, info, payload);
             return;
+        case CodecKind::calibrated:
+            throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
     }
 }
 
 void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame) {
-    if (data.size() != info.data_bytes())
-        throw std::invalid_argument("the buffer has " + std::to_string(data.size()) +
-                                    " bytes, the array has " + std::to_string(info.data_bytes()));
+    encoding::check_array(info, data.size());
     layout::verify_seal(frame);
     decode_payload(data, info, frame.subspan(info.header_bytes()));
-}
-
-std::string describe(DType dtype, std::span<const std::int64_t> shape) {
-    std::string text(dtype_names[static_cast<int>(dtype)]);
-    text += " [";
-    for (std::size_t axis = 0; axis < shape.size(); ++axis)
-        text += (axis > 0 ? ", " : "") + std::to_string(shape[axis]);
-    return text + "]";
 }
 
 template <class Number>
@@ -228,15 +201,9 @@ std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, cons
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
                           std::span<const std::int64_t> shape, const Codec& codec) {
     FrameInfo info = declare(dtype, shape, codec);
-    if (data.size() != info.data_bytes())
-        throw std::invalid_argument("data has " + std::to_string(data.size()) + " bytes, its shape needs " +
-                                    std::to_string(info.data_bytes()));
-    if (frame.size() < info.header_bytes() + info.payload_bytes)
-        throw std::invalid_argument("the buffer has " + std::to_string(frame.size()) +
-                                    " bytes, the frame may need " +
-                                    std::to_string(info.header_bytes() + info.payload_bytes));
+    encoding::check_buffers(info, data.size(), frame.size());
     if (!encode_payload(data.data(), info, frame.data() + info.header_bytes()))
-        refuse_non_finite(data.data(), info);
+        encoding::refuse_non_finite(data.data(), info, names[static_cast<std::size_t>(info.codec)]);
     const std::size_t size = info.header_bytes() + info.payload_bytes;
     layout::write_header(frame, info);
     layout::seal(frame.first(size));
@@ -258,9 +225,7 @@ void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std
                      std::span<const std::byte> frame) {
     // Nothing is allocated, so any size may be declared: another shape is reported as that.
     const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
-    if (info.dtype != dtype || !std::equal(info.shape.begin(), info.shape.end(), shape.begin(), shape.end()))
-        throw std::invalid_argument("the frame holds " + describe(info.dtype, info.shape) + ", not " +
-                                    describe(dtype, shape));
+    encoding::check_array(info, dtype, shape);
     decode_inspected(data, info, frame);
 }
 

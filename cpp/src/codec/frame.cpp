@@ -28,7 +28,8 @@ constexpr std::size_t flags_at = 8;
 constexpr std::size_t parameter_at = 12;
 constexpr std::size_t codebook_at = 16;
 constexpr std::size_t payload_bytes_at = 24;
-constexpr std::size_t reserved_at = 32;
+constexpr std::size_t cut_at = 32;
+constexpr std::size_t level_at = 34;
 constexpr std::size_t checksum_at = 36;
 constexpr std::size_t shape_at = layout::fixed_header_bytes;
 
@@ -60,8 +61,9 @@ void check_identity(std::span<const std::byte> frame) {
     const auto declared = [&](std::size_t at) { return unsigned{load<std::uint8_t>(frame, at)}; };
     if (declared(version_at) != version)
         corrupt("has version ", declared(version_at), ", this reader knows 1");
-    if (declared(codec_at) > static_cast<unsigned>(CodecKind::topk))
-        corrupt("has codec id ", declared(codec_at), ", this reader knows 0 to 4");
+    if (declared(codec_at) > static_cast<unsigned>(CodecKind::topk) &&
+        declared(codec_at) != static_cast<unsigned>(CodecKind::calibrated))
+        corrupt("has codec id ", declared(codec_at), ", this reader knows 0 to 4 and 6");
     if (declared(dtype_at) > static_cast<unsigned>(DType::bfloat16))
         corrupt("has dtype id ", declared(dtype_at), ", this reader knows 0 to 2");
     if (declared(rank_at) > max_rank) corrupt("has rank ", declared(rank_at), ", the limit is ", max_rank);
@@ -75,9 +77,13 @@ void check_reserved(std::span<const std::byte> frame) {
     const bool is_topk = load<std::uint8_t>(frame, codec_at) == static_cast<std::uint8_t>(CodecKind::topk);
     if ((flags & ~(is_topk ? index_gaps_flag : 0)) != 0)
         corrupt("has flags ", flags, " this reader does not know");
-    if (load<std::uint16_t>(frame, flags_at + 2) != 0 || load<std::uint32_t>(frame, reserved_at) != 0)
+    const bool is_calibrated = load<CodecKind>(frame, codec_at) == CodecKind::calibrated;
+    if (load<std::uint16_t>(frame, flags_at + 2) != 0 ||
+        (!is_calibrated && load<std::uint32_t>(frame, cut_at) != 0))
         corrupt("uses reserved header bytes, this reader expects zeros");
-    if (load<std::uint64_t>(frame, codebook_at) != 0) corrupt("needs a codebook, this reader has none");
+    const auto codebook = load<std::uint64_t>(frame, codebook_at);
+    if (is_calibrated && codebook == 0) corrupt("is calibrated and names no codebook");
+    if (!is_calibrated && codebook != 0) corrupt("names a codebook, its codec has none");
 }
 
 void check_parameter(const FrameInfo& info) {
@@ -97,6 +103,8 @@ void check_parameter(const FrameInfo& info) {
                 corrupt("keeps ", info.parameter, " values of rows of ", length);
             return;
         }
+        case CodecKind::calibrated:
+            return;  // what it counts shows in reading
     }
 }
 
@@ -109,6 +117,7 @@ void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& lim
     check_parameter(info);
     if (info.payload_bytes != present)
         corrupt("declares a payload of ", info.payload_bytes, " bytes, it has ", present);
+    if (info.codec == CodecKind::calibrated) return;  // its parameters decide, which are not in the frame
     const std::uint64_t bound = layout::payload_bound(info);
     // A list of gaps is only written where it is shorter than the bitmap; its exact length shows in reading.
     if (info.index_gaps ? present >= bound : present != bound)
@@ -144,6 +153,9 @@ FrameInfo inspect(std::span<const std::byte> frame, const Limits& limits) {
         .parameter = load<std::uint32_t>(frame, parameter_at),
         .shape = std::vector<std::int64_t>(load<std::uint8_t>(frame, rank_at)),
         .payload_bytes = load<std::uint64_t>(frame, payload_bytes_at),
+        .key = {.codebook = load<std::uint64_t>(frame, codebook_at),
+                .cut = load<std::uint16_t>(frame, cut_at),
+                .level = load<std::uint16_t>(frame, level_at)},
     };
     for (std::size_t axis = 0; axis < info.shape.size(); ++axis)
         info.shape[axis] = load<std::int64_t>(frame, shape_at + 8 * axis);
@@ -196,8 +208,15 @@ std::uint64_t payload_bound(const FrameInfo& info) {
             return rows.count * (groups_per_row(rows, info.parameter) * 2 + packed_row_bytes(rows));
         case CodecKind::topk:
             return rows.count * (std::uint64_t{info.parameter} * 2 + bitmap_row_bytes(rows));
+        case CodecKind::calibrated:
+            break;  // calibrated_frame.cpp
     }
     return 0;
+}
+
+std::string describe(const CodebookKey& key) {
+    return "codebook " + std::to_string(key.codebook) + ", cut " + std::to_string(key.cut) + ", level " +
+           std::to_string(key.level);
 }
 
 void write_header(std::span<std::byte> frame, const FrameInfo& info) {
@@ -209,7 +228,10 @@ void write_header(std::span<std::byte> frame, const FrameInfo& info) {
     store(frame, rank_at, static_cast<std::uint8_t>(info.shape.size()));
     store(frame, flags_at, info.index_gaps ? index_gaps_flag : std::uint16_t{0});
     store(frame, parameter_at, info.parameter);
+    store(frame, codebook_at, info.key.codebook);
     store(frame, payload_bytes_at, info.payload_bytes);
+    store(frame, cut_at, info.key.cut);
+    store(frame, level_at, info.key.level);
     for (std::size_t axis = 0; axis < info.shape.size(); ++axis)
         store(frame, shape_at + 8 * axis, info.shape[axis]);
 }

@@ -54,6 +54,42 @@ struct Select {
                                   layout::Rows rows, std::size_t kept, std::byte* out);
 };
 
+// The quantiser of a calibrated codec: numbers of one channel each; null stands for zeros.
+struct ChannelScales {
+    const float* shift;
+    const float* step;
+    const float* inverse_step;
+    const float* threshold;
+    float rounding;
+    float shrink;
+};
+
+inline constexpr std::int8_t escape_code = -128;
+inline constexpr std::size_t not_finite = ~std::size_t{0};
+
+// Rows of float32 that begin `stride` numbers apart, their codes `code_stride` apart.
+struct Channels {
+    // Codes, and the bfloat16 values of those that are escapes: returns their number, or not_finite.
+    std::size_t (*quantise)(const std::byte* in, std::size_t stride, layout::Rows rows,
+                            const ChannelScales& scales, std::int8_t* codes, std::size_t code_stride,
+                            std::byte* values);
+
+    // The reverse: returns how many of `count` values were used, or not_finite also where they do not suffice.
+    std::size_t (*dequantise)(const std::int8_t* codes, std::size_t code_stride, layout::Rows rows,
+                              const ChannelScales& scales, const std::byte* values, std::size_t count,
+                              std::byte* out, std::size_t stride);
+
+    // In place, on neighbouring blocks of a power of two; every sum is multiplied by `scale` at the end.
+    void (*hadamard)(float* y, std::size_t count, std::size_t block, float scale);
+
+    // Bytes of at most 64 rows to columns of as many bytes, one after the other: out[column * rows + row].
+    void (*to_columns)(const std::int8_t* in, layout::Rows rows, std::int8_t* out);
+    void (*to_rows)(const std::int8_t* in, layout::Rows rows, std::int8_t* out);
+
+    // Each row times a square matrix (row-major, y[j] = sum of x[i] matrix[i][j]), summed in the order of i.
+    void (*multiply)(const float* x, layout::Rows rows, const float* matrix, float* y);
+};
+
 // Steps of the stream coder (stream.hpp).
 struct Rans {
     // Puts `steps` in front of what is written. `codes` may be read up to slack_bytes beyond its end.
@@ -77,6 +113,7 @@ struct Kernels {
     const Convert* convert;
     const Groups* groups;
     const Select* select;
+    const Channels* channels;
     const Rans* rans;
     const Checksum* checksum;
 };
@@ -85,6 +122,7 @@ namespace scalar {
 extern const Convert convert;
 extern const Groups groups;
 extern const Select select;
+extern const Channels channels;
 extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace scalar
@@ -100,6 +138,7 @@ extern const Convert convert;
 extern const Groups groups;
 extern const Rans rans;
 extern const Checksum checksum;
+extern const Channels channels;
 }  // namespace avx512
 
 namespace neon {

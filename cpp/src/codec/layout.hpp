@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "codec/rows.hpp"
 #include "orbitsplit/frame.hpp"
@@ -35,6 +36,9 @@ inline std::size_t bitmap_row_bytes(Rows rows) { return (rows.length + 7) / 8; }
 std::uint64_t payload_bound(const FrameInfo& info);
 
 void write_header(std::span<std::byte> frame, const FrameInfo& info);
+
+// "codebook 123, cut 5, level 2"
+std::string describe(const CodebookKey& key);
 
 // Writes (checks) the checksum over everything but itself.
 void seal(std::span<std::byte> frame);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._calibrated import CalibratedCodec, codebook_key
 from ._codec import decode, decode_into, encode, encode_into, frame_bytes
 from ._cost import evaluate
 from ._encoder import Decoder, Encoder
@@ -11,8 +12,10 @@ from ._planner import solve
 from ._problem import validate_problem
 
 __all__ = [
+    "CalibratedCodec",
     "Decoder",
     "Encoder",
+    "codebook_key",
     "crc32c",
     "decode",
     "decode_into",

@@ -22,6 +22,7 @@ from ._float_bits import (
 from ._frame import (
     BF16,
     BFLOAT16,
+    CALIBRATED,
     FLOAT16,
     FLOAT32,
     INT4,
@@ -30,6 +31,7 @@ from ._frame import (
     RAW,
     TOPK,
     FrameInfo,
+    describe_key,
     fits,
     inspect,
     is_group,
@@ -105,14 +107,19 @@ def encode_into(
 def decode_into(frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer) -> None:
     """Decode a frame of a dtype and shape into the bytes of an array."""
     info = inspect(view_bytes(frame), (1 << 64) - 1)
-    if (info.dtype, info.shape) != (dtype, tuple(shape)):
-        raise ValueError(f"the frame holds {describe(info.dtype, info.shape)}, not {describe(dtype, shape)}")
     memory = view_bytes(out)
-    if memory.size != info.data_bytes:
-        raise ValueError(f"the buffer has {memory.size} bytes, the array has {info.data_bytes}")
+    check_array(info, dtype, shape, memory.size)
     data = decode(frame, info.data_bytes)[2]
     if data.size:  # memory of no bytes counts as read-only
         memory[:] = data
+
+
+def check_array(info: FrameInfo, dtype: int, shape: Sequence[int], size: int) -> None:
+    """Raise `ValueError` unless the frame holds an array of this dtype, shape and size in bytes."""
+    if (info.dtype, info.shape) != (dtype, tuple(shape)):
+        raise ValueError(f"the frame holds {describe(info.dtype, info.shape)}, not {describe(dtype, shape)}")
+    if size != info.data_bytes:
+        raise ValueError(f"the buffer has {size} bytes, the array has {info.data_bytes}")
 
 
 def _declare(dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> FrameInfo:
@@ -120,17 +127,22 @@ def _declare(dtype: int, shape: Sequence[int], codec: int, group: int, keep: flo
         raise ValueError(f"group is {group}, it must be a multiple of 8 from 8 to 65536")
     if codec == TOPK and not 0 < keep <= 1:
         raise ValueError(f"keep is {keep:f}, it must be in (0, 1]")
-    if len(shape) > MAX_RANK:
-        raise ValueError(f"shape has rank {len(shape)}, the limit is {MAX_RANK}")
-    if not fits(shape, dtype):
-        raise ValueError("shape has a negative extent or 2^63 bytes or more")
-    info = FrameInfo(codec, dtype, False, 0, tuple(shape), 0)
+    info = declare(codec, dtype, shape)
     if codec in (INT8, INT4):
         info.parameter = group
     elif codec == TOPK:
         info.parameter = _kept_values(keep, info.row_length)
     info.payload_bytes = info.payload_bound()
     return info
+
+
+def declare(codec: int, dtype: int, shape: Sequence[int]) -> FrameInfo:
+    """Return what a frame of this array declares; parameter, payload and key are still to be filled in."""
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"shape has rank {len(shape)}, the limit is {MAX_RANK}")
+    if not fits(shape, dtype):
+        raise ValueError("shape has a negative extent or 2^63 bytes or more")
+    return FrameInfo(codec, dtype, False, 0, tuple(shape), 0)
 
 
 def _kept_values(keep: float, length: int) -> int:
@@ -143,7 +155,7 @@ def _encode_payload(data: Bytes, info: FrameInfo) -> Bytes:
     if info.codec == RAW:
         return data
     if info.codec == BF16:
-        return bf16_from_singles(_singles(data, info.dtype)).view(np.uint8)
+        return bf16_from_singles(singles(data, info.dtype)).view(np.uint8)
     if info.codec == TOPK:
         return _encode_topk(data, info)
     return _encode_groups(data, info)
@@ -155,19 +167,21 @@ def _decode_payload(payload: Bytes, info: FrameInfo) -> npt.NDArray[Any]:
     if info.codec == BF16:
         values = singles_from_bf16(_aligned(payload, np.uint16))
         largest = _LARGEST[info.dtype]
-        return _shorten(np.where(np.isfinite(values), values.clip(-largest, largest), values), info.dtype)
+        return shorten(np.where(np.isfinite(values), values.clip(-largest, largest), values), info.dtype)
     if info.codec == TOPK:
         return _decode_topk(payload, info)
+    if info.codec == CALIBRATED:
+        raise CorruptFrameError(f"frame needs {describe_key(info.key)}, none was given")
     return _decode_groups(payload, info)
 
 
 def _encode_groups(data: Bytes, info: FrameInfo) -> Bytes:
-    values = _singles(data, info.dtype).reshape(info.rows, info.row_length)
+    values = singles(data, info.dtype).reshape(info.rows, info.row_length)
     scales = np.empty((info.rows, info.groups_per_row), np.uint16)
     codes = np.empty((info.rows, info.row_length), np.int8)
     top = np.float32(127.0 if info.codec == INT8 else 7.0)
     if not _quantise(values, values.view(np.uint32), info.parameter, top, scales, codes):
-        _refuse_non_finite(data, info)
+        refuse_non_finite(data, info)
     packed = codes.view(np.uint8) if info.codec == INT8 else _pack(codes)
     return np.concatenate((scales.view(np.uint8).reshape(-1), packed.reshape(-1)))
 
@@ -185,7 +199,7 @@ def _decode_groups(payload: Bytes, info: FrameInfo) -> npt.NDArray[Any]:
     values = np.empty((info.rows, info.row_length), np.float32)
     rows_of_scales = singles_from_bf16(scales).reshape(info.rows, info.groups_per_row)
     _dequantise(signed, rows_of_scales, info.parameter, _LARGEST[info.dtype], values)
-    return _shorten(values, info.dtype)
+    return shorten(values, info.dtype)
 
 
 def _pack(codes: npt.NDArray[np.int8]) -> Bytes:
@@ -206,7 +220,7 @@ def _encode_topk(data: Bytes, info: FrameInfo) -> Bytes:
     bits = _bits(data, info.dtype).reshape(info.rows, info.row_length)
     keys = _keys(bits)
     if np.any(keys >= _INFINITE_KEY[info.dtype]):
-        _refuse_non_finite(data, info)
+        refuse_non_finite(data, info)
     is_kept = np.zeros(bits.shape, np.bool_)
     _select_largest(keys, info.parameter, is_kept)
     kept = bits[is_kept]
@@ -264,13 +278,16 @@ def _columns_of_gaps(gaps: Bytes, info: FrameInfo) -> npt.NDArray[np.int64] | No
     return None if np.any(columns >= info.row_length) else columns
 
 
-def _refuse_non_finite(data: Bytes, info: FrameInfo) -> None:
-    first = int(np.argmax(_keys(_bits(data, info.dtype)) >= _INFINITE_KEY[info.dtype]))
-    value = _singles(data, info.dtype)[first]
+def refuse_non_finite(data: Bytes, info: FrameInfo) -> None:
+    """Raise `ValueError` that names the first element that is NaN or infinite, if there is one."""
+    is_not_finite = _keys(_bits(data, info.dtype)) >= _INFINITE_KEY[info.dtype]
+    if not is_not_finite.any():
+        return
+    first = int(np.argmax(is_not_finite))
+    value = singles(data, info.dtype)[first]
     text = "nan" if np.isnan(value) else "inf" if value > 0 else "-inf"
-    raise ValueError(
-        f"element {first} is {text}, {_NAMES[info.codec]} takes finite values only (raw and bf16 keep the others)"
-    )
+    name = "a calibrated codec" if info.codec == CALIBRATED else _NAMES[info.codec]
+    raise ValueError(f"element {first} is {text}, {name} takes finite values only (raw and bf16 keep the others)")
 
 
 def _aligned(data: Bytes, dtype: Any) -> npt.NDArray[Any]:
@@ -289,14 +306,14 @@ def _keys(bits: npt.NDArray[Any]) -> Words:
     return keys
 
 
-def _singles(data: Bytes, dtype: int) -> Singles:
+def singles(data: Bytes, dtype: int) -> Singles:
     bits = _bits(data, dtype)
     if dtype == FLOAT32:
         return bits.view(np.float32)
     return singles_from_halves(bits) if dtype == FLOAT16 else singles_from_bf16(bits)
 
 
-def _shorten(values: Singles, dtype: int) -> npt.NDArray[Any]:
+def shorten(values: Singles, dtype: int) -> npt.NDArray[Any]:
     if dtype == FLOAT32:
         return values
     return halves_from_singles(values) if dtype == FLOAT16 else bf16_from_singles(values)

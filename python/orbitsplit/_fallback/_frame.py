@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 RAW, BF16, INT8, INT4, TOPK = range(5)
+CALIBRATED = 6
 FLOAT32, FLOAT16, BFLOAT16 = range(3)
 ITEM_BYTES = (4, 2, 2)
 MAX_RANK = 8
 
-# magic, version, codec, dtype, rank, flags, reserved, parameter, codebook, payload bytes, reserved, checksum
-_FIXED = struct.Struct("<4sBBBBHHIQQII")
+# magic, version, codec, dtype, rank, flags, reserved, parameter, codebook, payload bytes, cut, level, checksum
+_FIXED = struct.Struct("<4sBBBBHHIQQHHI")
 _CHECKSUM_AT = 36
 _MAGIC = b"OSPF"
 _VERSION = 1
@@ -44,6 +45,7 @@ class FrameInfo:
     parameter: int
     shape: tuple[int, ...]
     payload_bytes: int
+    key: tuple[int, int, int] = (0, 0, 0)  # codebook, cut, level
 
     @property
     def row_length(self) -> int:
@@ -99,11 +101,15 @@ def is_group(group: int) -> bool:
     return 8 <= group <= 65536 and group % 8 == 0
 
 
+def describe_key(key: tuple[int, int, int]) -> str:
+    return f"codebook {key[0]}, cut {key[1]}, level {key[2]}"
+
+
 def write_header(info: FrameInfo) -> bytes:
     """Return the header with a checksum of zero."""
     flags = _INDEX_GAPS if info.index_gaps else 0
     identity = (_MAGIC, _VERSION, info.codec, info.dtype, len(info.shape))
-    fixed = _FIXED.pack(*identity, flags, 0, info.parameter, 0, info.payload_bytes, 0, 0)
+    fixed = _FIXED.pack(*identity, flags, 0, info.parameter, info.key[0], info.payload_bytes, *info.key[1:], 0)
     return fixed + struct.pack(f"<{len(info.shape)}Q", *info.shape)
 
 
@@ -123,17 +129,19 @@ def verify_seal(frame: Bytes) -> None:
 def inspect(frame: Bytes, max_bytes: int) -> FrameInfo:
     """Read and check everything but the payload; raise `CorruptFrameError`."""
     _check_identity(frame)
-    codec, dtype, rank, flags, spare, parameter, codebook, payload_bytes, reserved = _FIXED.unpack(
+    codec, dtype, rank, flags, spare, parameter, codebook, payload_bytes, cut, level = _FIXED.unpack(
         frame[: _FIXED.size].tobytes()
-    )[2:11]
+    )[2:12]
     if flags & ~(_INDEX_GAPS if codec == TOPK else 0):
         raise CorruptFrameError(f"frame has flags {flags} this reader does not know")
-    if spare or reserved:
+    if spare or (codec != CALIBRATED and (cut or level)):
         raise CorruptFrameError("frame uses reserved header bytes, this reader expects zeros")
-    if codebook:
-        raise CorruptFrameError("frame needs a codebook, this reader has none")
+    if codec == CALIBRATED and not codebook:
+        raise CorruptFrameError("frame is calibrated and names no codebook")
+    if codec != CALIBRATED and codebook:
+        raise CorruptFrameError("frame names a codebook, its codec has none")
     shape = struct.unpack(f"<{rank}q", frame[_FIXED.size : _FIXED.size + 8 * rank].tobytes())
-    info = FrameInfo(codec, dtype, flags == _INDEX_GAPS, parameter, shape, payload_bytes)
+    info = FrameInfo(codec, dtype, flags == _INDEX_GAPS, parameter, shape, payload_bytes, (codebook, cut, level))
     _check_sizes(info, frame.size - info.header_bytes, max_bytes)
     return info
 
@@ -146,8 +154,8 @@ def _check_identity(frame: Bytes) -> None:
     version, codec, dtype, rank = frame[4:8].tolist()
     if version != _VERSION:
         raise CorruptFrameError(f"frame has version {version}, this reader knows 1")
-    if codec > TOPK:
-        raise CorruptFrameError(f"frame has codec id {codec}, this reader knows 0 to 4")
+    if codec > TOPK and codec != CALIBRATED:
+        raise CorruptFrameError(f"frame has codec id {codec}, this reader knows 0 to 4 and 6")
     if dtype > BFLOAT16:
         raise CorruptFrameError(f"frame has dtype id {dtype}, this reader knows 0 to 2")
     if rank > MAX_RANK:
@@ -164,6 +172,8 @@ def _check_parameter(info: FrameInfo) -> None:
     elif info.codec in (INT8, INT4):
         if not is_group(info.parameter):
             raise CorruptFrameError(f"frame has groups of {info.parameter}, a group is a multiple of 8 from 8 to 65536")
+    elif info.codec == CALIBRATED:
+        return  # what it counts shows in reading
     elif info.parameter > info.row_length or (info.parameter == 0 and info.row_length > 0):
         raise CorruptFrameError(f"frame keeps {info.parameter} values of rows of {info.row_length}")
 
@@ -176,6 +186,8 @@ def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
     _check_parameter(info)
     if info.payload_bytes != present:
         raise CorruptFrameError(f"frame declares a payload of {info.payload_bytes} bytes, it has {present}")
+    if info.codec == CALIBRATED:
+        return  # its parameters decide, which are not in the frame
     bound = info.payload_bound()
     if present >= bound if info.index_gaps else present != bound:
         fewer = "fewer than " if info.index_gaps else ""

@@ -1,0 +1,131 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "bindings.hpp"
+#include "byte_view.hpp"
+#include "orbitsplit/calibrated.hpp"
+#include "unlocked.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using orbitsplit::CalibratedCodec;
+using orbitsplit::DType;
+using Floats = py::array_t<float, py::array::c_style>;
+using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
+using Shape = std::vector<std::int64_t>;
+
+template <class Number>
+std::vector<Number> numbers_of(const py::array_t<Number, py::array::c_style>& array) {
+    return {array.data(), array.data() + array.size()};
+}
+
+std::vector<orbitsplit::SymbolFrequencies> tables_of(const Bytes& array) {
+    std::vector<orbitsplit::SymbolFrequencies> tables(static_cast<std::size_t>(array.size()) / 256);
+    for (std::size_t t = 0; t < tables.size(); ++t)
+        std::copy_n(array.data() + 256 * t, 256, tables[t].begin());
+    return tables;
+}
+
+CalibratedCodec make(std::uint64_t codebook, std::uint16_t cut, std::uint16_t level, const Floats& step,
+                     const Floats& shift, const Floats& scale, const Floats& threshold, float rounding,
+                     float shrink, std::int32_t hadamard, const Floats& matrix, const Bytes& tables,
+                     const Bytes& table_of_channel) {
+    return CalibratedCodec({.key = {.codebook = codebook, .cut = cut, .level = level},
+                            .step = numbers_of(step),
+                            .shift = numbers_of(shift),
+                            .scale = numbers_of(scale),
+                            .threshold = numbers_of(threshold),
+                            .rounding = rounding,
+                            .shrink = shrink,
+                            .hadamard = hadamard,
+                            .matrix = numbers_of(matrix),
+                            .tables = tables_of(tables),
+                            .table_of_channel = numbers_of(table_of_channel)});
+}
+
+std::uint64_t frame_bytes(const CalibratedCodec& codec, int dtype, const Shape& shape) {
+    return orbitsplit::frame_bytes(static_cast<DType>(dtype), shape, codec);
+}
+
+py::bytes encode(const CalibratedCodec& codec, const py::object& data, int dtype, const Shape& shape,
+                 int threads) {
+    const ByteView view(data);
+    const std::uint64_t bound = frame_bytes(codec, dtype, shape);
+    PyObject* frame = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bound));
+    if (frame == nullptr) throw py::error_already_set();
+    auto owner = py::reinterpret_steal<py::object>(frame);
+    std::size_t size = 0;
+    {
+        const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(frame)), bound);
+        const Unlocked unlocked(view.bytes().size());
+        size = orbitsplit::compress_into(out, view.bytes(), static_cast<DType>(dtype), shape, codec, threads);
+    }
+    frame = owner.release().ptr();
+    // On failure this frees the bytes and sets `frame` to null.
+    if (_PyBytes_Resize(&frame, static_cast<Py_ssize_t>(size)) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::bytes>(frame);
+}
+
+py::tuple decode(const CalibratedCodec& codec, const py::object& frame, std::uint64_t max_bytes,
+                 int threads) {
+    const ByteView view(frame);
+    const orbitsplit::Limits limits{.max_bytes = max_bytes};
+    const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), limits);
+    py::array_t<std::uint8_t> data(static_cast<py::ssize_t>(info.data_bytes()));
+    {
+        const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
+        const Unlocked unlocked(out.size());
+        orbitsplit::decompress_into(out, view.bytes(), codec, limits, threads);
+    }
+    return py::make_tuple(static_cast<int>(info.dtype), py::tuple(py::cast(info.shape)), std::move(data));
+}
+
+std::size_t encode_into(const CalibratedCodec& codec, const py::object& data, int dtype, const Shape& shape,
+                        const py::object& out, int threads) {
+    const ByteView view(data);
+    const ByteView frame(out, Access::write);
+    const Unlocked unlocked(view.bytes().size());
+    return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<DType>(dtype), shape, codec,
+                                     threads);
+}
+
+void decode_into(const CalibratedCodec& codec, const py::object& frame, int dtype, const Shape& shape,
+                 const py::object& out, int threads) {
+    const ByteView view(frame);
+    const ByteView array(out, Access::write);
+    const Unlocked unlocked(array.bytes().size());
+    orbitsplit::decompress_into(array.memory(), static_cast<DType>(dtype), shape, view.bytes(), codec,
+                                threads);
+}
+
+py::tuple codebook_key(const py::object& frame, std::uint64_t max_bytes) {
+    const ByteView view(frame);
+    const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), {.max_bytes = max_bytes});
+    return py::make_tuple(info.key.codebook, info.key.cut, info.key.level);
+}
+
+}  // namespace
+
+void bind_calibrated(py::module_& m) {
+    py::class_<CalibratedCodec>(m, "CalibratedCodec")
+        .def(py::init(&make), py::arg("codebook"), py::arg("cut"), py::arg("level"),
+             py::arg("step").noconvert(), py::arg("shift").noconvert(), py::arg("scale").noconvert(),
+             py::arg("threshold").noconvert(), py::arg("rounding"), py::arg("shrink"), py::arg("hadamard"),
+             py::arg("matrix").noconvert(), py::arg("tables").noconvert(),
+             py::arg("table_of_channel").noconvert())
+        .def("frame_bytes", &frame_bytes, py::arg("dtype"), py::arg("shape"))
+        .def("encode", &encode, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("threads") = 1)
+        .def("encode_into", &encode_into, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("out"),
+             py::arg("threads") = 1)
+        .def("decode_into", &decode_into, py::arg("frame"), py::arg("dtype"), py::arg("shape"),
+             py::arg("out"), py::arg("threads") = 1)
+        .def("decode", &decode, py::arg("frame"), py::arg("max_bytes"), py::arg("threads") = 1);
+    m.def("codebook_key", &codebook_key, py::arg("frame"), py::arg("max_bytes"));
+}

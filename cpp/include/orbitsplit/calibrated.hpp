@@ -1,0 +1,86 @@
+// Calibrated codecs: what calibration found for one level at one cut of a model, applied to activations.
+//
+// With x a row of an activation, its last axis as wide as the codec has channels:
+//
+//     y    = T ((x - shift) scale)                        T: identity, blockwise Hadamard or a matrix
+//     code = 0                                            where |y| < threshold, else
+//            sign(y) floor(|y| / step + rounding)         if that is within -127..127, else
+//            -128, an escape: y itself goes along as a bfloat16, so that nothing is ever clipped
+//     y'   = sign(code) (|code| - shrink) step            or the bfloat16
+//     x'   = (T^t y') / scale + shift
+//
+// Codes are stored as they are, or entropy-coded by static tables. A frame names the codebook, cut and level it
+// needs and holds none of the numbers above: its reader must have the same codec. NaN and infinity are refused.
+//
+// Nothing here fits parameters to data: that is calibration.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "orbitsplit/codec.hpp"
+#include "orbitsplit/error.hpp"
+#include "orbitsplit/frame.hpp"
+
+namespace orbitsplit {
+
+// How often each byte is expected, in 256ths, of 1 to 255 in all; what they lack of 256 is for the bytes that have 0.
+using SymbolFrequencies = std::array<std::uint8_t, 256>;
+
+// Arrays hold one number a channel unless said otherwise.
+struct CalibratedParameters {
+    CodebookKey key;
+    std::vector<float> step;   // from 2^-126 to 2^120; their number is the width
+    std::vector<float> shift;  // from -2^126 to 2^126; none: 0
+    std::vector<float> scale;  // from 2^-120 to 2^120, with a transform only (else it is in step); none: 1
+    std::vector<float> threshold;  // finite, at least 0; none: 0
+    float rounding = 0.5F;         // in (0, 0.5]: below one half the zone that codes 0 is wider than a step
+    float shrink = 0.0F;           // in [0, 0.5)
+    std::int32_t hadamard = 0;     // size of the blocks, a power of two that divides the width; 0: none
+    std::vector<float> matrix;     // width x width, orthogonal, row-major; none: identity (or Hadamard)
+    std::vector<SymbolFrequencies> tables;       // none: codes are stored as they are
+    std::vector<std::uint8_t> table_of_channel;  // indices into `tables`
+};
+
+// Parameters that were checked, and what is derived from them once. Immutable: share it among threads.
+class CalibratedCodec {
+  public:
+    // Throws std::invalid_argument that names the parameter, its value and what is valid.
+    explicit CalibratedCodec(CalibratedParameters parameters);
+    ~CalibratedCodec();
+    CalibratedCodec(CalibratedCodec&&) noexcept;
+    CalibratedCodec& operator=(CalibratedCodec&&) noexcept;
+
+    const CalibratedParameters& parameters() const;
+    std::size_t width() const { return parameters().step.size(); }
+
+    struct Prepared;
+    const Prepared& prepared() const { return *prepared_; }
+
+  private:
+    std::unique_ptr<const Prepared> prepared_;
+};
+
+// An upper bound on the size of the frame in bytes.
+std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const CalibratedCodec& codec);
+
+// As compress() and decompress() of codec.hpp, on up to so many threads (1 to 256): the frame is the same. Throws std::invalid_argument also for a shape whose last axis
+// is not the codec's width; CorruptFrameError also for a frame that was encoded with another codec.
+std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
+                                std::span<const std::int64_t> shape, const CalibratedCodec& codec,
+                                int threads = 1);
+std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
+                          std::span<const std::int64_t> shape, const CalibratedCodec& codec, int threads = 1);
+Decoded decompress(std::span<const std::byte> frame, const CalibratedCodec& codec, const Limits& limits = {},
+                   int threads = 1);
+void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame,
+                     const CalibratedCodec& codec, const Limits& limits = {}, int threads = 1);
+void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
+                     std::span<const std::byte> frame, const CalibratedCodec& codec, int threads = 1);
+
+}  // namespace orbitsplit

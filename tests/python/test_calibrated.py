@@ -1,0 +1,357 @@
+"""Calibrated codecs: bytes as the judge builds them on every instruction set, errors within a step, nothing clipped."""
+
+from __future__ import annotations
+
+import pickle
+
+import judge_calibrated
+import judge_codec as judge
+import numpy as np
+import pytest
+import torch
+
+from orbitsplit import CalibratedCodec, CorruptFrameError, compress, decompress, frame_bytes
+from orbitsplit._backend import load_backend
+
+NATIVE = load_backend("native")
+NUMBA = load_backend("numba")
+# A table in which nearly everything is the escape.
+RARE = np.zeros((1, 256), np.uint8)
+RARE[0, 1] = 1
+
+
+@pytest.fixture
+def each_isa():
+    """Call a function on every instruction set of the extension and in Numba; all must give the same."""
+    chosen = NATIVE.isa()
+
+    def run(codec, function):
+        results = [function(codec.prepared(NUMBA))]
+        for isa in NATIVE.isas():
+            NATIVE.set_isa(isa)
+            results.append(function(codec.prepared(NATIVE)))
+        assert all(result == results[0] for result in results)
+        return results[0]
+
+    yield run
+    NATIVE.set_isa(chosen)
+
+
+def frequencies(codes):
+    """A table of expected bytes from examples: those below 1 / 256 are left to the escape."""
+    counts = np.bincount(np.asarray(codes).astype(np.uint8).reshape(-1), minlength=256)
+    return np.maximum(counts * 250 // counts.sum(), 0).astype(np.uint8)
+
+
+def orthogonal(n, seed=0):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0].astype(np.float32)
+
+
+def parameters_of(n, kind, *, tables=3, seed=0):
+    """Parameters of every kind of codec, fitted to normal channels of different sizes."""
+    rng = np.random.default_rng(seed)
+    size = np.exp(rng.standard_normal(n))
+    steps = size / 4 if kind == "plain" else np.full(n, 0.25)
+    parameters = {"codebook": 2**63 + 5, "cut": 17, "level": 3, "step": steps.astype(np.float32)}
+    if kind != "plain":
+        parameters |= {
+            "shift": rng.standard_normal(n).astype(np.float32),
+            "threshold": np.where(rng.random(n) < 0.5, 0.4, 0).astype(np.float32),
+            "rounding": 0.375,
+            "shrink": 0.0625,
+        }
+    if kind in ("hadamard", "dense"):
+        parameters["scale"] = (1 / size).astype(np.float32)
+    if kind == "hadamard":
+        parameters["hadamard"] = n & -n
+        if n % 2:
+            del parameters["scale"]
+    if kind == "dense":
+        parameters["matrix"] = orthogonal(n)
+    if tables:
+        codes = np.rint(rng.standard_normal((tables, 20000)) * 4 * np.arange(1, tables + 1)[:, None]).clip(-128, 127)
+        parameters["tables"] = np.array([frequencies(row) for row in codes])
+        parameters["table_of_channel"] = rng.integers(0, tables, n).astype(np.uint8)
+    return parameters, size
+
+
+def activations(shape, size, seed=1):
+    """Normal channels with a massive one, a massive first row, and small and special numbers in between."""
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal(shape) * size).astype(np.float32)
+    rows = x.reshape(-1, shape[-1])
+    if len(rows) > 1:
+        rows[0] *= 300
+    rows[:, 0] *= 200
+    special = np.array([0.0, -0.0, 1e-45, -1e-40, 3.0e38, -3.4e38, 0.5, -127.5], np.float32)
+    places = rng.integers(0, rows.size, 12)
+    rows.reshape(-1)[places] = rng.choice(special, 12)
+    return x
+
+
+KINDS = ("plain", "affine", "hadamard", "dense")
+SHAPES = [(1,), (5,), (1, 64), (2, 3, 65), (63, 33), (64, 32), (65, 70), (130, 24), (300, 16), (1, 640)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tables", [0, 1, 3])
+def test_frames_are_those_of_the_judge(kind, tables, each_isa):
+    for shape in SHAPES:
+        if kind == "dense" and shape[-1] > 100:
+            continue
+        parameters, size = parameters_of(shape[-1], kind, tables=tables)
+        x = np.clip(activations(shape, size), -1e37, 1e37)
+        codec = CalibratedCodec(**parameters)
+        frame = each_isa(codec, lambda c, x=x: c.encode(x, 0, x.shape, 1))
+        assert frame == judge_calibrated.encode(x.view(np.uint32), "float32", parameters), shape
+        assert len(frame) <= codec.prepared(NATIVE).frame_bytes(0, shape)
+        decoded = each_isa(codec, lambda c, frame=frame: c.decode(frame, 1 << 30, 1)[2].tobytes())
+        assert decoded == judge_calibrated.decode(x.view(np.uint32), "float32", parameters)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["affine", "hadamard"])
+def test_frames_of_short_dtypes_are_those_of_the_judge(kind, dtype, each_isa):
+    parameters, size = parameters_of(80, kind)
+    x = np.clip(activations((70, 80), size), -65504, 65504)
+    bits = x.astype(np.float16).view(np.uint16) if dtype == "float16" else (x.view(np.uint32) >> 16).astype(np.uint16)
+    codec = CalibratedCodec(**parameters)
+    number = judge.DTYPES.index(dtype)
+    frame = each_isa(codec, lambda c: c.encode(bits, number, bits.shape, 1))
+    assert frame == judge_calibrated.encode(bits, dtype, parameters)
+    decoded = each_isa(codec, lambda c: c.decode(frame, 1 << 30, 1)[2].tobytes())
+    assert decoded == judge_calibrated.decode(bits, dtype, parameters)
+
+
+def test_wide_rows_keep_their_escapes_in_order(each_isa):
+    """More channels than a band, more rows than a block, a stream and a group: NumPy's own judge, row by row."""
+    n = 2048 + 130
+    parameters, size = parameters_of(n, "affine")
+    codec = CalibratedCodec(**parameters)
+    x = np.clip(activations((330, n), size), -1e37, 1e37)
+    frame = each_isa(codec, lambda c: c.encode(x, 0, x.shape, 1))
+    decoded = each_isa(codec, lambda c: c.decode(frame, 1 << 30, 1)[2].tobytes())
+    y = np.frombuffer(decoded, np.float32).reshape(x.shape)
+    for row in (0, 15, 16, 255, 256, 329):
+        assert y[row].tolist() == judge_calibrated.decoded_row(
+            judge_calibrated.numbers_of_row(x[row], parameters), parameters
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_clipped(kind):
+    """Massive rows and channels come back with bfloat16's error, the others with that of a step."""
+    n = 64
+    parameters, size = parameters_of(n, kind)
+    codec = CalibratedCodec(**{**parameters, "threshold": None})
+    rng = np.random.default_rng(3)
+    x = (rng.standard_normal((512, n)) * size).astype(np.float32)
+    x[0] *= 1000
+    x[:, 5] *= 500
+    frame = compress(x, codec)
+    error = np.abs(decompress(frame, codec) - x)
+    scale = parameters.get("scale", np.ones(n, np.float32))
+    shift = parameters.get("shift", 0)
+    y = np.array([judge_calibrated.numbers_of_row(row, parameters) for row in x])
+    of_escape = np.abs(y) * 2.0**-8
+    bound = np.maximum(codec.step * 0.75, of_escape)
+    if kind in ("hadamard", "dense"):  # errors of a row are spread over it
+        bound = np.linalg.norm(bound, axis=1, keepdims=True)
+    assert np.all(error <= bound / scale * 1.001 + np.abs(x - shift) * 1e-5)
+    # One row in 512 costs 4 bytes an element at most, a channel of escapes also; the rest some bits.
+    if kind in ("plain", "affine"):
+        assert len(frame) < x.size * 0.8
+
+
+def test_decoding_takes_the_same_codec_or_a_book():
+    parameters, size = parameters_of(32, "plain")
+    codec = CalibratedCodec(**parameters)
+    x = activations((4, 32), size)
+    frame = compress(x, codec)
+    expected = decompress(frame, codec)
+
+    class Book:
+        codebook_id = codec.codebook
+
+        def codec_of(self, cut, level):
+            return {(17, 3): codec}[cut, level]
+
+    np.testing.assert_array_equal(decompress(frame, Book()), expected)
+    np.testing.assert_array_equal(decompress(compress(x, "raw"), Book()), x)
+    np.testing.assert_array_equal(decompress(compress(x, "raw"), codec), x)
+    with pytest.raises(
+        CorruptFrameError, match=f"frame needs codebook {codec.codebook}, cut 17, level 3, none was given"
+    ):
+        decompress(frame)
+    other = CalibratedCodec(**{**parameters, "level": 4})
+    with pytest.raises(CorruptFrameError, match=r"level 3, this codec is codebook .*, cut 17, level 4"):
+        decompress(frame, other)
+    with pytest.raises(CorruptFrameError, match=r"frame needs cut 17, level 4 of codebook \d+, which has none"):
+        decompress(compress(x, other), Book())
+    Book.codebook_id = 6
+    with pytest.raises(CorruptFrameError, match=f"frame needs codebook {codec.codebook}, .*, this is codebook 6"):
+        decompress(frame, Book())
+    narrow = CalibratedCodec(**parameters_of(31, "plain")[0])
+    with pytest.raises(CorruptFrameError, match="frame has rows of 32 elements, its codec has 31 channels"):
+        decompress(frame, narrow)
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+def test_what_cannot_be_encoded_says_why(module):
+    codec = CalibratedCodec(codebook=1, step=np.full(8, 0.5), shift=np.full(8, -1e37)).prepared(module)
+    x = np.ones((3, 8), np.float32)
+    for value, name in ((np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")):
+        x[1, 2] = value
+        with pytest.raises(ValueError, match=f"element 10 is {name}, a calibrated codec takes finite values only"):
+            codec.encode(x, 0, x.shape, 1)
+    x[1, 2] = np.finfo(np.float32).max
+    with pytest.raises(ValueError, match="an element leaves the range of float32 when it is shifted and transformed"):
+        codec.encode(x, 0, x.shape, 1)
+    with pytest.raises(ValueError, match="rows have 7 elements, the codec has 8 channels"):
+        codec.encode(np.ones((2, 7), np.float32), 0, (2, 7), 1)
+
+
+INVALID = [
+    ({"codebook": 0}, "codebook is 0, which stands for none"),
+    ({"cut": 65536}, "cut is 65536, it must be from 0 to 65535"),
+    ({"step": np.zeros(0)}, "step has 0 channels"),
+    ({"step": np.array([1, 0, 1, 1])}, r"step\[1\] is 0, it must be from 2\^-126 to 2\^120"),
+    ({"step": np.array([1, 1, np.nan, 1])}, r"step\[2\] is nan"),
+    ({"step": np.ones((2, 2))}, "step has 2 axes, it must have 1"),
+    ({"shift": np.ones(3)}, "shift has 3 channels, step has 4"),
+    ({"shift": np.full(4, 1e38)}, r"shift\[0\] is 1e\+38"),
+    ({"threshold": np.array([0, 0, 0, -1])}, r"threshold\[3\] is -1"),
+    ({"threshold": np.full(4, np.inf)}, r"threshold\[0\] is inf"),
+    ({"rounding": 0.0}, r"rounding is 0, it must be in \(0, 0.5\]"),
+    ({"shrink": 0.5}, r"shrink is 0.5, it must be in \[0, 0.5\)"),
+    ({"hadamard": 3}, "hadamard is 3, it must be 0 or a power of two that divides the width of 4"),
+    ({"hadamard": 8}, "hadamard is 8"),
+    ({"scale": np.ones(4)}, "scale is given without a transform"),
+    ({"hadamard": 2, "matrix": np.eye(4)}, "hadamard is 2 beside a matrix"),
+    ({"matrix": 2 * np.eye(4)}, "row 0 of matrix has the squared norm 4, an orthogonal matrix has 1"),
+    ({"matrix": np.eye(3)}, r"matrix has shape \[3, 3\], it must be \[4, 4\]"),
+    (
+        {"tables": np.full((1, 256), 1, np.uint8)},
+        r"tables\[0\] has frequencies that add up to 256, they must add up to 1 to 255",
+    ),
+    ({"tables": np.zeros((1, 256))}, r"tables\[0\] has frequencies that add up to 0"),
+    ({"tables": np.zeros((1, 255), np.uint8)}, r"tables has shape \[1, 255\], it must have rows of 256"),
+    ({"tables": np.repeat(RARE, 65, axis=0)}, "there are 65 tables, the limit is 64"),
+    ({"tables": np.full((1, 256), 0.5)}, "tables must hold whole numbers from 0 to 255"),
+    ({"table_of_channel": np.zeros(4)}, "table_of_channel has 4 channels, with 0 tables it must have 0"),
+    (
+        {"tables": RARE, "table_of_channel": np.array([0, 0, 1, 0])},
+        r"table_of_channel\[2\] is 1, there are 1 tables",
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", [NATIVE, NUMBA])
+@pytest.mark.parametrize(("changes", "message"), INVALID)
+def test_parameters_have_limits(changes, message, backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._calibrated.backend", lambda: backend)
+    with pytest.raises(ValueError, match=message):
+        CalibratedCodec(**{"codebook": 1, "step": np.ones(4), **changes})
+
+
+def test_parameters_cannot_change_and_can_be_pickled():
+    step = np.ones(4, np.float32)
+    codec = CalibratedCodec(codebook=1, step=step)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    frame = compress(x, codec)
+    step[:] = 2
+    assert codec.step.tolist() == [1, 1, 1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        codec.step[0] = 2
+    assert compress(x, pickle.loads(pickle.dumps(codec))) == frame
+    assert codec.width == 4
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (2, 0, 4)])
+def test_empty_arrays(shape, each_isa):
+    codec = CalibratedCodec(codebook=1, step=np.ones(4), tables=RARE)
+    x = np.zeros(shape, np.float32)
+    frame = each_isa(codec, lambda c: c.encode(x, 0, shape, 1))
+    assert len(frame) == 40 + 8 * len(shape)
+    assert decompress(frame, codec).shape == shape
+
+
+def test_tensors_come_back_as_tensors():
+    parameters, size = parameters_of(64, "plain")
+    codec = CalibratedCodec(**parameters)
+    x = torch.from_numpy(activations((3, 64), size)).clip(-1e30, 1e30)
+    assert compress(x, codec) == compress(x.numpy(), codec)
+    y = decompress(compress(x.bfloat16(), codec), codec)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), x, rtol=0.02, atol=float(codec.step.max()))
+
+
+def test_frame_bytes_is_an_upper_bound():
+    worst = np.zeros((1, 256), np.uint8)
+    worst[0, 1] = 255
+    codec = CalibratedCodec(codebook=1, step=np.ones(64), tables=worst)
+    x = np.full((700, 64), 1e9, np.float32)  # every number is escaped by the quantiser and by the table
+    bound = frame_bytes(x.shape, "float32", codec)
+    assert bound * 0.99 < len(compress(x, codec)) <= bound
+    stored = CalibratedCodec(codebook=1, step=np.ones(64))
+    assert frame_bytes((10, 64), "float32", stored) == 40 + 16 + 3 * 640
+    assert len(compress(np.ones((10, 64), np.float32), stored)) == 40 + 16 + 640
+
+
+def test_hostile_frames_are_refused(each_isa):
+    """Single bytes of the payload changed, under a new checksum: an array or CorruptFrameError, the same everywhere."""
+    parameters, size = parameters_of(40, "affine")
+    codecs = [
+        CalibratedCodec(**parameters),
+        CalibratedCodec(**{**parameters, "tables": None, "table_of_channel": None}),
+    ]
+    rng = np.random.default_rng(8)
+    outcomes = {"array": 0, "refused": 0}
+    for codec in codecs:
+        for rows in (1, 9, 70, 300):
+            frame = compress(np.clip(activations((rows, 40), size), -1e30, 1e30), codec)
+            for _ in range(60):
+                damaged = bytearray(frame)
+                at = int(rng.choice([12, 13, *range(56, min(64, len(frame))), *rng.integers(56, len(frame), 8)]))
+                damaged[at] ^= int(rng.integers(1, 256))
+                if rng.random() < 0.3:
+                    damaged = damaged[: -int(rng.integers(1, 20))]
+                    damaged[24:32] = (len(damaged) - 56).to_bytes(8, "little")
+                damaged[36:40] = bytes(4)
+                damaged[36:40] = NATIVE.crc32c(damaged).to_bytes(4, "little")
+
+                def outcome(c, damaged=damaged):
+                    try:
+                        return c.decode(bytes(damaged), 1 << 20, 1)[2].tobytes()
+                    except CorruptFrameError:
+                        return None
+
+                outcomes["refused" if each_isa(codec, outcome) is None else "array"] += 1
+    assert min(outcomes.values()) > 20
+
+
+@pytest.mark.parametrize("kind", ["plain", "hadamard"])
+@pytest.mark.parametrize("tables", [0, 3])
+def test_threads_do_not_change_a_frame(kind, tables):
+    parameters, size = parameters_of(64, kind, tables=tables)
+    codec = CalibratedCodec(**parameters).prepared(NATIVE)
+    for rows in (1, 256, 257, 1300):
+        x = np.clip(activations((rows, 64), size), -1e30, 1e30)
+        frame = codec.encode(x, 0, x.shape, 1)
+        decoded = codec.decode(frame, 1 << 30, 1)[2].tobytes()
+        for threads in (2, 3, 8):
+            assert codec.encode(x, 0, x.shape, threads) == frame
+            assert codec.decode(frame, 1 << 30, threads)[2].tobytes() == decoded
+    x[900, 3] = np.nan
+    with pytest.raises(ValueError, match="element 57603 is nan"):
+        codec.encode(x, 0, x.shape, 3)
+    for module in (NATIVE, NUMBA):
+        with pytest.raises(ValueError, match="threads is 0, "):
+            CalibratedCodec(**parameters).prepared(module).encode(x, 0, x.shape, 0)
+
+
+def test_a_frame_cannot_ask_for_more_than_the_limit():
+    codec = CalibratedCodec(codebook=1, step=np.ones(64), tables=RARE)
+    frame = compress(np.zeros((9, 64), np.float32), codec)
+    with pytest.raises(CorruptFrameError, match="declares an array of 2304 bytes, the limit is 2303"):
+        decompress(frame, codec, max_bytes=2303)
