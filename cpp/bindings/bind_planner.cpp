@@ -20,10 +20,12 @@ orbitsplit::Objective objective_from(const std::string& name) {
 }
 
 py::dict solve(const py::object& problem, const std::string& objective, std::optional<int> max_nodes,
-               double gap, double time_limit_s, std::size_t max_labels, int max_tracked, int max_bits) {
+               double gap, double time_limit_s, std::size_t max_labels, std::size_t max_bytes,
+               const StageArray& incumbent, int max_tracked, int max_bits) {
     const orbitsplit::Problem core = problem_from(problem);
     const orbitsplit::SolveOptions options{
-        objective_from(objective), max_nodes, gap, time_limit_s, max_labels, max_tracked, max_bits};
+        objective_from(objective), max_nodes,   gap,     time_limit_s, max_labels, max_bytes,
+        stages_from(incumbent),    max_tracked, max_bits};
     orbitsplit::Solution solution;
     {
         py::gil_scoped_release release;
@@ -44,5 +46,6 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
 
 void bind_planner(py::module_& m) {
     m.def("solve", solve, py::arg("problem"), py::arg("objective"), py::arg("max_nodes"), py::arg("gap"),
-          py::arg("time_limit_s"), py::arg("max_labels"), py::arg("max_tracked"), py::arg("max_bits"));
+          py::arg("time_limit_s"), py::arg("max_labels"), py::arg("max_bytes"), py::arg("incumbent"),
+          py::arg("max_tracked"), py::arg("max_bits"));
 }

@@ -73,6 +73,8 @@ def solve(
     gap: float,
     time_limit_s: float,
     max_labels: int,
+    max_bytes: int,
+    incumbent: npt.NDArray[np.int32],
     max_tracked: int,
     max_bits: int,
 ) -> dict[str, Any]: ...

@@ -5,11 +5,12 @@ A problem has one memory per layer, which is right for every plan but those of o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ._problem import Problem, Solution, solve
+from ._problem import Problem, Solution, Stage, solve
 
 
 def with_one_copy(problem: Problem, tied_bytes: float) -> Problem:
@@ -34,12 +35,15 @@ def solve_with_one_copy(
     max_nodes: int | None = None,
     gap: float = 0.0,
     time_limit_s: float | None = None,
+    incumbent: Sequence[Stage] = (),
 ) -> tuple[Problem, Solution]:
     """Solve, counting the shared weights once where one node runs everything.
 
     Returns the solution, and the problem that confirms it.
     """
-    solution = solve(problem, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit_s)
+    solution = solve(
+        problem, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit_s, incumbent=incumbent
+    )
     if tied_bytes == 0:
         return problem, solution
     alone = unlinked(problem, tied_bytes)

@@ -261,6 +261,8 @@ def solve(
     gap: float = 0.0,
     time_limit_s: float | None = None,
     max_labels: int = 5_000_000,
+    max_bytes: int = 2_000_000_000,
+    incumbent: Sequence[Stage] | HasStages = (),
 ) -> Solution:
     """Find the plan of smallest objective that keeps memory, links, pins and loss budget.
 
@@ -269,7 +271,10 @@ def solve(
     most `max_nodes` stages.
 
     Exact, or proven to be within `gap` of the best, which may be much faster. At `time_limit_s`, or when more than
-    `max_labels` partial plans are kept (about 200 bytes each), the best plan so far is returned with a proven gap.
+    `max_labels` partial plans are kept or take more than `max_bytes` together with the search's bounds, the best plan
+    so far is returned with a proven gap. The tables of the problem and the first bounds come on top; the Numba backend
+    may take twice as much. `incumbent` is a plan to start from, such as the one that runs: it saves time and is
+    ignored where it breaks a limit. What is proven does not depend on it, only which of equally good plans is returned.
     Free order of more than 64 nodes needs few links for each, as in a constellation, and is quicker with `max_nodes`.
     Raises ValueError.
 
@@ -279,10 +284,15 @@ def solve(
     """
     if max_labels < 1:
         raise ValueError(f"max_labels is {max_labels}, must be at least 1")
+    check_integer("max_bytes", max_bytes)
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes is {max_bytes}, must be at least 1")
+    rows = _stage_rows(incumbent if isinstance(incumbent, Sequence) else incumbent.stages)
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
     if max_nodes is not None:
         check_integer("max_nodes", max_nodes)
-    found = backend().solve(problem, objective, max_nodes, float(gap), limit, max_labels, MAX_TRACKED, MAX_BITS)
+    limits = max_nodes, float(gap), limit, max_labels, max_bytes
+    found = backend().solve(problem, objective, *limits, rows, MAX_TRACKED, MAX_BITS)
     stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}

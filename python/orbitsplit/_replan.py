@@ -92,7 +92,7 @@ def replan(
     node that it forbids, or that a `Plan` names and it has not, is lost with its weights. *Keep* changes nothing.
     *Repair* leaves every layer of a remaining node where it is, finds a place for the others, and chooses levels
     anew. *Replace* starts from nothing. Both take the better of two plans: the best once all is in place, and the
-    best when moving counts as computing.
+    best when moving counts as computing. What goes on is where the next search starts (`incumbent` of `solve`).
 
     The option that takes least is chosen, in seconds to move and `runs` runs of the workload, so many as the
     situation is expected to last. Weights of layers, `layer_weight_bytes` (L,) or all of the problem's memory of
@@ -114,11 +114,14 @@ def replan(
     weight_bytes = array_of("layer_weight_bytes", sizes, (len(problem.layers),))
     weights = Weights(problem, _held(parts, problem, stores), weight_bytes)
     scorer = _Scorer(problem, weights, runs, max_nodes, tied_bytes, time_limit_s)
-    best = scorer.solve(problem)
+    # Each way to go on is a start for the search of the next: what is kept is a repair, what is repaired a replacement.
+    kept = _keep(parts, scorer)
     repaired = _repair(parts, problem)
+    mended = scorer.solve(repaired, kept.stages)
+    best = scorer.solve(problem, mended.stages)
     options = (
-        _keep(parts, scorer),
-        scorer.best_option("repair", repaired, scorer.solve(repaired)),
+        kept,
+        scorer.best_option("repair", repaired, mended),
         scorer.best_option("replace", problem, best),
     )
     possible = [option for option in options if option.total_s is not None]
@@ -152,10 +155,14 @@ class _Scorer:
     tied_bytes: float
     time_limit_s: float | None
 
-    def solve(self, problem: Problem) -> Solution:
-        return solve_with_one_copy(problem, self.tied_bytes, max_nodes=self.max_nodes, time_limit_s=self.time_limit_s)[
-            1
-        ]
+    def solve(self, problem: Problem, incumbent: Sequence[Stage]) -> Solution:
+        return solve_with_one_copy(
+            problem,
+            self.tied_bytes,
+            max_nodes=self.max_nodes,
+            time_limit_s=self.time_limit_s,
+            incumbent=incumbent,
+        )[1]
 
     def option(self, decision: Decision, stages: Sequence[Stage]) -> Option:
         problem = with_one_copy(self.problem, self.tied_bytes) if len(stages) == 1 else self.problem
@@ -184,7 +191,7 @@ class _Scorer:
         charge = self.weights.lacking_s() / self.runs
         # What cannot move must not be chosen: the stand-in exceeds every plan that can.
         charge[np.isinf(charge)] = 1 + 2 * (charge[np.isfinite(charge)].sum() + problem.layer_time_s.sum())
-        sparing = self.solve(replace(problem, layer_time_s=problem.layer_time_s + charge))
+        sparing = self.solve(replace(problem, layer_time_s=problem.layer_time_s + charge), best.stages)
         if sparing.stages:
             candidates.append(self.option(decision, sparing.stages))
         return min(candidates, key=lambda option: math.inf if option.total_s is None else option.total_s)

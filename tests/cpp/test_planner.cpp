@@ -168,8 +168,8 @@ void check_root(const Problem& p, const SolveOptions& options) {
     const planner::Tables t = planner::make_tables(p, options);
     const planner::Relaxation least = planner::least_loss(t);
     if (least.root > t.loss_limit) return;
-    const planner::Root root =
-        planner::explore_root(p, t, options.objective, least, planner::Clock(infinity), {});
+    const planner::Root root = planner::explore_root(p, t, options.objective, least, planner::Clock(infinity),
+                                                     {}, options.max_bytes);
     const Solution best = solve(p, options);
     if (best.status == Status::optimal && best.objective_s < root.incumbent.cutoff()) {
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding));

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_problems import random_problem
+from random_problems import random_problem, random_stages
 
 from orbitsplit import Problem, evaluate, solve
 from orbitsplit._backend import load_backend
@@ -47,11 +48,14 @@ def solved(
     max_nodes: int | None = None,
     gap: float = 0.0,
     max_labels: int = 1_000_000,
+    max_bytes: int = 10**9,
+    incumbent: Sequence[tuple] = (),
     max_tracked: int = 16,
     max_bits: int = 64,
 ) -> dict:
     """Solve without the public function, which hides `max_tracked` and `max_bits`."""
-    options = objective, max_nodes, gap, math.inf, max_labels, max_tracked, max_bits
+    rows = np.array([*incumbent], dtype=np.int32).reshape(-1, 4)
+    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_tracked, max_bits
     found = load_backend(backend).solve(problem, *options)
     return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
 
@@ -187,11 +191,55 @@ def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
 
 def test_a_limit_is_the_same_on_both_backends():
     problem = Problem.from_dict(bundled("example_32_free"))
-    found = [load_backend(name).solve(problem, "latency", None, 0.0, math.inf, 500, 0, 64) for name in BACKENDS]
-    for solution in found:
-        solution["seconds"] = 0
-        solution["stages"] = [tuple(stage) for stage in solution["stages"]]
-    assert found[0] == found[1]
+    for limit in ({"max_labels": 500}, {"max_bytes": 200_000}):
+        native, numba = (solved(backend, problem, max_tracked=0, **limit) for backend in BACKENDS)
+        assert native == numba
+        assert native["status"] == "feasible"
+    assert native["reason"] == "the limit of 200 kB was reached"
+    assert native["labels"] < 200_000 / 300
+
+
+@pytest.mark.parametrize("max_bits", [64, 0])
+def test_memory_is_bounded_and_leaves_a_true_bound(max_bits):
+    for seed in range(150):
+        data = random_problem(Random(seed), order="free" if max_bits == 0 else None)
+        optimum = judge.best(data)
+        for max_bytes in (1, 2_000, 20_000):
+            found = solved("native", Problem.from_dict(data), max_bytes=max_bytes, max_bits=max_bits, max_tracked=0)
+            assert found["lower_bound_s"] <= optimum * (1 + 1e-9)
+            assert found["objective_s"] >= optimum * (1 - 1e-9)
+            assert found["labels"] <= max(max_bytes / 300 + 7 * 5 * 3, 0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("max_bits", [64, 0])
+def test_a_plan_to_start_from_changes_no_proof(backend, max_bits):
+    r = Random(5)
+    helped = 0
+    for seed in range(150 if backend == "native" else 30):
+        data = random_problem(Random(seed))
+        options = {**random_options(Random(seed), data), "max_bits": max_bits}
+        problem = Problem.from_dict(data)
+        cold = solved(backend, problem, **options)
+        some = random_stages(r, data)
+        given = [(node, start, stop, -1 if level is None else level) for node, start, stop, level in some]
+        for incumbent in (given, cold["stages"]):
+            warm = solved(backend, problem, **options, incumbent=incumbent)
+            assert warm["status"] == cold["status"]
+            assert warm["objective_s"] == pytest.approx(cold["objective_s"], rel=1e-9)
+            helped += warm["labels"] < cold["labels"]
+    assert helped > 0 or backend == "numba"  # which tries fewer
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_plan_to_start_from_is_the_least_that_is_returned(backend, monkeypatch):
+    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend(backend))
+    problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
+    fixed = solve(Problem.from_dict(bundled("example_80_fixed")))
+    assert solve(problem, time_limit_s=0).objective_s > fixed.objective_s
+    assert solve(problem, time_limit_s=0, incumbent=fixed).objective_s <= fixed.objective_s
+    with pytest.raises(ValueError, match="stage 0 starts at layer 1, must start at 0"):
+        solve(problem, incumbent=[(0, 1, 80, None)])
 
 
 @pytest.mark.parametrize("block", range(10))
@@ -234,6 +282,7 @@ def test_a_time_limit_is_kept(backend, monkeypatch):
         ({"time_limit_s": -1}, "time_limit_s is -1, must be at least 0"),
         ({"time_limit_s": float("nan")}, "time_limit_s is nan, must be at least 0"),
         ({"max_labels": 0}, "max_labels is 0, must be at least 1"),
+        ({"max_bytes": 0}, "max_bytes is 0, must be at least 1"),
         ({"gap": -0.5}, "gap is -0.5, must be at least 0 and below 1"),
         ({"gap": 1}, "gap is 1, must be at least 0 and below 1"),
         ({"max_nodes": 0}, "max_nodes is 0, must be at least 1"),
@@ -267,10 +316,7 @@ def test_a_gap_that_is_allowed_is_proven(backend, monkeypatch):
 
 def test_a_large_free_problem_is_proven_to_one_percent():
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
-    found = [{**load_backend(name).solve(problem, "latency", None, 0.01, math.inf, 10**6, 16, 64)} for name in BACKENDS]
-    for each in found:
-        each["seconds"] = 0
-        each["stages"] = [tuple(stage) for stage in each["stages"]]
+    found = [solved(backend, problem, gap=0.01) for backend in BACKENDS]
     assert found[0] == found[1]
     assert found[0]["gap"] <= 0.01 * (1 + 1e-9)
     assert found[0]["objective_s"] < problem.expected["objective_s"]

@@ -26,7 +26,10 @@ struct SolveOptions {
     std::optional<int> max_nodes = std::nullopt;  // none: as many as there are
     double gap = 0;                               // a plan proven to be this near to the best is good enough
     double time_limit_s = std::numeric_limits<double>::infinity();
-    std::size_t max_labels = 5'000'000;  // about 200 bytes each
+    std::size_t max_labels = 5'000'000;
+    std::size_t max_bytes =
+        2'000'000'000;  // for bounds, half of it at most, and labels; the first bounds come on top
+    std::vector<Stage> incumbent = {};  // a plan to start from, ignored where it breaks a limit
     int max_tracked = 16;  // free order: nodes that bounds keep from repeating; each may double their work
     int max_bits = 64;  // free order of more nodes remembers the last nodes of chains, not sets; at most 64
 };

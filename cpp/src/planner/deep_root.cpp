@@ -69,8 +69,7 @@ class DeepRoot {
     bool is_hopeful(const Span& span) const { return span.interval.bound < root_.incumbent.cutoff(); }
 
     bool has_room(const std::vector<Span>& spans) const {
-        const std::size_t each = 2 * sizeof(double) * state(t_, t_.pasts, 0, 0);
-        return (spans.size() + 2) * each <= max_bytes_;
+        return (spans.size() + 2) * relaxation_bytes(t_) <= max_bytes_;
     }
 
     // One more relaxation; kept if it is the interval's best.

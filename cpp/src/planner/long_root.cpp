@@ -12,7 +12,6 @@ namespace {
 
 constexpr double widest = 0.03;  // of the incumbent: where intervals stop at first
 constexpr double narrowest = 1e-3;
-constexpr std::size_t max_bytes = 1'000'000'000;
 constexpr std::size_t least_relaxations = 24;  // for which there must be room
 
 // Whether the relaxed plan that gives the lowest bound repeats a node.
@@ -31,7 +30,7 @@ bool lowest_repeats(const Tables& t, const Root& root) {
     return false;
 }
 
-bool is_affordable(const Tables& t, double links) {
+bool is_affordable(const Tables& t, double links, std::size_t max_bytes) {
     const double states = links * t.pasts * (t.layers + 1);
     return states * (t.layers / 4.0 + 1) <= thorough_operations &&
            states * 2 * sizeof(double) * least_relaxations <= static_cast<double>(max_bytes);
@@ -40,9 +39,8 @@ bool is_affordable(const Tables& t, double links) {
 }  // namespace
 
 Root lengthen_root(const Problem& problem, const SolveOptions& options, const Clock& clock, Tables& t,
-                   Relaxation& least) {
-    Incumbent incumbent;
-    incumbent.gap = options.gap;
+                   Relaxation& least, Incumbent incumbent) {
+    const std::size_t max_bytes = options.max_bytes / 2;
     Root root;
     double proven = 0;
     double width = widest;
@@ -55,7 +53,8 @@ Root lengthen_root(const Problem& problem, const SolveOptions& options, const Cl
             return root;
         const std::vector<char> is_kept = hopeful_places(t, root);
         const int stages = static_cast<int>(std::min<unsigned>(t.most_stages, std::min(t.nodes, t.layers)));
-        if (t.memory < stages && lowest_repeats(t, root) && is_affordable(t, lengthened_links(t, is_kept))) {
+        if (t.memory < stages && lowest_repeats(t, root) &&
+            is_affordable(t, lengthened_links(t, is_kept), max_bytes)) {
             lengthen(is_kept, t);
             least = least_loss(t);
         } else if (width > narrowest) {

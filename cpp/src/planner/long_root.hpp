@@ -9,6 +9,6 @@ namespace orbitsplit::planner {
 // node, else with narrower intervals, until neither is affordable or helps. The tables and their least loss become
 // those of the root's relaxations.
 Root lengthen_root(const Problem& problem, const SolveOptions& options, const Clock& clock, Tables& t,
-                   Relaxation& least);
+                   Relaxation& least, Incumbent incumbent);
 
 }  // namespace orbitsplit::planner

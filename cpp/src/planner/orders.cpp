@@ -89,7 +89,7 @@ class Attempts {
         const Relaxation least = least_loss(t);
         if (least.root > t.loss_limit) return false;
         Incumbent found = explore_root(fixed, t, options_.objective, least, clock_,
-                                       {incumbent_.objective_s, {}, incumbent_.gap})
+                                       {incumbent_.objective_s, {}, incumbent_.gap}, options_.max_bytes / 2)
                               .incumbent;
         if (found.stages.empty()) return false;
         for (Stage& stage : found.stages) stage.node = order[stage.node];

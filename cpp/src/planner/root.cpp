@@ -15,9 +15,10 @@ constexpr int price_steps = 4;
 class RootExplorer {
   public:
     RootExplorer(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                 const Clock& clock, Incumbent incumbent)
+                 const Clock& clock, Incumbent incumbent, std::size_t max_bytes)
         : problem_(problem), t_(t), objective_(objective), least_(least), clock_(clock) {
         root_.incumbent = std::move(incumbent);
+        has_room_ = 2 * interval_count * (price_steps + 1) * relaxation_bytes(t) <= max_bytes;
     }
 
     Root run() {
@@ -30,7 +31,7 @@ class RootExplorer {
         offer(problem_, objective_, dive_for_loss(t_, least_), root_.incumbent);
         std::vector<double> least_sum;
         for (const auto& intervals : root_.intervals) least_sum.push_back(intervals.front().bound);
-        for (int round = 1; round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
+        for (int round = 1; has_room_ && round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
             for (std::size_t a = 0; a < t_.metrics.size() && !clock_.is_over(); ++a) {
                 refine(t_.metrics[a], root_.intervals[a], least_sum[a], round == rounds);
             }
@@ -140,6 +141,7 @@ class RootExplorer {
     const Objective objective_;
     const Relaxation& least_;
     const Clock& clock_;
+    bool has_room_ = true;
     Root root_;
 };
 
@@ -165,8 +167,8 @@ double lower_bound_s(const std::vector<std::vector<Interval>>& intervals) {
 }
 
 Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                  const Clock& clock, Incumbent incumbent) {
-    return RootExplorer(problem, t, objective, least, clock, std::move(incumbent)).run();
+                  const Clock& clock, Incumbent incumbent, std::size_t max_bytes) {
+    return RootExplorer(problem, t, objective, least, clock, std::move(incumbent), max_bytes).run();
 }
 
 }  // namespace orbitsplit::planner

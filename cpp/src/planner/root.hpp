@@ -45,8 +45,12 @@ void offer(const Problem& problem, Objective objective, const Walk& walk, Incumb
 // What no better plan is below: every metric bounds it by the lowest of its intervals.
 double lower_bound_s(const std::vector<std::vector<Interval>>& intervals);
 
-// Starts from an incumbent: only better plans count, and of stages it may have none.
+// What one relaxation takes.
+inline std::size_t relaxation_bytes(const Tables& t) { return 2 * sizeof(double) * state(t, t.pasts, 0, 0); }
+
+// Starts from an incumbent: only better plans count, and of stages it may have none. Cuts no interval where their
+// relaxations could take more than max_bytes.
 Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                  const Clock& clock, Incumbent incumbent);
+                  const Clock& clock, Incumbent incumbent, std::size_t max_bytes);
 
 }  // namespace orbitsplit::planner

@@ -19,6 +19,8 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double most_transfers = 2e8;  // of free order: layers x links, a second or more for every bound
+constexpr std::size_t label_bytes =
+    300;  // with its share of the heap, of the states, and of their room to grow
 constexpr std::size_t most_labels = std::numeric_limits<std::int32_t>::max();
 
 std::size_t link_count(const Problem& problem) {
@@ -60,6 +62,8 @@ void check(const Problem& problem, const SolveOptions& options) {
 std::string stopped_reason(const planner::SearchResult& result, const SolveOptions& options) {
     if (result.stopped_by == "time")
         return "the time limit of " + text::number(options.time_limit_s) + " s was reached";
+    if (result.stopped_by == "bytes")
+        return "the limit of " + text::bytes(options.max_bytes) + " was reached";
     return "the limit of " + std::to_string(options.max_labels) + " labels was reached";
 }
 
@@ -74,20 +78,45 @@ void confirm(const Problem& problem, Objective objective, const std::vector<Stag
     solution.loss = score.loss;
 }
 
+planner::Incumbent given_incumbent(const Problem& problem, const SolveOptions& options) {
+    planner::Incumbent incumbent;
+    incumbent.gap = options.gap;
+    const std::vector<Stage>& stages = options.incumbent;
+    const bool is_short = !options.max_nodes || stages.size() <= static_cast<std::size_t>(*options.max_nodes);
+    if (!stages.empty()) planner::offer(problem, options.objective, {is_short, 0, stages}, incumbent);
+    return incumbent;
+}
+
+// Labels get what the root's relaxations leave of the memory.
+planner::SearchResult search_within(const Problem& problem, const planner::Tables& t,
+                                    const planner::Relaxation& least, planner::Root& root,
+                                    const planner::Clock& clock, const SolveOptions& options,
+                                    std::size_t max_labels) {
+    std::size_t held = 0;
+    for (const auto& intervals : root.intervals) {
+        for (const planner::Interval& interval : intervals)
+            held += interval.relaxations.size() * planner::relaxation_bytes(t);
+    }
+    const std::size_t room = (options.max_bytes - std::min(held, options.max_bytes)) / label_bytes;
+    planner::SearchResult result =
+        planner::search(problem, t, least, root, clock, std::min(max_labels, room));
+    if (result.stopped_by == "labels" && room < max_labels) result.stopped_by = "bytes";
+    return result;
+}
+
 // Free order that is not solved by a first search gets bounds that keep more nodes from repeating, where that is
 // affordable, else a better incumbent: both prune more than labels do.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
                                 const planner::Relaxation& least, const planner::Clock& clock,
                                 const SolveOptions& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
-    constexpr std::size_t max_bytes = 512'000'000;
     constexpr double narrowest = 1e-3;  // of the incumbent: an interval of this width is not cut further
     const std::size_t max_labels = options.max_labels;
-    root = planner::explore_root(problem, t, options.objective, least, clock,
-                                 {.objective_s = infinity, .stages = {}, .gap = options.gap});
-    if (!t.is_free) return planner::search(problem, t, least, root, clock, max_labels);
+    const std::size_t max_bytes = options.max_bytes / 2;
+    root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent, max_bytes);
+    if (!t.is_free) return search_within(problem, t, least, root, clock, options, max_labels);
     planner::SearchResult first =
-        planner::search(problem, t, least, root, clock, std::min(first_labels, max_labels));
+        search_within(problem, t, least, root, clock, options, std::min(first_labels, max_labels));
     if (first.is_complete) return first;
     const planner::Tables deep = planner::make_tables(problem, options, 0, planner::thorough_operations);
     const bool is_deeper = deep.tracked > t.tracked;
@@ -98,13 +127,13 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
         return first;
     }
     if (!is_deeper || root.incumbent.stages.empty()) {
-        root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent);
-        return planner::search(problem, t, least, root, clock, max_labels);
+        root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent, max_bytes);
+        return search_within(problem, t, least, root, clock, options, max_labels);
     }
     const planner::Relaxation deep_least = planner::least_loss(deep);
     root = planner::deepen_root(problem, deep, options.objective, deep_least, clock, root.incumbent,
                                 narrowest, max_bytes);
-    planner::SearchResult result = planner::search(problem, deep, deep_least, root, clock, max_labels);
+    planner::SearchResult result = search_within(problem, deep, deep_least, root, clock, options, max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, first.lower_bound_s);
     return result;
 }
@@ -113,9 +142,9 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
 planner::SearchResult find_best_of_many(const Problem& problem, planner::Tables t, planner::Relaxation least,
                                         const planner::Clock& clock, const SolveOptions& options,
                                         planner::Root& root) {
-    root = planner::lengthen_root(problem, options, clock, t, least);
+    root = planner::lengthen_root(problem, options, clock, t, least, root.incumbent);
     const double proven = root.lower_bound_s;
-    planner::SearchResult result = planner::search(problem, t, least, root, clock, options.max_labels);
+    planner::SearchResult result = search_within(problem, t, least, root, clock, options, options.max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, proven);
     return result;
 }
@@ -134,6 +163,7 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;
+    root.incumbent = given_incumbent(problem, options);
     if (may_exist) {
         result = t.marks_are_exact ? find_best(problem, t, least, clock, options, root)
                                    : find_best_of_many(problem, t, least, clock, options, root);

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._bounds import Relaxation, dive, dive_for_loss, follow, relax
-from ._root import Clock, Explorer, Incumbent, Interval
+from ._root import Clock, Explorer, Incumbent, Interval, relaxation_bytes
 from ._tables import Metric, Tables
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class DeepRoot(Explorer):
     ) -> None:
         super().__init__(problem, t, objective, least, clock, incumbent)
         self._narrowest = narrowest
-        self._max_spans = max_bytes // (2 * 8 * t.pasts * len(t.node_of) * (t.layers + 1)) - 2
+        self._max_spans = max_bytes // relaxation_bytes(t) - 2
         self.intervals = [self._explore(metric) for metric in metrics]
 
     def _explore(self, metric: Metric) -> list[Interval]:

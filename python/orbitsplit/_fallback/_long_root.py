@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 _WIDEST = 0.03
 _NARROWEST = 1e-3
-_MOST_BYTES = 1_000_000_000
 _LEAST_RELAXATIONS = 24
 
 
 def lengthen_root(
-    problem: Problem, options: Options, clock: Clock, t: Tables, metrics: list[Metric], least: Relaxation
+    problem: Problem,
+    options: Options,
+    clock: Clock,
+    t: Tables,
+    metrics: list[Metric],
+    least: Relaxation,
+    incumbent: Incumbent,
 ) -> tuple[Tables, DeepRoot, float]:
     """Deepen the root with longer memory or narrower intervals; return its tables, itself, and what it proved."""
-    incumbent = Incumbent(gap=options.gap)
+    max_bytes = options.max_bytes // 2
     proven, width = 0.0, _WIDEST
     while True:
-        root = DeepRoot(problem, t, options.objective, metrics, least, clock, incumbent, width, _MOST_BYTES)
+        root = DeepRoot(problem, t, options.objective, metrics, least, clock, incumbent, width, max_bytes)
         proven = max(proven, root.lower_bound_s())
         if not clock.is_over():
             root.incumbent = improve_by_chains(problem, options, clock, root.incumbent)
@@ -37,7 +42,7 @@ def lengthen_root(
         is_kept = hopeful_places(t, metrics, root)
         stages = min(t.most_stages, t.nodes, t.layers)
         repeats = t.memory < stages and _lowest_repeats(t, metrics, root)
-        if repeats and _is_affordable(t, lengthened_links(t, is_kept)):
+        if repeats and _is_affordable(t, lengthened_links(t, is_kept), max_bytes):
             t = lengthen(t, is_kept)
             least = least_loss(t)
         elif width > _NARROWEST:
@@ -58,7 +63,7 @@ def _lowest_repeats(t: Tables, metrics: list[Metric], root: DeepRoot) -> bool:
     return False
 
 
-def _is_affordable(t: Tables, links: float) -> bool:
+def _is_affordable(t: Tables, links: float, max_bytes: int) -> bool:
     states = links * t.pasts * (t.layers + 1)
     operations = states * (t.layers / 4.0 + 1)
-    return operations <= THOROUGH_OPERATIONS and states * 2 * 8 * _LEAST_RELAXATIONS <= _MOST_BYTES
+    return operations <= THOROUGH_OPERATIONS and states * 2 * 8 * _LEAST_RELAXATIONS <= max_bytes

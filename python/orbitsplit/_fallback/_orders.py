@@ -47,8 +47,9 @@ class _Attempts:
         least = least_loss(t)
         if least.root > t.loss_limit:
             return False
+        half = self.options.max_bytes // 2
         start = Incumbent(self.incumbent.objective_s, self.incumbent.gap)
-        found = Root(fixed, t, self.options.objective, make_metrics(t), least, self.clock, start).incumbent
+        found = Root(fixed, t, self.options.objective, make_metrics(t), least, self.clock, start, half).incumbent
         if not len(found.stages):
             return False
         found.stages[:, 0] = np.array(order, dtype=np.int32)[found.stages[:, 0]]

@@ -15,10 +15,10 @@ from ._infeasible import explain_infeasible, infeasible_at_sight
 from ._long_root import lengthen_root
 from ._orders import improve_by_orders
 from ._problem import validate_problem
-from ._root import Clock, Incumbent, Root
+from ._root import Clock, Explorer, Incumbent, Root, better, relaxation_bytes
 from ._search import SearchResult, search
-from ._tables import THOROUGH_OPERATIONS, Options, Tables, make_metrics, make_tables
-from ._text import number
+from ._tables import THOROUGH_OPERATIONS, Metric, Options, Tables, make_metrics, make_tables
+from ._text import number, size
 
 if TYPE_CHECKING:
     from orbitsplit._problem import Problem
@@ -26,37 +26,35 @@ if TYPE_CHECKING:
 _MOST_TRANSFERS = 2e8
 _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
-_MOST_BYTES = 512_000_000
+_LABEL_BYTES = 300
 _NARROWEST = 1e-3
 
 
-def solve(
-    problem: Problem,
-    objective: str,
-    max_nodes: int | None,
-    gap: float,
-    time_limit_s: float,
-    max_labels: int,
-    max_tracked: int,
-    max_bits: int,
-) -> dict[str, Any]:
+def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
     """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
-    options = Options(objective, max_nodes, gap, time_limit_s, max_labels, max_tracked, max_bits)
-    clock = Clock(time_limit_s)
+    options = Options(*arguments)
+    clock = Clock(options.time_limit_s)
     _check(problem, options)
     t = make_tables(problem, options)
     least = least_loss(t)
     result = SearchResult(True, math.inf, 0, "")
-    rows = np.empty((0, 4), dtype=np.int32)
+    incumbent = _given_incumbent(problem, options)
     if least.root <= t.loss_limit and not infeasible_at_sight(problem):
         find = _find_best if t.marks_are_exact else _find_best_of_many
-        result, rows = find(problem, t, options, least, clock)
-    found = _outcome(problem, options, result, rows)
+        result, incumbent = find(problem, t, options, least, clock, incumbent)
+    found = _outcome(problem, options, result, incumbent.stages)
     if found["status"] == "infeasible":
         found["reason"] = explain_infeasible(
             problem, t, least, options, lambda other: solve(other, *options._replace(objective="latency"))
         )
     return {**found, "seconds": clock.seconds()}
+
+
+def _given_incumbent(problem: Problem, options: Options) -> Incumbent:
+    stages = options.incumbent
+    incumbent = Incumbent(gap=options.gap)
+    found = better(problem, options.objective, stages, incumbent)
+    return found if options.max_nodes is None or len(stages) <= options.max_nodes else incumbent
 
 
 def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDArray[np.int32]) -> dict[str, Any]:
@@ -84,41 +82,48 @@ def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDA
 
 
 def _find_best(
-    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock
-) -> tuple[SearchResult, NDArray[np.int32]]:
+    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
+) -> tuple[SearchResult, Incumbent]:
     """Search; in free order, where a first search does not end, again with better bounds or incumbent."""
-    metrics, most = make_metrics(t), options.max_labels
-    root = Root(problem, t, options.objective, metrics, least, clock, Incumbent(gap=options.gap))
-    result = search(t, metrics, root, clock, min(_FIRST_LABELS, most) if t.is_free else most)
+    metrics, most, half = make_metrics(t), options.max_labels, options.max_bytes // 2
+    root = Root(problem, t, options.objective, metrics, least, clock, incumbent, half)
+    result = _search_within(t, metrics, root, clock, options, min(_FIRST_LABELS, most) if t.is_free else most)
+    incumbent = root.incumbent
     if result.is_complete or not t.is_free:
-        return result, root.incumbent.stages
+        return result, incumbent
     deep = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
     is_deeper = deep.tracked > t.tracked
-    incumbent = root.incumbent
     if not len(incumbent.stages) or not is_deeper:
         incumbent = improve_by_orders(problem, options, clock, incumbent)
     if clock.is_over():
-        return result._replace(stopped_by="time"), incumbent.stages
+        return result._replace(stopped_by="time"), incumbent
     if not is_deeper or not len(incumbent.stages):
-        root = Root(problem, t, options.objective, metrics, least, clock, incumbent)
-        return search(t, metrics, root, clock, most), root.incumbent.stages
-    metrics = make_metrics(deep)
-    deep_root = DeepRoot(
-        problem, deep, options.objective, metrics, least_loss(deep), clock, incumbent, _NARROWEST, _MOST_BYTES
-    )
-    last = search(deep, metrics, deep_root, clock, most)
-    lower = max(last.lower_bound_s, result.lower_bound_s)
-    return last._replace(lower_bound_s=lower), deep_root.incumbent.stages
+        root = Root(problem, t, options.objective, metrics, least, clock, incumbent, half)
+        return _search_within(t, metrics, root, clock, options, most), root.incumbent
+    metrics, least = make_metrics(deep), least_loss(deep)
+    deep_root = DeepRoot(problem, deep, options.objective, metrics, least, clock, incumbent, _NARROWEST, half)
+    last = _search_within(deep, metrics, deep_root, clock, options, most)
+    return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), deep_root.incumbent
 
 
 def _find_best_of_many(
-    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock
-) -> tuple[SearchResult, NDArray[np.int32]]:
+    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
+) -> tuple[SearchResult, Incumbent]:
     """Search free order of more nodes than a word has bits."""
     metrics = make_metrics(t)
-    t, root, proven = lengthen_root(problem, options, clock, t, metrics, least)
-    result = search(t, metrics, root, clock, options.max_labels)
-    return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent.stages
+    t, root, proven = lengthen_root(problem, options, clock, t, metrics, least, incumbent)
+    result = _search_within(t, metrics, root, clock, options, options.max_labels)
+    return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent
+
+
+def _search_within(
+    t: Tables, metrics: list[Metric], root: Explorer, clock: Clock, options: Options, max_labels: int
+) -> SearchResult:
+    """Search with as many labels as the root's relaxations leave memory for."""
+    held = sum(len(interval.relaxations) for of in root.intervals for interval in of) * relaxation_bytes(t)
+    room = max(0, options.max_bytes - held) // _LABEL_BYTES
+    result = search(t, metrics, root, clock, min(max_labels, room))
+    return result._replace(stopped_by="bytes") if result.stopped_by == "labels" and room < max_labels else result
 
 
 def _check(problem: Problem, options: Options) -> None:
@@ -147,4 +152,6 @@ def _check(problem: Problem, options: Options) -> None:
 def _stopped_reason(result: SearchResult, options: Options) -> str:
     if result.stopped_by == "time":
         return f"the time limit of {number(options.time_limit_s)} s was reached"
+    if result.stopped_by == "bytes":
+        return f"the limit of {size(options.max_bytes)} was reached"
     return f"the limit of {options.max_labels} labels was reached"

@@ -40,6 +40,11 @@ class Clock:
         return self.seconds() > self._limit_s
 
 
+def relaxation_bytes(t: Tables) -> int:
+    """Return what one relaxation takes."""
+    return 2 * 8 * t.pasts * len(t.node_of) * (t.layers + 1)
+
+
 @dataclass
 class Incumbent:
     """The best plan so far."""
@@ -55,6 +60,17 @@ class Incumbent:
     def is_beaten_by(self, other_s: float) -> bool:
         """Return whether an objective is better by more than rounding."""
         return other_s < self.objective_s * (1 - ROUNDING)
+
+
+def better(problem: Problem, objective: str, stages: NDArray[np.int32], incumbent: Incumbent) -> Incumbent:
+    """Return stages as incumbent if they are a plan that beats it, else the incumbent."""
+    if not len(stages):
+        return incumbent
+    score = evaluate(problem, stages)
+    value = value_s(score, objective)
+    if score["is_feasible"] and incumbent.is_beaten_by(value):
+        return Incumbent(value, incumbent.gap, stages)
+    return incumbent
 
 
 @dataclass
@@ -93,12 +109,7 @@ class Explorer:
         return max(min((interval.bound for interval in of), default=math.inf) for of in self.intervals)
 
     def _offer(self, walk: Walk) -> None:
-        if not len(walk.stages):
-            return
-        score = evaluate(self._problem, walk.stages)
-        value = value_s(score, self._objective)
-        if score["is_feasible"] and self.incumbent.is_beaten_by(value):
-            self.incumbent = Incumbent(value, self.incumbent.gap, walk.stages)
+        self.incumbent = better(self._problem, self._objective, walk.stages, self.incumbent)
 
 
 class Root(Explorer):
@@ -113,8 +124,10 @@ class Root(Explorer):
         least: Relaxation,
         clock: Clock,
         incumbent: Incumbent,
+        max_bytes: int,
     ) -> None:
         super().__init__(problem, t, objective, least, clock, incumbent)
+        has_room = 2 * _INTERVALS * (_PRICE_STEPS + 1) * relaxation_bytes(t) <= max_bytes
         for metric in metrics:
             whole = Interval()
             self._price(metric, whole, 0.0)
@@ -122,7 +135,7 @@ class Root(Explorer):
         self._offer(dive_for_loss(t, least))
         least_sum = [intervals[0].bound for intervals in self.intervals]
         for step in range(1, _ROUNDS + 1):
-            if self.incumbent.objective_s == math.inf:
+            if not has_room or self.incumbent.objective_s == math.inf:
                 break
             for a, metric in enumerate(metrics):
                 if not clock.is_over():

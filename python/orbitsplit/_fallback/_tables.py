@@ -33,6 +33,8 @@ class Options(NamedTuple):
     gap: float
     time_limit_s: float
     max_labels: int
+    max_bytes: int
+    incumbent: NDArray[np.int32]
     max_tracked: int
     max_bits: int
 
