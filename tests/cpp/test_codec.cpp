@@ -217,6 +217,47 @@ void test_unaligned_memory() {
     }
 }
 
+// Large enough for many slices, in rows of several groups, with a short last one, and in one long row.
+void test_threads() {
+    for (const std::vector<std::int64_t>& shape :
+         {std::vector<std::int64_t>{61, 640}, {41, 1003}, {1, 40003}, {40003, 1}, {3, 14001}}) {
+        const std::vector<float> x = normals(static_cast<std::size_t>(shape[0] * shape[1]), 2);
+        const std::span<const std::byte> data = std::as_bytes(std::span(x));
+        for (const char* name : {"raw", "bf16", "int8", "int4", "int8:8", "int4:24", "topk"}) {
+            const Codec codec = parse_codec(name);
+            const std::vector<std::byte> frame = compress(data, DType::float32, shape, codec);
+            const std::vector<std::byte> decoded = decompress(frame).data;
+            for (const int threads : {2, 3, 8}) {
+                CHECK(compress(data, DType::float32, shape, codec, threads) == frame);
+                CHECK(decompress(frame, {}, threads).data == decoded);
+            }
+            std::vector<std::byte> damaged = frame;
+            for (const std::size_t at : {std::size_t{60}, frame.size() / 2, frame.size() - 1}) {
+                damaged[at] ^= std::byte{0x10};
+                for (const int threads : {1, 2})
+                    CHECK_THROWS(decompress(damaged, {}, threads), CorruptFrameError, "is damaged");
+                damaged[at] = frame[at];
+            }
+        }
+    }
+}
+
+void test_refused_threads() {
+    const std::vector<float> x(4);
+    const std::array<std::int64_t, 1> shape = {4};
+    const auto frame = encode(x, {4}, "int8");
+    for (const int threads : {0, -1, 257}) {
+        CHECK_THROWS(compress(std::as_bytes(std::span(x)), DType::float32, shape, {}, threads),
+                     std::invalid_argument, "it must be from 1 to 256");
+        CHECK_THROWS(decompress(frame, {}, threads), std::invalid_argument, "it must be from 1 to 256");
+    }
+    std::vector<float> bad = normals(300000, 1);
+    bad[150001] = infinite;
+    const std::array<std::int64_t, 2> wide = {3000, 100};
+    CHECK_THROWS(compress(std::as_bytes(std::span(bad)), DType::float32, wide, {CodecKind::int8}, 3),
+                 std::invalid_argument, "element 150001 is inf");
+}
+
 void test_instruction_sets() {
     const std::vector<std::string> names = isas();
     CHECK(!names.empty() && names.front() == "scalar");
@@ -241,6 +282,8 @@ int main() {
         test_refused_input();
         test_known_dtype_and_shape();
         test_unaligned_memory();
+        test_threads();
     }
+    test_refused_threads();
     return failures;
 }

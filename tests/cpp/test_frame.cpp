@@ -122,6 +122,8 @@ void test_refused_headers() {
     refuses(with(trailing, 24, std::uint64_t{17}),
             "frame has a payload of 17 bytes, its shape and codec need 16");
     CHECK_THROWS(decompress(with(frame, 60, std::uint8_t{99})), CorruptFrameError, "frame is damaged");
+    // It asked for a codebook, which sent people looking for one.
+    CHECK_THROWS(inspect(with(frame, 16, std::uint64_t{1})), CorruptFrameError, "frame is damaged");
 }
 
 void test_limits() {

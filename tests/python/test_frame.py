@@ -57,6 +57,14 @@ def test_every_flipped_bit_is_found(backend):
             decompress(damaged)
 
 
+def test_a_flipped_codebook_is_damage(backend):
+    """It was reported as a codebook that is missing."""
+    damaged = bytearray(compress(np.arange(10, dtype=np.float32)))
+    damaged[16] ^= 1
+    with pytest.raises(CorruptFrameError, match="frame is damaged"):
+        decompress(damaged)
+
+
 def test_every_truncation_is_found(backend):
     frame = compress(np.arange(10, dtype=np.float32), "topk")
     for size in range(len(frame)):

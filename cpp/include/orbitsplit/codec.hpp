@@ -43,14 +43,16 @@ Codec parse_codec(std::string_view text);
 // Size of the frame in bytes; exact, except for topk, where it is an upper bound.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec);
 
+// Large arrays are encoded and decoded on up to `threads` threads, 1 to 256; the bytes do not depend on them.
+
 // Encodes row-major `data` of the given shape (at most max_rank axes; none is a scalar).
 // Throws std::invalid_argument if data and shape disagree, the codec is invalid or cannot take a value.
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
-                                std::span<const std::int64_t> shape, const Codec& codec);
+                                std::span<const std::int64_t> shape, const Codec& codec, int threads = 1);
 
 // The same into memory of the caller, which holds at least frame_bytes(); returns the size of the frame.
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const Codec& codec);
+                          std::span<const std::int64_t> shape, const Codec& codec, int threads = 1);
 
 struct Decoded {
     DType dtype;
@@ -59,14 +61,15 @@ struct Decoded {
 };
 
 // Decodes any bytes: an array, or CorruptFrameError before more than limits.max_bytes are allocated.
-Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {});
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {}, int threads = 1);
 
 // The same into memory of the caller: exactly inspect(frame).data_bytes() bytes. After an error it holds anything.
-void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {});
+void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {},
+                     int threads = 1);
 
 // The same where dtype and shape are known. Throws std::invalid_argument for a frame of others.
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame);
+                     std::span<const std::byte> frame, int threads = 1);
 
 // The instruction set whose kernels run, of those this processor and build have (slowest first): "scalar",
 // "avx2", "avx512" or "neon". Frames and arrays do not depend on it. The fastest is chosen on first use, or

@@ -425,7 +425,7 @@ void decode_inspected(const CalibratedCodec& codec, std::span<std::byte> data, c
                       std::span<const std::byte> frame, int threads) {
     pool::check_threads(threads);
     if (info.codec != CodecKind::calibrated)
-        return decompress_into(data, frame, {.max_bytes = info.data_bytes()});
+        return decompress_into(data, frame, {.max_bytes = info.data_bytes()}, threads);
     encoding::check_array(info, data.size());
     layout::verify_seal(frame);
     decode_payload(codec.prepared(), info, frame.subspan(info.header_bytes()), data.data(), threads);

@@ -10,6 +10,8 @@
 #include "codec/dispatch.hpp"
 #include "codec/encoding.hpp"
 #include "codec/layout.hpp"
+#include "codec/pool.hpp"
+#include "codec/slices.hpp"
 
 namespace orbitsplit {
 
@@ -71,13 +73,7 @@ void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
     info.payload_bytes -= bitmap_bytes - gaps.size();
 }
 
-bool encode_groups(const std::byte* data, const FrameInfo& info, std::byte* payload) {
-    const kernels::Groups& groups = *kernels::active().groups;
-    const auto* quantise = info.codec == CodecKind::int8 ? groups.quantise_int8 : groups.quantise_int4;
-    return quantise[static_cast<std::size_t>(info.dtype)](data, layout::rows_of(info.shape), info.parameter,
-                                                          payload, payload + layout::scale_bytes(info));
-}
-
+// False: a value was not finite.
 bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload) {
     const layout::Rows rows = layout::rows_of(info.shape);
     std::byte* bitmaps = payload + rows.count * info.parameter * 2;
@@ -88,35 +84,6 @@ bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload) {
         return false;
     shorten_positions(bitmaps, info);
     return true;
-}
-
-// False: a value was not finite and the codec has no place for it.
-bool encode_payload(const std::byte* data, FrameInfo& info, std::byte* payload) {
-    switch (info.codec) {
-        case CodecKind::raw:
-            std::copy_n(data, info.data_bytes(), payload);
-            break;
-        case CodecKind::bf16:
-            kernels::active().convert->to_bf16[static_cast<std::size_t>(info.dtype)](data, info.elements(),
-                                                                                     payload);
-            break;
-        case CodecKind::int8:
-        case CodecKind::int4:
-            return encode_groups(data, info, payload);
-        case CodecKind::topk:
-            return encode_topk(data, info, payload);
-        case CodecKind::calibrated:
-            break;  // check() refused it
-    }
-    return true;
-}
-
-void decode_groups(std::byte* data, const FrameInfo& info, const std::byte* payload) {
-    const kernels::Groups& groups = *kernels::active().groups;
-    const auto* dequantise = info.codec == CodecKind::int8 ? groups.dequantise_int8 : groups.dequantise_int4;
-    if (!dequantise[static_cast<std::size_t>(info.dtype)](payload, payload + layout::scale_bytes(info),
-                                                          layout::rows_of(info.shape), info.parameter, data))
-        throw CorruptFrameError("frame has a scale that is not a positive, normal number");
 }
 
 void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload) {
@@ -139,31 +106,26 @@ void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<con
                                 " values in each row of " + std::to_string(rows.length));
 }
 
-void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload) {
-    switch (info.codec) {
-        case CodecKind::raw:
-            std::copy(payload.begin(), payload.end(), data.begin());
-            return;
-        case CodecKind::bf16:
-            kernels::active().convert->from_bf16[static_cast<std::size_t>(info.dtype)](
-                payload.data(), info.elements(), data.data());
-            return;
-        case CodecKind::int8:
-        case CodecKind::int4:
-            decode_groups(data.data(), info, payload.data());
-            return;
-        case CodecKind::topk:
-            decode_topk(data, info, payload);
-            return;
-        case CodecKind::calibrated:
+void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+                    int threads) {
+    const std::span<const std::byte> payload = frame.subspan(info.header_bytes());
+    if (!slices::takes(info.codec)) {
+        layout::verify_seal(frame);
+        if (info.codec == CodecKind::calibrated)
             throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
+        return decode_topk(data, info, payload);
     }
+    const slices::Outcome outcome =
+        slices::decode(data.data(), info, payload.data(), layout::header_checksum(frame), threads);
+    layout::verify_seal(frame, outcome.checksum);
+    if (!outcome.is_valid) throw CorruptFrameError("frame has a scale that is not a positive, normal number");
 }
 
-void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame) {
+void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+                      int threads) {
+    pool::check_threads(threads);
     encoding::check_array(info, data.size());
-    layout::verify_seal(frame);
-    decode_payload(data, info, frame.subspan(info.header_bytes()));
+    decode_payload(data, info, frame, threads);
 }
 
 template <class Number>
@@ -199,41 +161,51 @@ std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, cons
 }
 
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const Codec& codec) {
+                          std::span<const std::int64_t> shape, const Codec& codec, int threads) {
+    pool::check_threads(threads);
     FrameInfo info = declare(dtype, shape, codec);
     encoding::check_buffers(info, data.size(), frame.size());
-    if (!encode_payload(data.data(), info, frame.data() + info.header_bytes()))
-        encoding::refuse_non_finite(data.data(), info, names[static_cast<std::size_t>(info.codec)]);
-    const std::size_t size = info.header_bytes() + info.payload_bytes;
-    layout::write_header(frame, info);
-    layout::seal(frame.first(size));
-    return size;
+    const std::string_view name = names[static_cast<std::size_t>(info.codec)];
+    std::byte* payload = frame.data() + info.header_bytes();
+    if (!slices::takes(info.codec)) {
+        if (!encode_topk(data.data(), info, payload)) encoding::refuse_non_finite(data.data(), info, name);
+        layout::write_header(frame, info);
+        layout::seal(frame.first(info.header_bytes() + info.payload_bytes));
+    } else {
+        layout::write_header(frame, info);
+        const auto checksum =
+            slices::encode(data.data(), info, payload, layout::header_checksum(frame), threads);
+        if (!checksum) encoding::refuse_non_finite(data.data(), info, name);
+        layout::seal(frame, *checksum);
+    }
+    return info.header_bytes() + info.payload_bytes;
 }
 
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
-                                std::span<const std::int64_t> shape, const Codec& codec) {
+                                std::span<const std::int64_t> shape, const Codec& codec, int threads) {
     std::vector<std::byte> frame(frame_bytes(dtype, shape, codec));
-    frame.resize(compress_into(frame, data, dtype, shape, codec));
+    frame.resize(compress_into(frame, data, dtype, shape, codec, threads));
     return frame;
 }
 
-void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits) {
-    decode_inspected(data, inspect(frame, limits), frame);
+void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits,
+                     int threads) {
+    decode_inspected(data, inspect(frame, limits), frame, threads);
 }
 
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame) {
+                     std::span<const std::byte> frame, int threads) {
     // Nothing is allocated, so any size may be declared: another shape is reported as that.
     const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
     encoding::check_array(info, dtype, shape);
-    decode_inspected(data, info, frame);
+    decode_inspected(data, info, frame, threads);
 }
 
-Decoded decompress(std::span<const std::byte> frame, const Limits& limits) {
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits, int threads) {
     const FrameInfo info = inspect(frame, limits);
     Decoded decoded{
         .dtype = info.dtype, .shape = info.shape, .data = std::vector<std::byte>(info.data_bytes())};
-    decompress_into(decoded.data, frame, limits);
+    decompress_into(decoded.data, frame, limits, threads);
     return decoded;
 }
 

@@ -81,9 +81,12 @@ void check_reserved(std::span<const std::byte> frame) {
     if (load<std::uint16_t>(frame, flags_at + 2) != 0 ||
         (!is_calibrated && load<std::uint32_t>(frame, cut_at) != 0))
         corrupt("uses reserved header bytes, this reader expects zeros");
-    const auto codebook = load<std::uint64_t>(frame, codebook_at);
-    if (is_calibrated && codebook == 0) corrupt("is calibrated and names no codebook");
-    if (!is_calibrated && codebook != 0) corrupt("names a codebook, its codec has none");
+    const bool has_codebook = load<std::uint64_t>(frame, codebook_at) != 0;
+    if (is_calibrated == has_codebook) return;
+    // A damaged frame is reported as that: it would be in vain to look for the codebook it names.
+    layout::verify_seal(frame);
+    if (has_codebook) corrupt("names a codebook, its codec has none");
+    corrupt("is calibrated and names no codebook");
 }
 
 void check_parameter(const FrameInfo& info) {
@@ -125,9 +128,12 @@ void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& lim
                 info.index_gaps ? "fewer than " : "", bound);
 }
 
+std::size_t header_size(std::span<const std::byte> frame) {
+    return layout::fixed_header_bytes + 8 * std::size_t{load<std::uint8_t>(frame, rank_at)};
+}
+
 std::uint32_t checksum(std::span<const std::byte> frame) {
-    const std::array<std::byte, 4> blank{};
-    return crc32c(frame.subspan(shape_at), crc32c(blank, crc32c(frame.first(checksum_at))));
+    return crc32c(frame.subspan(header_size(frame)), layout::header_checksum(frame));
 }
 
 }  // namespace
@@ -236,14 +242,23 @@ void write_header(std::span<std::byte> frame, const FrameInfo& info) {
         store(frame, shape_at + 8 * axis, info.shape[axis]);
 }
 
-void seal(std::span<std::byte> frame) { store(frame, checksum_at, checksum(frame)); }
+std::uint32_t header_checksum(std::span<const std::byte> frame) {
+    const std::array<std::byte, 4> blank{};
+    const std::uint32_t fixed = crc32c(blank, crc32c(frame.first(checksum_at)));
+    return crc32c(frame.subspan(shape_at, header_size(frame) - shape_at), fixed);
+}
 
-void verify_seal(std::span<const std::byte> frame) {
+void seal(std::span<std::byte> frame, std::uint32_t computed) { store(frame, checksum_at, computed); }
+
+void verify_seal(std::span<const std::byte> frame, std::uint32_t computed) {
     const auto written = load<std::uint32_t>(frame, checksum_at);
-    const std::uint32_t computed = checksum(frame);
     if (written != computed)
         corrupt("is damaged: it carries checksum ", written, ", its bytes give ", computed);
 }
+
+void seal(std::span<std::byte> frame) { seal(frame, checksum(frame)); }
+
+void verify_seal(std::span<const std::byte> frame) { verify_seal(frame, checksum(frame)); }
 
 }  // namespace layout
 

@@ -25,10 +25,6 @@ bool is_group(std::uint32_t group);
 
 // Groups of a row; the last one may be short.
 inline std::size_t groups_per_row(Rows rows, std::size_t group) { return (rows.length + group - 1) / group; }
-inline std::size_t scale_bytes(const FrameInfo& info) {
-    const Rows rows = rows_of(info.shape);
-    return rows.count * groups_per_row(rows, info.parameter) * 2;
-}
 inline std::size_t packed_row_bytes(Rows rows) { return (rows.length + 1) / 2; }
 inline std::size_t bitmap_row_bytes(Rows rows) { return (rows.length + 7) / 8; }
 
@@ -40,7 +36,14 @@ void write_header(std::span<std::byte> frame, const FrameInfo& info);
 // "codebook 123, cut 5, level 2"
 std::string describe(const CodebookKey& key);
 
-// Writes (checks) the checksum over everything but itself.
+// The checksum of the header with its own field zero; that of the frame goes on from there.
+std::uint32_t header_checksum(std::span<const std::byte> frame);
+
+// Writes (checks) the frame's checksum, over everything but itself.
+void seal(std::span<std::byte> frame, std::uint32_t checksum);
+void verify_seal(std::span<const std::byte> frame, std::uint32_t checksum);
+
+// The same where it is still to be computed.
 void seal(std::span<std::byte> frame);
 void verify_seal(std::span<const std::byte> frame);
 

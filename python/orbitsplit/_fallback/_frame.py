@@ -136,10 +136,12 @@ def inspect(frame: Bytes, max_bytes: int) -> FrameInfo:
         raise CorruptFrameError(f"frame has flags {flags} this reader does not know")
     if spare or (codec != CALIBRATED and (cut or level)):
         raise CorruptFrameError("frame uses reserved header bytes, this reader expects zeros")
-    if codec == CALIBRATED and not codebook:
+    if (codec == CALIBRATED) != bool(codebook):
+        # A damaged frame is reported as that: it would be in vain to look for the codebook it names.
+        verify_seal(frame)
+        if codebook:
+            raise CorruptFrameError("frame names a codebook, its codec has none")
         raise CorruptFrameError("frame is calibrated and names no codebook")
-    if codec != CALIBRATED and codebook:
-        raise CorruptFrameError("frame names a codebook, its codec has none")
     shape = struct.unpack(f"<{rank}q", frame[_FIXED.size : _FIXED.size + 8 * rank].tobytes())
     info = FrameInfo(codec, dtype, flags == _INDEX_GAPS, parameter, shape, payload_bytes, (codebook, cut, level))
     _check_sizes(info, frame.size - info.header_bytes, max_bytes)
