@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "codec/layout.hpp"
+#include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 
 using namespace orbitsplit;
@@ -25,7 +26,7 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 namespace {
 
 constexpr Limits limits{.max_bytes = 1 << 16};
-constexpr std::size_t codec_kinds = 5;
+constexpr std::size_t codec_kinds = 7;
 constexpr std::array codecs = {"raw", "bf16", "int8:8", "int8", "int4", "int4:16", "topk", "topk:0.02"};
 
 // Offsets of docs/frame_format.md.
@@ -36,7 +37,7 @@ constexpr std::size_t flags_at = 8;
 constexpr std::size_t parameter_at = 12;
 constexpr std::size_t codebook_at = 16;
 constexpr std::size_t payload_bytes_at = 24;
-constexpr std::size_t reserved_at = 32;
+constexpr std::size_t cut_at = 32;
 constexpr std::size_t shape_at = layout::fixed_header_bytes;
 
 // Fuzzing that only ever sees refusals proves little: the run ends with how many inputs were arrays.
@@ -57,8 +58,41 @@ void require(bool condition, const char* claim) {
     std::abort();
 }
 
+// The codebook that frames are decoded with: cut c of it is the c-th of these. With and without tables (one of them
+// nearly all escape) and transforms, and steps so small that values escape.
+const std::vector<CalibratedCodec>& codebook() {
+    static const std::vector<CalibratedCodec> codecs = [] {
+        const auto parameters = [](std::uint16_t cut, std::size_t width) {
+            CalibratedParameters made{.key = {.codebook = 1, .cut = cut, .level = 0}};
+            for (std::size_t c = 0; c < width; ++c) made.step.push_back(c % 7 == 3 ? 0x1p-9F : 0.125F);
+            return made;
+        };
+        const auto with_tables = [](CalibratedParameters made) {
+            made.tables.resize(2);
+            for (int code = -6; code <= 6; ++code) made.tables[0][static_cast<std::uint8_t>(code)] = 18;
+            made.tables[1][0] = 1;
+            for (std::size_t c = 0; c < made.step.size(); ++c)
+                made.table_of_channel.push_back(static_cast<std::uint8_t>(c % 5 == 0));
+            return made;
+        };
+        std::vector<CalibratedCodec> all;
+        all.emplace_back(parameters(0, 33));
+        all.emplace_back(with_tables(parameters(1, 33)));
+        all.emplace_back(with_tables(parameters(2, 260)));
+        CalibratedParameters transformed = with_tables(parameters(3, 64));
+        transformed.hadamard = 16;
+        transformed.threshold.assign(64, 0.25F);
+        all.emplace_back(std::move(transformed));
+        return all;
+    }();
+    return codecs;
+}
+
 std::optional<Decoded> try_decompress(std::span<const std::byte> frame) {
     try {
+        const FrameInfo info = inspect(frame, limits);
+        if (info.codec == CodecKind::calibrated && info.key.cut < codebook().size())
+            return decompress(frame, codebook()[info.key.cut], limits);
         return decompress(frame, limits);
     } catch (const CorruptFrameError&) {
         return std::nullopt;
@@ -67,18 +101,22 @@ std::optional<Decoded> try_decompress(std::span<const std::byte> frame) {
 
 // A frame of a random array, for mutations to start from that no frame of the corpus leads to.
 std::vector<std::byte> fresh_frame(std::minstd_rand& random) {
-    const Codec codec = parse_codec(codecs[random() % codecs.size()]);
+    const std::size_t choice = random() % (codecs.size() + codebook().size());
+    const CalibratedCodec* calibrated =
+        choice < codecs.size() ? nullptr : &codebook()[choice - codecs.size()];
     const auto dtype = static_cast<DType>(random() % 3);
     const std::array<std::int64_t, 2> shape = {
         1 + static_cast<std::int64_t>(random() % (random() % 4 == 0 ? 130 : 4)),
-        1 + static_cast<std::int64_t>(random() % 200)};
+        calibrated != nullptr ? static_cast<std::int64_t>(calibrated->width())
+                              : 1 + static_cast<std::int64_t>(random() % 200)};
     std::vector<std::byte> data(static_cast<std::size_t>(shape[0] * shape[1]) * item_bytes(dtype));
     for (std::size_t i = 0; i < data.size(); ++i) {
         // Every fourth (second) byte ends an element: exponents around 1, as activations have.
         const bool ends = i % item_bytes(dtype) == item_bytes(dtype) - 1;
         data[i] = static_cast<std::byte>(ends ? (random() & 0x80) | 0x3E | (random() & 1) : random() >> 8);
     }
-    return compress(data, dtype, shape, codec);
+    if (calibrated != nullptr) return compress(data, dtype, shape, *calibrated);
+    return compress(data, dtype, shape, parse_codec(codecs[choice]));
 }
 
 // The header of a frame in pieces that mutations are allowed to leave anything in.
@@ -108,7 +146,13 @@ Header repair_identity(std::span<std::byte> frame) {
     std::memset(frame.data() + flags_at + 1, 0, 3);
     const bool index_gaps = wrap(flags_at, codec == CodecKind::topk ? 2 : 1) == 1;
     std::memset(frame.data() + codebook_at, 0, 8);
-    std::memset(frame.data() + reserved_at, 0, 4);
+    if (codec == CodecKind::calibrated) {
+        frame[codebook_at] = std::byte{1};
+        wrap(cut_at, codebook().size());
+        std::memset(frame.data() + cut_at + 1, 0, 3);
+    } else {
+        std::memset(frame.data() + cut_at, 0, 4);
+    }
     return {codec, dtype, rank, index_gaps, 0, std::vector<std::int64_t>(rank)};
 }
 
@@ -120,6 +164,8 @@ void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& 
         std::memcpy(&extent, at, sizeof extent);
         extent %= axis + 1 == header.rank ? 300 : 5;
         if (extent == 0 && random() % 16 != 0) extent = 1;
+        if (axis + 1 == header.rank && header.codec == CodecKind::calibrated)
+            extent = codebook()[std::to_integer<std::size_t>(frame[cut_at])].width();
         std::memcpy(at, &extent, sizeof extent);
         header.shape[axis] = static_cast<std::int64_t>(extent);
     }
@@ -135,6 +181,9 @@ void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& 
             parameter = length == 0 ? 0 : 1 + parameter % length;
             break;
         }
+        case CodecKind::calibrated:
+            parameter %= 64;
+            break;
         default:
             parameter = 0;
     }
@@ -144,6 +193,7 @@ void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& 
 
 // The size of frame its header asks for, where it asks for one and there is memory for it.
 std::size_t repair_size(std::size_t size, const Header& header, std::size_t max_size) {
+    if (header.codec == CodecKind::calibrated) return size;
     const FrameInfo info{.codec = header.codec,
                          .dtype = header.dtype,
                          .index_gaps = header.index_gaps,

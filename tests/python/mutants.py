@@ -9,11 +9,24 @@ from collections.abc import Iterator
 import judge_codec as judge
 import numpy as np
 
+from orbitsplit import CalibratedCodec
 from orbitsplit._backend import load_backend
 from orbitsplit._compress import Codec
 
 CODECS = ("raw", "bf16", "int8", "int4", "int8:8", "topk", "topk:0.02")
 SHAPES = ((3, 130), (2, 2, 65), (70, 40), (0, 4), ())
+
+_WIDTH = 65
+_TABLES = np.zeros((2, 256), np.uint8)
+_TABLES[0, np.arange(-6, 7)] = 18
+_TABLES[1, 0] = 1
+# Codes of two tables, one of them nearly all escape, and steps so small that some values escape.
+CALIBRATED = CalibratedCodec(
+    codebook=1,
+    step=np.where(np.arange(_WIDTH) % 7 == 3, 2.0**-9, 0.25).astype(np.float32),
+    tables=_TABLES,
+    table_of_channel=np.arange(_WIDTH) % 5 == 0,
+)
 
 _HEADER = 40
 _NATIVE = load_backend("native")
@@ -48,6 +61,9 @@ def valid_frames() -> list[bytes]:
                 bits = (single, single.astype(np.float16), short)[dtype]
                 numbers = judge.CODECS.index(codec.name), codec.group or 64, codec.keep or 0.25
                 frames.append(_NATIVE.encode(bits, dtype, shape, *numbers))
+    for shape in ((1, _WIDTH), (3, _WIDTH), (2, 35, _WIDTH), (300, _WIDTH), (0, _WIDTH)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        frames.append(CALIBRATED.prepared(_NATIVE).encode(x, 0, shape))
     return frames
 
 
