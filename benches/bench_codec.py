@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from orbitsplit._backend import load_backend
+from orbitsplit._calibrated import CalibratedCodec
 from orbitsplit._compress import compress, decompress, frame_bytes
 from orbitsplit._encoder import Decoder, Encoder
 
@@ -236,3 +237,57 @@ def test_one_row_by_functions(benchmark, row, kind):
     frame, out = bytearray(frame_bytes(x.shape, x.dtype)), np.empty_like(row)
     decoded = measure_row(benchmark, row, lambda: decompress(compress(x, out=frame), out=out))
     check_decoded(decoded, row, "int8")
+
+
+# Calibrated codecs, also of a wide model: codes stored as they are, or coded by static tables, beside a copy.
+CALIBRATED_SHAPES = {"prefill": (4096, 640), "wide": (640, 4096), "decode step": (1, 640), "wide step": (1, 8192)}
+
+
+def calibrated(width, *, is_coded):
+    """A codec for normal channels, four of them a hundred times the rest: steps from deviations, tables from counts."""
+    rng = np.random.default_rng(6)
+    deviation = activation((200, width)).std(axis=0)
+    step = deviation / (2 if is_coded else 20)
+    if not is_coded:
+        return CalibratedCodec(codebook=1, step=step)
+    codes = np.rint(rng.standard_normal(100_000) * 2).astype(np.int8).view(np.uint8)
+    counts = np.bincount(codes, minlength=256)
+    tables = np.repeat([counts * 254 // counts.sum()], 8, axis=0)
+    return CalibratedCodec(codebook=1, step=step, tables=tables, table_of_channel=np.arange(width) % 8)
+
+
+@pytest.fixture(params=CALIBRATED_SHAPES)
+def calibrated_case(request):
+    return request.param, activation(CALIBRATED_SHAPES[request.param])
+
+
+def check_calibrated(decoded, x, codec):
+    """Half a step, or bfloat16's error where a number is beyond the codes."""
+    assert np.all(np.abs(decoded - x) <= np.maximum(codec.step * 0.501, np.abs(x) * 2.0**-8))
+
+
+@pytest.mark.parametrize("kind", ["stored", "coded"])
+def test_encode_calibrated(benchmark, calibrated_case, kind):
+    x = calibrated_case[1]
+    codec = calibrated(x.shape[1], is_coded=kind == "coded")
+    encoder = Encoder(codec, x.shape, x.dtype)
+    frame = measure(benchmark, "codec calibrated, encode", calibrated_case, lambda: encoder.encode(x))
+    assert len(frame) < x.nbytes * (0.15 if kind == "coded" else 0.4)
+    check_calibrated(decompress(frame, codec), x, codec)
+
+
+@pytest.mark.parametrize("kind", ["stored", "coded"])
+def test_decode_calibrated(benchmark, calibrated_case, kind):
+    x = calibrated_case[1]
+    codec = calibrated(x.shape[1], is_coded=kind == "coded")
+    decoder, frame = Decoder(x.shape, x.dtype, codebook=codec), compress(x, codec)
+    decoded = measure(benchmark, "codec calibrated, decode", calibrated_case, lambda: decoder.decode(frame))
+    check_calibrated(decoded, x, codec)
+
+
+@pytest.mark.parametrize("group", ["encode", "decode"])
+def test_copy_beside_calibrated(benchmark, calibrated_case, group):
+    x = calibrated_case[1]
+    out = np.empty_like(x)
+    measure(benchmark, f"codec calibrated, {group}", calibrated_case, lambda: np.copyto(out, x))
+    np.testing.assert_array_equal(out, x)

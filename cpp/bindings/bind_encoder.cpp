@@ -2,11 +2,13 @@
 #include <pybind11/stl.h>
 
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "array_memory.hpp"
 #include "bindings.hpp"
 #include "byte_view.hpp"
+#include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 #include "unlocked.hpp"
 
@@ -14,6 +16,7 @@ namespace py = pybind11;
 
 namespace {
 
+using orbitsplit::CalibratedCodec;
 using orbitsplit::DType;
 using Shape = std::vector<std::int64_t>;
 
@@ -21,11 +24,13 @@ using Shape = std::vector<std::int64_t>;
 class Encoder {
   public:
     Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep)
-        : dtype_(static_cast<DType>(dtype)),
-          shape_(std::move(shape)),
-          codec_{.kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep},
-          frame_(py::bytearray(nullptr, orbitsplit::frame_bytes(dtype_, shape_, codec_))),
-          memory_(frame_, Access::write) {}
+        : Encoder(static_cast<DType>(dtype), std::move(shape),
+                  orbitsplit::Codec{
+                      .kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep}) {}
+
+    // The codec must live as long as this.
+    Encoder(int dtype, Shape shape, const CalibratedCodec& codec)
+        : Encoder(static_cast<DType>(dtype), std::move(shape), &codec) {}
 
     // None: `x` cannot be read in place, or is no array of this dtype and shape.
     py::object encode(py::handle x) {
@@ -39,11 +44,33 @@ class Encoder {
     }
 
   private:
+    using AnyCodec = std::variant<orbitsplit::Codec, const CalibratedCodec*>;
+
+    Encoder(DType dtype, Shape shape, AnyCodec codec)
+        : dtype_(dtype),
+          shape_(std::move(shape)),
+          codec_(codec),
+          frame_(py::bytearray(nullptr, bound())),
+          memory_(frame_, Access::write) {}
+
+    std::uint64_t bound() const {
+        if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
+            return orbitsplit::frame_bytes(dtype_, shape_, **calibrated);
+        return orbitsplit::frame_bytes(dtype_, shape_, std::get<orbitsplit::Codec>(codec_));
+    }
+
+    std::size_t compress(std::span<const std::byte> data) const {
+        if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
+            return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, **calibrated);
+        return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_,
+                                         std::get<orbitsplit::Codec>(codec_));
+    }
+
     py::object encode_span(std::span<const std::byte> data) {
         std::size_t size = 0;
         {
             const Unlocked unlocked(data.size());
-            size = orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, codec_);
+            size = compress(data);
         }
         // A view of its own for each frame: a caller may release it.
         auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(frame_.ptr()));
@@ -53,27 +80,34 @@ class Encoder {
 
     DType dtype_;
     Shape shape_;
-    orbitsplit::Codec codec_;
+    AnyCodec codec_;
     py::bytearray frame_;
     ByteView memory_;
 };
 
-// Decodes frames of one dtype and shape into one array.
+// Decodes frames of one dtype and shape into one array. The codec must live as long as this.
 class Decoder {
   public:
-    Decoder(int dtype, Shape shape, const py::object& array)
-        : dtype_(static_cast<DType>(dtype)), shape_(std::move(shape)), memory_(array, Access::write) {}
+    Decoder(int dtype, Shape shape, const py::object& array, const CalibratedCodec* codec)
+        : dtype_(static_cast<DType>(dtype)),
+          shape_(std::move(shape)),
+          memory_(array, Access::write),
+          codec_(codec) {}
 
     void decode(py::handle frame) {
         const ByteView view(frame);
         const Unlocked unlocked(memory_.bytes().size());
-        orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes());
+        if (codec_ != nullptr)
+            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), *codec_);
+        else
+            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes());
     }
 
   private:
     DType dtype_;
     Shape shape_;
     ByteView memory_;
+    const CalibratedCodec* codec_;
 };
 
 }  // namespace
@@ -84,9 +118,12 @@ void bind_encoder(py::module_& m) {
     py::class_<Encoder>(m, "Encoder", plain)
         .def(py::init<int, Shape, int, std::int32_t, double>(), py::arg("dtype"), py::arg("shape"),
              py::arg("codec"), py::arg("group"), py::arg("keep"))
+        .def(py::init<int, Shape, const CalibratedCodec&>(), py::arg("dtype"), py::arg("shape"),
+             py::arg("codec"), py::keep_alive<1, 4>())
         .def("encode", &Encoder::encode, py::arg("x"))
         .def("encode_bytes", &Encoder::encode_bytes, py::arg("data"));
     py::class_<Decoder>(m, "Decoder", plain)
-        .def(py::init<int, Shape, const py::object&>(), py::arg("dtype"), py::arg("shape"), py::arg("array"))
+        .def(py::init<int, Shape, const py::object&, const CalibratedCodec*>(), py::arg("dtype"),
+             py::arg("shape"), py::arg("array"), py::arg("codec"), py::keep_alive<1, 5>())
         .def("decode", &Decoder::decode, py::arg("frame"));
 }

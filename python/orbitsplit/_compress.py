@@ -27,7 +27,7 @@ _VALID = (
     "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk and topk:KEEP "
     "(GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])"
 )
-_ANY_BYTES = (1 << 64) - 1  # where nothing of the array's size is allocated
+ANY_BYTES = (1 << 64) - 1  # where nothing of the array's size is allocated
 _DEFAULT_GROUP = 64
 _DEFAULT_KEEP = 0.25
 
@@ -152,7 +152,7 @@ def decompress(
     view = memoryview(frame)
     if not view.c_contiguous:
         raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy")
-    codec = None if codebook is None else select(codebook, backend().codebook_key(view, _ANY_BYTES))
+    codec = None if codebook is None else select(codebook, backend().codebook_key(view, ANY_BYTES))
     core = backend() if codec is None else codec.prepared(backend())
     if out is not None:
         memory, expected, extents = view_writable(out)

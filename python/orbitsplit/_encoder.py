@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ._arrays import DTYPES, as_tensor, describe, dtype_number, is_torch_dtype, view_bytes
 from ._backend import backend
-from ._compress import Codec, codec_arguments
+from ._calibrated import CalibratedCodec, CodecOfLevel, select
+from ._compress import ANY_BYTES, Codec, codec_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -32,10 +33,12 @@ class Encoder:
 
     __slots__ = ("_dtype", "_encode", "_encode_bytes", "_shape")
 
-    def __init__(self, codec: str | Codec, shape: Sequence[int], dtype: Any) -> None:
+    def __init__(self, codec: str | Codec | CalibratedCodec, shape: Sequence[int], dtype: Any) -> None:
         self._dtype = dtype_number(dtype)
         self._shape = tuple(shape)
-        core = backend().Encoder(self._dtype, self._shape, *codec_arguments(codec))
+        arguments: tuple[Any, ...]
+        arguments = (codec.prepared(backend()),) if isinstance(codec, CalibratedCodec) else codec_arguments(codec)
+        core = backend().Encoder(self._dtype, self._shape, *arguments)
         self._encode = core.encode
         self._encode_bytes = core.encode_bytes
 
@@ -62,8 +65,8 @@ class Decoder:
     """Decode frames of one dtype and shape, one after the other, into the same array.
 
     That is a NumPy array, or a CPU torch tensor where `framework` or the dtype says so: `torch.float32`, or
-    bfloat16, which NumPy does not have. Frames may be of any codec and come from an untrusted sender. A decoder
-    serves one thread at a time.
+    bfloat16, which NumPy does not have. Frames may be of any codec and come from an untrusted sender; `codebook` has
+    those of calibrated frames. A decoder serves one thread at a time.
 
     Raises `TypeError` for a dtype that cannot be decoded or a bfloat16 with `framework="numpy"`, `ValueError`
     for an invalid shape, `ImportError` if torch is needed and missing.
@@ -75,7 +78,14 @@ class Decoder:
 
     __slots__ = ("_decode", "_result")
 
-    def __init__(self, shape: Sequence[int], dtype: Any, *, framework: Literal["numpy", "torch"] | None = None) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        *,
+        codebook: CalibratedCodec | CodecOfLevel | None = None,
+        framework: Literal["numpy", "torch"] | None = None,
+    ) -> None:
         if framework not in (None, "numpy", "torch"):
             raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
         number, extents = dtype_number(dtype), tuple(shape)
@@ -86,16 +96,42 @@ class Decoder:
         memory = np.zeros(extents, np.int16 if is_bfloat16 else DTYPES[number])
         is_tensor = framework == "torch" or (framework is None and (is_bfloat16 or is_torch_dtype(dtype)))
         self._result: Any = as_tensor(memory, number, extents) if is_tensor else memory
-        self._decode = backend().Decoder(number, extents, memory).decode
+        self._decode = _decode_function(codebook, number, extents, memory)
 
     def decode(self, frame: Buffer) -> Any:
         """Decode a frame and return the array, the same one every time: the next call overwrites it.
 
-        Raises `CorruptFrameError` for anything that is not a valid frame, `ValueError` for one of another dtype
-        or shape than the decoder's or not contiguous. After a `CorruptFrameError` the array holds anything.
+        Raises `CorruptFrameError` for anything that is not a valid frame or needs another codebook, `ValueError` for
+        one of another dtype or shape than the decoder's or not contiguous. After a `CorruptFrameError` the array
+        holds anything.
         """
         try:
             self._decode(frame)
         except BufferError as error:
             raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy") from error
         return self._result
+
+
+def _decode_function(
+    codebook: CalibratedCodec | CodecOfLevel | None, dtype: int, shape: tuple[int, ...], memory: Any
+) -> Callable[[Buffer], None]:
+    """Return what decodes a frame into the memory of an array."""
+    core = backend()
+
+    def decoder(codec: CalibratedCodec | None) -> Callable[[Buffer], None]:
+        decode: Callable[[Buffer], None] = core.Decoder(
+            dtype, shape, memory, None if codec is None else codec.prepared(core)
+        ).decode
+        return decode
+
+    if codebook is None or isinstance(codebook, CalibratedCodec):
+        return decoder(codebook)
+    of_key: dict[tuple[int, int, int], Callable[[Buffer], None]] = {}
+
+    def decode_by_key(frame: Buffer) -> None:
+        key = core.codebook_key(frame, ANY_BYTES)
+        if key not in of_key:
+            of_key[key] = decoder(select(codebook, key))
+        of_key[key](frame)
+
+    return decode_by_key

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from orbitsplit import CalibratedCodec, CorruptFrameError, compress, decompress, frame_bytes
+from orbitsplit import CalibratedCodec, CorruptFrameError, Decoder, Encoder, compress, decompress, frame_bytes
 from orbitsplit._backend import load_backend
 
 NATIVE = load_backend("native")
@@ -194,6 +194,42 @@ def test_decoding_takes_the_same_codec_or_a_book():
     narrow = CalibratedCodec(**parameters_of(31, "plain")[0])
     with pytest.raises(CorruptFrameError, match="frame has rows of 32 elements, its codec has 31 channels"):
         decompress(frame, narrow)
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+def test_encoder_and_decoder_give_the_same(module, monkeypatch):
+    for name in ("_calibrated", "_compress", "_encoder"):
+        monkeypatch.setattr(f"orbitsplit.{name}.backend", lambda: module)
+    parameters, size = parameters_of(640, "affine")
+    codecs = [CalibratedCodec(**{**parameters, "level": level}) for level in (0, 1)]
+
+    class Book:
+        codebook_id = codecs[0].codebook
+
+        def codec_of(self, cut, level):
+            return codecs[level]
+
+    shape = (1, 640)
+    decoder, of_one = Decoder(shape, "float32", codebook=Book()), Decoder(shape, "float32", codebook=codecs[1])
+    for level, codec in enumerate(codecs):
+        encoder = Encoder(codec, shape, "float32")
+        for seed in range(3):
+            x = np.clip(activations(shape, size, seed), -1e30, 1e30)
+            frame = bytes(encoder.encode(x))
+            assert frame == compress(x, codec) == compress(x, codec, out=bytearray(9999))
+            np.testing.assert_array_equal(decoder.decode(frame), decompress(frame, codec))
+            np.testing.assert_array_equal(
+                decompress(frame, codec, out=np.empty(shape, np.float32)), decoder.decode(frame)
+            )
+            if level == 1:
+                np.testing.assert_array_equal(of_one.decode(frame), decoder.decode(frame))
+    np.testing.assert_array_equal(decoder.decode(compress(x, "raw")), x)
+    with pytest.raises(CorruptFrameError, match="level 0, this codec is"):
+        of_one.decode(compress(x, codecs[0]))
+    with pytest.raises(CorruptFrameError, match="none was given"):
+        Decoder(shape, "float32").decode(frame)
+    with pytest.raises(ValueError, match=r"the frame holds float32 \[1, 640\], not float32 \[2, 640\]"):
+        Decoder((2, 640), "float32", codebook=codecs[1]).decode(frame)
 
 
 @pytest.mark.parametrize("module", [NATIVE, NUMBA])

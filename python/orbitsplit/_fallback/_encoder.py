@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._calibrated import CalibratedCodec
 from ._codec import decode_into, encode_into, frame_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Buffer
 
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 class Encoder:
     """Encode arrays of one dtype and shape into memory of its own."""
 
-    def __init__(self, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> None:
-        self._arguments = (dtype, shape, codec, group, keep)
-        self._frame = memoryview(bytearray(frame_bytes(*self._arguments)))
+    def __init__(self, dtype: int, shape: Sequence[int], codec: int | CalibratedCodec, *options: Any) -> None:
+        if isinstance(codec, CalibratedCodec):
+            self._encode_into: Callable[..., int] = codec.encode_into
+            self._arguments: tuple[Any, ...] = (dtype, shape)
+            bound = codec.frame_bytes(dtype, shape)
+        else:
+            self._encode_into = encode_into
+            self._arguments = (dtype, shape, codec, *options)
+            bound = frame_bytes(dtype, shape, codec, *options)
+        self._frame = memoryview(bytearray(bound))
 
     def encode(self, x: Any) -> memoryview | None:
         """Return None: nothing is read here but buffers."""
@@ -28,17 +36,18 @@ class Encoder:
 
     def encode_bytes(self, data: Buffer) -> memoryview:
         """Encode the bytes of an array."""
-        return self._frame[: encode_into(data, *self._arguments, self._frame)]
+        return self._frame[: self._encode_into(data, *self._arguments, self._frame)]
 
 
 class Decoder:
     """Decode frames of one dtype and shape into one array."""
 
-    def __init__(self, dtype: int, shape: Sequence[int], array: Buffer) -> None:
+    def __init__(self, dtype: int, shape: Sequence[int], array: Buffer, codec: CalibratedCodec | None) -> None:
+        self._decode_into = decode_into if codec is None else codec.decode_into
         self._dtype = dtype
         self._shape = shape
         self._array = array
 
     def decode(self, frame: Buffer) -> None:
         """Decode a frame into the array."""
-        decode_into(frame, self._dtype, self._shape, self._array)
+        self._decode_into(frame, self._dtype, self._shape, self._array)
