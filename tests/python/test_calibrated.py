@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import judge_calibrated
@@ -9,12 +10,14 @@ import judge_codec as judge
 import numpy as np
 import pytest
 import torch
+from make_calibrated_frames import PATH, parameters_from
 
 from orbitsplit import CalibratedCodec, CorruptFrameError, Decoder, Encoder, compress, decompress, frame_bytes
 from orbitsplit._backend import load_backend
 
 NATIVE = load_backend("native")
 NUMBA = load_backend("numba")
+GOLDEN = json.loads(PATH.read_text())
 # A table in which nearly everything is the escape.
 RARE = np.zeros((1, 256), np.uint8)
 RARE[0, 1] = 1
@@ -121,6 +124,15 @@ def test_frames_of_short_dtypes_are_those_of_the_judge(kind, dtype, each_isa):
     assert frame == judge_calibrated.encode(bits, dtype, parameters)
     decoded = each_isa(codec, lambda c: c.decode(frame, 1 << 30, 1)[2].tobytes())
     assert decoded == judge_calibrated.decode(bits, dtype, parameters)
+
+
+@pytest.mark.parametrize("entry", GOLDEN, ids=lambda entry: entry["name"])
+def test_golden_frames_stay_what_they_are(entry, each_isa):
+    codec = CalibratedCodec(**parameters_from(entry["parameters"]))
+    dtype, shape = judge.DTYPES.index(entry["dtype"]), entry["shape"]
+    assert each_isa(codec, lambda c: c.encode(bytes.fromhex(entry["input"]), dtype, shape)).hex() == entry["frame"]
+    frame = bytes.fromhex(entry["frame"])
+    assert each_isa(codec, lambda c: c.decode(frame, 1 << 30)[2].tobytes()).hex() == entry["output"]
 
 
 def test_wide_rows_keep_their_escapes_in_order(each_isa):
