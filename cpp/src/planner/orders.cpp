@@ -107,17 +107,19 @@ class Attempts {
 
 class OrderSearch {
   public:
-    OrderSearch(const Problem& problem, const SolveOptions& options, const Clock& clock, Incumbent& incumbent)
+    OrderSearch(const Problem& problem, const SolveOptions& options, const Clock& clock, int most_orders,
+                Incumbent& incumbent)
         : problem_(problem),
           clock_(clock),
           incumbent_(incumbent),
+          orders_left_(most_orders),
           attempts_(problem, options, clock, incumbent) {}
 
     void run() {
         if (incumbent_.stages.empty()) find_any();
         if (incumbent_.stages.empty()) return;
         NodeOrder order = order_of_incumbent();
-        while (!clock_.is_over() && improve(order)) order = order_of_incumbent();
+        while (!is_over() && improve(order)) order = order_of_incumbent();
     }
 
   private:
@@ -158,6 +160,9 @@ class OrderSearch {
         return order;
     }
 
+    // Counts one more order.
+    bool is_over() { return orders_left_-- <= 0 || clock_.is_over(); }
+
     // Moves every node to every other place, then swaps every pair, up to the first change that helps.
     bool improve(const NodeOrder& order) {
         const std::size_t nodes = order.size();
@@ -168,7 +173,7 @@ class OrderSearch {
                 moved.erase(moved.begin() + static_cast<std::ptrdiff_t>(from));
                 moved.insert(moved.begin() + static_cast<std::ptrdiff_t>(to), order[from]);
                 if (attempts_.attempt(moved)) return true;
-                if (clock_.is_over()) return false;
+                if (is_over()) return false;
             }
         }
         for (std::size_t a = 0; a < nodes; ++a) {
@@ -176,7 +181,7 @@ class OrderSearch {
                 NodeOrder swapped = order;
                 std::swap(swapped[a], swapped[b]);
                 if (attempts_.attempt(swapped)) return true;
-                if (clock_.is_over()) return false;
+                if (is_over()) return false;
             }
         }
         return false;
@@ -185,6 +190,7 @@ class OrderSearch {
     const Problem& problem_;
     const Clock& clock_;
     Incumbent& incumbent_;
+    int orders_left_;
     Attempts attempts_;
 };
 
@@ -291,8 +297,8 @@ class ChainSearch {
 }  // namespace
 
 void improve_by_orders(const Problem& problem, const SolveOptions& options, const Clock& clock,
-                       Incumbent& incumbent) {
-    OrderSearch(problem, options, clock, incumbent).run();
+                       int most_orders, Incumbent& incumbent) {
+    OrderSearch(problem, options, clock, most_orders, incumbent).run();
 }
 
 void improve_by_chains(const Problem& problem, const SolveOptions& options, const Clock& clock,

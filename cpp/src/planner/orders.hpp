@@ -6,10 +6,10 @@
 
 namespace orbitsplit::planner {
 
-// Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps or time is
-// over. Without an incumbent it first looks for any: by index, then along the fastest links.
+// Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps, so many orders
+// were tried or time is over. Without an incumbent it first looks for any: by index, then along the fastest links.
 void improve_by_orders(const Problem& problem, const SolveOptions& options, const Clock& clock,
-                       Incumbent& incumbent);
+                       int most_orders, Incumbent& incumbent);
 
 // The same along links, for networks in which most pairs of nodes have none: the incumbent's chain loses, gains or
 // exchanges a node. Does nothing without an incumbent.

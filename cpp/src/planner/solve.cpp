@@ -104,12 +104,13 @@ planner::SearchResult search_within(const Problem& problem, const planner::Table
     return result;
 }
 
-// Free order that is not solved by a first search gets bounds that keep more nodes from repeating, where that is
-// affordable, else a better incumbent: both prune more than labels do.
+// Free order that is not solved by a first search gets a better incumbent, and bounds that keep more nodes from
+// repeating where that is affordable: both prune more than labels do.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
                                 const planner::Relaxation& least, const planner::Clock& clock,
                                 const SolveOptions& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
+    constexpr int first_orders = 30;
     constexpr double narrowest = 1e-3;  // of the incumbent: an interval of this width is not cut further
     const std::size_t max_labels = options.max_labels;
     const std::size_t max_bytes = options.max_bytes / 2;
@@ -120,8 +121,9 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     if (first.is_complete) return first;
     const planner::Tables deep = planner::make_tables(problem, options, 0, planner::thorough_operations);
     const bool is_deeper = deep.tracked > t.tracked;
-    if (root.incumbent.stages.empty() || !is_deeper)
-        planner::improve_by_orders(problem, options, clock, root.incumbent);
+    // A deeper root is worth more than the last percent of an incumbent, but much slower with a bad one.
+    const int most_orders = is_deeper ? first_orders : std::numeric_limits<int>::max();
+    planner::improve_by_orders(problem, options, clock, most_orders, root.incumbent);
     if (clock.is_over()) {
         first.stopped_by = "time";
         return first;

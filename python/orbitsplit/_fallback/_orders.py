@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from orbitsplit._problem import ExternalLink, Problem
 
 
-def improve_by_orders(problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> Incumbent:
-    """Move and swap nodes until neither helps or time is over; without an incumbent look for any first."""
+def improve_by_orders(
+    problem: Problem, options: Options, clock: Clock, most_orders: int, incumbent: Incumbent
+) -> Incumbent:
+    """Move and swap nodes until neither helps or so many orders were tried; without an incumbent look for any."""
     search = _OrderSearch(problem, options, clock, incumbent)
-    search.run()
+    search.run(most_orders)
     return search.incumbent
 
 
@@ -58,13 +60,19 @@ class _Attempts:
 
 
 class _OrderSearch(_Attempts):
-    def run(self) -> None:
+    def run(self, most_orders: int) -> None:
+        self.orders_left = most_orders
         if not len(self.incumbent.stages):
             self.find_any()
         if not len(self.incumbent.stages):
             return
-        while not self.clock.is_over() and self.improve(self.order_of_incumbent()):
+        while not self.is_over() and self.improve(self.order_of_incumbent()):
             pass
+
+    def is_over(self) -> bool:
+        """Count one more order; return whether there were enough or time is over."""
+        self.orders_left -= 1
+        return self.orders_left < 0 or self.clock.is_over()
 
     def find_any(self) -> None:
         nodes = len(self.problem.nodes)
@@ -93,7 +101,7 @@ class _OrderSearch(_Attempts):
         for changed in _neighbours(order):
             if self.attempt(changed):
                 return True
-            if self.clock.is_over():
+            if self.is_over():
                 return False
         return False
 

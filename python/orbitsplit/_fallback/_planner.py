@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MOST_TRANSFERS = 2e8
 _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
+_FIRST_ORDERS = 30
 _LABEL_BYTES = 300
 _NARROWEST = 1e-3
 
@@ -93,8 +95,8 @@ def _find_best(
         return result, incumbent
     deep = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
     is_deeper = deep.tracked > t.tracked
-    if not len(incumbent.stages) or not is_deeper:
-        incumbent = improve_by_orders(problem, options, clock, incumbent)
+    # A deeper root is worth more than the last percent of an incumbent, but much slower with a bad one.
+    incumbent = improve_by_orders(problem, options, clock, _FIRST_ORDERS if is_deeper else sys.maxsize, incumbent)
     if clock.is_over():
         return result._replace(stopped_by="time"), incumbent
     if not is_deeper or not len(incumbent.stages):
