@@ -8,6 +8,7 @@ Each group is one question, its columns comparable within a run: one thread, flo
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 
 import numpy as np
@@ -291,3 +292,78 @@ def test_copy_beside_calibrated(benchmark, calibrated_case, group):
     out = np.empty_like(x)
     measure(benchmark, f"codec calibrated, {group}", calibrated_case, lambda: np.copyto(out, x))
     np.testing.assert_array_equal(out, x)
+
+
+# A message of 512 tokens of width 4096, of which a tenth is kept.
+TOPK_SHAPE, TOPK_KEPT = (512, 4096), 410
+
+
+@pytest.fixture(scope="module")
+def wide():
+    torch.set_num_threads(1)
+    return activation(TOPK_SHAPE)
+
+
+def kept_magnitudes(x):
+    """The largest magnitudes of each row in order, by sorting."""
+    return -np.sort(-np.abs(x), axis=1)[:, :TOPK_KEPT]
+
+
+def measure_wide(benchmark, x, run):
+    benchmark.group = "codec top-k, 10 % of [512, 4096]"
+    result = benchmark(run)
+    if benchmark.stats:
+        benchmark.extra_info["input GB/s"] = round(x.nbytes / benchmark.stats.stats.median / 1e9, 2)
+    return result
+
+
+def test_wide_copy(benchmark, wide):
+    out = np.empty_like(wide)
+    measure_wide(benchmark, wide, lambda: np.copyto(out, wide))
+    np.testing.assert_array_equal(out, wide)
+
+
+def test_wide_argpartition(benchmark, wide):
+    chosen = measure_wide(benchmark, wide, lambda: np.argpartition(-np.abs(wide), TOPK_KEPT, axis=1)[:, :TOPK_KEPT])
+    found = -np.sort(-np.abs(np.take_along_axis(wide, chosen, axis=1)), axis=1)
+    np.testing.assert_array_equal(found, kept_magnitudes(wide))
+
+
+def test_wide_torch(benchmark, wide):
+    x = torch.from_numpy(wide)
+    found = measure_wide(benchmark, wide, lambda: x.abs().topk(TOPK_KEPT, dim=1)).values
+    np.testing.assert_array_equal(found.numpy(), kept_magnitudes(wide))
+
+
+@pytest.mark.parametrize("isa", load_backend("native").isas())
+def test_wide_encode(benchmark, wide, isa):
+    """The whole frame: selection, values, positions, checksum."""
+    with forced(isa):
+        frame = measure_wide(benchmark, wide, lambda: compress(wide, "topk:0.1"))
+    check_wide(decompress(frame), wide)
+
+
+@pytest.mark.parametrize("isa", load_backend("native").isas())
+def test_wide_decode(benchmark, wide, isa):
+    frame, out = compress(wide, "topk:0.1"), np.empty_like(wide)
+    with forced(isa):
+        check_wide(measure_wide(benchmark, wide, lambda: decompress(frame, out=out)), wide)
+
+
+def check_wide(decoded, x):
+    is_kept = decoded != 0
+    assert np.all(is_kept.sum(axis=1) == TOPK_KEPT)
+    np.testing.assert_allclose(decoded[is_kept], x[is_kept], rtol=2.0**-8)
+    found = np.abs(np.where(is_kept, x, 0))
+    np.testing.assert_array_equal(-np.sort(-found, axis=1)[:, :TOPK_KEPT], kept_magnitudes(x))
+
+
+@contextlib.contextmanager
+def forced(isa):
+    core = load_backend("native")
+    before = core.isa()
+    core.set_isa(isa)
+    try:
+        yield
+    finally:
+        core.set_isa(before)

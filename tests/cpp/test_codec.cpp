@@ -131,6 +131,26 @@ void test_topk_against_sorting() {
     }
 }
 
+// Kernels may seek the threshold of a row near that of the one before: here it is sometimes there, sometimes far
+// off, sometimes at the guessed range's very end, and sometimes shared by more values than may be kept.
+void test_topk_of_rows_that_differ() {
+    constexpr std::size_t length = 331;
+    const std::vector<float> row = normals(length, 3);
+    std::vector<float> x;
+    for (const float scale : {1.0F, 1.01F, 1e-3F, 1e30F, 0.0F, 1e-44F, 1.0F, 1.0F, 1.0625F, -1.0F})
+        for (const float value : row) x.push_back(value * scale);
+    for (std::size_t i = 0; i < length; ++i) x.push_back(i % 3 == 0 ? -1.5F : 1.5F);
+    const auto rows = static_cast<std::int64_t>(x.size() / length);
+    for (const char* codec : {"topk:0.003", "topk:0.1", "topk:0.5", "topk:1"}) {
+        const std::vector<float> together = round_trip(x, {rows, length}, codec);
+        for (std::int64_t i = 0; i < rows; ++i) {
+            const auto start = x.begin() + i * static_cast<std::int64_t>(length);
+            const std::vector<float> alone = round_trip({start, start + length}, {length}, codec);
+            CHECK(std::equal(alone.begin(), alone.end(), together.begin() + (start - x.begin())));
+        }
+    }
+}
+
 void test_shapes() {
     const auto ones = [](std::vector<std::int64_t> shape, std::size_t count, const char* codec) {
         const std::vector<float> values = round_trip(std::vector<float>(count, 1.0F), shape, codec);
@@ -277,6 +297,7 @@ int main() {
         test_groups();
         test_topk();
         test_topk_against_sorting();
+        test_topk_of_rows_that_differ();
         test_shapes();
         test_float16_stays_finite();
         test_refused_input();

@@ -93,7 +93,6 @@ void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<con
         throw CorruptFrameError("frame has a payload of " + std::to_string(payload.size()) +
                                 " bytes, its values need " + std::to_string(value_bytes));
     const std::span<const std::byte> positions = payload.subspan(value_bytes);
-    std::fill(data.begin(), data.end(), std::byte{0});
     const kernels::Select& select = *kernels::active().select;
     const auto dtype = static_cast<std::size_t>(info.dtype);
     const bool is_valid =

@@ -47,7 +47,7 @@ struct Select {
     std::size_t (*gaps_of_bitmaps)(const std::byte* bitmaps, layout::Rows rows, std::byte* gaps,
                                    std::size_t limit);
 
-    // The reverse of both, into zeroed memory. False: not exactly `kept` positions inside each row.
+    // The reverse of both, with zeros elsewhere. False: not exactly `kept` positions inside each row.
     bool (*place_by_bitmap[dtypes])(const std::byte* values, const std::byte* bitmaps, layout::Rows rows,
                                     std::size_t kept, std::byte* out);
     bool (*place_by_gaps[dtypes])(const std::byte* values, const std::byte* gaps, std::size_t gap_bytes,
@@ -136,6 +136,7 @@ extern const Checksum checksum;
 namespace avx512 {
 extern const Convert convert;
 extern const Groups groups;
+extern const Select select;
 extern const Rans rans;
 extern const Checksum checksum;
 extern const Channels channels;

@@ -137,12 +137,14 @@ template <class Element>
 bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, layout::Rows rows, std::size_t kept,
                      std::byte* out) {
     const std::size_t bitmap_bytes = layout::bitmap_row_bytes(rows);
+    const std::size_t row_bytes = rows.length * sizeof(typename Element::Bits);
     std::size_t read = 0;
     for (std::size_t row = 0; row < rows.count; ++row) {
         const std::span bitmap(bitmaps + row * bitmap_bytes, bitmap_bytes);
         const bool reaches_past_end =
             rows.length % 8 != 0 && std::to_integer<unsigned>(bitmap.back()) >> (rows.length % 8) != 0;
         if (reaches_past_end || count_set_bits(bitmap) != kept) return false;
+        std::fill_n(out + row * row_bytes, row_bytes, std::byte{0});
         visit_set_bits(bitmap, [&](std::size_t i) {
             store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
         });
@@ -173,9 +175,11 @@ std::size_t gaps_of_bitmaps(const std::byte* bitmaps, layout::Rows rows, std::by
 template <class Element>
 bool place_by_gaps(const std::byte* values, const std::byte* gaps, std::size_t gap_bytes, layout::Rows rows,
                    std::size_t kept, std::byte* out) {
+    const std::size_t row_bytes = rows.length * sizeof(typename Element::Bits);
     std::size_t read = 0;
     std::size_t at = 0;
-    for (std::size_t row = 0; row < rows.count; ++row)
+    for (std::size_t row = 0; row < rows.count; ++row) {
+        std::fill_n(out + row * row_bytes, row_bytes, std::byte{0});
         for (std::size_t k = 0, i = 0; k < kept; ++k, ++i) {
             while (at < gap_bytes && std::to_integer<std::size_t>(gaps[at]) == gap_step) i += gap_step, ++at;
             if (at == gap_bytes) return false;
@@ -183,6 +187,7 @@ bool place_by_gaps(const std::byte* values, const std::byte* gaps, std::size_t g
             if (i >= rows.length) return false;
             store(out, row * rows.length + i, lengthen<Element>(load<std::uint16_t>(values, read++)));
         }
+    }
     return at == gap_bytes;
 }
 
