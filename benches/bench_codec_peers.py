@@ -87,6 +87,35 @@ def as_tensor(bits: Any) -> Any:
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
+def calibrated(fitted: Any) -> Peer:
+    """A step for each channel and 16 tables of codes, all found on the rows to fit on."""
+    steps = channel_steps(fitted)
+    codes = np.rint(fitted / steps).clip(-127, 127).astype(np.int8)
+    # Channels with alike codes share a table.
+    order = np.argsort(np.abs(codes.astype(np.float32)).mean(axis=0))
+    tables, table_of_channel = np.zeros((16, 256), np.uint8), np.zeros(steps.size, np.uint8)
+    for number, channels in enumerate(np.array_split(order, 16)):
+        counts = np.bincount(codes[:, channels].view(np.uint8).reshape(-1), minlength=256)
+        # At least 1 of 256 is left for the bytes that are rarer than that.
+        tables[number] = counts * 255 // counts.sum()
+        table_of_channel[channels] = number
+    codec = osp.CalibratedCodec(codebook=1, step=steps, tables=tables, table_of_channel=table_of_channel)
+    memory: dict[Any, tuple[Any, Any]] = {}
+
+    def encode(x: Any) -> Any:
+        if x.shape not in memory:
+            memory[x.shape] = np.empty(osp.frame_bytes(x.shape, x.dtype, codec), np.uint8), np.empty_like(x)
+        return osp.compress(x, codec, out=memory[x.shape][0]), x.shape
+
+    return Peer(
+        "orbitsplit calibrated, 4 bits",
+        encode,
+        lambda encoded: osp.decompress(encoded[0], codec, out=memory[encoded[1]][1]),
+        lambda encoded: len(encoded[0]),
+        largest_error=0.5,
+    )
+
+
 def zstd(like: Any, level: int) -> Peer:
     module = import_module("zstandard")
     encoder, decoder = module.ZstdCompressor(level=level), module.ZstdDecompressor()
@@ -211,6 +240,7 @@ LOSSY: dict[str, Callable[[Any], Peer]] = {
     "int8:640": lambda like: ours("int8:640", like, 0.52 / 127),
     "int4": lambda like: ours("int4", like, 0.52 / 7),
     "topk:0.25": lambda like: ours("topk:0.25", like, 1.0),
+    "calibrated": calibrated,
     "torch bf16": torch_bf16,
     "torch int8": torch_int8,
     "numpy int8": numpy_int8,

@@ -5,14 +5,18 @@
 //     test_parity digests.txt --write    makes the file anew with the scalar kernels, after adding a codec
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <map>
+#include <memory>
 #include <random>
 #include <string>
 
 #include "check.hpp"
+#include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 
 using namespace orbitsplit;
@@ -118,44 +122,112 @@ std::vector<std::byte> make_array(DType dtype, std::size_t kind, std::array<std:
     return out;
 }
 
+// One way to encode, with what a digest of it needs. `width` is the length of all rows, 0 where it may be any.
+struct Coder {
+    std::string name;
+    std::size_t width;
+    std::function<std::vector<std::byte>(std::span<const std::byte>, DType, std::span<const std::int64_t>,
+                                         int)>
+        encode;
+    std::function<Decoded(std::span<const std::byte>, int)> decode;
+};
+
+Coder calibrated_coder(const char* name, CalibratedParameters parameters) {
+    parameters.key = {.codebook = 0x0123456789ABCDEF, .cut = 258, .level = 3};
+    const auto codec = std::make_shared<const CalibratedCodec>(std::move(parameters));
+    return {name, codec->width(),
+            [codec](std::span<const std::byte> data, DType dtype, std::span<const std::int64_t> shape,
+                    int threads) { return compress(data, dtype, shape, *codec, threads); },
+            [codec](std::span<const std::byte> frame, int threads) {
+                return decompress(frame, *codec, {}, threads);
+            }};
+}
+
+// Parameters from exact arithmetic alone, so that they are the same everywhere.
+CalibratedParameters calibrated_parameters(std::size_t width, bool has_tables) {
+    CalibratedParameters made;
+    for (std::size_t c = 0; c < width; ++c) {
+        made.step.push_back(std::ldexp(1.0F + static_cast<float>(c % 5) / 8, static_cast<int>(c % 3) - 4));
+        made.shift.push_back(static_cast<float>(static_cast<int>(c % 7) - 3) / 16);
+        made.threshold.push_back(c % 2 == 0 ? 0.0F : 0.3F);
+        if (has_tables) made.table_of_channel.push_back(static_cast<std::uint8_t>(c % 11 == 0 ? 1 : 0));
+    }
+    if (has_tables) {
+        made.tables.resize(2);
+        for (int code = -12; code <= 12; ++code)
+            made.tables[0][static_cast<std::uint8_t>(code)] = static_cast<std::uint8_t>(16 - std::abs(code));
+        made.tables[1][0] = 100;  // the other codes are escapes of the coder
+    }
+    made.rounding = 0.4375F;
+    made.shrink = 0.0625F;
+    return made;
+}
+
+std::vector<Coder> all_coders() {
+    std::vector<Coder> coders;
+    for (const char* text : codecs)
+        coders.push_back(
+            {text, 0,
+             [codec = parse_codec(text)](std::span<const std::byte> data, DType dtype,
+                                         std::span<const std::int64_t> shape, int threads) {
+                 return compress(data, dtype, shape, codec, threads);
+             },
+             [](std::span<const std::byte> frame, int threads) { return decompress(frame, {}, threads); }});
+    coders.push_back(calibrated_coder("calibrated-codes", calibrated_parameters(77, false)));
+    coders.push_back(calibrated_coder("calibrated-tables", calibrated_parameters(77, true)));
+    coders.push_back(calibrated_coder("calibrated-wide", calibrated_parameters(300, true)));
+    CalibratedParameters hadamard = calibrated_parameters(160, true);
+    hadamard.hadamard = 32;
+    hadamard.scale.assign(160, 0.75F);
+    coders.push_back(calibrated_coder("calibrated-hadamard", std::move(hadamard)));
+    CalibratedParameters reflected = calibrated_parameters(48, true);
+    for (int row = 0; row < 48; ++row)  // 1 - 2 v v' with every element of v 1 / sqrt(48)
+        for (int column = 0; column < 48; ++column)
+            reflected.matrix.push_back((row == column ? 1.0F : 0.0F) - 1.0F / 24.0F);
+    coders.push_back(calibrated_coder("calibrated-matrix", std::move(reflected)));
+    return coders;
+}
+
 // Frame and decoded array, or the message of the refusal.
 void add_case(Digest& digest, std::span<const std::byte> data, DType dtype,
-              std::span<const std::int64_t> shape, const Codec& codec) {
+              std::span<const std::int64_t> shape, const Coder& coder, int threads) {
     try {
-        const std::vector<std::byte> frame = compress(data, dtype, shape, codec);
+        const std::vector<std::byte> frame = coder.encode(data, dtype, shape, threads);
         digest.add(frame);
-        digest.add(decompress(frame).data);
+        digest.add(coder.decode(frame, threads).data);
     } catch (const std::invalid_argument& error) {
         digest.add(std::string_view(error.what()));
     }
 }
 
-std::string digest_of(const char* codec, DType dtype, std::size_t kind) {
+std::string digest_of(const Coder& coder, DType dtype, std::size_t kind, int threads) {
     Digest digest;
     for (std::size_t i = 0; i < shapes.size(); ++i) {
-        const std::array<std::int64_t, 2> shape = {static_cast<std::int64_t>(shapes[i][0]),
-                                                   static_cast<std::int64_t>(shapes[i][1])};
+        std::array<std::size_t, 2> extents = shapes[i];
+        if (coder.width != 0) extents[1] = coder.width;
+        const std::array<std::int64_t, 2> shape = {static_cast<std::int64_t>(extents[0]),
+                                                   static_cast<std::int64_t>(extents[1])};
         const bool is_shifted = i % 2 == 1;
-        const std::vector<std::byte> array = make_array(dtype, kind, shapes[i], is_shifted);
-        add_case(digest, std::span(array).subspan(is_shifted ? 1 : 0), dtype, shape, parse_codec(codec));
+        const std::vector<std::byte> array = make_array(dtype, kind, extents, is_shifted);
+        add_case(digest, std::span(array).subspan(is_shifted ? 1 : 0), dtype, shape, coder, threads);
     }
     return digest.text();
 }
 
-std::map<std::string, std::string> all_digests() {
+std::map<std::string, std::string> all_digests(int threads) {
     std::map<std::string, std::string> digests;
-    for (const char* codec : codecs)
+    for (const Coder& coder : all_coders())
         for (std::size_t dtype = 0; dtype < dtypes.size(); ++dtype)
             for (std::size_t kind = 0; kind < kinds.size(); ++kind)
-                digests[std::string(codec) + ' ' + dtype_names[dtype] + ' ' + kinds[kind]] =
-                    digest_of(codec, dtypes[dtype], kind);
+                digests[coder.name + ' ' + dtype_names[dtype] + ' ' + kinds[kind]] =
+                    digest_of(coder, dtypes[dtype], kind, threads);
     return digests;
 }
 
 void write(const char* path) {
     set_isa("scalar");
     std::ofstream file(path);
-    for (const auto& [name, digest] : all_digests()) file << name << ' ' << digest << '\n';
+    for (const auto& [name, digest] : all_digests(1)) file << name << ' ' << digest << '\n';
 }
 
 std::map<std::string, std::string> read(const char* path) {
@@ -166,21 +238,20 @@ std::map<std::string, std::string> read(const char* path) {
     return digests;
 }
 
-void compare(const std::map<std::string, std::string>& expected) {
-    for (const std::string& isa : isas()) {
-        set_isa(isa);
-        const std::map<std::string, std::string> found = all_digests();
-        CHECK(found.size() == expected.size());
-        std::size_t equal = 0;
-        for (const auto& [name, digest] : found) {
-            const auto line = expected.find(name);
-            const bool is_equal = line != expected.end() && line->second == digest;
-            if (!is_equal) std::cerr << isa << ": " << name << " differs\n";
-            CHECK(is_equal);
-            equal += is_equal ? 1 : 0;
-        }
-        std::cout << isa << ": " << equal << " of " << expected.size() << " digests are as they were\n";
+void compare(const std::map<std::string, std::string>& expected, const std::string& isa, int threads) {
+    set_isa(isa);
+    const std::map<std::string, std::string> found = all_digests(threads);
+    CHECK(found.size() == expected.size());
+    std::size_t equal = 0;
+    for (const auto& [name, digest] : found) {
+        const auto line = expected.find(name);
+        const bool is_equal = line != expected.end() && line->second == digest;
+        if (!is_equal) std::cerr << isa << ", " << threads << " threads: " << name << " differs\n";
+        CHECK(is_equal);
+        equal += is_equal ? 1 : 0;
     }
+    std::cout << isa << ", " << threads << " threads: " << equal << " of " << expected.size()
+              << " digests are as they were\n";
 }
 
 }  // namespace
@@ -189,7 +260,9 @@ int main(int count, char** arguments) {
     if (count == 3 && std::string_view(arguments[2]) == "--write") {
         write(arguments[1]);
     } else if (count == 2) {
-        compare(read(arguments[1]));
+        const std::map<std::string, std::string> expected = read(arguments[1]);
+        for (const std::string& isa : isas()) compare(expected, isa, 1);
+        compare(expected, isas().back(), 3);
     } else {
         std::cerr << "usage: test_parity digests.txt [--write]\n";
         return 2;

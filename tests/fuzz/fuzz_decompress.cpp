@@ -63,7 +63,8 @@ void require(bool condition, const char* claim) {
 const std::vector<CalibratedCodec>& codebook() {
     static const std::vector<CalibratedCodec> codecs = [] {
         const auto parameters = [](std::uint16_t cut, std::size_t width) {
-            CalibratedParameters made{.key = {.codebook = 1, .cut = cut, .level = 0}};
+            CalibratedParameters made;
+            made.key = {.codebook = 1, .cut = cut, .level = 0};
             for (std::size_t c = 0; c < width; ++c) made.step.push_back(c % 7 == 3 ? 0x1p-9F : 0.125F);
             return made;
         };
