@@ -391,6 +391,10 @@ INFEASIBLE = [
         {"bandwidth_bytes_per_s": [[0] * 3] * 3, "pins": {"required": ["x", "y"]}},
         "no link joins any two nodes that may follow each other, and no node alone may run every layer",
     ),
+    (
+        {"bandwidth_bytes_per_s": [[0] * 3] * 3},
+        "no link joins any two nodes that may follow each other, and no node alone may run every layer",
+    ),
     ({"pins": {"forbidden": [0, 1, 2]}}, "every node is forbidden"),
     (
         {

@@ -86,6 +86,11 @@ std::string explain_memory(const Problem& problem, const Tables& t, const SolveO
            (is_exact(t) ? more + " would" : "it takes at least " + more);
 }
 
+// Whether there is no link at all where one could be used.
+bool lacks_links(const Problem& problem, const Tables& t) {
+    return problem.nodes.size() > 1 && t.neighbour.empty() && t.most_stages > 1;
+}
+
 std::string explain_links(const Problem& problem, const SolveOptions& options, const Tables& t) {
     if (std::none_of(t.can_start.begin(), t.can_start.end(), [](char open) { return open != 0; })) {
         return "no node may be first: ingress reaches none that the pins allow";
@@ -93,7 +98,7 @@ std::string explain_links(const Problem& problem, const SolveOptions& options, c
     if (std::none_of(t.can_end.begin(), t.can_end.end(), [](char open) { return open != 0; })) {
         return "no node may be last: egress leaves none that the pins allow";
     }
-    if (problem.nodes.size() > 1 && t.neighbour.empty() && t.most_stages > 1) {
+    if (lacks_links(problem, t)) {
         return "no link joins any two nodes that may follow each other, and no node alone may run every "
                "layer";
     }
@@ -113,7 +118,7 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
     const std::string at_sight = infeasible_at_sight(problem);
     if (!at_sight.empty()) return at_sight;
     if (least.root == infinity) {
-        const std::string reason = explain_memory(problem, t, options);
+        const std::string reason = lacks_links(problem, t) ? "" : explain_memory(problem, t, options);
         return reason.empty() ? explain_links(problem, options, t) : reason;
     }
     if (least.root > t.loss_limit) {

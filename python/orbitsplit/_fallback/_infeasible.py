@@ -24,7 +24,7 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: 
     if reason:
         return reason
     if least.root == math.inf:
-        return _explain_memory(problem, t, options) or _explain_links(problem, options, t)
+        return ("" if _lacks_links(t) else _explain_memory(problem, t, options)) or _explain_links(problem, options, t)
     budget = number(problem.loss_budget or 0.0)
     if least.root > t.loss_limit:
         reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root)}"
@@ -106,12 +106,17 @@ def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:
     return f"no chain of {_at_most(options)}linked nodes holds the layers in their order; {more}"
 
 
+def _lacks_links(t: Tables) -> bool:
+    """Return whether there is no link at all where one could be used."""
+    return t.nodes > 1 and not len(t.neighbour) and t.most_stages > 1
+
+
 def _explain_links(problem: Problem, options: Options, t: Tables) -> str:
     if not t.can_start.any():
         return "no node may be first: ingress reaches none that the pins allow"
     if not t.can_end.any():
         return "no node may be last: egress leaves none that the pins allow"
-    if len(problem.nodes) > 1 and not len(t.neighbour) and t.most_stages > 1:
+    if _lacks_links(t):
         return "no link joins any two nodes that may follow each other, and no node alone may run every layer"
     chain = f"no chain of {_at_most(options)}linked nodes"
     return f"{chain} joins those that ingress, egress and pins ask for, whatever their memory"
