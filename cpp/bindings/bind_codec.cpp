@@ -23,7 +23,7 @@ std::uint64_t frame_bytes(int dtype, const std::vector<std::int64_t>& shape, int
 }
 
 py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64_t>& shape, int kind,
-                 std::int32_t group, double keep) {
+                 std::int32_t group, double keep, int threads) {
     const ByteView view(data);
     const std::uint64_t bound = frame_bytes(dtype, shape, kind, group, keep);
     PyObject* frame = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bound));
@@ -34,7 +34,7 @@ py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64
         const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(frame)), bound);
         const Unlocked unlocked(view.bytes().size());
         size = orbitsplit::compress_into(out, view.bytes(), static_cast<orbitsplit::DType>(dtype), shape,
-                                         codec_of(kind, group, keep));
+                                         codec_of(kind, group, keep), threads);
     }
     frame = owner.release().ptr();
     // On failure this frees the bytes and sets `frame` to null.
@@ -43,15 +43,15 @@ py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64
 }
 
 std::size_t encode_into(const py::object& data, int dtype, const std::vector<std::int64_t>& shape, int kind,
-                        std::int32_t group, double keep, const py::object& out) {
+                        std::int32_t group, double keep, const py::object& out, int threads) {
     const ByteView view(data);
     const ByteView frame(out, Access::write);
     const Unlocked unlocked(view.bytes().size());
     return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<orbitsplit::DType>(dtype),
-                                     shape, codec_of(kind, group, keep));
+                                     shape, codec_of(kind, group, keep), threads);
 }
 
-py::tuple decode(const py::object& frame, std::uint64_t max_bytes) {
+py::tuple decode(const py::object& frame, std::uint64_t max_bytes, int threads) {
     const ByteView view(frame);
     const orbitsplit::Limits limits{.max_bytes = max_bytes};
     const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), limits);
@@ -59,17 +59,18 @@ py::tuple decode(const py::object& frame, std::uint64_t max_bytes) {
     {
         const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
         const Unlocked unlocked(out.size());
-        orbitsplit::decompress_into(out, view.bytes(), limits);
+        orbitsplit::decompress_into(out, view.bytes(), limits, threads);
     }
     return py::make_tuple(static_cast<int>(info.dtype), py::tuple(py::cast(info.shape)), std::move(data));
 }
 
 void decode_into(const py::object& frame, int dtype, const std::vector<std::int64_t>& shape,
-                 const py::object& out) {
+                 const py::object& out, int threads) {
     const ByteView view(frame);
     const ByteView array(out, Access::write);
     const Unlocked unlocked(array.bytes().size());
-    orbitsplit::decompress_into(array.memory(), static_cast<orbitsplit::DType>(dtype), shape, view.bytes());
+    orbitsplit::decompress_into(array.memory(), static_cast<orbitsplit::DType>(dtype), shape, view.bytes(),
+                                threads);
 }
 
 std::uint32_t crc32c(const py::object& data) {
@@ -84,11 +85,12 @@ void bind_codec(py::module_& m) {
     m.def("frame_bytes", &frame_bytes, py::arg("dtype"), py::arg("shape"), py::arg("codec"), py::arg("group"),
           py::arg("keep"));
     m.def("encode", &encode, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("codec"),
-          py::arg("group"), py::arg("keep"));
+          py::arg("group"), py::arg("keep"), py::arg("threads") = 1);
     m.def("encode_into", &encode_into, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("codec"),
-          py::arg("group"), py::arg("keep"), py::arg("out"));
-    m.def("decode", &decode, py::arg("frame"), py::arg("max_bytes"));
-    m.def("decode_into", &decode_into, py::arg("frame"), py::arg("dtype"), py::arg("shape"), py::arg("out"));
+          py::arg("group"), py::arg("keep"), py::arg("out"), py::arg("threads") = 1);
+    m.def("decode", &decode, py::arg("frame"), py::arg("max_bytes"), py::arg("threads") = 1);
+    m.def("decode_into", &decode_into, py::arg("frame"), py::arg("dtype"), py::arg("shape"), py::arg("out"),
+          py::arg("threads") = 1);
     m.def("crc32c", &crc32c, py::arg("data"));
     m.def("isa", &orbitsplit::isa);
     m.def("isas", &orbitsplit::isas);

@@ -92,11 +92,13 @@ def _parse(text: str) -> Codec:
 
 
 @overload
-def compress(x: Array, codec: str | Codec | CalibratedCodec = ..., *, out: None = ...) -> bytes: ...
+def compress(x: Array, codec: str | Codec | CalibratedCodec = ..., *, out: None = ..., threads: int = ...) -> bytes: ...
 @overload
-def compress(x: Array, codec: str | Codec | CalibratedCodec = ..., *, out: Buffer) -> memoryview: ...
 def compress(
-    x: Array, codec: str | Codec | CalibratedCodec = "int8", *, out: Buffer | None = None
+    x: Array, codec: str | Codec | CalibratedCodec = ..., *, out: Buffer, threads: int = ...
+) -> memoryview: ...
+def compress(
+    x: Array, codec: str | Codec | CalibratedCodec = "int8", *, out: Buffer | None = None, threads: int = 1
 ) -> bytes | memoryview:
     """Encode an array into a frame.
 
@@ -104,7 +106,7 @@ def compress(
     any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis; a calibrated
     codec takes rows of its width. `out` is writable, contiguous memory of at least `frame_bytes` bytes apart from `x`:
     the frame is written to its beginning, and the result is a view of these bytes. `Encoder` saves time where many
-    arrays are alike.
+    arrays are alike. Large arrays are encoded on up to `threads` threads (1 to 256); the frame does not depend on it.
 
     Raises `TypeError` for what is not such an array, `ValueError` for one that is not contiguous, for an
     invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
@@ -117,10 +119,10 @@ def compress(
     data, dtype, shape = view_bytes(x)
     core, arguments = core_of(codec)
     if out is None:
-        frame: bytes = core.encode(data, dtype, shape, *arguments)
+        frame: bytes = core.encode(data, dtype, shape, *arguments, threads=threads)
         return frame
     memory = _view_out(out)
-    return memory[: core.encode_into(data, dtype, shape, *arguments, memory)]
+    return memory[: core.encode_into(data, dtype, shape, *arguments, memory, threads=threads)]
 
 
 def decompress(
@@ -130,6 +132,7 @@ def decompress(
     framework: Literal["numpy", "torch"] | None = None,
     max_bytes: int = 1 << 30,
     out: Array | None = None,
+    threads: int = 1,
 ) -> Any:
     """Decode a frame into an array of the original dtype and shape.
 
@@ -138,7 +141,7 @@ def decompress(
     untrusted sender. At most `max_bytes` are allocated for the array. With `out`, an array or tensor of the
     frame's dtype and shape, nothing is: it is written and returned, and after an error holds anything.
     `codebook` has the codecs of calibrated frames; others do not need it. `Decoder` saves time where many
-    frames are alike.
+    frames are alike. Large arrays are decoded on up to `threads` threads (1 to 256).
 
     Raises `CorruptFrameError` for anything that is not a valid frame within the limit, also for one that needs
     another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written,
@@ -156,9 +159,9 @@ def decompress(
     core = backend() if codec is None else codec.prepared(backend())
     if out is not None:
         memory, expected, extents = view_writable(out)
-        core.decode_into(view, expected, extents, memory)
+        core.decode_into(view, expected, extents, memory, threads=threads)
         return out
-    dtype, shape, data = core.decode(view, max_bytes)
+    dtype, shape, data = core.decode(view, max_bytes, threads=threads)
     if framework == "torch" or (framework is None and DTYPES[dtype] == "bfloat16"):
         return as_tensor(data, dtype, shape)
     if DTYPES[dtype] == "bfloat16":

@@ -290,3 +290,39 @@ def test_numpy_users_never_import_torch(backend):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4", "topk"])
+def test_frames_do_not_depend_on_threads(codec, backend):
+    x = np.random.default_rng(8).standard_normal((70, 1000), np.float32)
+    frame = compress(x, codec)
+    assert compress(x, codec, threads=3) == frame
+    out = bytearray(len(frame) + 100_000)
+    assert compress(x, codec, out=out, threads=2) == frame
+    decoded = decompress(frame)
+    np.testing.assert_array_equal(decompress(frame, threads=3), decoded)
+    np.testing.assert_array_equal(decompress(frame, out=np.empty_like(x), threads=2), decoded)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_a_wrong_number_of_threads_is_refused(threads, backend):
+    x = np.ones((2, 8), np.float32)
+    with pytest.raises(ValueError, match=f"threads is {threads}, it must be from 1 to 256"):
+        compress(x, threads=threads)
+    with pytest.raises(ValueError, match=f"threads is {threads}, it must be from 1 to 256"):
+        decompress(compress(x), threads=threads)
+
+
+@only_native
+def test_a_forked_child_has_threads_of_its_own(backend):
+    code = (
+        "import os, sys, numpy as np; from orbitsplit._compress import compress; x = np.ones((2000, 64), np.float32)\n"
+        "frame = compress(x, threads=2)\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(compress(x, threads=2) != frame)\n"
+        "print(os.waitpid(child, 0)[1], compress(x, threads=2) == frame)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert run.stdout.split() == ["0", "True"], run.stderr

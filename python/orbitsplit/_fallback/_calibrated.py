@@ -15,7 +15,17 @@ from orbitsplit._errors import CorruptFrameError
 
 from ._codec import check_array, declare, decode, refuse_non_finite, shorten, singles
 from ._float_bits import bf16_from_singles, singles_from_bf16
-from ._frame import CALIBRATED, FrameInfo, describe_key, inspect, seal, verify_seal, view_bytes, write_header
+from ._frame import (
+    CALIBRATED,
+    FrameInfo,
+    check_threads,
+    describe_key,
+    inspect,
+    seal,
+    verify_seal,
+    view_bytes,
+    write_header,
+)
 from ._stream import MAX_ROWS, Tables, decode_stream, encode_stream, stream_bound
 
 if TYPE_CHECKING:
@@ -87,7 +97,7 @@ class CalibratedCodec:
 
     def encode(self, data: Buffer, dtype: int, shape: Sequence[int], threads: int = 1) -> bytes:
         """Encode the bytes of a row-major array into a frame; one thread does the work of all."""
-        _check_threads(threads)
+        check_threads(threads)
         info = self._declare(dtype, shape)
         values = view_bytes(data)
         if values.size != info.data_bytes:
@@ -124,7 +134,7 @@ class CalibratedCodec:
 
     def decode(self, frame: Buffer, max_bytes: int, threads: int = 1) -> tuple[int, tuple[int, ...], Bytes]:
         """Decode a frame into dtype, shape and the bytes of the array; one thread does the work of all."""
-        _check_threads(threads)
+        check_threads(threads)
         given = view_bytes(frame)
         info = inspect(given, max_bytes)
         if info.codec != CALIBRATED:
@@ -289,11 +299,6 @@ class CalibratedCodec:
 def codebook_key(frame: Buffer, max_bytes: int) -> tuple[int, int, int]:
     """Return codebook, cut and level that a frame needs; zeros for none."""
     return inspect(view_bytes(frame), max_bytes).key
-
-
-def _check_threads(threads: int) -> None:
-    if not 1 <= threads <= 256:
-        raise ValueError(f"threads is {threads}, it must be from 1 to 256")
 
 
 def _check_numbers(name: str, numbers: Singles, low: float, high: float, valid: str) -> None:

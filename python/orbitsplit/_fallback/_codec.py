@@ -31,6 +31,7 @@ from ._frame import (
     RAW,
     TOPK,
     FrameInfo,
+    check_threads,
     describe_key,
     fits,
     inspect,
@@ -69,8 +70,11 @@ def frame_bytes(dtype: int, shape: Sequence[int], codec: int, group: int, keep: 
     return info.header_bytes + info.payload_bytes
 
 
-def encode(data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> bytes:
+def encode(
+    data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float, threads: int = 1
+) -> bytes:
     """Encode the bytes of a row-major array into a frame."""
+    check_threads(threads)
     info = _declare(dtype, shape, codec, group, keep)
     values = view_bytes(data)
     if values.size != info.data_bytes:
@@ -82,8 +86,9 @@ def encode(data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: in
     return frame.tobytes()
 
 
-def decode(frame: Buffer, max_bytes: int) -> tuple[int, tuple[int, ...], Bytes]:
+def decode(frame: Buffer, max_bytes: int, threads: int = 1) -> tuple[int, tuple[int, ...], Bytes]:
     """Decode a frame into dtype, shape and the bytes of the array."""
+    check_threads(threads)
     given = view_bytes(frame)
     info = inspect(given, max_bytes)
     verify_seal(given)
@@ -92,24 +97,24 @@ def decode(frame: Buffer, max_bytes: int) -> tuple[int, tuple[int, ...], Bytes]:
 
 
 def encode_into(
-    data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float, out: Buffer
+    data: Buffer, dtype: int, shape: Sequence[int], codec: int, group: int, keep: float, out: Buffer, threads: int = 1
 ) -> int:
     """Encode into the beginning of `out`; return the size of the frame."""
     memory = view_bytes(out)
     bound = frame_bytes(dtype, shape, codec, group, keep)
     if memory.size < bound:
         raise ValueError(f"the buffer has {memory.size} bytes, the frame may need {bound}")
-    frame = encode(data, dtype, shape, codec, group, keep)
+    frame = encode(data, dtype, shape, codec, group, keep, threads)
     memory[: len(frame)] = np.frombuffer(frame, np.uint8)
     return len(frame)
 
 
-def decode_into(frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer) -> None:
+def decode_into(frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer, threads: int = 1) -> None:
     """Decode a frame of a dtype and shape into the bytes of an array."""
     info = inspect(view_bytes(frame), (1 << 64) - 1)
     memory = view_bytes(out)
     check_array(info, dtype, shape, memory.size)
-    data = decode(frame, info.data_bytes)[2]
+    data = decode(frame, info.data_bytes, threads)[2]
     if data.size:  # memory of no bytes counts as read-only
         memory[:] = data
 

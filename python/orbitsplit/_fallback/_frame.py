@@ -196,6 +196,12 @@ def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
         raise CorruptFrameError(f"frame has a payload of {present} bytes, its shape and codec need {fewer}{bound}")
 
 
+def check_threads(threads: int) -> None:
+    """Raise `ValueError` for a number of threads the C++ extension refuses; here there is always one."""
+    if not 1 <= threads <= 256:
+        raise ValueError(f"threads is {threads}, it must be from 1 to 256")
+
+
 def view_bytes(data: Buffer) -> Bytes:
     """Return the memory of a contiguous object as bytes."""
     view = memoryview(data)
