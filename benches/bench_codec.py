@@ -367,3 +367,40 @@ def forced(isa):
         yield
     finally:
         core.set_isa(before)
+
+
+# int8 into memory that is already mapped, on each instruction set, beside a copy of the same array.
+ISAS = load_backend("native").isas()
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    native = load_backend("native")
+    chosen = native.isa()
+    native.set_isa(request.param)
+    yield request.param
+    native.set_isa(chosen)
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_copy_beside_int8(benchmark, case, direction):
+    out = np.empty_like(case[1])
+    measure(benchmark, f"codec int8, {direction}", case, lambda: np.copyto(out, case[1]))
+    np.testing.assert_array_equal(out, case[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_int8_encode(benchmark, case, isa, threads):
+    x = case[1]
+    out = bytearray(frame_bytes(x.shape, x.dtype, "int8"))
+    frame = measure(benchmark, "codec int8, encode", case, lambda: compress(x, "int8", out=out, threads=threads))
+    check_decoded(decompress(frame), x, "int8")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_int8_decode(benchmark, case, isa, threads):
+    x = case[1]
+    frame = compress(x, "int8")
+    out = np.zeros_like(x)
+    measure(benchmark, "codec int8, decode", case, lambda: decompress(frame, out=out, threads=threads))
+    check_decoded(out, x, "int8")
