@@ -163,12 +163,12 @@ void compare_kernels(const kernels::Channels& fast, std::size_t length, unsigned
             codes[k].resize(count * length);
             values[k].resize(2 * count * length);
             back[k].resize(count * length);
-            found[k] = kernel.quantise(std::as_bytes(std::span(x)).data(), length, rows, scales,
-                                       codes[k].data(), length, values[k].data());
+            found[k] = kernel.quantise(std::as_bytes(std::span(x)).data(), rows, scales, codes[k].data(),
+                                       values[k].data());
             if (found[k] == kernels::not_finite) continue;
             const std::size_t used =
-                kernel.dequantise(codes[k].data(), length, rows, scales, values[k].data(), found[k],
-                                  std::as_writable_bytes(std::span(back[k])).data(), length);
+                kernel.dequantise(codes[k].data(), rows, scales, values[k].data(), found[k],
+                                  std::as_writable_bytes(std::span(back[k])).data());
             CHECK(used == found[k]);
         }
         CHECK(found[0] == found[1]);

@@ -62,17 +62,6 @@ def code_of(y, c, parameters):
     return int(steps) if y > 0 else -int(steps)
 
 
-def escape_order(rows, n):
-    """Elements of a stream in the order in which their values are kept."""
-    return [
-        (row, c)
-        for block in range(0, rows, 16)
-        for band in range(0, n, 2048)
-        for row in range(block, min(block + 16, rows))
-        for c in range(band, min(band + 2048, n))
-    ]
-
-
 def code_order(rows, n):
     """Elements of a stream in the order in which their codes are coded, and the state of each."""
     if rows < 64:
@@ -123,7 +112,12 @@ def encode(bits, dtype, parameters):
         y = rows[start : start + 256]
         codes = [[code_of(v, c, parameters) for c, v in enumerate(row)] for row in y]
         largest = F(judge.float_of_bits(0x7F7F0000))
-        values = [min(max(y[r][c], -largest), largest) for r, c in escape_order(len(y), n) if codes[r][c] == -128]
+        values = [
+            min(max(v, -largest), largest)
+            for numbers, row in zip(y, codes, strict=True)
+            for v, code in zip(numbers, row, strict=True)
+            if code == -128
+        ]
         symbols = [[code % 256 for code in row] for row in codes]
         coded = b"".join(bytes(row) for row in symbols)
         if parameters.get("tables") is not None:

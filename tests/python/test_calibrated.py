@@ -136,7 +136,7 @@ def test_golden_frames_stay_what_they_are(entry, each_isa):
 
 
 def test_wide_rows_keep_their_escapes_in_order(each_isa):
-    """More channels than a band, more rows than a block, a stream and a group: NumPy's own judge, row by row."""
+    """More rows than a block, a group and a stream, of more channels than the nearest cache holds parameters for."""
     n = 2048 + 130
     parameters, size = parameters_of(n, "affine")
     codec = CalibratedCodec(**parameters)

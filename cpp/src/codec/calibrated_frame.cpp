@@ -90,42 +90,59 @@ class StreamEncoder {
         const std::size_t floats = calibrated::scratch_floats(codec, dtype, largest);
         floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
         if (!codec.tables) return;
-        codes_ = scratch_.take<std::int8_t>(largest.count * largest.length);
-        columns_ = scratch_.take<std::int8_t>(std::min(largest.count, stream::group_rows) * largest.length);
+        codes_ = scratch_.take<std::int8_t>(group_codes(largest));
+        columns_ = scratch_.take<std::int8_t>(group_codes(largest));
         coder_.emplace(*codec.tables, largest.count, largest.length);
     }
 
     // Writes a stream, for which `out` has room at its bound. Nothing: a number was not finite.
     std::optional<StreamSize> encode(const std::byte* in, Rows rows, std::byte* out) {
-        std::byte* values = out + coded_bound(codec_, rows);
-        auto* codes = codec_.tables ? codes_ : reinterpret_cast<std::int8_t*>(out);
-        const std::size_t escapes =
-            calibrated::quantise_rows(codec_, in, dtype_, rows, codes, values, floats_);
+        if (codec_.tables) return encode_coded(in, rows, out);
+        const std::size_t coded_bytes = rows.count * rows.length;
+        const std::size_t escapes = calibrated::quantise_rows(
+            codec_, in, dtype_, rows, reinterpret_cast<std::int8_t*>(out), out + coded_bytes, floats_);
         if (escapes == kernels::not_finite) return std::nullopt;
-        const std::size_t coded_bytes = codec_.tables ? code(rows, out) : rows.count * rows.length;
-        std::memmove(out + coded_bytes, values, 2 * escapes);
         return StreamSize{static_cast<std::uint32_t>(coded_bytes), static_cast<std::uint32_t>(escapes)};
     }
 
   private:
-    static std::size_t bytes_of(const Prepared& codec, DType dtype, Rows largest) {
-        const std::size_t codes = largest.count * largest.length;
-        const std::size_t floats = Scratch::padded(4 * calibrated::scratch_floats(codec, dtype, largest));
-        return floats + (codec.tables ? 2 * Scratch::padded(codes) : 0);
+    static std::size_t group_codes(Rows largest) {
+        return std::min(largest.count, stream::group_rows) * largest.length;
     }
 
-    std::size_t code(Rows rows, std::byte* out) {
+    static std::size_t bytes_of(const Prepared& codec, DType dtype, Rows largest) {
+        const std::size_t floats =
+            Scratch::padded(sizeof(float) * calibrated::scratch_floats(codec, dtype, largest));
+        return floats + (codec.tables ? 2 * Scratch::padded(group_codes(largest)) : 0);
+    }
+
+    // Groups are quantised in the order they are coded in, the last first, so that codes stay in the nearest
+    // cache; the values of each wait where they would lie if every code before them was an escape.
+    std::optional<StreamSize> encode_coded(const std::byte* in, Rows rows, std::byte* out) {
+        std::byte* values = out + coded_bound(codec_, rows);
+        std::size_t escapes[stream::max_rows / stream::group_rows] = {};
         coder_->start(rows.count, rows.length);
-        for (std::size_t group = (rows.count + stream::group_rows - 1) / stream::group_rows; group-- > 0;) {
+        const std::size_t groups = (rows.count + stream::group_rows - 1) / stream::group_rows;
+        for (std::size_t group = groups; group-- > 0;) {
             const Rows here{stream::rows_of_group(rows.count, group), rows.length};
-            const std::int8_t* codes = codes_ + group * stream::group_rows * rows.length;
-            if (here.count > 1) kernels::active().channels->to_columns(codes, here, columns_);
+            const std::size_t first = group * stream::group_rows * rows.length;
+            escapes[group] = calibrated::quantise_rows(codec_, in + first * item_bytes(dtype_), dtype_, here,
+                                                       codes_, values + 2 * first, floats_);
+            if (escapes[group] == kernels::not_finite) return std::nullopt;
+            if (here.count > 1) kernels::active().channels->to_columns(codes_, here, columns_);
             coder_->add_group(group,
-                              reinterpret_cast<const std::uint8_t*>(here.count > 1 ? columns_ : codes));
+                              reinterpret_cast<const std::uint8_t*>(here.count > 1 ? columns_ : codes_));
         }
-        const std::size_t size = coder_->size();
+        const std::size_t coded_bytes = coder_->size();
         coder_->finish(out);
-        return size;
+        std::byte* end = out + coded_bytes;
+        for (std::size_t group = 0; group < groups; ++group) {
+            std::memmove(end, values + 2 * group * stream::group_rows * rows.length, 2 * escapes[group]);
+            end += 2 * escapes[group];
+        }
+        return StreamSize{
+            static_cast<std::uint32_t>(coded_bytes),
+            static_cast<std::uint32_t>((static_cast<std::size_t>(end - out) - coded_bytes) / 2)};
     }
 
     const Prepared& codec_;

@@ -19,15 +19,6 @@ using kernels::not_finite;
 using layout::Rows;
 using Prepared = CalibratedCodec::Prepared;
 
-// Bands of channels, each with the kernels' view of its parameters.
-kernels::ChannelScales from_channel(kernels::ChannelScales scales, std::size_t channel) {
-    if (scales.shift != nullptr) scales.shift += channel;
-    if (scales.threshold != nullptr) scales.threshold += channel;
-    scales.step += channel;
-    scales.inverse_step += channel;
-    return scales;
-}
-
 void load_floats(const std::byte* in, DType dtype, std::size_t count, float* out) {
     if (dtype == DType::float32)
         std::memcpy(out, in, count * sizeof(float));
@@ -103,13 +94,6 @@ bool for_each_block(Rows rows, Visit visit) {
     return true;
 }
 
-template <class Visit>
-bool for_each_band(Rows block, Visit visit) {
-    for (std::size_t c = 0; c < block.length; c += band_channels)
-        if (!visit(Rows{block.count, std::min(band_channels, block.length - c)}, c)) return false;
-    return true;
-}
-
 }  // namespace
 
 std::size_t scratch_floats(const Prepared& codec, DType dtype, Rows rows) {
@@ -129,14 +113,10 @@ std::size_t quantise_rows(const Prepared& codec, const std::byte* in, DType dtyp
             const float* y = codec.transforms() ? transform(codec, block, scratch) : scratch;
             numbers = reinterpret_cast<const std::byte*>(y);
         }
-        return for_each_band(block, [&](Rows band, std::size_t c) {
-            const std::size_t found =
-                quantise(numbers + c * sizeof(float), block.length, band, from_channel(scales, c),
-                         codes + first + c, block.length, values + 2 * escapes);
-            if (found == not_finite) return false;
-            escapes += found;
-            return true;
-        });
+        const std::size_t found = quantise(numbers, block, scales, codes + first, values + 2 * escapes);
+        if (found == not_finite) return false;
+        escapes += found;
+        return true;
     });
     return is_finite ? escapes : not_finite;
 }
@@ -150,18 +130,14 @@ std::size_t dequantise_rows(const Prepared& codec, const std::int8_t* codes, Row
     const bool is_valid = for_each_block(rows, [&](Rows block, std::size_t first) {
         std::byte* here = out + first * item_bytes(dtype);
         std::byte* numbers = scratch != nullptr ? reinterpret_cast<std::byte*>(scratch) : here;
-        const bool is_complete = for_each_band(block, [&](Rows band, std::size_t c) {
-            const std::size_t taken =
-                dequantise(codes + first + c, block.length, band, from_channel(scales, c), values + 2 * used,
-                           count - used, numbers + c * sizeof(float), block.length);
-            if (taken == not_finite) return false;
-            used += taken;
-            return true;
-        });
-        if (is_complete && scratch != nullptr)
+        const std::size_t taken =
+            dequantise(codes + first, block, scales, values + 2 * used, count - used, numbers);
+        if (taken == not_finite) return false;
+        used += taken;
+        if (scratch != nullptr)
             store_floats(codec.transforms() ? transform_back(codec, block, scratch) : scratch, dtype,
                          block.count * block.length, here);
-        return is_complete;
+        return true;
     });
     return is_valid ? used : not_finite;
 }

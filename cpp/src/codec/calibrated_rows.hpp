@@ -10,10 +10,8 @@
 
 namespace orbitsplit::calibrated {
 
-// Rows that pass through a transform together, and channels whose parameters stay in the nearest cache while
-// they do. Escaped values are in this order: blocks of rows, in these bands of channels, rows, channels.
+// Rows that pass through a transform together, so that they stay in the cache.
 inline constexpr std::size_t block_rows = 16;
-inline constexpr std::size_t band_channels = 2048;
 
 // Numbers of scratch space that some rows need; 0 where the kernels read and write the array itself.
 std::size_t scratch_floats(const CalibratedCodec::Prepared& codec, DType dtype, layout::Rows rows);

@@ -67,17 +67,15 @@ struct ChannelScales {
 inline constexpr std::int8_t escape_code = -128;
 inline constexpr std::size_t not_finite = ~std::size_t{0};
 
-// Rows of float32 that begin `stride` numbers apart, their codes `code_stride` apart.
+// Rows of float32 and their codes.
 struct Channels {
     // Codes, and the bfloat16 values of those that are escapes: returns their number, or not_finite.
-    std::size_t (*quantise)(const std::byte* in, std::size_t stride, layout::Rows rows,
-                            const ChannelScales& scales, std::int8_t* codes, std::size_t code_stride,
-                            std::byte* values);
+    std::size_t (*quantise)(const std::byte* in, layout::Rows rows, const ChannelScales& scales,
+                            std::int8_t* codes, std::byte* values);
 
     // The reverse: returns how many of `count` values were used, or not_finite also where they do not suffice.
-    std::size_t (*dequantise)(const std::int8_t* codes, std::size_t code_stride, layout::Rows rows,
-                              const ChannelScales& scales, const std::byte* values, std::size_t count,
-                              std::byte* out, std::size_t stride);
+    std::size_t (*dequantise)(const std::int8_t* codes, layout::Rows rows, const ChannelScales& scales,
+                              const std::byte* values, std::size_t count, std::byte* out);
 
     // In place, on neighbouring blocks of a power of two; every sum is multiplied by `scale` at the end.
     void (*hadamard)(float* y, std::size_t count, std::size_t block, float scale);

@@ -43,9 +43,6 @@ _MOST_TABLES = 64
 _LARGEST_BF16 = np.float32(3.3895314e38)
 _LARGEST = (np.float32(3.4028235e38), np.float32(65504.0), _LARGEST_BF16)
 _ESCAPE = -128
-# The order of escaped values: blocks of rows, bands of channels, rows, channels.
-_BLOCK_ROWS = 16
-_BAND_CHANNELS = 2048
 
 
 class CalibratedCodec:
@@ -196,8 +193,7 @@ class CalibratedCodec:
     def _dequantise(self, codes: Codes, values: Shorts) -> Singles:
         numbers = codes.astype(np.float32)
         y = np.where(codes == 0, np.float32(0), numbers - np.copysign(self.shrink, numbers)) * self.step
-        rows, channels = _in_order(codes == _ESCAPE)
-        y[rows, channels] = singles_from_bf16(values) + np.float32(0)  # no negative zero
+        y[codes == _ESCAPE] = singles_from_bf16(values) + np.float32(0)  # no negative zero
         return y
 
     def _encode_streams(self, info: FrameInfo, codes: Codes, y: Singles, is_escape: npt.NDArray[np.bool_]) -> Bytes:
@@ -207,7 +203,7 @@ class CalibratedCodec:
             rows = slice(start, start + MAX_ROWS)
             symbols = codes[rows].view(np.uint8)
             coded = encode_stream(self.tables, symbols) if self.tables else symbols.reshape(-1)
-            escaped = y[rows][_in_order(is_escape[rows])]
+            escaped = y[rows][is_escape[rows]]
             values = bf16_from_singles(np.clip(escaped, -_LARGEST_BF16, _LARGEST_BF16))
             sizes.append((coded.size, values.size))
             parts += [coded, values.view(np.uint8)]
@@ -326,13 +322,6 @@ def _stream_rows(rows: int) -> list[int]:
 def _directory_bytes(rows: int) -> int:
     """Return the bytes of two numbers for each stream but the last."""
     return 8 * max(len(_stream_rows(rows)) - 1, 0)
-
-
-def _in_order(marked: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return rows and channels of what is marked, in the order of escaped values."""
-    rows, channels = np.nonzero(marked)
-    order = np.lexsort((channels, rows, channels // _BAND_CHANNELS, rows // _BLOCK_ROWS))
-    return rows[order], channels[order]
 
 
 def _hadamard(y: Singles, block: int, scale: np.float32) -> Singles:

@@ -114,16 +114,16 @@ std::size_t quantise_row(const std::byte* in, std::size_t length, const ChannelS
     return escapes;
 }
 
-std::size_t quantise(const std::byte* in, std::size_t stride, layout::Rows rows, const ChannelScales& scales,
-                     std::int8_t* codes, std::size_t code_stride, std::byte* values) {
+std::size_t quantise(const std::byte* in, layout::Rows rows, const ChannelScales& scales, std::int8_t* codes,
+                     std::byte* values) {
     const bool has_shift = scales.shift != nullptr;
     const bool has_threshold = scales.threshold != nullptr;
     const auto of_row = has_shift ? (has_threshold ? quantise_row<true, true> : quantise_row<true, false>)
                                   : (has_threshold ? quantise_row<false, true> : quantise_row<false, false>);
     std::size_t escapes = 0;
     for (std::size_t row = 0; row < rows.count; ++row) {
-        const std::size_t found = of_row(in + row * stride * sizeof(float), rows.length, scales,
-                                         codes + row * code_stride, values + 2 * escapes);
+        const std::size_t found = of_row(in + row * rows.length * sizeof(float), rows.length, scales,
+                                         codes + row * rows.length, values + 2 * escapes);
         if (found == not_finite) return not_finite;
         escapes += found;
     }
@@ -182,17 +182,16 @@ bool dequantise_row(const std::int8_t* codes, std::size_t length, const ChannelS
     return true;
 }
 
-std::size_t dequantise(const std::int8_t* codes, std::size_t code_stride, layout::Rows rows,
-                       const ChannelScales& scales, const std::byte* values, std::size_t count,
-                       std::byte* out, std::size_t stride) {
+std::size_t dequantise(const std::int8_t* codes, layout::Rows rows, const ChannelScales& scales,
+                       const std::byte* values, std::size_t count, std::byte* out) {
     const bool has_shift = scales.shift != nullptr;
     const bool has_shrink = scales.shrink > 0;
     const auto of_row = has_shift ? (has_shrink ? dequantise_row<true, true> : dequantise_row<true, false>)
                                   : (has_shrink ? dequantise_row<false, true> : dequantise_row<false, false>);
     std::size_t left = count;
     for (std::size_t row = 0; row < rows.count; ++row)
-        if (!of_row(codes + row * code_stride, rows.length, scales, values, left,
-                    out + row * stride * sizeof(float)))
+        if (!of_row(codes + row * rows.length, rows.length, scales, values, left,
+                    out + row * rows.length * sizeof(float)))
             return not_finite;
     return count - left;
 }

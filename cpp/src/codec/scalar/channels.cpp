@@ -27,14 +27,14 @@ float clamp(float x) {
     return below > -Float32::largest ? below : -Float32::largest;
 }
 
-std::size_t quantise(const std::byte* in, std::size_t stride, layout::Rows rows, const ChannelScales& scales,
-                     std::int8_t* codes, std::size_t code_stride, std::byte* values) {
+std::size_t quantise(const std::byte* in, layout::Rows rows, const ChannelScales& scales, std::int8_t* codes,
+                     std::byte* values) {
     std::size_t escapes = 0;
     for (std::size_t row = 0; row < rows.count; ++row)
         for (std::size_t c = 0; c < rows.length; ++c) {
-            const float y = load_single<Float32>(in, row * stride + c) - parameter(scales.shift, c);
+            const float y = load_single<Float32>(in, row * rows.length + c) - parameter(scales.shift, c);
             const float steps = std::fabs(y) * scales.inverse_step[c] + scales.rounding;
-            std::int8_t& code = codes[row * code_stride + c];
+            std::int8_t& code = codes[row * rows.length + c];
             if (std::fabs(y) < parameter(scales.threshold, c)) {
                 code = 0;
             } else if (steps < 128) {
@@ -50,13 +50,12 @@ std::size_t quantise(const std::byte* in, std::size_t stride, layout::Rows rows,
     return escapes;
 }
 
-std::size_t dequantise(const std::int8_t* codes, std::size_t code_stride, layout::Rows rows,
-                       const ChannelScales& scales, const std::byte* values, std::size_t count,
-                       std::byte* out, std::size_t stride) {
+std::size_t dequantise(const std::int8_t* codes, layout::Rows rows, const ChannelScales& scales,
+                       const std::byte* values, std::size_t count, std::byte* out) {
     std::size_t used = 0;
     for (std::size_t row = 0; row < rows.count; ++row)
         for (std::size_t c = 0; c < rows.length; ++c) {
-            const int code = codes[row * code_stride + c];
+            const int code = codes[row * rows.length + c];
             float y = 0;
             if (code == escape_code) {
                 if (used == count) return not_finite;
@@ -66,7 +65,7 @@ std::size_t dequantise(const std::int8_t* codes, std::size_t code_stride, layout
                 y = (static_cast<float>(code) - std::copysign(scales.shrink, static_cast<float>(code))) *
                     scales.step[c];
             }
-            store(out, row * stride + c, Float32::from_single(clamp(y + parameter(scales.shift, c))));
+            store(out, row * rows.length + c, Float32::from_single(clamp(y + parameter(scales.shift, c))));
         }
     return used;
 }
