@@ -23,14 +23,15 @@ using Shape = std::vector<std::int64_t>;
 // Encodes arrays of one dtype and shape into memory of its own, a bytearray whose size the view keeps fixed.
 class Encoder {
   public:
-    Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep)
+    Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep, int threads)
         : Encoder(static_cast<DType>(dtype), std::move(shape),
                   orbitsplit::Codec{
-                      .kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep}) {}
+                      .kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep},
+                  threads) {}
 
     // The codec must live as long as this.
-    Encoder(int dtype, Shape shape, const CalibratedCodec& codec)
-        : Encoder(static_cast<DType>(dtype), std::move(shape), &codec) {}
+    Encoder(int dtype, Shape shape, const CalibratedCodec& codec, int threads)
+        : Encoder(static_cast<DType>(dtype), std::move(shape), &codec, threads) {}
 
     // None: `x` cannot be read in place, or is no array of this dtype and shape.
     py::object encode(py::handle x) {
@@ -46,10 +47,11 @@ class Encoder {
   private:
     using AnyCodec = std::variant<orbitsplit::Codec, const CalibratedCodec*>;
 
-    Encoder(DType dtype, Shape shape, AnyCodec codec)
+    Encoder(DType dtype, Shape shape, AnyCodec codec, int threads)
         : dtype_(dtype),
           shape_(std::move(shape)),
           codec_(codec),
+          threads_(threads),
           frame_(py::bytearray(nullptr, bound())),
           memory_(frame_, Access::write) {}
 
@@ -61,9 +63,9 @@ class Encoder {
 
     std::size_t compress(std::span<const std::byte> data) const {
         if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
-            return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, **calibrated);
+            return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, **calibrated, threads_);
         return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_,
-                                         std::get<orbitsplit::Codec>(codec_));
+                                         std::get<orbitsplit::Codec>(codec_), threads_);
     }
 
     py::object encode_span(std::span<const std::byte> data) {
@@ -81,6 +83,7 @@ class Encoder {
     DType dtype_;
     Shape shape_;
     AnyCodec codec_;
+    int threads_;
     py::bytearray frame_;
     ByteView memory_;
 };
@@ -88,19 +91,20 @@ class Encoder {
 // Decodes frames of one dtype and shape into one array. The codec must live as long as this.
 class Decoder {
   public:
-    Decoder(int dtype, Shape shape, const py::object& array, const CalibratedCodec* codec)
+    Decoder(int dtype, Shape shape, const py::object& array, const CalibratedCodec* codec, int threads)
         : dtype_(static_cast<DType>(dtype)),
           shape_(std::move(shape)),
           memory_(array, Access::write),
-          codec_(codec) {}
+          codec_(codec),
+          threads_(threads) {}
 
     void decode(py::handle frame) {
         const ByteView view(frame);
         const Unlocked unlocked(memory_.bytes().size());
         if (codec_ != nullptr)
-            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), *codec_);
+            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), *codec_, threads_);
         else
-            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes());
+            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), threads_);
     }
 
   private:
@@ -108,6 +112,7 @@ class Decoder {
     Shape shape_;
     ByteView memory_;
     const CalibratedCodec* codec_;
+    int threads_;
 };
 
 }  // namespace
@@ -116,14 +121,14 @@ void bind_encoder(py::module_& m) {
     // An ordinary class, as the stub says.
     const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
     py::class_<Encoder>(m, "Encoder", plain)
-        .def(py::init<int, Shape, int, std::int32_t, double>(), py::arg("dtype"), py::arg("shape"),
-             py::arg("codec"), py::arg("group"), py::arg("keep"))
-        .def(py::init<int, Shape, const CalibratedCodec&>(), py::arg("dtype"), py::arg("shape"),
-             py::arg("codec"), py::keep_alive<1, 4>())
+        .def(py::init<int, Shape, int, std::int32_t, double, int>(), py::arg("dtype"), py::arg("shape"),
+             py::arg("codec"), py::arg("group"), py::arg("keep"), py::arg("threads"))
+        .def(py::init<int, Shape, const CalibratedCodec&, int>(), py::arg("dtype"), py::arg("shape"),
+             py::arg("codec"), py::arg("threads"), py::keep_alive<1, 4>())
         .def("encode", &Encoder::encode, py::arg("x"))
         .def("encode_bytes", &Encoder::encode_bytes, py::arg("data"));
     py::class_<Decoder>(m, "Decoder", plain)
-        .def(py::init<int, Shape, const py::object&, const CalibratedCodec*>(), py::arg("dtype"),
-             py::arg("shape"), py::arg("array"), py::arg("codec"), py::keep_alive<1, 5>())
+        .def(py::init<int, Shape, const py::object&, const CalibratedCodec*, int>(), py::arg("dtype"),
+             py::arg("shape"), py::arg("array"), py::arg("codec"), py::arg("threads"), py::keep_alive<1, 5>())
         .def("decode", &Decoder::decode, py::arg("frame"));
 }

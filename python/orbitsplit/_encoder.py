@@ -22,9 +22,10 @@ class Encoder:
     """Encode arrays of one dtype and shape, one after the other, into the same memory.
 
     `codec` is what `compress` takes, `dtype` a NumPy or torch dtype or its name. The frames are those of
-    `compress`. An encoder serves one thread at a time.
+    `compress`, large arrays encoded on up to `threads` threads (1 to 256). An encoder serves one caller at a time.
 
-    Raises `TypeError` for a dtype that cannot be encoded, `ValueError` for an invalid codec or shape.
+    Raises `TypeError` for a dtype that cannot be encoded, `ValueError` for an invalid codec, shape or number of
+    threads.
 
     >>> encoder = Encoder("int8", (1, 640), "float32")
     >>> len(encoder.encode(np.ones((1, 640), np.float32)))
@@ -33,12 +34,15 @@ class Encoder:
 
     __slots__ = ("_dtype", "_encode", "_encode_bytes", "_shape")
 
-    def __init__(self, codec: str | Codec | CalibratedCodec, shape: Sequence[int], dtype: Any) -> None:
+    def __init__(
+        self, codec: str | Codec | CalibratedCodec, shape: Sequence[int], dtype: Any, *, threads: int = 1
+    ) -> None:
+        _check_threads(threads)
         self._dtype = dtype_number(dtype)
         self._shape = tuple(shape)
         arguments: tuple[Any, ...]
         arguments = (codec.prepared(backend()),) if isinstance(codec, CalibratedCodec) else codec_arguments(codec)
-        core = backend().Encoder(self._dtype, self._shape, *arguments)
+        core = backend().Encoder(self._dtype, self._shape, *arguments, threads)
         self._encode = core.encode
         self._encode_bytes = core.encode_bytes
 
@@ -66,10 +70,11 @@ class Decoder:
 
     That is a NumPy array, or a CPU torch tensor where `framework` or the dtype says so: `torch.float32`, or
     bfloat16, which NumPy does not have. Frames may be of any codec and come from an untrusted sender; `codebook` has
-    those of calibrated frames. A decoder serves one thread at a time.
+    those of calibrated frames. Large ones are decoded on up to `threads` threads (1 to 256). A decoder serves one
+    caller at a time.
 
     Raises `TypeError` for a dtype that cannot be decoded or a bfloat16 with `framework="numpy"`, `ValueError`
-    for an invalid shape, `ImportError` if torch is needed and missing.
+    for an invalid shape or number of threads, `ImportError` if torch is needed and missing.
 
     >>> decoder = Decoder((1, 640), "float32")
     >>> decoder.decode(Encoder("bf16", (1, 640), "float32").encode(np.ones((1, 640), np.float32))).sum()
@@ -85,7 +90,9 @@ class Decoder:
         *,
         codebook: CalibratedCodec | CodecOfLevel | None = None,
         framework: Literal["numpy", "torch"] | None = None,
+        threads: int = 1,
     ) -> None:
+        _check_threads(threads)
         if framework not in (None, "numpy", "torch"):
             raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
         number, extents = dtype_number(dtype), tuple(shape)
@@ -96,7 +103,7 @@ class Decoder:
         memory = np.zeros(extents, np.int16 if is_bfloat16 else DTYPES[number])
         is_tensor = framework == "torch" or (framework is None and (is_bfloat16 or is_torch_dtype(dtype)))
         self._result: Any = as_tensor(memory, number, extents) if is_tensor else memory
-        self._decode = _decode_function(codebook, number, extents, memory)
+        self._decode = _decode_function(codebook, number, extents, memory, threads)
 
     def decode(self, frame: Buffer) -> Any:
         """Decode a frame and return the array, the same one every time: the next call overwrites it.
@@ -113,14 +120,14 @@ class Decoder:
 
 
 def _decode_function(
-    codebook: CalibratedCodec | CodecOfLevel | None, dtype: int, shape: tuple[int, ...], memory: Any
+    codebook: CalibratedCodec | CodecOfLevel | None, dtype: int, shape: tuple[int, ...], memory: Any, threads: int
 ) -> Callable[[Buffer], None]:
     """Return what decodes a frame into the memory of an array."""
     core = backend()
 
     def decoder(codec: CalibratedCodec | None) -> Callable[[Buffer], None]:
         decode: Callable[[Buffer], None] = core.Decoder(
-            dtype, shape, memory, None if codec is None else codec.prepared(core)
+            dtype, shape, memory, None if codec is None else codec.prepared(core), threads
         ).decode
         return decode
 
@@ -135,3 +142,9 @@ def _decode_function(
         of_key[key](frame)
 
     return decode_by_key
+
+
+def _check_threads(threads: int) -> None:
+    # What an encoder would refuse at its first array.
+    if not 1 <= threads <= 256:
+        raise ValueError(f"threads is {threads}, it must be from 1 to 256")

@@ -236,10 +236,10 @@ def test_nothing_of_the_size_of_an_array_is_allocated(dtype):
 @only_native
 def test_tensors_and_arrays_are_read_in_place():
     """Where the memory is not read directly, a view is made in Python: slower by microseconds."""
-    core = load_backend("native").Encoder(2, (2, 3), 0, 64, 0.25)
+    core = load_backend("native").Encoder(2, (2, 3), 0, 64, 0.25, 1)
     assert core.encode(torch.ones(2, 3, dtype=torch.bfloat16)) is not None
     assert core.encode(torch.ones(3, 2, dtype=torch.bfloat16)) is None
-    core = load_backend("native").Encoder(0, (2, 3), 0, 64, 0.25)
+    core = load_backend("native").Encoder(0, (2, 3), 0, 64, 0.25, 1)
     for x in (torch.ones(2, 3), np.ones((2, 3), np.float32), torch.nn.Parameter(torch.ones(2, 3))):
         assert core.encode(x) is not None
     for x in (torch._neg_view(torch.ones(2, 3)), np.ones((2, 3), ">f4"), np.ones((2, 3), np.int32), None):
@@ -265,6 +265,25 @@ def test_only_large_arrays_leave_python_to_other_threads():
     finally:
         sys.setswitchinterval(interval)
         thread.join()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_frames_do_not_depend_on_threads(codec):
+    x = np.random.default_rng(2).standard_normal((700, 1000)).astype(np.float32)
+    encoder, decoder = Encoder(codec, x.shape, x.dtype, threads=3), Decoder(x.shape, x.dtype, threads=2)
+    frame = encoder.encode(x)
+    assert frame == compress(x, codec)
+    np.testing.assert_array_equal(decoder.decode(frame), decompress(frame))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257])
+def test_threads_have_limits(threads):
+    for make in (
+        lambda: Encoder("raw", (1,), "float32", threads=threads),
+        lambda: Decoder((1,), "float32", threads=threads),
+    ):
+        with pytest.raises(ValueError, match=f"threads is {threads}, it must be from 1 to 256"):
+            make()
 
 
 def test_frame_bytes_bounds_every_frame():

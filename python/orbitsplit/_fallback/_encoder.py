@@ -1,6 +1,6 @@
 """Encoder and Decoder with the functions of the C++ extension's; the counterpart of bind_encoder.cpp.
 
-They keep memory between calls as its do, and save no time.
+They keep memory between calls as its do, save no time and use one thread.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Encoder:
     """Encode arrays of one dtype and shape into memory of its own."""
 
     def __init__(self, dtype: int, shape: Sequence[int], codec: int | CalibratedCodec, *options: Any) -> None:
+        options = options[:-1]  # but the threads
         if isinstance(codec, CalibratedCodec):
             self._encode_into: Callable[..., int] = codec.encode_into
             self._arguments: tuple[Any, ...] = (dtype, shape)
@@ -42,7 +43,9 @@ class Encoder:
 class Decoder:
     """Decode frames of one dtype and shape into one array."""
 
-    def __init__(self, dtype: int, shape: Sequence[int], array: Buffer, codec: CalibratedCodec | None) -> None:
+    def __init__(
+        self, dtype: int, shape: Sequence[int], array: Buffer, codec: CalibratedCodec | None, threads: int
+    ) -> None:
         self._decode_into = decode_into if codec is None else codec.decode_into
         self._dtype = dtype
         self._shape = shape
