@@ -23,6 +23,11 @@ struct alignas(64) Table {
     std::uint8_t inverse_low[256];   // min(65535, 65536 / frequency)
     std::uint8_t inverse_high[256];
     std::uint8_t escape_slots;  // the escape has the slots below this
+
+    // The same as one number each, for one lookup at a time: frequency, rank, 1 for an escape, symbol; and
+    // frequency, start, inverse in the high half.
+    std::uint32_t slot_entry[256];
+    std::uint32_t symbol_entry[256];
 };
 
 // Symbols in the order they are coded: `rows` of each channel, channel after channel, `lanes` to a step.

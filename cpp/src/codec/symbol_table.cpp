@@ -92,6 +92,7 @@ void enter(rans::Table& table, unsigned symbol, unsigned start, unsigned frequen
     table.start[symbol] = static_cast<std::uint8_t>(start);
     table.inverse_low[symbol] = static_cast<std::uint8_t>(inverse);
     table.inverse_high[symbol] = static_cast<std::uint8_t>(inverse >> 8);
+    table.symbol_entry[symbol] = frequency | start << 8 | inverse << 16;
 }
 
 void fill_slots(rans::Table& table, unsigned symbol, unsigned start, unsigned frequency) {
@@ -99,6 +100,7 @@ void fill_slots(rans::Table& table, unsigned symbol, unsigned start, unsigned fr
         table.symbol_of[start + rank] = static_cast<std::uint8_t>(symbol);
         table.frequency_of[start + rank] = static_cast<std::uint8_t>(frequency);
         table.rank_of[start + rank] = static_cast<std::uint8_t>(rank);
+        table.slot_entry[start + rank] = frequency | rank << 8 | (start == 0 ? 1U : 0U) << 16 | symbol << 24;
     }
 }
 

@@ -24,21 +24,21 @@ struct Ends {
 // No branch here would be predictable, so there is none: a byte that is not needed is written all the same, and
 // overwritten later.
 void encode_symbol(const Table& table, std::uint8_t symbol, std::uint16_t& state, Ends& ends) {
-    const std::uint32_t frequency = table.frequency[symbol];
-    const std::uint32_t start = table.start[symbol];
+    const std::uint32_t entry = table.symbol_entry[symbol];
+    const std::uint32_t frequency = entry & 0xFF;
+    const std::uint32_t start = entry >> 8 & 0xFF;
     ends.escape[-1] = symbol;
     ends.escape -= start == 0;
     std::uint32_t x = state;
     const unsigned is_high = x >= frequency << 8;
     ends.next[-1] = static_cast<std::uint8_t>(x);
     ends.next -= is_high;
-    x >>= 8 * is_high;
+    x = is_high != 0 ? x >> 8 : x;
     // The inverse is rounded down: the quotient is right or one too small.
-    const std::uint32_t inverse = table.inverse_low[symbol] | std::uint32_t{table.inverse_high[symbol]} << 8;
-    const std::uint32_t guess = (x * inverse) >> 16;
+    const std::uint32_t guess = (x * (entry >> 16)) >> 16;
+    const std::uint32_t next = guess * (256 - frequency) + x + start;
     const std::uint32_t left = x - guess * frequency;
-    const std::uint32_t is_small = left >= frequency;
-    state = static_cast<std::uint16_t>((guess + is_small) << 8 | (left - is_small * frequency + start));
+    state = static_cast<std::uint16_t>(left >= frequency ? next + 256 - frequency : next);
 }
 
 void encode(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
@@ -67,13 +67,13 @@ struct Begins {
 
 // Reads at most one byte of each kind, which slack_bytes allows for the lanes of a step.
 std::uint8_t decode_symbol(const Table& table, std::uint16_t& state, Begins& begins) {
-    const std::uint32_t slot = state & 0xFFU;
-    const std::uint32_t x = table.frequency_of[slot] * (state >> 8U) + table.rank_of[slot];
+    const std::uint32_t entry = table.slot_entry[state & 0xFFU];
+    const std::uint32_t x = (entry & 0xFF) * (state >> 8U) + (entry >> 8 & 0xFF);
     const unsigned is_low = x < lowest_state;
     state = static_cast<std::uint16_t>(x << (8 * is_low) | (*begins.next & (0U - is_low)));
     begins.next += is_low;
-    const unsigned is_escape = slot < table.escape_slots;
-    const unsigned symbol = table.symbol_of[slot] | (*begins.escape & (0U - is_escape));
+    const unsigned is_escape = entry >> 16 & 1;
+    const unsigned symbol = entry >> 24 | (*begins.escape & (0U - is_escape));
     begins.escape += is_escape;
     return static_cast<std::uint8_t>(symbol);
 }
