@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ._arrays import Array
 
 # Index = the number of the codec in a frame.
-_CODECS = ("raw", "bf16", "int8", "int4", "topk")
+_CODECS = ("raw", "bf16", "int8", "int4", "topk", "lossless_bf16")
 
 _VALID = (
-    "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk and topk:KEEP "
+    "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk, topk:KEEP and lossless_bf16 "
     "(GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])"
 )
 ANY_BYTES = (1 << 64) - 1  # where nothing of the array's size is allocated
@@ -65,7 +65,7 @@ class Codec:
 
     @classmethod
     def parse(cls, text: str) -> Codec:
-        """Read "raw", "bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
+        """Read "raw", "bf16", "lossless_bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
 
         Raises `ValueError` that lists the valid forms.
         """
@@ -110,7 +110,7 @@ def compress(
 
     Raises `TypeError` for what is not such an array, `ValueError` for one that is not contiguous, for an
     invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
-    cannot keep them (all but raw and bf16); `out` then holds anything.
+    cannot keep them (all but raw, bf16 and lossless_bf16); `out` then holds anything.
 
     >>> frame = compress(np.ones((4, 64), np.float32), codec="int8")
     >>> len(frame)
@@ -172,7 +172,7 @@ def decompress(
 def frame_bytes(shape: Sequence[int], dtype: Any, codec: str | Codec | CalibratedCodec = "int8") -> int:
     """Return the size in bytes of the frame of an array, without one.
 
-    `dtype` is a NumPy or torch dtype or its name. For topk and calibrated codecs it is an upper
+    `dtype` is a NumPy or torch dtype or its name. For topk, lossless_bf16 and calibrated codecs it is an upper
     bound, else exact.
 
     >>> frame_bytes((4, 64), "float32", "int8")

@@ -156,7 +156,7 @@ void test_shapes() {
         const std::vector<float> values = round_trip(std::vector<float>(count, 1.0F), shape, codec);
         return std::ranges::all_of(values, [](float value) { return std::fabs(value - 1) < 0.01F; });
     };
-    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk:1"}) {
+    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk:1", "lossless_bf16"}) {
         CHECK(ones({}, 1, codec));
         CHECK(ones({1}, 1, codec));
         CHECK(ones({1, 2, 1, 2, 1, 2, 1, 1}, 8, codec));
@@ -171,7 +171,7 @@ void test_float16_stays_finite() {
     std::vector<std::uint16_t> halves(64, 0x7BFF);
     halves[1] = 0xFBFF;
     const std::array<std::int64_t, 1> shape = {64};
-    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk:1"}) {
+    for (const char* codec : {"raw", "bf16", "int8", "int4", "topk:1", "lossless_bf16"}) {
         const auto frame =
             compress(std::as_bytes(std::span(halves)), DType::float16, shape, parse_codec(codec));
         const Decoded decoded = decompress(frame);

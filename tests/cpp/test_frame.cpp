@@ -100,7 +100,7 @@ void test_refused_headers() {
     refuses({}, "frame has 0 bytes, a header needs at least 40");
     refuses(with(frame, 0, 'o'), "frame does not begin with OSPF");
     refuses(with(frame, 4, std::uint8_t{2}), "frame has version 2, this reader knows 1");
-    refuses(with(frame, 5, std::uint8_t{5}), "frame has codec id 5, this reader knows 0 to 4");
+    refuses(with(frame, 5, std::uint8_t{7}), "frame has codec id 7, this reader knows 0 to 6");
     refuses(with(frame, 6, std::uint8_t{3}), "frame has dtype id 3, this reader knows 0 to 2");
     refuses(with(frame, 7, std::uint8_t{9}), "frame has rank 9, the limit is 8");
     refuses(Bytes(frame.begin(), frame.begin() + 50), "frame has 50 bytes, its header needs 56");

@@ -23,8 +23,9 @@ using namespace orbitsplit;
 
 namespace {
 
-constexpr std::array codecs = {"raw",     "bf16",     "int8", "int8:8",    "int8:128", "int4",
-                               "int4:16", "int4:640", "topk", "topk:0.02", "topk:0.5", "topk:1"};
+constexpr std::array codecs = {"raw",      "bf16",    "int8",         "int8:8", "int8:128",
+                               "int4",     "int4:16", "int4:640",     "topk",   "topk:0.02",
+                               "topk:0.5", "topk:1",  "lossless_bf16"};
 constexpr std::array dtypes = {DType::float32, DType::float16, DType::bfloat16};
 constexpr std::array dtype_names = {"float32", "float16", "bfloat16"};
 constexpr std::array kinds = {"ordinary", "finite",  "denormal", "integers",

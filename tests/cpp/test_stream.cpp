@@ -120,7 +120,7 @@ void test_every_division() {
             rans::Encoder encoder{.state = {}, .next = memory.data() + 100, .escape = memory.data() + 200};
             encoder.state[0] = static_cast<std::uint16_t>(state);
             Bytes codes(65, symbol);
-            kernels::active().rans->encode(tables.steps(1, 1, 1), codes.data(), encoder);
+            kernels::active().rans->encode(tables.steps(0, 1, 1, 1), codes.data(), encoder);
             const unsigned x = state >= frequency << 8 ? state >> 8 : state;
             CHECK(encoder.state[0] == (x / frequency << 8) + x % frequency + 256 - frequency);
         }

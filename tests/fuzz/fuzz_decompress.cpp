@@ -27,7 +27,8 @@ namespace {
 
 constexpr Limits limits{.max_bytes = 1 << 16};
 constexpr std::size_t codec_kinds = 7;
-constexpr std::array codecs = {"raw", "bf16", "int8:8", "int8", "int4", "int4:16", "topk", "topk:0.02"};
+constexpr std::array codecs = {"raw",     "bf16", "int8:8",    "int8",         "int4",
+                               "int4:16", "topk", "topk:0.02", "lossless_bf16"};
 
 // Offsets of docs/frame_format.md.
 constexpr std::size_t codec_at = 5;

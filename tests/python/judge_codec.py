@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import struct
 
+import judge_stream
 import numpy as np
 
 DTYPES = ("float32", "float16", "bfloat16")
-CODECS = ("raw", "bf16", "int8", "int4", "topk")
+CODECS = ("raw", "bf16", "int8", "int4", "topk", "lossless_bf16")
 
 
 def crc32c(data: bytes) -> int:
@@ -74,6 +75,9 @@ def encode(bits: np.ndarray, dtype: str, codec: str, *, group: int = 64, keep: f
         payload = bits.tobytes()
     elif codec == "bf16":
         payload = b"".join(struct.pack("<H", bf16_nearest(v)) for row in values for v in row)
+    elif codec == "lossless_bf16":
+        exact = flat if dtype == "bfloat16" else [bf16_nearest(v) for row in values for v in row]
+        payload = judge_stream.encode_lossless(exact)
     elif codec == "topk":
         parameter = max(1, round(keep * row_length)) if row_length else 0
         payload, flags = _topk(rows, values, dtype, parameter)
@@ -141,6 +145,11 @@ def decode(frame: bytes) -> bytes:
         return payload
     if codec == "bf16":
         return b"".join(store(float_of_bits(b << 16), dtype) for (b,) in struct.iter_unpack("<H", payload))
+    if codec == "lossless_bf16":
+        exact = judge_stream.decode_lossless(payload, rows * length)
+        if dtype == "bfloat16":
+            return b"".join(struct.pack("<H", b) for b in exact)
+        return b"".join(store(float_of_bits(b << 16), dtype) for b in exact)
     if codec == "topk":
         return _decode_topk(payload, dtype, rows, length, parameter, uses_gaps=frame[8] == 1)
     groups = -(-length // parameter)

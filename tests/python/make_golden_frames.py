@@ -41,7 +41,7 @@ def main() -> None:
                 halves = np.clip(single, -65504, 65504).astype(np.float16).view(np.uint16)
             short = halves if dtype == "float16" else (single.view(np.uint32) >> 16).astype(np.uint16)
             bits = single.view(np.uint32) if dtype == "float32" else short
-            for text in ("raw", "bf16", "int8", "int4:32", "topk", "topk:0.02"):
+            for text in ("raw", "bf16", "int8", "int4:32", "topk", "topk:0.02", "lossless_bf16"):
                 codec = Codec.parse(text)
                 frame = judge.encode(bits, dtype, codec.name, group=codec.group or 64, keep=codec.keep or 0.25)
                 golden.append(

@@ -13,7 +13,7 @@ from orbitsplit import CalibratedCodec
 from orbitsplit._backend import load_backend
 from orbitsplit._compress import Codec
 
-CODECS = ("raw", "bf16", "int8", "int4", "int8:8", "topk", "topk:0.02")
+CODECS = ("raw", "bf16", "int8", "int4", "int8:8", "topk", "topk:0.02", "lossless_bf16")
 SHAPES = ((3, 130), (2, 2, 65), (70, 40), (0, 4), ())
 
 _WIDTH = 65

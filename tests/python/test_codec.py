@@ -15,8 +15,8 @@ from orbitsplit._compress import Codec, compress, decompress, frame_bytes
 
 NATIVE = load_backend("native")
 NUMBA = load_backend("numba")
-CODECS = ("raw", "bf16", "int8", "int4", "topk", "topk:0.02", "int8:8", "int4:128", "topk:1")
-LOSSY = tuple(codec for codec in CODECS if codec not in ("raw", "bf16"))
+CODECS = ("raw", "bf16", "int8", "int4", "topk", "topk:0.02", "int8:8", "int4:128", "topk:1", "lossless_bf16")
+LOSSY = tuple(codec for codec in CODECS if codec not in ("raw", "bf16", "lossless_bf16"))
 FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -191,7 +191,7 @@ def test_every_float16_stays_finite_and_near(codec, backend):
     assert np.all(np.abs(wide - y) <= bound)
 
 
-@pytest.mark.parametrize("codec", ["raw", "bf16"])
+@pytest.mark.parametrize("codec", ["raw", "bf16", "lossless_bf16"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_exact_codecs_keep_what_is_not_finite(codec, dtype, backend):
     x = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 1.0], dtype)
@@ -227,7 +227,7 @@ def test_frame_bytes_is_an_upper_bound(codec, dtype, backend):
         size = len(encode_everywhere(bits, dtype, codec))
         bound = frame_bytes(shape, dtype, codec)
         assert size <= bound
-        if not codec.startswith("topk"):
+        if not codec.startswith(("topk", "lossless")):
             assert size == bound
 
 

@@ -13,7 +13,19 @@ from orbitsplit._backend import load_backend
 from orbitsplit._compress import Codec
 
 NATIVE, NUMBA = load_backend("native"), load_backend("numba")
-CODECS = ("raw", "bf16", "int8", "int8:8", "int8:128", "int4", "int4:16", "topk", "topk:0.02", "topk:1")
+CODECS = (
+    "raw",
+    "bf16",
+    "int8",
+    "int8:8",
+    "int8:128",
+    "int4",
+    "int4:16",
+    "topk",
+    "topk:0.02",
+    "topk:1",
+    "lossless_bf16",
+)
 RANDOM_ARRAYS = 10_000
 SHARES = 20
 # Groups, vectors, words of a bitmap and blocks of rows begin and end around these.

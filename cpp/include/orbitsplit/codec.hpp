@@ -5,13 +5,14 @@
 //
 //     raw    the bytes as they are                                       x' = x, bit for bit
 //     bf16   nearest bfloat16, ties to even                              |x - x'| <= 2^-8 |x| + 2^-134
+//     lossless_bf16   as bf16, exponents entropy-coded                   as bf16; bfloat16 bit for bit
 //     int8   groups of a row share a scale s, codes -127..127            |x - x'| <= s (1/2 + 2^-15)
 //     int4   the same with codes -7..7                                   |x - x'| <= s (1/2 + 2^-15)
 //     topk   the k largest magnitudes of each row, the rest zero         kept: as bf16 (16-bit dtypes: exact)
 //
 // s = bf16_up(max(m / 127, 2^-126)) with m the largest magnitude of the group (int4: m / 7); bf16_up rounds
 // up, so that nothing is ever clipped. Decoding to float16 or bfloat16 rounds once more to that dtype, but
-// never beyond its largest finite value. raw and bf16 keep NaN and infinity; bf16 of a float32
+// never beyond its largest finite value. raw, bf16 and lossless_bf16 keep NaN and infinity; bf16 of a float32
 // beyond 3.396e38 is infinite, as in IEEE 754. The other codecs refuse NaN and infinity: a scale or a ranking
 // has no place for them.
 //
@@ -36,11 +37,11 @@ struct Codec {
     double keep = 0.25;       // topk: fraction of each row that is kept, in (0, 1]
 };
 
-// Reads "raw", "bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
+// Reads "raw", "bf16", "lossless_bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
 // Throws std::invalid_argument that lists the valid forms.
 Codec parse_codec(std::string_view text);
 
-// Size of the frame in bytes; exact, except for topk, where it is an upper bound.
+// Size of the frame in bytes; exact, except for topk and lossless_bf16, where it is an upper bound.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec);
 
 // Large arrays are encoded and decoded on up to `threads` threads, 1 to 256; the bytes do not depend on them.

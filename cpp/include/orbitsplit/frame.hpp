@@ -14,7 +14,15 @@ namespace orbitsplit {
 
 // The values are those of the wire and never change their meaning.
 enum class DType : std::uint8_t { float32 = 0, float16 = 1, bfloat16 = 2 };
-enum class CodecKind : std::uint8_t { raw = 0, bf16 = 1, int8 = 2, int4 = 3, topk = 4, calibrated = 6 };
+enum class CodecKind : std::uint8_t {
+    raw = 0,
+    bf16 = 1,
+    int8 = 2,
+    int4 = 3,
+    topk = 4,
+    lossless_bf16 = 5,
+    calibrated = 6
+};
 
 // Which parameters a calibrated frame needs: those of a level at a cut of the codebook with this identity.
 struct CodebookKey {

@@ -10,6 +10,7 @@
 #include "codec/dispatch.hpp"
 #include "codec/encoding.hpp"
 #include "codec/layout.hpp"
+#include "codec/lossless.hpp"
 #include "codec/pool.hpp"
 #include "codec/slices.hpp"
 
@@ -17,13 +18,13 @@ namespace orbitsplit {
 
 namespace {
 
-constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk"};
+constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk", "lossless_bf16"};
 
 [[noreturn]] void refuse(std::string_view text) {
     throw std::invalid_argument(
         "codec \"" + std::string(text) +
-        "\" is unknown; valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk and "
-        "topk:KEEP (GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])");
+        "\" is unknown; valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk, "
+        "topk:KEEP and lossless_bf16 (GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])");
 }
 
 bool has_group(CodecKind kind) { return kind == CodecKind::int8 || kind == CodecKind::int4; }
@@ -112,6 +113,8 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
         layout::verify_seal(frame);
         if (info.codec == CodecKind::calibrated)
             throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
+        if (info.codec == CodecKind::lossless_bf16)
+            return lossless::decode(payload, info.dtype, info.elements(), data.data());
         return decode_topk(data, info, payload);
     }
     const slices::Outcome outcome =
@@ -167,7 +170,10 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
     const std::string_view name = names[static_cast<std::size_t>(info.codec)];
     std::byte* payload = frame.data() + info.header_bytes();
     if (!slices::takes(info.codec)) {
-        if (!encode_topk(data.data(), info, payload)) encoding::refuse_non_finite(data.data(), info, name);
+        if (info.codec == CodecKind::lossless_bf16)
+            info.payload_bytes = lossless::encode(data.data(), info.dtype, info.elements(), payload);
+        else if (!encode_topk(data.data(), info, payload))
+            encoding::refuse_non_finite(data.data(), info, name);
         layout::write_header(frame, info);
         layout::seal(frame.first(info.header_bytes() + info.payload_bytes));
     } else {

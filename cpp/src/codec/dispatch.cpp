@@ -24,15 +24,17 @@ using kernels::Kernels;
 // From the slowest to the fastest. A set without its own version of a topic has that of one before it.
 constexpr Kernels sets[] = {
     {Isa::scalar, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
-     &kernels::scalar::channels, &kernels::scalar::rans, &kernels::scalar::checksum},
+     &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans,
+     &kernels::scalar::checksum},
 #if defined(ORBITSPLIT_ISA_X86)
     {Isa::avx2, &kernels::avx2::convert, &kernels::avx2::groups, &kernels::scalar::select,
-     &kernels::scalar::channels, &kernels::scalar::rans, &kernels::avx2::checksum},
+     &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans, &kernels::avx2::checksum},
     {Isa::avx512, &kernels::avx512::convert, &kernels::avx512::groups, &kernels::avx512::select,
-     &kernels::avx512::channels, &kernels::avx512::rans, &kernels::avx512::checksum},
+     &kernels::avx512::channels, &kernels::avx512::planes, &kernels::avx512::rans,
+     &kernels::avx512::checksum},
 #elif defined(ORBITSPLIT_ISA_ARM)
     {Isa::neon, &kernels::neon::convert, &kernels::neon::groups, &kernels::scalar::select,
-     &kernels::scalar::channels, &kernels::scalar::rans, &kernels::neon::checksum},
+     &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans, &kernels::neon::checksum},
 #endif
 };
 

@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "codec/layout.hpp"
+#include "codec/lossless.hpp"
 #include "orbitsplit/error.hpp"
 
 static_assert(std::endian::native == std::endian::little,
@@ -61,9 +62,8 @@ void check_identity(std::span<const std::byte> frame) {
     const auto declared = [&](std::size_t at) { return unsigned{load<std::uint8_t>(frame, at)}; };
     if (declared(version_at) != version)
         corrupt("has version ", declared(version_at), ", this reader knows 1");
-    if (declared(codec_at) > static_cast<unsigned>(CodecKind::topk) &&
-        declared(codec_at) != static_cast<unsigned>(CodecKind::calibrated))
-        corrupt("has codec id ", declared(codec_at), ", this reader knows 0 to 4 and 6");
+    if (declared(codec_at) > static_cast<unsigned>(CodecKind::calibrated))
+        corrupt("has codec id ", declared(codec_at), ", this reader knows 0 to 6");
     if (declared(dtype_at) > static_cast<unsigned>(DType::bfloat16))
         corrupt("has dtype id ", declared(dtype_at), ", this reader knows 0 to 2");
     if (declared(rank_at) > max_rank) corrupt("has rank ", declared(rank_at), ", the limit is ", max_rank);
@@ -93,6 +93,7 @@ void check_parameter(const FrameInfo& info) {
     switch (info.codec) {
         case CodecKind::raw:
         case CodecKind::bf16:
+        case CodecKind::lossless_bf16:
             if (info.parameter != 0) corrupt("has codec parameter ", info.parameter, ", its codec has none");
             return;
         case CodecKind::int8:
@@ -122,6 +123,12 @@ void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& lim
         corrupt("declares a payload of ", info.payload_bytes, " bytes, it has ", present);
     if (info.codec == CodecKind::calibrated) return;  // its parameters decide, which are not in the frame
     const std::uint64_t bound = layout::payload_bound(info);
+    if (info.codec == CodecKind::lossless_bf16) {
+        const std::uint64_t least = lossless::smallest_payload(*elements);
+        if (present < least || present > bound)
+            corrupt("has a payload of ", present, " bytes, its shape and codec need ", least, " to ", bound);
+        return;
+    }
     // A list of gaps is only written where it is shorter than the bitmap; its exact length shows in reading.
     if (info.index_gaps ? present >= bound : present != bound)
         corrupt("has a payload of ", present, " bytes, its shape and codec need ",
@@ -214,6 +221,8 @@ std::uint64_t payload_bound(const FrameInfo& info) {
             return rows.count * (groups_per_row(rows, info.parameter) * 2 + packed_row_bytes(rows));
         case CodecKind::topk:
             return rows.count * (std::uint64_t{info.parameter} * 2 + bitmap_row_bytes(rows));
+        case CodecKind::lossless_bf16:
+            return lossless::largest_payload(elements);
         case CodecKind::calibrated:
             break;  // calibrated_frame.cpp
     }

@@ -88,6 +88,13 @@ struct Channels {
     void (*multiply)(const float* x, layout::Rows rows, const float* matrix, float* y);
 };
 
+// bfloat16 values to their exponents and, in a byte each, sign (the highest bit) and mantissa; and back.
+struct Planes {
+    void (*split)(const std::byte* in, std::size_t count, std::uint8_t* exponents, std::uint8_t* others);
+    void (*merge)(const std::uint8_t* exponents, const std::uint8_t* others, std::size_t count,
+                  std::byte* out);
+};
+
 // Steps of the stream coder (stream.hpp).
 struct Rans {
     // Puts `steps` in front of what is written. `codes` may be read up to slack_bytes beyond its end.
@@ -112,6 +119,7 @@ struct Kernels {
     const Groups* groups;
     const Select* select;
     const Channels* channels;
+    const Planes* planes;
     const Rans* rans;
     const Checksum* checksum;
 };
@@ -121,6 +129,7 @@ extern const Convert convert;
 extern const Groups groups;
 extern const Select select;
 extern const Channels channels;
+extern const Planes planes;
 extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace scalar
@@ -135,6 +144,7 @@ namespace avx512 {
 extern const Convert convert;
 extern const Groups groups;
 extern const Select select;
+extern const Planes planes;
 extern const Rans rans;
 extern const Checksum checksum;
 extern const Channels channels;

@@ -38,6 +38,12 @@ std::size_t take_varint(std::span<const std::byte>& bytes) {
     throw CorruptFrameError("frame has a stream without a count of escaped symbols");
 }
 
+// A short last group leaves the lanes of the missing rows idle; a stream below 64 rows is one group.
+rans::Steps steps_of_group(const Tables& tables, std::size_t rows, std::size_t channels, std::size_t group) {
+    const std::size_t here = rows_of_group(rows, group);
+    return tables.steps(0, channels, here, rows < group_rows ? lanes_of(rows, channels) : here);
+}
+
 [[noreturn]] void refuse_bytes() {
     throw CorruptFrameError("frame has a stream that its symbols do not end with");
 }
@@ -72,8 +78,7 @@ void Encoder::start(std::size_t rows, std::size_t channels) {
 }
 
 void Encoder::add_group(std::size_t group, const std::uint8_t* codes) {
-    kernels::active().rans->encode(tables_->steps(rows_, rows_of_group(rows_, group), channels_), codes,
-                                   encoder_);
+    kernels::active().rans->encode(steps_of_group(*tables_, rows_, channels_, group), codes, encoder_);
 }
 
 std::size_t Encoder::size() const {
@@ -115,14 +120,30 @@ Decoder::Decoder(const Tables& tables, std::span<const std::byte> bytes, std::si
 }
 
 void Decoder::next_group(std::size_t group, std::uint8_t* codes) {
-    const rans::Steps steps = tables_->steps(rows_, rows_of_group(rows_, group), channels_);
+    const rans::Steps steps = steps_of_group(*tables_, rows_, channels_, group);
     if (!kernels::active().rans->decode(steps, decoder_, codes)) refuse_bytes();
 }
 
 void Decoder::next_group_of_two(std::size_t group, Decoder& first, std::uint8_t* first_codes, Decoder& second,
                                 std::uint8_t* second_codes) {
+    const rans::Steps steps = steps_of_group(*first.tables_, first.rows_, first.channels_, group);
+    if (!kernels::active().rans->decode_two(steps, first.decoder_, first_codes, second.decoder_,
+                                            second_codes))
+        refuse_bytes();
+}
+
+void Decoder::next_channels(std::size_t channels, std::uint8_t* codes) {
+    const rans::Steps steps = tables_->steps(done_, channels, rows_, lanes_of(rows_, channels_));
+    done_ += channels;
+    if (!kernels::active().rans->decode(steps, decoder_, codes)) refuse_bytes();
+}
+
+void Decoder::next_channels_of_two(std::size_t channels, Decoder& first, std::uint8_t* first_codes,
+                                   Decoder& second, std::uint8_t* second_codes) {
     const rans::Steps steps =
-        first.tables_->steps(first.rows_, rows_of_group(first.rows_, group), first.channels_);
+        first.tables_->steps(first.done_, channels, first.rows_, lanes_of(first.rows_, first.channels_));
+    first.done_ += channels;
+    second.done_ += channels;
     if (!kernels::active().rans->decode_two(steps, first.decoder_, first_codes, second.decoder_,
                                             second_codes))
         refuse_bytes();

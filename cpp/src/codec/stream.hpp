@@ -51,9 +51,8 @@ class Tables {
     // Throws std::invalid_argument: an invalid table, more than 64 of them, a channel with one that is not there.
     Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel);
 
-    // The steps of a group of `rows` rows in a stream of `stream_rows`. `channels` is table_of_channel's size
-    // where that was given.
-    rans::Steps steps(std::size_t stream_rows, std::size_t rows, std::size_t channels) const;
+    // Steps of `lanes` for `channels` channels from `first` on, of `rows` rows each.
+    rans::Steps steps(std::size_t first, std::size_t channels, std::size_t rows, std::size_t lanes) const;
 
   private:
     std::vector<rans::Table> tables_;
@@ -108,6 +107,11 @@ class Decoder {
     // The same group of two streams of one size and the same tables, faster than one after the other.
     static void next_group_of_two(std::size_t group, Decoder& first, std::uint8_t* first_codes,
                                   Decoder& second, std::uint8_t* second_codes);
+    // A stream of fewer than 64 rows can be taken in parts, from the first to the last: so many more channels, a
+    // multiple of 64 but for the last part.
+    void next_channels(std::size_t channels, std::uint8_t* codes);
+    static void next_channels_of_two(std::size_t channels, Decoder& first, std::uint8_t* first_codes,
+                                     Decoder& second, std::uint8_t* second_codes);
     // Every byte was used and every state is back where the encoder began.
     void finish() const;
 
@@ -115,6 +119,7 @@ class Decoder {
     const Tables* tables_;
     std::size_t rows_;
     std::size_t channels_;
+    std::size_t done_ = 0;  // channels decoded in parts
     std::vector<std::byte> copy_;
     rans::Decoder decoder_;
 };

@@ -196,13 +196,13 @@ Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t
     if (tables.size() == 1) table_of_channel_.clear();
 }
 
-rans::Steps Tables::steps(std::size_t stream_rows, std::size_t rows, std::size_t channels) const {
-    // A short last group leaves the lanes of the missing rows idle; a stream below 64 rows is one group.
+rans::Steps Tables::steps(std::size_t first, std::size_t channels, std::size_t rows,
+                          std::size_t lanes) const {
     return {.tables = tables_.data(),
-            .table_of_channel = table_of_channel_.empty() ? nullptr : table_of_channel_.data(),
+            .table_of_channel = table_of_channel_.empty() ? nullptr : table_of_channel_.data() + first,
             .channels = channels,
             .rows = rows,
-            .lanes = stream_rows < group_rows ? lanes_of(stream_rows, channels) : rows};
+            .lanes = lanes};
 }
 
 }  // namespace orbitsplit::stream

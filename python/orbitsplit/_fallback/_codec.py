@@ -27,6 +27,7 @@ from ._frame import (
     FLOAT32,
     INT4,
     INT8,
+    LOSSLESS_BF16,
     MAX_RANK,
     RAW,
     TOPK,
@@ -42,6 +43,7 @@ from ._frame import (
     write_header,
 )
 from ._jit import jit
+from ._lossless import decode_values, encode_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     Words = npt.NDArray[np.uint32]
     Singles = npt.NDArray[np.float32]
 
-_NAMES = ("raw", "bf16", "int8", "int4", "topk")
+_NAMES = ("raw", "bf16", "int8", "int4", "topk", "lossless_bf16")
 _LARGEST = (np.float32(3.4028235e38), np.float32(65504.0), np.float32(3.3895314e38))
 _INFINITE_KEY = (0x7F800000, 0x7C000000, 0x7F800000)
 
@@ -161,6 +163,9 @@ def _encode_payload(data: Bytes, info: FrameInfo) -> Bytes:
         return data
     if info.codec == BF16:
         return bf16_from_singles(singles(data, info.dtype)).view(np.uint8)
+    if info.codec == LOSSLESS_BF16:
+        is_bf16 = info.dtype == BFLOAT16
+        return encode_values(_bits(data, BFLOAT16) if is_bf16 else bf16_from_singles(singles(data, info.dtype)))
     if info.codec == TOPK:
         return _encode_topk(data, info)
     return _encode_groups(data, info)
@@ -170,14 +175,21 @@ def _decode_payload(payload: Bytes, info: FrameInfo) -> npt.NDArray[Any]:
     if info.codec == RAW:
         return np.array(payload)
     if info.codec == BF16:
-        values = singles_from_bf16(_aligned(payload, np.uint16))
-        largest = _LARGEST[info.dtype]
-        return shorten(np.where(np.isfinite(values), values.clip(-largest, largest), values), info.dtype)
+        return _from_bf16(_aligned(payload, np.uint16), info.dtype)
+    if info.codec == LOSSLESS_BF16:
+        bits = decode_values(payload, info.elements)
+        return bits if info.dtype == BFLOAT16 else _from_bf16(bits, info.dtype)
     if info.codec == TOPK:
         return _decode_topk(payload, info)
     if info.codec == CALIBRATED:
         raise CorruptFrameError(f"frame needs {describe_key(info.key)}, none was given")
     return _decode_groups(payload, info)
+
+
+def _from_bf16(bits: Shorts, dtype: int) -> npt.NDArray[Any]:
+    values = singles_from_bf16(bits)
+    largest = _LARGEST[dtype]
+    return shorten(np.where(np.isfinite(values), values.clip(-largest, largest), values), dtype)
 
 
 def _encode_groups(data: Bytes, info: FrameInfo) -> Bytes:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-RAW, BF16, INT8, INT4, TOPK = range(5)
-CALIBRATED = 6
+RAW, BF16, INT8, INT4, TOPK, LOSSLESS_BF16, CALIBRATED = range(7)
 FLOAT32, FLOAT16, BFLOAT16 = range(3)
 ITEM_BYTES = (4, 2, 2)
 MAX_RANK = 8
@@ -80,7 +79,7 @@ class FrameInfo:
         return (self.row_length + 7) // 8
 
     def payload_bound(self) -> int:
-        """Return the size of the payload, an upper bound where kept positions are gaps."""
+        """Return the size of the payload, an upper bound where kept positions are gaps and for lossless_bf16."""
         if self.codec == RAW:
             return self.data_bytes
         if self.codec == BF16:
@@ -89,7 +88,9 @@ class FrameInfo:
             return self.rows * self.groups_per_row * 2 + self.elements
         if self.codec == INT4:
             return self.rows * (self.groups_per_row * 2 + self.packed_row_bytes)
-        return self.rows * (self.parameter * 2 + self.bitmap_row_bytes)
+        if self.codec == TOPK:
+            return self.rows * (self.parameter * 2 + self.bitmap_row_bytes)
+        return 1 + 2 * self.elements if self.elements else 0
 
 
 def fits(shape: Sequence[int], dtype: int) -> bool:
@@ -156,8 +157,8 @@ def _check_identity(frame: Bytes) -> None:
     version, codec, dtype, rank = frame[4:8].tolist()
     if version != _VERSION:
         raise CorruptFrameError(f"frame has version {version}, this reader knows 1")
-    if codec > TOPK and codec != CALIBRATED:
-        raise CorruptFrameError(f"frame has codec id {codec}, this reader knows 0 to 4 and 6")
+    if codec > CALIBRATED:
+        raise CorruptFrameError(f"frame has codec id {codec}, this reader knows 0 to 6")
     if dtype > BFLOAT16:
         raise CorruptFrameError(f"frame has dtype id {dtype}, this reader knows 0 to 2")
     if rank > MAX_RANK:
@@ -168,7 +169,7 @@ def _check_identity(frame: Bytes) -> None:
 
 
 def _check_parameter(info: FrameInfo) -> None:
-    if info.codec in (RAW, BF16):
+    if info.codec in (RAW, BF16, LOSSLESS_BF16):
         if info.parameter:
             raise CorruptFrameError(f"frame has codec parameter {info.parameter}, its codec has none")
     elif info.codec in (INT8, INT4):
@@ -191,6 +192,13 @@ def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
     if info.codec == CALIBRATED:
         return  # its parameters decide, which are not in the frame
     bound = info.payload_bound()
+    if info.codec == LOSSLESS_BF16:
+        least = 1 + info.elements if info.elements else 0
+        if not least <= present <= bound:
+            raise CorruptFrameError(
+                f"frame has a payload of {present} bytes, its shape and codec need {least} to {bound}"
+            )
+        return
     if present >= bound if info.index_gaps else present != bound:
         fewer = "fewer than " if info.index_gaps else ""
         raise CorruptFrameError(f"frame has a payload of {present} bytes, its shape and codec need {fewer}{bound}")
