@@ -226,6 +226,7 @@ def constriction(fitted: Any) -> Peer:
 # What makes each peer, from the rows that a codec may be fitted on.
 EXACT: dict[str, Callable[[Any], Peer]] = {
     "raw": lambda like: ours("raw", like),
+    "lossless_bf16": lambda like: ours("lossless_bf16", like, 0.0 if like.dtype == np.uint16 else 2.0**-8),
     "zstd -1": lambda like: zstd(like, 1),
     "zstd -3": lambda like: zstd(like, 3),
     "lz4": lz4,
