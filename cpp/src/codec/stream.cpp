@@ -64,8 +64,8 @@ std::size_t bound(std::size_t rows, std::size_t channels) {
 
 Encoder::Encoder(const Tables& tables, std::size_t rows, std::size_t channels)
     : tables_(&tables),
-      bytes_(rows * channels + rans::slack_bytes),
-      escapes_(rows * channels + rans::slack_bytes) {
+      capacity_(rows * channels + rans::slack_bytes),
+      memory_(std::make_unique_for_overwrite<std::uint8_t[]>(2 * capacity_)) {
     start(rows, channels);
 }
 
@@ -73,28 +73,32 @@ void Encoder::start(std::size_t rows, std::size_t channels) {
     rows_ = rows;
     channels_ = channels;
     std::ranges::fill(encoder_.state, rans::lowest_state);
-    encoder_.next = bytes_.data() + bytes_.size();
-    encoder_.escape = escapes_.data() + escapes_.size();
+    encoder_.next = memory_.get() + capacity_;
+    encoder_.escape = memory_.get() + 2 * capacity_;
 }
 
 void Encoder::add_group(std::size_t group, const std::uint8_t* codes) {
     kernels::active().rans->encode(steps_of_group(*tables_, rows_, channels_, group), codes, encoder_);
 }
 
+std::size_t Encoder::refills() const {
+    return static_cast<std::size_t>(memory_.get() + capacity_ - encoder_.next);
+}
+
+std::size_t Encoder::escapes() const {
+    return static_cast<std::size_t>(memory_.get() + 2 * capacity_ - encoder_.escape);
+}
+
 std::size_t Encoder::size() const {
-    const auto refills = static_cast<std::size_t>(bytes_.data() + bytes_.size() - encoder_.next);
-    const auto escapes = static_cast<std::size_t>(escapes_.data() + escapes_.size() - encoder_.escape);
-    return varint_bytes(escapes) + 2 * lanes_of(rows_, channels_) + refills + escapes;
+    return varint_bytes(escapes()) + 2 * lanes_of(rows_, channels_) + refills() + escapes();
 }
 
 void Encoder::finish(std::byte* out) const {
-    const auto refills = static_cast<std::size_t>(bytes_.data() + bytes_.size() - encoder_.next);
-    const auto escapes = static_cast<std::size_t>(escapes_.data() + escapes_.size() - encoder_.escape);
-    out = put_varint(escapes, out);
+    out = put_varint(escapes(), out);
     const std::size_t state_bytes = 2 * lanes_of(rows_, channels_);
     std::memcpy(out, encoder_.state, state_bytes);
-    std::memcpy(out + state_bytes, encoder_.next, refills);
-    std::memcpy(out + state_bytes + refills, encoder_.escape, escapes);
+    std::memcpy(out + state_bytes, encoder_.next, refills());
+    std::memcpy(out + state_bytes + refills(), encoder_.escape, escapes());
 }
 
 Decoder::Decoder(const Tables& tables, std::span<const std::byte> bytes, std::size_t readable,

@@ -12,6 +12,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -85,11 +86,14 @@ class Encoder {
     void finish(std::byte* out) const;
 
   private:
+    std::size_t refills() const;
+    std::size_t escapes() const;
+
     const Tables* tables_;
     std::size_t rows_;
     std::size_t channels_;
-    std::vector<std::uint8_t> bytes_;    // refills of states, from the end downwards
-    std::vector<std::uint8_t> escapes_;  // the same of escaped symbols
+    std::size_t capacity_;                    // of each of the two that share the memory
+    std::unique_ptr<std::uint8_t[]> memory_;  // refills of states, from the end downwards; so escaped symbols
     rans::Encoder encoder_;
 };
 

@@ -66,6 +66,58 @@ struct Lookup {
     }
 };
 
+// Entries of 32 bits, one a lane, looked up in memory.
+struct Entries {
+    __m512i quarter[4];
+
+    // The byte of each entry that lies `shift` bits above its lowest.
+    template <unsigned shift>
+    __m512i bytes() const {
+        __m512i joined = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[0], shift)));
+        joined = _mm512_inserti32x4(joined, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[1], shift)), 1);
+        joined = _mm512_inserti32x4(joined, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[2], shift)), 2);
+        return _mm512_inserti32x4(joined, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[3], shift)), 3);
+    }
+};
+
+// A table for each lane: those of the channels of one row.
+struct LaneTables {
+    const Table* tables;
+    __m512i offset[4];  // of each lane's table, in entries
+
+    LaneTables(const Steps& steps, std::size_t channel, __mmask64 active) : tables(steps.tables) {
+        const __m512i index = _mm512_maskz_loadu_epi8(active, steps.table_of_channel + channel);
+        const __m512i stride = _mm512_set1_epi32(sizeof(Table) / sizeof(std::uint32_t));
+        const Entries wide = widen(index);
+        for (int i = 0; i < 4; ++i) offset[i] = _mm512_mullo_epi32(wide.quarter[i], stride);
+    }
+
+    Entries at(__m512i index, std::size_t first_entry) const {
+        const auto* entries = reinterpret_cast<const std::byte*>(tables) + first_entry;
+        Entries found = widen(index);
+        for (int i = 0; i < 4; ++i)
+            found.quarter[i] =
+                _mm512_i32gather_epi32(_mm512_add_epi32(found.quarter[i], offset[i]), entries, 4);
+        return found;
+    }
+
+  private:
+    static Entries widen(__m512i bytes) {
+        return {_mm512_cvtepu8_epi32(_mm512_castsi512_si128(bytes)),
+                _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 1)),
+                _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 2)),
+                _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 3))};
+    }
+};
+
+// What a table has for the slots of all lanes.
+struct Slots {
+    __m512i symbol;
+    __m512i frequency;
+    __m512i rank;
+    __mmask64 is_escape;
+};
+
 struct DecodeTable {
     Lookup symbol;
     Lookup frequency;
@@ -77,6 +129,21 @@ struct DecodeTable {
           frequency(table.frequency_of),
           rank(table.rank_of),
           escape_slots(_mm512_set1_epi8(static_cast<char>(table.escape_slots))) {}
+
+    Slots operator()(__m512i slot) const {
+        return {symbol(slot), frequency(slot), rank(slot), _mm512_cmplt_epu8_mask(slot, escape_slots)};
+    }
+};
+
+struct DecodeLaneTables {
+    LaneTables tables;
+
+    Slots operator()(__m512i slot) const {
+        const Entries entries = tables.at(slot, offsetof(Table, slot_entry));
+        const __m512i escapes = entries.bytes<16>();
+        return {entries.bytes<24>(), entries.bytes<0>(), entries.bytes<8>(),
+                _mm512_test_epi8_mask(escapes, escapes)};
+    }
 };
 
 // A decoder in registers for the length of a loop.
@@ -99,32 +166,42 @@ struct Decoding {
     }
 
     // One step of the lanes in `active`, whose symbols it returns.
-    __attribute__((always_inline)) __m512i step(const DecodeTable& table, __mmask64 active) {
-        const __m512i slot = states.low;
-        const __m512i frequency = table.frequency(slot);
-        const __m512i rank = table.rank(slot);
+    template <class Tables>
+    __attribute__((always_inline)) __m512i step(const Tables& tables, __mmask64 active) {
+        const Slots slots = tables(states.low);
         const __m512i x_even =
-            _mm512_add_epi16(_mm512_mullo_epi16(even(frequency), even(states.high)), even(rank));
+            _mm512_add_epi16(_mm512_mullo_epi16(even(slots.frequency), even(states.high)), even(slots.rank));
         const __m512i x_odd =
-            _mm512_add_epi16(_mm512_mullo_epi16(odd(frequency), odd(states.high)), odd(rank));
+            _mm512_add_epi16(_mm512_mullo_epi16(odd(slots.frequency), odd(states.high)), odd(slots.rank));
         const __m512i low = low_bytes(x_even, x_odd);
         const __m512i high = high_bytes(x_even, x_odd);
         const __mmask64 is_low = _mm512_mask_testn_epi8_mask(active, high, high);
         const __m512i refilled = _mm512_mask_expand_epi8(low, is_low, _mm512_loadu_si512(next));
-        states.low = _mm512_mask_mov_epi8(slot, active, refilled);
+        states.low = _mm512_mask_mov_epi8(states.low, active, refilled);
         states.high = _mm512_mask_mov_epi8(states.high, active, _mm512_mask_mov_epi8(high, is_low, low));
         next += count_lanes(is_low);
-        const __mmask64 is_escape = _mm512_mask_cmplt_epu8_mask(active, slot, table.escape_slots);
-        const __m512i symbol =
-            _mm512_mask_expand_epi8(table.symbol(slot), is_escape, _mm512_loadu_si512(escape));
+        const __mmask64 is_escape = slots.is_escape & active;
+        const __m512i symbol = _mm512_mask_expand_epi8(slots.symbol, is_escape, _mm512_loadu_si512(escape));
         escape += count_lanes(is_escape);
         return symbol;
     }
 };
 
-// Whether every step has one table: other steps are left to the scalar kernels.
-bool has_one_table_a_step(const Steps& steps) {
-    return steps.lanes > 0 && (steps.table_of_channel == nullptr || steps.lanes == steps.rows);
+// How the tables lie in steps. Tables of a few lanes are left to the scalar kernels: a look-up in memory takes
+// as long for one lane as for all.
+enum class Layout { one, one_a_step, one_a_lane, scattered };
+
+// The lanes of the step that begins with symbol `first`: the last one may have fewer.
+__mmask64 lanes_at(const Steps& steps, std::size_t first) {
+    const std::size_t left = steps.channels * steps.rows - first;
+    return first_lanes(left < steps.lanes ? left : steps.lanes);
+}
+
+Layout layout_of(const Steps& steps) {
+    if (steps.lanes == 0) return Layout::scattered;
+    if (steps.table_of_channel == nullptr) return Layout::one;
+    if (steps.lanes == steps.rows) return Layout::one_a_step;
+    return steps.rows == 1 && steps.lanes >= max_lanes / 2 ? Layout::one_a_lane : Layout::scattered;
 }
 
 // Streams that are decoded side by side.
@@ -135,32 +212,38 @@ struct Batch {
     Decoding decoding[streams];
 
     // One step of each; false where bytes ran out.
-    __attribute__((always_inline)) bool step(const DecodeTable& table, std::size_t first, __mmask64 active) {
+    template <class Tables>
+    __attribute__((always_inline)) bool step(const Tables& tables, std::size_t first, __mmask64 active) {
         for (std::size_t k = 0; k < streams; ++k)
             if (!decoding[k].is_within(*decoders[k])) return false;
         for (std::size_t k = 0; k < streams; ++k)
-            _mm512_storeu_si512(codes[k] + first, decoding[k].step(table, active));
+            _mm512_storeu_si512(codes[k] + first, decoding[k].step(tables, active));
         return true;
     }
 
-    __attribute__((always_inline)) bool run(const Steps& steps) {
+    __attribute__((always_inline)) bool run(const Steps& steps, Layout layout) {
         const std::size_t count = steps.channels * steps.rows;
-        const __mmask64 active = first_lanes(steps.lanes);
-        std::size_t first = 0;
-        if (steps.table_of_channel != nullptr) {
-            for (std::size_t channel = 0; channel < steps.channels; ++channel, first += steps.lanes)
-                if (!step(DecodeTable(steps.tables[steps.table_of_channel[channel]]), first, active))
+        if (layout == Layout::one) {
+            const DecodeTable table(steps.tables[0]);
+            for (std::size_t first = 0; first < count; first += steps.lanes)
+                if (!step(table, first, lanes_at(steps, first))) return false;
+        } else if (layout == Layout::one_a_step) {
+            const __mmask64 active = first_lanes(steps.lanes);
+            for (std::size_t channel = 0; channel < steps.channels; ++channel)
+                if (!step(DecodeTable(steps.tables[steps.table_of_channel[channel]]), channel * steps.lanes,
+                          active))
                     return false;
-            return true;
+        } else {
+            for (std::size_t first = 0; first < count; first += steps.lanes) {
+                const __mmask64 active = lanes_at(steps, first);
+                if (!step(DecodeLaneTables{LaneTables(steps, first, active)}, first, active)) return false;
+            }
         }
-        const DecodeTable table(steps.tables[0]);
-        for (; first + steps.lanes <= count; first += steps.lanes)
-            if (!step(table, first, active)) return false;
-        return first == count || step(table, first, first_lanes(count - first));
+        return true;
     }
 
-    bool decode(const Steps& steps) {
-        bool is_whole = run(steps);
+    bool decode(const Steps& steps, Layout layout) {
+        bool is_whole = run(steps, layout);
         for (std::size_t k = 0; k < streams; ++k) {
             decoding[k].put_back(*decoders[k]);
             is_whole = is_whole && decoding[k].is_within(*decoders[k]);
@@ -170,17 +253,27 @@ struct Batch {
 };
 
 bool decode(const Steps& steps, rans::Decoder& decoder, std::uint8_t* codes) {
-    if (!has_one_table_a_step(steps)) return scalar::rans.decode(steps, decoder, codes);
-    return Batch<1>{{&decoder}, {codes}, {Decoding(decoder)}}.decode(steps);
+    const Layout layout = layout_of(steps);
+    if (layout == Layout::scattered) return scalar::rans.decode(steps, decoder, codes);
+    return Batch<1>{{&decoder}, {codes}, {Decoding(decoder)}}.decode(steps, layout);
 }
 
 bool decode_two(const Steps& steps, rans::Decoder& first, std::uint8_t* first_codes, rans::Decoder& second,
                 std::uint8_t* second_codes) {
-    if (!has_one_table_a_step(steps))
+    const Layout layout = layout_of(steps);
+    if (layout == Layout::scattered)
         return scalar::rans.decode_two(steps, first, first_codes, second, second_codes);
     return Batch<2>{{&first, &second}, {first_codes, second_codes}, {Decoding(first), Decoding(second)}}
-        .decode(steps);
+        .decode(steps, layout);
 }
+
+// What a table has for the symbols of all lanes.
+struct Symbols {
+    __m512i frequency;
+    __m512i start;
+    __m512i inverse_low;
+    __m512i inverse_high;
+};
 
 struct EncodeTable {
     Lookup frequency;
@@ -193,6 +286,19 @@ struct EncodeTable {
           start(table.start),
           inverse_low(table.inverse_low),
           inverse_high(table.inverse_high) {}
+
+    Symbols operator()(__m512i symbol) const {
+        return {frequency(symbol), start(symbol), inverse_low(symbol), inverse_high(symbol)};
+    }
+};
+
+struct EncodeLaneTables {
+    LaneTables tables;
+
+    Symbols operator()(__m512i symbol) const {
+        const Entries entries = tables.at(symbol, offsetof(Table, symbol_entry));
+        return {entries.bytes<0>(), entries.bytes<8>(), entries.bytes<16>(), entries.bytes<24>()};
+    }
 };
 
 constexpr struct Sequence {
@@ -230,11 +336,9 @@ struct Encoding {
     std::uint8_t* next;
     std::uint8_t* escape;
 
-    __attribute__((always_inline)) void step(const EncodeTable& table, __m512i symbol, __mmask64 active) {
-        const __m512i frequency = table.frequency(symbol);
-        const __m512i start = table.start(symbol);
-        const __m512i inverse_low = table.inverse_low(symbol);
-        const __m512i inverse_high = table.inverse_high(symbol);
+    template <class Tables>
+    __attribute__((always_inline)) void step(const Tables& tables, __m512i symbol, __mmask64 active) {
+        const auto [frequency, start, inverse_low, inverse_high] = tables(symbol);
         escape = put_in_front(escape, _mm512_mask_testn_epi8_mask(active, start, start), symbol);
         const __mmask64 is_high = _mm512_mask_cmpge_epu8_mask(active, states.high, frequency);
         next = put_in_front(next, is_high, states.low);
@@ -253,22 +357,21 @@ struct Encoding {
 };
 
 void encode(const Steps& steps, const std::uint8_t* codes, rans::Encoder& encoder) {
-    if (!has_one_table_a_step(steps)) return scalar::rans.encode(steps, codes, encoder);
+    const Layout layout = layout_of(steps);
+    if (layout == Layout::scattered) return scalar::rans.encode(steps, codes, encoder);
     Encoding encoding{load_states(encoder.state), encoder.next, encoder.escape};
-    const __mmask64 active = first_lanes(steps.lanes);
-    std::size_t left = steps.channels * steps.rows;
-    const auto step_at = [&](const EncodeTable& table, std::size_t first, __mmask64 lanes) {
-        encoding.step(table, _mm512_loadu_si512(codes + first), lanes);
-    };
-    if (steps.table_of_channel != nullptr) {
-        for (std::size_t channel = steps.channels; channel-- > 0;)
-            step_at(EncodeTable(steps.tables[steps.table_of_channel[channel]]), channel * steps.lanes,
-                    active);
-    } else {
-        const EncodeTable table(steps.tables[0]);
-        if (const std::size_t rest = left % steps.lanes; rest != 0)
-            step_at(table, left -= rest, first_lanes(rest));
-        while (left > 0) step_at(table, left -= steps.lanes, active);
+    const std::size_t count = steps.channels * steps.rows;
+    const EncodeTable first_table(steps.tables[0]);
+    for (std::size_t left = (count + steps.lanes - 1) / steps.lanes; left-- > 0;) {
+        const std::size_t first = left * steps.lanes;
+        const __mmask64 active = lanes_at(steps, first);
+        const __m512i symbol = _mm512_loadu_si512(codes + first);
+        if (layout == Layout::one)
+            encoding.step(first_table, symbol, active);
+        else if (layout == Layout::one_a_step)
+            encoding.step(EncodeTable(steps.tables[steps.table_of_channel[left]]), symbol, active);
+        else
+            encoding.step(EncodeLaneTables{LaneTables(steps, first, active)}, symbol, active);
     }
     store_states(encoding.states, encoder.state);
     encoder.next = encoding.next;

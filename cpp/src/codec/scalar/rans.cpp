@@ -1,4 +1,7 @@
 // The specification of the stream coder's steps.
+#include <algorithm>
+#include <array>
+
 #include "codec/kernels.hpp"
 
 namespace orbitsplit::kernels::scalar {
@@ -11,9 +14,17 @@ using rans::lowest_state;
 using rans::Steps;
 using rans::Table;
 
-const Table& table_of(const Steps& steps, std::size_t channel) {
-    return steps.tables[steps.table_of_channel == nullptr ? 0 : steps.table_of_channel[channel]];
-}
+// A step's fields by value: read in place, each byte that is written could be one of them.
+struct TableOf {
+    const Table* tables;
+    const std::uint8_t* index;  // by channel
+
+    explicit TableOf(const Steps& steps) : tables(steps.tables), index(steps.table_of_channel) {}
+
+    const Table& operator()(std::size_t channel) const {
+        return tables[index == nullptr ? 0 : index[channel]];
+    }
+};
 
 // Where the next byte of each kind goes, apart from the states: these stay in registers.
 struct Ends {
@@ -21,37 +32,70 @@ struct Ends {
     std::uint8_t* escape;
 };
 
-// No branch here would be predictable, so there is none: a byte that is not needed is written all the same, and
-// overwritten later.
-void encode_symbol(const Table& table, std::uint8_t symbol, std::uint16_t& state, Ends& ends) {
+// Returns the next state. Whether a state gives off a byte is as good as random, so there is no branch: the byte
+// is written all the same, and overwritten later. Escapes are rare.
+std::uint32_t encode_symbol(const Table& table, std::uint8_t symbol, std::uint32_t state, Ends& ends) {
     const std::uint32_t entry = table.symbol_entry[symbol];
     const std::uint32_t frequency = entry & 0xFF;
     const std::uint32_t start = entry >> 8 & 0xFF;
-    ends.escape[-1] = symbol;
-    ends.escape -= start == 0;
-    std::uint32_t x = state;
-    const unsigned is_high = x >= frequency << 8;
-    ends.next[-1] = static_cast<std::uint8_t>(x);
+    if (start == 0) [[unlikely]]
+        *--ends.escape = symbol;
+    const bool is_high = state >= frequency << 8;
+    ends.next[-1] = static_cast<std::uint8_t>(state);
     ends.next -= is_high;
-    x = is_high != 0 ? x >> 8 : x;
+    const std::uint32_t x = is_high ? state >> 8 : state;
     // The inverse is rounded down: the quotient is right or one too small.
     const std::uint32_t guess = (x * (entry >> 16)) >> 16;
     const std::uint32_t next = guess * (256 - frequency) + x + start;
     const std::uint32_t left = x - guess * frequency;
-    state = static_cast<std::uint16_t>(left >= frequency ? next + 256 - frequency : next);
+    return left >= frequency ? next + 256 - frequency : next;
+}
+
+// One row in few lanes, a decode step: its states stay in registers, where the next symbol of a lane finds them
+// sooner than in memory.
+template <std::size_t lanes>
+void encode_row(const TableOf& table_of, std::size_t channels, const std::uint8_t* codes,
+                std::uint16_t* states, Ends& ends) {
+    std::size_t channel = channels;
+    while (channel % lanes != 0) {
+        --channel;
+        std::uint16_t& state = states[channel % lanes];
+        state = static_cast<std::uint16_t>(encode_symbol(table_of(channel), codes[channel], state, ends));
+    }
+    std::array<std::uint32_t, lanes> state;
+    std::copy_n(states, lanes, state.begin());
+    while (channel > 0) {
+        channel -= lanes;
+        for (std::size_t lane = lanes; lane-- > 0;)
+            state[lane] = encode_symbol(table_of(channel + lane), codes[channel + lane], state[lane], ends);
+    }
+    for (std::size_t lane = 0; lane < lanes; ++lane) states[lane] = static_cast<std::uint16_t>(state[lane]);
+}
+
+void encode_rows(const TableOf& table_of, const Steps& steps, const std::uint8_t* codes,
+                 std::uint16_t* states, Ends& ends) {
+    const std::size_t rows = steps.rows;
+    const std::size_t lanes = steps.lanes;
+    std::size_t i = steps.channels * rows;
+    std::size_t lane = i > 0 ? (i - 1) % lanes : 0;
+    for (std::size_t channel = steps.channels; channel-- > 0;) {
+        const Table& table = table_of(channel);
+        for (std::size_t row = rows; row-- > 0;) {
+            states[lane] = static_cast<std::uint16_t>(encode_symbol(table, codes[--i], states[lane], ends));
+            lane = (lane == 0 ? lanes : lane) - 1;
+        }
+    }
 }
 
 void encode(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
+    const TableOf table_of(steps);
     Ends ends{encoder.next, encoder.escape};
-    std::size_t i = steps.channels * steps.rows;
-    std::size_t lane = i > 0 ? (i - 1) % steps.lanes : 0;
-    for (std::size_t channel = steps.channels; channel-- > 0;) {
-        const Table& table = table_of(steps, channel);
-        for (std::size_t row = steps.rows; row-- > 0;) {
-            encode_symbol(table, codes[--i], encoder.state[lane], ends);
-            lane = (lane == 0 ? steps.lanes : lane) - 1;
-        }
-    }
+    if (steps.rows == 1 && steps.lanes == 4)
+        encode_row<4>(table_of, steps.channels, codes, encoder.state, ends);
+    else if (steps.rows == 1 && steps.lanes == 8)
+        encode_row<8>(table_of, steps.channels, codes, encoder.state, ends);
+    else
+        encode_rows(table_of, steps, codes, encoder.state, ends);
     encoder.next = ends.next;
     encoder.escape = ends.escape;
 }
@@ -65,33 +109,68 @@ struct Begins {
     }
 };
 
-// Reads at most one byte of each kind, which slack_bytes allows for the lanes of a step.
+// Reads at most one byte of each kind, which slack_bytes allows for the lanes of a step. Whether a state is
+// refilled is as good as random, so there is no branch; escapes are rare.
 std::uint8_t decode_symbol(const Table& table, std::uint16_t& state, Begins& begins) {
     const std::uint32_t entry = table.slot_entry[state & 0xFFU];
     const std::uint32_t x = (entry & 0xFF) * (state >> 8U) + (entry >> 8 & 0xFF);
-    const unsigned is_low = x < lowest_state;
-    state = static_cast<std::uint16_t>(x << (8 * is_low) | (*begins.next & (0U - is_low)));
+    const std::uint32_t refilled = x << 8 | *begins.next;
+    const bool is_low = x < lowest_state;
+    state = static_cast<std::uint16_t>(is_low ? refilled : x);
     begins.next += is_low;
-    const unsigned is_escape = entry >> 16 & 1;
-    const unsigned symbol = entry >> 24 | (*begins.escape & (0U - is_escape));
-    begins.escape += is_escape;
-    return static_cast<std::uint8_t>(symbol);
+    if ((entry >> 16 & 1) != 0) [[unlikely]]
+        return *begins.escape++;
+    return static_cast<std::uint8_t>(entry >> 24);
+}
+
+template <std::size_t lanes>
+bool decode_row(const TableOf& table_of, std::size_t channels, Decoder& decoder, Begins& begins,
+                std::uint8_t* codes) {
+    std::array<std::uint16_t, lanes> state;
+    std::copy_n(decoder.state, lanes, state.begin());
+    std::size_t channel = 0;
+    for (; channel + lanes <= channels; channel += lanes) {
+        if (!begins.is_within(decoder)) return false;
+        for (std::size_t lane = 0; lane < lanes; ++lane)
+            codes[channel + lane] = decode_symbol(table_of(channel + lane), state[lane], begins);
+    }
+    if (!begins.is_within(decoder)) return false;
+    for (; channel < channels; ++channel)
+        codes[channel] = decode_symbol(table_of(channel), state[channel % lanes], begins);
+    std::ranges::copy(state, decoder.state);
+    return true;
+}
+
+bool decode_rows(const TableOf& table_of, const Steps& steps, Decoder& decoder, Begins& begins,
+                 std::uint8_t* codes) {
+    const std::size_t channels = steps.channels;
+    const std::size_t rows = steps.rows;
+    const std::size_t lanes = steps.lanes;
+    std::size_t lane = 0;
+    for (std::size_t channel = 0; channel < channels; ++channel) {
+        const Table& table = table_of(channel);
+        for (std::size_t row = 0; row < rows; ++row) {
+            if (lane == 0 && !begins.is_within(decoder)) return false;
+            *codes++ = decode_symbol(table, decoder.state[lane], begins);
+            lane = lane + 1 == lanes ? 0 : lane + 1;
+        }
+    }
+    return true;
 }
 
 bool decode(const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
+    const TableOf table_of(steps);
     Begins begins{decoder.next, decoder.escape};
-    std::size_t lane = 0;
-    for (std::size_t channel = 0; channel < steps.channels; ++channel) {
-        const Table& table = table_of(steps, channel);
-        for (std::size_t row = 0; row < steps.rows; ++row) {
-            if (lane == 0 && !begins.is_within(decoder)) return false;
-            *codes++ = decode_symbol(table, decoder.state[lane], begins);
-            lane = lane + 1 == steps.lanes ? 0 : lane + 1;
-        }
-    }
+    bool is_whole = false;
+    if (steps.rows == 1 && steps.lanes == 4)
+        is_whole = decode_row<4>(table_of, steps.channels, decoder, begins, codes);
+    else if (steps.rows == 1 && steps.lanes == 8)
+        is_whole = decode_row<8>(table_of, steps.channels, decoder, begins, codes);
+    else
+        is_whole = decode_rows(table_of, steps, decoder, begins, codes);
     decoder.next = begins.next;
     decoder.escape = begins.escape;
-    return begins.is_within(decoder);
+    return is_whole && begins.is_within(decoder);
 }
 
 bool decode_two(const Steps& steps, Decoder& first, std::uint8_t* first_codes, Decoder& second,
