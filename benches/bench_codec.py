@@ -33,9 +33,8 @@ def case(request):
 
 def activation(shape):
     """Normal values with a few channels a hundred times the rest, as in language models."""
-    rng = np.random.default_rng(4)
-    x = rng.standard_normal(shape, np.float32)
-    x[:, rng.choice(shape[1], 4, replace=False)] *= 100
+    x = np.random.default_rng(4).standard_normal(shape, np.float32)
+    x[:, np.random.default_rng(5).choice(shape[1], 4, replace=False)] *= 100
     return x
 
 
@@ -292,6 +291,29 @@ def test_copy_beside_calibrated(benchmark, calibrated_case, group):
     out = np.empty_like(x)
     measure(benchmark, f"codec calibrated, {group}", calibrated_case, lambda: np.copyto(out, x))
     np.testing.assert_array_equal(out, x)
+
+
+@pytest.fixture(scope="module")
+def large():
+    """65.5 MB, which no cache holds."""
+    return activation((25_600, 640))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_encode_calibrated_by_threads(benchmark, large, threads):
+    codec = calibrated(large.shape[1], is_coded=True)
+    encoder = Encoder(codec, large.shape, large.dtype, threads=threads)
+    benchmark.group = "codec threads, encode 65.5 MB"
+    frame = benchmark(lambda: encoder.encode(large))
+    check_calibrated(decompress(frame, codec), large, codec)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_decode_calibrated_by_threads(benchmark, large, threads):
+    codec = calibrated(large.shape[1], is_coded=True)
+    decoder, frame = Decoder(large.shape, large.dtype, codebook=codec, threads=threads), compress(large, codec)
+    benchmark.group = "codec threads, decode 65.5 MB"
+    check_calibrated(benchmark(lambda: decoder.decode(frame)), large, codec)
 
 
 # A message of 512 tokens of width 4096, of which a tenth is kept.

@@ -16,7 +16,7 @@ def test_the_examples_print_what_they_say() -> None:
     shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     names: dict[str, object] = {}
     # The block between needs a model; test_pipeline and test_demo run what it shows.
-    for code, expected in ((blocks[0], shown[0]), (blocks[2], shown[1])):
+    for code, expected in ((blocks[0], shown[0]), (blocks[2], shown[1]), (blocks[3], shown[2])):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, str(README), "exec"), names)

@@ -431,7 +431,8 @@ void decode_payload(const Prepared& codec, const FrameInfo& info, std::span<cons
     std::vector<StreamPlace> places;
     places.reserve(streams.left());
     while (streams.left() > 0) places.push_back(streams.next());
-    const std::size_t parts = parts_of(places.size(), threads);
+    // More parts than threads, because other programs may hold a thread up.
+    const std::size_t parts = parts_of(places.size(), threads == 1 ? 1 : 4 * threads);
     pool::run_parts(parts, threads, [&](std::size_t part) {
         const StreamRange range = range_of(places.size(), part, parts);
         decode_range(codec, info.dtype, std::span(places).subspan(range.begin, range.end - range.begin));
