@@ -106,7 +106,8 @@ def compress(
     any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis; a calibrated
     codec takes rows of its width. `out` is writable, contiguous memory of at least `frame_bytes` bytes apart from `x`:
     the frame is written to its beginning, and the result is a view of these bytes. `Encoder` saves time where many
-    arrays are alike. Large arrays are encoded on up to `threads` threads (1 to 256); the frame does not depend on it.
+    arrays are alike. Large arrays are encoded on up to `threads` threads (1 to 256; topk and
+    lossless_bf16 use one); the frame does not depend on it.
 
     Raises `TypeError` for what is not such an array, `ValueError` for one that is not contiguous, for an
     invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that

@@ -282,11 +282,8 @@ def solve(
     >>> solution.status, solution.objective_s                # doctest: +SKIP
     ('optimal', 0.21770332794428698)
     """
-    if max_labels < 1:
-        raise ValueError(f"max_labels is {max_labels}, must be at least 1")
+    check_integer("max_labels", max_labels)
     check_integer("max_bytes", max_bytes)
-    if max_bytes < 1:
-        raise ValueError(f"max_bytes is {max_bytes}, must be at least 1")
     rows = _stage_rows(incumbent if isinstance(incumbent, Sequence) else incumbent.stages)
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
     if max_nodes is not None:

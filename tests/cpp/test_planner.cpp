@@ -42,6 +42,11 @@ void check_options() {
                  "time_limit_s is -1, must be at least 0");
     CHECK_THROWS(solve(small_problem(), {.objective = Objective::latency, .gap = 1}), std::invalid_argument,
                  "gap is 1, must be at least 0 and below 1");
+    CHECK_THROWS(solve(small_problem(), {.max_labels = 0}), std::invalid_argument,
+                 "max_labels is 0, must be from 1");
+    CHECK_THROWS(solve(small_problem(), {.max_bytes = 0}), std::invalid_argument, "max_bytes is 0");
+    CHECK_THROWS(solve(small_problem(), {.max_bits = 65}), std::invalid_argument,
+                 "max_bits 65, must be at least 0 and max_bits at most 64");
     CHECK_THROWS(solve(small_problem(), {.max_nodes = 0}), std::invalid_argument,
                  "max_nodes is 0, must be at least 1");
     CHECK_THROWS(solve(small_problem(), {.objective = Objective::time_per_token}), std::invalid_argument,

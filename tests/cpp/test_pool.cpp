@@ -39,6 +39,15 @@ void test_threads_are_used_and_bounded() {
         seen.insert(std::this_thread::get_id());
     });
     CHECK(seen.size() == 2);
+    // Now that there are more threads, two are asked for and no more than two come.
+    check_every_part_runs_once(8, 8);
+    seen.clear();
+    pool::run_parts(200, 2, [&](std::size_t) {
+        for (int turn = 0; turn < 20; ++turn) std::this_thread::yield();
+        const std::lock_guard lock(mutex);
+        seen.insert(std::this_thread::get_id());
+    });
+    CHECK(seen.size() <= 2);
 }
 
 void test_exceptions_reach_the_caller() {

@@ -403,3 +403,13 @@ def test_a_frame_cannot_ask_for_more_than_the_limit():
     frame = compress(np.zeros((9, 64), np.float32), codec)
     with pytest.raises(CorruptFrameError, match="declares an array of 2304 bytes, the limit is 2303"):
         decompress(frame, codec, max_bytes=2303)
+
+
+@pytest.mark.parametrize("name", ["native", "numba"])
+def test_a_frame_beyond_all_memory_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound of such a frame once went past 64 bits, and Numba counted its streams one by one."""
+    monkeypatch.setattr("orbitsplit._compress.backend", lambda: load_backend(name))
+    codec = CalibratedCodec(codebook=1, step=np.ones(1024, np.float32))
+    assert frame_bytes((1 << 40, 1024), "float16", codec) > 1 << 50
+    with pytest.raises(ValueError, match="elements, a calibrated frame holds at most 72057594037927936"):
+        frame_bytes(((1 << 52) - 1, 1024), "float16", codec)

@@ -213,7 +213,7 @@ def test_other_codecs_refuse_what_is_not_finite(codec, bad, position, backend):
     x = np.ones((2, 192), np.float32)
     x.flat[position] = bad
     name = Codec.parse(codec).name
-    message = f"element {position} is {bad}, {name} takes finite values only \\(raw and bf16 keep the others\\)"
+    message = f"element {position} is {bad}, {name} takes finite values only \\(raw, bf16 and lossless_bf16 keep"
     with pytest.raises(ValueError, match=message):
         compress(x, codec)
 

@@ -47,7 +47,8 @@ struct CalibratedParameters {
     std::vector<std::uint8_t> table_of_channel;  // indices into `tables`
 };
 
-// Parameters that were checked, and what is derived from them once. Immutable: share it among threads.
+// Parameters that were checked, and what is derived from them once. Immutable: share it among threads. One that
+// was moved from can only be assigned to or destroyed.
 class CalibratedCodec {
   public:
     // Throws std::invalid_argument that names the parameter, its value and what is valid.
@@ -69,8 +70,8 @@ class CalibratedCodec {
 // An upper bound on the size of the frame in bytes.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const CalibratedCodec& codec);
 
-// As compress() and decompress() of codec.hpp, on up to so many threads (1 to 256): the frame is the same. Throws std::invalid_argument also for a shape whose last axis
-// is not the codec's width; CorruptFrameError also for a frame that was encoded with another codec.
+// As compress() and decompress() of codec.hpp, on up to so many threads (1 to 256): the frame is the same. Throws
+// std::invalid_argument also for a shape whose last axis is not the codec's width; CorruptFrameError also for a frame that was encoded with another codec.
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
                                 std::span<const std::int64_t> shape, const CalibratedCodec& codec,
                                 int threads = 1);

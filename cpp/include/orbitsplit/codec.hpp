@@ -44,7 +44,8 @@ Codec parse_codec(std::string_view text);
 // Size of the frame in bytes; exact, except for topk and lossless_bf16, where it is an upper bound.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec);
 
-// Large arrays are encoded and decoded on up to `threads` threads, 1 to 256; the bytes do not depend on them.
+// Large arrays are encoded and decoded on up to `threads` threads, 1 to 256, by raw, bf16, int8 and int4 (topk and
+// lossless_bf16 use one); the bytes do not depend on them.
 
 // Encodes row-major `data` of the given shape (at most max_rank axes; none is a scalar).
 // Throws std::invalid_argument if data and shape disagree, the codec is invalid or cannot take a value.

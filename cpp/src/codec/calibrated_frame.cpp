@@ -29,6 +29,8 @@ struct StreamSize {
     std::size_t bytes() const { return coded_bytes + std::size_t{2} * escapes; }
 };
 
+constexpr std::uint64_t most_elements = std::uint64_t{1} << 56;
+
 std::size_t streams_of(Rows rows) { return (rows.count + stream::max_rows - 1) / stream::max_rows; }
 
 Rows rows_of_stream(Rows rows, std::size_t index) {
@@ -165,6 +167,11 @@ FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Calibr
     if (rows.length != codec.width())
         throw std::invalid_argument("rows have " + std::to_string(rows.length) + " elements, the codec has " +
                                     std::to_string(codec.width()) + " channels");
+    // Above this the bound on the frame would not fit 64 bits; no array of this size exists.
+    if (info.elements() > most_elements)
+        throw std::invalid_argument("shape has " + std::to_string(info.elements()) +
+                                    " elements, a calibrated frame holds at most " +
+                                    std::to_string(most_elements));
     info.key = codec.parameters().key;
     info.payload_bytes = payload_bound(codec.prepared(), rows);
     return info;

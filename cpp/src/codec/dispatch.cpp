@@ -129,11 +129,10 @@ std::atomic<const Kernels*> chosen = nullptr;
 
 const Kernels& kernels::active() {
     const Kernels* set = chosen.load(std::memory_order_acquire);
-    if (set == nullptr) {
-        set = &choose();
-        chosen.store(set, std::memory_order_release);
-    }
-    return *set;
+    if (set != nullptr) return *set;
+    // Another thread may have chosen meanwhile, by set_isa() too: its choice stands.
+    const Kernels& best = choose();
+    return chosen.compare_exchange_strong(set, &best) ? best : *set;
 }
 
 std::string_view isa() { return name_of(kernels::active()); }

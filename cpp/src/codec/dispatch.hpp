@@ -6,7 +6,7 @@
 namespace orbitsplit::kernels {
 
 // Chosen on first use, from ORBITSPLIT_ISA if that is set (std::invalid_argument if it names none of isas()),
-// and again by set_isa(). Take the reference once for a frame: its kernels then are of one set.
+// and again by set_isa().
 const Kernels& active();
 
 }  // namespace orbitsplit::kernels

@@ -68,9 +68,9 @@ void refuse_non_finite(const std::byte* data, const FrameInfo& info, std::string
                 continue;
             const float value = elements::load_single<Element>(data, i);
             const std::string text = std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
-            throw std::invalid_argument("element " + std::to_string(i) + " is " + text + ", " +
-                                        std::string(codec) +
-                                        " takes finite values only (raw and bf16 keep the others)");
+            throw std::invalid_argument(
+                "element " + std::to_string(i) + " is " + text + ", " + std::string(codec) +
+                " takes finite values only (raw, bf16 and lossless_bf16 keep the others)");
         }
     });
 }

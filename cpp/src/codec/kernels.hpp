@@ -3,7 +3,8 @@
 // scalar/ is the specification. A folder of an instruction set fills in the same structs for the topics it is
 // worth for, and gives the same bytes. Its files are compiled for processors that may not be the one that runs,
 // so they include this header, headers like it and intrinsics alone, and all they define is in anonymous
-// namespaces but the tables below: an inline function of the standard library compiled there could be the copy the linker keeps.
+// namespaces but the tables below: an inline function of the standard library compiled there could be the copy
+// the linker keeps.
 #pragma once
 
 #include <cstddef>

@@ -35,9 +35,15 @@ void check(const Problem& problem, const SolveOptions& options) {
         throw std::invalid_argument("time_limit_s is " + text::number(options.time_limit_s) +
                                     ", must be at least 0");
     }
-    if (options.max_labels > most_labels) {
+    if (options.max_labels < 1 || options.max_labels > most_labels) {
         throw std::invalid_argument("max_labels is " + std::to_string(options.max_labels) +
-                                    ", must be at most " + std::to_string(most_labels));
+                                    ", must be from 1 to " + std::to_string(most_labels));
+    }
+    if (options.max_bytes < 1) throw std::invalid_argument("max_bytes is 0, must be at least 1");
+    if (options.max_tracked < 0 || options.max_bits < 0 || options.max_bits > 64) {
+        throw std::invalid_argument("max_tracked is " + std::to_string(options.max_tracked) +
+                                    " and max_bits " + std::to_string(options.max_bits) +
+                                    ", must be at least 0 and max_bits at most 64");
     }
     if (!(options.gap >= 0 && options.gap < 1)) {
         throw std::invalid_argument("gap is " + text::number(options.gap) +

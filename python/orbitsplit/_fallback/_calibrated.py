@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Singles = npt.NDArray[np.float32]
 
 _LARGEST_WIDTH = 1 << 20
+_MOST_ELEMENTS = 1 << 56
 _MOST_TABLES = 64
 _LARGEST_BF16 = np.float32(3.3895314e38)
 _LARGEST = (np.float32(3.4028235e38), np.float32(65504.0), _LARGEST_BF16)
@@ -158,10 +159,16 @@ class CalibratedCodec:
         if info.row_length != self.width:
             raise ValueError(f"rows have {info.row_length} elements, the codec has {self.width} channels")
         info.key = self.key
-        sizes = _stream_rows(info.rows)
-        coded = (stream_bound(rows, self.width) if self.tables else rows * self.width for rows in sizes)
-        info.payload_bytes = _directory_bytes(info.rows) + sum(coded) + 2 * info.elements
+        if info.elements > _MOST_ELEMENTS:
+            raise ValueError(f"shape has {info.elements} elements, a calibrated frame holds at most {_MOST_ELEMENTS}")
+        info.payload_bytes = _directory_bytes(info.rows) + self._coded_bound(info.rows) + 2 * info.elements
         return info
+
+    def _coded_bound(self, rows: int) -> int:
+        if not self.tables:
+            return rows * self.width
+        whole, rest = divmod(rows, MAX_ROWS)
+        return whole * stream_bound(MAX_ROWS, self.width) + (stream_bound(rest, self.width) if rest else 0)
 
     def _transform(self, x: Singles) -> Singles:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -321,7 +328,7 @@ def _stream_rows(rows: int) -> list[int]:
 
 def _directory_bytes(rows: int) -> int:
     """Return the bytes of two numbers for each stream but the last."""
-    return 8 * max(len(_stream_rows(rows)) - 1, 0)
+    return 8 * max(-(-rows // MAX_ROWS) - 1, 0)
 
 
 def _hadamard(y: Singles, block: int, scale: np.float32) -> Singles:

@@ -304,7 +304,9 @@ def refuse_non_finite(data: Bytes, info: FrameInfo) -> None:
     value = singles(data, info.dtype)[first]
     text = "nan" if np.isnan(value) else "inf" if value > 0 else "-inf"
     name = "a calibrated codec" if info.codec == CALIBRATED else _NAMES[info.codec]
-    raise ValueError(f"element {first} is {text}, {name} takes finite values only (raw and bf16 keep the others)")
+    raise ValueError(
+        f"element {first} is {text}, {name} takes finite values only (raw, bf16 and lossless_bf16 keep the others)"
+    )
 
 
 def _aligned(data: Bytes, dtype: Any) -> npt.NDArray[Any]:

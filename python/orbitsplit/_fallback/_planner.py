@@ -135,8 +135,10 @@ def _check(problem: Problem, options: Options) -> None:
     validate_problem(problem)
     if not options.time_limit_s >= 0:
         raise ValueError(f"time_limit_s is {number(options.time_limit_s)}, must be at least 0")
-    if options.max_labels > _MOST_LABELS:
-        raise ValueError(f"max_labels is {options.max_labels}, must be at most {_MOST_LABELS}")
+    if not 1 <= options.max_labels <= _MOST_LABELS:
+        raise ValueError(f"max_labels is {options.max_labels}, must be from 1 to {_MOST_LABELS}")
+    if options.max_bytes < 1:
+        raise ValueError(f"max_bytes is {options.max_bytes}, must be at least 1")
     if not 0 <= options.gap < 1:
         raise ValueError(f"gap is {number(options.gap)}, must be at least 0 and below 1")
     if options.max_nodes is not None and options.max_nodes < 1:

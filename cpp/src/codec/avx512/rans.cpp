@@ -92,8 +92,8 @@ struct LaneTables {
         for (int i = 0; i < 4; ++i) offset[i] = _mm512_mullo_epi32(wide.quarter[i], stride);
     }
 
-    Entries at(__m512i index, std::size_t first_entry) const {
-        const auto* entries = reinterpret_cast<const std::byte*>(tables) + first_entry;
+    Entries at(__m512i index, std::size_t entry_offset) const {
+        const auto* entries = reinterpret_cast<const std::byte*>(tables) + entry_offset;
         Entries found = widen(index);
         for (int i = 0; i < 4; ++i)
             found.quarter[i] =

@@ -22,6 +22,6 @@ void merge(const std::uint8_t* exponents, const std::uint8_t* others, std::size_
 
 }  // namespace
 
-const Planes planes = {split, merge};
+constinit const Planes planes = {split, merge};
 
 }  // namespace orbitsplit::kernels::scalar

@@ -180,6 +180,6 @@ bool decode_two(const Steps& steps, Decoder& first, std::uint8_t* first_codes, D
 
 }  // namespace
 
-const Rans rans = {encode, decode, decode_two};
+constinit const Rans rans = {encode, decode, decode_two};
 
 }  // namespace orbitsplit::kernels::scalar
