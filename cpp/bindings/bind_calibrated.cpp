@@ -114,7 +114,9 @@ py::tuple codebook_key(const py::object& frame, std::uint64_t max_bytes) {
 }  // namespace
 
 void bind_calibrated(py::module_& m) {
-    py::class_<CalibratedCodec>(m, "CalibratedCodec")
+    // An ordinary class, as the stub says.
+    const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
+    py::class_<CalibratedCodec>(m, "CalibratedCodec", plain)
         .def(py::init(&make), py::arg("codebook"), py::arg("cut"), py::arg("level"),
              py::arg("step").noconvert(), py::arg("shift").noconvert(), py::arg("scale").noconvert(),
              py::arg("threshold").noconvert(), py::arg("rounding"), py::arg("shrink"), py::arg("hadamard"),

@@ -282,8 +282,10 @@ def solve(
     >>> solution.status, solution.objective_s                # doctest: +SKIP
     ('optimal', 0.21770332794428698)
     """
-    check_integer("max_labels", max_labels)
-    check_integer("max_bytes", max_bytes)
+    for name, most in (("max_labels", max_labels), ("max_bytes", max_bytes)):
+        check_integer(name, most)
+        if most < 1:
+            raise ValueError(f"{name} is {most}, must be at least 1")
     rows = _stage_rows(incumbent if isinstance(incumbent, Sequence) else incumbent.stages)
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
     if max_nodes is not None:
