@@ -8,6 +8,7 @@
 
 #include "bindings.hpp"
 #include "byte_view.hpp"
+#include "frame_object.hpp"
 #include "orbitsplit/calibrated.hpp"
 #include "unlocked.hpp"
 
@@ -58,19 +59,10 @@ py::bytes encode(const CalibratedCodec& codec, const py::object& data, int dtype
                  int threads) {
     const ByteView view(data);
     const std::uint64_t bound = frame_bytes(codec, dtype, shape);
-    PyObject* frame = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bound));
-    if (frame == nullptr) throw py::error_already_set();
-    auto owner = py::reinterpret_steal<py::object>(frame);
-    std::size_t size = 0;
-    {
-        const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(frame)), bound);
+    return bytes_of_frame(bound, [&](std::span<std::byte> out) {
         const Unlocked unlocked(view.bytes().size());
-        size = orbitsplit::compress_into(out, view.bytes(), static_cast<DType>(dtype), shape, codec, threads);
-    }
-    frame = owner.release().ptr();
-    // On failure this frees the bytes and sets `frame` to null.
-    if (_PyBytes_Resize(&frame, static_cast<Py_ssize_t>(size)) != 0) throw py::error_already_set();
-    return py::reinterpret_steal<py::bytes>(frame);
+        return orbitsplit::compress_into(out, view.bytes(), static_cast<DType>(dtype), shape, codec, threads);
+    });
 }
 
 py::tuple decode(const CalibratedCodec& codec, const py::object& frame, std::uint64_t max_bytes,

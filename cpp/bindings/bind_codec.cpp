@@ -6,6 +6,7 @@
 
 #include "bindings.hpp"
 #include "byte_view.hpp"
+#include "frame_object.hpp"
 #include "orbitsplit/codec.hpp"
 #include "unlocked.hpp"
 
@@ -26,20 +27,11 @@ py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64
                  std::int32_t group, double keep, int threads) {
     const ByteView view(data);
     const std::uint64_t bound = frame_bytes(dtype, shape, kind, group, keep);
-    PyObject* frame = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bound));
-    if (frame == nullptr) throw py::error_already_set();
-    auto owner = py::reinterpret_steal<py::object>(frame);
-    std::size_t size = 0;
-    {
-        const std::span out(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(frame)), bound);
+    return bytes_of_frame(bound, [&](std::span<std::byte> out) {
         const Unlocked unlocked(view.bytes().size());
-        size = orbitsplit::compress_into(out, view.bytes(), static_cast<orbitsplit::DType>(dtype), shape,
+        return orbitsplit::compress_into(out, view.bytes(), static_cast<orbitsplit::DType>(dtype), shape,
                                          codec_of(kind, group, keep), threads);
-    }
-    frame = owner.release().ptr();
-    // On failure this frees the bytes and sets `frame` to null.
-    if (_PyBytes_Resize(&frame, static_cast<Py_ssize_t>(size)) != 0) throw py::error_already_set();
-    return py::reinterpret_steal<py::bytes>(frame);
+    });
 }
 
 std::size_t encode_into(const py::object& data, int dtype, const std::vector<std::int64_t>& shape, int kind,

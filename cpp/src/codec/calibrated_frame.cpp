@@ -84,11 +84,20 @@ class Scratch {
     std::byte* next_;
 };
 
+std::size_t group_codes(Rows largest) { return std::min(largest.count, stream::group_rows) * largest.length; }
+
+// What streams of at most this size need: numbers to transform, and codes of a group in so many places.
+std::size_t scratch_bytes(const Prepared& codec, DType dtype, Rows largest, std::size_t places) {
+    const std::size_t floats =
+        Scratch::padded(sizeof(float) * calibrated::scratch_floats(codec, dtype, largest));
+    return floats + (codec.tables ? places * Scratch::padded(group_codes(largest)) : 0);
+}
+
 // Encodes the streams of one frame, one after another.
 class StreamEncoder {
   public:
     StreamEncoder(const Prepared& codec, DType dtype, Rows largest)
-        : codec_(codec), dtype_(dtype), scratch_(bytes_of(codec, dtype, largest)) {
+        : codec_(codec), dtype_(dtype), scratch_(scratch_bytes(codec, dtype, largest, 2)) {
         const std::size_t floats = calibrated::scratch_floats(codec, dtype, largest);
         floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
         if (!codec.tables) return;
@@ -108,16 +117,6 @@ class StreamEncoder {
     }
 
   private:
-    static std::size_t group_codes(Rows largest) {
-        return std::min(largest.count, stream::group_rows) * largest.length;
-    }
-
-    static std::size_t bytes_of(const Prepared& codec, DType dtype, Rows largest) {
-        const std::size_t floats =
-            Scratch::padded(sizeof(float) * calibrated::scratch_floats(codec, dtype, largest));
-        return floats + (codec.tables ? 2 * Scratch::padded(group_codes(largest)) : 0);
-    }
-
     // Groups are quantised in the order they are coded in, the last first, so that codes stay in the nearest
     // cache; the values of each wait where they would lie if every code before them was an escape.
     std::optional<StreamSize> encode_coded(const std::byte* in, Rows rows, std::byte* out) {
@@ -259,7 +258,7 @@ struct StreamPlace {
 class StreamDecoder {
   public:
     StreamDecoder(const Prepared& codec, DType dtype, Rows largest)
-        : codec_(codec), dtype_(dtype), scratch_(bytes_of(codec, dtype, largest)) {
+        : codec_(codec), dtype_(dtype), scratch_(scratch_bytes(codec, dtype, largest, 3)) {
         const std::size_t floats = calibrated::scratch_floats(codec, dtype, largest);
         floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
         if (!codec.tables) return;
@@ -297,16 +296,6 @@ class StreamDecoder {
     }
 
   private:
-    static std::size_t group_codes(Rows largest) {
-        return std::min(largest.count, stream::group_rows) * largest.length;
-    }
-
-    static std::size_t bytes_of(const Prepared& codec, DType dtype, Rows largest) {
-        const std::size_t floats =
-            Scratch::padded(sizeof(float) * calibrated::scratch_floats(codec, dtype, largest));
-        return floats + (codec.tables ? 3 * Scratch::padded(group_codes(largest)) : 0);
-    }
-
     static std::uint8_t* coded(std::int8_t* codes) { return reinterpret_cast<std::uint8_t*>(codes); }
 
     stream::Decoder open(const StreamPlace& place) const {
