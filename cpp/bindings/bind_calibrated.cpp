@@ -39,8 +39,8 @@ std::vector<orbitsplit::SymbolFrequencies> tables_of(const Bytes& array) {
 
 CalibratedCodec make(std::uint64_t codebook, std::uint16_t cut, std::uint16_t level, const Floats& step,
                      const Floats& shift, const Floats& scale, const Floats& threshold, float rounding,
-                     float shrink, std::int32_t hadamard, const Floats& matrix, const Bytes& tables,
-                     const Bytes& table_of_channel) {
+                     float shrink, std::int32_t hadamard, const Floats& matrix, const Floats& inverse,
+                     const Bytes& tables, const Bytes& table_of_channel) {
     return CalibratedCodec({.key = {.codebook = codebook, .cut = cut, .level = level},
                             .step = numbers_of(step),
                             .shift = numbers_of(shift),
@@ -50,6 +50,7 @@ CalibratedCodec make(std::uint64_t codebook, std::uint16_t cut, std::uint16_t le
                             .shrink = shrink,
                             .hadamard = hadamard,
                             .matrix = numbers_of(matrix),
+                            .inverse = numbers_of(inverse),
                             .tables = tables_of(tables),
                             .table_of_channel = numbers_of(table_of_channel)});
 }
@@ -124,7 +125,7 @@ void bind_calibrated(py::module_& m) {
         .def(py::init(&make), py::arg("codebook"), py::arg("cut"), py::arg("level"),
              py::arg("step").noconvert(), py::arg("shift").noconvert(), py::arg("scale").noconvert(),
              py::arg("threshold").noconvert(), py::arg("rounding"), py::arg("shrink"), py::arg("hadamard"),
-             py::arg("matrix").noconvert(), py::arg("tables").noconvert(),
+             py::arg("matrix").noconvert(), py::arg("inverse").noconvert(), py::arg("tables").noconvert(),
              py::arg("table_of_channel").noconvert())
         .def("frame_bytes", &frame_bytes, py::arg("dtype"), py::arg("shape"))
         .def("encode", &encode, py::arg("data"), py::arg("dtype"), py::arg("shape"), py::arg("threads") = 1)

@@ -27,12 +27,13 @@ class CalibratedCodec:
         code = 0 where |y| < threshold, else sign(y) floor(|y| / step + rounding); beyond -127..127 y itself is
                kept as a bfloat16, so that nothing is ever clipped
         y'   = sign(code) (|code| - shrink) step
-        x'   = (T' y') / scale + shift
+        x'   = (T' y') / scale + shift, or with `inverse` instead of T'
 
     Arrays have one float32 a channel; None leaves a step out. `step` is from 2^-126 to 2^120, `shift` from -2^126 to
     2^126, `threshold` at least 0, `rounding` in (0, 0.5], `shrink` in [0, 0.5). The transform is that of `matrix`
-    (orthogonal, [width, width]) or Hadamard's on blocks of `hadamard` channels, a power of two; `scale` needs one
-    (without, it belongs into `step`).
+    ([width, width]) or Hadamard's on blocks of `hadamard` channels, a power of two; `scale` needs one (without, it
+    belongs into `step`). A matrix is orthogonal, or comes with its `inverse` ([width, width]), both with magnitudes up
+    to 2^40: with F a Fisher matrix and U orthogonal, T = U' F^(1/2) and its inverse F^(-1/2) U weigh errors by F.
 
     `tables` ([T, 256], up to 64 of them) are expected frequencies of each byte in 256ths, of 1 to 255 in all; what they
     lack of 256 is shared by the bytes that have 0. `table_of_channel` says which table each channel has; None: the
@@ -59,6 +60,7 @@ class CalibratedCodec:
     shrink: float = 0.0
     hadamard: int = 0
     matrix: Floats | None = None
+    inverse: Floats | None = None
     tables: Bytes | None = None
     table_of_channel: Bytes | None = None
     _prepared: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -66,7 +68,8 @@ class CalibratedCodec:
     def __post_init__(self) -> None:
         for name in ("step", "shift", "scale", "threshold"):
             self._freeze(name, np.float32, 1)
-        self._freeze("matrix", np.float32, 2)
+        for name in ("matrix", "inverse"):
+            self._freeze(name, np.float32, 2)
         self._freeze("tables", np.uint8, 2)
         if self.tables is not None and self.table_of_channel is None:
             object.__setattr__(self, "table_of_channel", np.zeros(self.width, np.uint8))
@@ -77,8 +80,10 @@ class CalibratedCodec:
         _check_whole("hadamard", self.hadamard, 31)
         if self.tables is not None and (self.tables.shape[1] != 256 or not len(self.tables)):
             raise ValueError(f"tables has shape {list(self.tables.shape)}, it must have rows of 256")
-        if self.matrix is not None and self.matrix.shape != (self.width, self.width):
-            raise ValueError(f"matrix has shape {list(self.matrix.shape)}, it must be [{self.width}, {self.width}]")
+        for name in ("matrix", "inverse"):
+            matrix = getattr(self, name)
+            if matrix is not None and matrix.shape != (self.width, self.width):
+                raise ValueError(f"{name} has shape {list(matrix.shape)}, it must be [{self.width}, {self.width}]")
         # Here and not at the first frame: what is wrong with the numbers is an error of whoever made them.
         self.prepared(backend())
 
@@ -169,6 +174,7 @@ def _prepare(codec: CalibratedCodec, module: ModuleType) -> Any:
         codec.shrink,
         codec.hadamard,
         given(codec.matrix, none).reshape(-1),
+        given(codec.inverse, none).reshape(-1),
         given(codec.tables, no_bytes).reshape(-1),
         given(codec.table_of_channel, no_bytes),
     )

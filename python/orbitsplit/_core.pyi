@@ -37,6 +37,7 @@ class CalibratedCodec:
         shrink: float,
         hadamard: int,
         matrix: npt.NDArray[np.float32],
+        inverse: npt.NDArray[np.float32],
         tables: npt.NDArray[np.uint8],
         table_of_channel: npt.NDArray[np.uint8],
     ) -> None: ...

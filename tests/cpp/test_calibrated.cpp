@@ -103,6 +103,29 @@ void test_transforms_are_orthogonal() {
     }
 }
 
+void test_inverse_of_a_matrix_that_is_not_orthogonal() {
+    CalibratedParameters p = parameters(2);
+    p.matrix = {2, 0, 1, 0.5F};  // y = (2 a, a + b / 2)
+    p.inverse = {0.5F, 0, -1, 2};
+    const CalibratedCodec codec(p);
+    // Of the second row y is (-2, -0.75), which is rounded to (-2, -1).
+    CHECK((decode(encode({3, 5, -1, 0.5F}, {2, 2}, codec), codec) == std::vector<float>{3, 5, -1, 0}));
+
+    const auto refused = [&](std::vector<float> matrix, std::vector<float> inverse, const char* message) {
+        CalibratedParameters other = p;
+        other.matrix = std::move(matrix);
+        other.inverse = std::move(inverse);
+        CHECK_THROWS(CalibratedCodec(other), std::invalid_argument, message);
+    };
+    refused({}, p.inverse, "inverse is given without a matrix");
+    refused(p.matrix, {1, 0, 0}, "inverse has 3 numbers, a width of 2 needs 4");
+    refused({2, 0, std::nanf(""), 1}, p.inverse, "matrix[1, 0] is nan, it must be from -2^40 to 2^40");
+    refused(p.matrix, {0.5F, 0x1p41F, 0, 0}, "inverse[0, 1] is 2.19902e+12, it must be from -2^40 to 2^40");
+    refused(p.matrix, {0.5F, 0, -1, 2.25F},
+            "inverse times matrix deviates from the identity by 0.375 in row 1, the limit is 0.01");
+    refused(p.matrix, {}, "row 0 of matrix has the squared norm 4, an orthogonal matrix has 1");
+}
+
 void test_refusals() {
     const CalibratedCodec codec(parameters(4));
     CHECK_THROWS(encode({1, 2, std::nanf(""), 4}, {4}, codec), std::invalid_argument,
@@ -227,6 +250,7 @@ int main() {
     test_round_trip();
     test_dead_zone_threshold_and_shrink();
     test_transforms_are_orthogonal();
+    test_inverse_of_a_matrix_that_is_not_orthogonal();
     test_refusals();
     test_kernels_of_every_isa();
     return failures;

@@ -186,6 +186,15 @@ std::vector<Coder> all_coders() {
         for (int column = 0; column < 48; ++column)
             reflected.matrix.push_back((row == column ? 1.0F : 0.0F) - 1.0F / 24.0F);
     coders.push_back(calibrated_coder("calibrated-matrix", std::move(reflected)));
+    CalibratedParameters general = calibrated_parameters(48, true);
+    for (int row = 0; row < 48;
+         ++row)  // 1 + S / 2, with S the next channel; its inverse is 1 - S / 2 + S^2 / 4 ...
+        for (int column = 0; column < 48; ++column) {
+            const int ahead = column - row;
+            general.matrix.push_back(ahead == 0 ? 1.0F : ahead == 1 ? 0.5F : 0.0F);
+            general.inverse.push_back(ahead < 0 ? 0.0F : std::ldexp(ahead % 2 == 0 ? 1.0F : -1.0F, -ahead));
+        }
+    coders.push_back(calibrated_coder("calibrated-inverse", std::move(general)));
     return coders;
 }
 

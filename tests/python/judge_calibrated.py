@@ -22,8 +22,10 @@ def tables_of(parameters):
 
 def transform(row, parameters, *, back=False):
     n, block, matrix = len(row), parameters.get("hadamard", 0), parameters.get("matrix")
+    inverse = parameters.get("inverse")
     if matrix is not None:
-        factors = matrix if back else matrix.T  # y[j] = sum of x[i] factors[i, j]
+        # y[j] = sum of x[i] factors[i, j]
+        factors = matrix.T if not back else matrix if inverse is None else inverse.T
         out = []
         for j in range(n):
             total = F(0)

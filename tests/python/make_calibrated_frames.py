@@ -20,6 +20,7 @@ ARRAYS = {
     "scale": "<f4",
     "threshold": "<f4",
     "matrix": "<f4",
+    "inverse": "<f4",
     "tables": "u1",
     "table_of_channel": "u1",
 }
@@ -28,7 +29,7 @@ ARRAYS = {
 def parameters_from(entry):
     """Parameters of a codec from their form in the file."""
     arrays = {name: np.frombuffer(bytes.fromhex(entry[name]), ARRAYS[name]) for name in entry if name in ARRAYS}
-    rows = {"matrix": len(arrays["step"]), "tables": 256}
+    rows = {"matrix": len(arrays["step"]), "inverse": len(arrays["step"]), "tables": 256}
     arrays |= {name: arrays[name].reshape(-1, rows[name]) for name in rows if name in arrays}
     return {**entry, **arrays}
 
@@ -55,6 +56,9 @@ def codecs(n):
     yield "affine", affine | coded
     yield "hadamard", affine | coded | {"scale": arrays["scale"], "hadamard": 4}
     yield "dense", affine | coded | {"scale": arrays["scale"], "matrix": arrays["matrix"]}
+    matrix = np.eye(n) + rng.standard_normal((n, n)) / n
+    pair = {"matrix": matrix.astype(np.float32), "inverse": np.linalg.inv(matrix).astype(np.float32)}
+    yield "inverse", affine | coded | {"scale": arrays["scale"]} | pair
 
 
 def main() -> None:

@@ -50,6 +50,14 @@ def orthogonal(n, seed=0):
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0].astype(np.float32)
 
 
+def weighted(n, seed=0):
+    """A matrix that is not orthogonal, and its inverse: U' F^(1/2) and F^(-1/2) U, of weights F that differ a lot."""
+    root = np.geomspace(0.5, 2, n)
+    axes = orthogonal(n, seed + 1).astype(np.float64)
+    matrix = orthogonal(n, seed).T.astype(np.float64) @ (axes * root) @ axes.T
+    return {"matrix": matrix.astype(np.float32), "inverse": np.linalg.inv(matrix).astype(np.float32)}
+
+
 def parameters_of(n, kind, *, tables=3, seed=0):
     """Parameters of every kind of codec, fitted to normal channels of different sizes."""
     rng = np.random.default_rng(seed)
@@ -63,7 +71,7 @@ def parameters_of(n, kind, *, tables=3, seed=0):
             "rounding": 0.375,
             "shrink": 0.0625,
         }
-    if kind in ("hadamard", "dense"):
+    if kind in ("hadamard", "dense", "inverse"):
         parameters["scale"] = (1 / size).astype(np.float32)
     if kind == "hadamard":
         parameters["hadamard"] = n & -n
@@ -71,6 +79,8 @@ def parameters_of(n, kind, *, tables=3, seed=0):
             del parameters["scale"]
     if kind == "dense":
         parameters["matrix"] = orthogonal(n)
+    if kind == "inverse":
+        parameters |= weighted(n)
     if tables:
         codes = np.rint(rng.standard_normal((tables, 20000)) * 4 * np.arange(1, tables + 1)[:, None]).clip(-128, 127)
         parameters["tables"] = np.array([frequencies(row) for row in codes])
@@ -92,7 +102,7 @@ def activations(shape, size, seed=1):
     return x
 
 
-KINDS = ("plain", "affine", "hadamard", "dense")
+KINDS = ("plain", "affine", "hadamard", "dense", "inverse")
 SHAPES = [(1,), (5,), (1, 64), (2, 3, 65), (63, 33), (64, 32), (65, 70), (130, 24), (300, 16), (1, 640)]
 
 
@@ -100,7 +110,7 @@ SHAPES = [(1,), (5,), (1, 64), (2, 3, 65), (63, 33), (64, 32), (65, 70), (130, 2
 @pytest.mark.parametrize("tables", [0, 1, 3])
 def test_frames_are_those_of_the_judge(kind, tables, each_isa):
     for shape in SHAPES:
-        if kind == "dense" and shape[-1] > 100:
+        if kind in ("dense", "inverse") and shape[-1] > 100:
             continue
         parameters, size = parameters_of(shape[-1], kind, tables=tables)
         x = np.clip(activations(shape, size), -1e37, 1e37)
@@ -113,7 +123,7 @@ def test_frames_are_those_of_the_judge(kind, tables, each_isa):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("kind", ["affine", "hadamard"])
+@pytest.mark.parametrize("kind", ["affine", "hadamard", "inverse"])
 def test_frames_of_short_dtypes_are_those_of_the_judge(kind, dtype, each_isa):
     parameters, size = parameters_of(80, kind)
     x = np.clip(activations((70, 80), size), -65504, 65504)
@@ -167,8 +177,10 @@ def test_nothing_is_clipped(kind):
     y = np.array([judge_calibrated.numbers_of_row(row, parameters) for row in x])
     of_escape = np.abs(y) * 2.0**-8
     bound = np.maximum(codec.step * 0.75, of_escape)
-    if kind in ("hadamard", "dense"):  # errors of a row are spread over it
+    if kind in ("hadamard", "dense", "inverse"):  # errors of a row are spread over it
         bound = np.linalg.norm(bound, axis=1, keepdims=True)
+    if kind == "inverse":
+        bound *= np.linalg.norm(parameters["inverse"], 2)
     assert np.all(error <= bound / scale * 1.001 + np.abs(x - shift) * 1e-5)
     # One row in 512 costs 4 bytes an element at most, a channel of escapes also; the rest some bits.
     if kind in ("plain", "affine"):
@@ -259,6 +271,12 @@ def test_what_cannot_be_encoded_says_why(module):
         codec.encode(np.ones((2, 7), np.float32), 0, (2, 7), 1)
 
 
+def with_entry(row, column, value):
+    matrix = np.eye(4)
+    matrix[row, column] = value
+    return matrix
+
+
 INVALID = [
     ({"codebook": 0}, "codebook is 0, which stands for none"),
     ({"cut": 65536}, "cut is 65536, it must be from 0 to 65535"),
@@ -277,6 +295,25 @@ INVALID = [
     ({"scale": np.ones(4)}, "scale is given without a transform"),
     ({"hadamard": 2, "matrix": np.eye(4)}, "hadamard is 2 beside a matrix"),
     ({"matrix": 2 * np.eye(4)}, "row 0 of matrix has the squared norm 4, an orthogonal matrix has 1"),
+    ({"inverse": np.eye(4)}, "inverse is given without a matrix"),
+    ({"hadamard": 2, "inverse": np.eye(4)}, "inverse is given without a matrix"),
+    ({"matrix": np.eye(4), "inverse": np.eye(3)}, r"inverse has shape \[3, 3\], it must be \[4, 4\]"),
+    ({"matrix": np.eye(4), "inverse": np.ones(16)}, "inverse has 1 axes, it must have 2"),
+    (
+        {"matrix": with_entry(1, 2, np.nan), "inverse": np.eye(4)},
+        r"matrix\[1, 2\] is nan, it must be from -2\^40 to 2\^40",
+    ),
+    ({"matrix": with_entry(3, 0, -2e12), "inverse": np.eye(4)}, r"matrix\[3, 0\] is -2e\+12, it must be"),
+    ({"matrix": np.eye(4), "inverse": with_entry(0, 3, np.inf)}, r"inverse\[0, 3\] is inf, it must be"),
+    (
+        {"matrix": 2 * np.eye(4), "inverse": np.eye(4)},
+        r"inverse times matrix deviates from the identity by 1 in row 0, the limit is 0\.01",
+    ),
+    (
+        {"matrix": np.eye(4), "inverse": with_entry(2, 1, 0.0625)},
+        r"inverse times matrix deviates from the identity by 0\.0625 in row 2, the limit is 0\.01",
+    ),
+    ({"matrix": np.zeros((4, 4)), "inverse": np.zeros((4, 4))}, "deviates from the identity by 1 in row 0"),
     ({"matrix": np.eye(3)}, r"matrix has shape \[3, 3\], it must be \[4, 4\]"),
     (
         {"tables": np.full((1, 256), 1, np.uint8)},
@@ -300,6 +337,46 @@ def test_parameters_have_limits(changes, message, backend, monkeypatch):
     monkeypatch.setattr("orbitsplit._calibrated.backend", lambda: backend)
     with pytest.raises(ValueError, match=message):
         CalibratedCodec(**{"codebook": 1, "step": np.ones(4), **changes})
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+@pytest.mark.parametrize("n", [2, 5, 64, 200])
+def test_an_inverse_of_another_matrix_is_refused(n, module, monkeypatch):
+    """Transposed, of channels in another order, or with one wrong number: each is seen in some test vector."""
+    monkeypatch.setattr("orbitsplit._calibrated.backend", lambda: module)
+    given = {"codebook": 1, "step": np.ones(n, np.float32)}
+    pair = weighted(n)
+    CalibratedCodec(**given, **pair)
+    inverse = pair["inverse"]
+    order = np.arange(n)
+    order[[0, n - 1]] = n - 1, 0
+    changed = inverse.copy()
+    changed[n // 2, n - 1] += 0.25
+    for other in (inverse.T, inverse[order], inverse[:, order], changed, pair["matrix"].T):
+        with pytest.raises(ValueError, match="inverse times matrix deviates from the identity by"):
+            CalibratedCodec(**given, matrix=pair["matrix"], inverse=other)
+
+
+def test_an_inverse_may_be_rounded():
+    """Weights that differ by 10^8, and entries at the limit."""
+    n = 64
+    axes = orthogonal(n, 3).astype(np.float64)
+    root = np.geomspace(1e-4, 1, n)
+    CalibratedCodec(codebook=1, step=np.ones(n), matrix=(axes * root) @ axes.T, inverse=(axes / root) @ axes.T)
+    sizes = np.diag([2.0**40, 2.0**-40])
+    codec = CalibratedCodec(codebook=1, step=np.ones(2), matrix=sizes, inverse=np.linalg.inv(sizes))
+    x = np.array([[3 * 2.0**-40, 5 * 2.0**40]], np.float32)
+    np.testing.assert_array_equal(decompress(compress(x, codec), codec), x)
+
+
+def test_the_transpose_as_inverse_changes_nothing():
+    parameters, size = parameters_of(64, "dense")
+    x = activations((70, 64), size).clip(-1e30, 1e30)
+    plain, explicit = (CalibratedCodec(**parameters, inverse=i) for i in (None, parameters["matrix"].T))
+    frame = compress(x, plain)
+    assert compress(x, explicit) == frame
+    np.testing.assert_array_equal(decompress(frame, explicit), decompress(frame, plain))
+    assert compress(x, pickle.loads(pickle.dumps(explicit))) == frame
 
 
 def test_parameters_cannot_change_and_can_be_pickled():
@@ -378,7 +455,7 @@ def test_hostile_frames_are_refused(each_isa):
     assert min(outcomes.values()) > 20
 
 
-@pytest.mark.parametrize("kind", ["plain", "hadamard"])
+@pytest.mark.parametrize("kind", ["plain", "hadamard", "inverse"])
 @pytest.mark.parametrize("tables", [0, 3])
 def test_threads_do_not_change_a_frame(kind, tables):
     parameters, size = parameters_of(64, kind, tables=tables)

@@ -7,7 +7,7 @@
 //            sign(y) floor(|y| / step + rounding)         if that is within -127..127, else
 //            -128, an escape: y itself goes along as a bfloat16, so that nothing is ever clipped
 //     y'   = sign(code) (|code| - shrink) step            or the bfloat16
-//     x'   = (T^t y') / scale + shift
+//     x'   = (T^t y') / scale + shift                     or with the codec's own inverse of T
 //
 // Codes are stored as they are, or entropy-coded by static tables. A frame names the codebook, cut and level it
 // needs and holds none of the numbers above: its reader must have the same codec. NaN and infinity are refused.
@@ -46,7 +46,8 @@ struct CalibratedParameters {
     float rounding = 0.5F;         // in (0, 0.5]: below one half the zone that codes 0 is wider than a step
     float shrink = 0.0F;           // in [0, 0.5)
     std::int32_t hadamard = 0;     // size of the blocks, a power of two that divides the width; 0: none
-    std::vector<float> matrix;     // width x width, orthogonal, row-major; none: identity (or Hadamard)
+    std::vector<float> matrix;     // width x width, row-major; none: identity (or Hadamard)
+    std::vector<float> inverse;    // of the matrix, both from -2^40 to 2^40; none: `matrix` is orthogonal
     std::vector<SymbolFrequencies> tables;       // none: codes are stored as they are
     std::vector<std::uint8_t> table_of_channel;  // indices into `tables`
 };

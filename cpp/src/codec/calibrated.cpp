@@ -1,6 +1,8 @@
 #include "codec/calibrated.hpp"
 
+#include <array>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <numeric>
 #include <sstream>
@@ -17,6 +19,11 @@ constexpr float smallest_scale = 0x1p-120F;
 constexpr float largest_step = 0x1p120F;  // with the largest shift, codes stay within float32
 constexpr float largest_shift = 0x1p126F;
 constexpr double norm_tolerance = 1e-3;
+// In a matrix with its inverse. Rows of any width keep numbers up to 2^67 within float32; and as each undoes the
+// other, neither can shrink a row by more than 2^40 times the width.
+constexpr float largest_entry = 0x1p40F;
+// Mistakes are off by about 1, rounding to float32 by about 2^-24 times the condition number.
+constexpr double identity_tolerance = 1e-2;
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
@@ -59,6 +66,69 @@ void check_scales(const CalibratedParameters& p) {
 }
 
 // That rows stand at right angles would take width^3 to see; a matrix of the wrong scale is seen in width^2.
+void check_norms(const std::vector<float>& matrix, std::size_t n) {
+    for (std::size_t row = 0; row < n; ++row) {
+        double norm = 0;
+        for (std::size_t i = 0; i < n; ++i) norm += double{matrix[row * n + i]} * matrix[row * n + i];
+        if (!(std::fabs(norm - 1) <= norm_tolerance))
+            refuse("row ", row, " of matrix has the squared norm ", norm, ", an orthogonal matrix has 1");
+    }
+}
+
+void check_entries(const char* name, const std::vector<float>& matrix, std::size_t n) {
+    for (std::size_t k = 0; k < matrix.size(); ++k)
+        if (!(std::fabs(matrix[k]) <= largest_entry))
+            refuse(name, '[', k / n, ", ", k % n, "] is ", matrix[k], ", it must be from -2^40 to 2^40");
+}
+
+// Eight numbers for each channel, one of each test vector.
+using Tested = std::array<double, 8>;
+
+// Signs in no order that a matrix could have.
+std::vector<Tested> test_vectors(std::size_t n) {
+    std::vector<Tested> vectors(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        std::uint32_t bits = (static_cast<std::uint32_t>(i) + 1) * 0x9E3779B1U;
+        bits = (bits ^ bits >> 15) * 0x85EBCA77U;
+        for (std::size_t v = 0; v < vectors[i].size(); ++v)
+            vectors[i][v] = (bits >> (24 + v) & 1U) != 0 ? -1 : 1;
+    }
+    return vectors;
+}
+
+std::vector<Tested> product(const std::vector<float>& matrix, const std::vector<Tested>& vectors) {
+    const std::size_t n = vectors.size();
+    std::vector<Tested> result(n);
+    for (std::size_t row = 0; row < n; ++row)
+        for (std::size_t i = 0; i < n; ++i)
+            for (std::size_t v = 0; v < result[row].size(); ++v)
+                result[row][v] += double{matrix[row * n + i]} * vectors[i][v];
+    return result;
+}
+
+// Freivalds (1977): a product is compared where it is applied to vectors of random signs. A row that is wrong by
+// some norm shows about that much in each vector.
+void check_inverse(const CalibratedParameters& p) {
+    const std::size_t n = p.step.size();
+    check_entries("matrix", p.matrix, n);
+    check_entries("inverse", p.inverse, n);
+    const std::vector<Tested> vectors = test_vectors(n);
+    const std::vector<Tested> back = product(p.inverse, product(p.matrix, vectors));
+    double worst = 0;
+    std::size_t worst_row = 0;
+    for (std::size_t row = 0; row < n; ++row)
+        for (std::size_t v = 0; v < vectors[row].size(); ++v) {
+            const double deviation = std::fabs(back[row][v] - vectors[row][v]);
+            if (deviation > worst) {
+                worst = deviation;
+                worst_row = row;
+            }
+        }
+    if (worst > identity_tolerance)
+        refuse("inverse times matrix deviates from the identity by ", worst, " in row ", worst_row,
+               ", the limit is ", identity_tolerance);
+}
+
 void check_transform(const CalibratedParameters& p) {
     const std::size_t n = p.step.size();
     if (p.hadamard < 0 || (p.hadamard & (p.hadamard - 1)) != 0 ||
@@ -66,16 +136,19 @@ void check_transform(const CalibratedParameters& p) {
         refuse("hadamard is ", p.hadamard, ", it must be 0 or a power of two that divides the width of ", n);
     if (p.matrix.empty() && p.hadamard < 2 && !p.scale.empty())
         refuse("scale is given without a transform, where it belongs into step");
-    if (p.matrix.empty()) return;
+    if (p.matrix.empty()) {
+        if (!p.inverse.empty()) refuse("inverse is given without a matrix");
+        return;
+    }
     if (p.hadamard != 0) refuse("hadamard is ", p.hadamard, " beside a matrix, a codec has one transform");
     if (p.matrix.size() != n * n)
         refuse("matrix has ", p.matrix.size(), " numbers, a width of ", n, " needs ", n * n);
-    for (std::size_t row = 0; row < n; ++row) {
-        double norm = 0;
-        for (std::size_t i = 0; i < n; ++i) norm += double{p.matrix[row * n + i]} * p.matrix[row * n + i];
-        if (!(std::fabs(norm - 1) <= norm_tolerance))
-            refuse("row ", row, " of matrix has the squared norm ", norm, ", an orthogonal matrix has 1");
-    }
+    if (!p.inverse.empty() && p.inverse.size() != n * n)
+        refuse("inverse has ", p.inverse.size(), " numbers, a width of ", n, " needs ", n * n);
+    if (p.inverse.empty())
+        check_norms(p.matrix, n);
+    else
+        check_inverse(p);
 }
 
 void check_tables(const CalibratedParameters& p) {
@@ -139,6 +212,7 @@ CalibratedCodec::CalibratedCodec(CalibratedParameters parameters) {
     prepared->inverse_step = inverses(p.step);
     prepared->inverse_scale = inverses(p.scale);
     prepared->transposed = transpose(p.matrix, p.step.size());
+    prepared->transposed_inverse = transpose(p.inverse, p.step.size());
     if (p.hadamard > 1)
         prepared->hadamard_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.hadamard)));
     if (!p.tables.empty()) prepared->tables.emplace(symbol_tables(p.tables), p.table_of_channel);

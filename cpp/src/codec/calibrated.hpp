@@ -16,9 +16,10 @@ struct CalibratedCodec::Prepared {
     CalibratedParameters parameters;
     std::vector<float> inverse_step;
     std::vector<float> inverse_scale;
-    std::vector<float> transposed;         // of the matrix
-    float hadamard_scale = 1;              // 1 / sqrt(block)
-    std::optional<stream::Tables> tables;  // none: codes are stored as they are
+    std::vector<float> transposed;          // of the matrix
+    std::vector<float> transposed_inverse;  // where the codec has one
+    float hadamard_scale = 1;               // 1 / sqrt(block)
+    std::optional<stream::Tables> tables;   // none: codes are stored as they are
 
     bool transforms() const { return parameters.hadamard > 1 || !parameters.matrix.empty(); }
 

@@ -74,7 +74,8 @@ float* transform_back(const Prepared& codec, Rows rows, float* y) {
     if (p.matrix.empty()) {
         channels.hadamard(y, count, static_cast<std::size_t>(p.hadamard), codec.hadamard_scale);
     } else {
-        channels.multiply(y, rows, p.matrix.data(), y + count);
+        const std::vector<float>& back = p.inverse.empty() ? p.matrix : codec.transposed_inverse;
+        channels.multiply(y, rows, back.data(), y + count);
         y += count;
     }
     for (std::size_t row = 0; row < rows.count; ++row) {

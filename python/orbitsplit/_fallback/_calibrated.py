@@ -44,6 +44,8 @@ _MOST_TABLES = 64
 _LARGEST_BF16 = np.float32(3.3895314e38)
 _LARGEST = (np.float32(3.4028235e38), np.float32(65504.0), _LARGEST_BF16)
 _ESCAPE = -128
+_LARGEST_ENTRY = np.float32(2.0**40)
+_IDENTITY_TOLERANCE = 1e-2
 
 
 class CalibratedCodec:
@@ -62,6 +64,7 @@ class CalibratedCodec:
         shrink: float,
         hadamard: int,
         matrix: Singles,
+        inverse: Singles,
         tables: Bytes,
         table_of_channel: Bytes,
     ) -> None:
@@ -71,7 +74,7 @@ class CalibratedCodec:
         self.step, self.shift, self.scale, self.threshold = step, shift, scale, threshold
         self.rounding, self.shrink = np.float32(rounding), np.float32(shrink)
         self.hadamard = hadamard
-        self.matrix = matrix
+        self.matrix, self.inverse = matrix, inverse
         self.frequencies = tables.reshape(-1, 256)
         self.table_of_channel = table_of_channel
         self._check_width()
@@ -80,7 +83,7 @@ class CalibratedCodec:
         self._check_tables()
         one = np.float32(1)
         self.inverse_step, self.inverse_scale = one / step, one / scale
-        self.matrix = matrix.reshape(self.width, -1)
+        self.matrix, self.inverse = matrix.reshape(self.width, -1), inverse.reshape(self.width, -1)
         self.hadamard_scale = np.float32(1 / math.sqrt(hadamard)) if hadamard > 1 else one
         self.tables = Tables(self.frequencies, table_of_channel) if len(self.frequencies) else None
 
@@ -183,7 +186,7 @@ class CalibratedCodec:
         if self.hadamard > 1:
             y = _hadamard(y, self.hadamard, self.hadamard_scale)
         elif self.matrix.size:
-            y = _multiply(y, self.matrix)
+            y = _multiply(y, self.inverse.T if self.inverse.size else self.matrix)
         if self.scale.size:
             y = y * self.inverse_scale
         return y + self.shift if self.shift.size else y
@@ -278,14 +281,37 @@ class CalibratedCodec:
         if not self.matrix.size and block < 2 and self.scale.size:
             raise ValueError("scale is given without a transform, where it belongs into step")
         if not self.matrix.size:
+            if self.inverse.size:
+                raise ValueError("inverse is given without a matrix")
             return
         if block:
             raise ValueError(f"hadamard is {block} beside a matrix, a codec has one transform")
         if self.matrix.size != n * n:
             raise ValueError(f"matrix has {self.matrix.size} numbers, a width of {n} needs {n * n}")
+        if self.inverse.size:
+            self._check_inverse()
+            return
         norms = (self.matrix.reshape(n, n).astype(np.float64) ** 2).sum(axis=1)
         for row in np.flatnonzero(~(np.abs(norms - 1) <= 1e-3)).tolist():
             raise ValueError(f"row {row} of matrix has the squared norm {norms[row]:g}, an orthogonal matrix has 1")
+
+    def _check_inverse(self) -> None:
+        n = self.width
+        if self.inverse.size != n * n:
+            raise ValueError(f"inverse has {self.inverse.size} numbers, a width of {n} needs {n * n}")
+        for name in ("matrix", "inverse"):
+            entries = getattr(self, name)
+            for k in np.flatnonzero(~(np.abs(entries) <= _LARGEST_ENTRY)).tolist():
+                raise ValueError(f"{name}[{k // n}, {k % n}] is {entries[k]:g}, it must be from -2^40 to 2^40")
+        vectors = _test_vectors(n)
+        matrix, inverse = (entries.reshape(n, n).astype(np.float64) for entries in (self.matrix, self.inverse))
+        deviations = np.abs(inverse @ (matrix @ vectors) - vectors).max(axis=1)
+        worst = int(deviations.argmax())
+        if deviations[worst] > _IDENTITY_TOLERANCE:
+            raise ValueError(
+                f"inverse times matrix deviates from the identity by {deviations[worst]:g} in row {worst}, "
+                f"the limit is {_IDENTITY_TOLERANCE:g}"
+            )
 
     def _check_tables(self) -> None:
         if len(self.frequencies) > _MOST_TABLES:
@@ -307,6 +333,14 @@ def codebook_key(frame: Buffer, max_bytes: int) -> tuple[int, int, int]:
 def _check_numbers(name: str, numbers: Singles, low: float, high: float, valid: str) -> None:
     for c in np.flatnonzero(~((numbers >= low) & (numbers <= high))).tolist():
         raise ValueError(f"{name}[{c}] is {numbers[c]:g}, it must be {valid}")
+
+
+def _test_vectors(n: int) -> npt.NDArray[np.float64]:
+    """Return eight columns of signs in no order that a matrix could have."""
+    bits = (np.arange(n, dtype=np.uint32) + np.uint32(1)) * np.uint32(0x9E3779B1)
+    bits = (bits ^ bits >> np.uint32(15)) * np.uint32(0x85EBCA77)
+    signs: npt.NDArray[np.float64] = 1.0 - 2.0 * (bits[:, None] >> np.arange(24, 32, dtype=np.uint32) & 1)
+    return signs
 
 
 def _check_values(codes: Bytes, values: Bytes) -> None:
