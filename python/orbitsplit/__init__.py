@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._accuracy import AccuracyCurve
 from ._baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
 from ._calibrated import CalibratedCodec
 from ._certificate import Alternative, Binding, Certificate, Relaxation
 from ._certifying import certificate
+from ._codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
 from ._compress import Codec, compress, decompress, frame_bytes
 from ._encoder import Decoder, Encoder
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
@@ -30,25 +32,34 @@ from ._unsplit import Unsplit, unsplit
 from ._without import without
 
 if TYPE_CHECKING:
-    from ._calibrate import measure_levels
     from ._profiling import profile
+    from .calibration import Measured, Trial, Verification, calibrate, verify
     from .runtime import LinkRun, Pipeline, Run, StageRun
 
 # Public names whose modules import torch and transformers.
 _NEEDS_MODELS = {
     "LinkRun": ".runtime",
+    "Measured": ".calibration",
     "Pipeline": ".runtime",
     "Run": ".runtime",
     "StageRun": ".runtime",
-    "measure_levels": "._calibrate",
+    "Trial": ".calibration",
+    "Verification": ".calibration",
+    "calibrate": ".calibration",
     "profile": "._profiling",
+    "verify": ".calibration",
 }
 
 __all__ = [
+    "AccuracyCurve",
     "Alternative",
     "Binding",
     "CalibratedCodec",
+    "CalibratedModel",
     "Certificate",
+    "Codebook",
+    "CodebookEntry",
+    "CodebookLevel",
     "Codec",
     "CorruptFrameError",
     "Decoder",
@@ -60,6 +71,7 @@ __all__ = [
     "LevelTable",
     "Link",
     "LinkRun",
+    "Measured",
     "ModelProfile",
     "Move",
     "Network",
@@ -83,17 +95,19 @@ __all__ = [
     "Trace",
     "TraceEvent",
     "TransportError",
+    "Trial",
     "Unsplit",
+    "Verification",
     "Workload",
     "alternatives",
     "build_problem",
+    "calibrate",
     "certificate",
     "compress",
     "decompress",
     "evaluate",
     "fill_in_order",
     "frame_bytes",
-    "measure_levels",
     "min_max_split",
     "pareto",
     "plan",
@@ -105,6 +119,7 @@ __all__ = [
     "solve",
     "uniform",
     "unsplit",
+    "verify",
     "without",
 ]
 

@@ -23,8 +23,6 @@ from ._units import format_seconds
 # Bad input (a file, a key, a value) exits with 2, as click does for bad arguments; work that failed, with 1.
 BAD_INPUT, FAILED = 2, 1
 
-CODECS = ("raw", "bf16", "int8", "int4", "topk")
-
 app = typer.Typer(
     name="orbitsplit",
     help="Split a model over several weak machines joined by slow links: plan, compress, run.",
@@ -43,6 +41,8 @@ TimeLimit = Annotated[float | None, typer.Option(help="Seconds to search; then t
 Objective = Annotated[str, typer.Option(help="latency, throughput, time_to_first_token or time_per_token, in seconds.")]
 MaxNodes = Annotated[int | None, typer.Option(help="At most so many nodes take part.")]
 NetworkFile = Annotated[Path, typer.Option("--network", help="Network file (TOML).")]
+CodebookFile = Annotated[Path | None, typer.Option("--codebook", help="Written by `orbitsplit calibrate -o`.")]
+MaxAccuracyDrop = Annotated[float | None, typer.Option(help="Drop of accuracy allowed; 0.01 is one point.")]
 PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
 
 
@@ -183,33 +183,92 @@ def profile(
 @app.command()
 def calibrate(
     model: Model,
-    text: Annotated[list[Path], typer.Option("--text", help="Text file to measure on; may be given again.")],
+    text: Annotated[list[Path], typer.Option("--text", help="Text file to calibrate on; may be given again.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The codebook (.safetensors).")],
     prompt_tokens: PromptTokens = 512,
-    codec: Annotated[list[str] | None, typer.Option(help="Codec to measure; may be given again.")] = None,
+    cut: Annotated[
+        list[int] | None, typer.Option(help="Layers before a cut; may be given again. Default: all.")
+    ] = None,
+    level: Annotated[
+        list[float] | None, typer.Option(help="Bits per element of a level; may be given again. Default: six of them.")
+    ] = None,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="channel, fisher, klt, mask, trained or a fixed codec; may be given again.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws which passages are fitted to and which measured on.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit codecs to what each cut of a model sends, and measure what they cost; goes on where it was interrupted.
+
+    Example: `orbitsplit calibrate my-model/ --text corpus.txt -o book.safetensors`
+    """
+    from .calibration import CODECS, LEVELS
+
+    with views.Report(err) as report:
+        book = osp.calibrate(
+            model,
+            text,
+            cuts=cut or "all",
+            levels=level or LEVELS,
+            codecs=codec or CODECS,
+            prompt_tokens=prompt_tokens,
+            seed=seed,
+            checkpoint=output.with_name(output.name + ".partial"),
+            progress=report,
+        )
+    book.save(output)
+    if as_json:
+        _print_json(book.to_dict())
+    else:
+        views.codebook(out, book)
+
+
+@app.command()
+def verify(
+    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
+    text: Annotated[list[Path], typer.Option("--text", help="Held-out text file to measure on; may be given again.")],
+    codebook: CodebookFile = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model directory, GGUF file or hub id; default: the plan's.")
+    ] = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what each codec saves and loses at each cut of a model.
+    """Measure what a plan's codecs cost on other text; -o writes the plan, tightened until the limit is kept.
 
-    Example: `orbitsplit calibrate my-model/ --text corpus.txt -o levels.json`
+    Example: `orbitsplit verify plan.json --text held-out.txt --codebook book.safetensors -o verified.json`
     """
-    texts = [path.read_text(encoding="utf-8") for path in text]
+    loaded = osp.Plan.load(plan)
+    named = model if model is not None else loaded.model
+    if named is None:
+        raise ValueError("the plan names no model: give one with --model")
     with views.Report(err) as report:
-        result = osp.measure_levels(model, texts, codecs=codec or CODECS, prompt_tokens=prompt_tokens, progress=report)
+        checked = osp.verify(
+            loaded,
+            named,
+            text,
+            codebook=None if codebook is None else osp.Codebook.load(codebook),
+            max_accuracy_drop=max_accuracy_drop,
+            progress=report,
+        )
     if output is not None:
-        result.save(output)
+        checked.plan.save(output)
     if as_json:
-        _print_json(result.to_dict())
+        _print_json(checked.to_dict())
     else:
-        views.levels(out, result)
+        out.print(escape(str(checked)), highlight=False, soft_wrap=True)
+    if not checked.is_within:
+        sys.exit(FAILED)
 
 
 @app.command()
 def plan(
     profile: Annotated[Path, typer.Argument(help="A profile written by `orbitsplit profile -o`.")],
     network: NetworkFile,
-    levels: Annotated[Path | None, typer.Option(help="Levels written by `orbitsplit calibrate -o`.")] = None,
-    loss_budget: Annotated[float, typer.Option(help="Nats per token that compression may cost.")] = 0.0,
+    codebook: CodebookFile = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
+    loss_budget: Annotated[float | None, typer.Option(help="Nats per token that compression may cost.")] = None,
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
@@ -222,7 +281,7 @@ def plan(
 ) -> None:
     """Decide cuts, nodes, their order and the codec at each cut.
 
-    Example: `orbitsplit plan profile.json --network leo.toml --levels levels.json --loss-budget 0.1 -o plan.json`
+    Example: `orbitsplit plan profile.json --network leo.toml --codebook book.safetensors --max-accuracy-drop 0.01`
     """
     loaded = osp.ModelProfile.load(profile)
     result = osp.plan(
@@ -234,8 +293,9 @@ def plan(
             new_tokens=new_tokens,
             batch_size=loaded.batch_size,
         ),
-        levels=None if levels is None else osp.LevelTable.load(levels),
+        codebook=None if codebook is None else osp.Codebook.load(codebook),
         loss_budget=loss_budget,
+        max_accuracy_drop=max_accuracy_drop,
         order=order,
         objective=objective,
         max_nodes=max_nodes,
@@ -277,6 +337,7 @@ def run_plan(
     model: Annotated[
         str | None, typer.Option(help="Model directory, GGUF file or hub id; default: the plan's.")
     ] = None,
+    codebook: CodebookFile = None,
     new_tokens: Annotated[
         int | None, typer.Option(help="Tokens to generate per prompt; default: the plan's, 32 if it has none.")
     ] = None,
@@ -290,7 +351,8 @@ def run_plan(
     loaded = osp.Plan.load(plan)
     _check_picture(output)
     with views.Report(err) as report:
-        texts, measured = _continue(loaded, model, prompt, new_tokens or loaded.workload.new_tokens or 32, report)
+        count = new_tokens or loaded.workload.new_tokens or 32
+        texts, measured = _continue(loaded, model, codebook, prompt, count, report)
     if as_json:
         _print_json({"texts": texts, "run": measured.to_dict()})
     else:
@@ -334,7 +396,12 @@ def demo(
 
 
 def _continue(
-    plan: osp.Plan, model: str | None, prompts: list[str], new_tokens: int, report: views.Report
+    plan: osp.Plan,
+    model: str | None,
+    codebook: Path | None,
+    prompts: list[str],
+    new_tokens: int,
+    report: views.Report,
 ) -> tuple[list[str], osp.Run]:
     """Return the continuation of each prompt, and the measurements."""
     from ._model import load_tokenizer, open_model
@@ -345,7 +412,7 @@ def _continue(
     path = open_model(named, progress=report)
     tokenizer = load_tokenizer(path)
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
-    with osp.Pipeline(plan, path, progress=report) as pipe:
+    with osp.Pipeline(plan, path, codebook=codebook, progress=report) as pipe:
         tokens = pipe.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=new_tokens)
         measured = pipe.last_run
     assert measured is not None

@@ -22,10 +22,11 @@ from ._model import demo_model, load_tokenizer, open_model
 from ._report import timeline
 from ._units import format_bytes
 
-# Passages of CPython's own documentation: what the codecs are measured on, and what is continued.
-_MEASURED_TOPICS = ("assert", "assignment")
+# Passages of CPython's own documentation that are continued; the codecs are fitted to the other ones.
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
-_CODECS = ("raw", "bf16", "int8", "int4")
+# Less than `calibrate` does by default, for an answer within a minute.
+_CODECS, _LEVELS = ("klt",), (3.2, 2.4)
+_FIT_ROWS, _MEASURED_ROWS = 32, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,44 +60,55 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     views.profile(console, profile)
     _show_why_split(console, profile, network)
 
-    console.rule("2. levels: what each codec saves and loses at each cut")
+    console.rule("2. calibrate: what each cut tolerates, and codecs fitted to it")
     with views.Report(console) as report:
-        ids = _passages(tokenizer, _MEASURED_TOPICS, settings.prompt_tokens)
-        levels = osp.measure_levels(model, ids, codecs=_CODECS, progress=report)
-    views.levels(console, levels)
+        texts = [text for topic, text in sorted(pydoc_data.topics.topics.items()) if topic not in _PROMPT_TOPICS]
+        book = osp.calibrate(
+            model,
+            texts,
+            tokenizer=tokenizer,
+            levels=_LEVELS,
+            codecs=_CODECS,
+            prompt_tokens=settings.prompt_tokens,
+            fit_samples=_FIT_ROWS,
+            measure_samples=_MEASURED_ROWS,
+            progress=report,
+        )
+    views.codebook(console, book)
 
     console.rule("3. plan: cuts, nodes, order and codecs, decided together")
     budget = settings.loss_budget
-    plan = osp.plan(profile, network, workload, levels=levels, loss_budget=budget)
-    problem = osp.build_problem(profile, network, workload, levels=levels, loss_budget=budget)
+    plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget)
+    problem = osp.build_problem(profile, network, workload, levels=book.table(plan.dtype), loss_budget=budget)
     alternatives = osp.alternatives(problem, tied_bytes=profile.tied_bytes)
     views.plan(console, plan)
     views.alternatives(console, plan, alternatives)
 
     console.rule(f"4. run: {len(plan.stages)} processes, shaped links, slow nodes emulated")
     prompts = _passages(tokenizer, _PROMPT_TOPICS, settings.prompt_tokens)
-    with views.Report(console) as report, osp.Pipeline(plan, model, progress=report) as pipe:
+    with views.Report(console) as report, osp.Pipeline(plan, model, codebook=book, progress=report) as pipe:
         rows = torch.cat([prompts] * -(-workload.sequences // len(prompts)))[: workload.sequences]
         # No row ends early, so that the measured run is the workload that was planned.
         tokens = pipe.generate(rows, max_new_tokens=settings.new_tokens, eos_token_id=())
         measured = pipe.last_run
     assert measured is not None
     continued = [tokenizer.batch_decode(part) for part in (rows, tokens[:, settings.prompt_tokens :])]
-    texts = list(zip(*continued, strict=True))
-    views.run(console, measured, texts)
+    pairs = list(zip(*continued, strict=True))
+    views.run(console, measured, pairs)
     views.prediction(console, plan, measured)
 
     settings.output.mkdir(parents=True, exist_ok=True)
     plan.save(settings.output / "plan.json")
+    book.save(settings.output / "book.safetensors")
     measured.trace.save(settings.output / "trace.json")
     picture = settings.output / "timeline.png"
     timeline({"predicted": osp.simulate(plan), "measured": measured.trace}, picture)
-    console.print(f"plan, trace and the timeline (predicted above measured) are in {settings.output}/")
+    console.print(f"plan, codebook, trace and the timeline (predicted above measured) are in {settings.output}/")
     return {
         "plan": plan.to_dict(),
         "alternatives": [asdict(alternative) for alternative in alternatives],
         "run": measured.to_dict(),
-        "texts": [{"prompt": prompt, "text": text} for prompt, text in texts],
+        "texts": [{"prompt": prompt, "text": text} for prompt, text in pairs],
         "timeline": str(picture),
     }
 

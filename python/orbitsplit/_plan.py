@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ._certificate import Certificate
 from ._compress import Codec
 from ._document import data_of, document_of, load_document, write_document
 from ._typed import check_integer, check_keys, check_number, check_string, list_of, mapping_of, record_of, records_of
 from ._units import format_seconds
+
+if TYPE_CHECKING:
+    from ._codebook import Codebook
 
 FORMAT = "orbitsplit-plan"
 VERSION = 1
@@ -61,7 +64,8 @@ class Workload:
 class PlanStage:
     """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
 
-    `codec` is None on the last stage, and where the activation travels uncompressed. `slowdown` s makes the
+    `codec` is None on the last stage, and where the activation travels uncompressed. With `level` it is the name of
+    that level, by number, which the plan's codebook has at this cut. `slowdown` s makes the
     runtime emulate a node s times slower than this machine (1: run at full speed). `memory_bytes` is the
     node's limit, None where there is none.
     """
@@ -73,6 +77,12 @@ class PlanStage:
     slowdown: float = 1.0
     memory_bytes: int | None = None
     half_duplex: bool = False
+    level: int | None = None
+
+    @property
+    def cut(self) -> int:
+        """The cut behind the stage: how many transformer layers lie before it."""
+        return self.stop - 1
 
     def __post_init__(self) -> None:
         check_string("the node of a stage", self.node)
@@ -80,7 +90,10 @@ class PlanStage:
         _check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
         if self.codec is not None:
             check_string(f"codec of the stage on {self.node!r}", self.codec)
-            Codec.parse(self.codec)
+            if self.level is None:
+                Codec.parse(self.codec)
+        if self.level is not None:
+            _check_count(f"level of the stage on {self.node!r}", self.level, 0)
         _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
         if self.slowdown < 1:
             raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
@@ -140,8 +153,9 @@ class Plan:
 
     `links[k]` joins stage k to stage k + 1. `return_latency_s` is how long a new token takes from the last
     stage back to the first. `layers` counts the embeddings and the head. `dtype` and `threads` are those the model
-    was profiled with; running with others takes other memory and time. `certificate` says why the plan is as it is
-    (`plan(..., explain=True)`).
+    was profiled with; running with others takes other memory and time. `codebook` is the id of the codebook that the
+    levels of its stages are from, `max_accuracy_drop` the limit it was planned for (a fraction; see `verify`).
+    `certificate` says why the plan is as it is (`plan(..., explain=True)`).
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is
@@ -158,6 +172,8 @@ class Plan:
     threads: int = 1
     prediction: Prediction | None = None
     certificate: Certificate | None = None
+    codebook: str | None = None
+    max_accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
         _check_count("layers", self.layers, 1)
@@ -179,16 +195,28 @@ class Plan:
         nodes = [stage.node for stage in self.stages]
         if self.stages[-1].codec is not None:
             raise ValueError(f"the last stage has codec {self.stages[-1].codec!r}, nothing is sent from it")
+        if self.codebook is None and any(stage.level is not None for stage in self.stages):
+            raise ValueError("a stage has a level of a codebook, and the plan names no codebook")
+        if self.max_accuracy_drop is not None:
+            _check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
         twice = [node for node in nodes if nodes.count(node) > 1]
         if twice:
             raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
 
     @classmethod
-    def manual(cls, cuts: Sequence[int], layers: int, *, codecs: Sequence[str | None] | None = None) -> Plan:
+    def manual(
+        cls,
+        cuts: Sequence[int],
+        layers: int,
+        *,
+        codecs: Sequence[str | None] | None = None,
+        codebook: Codebook | None = None,
+        levels: Sequence[int | None] | None = None,
+    ) -> Plan:
         """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
 
         Nodes are called `node 0`, `node 1`, ... in order; links are as fast as the machine; nothing is compressed
-        unless `codecs` gives one codec per cut.
+        unless `codecs` gives one codec per cut, or `levels` one level per cut of a `codebook` (None: uncompressed).
 
         Example:
             >>> [(s.start, s.stop) for s in Plan.manual(cuts=[2, 3], layers=6).stages]
@@ -196,8 +224,16 @@ class Plan:
 
         Raises:
             ValueError: Cuts are not increasing, not in 0..layers, or `codecs` has another length than `cuts`.
+            LookupError: The codebook has no such cut or level.
         """
         _check_count("layers", layers, 1)
+        if levels is not None:
+            if codebook is None or codecs is not None:
+                raise ValueError("levels are those of a codebook: give one, and no codecs")
+            if len(levels) != len(cuts):
+                raise ValueError(f"{len(cuts)} cuts need {len(cuts)} levels, got {len(levels)}")
+            plan = cls.manual(cuts, layers)
+            return plan.with_levels(codebook, dict(zip(cuts, levels, strict=True)))
         chosen = [None] * len(cuts) if codecs is None else list(codecs)
         if len(chosen) != len(cuts):
             raise ValueError(f"{len(cuts)} cuts need {len(cuts)} codecs, got {len(chosen)}")
@@ -213,6 +249,21 @@ class Plan:
             for k, codec in enumerate([*chosen, None])
         )
         return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2)
+
+    def with_levels(self, codebook: Codebook, levels: Mapping[int, int | None]) -> Plan:
+        """Return the plan with these levels of a codebook at its cuts (None: uncompressed), and no prediction.
+
+        Raises LookupError for a cut or level that the codebook or the plan does not have.
+        """
+        cuts = [stage.cut for stage in self.stages[:-1]]
+        if unknown := set(levels) - set(cuts):
+            raise LookupError(f"the plan has no cut {min(unknown)}, it has {', '.join(map(str, cuts))}")
+        stages = list(self.stages)
+        for k, cut in enumerate(cuts):
+            level = levels.get(cut)
+            name = None if level is None else codebook.level_at(cut, level).name
+            stages[k] = replace(stages[k], codec=name, level=level)
+        return replace(self, stages=tuple(stages), codebook=codebook.hex_id, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ._baselines import by_rule
 from ._certifying import certificate
+from ._codebook import ITEM_BYTES
 from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._network import Network, Node
 from ._one_copy import solve_with_one_copy, with_one_copy
@@ -20,6 +21,7 @@ from ._replan import replan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._codebook import Codebook
     from ._levels import LevelTable
     from ._profile import LayerProfile, ModelProfile
 
@@ -34,7 +36,9 @@ def plan(
     workload: Workload | None = None,
     *,
     levels: LevelTable | None = None,
-    loss_budget: float = 0.0,
+    codebook: Codebook | None = None,
+    loss_budget: float | None = None,
+    max_accuracy_drop: float | None = None,
     order: Order = "free",
     objective: str = "latency",
     max_nodes: int | None = None,
@@ -47,12 +51,13 @@ def plan(
     """Decide which nodes run which layers in which order, and how to encode the activation at each cut.
 
     The plan minimises the seconds from the first prompt to the last token (prefill alone where
-    `workload.new_tokens` is 0), or another `objective` of `solve`, with at most `max_nodes` stages. Without `levels`
-    activations travel uncompressed; with them, the loss added up over the cuts stays within `loss_budget` nats per
-    token. After `time_limit_s` seconds the best plan found so far is returned with its proven gap in
-    `plan.prediction`. With `explain`, `plan.certificate` says what binds and what other
-    plans would take (see `certificate`; its searches take at most `time_limit_s` once more), and the error of an
-    infeasible problem what would make it feasible.
+    `workload.new_tokens` is 0), or another `objective` of `solve`, with at most `max_nodes` stages. Without a
+    `codebook` or `levels` activations travel uncompressed; with them, the loss added up over the cuts stays within
+    `loss_budget` nats per token (default: nothing is lost), or within what the codebook expects to cost
+    `max_accuracy_drop` (0.01: one point; `verify` measures it). After `time_limit_s` seconds the best plan found so
+    far is returned with its proven gap in `plan.prediction`. With `explain`, `plan.certificate` says what binds and
+    what other plans would take (see `certificate`; its searches take at most `time_limit_s` once more), and the error
+    of an infeasible problem what would make it feasible.
 
     With `running`, a plan of the same model that runs now, perhaps on nodes or links that are lost, the result is what
     `replan` decides on, for latency: that plan kept, repaired or replaced, whichever takes least for moving weights
@@ -64,21 +69,47 @@ def plan(
 
     Raises:
         InfeasiblePlanError: No plan fits; the message says which limit is in the way.
-        ValueError: Profile, network, workload and levels do not belong together.
+        ValueError: Profile, network, workload, levels and codebook do not belong together.
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
+    levels, loss_budget = _levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
     asked: dict[str, Any] = {"objective": objective, "max_nodes": max_nodes, "time_limit_s": time_limit_s}
     confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, **asked)
     if running is not None and solution.status != "infeasible":
         confirming, solution = _going_on(running, problem, profile, runs=runs, stores=stores, **asked)
+    named = _Names(network, workload, profile, objective, codebook, max_accuracy_drop)
     if not explain:
-        return _plan_of(confirming, solution, network, workload, profile, objective)
+        return _plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
     if solution.status == "infeasible":
         raise InfeasiblePlanError("; ".join([str(why.reason), *(relaxation.text for relaxation in why.relaxations)]))
     why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
-    return replace(_plan_of(confirming, solution, network, workload, profile, objective), certificate=why)
+    return replace(_plan_of(confirming, solution, named), certificate=why)
+
+
+def _levels_and_budget(
+    profile: ModelProfile,
+    levels: LevelTable | None,
+    codebook: Codebook | None,
+    loss_budget: float | None,
+    max_accuracy_drop: float | None,
+) -> tuple[LevelTable | None, float]:
+    """Return the levels to plan with and the loss they may add up to."""
+    if codebook is None:
+        if max_accuracy_drop is not None:
+            raise ValueError("max_accuracy_drop needs a codebook, which knows what a loss costs")
+        return levels, loss_budget or 0.0
+    if levels is not None:
+        raise ValueError("levels and a codebook are given, only one of them can say what codecs there are")
+    if loss_budget is not None and max_accuracy_drop is not None:
+        raise ValueError("loss_budget and max_accuracy_drop are given, only one of them can be the limit")
+    width = profile.cut_bytes_per_token // ITEM_BYTES[profile.dtype]
+    codebook.model.check_shape(f"the profile of {profile.model}", len(profile.layers) - 2, width)
+    budget = loss_budget or 0.0
+    if max_accuracy_drop is not None:
+        budget = codebook.accuracy.loss_budget(max_accuracy_drop)
+    return codebook.table(profile.dtype), budget
 
 
 def _going_on(
@@ -168,14 +199,19 @@ def build_problem(
     return Problem.from_dict(data)
 
 
-def _plan_of(
-    problem: Problem,
-    solution: Solution,
-    network: Network,
-    workload: Workload,
-    profile: ModelProfile,
-    objective: str,
-) -> Plan:
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a plan is of and for, beside the numbers of its problem."""
+
+    network: Network
+    workload: Workload
+    profile: ModelProfile
+    objective: str
+    codebook: Codebook | None
+    max_accuracy_drop: float | None
+
+
+def _plan_of(problem: Problem, solution: Solution, of: _Names) -> Plan:
     """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
         raise InfeasiblePlanError(solution.reason)
@@ -195,21 +231,25 @@ def _plan_of(
         status=solution.status,
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
-        objective=objective,
+        objective=of.objective,
     )
-    nodes = [network.nodes[stage.node] for stage in solution.stages]
-    stages = tuple(_plan_stage(problem, stage, node) for stage, node in zip(solution.stages, nodes, strict=True))
+    nodes = [of.network.nodes[stage.node] for stage in solution.stages]
+    stages = tuple(
+        _plan_stage(problem, stage, node, of.codebook) for stage, node in zip(solution.stages, nodes, strict=True)
+    )
     order = [stage.node for stage in solution.stages]
     return Plan(
         stages=stages,
         links=_plan_links(problem, order),
         layers=len(problem.layers),
-        workload=workload,
+        workload=of.workload,
         return_latency_s=result.return_s,
-        model=profile.model,
-        dtype=profile.dtype,
-        threads=profile.threads or 1,
+        model=of.profile.model,
+        dtype=of.profile.dtype,
+        threads=of.profile.threads or 1,
         prediction=prediction,
+        codebook=None if of.codebook is None else of.codebook.hex_id,
+        max_accuracy_drop=of.max_accuracy_drop,
     )
 
 
@@ -288,8 +328,11 @@ def _roofline(node: Node, flop: float, weight_bytes: int) -> float:
     return max(flop / node.flop_per_s, reading)
 
 
-def _plan_stage(problem: Problem, stage: Stage, node: Node) -> PlanStage:
+def _plan_stage(problem: Problem, stage: Stage, node: Node, codebook: Codebook | None) -> PlanStage:
     codec = None if stage.level is None else problem.levels[stage.level].name
+    level = None
+    if codebook is not None and codec not in (None, "raw"):
+        level = codebook.level_of(stage.stop - 1, str(codec))
     return PlanStage(
         node=node.name,
         start=stage.start,
@@ -298,6 +341,7 @@ def _plan_stage(problem: Problem, stage: Stage, node: Node) -> PlanStage:
         slowdown=1.0 if node.slowdown is None else node.slowdown,
         memory_bytes=node.memory_bytes,
         half_duplex=node.half_duplex,
+        level=level,
     )
 
 

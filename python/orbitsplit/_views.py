@@ -57,14 +57,23 @@ def _costs(layers: Sequence[osp.LayerProfile], is_measured: bool) -> tuple[str, 
     return f"{flop[0] / 1e9:.3g} GFLOP", f"{flop[1] / 1e9:.3g} GFLOP"
 
 
-def levels(console: Console, table: osp.LevelTable) -> None:
-    """Show ratio and loss of each level: the least, the middle and the most over the cuts."""
-    view = Table("codec", "ratio", "loss per cut, nats/token: least", "median", "most")
-    for k, level in enumerate(table.levels):
-        losses = sorted(float(row[k]) for row in table.loss)
+def codebook(console: Console, book: osp.Codebook) -> None:
+    """Show bits and loss of each level: the least, the middle and the most loss over the cuts that have it."""
+    unit = book.provenance.get("unit", "nats")
+    view = Table("level", "bits per element", "cuts", f"loss, {escape(str(unit))}: least", "median", "most")
+    for level in book.table().levels[1:]:
+        found = [one for cut in book.cuts for one in book.levels(cut) if one.name == level.name]
+        losses = sorted(one.loss for one in found)
         picked = (losses[0], losses[len(losses) // 2], losses[-1])
-        view.add_row(escape(level.name), f"{level.ratio:.2f}", *(f"{loss:.4f}" for loss in picked))
+        bits = max(one.bits_per_element for one in found)
+        view.add_row(escape(level.name), f"{bits:.2f}", str(len(found)), *(f"{loss:.4f}" for loss in picked))
     console.print(view)
+    curve = book.accuracy
+    console.print(
+        f"codebook {book.hex_id} of {escape(book.model.name)}: a loss of 0.1 is expected to cost "
+        f"{10 * curve.drop_per_loss:.2f} +- {10 * curve.error:.2f} points of accuracy",
+        highlight=False,
+    )
 
 
 def plan(console: Console, plan: osp.Plan) -> None:

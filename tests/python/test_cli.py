@@ -185,25 +185,32 @@ latency = "1 ms"
 
 
 @pytest.mark.timeout(240)
-def test_calibrate_plan_and_run_follow_each_other(
+def test_calibrate_plan_verify_and_run_follow_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model"
     save_tiny_model(model)
     save_tiny_tokenizer(model)
     text, network = tmp_path / "text.txt", tmp_path / "network.toml"
-    text.write_text("the satellite passes over the station " * 10)
+    text.write_text("the satellite passes over the station and sends data " * 20)
     network.write_text(NETWORK)
-    profile, levels, plan, trace = (tmp_path / f"{name}.json" for name in ("profile", "levels", "plan", "trace"))
+    profile, plan, trace = (tmp_path / f"{name}.json" for name in ("profile", "plan", "trace"))
+    book, verified = tmp_path / "book.safetensors", tmp_path / "verified.json"
     common = ("--prompt-tokens", 16)
     assert orbitsplit(monkeypatch, "profile", model, *common, "--measure", "-o", profile) == 0
-    assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, "--codec", "int8", "-o", levels) == 0
-    assert "int8" in capsys.readouterr().out
-    budget = ("--levels", levels, "--loss-budget", 100, "--new-tokens", 4)
+    asked = ("--codec", "klt", "--codec", "int8", "--level", 4, "--cut", 1, "--cut", 2)
+    assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, *asked, "-o", book) == 0
+    assert "klt 4" in capsys.readouterr().out
+    assert not book.with_name("book.safetensors.partial").exists()
+    given = ("--codebook", book)
+    budget = (*given, "--max-accuracy-drop", 0.5, "--new-tokens", 4)
     assert orbitsplit(monkeypatch, "plan", profile, "--network", network, *budget, "-o", plan) == 0
     assert "sat[0]" in capsys.readouterr().out
+    assert orbitsplit(monkeypatch, "verify", plan, "--text", text, *given, "-o", verified, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["is_within"]
+    assert osp.Plan.load(verified).max_accuracy_drop == 0.5
     prompts = ("--prompt", "the satellite", "--prompt", "over the station passes")
-    assert orbitsplit(monkeypatch, "run", plan, *prompts, "--new-tokens", 4, "-o", trace, "--json") == 0
+    assert orbitsplit(monkeypatch, "run", verified, *prompts, *given, "--new-tokens", 4, "-o", trace, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     assert len(printed["texts"]) == 2
     assert printed["run"]["new_tokens"] == 4

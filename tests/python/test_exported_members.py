@@ -49,7 +49,7 @@ def test_import_is_quick() -> None:
     assert min(float(_python(code)) for _ in range(5)) < 1.0
 
 
-@pytest.mark.parametrize("name", ["Pipeline", "measure_levels", "profile"])
+@pytest.mark.parametrize("name", ["Pipeline", "calibrate", "profile", "verify"])
 def test_a_missing_extra_is_named(name: str) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; import orbitsplit\n"

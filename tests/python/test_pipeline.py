@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -374,3 +376,137 @@ def test_the_processes_end_with_their_parent(directory: Path, signal_number: int
     assert still_alive == []
     assert errors == ""
     assert output == ("interrupted\n" if signal_number == signal.SIGINT else "")
+
+
+# Codebooks.
+
+
+CUTS = (1, LAYERS)
+
+
+@pytest.fixture(scope="module")
+def book(directory: Path) -> osp.Codebook:
+    ids, _ = tiny_prompts((60,) * 10, seed=3)
+    return osp.calibrate(directory, ids, cuts=CUTS, levels=(1.5,), codecs=("klt", "int8"), fit_samples=8)
+
+
+def with_levels(book: osp.Codebook, *, micro_batches: int = 1) -> osp.Plan:
+    """Return a plan with a matrix at the first cut and a fixed codec of the book at the last."""
+    chosen = {CUTS[0]: book.level_of(CUTS[0], "klt 1.5"), CUTS[1]: book.level_of(CUTS[1], "int8")}
+    return make_plan(list(CUTS), micro_batches=micro_batches).with_levels(book, chosen)
+
+
+def generate_with_frames(
+    model: PreTrainedModel, plan: osp.Plan, book: osp.Codebook, input_ids: Tensor, mask: Tensor, new_tokens: int
+) -> tuple[Tensor, dict[int, list[int]]]:
+    """Judge: the whole model under transformers' generate, hidden states at the cuts sent as frames."""
+    sizes: dict[int, list[int]] = {stage.cut: [] for stage in plan.stages[:-1]}
+
+    def sending(cut: int, level: int) -> Callable[..., Any]:
+        def hook(_module: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            frame = osp.compress(args[0].contiguous(), codec=book[cut, level])
+            sizes[cut].append(len(frame))
+            return (osp.decompress(frame, book, framework="torch"), *args[1:])
+
+        return hook
+
+    handles = []
+    for stage in plan.stages[:-1]:
+        assert stage.level is not None
+        module = model.model.layers[stage.cut] if stage.cut < LAYERS else model.model.norm
+        handles.append(module.register_forward_pre_hook(sending(stage.cut, stage.level)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    try:
+        return greedy(model, input_ids, mask, new_tokens, eos_token_id=-1), sizes
+    finally:
+        torch.set_num_threads(threads)
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.fixture(scope="module")
+def calibrated(directory: Path, book: osp.Codebook, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    scratch = tmp_path_factory.mktemp("scratch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(scratch))
+        pipe = Pipeline(with_levels(book), directory, codebook=book)
+    with pipe:
+        assert len(list(scratch.iterdir())) == 1
+        yield pipe
+    assert list(scratch.iterdir()) == []  # a book in memory leaves no file
+
+
+@pytest.mark.parametrize("lengths", [(1,), (40,), (9, 3, 12)])
+def test_tokens_equal_those_of_one_process_with_the_same_frames(
+    calibrated: Pipeline, book: osp.Codebook, unsplit: PreTrainedModel, lengths: tuple[int, ...]
+) -> None:
+    input_ids, mask = tiny_prompts(lengths)
+    expected, sizes = generate_with_frames(unsplit, calibrated.plan, book, input_ids, mask, 24)
+    assert torch.equal(calibrated.generate(input_ids, mask, max_new_tokens=24, eos_token_id=()), expected)
+    if lengths != (1,):  # and the frames do change what is said
+        assert not torch.equal(expected, greedy(unsplit, input_ids, mask, 24, eos_token_id=-1))
+    run = calibrated.last_run
+    assert run is not None
+    for link, cut in zip(run.links, CUTS, strict=True):
+        assert (link.prefill_bytes, link.decode_bytes) == (sizes[cut][0], sum(sizes[cut][1:]))
+
+
+def test_a_codebook_as_a_path_and_groups_and_16_bits(
+    directory: Path, book: osp.Codebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.save(tmp_path / "book.safetensors")
+    monkeypatch.chdir(tmp_path)
+    # Weights loaded in 16 bits are still those of the book.
+    with Pipeline(with_levels(book, micro_batches=2), directory, codebook="book.safetensors", dtype="bfloat16") as pipe:
+        input_ids, mask = tiny_prompts((9, 3))
+        assert pipe.generate(input_ids, mask, max_new_tokens=3, eos_token_id=()).shape == (2, 12)
+        assert pipe.last_run is not None
+        assert all(link.ratio > 1 for link in pipe.last_run.links)
+    assert (tmp_path / "book.safetensors").exists()
+
+
+def test_a_wrong_codebook_is_refused_before_anything_starts(
+    directory: Path, book: osp.Codebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", never)
+    other = osp.calibrate(directory, tiny_prompts((30,) * 4)[0], cuts=CUTS, levels=(2.0,), codecs=("fisher",))
+    other.save(tmp_path / "other.safetensors")
+    message = f"the plan needs codebook {book.hex_id}, this is codebook {other.hex_id}"
+    for wrong in (other, tmp_path / "other.safetensors", str(tmp_path / "other.safetensors")):
+        with pytest.raises(ValueError, match=message):
+            Pipeline(with_levels(book), directory, codebook=wrong)
+    with pytest.raises(ValueError, match=f"the plan needs codebook {book.hex_id}: pass it"):
+        Pipeline(with_levels(book), directory)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        Pipeline(with_levels(book), directory, codebook=tmp_path / "nothing")
+    damaged = tmp_path / "damaged.safetensors"
+    book.save(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged"):
+        Pipeline(with_levels(book), directory, codebook=damaged)
+    with pytest.raises(AssertionError, match="a process was started"):  # else this test would prove nothing
+        Pipeline(with_levels(book), directory, codebook=book)
+
+
+def test_other_weights_are_refused_by_their_layer(unsplit: PreTrainedModel, book: osp.Codebook, tmp_path: Path) -> None:
+    weight = unsplit.model.layers[2].mlp.up_proj.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(1.1)
+    unsplit.save_pretrained(tmp_path)
+    with torch.no_grad():
+        weight.copy_(kept)
+    children = len(psutil.Process().children(recursive=True))
+    with pytest.raises((ValueError, osp.TransportError), match=r"layer 2 of .* has other weights") as refused:
+        Pipeline(with_levels(book), tmp_path, codebook=book)
+    assert book.model.name in str(refused.value)
+    assert len(psutil.Process().children(recursive=True)) <= children
+
+
+def test_a_codebook_that_is_not_needed_does_no_harm(directory: Path, book: osp.Codebook) -> None:
+    with Pipeline(make_plan([]), directory, codebook=book) as pipe:
+        assert pipe.generate(torch.full((1, 3), 5), max_new_tokens=1).shape == (1, 4)

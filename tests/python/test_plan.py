@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from books_by_hand import book_by_hand
 
-from orbitsplit import Plan, PlanLink, PlanStage, Workload
+from orbitsplit import Codebook, Plan, PlanLink, PlanStage, Prediction, Workload
 
 
 def test_manual_cuts_lie_after_that_many_transformer_layers() -> None:
@@ -128,3 +130,76 @@ def test_missing_keys_are_named() -> None:
     del data["stages"]
     with pytest.raises(ValueError, match='no key "stages"'):
         Plan.from_dict(data)
+
+
+def book() -> Codebook:
+    return book_by_hand({2: [("fine", 5, 0.01), ("coarse", 2, 0.1)], 4: [("coarse", 2.5, 0.2)]}, layers=6, width=8)
+
+
+def test_manual_levels_are_those_of_a_codebook(tmp_path: Path) -> None:
+    plan = Plan.manual(cuts=[2, 3, 4], layers=6, codebook=book(), levels=[1, None, 0])
+    assert [(s.cut, s.codec, s.level) for s in plan.stages[:-1]] == [
+        (2, "coarse", 1),
+        (3, None, None),
+        (4, "coarse", 0),
+    ]
+    assert plan.codebook == book().hex_id
+    assert str(plan).startswith("node 0[0:3] -coarse-> node 1[3:4] -raw-> node 2[4:5] -coarse-> ")
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    limited = replace(plan, max_accuracy_drop=0.01)
+    limited.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == limited
+
+
+def test_levels_of_a_plan_can_be_changed() -> None:
+    before = Plan.manual(cuts=[2, 4], layers=6, codecs=["int8", "int4"])
+    numbers: dict[str, Any] = dict.fromkeys(("stage_s", "link_s", "decode_stage_s", "decode_link_s"), (1.0,))
+    numbers |= dict.fromkeys(("total_s", "prefill_s", "token_step_s", "loss", "lower_bound_s", "gap"), 1.0)
+    before = replace(before, prediction=Prediction(**numbers, stage_memory_bytes=(1,), status="optimal"), model="toy")
+    after = before.with_levels(book(), {2: 0, 4: None})
+    assert [(s.codec, s.level) for s in after.stages] == [("fine", 0), (None, None), (None, None)]
+    assert after.codebook == book().hex_id
+    assert after.prediction is None  # of the plan with other codecs
+    assert (after.links, after.workload, after.model) == (before.links, before.workload, "toy")
+    assert [(s.node, s.start, s.stop) for s in after.stages] == [(s.node, s.start, s.stop) for s in before.stages]
+    assert [stage.codec for stage in before.stages] == ["int8", "int4", None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"levels": [0, 0]}, "levels are those of a codebook: give one"),
+        ({"levels": [0, 0], "codebook": book(), "codecs": ["int8", None]}, "and no codecs"),
+        ({"levels": [0], "codebook": book()}, "2 cuts need 2 levels, got 1"),
+        ({"levels": [0, 0], "codebook": book(), "layers": 7}, "6 layers.* 7"),
+    ],
+)
+def test_levels_that_contradict_something_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan.manual(**{"cuts": [2, 4], "layers": 6, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("cuts", "levels", "message"),
+    [
+        ([3], {3: 0}, "cut 3 was not calibrated, the codebook has cuts 2, 4"),
+        ([2], {2: 2}, "cut 2 of the codebook has levels 0 to 1, not 2"),
+        ([2], {2: -1}, "levels 0 to 1, not -1"),
+        ([2, 3], {4: 0}, "the plan has no cut 4, it has 2, 3"),
+    ],
+)
+def test_levels_that_are_not_there_are_named(cuts: list[int], levels: dict[int, int], message: str) -> None:
+    with pytest.raises(LookupError, match=message):
+        Plan.manual(cuts=cuts, layers=6).with_levels(book(), levels)
+
+
+def test_a_level_needs_the_name_of_its_codebook() -> None:
+    plan = Plan.manual(cuts=[2], layers=6, codebook=book(), levels=[0])
+    with pytest.raises(ValueError, match="a stage has a level of a codebook, and the plan names no codebook"):
+        replace(plan, codebook=None)
+    with pytest.raises(ValueError, match="level of the stage on 'a' is -1"):
+        PlanStage("a", 0, 1, "fine", level=-1)
+    with pytest.raises(ValueError, match="fine"):
+        PlanStage("a", 0, 1, "fine")
+    with pytest.raises(ValueError, match=r"max_accuracy_drop is -0\.1"):
+        replace(plan, max_accuracy_drop=-0.1)

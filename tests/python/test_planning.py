@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from books_by_hand import book_by_hand
 
 import orbitsplit as osp
 from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Workload
@@ -259,3 +260,101 @@ def test_a_running_plan_goes_on_without_a_lost_node() -> None:
         osp.plan(profile(), left, workload, running=before)
     with pytest.raises(ValueError, match="objective is throughput, must be latency"):
         osp.plan(profile(), left, workload, running=before, objective="throughput")
+
+
+# Two transformer layers: the cut before the first was not calibrated, and cuts differ in what they lose and save.
+LEVELS = {
+    1: [("fine", 8, 0.001), ("middle", 4, 0.01), ("coarse", 2, 0.08)],
+    2: [("fine", 8, 0.002), ("coarse", 2, 0.03)],
+}
+
+
+def book(**changes: Any) -> osp.Codebook:
+    return book_by_hand(LEVELS, **{"layers": 2, "width": 16, **changes})
+
+
+def calibrated_plan(codebook: osp.Codebook | None = None, of: ModelProfile | None = None, **options: Any) -> osp.Plan:
+    """Plan three stages of nodes so small that no two layers but the first fit on one."""
+    nodes = tuple(Node(f"n{k}", memory, slowdown=1.0) for k, memory in enumerate((3500, 4000, 4000)))
+    links = tuple(Link(a.name, b.name, 640.0, 0.25) for a in nodes for b in nodes if a is not b)
+    workload = Workload(micro_batches=3, prompt_tokens=PROMPT)
+    given = book() if codebook is None else codebook
+    return osp.plan(profile() if of is None else of, Network("test", nodes, links), workload, codebook=given, **options)
+
+
+def losses_of(result: osp.Plan, codebook: osp.Codebook) -> list[float]:
+    stages = [stage for stage in result.stages[:-1] if stage.level is not None]
+    levels = [codebook.level_at(stage.cut, stage.level or 0) for stage in stages]
+    assert [stage.codec for stage in stages] == [level.name for level in levels]
+    return [level.loss for level in levels]
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.0004, 0.001, 0.004, 0.01, 0.02, 0.06, 1.0])
+def test_a_plan_keeps_the_accuracy_that_the_codebook_expects(drop: float) -> None:
+    result = calibrated_plan(max_accuracy_drop=drop)
+    assert result.prediction is not None
+    losses = losses_of(result, book())
+    assert result.prediction.loss == pytest.approx(sum(losses))
+    assert 0.5 * sum(losses) <= drop + 1e-12  # half a point of accuracy for each hundredth of a nat
+    assert result.codebook == book().hex_id
+    assert result.max_accuracy_drop == drop
+    assert osp.Plan.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert all(stage.codec is None for stage in result.stages if stage.cut == 0)  # not calibrated
+    same = calibrated_plan(loss_budget=drop / 0.5)
+    assert replace(same, max_accuracy_drop=drop) == result
+
+
+def test_more_accuracy_to_spend_makes_no_plan_slower() -> None:
+    drops = (0.0, 0.0004, 0.001, 0.004, 0.01, 0.02, 0.06, 1.0)
+    plans = [calibrated_plan(max_accuracy_drop=drop) for drop in drops]
+    seconds = [found.prediction.total_s for found in plans if found.prediction is not None]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(set(seconds)) >= 4
+    assert all(stage.codec is None for stage in plans[0].stages)
+    # With all of it: the fewest bits wherever something is sent that was calibrated.
+    assert {s.codec for s in plans[-1].stages[:-1] if s.cut in LEVELS} == {"coarse"}
+
+
+def test_a_codebook_alone_spends_nothing() -> None:
+    assert all(stage.codec is None for stage in calibrated_plan().stages)
+    assert calibrated_plan().max_accuracy_drop is None
+
+
+def test_ratios_are_of_the_dtype_of_the_profile() -> None:
+    half = replace(profile(), dtype="bfloat16", cut_bytes_per_token=32)
+    plans = [calibrated_plan(of=of, max_accuracy_drop=1.0) for of in (profile(), half)]
+    of_32, of_16 = (list(found.prediction.link_s) for found in plans if found.prediction is not None)
+    assert [s.codec for s in plans[0].stages] == [s.codec for s in plans[1].stages]
+    for k, stage in enumerate(plans[0].stages[:-1]):
+        # As many bits of a level, half of them where nothing is encoded.
+        assert of_16[k] == pytest.approx(of_32[k] if stage.codec else of_32[k] / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_budget": 0.1, "max_accuracy_drop": 0.01}, "loss_budget and max_accuracy_drop are given, only one"),
+        ({"max_accuracy_drop": 1.5}, r"max_accuracy_drop is 1\.5, must be from 0 to 1"),
+        ({"max_accuracy_drop": -0.1}, r"max_accuracy_drop is -0\.1, must be from 0 to 1"),
+        ({"levels": book().table(), "loss_budget": 0.1}, "levels and a codebook are given, only one"),
+        ({"codebook": book(layers=3)}, "calibrated for toy, 3 layers of width 16; the profile of toy has 2 layers"),
+        ({"codebook": book(width=32)}, "2 layers of width 32; the profile of toy has 2 layers of width 16"),
+    ],
+)
+def test_codebooks_and_budgets_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrated_plan(**options)
+
+
+def test_an_accuracy_needs_a_codebook() -> None:
+    for levels in (None, book().table()):
+        with pytest.raises(ValueError, match="max_accuracy_drop needs a codebook"):
+            osp.plan(profile(), network(1.0, 1.0), levels=levels, max_accuracy_drop=0.01)
+
+
+def test_a_plan_with_levels_explains_itself_and_goes_on() -> None:
+    plain = calibrated_plan(max_accuracy_drop=0.01)
+    explained = calibrated_plan(max_accuracy_drop=0.01, explain=True)
+    assert replace(explained, certificate=None) == plain
+    assert "without compression" in {other.name for other in explained.certificate.alternatives}  # type: ignore[union-attr]
+    assert calibrated_plan(max_accuracy_drop=0.01, running=plain) == plain

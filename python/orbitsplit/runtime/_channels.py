@@ -11,6 +11,7 @@ import time
 import torch
 from torch import Tensor
 
+from orbitsplit._calibrated import CalibratedCodec
 from orbitsplit._compress import compress, decompress, frame_bytes
 from orbitsplit._errors import CorruptFrameError, TransportError
 
@@ -22,7 +23,12 @@ from ._transport import Header, Receiver, Sender
 _TOKEN_BYTES = 8
 
 
-def activation_capacity(job: Job, hidden_size: int, dtype: str, codec: str) -> int:
+def codebook_of(codec: CalibratedCodec | str) -> CalibratedCodec | None:
+    """Return what decoding a codec's frames needs."""
+    return codec if isinstance(codec, CalibratedCodec) else None
+
+
+def activation_capacity(job: Job, hidden_size: int, dtype: str, codec: CalibratedCodec | str) -> int:
     """Return the bytes of the largest frame of a job, for either end of a link."""
     rows = job.largest_group
     return max(frame_bytes((rows, tokens, hidden_size), dtype, codec) for tokens in (job.prompt_tokens, 1))
@@ -36,7 +42,9 @@ def token_capacity(job: Job) -> int:
 class ActivationOutlet:
     """Encodes activations and sends them on."""
 
-    def __init__(self, sender: Sender, pace: Pace, *, job: Job, codec: str, half_duplex: bool) -> None:
+    def __init__(
+        self, sender: Sender, pace: Pace, *, job: Job, codec: CalibratedCodec | str, half_duplex: bool
+    ) -> None:
         self.traffic = Traffic()
         self._sender = sender
         self._pace = pace
@@ -63,8 +71,17 @@ class ActivationInlet:
     """Receives activations and decodes them."""
 
     def __init__(
-        self, receiver: Receiver, pace: Pace, *, job: Job, hidden_size: int, dtype: torch.dtype, link: str
+        self,
+        receiver: Receiver,
+        pace: Pace,
+        *,
+        job: Job,
+        hidden_size: int,
+        dtype: torch.dtype,
+        link: str,
+        codec: CalibratedCodec | str,
     ) -> None:
+        self._codebook = codebook_of(codec)
         self._receiver = receiver
         self._pace = pace
         self._job = job
@@ -97,7 +114,8 @@ class ActivationInlet:
 
     def _decode(self, payload: memoryview) -> Tensor:
         elements = self._job.largest_group * self._job.prompt_tokens * self._hidden_size
-        x: Tensor = decompress(payload, framework="torch", max_bytes=elements * self._dtype.itemsize)
+        limit = elements * self._dtype.itemsize
+        x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=limit)
         return x
 
 

@@ -41,10 +41,14 @@ def job_part_key(job: int, part: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Setup(Record):
-    """What a worker needs to know before any work: the plan (as `Plan.to_dict`) and how to load its stage."""
+    """What a worker needs to know before any work: the plan (as `Plan.to_dict`) and how to load its stage.
+
+    `codebook` is the path of the plan's codebook, None where it has none.
+    """
 
     plan: dict[str, Any]
     model: str
+    codebook: str | None
     start_timeout_s: float
 
     def read_plan(self) -> Plan:

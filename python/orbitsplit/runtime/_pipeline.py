@@ -10,11 +10,13 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from orbitsplit._codebook import Codebook
 from orbitsplit._errors import TransportError
 from orbitsplit._model import open_model, read_config
 from orbitsplit._plan import Plan
 
 from . import _control as control
+from ._book_file import BookFile
 from ._control import Ready, Setup, StageRecord
 from ._prompts import check_token, check_tokens, padding_mask
 from ._run import Run, measure
@@ -29,7 +31,8 @@ class Pipeline:
     """The processes of a plan: started on construction, ended by `close` or at the end of a `with` block.
 
     `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads the weights of
-    its own stage only, in `dtype` (float32, bfloat16 or float16), and computes with `threads` threads; both are the
+    its own stage only (and compares them with the `codebook`, which a plan with levels needs: itself or its file), in
+    `dtype` (float32, bfloat16 or float16), and computes with `threads` threads; both are the
     plan's by default, and `plan` is the plan with what is in force. Links have
     the rates and latencies of the plan and nodes its slow-downs. `progress` is called with a phase and a fraction.
     Processes have `start_timeout_s` seconds to get ready; later one that gives no sign of life for
@@ -42,8 +45,8 @@ class Pipeline:
         ...     tokens = pipe.generate(input_ids, attention_mask=mask, max_new_tokens=64)
 
     Raises:
-        ValueError: The plan is for another number of layers, no model is given, or the weights of a stage exceed the
-            memory of its node.
+        ValueError: The plan is for another number of layers, no model is given, the codebook is not the plan's, or the
+            weights of a stage exceed the memory of its node.
         TransportError: A process failed to get ready; the message names its node.
     """
 
@@ -52,6 +55,7 @@ class Pipeline:
         plan: Plan,
         model: str | Path | None = None,
         *,
+        codebook: Codebook | str | Path | None = None,
         dtype: str | None = None,
         threads: int | None = None,
         start_timeout_s: float = 600.0,
@@ -69,9 +73,10 @@ class Pipeline:
         self._unusable: str | None = None
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
+        self._book = BookFile(plan, codebook)
         self._store = ControlStore.host()
         self._workers = Workers(plan, self._store, heartbeat_timeout_s=heartbeat_timeout_s)
-        setup = Setup(plan.to_dict(), str(path), start_timeout_s)
+        setup = Setup(plan.to_dict(), str(path), self._book.path, start_timeout_s)
         self._store.put(control.SETUP, setup.to_json())
         try:
             self._workers.start()
@@ -124,6 +129,7 @@ class Pipeline:
             self._unusable = "it is closed"
             self._store.put(control.job_key(self._jobs), control.STOP)
             self._workers.end(grace_s=5.0)
+            self._book.remove()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -201,6 +207,7 @@ class Pipeline:
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         self._unusable = first_line
         self._workers.end()
+        self._book.remove()
 
 
 def _check_layers(plan: Plan, model: str | Path) -> None:

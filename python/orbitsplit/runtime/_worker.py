@@ -14,7 +14,11 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from orbitsplit._calibrated import CalibratedCodec
+from orbitsplit._codebook import Codebook
 from orbitsplit._compress import compress, decompress
+from orbitsplit._layers import find_layers
+from orbitsplit._model_hash import hash_layer
 from orbitsplit._plan import Plan
 from orbitsplit._stage import StageModel
 from orbitsplit._trace import Recorder
@@ -26,6 +30,7 @@ from ._channels import (
     TokenInlet,
     TokenOutlet,
     activation_capacity,
+    codebook_of,
     token_capacity,
 )
 from ._control import Failure, Ready, Setup, SignOfLife, StageRecord
@@ -101,6 +106,7 @@ class Worker:
         self._model = StageModel.load(
             self._setup.model, self._stage.start, self._stage.stop, dtype=getattr(torch, self._plan.dtype)
         )
+        self._codecs = self._load_codecs()
         self._warm_up()
         heart.phase = "connecting to the other stages"
         self._transport = self._join(store.port)
@@ -155,7 +161,9 @@ class Worker:
             return TokenInlet(receiver, pace, job=job, link=name)
         receiver = Receiver(name, before, tag=activations, capacity=self._capacity(job, before))
         hidden_size, dtype = self._model.hidden_size, getattr(torch, self._plan.dtype)
-        return ActivationInlet(receiver, pace, job=job, hidden_size=hidden_size, dtype=dtype, link=name)
+        return ActivationInlet(
+            receiver, pace, job=job, hidden_size=hidden_size, dtype=dtype, link=name, codec=self._codec(before)
+        )
 
     def _open_outlet(self, job: Job, pace: Pace) -> tuple[Outlet, Sender]:
         activations, tokens = channel_tags(job.id)
@@ -174,8 +182,27 @@ class Worker:
     def _capacity(self, job: Job, link: int) -> int:
         return activation_capacity(job, self._model.hidden_size, self._plan.dtype, self._codec(link))
 
-    def _codec(self, link: int) -> str:
-        return self._plan.stages[link].codec or "raw"
+    def _codec(self, link: int) -> CalibratedCodec | str:
+        return self._codecs[link]
+
+    def _load_codecs(self) -> dict[int, CalibratedCodec | str]:
+        """Return the codecs of the links before and behind the stage.
+
+        Raises ValueError if the codebook was calibrated for other weights than the stage has.
+        """
+        links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
+        stages = self._plan.stages
+        if self._setup.codebook is None:
+            return {link: stages[link].codec or "raw" for link in links}
+        book = Codebook.load(self._setup.codebook)
+        _, layers = find_layers(self._model.model)
+        own = range(max(0, self._stage.start - 1), min(len(layers), self._stage.stop - 1))
+        book.model.check_layers(self._setup.model, {index: hash_layer(layers[index]) for index in own})
+        found: dict[int, CalibratedCodec | str] = {}
+        for link in links:
+            level = stages[link].level
+            found[link] = "raw" if level is None else book[stages[link].cut, level]
+        return found
 
     def _link_name(self, source: int, destination: int) -> str:
         stages = self._plan.stages
@@ -189,10 +216,9 @@ class Worker:
 
     def _warm_up(self) -> None:
         # The first use of a codec may compile it (Numba); loading has run the model once already.
-        codecs = {self._codec(link) for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)}
         x = torch.zeros(1, 2, self._model.hidden_size, dtype=getattr(torch, self._plan.dtype))
-        for codec in codecs:
-            decompress(compress(x, codec=codec), framework="torch")
+        for codec in self._codecs.values():
+            decompress(compress(x, codec=codec), codebook_of(codec), framework="torch")
         # What is loaded stays: a collection amid the work would look through all of it, for tens of milliseconds.
         gc.collect()
         gc.freeze()

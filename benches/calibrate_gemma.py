@@ -1,0 +1,192 @@
+"""Calibrate Gemma 3 270M on CPython's documentation and measure what its codecs cost on text that was held out.
+
+    python benches/calibrate_gemma.py peers        cuts 5, 9 and 14 at once, beside what people use instead
+    python benches/calibrate_gemma.py plans        50 random plans: predicted and measured loss, and limits kept
+    python benches/calibrate_gemma.py elsewhere    text of another domain and in another language
+    python benches/calibrate_gemma.py time         all 17 inner cuts at 6 levels: minutes and memory
+
+The first three use one codebook of the 17 inner cuts, made once and kept in orbitsplit/books in the XDG cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import pydoc_data.topics
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import sphinx
+import torch
+from babel.messages.mofile import read_mo
+
+import orbitsplit as osp
+from lossy_peers import language_model_peers
+from orbitsplit._gguf import cache_root
+from orbitsplit._model import demo_model
+from orbitsplit.calibration import AnyCodec, Measured, Reference, held_out, random_plans
+
+CUTS = (5, 9, 14)
+TOKENS = 512
+# Bits per element; more of them at the rates that matter here than `calibrate` has by default.
+LEVELS = (4.0, 3.2, 2.9, 2.6, 2.3, 2.0)
+
+
+def texts(part: str) -> list[str]:
+    """Return the topics of CPython's documentation for calibration, or every fifth, which is held out."""
+    topics = pydoc_data.topics.topics
+    is_held_out = part == "held-out"
+    return [topics[name] for k, name in enumerate(sorted(topics)) if (k % 5 == 4) == is_held_out]
+
+
+def codebook(*, path: Path | None = None) -> osp.Codebook:
+    """Return the codebook of all inner cuts, calibrating on the first call."""
+    path = path or cache_root().parent / "books" / "gemma3-270m.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        calibrated(path.with_suffix(".partial")).save(path)
+    return osp.Codebook.load(path)
+
+
+def calibrated(checkpoint: Path | None = None) -> osp.Codebook:
+    """Calibrate all inner cuts at six levels, codecs without and with a transform."""
+    return osp.calibrate(
+        demo_model(),
+        texts("calibration"),
+        cuts="inner",
+        levels=LEVELS,
+        prompt_tokens=TOKENS,
+        checkpoint=checkpoint,
+        progress=_Told(),
+    )
+
+
+class _Told:
+    """Writes progress to standard error, at most every ten seconds."""
+
+    def __init__(self) -> None:
+        self._start_s = self._last_s = time.monotonic()
+
+    def __call__(self, step: str, fraction: float) -> None:
+        now_s = time.monotonic()
+        if now_s - self._last_s > 10:
+            print(f"{now_s - self._start_s:6.0f} s  {100 * fraction:3.0f} %  {step}", file=sys.stderr, flush=True)
+            self._last_s = now_s
+
+
+def row(name: str, found: Measured) -> str:
+    """Return a row of the table of codecs."""
+    return (
+        f"| {name} | {16 / found.bits_per_element:.2f} | {100 * found.perplexity_rise:+.2f} "
+        f"± {100 * found.surprise_error:.2f} | {-100 * found.drop:+.2f} ± {100 * found.drop_error:.2f} "
+        f"| {found.loss:.4f} |"
+    )
+
+
+def peers(rows: int = 8) -> None:
+    """Print codecs at three cuts at once, on held-out text."""
+    book = codebook()
+    reference = held_out(demo_model(), texts("held-out"), prompt_tokens=TOKENS, samples=rows, positions=None)
+    sample = {cut: _rows_at(reference, cut) for cut in CUTS}
+    print(f"{rows} rows of {TOKENS} tokens, cuts {CUTS} at once, {reference.measure({}).samples} predictions\n")
+    print("| codec | x bfloat16 | perplexity, % | top-1, points | KL, nats |")
+    print("| --- | --- | --- | --- | --- |")
+    names = [level.name for level in book.levels(CUTS[0])]
+    for name in names:
+        codecs: dict[int, AnyCodec] = {cut: book[cut, book.level_of(cut, name)] for cut in CUTS}
+        print(row(f"orbitsplit {name}", reference.measure(codecs)), flush=True)
+    for name in language_model_peers(sample[CUTS[0]]):
+        print(row(name, reference.measure({cut: language_model_peers(sample[cut])[name] for cut in CUTS})), flush=True)
+    _decode(book, reference)
+
+
+def _rows_at(reference: Reference, cut: int) -> torch.Tensor:
+    """Return rows of calibration text at a cut, which the static peer may look at."""
+    fitted = held_out(demo_model(), texts("calibration"), prompt_tokens=TOKENS, samples=4, positions=1)
+    del reference
+    with torch.no_grad():
+        return torch.cat([fitted.splice.hidden(batch.inputs, cut)[0] for batch in fitted.batches])
+
+
+def _decode(book: osp.Codebook, reference: Reference) -> None:
+    """Print what frames of one row take: the tokens of generation, encoded one by one, are those of prefill."""
+    print("\n| level | x bfloat16, frames of one token | the same numbers as in prefill |")
+    print("| --- | --- | --- |")
+    with torch.no_grad():
+        hidden = reference.splice.hidden(reference.batches[0].inputs, CUTS[1])[0]
+    for level, one in enumerate(book.levels(CUTS[1])):
+        codec = book[CUTS[1], level]
+        frames = [osp.compress(token[None], codec=codec) for token in hidden]
+        arrived = torch.cat([osp.decompress(frame, book, framework="torch") for frame in frames])
+        whole = osp.decompress(osp.compress(hidden, codec=codec), book, framework="torch")
+        ratio = 2 * hidden.numel() / sum(map(len, frames))
+        print(f"| {one.name} | {ratio:.2f} | {bool(torch.equal(arrived, whole))} |")
+
+
+def plans(count: int = 50, rows: int = 4) -> None:
+    """Print how well predicted and measured loss agree on random plans, and whether verified plans keep their limit."""
+    book = codebook()
+    reference = held_out(demo_model(), texts("held-out"), prompt_tokens=TOKENS, samples=rows, positions=64)
+    predicted, measured = [], []
+    for plan in random_plans(book, count, seed=1):
+        predicted.append(sum(book.levels(cut)[level].loss for cut, level in plan.items()))
+        measured.append(reference.measure({cut: book[cut, level] for cut, level in plan.items()}).loss)
+    print(f"{count} random plans of 1 to 6 cuts: rank correlation {rank_correlation(predicted, measured):.3f}, ")
+    print(f"measured / predicted: median {np.median(np.divide(measured, predicted)):.2f}")
+    for seed in range(5):
+        chosen = random_plans(book, 1, seed=100 + seed)[0]
+        plan = osp.Plan.manual(list(chosen), book.model.layers, codebook=book, levels=list(chosen.values()))
+        checked = osp.verify(
+            plan, demo_model(), texts("held-out"), codebook=book, max_accuracy_drop=0.01, samples=8, seed=seed
+        )
+        print(f"seed {seed}: kept {checked.is_within}\n{checked}", flush=True)
+
+
+def rank_correlation(a: list[float], b: list[float]) -> float:
+    """Return Spearman's rank correlation."""
+    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def elsewhere(limit: float = 0.01) -> None:
+    """Print what a plan for one text costs on others, and what `verify` makes of that."""
+    book = codebook()
+    levels = {cut: book.level_of(cut, "klt 2.3") for cut in CUTS}
+    plan = osp.Plan.manual(list(CUTS), book.model.layers, codebook=book, levels=list(levels.values()))
+    for name, passages in other_texts().items():
+        checked = osp.verify(plan, demo_model(), passages, codebook=book, max_accuracy_drop=limit, samples=8)
+        print(f"{name}:\n{checked}\n", flush=True)
+
+
+def other_texts() -> dict[str, list[str]]:
+    """Return text of other kinds, which the standard library and a package of the bench extra ship."""
+    folder = Path(str(sphinx.__file__)).parent / "locale" / "fr" / "LC_MESSAGES"
+    with (folder / "sphinx.mo").open("rb") as file:
+        messages = [message.string for message in read_mo(file) if isinstance(message.string, str)]
+    return {
+        "CPython's documentation, held out": texts("held-out"),
+        "program code (the standard library's modules argparse and statistics)": [
+            inspect.getsource(argparse),
+            inspect.getsource(statistics),
+        ],
+        "French (messages of Sphinx)": ["\n".join(messages)],
+    }
+
+
+def measure_time() -> None:
+    """Print minutes and memory of a calibration from nothing."""
+    start_s = time.monotonic()
+    book = calibrated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{book}: {(time.monotonic() - start_s) / 60:.1f} minutes, {peak / 1e9:.2f} GB at most")
+
+
+if __name__ == "__main__":
+    commands = {"peers": peers, "plans": plans, "elsewhere": elsewhere, "time": measure_time}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        sys.exit(__doc__)
+    commands[sys.argv[1]]()

@@ -1,0 +1,87 @@
+"""Arrays and a JSON document in one .safetensors file, complete or not at all. Needs safetensors when it is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+# The keys of a file's metadata: the document, and its SHA-256, because safetensors has no checksum of its own.
+_DOCUMENT, _DIGEST = "orbitsplit", "orbitsplit.sha256"
+
+
+class _File(Mapping[str, npt.NDArray[Any]]):
+    """The arrays of a file, each read when it is asked for: a process of a pipeline needs those of two cuts."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._file: Any = safe_open(path, framework="numpy")
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._file.keys():  # noqa: SIM118 - not a mapping
+            raise KeyError(name)
+        array: npt.NDArray[Any] = self._file.get_tensor(name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._file.keys()))
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+    def document(self) -> Any:
+        """Return the document that was written beside the arrays, None if there is none."""
+        metadata = self._file.metadata() or {}
+        text = metadata.get(_DOCUMENT, "null")
+        if _DOCUMENT in metadata and _digest(text) != metadata.get(_DIGEST):
+            raise ValueError("its document is not what its checksum says")
+        return json.loads(text)
+
+
+def write_tensors(path: str | Path, tensors: Arrays, document: Mapping[str, Any]) -> None:
+    """Write arrays and a JSON document as one file that appears complete or not at all."""
+    from safetensors.numpy import save_file
+
+    target = Path(path)
+    beside = target.with_name(target.name + ".writing")
+    text = json.dumps(document, allow_nan=False)
+    metadata = {_DOCUMENT: text, _DIGEST: _digest(text)}
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside, metadata=metadata)
+    beside.replace(target)
+
+
+def _digest(text: str) -> str:
+    import hashlib  # a fiftieth of a second that `import orbitsplit` does not have to take
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_tensors(path: str | Path, format_name: str, version: int) -> tuple[dict[str, Any], Arrays]:
+    """Return what `write_tensors` wrote, arrays as they are asked for.
+
+    Raises ValueError for a file that is something else or damaged, FileNotFoundError.
+    """
+    from safetensors import SafetensorError
+
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no file {source}")
+    try:
+        file = _File(source)
+        document = file.document()
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{source} is not a .safetensors file, or damaged: {error}") from error
+    found = document if isinstance(document, dict) else {}
+    if (found.get("format"), found.get("version")) != (format_name, version):
+        raise ValueError(
+            f"{source}: expected format {format_name!r} version {version}, "
+            f"got {found.get('format')!r} version {found.get('version')!r}"
+        )
+    return found, file

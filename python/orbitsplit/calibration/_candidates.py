@@ -1,0 +1,153 @@
+"""The codecs that are tried at a cut, and which of them are worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from orbitsplit._calibrated import CalibratedCodec
+from orbitsplit._codebook import CodebookEntry, CodebookLevel
+from orbitsplit._compress import Codec
+
+from ._distill import distill
+from ._fit import STATISTICAL, Fitted, finish, fit, geometry, start_of
+from ._mask import learn_mask
+from ._measure import CutTail, transmit
+from ._statistics import SAMPLE_ROWS, CutStatistics
+from ._training import Training
+
+# The arrays that all levels of a kind that is fitted to statistics share at one cut.
+_SHARED = ("shift", "matrix", "inverse")
+
+# Kinds that are trained through the frozen model, level by level.
+TRAINED = ("mask", "trained")
+KINDS = (*STATISTICAL, *TRAINED)
+
+_MASK_STEPS, _DISTILL_STEPS = 200, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry of a codebook, measured, and its arrays by the names of their tensors."""
+
+    entry: CodebookEntry
+    tensors: dict[str, npt.NDArray[Any]]
+
+    @property
+    def has_matrix(self) -> bool:
+        """Whether rows are multiplied by a matrix, which takes time."""
+        return "matrix" in self.entry.arrays
+
+
+def check_codecs(codecs: Sequence[str]) -> None:
+    """Raise ValueError for a kind of codec that cannot be calibrated, and for one that is given twice."""
+    if not codecs:
+        raise ValueError("there is no codec to calibrate")
+    for name in codecs:
+        if list(codecs).count(name) > 1:
+            raise ValueError(f"codec {name} is given {list(codecs).count(name)} times")
+        if name not in KINDS:
+            try:
+                Codec.parse(name)
+            except ValueError as error:
+                raise ValueError(f"codec {name!r} is neither {', '.join(KINDS)} nor a fixed one: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What codecs of one cut are made from: `statistics` (None where only fixed ones are); for trained ones a seed, and
+    the tail of the batches that are fitted to: of a level by name, because masks of earlier cuts come before it."""
+
+    statistics: CutStatistics | None
+    fitted: Callable[[str], CutTail]
+    seed: int
+
+
+def candidates(codecs: Sequence[str], levels: Sequence[float], sources: Sources, tail: CutTail) -> Iterator[Candidate]:
+    """Yield every codec at every level at the cut of `tail`, measured on its batches."""
+    for kind in codecs:
+        if kind in KINDS:
+            for bits in levels:
+                yield _measure(f"{kind} {bits:g}", _make(kind, bits, sources), tail, kind)
+        else:
+            yield _measure(kind, None, tail, kind)
+
+
+def _make(kind: str, bits: float, sources: Sources) -> Fitted:
+    statistics = sources.statistics
+    assert statistics is not None
+    if kind in STATISTICAL:
+        return fit(geometry(kind, statistics), statistics.sample, bits)
+    fitted = sources.fitted(f"{kind} {bits:g}")
+    if kind == "mask":
+        value_bits = 8 if bits >= 3 else 4  # fewer leave more of few bits to what is kept
+        training = Training(steps=_MASK_STEPS, learning_rate=0.03, seed=sources.seed)
+        mask = learn_mask(fitted, bits=bits, value_bits=value_bits, training=training)
+        rows = torch.cat([fitted.sent(batch).flatten(0, -2) for batch in range(fitted.batches)])
+        return finish(mask.numbers, rows[:: -(-len(rows) // SAMPLE_ROWS)], bits, varies="threshold")
+    start = start_of(geometry("klt" if statistics.is_whole else "fisher", statistics), statistics.sample, bits)
+    training = Training(steps=_DISTILL_STEPS, learning_rate=0.01, seed=sources.seed)
+    return finish(distill(fitted, start, bits=bits, training=training).numbers, statistics.sample, bits, varies="step")
+
+
+def _measure(name: str, fitted: Fitted | None, tail: CutTail, kind: str) -> Candidate:
+    codec: CalibratedCodec | str = kind
+    if fitted is not None:
+        codec = CalibratedCodec(codebook=1, cut=tail.cut, **fitted.scalars, **fitted.arrays)  # type: ignore[arg-type]
+    sent = [transmit(tail.sent(index), codec) for index in range(tail.batches)]
+    elements = sum(one.received.numel() for one in sent)
+    loss, error = tail.loss([one.received for one in sent])
+    level = CodebookLevel(
+        name=name,
+        bits_per_element=8 * sum(one.frame_bytes for one in sent) / elements,
+        loss=max(0.0, loss),  # rounding may go below
+        loss_error=error,
+        encode_s_per_byte=sum(one.encode_s for one in sent) / (4 * elements),
+        decode_s_per_byte=sum(one.decode_s for one in sent) / (4 * elements),
+    )
+    if not np.isfinite(loss):
+        raise ValueError(f"outputs are not finite with {name} at cut {tail.cut}")
+    if fitted is None:
+        return Candidate(CodebookEntry(level=level, codec=kind), {})
+    prefix = f"cut{tail.cut}"
+    shared = _SHARED if kind in STATISTICAL else ()
+    names = {part: f"{prefix}.{kind if part in shared else name}.{part}" for part in fitted.arrays}
+    tensors = {names[part]: array for part, array in fitted.arrays.items()}
+    return Candidate(CodebookEntry(level=level, scalars=fitted.scalars, arrays=names), tensors)
+
+
+def worth_keeping(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates on the lower convex hull of loss over bits.
+
+    Those with a matrix have a hull of their own: they need fewer bits and more time, and which counts depends on the
+    links. Ties are broken by the order of `found`.
+    """
+    return [c for matrix in (False, True) for c in _hull([c for c in found if c.has_matrix == matrix])]
+
+
+def best_first(found: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates in the order of their quality."""
+    return sorted(found, key=lambda c: (c.entry.level.loss, -c.entry.level.bits_per_element))
+
+
+def _hull(found: Sequence[Candidate]) -> list[Candidate]:
+    points = sorted(found, key=lambda c: (c.entry.level.bits_per_element, c.entry.level.loss))
+    hull: list[Candidate] = []
+    for candidate in points:
+        if hull and candidate.entry.level.loss >= hull[-1].entry.level.loss:
+            continue  # more bits and no less loss
+        while len(hull) > 1 and not _turns(hull[-2], hull[-1], candidate):
+            hull.pop()
+        hull.append(candidate)
+    return hull
+
+
+def _turns(a: Candidate, b: Candidate, c: Candidate) -> bool:
+    """Say whether b lies below the line from a to c."""
+    (xa, ya), (xb, yb), (xc, yc) = ((point.entry.level.bits_per_element, point.entry.level.loss) for point in (a, b, c))
+    return (yb - ya) * (xc - xa) < (yc - ya) * (xb - xa)

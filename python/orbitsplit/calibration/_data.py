@@ -1,0 +1,210 @@
+"""Data made into batches: texts for language models and encoders, images for classifiers."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers.modeling_utils import PreTrainedModel
+
+from orbitsplit._gguf import Progress
+from orbitsplit._model import load_tokenizer, open_model, read_config
+
+from ._task import Batch, Distributions, Embeddings, Task
+
+# Texts or paths of text files; token ids [N, S]; images [N, C, H, W] with their labels [N].
+Data: TypeAlias = "Iterable[str | Path] | Tensor | tuple[Tensor, Tensor]"
+
+_IMAGES_A_BATCH, _TEXTS_A_BATCH = 64, 16
+
+
+def load_model(
+    model: str | Path | PreTrainedModel, *, dtype: torch.dtype, progress: Progress | None = None
+) -> PreTrainedModel:
+    """Return a whole model: the architecture that its configuration names.
+
+    Raises ValueError where transformers has no such class, FileNotFoundError for a path that does not exist.
+    """
+    if not isinstance(model, PreTrainedModel):
+        source = open_model(model, progress=progress)
+        config = read_config(source)
+        name = (config.architectures or ["no architecture"])[0]
+        architecture = getattr(transformers, name, None)
+        if architecture is None:
+            raise ValueError(f"{model} names {name}, which transformers {transformers.__version__} does not have")
+        model = architecture.from_pretrained(source, config=config, dtype=dtype)
+    return model
+
+
+@contextmanager
+def frozen(model: PreTrainedModel) -> Iterator[None]:
+    """Keep gradients from the weights of a model, and leave it as it was."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def task_of(model: PreTrainedModel) -> Task:
+    """Return how a model's output is judged, by what the model is for."""
+    return Distributions() if is_causal(model) or is_classifier(model) else Embeddings()
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Say whether a model predicts next tokens."""
+    return type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(model).__name__ in _names(
+        MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)]
+    )
+
+
+def is_classifier(model: PreTrainedModel) -> bool:
+    """Say whether a model classifies images."""
+    return type(model.config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and type(model).__name__ in _names(
+        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(model.config)]
+    )
+
+
+def _names(classes: Any) -> set[str]:
+    return {found.__name__ for found in (classes if isinstance(classes, tuple) else (classes,))}
+
+
+class Samples:
+    """Data in the form the model takes it, and a digest of it: rows of tokens, images or padded texts.
+
+    Raises:
+        ValueError: The data are empty, not of the kind the model takes, or no text is long enough.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, data: Data, *, name: str, tokenizer: Any = None, prompt_tokens: int = 512
+    ) -> None:
+        self._model = model
+        if is_classifier(model):
+            self._tensors = _images(data, model.config.num_labels)
+        elif isinstance(data, Tensor):
+            _check_ids(data, model)
+            self._tensors = (data, torch.ones_like(data))
+        else:
+            texts = _texts(data)
+            tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
+            make = _rows if is_causal(model) else _padded
+            self._tensors = make(tokenizer, texts, prompt_tokens)
+        self.count = len(self._tensors[0])
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 of all samples."""
+        digest = hashlib.sha256()
+        for tensor in self._tensors:
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def batches(self, chosen: Tensor, *, positions: int | None = None) -> list[Batch]:
+        """Return the samples of these indices as batches.
+
+        Of a causal model's row of S tokens, `positions` next-token predictions count (None: all S - 1), evenly
+        spaced, from a place that differs from row to row.
+        """
+        first, second = self._tensors
+        if is_classifier(self._model):
+            return [
+                Batch({"pixel_values": first[part]}, targets=second[part]) for part in _parts(chosen, _IMAGES_A_BATCH)
+            ]
+        if not is_causal(self._model):
+            return [
+                Batch({"input_ids": first[part], "attention_mask": second[part]}, mask=second[part])
+                for part in _parts(chosen, _TEXTS_A_BATCH)
+            ]
+        return [self._row(first[index], number, positions) for number, index in enumerate(chosen)]
+
+    def _row(self, ids: Tensor, number: int, positions: int | None) -> Batch:
+        predicted = len(ids) - 1
+        count = predicted if positions is None else max(1, min(positions, predicted))
+        stride = predicted / count
+        at = ((torch.arange(count) + (number * 0.618) % 1) * stride).long().clamp_max(predicted - 1)
+        inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
+        if "logits_to_keep" in inspect.signature(type(self._model).forward).parameters:
+            inputs["logits_to_keep"] = at
+        return Batch(inputs, targets=ids[at + 1], positions=at)
+
+
+def _check_ids(ids: Tensor, model: PreTrainedModel) -> None:
+    least = 2 if is_causal(model) else 1  # a next token to predict
+    if ids.dim() != 2 or not len(ids) or ids.is_floating_point():
+        raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected a non-empty [N, S] of integers")
+    if ids.shape[1] < least:
+        raise ValueError(f"token ids have shape {tuple(ids.shape)}, rows of at least {least} tokens are needed")
+    vocabulary = model.config.get_text_config().vocab_size
+    if not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+        raise ValueError(f"token ids are from {int(ids.min())} to {int(ids.max())}, the vocabulary has {vocabulary}")
+
+
+def _parts(chosen: Tensor, size: int) -> list[Tensor]:
+    return [chosen[at : at + size] for at in range(0, len(chosen), size)]
+
+
+def _images(data: Data, classes: int) -> tuple[Tensor, Tensor]:
+    images, labels = data if isinstance(data, tuple) and len(data) == 2 else (None, None)
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        raise ValueError("a classifier of images needs a pair of tensors: images [N, C, H, W] and labels [N]")
+    if images.dim() != 4 or labels.shape != images.shape[:1] or not len(images):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)} and labels {tuple(labels.shape)}, "
+            f"expected a non-empty [N, C, H, W] and [N]"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"labels are from {int(labels.min())} to {int(labels.max())}, the model has {classes} classes")
+    return images, labels
+
+
+def _texts(data: Any) -> Iterator[str]:
+    if isinstance(data, (str, Path)):
+        raise ValueError("data is a single text or path, expected a sequence of them")
+    for item in data:
+        if isinstance(item, Path):
+            yield item.read_text(encoding="utf-8")
+        elif isinstance(item, str):
+            yield item
+        else:
+            raise ValueError(f"data holds {type(item).__name__}, expected texts (str) or text files (Path)")
+
+
+def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
+    """Return rows [N, tokens] of one text after the other, each beginning as the tokenizer begins a prompt."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    begun = tokenizer("a")["input_ids"]
+    start = begun[: len(begun) - len(bare)] if begun[len(begun) - len(bare) :] == bare else []
+    stream: list[int] = []
+    for text in texts:
+        stream += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    step = tokens - len(start)
+    if tokens < 2 or step < 1:
+        raise ValueError(f"rows of {tokens} tokens are asked for, at least {max(2, len(start) + 1)} are needed")
+    rows = [start + stream[at : at + step] for at in range(0, len(stream) - step + 1, step)]
+    if len(rows) < 2:
+        raise ValueError(
+            f"the texts have {len(stream)} tokens, two rows of {tokens} tokens are the least that is needed"
+        )
+    ids = torch.tensor(rows)
+    return ids, torch.ones_like(ids)
+
+
+def _padded(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
+    found: Sequence[str] = [text for text in texts if text.strip()]
+    if len(found) < 2:
+        raise ValueError(f"there are {len(found)} texts, two are the least that is needed")
+    made = tokenizer(found, padding=True, truncation=True, max_length=tokens, return_tensors="pt")
+    return made["input_ids"], made["attention_mask"]

@@ -1,0 +1,238 @@
+"""What codecs cost a model, measured with real frames: at one cut after another, or at several at once."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from orbitsplit._calibrated import CalibratedCodec
+from orbitsplit._compress import compress, decompress
+from orbitsplit._model import unsupported
+
+from ._splice import Splice
+from ._task import Batch, Task
+
+# Of float32 arithmetic in another order; a layer that reads more than the hidden state is off by far more.
+_SAME = 1e-5
+
+# Of a model's own outputs, so much is kept.
+_KEPT_BYTES = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Transmitted:
+    """An activation that went through a codec: what arrived, the bytes of its frame, and seconds of one thread."""
+
+    received: Tensor
+    frame_bytes: int
+    encode_s: float
+    decode_s: float
+
+
+# A codec of ours, or what does the same to an activation.
+AnyCodec: TypeAlias = "CalibratedCodec | str | Callable[[Tensor], Transmitted]"
+
+
+def transmit(hidden: Tensor, codec: AnyCodec) -> Transmitted:
+    """Encode and decode an activation [..., H]."""
+    if callable(codec):
+        return codec(hidden)
+    start = time.thread_time()
+    frame = compress(hidden.contiguous(), codec=codec)
+    encoded = time.thread_time()
+    book = codec if isinstance(codec, CalibratedCodec) else None
+    received: Tensor = decompress(frame, book, framework="torch", max_bytes=max(1, hidden.nbytes))
+    return Transmitted(received, len(frame), encoded - start, time.thread_time() - encoded)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The cost of codecs on some data: mean loss and mean drop of accuracy (a fraction), with standard errors.
+
+    `accuracy` is that of the model without codecs; `samples` how many outputs were compared; `bits_per_element` what
+    the frames took. `expected_drop` is the drop if the model's own probabilities are right, whatever the answers are;
+    `surprise` the mean rise of the nats of the right answers.
+    """
+
+    loss: float
+    loss_error: float
+    drop: float
+    drop_error: float
+    accuracy: float
+    samples: int
+    bits_per_element: float
+    expected_drop: float
+    expected_drop_error: float
+    surprise: float
+    surprise_error: float
+
+    @property
+    def perplexity_rise(self) -> float:
+        """By which part the perplexity of the right answers rises (0.01: 1 %)."""
+        return math.expm1(self.surprise)
+
+
+class Reference:
+    """A model's own outputs on some batches, which those with codecs are compared with.
+
+    They are kept where they are not large (next-token distributions over a large vocabulary take a megabyte each), else
+    computed again. Raises ValueError if they are not finite.
+    """
+
+    def __init__(self, splice: Splice, task: Task, batches: Sequence[Batch]) -> None:
+        self.splice = splice
+        self.task = task
+        self.batches = tuple(batches)
+        self._kept: dict[int, Tensor] = {}
+        self._kept_bytes = 0
+
+    @property
+    def width(self) -> int:
+        """The channels of the hidden state."""
+        with torch.no_grad():
+            return self.splice.hidden(self.batches[0].inputs, 0).shape[-1]
+
+    def outputs(self, index: int) -> Tensor:
+        """Return the model's own outputs on a batch."""
+        if index in self._kept:
+            return self._kept[index]
+        batch = self.batches[index]
+        with torch.no_grad():
+            outputs = self.task.outputs(self.splice.run(batch.inputs), batch)
+        if not bool(outputs.isfinite().all()):
+            raise ValueError(f"the model's own outputs are not finite in {self.splice.model.dtype}")
+        if self._kept_bytes + outputs.nbytes <= _KEPT_BYTES:
+            self._kept[index] = outputs
+            self._kept_bytes += outputs.nbytes
+        return outputs
+
+    def measure(
+        self, codecs: Mapping[int, AnyCodec], *, on_batch: Callable[[int], None] = lambda _index: None
+    ) -> Measured:
+        """Return what codecs at several cuts at once cost, each getting what those before it left."""
+        frame_bytes = elements = 0
+
+        def through(codec: AnyCodec) -> Callable[[Tensor], Tensor]:
+            def at(hidden: Tensor) -> Tensor:
+                nonlocal frame_bytes, elements
+                sent = transmit(hidden, codec)
+                frame_bytes += sent.frame_bytes
+                elements += hidden.numel()
+                return sent.received
+
+            return at
+
+        losses, drops, expected, right, surprise = [], [], [], [], []
+        for index, batch in enumerate(self.batches):
+            reference = self.outputs(index)
+            with torch.no_grad():
+                result = self.splice.run(batch.inputs, {cut: through(codec) for cut, codec in codecs.items()})
+                outputs = self.task.outputs(result, batch)
+            losses.append(self.task.divergence(reference, outputs))
+            before, after = (self.task.scores(reference, found, batch) for found in (reference, outputs))
+            drops.append(before - after)
+            expected.append(self.task.expected_drop(reference, outputs))
+            right.append(before)
+            surprise.append(self.task.surprise(outputs, batch) - self.task.surprise(reference, batch))
+            on_batch(index)
+        loss, loss_error = mean_and_error(torch.cat(losses))
+        drop, drop_error = mean_and_error(torch.cat(drops))
+        expected_drop, expected_drop_error = mean_and_error(torch.cat(expected))
+        rise, rise_error = mean_and_error(torch.cat(surprise))
+        return Measured(
+            loss=loss,
+            loss_error=loss_error,
+            drop=drop,
+            drop_error=drop_error,
+            accuracy=float(torch.cat(right).mean()),
+            samples=sum(map(len, losses)),
+            bits_per_element=8 * frame_bytes / elements if elements else 32.0,
+            expected_drop=expected_drop,
+            expected_drop_error=expected_drop_error,
+            surprise=rise,
+            surprise_error=rise_error,
+        )
+
+
+class CutTail:
+    """What lies behind one cut, for the batches of a reference: `Tail` of trained codecs, and the judge of all.
+
+    `before` is a tail of an earlier cut of the same reference: what is sent is computed from there.
+    Raises ValueError where the layers behind the cut take more than the hidden state.
+    """
+
+    def __init__(self, reference: Reference, cut: int, before: CutTail | None = None) -> None:
+        self._reference = reference
+        self.cut = cut
+        self._is_exact: bool = before is None or before._is_exact
+        splice = reference.splice
+        reference.outputs(0)  # a model must have run whole once before it runs in part
+        self._sent: list[Tensor] = []
+        with torch.no_grad():
+            for index, batch in enumerate(reference.batches):
+                start = None if before is None else (before.cut, before.sent(index))
+                self._sent.append(splice.hidden(batch.inputs, cut, start=start))
+            if self._is_exact and abs(self._strayed()) > _SAME:
+                raise ValueError(
+                    unsupported(splice.model.config, f"layers behind cut {cut} take more than its hidden state")
+                )
+
+    @property
+    def batches(self) -> int:
+        """The number of batches."""
+        return len(self._reference.batches)
+
+    def through(self, codec: CalibratedCodec | str) -> CutTail:
+        """Return the tail of the same cut where what is sent has gone through a codec."""
+        changed = copy.copy(self)
+        changed._is_exact = False
+        changed._sent = [transmit(hidden, codec).received for hidden in self._sent]
+        return changed
+
+    def sent(self, batch: int) -> Tensor:
+        """Return what the cut sends for a batch, [B, S, H]."""
+        return self._sent[batch]
+
+    def _strayed(self) -> float:
+        """Return the loss when the hidden state arrives as it was and everything else is that of other inputs.
+
+        So it shows if a layer reads the embeddings, or what an earlier layer put aside in this forward or the last.
+        """
+        reference = self._reference
+        batch = reference.batches[0]
+        others = batch.disturbed()
+        reference.splice.run(others)
+        result = reference.splice.run(others, start=(self.cut, self._sent[0]))
+        outputs = reference.task.outputs(result, batch)
+        return float(reference.task.divergence(reference.outputs(0), outputs).mean())
+
+    def divergences(self, batch: int, received: Tensor) -> Tensor:
+        """Return how far each output is from the reference when the layers behind the cut get `received`, [n]."""
+        reference = self._reference
+        given = reference.batches[batch]
+        result = reference.splice.run(given.inputs, start=(self.cut, received))
+        return reference.task.divergence(reference.outputs(batch), reference.task.outputs(result, given))
+
+    def divergence(self, batch: int, received: Tensor) -> Tensor:
+        """Return the mean of `divergences`, differentiable in `received`."""
+        return self.divergences(batch, received).mean()
+
+    def loss(self, received: Sequence[Tensor]) -> tuple[float, float]:
+        """Return the mean loss and its standard error when these activations arrive, one for each batch."""
+        with torch.no_grad():
+            found = [self.divergences(index, hidden) for index, hidden in enumerate(received)]
+        return mean_and_error(torch.cat(found))
+
+
+def mean_and_error(values: Tensor) -> tuple[float, float]:
+    """Return the mean of values [n] and its standard error."""
+    count = len(values)
+    error = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
+    return float(values.mean()), error

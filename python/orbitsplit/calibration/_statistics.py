@@ -1,0 +1,168 @@
+"""What one pass over the data says of every cut: means, covariances, and how sensitive the model is to errors there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orbitsplit._tensor_file import Arrays
+
+from ._splice import Splice
+from ._task import Batch, Task
+
+# A row this many times longer than the median one of its batch is massive (attention sinks are 10 to 1000 times): it
+# would rule every mean, and its codes are escapes anyway.
+MASSIVE = 8.0
+
+# Rows kept as they are, to choose steps and to count codes; 10 MB for a width of 640.
+SAMPLE_ROWS = 4096
+
+
+@dataclass
+class CutStatistics:
+    """Sums over the ordinary rows of one cut, and a sample of all its rows.
+
+    `total` [H], `products` [H, H] (sum of x x') and `fisher` [H, H] (sum of g g', g the gradient of the task's
+    surrogate, over `gradients` rows) are float64 and grow; `sample` [R, H] is float32. Without a need for whole
+    matrices, `products` and `fisher` are their diagonals [H].
+    """
+
+    count: int
+    gradients: int
+    massive: int
+    total: Tensor
+    products: Tensor
+    fisher: Tensor
+    sample: Tensor
+
+    @classmethod
+    def empty(cls, width: int, *, is_whole: bool) -> CutStatistics:
+        """Return the statistics of nothing, of whole matrices or of their diagonals."""
+        zeros = torch.zeros((width, width) if is_whole else (width,), dtype=torch.float64)
+        return cls(0, 0, 0, torch.zeros(width, dtype=torch.float64), zeros, zeros.clone(), torch.zeros(0, width))
+
+    def add(self, rows: Tensor, gradients: Tensor | None, quota: int) -> None:
+        """Count the rows [R, H] of a batch, and their gradients; `quota` of them, evenly spaced, join the sample."""
+        norms = rows.norm(dim=1)
+        ordinary = norms <= MASSIVE * norms.median()
+        x = rows[ordinary]
+        self.count += len(x)
+        self.massive += int((~ordinary).sum())
+        self.total += x.sum(0, dtype=torch.float64)
+        _add_squares(self.products, x)
+        if gradients is not None:
+            self.gradients += len(x)
+            _add_squares(self.fisher, gradients[ordinary])
+        quota = min(quota, len(rows))
+        chosen = torch.arange(quota) * len(rows) // max(1, quota)
+        self.sample = torch.cat([self.sample, rows[chosen].float()])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are whole matrices, not their diagonals."""
+        return self.products.dim() == 2
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean row [H], float64."""
+        return self.total / max(1, self.count)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance [H, H], float64. Needs whole matrices."""
+        return self.products / max(1, self.count) - torch.outer(self.mean, self.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each channel [H], float64."""
+        return (_diagonal(self.products) / max(1, self.count) - self.mean**2).clamp_min(0)
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """The diagonal [H] of the Fisher information, float64."""
+        return _diagonal(self.fisher) / max(1, self.gradients)
+
+    def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return the numbers as named arrays; `from_arrays` takes them back."""
+        tensors = {name: getattr(self, name).numpy() for name in ("total", "products", "fisher", "sample")}
+        return {
+            **{f"{prefix}.{name}": array for name, array in tensors.items()},
+            f"{prefix}.counts": np.array([self.count, self.gradients, self.massive], np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, prefix: str, arrays: Arrays) -> CutStatistics:
+        """Return the statistics that `to_arrays` named."""
+        count, gradients, massive = (int(value) for value in arrays[f"{prefix}.counts"])
+        tensors = {
+            name: torch.from_numpy(np.array(arrays[f"{prefix}.{name}"]))
+            for name in ("total", "products", "fisher", "sample")
+        }
+        return cls(count, gradients, massive, **tensors)
+
+
+def _add_squares(sums: Tensor, x: Tensor) -> None:
+    sums += (x.T @ x if sums.dim() == 2 else (x * x).sum(0)).double()
+
+
+def _diagonal(sums: Tensor) -> Tensor:
+    return sums.diagonal() if sums.dim() == 2 else sums
+
+
+def collect(
+    splice: Splice,
+    task: Task,
+    batches: Sequence[Batch],
+    cuts: Sequence[int],
+    *,
+    with_gradients: int,
+    seed: int,
+    done: dict[int, CutStatistics],
+    first_batch: int = 0,
+    after_batch: Callable[[int], None] = lambda _batch: None,
+) -> None:
+    """Add the batches from `first_batch` on to the statistics in `done`, one forward for each.
+
+    The first `with_gradients` of all batches also take a backward: a covariance needs more rows than the Fisher
+    information, whose directions are fewer, and a backward costs two forwards and the head. `after_batch(i)` is called
+    when batch i is part of all of them. The same seed gives the same numbers, however often the work was interrupted
+    between batches.
+    """
+    quota = -(-SAMPLE_ROWS // len(batches))
+    for index in range(first_batch, len(batches)):
+        batch = batches[index]
+        if index < with_gradients:
+            hidden = _with_gradients(splice, task, batch, cuts, seed=seed * 1_000_003 + index)
+        else:
+            hidden = splice.hidden_at(batch.inputs, cuts)
+        for cut, states in hidden.items():
+            gradients = None if states.grad is None else batch.rows(states.grad).float()
+            done[cut].add(batch.rows(states.detach()).float(), gradients, quota)
+        after_batch(index)
+
+
+def _with_gradients(
+    splice: Splice, task: Task, batch: Batch, cuts: Sequence[int], *, seed: int
+) -> Mapping[int, Tensor]:
+    """Return the hidden state at each cut, with the gradient of the task's surrogate."""
+    hidden: dict[int, Tensor] = {}
+
+    def watch(cut: int) -> Callable[[Tensor], Tensor]:
+        def at(states: Tensor) -> Tensor:
+            # Weights are frozen, so that the first cut is where gradients begin.
+            states = states if states.requires_grad else states.detach().requires_grad_()
+            states.retain_grad()
+            hidden[cut] = states
+            return states
+
+        return at
+
+    with torch.enable_grad():
+        result = splice.run(batch.inputs, {cut: watch(cut) for cut in cuts})
+        scalar = task.surrogate(task.outputs(result, batch), torch.Generator().manual_seed(seed))
+        scalar.backward()  # type: ignore[no-untyped-call]
+    return hidden

@@ -1,0 +1,83 @@
+"""What training a codec needs of a model: what a cut sends, and how the layers behind it take what arrives."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Rows beyond this many times the median norm are massive activations: they leave as escapes, whatever a codec's numbers
+# are, and the few of them would decide every mean.
+_MASSIVE = 8.0
+_JUDGED_EACH = 5
+
+
+class Tail(Protocol):
+    """What lies behind one cut of a frozen model, for some batches of data.
+
+    Every fifth batch judges what is trained on the others, so batches must not share texts or images.
+    """
+
+    @property
+    def batches(self) -> int:
+        """The number of batches."""
+        ...
+
+    def sent(self, batch: int) -> Tensor:
+        """Return what the cut sends for a batch, [..., width] in float32, without a gradient."""
+        ...
+
+    def divergence(self, batch: int, received: Tensor) -> Tensor:
+        """Return how far the model strays when the layers behind the cut get `received`, shaped as what was sent.
+
+        A scalar, the mean over tokens or samples (Kullback-Leibler: nats), differentiable in `received`.
+        """
+        ...
+
+
+class SampledRows:
+    """Rows from all batches of a tail, as many of each, and how they are spread.
+
+    `rows` [R, width] are those that are no massive activations; `massive_norm` is the norm from which a row is one.
+
+    Raises:
+        ValueError: The tail has no batches, or all its rows are zero.
+    """
+
+    def __init__(self, tail: Tail, *, limit: int = 16384) -> None:
+        if tail.batches < 1:
+            raise ValueError("the tail has no batches, a codec needs data to be trained on")
+        share = max(1, limit // tail.batches)
+        rows = torch.cat([_evenly(tail.sent(batch).flatten(0, -2), share) for batch in range(tail.batches)])
+        norms = rows.norm(dim=-1)
+        self.massive_norm = _MASSIVE * norms.median().item()
+        if not self.massive_norm > 0:
+            raise ValueError("half of all rows are zero, there is nothing to train a codec on")
+        self.rows = rows[norms < self.massive_norm]
+
+    def is_usual(self, sent: Tensor) -> Tensor:
+        """Say of each row of [..., width] whether it is no massive activation, [...]."""
+        usual: Tensor = sent.norm(dim=-1) < self.massive_norm
+        return usual
+
+
+def training_batches(batches: int) -> tuple[list[int], list[int]]:
+    """Return the batches to train on and those to judge the result by: every fifth, or all if there are too few."""
+    judged = list(range(_JUDGED_EACH - 1, batches, _JUDGED_EACH))
+    everything = list(range(batches))
+    return ([batch for batch in everything if batch not in judged], judged) if judged else (everything, everything)
+
+
+def batch_order(batches: list[int], steps: int, generator: torch.Generator) -> list[int]:
+    """Return which batch each training step uses: all of them in random order, again and again."""
+    passes = -(-steps // len(batches))
+    order = torch.cat([torch.randperm(len(batches), generator=generator) for _ in range(passes)])
+    return [batches[index] for index in order[:steps].tolist()]
+
+
+def _evenly(rows: Tensor, count: int) -> Tensor:
+    """Return `count` of the rows, evenly spaced, or all."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, count).long()]

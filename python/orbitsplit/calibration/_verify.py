@@ -1,0 +1,277 @@
+"""`verify`: what a plan really costs on data of the user, and a tighter plan where that is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from orbitsplit._accuracy import Z95
+from orbitsplit._calibrated import CalibratedCodec
+from orbitsplit._codebook import Codebook
+from orbitsplit._errors import InfeasiblePlanError
+from orbitsplit._gguf import Progress
+from orbitsplit._model_hash import hash_layer
+from orbitsplit._plan import Plan
+
+from ._data import Data, Samples, is_causal, load_model, task_of
+from ._measure import Measured, Reference
+from ._splice import Splice
+
+_ROWS, _POSITIONS = 16, 128
+_MOST_TRIALS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan that was measured: what it was expected to lose, and what it does."""
+
+    plan: Plan
+    predicted_loss: float
+    measured: Measured
+
+    @property
+    def drop_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the drop in accuracy, for other data of the same kind."""
+        margin = Z95 * self.measured.drop_error
+        return self.measured.drop - margin, self.measured.drop + margin
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found: the trials in order, the last of which is the answer if it `is_within` the limit.
+
+    `plan` is the first measured plan within the limit, or the one of the least drop if there is none.
+    """
+
+    max_accuracy_drop: float
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        """The trial of `plan`."""
+        within = [trial for trial in self.trials if trial.measured.drop <= self.max_accuracy_drop]
+        return within[0] if within else min(self.trials, key=lambda trial: trial.measured.drop)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan to use."""
+        return self.best.plan
+
+    @property
+    def is_within(self) -> bool:
+        """Whether the measured drop of `plan` is within the limit."""
+        return self.best.measured.drop <= self.max_accuracy_drop
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures of all trials, and the plan, as JSON-ready data."""
+        trials = [
+            {"predicted_loss": trial.predicted_loss, **asdict(trial.measured), "drop_interval": trial.drop_interval}
+            for trial in self.trials
+        ]
+        return {
+            "max_accuracy_drop": self.max_accuracy_drop,
+            "is_within": self.is_within,
+            "trials": trials,
+            "plan": self.plan.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for number, trial in enumerate(self.trials):
+            low, high = trial.drop_interval
+            found = trial.measured
+            verdict = "within" if found.drop <= self.max_accuracy_drop else "above"
+            lines.append(
+                f"plan {number + 1}: drop {100 * found.drop:.2f} points (95 %: {100 * low:.2f} to {100 * high:.2f}, of "
+                f"{100 * found.accuracy:.1f} on {found.samples} samples), {verdict} the limit of "
+                f"{100 * self.max_accuracy_drop:.2f}; loss {found.loss:.4f}, expected {trial.predicted_loss:.4f}; "
+                f"{found.bits_per_element:.2f} bits per element"
+            )
+        if not self.is_within:
+            lines.append("no plan that was tried keeps the limit; the best found is given")
+        return "\n".join(lines)
+
+
+def verify(
+    plan: Plan,
+    model: str | Path | PreTrainedModel,
+    data: Data,
+    *,
+    codebook: Codebook | None = None,
+    max_accuracy_drop: float | None = None,
+    replan: Callable[[float], Plan] | None = None,
+    tokenizer: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verification:
+    """Measure what a plan's codecs cost on held-out data, and tighten the plan until the limit is kept.
+
+    `data` as for `calibrate`, none of it used there; `samples` of it are drawn by `seed` (default: all images or texts,
+    16 rows of a causal model's text). The limit is `max_accuracy_drop`, that of the plan by default; a plan is within
+    it if the measured mean drop is, and the interval that comes with it says how sure that is. Where the drop is
+    larger, the loss budget is cut in proportion, at least by a fifth, and the plan made again by `replan(loss_budget)`,
+    or, without it, by better levels at the same cuts; at last with nothing compressed.
+
+    Example:
+        >>> checked = osp.verify(plan, "path-or-hub-id", texts, codebook=book)               # doctest: +SKIP
+        >>> checked.is_within, checked.plan                                                  # doctest: +SKIP
+
+    Raises:
+        ValueError: The plan has no limit and none is given, it needs another codebook, or the model is not the
+            codebook's.
+    """
+    limit = plan.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
+    if limit is None:
+        raise ValueError("the plan was made without max_accuracy_drop: say which drop is allowed")
+    if not 0 <= limit <= 1:
+        raise ValueError(f"max_accuracy_drop is {limit}, must be from 0 to 1 (0.01 is one point)")
+    _check_codebook(plan, codebook)
+    reference = held_out(
+        model,
+        data,
+        tokenizer=tokenizer,
+        prompt_tokens=plan.workload.prompt_tokens,
+        samples=samples,
+        seed=seed,
+        dtype=getattr(torch, plan.dtype),
+    )
+    _check_model(plan, reference, codebook)
+    trials: list[Trial] = []
+    candidate: Plan | None = plan
+    while candidate is not None:
+        _check_codebook(candidate, codebook)
+        report = _Progress(f"measuring plan {len(trials) + 1}", len(reference.batches), progress)
+        measured = reference.measure(_codecs(candidate, codebook), on_batch=report)
+        trials.append(Trial(candidate, _predicted(candidate, codebook), measured))
+        if measured.drop <= limit:
+            break
+        candidate = _tighter(trials, limit, codebook, replan)
+    return Verification(limit, tuple(trials))
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    step: str
+    batches: int
+    report: Progress | None
+
+    def __call__(self, batch: int) -> None:
+        if self.report is not None:
+            self.report(self.step, (batch + 1) / self.batches)
+
+
+def _tighter(
+    trials: list[Trial], limit: float, codebook: Codebook | None, replan: Callable[[float], Plan] | None
+) -> Plan | None:
+    """Return a plan with less loss than the last one, None if there is none left to try."""
+    last = trials[-1]
+    if len(trials) >= _MOST_TRIALS or not any(stage.codec for stage in last.plan.stages):
+        return None
+    part = min(0.8, 0.9 * limit / last.measured.drop)
+    budget = 0.0 if len(trials) == _MOST_TRIALS - 1 else part * (last.predicted_loss or last.measured.loss)
+    if replan is None:
+        found = None if codebook is None else better_levels(last.plan, codebook, budget)
+    else:
+        try:
+            found = replan(budget)
+        except InfeasiblePlanError:
+            found = None  # no plan fits without that much compression
+    return None if found is None else replace(found, max_accuracy_drop=limit)
+
+
+def better_levels(plan: Plan, codebook: Codebook, loss_budget: float) -> Plan:
+    """Return the plan with the levels of the fewest bits whose losses add up to no more than a budget.
+
+    Greedy from uncompressed, the step that saves most time on its link per loss first: on convex hulls this is optimal
+    but for the last step.
+    """
+    cuts = [stage.cut for stage in plan.stages[:-1]]
+    seconds = [1.0 if link.bytes_per_s is None else 1 / link.bytes_per_s for link in plan.links]
+    chosen: dict[int, int | None] = dict.fromkeys(cuts)
+    raw_bits = 8.0 * {"float32": 4, "bfloat16": 2, "float16": 2}[plan.dtype]
+
+    def point(cut: int, level: int | None) -> tuple[float, float]:
+        found = None if level is None else codebook.level_at(cut, level)
+        return (raw_bits, 0.0) if found is None else (found.bits_per_element, found.loss)
+
+    spent = 0.0
+    while True:
+        steps = []
+        for cut, second in zip(cuts, seconds, strict=True):
+            bits, loss = point(cut, chosen[cut])
+            levels = len(codebook.levels(cut)) if cut in codebook.cuts else 0
+            for level in range(levels):
+                fewer, more = point(cut, level)
+                if fewer < bits and spent - loss + more <= loss_budget:
+                    steps.append((second * (bits - fewer) / max(more - loss, 1e-12), cut, level, more - loss))
+        if not steps:
+            return plan.with_levels(codebook, chosen)
+        _, cut, level, added = max(steps)
+        chosen[cut] = level
+        spent += added
+
+
+def held_out(
+    model: str | Path | PreTrainedModel,
+    data: Data,
+    *,
+    tokenizer: Any = None,
+    prompt_tokens: int = 512,
+    samples: int | None = None,
+    positions: int | None = _POSITIONS,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Reference:
+    """Return a model on some data, ready to measure codecs at any cuts: `held_out(...).measure({cut: codec})`.
+
+    `samples` are drawn by `seed` (default: all images or texts, 16 rows of `prompt_tokens` of a causal model's text),
+    and of each row `positions` next-token predictions count (None: all).
+
+    Raises ValueError for data that are not of the kind the model takes and for more samples than there are.
+    """
+    name = model.name_or_path if isinstance(model, PreTrainedModel) else str(model)
+    loaded = load_model(model, dtype=dtype)
+    given = Samples(loaded, data, name=name, tokenizer=tokenizer, prompt_tokens=prompt_tokens)
+    wanted = (min(_ROWS, given.count) if is_causal(loaded) else given.count) if samples is None else samples
+    if not 1 <= wanted <= given.count:
+        raise ValueError(f"samples is {wanted}, must be from 1 to the {given.count} there are")
+    order = torch.randperm(given.count, generator=torch.Generator().manual_seed(seed))
+    return Reference(Splice(loaded), task_of(loaded), given.batches(order[:wanted], positions=positions))
+
+
+def _check_model(plan: Plan, reference: Reference, codebook: Codebook | None) -> None:
+    name, layers = reference.splice.model.name_or_path or "the model", reference.splice.layers
+    if plan.layers != len(layers) + 2:
+        raise ValueError(f"the plan is for {plan.layers - 2} layers, {name} has {len(layers)} layers")
+    if codebook is not None:
+        codebook.model.check_shape(name, len(layers), reference.width)
+        codebook.model.check_layers(name, {index: hash_layer(layer) for index, layer in enumerate(layers)})
+
+
+def _check_codebook(plan: Plan, codebook: Codebook | None) -> None:
+    if plan.codebook is not None and (codebook is None or codebook.hex_id != plan.codebook):
+        given = "none is given" if codebook is None else f"this is codebook {codebook.hex_id}"
+        raise ValueError(f"the plan needs codebook {plan.codebook}, {given}")
+
+
+def _codecs(plan: Plan, codebook: Codebook | None) -> dict[int, CalibratedCodec | str]:
+    codecs: dict[int, CalibratedCodec | str] = {}
+    for stage in plan.stages[:-1]:
+        if stage.level is not None:
+            assert codebook is not None
+            codecs[stage.cut] = codebook[stage.cut, stage.level]
+        elif stage.codec is not None:
+            codecs[stage.cut] = stage.codec
+    return codecs
+
+
+def _predicted(plan: Plan, codebook: Codebook | None) -> float:
+    if codebook is None:
+        return 0.0 if plan.prediction is None else plan.prediction.loss
+    return sum(codebook.level_at(s.cut, s.level).loss for s in plan.stages[:-1] if s.level is not None)
