@@ -285,6 +285,60 @@ def test_decode_calibrated(benchmark, calibrated_case, kind):
     check_calibrated(decoded, x, codec)
 
 
+# A whole matrix in front of the coder, beside a product of the same sizes in NumPy, which may sum in any order.
+MATRIX_SHAPES = {"prefill": (4096, 640), "decode step": (1, 640), "wide step": (1, 2048)}
+
+
+@pytest.fixture(params=MATRIX_SHAPES, scope="module")
+def matrix_case(request):
+    x = activation(MATRIX_SHAPES[request.param])
+    n = x.shape[1]
+    matrix = np.linalg.qr(np.random.default_rng(7).standard_normal((n, n)))[0]
+    coded = calibrated(n, is_coded=True)
+    # The massive channels are spread over all: one step for all of them.
+    step = np.full(n, np.sqrt(np.mean(np.square(activation((200, n))))) / 2, np.float32)
+    tables = {"tables": coded.tables, "table_of_channel": coded.table_of_channel}
+    return (request.param, x), CalibratedCodec(codebook=1, step=step, matrix=matrix, inverse=matrix.T, **tables)
+
+
+def check_matrix(decoded, x, codec):
+    """The error of a row: as that of its codes, by norm."""
+    y = x @ codec.matrix.T
+    bound = np.maximum(codec.step * 0.501, np.abs(y) * 2.0**-8)
+    assert np.all(np.linalg.norm(decoded - x, axis=1) <= np.linalg.norm(bound, axis=1) * 1.001)
+
+
+@pytest.mark.parametrize("isa", load_backend("native").isas())
+def test_encode_matrix(benchmark, matrix_case, isa):
+    case, codec = matrix_case
+    x = case[1]
+    encoder = Encoder(codec, x.shape, x.dtype)
+    with forced(isa):
+        frame = measure(benchmark, "codec calibrated with a matrix, encode", case, lambda: encoder.encode(x))
+    check_matrix(decompress(frame, codec), x, codec)
+
+
+@pytest.mark.parametrize("isa", load_backend("native").isas())
+def test_decode_matrix(benchmark, matrix_case, isa):
+    case, codec = matrix_case
+    x = case[1]
+    decoder, frame = Decoder(x.shape, x.dtype, codebook=codec), compress(x, codec)
+    with forced(isa):
+        decoded = measure(benchmark, "codec calibrated with a matrix, decode", case, lambda: decoder.decode(frame))
+    check_matrix(decoded, x, codec)
+
+
+@pytest.mark.parametrize("group", ["encode", "decode"])
+def test_numpy_beside_matrix(benchmark, matrix_case, group):
+    (name, x), codec = matrix_case
+    transposed = np.ascontiguousarray(codec.matrix.T)
+    out = np.empty_like(x)
+    product = measure(
+        benchmark, f"codec calibrated with a matrix, {group}", (name, x), lambda: np.matmul(x, transposed, out=out)
+    )
+    np.testing.assert_allclose(np.linalg.norm(product, axis=1), np.linalg.norm(x, axis=1), rtol=1e-4)
+
+
 @pytest.mark.parametrize("group", ["encode", "decode"])
 def test_copy_beside_calibrated(benchmark, calibrated_case, group):
     x = calibrated_case[1]

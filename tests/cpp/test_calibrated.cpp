@@ -216,13 +216,15 @@ void compare_transforms(const kernels::Channels& fast, std::size_t length, unsig
         fast.to_rows(a.data(), {rows, length}, b.data());
         CHECK(b == in);
     }
-    const std::vector<float> x = normals(5 * length, 1);
+    const std::vector<float> x = normals(24 * length, 1);
     const std::vector<float> matrix = normals(length * length, 1);
-    std::vector<float> a(5 * length);
-    std::vector<float> b(5 * length);
-    slow.multiply(x.data(), {5, length}, matrix.data(), a.data());
-    fast.multiply(x.data(), {5, length}, matrix.data(), b.data());
-    CHECK(a == b);
+    std::vector<float> a(x.size());
+    std::vector<float> b(x.size());
+    for (const std::size_t rows : {1UL, 2UL, 5UL, 6UL, 9UL, 24UL}) {
+        slow.multiply(x.data(), {rows, length}, matrix.data(), a.data());
+        fast.multiply(x.data(), {rows, length}, matrix.data(), b.data());
+        CHECK(a == b);
+    }
     for (std::size_t block = 2; block <= length && length % block == 0; block *= 2) {
         a = b = x;
         slow.hadamard(a.data(), a.size(), block, 0.7F);

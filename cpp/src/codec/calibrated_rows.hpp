@@ -10,8 +10,9 @@
 
 namespace orbitsplit::calibrated {
 
-// Rows that pass through a transform together, so that they stay in the cache.
-inline constexpr std::size_t block_rows = 16;
+// Rows that pass through a transform together, so that they stay in the cache: a multiple of those that the kernels
+// multiply by a matrix together.
+inline constexpr std::size_t block_rows = 24;
 
 // Numbers of scratch space that some rows need; 0 where the kernels read and write the array itself.
 std::size_t scratch_floats(const CalibratedCodec::Prepared& codec, DType dtype, layout::Rows rows);

@@ -100,14 +100,23 @@ void to_rows(const std::int8_t* in, layout::Rows rows, std::int8_t* out) {
                 out[row * rows.length + c] = in[c * rows.count + row];
 }
 
-// One running sum for each number of the result, in the order of the factors: any number of results may be
-// summed side by side.
+// Each number of the result is summed in the order of the factors; any number of results may be summed side by
+// side, and four factors at a time so that sums are stored less often.
 void multiply(const float* x, layout::Rows rows, const float* matrix, float* y) {
-    for (std::size_t row = 0; row < rows.count; ++row, x += rows.length, y += rows.length) {
-        std::fill_n(y, rows.length, 0.0F);
-        for (std::size_t i = 0; i < rows.length; ++i)
-            for (std::size_t j = 0; j < rows.length; ++j) y[j] += x[i] * matrix[i * rows.length + j];
-    }
+    const std::size_t n = rows.length;
+    std::fill_n(y, rows.count * n, 0.0F);
+    std::size_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (std::size_t row = 0; row < rows.count; ++row) {
+            const float* a = x + row * n + i;
+            const float* m = matrix + i * n;
+            float* sums = y + row * n;
+            for (std::size_t j = 0; j < n; ++j)
+                sums[j] = sums[j] + a[0] * m[j] + a[1] * m[n + j] + a[2] * m[2 * n + j] + a[3] * m[3 * n + j];
+        }
+    for (; i < n; ++i)
+        for (std::size_t row = 0; row < rows.count; ++row)
+            for (std::size_t j = 0; j < n; ++j) y[row * n + j] += x[row * n + i] * matrix[i * n + j];
 }
 
 }  // namespace
