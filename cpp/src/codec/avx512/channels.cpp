@@ -313,14 +313,17 @@ constexpr std::size_t factor_rows = 64;
 constexpr std::size_t tile_rows = 6;  // with four registers of results each, 24 running sums of 32 registers
 
 // Adds some rows times the matrix's rows from `first` to `last` to a panel of four registers of results, so that
-// each number of the matrix is loaded once for all.
+// each number of the matrix is loaded once for all. Sums stay in registers only where loops over them are unrolled
+// in full, to which GCC 12 is told.
 template <std::size_t count>
 void multiply_panel(const float* x, std::size_t length, const float* matrix, std::size_t first,
                     std::size_t last, std::size_t j, float* y) {
     __m512 sums[count][4];
     const std::size_t left = length - j;
     const __mmask16 masks[4] = {quarter(left, 0), quarter(left, 1), quarter(left, 2), quarter(left, 3)};
+#pragma GCC unroll 8
     for (std::size_t row = 0; row < count; ++row)
+#pragma GCC unroll 4
         for (std::size_t k = 0; k < 4; ++k)
             sums[row][k] =
                 first == 0 ? _mm512_setzero_ps() : load_floats(y, row * length + j + k * lanes, masks[k]);
@@ -334,7 +337,9 @@ void multiply_panel(const float* x, std::size_t length, const float* matrix, std
                 sums[row][k] = _mm512_add_ps(sums[row][k], _mm512_mul_ps(number, factors[k]));
         }
     }
+#pragma GCC unroll 8
     for (std::size_t row = 0; row < count; ++row)
+#pragma GCC unroll 4
         for (std::size_t k = 0; k < 4; ++k)
             _mm512_mask_storeu_ps(y + row * length + j + k * lanes, masks[k], sums[row][k]);
 }
