@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+#include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -97,6 +100,15 @@ void decode_into(const CalibratedCodec& codec, const py::object& frame, int dtyp
                                 threads);
 }
 
+Bytes table_from_counts(const py::array_t<std::uint64_t, py::array::c_style>& counts) {
+    if (counts.ndim() != 1 || counts.size() != 256)
+        throw std::invalid_argument("counts has " + std::to_string(counts.size()) + " numbers in " +
+                                    std::to_string(counts.ndim()) + " axes, it must have 256 in 1");
+    const orbitsplit::SymbolFrequencies table =
+        orbitsplit::table_from_counts(std::span<const std::uint64_t, 256>(counts.data(), 256));
+    return Bytes(static_cast<py::ssize_t>(table.size()), table.data());
+}
+
 py::tuple codebook_key(const py::object& frame, std::uint64_t max_bytes) {
     const ByteView view(frame);
     const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), {.max_bytes = max_bytes});
@@ -121,5 +133,6 @@ void bind_calibrated(py::module_& m) {
         .def("decode_into", &decode_into, py::arg("frame"), py::arg("dtype"), py::arg("shape"),
              py::arg("out"), py::arg("threads") = 1)
         .def("decode", &decode, py::arg("frame"), py::arg("max_bytes"), py::arg("threads") = 1);
+    m.def("table_from_counts", &table_from_counts, py::arg("counts").noconvert());
     m.def("codebook_key", &codebook_key, py::arg("frame"), py::arg("max_bytes"));
 }

@@ -116,6 +116,17 @@ std::vector<float> transpose(const std::vector<float>& matrix, std::size_t n) {
 
 }  // namespace
 
+SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts) {
+    constexpr std::uint64_t limit = std::uint64_t{1} << 40;
+    std::uint64_t total = 0;
+    for (const std::uint64_t count : counts) {
+        // Each by itself first: their sum could be too large for 64 bits.
+        if (count >= limit || (total += count) >= limit)
+            refuse("counts add up to 2^40 or more, they must add up to less");
+    }
+    return stream::build_table(counts).frequency;
+}
+
 CalibratedCodec::CalibratedCodec(CalibratedParameters parameters) {
     if (parameters.key.codebook == 0) throw std::invalid_argument("codebook is 0, which stands for none");
     check_width(parameters);

@@ -34,7 +34,7 @@ struct SymbolTable {
 
 bool is_valid(const SymbolTable& table);
 
-// The table that codes symbols with these counts (below 2^40) in the fewest bits, by an integer rule that every
+// The table that codes symbols with these counts (below 2^40 in all) in the fewest bits, by an integer rule that every
 // implementation follows. Without any count it is that of zeros.
 SymbolTable build_table(std::span<const std::uint64_t, 256> counts);
 

@@ -10,6 +10,7 @@ from ._frame import crc32c
 from ._isa import isa, isas, set_isa
 from ._planner import solve
 from ._problem import validate_problem
+from ._symbol_table import table_from_counts
 
 __all__ = [
     "CalibratedCodec",
@@ -27,5 +28,6 @@ __all__ = [
     "isas",
     "set_isa",
     "solve",
+    "table_from_counts",
     "validate_problem",
 ]

@@ -17,6 +17,18 @@ _SLOTS = 256
 _ESCAPED = 256  # the escape in a table's list of entries
 
 
+def table_from_counts(counts: npt.NDArray[np.uint64]) -> Bytes:
+    """Return `build_table` of an array of 256 counts; raise `ValueError` if they add up to 2^40 or more."""
+    if not isinstance(counts, np.ndarray) or counts.dtype != np.uint64:
+        raise TypeError("counts must be an array of uint64")
+    if counts.shape != (256,):
+        raise ValueError(f"counts has {counts.size} numbers in {counts.ndim} axes, it must have 256 in 1")
+    numbers: list[int] = counts.tolist()
+    if sum(numbers) >= 1 << 40:
+        raise ValueError("counts add up to 2^40 or more, they must add up to less")
+    return build_table(numbers)
+
+
 def build_table(counts: list[int]) -> Bytes:
     """Return the frequencies of 256 symbols that code these counts in the fewest bits; the escape has the rest."""
     table = np.zeros(256, np.uint8)
