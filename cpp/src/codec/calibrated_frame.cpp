@@ -284,8 +284,10 @@ class StreamDecoder {
     void decode_two(StreamPlace first, StreamPlace second) {
         stream::Decoder one = open(first);
         stream::Decoder two = open(second);
+        stream::Decoder* const streams[] = {&one, &two};
+        std::uint8_t* const codes[] = {coded(columns_[0]), coded(columns_[1])};
         for (std::size_t group = 0; first.rows.count > 0; ++group) {
-            stream::Decoder::next_group_of_two(group, one, coded(columns_[0]), two, coded(columns_[1]));
+            stream::Decoder::next_group(group, streams, codes);
             store_group(columns_[0], first);
             store_group(columns_[1], second);
         }
