@@ -79,9 +79,11 @@ stream::Decoder open(const stream::Tables& tables, const std::vector<std::byte>&
 void decode_two(const stream::Tables& tables, const std::vector<std::byte>* bytes, Codes* codes) {
     stream::Decoder first = open(tables, bytes[0]);
     stream::Decoder second = open(tables, bytes[1]);
+    stream::Decoder* const both[] = {&first, &second};
     for (std::size_t group = 0; group < rows / stream::group_rows; ++group) {
         const std::size_t at = group * stream::group_rows * channels;
-        stream::Decoder::next_group_of_two(group, first, codes[0].data() + at, second, codes[1].data() + at);
+        std::uint8_t* const here[] = {codes[0].data() + at, codes[1].data() + at};
+        stream::Decoder::next_group(group, both, here);
     }
     first.finish();
     second.finish();

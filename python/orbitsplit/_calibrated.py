@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class CalibratedCodec:
     """Say how activations of one width are encoded at one cut of a model, with numbers that calibration found.
 
@@ -113,6 +113,27 @@ class CalibratedCodec:
             self._prepared[module.__name__] = _prepare(self, module)
         return self._prepared[module.__name__]
 
+    def _numbers(self) -> tuple[Any, ...]:
+        """Everything a frame depends on, in a form that can be compared: arrays as their shape and bytes."""
+        values = (getattr(self, entry.name) for entry in fields(self) if entry.init)
+        return tuple((x.shape, x.tobytes()) if isinstance(x, np.ndarray) else x for x in values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CalibratedCodec):
+            return NotImplemented
+        return self is other or self._numbers() == other._numbers()
+
+    def __hash__(self) -> int:
+        return hash((self.codebook, self.cut, self.level, self.step.tobytes()))
+
+    def __repr__(self) -> str:
+        transform = "matrix" if self.matrix is not None else f"hadamard {self.hadamard}" if self.hadamard else "none"
+        tables = 0 if self.tables is None else len(self.tables)
+        return (
+            f"CalibratedCodec(codebook={self.codebook}, cut={self.cut}, level={self.level}, width={self.width}, "
+            f"transform={transform}, tables={tables})"
+        )
+
     # The backend's form cannot be pickled; it is made again from the numbers.
     def __reduce__(self) -> tuple[Any, ...]:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
@@ -128,13 +149,22 @@ class CodecOfLevel(Protocol):
     def codec_of(self, cut: int, level: int) -> CalibratedCodec: ...
 
 
+def check_codebook(codebook: CodecOfLevel) -> None:
+    """Raise `TypeError` for what has no codecs, such as the name of one: decoding needs none."""
+    if not (hasattr(codebook, "codebook_id") and hasattr(codebook, "codec_of")):
+        raise TypeError(
+            f"codebook is a {type(codebook).__name__}, it must be a CalibratedCodec or have codecs of levels"
+        )
+
+
 def select(codebook: CalibratedCodec | CodecOfLevel, key: tuple[int, int, int]) -> CalibratedCodec | None:
     """Return the codec that decodes a frame with this key (codebook, cut, level), None if it needs none.
 
-    Raises `CorruptFrameError` if the frame needs another codebook.
+    Raises `CorruptFrameError` if the frame needs another codebook, `TypeError` for what is none.
     """
     if isinstance(codebook, CalibratedCodec):
         return codebook  # whose decoder compares the whole key
+    check_codebook(codebook)
     needed, cut, level = key
     if needed == 0:
         return None

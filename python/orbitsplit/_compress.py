@@ -109,8 +109,8 @@ def compress(
     arrays are alike. Large arrays are encoded on up to `threads` threads (1 to 256; topk and
     lossless_bf16 use one); the frame does not depend on it.
 
-    Raises `TypeError` for what is not such an array, `ValueError` for one that is not contiguous, for an
-    invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
+    Raises `TypeError` for what is not such an array, codec or memory, `ValueError` for one that is not contiguous, for
+    an invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
     cannot keep them (all but raw, bf16 and lossless_bf16); `out` then holds anything.
 
     >>> frame = compress(np.ones((4, 64), np.float32), codec="int8")
@@ -145,14 +145,17 @@ def decompress(
     frames are alike. Large arrays are decoded on up to `threads` threads (1 to 256).
 
     Raises `CorruptFrameError` for anything that is not a valid frame within the limit, also for one that needs
-    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written,
-    `TypeError` for a bfloat16 frame with `framework="numpy"`, `ImportError` if torch is needed and missing.
+    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written, or a
+    negative `max_bytes`; `TypeError` for what is no codebook or a bfloat16 frame with `framework="numpy"`;
+    `ImportError` if torch is needed and missing.
 
     >>> decompress(compress(np.arange(3, dtype=np.float32), codec="raw"))
     array([0., 1., 2.], dtype=float32)
     """
     if framework not in (None, "numpy", "torch"):
         raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
+    if not 0 <= max_bytes <= ANY_BYTES:
+        raise ValueError(f"max_bytes is {max_bytes}, it must be from 0 to {ANY_BYTES}")
     view = memoryview(frame)
     if not view.c_contiguous:
         raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy")
@@ -194,11 +197,18 @@ def core_of(codec: str | Codec | CalibratedCodec) -> tuple[Any, tuple[Any, ...]]
 def codec_arguments(codec: str | Codec) -> tuple[int, int, float]:
     """Return a codec as the core takes it."""
     chosen = _parse(codec) if isinstance(codec, str) else codec
+    if not isinstance(chosen, Codec):
+        raise TypeError(f"codec is of type {type(codec).__name__}, it must be a name, a Codec or a CalibratedCodec")
     return _CODECS.index(chosen.name), chosen.group or _DEFAULT_GROUP, chosen.keep or _DEFAULT_KEEP
 
 
 def _view_out(out: Buffer) -> memoryview:
-    memory = memoryview(out)
+    try:
+        memory = memoryview(out)
+    except TypeError:
+        raise TypeError(
+            f"out is a {type(out).__name__}, it must be a bytearray, a NumPy array or other writable memory"
+        ) from None
     if memory.readonly:
         raise ValueError("out is read-only")
     if not memory.c_contiguous:

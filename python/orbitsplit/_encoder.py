@@ -9,7 +9,7 @@ import numpy as np
 
 from ._arrays import DTYPES, as_tensor, describe, dtype_number, is_torch_dtype, view_bytes
 from ._backend import backend
-from ._calibrated import CalibratedCodec, CodecOfLevel, select
+from ._calibrated import CalibratedCodec, CodecOfLevel, check_codebook, select
 from ._compress import ANY_BYTES, Codec, codec_arguments
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def _decode_function(
 
     if codebook is None or isinstance(codebook, CalibratedCodec):
         return decoder(codebook)
+    check_codebook(codebook)
     of_key: dict[tuple[int, int, int], Callable[[Buffer], None]] = {}
 
     def decode_by_key(frame: Buffer) -> None:

@@ -276,7 +276,7 @@ def solve(
     may take twice as much. `incumbent` is a plan to start from, such as the one that runs: it saves time and is
     ignored where it breaks a limit. What is proven does not depend on it, only which of equally good plans is returned.
     Free order of more than 64 nodes needs few links for each, as in a constellation, and is quicker with `max_nodes`.
-    Raises ValueError.
+    Raises ValueError, and TypeError for an `incumbent` that is no plan.
 
     >>> solution = solve(Problem.load("problem.json"))       # doctest: +SKIP
     >>> solution.status, solution.objective_s                # doctest: +SKIP
@@ -286,7 +286,7 @@ def solve(
         check_integer(name, most)
         if most < 1:
             raise ValueError(f"{name} is {most}, must be at least 1")
-    rows = _stage_rows(incumbent if isinstance(incumbent, Sequence) else incumbent.stages)
+    rows = _stage_rows(_stages_of(incumbent))
     limit = float("inf") if time_limit_s is None else float(time_limit_s)
     if max_nodes is not None:
         check_integer("max_nodes", max_nodes)
@@ -298,6 +298,13 @@ def solve(
     if found["status"] == "infeasible":
         found["lower_bound_s"] = None
     return Solution(**{**found, "stages": stages, "reason": found["reason"] or None})
+
+
+def _stages_of(plan: Sequence[Stage] | HasStages) -> Sequence[Stage]:
+    stages: Any = plan if isinstance(plan, Sequence) else getattr(plan, "stages", None)
+    if not isinstance(stages, Sequence) or isinstance(stages, str):
+        raise TypeError(f"incumbent is a {type(plan).__name__}, it must be stages or have them, as a Solution does")
+    return stages
 
 
 def _stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:

@@ -1,6 +1,7 @@
 // The stream coder: every symbol comes back, the size is near the entropy, hostile bytes are refused.
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -97,10 +98,16 @@ void test_adversarial_symbols() {
     Counts heavy{};
     heavy[255] = 1'000'000'000'000;
     heavy[0] = 1;
-    for (const Counts& counts : {counts_of(every), alike, heavy, Counts{}}) {
+    // The most neighbours that fit into a window of places, and one more; both go past 255.
+    Counts fitting{};
+    for (unsigned place = 0; place < 63; ++place) fitting[(220 + place) % 256] = 10;
+    Counts spilling = fitting;
+    spilling[(220 + 63) % 256] = 10;
+    for (const Counts& counts : {counts_of(every), alike, heavy, fitting, spilling, Counts{}}) {
         const SymbolTable table = stream::build_table(counts);
         CHECK(stream::is_valid(table));
         const stream::Tables tables(table);
+        CHECK(tables.steps(0, 1, 1, 1).have_windows == (counts != counts_of(every) && counts != spilling));
         for (const Bytes& symbols : {every, Bytes(10240, 7), Bytes(10240, 0), Bytes(10240, 255)})
             for (const std::size_t rows : {1UL, 8UL, 64UL, 160UL})
                 CHECK(decode(tables, encode(tables, symbols, rows, 10240 / rows), rows, 10240 / rows) ==
@@ -120,7 +127,9 @@ void test_every_division() {
             rans::Encoder encoder{.state = {}, .next = memory.data() + 100, .escape = memory.data() + 200};
             encoder.state[0] = static_cast<std::uint16_t>(state);
             Bytes codes(65, symbol);
-            kernels::active().rans->encode(tables.steps(0, 1, 1, 1), codes.data(), encoder);
+            const std::uint8_t* const code = codes.data();
+            rans::Encoder* const one = &encoder;
+            kernels::active().rans->encode(tables.steps(0, 1, 1, 1), 1, &code, &one);
             const unsigned x = state >= frequency << 8 ? state >> 8 : state;
             CHECK(encoder.state[0] == (x / frequency << 8) + x % frequency + 256 - frequency);
         }
@@ -148,24 +157,48 @@ void test_size_is_near_the_entropy() {
     }
 }
 
-void test_two_streams_at_once() {
+// Of each number of streams: the bytes are those of streams encoded one by one, and every symbol comes back.
+void test_streams_together() {
     for (const std::size_t rows : {1UL, 40UL, 64UL, 200UL}) {
         const std::size_t channels = 300;
         const stream::Tables tables = mixed_tables(channels);
-        const Bytes symbols[] = {normals(rows * channels, 1), normals(rows * channels, 3, 5)};
-        const std::vector<std::byte> bytes[] = {encode(tables, symbols[0], rows, channels),
-                                                encode(tables, symbols[1], rows, channels)};
-        stream::Decoder first(tables, bytes[0], bytes[0].size(), rows, channels);
-        stream::Decoder second(tables, bytes[1], bytes[1].size(), rows, channels);
-        Bytes out[] = {Bytes(rows * channels + 64), Bytes(rows * channels + 64)};
-        for (std::size_t group = 0; group < (rows + 63) / 64; ++group)
-            stream::Decoder::next_group_of_two(group, first, out[0].data() + group * 64 * channels, second,
-                                               out[1].data() + group * 64 * channels);
-        first.finish();
-        second.finish();
-        for (int k = 0; k < 2; ++k) {
-            out[k].resize(rows * channels);
-            CHECK(out[k] == symbols[k]);
+        for (std::size_t count = 1; count <= rans::max_together; ++count) {
+            std::vector<Bytes> symbols;
+            std::vector<std::vector<std::byte>> bytes;
+            std::vector<std::unique_ptr<stream::Encoder>> encoders;
+            std::vector<std::unique_ptr<stream::Decoder>> decoders;
+            std::vector<stream::Encoder*> encoding;
+            std::vector<stream::Decoder*> decoding;
+            for (unsigned k = 0; k < count; ++k) {
+                symbols.push_back(normals(rows * channels, 1 + k, k));
+                bytes.push_back(encode(tables, symbols[k], rows, channels));
+                symbols[k].resize(rows * channels + 64);
+                encoders.push_back(std::make_unique<stream::Encoder>(tables, rows, channels));
+                encoding.push_back(encoders[k].get());
+            }
+            for (std::size_t group = (rows + 63) / 64; group-- > 0;) {
+                std::vector<const std::uint8_t*> codes;
+                for (const Bytes& one : symbols) codes.push_back(one.data() + group * 64 * channels);
+                stream::Encoder::add_group(group, encoding, codes.data());
+            }
+            for (std::size_t k = 0; k < count; ++k) {
+                std::vector<std::byte> together(encoders[k]->size());
+                encoders[k]->finish(together.data());
+                CHECK(together == bytes[k]);
+                decoders.push_back(
+                    std::make_unique<stream::Decoder>(tables, bytes[k], bytes[k].size(), rows, channels));
+                decoding.push_back(decoders[k].get());
+            }
+            std::vector<Bytes> out(count, Bytes(rows * channels + 64));
+            for (std::size_t group = 0; group < (rows + 63) / 64; ++group) {
+                std::vector<std::uint8_t*> codes;
+                for (Bytes& one : out) codes.push_back(one.data() + group * 64 * channels);
+                stream::Decoder::next_group(group, decoding, codes.data());
+            }
+            for (std::size_t k = 0; k < count; ++k) {
+                decoders[k]->finish();
+                CHECK(std::equal(out[k].begin(), out[k].end() - 64, symbols[k].begin()));
+            }
         }
     }
 }
@@ -243,7 +276,7 @@ int main() {
         test_adversarial_symbols();
         test_every_division();
         test_size_is_near_the_entropy();
-        test_two_streams_at_once();
+        test_streams_together();
         test_hostile_bytes();
     }
     return failures;

@@ -3,6 +3,9 @@
 //
 // Mutated bytes alone would never get past the checksum or the length of the payload. So most inputs are
 // repaired after mutation: the parsers of payloads are reached, and the header's checks by the rest.
+//
+// With ORBITSPLIT_FUZZ_LARGE set, frames have several streams, which readers decode side by side: hundreds of rows of
+// calibrated codes, hundreds of thousands of lossless_bf16 values. A run on them needs a -max_len to match.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -25,7 +28,8 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 
 namespace {
 
-constexpr Limits limits{.max_bytes = 1 << 16};
+const bool is_large = std::getenv("ORBITSPLIT_FUZZ_LARGE") != nullptr;
+const Limits limits{.max_bytes = is_large ? 1U << 20 : 1U << 16};
 constexpr std::size_t codec_kinds = 7;
 constexpr std::array codecs = {"raw",     "bf16", "int8:8",    "int8",         "int4",
                                "int4:16", "topk", "topk:0.02", "lossless_bf16"};
@@ -102,16 +106,37 @@ std::optional<Decoded> try_decompress(std::span<const std::byte> frame) {
     }
 }
 
+// What a frame is made of: one of `codecs` or, behind them, of the codebook.
+struct Choice {
+    std::size_t codec;
+    DType dtype;
+    std::array<std::int64_t, 2> shape;
+
+    const CalibratedCodec* calibrated() const {
+        return codec < codecs.size() ? nullptr : &codebook()[codec - codecs.size()];
+    }
+};
+
+Choice choose(std::minstd_rand& random) {
+    Choice choice{.codec = random() % (codecs.size() + codebook().size()),
+                  .dtype = static_cast<DType>(random() % 3),
+                  .shape = {}};
+    if (is_large && choice.calibrated() == nullptr) choice.codec = codecs.size() - 1;
+    const auto below = [&](unsigned limit) { return static_cast<std::int64_t>(random() % limit); };
+    if (choice.calibrated() != nullptr)
+        choice.shape = {is_large ? 200 + below(900) : 1 + below(below(4) == 0 ? 130 : 4),
+                        static_cast<std::int64_t>(choice.calibrated()->width())};
+    else if (is_large)
+        choice.shape = {1 + below(5), 60'000 + below(6'000)};
+    else
+        choice.shape = {1 + below(below(4) == 0 ? 130 : 4), 1 + below(200)};
+    return choice;
+}
+
 // A frame of a random array, for mutations to start from that no frame of the corpus leads to.
 std::vector<std::byte> fresh_frame(std::minstd_rand& random) {
-    const std::size_t choice = random() % (codecs.size() + codebook().size());
-    const CalibratedCodec* calibrated =
-        choice < codecs.size() ? nullptr : &codebook()[choice - codecs.size()];
-    const auto dtype = static_cast<DType>(random() % 3);
-    const std::array<std::int64_t, 2> shape = {
-        1 + static_cast<std::int64_t>(random() % (random() % 4 == 0 ? 130 : 4)),
-        calibrated != nullptr ? static_cast<std::int64_t>(calibrated->width())
-                              : 1 + static_cast<std::int64_t>(random() % 200)};
+    const auto [codec, dtype, shape] = choose(random);
+    const CalibratedCodec* calibrated = Choice{codec, dtype, shape}.calibrated();
     std::vector<std::byte> data(static_cast<std::size_t>(shape[0] * shape[1]) * item_bytes(dtype));
     for (std::size_t i = 0; i < data.size(); ++i) {
         // Every fourth (second) byte ends an element: exponents around 1, as activations have.
@@ -119,7 +144,7 @@ std::vector<std::byte> fresh_frame(std::minstd_rand& random) {
         data[i] = static_cast<std::byte>(ends ? (random() & 0x80) | 0x3E | (random() & 1) : random() >> 8);
     }
     if (calibrated != nullptr) return compress(data, dtype, shape, *calibrated);
-    return compress(data, dtype, shape, parse_codec(codecs[choice]));
+    return compress(data, dtype, shape, parse_codec(codecs[codec]));
 }
 
 // The header of a frame in pieces that mutations are allowed to leave anything in.
@@ -159,13 +184,21 @@ Header repair_identity(std::span<std::byte> frame) {
     return {codec, dtype, rank, index_gaps, 0, std::vector<std::int64_t>(rank)};
 }
 
-// Axes of a few elements and a parameter that fits them, so that arrays within the limit are common.
+// Below what each axis is wrapped: few elements, or with large frames enough for some streams.
+std::uint64_t extent_limit(const Header& header, std::size_t axis) {
+    const bool is_last = axis + 1 == header.rank;
+    if (is_large && header.codec == CodecKind::lossless_bf16) return is_last ? 66'000 : 6;
+    if (is_large && header.codec == CodecKind::calibrated) return 1'200;
+    return is_last ? 300 : 5;
+}
+
+// Axes within these limits and a parameter that fits them, so that arrays within the limit are common.
 void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& random) {
     for (std::size_t axis = 0; axis < header.rank; ++axis) {
         std::byte* at = frame.data() + shape_at + 8 * axis;
         std::uint64_t extent;
         std::memcpy(&extent, at, sizeof extent);
-        extent %= axis + 1 == header.rank ? 300 : 5;
+        extent %= extent_limit(header, axis);
         if (extent == 0 && random() % 16 != 0) extent = 1;
         if (axis + 1 == header.rank && header.codec == CodecKind::calibrated)
             extent = codebook()[std::to_integer<std::size_t>(frame[cut_at])].width();
@@ -246,7 +279,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned seed) {
     std::minstd_rand random(seed);
-    if (random() % 64 == 0) {
+    if (random() % (is_large ? 4 : 64) == 0) {
         const std::vector<std::byte> fresh = fresh_frame(random);
         if (fresh.size() <= max_size) {
             std::memcpy(data, fresh.data(), fresh.size());

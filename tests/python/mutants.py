@@ -15,6 +15,11 @@ from orbitsplit._compress import Codec
 
 CODECS = ("raw", "bf16", "int8", "int4", "int8:8", "topk", "topk:0.02", "lossless_bf16")
 SHAPES = ((3, 130), (2, 2, 65), (70, 40), (0, 4), ())
+# Several streams, also an odd number of full ones and a short last one: readers decode them side by side. Rare, because
+# they take long.
+LARGE_SHAPES = ((2, 65536), (131077,), (5, 65600))
+LARGE_ROWS = (512, 600, 1100)
+LARGE_SHARE = 0.003
 
 _WIDTH = 65
 _TABLES = np.zeros((2, 256), np.uint8)
@@ -67,13 +72,27 @@ def valid_frames() -> list[bytes]:
     return frames
 
 
+def large_frames() -> list[bytes]:
+    """Frames of several streams: lossless_bf16 of each dtype, and rows of the calibrated codec."""
+    rng = np.random.default_rng(22)
+    frames = []
+    for dtype, shape in enumerate(LARGE_SHAPES):
+        single = np.asarray(rng.standard_normal(shape), np.float32)
+        bits = (single, single.astype(np.float16), (single.view(np.uint32) >> 16).astype(np.uint16))[dtype]
+        frames.append(_NATIVE.encode(bits, dtype, shape, judge.CODECS.index("lossless_bf16"), 64, 0.25))
+    for rows in LARGE_ROWS:
+        x = rng.standard_normal((rows, _WIDTH)).astype(np.float32)
+        frames.append(CALIBRATED.prepared(_NATIVE).encode(x, 0, x.shape))
+    return frames
+
+
 def mutants(count: int, seed: int = 20) -> Iterator[bytes]:
     """Yield `count` frames with bytes changed, numbers replaced, parts cut, added or taken from another frame."""
     chance = random.Random(seed)
-    seeds = valid_frames()
+    seeds, large = valid_frames(), large_frames()
     changes = (_change_byte, _change_byte, _change_byte, _replace_number, _cut, _extend)
     for _ in range(count):
-        frame = bytearray(chance.choice(seeds))
+        frame = bytearray(chance.choice(large if chance.random() < LARGE_SHARE else seeds))
         if chance.random() < 0.05:
             _splice(frame, chance.choice(seeds), chance)
         for _ in range(chance.randrange(1, 4)):

@@ -392,6 +392,25 @@ def test_parameters_cannot_change_and_can_be_pickled():
     assert codec.width == 4
 
 
+def test_codecs_of_the_same_numbers_are_equal():
+    parameters = {"codebook": 1, "step": np.ones(4), "tables": RARE, "hadamard": 4}
+    codec = CalibratedCodec(**parameters)
+    same = pickle.loads(pickle.dumps(codec))
+    assert codec == same == CalibratedCodec(**parameters, table_of_channel=np.zeros(4))
+    assert len({codec, same}) == 1
+    changes = [{"codebook": 2}, {"step": np.full(4, 2.0)}, {"tables": None}, {"hadamard": 2}, {"shrink": 0.1}]
+    assert all(codec != CalibratedCodec(**{**parameters, **change}) for change in changes)
+    assert codec != "codec"
+
+
+def test_a_codec_is_shown_without_its_numbers():
+    codec = CalibratedCodec(codebook=7, cut=5, level=2, step=np.ones(640), tables=RARE)
+    shown = "CalibratedCodec(codebook=7, cut=5, level=2, width=640, transform=none, tables=1)"
+    assert repr(codec) == shown
+    assert "transform=hadamard 4" in repr(CalibratedCodec(codebook=7, step=np.ones(4), hadamard=4))
+    assert "transform=matrix" in repr(CalibratedCodec(codebook=7, step=np.ones(4), matrix=np.eye(4)))
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (2, 0, 4)])
 def test_empty_arrays(shape, each_isa):
     codec = CalibratedCodec(codebook=1, step=np.ones(4), tables=RARE)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from orbitsplit import CorruptFrameError, _arrays, _compress
+from orbitsplit import CorruptFrameError, Decoder, Encoder, _arrays, _compress
 from orbitsplit._backend import load_backend
 from orbitsplit._compress import Codec, compress, decompress, frame_bytes
 
@@ -250,6 +250,24 @@ def test_codecs_are_read_and_written(text, codec):
 def test_unknown_codecs_list_the_valid_ones(text):
     with pytest.raises(ValueError, match="is unknown; valid are raw, bf16, int8, int8:GROUP, int4"):
         compress(np.ones(3, np.float32), text)
+
+
+def test_what_is_no_codec_memory_or_limit_is_named():
+    x = np.ones(4, np.float32)
+    frame = compress(x, "raw")
+    for call in (lambda: compress(x, 8), lambda: frame_bytes((4,), "float32", 8), lambda: Encoder(8, (4,), "float32")):
+        with pytest.raises(TypeError, match="codec is of type int, it must be a name, a Codec or a CalibratedCodec"):
+            call()
+    for call in (lambda: decompress(frame, "int8"), lambda: Decoder((4,), "float32", codebook="int8")):
+        with pytest.raises(TypeError, match="codebook is a str, it must be a CalibratedCodec or have codecs of levels"):
+            call()
+    with pytest.raises(
+        TypeError, match="out is a Tensor, it must be a bytearray, a NumPy array or other writable memory"
+    ):
+        compress(x, out=torch.zeros(400, dtype=torch.uint8))
+    for limit in (-1, 1 << 64):
+        with pytest.raises(ValueError, match=f"max_bytes is {limit}, it must be from 0 to 18446744073709551615"):
+            decompress(frame, max_bytes=limit)
 
 
 def test_codec_parameters_have_limits():

@@ -12,14 +12,14 @@ import time
 
 import numpy as np
 import pytest
-from mutants import CALIBRATED, CODECS, mutants, patched, sealed, valid_frames
+from mutants import CALIBRATED, CODECS, large_frames, mutants, patched, sealed, valid_frames
 
 from orbitsplit import CorruptFrameError, Decoder, _compress
 from orbitsplit._backend import load_backend
 from orbitsplit._compress import compress, decompress
 
 BACKENDS = ("native", "numba")
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 21
 MUTANTS = int(os.environ.get("ORBITSPLIT_MUTANTS", "30000"))
 # Numba's decoder takes a hundred times as long for such small frames.
 NUMBA_MUTANTS = min(MUTANTS, 6000)
@@ -74,7 +74,7 @@ def test_mutated_frames_do_no_harm_to_a_decoder():
 
 def test_unchanged_frames_are_arrays():
     """Otherwise the test above would be content with a reader that refuses all."""
-    for frame in valid_frames():
+    for frame in valid_frames() + large_frames():
         assert sealed(frame) == frame
         assert not isinstance(outcome(load_backend("native"), frame), str)
 

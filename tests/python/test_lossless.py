@@ -93,6 +93,23 @@ def test_decoded_float32_and_float16_are_those_of_bf16():
         np.testing.assert_array_equal(decompress(compress(values, "lossless_bf16")), expected)
 
 
+@pytest.mark.parametrize("streams", [1, 2, 3, 4, 5, 6, 7, 9])
+def test_streams_side_by_side_are_those_one_by_one(streams):
+    """Some full streams and a short one, of every dtype: the numbers of streams that kernels take at once."""
+    count = streams * 65536 + 1000 * streams
+    single = (bf16_bits(count, seed=streams).astype(np.uint32) << 16).view(np.float32)
+    short = (single.view(np.uint32) >> 16).astype(np.uint16)
+    for dtype, x in enumerate((single, single.astype(np.float16), short)):
+        frames = set()
+        for module in implementations():
+            frame = module.encode(x, dtype, x.shape, CODEC, 64, 0.25)
+            frames.add(frame)
+            decoded = module.decode(frame, 1 << 30)[2].view(x.dtype)
+            # float16 has more bits than bfloat16, and float32 here has no more.
+            np.testing.assert_allclose(decoded, x, rtol=2.0**-8 if x.dtype == np.float16 else 0, atol=2.0**-24)
+        assert len(frames) == 1
+
+
 def damaged(frame, at, new):
     """The frame with other bytes in its payload and a checksum that fits."""
     changed = bytearray(frame)

@@ -240,6 +240,9 @@ def test_a_plan_to_start_from_is_the_least_that_is_returned(backend, monkeypatch
     assert solve(problem, time_limit_s=0, incumbent=fixed).objective_s <= fixed.objective_s
     with pytest.raises(ValueError, match="stage 0 starts at layer 1, must start at 0"):
         solve(problem, incumbent=[(0, 1, 80, None)])
+    for nothing in (None, "plan"):
+        with pytest.raises(TypeError, match=r"incumbent is a (NoneType|str), it must be stages or have them"):
+            solve(problem, incumbent=nothing)
 
 
 @pytest.mark.parametrize("block", range(10))

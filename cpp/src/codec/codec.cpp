@@ -106,15 +106,27 @@ void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<con
                                 " values in each row of " + std::to_string(rows.length));
 }
 
+void decode_lossless(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+                     std::span<const std::byte> payload) {
+    std::uint32_t checksum = 0;
+    try {
+        checksum = lossless::decode(payload, info.dtype, info.elements(), data.data(),
+                                    layout::header_checksum(frame));
+    } catch (const CorruptFrameError&) {
+        layout::verify_seal(frame);  // a damaged frame is reported as that
+        throw;
+    }
+    layout::verify_seal(frame, checksum);
+}
+
 void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
                     int threads) {
     const std::span<const std::byte> payload = frame.subspan(info.header_bytes());
+    if (info.codec == CodecKind::lossless_bf16) return decode_lossless(data, info, frame, payload);
     if (!slices::takes(info.codec)) {
         layout::verify_seal(frame);
         if (info.codec == CodecKind::calibrated)
             throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
-        if (info.codec == CodecKind::lossless_bf16)
-            return lossless::decode(payload, info.dtype, info.elements(), data.data());
         return decode_topk(data, info, payload);
     }
     const slices::Outcome outcome =
@@ -169,11 +181,13 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
     encoding::check_buffers(info, data.size(), frame.size());
     const std::string_view name = names[static_cast<std::size_t>(info.codec)];
     std::byte* payload = frame.data() + info.header_bytes();
-    if (!slices::takes(info.codec)) {
-        if (info.codec == CodecKind::lossless_bf16)
-            info.payload_bytes = lossless::encode(data.data(), info.dtype, info.elements(), payload);
-        else if (!encode_topk(data.data(), info, payload))
-            encoding::refuse_non_finite(data.data(), info, name);
+    if (info.codec == CodecKind::lossless_bf16) {
+        const lossless::Encoded encoded = lossless::encode(data.data(), info.dtype, info.elements(), payload);
+        info.payload_bytes = encoded.bytes;
+        layout::write_header(frame, info);
+        layout::seal(frame, crc32c_combine(layout::header_checksum(frame), encoded.checksum, encoded.bytes));
+    } else if (info.codec == CodecKind::topk) {
+        if (!encode_topk(data.data(), info, payload)) encoding::refuse_non_finite(data.data(), info, name);
         layout::write_header(frame, info);
         layout::seal(frame.first(info.header_bytes() + info.payload_bytes));
     } else {

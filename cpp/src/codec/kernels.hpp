@@ -89,22 +89,26 @@ struct Channels {
     void (*multiply)(const float* x, layout::Rows rows, const float* matrix, float* y);
 };
 
-// bfloat16 values to their exponents and, in a byte each, sign (the highest bit) and mantissa; and back.
 struct Planes {
-    void (*split)(const std::byte* in, std::size_t count, std::uint8_t* exponents, std::uint8_t* others);
-    void (*merge)(const std::uint8_t* exponents, const std::uint8_t* others, std::size_t count,
-                  std::byte* out);
+    // The exponents of bfloat16 values.
+    void (*exponents)(const std::byte* in, std::size_t count, std::uint8_t* out);
 };
 
-// Steps of the stream coder (stream.hpp).
+// The same steps of up to rans::max_together streams, of the stream coder (stream.hpp): side by side they hide the
+// latency of a step.
 struct Rans {
-    // Puts `steps` in front of what is written. `codes` may be read up to slack_bytes beyond its end.
-    void (*encode)(const rans::Steps& steps, const std::uint8_t* codes, rans::Encoder& encoder);
-    // False: the bytes ran out. `codes` may be written up to slack_bytes beyond its end.
-    bool (*decode)(const rans::Steps& steps, rans::Decoder& decoder, std::uint8_t* codes);
-    // The same steps of two streams at once, which hides the latency of a step.
-    bool (*decode_two)(const rans::Steps& steps, rans::Decoder& first, std::uint8_t* first_codes,
-                       rans::Decoder& second, std::uint8_t* second_codes);
+    // Puts `steps` in front of what is written. Codes may be read up to slack_bytes beyond their end.
+    void (*encode)(const rans::Steps& steps, std::size_t streams, const std::uint8_t* const* codes,
+                   rans::Encoder* const* encoders);
+    // False: the bytes of one ran out. Codes may be written up to slack_bytes beyond their end.
+    bool (*decode)(const rans::Steps& steps, std::size_t streams, rans::Decoder* const* decoders,
+                   std::uint8_t* const* codes);
+    // The same of rows that share one table, the symbols being the exponents of bfloat16 values whose other bits (the
+    // sign, highest, and the mantissa) are a byte each of `others`. Nothing is read or written beyond the ends of both.
+    void (*encode_values)(const rans::Steps& steps, std::size_t streams, const std::byte* const* values,
+                          std::uint8_t* const* others, rans::Encoder* const* encoders);
+    bool (*decode_values)(const rans::Steps& steps, std::size_t streams, rans::Decoder* const* decoders,
+                          const std::uint8_t* const* others, std::byte* const* values);
 };
 
 // CRC-32C on the register itself: crc32c() inverts it before and after.

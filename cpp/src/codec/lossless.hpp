@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "orbitsplit/frame.hpp"
@@ -12,10 +13,18 @@ namespace orbitsplit::lossless {
 constexpr std::size_t largest_payload(std::size_t count) { return count == 0 ? 0 : 1 + 2 * count; }
 constexpr std::size_t smallest_payload(std::size_t count) { return count == 0 ? 0 : 1 + count; }
 
-// Returns the size of the payload; `payload` holds the largest.
-std::size_t encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload);
+// Checksums are computed stream by stream, while what they are of is in the cache.
+struct Encoded {
+    std::size_t bytes;
+    std::uint32_t checksum;  // of these bytes
+};
 
-// Throws CorruptFrameError.
-void decode(std::span<const std::byte> payload, DType dtype, std::size_t count, std::byte* data);
+// `payload` holds the largest.
+Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload);
+
+// Returns the checksum of the frame, from that of its header on: until it is compared, the values may be anything.
+// Throws CorruptFrameError, also where only the checksum would tell that the bytes are damaged.
+std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_t count, std::byte* data,
+                     std::uint32_t header_checksum);
 
 }  // namespace orbitsplit::lossless

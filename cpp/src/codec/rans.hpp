@@ -13,6 +13,23 @@ inline constexpr std::size_t slack_bytes = 64;
 
 inline constexpr std::uint16_t lowest_state = 256;
 
+// Streams that kernels take at once.
+inline constexpr std::size_t max_together = 4;
+
+inline constexpr std::size_t window_places = 64;
+
+// A table whose coded symbols are all among 63 neighbours, from `first` on and modulo 256, as those of exponents and
+// of codes are: what it says of a symbol then fits into one register.
+struct alignas(64) Window {
+    std::uint8_t place_of[256];  // by slot: how far its symbol is from `first`; 255 for an escape
+    std::uint8_t
+        frequency[window_places];  // by place, as all that follows; the last one stands for an escape
+    std::uint8_t start[window_places];
+    std::uint8_t inverse_low[window_places];
+    std::uint8_t inverse_high[window_places];
+    std::uint8_t first;
+};
+
 // One table of symbols, ready for both directions. A symbol without a frequency has the escape's entries.
 struct alignas(64) Table {
     std::uint8_t symbol_of[256];     // by slot; an escape's is 0
@@ -28,6 +45,8 @@ struct alignas(64) Table {
     // frequency, start, inverse in the high half.
     std::uint32_t slot_entry[256];
     std::uint32_t symbol_entry[256];
+
+    Window window;
 };
 
 // Symbols in the order they are coded: `rows` of each channel, channel after channel, `lanes` to a step.
@@ -37,6 +56,7 @@ struct Steps {
     std::size_t channels;
     std::size_t rows;
     std::size_t lanes;
+    bool have_windows;  // all tables
 };
 
 struct Decoder {

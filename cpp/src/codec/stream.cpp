@@ -78,7 +78,28 @@ void Encoder::start(std::size_t rows, std::size_t channels) {
 }
 
 void Encoder::add_group(std::size_t group, const std::uint8_t* codes) {
-    kernels::active().rans->encode(steps_of_group(*tables_, rows_, channels_, group), codes, encoder_);
+    Encoder* const self = this;
+    add_group(group, {&self, 1}, &codes);
+}
+
+std::array<rans::Encoder*, rans::max_together> Encoder::encoders_of(std::span<Encoder* const> streams) {
+    std::array<rans::Encoder*, rans::max_together> encoders{};
+    for (std::size_t k = 0; k < streams.size(); ++k) encoders[k] = &streams[k]->encoder_;
+    return encoders;
+}
+
+void Encoder::add_group(std::size_t group, std::span<Encoder* const> streams,
+                        const std::uint8_t* const* codes) {
+    const Encoder& like = *streams.front();
+    kernels::active().rans->encode(steps_of_group(*like.tables_, like.rows_, like.channels_, group),
+                                   streams.size(), codes, encoders_of(streams).data());
+}
+
+void Encoder::add_values(std::size_t count, std::span<Encoder* const> streams, const std::byte* const* values,
+                         std::uint8_t* const* others) {
+    const Encoder& like = *streams.front();
+    const rans::Steps steps = like.tables_->steps(0, count, 1, lanes_of(1, like.channels_));
+    kernels::active().rans->encode_values(steps, streams.size(), values, others, encoders_of(streams).data());
 }
 
 std::size_t Encoder::refills() const {
@@ -123,33 +144,30 @@ Decoder::Decoder(const Tables& tables, std::span<const std::byte> bytes, std::si
     decoder_.escape_end = end;
 }
 
-void Decoder::next_group(std::size_t group, std::uint8_t* codes) {
-    const rans::Steps steps = steps_of_group(*tables_, rows_, channels_, group);
-    if (!kernels::active().rans->decode(steps, decoder_, codes)) refuse_bytes();
+std::array<rans::Decoder*, rans::max_together> Decoder::decoders_of(std::span<Decoder* const> streams) {
+    std::array<rans::Decoder*, rans::max_together> decoders{};
+    for (std::size_t k = 0; k < streams.size(); ++k) decoders[k] = &streams[k]->decoder_;
+    return decoders;
 }
 
-void Decoder::next_group_of_two(std::size_t group, Decoder& first, std::uint8_t* first_codes, Decoder& second,
-                                std::uint8_t* second_codes) {
-    const rans::Steps steps = steps_of_group(*first.tables_, first.rows_, first.channels_, group);
-    if (!kernels::active().rans->decode_two(steps, first.decoder_, first_codes, second.decoder_,
-                                            second_codes))
+void Decoder::next_group(std::size_t group, std::uint8_t* codes) {
+    Decoder* const self = this;
+    next_group(group, {&self, 1}, &codes);
+}
+
+void Decoder::next_group(std::size_t group, std::span<Decoder* const> streams, std::uint8_t* const* codes) {
+    const Decoder& like = *streams.front();
+    const rans::Steps steps = steps_of_group(*like.tables_, like.rows_, like.channels_, group);
+    if (!kernels::active().rans->decode(steps, streams.size(), decoders_of(streams).data(), codes))
         refuse_bytes();
 }
 
-void Decoder::next_channels(std::size_t channels, std::uint8_t* codes) {
-    const rans::Steps steps = tables_->steps(done_, channels, rows_, lanes_of(rows_, channels_));
-    done_ += channels;
-    if (!kernels::active().rans->decode(steps, decoder_, codes)) refuse_bytes();
-}
-
-void Decoder::next_channels_of_two(std::size_t channels, Decoder& first, std::uint8_t* first_codes,
-                                   Decoder& second, std::uint8_t* second_codes) {
-    const rans::Steps steps =
-        first.tables_->steps(first.done_, channels, first.rows_, lanes_of(first.rows_, first.channels_));
-    first.done_ += channels;
-    second.done_ += channels;
-    if (!kernels::active().rans->decode_two(steps, first.decoder_, first_codes, second.decoder_,
-                                            second_codes))
+void Decoder::next_values(std::size_t count, std::span<Decoder* const> streams,
+                          const std::uint8_t* const* others, std::byte* const* values) {
+    const Decoder& like = *streams.front();
+    const rans::Steps steps = like.tables_->steps(0, count, 1, lanes_of(1, like.channels_));
+    if (!kernels::active().rans->decode_values(steps, streams.size(), decoders_of(streams).data(), others,
+                                               values))
         refuse_bytes();
 }
 

@@ -58,6 +58,7 @@ class Tables {
   private:
     std::vector<rans::Table> tables_;
     std::vector<std::uint8_t> table_of_channel_;
+    bool have_windows_;
 };
 
 // States of a stream: how many symbols are coded at once.
@@ -81,11 +82,20 @@ class Encoder {
     void start(std::size_t rows, std::size_t channels);
     // Groups come from the last to the first. 64 bytes beyond the end of `codes` must be readable.
     void add_group(std::size_t group, const std::uint8_t* codes);
+    // The same of up to rans::max_together streams of one size and the same tables: faster than one by one.
+    static void add_group(std::size_t group, std::span<Encoder* const> streams,
+                          const std::uint8_t* const* codes);
+    // Streams of one row whose symbols are the exponents of bfloat16 values can be handed over in parts, from the last
+    // to the first: so many values, a multiple of 64 but for the last part, whose other bytes (sign and mantissa) are
+    // put aside.
+    static void add_values(std::size_t count, std::span<Encoder* const> streams,
+                           const std::byte* const* values, std::uint8_t* const* others);
     // Bytes of the finished stream, and the stream itself.
     std::size_t size() const;
     void finish(std::byte* out) const;
 
   private:
+    static std::array<rans::Encoder*, rans::max_together> encoders_of(std::span<Encoder* const> streams);
     std::size_t refills() const;
     std::size_t escapes() const;
 
@@ -108,22 +118,20 @@ class Decoder {
 
     // Groups come from the first to the last. 64 bytes beyond the end of `codes` must be writable.
     void next_group(std::size_t group, std::uint8_t* codes);
-    // The same group of two streams of one size and the same tables, faster than one after the other.
-    static void next_group_of_two(std::size_t group, Decoder& first, std::uint8_t* first_codes,
-                                  Decoder& second, std::uint8_t* second_codes);
-    // A stream of fewer than 64 rows can be taken in parts, from the first to the last: so many more channels, a
-    // multiple of 64 but for the last part.
-    void next_channels(std::size_t channels, std::uint8_t* codes);
-    static void next_channels_of_two(std::size_t channels, Decoder& first, std::uint8_t* first_codes,
-                                     Decoder& second, std::uint8_t* second_codes);
+    // The same of up to rans::max_together streams of one size and the same tables: faster than one by one.
+    static void next_group(std::size_t group, std::span<Decoder* const> streams, std::uint8_t* const* codes);
+    // The reverse of Encoder::add_values, in parts from the first to the last.
+    static void next_values(std::size_t count, std::span<Decoder* const> streams,
+                            const std::uint8_t* const* others, std::byte* const* values);
     // Every byte was used and every state is back where the encoder began.
     void finish() const;
 
   private:
+    static std::array<rans::Decoder*, rans::max_together> decoders_of(std::span<Decoder* const> streams);
+
     const Tables* tables_;
     std::size_t rows_;
     std::size_t channels_;
-    std::size_t done_ = 0;  // channels decoded in parts
     std::vector<std::byte> copy_;
     rans::Decoder decoder_;
 };

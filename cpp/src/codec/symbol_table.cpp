@@ -1,6 +1,7 @@
 // Tables of frequencies: made from counts, written, read and made ready for the kernels.
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -86,8 +87,10 @@ std::uint64_t bits_of(const std::vector<Entry>& entries) {
     return bits;
 }
 
+unsigned inverse_of(unsigned frequency) { return std::min(65535U, 65536U / frequency); }
+
 void enter(rans::Table& table, unsigned symbol, unsigned start, unsigned frequency) {
-    const unsigned inverse = std::min(65535U, 65536U / frequency);
+    const unsigned inverse = inverse_of(frequency);
     table.frequency[symbol] = static_cast<std::uint8_t>(frequency);
     table.start[symbol] = static_cast<std::uint8_t>(start);
     table.inverse_low[symbol] = static_cast<std::uint8_t>(inverse);
@@ -101,6 +104,40 @@ void fill_slots(rans::Table& table, unsigned symbol, unsigned start, unsigned fr
         table.frequency_of[start + rank] = static_cast<std::uint8_t>(frequency);
         table.rank_of[start + rank] = static_cast<std::uint8_t>(rank);
         table.slot_entry[start + rank] = frequency | rank << 8 | (start == 0 ? 1U : 0U) << 16 | symbol << 24;
+    }
+}
+
+// The coded symbol behind the longest run of others (modulo 256), or nothing if the coded ones do not fit between.
+std::optional<unsigned> window_of(const SymbolTable& symbols) {
+    std::vector<unsigned> coded;
+    for (unsigned symbol = 0; symbol < 256; ++symbol)
+        if (symbols.frequency[symbol] != 0) coded.push_back(symbol);
+    unsigned before = coded.back();
+    for (const unsigned symbol : coded) {
+        // The way from this one to the one before it, all others being on it.
+        if ((before - symbol) % 256 < rans::window_places - 1) return symbol;
+        before = symbol;
+    }
+    return std::nullopt;
+}
+
+void fill_window(rans::Table& table, unsigned first) {
+    rans::Window& window = table.window;
+    window.first = static_cast<std::uint8_t>(first);
+    for (unsigned slot = 0; slot < slots; ++slot)
+        window.place_of[slot] = slot < table.escape_slots
+                                    ? std::uint8_t{255}
+                                    : static_cast<std::uint8_t>(table.symbol_of[slot] - first);
+    const unsigned escape_inverse = inverse_of(table.escape_slots);
+    for (unsigned place = 0; place < rans::window_places; ++place) {
+        const unsigned symbol = (first + place) % 256;
+        const bool is_escape = place + 1 == rans::window_places;
+        window.frequency[place] = is_escape ? table.escape_slots : table.frequency[symbol];
+        window.start[place] = is_escape ? std::uint8_t{0} : table.start[symbol];
+        window.inverse_low[place] =
+            is_escape ? static_cast<std::uint8_t>(escape_inverse) : table.inverse_low[symbol];
+        window.inverse_high[place] =
+            is_escape ? static_cast<std::uint8_t>(escape_inverse >> 8) : table.inverse_high[symbol];
     }
 }
 
@@ -121,6 +158,7 @@ rans::Table prepare(const SymbolTable& symbols) {
         fill_slots(table, symbol, start, frequency);
         start += frequency;
     }
+    if (const auto first = window_of(symbols)) fill_window(table, *first);
     return table;
 }
 
@@ -180,10 +218,11 @@ SymbolTable take_table(std::span<const std::byte>& bytes) {
     return table;
 }
 
-Tables::Tables(const SymbolTable& table) : tables_{prepare(table)} {}
+Tables::Tables(const SymbolTable& table)
+    : tables_{prepare(table)}, have_windows_(window_of(table).has_value()) {}
 
 Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel)
-    : table_of_channel_(table_of_channel.begin(), table_of_channel.end()) {
+    : table_of_channel_(table_of_channel.begin(), table_of_channel.end()), have_windows_(true) {
     if (tables.empty() || tables.size() > max_tables)
         throw std::invalid_argument("there are " + std::to_string(tables.size()) +
                                     " tables, there must be 1 to " + std::to_string(max_tables));
@@ -191,7 +230,10 @@ Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t
         if (index >= tables.size())
             throw std::invalid_argument("a channel has table " + std::to_string(index) + ", there are " +
                                         std::to_string(tables.size()));
-    for (const SymbolTable& table : tables) tables_.push_back(prepare(table));
+    for (const SymbolTable& table : tables) {
+        tables_.push_back(prepare(table));
+        have_windows_ = have_windows_ && window_of(table).has_value();
+    }
     // With one table the channels of a step need not be told apart, which kernels use.
     if (tables.size() == 1) table_of_channel_.clear();
 }
@@ -202,7 +244,8 @@ rans::Steps Tables::steps(std::size_t first, std::size_t channels, std::size_t r
             .table_of_channel = table_of_channel_.empty() ? nullptr : table_of_channel_.data() + first,
             .channels = channels,
             .rows = rows,
-            .lanes = lanes};
+            .lanes = lanes,
+            .have_windows = have_windows_};
 }
 
 }  // namespace orbitsplit::stream

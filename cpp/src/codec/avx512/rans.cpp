@@ -1,6 +1,9 @@
 // 64 states as two vectors of their low and high bytes: a slot then is a byte and every table a permutation.
 #include <immintrin.h>
 
+#include "codec/avx512/masks.hpp"
+#include "codec/avx512/rans_tables.hpp"
+#include "codec/avx512/values.hpp"
 #include "codec/kernels.hpp"
 
 namespace orbitsplit::kernels {
@@ -8,12 +11,6 @@ namespace orbitsplit::kernels {
 namespace {
 
 using rans::max_lanes;
-using rans::Steps;
-using rans::Table;
-
-__mmask64 first_lanes(std::size_t count) { return _bzhi_u64(~0ULL, static_cast<unsigned>(count)); }
-
-std::size_t count_lanes(__mmask64 mask) { return static_cast<std::size_t>(_mm_popcnt_u64(mask)); }
 
 // Bytes at even positions as words, those at odd ones as words, and both put together again.
 __m512i even(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi16(0x00FF)); }
@@ -51,109 +48,17 @@ void store_states(States states, std::uint16_t* state) {
                                          _mm512_extracti64x4_epi64(states.high, 1)));
 }
 
-// A table of 256 bytes in registers.
-struct Lookup {
-    __m512i quarter[4];
-
-    explicit Lookup(const std::uint8_t* table) {
-        for (int i = 0; i < 4; ++i) quarter[i] = _mm512_load_si512(table + 64 * i);
-    }
-
-    __m512i operator()(__m512i index) const {
-        const __m512i below = _mm512_permutex2var_epi8(quarter[0], index, quarter[1]);
-        const __m512i above = _mm512_permutex2var_epi8(quarter[2], index, quarter[3]);
-        return _mm512_mask_mov_epi8(below, _mm512_movepi8_mask(index), above);
-    }
-};
-
-// Entries of 32 bits, one a lane, looked up in memory.
-struct Entries {
-    __m512i quarter[4];
-
-    // The byte of each entry that lies `shift` bits above its lowest.
-    template <unsigned shift>
-    __m512i bytes() const {
-        __m512i joined = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[0], shift)));
-        joined = _mm512_inserti32x4(joined, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[1], shift)), 1);
-        joined = _mm512_inserti32x4(joined, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[2], shift)), 2);
-        return _mm512_inserti32x4(joined, _mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[3], shift)), 3);
-    }
-};
-
-// A table for each lane: those of the channels of one row.
-struct LaneTables {
-    const Table* tables;
-    __m512i offset[4];  // of each lane's table, in entries
-
-    LaneTables(const Steps& steps, std::size_t channel, __mmask64 active) : tables(steps.tables) {
-        const __m512i index = _mm512_maskz_loadu_epi8(active, steps.table_of_channel + channel);
-        const __m512i stride = _mm512_set1_epi32(sizeof(Table) / sizeof(std::uint32_t));
-        const Entries wide = widen(index);
-        for (int i = 0; i < 4; ++i) offset[i] = _mm512_mullo_epi32(wide.quarter[i], stride);
-    }
-
-    Entries at(__m512i index, std::size_t entry_offset) const {
-        const auto* entries = reinterpret_cast<const std::byte*>(tables) + entry_offset;
-        Entries found = widen(index);
-        for (int i = 0; i < 4; ++i)
-            found.quarter[i] =
-                _mm512_i32gather_epi32(_mm512_add_epi32(found.quarter[i], offset[i]), entries, 4);
-        return found;
-    }
-
-  private:
-    static Entries widen(__m512i bytes) {
-        return {_mm512_cvtepu8_epi32(_mm512_castsi512_si128(bytes)),
-                _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 1)),
-                _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 2)),
-                _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 3))};
-    }
-};
-
-// What a table has for the slots of all lanes.
-struct Slots {
-    __m512i symbol;
-    __m512i frequency;
-    __m512i rank;
-    __mmask64 is_escape;
-};
-
-struct DecodeTable {
-    Lookup symbol;
-    Lookup frequency;
-    Lookup rank;
-    __m512i escape_slots;
-
-    explicit DecodeTable(const Table& table)
-        : symbol(table.symbol_of),
-          frequency(table.frequency_of),
-          rank(table.rank_of),
-          escape_slots(_mm512_set1_epi8(static_cast<char>(table.escape_slots))) {}
-
-    Slots operator()(__m512i slot) const {
-        return {symbol(slot), frequency(slot), rank(slot), _mm512_cmplt_epu8_mask(slot, escape_slots)};
-    }
-};
-
-struct DecodeLaneTables {
-    LaneTables tables;
-
-    Slots operator()(__m512i slot) const {
-        const Entries entries = tables.at(slot, offsetof(Table, slot_entry));
-        const __m512i escapes = entries.bytes<16>();
-        return {entries.bytes<24>(), entries.bytes<0>(), entries.bytes<8>(),
-                _mm512_test_epi8_mask(escapes, escapes)};
-    }
-};
-
 // A decoder in registers for the length of a loop.
 struct Decoding {
     States states;
     const std::uint8_t* next;
     const std::uint8_t* escape;
 
-    explicit Decoding(const rans::Decoder& decoder)
-        : states(load_states(decoder.state)), next(decoder.next), escape(decoder.escape) {}
+    void take(const rans::Decoder& decoder) {
+        states = load_states(decoder.state);
+        next = decoder.next;
+        escape = decoder.escape;
+    }
 
     void put_back(rans::Decoder& decoder) const {
         store_states(states, decoder.state);
@@ -165,8 +70,8 @@ struct Decoding {
         return next <= decoder.next_end && escape <= decoder.escape_end;
     }
 
-    // One step of the lanes in `active`, whose symbols it returns.
-    template <class Tables>
+    // One step of the lanes in `active`, or all, whose symbols it returns.
+    template <bool is_full, class Tables>
     __attribute__((always_inline)) __m512i step(const Tables& tables, __mmask64 active) {
         const Slots slots = tables(states.low);
         const __m512i x_even =
@@ -175,12 +80,14 @@ struct Decoding {
             _mm512_add_epi16(_mm512_mullo_epi16(odd(slots.frequency), odd(states.high)), odd(slots.rank));
         const __m512i low = low_bytes(x_even, x_odd);
         const __m512i high = high_bytes(x_even, x_odd);
-        const __mmask64 is_low = _mm512_mask_testn_epi8_mask(active, high, high);
+        const __mmask64 is_zero = _mm512_testn_epi8_mask(high, high);
+        const __mmask64 is_low = is_full ? is_zero : is_zero & active;
         const __m512i refilled = _mm512_mask_expand_epi8(low, is_low, _mm512_loadu_si512(next));
-        states.low = _mm512_mask_mov_epi8(states.low, active, refilled);
-        states.high = _mm512_mask_mov_epi8(states.high, active, _mm512_mask_mov_epi8(high, is_low, low));
+        const __m512i shifted = _mm512_mask_mov_epi8(high, is_low, low);
+        states.low = is_full ? refilled : _mm512_mask_mov_epi8(states.low, active, refilled);
+        states.high = is_full ? shifted : _mm512_mask_mov_epi8(states.high, active, shifted);
         next += count_lanes(is_low);
-        const __mmask64 is_escape = slots.is_escape & active;
+        const __mmask64 is_escape = is_full ? slots.is_escape : slots.is_escape & active;
         const __m512i symbol = _mm512_mask_expand_epi8(slots.symbol, is_escape, _mm512_loadu_si512(escape));
         escape += count_lanes(is_escape);
         return symbol;
@@ -204,45 +111,87 @@ Layout layout_of(const Steps& steps) {
     return steps.rows == 1 && steps.lanes >= max_lanes / 2 ? Layout::one_a_lane : Layout::scattered;
 }
 
+// Where decoded symbols go.
+struct CodesSink {
+    std::uint8_t* const* codes;
+
+    template <bool is_full>
+    void put(std::size_t stream, std::size_t first, __mmask64, __m512i symbols) const {
+        _mm512_storeu_si512(codes[stream] + first, symbols);
+    }
+};
+
+// Symbols that are exponents become bfloat16 values.
+struct ValuesSink {
+    const std::uint8_t* const* others;
+    std::byte* const* values;
+
+    template <bool is_full>
+    __attribute__((always_inline)) void put(std::size_t stream, std::size_t first, __mmask64 active,
+                                            __m512i exponents) const {
+        const std::uint8_t* bytes = others[stream] + first;
+        std::byte* out = values[stream] + 2 * first;
+        if constexpr (is_full)
+            merge(exponents, _mm512_loadu_si512(bytes)).store(out);
+        else
+            merge(exponents, _mm512_maskz_loadu_epi8(active, bytes)).store(out, active);
+    }
+};
+
 // Streams that are decoded side by side.
-template <std::size_t streams>
-struct Batch {
-    rans::Decoder* decoders[streams];
-    std::uint8_t* codes[streams];
+template <std::size_t streams, class Sink>
+struct DecodingBatch {
+    rans::Decoder* const* decoders;
+    Sink sink;
     Decoding decoding[streams];
 
     // One step of each; false where bytes ran out.
-    template <class Tables>
+    template <bool is_full, class Tables>
     __attribute__((always_inline)) bool step(const Tables& tables, std::size_t first, __mmask64 active) {
         for (std::size_t k = 0; k < streams; ++k)
             if (!decoding[k].is_within(*decoders[k])) return false;
         for (std::size_t k = 0; k < streams; ++k)
-            _mm512_storeu_si512(codes[k] + first, decoding[k].step(tables, active));
+            sink.template put<is_full>(k, first, active, decoding[k].template step<is_full>(tables, active));
         return true;
     }
 
-    __attribute__((always_inline)) bool run(const Steps& steps, Layout layout) {
+    // Each step with the tables that `tables_at` has for it.
+    template <class TablesAt>
+    __attribute__((always_inline)) bool run(const Steps& steps, TablesAt tables_at) {
         const std::size_t count = steps.channels * steps.rows;
-        if (layout == Layout::one) {
-            const DecodeTable table(steps.tables[0]);
-            for (std::size_t first = 0; first < count; first += steps.lanes)
-                if (!step(table, first, lanes_at(steps, first))) return false;
-        } else if (layout == Layout::one_a_step) {
-            const __mmask64 active = first_lanes(steps.lanes);
-            for (std::size_t channel = 0; channel < steps.channels; ++channel)
-                if (!step(DecodeTable(steps.tables[steps.table_of_channel[channel]]), channel * steps.lanes,
-                          active))
-                    return false;
-        } else {
-            for (std::size_t first = 0; first < count; first += steps.lanes) {
-                const __mmask64 active = lanes_at(steps, first);
-                if (!step(DecodeLaneTables{LaneTables(steps, first, active)}, first, active)) return false;
-            }
+        std::size_t first = 0;
+        if (steps.lanes == max_lanes)
+            for (; first + max_lanes <= count; first += max_lanes)
+                if (!step<true>(tables_at(first, ~__mmask64{0}), first, ~__mmask64{0})) return false;
+        for (; first < count; first += steps.lanes) {
+            const __mmask64 active = lanes_at(steps, first);
+            if (!step<false>(tables_at(first, active), first, active)) return false;
         }
         return true;
     }
 
+    template <class OneTable>
+    bool run_with(const Steps& steps, Layout layout) {
+        if (layout == Layout::one) {
+            const OneTable table(steps.tables[0]);
+            return run(steps, [&](std::size_t, __mmask64) { return table; });
+        }
+        return run(steps, [&](std::size_t first, __mmask64) {
+            return OneTable(steps.tables[steps.table_of_channel[first / steps.lanes]]);
+        });
+    }
+
+    bool run(const Steps& steps, Layout layout) {
+        if (layout == Layout::one_a_lane)
+            return run(steps, [&](std::size_t first, __mmask64 active) {
+                return DecodeLaneTables{LaneTables(steps, first, active)};
+            });
+        return steps.have_windows ? run_with<DecodeWindow>(steps, layout)
+                                  : run_with<DecodeTable>(steps, layout);
+    }
+
     bool decode(const Steps& steps, Layout layout) {
+        for (std::size_t k = 0; k < streams; ++k) decoding[k].take(*decoders[k]);
         bool is_whole = run(steps, layout);
         for (std::size_t k = 0; k < streams; ++k) {
             decoding[k].put_back(*decoders[k]);
@@ -252,54 +201,32 @@ struct Batch {
     }
 };
 
-bool decode(const Steps& steps, rans::Decoder& decoder, std::uint8_t* codes) {
-    const Layout layout = layout_of(steps);
-    if (layout == Layout::scattered) return scalar::rans.decode(steps, decoder, codes);
-    return Batch<1>{{&decoder}, {codes}, {Decoding(decoder)}}.decode(steps, layout);
+template <class Sink>
+bool decode_into(const Steps& steps, Layout layout, std::size_t streams, rans::Decoder* const* decoders,
+                 Sink sink) {
+    switch (streams) {
+        case 1:
+            return DecodingBatch<1, Sink>{decoders, sink, {}}.decode(steps, layout);
+        case 2:
+            return DecodingBatch<2, Sink>{decoders, sink, {}}.decode(steps, layout);
+        case 3:
+            return DecodingBatch<3, Sink>{decoders, sink, {}}.decode(steps, layout);
+        default:
+            return DecodingBatch<4, Sink>{decoders, sink, {}}.decode(steps, layout);
+    }
 }
 
-bool decode_two(const Steps& steps, rans::Decoder& first, std::uint8_t* first_codes, rans::Decoder& second,
-                std::uint8_t* second_codes) {
+bool decode(const Steps& steps, std::size_t streams, rans::Decoder* const* decoders,
+            std::uint8_t* const* codes) {
     const Layout layout = layout_of(steps);
-    if (layout == Layout::scattered)
-        return scalar::rans.decode_two(steps, first, first_codes, second, second_codes);
-    return Batch<2>{{&first, &second}, {first_codes, second_codes}, {Decoding(first), Decoding(second)}}
-        .decode(steps, layout);
+    if (layout == Layout::scattered) return scalar::rans.decode(steps, streams, decoders, codes);
+    return decode_into(steps, layout, streams, decoders, CodesSink{codes});
 }
 
-// What a table has for the symbols of all lanes.
-struct Symbols {
-    __m512i frequency;
-    __m512i start;
-    __m512i inverse_low;
-    __m512i inverse_high;
-};
-
-struct EncodeTable {
-    Lookup frequency;
-    Lookup start;
-    Lookup inverse_low;
-    Lookup inverse_high;
-
-    explicit EncodeTable(const Table& table)
-        : frequency(table.frequency),
-          start(table.start),
-          inverse_low(table.inverse_low),
-          inverse_high(table.inverse_high) {}
-
-    Symbols operator()(__m512i symbol) const {
-        return {frequency(symbol), start(symbol), inverse_low(symbol), inverse_high(symbol)};
-    }
-};
-
-struct EncodeLaneTables {
-    LaneTables tables;
-
-    Symbols operator()(__m512i symbol) const {
-        const Entries entries = tables.at(symbol, offsetof(Table, symbol_entry));
-        return {entries.bytes<0>(), entries.bytes<8>(), entries.bytes<16>(), entries.bytes<24>()};
-    }
-};
+bool decode_values(const Steps& steps, std::size_t streams, rans::Decoder* const* decoders,
+                   const std::uint8_t* const* others, std::byte* const* values) {
+    return decode_into(steps, layout_of(steps), streams, decoders, ValuesSink{others, values});
+}
 
 constexpr struct Sequence {
     std::uint8_t value[2 * max_lanes] = {};
@@ -336,11 +263,13 @@ struct Encoding {
     std::uint8_t* next;
     std::uint8_t* escape;
 
-    template <class Tables>
+    template <bool is_full, class Tables>
     __attribute__((always_inline)) void step(const Tables& tables, __m512i symbol, __mmask64 active) {
         const auto [frequency, start, inverse_low, inverse_high] = tables(symbol);
-        escape = put_in_front(escape, _mm512_mask_testn_epi8_mask(active, start, start), symbol);
-        const __mmask64 is_high = _mm512_mask_cmpge_epu8_mask(active, states.high, frequency);
+        const __mmask64 are_escapes = _mm512_testn_epi8_mask(start, start);
+        escape = put_in_front(escape, is_full ? are_escapes : are_escapes & active, symbol);
+        const __mmask64 are_high = _mm512_cmpge_epu8_mask(states.high, frequency);
+        const __mmask64 is_high = is_full ? are_high : are_high & active;
         next = put_in_front(next, is_high, states.low);
         const __m512i low = _mm512_mask_mov_epi8(states.low, is_high, states.high);
         const __m512i high = _mm512_maskz_mov_epi8(~is_high, states.high);
@@ -349,37 +278,122 @@ struct Encoding {
                              _mm512_unpacklo_epi8(inverse_low, inverse_high));
         const Division second(_mm512_unpackhi_epi8(low, high), _mm512_unpackhi_epi8(frequency, zero),
                               _mm512_unpackhi_epi8(inverse_low, inverse_high));
-        const __m512i rest = _mm512_packus_epi16(first.rest, second.rest);
-        states.low = _mm512_mask_add_epi8(states.low, active, rest, start);
-        states.high =
-            _mm512_mask_mov_epi8(states.high, active, _mm512_packus_epi16(first.quotient, second.quotient));
+        const __m512i next_low = _mm512_add_epi8(_mm512_packus_epi16(first.rest, second.rest), start);
+        const __m512i next_high = _mm512_packus_epi16(first.quotient, second.quotient);
+        states.low = is_full ? next_low : _mm512_mask_mov_epi8(states.low, active, next_low);
+        states.high = is_full ? next_high : _mm512_mask_mov_epi8(states.high, active, next_high);
     }
 };
 
-void encode(const Steps& steps, const std::uint8_t* codes, rans::Encoder& encoder) {
-    const Layout layout = layout_of(steps);
-    if (layout == Layout::scattered) return scalar::rans.encode(steps, codes, encoder);
-    Encoding encoding{load_states(encoder.state), encoder.next, encoder.escape};
-    const std::size_t count = steps.channels * steps.rows;
-    const EncodeTable first_table(steps.tables[0]);
-    for (std::size_t left = (count + steps.lanes - 1) / steps.lanes; left-- > 0;) {
-        const std::size_t first = left * steps.lanes;
-        const __mmask64 active = lanes_at(steps, first);
-        const __m512i symbol = _mm512_loadu_si512(codes + first);
-        if (layout == Layout::one)
-            encoding.step(first_table, symbol, active);
-        else if (layout == Layout::one_a_step)
-            encoding.step(EncodeTable(steps.tables[steps.table_of_channel[left]]), symbol, active);
-        else
-            encoding.step(EncodeLaneTables{LaneTables(steps, first, active)}, symbol, active);
+// Where symbols come from.
+struct CodesSource {
+    const std::uint8_t* const* codes;
+
+    template <bool is_full>
+    __m512i take(std::size_t stream, std::size_t first, __mmask64) const {
+        return _mm512_loadu_si512(codes[stream] + first);
     }
-    store_states(encoding.states, encoder.state);
-    encoder.next = encoding.next;
-    encoder.escape = encoding.escape;
+};
+
+// The exponents of bfloat16 values, whose other bits are put aside.
+struct ValuesSource {
+    const std::byte* const* values;
+    std::uint8_t* const* others;
+    Split split{};
+
+    template <bool is_full>
+    __attribute__((always_inline)) __m512i take(std::size_t stream, std::size_t first,
+                                                __mmask64 active) const {
+        const std::byte* in = values[stream] + 2 * first;
+        const Values here = is_full ? Values::load(in) : Values::load(in, active);
+        std::uint8_t* out = others[stream] + first;
+        if constexpr (is_full)
+            _mm512_storeu_si512(out, split.others(here));
+        else
+            _mm512_mask_storeu_epi8(out, active, split.others(here));
+        return split.exponents(here);
+    }
+};
+
+// Streams that are encoded side by side.
+template <std::size_t streams, class Source>
+struct EncodingBatch {
+    Source source;
+    rans::Encoder* const* encoders;
+    Encoding encoding[streams];
+
+    template <bool is_full, class Tables>
+    __attribute__((always_inline)) void step(const Tables& tables, std::size_t first, __mmask64 active) {
+        for (std::size_t k = 0; k < streams; ++k)
+            encoding[k].template step<is_full>(tables, source.template take<is_full>(k, first, active),
+                                               active);
+    }
+
+    // From the last step to the first, each with the tables that `tables_at` has for it.
+    template <class TablesAt>
+    __attribute__((always_inline)) void run(const Steps& steps, TablesAt tables_at) {
+        for (std::size_t k = 0; k < streams; ++k)
+            encoding[k] = {load_states(encoders[k]->state), encoders[k]->next, encoders[k]->escape};
+        const std::size_t count = steps.channels * steps.rows;
+        std::size_t first = count == 0 ? 0 : (count - 1) / steps.lanes * steps.lanes + steps.lanes;
+        while (first > 0) {
+            first -= steps.lanes;
+            if (steps.lanes == max_lanes && first + max_lanes <= count)
+                step<true>(tables_at(first, ~__mmask64{0}), first, ~__mmask64{0});
+            else
+                step<false>(tables_at(first, lanes_at(steps, first)), first, lanes_at(steps, first));
+        }
+        for (std::size_t k = 0; k < streams; ++k) {
+            store_states(encoding[k].states, encoders[k]->state);
+            encoders[k]->next = encoding[k].next;
+            encoders[k]->escape = encoding[k].escape;
+        }
+    }
+
+    template <class OneTable>
+    void encode_with(const Steps& steps, Layout layout) {
+        if (layout == Layout::one) {
+            const OneTable table(steps.tables[0]);
+            return run(steps, [&](std::size_t, __mmask64) { return table; });
+        }
+        run(steps, [&](std::size_t first, __mmask64) {
+            return OneTable(steps.tables[steps.table_of_channel[first / steps.lanes]]);
+        });
+    }
+
+    void encode(const Steps& steps, Layout layout) {
+        if (layout == Layout::one_a_lane)
+            return run(steps, [&](std::size_t first, __mmask64 active) {
+                return EncodeLaneTables{LaneTables(steps, first, active)};
+            });
+        return steps.have_windows ? encode_with<EncodeWindow>(steps, layout)
+                                  : encode_with<EncodeTable>(steps, layout);
+    }
+};
+
+// Two at once, which keeps the arithmetic busy.
+void encode(const Steps& steps, std::size_t streams, const std::uint8_t* const* codes,
+            rans::Encoder* const* encoders) {
+    const Layout layout = layout_of(steps);
+    if (layout == Layout::scattered) return scalar::rans.encode(steps, streams, codes, encoders);
+    std::size_t k = 0;
+    for (; k + 2 <= streams; k += 2)
+        EncodingBatch<2, CodesSource>{{codes + k}, encoders + k, {}}.encode(steps, layout);
+    if (k < streams) EncodingBatch<1, CodesSource>{{codes + k}, encoders + k, {}}.encode(steps, layout);
+}
+
+void encode_values(const Steps& steps, std::size_t streams, const std::byte* const* values,
+                   std::uint8_t* const* others, rans::Encoder* const* encoders) {
+    const Layout layout = layout_of(steps);
+    std::size_t k = 0;
+    for (; k + 2 <= streams; k += 2)
+        EncodingBatch<2, ValuesSource>{{values + k, others + k}, encoders + k, {}}.encode(steps, layout);
+    if (k < streams)
+        EncodingBatch<1, ValuesSource>{{values + k, others + k}, encoders + k, {}}.encode(steps, layout);
 }
 
 }  // namespace
 
-constinit const Rans avx512::rans = {encode, decode, decode_two};
+constinit const Rans avx512::rans = {encode, decode, encode_values, decode_values};
 
 }  // namespace orbitsplit::kernels

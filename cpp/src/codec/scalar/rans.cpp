@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "codec/elements.hpp"
 #include "codec/kernels.hpp"
 
 namespace orbitsplit::kernels::scalar {
@@ -87,7 +88,7 @@ void encode_rows(const TableOf& table_of, const Steps& steps, const std::uint8_t
     }
 }
 
-void encode(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
+void encode_one(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
     const TableOf table_of(steps);
     Ends ends{encoder.next, encoder.escape};
     if (steps.rows == 1 && steps.lanes == 4)
@@ -98,6 +99,11 @@ void encode(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
         encode_rows(table_of, steps, codes, encoder.state, ends);
     encoder.next = ends.next;
     encoder.escape = ends.escape;
+}
+
+void encode(const Steps& steps, std::size_t streams, const std::uint8_t* const* codes,
+            Encoder* const* encoders) {
+    for (std::size_t k = 0; k < streams; ++k) encode_one(steps, codes[k], *encoders[k]);
 }
 
 struct Begins {
@@ -158,7 +164,7 @@ bool decode_rows(const TableOf& table_of, const Steps& steps, Decoder& decoder, 
     return true;
 }
 
-bool decode(const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
+bool decode_one(const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
     const TableOf table_of(steps);
     Begins begins{decoder.next, decoder.escape};
     bool is_whole = false;
@@ -173,13 +179,58 @@ bool decode(const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
     return is_whole && begins.is_within(decoder);
 }
 
-bool decode_two(const Steps& steps, Decoder& first, std::uint8_t* first_codes, Decoder& second,
-                std::uint8_t* second_codes) {
-    return decode(steps, first, first_codes) && decode(steps, second, second_codes);
+bool decode(const Steps& steps, std::size_t streams, Decoder* const* decoders, std::uint8_t* const* codes) {
+    for (std::size_t k = 0; k < streams; ++k)
+        if (!decode_one(steps, *decoders[k], codes[k])) return false;
+    return true;
+}
+
+// Of values on their way at once.
+using Exponents = std::array<std::uint8_t, 1024>;
+
+std::uint8_t other_bits(const std::byte* values, std::size_t i) {
+    const unsigned bits = elements::load<std::uint16_t>(values, i);
+    return static_cast<std::uint8_t>((bits >> 8 & 0x80) | (bits & 0x7F));
+}
+
+void merge(const std::uint8_t* exponents, const std::uint8_t* others, std::size_t count, std::byte* out) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const unsigned bits = exponents[i] << 7U | (others[i] & 0x80U) << 8U | (others[i] & 0x7FU);
+        elements::store(out, i, static_cast<std::uint16_t>(bits));
+    }
+}
+
+void encode_values(const Steps& steps, std::size_t streams, const std::byte* const* values,
+                   std::uint8_t* const* others, Encoder* const* encoders) {
+    Exponents exponents;
+    for (std::size_t k = 0; k < streams; ++k) {
+        Steps part = steps;
+        for (std::size_t end = steps.channels; end > 0; end -= part.channels) {
+            part.channels = (end - 1) % exponents.size() + 1;  // the last part alone may be shorter
+            const std::size_t first = end - part.channels;
+            planes.exponents(values[k] + 2 * first, part.channels, exponents.data());
+            for (std::size_t i = first; i < end; ++i) others[k][i] = other_bits(values[k], i);
+            encode_one(part, exponents.data(), *encoders[k]);
+        }
+    }
+}
+
+bool decode_values(const Steps& steps, std::size_t streams, Decoder* const* decoders,
+                   const std::uint8_t* const* others, std::byte* const* values) {
+    Exponents exponents;
+    for (std::size_t k = 0; k < streams; ++k) {
+        Steps part = steps;
+        for (std::size_t first = 0; first < steps.channels; first += part.channels) {
+            part.channels = std::min(exponents.size(), steps.channels - first);
+            if (!decode_one(part, *decoders[k], exponents.data())) return false;
+            merge(exponents.data(), others[k] + first, part.channels, values[k] + 2 * first);
+        }
+    }
+    return true;
 }
 
 }  // namespace
 
-constinit const Rans rans = {encode, decode, decode_two};
+constinit const Rans rans = {encode, decode, encode_values, decode_values};
 
 }  // namespace orbitsplit::kernels::scalar
