@@ -43,13 +43,18 @@ def texts(part: str) -> list[str]:
     return [topics[name] for k, name in enumerate(sorted(topics)) if (k % 5 == 4) == is_held_out]
 
 
-def codebook(*, path: Path | None = None) -> osp.Codebook:
+def codebook() -> osp.Codebook:
     """Return the codebook of all inner cuts, calibrating on the first call."""
-    path = path or cache_root().parent / "books" / "gemma3-270m.safetensors"
+    path = _kept()
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         calibrated(path.with_suffix(".partial")).save(path)
     return osp.Codebook.load(path)
+
+
+def _kept() -> Path:
+    path = cache_root().parent / "books" / "gemma3-270m.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def calibrated(checkpoint: Path | None = None) -> osp.Codebook:
@@ -178,9 +183,10 @@ def other_texts() -> dict[str, list[str]]:
 
 
 def measure_time() -> None:
-    """Print minutes and memory of a calibration from nothing."""
+    """Print minutes and memory of a calibration from nothing; the codebook is kept for the other commands."""
     start_s = time.monotonic()
     book = calibrated()
+    book.save(_kept())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{book}: {(time.monotonic() - start_s) / 60:.1f} minutes, {peak / 1e9:.2f} GB at most")
 

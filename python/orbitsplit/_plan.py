@@ -253,8 +253,13 @@ class Plan:
     def with_levels(self, codebook: Codebook, levels: Mapping[int, int | None]) -> Plan:
         """Return the plan with these levels of a codebook at its cuts (None: uncompressed), and no prediction.
 
-        Raises LookupError for a cut or level that the codebook or the plan does not have.
+        Raises LookupError for a cut or level that the codebook or the plan does not have, ValueError for a codebook of
+        another number of layers.
         """
+        if codebook.model.layers + 2 != self.layers:
+            raise ValueError(
+                f"the codebook was calibrated for {codebook.model.layers} layers, the plan is for {self.layers - 2}"
+            )
         cuts = [stage.cut for stage in self.stages[:-1]]
         if unknown := set(levels) - set(cuts):
             raise LookupError(f"the plan has no cut {min(unknown)}, it has {', '.join(map(str, cuts))}")

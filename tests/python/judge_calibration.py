@@ -33,7 +33,7 @@ class Judged:
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     for name in ("model.layers", "vit.layers", "vit.encoder.layer", "encoder.layer"):
         try:
-            return list(model.get_submodule(name))  # type: ignore[arg-type]
+            return list(model.get_submodule(name))
         except AttributeError:
             continue
     raise AssertionError(f"where are the layers of {type(model).__name__}?")
@@ -90,7 +90,7 @@ def _compared(
     if "logits" not in expected:
         mask = inputs["attention_mask"][..., None].double()
         pooled = [(o.last_hidden_state.double() * mask).sum(1) / mask.sum(1) for o in (expected, changed)]
-        distance = 1 - nn.functional.cosine_similarity(*pooled, dim=-1)[:, None]
+        distance = 1 - nn.functional.cosine_similarity(pooled[0], pooled[1], dim=-1)[:, None]
         return distance, distance, distance, torch.zeros_like(distance)
     logits = [o.logits.double() for o in (expected, changed)]
     if labels is None:  # every token but the first is predicted

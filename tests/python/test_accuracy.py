@@ -16,13 +16,14 @@ from orbitsplit._accuracy import fit_curve
 SLOPE, NOISE = 0.4, 0.002
 
 
-def measured(count: int, seed: int, *, scatter: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measured(count: int, seed: int, *, scatter: float = 0.0) -> tuple[list[float], list[float], list[float]]:
     """Return losses, drops that follow the slope but for noise and scatter, and the error of each drop."""
     source = np.random.default_rng(seed)
     losses = source.uniform(0.01, 0.3, count)
     errors = source.uniform(0.5, 1.5, count) * NOISE
     slopes = SLOPE * (1 + scatter * source.standard_normal(count))
-    return losses, slopes * losses + errors * source.standard_normal(count), errors
+    drops = slopes * losses + errors * source.standard_normal(count)
+    return losses.tolist(), drops.tolist(), errors.tolist()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -35,8 +36,8 @@ def test_a_known_slope_is_found_in_noisy_points(seed: int) -> None:
 
 
 def test_points_without_noise_give_the_slope() -> None:
-    losses = np.array([0.01, 0.1, 0.5])
-    curve = fit_curve(losses, SLOPE * losses, np.zeros(3))
+    losses = [0.01, 0.1, 0.5]
+    curve = fit_curve(losses, [SLOPE * loss for loss in losses], [0.0] * 3)
     assert curve.drop_per_loss == pytest.approx(SLOPE)
     assert curve.error < 1e-3
     assert fit_curve([0.2], [0.05], [0.001]).drop_per_loss == pytest.approx(0.25)
