@@ -18,6 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit._gguf import Progress
 from orbitsplit._model import load_tokenizer, open_model, read_config
 
+from ._statistics import GOLDEN
 from ._task import Batch, Distributions, Embeddings, Task
 
 # Texts or paths of text files; token ids [N, S]; images [N, C, H, W] with their labels [N].
@@ -134,7 +135,7 @@ class Samples:
         predicted = len(ids) - 1
         count = predicted if positions is None else max(1, min(positions, predicted))
         stride = predicted / count
-        at = ((torch.arange(count) + (number * 0.618) % 1) * stride).long().clamp_max(predicted - 1)
+        at = ((torch.arange(count) + number * GOLDEN % 1) * stride).long().clamp_max(predicted - 1)
         inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
         if "logits_to_keep" in inspect.signature(type(self._model).forward).parameters:
             inputs["logits_to_keep"] = at

@@ -18,6 +18,9 @@ from ._task import Batch, Task
 # would rule every mean, and its codes are escapes anyway.
 MASSIVE = 8.0
 
+# The fractional parts of its multiples are spread evenly however many there are.
+GOLDEN = 0.6180339887498949
+
 # Rows kept as they are, to choose steps and to count codes; 10 MB for a width of 640.
 SAMPLE_ROWS = 4096
 
@@ -46,7 +49,11 @@ class CutStatistics:
         return cls(0, 0, 0, torch.zeros(width, dtype=torch.float64), zeros, zeros.clone(), torch.zeros(0, width))
 
     def add(self, rows: Tensor, gradients: Tensor | None, quota: int) -> None:
-        """Count the rows [R, H] of a batch, and their gradients; `quota` of them, evenly spaced, join the sample."""
+        """Count the rows [R, H] of a batch, and their gradients; `quota` of them join the sample.
+
+        They are evenly spaced, from a place that differs from call to call: first tokens are massive in many models,
+        and must not be more frequent in the sample than they are.
+        """
         norms = rows.norm(dim=1)
         ordinary = norms <= MASSIVE * norms.median()
         x = rows[ordinary]
@@ -58,7 +65,8 @@ class CutStatistics:
             self.gradients += len(x)
             _add_squares(self.fisher, gradients[ordinary])
         quota = min(quota, len(rows))
-        chosen = torch.arange(quota) * len(rows) // max(1, quota)
+        start = self.count * GOLDEN % 1
+        chosen = ((torch.arange(quota) + start) * (len(rows) / max(1, quota))).long()
         self.sample = torch.cat([self.sample, rows[chosen].float()])
 
     @property
