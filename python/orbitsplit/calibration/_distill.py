@@ -149,10 +149,5 @@ def _rotation(skew: Tensor) -> Tensor:
     return rotation
 
 
-def _share_of_rate(done: int, steps: int) -> float:
-    """Rise over the first steps, then fall along a cosine."""
-    return min(1.0, (done + 1) / 20) * 0.5 * (1 + math.cos(math.pi * done / steps))
-
-
 def _or(array: Floats | None, otherwise: Tensor) -> Tensor:
     return otherwise if array is None else torch.from_numpy(array)

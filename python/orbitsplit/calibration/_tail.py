@@ -7,9 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# Rows beyond this many times the median norm are massive activations: they leave as escapes, whatever a codec's numbers
-# are, and the few of them would decide every mean.
-_MASSIVE = 8.0
+from ._statistics import MASSIVE
+
 _JUDGED_EACH = 5
 
 
@@ -51,7 +50,7 @@ class SampledRows:
         share = max(1, limit // tail.batches)
         rows = torch.cat([_evenly(tail.sent(batch).flatten(0, -2), share) for batch in range(tail.batches)])
         norms = rows.norm(dim=-1)
-        self.massive_norm = _MASSIVE * norms.median().item()
+        self.massive_norm = MASSIVE * norms.median().item()
         if not self.massive_norm > 0:
             raise ValueError("half of all rows are zero, there is nothing to train a codec on")
         self.rows = rows[norms < self.massive_norm]

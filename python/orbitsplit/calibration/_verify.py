@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._accuracy import Z95
 from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._codebook import Codebook
+from orbitsplit._codebook import ITEM_BYTES, Codebook
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._gguf import Progress
 from orbitsplit._model_hash import hash_layer
@@ -194,7 +194,7 @@ def better_levels(plan: Plan, codebook: Codebook, loss_budget: float) -> Plan:
     cuts = [stage.cut for stage in plan.stages[:-1]]
     seconds = [1.0 if link.bytes_per_s is None else 1 / link.bytes_per_s for link in plan.links]
     chosen: dict[int, int | None] = dict.fromkeys(cuts)
-    raw_bits = 8.0 * {"float32": 4, "bfloat16": 2, "float16": 2}[plan.dtype]
+    raw_bits = 8.0 * ITEM_BYTES[plan.dtype]
 
     def point(cut: int, level: int | None) -> tuple[float, float]:
         found = None if level is None else codebook.level_at(cut, level)
