@@ -95,7 +95,9 @@ def row(name: str, found: Measured) -> str:
 def peers(rows: int = 8) -> None:
     """Print codecs at three cuts at once, on held-out text."""
     book = codebook()
-    reference = held_out(demo_model(), texts("held-out"), prompt_tokens=TOKENS, samples=rows, positions=None)
+    reference = held_out(
+        demo_model(), texts("held-out"), prompt_tokens=TOKENS, samples=rows, positions=None, kept_bytes=6 << 30
+    )
     sample = {cut: _rows_at(reference, cut) for cut in CUTS}
     print(f"{rows} rows of {TOKENS} tokens, cuts {CUTS} at once, {reference.measure({}).samples} predictions\n")
     print("| codec | x bfloat16 | perplexity, % | top-1, points | KL, nats |")

@@ -1,7 +1,7 @@
 """Calibrate the vision transformer of digits_vit.py and measure what its codecs cost on test images.
 
     python benches/calibrate_vit.py rates          4 stages: accuracy at equal bits, learned mask beside top-k
-    python benches/calibrate_vit.py plans          200 random splits at 25.82x, 50 random plans, 50 verified ones
+    python benches/calibrate_vit.py plans          200 random splits at 25.82x and more, 50 random plans, 50 verified
 
 Test images are used for nothing else. Ratios are against float32, of real frames of 64 images.
 """
@@ -21,9 +21,10 @@ from orbitsplit._gguf import cache_root
 from orbitsplit.calibration import AnyCodec, Measured, Reference, held_out, random_plans
 
 CUTS = (2, 4, 6)
-# Bits per element of the tables: 1.24 is the 25.82x of arXiv 2604.04654, 2.77 and 8.08 its 11.56x and 3.96x.
-RATES = (4.0, 2.77, 2.0, 1.24, 0.9)
-TARGET = 1.24
+# Bits per element of the tables: the 25.82x of arXiv 2604.04654 are 1.24, its 11.56x are 2.77. Real frames of this narrow
+# model take 0.02 bits more than is asked.
+RATES = (4.0, 2.77, 2.0, 1.2, 0.9)
+TARGET = 1.2
 
 
 def book_of(name: str, **options: object) -> osp.Codebook:
@@ -98,7 +99,7 @@ def _share_kept(codec: AnyCodec, cut: int, reference: Reference) -> float:
 def plans() -> None:
     """Print how random splits and random plans fare, and whether verified plans keep their limit."""
     reference = held_out(digits_vit(), digits("test"))
-    book = book_of("plans", cuts="inner", levels=(4.0, 2.77, 2.0, TARGET, 0.9))
+    book = book_of("plans", levels=(4.0, 2.77, 2.0, TARGET, 0.9))
     source = np.random.default_rng(0)
     drops, ratios = [], []
     for _ in range(200):
@@ -107,7 +108,9 @@ def plans() -> None:
         drops.append(100 * found.drop)
         ratios.append(32 / found.bits_per_element)
     kept = np.mean(np.array(drops) < 1)
-    print(f"200 random splits into 4 stages: {100 * kept:.1f} % lose less than a point, worst {max(drops):.2f}, ")
+    print(
+        f"200 random splits into 4 stages ({math.comb(len(book.cuts), 3)} are possible): {100 * kept:.1f} % lose less than a point, worst {max(drops):.2f}, "
+    )
     print(f"ratio {min(ratios):.2f} to {max(ratios):.2f}")
     predicted, measured = [], []
     for plan in random_plans(book, 50, seed=1):

@@ -22,8 +22,8 @@ from ._task import Batch, Task
 # Of float32 arithmetic in another order; a layer that reads more than the hidden state is off by far more.
 _SAME = 1e-5
 
-# Of a model's own outputs, so much is kept.
-_KEPT_BYTES = 512 << 20
+# Of a model's own outputs, so much is kept by default.
+KEPT_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,16 @@ class Measured:
 class Reference:
     """A model's own outputs on some batches, which those with codecs are compared with.
 
-    They are kept where they are not large (next-token distributions over a large vocabulary take a megabyte each), else
-    computed again. Raises ValueError if they are not finite.
+    The first `kept_bytes` of them are kept (next-token distributions over a large vocabulary take a megabyte each), the
+    others computed again whenever they are needed. Raises ValueError if they are not finite.
     """
 
-    def __init__(self, splice: Splice, task: Task, batches: Sequence[Batch]) -> None:
+    def __init__(self, splice: Splice, task: Task, batches: Sequence[Batch], *, kept_bytes: int = KEPT_BYTES) -> None:
         self.splice = splice
         self.task = task
         self.batches = tuple(batches)
         self._kept: dict[int, Tensor] = {}
-        self._kept_bytes = 0
+        self._kept_bytes, self._most_kept_bytes = 0, kept_bytes
 
     @property
     def width(self) -> int:
@@ -108,7 +108,7 @@ class Reference:
             outputs = self.task.outputs(self.splice.run(batch.inputs), batch)
         if not bool(outputs.isfinite().all()):
             raise ValueError(f"the model's own outputs are not finite in {self.splice.model.dtype}")
-        if self._kept_bytes + outputs.nbytes <= _KEPT_BYTES:
+        if self._kept_bytes + outputs.nbytes <= self._most_kept_bytes:
             self._kept[index] = outputs
             self._kept_bytes += outputs.nbytes
         return outputs

@@ -19,7 +19,7 @@ from orbitsplit._model_hash import hash_layer
 from orbitsplit._plan import Plan
 
 from ._data import Data, Samples, is_causal, load_model, task_of
-from ._measure import Measured, Reference
+from ._measure import KEPT_BYTES, Measured, Reference
 from ._splice import Splice
 
 _ROWS, _POSITIONS = 16, 128
@@ -227,11 +227,13 @@ def held_out(
     positions: int | None = _POSITIONS,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    kept_bytes: int = KEPT_BYTES,
 ) -> Reference:
     """Return a model on some data, ready to measure codecs at any cuts: `held_out(...).measure({cut: codec})`.
 
     `samples` are drawn by `seed` (default: all images or texts, 16 rows of `prompt_tokens` of a causal model's text),
-    and of each row `positions` next-token predictions count (None: all).
+    and of each row `positions` next-token predictions count (None: all). Outputs of the model without codecs are kept
+    up to `kept_bytes`.
 
     Raises ValueError for data that are not of the kind the model takes and for more samples than there are.
     """
@@ -242,7 +244,8 @@ def held_out(
     if not 1 <= wanted <= given.count:
         raise ValueError(f"samples is {wanted}, must be from 1 to the {given.count} there are")
     order = torch.randperm(given.count, generator=torch.Generator().manual_seed(seed))
-    return Reference(Splice(loaded), task_of(loaded), given.batches(order[:wanted], positions=positions))
+    batches = given.batches(order[:wanted], positions=positions)
+    return Reference(Splice(loaded), task_of(loaded), batches, kept_bytes=kept_bytes)
 
 
 def _check_model(plan: Plan, reference: Reference, codebook: Codebook | None) -> None:
