@@ -256,7 +256,6 @@ class Decoding {
 
     // From stream `i` on so many, equally long: their checksums and their values.
     void decode(std::size_t i, std::size_t together) {
-        add(i, together);
         std::array<std::optional<stream::Decoder>, rans::max_together> decoders;
         std::array<stream::Decoder*, rans::max_together> streams{};
         for (std::size_t k = 0; k < together; ++k) streams[k] = &open(decoders[k], i + k);
@@ -265,12 +264,13 @@ class Decoding {
         for (std::size_t at = 0; at < values; at += step)
             next(i * stream_values + at, std::min(step, values - at), std::span(streams).first(together));
         for (std::size_t k = 0; k < together; ++k) streams[k]->finish();
+        add(i, together);
     }
 
     const Checksum& checksum() const { return checksum_; }
 
   private:
-    // The checksum brings into the second level of cache what is decoded next.
+    // After decoding, in whose arithmetic the way of these bytes from memory hides.
     void add(std::size_t i, std::size_t streams) {
         const std::size_t first = i * stream_values;
         checksum_.add_plane(parts_.plane.subspan(first, std::min(streams * stream_values, count_ - first)));

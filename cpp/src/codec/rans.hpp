@@ -16,18 +16,18 @@ inline constexpr std::uint16_t lowest_state = 256;
 // Streams that kernels take at once.
 inline constexpr std::size_t max_together = 4;
 
-inline constexpr std::size_t window_places = 64;
+inline constexpr std::size_t most_places = 64;
 
-// A table whose coded symbols are all among 63 neighbours, from `first` on and modulo 256, as those of exponents and
-// of codes are: what it says of a symbol then fits into one register.
-struct alignas(64) Window {
-    std::uint8_t place_of[256];  // by slot: how far its symbol is from `first`; 255 for an escape
-    std::uint8_t
-        frequency[window_places];  // by place, as all that follows; the last one stands for an escape
-    std::uint8_t start[window_places];
-    std::uint8_t inverse_low[window_places];
-    std::uint8_t inverse_high[window_places];
-    std::uint8_t first;
+// A table of at most 63 coded symbols, as those of exponents and of codes are: each has a place, in order, and the last
+// place is the escape's. What the table says of a place fits into one register.
+struct alignas(64) Places {
+    std::uint8_t place_of_slot[256];  // with the highest bit set for an escape
+    std::uint8_t place_of_symbol[256];
+    std::uint8_t symbol[most_places];  // by place, as all that follows
+    std::uint8_t frequency[most_places];
+    std::uint8_t start[most_places];
+    std::uint8_t inverse_low[most_places];
+    std::uint8_t inverse_high[most_places];
 };
 
 // One table of symbols, ready for both directions. A symbol without a frequency has the escape's entries.
@@ -46,7 +46,7 @@ struct alignas(64) Table {
     std::uint32_t slot_entry[256];
     std::uint32_t symbol_entry[256];
 
-    Window window;
+    Places places;
 };
 
 // Symbols in the order they are coded: `rows` of each channel, channel after channel, `lanes` to a step.
@@ -56,7 +56,7 @@ struct Steps {
     std::size_t channels;
     std::size_t rows;
     std::size_t lanes;
-    bool have_windows;  // all tables
+    bool have_places;  // all tables
 };
 
 struct Decoder {

@@ -58,7 +58,7 @@ class Tables {
   private:
     std::vector<rans::Table> tables_;
     std::vector<std::uint8_t> table_of_channel_;
-    bool have_windows_;
+    bool have_places_;
 };
 
 // States of a stream: how many symbols are coded at once.

@@ -1,7 +1,6 @@
 // Tables of frequencies: made from counts, written, read and made ready for the kernels.
 #include <algorithm>
 #include <limits>
-#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -107,37 +106,31 @@ void fill_slots(rans::Table& table, unsigned symbol, unsigned start, unsigned fr
     }
 }
 
-// The coded symbol behind the longest run of others (modulo 256), or nothing if the coded ones do not fit between.
-std::optional<unsigned> window_of(const SymbolTable& symbols) {
-    std::vector<unsigned> coded;
-    for (unsigned symbol = 0; symbol < 256; ++symbol)
-        if (symbols.frequency[symbol] != 0) coded.push_back(symbol);
-    unsigned before = coded.back();
-    for (const unsigned symbol : coded) {
-        // The way from this one to the one before it, all others being on it.
-        if ((before - symbol) % 256 < rans::window_places - 1) return symbol;
-        before = symbol;
-    }
-    return std::nullopt;
+bool has_places(const SymbolTable& symbols) {
+    const auto uncoded = std::ranges::count(symbols.frequency, std::uint8_t{0});
+    return static_cast<std::size_t>(uncoded) + rans::most_places > slots;
 }
 
-void fill_window(rans::Table& table, unsigned first) {
-    rans::Window& window = table.window;
-    window.first = static_cast<std::uint8_t>(first);
-    for (unsigned slot = 0; slot < slots; ++slot)
-        window.place_of[slot] = slot < table.escape_slots
-                                    ? std::uint8_t{255}
-                                    : static_cast<std::uint8_t>(table.symbol_of[slot] - first);
-    const unsigned escape_inverse = inverse_of(table.escape_slots);
-    for (unsigned place = 0; place < rans::window_places; ++place) {
-        const unsigned symbol = (first + place) % 256;
-        const bool is_escape = place + 1 == rans::window_places;
-        window.frequency[place] = is_escape ? table.escape_slots : table.frequency[symbol];
-        window.start[place] = is_escape ? std::uint8_t{0} : table.start[symbol];
-        window.inverse_low[place] =
-            is_escape ? static_cast<std::uint8_t>(escape_inverse) : table.inverse_low[symbol];
-        window.inverse_high[place] =
-            is_escape ? static_cast<std::uint8_t>(escape_inverse >> 8) : table.inverse_high[symbol];
+void fill_places(rans::Table& table, const SymbolTable& symbols) {
+    rans::Places& places = table.places;
+    constexpr std::uint8_t last = rans::most_places - 1;
+    std::ranges::fill(places.place_of_symbol, last);
+    std::ranges::fill(places.place_of_slot, std::uint8_t{0x80 | last});
+    const unsigned inverse = inverse_of(table.escape_slots);
+    places.frequency[last] = table.escape_slots;
+    places.inverse_low[last] = static_cast<std::uint8_t>(inverse);
+    places.inverse_high[last] = static_cast<std::uint8_t>(inverse >> 8);
+    std::uint8_t place = 0;
+    for (unsigned symbol = 0; symbol < 256; ++symbol) {
+        if (symbols.frequency[symbol] == 0) continue;
+        places.place_of_symbol[symbol] = place;
+        std::fill_n(places.place_of_slot + table.start[symbol], table.frequency[symbol], place);
+        places.symbol[place] = static_cast<std::uint8_t>(symbol);
+        places.frequency[place] = table.frequency[symbol];
+        places.start[place] = table.start[symbol];
+        places.inverse_low[place] = table.inverse_low[symbol];
+        places.inverse_high[place] = table.inverse_high[symbol];
+        ++place;
     }
 }
 
@@ -158,7 +151,7 @@ rans::Table prepare(const SymbolTable& symbols) {
         fill_slots(table, symbol, start, frequency);
         start += frequency;
     }
-    if (const auto first = window_of(symbols)) fill_window(table, *first);
+    if (has_places(symbols)) fill_places(table, symbols);
     return table;
 }
 
@@ -218,11 +211,10 @@ SymbolTable take_table(std::span<const std::byte>& bytes) {
     return table;
 }
 
-Tables::Tables(const SymbolTable& table)
-    : tables_{prepare(table)}, have_windows_(window_of(table).has_value()) {}
+Tables::Tables(const SymbolTable& table) : tables_{prepare(table)}, have_places_(has_places(table)) {}
 
 Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel)
-    : table_of_channel_(table_of_channel.begin(), table_of_channel.end()), have_windows_(true) {
+    : table_of_channel_(table_of_channel.begin(), table_of_channel.end()), have_places_(true) {
     if (tables.empty() || tables.size() > max_tables)
         throw std::invalid_argument("there are " + std::to_string(tables.size()) +
                                     " tables, there must be 1 to " + std::to_string(max_tables));
@@ -232,7 +224,7 @@ Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t
                                         std::to_string(tables.size()));
     for (const SymbolTable& table : tables) {
         tables_.push_back(prepare(table));
-        have_windows_ = have_windows_ && window_of(table).has_value();
+        have_places_ = have_places_ && has_places(table);
     }
     // With one table the channels of a step need not be told apart, which kernels use.
     if (tables.size() == 1) table_of_channel_.clear();
@@ -245,7 +237,7 @@ rans::Steps Tables::steps(std::size_t first, std::size_t channels, std::size_t r
             .channels = channels,
             .rows = rows,
             .lanes = lanes,
-            .have_windows = have_windows_};
+            .have_places = have_places_};
 }
 
 }  // namespace orbitsplit::stream

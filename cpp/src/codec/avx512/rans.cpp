@@ -186,8 +186,8 @@ struct DecodingBatch {
             return run(steps, [&](std::size_t first, __mmask64 active) {
                 return DecodeLaneTables{LaneTables(steps, first, active)};
             });
-        return steps.have_windows ? run_with<DecodeWindow>(steps, layout)
-                                  : run_with<DecodeTable>(steps, layout);
+        return steps.have_places ? run_with<DecodePlaces>(steps, layout)
+                                 : run_with<DecodeTable>(steps, layout);
     }
 
     bool decode(const Steps& steps, Layout layout) {
@@ -366,8 +366,8 @@ struct EncodingBatch {
             return run(steps, [&](std::size_t first, __mmask64 active) {
                 return EncodeLaneTables{LaneTables(steps, first, active)};
             });
-        return steps.have_windows ? encode_with<EncodeWindow>(steps, layout)
-                                  : encode_with<EncodeTable>(steps, layout);
+        return steps.have_places ? encode_with<EncodePlaces>(steps, layout)
+                                 : encode_with<EncodeTable>(steps, layout);
     }
 };
 

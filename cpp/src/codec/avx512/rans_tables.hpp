@@ -100,21 +100,21 @@ struct DecodeTable {
     }
 };
 
-struct DecodeWindow {
+struct DecodePlaces {
     Lookup place;
+    __m512i symbol;
     __m512i frequency;
     __m512i start;
-    __m512i first;
 
-    explicit DecodeWindow(const Table& table)
-        : place(table.window.place_of),
-          frequency(_mm512_load_si512(table.window.frequency)),
-          start(_mm512_load_si512(table.window.start)),
-          first(_mm512_set1_epi8(static_cast<char>(table.window.first))) {}
+    explicit DecodePlaces(const Table& table)
+        : place(table.places.place_of_slot),
+          symbol(_mm512_load_si512(table.places.symbol)),
+          frequency(_mm512_load_si512(table.places.frequency)),
+          start(_mm512_load_si512(table.places.start)) {}
 
     Slots operator()(__m512i slot) const {
         const __m512i at = place(slot);  // of which a look-up takes the lowest six bits
-        return {_mm512_add_epi8(at, first), _mm512_permutexvar_epi8(at, frequency),
+        return {_mm512_permutexvar_epi8(at, symbol), _mm512_permutexvar_epi8(at, frequency),
                 _mm512_sub_epi8(slot, _mm512_permutexvar_epi8(at, start)), _mm512_movepi8_mask(at)};
     }
 };
@@ -155,23 +155,22 @@ struct EncodeTable {
     }
 };
 
-struct EncodeWindow {
+struct EncodePlaces {
+    Lookup place;
     __m512i frequency;
     __m512i start;
     __m512i inverse_low;
     __m512i inverse_high;
-    __m512i first;
 
-    explicit EncodeWindow(const Table& table)
-        : frequency(_mm512_load_si512(table.window.frequency)),
-          start(_mm512_load_si512(table.window.start)),
-          inverse_low(_mm512_load_si512(table.window.inverse_low)),
-          inverse_high(_mm512_load_si512(table.window.inverse_high)),
-          first(_mm512_set1_epi8(static_cast<char>(table.window.first))) {}
+    explicit EncodePlaces(const Table& table)
+        : place(table.places.place_of_symbol),
+          frequency(_mm512_load_si512(table.places.frequency)),
+          start(_mm512_load_si512(table.places.start)),
+          inverse_low(_mm512_load_si512(table.places.inverse_low)),
+          inverse_high(_mm512_load_si512(table.places.inverse_high)) {}
 
     Symbols operator()(__m512i symbol) const {
-        const __m512i at = _mm512_min_epu8(_mm512_sub_epi8(symbol, first),
-                                           _mm512_set1_epi8(static_cast<char>(rans::window_places - 1)));
+        const __m512i at = place(symbol);
         return {_mm512_permutexvar_epi8(at, frequency), _mm512_permutexvar_epi8(at, start),
                 _mm512_permutexvar_epi8(at, inverse_low), _mm512_permutexvar_epi8(at, inverse_high)};
     }
