@@ -27,7 +27,7 @@ def main() -> None:
     start_s = time.monotonic()
     book = osp.calibrate(model, passages("calibration"), cuts="inner", prompt_tokens=128)
     print(f"{book}: {(time.monotonic() - start_s) / 60:.1f} minutes")
-    reference = held_out(model, passages("held-out"), prompt_tokens=128, samples=128)
+    reference = held_out(model, passages("held-out"), prompt_tokens=128)
     print("| level, at all inner cuts at once | x float32 | mean cosine distance |")
     print("| --- | --- | --- |")
     for level in book.table().levels[1:]:
