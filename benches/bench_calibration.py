@@ -26,7 +26,8 @@ def statistics() -> CutStatistics:
     found = CutStatistics.empty(WIDTH, is_whole=True)
     for _ in range(8):
         rows, gradients = (torch.randn(1024, WIDTH, generator=generator) @ matrix.T for matrix in (mixing, reading))
-        found.add(rows, gradients, SAMPLE_ROWS // 8)
+        found.add(rows, gradients)
+        found.keep(rows, SAMPLE_ROWS // 8)
     return found
 
 

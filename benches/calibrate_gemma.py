@@ -98,7 +98,7 @@ def peers(rows: int = 8) -> None:
     reference = held_out(
         demo_model(), texts("held-out"), prompt_tokens=TOKENS, samples=rows, positions=None, kept_bytes=6 << 30
     )
-    sample = {cut: _rows_at(reference, cut) for cut in CUTS}
+    sample = _calibration_rows()
     print(f"{rows} rows of {TOKENS} tokens, cuts {CUTS} at once, {reference.measure({}).samples} predictions\n")
     print("| codec | x bfloat16 | perplexity, % | top-1, points | KL, nats |")
     print("| --- | --- | --- | --- | --- |")
@@ -111,12 +111,11 @@ def peers(rows: int = 8) -> None:
     _decode(book, reference)
 
 
-def _rows_at(reference: Reference, cut: int) -> torch.Tensor:
-    """Return rows of calibration text at a cut, which the static peer may look at."""
+def _calibration_rows() -> dict[int, torch.Tensor]:
+    """Return rows of calibration text at each cut, which the static peer may look at."""
     fitted = held_out(demo_model(), texts("calibration"), prompt_tokens=TOKENS, samples=4, positions=1)
-    del reference
-    with torch.no_grad():
-        return torch.cat([fitted.splice.hidden(batch.inputs, cut)[0] for batch in fitted.batches])
+    states = [fitted.splice.hidden_at(batch.inputs, CUTS) for batch in fitted.batches]
+    return {cut: torch.cat([state[cut][0] for state in states]) for cut in CUTS}
 
 
 def _decode(book: osp.Codebook, reference: Reference) -> None:

@@ -13,6 +13,9 @@ from ._typed import check_fields
 # Of a normal distribution, both sides: how the intervals here are meant.
 Z95 = 1.96
 
+# No plan loses as much; a curve that is nearly flat would allow more than can be said.
+_MOST_LOSS = 1e5
+
 
 @dataclass(frozen=True, slots=True)
 class AccuracyCurve:
@@ -43,16 +46,16 @@ class AccuracyCurve:
         return expected, max(0.0, expected - margin), expected + margin
 
     def loss_budget(self, max_accuracy_drop: float) -> float:
-        """Return the loss whose expected drop is `max_accuracy_drop`; for a curve that is flat, any loss up to 1.
+        """Return the loss whose expected drop is `max_accuracy_drop`; of a flat curve 1, or 0 for a drop of 0.
 
         Raises:
             ValueError: `max_accuracy_drop` is not in [0, 1].
         """
         if not 0 <= max_accuracy_drop <= 1:
             raise ValueError(f"max_accuracy_drop is {max_accuracy_drop}, must be from 0 to 1 (0.01 is one point)")
-        if self.drop_per_loss <= 0:
-            return 1.0 if max_accuracy_drop > 0 else 0.0
-        return max_accuracy_drop / self.drop_per_loss
+        if max_accuracy_drop == 0:
+            return 0.0
+        return min(_MOST_LOSS, max_accuracy_drop / self.drop_per_loss) if self.drop_per_loss > 0 else 1.0
 
 
 def fit_curve(losses: Sequence[float], drops: Sequence[float], drop_errors: Sequence[float]) -> AccuracyCurve:
@@ -61,13 +64,12 @@ def fit_curve(losses: Sequence[float], drops: Sequence[float], drop_errors: Sequ
     The variance of a drop is that of its measurement plus what the plans scatter, in proportion to the loss: two
     passes, the second with the scatter that the first one found.
 
-    Raises:
-        ValueError: There is no plan with a loss above 0.
+    Without any plan that loses something the curve is flat.
     """
     x, y, noise = (np.asarray(values, np.float64) for values in (losses, drops, drop_errors))
     used = x > 0
     if not used.any():
-        raise ValueError("no measured plan loses anything, there is nothing to fit a curve to")
+        return AccuracyCurve(0.0, 0.0, 0)
     x, y, noise = x[used], y[used], noise[used]
     floor = max(1e-6, float(np.median(noise)) / 10)
     slope, scatter = 0.0, 0.0

@@ -14,6 +14,7 @@ from typing import Any
 
 from ._baselines import scored, single_node, unsplit_alternative, without_compression
 from ._certificate import Alternative, Binding, Certificate, Relaxation
+from ._levels import lifted_budget
 from ._objective import value_s
 from ._one_copy import solve_with_one_copy, with_one_copy
 from ._problem import ExternalLink, Pins, Problem, Solution, Stage, evaluate
@@ -173,7 +174,7 @@ class _Findings:
 def _find_what_binds(findings: _Findings, problem: Problem, solution: Solution) -> None:
     _find_binding_memory(findings, problem)
     if problem.loss_budget is not None:
-        findings.relax("loss budget", "lifted", replace(problem, loss_budget=None))
+        findings.relax("loss budget", "lifted", replace(problem, loss_budget=lifted_budget(problem.loss)))
     if problem.pins != Pins():
         findings.relax("pins", "lifted", replace(problem, pins=Pins()))
     if findings.search.max_nodes is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -204,6 +205,7 @@ def calibrate(
     """
     from .calibration import CODECS, LEVELS
 
+    _check_writable(output)
     with views.Report(err) as report:
         book = osp.calibrate(
             model,
@@ -229,6 +231,8 @@ def verify(
     text: Annotated[list[Path], typer.Option("--text", help="Held-out text file to measure on; may be given again.")],
     codebook: CodebookFile = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
+    profile: Annotated[Path | None, typer.Option(help="Profile to plan again with, where the limit is broken.")] = None,
+    network: Annotated[Path | None, typer.Option(help="Network to plan again for.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Model directory, GGUF file or hub id; default: the plan's.")
     ] = None,
@@ -237,19 +241,24 @@ def verify(
 ) -> None:
     """Measure what a plan's codecs cost on other text; -o writes the plan, tightened until the limit is kept.
 
+    Tightening makes a new plan with --profile and --network; without, it takes better levels at the plan's cuts.
+
     Example: `orbitsplit verify plan.json --text held-out.txt --codebook book.safetensors -o verified.json`
     """
+    _check_writable(output)
     loaded = osp.Plan.load(plan)
     named = model if model is not None else loaded.model
     if named is None:
         raise ValueError("the plan names no model: give one with --model")
+    book = None if codebook is None else osp.Codebook.load(codebook)
     with views.Report(err) as report:
         checked = osp.verify(
             loaded,
             named,
             text,
-            codebook=None if codebook is None else osp.Codebook.load(codebook),
+            codebook=book,
             max_accuracy_drop=max_accuracy_drop,
+            replan=_planning_again(loaded, book, profile, network),
             progress=report,
         )
     if output is not None:
@@ -418,6 +427,27 @@ def _continue(
     assert measured is not None
     texts = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return list(texts), measured
+
+
+def _planning_again(
+    plan: osp.Plan, book: osp.Codebook | None, profile: Path | None, network: Path | None
+) -> Callable[[float], osp.Plan] | None:
+    """Return what plans for the same workload within a loss budget, None where profile and network are not given."""
+    if profile is None and network is None:
+        return None
+    if profile is None or network is None or book is None:
+        raise ValueError("to plan again, give --profile, --network and --codebook")
+    of_model, nodes = osp.ModelProfile.load(profile), osp.Network.load(network)
+    objective = "latency" if plan.prediction is None else plan.prediction.objective
+    return lambda budget: osp.plan(
+        of_model, nodes, plan.workload, codebook=book, loss_budget=budget, objective=objective
+    )
+
+
+def _check_writable(output: Path | None) -> None:
+    """Find out before long work, not after it, that its result cannot be written."""
+    if output is not None and (output.is_dir() or not output.resolve().parent.is_dir()):
+        raise ValueError(f"{output} cannot be written: it is a directory, or its folder does not exist")
 
 
 def _check_picture(output: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from ._accuracy import AccuracyCurve
 from ._calibrated import CalibratedCodec
 from ._compress import Codec
-from ._levels import LevelTable
+from ._levels import ABSENT_LOSS, LevelTable
 from ._problem import Level
 from ._tensor_file import Arrays, read_tensors, write_tensors
 from ._typed import check_fields, list_of, mapping_of, record_of
@@ -21,10 +21,10 @@ from ._typed import check_fields, list_of, mapping_of, record_of
 FORMAT = "orbitsplit-codebook"
 VERSION = 1
 
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# What a codec of a codebook is made of.
+_NUMBERS = {entry.name for entry in fields(CalibratedCodec) if entry.init} - {"codebook", "cut", "level"}
 
-# What a level costs at a cut that does not have it: more than any budget.
-_NOT_THERE = 1e6
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +192,7 @@ class Codebook:
 
     def _losses(self, cut: int, names: Sequence[str]) -> tuple[float, ...]:
         here = {level.name: level.loss for level in self.levels(cut)} if cut in self._entries else {}
-        return (0.0, *(here.get(name, _NOT_THERE) for name in names))
+        return (0.0, *(here.get(name, ABSENT_LOSS) for name in names))
 
     @property
     def hex_id(self) -> str:
@@ -223,7 +223,7 @@ class Codebook:
         Raises:
             ValueError: The file is not a codebook, of another version, or damaged; the message says which.
         """
-        document, tensors = read_tensors(path, FORMAT, VERSION)
+        document, tensors = read_tensors(path, FORMAT, VERSION, is_checked=True)
         try:
             book = cls(
                 _model(document["model"]),
@@ -287,7 +287,9 @@ def read_entries(cut: str, rows: Any) -> tuple[CodebookEntry, ...]:
         values["level"] = record_of(f"level {k} of cut {cut}", values.get("level"), CodebookLevel)
         entry: CodebookEntry = record_of(f"entry {k} of cut {cut}", values, CodebookEntry)
         for name in ("scalars", "arrays"):
-            mapping_of(f"{name} of entry {k} of cut {cut}", getattr(entry, name))
+            given = mapping_of(f"{name} of entry {k} of cut {cut}", getattr(entry, name))
+            if unknown := set(given) - _NUMBERS:
+                raise ValueError(f"{name} of entry {k} of cut {cut} has {min(unknown)}, which no codec has")
         if entry.codec is not None:
             Codec.parse(entry.codec)
         entries.append(entry)

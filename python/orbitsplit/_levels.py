@@ -8,12 +8,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ._document import data_of, document_of, load_document, write_document
 from ._problem import Level
 from ._typed import check_fields, check_keys, check_number, list_of, mapping_of, records_of
 
+# The loss of a level at a cut that does not have it. Budgets stay below half of it.
+ABSENT_LOSS = 1e6
+
 FORMAT = "orbitsplit-levels"
 VERSION = 1
+
+
+def lifted_budget(loss: npt.ArrayLike) -> float | None:
+    """Return the loss budget that forbids nothing but levels that are not there; None where all are."""
+    return ABSENT_LOSS / 2 if np.max(loss, initial=0.0) >= ABSENT_LOSS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -12,8 +13,20 @@ from torch import nn
 _SAMPLED = 256
 
 
+def hash_layers(layers: Mapping[int, nn.Module]) -> dict[int, str]:
+    """Return the digests of layers by index, of those that can be compared: none in float16."""
+    return {
+        index: hash_layer(layer)
+        for index, layer in layers.items()
+        if not any(parameter.dtype == torch.float16 for parameter in layer.parameters())
+    }
+
+
 def hash_layer(layer: nn.Module) -> str:
-    """Return a SHA-256 of a layer's weights, rounded to bfloat16 so that loading in 16 bits does not change it."""
+    """Return a SHA-256 of a layer's weights, rounded to bfloat16, so that loading in bfloat16 does not change it.
+
+    Loading in float16 does (numbers are rounded twice): such a layer cannot be compared.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(layer.named_parameters()):
         flat = parameter.detach().reshape(-1)

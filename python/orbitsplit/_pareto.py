@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ._levels import lifted_budget
 from ._one_copy import solve_with_one_copy
 from ._problem import Problem, Solution, evaluate
 from ._units import format_seconds
@@ -119,7 +120,7 @@ def pareto(
 
 
 def _with_budget(problem: Problem, budget: float) -> Problem:
-    return replace(problem, loss_budget=None if math.isinf(budget) else budget)
+    return replace(problem, loss_budget=lifted_budget(problem.loss) if math.isinf(budget) else budget)
 
 
 def _loss(problem: Problem, confirming: Problem, solution: Solution) -> float:

@@ -94,6 +94,8 @@ class PlanStage:
                 Codec.parse(self.codec)
         if self.level is not None:
             _check_count(f"level of the stage on {self.node!r}", self.level, 0)
+            if self.codec is None:
+                raise ValueError(f"the stage on {self.node!r} has level {self.level} and no codec, the level's name")
         _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
         if self.slowdown < 1:
             raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
@@ -268,7 +270,14 @@ class Plan:
             level = levels.get(cut)
             name = None if level is None else codebook.level_at(cut, level).name
             stages[k] = replace(stages[k], codec=name, level=level)
-        return replace(self, stages=tuple(stages), codebook=codebook.hex_id, prediction=None, certificate=None)
+        has_level = any(stage.level is not None for stage in stages)
+        named = codebook.hex_id if has_level else None
+        return replace(self, stages=tuple(stages), codebook=named, prediction=None, certificate=None)
+
+    def uncompressed(self) -> Plan:
+        """Return the plan with nothing compressed, and no prediction."""
+        stages = tuple(replace(stage, codec=None, level=None) for stage in self.stages)
+        return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""

@@ -12,6 +12,7 @@ from ._baselines import by_rule
 from ._certifying import certificate
 from ._codebook import ITEM_BYTES
 from ._errors import InfeasiblePlanError, OrbitsplitError
+from ._levels import ABSENT_LOSS
 from ._network import Network, Node
 from ._one_copy import solve_with_one_copy, with_one_copy
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
@@ -76,6 +77,8 @@ def plan(
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
     asked: dict[str, Any] = {"objective": objective, "max_nodes": max_nodes, "time_limit_s": time_limit_s}
     confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, **asked)
+    if running is not None and codebook is not None and running.codebook not in (None, codebook.hex_id):
+        raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
     if running is not None and solution.status != "infeasible":
         confirming, solution = _going_on(running, problem, profile, runs=runs, stores=stores, **asked)
     named = _Names(network, workload, profile, objective, codebook, max_accuracy_drop)
@@ -109,6 +112,8 @@ def _levels_and_budget(
     budget = loss_budget or 0.0
     if max_accuracy_drop is not None:
         budget = codebook.accuracy.loss_budget(max_accuracy_drop)
+    if not budget < ABSENT_LOSS / 2:
+        raise ValueError(f"loss_budget is {budget:g}, must be below {ABSENT_LOSS / 2:g}")
     return codebook.table(profile.dtype), budget
 
 
@@ -248,7 +253,7 @@ def _plan_of(problem: Problem, solution: Solution, of: _Names) -> Plan:
         dtype=of.profile.dtype,
         threads=of.profile.threads or 1,
         prediction=prediction,
-        codebook=None if of.codebook is None else of.codebook.hex_id,
+        codebook=of.codebook.hex_id if of.codebook is not None and any(s.level is not None for s in stages) else None,
         max_accuracy_drop=of.max_accuracy_drop,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# The keys of a file's metadata: the document, and its SHA-256, because safetensors has no checksum of its own.
-_DOCUMENT, _DIGEST = "orbitsplit", "orbitsplit.sha256"
+# The keys of a file's metadata: the document, and SHA-256 of it and of the arrays, because safetensors has no checksum.
+_DOCUMENT, _DIGEST, _ARRAYS = "orbitsplit", "orbitsplit.sha256", "orbitsplit.arrays.sha256"
 
 
 class _File(Mapping[str, npt.NDArray[Any]]):
-    """The arrays of a file, each read when it is asked for: a process of a pipeline needs those of two cuts."""
+    """The arrays of a file, each read when it is asked for, and not kept."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
@@ -40,31 +40,50 @@ class _File(Mapping[str, npt.NDArray[Any]]):
         """Return the document that was written beside the arrays, None if there is none."""
         metadata = self._file.metadata() or {}
         text = metadata.get(_DOCUMENT, "null")
-        if _DOCUMENT in metadata and _digest(text) != metadata.get(_DIGEST):
+        if _DOCUMENT in metadata and _digest([text.encode()]) != metadata.get(_DIGEST):
             raise ValueError("its document is not what its checksum says")
         return json.loads(text)
 
+    def check(self) -> None:
+        """Raise ValueError if the arrays are not those that were written."""
+        if _digest_of(self) != (self._file.metadata() or {}).get(_ARRAYS):
+            raise ValueError("its arrays are not what their checksum says")
+
 
 def write_tensors(path: str | Path, tensors: Arrays, document: Mapping[str, Any]) -> None:
-    """Write arrays and a JSON document as one file that appears complete or not at all."""
+    """Write arrays and a JSON document as one file that appears complete or not at all. Raises OSError."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     target = Path(path)
     beside = target.with_name(target.name + ".writing")
     text = json.dumps(document, allow_nan=False)
-    metadata = {_DOCUMENT: text, _DIGEST: _digest(text)}
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside, metadata=metadata)
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    metadata = {_DOCUMENT: text, _DIGEST: _digest([text.encode()]), _ARRAYS: _digest_of(arrays)}
+    try:
+        save_file(arrays, beside, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
     beside.replace(target)
 
 
-def _digest(text: str) -> str:
+def _digest(parts: Iterable[bytes]) -> str:
     import hashlib  # a fiftieth of a second that `import orbitsplit` does not have to take
 
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
-def read_tensors(path: str | Path, format_name: str, version: int) -> tuple[dict[str, Any], Arrays]:
-    """Return what `write_tensors` wrote, arrays as they are asked for.
+def _digest_of(arrays: Arrays) -> str:
+    return _digest(part for name in sorted(arrays) for part in (name.encode(), arrays[name].tobytes()))
+
+
+def read_tensors(
+    path: str | Path, format_name: str, version: int, *, is_checked: bool = False
+) -> tuple[dict[str, Any], Arrays]:
+    """Return what `write_tensors` wrote, arrays as they are asked for, or all `is_checked` first.
 
     Raises ValueError for a file that is something else or damaged, FileNotFoundError.
     """
@@ -84,4 +103,9 @@ def read_tensors(path: str | Path, format_name: str, version: int) -> tuple[dict
             f"{source}: expected format {format_name!r} version {version}, "
             f"got {found.get('format')!r} version {found.get('version')!r}"
         )
+    if is_checked:
+        try:
+            file.check()
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{source} is damaged: {error}") from error
     return found, file

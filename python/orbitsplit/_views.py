@@ -31,9 +31,11 @@ class Report:
         self._progress.stop()
 
     def __call__(self, step: str, fraction: float) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=1.0)
-        self._progress.update(self._tasks[step], completed=fraction)
+        # One bar for "statistics, batch 1 of 128" and all that follow: what is before the comma is the step.
+        name = step.split(",")[0]
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(step, total=1.0)
+        self._progress.update(self._tasks[name], completed=fraction, description=escape(step))
 
 
 def profile(console: Console, profile: osp.ModelProfile) -> None:

@@ -30,6 +30,12 @@ class Judged:
     bits_per_element: float
 
 
+def error_of_mean(values: Tensor) -> float:
+    """Return the standard error of the mean of values [N, outputs of a sample]; outputs of one text are one sample."""
+    samples = values.flatten(1).mean(1) if len(values) > 1 else values.flatten()
+    return float(samples.std()) / len(samples) ** 0.5
+
+
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     for name in ("model.layers", "vit.layers", "vit.encoder.layer", "encoder.layer"):
         try:

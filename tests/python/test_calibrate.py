@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from judge_calibration import AnyCodec, judge, layers_of
+from judge_calibration import AnyCodec, error_of_mean, judge, layers_of
 from tiny_encoders import LABELS, tiny_bert, tiny_images, tiny_vit
 from tiny_models import HIDDEN, LAYERS, VOCABULARY, save_tiny_model, save_tiny_tokenizer, tiny_model, tiny_prompts
 from tokenizers.processors import TemplateProcessing
@@ -94,8 +94,7 @@ def assert_losses_are_those_of_some_samples(
     ]
     assert len(fitting) == 1
     for key, one in found.items():
-        losses = one.loss[list(fitting[0])].flatten()
-        error = float(losses.std()) / len(losses) ** 0.5
+        error = error_of_mean(one.loss[list(fitting[0])])
         assert book.level_at(*key).loss_error == pytest.approx(error, rel=5e-3, abs=2e-6)
     assert max(float(one.loss.mean()) for one in found.values()) > 1e-3  # the comparison is not one of zeros
 
@@ -448,7 +447,7 @@ def test_a_checkpoint_of_another_call_is_refused(model: PreTrainedModel, tmp_pat
         ("cuts", model, {"cuts": [1, 2]}),
         ("levels", model, {"levels": (4.0,)}),
         ("codecs", model, {"codecs": ("klt", "fisher")}),
-        ("batches", model, {"fit_samples": 3}),
+        ("samples", model, {"fit_samples": 3}),
         ("seed", model, {"seed": 1}),
     ]
     for name, of, options in others:
@@ -507,7 +506,7 @@ def test_the_book_names_its_model_and_data(book: osp.Codebook, model: PreTrained
     assert len(set(book.model.layer_hashes)) == LAYERS
     assert book.provenance["seed"] == 0
     assert book.provenance["unit"] == "nats"
-    assert book.provenance["torch"] == torch.__version__
+    assert book.provenance["versions"]["torch"] == torch.__version__
     assert book.provenance["data"] != small(model, ids_of(seed=1), codecs=("int8",)).provenance["data"]
     assert all(
         level.encode_s_per_byte > 0 and level.decode_s_per_byte > 0
@@ -570,8 +569,8 @@ def test_rows_begin_as_prompts_do(directory: Path, model: PreTrainedModel) -> No
 
 def test_samples_are_chosen_where_none_are_asked_for(model: PreTrainedModel) -> None:
     book = small(model, ids_of(8), fit_samples=None, measure_samples=None)
-    assert sum(book.provenance["batches"]) <= 8
-    assert min(book.provenance["batches"]) >= 1
+    assert sum(book.provenance["samples"]) <= 8
+    assert min(book.provenance["samples"]) >= 1
 
 
 # What is refused.

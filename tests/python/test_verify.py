@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from judge_calibration import AnyCodec, Judged, judge
+from judge_calibration import AnyCodec, Judged, error_of_mean, judge
 from tiny_encoders import tiny_bert, tiny_images, tiny_vit, trained_vit
 from tiny_models import LAYERS, tiny_model, tiny_prompts
 from torch import Tensor
@@ -86,7 +86,7 @@ def assert_measured(found: osp.Measured, judged: Judged) -> None:
         values = getattr(judged, name).flatten()
         assert found.samples == len(values)
         assert getattr(found, name) == pytest.approx(float(values.mean()), rel=2e-3, abs=2e-6), name
-        error = float(values.std()) / len(values) ** 0.5
+        error = error_of_mean(getattr(judged, name))
         assert getattr(found, f"{name}_error") == pytest.approx(error, rel=5e-3, abs=2e-6), name
     assert found.perplexity_rise == pytest.approx(math.exp(found.surprise) - 1)
     assert found.bits_per_element == pytest.approx(judged.bits_per_element, rel=0.1)
@@ -274,11 +274,10 @@ def test_a_replanner_that_never_gets_better_comes_to_an_end(digits: Digits) -> N
         return plans[len(budgets) % 2]
 
     found = digits.verify(plans[1], max_accuracy_drop=0.001, replan=replan)
-    assert not found.is_within
-    assert budgets[-1] == 0.0  # at last with nothing compressed
-    assert found.best.measured.drop == min(trial.measured.drop for trial in found.trials)
-    assert found.plan.stages == plans[0].stages
-    assert str(found).splitlines()[-1] == "no plan that was tried keeps the limit; the best found is given"
+    # At last with nothing compressed, which keeps any limit.
+    assert found.is_within
+    assert found.best is found.trials[-1]
+    assert all(stage.codec is None for stage in found.plan.stages)
 
 
 def test_where_no_plan_fits_the_best_found_is_given(digits: Digits) -> None:

@@ -6,11 +6,11 @@ import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._accuracy import AccuracyCurve, fit_curve
@@ -21,7 +21,7 @@ from orbitsplit._layer_time import machine_name
 from orbitsplit._model_hash import hash_layer
 from orbitsplit._typed import check_integer
 
-from ._candidates import KINDS, Sources, best_first, candidates, check_codecs, worth_keeping
+from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, check_codecs, worth_keeping
 from ._checkpoint import Checkpoint, State
 from ._data import Data, Samples, frozen, is_causal, is_classifier, load_model, task_of
 from ._measure import CutTail, Measured, Reference
@@ -46,7 +46,7 @@ class _Sizes:
 
 
 # Samples by default. Rows of 512 tokens: with the covariance of 32 of them, Gemma 3 270M takes 0.15 bits more on other
-# text than on these (python benches/calibrate_gemma.py rows).
+# text than on these.
 _ROWS, _IMAGES, _TEXTS = _Sizes(128, 4), _Sizes(1024, 256), _Sizes(1024, 64)
 
 # Batches of those fitted to that gradients are taken of.
@@ -85,15 +85,15 @@ def calibrate(
         klt       the same by the whole Fisher information, in the principal axes of what is sent (a matrix product)
         mask      what lies below a learned threshold of its channel is not sent, the rest in 4 or 8 bits
                   (Gumbel-sigmoid gates trained through the frozen model, as in arXiv 2604.04654; trained for plans
-                  that have the mask of the same level at all calibrated cuts before it)
-        trained   the numbers of klt (of fisher, if klt is not asked for) trained further, by distillation with a price
-                  on bits
+                  that have the mask of the same level at all cuts before it that kept one)
+        trained   the numbers of klt trained further, by distillation with a price on bits
         int8 ...  any fixed codec, as it is
 
-    Training takes minutes a level. What is not on the lower convex hull of loss over bits at its cut is left out
-    (codecs with and without a matrix apart), unless `hull_only` is false. With `checkpoint`, a path, work that is
-    interrupted goes on when the same call is made again, and ends with the same numbers (seconds apart); the file is
-    removed at the end.
+    Memory beside the model: 16 width^2 bytes a cut with klt or trained, and a megabyte for each measured output of a
+    large vocabulary. Training takes minutes a level. What is not on the lower convex hull of loss over bits at its cut
+    is left out (codecs with and without a matrix apart), unless `hull_only` is false. With `checkpoint`, a path, work
+    that is interrupted goes on when the same call is made again, and ends with the same numbers (seconds apart); the
+    file is removed at the end.
 
     Example:
         >>> book = osp.calibrate("path-or-hub-id", [Path("corpus.txt")], cuts=[5, 9, 14])     # doctest: +SKIP
@@ -119,11 +119,15 @@ def calibrate(
         "cuts": list(chosen),
         "levels": list(levels),
         "codecs": list(codecs),
-        "batches": [len(fit_batches), len(measure_batches)],
+        "samples": [_count(fit_batches), _count(measure_batches)],
+        "sample_shape": samples.shape,
         "hull_only": hull_only,
         "seed": seed,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "versions": {name: version(name) for name in ("orbitsplit", "torch", "transformers")},
     }
+    if loaded.dtype != torch.float32 and set(codecs) & set(TRAINED):
+        raise ValueError(f"{' and '.join(TRAINED)} are trained in float32, the model is in {asked['dtype']}")
     kept = Checkpoint(checkpoint, asked)
     with frozen(loaded):
         try:
@@ -168,13 +172,16 @@ class _Calibration:
         if not set(asked["codecs"]) & set(KINDS) or state.batches == batches:
             return
         if not state.statistics:
-            is_whole = "klt" in asked["codecs"]
+            is_whole = bool({"klt", "trained"} & set(asked["codecs"]))
             state.statistics = {
                 cut: CutStatistics.empty(self._identity.width, is_whole=is_whole) for cut in asked["cuts"]
             }
 
+        def before_batch() -> None:
+            state.is_between = False
+
         def after_batch(index: int) -> None:
-            state.batches = index + 1
+            state.batches, state.is_between = index + 1, True
             kept.save(is_due=False)
             self._report(f"statistics, batch {index + 1} of {batches}", 0.25 * (index + 1) / batches)
 
@@ -187,6 +194,7 @@ class _Calibration:
             seed=asked["seed"],
             done=state.statistics,
             first_batch=state.batches,
+            before_batch=before_batch,
             after_batch=after_batch,
         )
         kept.save()
@@ -198,7 +206,9 @@ class _Calibration:
         for done, cut in enumerate(asked["cuts"]):
             if cut in state.entries:
                 continue
-            self._report(f"cut after {cut} of {self._identity.layers} layers", 0.25 + 0.65 * done / len(asked["cuts"]))
+            self._report(
+                f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.65 * done / len(asked["cuts"])
+            )
             tail = CutTail(self._reference, cut, tail)
             sources = Sources(
                 statistics=state.statistics.get(cut),
@@ -207,9 +217,9 @@ class _Calibration:
             )
             found = list(candidates(asked["codecs"], asked["levels"], sources, tail))
             chosen = best_first(worth_keeping(found) if asked["hull_only"] else found)
-            state.entries[cut] = tuple(candidate.entry for candidate in chosen)
             for candidate in chosen:
                 state.tensors |= candidate.tensors
+            state.entries[cut] = tuple(candidate.entry for candidate in chosen)  # last: with it the cut is finished
             state.statistics.pop(cut, None)
             kept.save(is_due=False)
 
@@ -232,8 +242,6 @@ class _Calibration:
         provenance = {
             **{key: value for key, value in self._asked.items() if key not in ("model", "cuts")},
             "unit": self._task.unit,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
             "machine": machine_name(),
         }
         flat = AccuracyCurve(0.0, 0.0, 0)
@@ -311,6 +319,10 @@ def _split(
     order = torch.randperm(samples.count, generator=torch.Generator().manual_seed(seed))
     measured = samples.batches(order[:wanted], positions=_MEASURED_POSITIONS)
     return samples.batches(order[wanted : wanted + rest], positions=_FIT_POSITIONS), measured
+
+
+def _count(batches: Sequence[Batch]) -> int:
+    return sum(batch.samples for batch in batches)
 
 
 def _identity(name: str, splice: Splice, batch: Batch) -> CalibratedModel:

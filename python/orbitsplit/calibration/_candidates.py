@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from orbitsplit._calibrated import CalibratedCodec
 from orbitsplit._codebook import CodebookEntry, CodebookLevel
@@ -51,6 +50,8 @@ def check_codecs(codecs: Sequence[str]) -> None:
     for name in codecs:
         if list(codecs).count(name) > 1:
             raise ValueError(f"codec {name} is given {list(codecs).count(name)} times")
+        if name == "raw":
+            raise ValueError("codec raw loses nothing and is in every plan anyway: leave it out")
         if name not in KINDS:
             try:
                 Codec.parse(name)
@@ -88,9 +89,8 @@ def _make(kind: str, bits: float, sources: Sources) -> Fitted:
         value_bits = 8 if bits >= 3 else 4  # fewer leave more of few bits to what is kept
         training = Training(steps=_MASK_STEPS, learning_rate=0.03, seed=sources.seed)
         mask = learn_mask(fitted, bits=bits, value_bits=value_bits, training=training)
-        rows = torch.cat([fitted.sent(batch).flatten(0, -2) for batch in range(fitted.batches)])
-        return finish(mask.numbers, rows[:: -(-len(rows) // SAMPLE_ROWS)], bits, varies="threshold")
-    start = start_of(geometry("klt" if statistics.is_whole else "fisher", statistics), statistics.sample, bits)
+        return finish(mask.numbers, fitted.sample(SAMPLE_ROWS), bits, varies="threshold")
+    start = start_of(geometry("klt", statistics), statistics.sample, bits)
     training = Training(steps=_DISTILL_STEPS, learning_rate=0.01, seed=sources.seed)
     return finish(distill(fitted, start, bits=bits, training=training).numbers, statistics.sample, bits, varies="step")
 

@@ -24,13 +24,16 @@ _SECONDS_BETWEEN = 30.0
 
 @dataclass
 class State:
-    """What is done: batches of the statistics, then cut after cut."""
+    """What is done: batches of the statistics, then cut after cut.
+
+    `is_between` is false while a batch is part of some statistics and not of others.
+    """
 
     batches: int = 0
     statistics: dict[int, CutStatistics] = field(default_factory=dict)
     entries: dict[int, tuple[CodebookEntry, ...]] = field(default_factory=dict)
     tensors: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    tried: list[tuple[float, float, float]] = field(default_factory=list)
+    is_between: bool = True
 
 
 class Checkpoint:
@@ -49,8 +52,12 @@ class Checkpoint:
             self._read(self._path)
 
     def save(self, *, is_due: bool = True) -> None:
-        """Write the state, unless it is not due and was written within the last half minute."""
-        if self._path is None or not (is_due or time.monotonic() - self._written_s > _SECONDS_BETWEEN):
+        """Write the state, unless it is not due and was written within the last half minute, or is no whole one."""
+        if (
+            self._path is None
+            or not self.state.is_between
+            or not (is_due or time.monotonic() - self._written_s > _SECONDS_BETWEEN)
+        ):
             return
         arrays = dict(self.state.tensors)
         for cut, statistics in self.state.statistics.items():
@@ -61,7 +68,6 @@ class Checkpoint:
             "asked": self._asked,
             "batches": self.state.batches,
             "statistics": list(self.state.statistics),
-            "tried": self.state.tried,
             "entries": {str(cut): [asdict(entry) for entry in made] for cut, made in self.state.entries.items()},
         }
         write_tensors(self._path, arrays, document)
@@ -73,7 +79,7 @@ class Checkpoint:
             self._path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> None:
-        document, arrays = read_tensors(path, FORMAT, VERSION)
+        document, arrays = read_tensors(path, FORMAT, VERSION, is_checked=True)
         found = document["asked"]
         for key, value in self._asked.items():
             if found.get(key) != value:
@@ -87,5 +93,4 @@ class Checkpoint:
             statistics={cut: CutStatistics.from_arrays(f"statistics.{cut}", arrays) for cut in cuts},
             entries={int(cut): read_entries(cut, rows) for cut, rows in document["entries"].items()},
             tensors={name: np.array(arrays[name]) for name in arrays if not name.startswith("statistics.")},
-            tried=[tuple(row) for row in document["tried"]],
         )

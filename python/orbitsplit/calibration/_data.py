@@ -42,7 +42,10 @@ def load_model(
         if architecture is None:
             raise ValueError(f"{model} names {name}, which transformers {transformers.__version__} does not have")
         model = architecture.from_pretrained(source, config=config, dtype=dtype)
-    return model
+    # Of a model with a head that is neither, such as that of masked tokens, the encoder counts.
+    judged = is_causal(model) or is_classifier(model)
+    encoder: PreTrainedModel = model if judged else model.base_model
+    return encoder
 
 
 @contextmanager
@@ -65,20 +68,16 @@ def task_of(model: PreTrainedModel) -> Task:
 
 def is_causal(model: PreTrainedModel) -> bool:
     """Say whether a model predicts next tokens."""
-    return type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(model).__name__ in _names(
-        MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)]
-    )
+    return _is_one_of(model, MODEL_FOR_CAUSAL_LM_MAPPING)
 
 
 def is_classifier(model: PreTrainedModel) -> bool:
     """Say whether a model classifies images."""
-    return type(model.config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and type(model).__name__ in _names(
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(model.config)]
-    )
+    return _is_one_of(model, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)
 
 
-def _names(classes: Any) -> set[str]:
-    return {found.__name__ for found in (classes if isinstance(classes, tuple) else (classes,))}
+def _is_one_of(model: PreTrainedModel, mapping: Any) -> bool:
+    return type(model.config) in mapping and isinstance(model, mapping[type(model.config)])
 
 
 class Samples:
@@ -105,6 +104,11 @@ class Samples:
         self.count = len(self._tensors[0])
 
     @property
+    def shape(self) -> list[int]:
+        """The shape of a sample: tokens of a row, or channels, height and width of an image."""
+        return list(self._tensors[0].shape[1:])
+
+    @property
     def digest(self) -> str:
         """A SHA-256 of all samples."""
         digest = hashlib.sha256()
@@ -125,11 +129,15 @@ class Samples:
                 Batch({"pixel_values": first[part]}, targets=second[part]) for part in _parts(chosen, _IMAGES_A_BATCH)
             ]
         if not is_causal(self._model):
-            return [
-                Batch({"input_ids": first[part], "attention_mask": second[part]}, mask=second[part])
-                for part in _parts(chosen, _TEXTS_A_BATCH)
-            ]
+            return [self._padded_batch(part) for part in _parts(chosen, _TEXTS_A_BATCH)]
         return [self._row(first[index], number, positions) for number, index in enumerate(chosen)]
+
+    def _padded_batch(self, part: Tensor) -> Batch:
+        ids, mask = (tensor[part] for tensor in self._tensors)
+        used = mask.any(0).nonzero()  # not padded to the longest of all texts, but to that of the batch
+        columns = slice(int(used[0]), int(used[-1]) + 1)
+        ids, mask = ids[:, columns], mask[:, columns]
+        return Batch({"input_ids": ids, "attention_mask": mask}, mask=mask)
 
     def _row(self, ids: Tensor, number: int, positions: int | None) -> Batch:
         predicted = len(ids) - 1

@@ -100,14 +100,17 @@ def fit(geometry: CodecNumbers, sample: Tensor, bits: float) -> Fitted:
 
     Raises ValueError if the sample is empty.
     """
-    coded = _coded(replace(geometry, rounding=_rounding(bits)), sample, bits, "step")
-    return _fitted(replace(coded.numbers, shrink=coded.shrink()), coded)
+    return _fitted(*_start(geometry, sample, bits))
 
 
 def start_of(geometry: CodecNumbers, sample: Tensor, bits: float) -> CodecNumbers:
     """Return the numbers of `fit`, to be trained further."""
+    return _start(geometry, sample, bits)[0]
+
+
+def _start(geometry: CodecNumbers, sample: Tensor, bits: float) -> tuple[CodecNumbers, _Coded]:
     coded = _coded(replace(geometry, rounding=_rounding(bits)), sample, bits, "step")
-    return replace(coded.numbers, shrink=coded.shrink())
+    return replace(coded.numbers, shrink=coded.shrink()), coded
 
 
 def finish(numbers: CodecNumbers, sample: Tensor, bits: float, *, varies: Literal["step", "threshold"]) -> Fitted:

@@ -57,8 +57,9 @@ class Measured:
     """The cost of codecs on some data: mean loss and mean drop of accuracy (a fraction), with standard errors.
 
     `accuracy` is that of the model without codecs; `samples` how many outputs were compared; `bits_per_element` what
-    the frames took. `expected_drop` is the drop if the model's own probabilities are right, whatever the answers are;
-    `surprise` the mean rise of the nats of the right answers.
+    the frames took, where something was encoded, else 32. `expected_drop` is the drop if the model's own probabilities
+    are right, whatever the answers are; `surprise` the mean rise of the nats of the right answers. Errors count the
+    outputs of one text as one sample.
     """
 
     loss: float
@@ -142,10 +143,10 @@ class Reference:
             right.append(before)
             surprise.append(self.task.surprise(outputs, batch) - self.task.surprise(reference, batch))
             on_batch(index)
-        loss, loss_error = mean_and_error(torch.cat(losses))
-        drop, drop_error = mean_and_error(torch.cat(drops))
-        expected_drop, expected_drop_error = mean_and_error(torch.cat(expected))
-        rise, rise_error = mean_and_error(torch.cat(surprise))
+        loss, loss_error = self.with_error(losses)
+        drop, drop_error = self.with_error(drops)
+        expected_drop, expected_drop_error = self.with_error(expected)
+        rise, rise_error = self.with_error(surprise)
         return Measured(
             loss=loss,
             loss_error=loss_error,
@@ -159,6 +160,10 @@ class Reference:
             surprise=rise,
             surprise_error=rise_error,
         )
+
+    def with_error(self, values: Sequence[Tensor]) -> tuple[float, float]:
+        """Return the mean of one value for each output, batch by batch, and its standard error."""
+        return mean_and_error(values, are_clusters=self.batches[0].positions is not None)
 
 
 class CutTail:
@@ -213,6 +218,15 @@ class CutTail:
         outputs = reference.task.outputs(result, batch)
         return float(reference.task.divergence(reference.outputs(0), outputs).mean())
 
+    def sample(self, count: int) -> Tensor:
+        """Return up to `count` of the rows that are sent, without padding, evenly spaced, [R, H]."""
+        each = -(-count // self.batches)
+        found = []
+        for batch, hidden in zip(self._reference.batches, self._sent, strict=True):
+            rows = batch.rows(hidden)
+            found.append(rows[:: max(1, len(rows) // each)][:each])
+        return torch.cat(found).float()
+
     def divergences(self, batch: int, received: Tensor) -> Tensor:
         """Return how far each output is from the reference when the layers behind the cut get `received`, [n]."""
         reference = self._reference
@@ -228,11 +242,19 @@ class CutTail:
         """Return the mean loss and its standard error when these activations arrive, one for each batch."""
         with torch.no_grad():
             found = [self.divergences(index, hidden) for index, hidden in enumerate(received)]
-        return mean_and_error(torch.cat(found))
+        return self._reference.with_error(found)
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Return the mean of values [n] and its standard error."""
-    count = len(values)
-    error = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
-    return float(values.mean()), error
+def mean_and_error(values: Sequence[Tensor], *, are_clusters: bool) -> tuple[float, float]:
+    """Return the mean of some batches of values and its standard error.
+
+    Values of one batch that belong together, as the predictions in one text, are one sample (`are_clusters`).
+    """
+    every = torch.cat(list(values))
+    mean = every.mean()
+    if not are_clusters or len(values) < 2:
+        error = float(every.std()) / math.sqrt(len(every)) if len(every) > 1 else 0.0
+        return float(mean), error
+    groups = len(values)
+    strayed = torch.stack([(group - mean).sum() for group in values])
+    return float(mean), float(strayed.square().sum().sqrt()) / len(every) * math.sqrt(groups / (groups - 1))

@@ -23,6 +23,7 @@ GOLDEN = 0.6180339887498949
 
 # Rows kept as they are, to choose steps and to count codes; 10 MB for a width of 640.
 SAMPLE_ROWS = 4096
+_SAMPLED_EACH = 5
 
 
 @dataclass
@@ -48,12 +49,8 @@ class CutStatistics:
         zeros = torch.zeros((width, width) if is_whole else (width,), dtype=torch.float64)
         return cls(0, 0, 0, torch.zeros(width, dtype=torch.float64), zeros, zeros.clone(), torch.zeros(0, width))
 
-    def add(self, rows: Tensor, gradients: Tensor | None, quota: int) -> None:
-        """Count the rows [R, H] of a batch, and their gradients; `quota` of them join the sample.
-
-        They are evenly spaced, from a place that differs from call to call: first tokens are massive in many models,
-        and must not be more frequent in the sample than they are.
-        """
+    def add(self, rows: Tensor, gradients: Tensor | None) -> None:
+        """Count the rows [R, H] of a batch, and their gradients."""
         norms = rows.norm(dim=1)
         ordinary = norms <= MASSIVE * norms.median()
         x = rows[ordinary]
@@ -64,15 +61,17 @@ class CutStatistics:
         if gradients is not None:
             self.gradients += len(x)
             _add_squares(self.fisher, gradients[ordinary])
-        quota = min(quota, len(rows))
-        start = self.count * GOLDEN % 1
-        chosen = ((torch.arange(quota) + start) * (len(rows) / max(1, quota))).long()
-        self.sample = torch.cat([self.sample, rows[chosen].float()])
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether there are whole matrices, not their diagonals."""
-        return self.products.dim() == 2
+    def keep(self, rows: Tensor, quota: int) -> None:
+        """Let `quota` of the rows [R, H] of a batch join the sample.
+
+        They are evenly spaced, from a place that differs from call to call: first tokens are massive in many models,
+        and must not be more frequent in the sample than they are.
+        """
+        quota = min(quota, len(rows))
+        start = len(self.sample) * GOLDEN % 1
+        chosen = ((torch.arange(quota) + start) * (len(rows) / max(1, quota))).long().clamp_max(len(rows) - 1)
+        self.sample = torch.cat([self.sample, rows[chosen].float()])
 
     @property
     def mean(self) -> Tensor:
@@ -131,26 +130,39 @@ def collect(
     seed: int,
     done: dict[int, CutStatistics],
     first_batch: int = 0,
+    before_batch: Callable[[], None] = lambda: None,
     after_batch: Callable[[int], None] = lambda _batch: None,
 ) -> None:
     """Add the batches from `first_batch` on to the statistics in `done`, one forward for each.
 
-    The first `with_gradients` of all batches also take a backward: a covariance needs more rows than the Fisher
-    information, whose directions are fewer, and a backward costs two forwards and the head. `after_batch(i)` is called
-    when batch i is part of all of them. The same seed gives the same numbers, however often the work was interrupted
-    between batches.
+    Every fifth batch gives rows to the sample and nothing to the sums: steps and tables are then fitted to rows that
+    the transform was not. Fitted to its own rows, that of Gemma 3 270M (640 channels, 16,000 rows) takes 0.15 bits more
+    on others. Of the others, those among the first `with_gradients` batches take a backward too: a covariance needs
+    more rows than the Fisher information, whose directions are fewer, and a backward costs two forwards and the head.
+    `before_batch()` is called when a batch is about to become part of the statistics, `after_batch(i)` when batch i is
+    part of all of them. The same seed gives the same numbers, however often the work was interrupted between batches.
     """
-    quota = -(-SAMPLE_ROWS // len(batches))
+    sampled = [index for index in range(len(batches)) if _is_sampled(index, len(batches))]
+    quota = -(-SAMPLE_ROWS // len(sampled))
     for index in range(first_batch, len(batches)):
-        batch = batches[index]
-        if index < with_gradients:
+        batch, is_summed = batches[index], index not in sampled or len(sampled) == len(batches)
+        if is_summed and index < with_gradients:
             hidden = _with_gradients(splice, task, batch, cuts, seed=seed * 1_000_003 + index)
         else:
             hidden = splice.hidden_at(batch.inputs, cuts)
+        before_batch()
         for cut, states in hidden.items():
             gradients = None if states.grad is None else batch.rows(states.grad).float()
-            done[cut].add(batch.rows(states.detach()).float(), gradients, quota)
+            rows = batch.rows(states.detach()).float()
+            if index in sampled:
+                done[cut].keep(rows, quota)
+            if is_summed:
+                done[cut].add(rows, gradients)
         after_batch(index)
+
+
+def _is_sampled(index: int, batches: int) -> bool:
+    return batches < _SAMPLED_EACH or index % _SAMPLED_EACH == _SAMPLED_EACH - 1
 
 
 def _with_gradients(

@@ -24,6 +24,11 @@ class Batch:
     mask: Tensor | None = None
     positions: Tensor | None = None
 
+    @property
+    def samples(self) -> int:
+        """How many texts, rows or images there are."""
+        return len(next(iter(self.inputs.values())))
+
     def rows(self, hidden: Tensor) -> Tensor:
         """Return the rows [R, H] of a hidden state [B, S, H] that are not padding."""
         return hidden.flatten(0, -2) if self.mask is None else hidden[self.mask.bool()]

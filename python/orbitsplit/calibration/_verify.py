@@ -15,7 +15,7 @@ from orbitsplit._calibrated import CalibratedCodec
 from orbitsplit._codebook import ITEM_BYTES, Codebook
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._gguf import Progress
-from orbitsplit._model_hash import hash_layer
+from orbitsplit._model_hash import hash_layers
 from orbitsplit._plan import Plan
 
 from ._data import Data, Samples, is_causal, load_model, task_of
@@ -28,7 +28,7 @@ _MOST_TRIALS = 8
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A plan that was measured: what it was expected to lose, and what it does."""
+    """A plan that was measured: what it was expected to lose (nothing of fixed codecs), and what it does."""
 
     plan: Plan
     predicted_loss: float
@@ -116,7 +116,8 @@ def verify(
     16 rows of a causal model's text). The limit is `max_accuracy_drop`, that of the plan by default; a plan is within
     it if the measured mean drop is, and the interval that comes with it says how sure that is. Where the drop is
     larger, the loss budget is cut in proportion, at least by a fifth, and the plan made again by `replan(loss_budget)`,
-    or, without it, by better levels at the same cuts; at last with nothing compressed.
+    or, without it, by better levels at the same cuts (such a plan has no prediction); the eighth and last has nothing
+    compressed. Without a codebook and `replan` there is one trial.
 
     Example:
         >>> checked = osp.verify(plan, "path-or-hub-id", texts, codebook=book)               # doctest: +SKIP
@@ -173,8 +174,12 @@ def _tighter(
     last = trials[-1]
     if len(trials) >= _MOST_TRIALS or not any(stage.codec for stage in last.plan.stages):
         return None
+    if codebook is None and replan is None:
+        return None
+    if len(trials) == _MOST_TRIALS - 1:
+        return replace(last.plan.uncompressed(), max_accuracy_drop=limit)
     part = min(0.8, 0.9 * limit / last.measured.drop)
-    budget = 0.0 if len(trials) == _MOST_TRIALS - 1 else part * (last.predicted_loss or last.measured.loss)
+    budget = part * min(trial.predicted_loss or trial.measured.loss for trial in trials)
     if replan is None:
         found = None if codebook is None else better_levels(last.plan, codebook, budget)
     else:
@@ -192,7 +197,9 @@ def better_levels(plan: Plan, codebook: Codebook, loss_budget: float) -> Plan:
     but for the last step.
     """
     cuts = [stage.cut for stage in plan.stages[:-1]]
-    seconds = [1.0 if link.bytes_per_s is None else 1 / link.bytes_per_s for link in plan.links]
+    # A link as fast as the machine gains nothing from fewer bits, unless all are.
+    rates = [link.bytes_per_s for link in plan.links]
+    seconds = [(0.0 if any(rates) else 1.0) if rate is None else 1 / rate for rate in rates]
     chosen: dict[int, int | None] = dict.fromkeys(cuts)
     raw_bits = 8.0 * ITEM_BYTES[plan.dtype]
 
@@ -250,11 +257,13 @@ def held_out(
 
 def _check_model(plan: Plan, reference: Reference, codebook: Codebook | None) -> None:
     name, layers = reference.splice.model.name_or_path or "the model", reference.splice.layers
+    if (found := str(reference.splice.model.dtype).removeprefix("torch.")) != plan.dtype:
+        raise ValueError(f"the plan is for a model in {plan.dtype}, {name} is in {found}")
     if plan.layers != len(layers) + 2:
         raise ValueError(f"the plan is for {plan.layers - 2} layers, {name} has {len(layers)} layers")
     if codebook is not None:
         codebook.model.check_shape(name, len(layers), reference.width)
-        codebook.model.check_layers(name, {index: hash_layer(layer) for index, layer in enumerate(layers)})
+        codebook.model.check_layers(name, hash_layers(dict(enumerate(layers))))
 
 
 def _check_codebook(plan: Plan, codebook: Codebook | None) -> None:

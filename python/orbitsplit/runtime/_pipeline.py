@@ -77,8 +77,8 @@ class Pipeline:
         self._store = ControlStore.host()
         self._workers = Workers(plan, self._store, heartbeat_timeout_s=heartbeat_timeout_s)
         setup = Setup(plan.to_dict(), str(path), self._book.path, start_timeout_s)
-        self._store.put(control.SETUP, setup.to_json())
         try:
+            self._store.put(control.SETUP, setup.to_json())
             self._workers.start()
             self._ready = self._wait_until_ready(start_timeout_s)
             self._check_memory()

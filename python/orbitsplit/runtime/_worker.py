@@ -18,7 +18,7 @@ from orbitsplit._calibrated import CalibratedCodec
 from orbitsplit._codebook import Codebook
 from orbitsplit._compress import compress, decompress
 from orbitsplit._layers import find_layers
-from orbitsplit._model_hash import hash_layer
+from orbitsplit._model_hash import hash_layers
 from orbitsplit._plan import Plan
 from orbitsplit._stage import StageModel
 from orbitsplit._trace import Recorder
@@ -197,11 +197,11 @@ class Worker:
         book = Codebook.load(self._setup.codebook)
         _, layers = find_layers(self._model.model)
         own = range(max(0, self._stage.start - 1), min(len(layers), self._stage.stop - 1))
-        book.model.check_layers(self._setup.model, {index: hash_layer(layers[index]) for index in own})
+        book.model.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
         found: dict[int, CalibratedCodec | str] = {}
         for link in links:
             level = stages[link].level
-            found[link] = "raw" if level is None else book[stages[link].cut, level]
+            found[link] = stages[link].codec or "raw" if level is None else book[stages[link].cut, level]
         return found
 
     def _link_name(self, source: int, destination: int) -> str:
