@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 import orbitsplit as osp
-from orbitsplit.calibration import _checkpoint
+from orbitsplit.calibration import _checkpoint, _statistics
 
 ROWS, TOKENS, MEASURED = 6, 40, 2
 WORDS = ["the", "satellite", "passes", "over", "station", "and", "sends", "data"]
@@ -271,7 +271,7 @@ def correlated(seed: int = 0) -> PreTrainedModel:
 def test_a_matrix_pays_where_channels_are_correlated(bits: float) -> None:
     model = correlated()
     found = {
-        codec: small(model, ids_of(12, 60), cuts=[0], codecs=(codec,), levels=(bits,), fit_samples=10).levels(0)[0]
+        codec: small(model, ids_of(42, 60), cuts=[0], codecs=(codec,), levels=(bits,), fit_samples=40).levels(0)[0]
         for codec in ("fisher", "klt")
     }
     assert found["klt"].bits_per_element == pytest.approx(found["fisher"].bits_per_element, rel=0.06)
@@ -387,6 +387,38 @@ def test_interrupted_work_goes_on_and_ends_with_the_same_numbers(
     assert [step for step in after if step.startswith("statistics") and step in before] == []
     fitted = [step for step in before if step.startswith("cut")][:-1]
     assert [step for step in after if step in fitted] == []
+
+
+def test_interrupted_amid_a_batch_counts_it_once(
+    whole: tuple[osp.Codebook, list[str]], model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The state was once written with a batch that some cuts had counted and others had not.
+    real, calls = _statistics.CutStatistics.add, 0
+
+    def interrupted(self: Any, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # the second cut of the second batch
+            raise Interrupted
+        real(self, *arguments)
+
+    path = tmp_path / "checkpoint"
+    with monkeypatch.context() as patched:
+        patched.setattr(_statistics.CutStatistics, "add", interrupted)
+        with pytest.raises(Interrupted):
+            small(model, checkpoint=path)
+    assert numbers(small(model, checkpoint=path)) == numbers(whole[0])
+
+
+def test_a_damaged_checkpoint_is_refused(model: PreTrainedModel, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(Interrupted):
+        small(model, checkpoint=path, progress=interrupting(6, []))
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="checkpoint is damaged"):
+        small(model, checkpoint=path)
 
 
 def test_interrupted_at_every_step(

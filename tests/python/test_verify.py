@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -429,3 +430,9 @@ def test_a_verification_in_words(digits: Digits) -> None:
     assert ["above" in line for line in lines] == [True] * (len(lines) - 1) + [False]
     assert "within the limit of 1.00" in lines[-1]
     assert "597 samples" in lines[0]
+
+
+def test_a_model_in_another_dtype_is_refused(digits: Digits) -> None:
+    plan = dataclasses.replace(digits.plan("klt 4", None, limit=0.01), dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"the plan is for a model in bfloat16, .* is in float32"):
+        osp.verify(plan, digits.model, digits.held_out, codebook=digits.book)
