@@ -77,6 +77,10 @@ class CalibratedModel:
     width: int
     layer_hashes: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready data."""
+        return asdict(self)
+
     def check_shape(self, what: str, layers: int, width: int) -> None:
         """Raise ValueError, naming both, if a model has other layers or another width."""
         if (layers, width) != (self.layers, self.width):
@@ -205,7 +209,7 @@ class Codebook:
             "format": FORMAT,
             "version": VERSION,
             "id": self.hex_id,
-            "model": asdict(self.model),
+            "model": self.model.to_dict(),
             "entries": {str(cut): [asdict(entry) for entry in entries] for cut, entries in self._entries.items()},
             "accuracy": asdict(self.accuracy),
             "provenance": dict(self.provenance),
@@ -226,7 +230,7 @@ class Codebook:
         document, tensors = read_tensors(path, FORMAT, VERSION, is_checked=True)
         try:
             book = cls(
-                _model(document["model"]),
+                read_model(document["model"]),
                 {int(cut): read_entries(cut, rows) for cut, rows in mapping_of("entries", document["entries"]).items()},
                 tensors,
                 accuracy=record_of("accuracy", document["accuracy"], AccuracyCurve),
@@ -273,7 +277,8 @@ def _identify(model: CalibratedModel, entries: Mapping[int, Sequence[CodebookEnt
     return int.from_bytes(digest.digest()[:8], "little") or 1  # 0 stands for no codebook in a frame
 
 
-def _model(data: Any) -> CalibratedModel:
+def read_model(data: Any) -> CalibratedModel:
+    """Return the model that `CalibratedModel.to_dict` described. Raises ValueError naming what is wrong."""
     values = dict(mapping_of("model", data))
     values["layer_hashes"] = tuple(list_of("layer_hashes", values.get("layer_hashes")))
     model: CalibratedModel = record_of("model", values, CalibratedModel)
@@ -281,6 +286,7 @@ def _model(data: Any) -> CalibratedModel:
 
 
 def read_entries(cut: str, rows: Any) -> tuple[CodebookEntry, ...]:
+    """Return the entries of a cut from JSON data. Raises ValueError naming what is wrong."""
     entries = []
     for k, row in enumerate(list_of(f"entries of cut {cut}", rows)):
         values = dict(mapping_of(f"entry {k} of cut {cut}", row))

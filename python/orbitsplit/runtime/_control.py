@@ -43,12 +43,12 @@ def job_part_key(job: int, part: str) -> str:
 class Setup(Record):
     """What a worker needs to know before any work: the plan (as `Plan.to_dict`) and how to load its stage.
 
-    `codebook` is the path of the plan's codebook, None where it has none.
+    `codecs` is the path of the plan's calibrated codecs, None where it has none.
     """
 
     plan: dict[str, Any]
     model: str
-    codebook: str | None
+    codecs: str | None
     start_timeout_s: float
 
     def read_plan(self) -> Plan:

@@ -16,7 +16,7 @@ from orbitsplit._model import open_model, read_config
 from orbitsplit._plan import Plan
 
 from . import _control as control
-from ._book_file import BookFile
+from ._codec_file import CodecFile
 from ._control import Ready, Setup, StageRecord
 from ._prompts import check_token, check_tokens, padding_mask
 from ._run import Run, measure
@@ -73,10 +73,10 @@ class Pipeline:
         self._unusable: str | None = None
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
-        self._book = BookFile(plan, codebook)
+        self._codecs = CodecFile(plan, codebook)
         self._store = ControlStore.host()
         self._workers = Workers(plan, self._store, heartbeat_timeout_s=heartbeat_timeout_s)
-        setup = Setup(plan.to_dict(), str(path), self._book.path, start_timeout_s)
+        setup = Setup(plan.to_dict(), str(path), self._codecs.path, start_timeout_s)
         try:
             self._store.put(control.SETUP, setup.to_json())
             self._workers.start()
@@ -129,7 +129,7 @@ class Pipeline:
             self._unusable = "it is closed"
             self._store.put(control.job_key(self._jobs), control.STOP)
             self._workers.end(grace_s=5.0)
-            self._book.remove()
+            self._codecs.remove()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -207,7 +207,7 @@ class Pipeline:
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         self._unusable = first_line
         self._workers.end()
-        self._book.remove()
+        self._codecs.remove()
 
 
 def _check_layers(plan: Plan, model: str | Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._codebook import Codebook
 from orbitsplit._compress import compress, decompress
 from orbitsplit._layers import find_layers
 from orbitsplit._model_hash import hash_layers
@@ -33,6 +32,7 @@ from ._channels import (
     codebook_of,
     token_capacity,
 )
+from ._codec_file import read_codecs
 from ._control import Failure, Ready, Setup, SignOfLife, StageRecord
 from ._emulation import LinkShaper, Pace
 from ._memory import peak_bytes, resident_bytes
@@ -191,17 +191,11 @@ class Worker:
         Raises ValueError if the codebook was calibrated for other weights than the stage has.
         """
         links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
-        stages = self._plan.stages
-        if self._setup.codebook is None:
-            return {link: stages[link].codec or "raw" for link in links}
-        book = Codebook.load(self._setup.codebook)
-        _, layers = find_layers(self._model.model)
-        own = range(max(0, self._stage.start - 1), min(len(layers), self._stage.stop - 1))
-        book.model.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
-        found: dict[int, CalibratedCodec | str] = {}
-        for link in links:
-            level = stages[link].level
-            found[link] = stages[link].codec or "raw" if level is None else book[stages[link].cut, level]
+        found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
+        if calibrated is not None:
+            _, layers = find_layers(self._model.model)
+            own = range(max(0, self._stage.start - 1), min(len(layers), self._stage.stop - 1))
+            calibrated.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
         return found
 
     def _link_name(self, source: int, destination: int) -> str:
