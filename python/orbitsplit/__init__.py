@@ -8,12 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._accuracy import AccuracyCurve
 from ._baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
 from ._calibrated import CalibratedCodec
 from ._certificate import Alternative, Binding, Certificate, Relaxation
 from ._certifying import certificate
-from ._codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
 from ._compress import Codec, compress, decompress, frame_bytes
 from ._encoder import Decoder, Encoder
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
@@ -32,12 +30,20 @@ from ._unsplit import Unsplit, unsplit
 from ._without import without
 
 if TYPE_CHECKING:
+    from ._accuracy import AccuracyCurve
+    from ._codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
     from ._profiling import profile
     from .calibration import Measured, Trial, Verification, calibrate, verify
     from .runtime import LinkRun, Pipeline, Run, StageRun
 
-# Public names whose modules import torch and transformers.
-_NEEDS_MODELS = {
+# Public names whose modules are imported when they are first used: most because they import torch and transformers,
+# codebooks because a twentieth of a second counts on every start.
+_LATER = {
+    "AccuracyCurve": "._accuracy",
+    "CalibratedModel": "._codebook",
+    "Codebook": "._codebook",
+    "CodebookEntry": "._codebook",
+    "CodebookLevel": "._codebook",
     "LinkRun": ".runtime",
     "Measured": ".calibration",
     "Pipeline": ".runtime",
@@ -129,10 +135,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # a tenth of the time that `import orbitsplit` may take
 
         return version("orbitsplit")
-    if name not in _NEEDS_MODELS:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(importlib.import_module(_NEEDS_MODELS[name], __name__), name)
+        value = getattr(importlib.import_module(_LATER[name], __name__), name)
     except ModuleNotFoundError as error:
         raise ImportError(
             f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[models]"'

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Index = the number of the dtype in a frame.
 DTYPES = ("float32", "float16", "bfloat16")
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @functools.lru_cache(maxsize=64)

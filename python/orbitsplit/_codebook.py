@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._accuracy import AccuracyCurve
+from ._arrays import ITEM_BYTES
 from ._calibrated import CalibratedCodec
 from ._compress import Codec
 from ._levels import ABSENT_LOSS, LevelTable
@@ -23,8 +24,6 @@ VERSION = 1
 
 # What a codec of a codebook is made of.
 _NUMBERS = {entry.name for entry in fields(CalibratedCodec) if entry.init} - {"codebook", "cut", "level"}
-
-ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

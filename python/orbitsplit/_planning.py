@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ._arrays import ITEM_BYTES
 from ._baselines import by_rule
 from ._certifying import certificate
-from ._codebook import ITEM_BYTES
 from ._errors import InfeasiblePlanError, OrbitsplitError
 from ._levels import ABSENT_LOSS
 from ._network import Network, Node

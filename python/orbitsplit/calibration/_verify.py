@@ -11,8 +11,9 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._accuracy import Z95
+from orbitsplit._arrays import ITEM_BYTES
 from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._codebook import ITEM_BYTES, Codebook
+from orbitsplit._codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._gguf import Progress
 from orbitsplit._model_hash import hash_layers
