@@ -199,7 +199,9 @@ def calibrate(
     seed: Annotated[int, typer.Option(help="Draws which passages are fitted to and which measured on.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Fit codecs to what each cut of a model sends, and measure what they cost; goes on where it was interrupted.
+    """Fit codecs to what each cut of a model sends, and measure what they cost.
+
+    Interrupted, it goes on when the same command is given again: until it ends, its state is in OUTPUT.partial.
 
     Example: `orbitsplit calibrate my-model/ --text corpus.txt -o book.safetensors`
     """
@@ -277,7 +279,9 @@ def plan(
     network: NetworkFile,
     codebook: CodebookFile = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
-    loss_budget: Annotated[float | None, typer.Option(help="Nats per token that compression may cost.")] = None,
+    loss_budget: Annotated[
+        float | None, typer.Option(help="Nats per token that compression may cost; without a limit nothing is lost.")
+    ] = None,
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
@@ -358,6 +362,7 @@ def run_plan(
     Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
     """
     loaded = osp.Plan.load(plan)
+    _check_writable(output)
     _check_picture(output)
     with views.Report(err) as report:
         count = new_tokens or loaded.workload.new_tokens or 32

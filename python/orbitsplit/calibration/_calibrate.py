@@ -102,6 +102,9 @@ def calibrate(
     Raises:
         ValueError: Data, cuts, levels or codecs are not valid, or the model's layers take more than a hidden state.
     """
+    for what, given in (("cuts", cuts), ("levels", levels), ("codecs", codecs)):
+        if not isinstance(given, Sequence) or (isinstance(given, str) and what != "cuts"):
+            raise ValueError(f"{what} is {given!r}, expected a sequence of them")
     check_codecs(codecs)
     _check_levels(levels)
     report = progress or (lambda _step, _fraction: None)

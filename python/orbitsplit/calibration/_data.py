@@ -174,6 +174,8 @@ def _images(data: Data, classes: int) -> tuple[Tensor, Tensor]:
             f"images have shape {tuple(images.shape)} and labels {tuple(labels.shape)}, "
             f"expected a non-empty [N, C, H, W] and [N]"
         )
+    if labels.is_floating_point():
+        raise ValueError(f"labels are {labels.dtype}, expected whole numbers")
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels are from {int(labels.min())} to {int(labels.max())}, the model has {classes} classes")
     return images, labels
@@ -184,11 +186,18 @@ def _texts(data: Any) -> Iterator[str]:
         raise ValueError("data is a single text or path, expected a sequence of them")
     for item in data:
         if isinstance(item, Path):
-            yield item.read_text(encoding="utf-8")
+            yield _read(item)
         elif isinstance(item, str):
             yield item
         else:
             raise ValueError(f"data holds {type(item).__name__}, expected texts (str) or text files (Path)")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
@@ -214,6 +223,6 @@ def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Te
 def _padded(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
     found: Sequence[str] = [text for text in texts if text.strip()]
     if len(found) < 2:
-        raise ValueError(f"there are {len(found)} texts, two are the least that is needed")
+        raise ValueError(f"there are {len(found)} texts, two are the least that is needed (a file is one text)")
     made = tokenizer(found, padding=True, truncation=True, max_length=tokens, return_tensors="pt")
     return made["input_ids"], made["attention_mask"]

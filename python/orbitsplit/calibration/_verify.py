@@ -103,7 +103,7 @@ def verify(
     model: str | Path | PreTrainedModel,
     data: Data,
     *,
-    codebook: Codebook | None = None,
+    codebook: Codebook | str | Path | None = None,
     max_accuracy_drop: float | None = None,
     replan: Callable[[float], Plan] | None = None,
     tokenizer: Any = None,
@@ -113,12 +113,12 @@ def verify(
 ) -> Verification:
     """Measure what a plan's codecs cost on held-out data, and tighten the plan until the limit is kept.
 
-    `data` as for `calibrate`, none of it used there; `samples` of it are drawn by `seed` (default: all images or texts,
-    16 rows of a causal model's text). The limit is `max_accuracy_drop`, that of the plan by default; a plan is within
-    it if the measured mean drop is, and the interval that comes with it says how sure that is. Where the drop is
-    larger, the loss budget is cut in proportion, at least by a fifth, and the plan made again by `replan(loss_budget)`,
-    or, without it, by better levels at the same cuts (such a plan has no prediction); the eighth and last has nothing
-    compressed. Without a codebook and `replan` there is one trial.
+    `codebook` is the plan's, or its file. `data` as for `calibrate`, none of it used there; `samples` of it are drawn
+    by `seed` (default: all images or texts, 16 rows of a causal model's text). The limit is `max_accuracy_drop`, that
+    of the plan by default; a plan is within it if the measured mean drop is, and the interval that comes with it says
+    how sure that is. Where the drop is larger, the loss budget is cut in proportion, at least by a fifth, and the plan
+    made again by `replan(loss_budget)`, or, without it, by better levels at the same cuts (such a plan has no
+    prediction); the eighth and last has nothing compressed. Without a codebook and `replan` there is one trial.
 
     Example:
         >>> checked = osp.verify(plan, "path-or-hub-id", texts, codebook=book)               # doctest: +SKIP
@@ -133,6 +133,7 @@ def verify(
         raise ValueError("the plan was made without max_accuracy_drop: say which drop is allowed")
     if not 0 <= limit <= 1:
         raise ValueError(f"max_accuracy_drop is {limit}, must be from 0 to 1 (0.01 is one point)")
+    codebook = Codebook.load(codebook) if isinstance(codebook, (str, Path)) else codebook
     _check_codebook(plan, codebook)
     reference = held_out(
         model,
