@@ -26,7 +26,7 @@ from ._units import format_bytes
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
 # Less than `calibrate` does by default, for an answer within a minute.
 _CODECS, _LEVELS = ("klt",), (3.2, 2.4)
-_FIT_ROWS, _MEASURED_ROWS = 32, 4
+_FIT_ROWS, _MEASURED_ROWS = 24, 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,9 +79,9 @@ class ActivationInlet:
         hidden_size: int,
         dtype: torch.dtype,
         link: str,
-        codec: CalibratedCodec | str,
+        codebook: CalibratedCodec | None = None,
     ) -> None:
-        self._codebook = codebook_of(codec)
+        self._codebook = codebook
         self._receiver = receiver
         self._pace = pace
         self._job = job

@@ -162,7 +162,13 @@ class Worker:
         receiver = Receiver(name, before, tag=activations, capacity=self._capacity(job, before))
         hidden_size, dtype = self._model.hidden_size, getattr(torch, self._plan.dtype)
         return ActivationInlet(
-            receiver, pace, job=job, hidden_size=hidden_size, dtype=dtype, link=name, codec=self._codec(before)
+            receiver,
+            pace,
+            job=job,
+            hidden_size=hidden_size,
+            dtype=dtype,
+            link=name,
+            codebook=codebook_of(self._codec(before)),
         )
 
     def _open_outlet(self, job: Job, pace: Pace) -> tuple[Outlet, Sender]:
