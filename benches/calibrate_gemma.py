@@ -102,13 +102,23 @@ def peers(rows: int = 8) -> None:
     print(f"{rows} rows of {TOKENS} tokens, cuts {CUTS} at once, {reference.measure({}).samples} predictions\n")
     print("| codec | x bfloat16 | perplexity, % | top-1, points | KL, nats |")
     print("| --- | --- | --- | --- | --- |")
-    names = [level.name for level in book.levels(CUTS[0])]
-    for name in names:
-        codecs: dict[int, AnyCodec] = {cut: book[cut, book.level_of(cut, name)] for cut in CUTS}
-        print(row(f"orbitsplit {name}", reference.measure(codecs)), flush=True)
+    for kind in ("klt", "fisher"):
+        for bits in LEVELS:
+            codecs: dict[int, AnyCodec] = {cut: book[cut, level_near(book, cut, kind, bits)] for cut in CUTS}
+            print(row(f"orbitsplit {kind} {bits:g}", reference.measure(codecs)), flush=True)
     for name in language_model_peers(sample[CUTS[0]]):
         print(row(name, reference.measure({cut: language_model_peers(sample[cut])[name] for cut in CUTS})), flush=True)
     _decode(book, reference)
+
+
+def level_near(book: osp.Codebook, cut: int, kind: str, bits: float) -> int:
+    """Return the level of a kind at a cut that was asked for so many bits, or the nearest that is on its hull."""
+    asked = {
+        number: float(level.name.split()[1])
+        for number, level in enumerate(book.levels(cut))
+        if level.name.startswith(kind)
+    }
+    return min(asked, key=lambda number: abs(asked[number] - bits))
 
 
 def _calibration_rows() -> dict[int, torch.Tensor]:
@@ -161,7 +171,7 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
 def elsewhere(limit: float = 0.01) -> None:
     """Print what a plan for one text costs on others, and what `verify` makes of that."""
     book = codebook()
-    levels = {cut: book.level_of(cut, "klt 2.3") for cut in CUTS}
+    levels = {cut: level_near(book, cut, "klt", 2.3) for cut in CUTS}
     plan = osp.Plan.manual(list(CUTS), book.model.layers, codebook=book, levels=list(levels.values()))
     for name, passages in other_texts().items():
         checked = osp.verify(plan, demo_model(), passages, codebook=book, max_accuracy_drop=limit, samples=8)
