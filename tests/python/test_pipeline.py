@@ -362,6 +362,8 @@ def test_the_processes_end_with_their_parent(directory: Path, signal_number: int
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # A shell starts background jobs, as of a whole CI run, with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert parent.stdout is not None
