@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ._distill import distill
 from ._fit import STATISTICAL, Fitted, finish, fit, geometry, start_of
 from ._mask import learn_mask
 from ._measure import CutTail, transmit
+from ._numbers import CodecNumbers
 from ._statistics import SAMPLE_ROWS, CutStatistics
 from ._training import Training
 
@@ -67,6 +68,14 @@ class Sources:
     statistics: CutStatistics | None
     fitted: Callable[[str], CutTail]
     seed: int
+    _geometries: dict[str, CodecNumbers] = field(default_factory=dict)
+
+    def geometry(self, kind: str) -> CodecNumbers:
+        """Return `geometry` of the statistics, made once for all levels: that of klt takes two eigendecompositions."""
+        assert self.statistics is not None
+        if kind not in self._geometries:
+            self._geometries[kind] = geometry(kind, self.statistics)
+        return self._geometries[kind]
 
 
 def candidates(codecs: Sequence[str], levels: Sequence[float], sources: Sources, tail: CutTail) -> Iterator[Candidate]:
@@ -83,14 +92,14 @@ def _make(kind: str, bits: float, sources: Sources) -> Fitted:
     statistics = sources.statistics
     assert statistics is not None
     if kind in STATISTICAL:
-        return fit(geometry(kind, statistics), statistics.sample, bits)
+        return fit(sources.geometry(kind), statistics.sample, bits)
     fitted = sources.fitted(f"{kind} {bits:g}")
     if kind == "mask":
         value_bits = 8 if bits >= 3 else 4  # fewer leave more of few bits to what is kept
         training = Training(steps=_MASK_STEPS, learning_rate=0.03, seed=sources.seed)
         mask = learn_mask(fitted, bits=bits, value_bits=value_bits, training=training)
         return finish(mask.numbers, fitted.sample(SAMPLE_ROWS), bits, varies="threshold")
-    start = start_of(geometry("klt", statistics), statistics.sample, bits)
+    start = start_of(sources.geometry("klt"), statistics.sample, bits)
     training = Training(steps=_DISTILL_STEPS, learning_rate=0.01, seed=sources.seed)
     return finish(distill(fitted, start, bits=bits, training=training).numbers, statistics.sample, bits, varies="step")
 
