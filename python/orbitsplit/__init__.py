@@ -24,6 +24,7 @@ from ._planning import build_problem, plan
 from ._problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
 from ._profile import LayerProfile, ModelProfile
 from ._replan import Option, Replan, replan
+from ._replanner import replanner
 from ._simulate import simulate
 from ._trace import Trace, TraceEvent
 from ._unsplit import Unsplit, unsplit
@@ -32,9 +33,10 @@ from ._without import without
 if TYPE_CHECKING:
     from ._accuracy import AccuracyCurve
     from ._codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
+    from ._conditions import LinkConditions
     from ._profiling import profile
     from .calibration import Measured, Trial, Verification, calibrate, verify
-    from .runtime import LinkRun, Pipeline, Run, StageRun
+    from .runtime import Generation, LinkRun, Pipeline, Recovery, Run, StageRun
 
 # Public names whose modules are imported when they are first used: most because they import torch and transformers,
 # codebooks because a twentieth of a second counts on every start.
@@ -44,9 +46,12 @@ _LATER = {
     "Codebook": "._codebook",
     "CodebookEntry": "._codebook",
     "CodebookLevel": "._codebook",
+    "Generation": ".runtime",
+    "LinkConditions": "._conditions",
     "LinkRun": ".runtime",
     "Measured": ".calibration",
     "Pipeline": ".runtime",
+    "Recovery": ".runtime",
     "Run": ".runtime",
     "StageRun": ".runtime",
     "Trial": ".calibration",
@@ -71,11 +76,13 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Evaluation",
+    "Generation",
     "InfeasiblePlanError",
     "LayerProfile",
     "Level",
     "LevelTable",
     "Link",
+    "LinkConditions",
     "LinkRun",
     "Measured",
     "ModelProfile",
@@ -92,6 +99,7 @@ __all__ = [
     "PlanStage",
     "Prediction",
     "Problem",
+    "Recovery",
     "Relaxation",
     "Replan",
     "Run",
@@ -120,6 +128,7 @@ __all__ = [
     "profile",
     "proportional",
     "replan",
+    "replanner",
     "simulate",
     "single_node",
     "solve",

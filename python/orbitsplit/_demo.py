@@ -94,7 +94,8 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     assert measured is not None
     continued = [tokenizer.batch_decode(part) for part in (rows, tokens[:, settings.prompt_tokens :])]
     pairs = list(zip(*continued, strict=True))
-    views.run(console, measured, pairs)
+    views.texts(console, pairs)
+    views.run(console, measured)
     views.prediction(console, plan, measured)
 
     settings.output.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ Wrong arguments are plain `ValueError` or `TypeError`.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class OrbitsplitError(Exception):
     """Base class of every error that orbitsplit defines."""
@@ -25,4 +27,26 @@ class CorruptFrameError(OrbitsplitError, ValueError):
 
 
 class TransportError(OrbitsplitError):
-    """A node or a link of a running pipeline failed; the message names it."""
+    """A node or a link of a running pipeline failed; the message names it.
+
+    `kind` says what happened: "killed" (a process ended), "hangs" (it gave no sign of life), "memory" (a stage ran out
+    of it), "link" (messages do not arrive), "damage" (they keep arriving damaged), "failed" (an error of the stage's
+    own), "timeout" (a limit given by the caller), "peer" (the consequence of another failure) or "unusable" (the
+    pipeline had ended before). `node` is the node's name or None, `link` a pair of names or None. `tokens` are those
+    that a call of `generate` had so far, [B, S + new] (a tensor), None elsewhere.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "failed",
+        node: str | None = None,
+        link: tuple[str, str] | None = None,
+        tokens: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.node = node
+        self.link = link
+        self.tokens = tokens

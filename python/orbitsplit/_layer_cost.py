@@ -1,4 +1,4 @@
-"""What each layer of a model costs, found without its weights: one prefill and one token on the meta device."""
+"""What each layer of a model costs, found without its weights: a forward, and one of a token, on the meta device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,21 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ._layers import Layout, Passthrough, find_layers, find_layout
-from ._model import build_on_meta
+from ._layers import Layout, Passthrough, find_layers, find_layout, running_unknown_code
+from ._model import build_on_meta, example_inputs
+
+_NOTHING_KEPT: tuple[int, int | None] = (0, None)
 
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """Costs of the n + 2 layers of a model, in bytes and FLOP; see `LayerProfile` for what each means."""
+    """Costs of the n + 2 layers of a model, in bytes and FLOP; see `LayerProfile` for what each means.
+
+    They are of `tokens` tokens: those of a prompt, or what an image becomes.
+    """
 
     hidden_size: int
+    tokens: int
     weight_bytes: tuple[int, ...]
     kv_bytes_per_token: tuple[int, ...]
     kv_tokens_max: tuple[int | None, ...]
@@ -39,27 +45,35 @@ class LayerCosts:
 
 
 def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int, dtype: torch.dtype) -> LayerCosts:
-    """Count the costs of each layer for a prefill and then one token of `batch_size` sequences.
+    """Count the costs of each layer for a prefill and, of a model that generates, then one token.
 
-    Raises ValueError for a model that cannot be split.
+    Both are of `batch_size` texts of `prompt_tokens` tokens, or images. Raises ValueError for a model that cannot be
+    split, or cannot take so many tokens.
     """
     layout = find_layout(config)
     model = build_on_meta(config, dtype=dtype)
     weight_bytes, tied_bytes = _weights(model, layout)
     like = _keep_one_of_each_kind(model, layout)
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True)) if layout.generates else None
     meter = _Meter(model, cache)
-    prefill_flop = meter.measure(batch_size, prompt_tokens)
-    decode_flop = meter.measure(batch_size, 1)
-    kv = [_kv(cache.layers[index], batch_size) for index in like]
+    decode_flop, kv = (0,) * len(weight_bytes), [_NOTHING_KEPT] * len(like)
+    with running_unknown_code(config, f"a forward of {layout.image_tokens or prompt_tokens} tokens fails"):
+        prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
+        if cache is not None:
+            decode_flop = _spread(meter.measure(batch_size, 1), like)
+            kv = [_kv(cache.layers[index], batch_size) for index in like]
+    tokens = layout.image_tokens or prompt_tokens
+    # Past the first stage, the hidden state that was received is there beside the embeddings' stand-in.
+    received_bytes = batch_size * tokens * layout.hidden_size * dtype.itemsize
     return LayerCosts(
         hidden_size=layout.hidden_size,
+        tokens=tokens,
         weight_bytes=weight_bytes,
         kv_bytes_per_token=(0, *(size for size, _ in kv), 0),
         kv_tokens_max=(None, *(limit for _, limit in kv), None),
-        prefill_flop=_spread(prefill_flop, like),
-        decode_flop=_spread(decode_flop, like),
-        workspace_bytes=meter.workspace_bytes,
+        prefill_flop=prefill_flop,
+        decode_flop=decode_flop,
+        workspace_bytes=meter.workspace_bytes + received_bytes,
         tied_bytes=tied_bytes,
     )
 
@@ -80,7 +94,7 @@ def _kv(layer: Any, batch_size: int) -> tuple[int, int | None]:
     """Return bytes per token and sequence that a layer's cache keeps, and how many tokens at most."""
     tensors = [value for value in vars(layer).values() if isinstance(value, Tensor) and value.dim() > 1]
     if not tensors:
-        return 0, None
+        return _NOTHING_KEPT
     size = sum(tensor.nbytes for tensor in tensors)
     keys = getattr(layer, "keys", None)
     if not isinstance(keys, Tensor):  # a recurrent state, of one size for any number of tokens
@@ -121,7 +135,7 @@ class _Meter:
     """Divides the FLOP and the live bytes of a forward among the layers."""
 
     model: PreTrainedModel
-    cache: Cache
+    cache: Cache | None
     workspace_bytes: int = 0
     flops: FlopCounterMode = field(default_factory=lambda: FlopCounterMode(display=False))
     marks: list[int] = field(default_factory=list)
@@ -132,19 +146,23 @@ class _Meter:
 
     def measure(self, batch_size: int, tokens: int) -> tuple[int, ...]:
         """Run new tokens and return the FLOP of each of the n + 2 layers."""
-        input_ids = torch.zeros(batch_size, tokens, dtype=torch.long, device="meta")
+        options: dict[str, Any] = {}
+        if self.cache is not None:
+            options = {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": 1}
         self.marks = []
         with torch.no_grad(), self.flops, self.live, self.live.fused_attention(), self._hooks():
+            inputs = example_inputs(self.model.config, rows=batch_size, tokens=tokens, device="meta")
             self._mark()
-            self.model(input_ids=input_ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            self.model(**inputs, **options)
             self._mark()
         return tuple(after - before for before, after in pairwise(self.marks))
 
     def _mark(self, *_: Any) -> None:
         self.marks.append(self.flops.get_total_flops())
         self.workspace_bytes = max(self.workspace_bytes, self.live.take_peak() - self.cached_bytes)
+        cached = [] if self.cache is None else self.cache.layers
         self.cached_bytes = sum(
-            value.nbytes for layer in self.cache.layers for value in vars(layer).values() if isinstance(value, Tensor)
+            value.nbytes for layer in cached for value in vars(layer).values() if isinstance(value, Tensor)
         )
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import statistics
@@ -14,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
 
 from ._layers import Layout, find_layers, find_layout
-from ._model import read_config
+from ._model import example_inputs, read_config, split_config
 from ._stage import StageModel
 
 _PREFILLS = 3
@@ -30,7 +30,10 @@ _PAUSE = 3.0
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Median seconds of the n + 2 layers, and of what a forward of any stage takes beside its layers."""
+    """Median seconds of the n + 2 layers, and of what a forward of any stage takes beside its layers.
+
+    A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0.
+    """
 
     prefill_s: tuple[float, ...]
     decode_s: tuple[float, ...]
@@ -47,7 +50,10 @@ def measure_times(
     threads: int,
     progress: Callable[[str, float], None],
 ) -> LayerTimes:
-    """Measure prefills of [batch_size, prompt_tokens] and decode steps behind them, through `StageModel`."""
+    """Measure prefills of [batch_size, prompt_tokens] and decode steps behind them, through `StageModel`.
+
+    Of a model that does not generate, measure forwards of so many texts, or of `batch_size` images.
+    """
     layout = find_layout(read_config(model))
     layers = layout.layer_count + 2
     with _torch_threads(threads):
@@ -64,7 +70,7 @@ def measure_times(
         prefill_s=tuple(statistics.median(column) for column in zip(*whole.prefills, strict=True)),
         decode_s=tuple(statistics.median(column) for column in zip(*whole.decodes, strict=True)),
         overhead_prefill_s=statistics.median(single.prefill_overheads),
-        overhead_decode_s=statistics.median(single.decode_overheads),
+        overhead_decode_s=statistics.median(single.decode_overheads) if single.decode_overheads else 0.0,
     )
 
 
@@ -99,6 +105,7 @@ class _Stopwatch:
         self.decodes: list[tuple[float, ...]] = []
         self.prefill_overheads: list[float] = []
         self.decode_overheads: list[float] = []
+        self._image_tokens = layout.image_tokens
         self._clock = clock
         self._embeddings_s = 0.0
         self._entered = 0.0
@@ -116,18 +123,10 @@ class _Stopwatch:
                 module.register_forward_hook(self._leave_embeddings)
 
     def run(self, batch_size: int, prompt_tokens: int, progress: Callable[[float], None]) -> None:
-        """Time prefills, each with decode steps behind it; a first one only warms up."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (batch_size, prompt_tokens)
-        if self.stage.is_first:
-            vocabulary = self.stage.config.get_text_config(decoder=True).vocab_size
-            x = torch.randint(vocabulary, shape, generator=generator)
-        else:
-            x = torch.randn(*shape, self.stage.hidden_size, generator=generator).to(self.stage.model.dtype)
+        """Time prefills, each with decode steps behind it if the model generates; a first one only warms up."""
+        x, inputs = self._start(batch_size, prompt_tokens)
         for repetition in range(_PREFILLS + 1):
-            cache = self.stage.new_cache()
-            prefill = self._time(x, prompt_tokens, cache)
-            decodes = [self._time(x[:, :1], prompt_tokens + 1 + step, cache) for step in range(_DECODE_STEPS)]
+            prefill, *decodes = [self._time(work) for work in self._forwards(x, inputs)]
             progress((repetition + 1) / (_PREFILLS + 1))
             if repetition > 0:
                 self.prefills.append(prefill[0])
@@ -135,13 +134,40 @@ class _Stopwatch:
                 self.decodes += [layers for layers, _ in decodes]
                 self.decode_overheads += [overhead for _, overhead in decodes]
 
-    def _time(self, x: Tensor, context: int, cache: Cache) -> tuple[tuple[float, ...], float]:
-        mask = torch.ones(x.shape[0], context, dtype=torch.long)
+    def _forwards(self, x: Tensor | None, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
+        """Yield a prefill and the decode steps behind it, or the one forward of a model that does not generate."""
+        if not self.stage.generates:
+            yield functools.partial(self.stage.forward_once, x, inputs)
+            return
+        assert x is not None, "a prefill starts with ids or a hidden state"
+        cache = self.stage.new_cache()
+        rows, tokens = x.shape[:2]
+        for step in range(_DECODE_STEPS + 1):
+            mask = torch.ones(rows, tokens + step, dtype=torch.long)
+            yield functools.partial(self.stage.forward, x if step == 0 else x[:, :1], mask, cache)
+
+    def _start(self, batch_size: int, prompt_tokens: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return what a prefill starts with: random ids or hidden state, and random inputs of the model."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = example_inputs(self.stage.config, rows=batch_size, tokens=prompt_tokens)
+        for name, tensor in inputs.items():
+            if tensor.is_floating_point():
+                inputs[name] = torch.randn(tensor.shape, generator=generator)
+            else:
+                vocabulary = split_config(self.stage.config).vocab_size
+                inputs[name] = torch.randint(vocabulary, tensor.shape, generator=generator)
+        if self.stage.is_first:
+            return (inputs["input_ids"] if self.stage.generates else None), inputs
+        tokens = self._image_tokens or prompt_tokens
+        x = torch.randn(batch_size, tokens, self.stage.hidden_size, generator=generator)
+        return x.to(self.stage.model.dtype), inputs
+
+    def _time(self, work: Callable[[], object]) -> tuple[tuple[float, ...], float]:
         self._embeddings_s = 0.0
         self._layers_s = []
         began_s = time.monotonic()
         start = self._clock()
-        self.stage.forward(x, mask, cache)
+        work()
         stop = self._clock()
         time.sleep(_PAUSE * (time.monotonic() - began_s))
         seconds = list(self._layers_s)

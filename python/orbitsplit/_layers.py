@@ -1,20 +1,26 @@
-"""How a causal language model is built of layers, found by looking at it: no table of architectures."""
+"""How a model is built of layers, found by looking at it: no table of architectures."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ._model import build_on_meta, unsupported
+from ._model import build_on_meta, can_generate, example_inputs, layer_count, model_class, unsupported
+
+# More than one row, because heads that look for padding refuse several rows where they would be wrong.
+_PROBE_ROWS, _PROBE_TOKENS = 2, 3
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -23,11 +29,11 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     It is the ModuleList as long as the configuration's `num_hidden_layers`; of several, the one with most
     parameters. Raises ValueError when there is none.
     """
-    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", 0)
+    count = layer_count(model.config, type(model))
     candidates = [
         (sum(parameter.numel() for parameter in module.parameters()), name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count > 0
+        if isinstance(module, nn.ModuleList) and len(module) == count
     ]
     if not candidates:
         raise ValueError(
@@ -56,11 +62,12 @@ def has_parameters(module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a causal language model runs its layers.
+    """How a model runs its layers.
 
     `before` and `after` name the modules with parameters that run before the first transformer layer (embeddings)
-    and after the last (final norm, head); `idle` those that never run on text. A layer returns the hidden state
-    alone (`tuple_length` None) or first in a tuple of that length.
+    and after the last (final norm, pooler, head); `idle` those that never run. A layer returns the hidden state alone
+    (`tuple_length` None) or first in a tuple of that length. `image_tokens` are the tokens of the hidden state that an
+    image becomes, None for a model of texts. One that generates keeps keys and values.
     """
 
     layers_name: str
@@ -70,6 +77,8 @@ class Layout:
     after: frozenset[str]
     idle: frozenset[str]
     tuple_length: int | None
+    image_tokens: int | None
+    generates: bool
 
 
 def find_layout(config: PreTrainedConfig) -> Layout:
@@ -81,18 +90,63 @@ def find_layout(config: PreTrainedConfig) -> Layout:
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     if shared:
         raise ValueError(unsupported(config, f"{shared} layers read the KV cache of earlier layers"))
-    model = build_on_meta(config)
-    if "past_key_values" not in inspect.signature(type(model).forward).parameters:
-        raise ValueError(unsupported(config, "its forward takes no past_key_values"))
-    probe = _Probe(model)
-    try:
-        with torch.no_grad():
-            # With a cache, because without one masks are made by looking at values, which meta tensors lack.
-            cache = DynamicCache(config=config.get_text_config(decoder=True))
-            model(input_ids=torch.zeros(1, 3, dtype=torch.long, device="meta"), past_key_values=cache)
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        raise ValueError(unsupported(config, f"its forward does not run without weights ({error})")) from error
+    inputs = example_inputs(config, rows=_PROBE_ROWS, tokens=_PROBE_TOKENS, device="meta")
+    options: dict[str, Any] = {}
+    if can_generate(config):
+        if "past_key_values" not in inspect.signature(model_class(config).forward).parameters:
+            raise ValueError(unsupported(config, "its forward takes no past_key_values"))
+        # With a cache, because without one masks are made by looking at values, which meta tensors lack.
+        options["past_key_values"] = DynamicCache(config=config.get_text_config(decoder=True))
+    with running_unknown_code(config, "it does not run without weights"):
+        model = build_on_meta(config)
+    probe = _Probe(model, generates=bool(options))
+    with running_unknown_code(config, "its forward does not run without weights"):
+        probe.run(inputs, options)
     return probe.layout()
+
+
+@contextmanager
+def running_unknown_code(config: PreTrainedConfig, failure: str) -> Iterator[None]:
+    """Turn whatever an architecture's code raises into a ValueError of one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(unsupported(config, f"{failure} ({reason})")) from error
+
+
+class _Origins(TorchDispatchMode):
+    """Follows what is computed from tensors that only one stage has, by marks on their memory.
+
+    The marked ones are the inputs, the hidden states of earlier layers and, while `marks_weights`, all that is
+    computed from a weight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.marks_weights = True
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = str(func._schema.name).partition("::")[2]
+        takes_shape_only = name.endswith("_like") or name.startswith("new_")
+        if not takes_shape_only and any(self._is_origin(tensor) for tensor in _tensors((args, kwargs))):
+            for tensor in _tensors(output):
+                mark(tensor)
+        return output
+
+    def _is_origin(self, tensor: Tensor) -> bool:
+        return is_marked(tensor) or (self.marks_weights and isinstance(tensor, nn.Parameter))
+
+
+def mark(tensor: Tensor) -> None:
+    """Note that a tensor's memory holds what only one stage has."""
+    tensor.untyped_storage()._orbitsplit_marked = True  # type: ignore[attr-defined]
+
+
+def is_marked(tensor: Tensor) -> bool:
+    """Say whether a tensor's memory is marked."""
+    return getattr(tensor.untyped_storage(), "_orbitsplit_marked", False)
 
 
 @dataclass
@@ -100,10 +154,11 @@ class _Probe:
     """Watches one forward: what runs before, between and after the layers, and what passes between them."""
 
     model: PreTrainedModel
+    generates: bool
     ran: dict[str, set[str]] = field(default_factory=lambda: {"before": set(), "between": set(), "after": set()})
+    origins: _Origins = field(default_factory=_Origins)
     phase: str = "before"
-    hidden: Tensor | None = None
-    extras: list[Tensor] = field(default_factory=list)  # kept alive, so that identity means something
+    left: Tensor | None = None  # the hidden state behind the layer that ran last
     tuple_length: int | None = None
     fault: str | None = None
 
@@ -113,19 +168,38 @@ class _Probe:
         for name, module in self.outside.items():
             for part in module.modules():
                 part.register_forward_pre_hook(lambda *_, name=name: self.ran[self.phase].add(name))
+            if has_parameters(module):
+                module.register_forward_hook(self._put_out)
         for index, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(self._enter(index), with_kwargs=True)
             layer.register_forward_hook(self._leave(index))
 
+    def run(self, inputs: dict[str, Tensor], options: dict[str, Any]) -> None:
+        """Run the model once, with no weights and no values."""
+        for tensor in inputs.values():
+            mark(tensor)
+        with torch.no_grad(), self.origins:
+            output = self.model(**inputs, **options)
+        returned = output.values() if isinstance(output, Mapping) else output
+        if any(is_marked(value) for value in returned if isinstance(value, Tensor)):
+            self._blame("what comes after the layers takes more than the hidden state of the last one")
+
     def _enter(self, index: int) -> Any:
-        def hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.phase = "between"
+        def hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             hidden = args[0] if args else kwargs["hidden_states"]
-            if index > 0 and hidden is not self.hidden:
-                self.fault = f"the hidden state is changed between layers {index - 1} and {index}"
-            if any(value is extra for value in _tensors((args, kwargs)) for extra in self.extras):
-                self.fault = f"layer {index} takes more than the hidden state from earlier layers"
-            self.hidden = hidden
+            beside = [value for value in _tensors((args, kwargs)) if value is not hidden]
+            if index > 0 and hidden is not self.left:
+                self._blame(f"the hidden state is changed between layers {index - 1} and {index}")
+            if self.left is not None and hidden.shape != self.left.shape:
+                self._blame(f"the hidden state has another shape behind layer {index - 1} than before")
+            if any(is_marked(value) or isinstance(value, nn.Parameter) for value in beside):
+                self._blame(f"layer {index} takes more than the hidden state of the layer before it")
+            self.phase, self.left = "between", hidden
+            self.origins.marks_weights = False
+            # From here on, what is computed from the hidden state as it came shows.
+            mark(hidden)
+            fresh = torch.empty_like(hidden)
+            return ((fresh, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": fresh})
 
         return hook
 
@@ -133,33 +207,48 @@ class _Probe:
         def hook(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)):
                 self.tuple_length = len(output)
-                self.hidden = output[0]
-                self.extras += _tensors(output[1:])
-            else:
-                self.hidden = output
-            if index == len(self.layers) - 1:
-                self.phase = "after"
+                for extra in _tensors(output[1:]):
+                    mark(extra)
+                output = output[0]
+            if self.left is not None and output.shape != self.left.shape:
+                self._blame(f"the hidden state has another shape behind layer {index} than before")
+            self.left = output
+            is_last = index == len(self.layers) - 1
+            self.phase = "after" if is_last else "between"
+            self.origins.marks_weights = not is_last
 
         return hook
+
+    def _put_out(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if self.phase != "after":  # the first stage's, and on others not there
+            for tensor in _tensors(output):
+                mark(tensor)
+
+    def _blame(self, fault: str) -> None:
+        self.fault = self.fault or fault
 
     def layout(self) -> Layout:
         weighty = {name for name, module in self.outside.items() if has_parameters(module)}
         between = weighty & self.ran["between"]
         if between:
             self.fault = f"{', '.join(sorted(between))} runs between the layers"
-        if self.phase != "after" or self.hidden is None:
+        if self.phase != "after" or self.left is None:
             self.fault = "the forward does not run its layers in order"
-        if self.fault is not None or self.hidden is None:
+        elif self.left.dim() != 3:
+            self._blame(f"the hidden state has {self.left.dim()} dimensions, not rows, tokens and channels")
+        if self.fault is not None or self.left is None:
             raise ValueError(unsupported(self.model.config, str(self.fault)))
         before, after = weighty & self.ran["before"], weighty & self.ran["after"]
         return Layout(
             layers_name=self.layers_name,
             layer_count=len(self.layers),
-            hidden_size=self.hidden.shape[-1],
+            hidden_size=self.left.shape[-1],
             before=frozenset(before),
             after=frozenset(after),
             idle=frozenset(weighty - before - after),
             tuple_length=self.tuple_length,
+            image_tokens=self.left.shape[1] if self.model.main_input_name == "pixel_values" else None,
+            generates=self.generates,
         )
 
 

@@ -1,4 +1,4 @@
-"""Causal language models of transformers: local directories, GGUF files, configurations, tokenizers."""
+"""Models of transformers: local directories, GGUF files, configurations, tokenizers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
+import transformers
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+)
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -78,19 +86,70 @@ def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Return the causal language model class of a configuration.
+    """Return the class that a checkpoint means: the first of its `architectures`.
 
-    Raises ValueError for what is not a decoder-only causal language model of transformers.
+    Where that names no model of transformers, it is the causal language model of the configuration's type, else the
+    base model. Raises ValueError for an encoder-decoder model and for a type that transformers has no model of.
     """
     if config.is_encoder_decoder:
         raise ValueError(unsupported(config, "encoder-decoder models are not split"))
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(unsupported(config, "transformers has no causal language model of this type"))
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    candidates: tuple[type[PreTrainedModel], ...] = found if isinstance(found, tuple) else (found,)
-    named = {candidate.__name__: candidate for candidate in candidates}
-    wanted = (name for name in config.architectures or () if name in named)
-    return named[next(wanted, candidates[0].__name__)]
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    if isinstance(named, type) and issubclass(named, PreTrainedModel):
+        return named
+    mapping = MODEL_MAPPING if _is_encoder(config) else MODEL_FOR_CAUSAL_LM_MAPPING
+    mapping = mapping if type(config) in mapping else MODEL_MAPPING
+    if type(config) not in mapping:
+        raise ValueError(unsupported(config, f"transformers {transformers.__version__} has no model of this type"))
+    found: Any = mapping[type(config)]
+    first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    return first
+
+
+def can_generate(config: PreTrainedConfig) -> bool:
+    """Say whether a configuration is that of a causal language model, which generates with a KV cache."""
+    return model_class(config).can_generate() and not _is_encoder(config)
+
+
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    # BERT and its kin have a causal language model as well, meant for configurations that say so.
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def split_config(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> PreTrainedConfig:
+    """Return the configuration of what is split: of the part that sees images, of the part that sees text, or all."""
+    if (architecture or model_class(config)).main_input_name == "pixel_values":
+        part: PreTrainedConfig = getattr(config, "vision_config", None) or config
+        return part
+    return config.get_text_config(decoder=True)
+
+
+def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> int:
+    """Return how many transformer layers the model of a configuration has.
+
+    `architecture` is the model's class where that is known. Raises ValueError where the configuration does not say.
+    """
+    count = getattr(split_config(config, architecture), "num_hidden_layers", None)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(unsupported(config, f"num_hidden_layers is {count}, the number of its layers is not known"))
+    return count
+
+
+def example_inputs(
+    config: PreTrainedConfig, *, rows: int, tokens: int, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """Return inputs of zeros: `rows` texts of `tokens` tokens, or images of the size the configuration names.
+
+    Raises ValueError for a model that takes neither, such as one of sounds.
+    """
+    name = model_class(config).main_input_name
+    if name == "input_ids":
+        return {name: torch.zeros(rows, tokens, dtype=torch.long, device=device)}
+    part = split_config(config)
+    size = getattr(part, "image_size", None)
+    if name != "pixel_values" or size is None:
+        raise ValueError(unsupported(config, f"it takes {name} of no known size, not token ids or images"))
+    height, width = (size, size) if isinstance(size, int) else size
+    return {name: torch.zeros(rows, getattr(part, "num_channels", 3), height, width, device=device)}
 
 
 def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -99,12 +158,16 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
     with torch.device("meta"):
         model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
     model.eval()
-    # Forwards look for a padding token in the ids, and meta tensors have no values. Some configurations refuse None
-    # when it is assigned, so it is put in directly.
-    vars(model.config)["pad_token_id"] = None
+    forget_padding(model)
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32
     return model
+
+
+def forget_padding(model: PreTrainedModel) -> None:
+    """Make a model's forward not look for padding tokens in its ids, which may be stand-ins or on the meta device."""
+    for config in (model.config, split_config(model.config, type(model))):
+        vars(config)["pad_token_id"] = None  # some configurations refuse None when it is assigned
 
 
 def unsupported(config: PreTrainedConfig, reason: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,25 @@ class Network:
         if node not in names:
             raise ValueError(f"no node {node!r}; the nodes are {', '.join(names)}")
         return names.index(node)
+
+    def without(self, nodes: Sequence[str] = (), links: Sequence[tuple[str, str]] = ()) -> Network:
+        """Return the network without some nodes, their links, and some other links (source, target).
+
+        Raises:
+            ValueError: There is no such node, or no node is left. Links that are not there are no matter.
+        """
+        for node in nodes:
+            self.index(node)
+        gone = {*nodes}
+        return replace(
+            self,
+            nodes=tuple(node for node in self.nodes if node.name not in gone),
+            links=tuple(
+                link
+                for link in self.links
+                if not gone & {link.source, link.target} and (link.source, link.target) not in links
+            ),
+        )
 
     def bandwidth_bytes_per_s(self) -> npt.NDArray[np.float64]:
         """Return the N x N matrix of link rates, row sends to column, 0 where there is no link."""

@@ -266,6 +266,8 @@ def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable |
                 f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
                 f"profile the model again with {name}={of_workload}"
             )
+    if workload.new_tokens > 0 and not profile.generates:
+        raise ValueError(f"{profile.model} generates no tokens, the workload asks for {workload.new_tokens} new ones")
     cuts = len(profile.layers) - 1
     if levels is not None and len(levels.loss) != cuts:
         raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")

@@ -19,9 +19,10 @@ VERSION = 1
 class LayerProfile:
     """Costs of one layer; times and FLOP are of one forward of the profile's `batch_size` sequences.
 
-    Prefill is the whole prompt at once, decode one token with `prompt_tokens` tokens of context. The cache keeps
-    `kv_bytes_per_token` per token and sequence, of the last `kv_tokens_max` tokens only where that is not None.
-    Seconds are None in a profile that was not measured.
+    Prefill is the whole prompt or image at once, decode one token with `prompt_tokens` tokens of context. The cache
+    keeps `kv_bytes_per_token` per token and sequence, of the last `kv_tokens_max` tokens only where that is not None.
+    Seconds are None in a profile that was not measured. A model that does not generate has no cache, `decode_flop` 0
+    and no `decode_s`.
     """
 
     name: str
@@ -44,10 +45,12 @@ class LayerProfile:
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """Costs of a causal language model by layer: the embeddings, the transformer layers, the head.
+    """Costs of a model by layer: the embeddings, the transformer layers, the head (with norms and pooler).
 
+    They are for `prompt_tokens` tokens a sequence; of a model of images, that is what an image becomes.
     `cut_bytes_per_token` is the uncompressed activation per token and sequence, the same at every cut.
-    `workspace_bytes` is the peak of transient activations in the hungriest layer. `tied_bytes` are weights that the
+    `workspace_bytes` is the peak of transient activations in the hungriest layer, what the stage received included,
+    with logits of the last position only where the model generates. `tied_bytes` are weights that the
     embeddings and the head share, counted in both because stages on two nodes hold a copy each. Every forward of a
     stage, of whatever layers, takes `overhead_prefill_s` or `overhead_decode_s` seconds beside its layers' (masks,
     rotary embeddings; 0 if not measured). `threads` and `machine` say where seconds were measured, if they were.
@@ -82,6 +85,11 @@ class ModelProfile:
     def is_measured(self) -> bool:
         """Whether the layers have seconds."""
         return self.threads is not None
+
+    @property
+    def generates(self) -> bool:
+        """Whether it is of a model that generates tokens: others have no costs of decoding."""
+        return any(layer.decode_flop > 0 for layer in self.layers)
 
     @property
     def weight_bytes(self) -> int:

@@ -26,20 +26,23 @@ def profile(
     threads: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> ModelProfile:
-    """Find out what each layer of a causal language model costs.
+    """Find out what each layer of a model costs: a causal language model, an encoder or a vision transformer.
 
     `model` is a model directory, a `.gguf` file, a hub id or a transformers configuration. Without `measure` only
     the configuration is read, so models of any size take about a second. With it the whole model is loaded and
     run, and the seconds are medians with `threads` torch threads; with one thread they are processor seconds, so
     that other work on the machine counts little.
 
+    Of a model of images, of the size its configuration names, `prompt_tokens` does not count: that of the profile is
+    how many tokens an image becomes.
+
     Example:
         >>> osp.profile("path-or-hub-id", prompt_tokens=256).layers[1].weight_bytes     # doctest: +SKIP
         22294528
 
     Raises:
-        ValueError: An architecture that cannot be split, a count below 1, an unknown dtype, or a configuration to
-            be measured, which has no weights.
+        ValueError: An architecture that cannot be split, more tokens than it takes, a count below 1, an unknown
+            dtype, or a configuration to be measured, which has no weights.
     """
     _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
     report = progress or (lambda _step, _fraction: None)
@@ -70,7 +73,7 @@ def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size
         model=name,
         architecture=model_class(config).__name__,
         dtype=dtype,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=costs.tokens,
         batch_size=batch_size,
         hidden_size=costs.hidden_size,
         layers=_layer_profiles(costs),
@@ -88,7 +91,8 @@ def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
 
 
 def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelProfile:
-    timed = zip(found.layers, times.prefill_s, times.decode_s, strict=True)
+    decode_s = times.decode_s or (None,) * len(found.layers)
+    timed = zip(found.layers, times.prefill_s, decode_s, strict=True)
     return replace(
         found,
         layers=tuple(replace(layer, prefill_s=prefill, decode_s=decode) for layer, prefill, decode in timed),

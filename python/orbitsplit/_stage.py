@@ -1,16 +1,17 @@
-"""One stage of a causal language model: its layers, its weights, its KV cache.
+"""One stage of a model: its layers, its weights and, of a causal language model, its KV cache.
 
 transformers' own forward stays in charge, so that masks, positions and caches are computed by the code that
 defines them. On a stage, that forward runs with stand-ins: layers of other stages pass the hidden state on, and
-modules of other stages (embeddings, final norm, head) are there in shape only. The received hidden state enters at
-the first layer; behind the last one the forward of all but the last stage is left.
+modules of other stages (embeddings, final norm, pooler, head) are there in shape only. The received hidden state
+enters at the first layer; behind the last one the forward of all but the last stage is left.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,17 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from orbitsplit._layers import Layout, Passthrough, find_layers, find_layout, modules_outside
-from orbitsplit._model import model_class, read_config, unsupported
+from orbitsplit._layers import Layout, Passthrough, find_layers, find_layout, modules_outside, running_unknown_code
+from orbitsplit._model import example_inputs, forget_padding, model_class, read_config, unsupported
 
 
 class StageModel:
-    """The layers [start, stop) of a causal language model, with the weights of those only.
+    """The layers [start, stop) of a model, with the weights of those only.
 
-    Layers are counted as in a problem: 0 is the embeddings, 1 to n the transformer layers, n + 1 the head (final norm
-    included), so that `layers` is n + 2.
+    Layers are counted as in a problem: 0 is what runs before the transformer layers (embeddings of tokens or patches),
+    1 to n are those, n + 1 is what runs after (final norm, pooler, head), so that `layers` is n + 2. A causal language
+    model `generates`: `forward` runs it token by token with a cache. `forward_once` runs any model, whole sequences at
+    once.
     """
 
     def __init__(self, model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
@@ -42,11 +45,13 @@ class StageModel:
         self.layers = layout.layer_count + 2
         self.hidden_size = layout.hidden_size
         self.config: PreTrainedConfig = copy.deepcopy(model.config)
-        self.generation_config: GenerationConfig = model.generation_config
+        self.generates = layout.generates
+        self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
+        self._image_tokens = layout.image_tokens
         self._received: Tensor | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
-        vars(model.config)["pad_token_id"] = None
+        forget_padding(model)
         _, layers = find_layers(model)
         if not self.is_first:
             layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
@@ -77,12 +82,12 @@ class StageModel:
 
     @property
     def is_first(self) -> bool:
-        """Whether the stage starts with the embeddings and takes token ids."""
+        """Whether the stage starts with the embeddings and takes the model's inputs."""
         return self.start == 0
 
     @property
     def is_last(self) -> bool:
-        """Whether the stage ends with the head and returns logits."""
+        """Whether the stage ends with the head and returns what the model does."""
         return self.stop == self.layers
 
     @property
@@ -113,6 +118,25 @@ class StageModel:
         logits: Tensor = output.logits[:, -1]
         return logits
 
+    @torch.inference_mode()
+    def forward_once(self, x: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Run the stage on whole sequences or images, without a cache.
+
+        `x` is the hidden state [B, S, H] of the stage before, None on the first stage. `inputs` are the model's on
+        every stage; past the first one only `attention_mask` and `position_ids` are looked at, of the others the
+        shapes. Returns the hidden state [B, S, H] to send, or on the last stage the tensors that the model returns, by
+        name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
+        """
+        options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
+        self._received = x
+        try:
+            output = self.model(**inputs, **options)
+        except _StageExit as left:
+            return left.hidden
+        finally:
+            self._received = None
+        return {name: value for name, value in output.items() if isinstance(value, Tensor)}
+
     def _inputs(self, x: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         tokens = x.shape[1]
         # Past the first stage the ids are looked up by nobody; their shape is what counts.
@@ -138,16 +162,24 @@ class StageModel:
     def _check_forward(self) -> None:
         # Stand-ins of the embeddings give NaN, so a layer or head that reads them past the first layer shows here.
         # The same forward warms up the allocator, so that the first timed one is like the others.
-        x = torch.zeros(1, 2, dtype=torch.long)
-        if not self.is_first:
-            x = torch.linspace(-1.0, 1.0, 2 * self.hidden_size).reshape(1, 2, -1).to(self.model.dtype)
-        try:
-            output = self.forward(x, torch.ones(1, 2, dtype=torch.long), self.new_cache())
-        except (AttributeError, RuntimeError, TypeError) as error:
-            raise ValueError(unsupported(self.config, f"a stage of it does not run ({error})")) from error
-        if not bool(output.isfinite().all()):
+        with running_unknown_code(self.config, "a stage of it does not run"):
+            outputs = self._try_forward()
+        if not all(bool(output.isfinite().all()) for output in outputs):
             reason = "its layers read the embeddings beside the hidden state, or its weights are not finite"
             raise ValueError(unsupported(self.config, reason))
+
+    def _try_forward(self) -> list[Tensor]:
+        rows, tokens = 1, 2
+        inputs = example_inputs(self.config, rows=rows, tokens=tokens)
+        x = None
+        if not self.is_first:
+            shape = (rows, self._image_tokens or tokens, self.hidden_size)
+            x = torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).to(self.model.dtype)
+        if self.generates:
+            x = inputs["input_ids"] if x is None else x
+            return [self.forward(x, torch.ones(rows, tokens, dtype=torch.long), self.new_cache())]
+        output = self.forward_once(x, inputs)
+        return [output] if isinstance(output, Tensor) else list(output.values())
 
 
 class _StageExit(BaseException):
@@ -196,6 +228,9 @@ def _stage_class(architecture: type[PreTrainedModel], layout: Layout, start: int
     members = {
         "__init__": initialise,
         "__module__": architecture.__module__,
+        # Asked of the first weight otherwise, and what runs after the layers may have none.
+        "dtype": property(lambda model: model.config.dtype),
+        "device": property(lambda model: next((weight.device for weight in model.parameters()), torch.device("cpu"))),
         # The weights of other stages; those of the stage itself are checked for being there.
         "_keys_to_ignore_on_load_unexpected": [".*"],
     }

@@ -36,14 +36,27 @@ class TraceEvent(NamedTuple):
 
 
 class Recorder:
-    """Collects the events of one node, as cheaply as Python allows: one tuple per event."""
+    """Collects the events of one node, of the groups it was told to, as cheaply as Python allows: a tuple per event."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, int, int, float, float]] = []
+        self._events: dict[int, list[tuple[str, int, int, float, float]]] = {}
+        self._cpu_s: dict[int, float] = {}
 
-    def add(self, kind: str, group: int, step: int, start_s: float, stop_s: float) -> None:
-        """Record one event; times are of the monotonic clock."""
-        self.events.append((kind, group, step, start_s, stop_s))
+    def begin(self, group: int) -> None:
+        """Record what is done for a group from now on."""
+        self._events.setdefault(group, [])
+        self._cpu_s.setdefault(group, 0.0)
+
+    def add(self, kind: str, group: int, step: int, start_s: float, stop_s: float, cpu_s: float = 0.0) -> None:
+        """Record one event, if it is of such a group; times are of the monotonic clock, `cpu_s` processor time."""
+        events = self._events.get(group)
+        if events is not None:
+            events.append((kind, group, step, start_s, stop_s))
+            self._cpu_s[group] += cpu_s
+
+    def take(self, group: int) -> tuple[tuple[tuple[str, int, int, float, float], ...], float]:
+        """Return the events of a group and their processor time, and record no more of it."""
+        return tuple(self._events.pop(group, ())), self._cpu_s.pop(group, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,10 +133,14 @@ def totals(console: Console, trace: osp.Trace) -> None:
     console.print(f"{format_seconds(trace.stop_s)} in all", highlight=False)
 
 
-def run(console: Console, run: osp.Run, texts: Sequence[tuple[str, str]]) -> None:
-    """Show texts, bytes on each link and memory of each process of a run."""
+def texts(console: Console, texts: Sequence[tuple[str, str]]) -> None:
+    """Show prompts and what they were continued with."""
     for prompt, text in texts:
         console.print(f"...{escape(repr(prompt[-60:]))} -> [bold]{escape(repr(text))}[/]", highlight=False)
+
+
+def run(console: Console, run: osp.Run) -> None:
+    """Show bytes on each link and memory of each process of a run."""
     links = Table("link", "frames", "bytes on the wire", "uncompressed", "ratio", "busy")
     for link in run.links:
         links.add_row(
@@ -165,11 +169,11 @@ def run(console: Console, run: osp.Run, texts: Sequence[tuple[str, str]]) -> Non
 
 def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
     """Show predicted beside measured delays."""
-    predicted = plan.prediction
-    if predicted is None:
+    if plan.prediction is None:
         return
+    compared = run.against(plan)
     planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
-    if planned != (run.sequences, run.prompt_tokens, run.new_tokens):
+    if compared is None:
         console.print(
             f"took {format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; "
             f"planned were {planned[0]} x {planned[1]} + {planned[2]}, so nothing is compared",
@@ -177,8 +181,7 @@ def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
         )
         return
     table = Table("delay", "predicted", "measured", "measured / predicted")
-    for name in ("prefill_s", "decode_s", "total_s"):
-        model, clock = getattr(predicted, name), getattr(run, name)
+    for name, (model, clock) in compared.items():
         ratio = f"{clock / model:.3f}" if model > 0 else "-"
         table.add_row(name.removesuffix("_s"), format_seconds(model), format_seconds(clock), ratio)
     console.print(table)

@@ -1,4 +1,4 @@
-"""Activations and tokens as messages: what is sent is received, and what is damaged is refused by name."""
+"""Activations and tokens as messages: what is sent is received, and what is damaged is told or refused by name."""
 
 from __future__ import annotations
 
@@ -7,192 +7,203 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from torch import Tensor
 
 import orbitsplit as osp
 from orbitsplit._trace import Recorder
-from orbitsplit.runtime._channels import (
-    ActivationInlet,
-    ActivationOutlet,
-    TokenInlet,
-    TokenOutlet,
-    activation_capacity,
-    token_capacity,
-)
-from orbitsplit.runtime._emulation import Pace
-from orbitsplit.runtime._schedule import Job
-from orbitsplit.runtime._transport import Header
+from orbitsplit.runtime._channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet
+from orbitsplit.runtime._groups import Group
+from orbitsplit.runtime._pace import Pace
+from orbitsplit.runtime._record import Traffic
+from orbitsplit.runtime._schedule import Kind, Message
+from orbitsplit.runtime._wire import Header
 
 HIDDEN = 64
 LINK = 'link from node "a" to node "b"'
-JOB = Job(id=3, rows=4, prompt_tokens=5, max_new_tokens=8, groups=2, eos_token_ids=(), pad_token_id=0)
+GROUP = Group(id=3, rows=2, tokens=5, mask=None, max_new_tokens=8, is_recorded=True)
 
 
 @dataclass
 class Memory:
-    """Both ends of a channel, in memory."""
+    """Both ends of a channel, in memory; `damaged` payloads arrive as the transport tells of them."""
 
-    messages: deque[tuple[Header, bytes]] = field(default_factory=deque)
-    expected: int = 0
+    messages: deque[tuple[Header, bytes, bytes | None]] = field(default_factory=deque)
 
     def send(
-        self, payload: bytes, *, job: int, group: int, step: int, rows: int = 0, tokens: int = 0
+        self, header: Header, payload: bytes = b"", *, description: bytes = b"", is_answered: bool = True
     ) -> tuple[float, float]:
-        self.messages.append((Header(job, group, step, rows, tokens, payload_bytes=len(payload)), payload))
+        header = header._replace(payload_bytes=len(payload), description_bytes=len(description))
+        self.messages.append((header, description, bytes(payload)))
         return 10.0, 12.0
 
-    def end(self, *, job: int, group: int) -> None:
-        self.messages.append((Header(job, group, 0, is_end=True), b""))
-
-    def expect(self, messages: int) -> None:
-        self.expected += messages
-
-    def receive(self) -> tuple[Header, memoryview]:
-        header, payload = self.messages.popleft()
-        return header, memoryview(payload)
+    def receive(self) -> tuple[Header, memoryview, memoryview | None]:
+        header, description, payload = self.messages.popleft()
+        return header, memoryview(description), None if payload is None else memoryview(payload)
 
 
-def activation_ends(
-    codec: str = "raw", *, half_duplex: bool = False, dtype: torch.dtype = torch.float32
-) -> tuple[Memory, ActivationOutlet, ActivationInlet]:
-    memory = Memory()
-    outlet = ActivationOutlet(memory, Pace(Recorder()), job=JOB, codec=codec, half_duplex=half_duplex)  # type: ignore[arg-type]
-    inlet = ActivationInlet(memory, Pace(Recorder()), job=JOB, hidden_size=HIDDEN, dtype=dtype, link=LINK)  # type: ignore[arg-type]
-    return memory, outlet, inlet
+@dataclass
+class Ends:
+    """Both ends of a link."""
+
+    memory: Memory
+    recorder: Recorder
+    pace: Pace
+    outlet: ActivationOutlet
+    inlet: ActivationInlet
 
 
-def activation(tokens: int = 5) -> torch.Tensor:
+def activation_ends(codec: str = "raw", *, half_duplex: bool = False, dtype: torch.dtype = torch.float32) -> Ends:
+    memory, recorder = Memory(), Recorder()
+    recorder.begin(GROUP.id)
+    pace = Pace(recorder)
+    outlet = ActivationOutlet(memory, pace, codec=codec, half_duplex=half_duplex)  # type: ignore[arg-type]
+    inlet = ActivationInlet(memory, pace, hidden_size=HIDDEN, dtype=dtype, link=LINK)  # type: ignore[arg-type]
+    return Ends(memory, recorder, pace, outlet, inlet)
+
+
+def activation(tokens: int = 5) -> Tensor:
     return torch.randn(2, tokens, HIDDEN, generator=torch.Generator().manual_seed(tokens))
 
 
+def arrived(message: Message) -> Tensor:
+    assert message.x is not None
+    return message.x
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_an_uncompressed_activation_arrives_as_it_was(dtype: torch.dtype) -> None:
-    _, outlet, inlet = activation_ends(dtype=dtype)
-    x = activation().to(dtype)
-    outlet.send(1, 0, x)
-    group, step, received = inlet.receive()
-    assert (group, step) == (1, 0)
-    assert received is not None
-    assert torch.equal(received, x)
+def test_uncompressed_activations_arrive_as_they_were(dtype: torch.dtype) -> None:
+    ends = activation_ends(dtype=dtype)
+    ends.outlet.begin(GROUP, activation().to(dtype))
+    message = ends.inlet.receive()
+    assert (message.kind, message.group, message.step, message.begun) == (Kind.BEGIN, 3, 0, GROUP)
+    assert torch.equal(arrived(message), activation().to(dtype))
+    for step in (1, 2):
+        x = (activation(1) * step).to(dtype)
+        ends.outlet.send(3, step, x)
+        message = ends.inlet.receive()
+        assert (message.kind, message.group, message.step, message.begun) == (Kind.STEP, 3, step, None)
+        assert torch.equal(arrived(message), x)
 
 
-def test_a_compressed_activation_is_what_the_codec_makes_of_it() -> None:
-    _, outlet, inlet = activation_ends("int8")
-    x = activation()
-    outlet.send(0, 0, x)
-    received = inlet.receive().x
-    assert received is not None
-    assert torch.equal(received, osp.decompress(osp.compress(x, codec="int8"), framework="torch"))
+@pytest.mark.parametrize("codec", ["bf16", "int8", "int4", "topk"])
+def test_a_compressed_activation_is_what_the_codec_makes_of_it(codec: str) -> None:
+    ends = activation_ends(codec)
+    for step, tokens in ((0, 5), (1, 1), (2, 1)):
+        x = activation(tokens) + step
+        if step == 0:
+            ends.outlet.begin(GROUP, x)
+        else:
+            ends.outlet.send(3, step, x)
+        expected = osp.decompress(osp.compress(x, codec=codec), framework="torch")
+        assert torch.equal(arrived(ends.inlet.receive()), expected)
 
 
 def test_an_activation_need_not_be_contiguous() -> None:
-    _, outlet, inlet = activation_ends()
+    ends = activation_ends()
     x = torch.randn(5, 2, HIDDEN).transpose(0, 1)
-    outlet.send(0, 0, x)
-    received = inlet.receive().x
-    assert received is not None
-    assert torch.equal(received, x)
+    ends.outlet.begin(GROUP, x)
+    assert torch.equal(arrived(ends.inlet.receive()), x)
 
 
-def test_frames_and_bytes_are_counted() -> None:
-    _, outlet, _ = activation_ends("int8")
-    outlet.send(0, 0, activation(5))
-    outlet.send(0, 1, activation(1))
-    outlet.send(0, 2, activation(1))
-    assert outlet.traffic.frames == 3
-    assert outlet.traffic.prefill_bytes == len(osp.compress(activation(5), codec="int8"))
-    assert outlet.traffic.decode_bytes == 2 * len(osp.compress(activation(1), codec="int8"))
-    assert outlet.traffic.original_bytes == 2 * 7 * HIDDEN * 4
+def test_frames_and_bytes_of_recorded_groups_are_counted() -> None:
+    ends = activation_ends("int8")
+    ends.outlet.begin(GROUP, activation(5))
+    ends.outlet.send(3, 1, activation(1))
+    ends.outlet.send(3, 2, activation(1))
+    ends.outlet.send(4, 1, activation(1))
+    assert ends.outlet.take_traffic(3) == Traffic(
+        frames=3,
+        prefill_bytes=len(osp.compress(activation(5), codec="int8")),
+        decode_bytes=2 * len(osp.compress(activation(1), codec="int8")),
+        original_bytes=2 * 7 * HIDDEN * 4,
+    )
+    assert ends.outlet.take_traffic(3) == ends.outlet.take_traffic(4) == Traffic()
 
 
-@pytest.mark.parametrize("codec", ["raw", "bf16", "int8", "int4", "topk"])
-def test_no_frame_of_a_job_exceeds_the_capacity(codec: str) -> None:
-    capacity = activation_capacity(JOB, HIDDEN, "float32", codec)
-    for tokens in (1, JOB.prompt_tokens):
-        assert len(osp.compress(activation(tokens), codec=codec)) <= capacity
-
-
-def test_the_end_of_a_group_is_passed_on() -> None:
-    _, outlet, inlet = activation_ends()
-    outlet.end(1)
-    assert inlet.receive() == (1, 0, None)
+@pytest.mark.parametrize("kind", [Kind.END, Kind.DAMAGED, Kind.STOP])
+def test_what_needs_no_activation_is_passed_on(kind: Kind) -> None:
+    ends = activation_ends()
+    ends.outlet.tell(kind, 3)
+    assert ends.inlet.receive() == Message(kind, 3)
 
 
 def test_sending_and_working_are_recorded() -> None:
-    memory = Memory()
-    recorder = Recorder()
-    ActivationOutlet(memory, Pace(recorder), job=JOB, codec="raw", half_duplex=False).send(0, 0, activation())  # type: ignore[arg-type]
-    ActivationInlet(
-        memory,  # type: ignore[arg-type]
-        Pace(recorder),
-        job=JOB,
-        hidden_size=HIDDEN,
-        dtype=torch.float32,
-        link=LINK,
-    ).receive()
-    assert [event[0] for event in recorder.events] == ["encode", "send", "wait", "receive", "decode"]
-    assert recorder.events[1][3:] == (10.0, 12.0)
+    ends = activation_ends()
+    ends.outlet.begin(GROUP, activation())
+    ends.inlet.receive()
+    events, _ = ends.recorder.take(3)
+    assert [event[0] for event in events] == ["encode", "send", "wait", "receive", "decode"]
+    assert events[1][3:] == (10.0, 12.0)
 
 
+@pytest.mark.parametrize("step", [0, 1])
 @pytest.mark.parametrize("position", [0, 9, 30, -1])
-def test_a_damaged_frame_names_link_group_and_step(position: int) -> None:
-    memory, outlet, inlet = activation_ends("int8")
-    outlet.send(1, 0, activation())
-    header, frame = memory.messages.pop()
+def test_a_damaged_frame_is_told(step: int, position: int) -> None:
+    ends = activation_ends("int8")
+    if step == 0:
+        ends.outlet.begin(GROUP, activation())
+    else:
+        ends.outlet.send(3, step, activation(1))
+    header, description, frame = ends.memory.messages.pop()
+    assert frame is not None
     damaged = bytearray(frame)
     damaged[position] ^= 0x40
-    memory.messages.append((header, bytes(damaged)))
-    with pytest.raises(osp.TransportError, match='from node "a" to node "b", group 1, step 0: corrupt frame'):
-        inlet.receive()
+    ends.memory.messages.append((header, description, bytes(damaged)))
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+    ends.memory.messages.append((header, description, None))  # as the transport tells of it
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
 
 
-def test_a_valid_frame_larger_than_the_job_allows_is_refused() -> None:
-    memory, _, inlet = activation_ends()
-    huge = osp.compress(torch.zeros(2, 500, HIDDEN), codec="int8")
-    memory.send(huge, job=JOB.id, group=0, step=0, rows=2, tokens=500)
-    with pytest.raises(osp.TransportError, match="corrupt frame"):
-        inlet.receive()
+def test_a_valid_frame_larger_than_announced_is_not_decoded() -> None:
+    ends = activation_ends()
+    ends.memory.send(Header(Kind.STEP, 3, 0, rows=2, tokens=5), osp.compress(torch.zeros(2, 500, HIDDEN), codec="int8"))
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
 
 
-def test_a_frame_of_another_shape_or_dtype_is_refused() -> None:
-    for x in (activation()[:, :3], activation().half()):
-        memory, _, inlet = activation_ends()
-        memory.send(osp.compress(x.contiguous(), codec="raw"), job=JOB.id, group=0, step=0, rows=2, tokens=5)
-        with pytest.raises(osp.TransportError, match=r"the frame holds torch.float.* not torch.float32 \(2, 5, 64\)"):
-            inlet.receive()
+@pytest.mark.parametrize(("step", "tokens"), [(0, 5), (1, 1)])
+def test_a_frame_of_another_shape_or_dtype_is_refused(step: int, tokens: int) -> None:
+    for x in (activation(tokens)[:1], activation(tokens).half()):
+        ends = activation_ends()
+        ends.memory.send(Header(Kind.STEP, 3, step, rows=2, tokens=tokens), osp.compress(x, codec="raw"))
+        with pytest.raises(osp.TransportError, match=rf'from node "a" to node "b", group 3, step {step}: .*'):
+            ends.inlet.receive()
 
 
-def test_a_message_of_another_job_or_group_is_refused() -> None:
-    for job, group in ((JOB.id + 1, 0), (JOB.id, 2)):
-        memory, _, inlet = activation_ends()
-        memory.send(b"", job=job, group=group, step=0)
-        with pytest.raises(osp.TransportError, match=rf"job {job}, group {group} in job 3 of 2 groups"):
-            inlet.receive()
+def test_a_message_of_no_kind_is_refused() -> None:
+    ends = activation_ends()
+    ends.memory.send(Header(77, 3))
+    with pytest.raises(osp.TransportError, match="a message is of kind 77, which does not exist"):
+        ends.inlet.receive()
 
 
 def test_tokens_arrive_as_they_were() -> None:
     memory = Memory()
-    outlet = TokenOutlet(memory, job=JOB)  # type: ignore[arg-type]
-    inlet = TokenInlet(memory, Pace(Recorder()), job=JOB, link=LINK)  # type: ignore[arg-type]
-    tokens = torch.tensor([1 << 40, 7])
-    outlet.send(1, 4, tokens)
-    group, step, received = inlet.receive()
-    assert (group, step) == (1, 4)
-    assert received is not None
-    assert torch.equal(received, tokens)
-    assert token_capacity(JOB) == 16
+    outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
+    for step, tokens in enumerate((torch.tensor([1 << 40, 7]), torch.zeros(0, dtype=torch.int64))):
+        outlet.send(1, step, tokens)
+        message, _, _ = inlet.receive()
+        assert (message.kind, message.group, message.step) == (Kind.STEP, 1, step)
+        assert torch.equal(arrived(message), tokens)
+
+
+def test_only_damage_is_told_to_the_first_stage() -> None:
+    memory = Memory()
+    outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
+    outlet.tell(Kind.END, 1)
+    outlet.tell(Kind.STOP)
+    outlet.tell(Kind.DAMAGED, 2)
+    assert inlet.receive()[0] == Message(Kind.DAMAGED, 2)
+    assert not memory.messages
 
 
 def test_tokens_of_the_wrong_size_are_refused() -> None:
     memory = Memory()
-    memory.send(b"1234567", job=JOB.id, group=0, step=0, rows=1)
-    inlet = TokenInlet(memory, Pace(Recorder()), job=JOB, link=LINK)  # type: ignore[arg-type]
-    with pytest.raises(osp.TransportError, match="7 bytes are not 1 tokens"):
-        inlet.receive()
+    memory.send(Header(Kind.STEP, 0, rows=1), b"1234567")
+    with pytest.raises(osp.TransportError, match="7 bytes of kind STEP are not 1 tokens"):
+        TokenInlet(memory, LINK).receive()  # type: ignore[arg-type]
 
 
 def test_a_half_duplex_node_waits_for_its_own_transmission() -> None:
-    recorder = Recorder()
-    pace = Pace(recorder)
-    outlet = ActivationOutlet(Memory(), pace, job=JOB, codec="raw", half_duplex=True)  # type: ignore[arg-type]
-    outlet.send(0, 0, activation())
-    assert pace.held_until_s == 12.0
+    ends = activation_ends(half_duplex=True)
+    ends.outlet.begin(GROUP, activation())
+    assert ends.pace.held_until_s == 12.0

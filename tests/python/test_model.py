@@ -13,11 +13,31 @@ import gguf
 import pytest
 import torch
 from tiny_models import LAYERS, VOCABULARY, save_tiny_model, tiny_config, tiny_model, tiny_prompts
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    SiglipConfig,
+    SiglipVisionConfig,
+    ViTConfig,
+)
 
 from orbitsplit import _gguf, _layers
 from orbitsplit._layers import find_layers, find_layout
-from orbitsplit._model import build_on_meta, demo_model, load_tokenizer, model_class, open_model, read_config
+from orbitsplit._model import (
+    build_on_meta,
+    can_generate,
+    demo_model,
+    layer_count,
+    load_tokenizer,
+    model_class,
+    open_model,
+    read_config,
+)
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -216,19 +236,33 @@ def test_models_whose_layers_depend_on_more_are_refused(family: str, fields: dic
         find_layout(config)
 
 
+def change_between(model: PreTrainedModel) -> None:
+    model.model.layers[2].register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+
+
+def run_the_head_between(model: PreTrainedModel) -> None:
+    model.model.layers[2].register_forward_pre_hook(lambda _, args: [model.lm_head(args[0])].clear())
+
+
+def learn_positions(model: PreTrainedModel) -> None:
+    weight = model.model.embed_tokens.weight
+    model.model.rotary_emb.register_forward_hook(lambda _, _args, tables: [table * weight[0, 0] for table in tables])
+
+
 @pytest.mark.parametrize(
     ("meddle", "reason"),
     [
-        (lambda model, hidden: (hidden * 2,), "the hidden state is changed between layers 1 and 2"),
-        (lambda model, hidden: [model.lm_head(hidden)].clear(), "lm_head runs between the layers"),
+        (change_between, "the hidden state is changed between layers 1 and 2"),
+        (run_the_head_between, "lm_head runs between the layers"),
+        (learn_positions, "layer 0 takes more than the hidden state of the layer before it"),
     ],
 )
-def test_forwards_that_do_something_between_layers_are_refused(
-    meddle: Callable[[PreTrainedModel, torch.Tensor], Any], reason: str, monkeypatch: pytest.MonkeyPatch
+def test_forwards_that_do_more_than_hand_on_a_hidden_state_are_refused(
+    meddle: Callable[[PreTrainedModel], None], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(config: PreTrainedConfig) -> PreTrainedModel:
         model = build_on_meta(config)
-        model.model.layers[2].register_forward_pre_hook(lambda _, args: meddle(model, args[0]))
+        meddle(model)
         return model
 
     monkeypatch.setattr(_layers, "build_on_meta", build)
@@ -236,14 +270,39 @@ def test_forwards_that_do_something_between_layers_are_refused(
         find_layout(tiny_config())
 
 
-def test_a_configuration_without_a_causal_model_is_refused() -> None:
-    config = AutoConfig.for_model("vit")
-    with pytest.raises(ValueError, match="ViTConfig cannot be split into stages: transformers has no causal"):
-        model_class(config)
+@pytest.mark.parametrize(
+    ("config", "name", "generates"),
+    [
+        (LlamaConfig(), "LlamaForCausalLM", True),
+        (LlamaConfig(architectures=["LlamaModel"]), "LlamaModel", False),
+        (LlamaConfig(architectures=["MyOwnModel"]), "LlamaForCausalLM", True),
+        (BertConfig(), "BertModel", False),
+        (BertConfig(is_decoder=True), "BertLMHeadModel", True),
+        (BertConfig(architectures=["BertForMaskedLM"]), "BertForMaskedLM", False),
+        (ViTConfig(), "ViTModel", False),
+        (ViTConfig(architectures=["ViTForImageClassification"]), "ViTForImageClassification", False),
+    ],
+)
+def test_a_configuration_names_its_class(config: PreTrainedConfig, name: str, generates: bool) -> None:
+    assert model_class(config).__name__ == name
+    assert can_generate(config) == generates
 
 
-def test_the_architectures_of_a_configuration_choose_among_several_classes() -> None:
-    assert model_class(LlamaConfig()).__name__ == "LlamaForCausalLM"
+def test_a_configuration_of_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"PreTrainedConfig cannot be split into stages: transformers .* has no model"):
+        model_class(PreTrainedConfig())
+
+
+def test_layers_of_a_configuration() -> None:
+    both = SiglipConfig(text_config={"num_hidden_layers": 3}, vision_config={"num_hidden_layers": 5})
+    assert layer_count(tiny_config("gpt2")) == LAYERS
+    assert layer_count(SiglipVisionConfig(num_hidden_layers=7)) == 7
+    both.architectures = ["SiglipForImageClassification"]
+    assert layer_count(both) == 5
+    both.architectures = ["SiglipModel"]
+    assert layer_count(both) == 3
+    with pytest.raises(ValueError, match="ResNetConfig cannot be split into stages: num_hidden_layers is None"):
+        layer_count(ResNetConfig())
 
 
 def test_importing_the_conversion_does_not_import_torch() -> None:

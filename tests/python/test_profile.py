@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_encoders import ENCODERS, VISION, save_tiny_encoder, tiny_encoder
 from tiny_models import FAMILIES, HIDDEN, LAYERS, VOCABULARY, save_tiny_model, tiny_config, tiny_model
-from transformers import LlamaConfig, MixtralConfig, T5Config
+from transformers import BertConfig, LlamaConfig, MixtralConfig, T5Config, ViTConfig
 
 from orbitsplit._model import demo_model
+from orbitsplit._network import Link, Network, Node
+from orbitsplit._plan import Workload
+from orbitsplit._planning import plan
 from orbitsplit._profile import ModelProfile
 from orbitsplit._profiling import profile
 from orbitsplit._stage import StageModel
@@ -97,6 +101,67 @@ def test_every_family_has_a_profile_that_its_stages_confirm(family: str, tmp_pat
     assert all(layer.prefill_flop > layer.decode_flop > 0 for layer in found.layers[1:-1])
 
 
+def test_flop_and_bytes_of_an_encoder() -> None:
+    found = profile(tiny_encoder("BertModel").config, prompt_tokens=TOKENS, batch_size=BATCH)
+    matrices = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * 64
+    for layer in found.layers[1:-1]:
+        assert layer.prefill_flop == BATCH * TOKENS * (2 * matrices + 2 * 2 * HIDDEN * TOKENS)
+    assert found.layers[-1].prefill_flop == BATCH * 2 * HIDDEN * HIDDEN  # the pooler sees the first token only
+    assert not found.generates
+    assert {layer.decode_flop for layer in found.layers} == {layer.kv_bytes(99) for layer in found.layers} == {0}
+    assert found.weight_bytes == sum(parameter.nbytes for parameter in tiny_encoder("BertModel").parameters())
+    at_least = BATCH * TOKENS * 4 * (2 * HIDDEN + 64)  # the residual and its copy beside the feed-forward
+    assert at_least <= found.workspace_bytes <= 3 * at_least
+
+
+def test_an_image_says_how_many_tokens_it_is() -> None:
+    found = profile(tiny_encoder("ViTForImageClassification").config, prompt_tokens=999, batch_size=BATCH)
+    assert (found.prompt_tokens, found.hidden_size, found.architecture) == (17, HIDDEN, "ViTForImageClassification")
+    patches = 16 * 2 * HIDDEN * 3 * 2 * 2
+    matrices = 4 * HIDDEN * HIDDEN + 2 * HIDDEN * 64
+    assert found.layers[0].prefill_flop == BATCH * patches
+    assert found.layers[1].prefill_flop == BATCH * 17 * (2 * matrices + 2 * 2 * HIDDEN * 17)
+    assert found.layers[-1].prefill_flop == BATCH * 2 * HIDDEN * 10
+
+
+def test_a_vision_transformer_of_1_8_billion_parameters() -> None:
+    huge = ViTConfig(hidden_size=1664, intermediate_size=8192, num_hidden_layers=48, num_attention_heads=16)
+    found = profile(huge, batch_size=64)
+    assert found.prompt_tokens == 14 * 14 + 1
+    assert found.weight_bytes / 4 == pytest.approx(1.85e9, rel=1e-2)
+    assert found.layers[7].prefill_flop == pytest.approx(64 * 197 * 2 * found.layers[7].weight_bytes / 4, rel=0.02)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *VISION])
+def test_every_encoder_has_a_profile_that_its_stages_confirm(name: str, tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, name)
+    found = profile(tmp_path, prompt_tokens=8)
+    for start, stop in ((0, 1), (0, 2), (2, 4), (LAYERS + 1, LAYERS + 2)):
+        stage = StageModel.load(tmp_path, start, stop)
+        assert stage.weight_bytes == sum(layer.weight_bytes for layer in found.layers[start:stop])
+    assert found.hidden_size == HIDDEN
+    assert all(layer.prefill_flop > 0 for layer in found.layers[1:-1])
+
+
+@pytest.mark.parametrize("name", ["RobertaForSequenceClassification", "Dinov2Model"])
+def test_a_measured_encoder_can_be_planned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_encoder(tmp_path, name)
+    ticks = itertools.count()  # every look at the clock takes a second
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(ticks)))
+    found = profile(tmp_path, prompt_tokens=4, measure=True)
+    assert [(layer.prefill_s, layer.decode_s) for layer in found.layers] == [(1.0, None)] * (LAYERS + 2)
+    assert (found.overhead_prefill_s, found.overhead_decode_s, found.is_measured) == (2.0, 0.0, True)
+    found.save(tmp_path / "profile.json")
+    assert ModelProfile.load(tmp_path / "profile.json") == found
+    memory_bytes = found.weight_bytes + found.workspace_bytes - 1  # not enough for all of it
+    nodes = [Node(name, memory_bytes=memory_bytes, slowdown=2.0) for name in ("a", "b")]
+    network = Network(name="two", nodes=tuple(nodes), links=(Link("a", "b", 1e6, 0.0), Link("b", "a", 1e6, 0.0)))
+    made = plan(found, network, Workload(micro_batches=4, prompt_tokens=found.prompt_tokens))
+    assert len(made.stages) == 2
+    assert made.prediction is not None
+    assert made.prediction.token_step_s == 0.0
+
+
 def test_models_of_any_size_from_their_configuration() -> None:
     llama = LlamaConfig(
         hidden_size=8192,
@@ -175,6 +240,13 @@ def test_a_file_that_is_no_profile_is_named(text: str, tmp_path: Path) -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         profile(tiny_config(), **arguments)
+
+
+def test_more_tokens_than_a_model_takes_are_refused() -> None:
+    config = BertConfig(max_position_embeddings=64, num_hidden_layers=1, architectures=["BertModel"])
+    assert profile(config, prompt_tokens=64).prompt_tokens == 64
+    with pytest.raises(ValueError, match=r"^BertModel cannot be split .*: a forward of 65 tokens fails \(.*\)$"):
+        profile(config, prompt_tokens=65)
 
 
 def test_a_model_that_cannot_be_split_is_refused() -> None:

@@ -15,8 +15,8 @@ def test_the_examples_print_what_they_say() -> None:
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
     names: dict[str, object] = {}
-    # The block between needs a model; test_pipeline and test_demo run what it shows.
-    for code, expected in ((blocks[0], shown[0]), (blocks[2], shown[1]), (blocks[3], shown[2])):
+    # The two between need a model; test_pipeline, test_pipeline_calls and test_demo run what they show.
+    for code, expected in ((blocks[0], shown[0]), (blocks[3], shown[1]), (blocks[4], shown[2])):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, str(README), "exec"), names)

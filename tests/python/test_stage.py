@@ -7,19 +7,22 @@ import sys
 from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_encoders import ENCODERS, VISION, save_tiny_encoder, tiny_images, tiny_texts
 from tiny_models import FAMILIES, HIDDEN, LAYERS, VOCABULARY, save_tiny_model, tiny_config, tiny_prompts
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, T5Config
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T5Config
 
 from orbitsplit._model import demo_model, load_tokenizer
 from orbitsplit._stage import StageModel
 
 TOP = LAYERS + 2  # the number of layers as a problem counts them
 STEPS = 6
+PARTITIONS = [(3,), (1, 5), (1, 2, 3), (1, 2, 3, 5)]  # two to five stages
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -72,6 +75,126 @@ def assert_equal(ours: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list
 def assert_equal_to_generate(model: PreTrainedModel, stages: list[StageModel], lengths: tuple[int, ...]) -> None:
     ids, mask = tiny_prompts(lengths)
     assert_equal(run_stages(stages, ids, mask, STEPS), unsplit(model, ids, mask))
+
+
+def run_once(stages: list[StageModel], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hand the hidden state of whole sequences from stage to stage; return what the last one puts out."""
+    x: Tensor | dict[str, Tensor] | None = None
+    for stage in stages:
+        assert not isinstance(x, dict)
+        seen = {"attention_mask", "position_ids"} if stage.start > 0 else inputs.keys()
+        x = stage.forward_once(x, {k: v if k in seen else torch.zeros_like(v) for k, v in inputs.items()})
+    assert isinstance(x, dict)
+    return x
+
+
+def assert_equal_to_forward(model: PreTrainedModel, stages: list[StageModel], inputs: dict[str, Tensor]) -> None:
+    """Compare the stages with one forward of the whole model."""
+    with torch.no_grad():
+        output = model(**inputs, use_cache=False) if stages[0].generates else model(**inputs)
+    expected = {name: value for name, value in output.items() if isinstance(value, Tensor)}
+    found = run_once(stages, inputs)
+    assert found.keys() == expected.keys() != set()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        assert float((found[name] - value).abs().max()) <= 1e-4 * float(value.abs().max())
+
+
+def assert_partitions_equal_to_forward(directory: Path, model: PreTrainedModel, *inputs: dict[str, Tensor]) -> None:
+    spans = {span for cuts in PARTITIONS for span in pairwise((0, *cuts, TOP))}
+    loaded = {span: StageModel.load(directory, *span) for span in spans}
+    for cuts in PARTITIONS:
+        stages = [loaded[span] for span in pairwise((0, *cuts, TOP))]
+        for one in inputs:
+            assert_equal_to_forward(model, stages, one)
+
+
+def own_bytes(model: PreTrainedModel, stages: list[StageModel]) -> tuple[int, int]:
+    """Return the bytes that all stages hold together, and those of the model with a tied head counted twice."""
+    tied = {source for source in (model.all_tied_weights_keys or {}).values() if "embed" in source}
+    twice = sum(parameter.nbytes for name, parameter in model.named_parameters() if name in tied)
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    return sum(stage.weight_bytes for stage in stages), whole + twice
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoders_run_whole_sequences_padded_on_either_side(family: str, tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path, family)
+    ids, mask = tiny_prompts((3, 9, 5, 1))
+    left, whole = {"input_ids": ids, "attention_mask": mask}, {"input_ids": tiny_prompts((7, 7))[0]}
+    assert_partitions_equal_to_forward(tmp_path, model, left, tiny_texts((3, 9, 5, 1)), whole)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_equal_the_unsplit_model(name: str, tmp_path: Path) -> None:
+    model = save_tiny_encoder(tmp_path, name)
+    padded, whole = tiny_texts((3, 9, 5, 1)), {"input_ids": tiny_texts((7, 7))["input_ids"]}
+    assert_partitions_equal_to_forward(tmp_path, model, padded, whole)
+    stages = load_stages(tmp_path, (1, 3, 5))
+    assert [(stage.generates, stage.generation_config) for stage in stages] == [(False, None)] * 4
+    held, expected = own_bytes(model, stages)
+    assert held == expected
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_vision_transformers_equal_the_unsplit_model(name: str, tmp_path: Path) -> None:
+    model = save_tiny_encoder(tmp_path, name)
+    assert_partitions_equal_to_forward(tmp_path, model, {"pixel_values": tiny_images(3, channels=3)[0]})
+    held, expected = own_bytes(model, load_stages(tmp_path, (1, 3, 5)))
+    assert held == expected
+
+
+@pytest.mark.parametrize("name", ["gemma3_text", "ModernBertForSequenceClassification", "ViTForImageClassification"])
+def test_whole_sequences_may_be_cut_anywhere(name: str, tmp_path: Path) -> None:
+    inputs = {"pixel_values": tiny_images(2, channels=3)[0]} if name in VISION else tiny_texts((2, 8, 5))
+    model = save_tiny_model(tmp_path, name) if name in FAMILIES else save_tiny_encoder(tmp_path, name)
+    loaded = {span: StageModel.load(tmp_path, *span) for span in combinations(range(TOP + 1), 2)}
+    for count in range(1, TOP + 1):
+        for cuts in combinations(range(1, TOP), count - 1):
+            assert_equal_to_forward(model, [loaded[span] for span in pairwise((0, *cuts, TOP))], inputs)
+
+
+def test_inputs_that_belong_to_positions_are_used_on_every_stage(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path, "llama")
+    ids, mask = tiny_prompts((3, 6))
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    assert_equal_to_forward(model, load_stages(tmp_path, (2, 4)), inputs)
+
+
+def test_segments_of_texts_are_those_of_the_first_stage(tmp_path: Path) -> None:
+    model = save_tiny_encoder(tmp_path, "BertModel")
+    inputs = tiny_texts((6, 3))
+    inputs["token_type_ids"] = torch.tensor([[0, 0, 1, 1, 1, 1], [0, 1, 1, 0, 0, 0]])
+    assert_equal_to_forward(model, load_stages(tmp_path, (2, 4)), inputs)
+
+
+def test_past_the_first_stage_pixels_are_looked_at_by_nobody(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, "ViTModel")
+    first, last = load_stages(tmp_path, (2,))
+    hidden = first.forward_once(None, {"pixel_values": tiny_images(2, channels=3)[0]})
+    assert isinstance(hidden, Tensor)
+    assert hidden.shape == (2, 17, HIDDEN)
+    zeros, other = (last.forward_once(hidden, {"pixel_values": torch.full((2, 3, 8, 8), v)}) for v in (0.0, torch.nan))
+    torch.testing.assert_close(zeros, other, rtol=0, atol=0)
+
+
+def test_an_end_without_weights_is_a_stage(tmp_path: Path) -> None:
+    model = save_tiny_encoder(tmp_path, "DistilBertModel")
+    *_, end = stages = load_stages(tmp_path, (TOP - 1,))
+    assert end.weight_bytes == 0
+    assert_equal_to_forward(model, stages, tiny_texts((4, 2)))
+
+
+def test_encoders_in_bfloat16(tmp_path: Path) -> None:
+    save_tiny_encoder(tmp_path, "ViTModel")
+    first, last = (StageModel.load(tmp_path, a, b, dtype=torch.bfloat16) for a, b in ((0, 3), (3, TOP)))
+    pixels = {"pixel_values": tiny_images(2, channels=3)[0]}
+    hidden = first.forward_once(None, pixels)
+    assert isinstance(hidden, Tensor)
+    output = last.forward_once(hidden, pixels)
+    assert isinstance(output, dict)
+    assert hidden.dtype == output["pooler_output"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -170,6 +293,43 @@ def test_an_encoder_decoder_model_is_refused(tmp_path: Path) -> None:
         StageModel.load(tmp_path, 0, 1)
 
 
+_SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 64}
+_IMAGES = {**_SIZES, "image_size": 8, "patch_size": 2}
+_TEXTS = {**_SIZES, "vocab_size": VOCABULARY}
+_DPT = {**_IMAGES, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+_T5 = {"d_model": HIDDEN, "num_layers": LAYERS, "num_heads": 4, "d_kv": 8, "d_ff": 64, "vocab_size": VOCABULARY}
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "fields", "reason"),
+    [
+        ("BeitModel", "beit", {**_IMAGES, "use_shared_relative_position_bias": True}, "layer 0 takes more than"),
+        ("MPNetModel", "mpnet", _TEXTS, "layer 0 takes more than the hidden state of the layer before it"),
+        ("AlbertModel", "albert", _TEXTS, "no list of 4 layers .* layers share weights"),
+        ("DebertaV2Model", "deberta-v2", {**_TEXTS, "relative_attention": True}, "layer 0 takes more than"),
+        ("T5EncoderModel", "t5", {**_T5, "is_encoder_decoder": False}, "layer 1 takes more than"),
+        ("T5EncoderModel", "t5", _T5, "encoder-decoder models are not split"),
+        ("CLIPTextModel", "clip_text_model", {**_TEXTS, "eos_token_id": 2}, "what comes after the layers takes more"),
+        ("ViTMAEModel", "vit_mae", _IMAGES, "what comes after the layers takes more than the hidden state"),
+        ("DPTForDepthEstimation", "dpt", _DPT, "what comes after the layers takes more than the hidden state of the"),
+        ("LlamaForSequenceClassification", "llama", _TEXTS, "no padding token"),
+        (
+            "SwinModel",
+            "swin",
+            {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]},
+            "the hidden state has another shape behind layer 0",
+        ),
+        ("Wav2Vec2Model", "wav2vec2", _SIZES, "it takes input_values of no known size, not token ids or images"),
+    ],
+)
+def test_a_model_that_would_be_something_else_split_is_refused(
+    name: str, model_type: str, fields: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    AutoConfig.for_model(model_type, **fields, architectures=[name]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"^{name} cannot be split into stages: .*{reason}.*$"):
+        StageModel.load(tmp_path, 0, 1)
+
+
 _PEAK = """
 import resource, sys
 from orbitsplit._stage import StageModel
@@ -203,6 +363,19 @@ def test_gemma_in_four_stages_continues_as_the_unsplit_model() -> None:
     tokens, _ = run_stages(stages, batch["input_ids"], batch["attention_mask"], 8)
     assert torch.equal(tokens, expected)
     assert "the capital of" in tokenizer.decode(tokens[0, -8:])  # the converted weights and tokenizer make sense
+
+
+@pytest.mark.real_model
+def test_mini_lm_in_three_stages_embeds_as_the_unsplit_model() -> None:
+    from all_minilm_l6_v2 import get_model_path
+
+    directory = get_model_path()
+    texts = ["A satellite passes over the station.", "Rain.", "The link is down until the next contact window opens."]
+    inputs = dict(AutoTokenizer.from_pretrained(directory)(texts, padding=True, return_tensors="pt"))
+    whole = AutoModel.from_pretrained(directory, dtype=torch.float32)
+    stages = load_stages(directory, (2, 5), top=8)
+    assert_equal_to_forward(whole, stages, inputs)
+    assert sum(stage.weight_bytes for stage in stages) == sum(parameter.nbytes for parameter in whole.parameters())
 
 
 def test_families_are_as_tiny_as_the_tests_assume() -> None:

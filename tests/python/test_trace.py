@@ -20,17 +20,34 @@ TRACE = Trace(nodes=("a", "b"), events=EVENTS, slowdowns=(1.0, 2.5))
 
 def test_merge_orders_events_and_counts_seconds_from_the_origin() -> None:
     recorders = [Recorder(), Recorder()]
+    for recorder in recorders:
+        recorder.begin(0)
+        recorder.begin(1)
     recorders[0].add("compute", 0, 0, 100.0, 101.0)
     recorders[0].add("compute", 1, 0, 102.0, 103.0)
     recorders[1].add("wait", 0, 0, 90.0, 101.5)
     recorders[1].add("compute", 0, 0, 101.5, 102.5)
-    trace = merge(("a", "b"), [r.events for r in recorders], origin_s=100.0, slowdowns=(1.0, 1.0))
+    recorded = [[*r.take(0)[0], *r.take(1)[0]] for r in recorders]
+    trace = merge(("a", "b"), recorded, origin_s=100.0, slowdowns=(1.0, 1.0))
     assert [(e.node, e.kind, e.start_s, e.stop_s) for e in trace.events] == [
         ("a", "compute", 0.0, 1.0),
         ("b", "wait", 0.0, 1.5),  # began before the run did
         ("b", "compute", 1.5, 2.5),
         ("a", "compute", 2.0, 3.0),
     ]
+
+
+def test_a_recorder_keeps_only_groups_it_was_told_of_and_forgets_what_was_taken() -> None:
+    recorder = Recorder()
+    recorder.begin(5)
+    recorder.add("compute", 5, 0, 1.0, 2.0, cpu_s=0.75)
+    recorder.add("compute", 6, 0, 1.0, 2.0, cpu_s=0.75)
+    recorder.begin(5)  # a group that begins again goes on
+    recorder.add("encode", 5, 1, 2.0, 2.5, cpu_s=0.25)
+    assert recorder.take(5) == ((("compute", 5, 0, 1.0, 2.0), ("encode", 5, 1, 2.0, 2.5)), 1.0)
+    assert recorder.take(5) == recorder.take(6) == ((), 0.0)
+    recorder.add("compute", 5, 2, 3.0, 4.0)
+    assert recorder.take(5) == ((), 0.0)
 
 
 def test_totals_are_seconds_per_node_and_kind() -> None:

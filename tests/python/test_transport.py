@@ -1,4 +1,4 @@
-"""Messages between processes: headers, the control store, and a channel between two real processes."""
+"""The control store, and channels between two real processes, session after session."""
 
 from __future__ import annotations
 
@@ -7,41 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import orbitsplit
-from orbitsplit import TransportError
-from orbitsplit.runtime._transport import HEADER_BYTES, ControlStore, Header, channel_tags
-
-HEADER = Header(
-    job=2**40, group=3, step=70_000, rows=4, tokens=300, is_end=True, payload_bytes=1000, deliver_s=1234.5678
-)
-
-
-def test_a_header_has_64_bytes_and_a_round_trip() -> None:
-    buffer = memoryview(bytearray(HEADER_BYTES + 1000))
-    HEADER.pack_into(buffer)
-    assert HEADER_BYTES == 64
-    assert Header.unpack_from(buffer) == HEADER
-
-
-def test_a_header_that_is_none_is_refused() -> None:
-    with pytest.raises(TransportError, match="message starts with"):
-        Header.unpack_from(memoryview(bytearray(HEADER_BYTES)))
-
-
-def test_a_payload_beyond_the_buffer_is_refused() -> None:
-    buffer = memoryview(bytearray(HEADER_BYTES + 1000))
-    HEADER.pack_into(buffer)
-    with pytest.raises(TransportError, match="announces 1000 bytes, its buffer holds 999"):
-        Header.unpack_from(buffer[:-1])
-
-
-def test_jobs_have_tags_of_their_own() -> None:
-    tags = [tag for job in range(100) for tag in channel_tags(job)]
-    assert len(set(tags)) == 200
-    assert max(channel_tags(2**29 - 1)) < 2**31
+from orbitsplit.runtime._transport import ControlStore
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +26,7 @@ def test_the_store_keeps_values_of_any_size(store: ControlStore, size: int) -> N
     key = f"value {size}"
     assert not store.has(key)
     store.put(key, data)
-    assert ControlStore.join(store.port).get(key) == data
+    assert ControlStore.join(store.address).get(key) == data
     store.remove(key)
     assert not store.has(key)
     assert not store.has(f"{key}#0")
@@ -66,62 +37,88 @@ def test_removing_what_is_not_there_is_fine(store: ControlStore) -> None:
 
 
 def test_the_store_listens_on_the_loopback_interface_only(store: ControlStore) -> None:
+    port = int(store.address.rpartition(":")[2])
     listening = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         sockets = [line.split() for line in Path(table).read_text().splitlines()[1:]]
         listening += [address for _, address, _, state, *_ in sockets if state == "0A"]
-    assert [address for address in listening if address.endswith(f":{store.port:04X}")] == [
-        f"0100007F:{store.port:04X}"
-    ]
+    assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
 
 
-# Both ranks of a channel; each prints what it saw. Rank 1 receives before and after rank 0 has sent.
+# Both ends of a channel; each prints what it saw.
 _PEER = """
-import json, os, sys, time
-from orbitsplit import TransportError
-from orbitsplit.runtime._emulation import LinkShaper
-from orbitsplit.runtime._transport import ControlStore, PeerLostError, Receiver, Sender, Transport, channel_tags
+import json, os, sys, threading, time
+from orbitsplit._conditions import LinkShape
+from orbitsplit.runtime._link_shaper import LinkShaper
+from orbitsplit.runtime._transport import ControlStore, PeerLostError, Receiver, Sender, Transport
+from orbitsplit.runtime._wire import Header
 
-rank, port = int(sys.argv[1]), int(sys.argv[2])
-store = ControlStore.join(port)
-transport = Transport(port, rank=rank, stages=2, timeout_s=60)
+rank, address = int(sys.argv[1]), sys.argv[2]
+store = ControlStore.join(address)
 seen = {}
-sizes = [0, 1, 1000, 4096, 7]
-for job in (0, 1):
-    tag = channel_tags(job)[0]
+
+def join(session):
+    return Transport(address, session, rank=rank, stages=2, timeout_s=60)
+
+# Messages of all sizes, with and without a key, undamaged and damaged.
+sizes = [0, 1, 1000, (4 << 20) - 96, (4 << 20) - 95, 9 << 20, 7]
+KEY = b"k" * 32
+for name, key, corrupt in (("plain", None, 0.0), ("secret", KEY, 0.0), ("corrupt", None, 1.0), ("both", KEY, 1.0)):
+    transport = join(name)
+    sender = receiver = None
     if rank == 0:
-        sender = Sender("link", 1, tag=tag, capacity=4096, shaper=LinkShaper())
+        shaper = LinkShaper(conditions=LinkShape("a", "b", corrupt=corrupt)) if corrupt else None
+        sender = Sender(transport, "link", 1, shaper=shaper, key=key)
         for k, size in enumerate(sizes):
-            sender.send(bytes([k + 1]) * size, job=job, group=k % 2, step=k, rows=2, tokens=3)
-        sender.end(job=job, group=1)
+            header = Header(1, group=k % 3, step=k, rows=2, tokens=3)
+            sender.send(header, bytes([k + 1]) * size, description=b"d" * (k % 2))
+            sender.send(Header(2, group=k % 3), is_answered=False)
         sender.drain()
+        seen[name] = sender.sent
     else:
-        receiver = Receiver("link", 0, tag=tag, capacity=4096)
-        receiver.expect(len(sizes))
+        receiver = Receiver(transport, "link", 0, key=key)
         got = []
-        for k in range(len(sizes) + 1):
-            if k == 3:
-                receiver.expect(1)
-            header, payload = receiver.receive()
-            ok = bytes(payload) == bytes([k + 1]) * len(payload)
-            got.append([header.job, header.group, header.step, len(payload), header.is_end, ok])
-        seen[f"job {job}"] = got
-tag = channel_tags(2)[0]
+        for k in range(2 * len(sizes)):
+            header, description, payload = receiver.receive()
+            whole = payload is not None and bytes(payload) == bytes([k // 2 + 1]) * len(payload)
+            size = None if payload is None else len(payload)
+            got.append([header.kind, header.group, header.step, len(description), size, whole])
+        seen[name] = got
+    transport.close()
+
+# An emulated link delivers later.
+transport = join("slow")
 if rank == 0:
-    sender = Sender("link", 1, tag=tag, capacity=10, shaper=LinkShaper(latency_s=0.05))
-    try:
-        sender.send(b"x" * 11, job=2, group=0, step=0)
-    except TransportError as error:
-        seen["too large"] = str(error)
+    shaper = LinkShaper(latency_s=0.05)
+    sender = Sender(transport, "link", 1, shaper=shaper)
     seen["sent_s"] = time.monotonic()
-    sender.send(b"x" * 10, job=2, group=0, step=0)
+    sender.send(Header(1), b"x")
+    sender.drain()
+else:
+    Receiver(transport, "link", 0).receive()
+    seen["received_s"] = time.monotonic()
+transport.close()
+
+# Who waits can be freed, and joins the next session.
+transport = join("interrupted")
+receiver = Receiver(transport, "link", 1 - rank)
+threading.Timer(0.2, transport.interrupt).start()
+try:
+    receiver.receive()
+except PeerLostError as error:
+    seen["interrupted"] = str(error)
+transport.close()
+
+# Who loses the other is told.
+transport = join("lost")
+if rank == 0:
+    sender = Sender(transport, "link", 1, shaper=None)
+    sender.send(Header(1), b"x")
     store.get("received")
     print(json.dumps(seen), flush=True)
     os._exit(1)
-receiver = Receiver("link", 0, tag=tag, capacity=10)
-receiver.expect(2)
+receiver = Receiver(transport, "link", 0)
 receiver.receive()
-seen["received_s"] = time.monotonic()
 store.put("received", b"")
 try:
     receiver.receive()
@@ -131,27 +128,64 @@ print(json.dumps(seen), flush=True)
 os._exit(0)
 """
 
+SIZES = [0, 1, 1000, (4 << 20) - 96, (4 << 20) - 95, 9 << 20, 7]
 
-@pytest.mark.timeout(120)
-def test_a_channel_between_two_processes(store: ControlStore) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(orbitsplit.__file__).parents[1])}
+
+@pytest.fixture(scope="module")
+def seen(store: ControlStore) -> list[dict[str, Any]]:
+    """What two processes saw of channels between them."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(orbitsplit.__file__).parents[1]),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _PEER, str(rank), str(store.port)],
-            stdout=subprocess.PIPE,
-            env=environment,
+            [sys.executable, "-c", _PEER, str(rank), store.address], stdout=subprocess.PIPE, env=environment
         )
         for rank in (0, 1)
     ]
     try:
-        sender, receiver = (json.loads(process.communicate(timeout=60)[0]) for process in processes)
+        return [json.loads(process.communicate(timeout=100)[0]) for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    for job in (0, 1):
-        expected = [[job, k % 2, k, size, False, True] for k, size in enumerate([0, 1, 1000, 4096, 7])]
-        assert receiver[f"job {job}"] == [*expected, [job, 1, 0, 0, True, True]]
-    assert sender["too large"] == "link: a frame of 11 bytes exceeds the receiver's 10"
-    assert receiver["received_s"] - sender["sent_s"] >= 0.05
-    assert receiver["lost"].startswith("link broke while receiving")
+
+
+def expected(*, arrives: bool) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+    for k, size in enumerate(SIZES):
+        is_whole = arrives or size == 0
+        rows.append([1, k % 3, k, k % 2, size if is_whole else None, is_whole])
+        rows.append([2, k % 3, 0, 0, 0, True])
+    return rows
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["plain", "secret"])
+def test_messages_of_any_size_arrive_in_order(seen: list[dict[str, Any]], name: str) -> None:
+    assert seen[0][name] == 2 * len(SIZES)
+    assert seen[1][name] == expected(arrives=True)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["corrupt", "both"])
+def test_flipped_bits_are_told_and_what_follows_arrives(seen: list[dict[str, Any]], name: str) -> None:
+    assert seen[1][name] == expected(arrives=False)
+
+
+@pytest.mark.timeout(120)
+def test_an_emulated_link_delivers_when_it_says(seen: list[dict[str, Any]]) -> None:
+    assert seen[1]["received_s"] - seen[0]["sent_s"] >= 0.05
+
+
+@pytest.mark.timeout(120)
+def test_who_waits_can_be_freed(seen: list[dict[str, Any]]) -> None:
+    assert all(side["interrupted"].startswith("link broke: ") for side in seen)
+
+
+@pytest.mark.timeout(120)
+def test_who_loses_the_other_is_told(seen: list[dict[str, Any]]) -> None:
+    assert seen[1]["lost"].startswith("link broke: ")

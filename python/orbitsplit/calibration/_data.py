@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._gguf import Progress
-from orbitsplit._model import load_tokenizer, open_model, read_config
+from orbitsplit._model import load_tokenizer, model_class, open_model, read_config
 
 from ._statistics import GOLDEN
 from ._task import Batch, Distributions, Embeddings, Task
@@ -32,16 +31,13 @@ def load_model(
 ) -> PreTrainedModel:
     """Return a whole model: the architecture that its configuration names.
 
-    Raises ValueError where transformers has no such class, FileNotFoundError for a path that does not exist.
+    Raises ValueError where transformers has none or it has a decoder beside its encoder, FileNotFoundError for a path
+    that does not exist.
     """
     if not isinstance(model, PreTrainedModel):
         source = open_model(model, progress=progress)
         config = read_config(source)
-        name = (config.architectures or ["no architecture"])[0]
-        architecture = getattr(transformers, name, None)
-        if architecture is None:
-            raise ValueError(f"{model} names {name}, which transformers {transformers.__version__} does not have")
-        model = architecture.from_pretrained(source, config=config, dtype=dtype)
+        model = model_class(config).from_pretrained(source, config=config, dtype=dtype)
     # Of a model with a head that is neither, such as that of masked tokens, the encoder counts.
     judged = is_causal(model) or is_classifier(model)
     encoder: PreTrainedModel = model if judged else model.base_model

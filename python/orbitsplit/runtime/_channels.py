@@ -6,19 +6,23 @@ tokens        plain int64, from the last stage back to the first; only their lat
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
 from torch import Tensor
 
 from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._compress import compress, decompress, frame_bytes
+from orbitsplit._compress import compress, decompress
+from orbitsplit._encoder import Decoder, Encoder
 from orbitsplit._errors import CorruptFrameError, TransportError
 
-from ._emulation import Pace
+from ._groups import Group
+from ._pace import Pace
 from ._record import Traffic
-from ._schedule import Job, Step
-from ._transport import Header, Receiver, Sender
+from ._schedule import Kind, Message
+from ._transport import Receiver, Sender
+from ._wire import Header
 
 _TOKEN_BYTES = 8
 
@@ -28,43 +32,54 @@ def codebook_of(codec: CalibratedCodec | str) -> CalibratedCodec | None:
     return codec if isinstance(codec, CalibratedCodec) else None
 
 
-def activation_capacity(job: Job, hidden_size: int, dtype: str, codec: CalibratedCodec | str) -> int:
-    """Return the bytes of the largest frame of a job, for either end of a link."""
-    rows = job.largest_group
-    return max(frame_bytes((rows, tokens, hidden_size), dtype, codec) for tokens in (job.prompt_tokens, 1))
-
-
-def token_capacity(job: Job) -> int:
-    """Return the bytes of the largest message of tokens."""
-    return _TOKEN_BYTES * job.largest_group
-
-
 class ActivationOutlet:
     """Encodes activations and sends them on."""
 
-    def __init__(
-        self, sender: Sender, pace: Pace, *, job: Job, codec: CalibratedCodec | str, half_duplex: bool
-    ) -> None:
-        self.traffic = Traffic()
+    def __init__(self, sender: Sender, pace: Pace, *, codec: CalibratedCodec | str, half_duplex: bool) -> None:
         self._sender = sender
         self._pace = pace
-        self._job = job
         self._codec = codec
         self._half_duplex = half_duplex
+        self._traffic: dict[int, Traffic] = {}
+        # Steps have few shapes: [rows of a group, 1, H].
+        self._encoders: dict[torch.Size, Encoder] = {}
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        """Encode the first activation [b, S, H] of a group and send it with the group's description."""
+        if group.is_recorded:
+            self._traffic.setdefault(group.id, Traffic())
+        self._send(Kind.BEGIN, group.id, 0, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Encode an activation [b, S, H] and send it."""
-        frame = self._pace.run("encode", group, step, lambda: compress(x.contiguous(), codec=self._codec))
-        rows, tokens = x.shape[:2]
-        start_s, stop_s = self._sender.send(frame, job=self._job.id, group=group, step=step, rows=rows, tokens=tokens)
+        """Encode an activation [b, 1, H] and send it."""
+        self._send(Kind.STEP, group, step, x, b"")
+
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        """Send a message without an activation on."""
+        self._sender.send(Header(kind, group), is_answered=False)
+
+    def take_traffic(self, group: int) -> Traffic:
+        """Return what was sent of a group, and forget it."""
+        return self._traffic.pop(group, Traffic())
+
+    def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
+        frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), step))
+        header = Header(kind, group, step, rows=x.shape[0], tokens=x.shape[1], has_own_check=True)
+        start_s, stop_s = self._sender.send(header, frame, description=description)
         self._pace.recorder.add("send", group, step, start_s, stop_s)
-        self.traffic = self.traffic.plus(len(frame), x.nbytes, is_prefill=step == 0)
+        if group in self._traffic:
+            self._traffic[group] = self._traffic[group].plus(len(frame), x.nbytes, is_prefill=step == 0)
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 
-    def end(self, group: int) -> None:
-        """Pass the end of the group on."""
-        self._sender.end(job=self._job.id, group=group)
+    def _encode(self, x: Tensor, step: int) -> bytes | memoryview:
+        if step == 0:
+            frame: bytes = compress(x, codec=self._codec)
+            return frame
+        encoder = self._encoders.get(x.shape)
+        if encoder is None:
+            encoder = self._encoders[x.shape] = Encoder(self._codec, x.shape, x.dtype)
+        return encoder.encode(x)
 
 
 class ActivationInlet:
@@ -75,7 +90,6 @@ class ActivationInlet:
         receiver: Receiver,
         pace: Pace,
         *,
-        job: Job,
         hidden_size: int,
         dtype: torch.dtype,
         link: str,
@@ -84,91 +98,108 @@ class ActivationInlet:
         self._codebook = codebook
         self._receiver = receiver
         self._pace = pace
-        self._job = job
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._link = link
+        # What a step decodes into is read before the next one comes.
+        self._decoders: dict[int, Decoder] = {}
 
-    def expect(self, messages: int) -> None:
-        """Post receives ahead."""
-        self._receiver.expect(messages)
+    def receive(self) -> Message:
+        """Wait for the next message. One whose frame is damaged says so instead.
 
-    def receive(self) -> Step:
-        """Wait for an activation [b, S, H] or the end of a group.
-
-        Raises:
-            TransportError: The message is not of this job, or its frame is damaged; the message names the link.
+        Raises TransportError if a message makes no sense, or its frame another activation than announced.
         """
-        header, payload = _receive(self._receiver, self._pace, self._job, self._link)
-        if header.is_end:
-            return Step(header.group, header.step, None)
-        where = f"{self._link}, group {header.group}, step {header.step}"
+        asked_s = time.monotonic()
+        header, description, payload = self._receiver.receive()
+        kind = _kind(header, self._link)
+        if kind not in (Kind.BEGIN, Kind.STEP):
+            return Message(kind, header.group)
+        begun = Group.from_json(bytes(description)) if kind is Kind.BEGIN else None
+        if begun is not None and begun.is_recorded:
+            self._pace.recorder.begin(begun.id)
+        record_arrival(self._pace, header, asked_s, time.monotonic())
+        if payload is None:
+            return Message(Kind.DAMAGED, header.group)
         try:
-            x = self._pace.run("decode", header.group, header.step, lambda: self._decode(payload))
-        except CorruptFrameError as error:
-            raise TransportError(f"{where}: corrupt frame of {len(payload)} bytes: {error}") from error
-        expected = (header.rows, header.tokens, self._hidden_size)
-        if x.shape != expected or x.dtype != self._dtype:
-            raise TransportError(f"{where}: the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
-        return Step(header.group, header.step, x)
+            x = self._pace.run("decode", header.group, header.step, lambda: self._decode(payload, header))
+        except CorruptFrameError:
+            return Message(Kind.DAMAGED, header.group)
+        except ValueError as error:
+            raise TransportError(f"{self._link}, group {header.group}, step {header.step}: {error}") from error
+        return Message(kind, header.group, header.step, x, begun)
 
-    def _decode(self, payload: memoryview) -> Tensor:
-        elements = self._job.largest_group * self._job.prompt_tokens * self._hidden_size
-        limit = elements * self._dtype.itemsize
-        x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=limit)
+    def _decode(self, payload: memoryview, header: Header) -> Tensor:
+        """Decode a frame. Raises ValueError if it holds another activation than announced."""
+        if header.step and header.tokens == 1:
+            decoder = self._decoders.get(header.rows)
+            if decoder is None:
+                shape = (header.rows, 1, self._hidden_size)
+                decoder = Decoder(shape, self._dtype, codebook=self._codebook, framework="torch")
+                self._decoders[header.rows] = decoder
+            arrived: Tensor = decoder.decode(payload)
+            return arrived
+        expected = (header.rows, header.tokens, self._hidden_size)
+        limit = math.prod(expected) * self._dtype.itemsize
+        x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, limit))
+        if x.shape != expected or x.dtype != self._dtype:
+            raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
         return x
 
 
 class TokenOutlet:
     """Sends new tokens back to the first stage."""
 
-    def __init__(self, sender: Sender, *, job: Job) -> None:
+    def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._job = job
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        """Send the first tokens [b] of a group."""
+        self.send(group.id, 0, x)
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Send the new tokens [b]."""
-        self._sender.send(x.contiguous().numpy().tobytes(), job=self._job.id, group=group, step=step, rows=len(x))
+        """Send new tokens [b]."""
+        self._sender.send(Header(Kind.STEP, group, step, rows=len(x)), x.contiguous().numpy().tobytes())
 
-    def end(self, group: int) -> None:
-        """Tell nobody: the first stage ends groups."""
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""
+        if kind is Kind.DAMAGED:
+            self._sender.send(Header(kind, group), is_answered=False)
 
 
 class TokenInlet:
     """Receives new tokens on the first stage."""
 
-    def __init__(self, receiver: Receiver, pace: Pace, *, job: Job, link: str) -> None:
+    def __init__(self, receiver: Receiver, link: str) -> None:
         self._receiver = receiver
-        self._pace = pace
-        self._job = job
         self._link = link
 
-    def expect(self, messages: int) -> None:
-        """Post receives ahead."""
-        self._receiver.expect(messages)
+    def receive(self) -> tuple[Message, Header, float]:
+        """Wait for new tokens [b], or the word that something was damaged; return also the header, and when it came.
 
-    def receive(self) -> Step:
-        """Wait for new tokens [b].
-
-        Raises:
-            TransportError: The message is not of this job, or is not one token per row.
+        Raises TransportError if the message is neither.
         """
-        header, payload = _receive(self._receiver, self._pace, self._job, self._link)
-        if header.is_end or len(payload) != _TOKEN_BYTES * header.rows:
-            raise TransportError(f"{self._link}: {len(payload)} bytes are not {header.rows} tokens")
-        return Step(header.group, header.step, torch.frombuffer(bytearray(payload), dtype=torch.int64))
-
-
-def _receive(receiver: Receiver, pace: Pace, job: Job, link: str) -> tuple[Header, memoryview]:
-    asked_s = time.monotonic()
-    header, payload = receiver.receive()
-    got_s = time.monotonic()
-    if header.job != job.id or header.group >= job.groups:
-        raise TransportError(
-            f"{link}: a message of job {header.job}, group {header.group} in job {job.id} of {job.groups} groups"
+        header, _, payload = self._receiver.receive()
+        kind = _kind(header, self._link)
+        if kind is Kind.DAMAGED or payload is None:
+            return Message(Kind.DAMAGED, header.group), header, time.monotonic()
+        if kind is not Kind.STEP or len(payload) != _TOKEN_BYTES * header.rows:
+            raise TransportError(f"{self._link}: {len(payload)} bytes of kind {kind.name} are not {header.rows} tokens")
+        tokens = (
+            torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
         )
-    if not header.is_end:
-        due_s = min(max(asked_s, header.deliver_s), got_s)
-        pace.recorder.add("wait", header.group, header.step, asked_s, due_s)
-        pace.recorder.add("receive", header.group, header.step, due_s, got_s)
-    return header, payload
+        return Message(kind, header.group, header.step, tokens), header, time.monotonic()
+
+
+def _kind(header: Header, link: str) -> Kind:
+    try:
+        return Kind(header.kind)
+    except ValueError:
+        raise TransportError(f"{link}: a message is of kind {header.kind}, which does not exist") from None
+
+
+def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float) -> None:
+    """Record how long a message was waited for: until it was due, and until it was there."""
+    # A link that is not emulated does not tell when a message was due.
+    due_s = min(max(asked_s, header.deliver_s), got_s) if header.deliver_s else got_s
+    pace.recorder.add("wait", header.group, header.step, asked_s, due_s)
+    pace.recorder.add("receive", header.group, header.step, due_s, got_s)

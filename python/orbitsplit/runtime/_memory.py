@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_VMSTAT = Path("/proc/vmstat")
 
 
 def resident_bytes() -> int:
@@ -32,3 +33,16 @@ def _from_status(key: str) -> int | None:
 def _max_rss() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is that of an allocation that failed; torch has no exception of its own for it."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory, 0 where it does not tell."""
+    if not _VMSTAT.exists():
+        return 0
+    lines = (line.split() for line in _VMSTAT.read_text(encoding="ascii").splitlines())
+    return next((int(count) for name, count in lines if name == "oom_kill"), 0)

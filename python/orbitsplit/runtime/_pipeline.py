@@ -1,30 +1,35 @@
-"""Run a plan on this machine: one process per stage, and tokens like transformers' own."""
+"""Run a plan: one process per stage, tokens and outputs like transformers' own, and on it goes after a failure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import queue
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+from transformers.utils.generic import ModelOutput
 
 from orbitsplit._codebook import Codebook
+from orbitsplit._conditions import LinkConditions
 from orbitsplit._errors import TransportError
-from orbitsplit._model import open_model, read_config
+from orbitsplit._model import layer_count, open_model, read_config
 from orbitsplit._plan import Plan
 
-from . import _control as control
-from ._codec_file import CodecFile
-from ._control import Ready, Setup, StageRecord
-from ._prompts import check_token, check_tokens, padding_mask
+from ._control import StageRecord
+from ._generation import Generation, GroupState, OnEnd, OnTokens
+from ._groups import Group, Sampling, described_inputs, packed_mask, rows_of
+from ._prompts import check_inputs, check_token, check_tokens, padding_mask
 from ._run import Run, measure
-from ._schedule import Job
-from ._supervise import Workers
-from ._transport import ControlStore
+from ._sessions import Progress, Recovery, Replan, Sessions, Where
 
-Progress = Callable[[str, float], None]
+# Temperature, top_k and top_p of transformers' generate where neither the caller nor the model says any.
+_USUAL_SAMPLING = (1.0, 50, 1.0)
 
 
 class Pipeline:
@@ -32,13 +37,20 @@ class Pipeline:
 
     `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads the weights of
     its own stage only (and compares them with the `codebook`, which a plan with levels needs: itself or its file), in
-    `dtype` (float32, bfloat16 or float16), and computes with `threads` threads; both are the
-    plan's by default, and `plan` is the plan with what is in force. Links have
-    the rates and latencies of the plan and nodes its slow-downs. `progress` is called with a phase and a fraction.
-    Processes have `start_timeout_s` seconds to get ready; later one that gives no sign of life for
-    `heartbeat_timeout_s` seconds ends the pipeline. `last_run` holds the measurements of the last `generate`.
+    `dtype` (float32, bfloat16 or float16), and computes with `threads` threads; both are the plan's by default, and
+    `plan` is the plan with what is in force. Links have the rates and latencies of the plan, or what `conditions` say
+    of them over time, and nodes their slow-downs. At most `most_groups` groups of sequences are under way at once (by
+    default the plan's micro-batches, or as many as there are stages); others wait their turn.
 
-    A pipeline whose node or link failed ends all its processes and raises TransportError on further use.
+    Processes have `start_timeout_s` seconds to get ready. Later one that gives no sign of life for
+    `heartbeat_timeout_s` seconds is lost, and so is a link whose message is `stall_timeout_s` seconds late. After a
+    loss `replan(plan, nodes, links)` is asked for a plan without the nodes and links lost so far (see `replanner`);
+    what was being generated goes on from the tokens there are, and `recoveries` says what happened. Without `replan`,
+    or if it finds no plan, all processes end and what was under way raises TransportError, as does all further use. A
+    frame that arrives damaged is no loss: its group is begun again.
+
+    With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
+    `last_run` holds the measurements of the last `generate` or `forward`, None if something was lost during it.
 
     Example:
         >>> with Pipeline(plan, "path-or-hub-id") as pipe:                     # doctest: +SKIP
@@ -58,38 +70,58 @@ class Pipeline:
         codebook: Codebook | str | Path | None = None,
         dtype: str | None = None,
         threads: int | None = None,
+        conditions: LinkConditions | None = None,
+        replan: Replan | None = None,
+        most_groups: int | None = None,
+        secret: str | None = None,
         start_timeout_s: float = 600.0,
         heartbeat_timeout_s: float = 8.0,
+        stall_timeout_s: float = 10.0,
         progress: Progress | None = None,
+        where: Where | None = None,
     ) -> None:
         model = plan.model if model is None else model
         if model is None:
             raise ValueError("the plan names no model: pass one to Pipeline")
+        if most_groups is not None and most_groups < 1:
+            raise ValueError(f"most_groups is {most_groups}, it must be at least 1")
         plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
-        self.plan = plan
+        if conditions is not None:
+            conditions.check(stage.node for stage in plan.stages)
         self.last_run: Run | None = None
         self._progress = progress or (lambda phase, fraction: None)
-        self._jobs = 0
-        self._unusable: str | None = None
+        self._next_group = 0
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
-        self._codecs = CodecFile(plan, codebook)
-        self._store = ControlStore.host()
-        self._workers = Workers(plan, self._store, heartbeat_timeout_s=heartbeat_timeout_s)
-        setup = Setup(plan.to_dict(), str(path), self._codecs.path, start_timeout_s)
-        try:
-            self._store.put(control.SETUP, setup.to_json())
-            self._workers.start()
-            self._ready = self._wait_until_ready(start_timeout_s)
-            self._check_memory()
-        except BaseException as error:
-            self._fail(error)
-            raise
+        self._sessions = Sessions(
+            plan,
+            path,
+            codebook=codebook,
+            conditions=conditions,
+            replan=replan,
+            most_groups=most_groups,
+            secret=secret,
+            start_timeout_s=start_timeout_s,
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            stall_timeout_s=stall_timeout_s,
+            progress=self._progress,
+            where=where or Where(),
+        )
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is running: after a loss, the one that was found for what is left."""
+        return self._sessions.plan
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Return the process id of each stage."""
-        return self._workers.pids
+        """The process id of each stage."""
+        return self._sessions.pids
+
+    @property
+    def recoveries(self) -> tuple[Recovery, ...]:
+        """What was lost so far, and how it went on."""
+        return tuple(self._sessions.recoveries)
 
     def generate(
         self,
@@ -99,37 +131,133 @@ class Pipeline:
         max_new_tokens: int,
         eos_token_id: int | Sequence[int] | None = None,
         pad_token_id: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        streamer: BaseStreamer | None = None,
         timeout_s: float | None = None,
     ) -> Tensor:
-        """Generate greedily and return prompts and new tokens [B, S + new], as transformers' generate does.
+        """Generate and return prompts and new tokens [B, S + new], as transformers' generate does.
 
         `input_ids` [B, S] are int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without
         a mask, padding is told from the pad token, unless that ends a sequence too. Stops at `max_new_tokens` or when
         every row has ended; ended rows are filled with the pad token. The tokens default to those of the model's
-        generation config; an empty sequence for `eos_token_id` ends no row early. The batch runs in as many groups as
-        the plan has micro-batches (at most B). Other settings of the generation config (penalties, forced tokens) are
-        not applied.
+        generation config; an empty sequence for `eos_token_id` ends no row early. Greedy, or with `do_sample` drawn:
+        the same tokens as transformers' after `torch.manual_seed(seed)`, with `temperature`, `top_k` and `top_p` of the
+        generation config where they are not given. The batch runs in as many groups as the plan has micro-batches (at
+        most B). Other settings of the generation config (penalties, forced tokens) are not applied. A `streamer` of
+        transformers gets the prompts and then each step's tokens.
 
         Raises:
             ValueError: Shapes, types, counts, tokens or padding are wrong. The pipeline can be used again.
-            TransportError: A node or a link failed, or `timeout_s` seconds passed. The pipeline cannot be used again.
+            TransportError: A node or a link failed and nothing could go on, or `timeout_s` seconds passed; `tokens` are
+                those so far. The pipeline cannot be used again.
         """
-        if self._unusable is not None:
-            raise TransportError(f"the pipeline cannot be used: {self._unusable}")
-        job, mask = self._describe(input_ids, attention_mask, max_new_tokens, eos_token_id, pad_token_id)
+        on_tokens: OnTokens | None = None
+        if streamer is not None:
+            on_tokens = streamer.put
+        generation = self._prepare(
+            input_ids,
+            attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            sampling=self._sampling(do_sample, temperature, top_k, top_p, seed),
+            is_recorded=True,
+            on_tokens=on_tokens,
+            on_end=None,
+        )
+        if streamer is not None:
+            streamer.put(input_ids)
+        self._run(generation, max_new_tokens, timeout_s)
+        if streamer is not None:
+            streamer.end()
+        return generation.tokens()
+
+    def submit(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        max_new_tokens: int,
+        eos_token_id: int | Sequence[int] | None = None,
+        pad_token_id: int | None = None,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        on_tokens: OnTokens | None = None,
+        on_end: OnEnd | None = None,
+    ) -> Generation:
+        """Start to generate and return at once; arguments as for `generate`. May be called from any thread.
+
+        `on_tokens(tokens)` is called for each step with the new tokens [B], `on_end(error)` once at the end, both by a
+        thread of the pipeline: they must return at once.
+
+        Raises ValueError for wrong arguments, TransportError if the pipeline has ended.
+        """
+        generation = self._prepare(
+            input_ids,
+            attention_mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            sampling=self._sampling(do_sample, temperature, top_k, top_p, seed),
+            is_recorded=False,
+            on_tokens=on_tokens,
+            on_end=on_end,
+        )
+        self._sessions.submit(generation)
+        return generation
+
+    def stream(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Iterator[Tensor]:
+        """Yield the new tokens [B] of each step as they come; arguments as for `generate`.
+
+        What is not read to its end is cancelled. Raises as `generate`.
+        """
+        steps: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
+        generation = self.submit(input_ids, attention_mask, on_tokens=steps.put, on_end=steps.put, **options)
         try:
-            return self._run(job, input_ids, mask, timeout_s)
-        except BaseException as error:
-            self._fail(error)
-            raise
+            while isinstance(step := steps.get(), Tensor):
+                yield step
+        finally:
+            generation.cancel()
+        if step is not None:
+            raise step
+
+    def forward(self, *, timeout_s: float | None = None, **inputs: Tensor) -> ModelOutput:
+        """Run one forward without a cache and return the model's output by name, as tensors [B, ...].
+
+        `inputs` are the model's: input_ids and attention_mask [B, S], token_type_ids, pixel_values [B, C, H, W]. The
+        batch runs in as many groups as the plan has micro-batches (at most B).
+
+        Raises as `generate`.
+        """
+        rows, tokens = check_inputs(inputs, vocabulary=self._sessions.ready[0].vocabulary)
+        mask = inputs.get("attention_mask")
+        states = []
+        for part in rows_of(rows, min(self.plan.workload.micro_batches, rows)):
+            own = {name: value[part] for name, value in inputs.items()}
+            group = Group(
+                id=self._number(),
+                rows=part.stop - part.start,
+                tokens=tokens,
+                mask=None if mask is None else packed_mask(mask[part]),
+                max_new_tokens=0,
+                inputs=described_inputs(own),
+                is_recorded=True,
+            )
+            states.append(GroupState(group, own))
+        generation = Generation(states)
+        self._run(generation, 1, timeout_s)
+        return ModelOutput(generation.outputs())
 
     def close(self) -> None:
         """End all processes. Closing twice is fine."""
-        if self._unusable is None:
-            self._unusable = "it is closed"
-            self._store.put(control.job_key(self._jobs), control.STOP)
-            self._workers.end(grace_s=5.0)
-            self._codecs.remove()
+        self._sessions.close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -139,54 +267,23 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _wait_until_ready(self, limit_s: float) -> list[Ready]:
-        stages = len(self.plan.stages)
-        keys = [control.ready_key(rank) for rank in range(stages)]
-
-        def report() -> None:
-            self._progress(f"starting {stages} processes", sum(map(self._store.has, keys)) / stages)
-
-        values = self._workers.wait_for(keys, limit_s=limit_s, on_poll=report, doing="starting")
-        report()
-        return [Ready.from_json(value) for value in values]
-
-    def _check_memory(self) -> None:
-        for rank, (stage, loaded) in enumerate(zip(self.plan.stages, self._ready, strict=True)):
-            if stage.memory_bytes is not None and loaded.weight_bytes > stage.memory_bytes:
-                raise ValueError(
-                    f"{self._workers.name(rank)} needs {loaded.weight_bytes:,} bytes for its weights in "
-                    f"{self.plan.dtype}, its limit is {stage.memory_bytes:,}"
-                )
-
-    def _run(self, job: Job, input_ids: Tensor, mask: Tensor, timeout_s: float | None) -> Tensor:
-        self._jobs += 1
-        part = [control.job_part_key(job.id, name) for name in ("tokens", "mask", "result")]
-        records = [control.job_part_key(job.id, str(rank)) for rank in range(len(self.plan.stages))]
-        self._store.put(part[0], input_ids.to("cpu", torch.int64).numpy().tobytes())
-        self._store.put(part[1], mask.to("cpu", torch.uint8).numpy().tobytes())
-        self._store.put(control.job_key(job.id), job.to_json())
-
-        def report() -> None:
-            self._progress("generating", min(1.0, self._workers.new_tokens() / job.max_new_tokens))
-
-        values = self._workers.wait_for(records, limit_s=timeout_s, on_poll=report, doing="generating")
-        result = torch.frombuffer(bytearray(self._store.get(part[2])), dtype=torch.int64).reshape(job.rows, -1)
-        for key in (control.job_key(job.id), *part, *records):
-            self._store.remove(key)
-        stage_records = [StageRecord.from_json(value) for value in values]
-        self.last_run = measure(self.plan, job, result.shape[1], self._ready, stage_records)
-        self._progress("generating", 1.0)
-        return result
-
-    def _describe(
+    def _prepare(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None,
+        *,
         max_new_tokens: int,
         eos_token_id: int | Sequence[int] | None,
         pad_token_id: int | None,
-    ) -> tuple[Job, Tensor]:
-        model = self._ready[0]
+        sampling: Sampling | None,
+        is_recorded: bool,
+        on_tokens: OnTokens | None,
+        on_end: OnEnd | None,
+    ) -> Generation:
+        self._sessions.check_usable()
+        model = self._sessions.ready[0]
+        if not model.generates or model.vocabulary is None:
+            raise ValueError("the model does not generate tokens: use forward")
         check_tokens(input_ids, vocabulary=model.vocabulary)
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}, it must be at least 1")
@@ -200,18 +297,83 @@ class Pipeline:
         # Ended rows of a group go on with it through the model.
         check_token("pad_token_id is", pad, vocabulary=model.vocabulary)
         rows, tokens = input_ids.shape
-        groups = min(self.plan.workload.micro_batches, rows)
-        return Job(self._jobs, rows, tokens, max_new_tokens, groups, eos, pad), mask
+        input_ids = input_ids.to("cpu", torch.int64)
+        states = []
+        for part in rows_of(rows, min(self.plan.workload.micro_batches, rows)):
+            group = Group(
+                id=self._number(),
+                rows=part.stop - part.start,
+                tokens=tokens,
+                mask=packed_mask(mask[part].cpu()),
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=eos,
+                pad_token_id=pad,
+                sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
+                is_recorded=is_recorded,
+            )
+            states.append(GroupState(group, input_ids[part]))
+        return Generation(
+            states, pad_token_id=pad, on_tokens=on_tokens, on_end=on_end, send_cancel=self._sessions.cancel
+        )
 
-    def _fail(self, error: BaseException) -> None:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        self._unusable = first_line
-        self._workers.end()
-        self._codecs.remove()
+    def _number(self) -> int:
+        # Taken from any thread; one operation of the interpreter, so no two get the same.
+        return next(self._sessions.group_numbers)
+
+    def _sampling(
+        self,
+        do_sample: bool,
+        temperature: float | None,
+        top_k: int | None,
+        top_p: float | None,
+        seed: int | None,
+    ) -> Sampling | None:
+        if not do_sample:
+            return None
+        of_model = self._sessions.ready[0].sampling
+        found = [_first(*values) for values in zip((temperature, top_k, top_p), of_model, _USUAL_SAMPLING, strict=True)]
+        temperature, top_k, top_p = float(found[0]), int(found[1]), float(found[2])
+        if not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ValueError(
+                f"temperature {temperature} must be above 0, top_k {top_k} at least 0, top_p {top_p} from above 0 to 1"
+            )
+        return Sampling(random.getrandbits(63) if seed is None else seed, temperature, top_k, top_p)
+
+    def _run(self, generation: Generation, steps: int, timeout_s: float | None) -> None:
+        """Submit a batch, wait for it, and take the measurements."""
+
+        def report() -> None:
+            self._progress("generating", min(1.0, generation.new_tokens / steps))
+
+        self._sessions.submit(generation)
+        try:
+            generation.wait(timeout_s, on_poll=report)
+            self.last_run = self._measure(generation)
+        except BaseException as error:
+            if isinstance(error, TransportError) and error.kind == "timeout":
+                error = self._sessions.late(error)
+            self._sessions.fail(error)
+            raise error from None
+        self._progress("generating", 1.0)
+
+    def _measure(self, generation: Generation) -> Run | None:
+        """Return what stages recorded, None where they did not in one session."""
+        states = list(generation.states.values())
+        groups = [state.group for state in states]
+        records = self._sessions.records(groups, {state.ended_in for state in states})
+        if records is None:
+            return None
+        parsed = [[StageRecord.from_json(data) for data in of_stage] for of_stage in records]
+        return measure(self.plan, groups, generation.new_tokens, self._sessions.ready, parsed)
+
+
+def _first(*values: float | None) -> float:
+    """Return the first of the values that is one."""
+    return next(value for value in values if value is not None)
 
 
 def _check_layers(plan: Plan, model: str | Path) -> None:
-    layers = read_config(model).get_text_config(decoder=True).num_hidden_layers
+    layers = layer_count(read_config(model))
     if plan.layers != layers + 2:
         raise ValueError(
             f"the plan has {plan.layers} layers, {model} has {layers + 2} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -47,3 +47,30 @@ def padding_mask(
         fault = "padding after its first token" if mask[row].any() else "nothing but padding"
         raise ValueError(f"row {row} of {source} has {fault}; prompts are padded on the left only")
     return mask
+
+
+# Inputs of a forward. Of others, values might matter on stages that do not get them.
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
+
+
+def check_inputs(inputs: Mapping[str, Tensor], *, vocabulary: int | None) -> tuple[int, int]:
+    """Return rows and tokens of the inputs of one forward; images have one token as far as masks count.
+
+    Raises:
+        ValueError: An input is unknown, or shapes do not agree.
+    """
+    unknown = sorted(set(inputs) - set(_INPUTS))
+    main = next((name for name in ("input_ids", "pixel_values") if name in inputs), None)
+    if unknown or main is None:
+        raise ValueError(
+            f"inputs are {', '.join(inputs) or 'none'}; expected input_ids or pixel_values, of {', '.join(_INPUTS)}"
+        )
+    if main == "input_ids":
+        check_tokens(inputs[main], vocabulary=vocabulary or 1 << 62)
+    elif inputs[main].dim() != 4 or 0 in inputs[main].shape:
+        raise ValueError(f"pixel_values are {list(inputs[main].shape)}, expected non-empty [B, C, H, W]")
+    rows, tokens = inputs[main].shape[0], inputs[main].shape[1] if main == "input_ids" else 1
+    for name, value in inputs.items():
+        if value.shape[0] != rows or (main == "input_ids" and value.shape != (rows, tokens)):
+            raise ValueError(f"{name} are {list(value.shape)}, {main} are {list(inputs[main].shape)}")
+    return rows, tokens

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 R = TypeVar("R", bound="Record")
 
@@ -29,9 +29,10 @@ class Record:
 
 
 def _restored(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and is_dataclass(kind):
-        return kind(**value)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        record = next((k for k in (kind, *get_args(kind)) if isinstance(k, type) and is_dataclass(k)), None)
+        return value if record is None else record(**value)
+    return tuple(_restored(None, item) for item in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,4 +61,12 @@ class Traffic:
             self.prefill_bytes + is_prefill * frame_bytes,
             self.decode_bytes + (not is_prefill) * frame_bytes,
             self.original_bytes + original_bytes,
+        )
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.frames + other.frames,
+            self.prefill_bytes + other.prefill_bytes,
+            self.decode_bytes + other.decode_bytes,
+            self.original_bytes + other.original_bytes,
         )

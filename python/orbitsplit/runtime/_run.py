@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,8 +12,8 @@ from orbitsplit._plan import Plan, PlanStage
 from orbitsplit._trace import Trace, merge
 
 from ._control import Ready, StageRecord
+from ._groups import Group
 from ._record import Traffic
-from ._schedule import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class LinkRun(Traffic):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of `Pipeline.generate`, measured.
+    """One call of `Pipeline.generate` or `forward`, measured.
 
     `prefill_s` lasts from the first stage's start on the first group to the last stage's end of prefill on the last
     one, `decode_s` from there to the arrival of the last token at the first stage. `new_tokens` is per sequence.
@@ -84,6 +86,18 @@ class Run:
         """Return the mean seconds per token step after prefill, 0 for a single token."""
         return self.decode_s / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
 
+    def against(self, plan: Plan) -> dict[str, tuple[float, float]] | None:
+        """Return predicted and measured seconds of `prefill_s`, `decode_s` and `total_s`.
+
+        None where the plan predicts nothing, or for another number of sequences, tokens of a prompt or new tokens.
+        """
+        planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
+        if plan.prediction is None or planned != (self.sequences, self.prompt_tokens, self.new_tokens):
+            return None
+        return {
+            name: (getattr(plan.prediction, name), getattr(self, name)) for name in ("prefill_s", "decode_s", "total_s")
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the trace as JSON-ready data, derived figures included."""
         plain = {name: getattr(self, name) for name in ("sequences", "prompt_tokens", "new_tokens", "groups")}
@@ -97,33 +111,64 @@ class Run:
         }
 
 
-def measure(plan: Plan, job: Job, columns: int, ready: Sequence[Ready], records: Sequence[StageRecord]) -> Run:
-    """Make a run's figures from what its stages recorded; `columns` is the length of the result's rows."""
+def measure(
+    plan: Plan,
+    groups: Sequence[Group],
+    new_tokens: int,
+    ready: Sequence[Ready],
+    records: Sequence[Sequence[StageRecord]],
+) -> Run:
+    """Make a run's figures from what stages recorded: `records[k][g]` is what stage k did for group g of the batch."""
     nodes = tuple(stage.node for stage in plan.stages)
-    first, last = records[0].events, records[-1].events
+    # Groups are numbered over the life of a pipeline; in a run from 0 on.
+    numbers = {group.id: number for number, group in enumerate(groups)}
+    recorded = [
+        [
+            (kind, numbers[group], step, start_s + shift_s, stop_s + shift_s)
+            for record in own
+            for kind, group, step, start_s, stop_s in record.events
+        ]
+        for own, shift_s in zip(records, _clock_shifts(ready), strict=True)
+    ]
+    first, last = recorded[0], recorded[-1]
     origin_s = min(start_s for kind, _, _, start_s, _ in first if kind == "compute")
     prefill_stop_s = max(stop_s for kind, _, step, _, stop_s in last if kind == "compute" and step == 0)
     stop_s = max(stop_s for kind, _, _, _, stop_s in first if kind in ("compute", "receive"))
-    trace = merge(
-        nodes,
-        [record.events for record in records],
-        origin_s=origin_s,
-        slowdowns=tuple(stage.slowdown for stage in plan.stages),
-    )
+    trace = merge(nodes, recorded, origin_s=origin_s, slowdowns=tuple(stage.slowdown for stage in plan.stages))
     totals = trace.totals()
+    joined = [_joined(own) for own in records]
     return Run(
-        sequences=job.rows,
-        prompt_tokens=job.prompt_tokens,
-        new_tokens=columns - job.prompt_tokens,
-        groups=job.groups,
+        sequences=sum(group.rows for group in groups),
+        prompt_tokens=groups[0].tokens,
+        new_tokens=new_tokens,
+        groups=len(groups),
         prefill_s=prefill_stop_s - origin_s,
-        decode_s=stop_s - prefill_stop_s,
+        decode_s=stop_s - prefill_stop_s if new_tokens else 0.0,
         stages=tuple(
             _stage_run(stage, totals[stage.node], loaded, record)
-            for stage, loaded, record in zip(plan.stages, ready, records, strict=True)
+            for stage, loaded, record in zip(plan.stages, ready, joined, strict=True)
         ),
-        links=tuple(_link_run(nodes[k], nodes[k + 1], totals[nodes[k]], records[k]) for k in range(len(plan.links))),
+        links=tuple(_link_run(nodes[k], nodes[k + 1], totals[nodes[k]], joined[k]) for k in range(len(plan.links))),
         trace=trace,
+    )
+
+
+def _clock_shifts(ready: Sequence[Ready]) -> list[float]:
+    """Return what to add to each stage's times so that all are on the first one's clock.
+
+    Monotonic clocks of different machines differ by hours, that of one machine not at all; between machines the clocks
+    of the day are relied on.
+    """
+    shifts = [stage.clock_offset_s - ready[0].clock_offset_s for stage in ready]
+    return [0.0 if abs(shift_s) < 1.0 else shift_s for shift_s in shifts]
+
+
+def _joined(records: Sequence[StageRecord]) -> StageRecord:
+    return StageRecord(
+        events=(),
+        cpu_s=sum(record.cpu_s for record in records),
+        traffic=functools.reduce(operator.add, (record.traffic for record in records)),
+        peak_bytes=max(record.peak_bytes for record in records),
     )
 
 

@@ -1,184 +1,233 @@
 """Who sends what when. Knows neither processes nor sockets, so it runs in a test as in a satellite.
 
-The rows of a batch are divided into groups. Each group has its own KV cache and runs through the chain on its own,
-so while one group is on a link another is computed: prefill fills the chain back to back, and a group starts to
-decode as soon as its first token is back, with no barrier in between.
+Rows run through the chain in groups. Each group has its own KV cache and runs on its own, so while one group is on a
+link another is computed: prefill fills the chain back to back, and a group starts to decode as soon as its first
+token is back, with no barrier in between. Groups may begin and end at any time.
 
-    first stage     drive    owns tokens and end-of-sequence state; sends activations on and tokens come back
+    first stage     Lead     begins groups, owns their tokens and their ends, sends the next step when a token is back
     other stages    follow   forward whatever arrives; the last one turns logits into tokens for the first
 
-Every message is an answer to one before it, except the prompts: nobody waits for anything but its next message.
+Every message is an answer to one before it, except those that begin a group. A group has one message under way, so
+where one arrives damaged, nothing else of the group is on any link: the group's place is told down the chain, and the
+first stage begins it again with the tokens it has.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ._record import Record
+from ._groups import Group
+
+# How often in a row a group is begun again after damage, with no token in between. Damage is rare where links work.
+MOST_DAMAGES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Job(Record):
-    """One batch to generate for: `rows` sequences of `prompt_tokens` tokens (padded), in `groups` groups."""
+class Kind(IntEnum):
+    """What a message says."""
 
-    id: int
-    rows: int
-    prompt_tokens: int
-    max_new_tokens: int
-    groups: int
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-
-    def rows_of(self, group: int) -> slice:
-        """Return the rows of a group; sizes differ by one at most, larger groups first."""
-        size, larger = divmod(self.rows, self.groups)
-        start = group * size + min(group, larger)
-        return slice(start, start + size + (group < larger))
-
-    @property
-    def largest_group(self) -> int:
-        """Return the number of rows of the largest group."""
-        return -(-self.rows // self.groups)
+    BEGIN = 0  # a group begins: its description, and what `x` of step 0 is
+    STEP = 1  # a further step
+    END = 2  # the group has ended, forget its cache
+    DAMAGED = 3  # what was to arrive was damaged
+    STOP = 4  # no more work
 
 
-class Step(NamedTuple):
-    """One message: what a group is at step `step` (0: prefill), or its end (`x` is None).
+class Message(NamedTuple):
+    """One message. `x` is an activation [b, S, H], or the new tokens [b] on the way back to the first stage."""
 
-    `x` is an activation [b, S, H], or the new tokens [b] on the way back to the first stage.
-    """
-
-    group: int
-    step: int
-    x: Tensor | None
+    kind: Kind
+    group: int = 0
+    step: int = 0
+    x: Tensor | None = None
+    begun: Group | None = None
 
 
 class Inlet(Protocol):
     """Where a stage gets its messages from, in the order they were sent."""
 
-    def expect(self, messages: int) -> None:
-        """Announce that at least so many more messages will come, so that room can be made for them ahead."""
-
-    def receive(self) -> Step:
+    def receive(self) -> Message:
         """Wait for the next message."""
 
 
 class Outlet(Protocol):
-    """Where a stage puts its results; neither call waits for the receiver."""
+    """Where a stage puts its results; no call waits for the receiver."""
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        """Send the first result of a group on, with what the next stage must know of it."""
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Send a result on."""
+        """Send a further result on."""
 
-    def end(self, group: int) -> None:
-        """Say that the group has ended."""
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        """Send a message without a result on: END, DAMAGED or STOP."""
 
 
 class Forward(Protocol):
     """What a stage computes, with one KV cache per group."""
 
-    def forward(self, group: int, step: int, x: Tensor) -> Tensor:
-        """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage."""
+    def begin(self, group: Group) -> None:
+        """Make room for a group, anew if it is there already."""
+
+    def forward(self, group: int, step: int, x: Any) -> Tensor:
+        """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage.
+
+        `x` is the activation of the stage before; on the first stage the tokens [b, S], or the inputs by name of a
+        group that generates nothing.
+        """
 
     def drop(self, group: int) -> None:
-        """Forget the group's KV cache."""
+        """Forget a group."""
 
 
-class Sequences:
-    """Tokens and end-of-sequence state of all rows, as in transformers' greedy generate.
+class Report(Protocol):
+    """Whom the first stage tells about its groups."""
 
-    A row ends with its first end-of-sequence token and is filled with the pad token from then on; a group ends
-    when all its rows have, or at `max_new_tokens`.
-    """
+    def tokens(self, group: int, tokens: Tensor) -> None:
+        """Say that a group got one more token [b] in each row."""
 
-    def __init__(self, job: Job, input_ids: Tensor) -> None:
-        self._job = job
-        self._tokens = torch.full((job.rows, job.prompt_tokens + job.max_new_tokens), job.pad_token_id)
-        self._tokens[:, : job.prompt_tokens] = input_ids
-        self._eos = torch.tensor(job.eos_token_ids, dtype=torch.int64)
-        self._running = torch.ones(job.rows, dtype=torch.bool)
-        self._lengths = [job.prompt_tokens] * job.groups
+    def end(self, group: int) -> None:
+        """Say that a group has ended."""
 
-    def prompt(self, group: int) -> Tensor:
-        """Return the group's prompts [b, S]."""
-        return self._tokens[self._job.rows_of(group), : self._job.prompt_tokens]
+    def fail(self, group: int, reason: str) -> None:
+        """Say that a group is given up."""
 
-    def append(self, group: int, tokens: Tensor) -> bool:
-        """Add one token [b] to each row of the group; return whether any row goes on."""
-        rows = self._job.rows_of(group)
-        running = self._running[rows]
-        self._tokens[rows, self._lengths[group]] = torch.where(running, tokens, self._job.pad_token_id)
-        self._lengths[group] += 1
-        self._running[rows] = running & ~torch.isin(tokens, self._eos)
-        return bool(self._running[rows].any()) and self.new_tokens(group) < self._job.max_new_tokens
 
-    def last(self, group: int) -> Tensor:
-        """Return the newest token of each row of the group [b, 1]."""
-        stop = self._lengths[group]
-        return self._tokens[self._job.rows_of(group), stop - 1 : stop]
+@dataclass
+class _Running:
+    """A group under way: `x` is what it began with, `got` the tokens since then, one [b] a step."""
 
-    def new_tokens(self, group: int) -> int:
-        """Return how many tokens the group has got."""
-        return self._lengths[group] - self._job.prompt_tokens
+    group: Group
+    x: Any
+    rows_running: Tensor
+    got: list[Tensor] = field(default_factory=list)
+    damages: int = 0
+    is_cancelled: bool = False
 
-    def result(self) -> Tensor:
-        """Return all rows [B, S + new], as long as the longest group."""
-        return self._tokens[:, : max(self._lengths)].clone()
+
+class Lead:
+    """The first stage. At most `most_groups` groups are under way; others wait in the order they came."""
+
+    def __init__(self, stage: Forward, outlet: Outlet, report: Report, *, most_groups: int) -> None:
+        self._stage = stage
+        self._outlet = outlet
+        self._report = report
+        self._most_groups = most_groups
+        self._waiting: deque[_Running] = deque()
+        self._running: dict[int, _Running] = {}
+
+    def begin(self, group: Group, x: Any) -> None:
+        """Begin a group: `x` are its tokens [b, S], or the inputs of its forward."""
+        rows_running = torch.ones(group.rows, dtype=torch.bool)
+        rows_running[list(group.ended_rows)] = False
+        self._waiting.append(_Running(group, x, rows_running))
+        self._fill()
+
+    def cancel(self, group: int) -> None:
+        """End a group as soon as its message is back; one that has ended already is no matter."""
+        for running in self._waiting:
+            if running.group.id == group:
+                self._waiting.remove(running)
+                self._report.end(group)
+                return
+        if group in self._running:
+            self._running[group].is_cancelled = True
+
+    def returned(self, message: Message) -> None:
+        """Take what the last stage sent: tokens, or the word that something was damaged."""
+        running = self._running[message.group]
+        if running.is_cancelled:
+            self._finish(running)
+        elif message.x is None:
+            self._begin_again(running)
+        elif not running.group.generates:
+            self._finish(running)
+        elif self._goes_on(running, message.x):
+            step = message.step + 1
+            x = self._stage.forward(message.group, step, running.got[-1][:, None])
+            self._outlet.send(message.group, step, x)
+        else:
+            self._finish(running)
+
+    def _fill(self) -> None:
+        while self._waiting and len(self._running) < self._most_groups:
+            running = self._waiting.popleft()
+            self._running[running.group.id] = running
+            self._start(running)
+
+    def _start(self, running: _Running) -> None:
+        self._stage.begin(running.group)
+        self._outlet.begin(running.group, self._stage.forward(running.group.id, 0, running.x))
+
+    def _goes_on(self, running: _Running, tokens: Tensor) -> bool:
+        """Add one token to each row, as transformers' generate does: a row that has ended gets the pad token."""
+        group = running.group
+        tokens = torch.where(running.rows_running, tokens, group.pad_token_id)
+        running.got.append(tokens)
+        running.damages = 0
+        running.rows_running &= ~torch.isin(tokens, torch.tensor(group.eos_token_ids, dtype=torch.int64))
+        self._report.tokens(group.id, tokens)
+        return bool(running.rows_running.any()) and len(running.got) < group.max_new_tokens
+
+    def _begin_again(self, running: _Running) -> None:
+        running.damages += 1
+        if running.damages > MOST_DAMAGES:
+            self._report.fail(running.group.id, f"{running.damages} of its messages in a row arrived damaged")
+            self._forget(running)
+            return
+        if running.got:
+            got = torch.stack(running.got, dim=1)
+            running.x, running.group, running.got = torch.cat([running.x, got], dim=1), running.group.continued(got), []
+        self._start(running)
+
+    def _finish(self, running: _Running) -> None:
+        self._report.end(running.group.id)
+        self._forget(running)
+
+    def _forget(self, running: _Running) -> None:
+        group = running.group.id
+        del self._running[group]
+        self._stage.drop(group)
+        self._outlet.tell(Kind.END, group)
+        self._fill()
+
+
+def follow(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
+    """Run any other stage: forward what arrives until it is told to stop."""
+    while True:
+        message = inlet.receive()
+        if message.begun is not None:
+            stage.begin(message.begun)
+            outlet.begin(message.begun, stage.forward(message.group, 0, message.x))
+        elif message.kind is Kind.STEP:
+            outlet.send(message.group, message.step, stage.forward(message.group, message.step, message.x))
+        else:
+            if message.kind is Kind.END:
+                stage.drop(message.group)
+            outlet.tell(message.kind, message.group)
+            if message.kind is Kind.STOP:
+                return
 
 
 class Loopback:
-    """Inlet and outlet of a chain of one stage: its tokens come straight back."""
+    """Outlet of a chain of one stage: what it sends goes straight back, into the first stage's inbox."""
 
-    def __init__(self) -> None:
-        self._steps: deque[Step] = deque()
+    def __init__(self, put: Callable[[Message], None]) -> None:
+        self._put = put
 
-    def expect(self, messages: int) -> None:
-        """Need no room: messages stay in this process."""
-
-    def receive(self) -> Step:
-        """Return the oldest result."""
-        return self._steps.popleft()
+    def begin(self, group: Group, x: Tensor) -> None:
+        """Return the first tokens."""
+        self.send(group.id, 0, x)
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Keep a result until it is received."""
-        self._steps.append(Step(group, step, x))
+        """Return further tokens."""
+        self._put(Message(Kind.STEP, group, step, x))
 
-    def end(self, group: int) -> None:
+    def tell(self, kind: Kind, group: int = 0) -> None:
         """Tell nobody: there is no other stage."""
-
-
-def drive(job: Job, sequences: Sequences, stage: Forward, returned: Inlet, onward: Outlet) -> None:
-    """Run the first stage: all prompts, then one step of a group whenever its token is back."""
-    for group in range(job.groups):
-        returned.expect(1)
-        onward.send(group, 0, stage.forward(group, 0, sequences.prompt(group)))
-    running = job.groups
-    while running:
-        group, step, tokens = returned.receive()
-        assert tokens is not None, "the last stage sends tokens only"
-        if sequences.append(group, tokens):
-            returned.expect(1)
-            onward.send(group, step + 1, stage.forward(group, step + 1, sequences.last(group)))
-        else:
-            stage.drop(group)
-            onward.end(group)
-            running -= 1
-
-
-def follow(job: Job, stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
-    """Run any other stage: forward what arrives until every group has ended."""
-    # A group that has not ended has one more message to come: so many receives can be posted and none is left over.
-    inlet.expect(job.groups)
-    running = job.groups
-    while running:
-        group, step, x = inlet.receive()
-        if x is None:
-            stage.drop(group)
-            outlet.end(group)
-            running -= 1
-        else:
-            inlet.expect(1)
-            outlet.send(group, step, stage.forward(group, step, x))

@@ -3,22 +3,27 @@
 Two things another engine would have to offer as well:
 
     ControlStore   a key-value store held by the parent: work, results, errors, signs of life
-    Transport      ordered channels between stages; one message is a 64-byte header and its payload
+    Transport      this process's membership in the group of all stages, with an ordered channel to and from another:
+                   Sender, Receiver
 
-A message goes out as one Gloo message and is received into a buffer posted ahead, which may be larger than the
-message but never smaller: Gloo aborts the receiving process then. So both ends of a channel derive its capacity
-from the same job, and the sender refuses what exceeds it.
+A part of a message (see _wire) goes out as one Gloo message and is received into a buffer posted ahead, which may be
+longer than the part but never shorter: Gloo aborts the receiving process then. So no part is longer than
+`PART_BYTES`, and every buffer is that long; pages of it become resident only as far as parts reach.
 """
 
 from __future__ import annotations
 
 import datetime
 import math
+import os
 import socket
-import struct
+import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,17 +32,24 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from orbitsplit._errors import TransportError
 
-from ._emulation import LinkShaper, sleep_until
+from ._link_shaper import LinkShaper
+from ._wire import HEADER_BYTES, Header, Seal
 
 # A wait ends with a message or with the failure of the peer's connection. A peer that hangs is for the parent to find
 # (heartbeats): no time limit here could tell it from a slow link.
 _FOREVER = datetime.timedelta(days=30)
 
-HEADER_BYTES = 64
-_HEADER = struct.Struct("<4sHHQIIIIQd16x")
-_MAGIC = b"OSPM"
-_VERSION = 1
-_END = 1
+PART_BYTES = 4 << 20
+# What a header may announce. Larger activations are not what this is for; a forged header must not take all memory.
+MESSAGE_BYTES = 1 << 30
+
+# Receives posted ahead, so that a message that arrives while the stage computes is taken off the link.
+_DEPTH = 4
+# Of so many messages a sender remembers when they should arrive.
+DUES = 64
+# Messages without an answer (ends of groups) whose buffers are kept before the oldest is waited for.
+_MOST_UNANSWERED = 16
+_TAG = 1
 
 # The store's server drops a client that sends a value above 8 MiB.
 _STORE_VALUE_BYTES = 4 << 20
@@ -55,27 +67,28 @@ class ControlStore:
         self._store = store
 
     @classmethod
-    def host(cls) -> ControlStore:
-        """Serve a new store on the loopback interface, at a port the system chooses."""
+    def host(cls, address: str = "127.0.0.1", port: int = 0) -> ControlStore:
+        """Serve a new store at one address of this host (0: a port that the system chooses)."""
         # An own listener, since the store's would accept connections on all interfaces.
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = socket.create_server((address, port))
         port = listener.getsockname()[1]
         descriptor = listener.detach()
         return cls(
             TCPStore(
-                "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, timeout=_FOREVER
+                address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, timeout=_FOREVER
             )
         )
 
     @classmethod
-    def join(cls, port: int) -> ControlStore:
-        """Connect to a store on this host. A client that waits blocks its other callers: one client per thread."""
-        return cls(TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False, timeout=_FOREVER))
+    def join(cls, address: str) -> ControlStore:
+        """Connect to a store. A client that waits blocks its other callers: one client per thread."""
+        host, _, port = address.rpartition(":")
+        return cls(TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=_FOREVER))
 
     @property
-    def port(self) -> int:
-        """Return the port that `join` takes."""
-        return int(self._store.port)
+    def address(self) -> str:
+        """Return what `join` takes: "host:port"."""
+        return f"{self._store.host}:{self._store.port}"
 
     def put(self, key: str, data: bytes) -> None:
         """Set a key, of any size."""
@@ -111,191 +124,242 @@ class ControlStore:
             self._store.delete_key(f"{key}#{k}")
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What precedes every payload: where it belongs, its size and when the emulated link delivers it.
-
-    `rows` and `tokens` are the b and S of an activation [b, S, H]. `is_end` says that the group has ended.
-    """
-
-    job: int
-    group: int
-    step: int
-    rows: int = 0
-    tokens: int = 0
-    is_end: bool = False
-    payload_bytes: int = 0
-    deliver_s: float = 0.0
-
-    def pack_into(self, buffer: memoryview) -> None:
-        """Write the header to the first 64 bytes."""
-        flags = _END if self.is_end else 0
-        fields = (self.job, self.group, self.step, self.rows, self.tokens, self.payload_bytes, self.deliver_s)
-        _HEADER.pack_into(buffer, 0, _MAGIC, _VERSION, flags, *fields)
-
-    @classmethod
-    def unpack_from(cls, buffer: memoryview) -> Header:
-        """Read a header.
-
-        Raises:
-            TransportError: The bytes are not a header of this version, or its payload exceeds the buffer.
-        """
-        magic, version, flags, job, group, step, rows, tokens, payload_bytes, deliver_s = _HEADER.unpack_from(buffer)
-        if magic != _MAGIC or version != _VERSION:
-            raise TransportError(f"message starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}")
-        if payload_bytes > len(buffer) - HEADER_BYTES:
-            raise TransportError(
-                f"message announces {payload_bytes} bytes, its buffer holds {len(buffer) - HEADER_BYTES}"
-            )
-        return cls(job, group, step, rows, tokens, bool(flags & _END), payload_bytes, deliver_s)
-
-
 class Sender:
-    """The sending end of a channel; `capacity` is the largest payload in bytes."""
+    """The sending end of a channel."""
 
-    def __init__(self, name: str, rank: int, *, tag: int, capacity: int, shaper: LinkShaper) -> None:
-        self._name = name
+    def __init__(
+        self,
+        transport: Transport,
+        link: str,
+        rank: int,
+        *,
+        shaper: LinkShaper | None,
+        usual: LinkShaper | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        """Open the channel to a rank. `shaper` emulates the link (None: it is real), `usual` as it is planned with."""
+        self._transport = transport
+        self._link = link
         self._rank = rank
-        self._tag = tag
-        self._capacity = capacity
+        self._seal = Seal(link, key)
         self.shaper = shaper
-        self._sent: dict[int, tuple[dist.Work, Tensor]] = {}
+        self._usual = usual
+        self.sent = 0
+        self.dues_s: deque[float] = deque(maxlen=DUES)
+        self._under_way: dict[int, list[_Sent]] = {}
+        self._unanswered: deque[_Sent] = deque()
 
     def send(
-        self, payload: bytes | memoryview, *, job: int, group: int, step: int, rows: int = 0, tokens: int = 0
+        self, header: Header, payload: bytes | memoryview = b"", *, description: bytes = b"", is_answered: bool = True
     ) -> tuple[float, float]:
-        """Send a payload; return from when to when it occupies the link, on the monotonic clock.
+        """Send a message; return from when to when it occupies the link, on the monotonic clock.
 
-        Raises:
-            TransportError: The payload exceeds the channel's capacity, or the connection broke.
+        The header says what it is; its sizes and time of delivery are filled in. A message that `is_answered` keeps its
+        buffers until the next of its group, which is sent when this one has long arrived. On an emulated link the
+        payload alone takes time. Raises PeerLostError if the connection broke.
         """
-        size = len(payload)
-        if size > self._capacity:
-            raise TransportError(f"{self._name}: a frame of {size} bytes exceeds the receiver's {self._capacity}")
-        start_s, stop_s, deliver_s = self.shaper.stamp(size, time.monotonic())
-        header = Header(job, group, step, rows, tokens, payload_bytes=size, deliver_s=deliver_s)
-        self._post(header, payload)
+        size, now_s = len(payload), time.monotonic()
+        start_s, stop_s, deliver_s = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(size, now_s)
+        self.dues_s.append(deliver_s if self._usual is None else self._usual.stamp(size, now_s)[2])
+        # Not by _replace, which takes as long as the checksums of a token's activation.
+        header = Header(*header[:5], len(description), size, header.has_own_check, deliver_s)
+        self.sent += 1
+        if deliver_s == math.inf:  # the emulated link is down for good: nothing arrives
+            return start_s, start_s
+        before = self._under_way.pop(header.group, _NOTHING)
+        if not is_answered:
+            self._unanswered.extend(before)
+            self._unanswered.extend(self._post(header, description, payload, _NOTHING))
+            while len(self._unanswered) > _MOST_UNANSWERED:
+                self._finish([self._unanswered.popleft()])
+            return start_s, stop_s
+        self._finish(before)
+        self._under_way[header.group] = self._post(header, description, payload, before)
         return start_s, stop_s
 
-    def end(self, *, job: int, group: int) -> None:
-        """Send the end of a group: no payload, so no time on the link."""
-        self._post(Header(job, group, step=0, is_end=True), b"")
-
     def drain(self) -> None:
-        """Wait until every message has left.
+        """Wait until every message has left. Raises PeerLostError if the connection broke."""
+        for works in self._under_way.values():
+            self._finish(works)
+        self._under_way.clear()
+        self._finish(self._unanswered)
+        self._unanswered.clear()
 
-        Raises:
-            PeerLostError: The connection broke.
-        """
-        for group in list(self._sent):
-            self._finish(group)
+    def _post(
+        self, header: Header, description: bytes, payload: bytes | memoryview, spare: Sequence[_Sent]
+    ) -> list[_Sent]:
+        """Hand a message to Gloo, part by part; a spare buffer of the right size is written to again."""
+        most = PART_BYTES - HEADER_BYTES
+        if header.body_bytes <= most:
+            return [self._post_part(header, description, payload, spare[0] if spare else None)]
+        sent = []
+        for offset in range(0, header.body_bytes, most):
+            described = description[offset : offset + most]
+            start = max(0, offset - len(description))
+            part = payload[start : start + most - len(described)]
+            sent.append(self._post_part(header._replace(offset=offset), described, part, None))
+        return sent
 
-    def _post(self, header: Header, payload: bytes | memoryview) -> None:
-        message = torch.empty(HEADER_BYTES + header.payload_bytes, dtype=torch.uint8)
-        buffer = message.numpy().data
-        header.pack_into(buffer)
-        buffer[HEADER_BYTES:] = payload
-        # A group sends again only after its last message was answered, so this waits for nothing; it keeps the
-        # message alive for as long as Gloo reads it.
-        self._finish(header.group)
+    def _post_part(self, header: Header, described: bytes, part: bytes | memoryview, spare: _Sent | None) -> _Sent:
+        size, start = len(described) + len(part), HEADER_BYTES + len(described)
+        if spare is not None and len(spare.buffer) == HEADER_BYTES + size:
+            message, buffer = spare.message, spare.buffer
+        else:
+            message, buffer = _buffer(HEADER_BYTES + size)
+        if described:
+            buffer[HEADER_BYTES:start] = described
+        buffer[start:] = part
+        self._seal.close(header, buffer, size)
+        if self.shaper is not None and header.offset == 0 and part and self.shaper.corrupts():
+            self.shaper.flip(buffer[start:])
         try:
-            work = dist.isend(message, self._rank, tag=self._tag)
+            work = self._transport.group.send([message], self._rank, _TAG)
         except RuntimeError as error:
-            raise PeerLostError(f"{self._name} broke while sending: {error}") from error
-        assert work is not None, "None is for ranks outside the group"
-        self._sent[header.group] = (work, message)
+            raise self._transport.lost(self._link, error) from error
+        return _Sent(work, message, buffer)
 
-    def _finish(self, group: int) -> None:
-        if group not in self._sent:
-            return
-        work, _message = self._sent[group]
-        try:
-            work.wait(_FOREVER)
-        except RuntimeError as error:
-            raise PeerLostError(f"{self._name} broke while sending: {error}") from error
-        del self._sent[group]
+    def _finish(self, sent: Iterable[_Sent]) -> None:
+        for one in sent:
+            try:
+                one.work.wait(_FOREVER)
+            except RuntimeError as error:
+                raise self._transport.lost(self._link, error) from error
+
+
+class _Sent(NamedTuple):
+    """A part that Gloo is sending, whose memory must live until it has."""
+
+    work: dist.Work
+    message: Tensor
+    buffer: memoryview
+
+
+_NOTHING: list[_Sent] = []
+
+
+def _buffer(size: int) -> tuple[Tensor, memoryview]:
+    message = torch.empty(size, dtype=torch.uint8)
+    return message, message.numpy().data
 
 
 class Receiver:
-    """The receiving end of a channel: up to `depth` receives are posted before their messages are sent.
+    """The receiving end of a channel: some receives are always posted before their messages are sent."""
 
-    A posted receive cannot be withdrawn and would swallow a message of the next job, so no more are posted than
-    messages were announced by `expect`.
-    """
-
-    def __init__(self, name: str, rank: int, *, tag: int, capacity: int, depth: int = 2) -> None:
-        self._name = name
+    def __init__(self, transport: Transport, link: str, rank: int, *, key: bytes | None = None) -> None:
+        self._transport = transport
+        self._link = link
         self._rank = rank
-        self._tag = tag
-        self._size = HEADER_BYTES + capacity
-        self._depth = depth
-        self._expected = 0
-        self._posted: deque[tuple[dist.Work, Tensor]] = deque()
-        self._free: list[Tensor] = []
-        self._in_use: Tensor | None = None
+        self._seal = Seal(link, key)
+        self.received = 0
+        self.waiting_since_s: float | None = None
+        self._posted: deque[_Sent] = deque()
+        self._in_use: _Sent | None = None
+        for _ in range(_DEPTH):
+            self._post(*_buffer(PART_BYTES))
 
-    def expect(self, messages: int) -> None:
-        """Announce that at least so many more messages will come."""
-        self._expected += messages
-        self._post()
+    def receive(self) -> tuple[Header, memoryview, memoryview | None]:
+        """Wait until the next message is delivered; return its header, description and payload.
 
-    def receive(self) -> tuple[Header, memoryview]:
-        """Wait until the next message is delivered; its payload is valid until the next call.
-
-        Raises:
-            TransportError: The message is damaged, or the connection broke.
+        The payload is None if it is damaged, and valid until the next call. Raises TransportError if the header is
+        damaged, PeerLostError if the connection broke or was interrupted.
         """
-        if self._in_use is not None:
-            self._free.append(self._in_use)
-            self._in_use = None
-            self._post()
-        work, message = self._posted.popleft()
-        try:
-            work.wait(_FOREVER)
-        except RuntimeError as error:
-            raise PeerLostError(f"{self._name} broke while receiving: {error}") from error
-        self._in_use = message
-        buffer = message.numpy().data
-        header = Header.unpack_from(buffer)
-        sleep_until(header.deliver_s)
-        return header, buffer[HEADER_BYTES : HEADER_BYTES + header.payload_bytes]
+        self.waiting_since_s = time.monotonic()
+        header, body, is_whole = self._receive_part()
+        if header.body_bytes > len(body):
+            whole = bytearray(header.body_bytes)
+            whole[: len(body)] = body
+            reached = len(body)
+            while reached < len(whole):
+                part, body, is_part_whole = self._receive_part()
+                if (part.offset, part.group, part.body_bytes) != (reached, header.group, len(whole)):
+                    raise TransportError(f"{self._link}: a part at byte {part.offset} arrived, expected {reached}")
+                whole[reached : reached + len(body)] = body
+                reached += len(body)
+                is_whole = is_whole and is_part_whole
+            body = memoryview(whole)
+        if header.deliver_s:
+            self._transport.wait_until(header.deliver_s, self._link)
+        self.received += 1
+        self.waiting_since_s = None
+        description, payload = body[: header.description_bytes], body[header.description_bytes :]
+        return header, description, payload if is_whole else None
 
-    def _post(self) -> None:
-        while self._expected and len(self._posted) < self._depth:
-            # Pages of a buffer become resident only as far as messages reach.
-            buffer = self._free.pop() if self._free else torch.empty(self._size, dtype=torch.uint8)
-            try:
-                work = dist.irecv(buffer, self._rank, tag=self._tag)
-            except RuntimeError as error:
-                raise PeerLostError(f"{self._name} broke while receiving: {error}") from error
-            assert work is not None, "None is for ranks outside the group"
-            self._posted.append((work, buffer))
-            self._expected -= 1
+    def _receive_part(self) -> tuple[Header, memoryview, bool]:
+        if self._in_use is not None:
+            self._post(self._in_use.message, self._in_use.buffer)
+            self._in_use = None
+        arriving = self._posted.popleft()
+        try:
+            arriving.work.wait(_FOREVER)
+        except RuntimeError as error:
+            raise self._transport.lost(self._link, error) from error
+        self._in_use = arriving
+        header, is_whole = self._seal.open(arriving.buffer, MESSAGE_BYTES)
+        stop = HEADER_BYTES + min(PART_BYTES - HEADER_BYTES, header.body_bytes - header.offset)
+        return header, arriving.buffer[HEADER_BYTES:stop], is_whole
+
+    def _post(self, message: Tensor, buffer: memoryview) -> None:
+        try:
+            work = self._transport.group.recv([message], self._rank, _TAG)
+        except RuntimeError as error:
+            raise self._transport.lost(self._link, error) from error
+        self._posted.append(_Sent(work, message, buffer))
 
 
 class Transport:
-    """This process's membership in the group of all stages; stage k has rank k."""
+    """This process's membership in the group of all stages of one session; stage k has rank k."""
 
-    def __init__(self, port: int, *, rank: int, stages: int, timeout_s: float) -> None:
+    def __init__(self, address: str, session: str, *, rank: int, stages: int, timeout_s: float) -> None:
         """Join the group, waiting up to `timeout_s` for the other stages.
 
-        Raises:
-            TransportError: They did not join in time.
+        Raises PeerLostError if they did not join in time.
         """
-        store = PrefixStore("gloo", ControlStore.join(port)._store)
+        store = PrefixStore(f"gloo/{session}", ControlStore.join(address)._store)
         timeout = datetime.timedelta(seconds=timeout_s)
+        before = set(_connections())
+        self._interrupted = threading.Event()
         try:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)
         except RuntimeError as error:
             raise PeerLostError(f"the {stages} stages did not connect within {timeout_s:g} s: {error}") from error
+        # Not by dist.send and its like, whose checks take as long as the message of one token.
+        world = dist.group.WORLD
+        assert world is not None, "it is there once init_process_group has returned"
+        self.group = world
+        self._connections = set(_connections()) - before
+
+    def interrupt(self) -> None:
+        """Break all connections, from any thread: whoever waits for a message or sends one gets PeerLostError.
+
+        Gloo has no way to call a wait off; a connection that ends does.
+        """
+        self._interrupted.set()
+        for descriptor in self._connections:
+            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                connection.getpeername()  # fails for what only listens, which Gloo does not expect to end
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_until(self, moment_s: float, link: str) -> None:
+        """Return at `moment_s` of the monotonic clock. Raises PeerLostError if interrupted."""
+        remaining_s = moment_s - time.monotonic()
+        if remaining_s > 0 and self._interrupted.wait(remaining_s):
+            raise PeerLostError(f"{link}: interrupted")
+
+    def lost(self, link: str, error: RuntimeError) -> PeerLostError:
+        """Return what Gloo's error on a link means."""
+        return PeerLostError(f"{link} broke: {error}")
 
     def close(self) -> None:
         """Leave the group."""
         dist.destroy_process_group()
 
 
-def channel_tags(job: int) -> tuple[int, int]:
-    """Return the tags of a job's activations and of its tokens: no job can meet another's messages."""
-    # Gloo's tags are 31-bit; a tag may come round again after 2^29 jobs, long after its messages are gone.
-    base = 2 * (job % (1 << 29))
-    return base, base + 1
+def _connections() -> Iterator[int]:
+    """Yield the descriptors of this process's sockets, as far as the system shows them."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        return
+    for name in os.listdir(folder):
+        with suppress(OSError):
+            if os.readlink(folder / name).startswith("socket:"):
+                yield int(name)

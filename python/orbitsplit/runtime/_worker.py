@@ -1,4 +1,4 @@
-"""One process of a pipeline: loads its stage, then serves jobs until it is told to stop."""
+"""One process of a pipeline: loads its stage and serves it, session after session, until it is not needed."""
 
 from __future__ import annotations
 
@@ -6,254 +6,139 @@ import gc
 import itertools
 import os
 import sys
-import threading
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._compress import compress, decompress
-from orbitsplit._layers import find_layers
-from orbitsplit._model_hash import hash_layers
+from orbitsplit._model import open_model
 from orbitsplit._plan import Plan
 from orbitsplit._stage import StageModel
-from orbitsplit._trace import Recorder
 
 from . import _control as control
-from ._channels import (
-    ActivationInlet,
-    ActivationOutlet,
-    TokenInlet,
-    TokenOutlet,
-    activation_capacity,
-    codebook_of,
-    token_capacity,
-)
-from ._codec_file import read_codecs
-from ._control import Failure, Ready, Setup, SignOfLife, StageRecord
-from ._emulation import LinkShaper, Pace
-from ._memory import peak_bytes, resident_bytes
-from ._record import Traffic
-from ._schedule import Inlet, Job, Loopback, Outlet, Sequences, drive, follow
-from ._transport import ControlStore, PeerLostError, Receiver, Sender, Transport, channel_tags
-
-_SIGN_OF_LIFE_S = 1.0
-
-
-class Heart(threading.Thread):
-    """Writes a sign of life to the store every second, from a thread and a connection of its own."""
-
-    def __init__(self, port: int, rank: int) -> None:
-        super().__init__(name="heart", daemon=True)
-        self.phase = "starting"
-        self.new_tokens = 0
-        self._port = port
-        self._rank = rank
-
-    def run(self) -> None:
-        """Beat as long as the process lives."""
-        store = ControlStore.join(self._port)
-        for count in itertools.count():
-            sign = SignOfLife(count, self.phase, self.new_tokens)
-            store.put(control.sign_of_life_key(self._rank), sign.to_json())
-            time.sleep(_SIGN_OF_LIFE_S)
-
-
-class Computation:
-    """The work of a stage for one job: its forward at the node's pace, with one KV cache per group."""
-
-    def __init__(self, model: StageModel, pace: Pace, heart: Heart, *, job: Job, attention_mask: Tensor) -> None:
-        self._model = model
-        self._pace = pace
-        self._heart = heart
-        self._job = job
-        new = torch.ones(job.rows, job.max_new_tokens, dtype=torch.int64)
-        self._mask = torch.cat([attention_mask, new], dim=1)
-        self._caches = {group: model.new_cache() for group in range(job.groups)}
-
-    def forward(self, group: int, step: int, x: Tensor) -> Tensor:
-        """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage."""
-        mask = self._mask[self._job.rows_of(group), : self._job.prompt_tokens + step]
-        self._heart.new_tokens = step
-
-        def work() -> Tensor:
-            output = self._model.forward(x, mask, self._caches[group])
-            return output.argmax(dim=-1) if self._model.is_last else output
-
-        return self._pace.run("compute", group, step, work)
-
-    def drop(self, group: int) -> None:
-        """Forget the group's KV cache."""
-        del self._caches[group]
+from ._codec_file import CodecFile
+from ._control import Failure, Ready, Setup
+from ._memory import is_out_of_memory, resident_bytes
+from ._reports import Heart
+from ._serving import Serving
+from ._transport import ControlStore, PeerLostError
 
 
 class Worker:
-    """One stage of a plan in this process."""
+    """A process that runs a stage: the same one as before where a new session leaves it in place."""
 
-    def __init__(self, store: ControlStore, rank: int, heart: Heart) -> None:
-        self._store = store
-        self._rank = rank
+    def __init__(
+        self, address: str, number: int, heart: Heart, *, model: str | Path | None, codebook: str | Path | None
+    ) -> None:
+        self._own_model, self._own_codebook = model, codebook
+        self._store = ControlStore.join(address)
+        self._number = number
         self._heart = heart
-        self._setup = Setup.from_json(store.get(control.SETUP))
-        self._plan: Plan = self._setup.read_plan()
-        self._stage = self._plan.stages[rank]
-        torch.set_num_threads(self._plan.threads)
-        baseline_bytes = resident_bytes()
+        self._model: StageModel | None = None
+        self._loaded: tuple[object, ...] = ()
+        self._baseline_bytes = resident_bytes()
+
+    def serve(self, first_session: int) -> None:
+        """Serve one session after the other, until told to stop or not part of one."""
+        for session in itertools.count(first_session):
+            setup = Setup.from_json(self._store.get(control.setup_key(session)))
+            if self._number not in setup.workers:
+                return
+            try:
+                self._serve(setup, session)
+            except PeerLostError as error:
+                self._tell(session, Failure("peer", str(error), "", is_consequence=True))
+            except Exception as error:
+                traceback.print_exc()
+                kind = "memory" if is_out_of_memory(error) else "failed"
+                summary = f"{type(error).__name__}: {error}"
+                self._tell(session, Failure(kind, summary, traceback.format_exc(), is_consequence=False))
+                return
+            else:
+                return
+
+    def _serve(self, setup: Setup, session: int) -> None:
+        heart, plan = self._heart, setup.read_plan()
+        if self._own_model is not None:
+            setup = replace(setup, model=str(open_model(self._own_model)))
+        if setup.codecs is not None and self._own_codebook is not None:
+            self._codecs = CodecFile(plan, self._own_codebook)
+            setup = replace(setup, codecs=self._codecs.path)
+        heart.session, heart.sender, heart.receiver = session, None, None
+        started_s = time.monotonic()
         heart.phase = "loading its layers"
-        self._model = StageModel.load(
-            self._setup.model, self._stage.start, self._stage.stop, dtype=getattr(torch, self._plan.dtype)
-        )
-        self._codecs = self._load_codecs()
-        self._warm_up()
+        torch.set_num_threads(plan.threads)
+        rank = setup.workers.index(self._number)
+        model = self._load(setup, plan, rank)
+        loading_s = time.monotonic() - started_s
         heart.phase = "connecting to the other stages"
-        self._transport = self._join(store.port)
-        heart.phase = "waiting for work"
-        store.put(control.ready_key(rank), self._ready(baseline_bytes).to_json())
+        with Serving(self._store.address, setup, plan, session, rank, model, heart) as serving:
+            heart.phase = "waiting for work"
+            ready = ready_record(model, self._baseline_bytes, loading_s)
+            self._store.put(control.ready_key(session, self._number), ready.to_json())
+            serving.run()
 
-    def serve(self) -> None:
-        """Do one job after the other until told to stop."""
-        for number in itertools.count():
-            data = self._store.get(control.job_key(number))
-            if data == control.STOP:
-                break
-            self._heart.phase = "generating"
-            self._run(Job.from_json(data))
-            self._heart.phase = "waiting for work"
-        if self._transport is not None:
-            self._transport.close()
+    def _load(self, setup: Setup, plan: Plan, rank: int) -> StageModel:
+        """Return the model of a stage: the one there is, if it is of the same layers."""
+        stage = plan.stages[rank]
+        wanted = (setup.model, stage.start, stage.stop, plan.dtype)
+        if self._model is None or self._loaded != wanted:
+            self._model = None
+            gc.unfreeze()
+            gc.collect()
+            self._model = StageModel.load(setup.model, stage.start, stage.stop, dtype=getattr(torch, plan.dtype))
+            self._loaded = wanted
+        return self._model
 
-    def _run(self, job: Job) -> None:
-        recorder = Recorder()
-        pace = Pace(recorder, slowdown=self._stage.slowdown, threads=self._plan.threads)
-        mask = _to_tensor(self._store.get(control.job_part_key(job.id, "mask")), torch.uint8, job).to(torch.int64)
-        stage = Computation(self._model, pace, self._heart, job=job, attention_mask=mask)
-        inlet, outlet, senders = self._open(job, pace)
-        if self._rank == 0:
-            tokens = _to_tensor(self._store.get(control.job_part_key(job.id, "tokens")), torch.int64, job)
-            sequences = Sequences(job, tokens)
-            drive(job, sequences, stage, inlet, outlet)
-            self._store.put(control.job_part_key(job.id, "result"), sequences.result().numpy().tobytes())
-        else:
-            follow(job, stage, inlet, outlet)
-        for sender in senders:
-            sender.drain()
-        traffic = outlet.traffic if isinstance(outlet, ActivationOutlet) else Traffic()
-        record = StageRecord(tuple(recorder.events), pace.cpu_s, traffic, peak_bytes())
-        self._store.put(control.job_part_key(job.id, str(self._rank)), record.to_json())
-
-    def _open(self, job: Job, pace: Pace) -> tuple[Inlet, Outlet, list[Sender]]:
-        """Open the stage's channels for a job: from the stage before and to the next, the last before the first."""
-        if self._transport is None:
-            loopback = Loopback()
-            return loopback, loopback, []
-        outlet, sender = self._open_outlet(job, pace)
-        return self._open_inlet(job, pace), outlet, [sender]
-
-    def _open_inlet(self, job: Job, pace: Pace) -> Inlet:
-        activations, tokens = channel_tags(job.id)
-        before = (self._rank or len(self._plan.stages)) - 1
-        name = self._link_name(before, self._rank)
-        if self._rank == 0:
-            receiver = Receiver(name, before, tag=tokens, capacity=token_capacity(job))
-            return TokenInlet(receiver, pace, job=job, link=name)
-        receiver = Receiver(name, before, tag=activations, capacity=self._capacity(job, before))
-        hidden_size, dtype = self._model.hidden_size, getattr(torch, self._plan.dtype)
-        return ActivationInlet(
-            receiver,
-            pace,
-            job=job,
-            hidden_size=hidden_size,
-            dtype=dtype,
-            link=name,
-            codebook=codebook_of(self._codec(before)),
-        )
-
-    def _open_outlet(self, job: Job, pace: Pace) -> tuple[Outlet, Sender]:
-        activations, tokens = channel_tags(job.id)
-        after = (self._rank + 1) % len(self._plan.stages)
-        name = self._link_name(self._rank, after)
-        if after == 0:
-            shaper = LinkShaper(latency_s=self._plan.return_latency_s)
-            sender = Sender(name, after, tag=tokens, capacity=token_capacity(job), shaper=shaper)
-            return TokenOutlet(sender, job=job), sender
-        link = self._plan.links[self._rank]
-        shaper = LinkShaper(link.bytes_per_s, link.latency_s)
-        sender = Sender(name, after, tag=activations, capacity=self._capacity(job, self._rank), shaper=shaper)
-        codec, half_duplex = self._codec(self._rank), self._stage.half_duplex
-        return ActivationOutlet(sender, pace, job=job, codec=codec, half_duplex=half_duplex), sender
-
-    def _capacity(self, job: Job, link: int) -> int:
-        return activation_capacity(job, self._model.hidden_size, self._plan.dtype, self._codec(link))
-
-    def _codec(self, link: int) -> CalibratedCodec | str:
-        return self._codecs[link]
-
-    def _load_codecs(self) -> dict[int, CalibratedCodec | str]:
-        """Return the codecs of the links before and behind the stage.
-
-        Raises ValueError if the codebook was calibrated for other weights than the stage has.
-        """
-        links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
-        found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
-        if calibrated is not None:
-            _, layers = find_layers(self._model.model)
-            own = range(max(0, self._stage.start - 1), min(len(layers), self._stage.stop - 1))
-            calibrated.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
-        return found
-
-    def _link_name(self, source: int, destination: int) -> str:
-        stages = self._plan.stages
-        return f'link from node "{stages[source].node}" to node "{stages[destination].node}"'
-
-    def _join(self, port: int) -> Transport | None:
-        stages = len(self._plan.stages)
-        if stages == 1:
-            return None
-        return Transport(port, rank=self._rank, stages=stages, timeout_s=self._setup.start_timeout_s)
-
-    def _warm_up(self) -> None:
-        # The first use of a codec may compile it (Numba); loading has run the model once already.
-        x = torch.zeros(1, 2, self._model.hidden_size, dtype=getattr(torch, self._plan.dtype))
-        for codec in self._codecs.values():
-            decompress(compress(x, codec=codec), codebook_of(codec), framework="torch")
-        # What is loaded stays: a collection amid the work would look through all of it, for tens of milliseconds.
-        gc.collect()
-        gc.freeze()
-
-    def _ready(self, baseline_bytes: int) -> Ready:
-        generation = self._model.generation_config
-        eos = generation.eos_token_id
-        return Ready(
-            weight_bytes=self._model.weight_bytes,
-            baseline_bytes=baseline_bytes,
-            eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-            pad_token_id=generation.pad_token_id,
-            vocabulary=self._model.config.get_text_config(decoder=True).vocab_size,
-        )
+    def _tell(self, session: int, failure: Failure) -> None:
+        with suppress(RuntimeError):  # the store is gone with the parent
+            self._store.put(control.failure_key(session, self._number), failure.to_json())
 
 
-def _to_tensor(data: bytes, dtype: torch.dtype, job: Job) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(job.rows, job.prompt_tokens)
+def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Ready:
+    """Return what the parent must know of a loaded stage."""
+    generation = model.generation_config
+    eos = None if generation is None else generation.eos_token_id
+    text = model.config.get_text_config(decoder=True)
+    return Ready(
+        weight_bytes=model.weight_bytes,
+        baseline_bytes=baseline_bytes,
+        loading_s=loading_s,
+        generates=model.generates,
+        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
+        pad_token_id=None if generation is None else generation.pad_token_id,
+        vocabulary=getattr(text, "vocab_size", None),
+        clock_offset_s=time.time() - time.monotonic(),
+        sampling=(None, None, None)
+        if generation is None
+        else (generation.temperature, generation.top_k, generation.top_p),
+    )
 
 
-def main(port_number: str, stage_index: str) -> None:
-    """Serve a stage over the control store at a port of this host; report a failure to the parent."""
-    port, rank = int(port_number), int(stage_index)
-    store = ControlStore.join(port)
-    heart = Heart(port, rank)
+def main(
+    address: str,
+    worker_number: str,
+    first_session: str,
+    *,
+    model: str | Path | None = None,
+    codebook: str | Path | None = None,
+) -> None:
+    """Serve as a worker of the control store at "host:port", then end the process.
+
+    `model` and `codebook` are those of this machine, where the parent's are on another.
+    """
+    number = int(worker_number)
+    heart = Heart(address, number)
     heart.start()
     code = 0
     try:
-        Worker(store, rank, heart).serve()
-    except Exception as error:
+        Worker(address, number, heart, model=model, codebook=codebook).serve(int(first_session))
+    except Exception:  # not of a session: the store is gone, or this is a bug
         code = 1
         traceback.print_exc()
-        failure = Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), isinstance(error, PeerLostError))
-        with suppress(RuntimeError):  # the store is gone with the parent
-            store.put(control.failure_key(rank), failure.to_json())
     # Not by sys.exit: threads of Gloo and of the store may be inside C++ and abort when Python is torn down under them.
     sys.stderr.flush()
     os._exit(code)

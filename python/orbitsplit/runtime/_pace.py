@@ -1,11 +1,7 @@
-"""Slow links and slow nodes, emulated on one machine by waiting.
+"""Slow nodes, emulated on one machine by stretching the processor time of each piece of their work.
 
-A link is emulated by delivery times: the sender writes into each message when it would have arrived, the receiver
-waits for that moment. That takes no processor time, does not block the sender and needs no privileges. It relies
-on one monotonic clock for all processes, so on one host.
-
-A slow node is emulated by stretching the processor time of each piece of its work: several nodes that share a core
-disturb each other less than the wall clock would suggest, since a stretched piece waits most of its time.
+Several nodes that share a core disturb each other less than the wall clock would suggest, since a stretched piece
+waits most of its time.
 """
 
 from __future__ import annotations
@@ -19,24 +15,6 @@ from orbitsplit._trace import Recorder
 T = TypeVar("T")
 
 
-class LinkShaper:
-    """Delivery times on one link: messages queue for its rate, then travel for its latency.
-
-    Travelling does not occupy the link, so many messages may be under way at once.
-    """
-
-    def __init__(self, bytes_per_s: float | None = None, latency_s: float = 0.0) -> None:
-        self.bytes_per_s = bytes_per_s
-        self.latency_s = latency_s
-        self.free_s = 0.0
-
-    def stamp(self, size: int, now_s: float) -> tuple[float, float, float]:
-        """Queue `size` bytes at `now_s`; return when the link starts them, ends them, and delivers them."""
-        start_s = max(now_s, self.free_s)
-        self.free_s = start_s if self.bytes_per_s is None else start_s + size / self.bytes_per_s
-        return start_s, self.free_s, self.free_s + self.latency_s
-
-
 class Pace:
     """Runs pieces of work at the speed of an emulated node and records when each ran.
 
@@ -47,7 +25,6 @@ class Pace:
     def __init__(self, recorder: Recorder, *, slowdown: float = 1.0, threads: int = 1) -> None:
         self.recorder = recorder
         self.slowdown = slowdown
-        self.cpu_s = 0.0
         self._clock = time.thread_time if threads == 1 else time.monotonic
         self.held_until_s = 0.0
 
@@ -65,10 +42,9 @@ class Pace:
         before_s = self._clock()
         result = work()
         spent_s = self._clock() - before_s
-        self.cpu_s += spent_s
         if self.slowdown > 1.0:
             sleep_until(start_s + self.slowdown * spent_s)
-        self.recorder.add(kind, group, step, start_s, time.monotonic())
+        self.recorder.add(kind, group, step, start_s, time.monotonic(), spent_s)
         return result
 
 

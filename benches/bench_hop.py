@@ -1,0 +1,203 @@
+"""What does a hop of a decode step cost beside Gloo alone, which carries it?
+
+    python benches/bench_hop.py                       # the table
+    pytest benches/bench_hop.py -s                    # the same, a case at a time
+    pytest benches/bench_hop.py --benchmark-disable   # answers alone
+
+Two processes play ping-pong with an activation of one token, [1, 1, 640]: once as so many bytes by
+torch.distributed.send and recv, once through what a stage has: encoded, recorded, sealed, sent by an ActivationOutlet,
+received by an ActivationInlet, checked and decoded. Both by turns, in blocks. Of all single round trips, halved, the
+median and the fastest tenth: a machine that is busy otherwise wakes processes late, which says nothing of either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import orbitsplit as osp
+from orbitsplit._trace import Recorder
+from orbitsplit.runtime._channels import ActivationInlet, ActivationOutlet
+from orbitsplit.runtime._groups import Group
+from orbitsplit.runtime._pace import Pace
+from orbitsplit.runtime._schedule import Kind
+from orbitsplit.runtime._transport import ControlStore, Receiver, Sender, Transport
+from orbitsplit.runtime._wire import channel_key
+
+SHAPE = (1, 1, 640)
+TURNS, BLOCK = 12, 200
+LINK = "the link"
+
+
+class Case(NamedTuple):
+    """What is sent, and how."""
+
+    dtype: str
+    codec: str
+    has_secret: bool
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, {self.codec}{', a secret' if self.has_secret else ''}"
+
+
+CASES = [
+    Case(dtype, codec, has_secret)
+    for has_secret in (False, True)
+    for dtype in ("float32", "bfloat16")
+    for codec in ("raw", "int8")
+]
+
+
+class Hop(NamedTuple):
+    """Seconds one way, the median and what the fastest tenth take at most, and the bytes of a frame."""
+
+    gloo_s: tuple[float, float]
+    ours_s: tuple[float, float]
+    frame_bytes: int
+
+
+def hop(case: Case, *, turns: int = TURNS, block: int = BLOCK) -> Hop:
+    """Run two processes that play, and return what they measured and checked."""
+    store = ControlStore.host()
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    settings = json.dumps([store.address, case, turns, block])
+    players = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--player", str(rank), settings], env=environment, stdout=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    try:
+        answers = [player.communicate(timeout=120)[0] for player in players]
+    finally:
+        for player in players:
+            player.kill()
+    assert [player.returncode for player in players] == [0, 0]
+    del store  # it had to live until now
+    return Hop(*json.loads(answers[0]))
+
+
+class Player:
+    """One of the two; rank 0 begins each round trip."""
+
+    def __init__(self, rank: int, address: str, case: Case) -> None:
+        self._rank, self._other = rank, 1 - rank
+        transport = Transport(address, "hop", rank=rank, stages=2, timeout_s=60.0)
+        keys = [channel_key(b"secret", "hop", *ends) if case.has_secret else None for ends in ((0, 1), (1, 0))]
+        sender = Sender(transport, LINK, self._other, shaper=None, key=keys[rank])
+        receiver = Receiver(transport, LINK, self._other, key=keys[self._other])
+        pace = Pace(Recorder())
+        dtype: torch.dtype = getattr(torch, case.dtype)
+        self._outlet = ActivationOutlet(sender, pace, codec=case.codec, half_duplex=False)
+        self._inlet = ActivationInlet(receiver, pace, hidden_size=SHAPE[-1], dtype=dtype, link=LINK)
+        self._steps = 0
+        self._group = Group(id=1, rows=1, tokens=1, mask=None, max_new_tokens=1 << 30, is_recorded=True)
+        self._x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
+        frame = osp.compress(self._x, codec=case.codec)
+        self._expected = osp.decompress(frame, framework="torch")
+        self.frame_bytes = len(frame)
+        self._out = torch.zeros(self.frame_bytes, dtype=torch.uint8)
+        self._in = torch.zeros(self.frame_bytes, dtype=torch.uint8)
+        pace.recorder.begin(self._group.id)
+        self._outlet.begin(self._group, self._x)
+        assert self._inlet.receive().kind is Kind.BEGIN
+
+    def play(self, turns: int, block: int) -> list[tuple[float, float]]:
+        """Play both by turns; return the seconds one way of each."""
+        times: tuple[list[float], list[float]] = ([], [])
+        for turn in range(turns + 1):
+            for trips, (there, back) in zip(times, (self._by_gloo(), self._by_ours()), strict=True):
+                found = self._block(block, there, back)
+                if turn > 0:  # the first is to warm up
+                    trips.extend(found)
+        return [(statistics.median(trips) / 2, statistics.quantiles(trips, n=10)[0] / 2) for trips in times]
+
+    def _block(self, count: int, there: Callable[[], None], back: Callable[[], None]) -> list[float]:
+        trips = []
+        for _ in range(count):
+            start_s = time.perf_counter()
+            if self._rank == 0:
+                there()
+                back()
+            else:
+                back()
+                there()
+            trips.append(time.perf_counter() - start_s)
+        return trips
+
+    def _by_gloo(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        def back() -> None:
+            dist.recv(self._in, self._other, tag=7)
+
+        return lambda: dist.send(self._out, self._other, tag=7), back
+
+    def _by_ours(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        def there() -> None:
+            self._steps += 1
+            self._outlet.send(self._group.id, self._steps, self._x)
+
+        return there, self._receive
+
+    def _receive(self) -> None:
+        message = self._inlet.receive()
+        assert message.kind is Kind.STEP
+        assert message.x is not None
+        self._arrived = message.x
+
+    def check(self) -> None:
+        """Check what arrived last."""
+        assert torch.equal(self._arrived, self._expected)
+
+
+def main_of_player(rank: int, settings: str) -> None:
+    """Play as one of the two processes; rank 0 prints what it measured."""
+    torch.set_num_threads(1)
+    address, case, turns, block = json.loads(settings)
+    player = Player(rank, address, Case(*case))
+    gloo_s, ours_s = player.play(turns, block)
+    player.check()
+    if rank == 0:
+        print(json.dumps([gloo_s, ours_s, player.frame_bytes]), flush=True)
+    dist.barrier()
+    os._exit(0)  # receives are posted that nothing will answer
+
+
+def row(case: Case, found: Hop) -> str:
+    """Return a row of the table."""
+    cells = [f"{1e6 * a:.0f} | {1e6 * b:.0f} | {b / a:.2f}" for a, b in zip(found.gloo_s, found.ours_s, strict=True)]
+    return f"| {case} | {found.frame_bytes} | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_hop(benchmark, case):
+    benchmark.group = "a hop of a decode step beside Gloo alone"
+    shorter = {"turns": 1, "block": 5} if benchmark.disabled else {}
+    found = benchmark.pedantic(hop, args=(case,), kwargs=shorter, rounds=1)
+    assert found.frame_bytes > 0
+    benchmark.extra_info.update(found._asdict(), ratio=found.ours_s[0] / found.gloo_s[0])
+    print(f"\n{row(case, found)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--player", nargs=2)
+    players = parser.parse_args().player
+    if players is not None:
+        main_of_player(int(players[0]), players[1])
+    else:
+        print("| one way, us | bytes of a frame | Gloo, median | ours | ratio | Gloo, fastest tenth | ours | ratio |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+        for case in CASES:
+            print(row(case, hop(case)), flush=True)
+        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

@@ -1,0 +1,157 @@
+"""What a message is in bytes: a header, a description, a payload, and how all three are checked. Knows no sockets.
+
+    header        96 bytes, little-endian; its last 16 check the rest of it and the description
+    description   of a group that begins (JSON), otherwise empty
+    payload       a frame, or tokens
+
+A message longer than a transport takes at once goes in parts, each behind a header of its own. Without a secret the
+checks are CRC-32 and find damage. With one they are HMAC-SHA-256 (RFC 2104, its first 16 bytes, as RFC 2104 section 5
+allows) and find forgery too: the key belongs to one session and one direction of one link, and every part is numbered,
+so that nothing can be replayed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+import zlib
+from typing import NamedTuple
+
+from orbitsplit._errors import TransportError
+
+HEADER_BYTES = 96
+_MAGIC = b"OSPM"
+_VERSION = 2
+_CHECK_BYTES = 16
+# magic, version, kind, flags, number of the part, group, step, rows, tokens, bytes of description and of payload,
+# where the part begins, when it is delivered, and the check of the payload's part
+_HEADER = struct.Struct("<4sHBBQQIIIIQQd16s16x")
+assert _HEADER.size == HEADER_BYTES
+_HAS_OWN_CHECK = 1
+_CHECKED = HEADER_BYTES - _CHECK_BYTES
+
+
+class Header(NamedTuple):
+    """What precedes every part: where the message belongs, its size, and when the emulated link delivers it.
+
+    `rows` and `tokens` are the b and S of an activation [b, S, H]. `number` counts the parts of a channel, `offset` is
+    where in description and payload, one behind the other, this part begins. A payload that `has_own_check` (a frame)
+    is not checked again without a secret.
+    """
+
+    kind: int
+    group: int = 0
+    step: int = 0
+    rows: int = 0
+    tokens: int = 0
+    description_bytes: int = 0
+    payload_bytes: int = 0
+    has_own_check: bool = False
+    deliver_s: float = 0.0
+    number: int = 0
+    offset: int = 0
+
+    @property
+    def body_bytes(self) -> int:
+        """The bytes of description and payload."""
+        return self.description_bytes + self.payload_bytes
+
+
+class Seal:
+    """Writes and reads the headers of one channel, whose parts it counts."""
+
+    def __init__(self, link: str, key: bytes | None = None) -> None:
+        self._link = link
+        self._keyed = None if key is None else hmac.new(key, digestmod="sha256")
+        self._number = 0
+
+    def close(self, header: Header, part: memoryview, body: int) -> None:
+        """Write the header to the first 96 bytes of a part, whose other `body` bytes are there already."""
+        described = self._described(header, body)
+        has_own_check = header.has_own_check and self._keyed is None
+        checked = b"" if has_own_check else self._check(b"", part[HEADER_BYTES + described : HEADER_BYTES + body])
+        _HEADER.pack_into(
+            part,
+            0,
+            _MAGIC,
+            _VERSION,
+            header.kind,
+            _HAS_OWN_CHECK if header.has_own_check else 0,
+            self._number,
+            header.group,
+            header.step,
+            header.rows,
+            header.tokens,
+            header.description_bytes,
+            header.payload_bytes,
+            header.offset,
+            header.deliver_s,
+            checked,
+        )
+        self._number += 1
+        part[_CHECKED:HEADER_BYTES] = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
+
+    def open(self, part: memoryview, most_bytes: int) -> tuple[Header, bool]:
+        """Return the header of a part, and whether its payload is what was sent (as far as it has no own check).
+
+        `part` may be longer than what was sent. Raises TransportError where the header is not one of this channel's
+        next part, is damaged or forged, or announces a body of more than `most_bytes`.
+        """
+        magic, version, *fields, checked = _HEADER.unpack_from(part)
+        if magic != _MAGIC or version != _VERSION:
+            raise TransportError(
+                f"{self._link}: a message starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}"
+            )
+        kind, flags, number, group, step, rows, tokens, description_bytes, payload_bytes, offset, deliver_s = fields
+        header = Header(
+            kind,
+            group,
+            step,
+            rows,
+            tokens,
+            description_bytes,
+            payload_bytes,
+            bool(flags & _HAS_OWN_CHECK),
+            deliver_s,
+            number,
+            offset,
+        )
+        if header.body_bytes > most_bytes:
+            raise TransportError(
+                f"{self._link}: a message announces {header.body_bytes} bytes, the limit is {most_bytes}"
+            )
+        body = min(header.body_bytes - offset, len(part) - HEADER_BYTES)
+        if number != self._number or body < 0:
+            raise TransportError(
+                f"{self._link}: part {number} at byte {offset} of {header.body_bytes} arrived, expected number "
+                f"{self._number}"
+            )
+        described = self._described(header, body)
+        expected = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
+        if not hmac.compare_digest(expected, bytes(part[_CHECKED:HEADER_BYTES])):
+            what = "is damaged" if self._keyed is None else "is damaged or not from whom it should be"
+            raise TransportError(f"{self._link}: the header of part {number} {what}")
+        self._number += 1
+        if header.has_own_check and self._keyed is None:
+            return header, True
+        payload = part[HEADER_BYTES + described : HEADER_BYTES + body]
+        return header, hmac.compare_digest(self._check(b"", payload), checked)
+
+    @staticmethod
+    def _described(header: Header, body: int) -> int:
+        """Return how many of the body's bytes in a part are of the description."""
+        return max(0, min(header.description_bytes - header.offset, body))
+
+    def _check(self, first: bytes | memoryview, second: memoryview) -> bytes:
+        if self._keyed is None:
+            return zlib.crc32(second, zlib.crc32(first)).to_bytes(_CHECK_BYTES, "little")
+        # A copy is begun already: half of what hmac.digest takes.
+        code = self._keyed.copy()
+        code.update(first)
+        code.update(second)
+        return code.digest()[:_CHECK_BYTES]
+
+
+def channel_key(secret: bytes, session: str, source: int, destination: int) -> bytes:
+    """Return the key of one direction between two stages in one session."""
+    return hmac.digest(secret, f"orbitsplit message {session} {source}>{destination}".encode(), "sha256")

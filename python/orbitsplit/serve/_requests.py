@@ -1,0 +1,203 @@
+"""What clients may ask for, checked: every parameter is served, ignored on purpose, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import from_json
+
+from ._api_error import ApiError
+
+# Parameters of OpenAI that are not served, and values of them that ask for nothing: those are accepted, and null.
+_NOT_SERVED: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+_MAX_STOPS = 4
+_STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+NewTokens = Annotated[int, Field(ge=1)]
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    model_config = _STRICT
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class GenerationRequest(BaseModel):
+    """What both endpoints take."""
+
+    model_config = _STRICT
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, le=128)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: tuple[str, ...] = ()
+    user: str | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _as_stops(cls, value: Any) -> Any:
+        stops = [value] if isinstance(value, str) else value
+        if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(_is_text(stop) for stop in stops):
+            raise ValueError(f"expected a string or a list of at most {_MAX_STOPS} strings, none of them empty")
+        return tuple(stops)
+
+    @model_validator(mode="after")
+    def _streams_if_asked_how(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, choice: int) -> dict[str, Any]:
+        """Return the engine's arguments for one of the `n` choices; a seed gives each choice its own."""
+        if self.temperature == 0:
+            return {"do_sample": False}
+        seed = None if self.seed is None else (self.seed + choice) % 2**63
+        # OpenAI has no top_k: 0 leaves all tokens in, whatever the model is usually sampled with.
+        return {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": self.top_p, "seed": seed}
+
+
+class CompletionRequest(GenerationRequest):
+    """Body of `/v1/completions`; a prompt is text or tokens."""
+
+    prompt: tuple[str | tuple[int, ...], ...]
+    max_tokens: NewTokens = 16
+    echo: bool = False
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _as_prompts(cls, value: Any) -> Any:
+        prompts = [value] if isinstance(value, str) or _are_tokens(value) else value
+        if not isinstance(prompts, list) or not prompts or not all(_is_text(p) or _are_tokens(p) for p in prompts):
+            raise ValueError(
+                "expected a string, a list of strings, a list of tokens or a list of such lists, none empty"
+            )
+        return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
+
+
+class Message(BaseModel):
+    """One message of a chat; content in parts is joined."""
+
+    model_config = _STRICT
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:
+        # Clients send back the messages they got, with all that these do not have.
+        if not isinstance(value, dict):
+            return value
+        return {key: item for key, item in value.items() if key == "content" or item not in (None, [])}
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in value):
+            raise ValueError('expected text, or a list of parts {"type": "text", "text": ...}; nothing else is served')
+        return "".join(part["text"] for part in value)
+
+
+class ChatRequest(GenerationRequest):
+    """Body of `/v1/chat/completions`; without a limit the answer may fill the context."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: NewTokens | None = None
+    max_completion_tokens: NewTokens | None = None
+
+    def limit(self) -> tuple[str, int | None]:
+        """Return the name and value of the limit given, the newer name first."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return "max_tokens", self.max_tokens
+
+
+AnyRequest = TypeVar("AnyRequest", bound=GenerationRequest)
+
+
+def parse(body: bytes, kind: type[AnyRequest], *, model_name: str) -> AnyRequest:
+    """Return the request in a body. Raises ApiError 400, 404 for another model, for what is wrong with it."""
+    try:
+        given = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ApiError(400, f"the body is a JSON {type(given).__name__}, expected an object")
+    _refuse_unserved(given, kind)
+    wanted = {key: value for key, value in given.items() if value is not None and key not in _NOT_SERVED}
+    try:
+        request = kind.model_validate(wanted)
+    except ValidationError as error:
+        raise _first_fault(error) from error
+    if request.model != model_name:
+        message = f'there is no model "{request.model}"; this server has "{model_name}"'
+        raise ApiError(404, message, param="model", code="model_not_found")
+    return request
+
+
+def _refuse_unserved(given: dict[str, Any], kind: type[GenerationRequest]) -> None:
+    for key, value in given.items():
+        # 0 == False and 1 == True in Python, but logprobs: 0 asks for something.
+        accepted = [(type(neutral), neutral) for neutral in _NOT_SERVED.get(key, ())]
+        is_number = isinstance(value, float) and value.is_integer()
+        compared = int(value) if is_number else value
+        if key in _NOT_SERVED and value is not None and (type(compared), compared) not in accepted:
+            message = f"{key} is not served" if not accepted else f"{key} is not served, except as {accepted[0][1]!r}"
+            raise ApiError(400, message, param=key, code="unsupported_parameter")
+        if key not in _NOT_SERVED and key not in kind.model_fields:
+            raise ApiError(400, f"unknown parameter {key}", param=key, code="unknown_parameter")
+
+
+def _first_fault(error: ValidationError) -> ApiError:
+    fault = error.errors(include_url=False, include_context=False)[0]
+    path = ".".join(map(str, fault["loc"])) or None
+    message = fault["msg"].removeprefix("Value error, ")
+    code = "missing_required_parameter" if fault["type"] == "missing" else None
+    return ApiError(400, f"{path}: {message}" if path else message, param=path, code=code)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _are_tokens(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
