@@ -41,7 +41,14 @@ def main() -> None:
     workload = osp.Workload(micro_batches=PROMPTS, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
 
     planned = osp.plan(profile, network, workload, codebook=book, max_accuracy_drop=MAX_ACCURACY_DROP)
-    checked = osp.verify(planned, model, texts("held-out"), codebook=book, samples=16)
+    checked = osp.verify(
+        planned,
+        model,
+        texts("held-out"),
+        codebook=book,
+        samples=13,
+        replan=lambda budget: osp.plan(profile, network, workload, codebook=book, loss_budget=budget),
+    )
     planned = checked.plan
     print(planned.explain(), checked, sep="\n", end="\n\n")
 
