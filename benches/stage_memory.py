@@ -3,9 +3,9 @@
     python benches/stage_memory.py
 
 Gemma 3 270M in four stages at full speed, nothing compressed. For each stage the most memory that its process held
-while it loaded and while it ran, less that of the interpreter and its libraries, beside what a plan reserves on the node
-(weights, keys and values of all prompts, the workspace of a forward), and beside that with what the process takes for
-itself: libraries that load when they are first used, activations on their way, what the allocator keeps.
+while it loaded and while it ran, less that of the interpreter and its libraries, beside what a plan reserves on the
+node (weights, keys and values of all prompts, the workspace of a forward), and beside that with what the process
+takes for itself: libraries that load when they are first used, activations on their way, what the allocator keeps.
 """
 
 from __future__ import annotations
