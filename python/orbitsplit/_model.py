@@ -88,14 +88,16 @@ def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class that a checkpoint means: the first of its `architectures`.
 
-    Where that names no model of transformers, it is the causal language model of the configuration's type, else the
-    base model. Raises ValueError for an encoder-decoder model and for a type that transformers has no model of.
+    Without any it is the causal language model of the configuration's type, else the base model. Raises ValueError for
+    an encoder-decoder model, and for a class or a type that transformers does not have.
     """
     if config.is_encoder_decoder:
         raise ValueError(unsupported(config, "encoder-decoder models are not split"))
-    named = getattr(transformers, (config.architectures or [""])[0], None)
-    if isinstance(named, type) and issubclass(named, PreTrainedModel):
-        return named
+    for name in (config.architectures or [])[:1]:
+        named = getattr(transformers, name, None)
+        if isinstance(named, type) and issubclass(named, PreTrainedModel):
+            return named
+        raise ValueError(f"the model names {name}, which transformers {transformers.__version__} does not have")
     mapping = MODEL_MAPPING if _is_encoder(config) else MODEL_FOR_CAUSAL_LM_MAPPING
     mapping = mapping if type(config) in mapping else MODEL_MAPPING
     if type(config) not in mapping:

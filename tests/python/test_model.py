@@ -275,7 +275,6 @@ def test_forwards_that_do_more_than_hand_on_a_hidden_state_are_refused(
     [
         (LlamaConfig(), "LlamaForCausalLM", True),
         (LlamaConfig(architectures=["LlamaModel"]), "LlamaModel", False),
-        (LlamaConfig(architectures=["MyOwnModel"]), "LlamaForCausalLM", True),
         (BertConfig(), "BertModel", False),
         (BertConfig(is_decoder=True), "BertLMHeadModel", True),
         (BertConfig(architectures=["BertForMaskedLM"]), "BertForMaskedLM", False),
