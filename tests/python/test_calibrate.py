@@ -20,7 +20,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 import orbitsplit as osp
+from orbitsplit._codebook import CodebookEntry
 from orbitsplit.calibration import _checkpoint, _statistics
+from orbitsplit.calibration._candidates import Candidate, worth_keeping
+from orbitsplit.calibration._fit import geometry
+from orbitsplit.calibration._statistics import CutStatistics
 
 ROWS, TOKENS, MEASURED = 6, 40, 2
 WORDS = ["the", "satellite", "passes", "over", "station", "and", "sends", "data"]
@@ -204,17 +208,17 @@ def test_levels_form_a_convex_hull_with_and_without_a_matrix(book: osp.Codebook)
         assert losses == sorted(losses)  # best quality first
         for has_matrix in (False, True):
             points = sorted(
-                (level.bits_per_element, level.loss)
+                (level.bits_per_element, level.loss, level.loss_error)
                 for k, level in enumerate(book.levels(cut))
                 if (getattr(book[cut, k], "matrix", None) is not None) == has_matrix
             )
             assert points
-            for (bits_a, loss_a), (bits_b, loss_b) in pairwise(points):
+            for (bits_a, loss_a, _), (bits_b, loss_b, _) in pairwise(points):
                 assert bits_a < bits_b
                 assert loss_a > loss_b
             for a, b, c in combinations(points, 3):
-                # b below the line from a to c
-                assert b[1] < a[1] + (c[1] - a[1]) * (b[0] - a[0]) / (c[0] - a[0]) + 1e-12
+                # b below the line from a to c, as far as is known
+                assert b[1] - b[2] < a[1] + (c[1] - a[1]) * (b[0] - a[0]) / (c[0] - a[0]) + 1e-12
 
 
 def test_nothing_that_belongs_on_the_hull_is_left_out(model: PreTrainedModel) -> None:
@@ -233,6 +237,35 @@ def test_nothing_that_belongs_on_the_hull_is_left_out(model: PreTrainedModel) ->
                 if a[0] <= bits <= b[0] and a[0] < b[0]
             ]
             assert level.loss >= min(below, default=min(loss for _, loss in kept)) - 1e-9
+
+
+def level(bits: float, loss: float, error: float, *, matrix: bool = False) -> Candidate:
+    measured = osp.CodebookLevel(
+        name=f"x {bits:g}",
+        bits_per_element=bits,
+        loss=loss,
+        loss_error=error,
+        encode_s_per_byte=0.0,
+        decode_s_per_byte=0.0,
+    )
+    return Candidate(CodebookEntry(level=measured, arrays={"matrix": "m"} if matrix else {}), {})
+
+
+def bits_kept(*candidates: Candidate) -> list[float]:
+    return sorted(found.entry.level.bits_per_element for found in worth_keeping(candidates))
+
+
+def test_a_level_above_the_hull_by_its_error_or_less_is_kept() -> None:
+    # The hull from 2 to 4 bits passes 3 bits at a loss of 0.5.
+    ends = level(2, 0.9, 0.3), level(4, 0.1, 0.05)
+    assert bits_kept(*ends, level(3, 0.59, 0.1)) == [2, 3, 4]
+    assert bits_kept(*ends, level(3, 0.61, 0.1)) == [2, 4]
+    assert bits_kept(*ends, level(3, 0.61, 0.1, matrix=True)) == [2, 3, 4]  # a hull of its own
+
+
+def test_a_level_of_more_bits_and_no_less_loss_is_left_out_whatever_its_error() -> None:
+    assert bits_kept(level(2, 0.9, 0.3), level(3, 0.9, 0.5), level(4, 0.1, 0.05)) == [2, 4]
+    assert bits_kept(level(2, 0.5, 0.3), level(2, 0.4, 0.3)) == [2]
 
 
 def test_levels_without_a_matrix_are_kept_beside_better_ones_with_one() -> None:
@@ -294,6 +327,21 @@ def test_sensitive_channels_get_smaller_steps() -> None:
 # Massive rows.
 
 MASSIVE_TOKEN, MASSIVE = 5, 3000.0
+
+
+@pytest.mark.parametrize(("gradients", "part"), [(1, 0.1), (4, 0.035), (100_000, 0.001)])
+def test_a_channel_whose_gradients_were_zero_counts_the_less_the_more_there_were(gradients: int, part: float) -> None:
+    statistics = CutStatistics.empty(2, is_whole=True)
+    statistics.count, statistics.gradients = 1000, gradients
+    statistics.fisher += gradients * torch.tensor([[2.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    statistics.products += 1000 * torch.eye(2, dtype=torch.float64)
+    step = geometry("fisher", statistics).step
+    assert step[1] / step[0] == pytest.approx(((2 + part) / part) ** 0.5)
+    # The second moments of y are those of x weighed by the Fisher information and the same part of its mean, 1.
+    matrix = geometry("klt", statistics).matrix
+    assert matrix is not None
+    first, second = sorted(np.linalg.norm(matrix, axis=1), reverse=True)
+    assert first / second == pytest.approx(((2 + part) / part) ** 0.5, rel=1e-4)
 
 
 def with_massive_rows() -> tuple[PreTrainedModel, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ViTForImageClassification
 
 import orbitsplit as osp
+from orbitsplit.calibration import held_out
 
 COARSEST = "fisher 0.5"
 
@@ -126,6 +127,16 @@ def test_figures_of_a_language_model_are_those_of_the_whole_model(language: PreT
     found = osp.verify(plan, language, held_out, codebook=book, max_accuracy_drop=1.0)
     assert_measured(found.trials[0].measured, judge_rows(language, held_out, plan, book))
     assert found.trials[0].measured.loss > 1e-2
+
+
+def test_choices_measured_together_are_those_measured_alone(language: PreTrainedModel) -> None:
+    choices: list[dict[int, AnyCodec]] = [{}, {1: "int4"}, {0: "int8", 2: "int4"}]
+    batches: list[int] = []
+    reference = held_out(language, tiny_prompts((30,) * 3)[0], kept_bytes=0)  # no output of the model is kept
+    together = reference.measure_each(choices, on_batch=batches.append)
+    assert together == [reference.measure(codecs) for codecs in choices]
+    assert 0 == together[0].loss < together[2].loss
+    assert batches == [0, 1, 2]
 
 
 def test_figures_of_fixed_codecs_need_no_codebook(language: PreTrainedModel) -> None:

@@ -33,7 +33,7 @@ LEVELS = (5.0, 4.0, 3.2, 2.6, 2.1, 1.7)
 CODECS = ("fisher", "klt")
 
 # Next-token predictions that count, of each row: the head over a large vocabulary costs more than the layers.
-_FIT_POSITIONS, _MEASURED_POSITIONS = 128, 64
+_FIT_POSITIONS, _MEASURED_POSITIONS = 256, 64
 
 # Plans of several cuts that the curve from loss to accuracy is fitted to, beside every level by itself.
 _COMPOSITES = 16
@@ -48,9 +48,6 @@ class _Sizes:
 # Samples by default. Rows of 512 tokens: with the covariance of 32 of them, Gemma 3 270M takes 0.15 bits more on other
 # text than on these.
 _ROWS, _IMAGES, _TEXTS = _Sizes(128, 4), _Sizes(1024, 256), _Sizes(1024, 64)
-
-# Batches of those fitted to that gradients are taken of.
-_WITH_GRADIENTS = 40
 
 
 def calibrate(
@@ -90,10 +87,10 @@ def calibrate(
         int8 ...  any fixed codec, as it is
 
     Memory beside the model: 16 width^2 bytes a cut with klt or trained, and a megabyte for each measured output of a
-    large vocabulary. Training takes minutes a level. What is not on the lower convex hull of loss over bits at its cut
-    is left out (codecs with and without a matrix apart), unless `hull_only` is false. With `checkpoint`, a path, work
-    that is interrupted goes on when the same call is made again, and ends with the same numbers (seconds apart); the
-    file is removed at the end.
+    large vocabulary. Training takes minutes a level. What lies above the lower convex hull of loss over bits at its
+    cut by more than its standard error is left out (codecs with and without a matrix apart), unless `hull_only` is
+    false. With `checkpoint`, a path, work that is interrupted goes on when the same call is made again, and ends with
+    the same numbers (seconds apart); the file is removed at the end.
 
     Example:
         >>> book = osp.calibrate("path-or-hub-id", [Path("corpus.txt")], cuts=[5, 9, 14])     # doctest: +SKIP
@@ -193,7 +190,6 @@ class _Calibration:
             self._task,
             self._fit_batches,
             asked["cuts"],
-            with_gradients=_WITH_GRADIENTS,
             seed=asked["seed"],
             done=state.statistics,
             first_batch=state.batches,

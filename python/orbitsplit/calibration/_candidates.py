@@ -131,12 +131,13 @@ def _measure(name: str, fitted: Fitted | None, tail: CutTail, kind: str) -> Cand
 
 
 def worth_keeping(found: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates on the lower convex hull of loss over bits.
+    """Return the candidates on the lower convex hull of loss over bits, or above it by no more than their error.
 
-    Those with a matrix have a hull of their own: they need fewer bits and more time, and which counts depends on the
-    links. Ties are broken by the order of `found`.
+    Without that allowance the noise of a few rows of text leaves gaps between the levels. Nothing is kept that takes
+    more bits than another and loses no less. Those with a matrix have a hull of their own: they need fewer bits and
+    more time, and which counts depends on the links. Ties are broken by the order of `found`.
     """
-    return [c for matrix in (False, True) for c in _hull([c for c in found if c.has_matrix == matrix])]
+    return [c for matrix in (False, True) for c in _near_hull([c for c in found if c.has_matrix == matrix])]
 
 
 def best_first(found: Sequence[Candidate]) -> list[Candidate]:
@@ -144,19 +145,31 @@ def best_first(found: Sequence[Candidate]) -> list[Candidate]:
     return sorted(found, key=lambda c: (c.entry.level.loss, -c.entry.level.bits_per_element))
 
 
-def _hull(found: Sequence[Candidate]) -> list[Candidate]:
-    points = sorted(found, key=lambda c: (c.entry.level.bits_per_element, c.entry.level.loss))
-    hull: list[Candidate] = []
-    for candidate in points:
-        if hull and candidate.entry.level.loss >= hull[-1].entry.level.loss:
-            continue  # more bits and no less loss
-        while len(hull) > 1 and not _turns(hull[-2], hull[-1], candidate):
+def _near_hull(found: Sequence[Candidate]) -> list[Candidate]:
+    better: list[Candidate] = []
+    for candidate in sorted(found, key=_point):
+        if not better or candidate.entry.level.loss < better[-1].entry.level.loss:
+            better.append(candidate)
+    if not better:
+        return []
+    hull: list[tuple[float, float]] = []
+    for point in map(_point, better):
+        while len(hull) > 1 and not _turns(hull[-2], hull[-1], point):
             hull.pop()
-        hull.append(candidate)
-    return hull
+        hull.append(point)
+    bits, losses = zip(*hull, strict=True)
+    return [
+        candidate
+        for candidate in better
+        if candidate.entry.level.loss - candidate.entry.level.loss_error
+        <= np.interp(candidate.entry.level.bits_per_element, bits, losses)
+    ]
 
 
-def _turns(a: Candidate, b: Candidate, c: Candidate) -> bool:
+def _point(candidate: Candidate) -> tuple[float, float]:
+    return candidate.entry.level.bits_per_element, candidate.entry.level.loss
+
+
+def _turns(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
     """Say whether b lies below the line from a to c."""
-    (xa, ya), (xb, yb), (xc, yc) = ((point.entry.level.bits_per_element, point.entry.level.loss) for point in (a, b, c))
-    return (yb - ya) * (xc - xa) < (yc - ya) * (xb - xa)
+    return (b[1] - a[1]) * (c[0] - a[0]) < (c[1] - a[1]) * (b[0] - a[0])

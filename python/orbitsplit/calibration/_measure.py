@@ -80,6 +80,19 @@ class Measured:
         return math.expm1(self.surprise)
 
 
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """The outputs of one batch with codecs beside those without, a value for each, and what the frames took."""
+
+    loss: Tensor
+    right: Tensor
+    drop: Tensor
+    expected_drop: Tensor
+    surprise: Tensor
+    frame_bytes: int
+    elements: int
+
+
 class Reference:
     """A model's own outputs on some batches, which those with codecs are compared with.
 
@@ -118,6 +131,23 @@ class Reference:
         self, codecs: Mapping[int, AnyCodec], *, on_batch: Callable[[int], None] = lambda _index: None
     ) -> Measured:
         """Return what codecs at several cuts at once cost, each getting what those before it left."""
+        return self.measure_each([codecs], on_batch=on_batch)[0]
+
+    def measure_each(
+        self, choices: Sequence[Mapping[int, AnyCodec]], *, on_batch: Callable[[int], None] = lambda _index: None
+    ) -> list[Measured]:
+        """Return what `measure` does for each of several choices, each batch's reference computed once for all."""
+        found: list[list[_Compared]] = [[] for _ in choices]
+        for index, batch in enumerate(self.batches):
+            reference = self.outputs(index)
+            right = self.task.scores(reference, reference, batch)
+            for codecs, compared in zip(choices, found, strict=True):
+                compared.append(self._compare(batch, reference, right, codecs))
+            on_batch(index)
+        return [self._summed(compared) for compared in found]
+
+    def _compare(self, batch: Batch, reference: Tensor, right: Tensor, codecs: Mapping[int, AnyCodec]) -> _Compared:
+        """Run one batch with codecs and compare its outputs with the model's own."""
         frame_bytes = elements = 0
 
         def through(codec: AnyCodec) -> Callable[[Tensor], Tensor]:
@@ -130,35 +160,31 @@ class Reference:
 
             return at
 
-        losses, drops, expected, right, surprise = [], [], [], [], []
-        for index, batch in enumerate(self.batches):
-            reference = self.outputs(index)
-            with torch.no_grad():
-                result = self.splice.run(batch.inputs, {cut: through(codec) for cut, codec in codecs.items()})
-                outputs = self.task.outputs(result, batch)
-            losses.append(self.task.divergence(reference, outputs))
-            before, after = (self.task.scores(reference, found, batch) for found in (reference, outputs))
-            drops.append(before - after)
-            expected.append(self.task.expected_drop(reference, outputs))
-            right.append(before)
-            surprise.append(self.task.surprise(outputs, batch) - self.task.surprise(reference, batch))
-            on_batch(index)
-        loss, loss_error = self.with_error(losses)
-        drop, drop_error = self.with_error(drops)
-        expected_drop, expected_drop_error = self.with_error(expected)
-        rise, rise_error = self.with_error(surprise)
+        task = self.task
+        with torch.no_grad():
+            result = self.splice.run(batch.inputs, {cut: through(codec) for cut, codec in codecs.items()})
+            outputs = task.outputs(result, batch)
+        return _Compared(
+            loss=task.divergence(reference, outputs),
+            right=right,
+            drop=right - task.scores(reference, outputs, batch),
+            expected_drop=task.expected_drop(reference, outputs),
+            surprise=task.surprise(outputs, batch) - task.surprise(reference, batch),
+            frame_bytes=frame_bytes,
+            elements=elements,
+        )
+
+    def _summed(self, compared: Sequence[_Compared]) -> Measured:
+        figures: dict[str, float] = {}
+        for name in ("loss", "drop", "expected_drop", "surprise"):
+            values = [getattr(one, name) for one in compared]
+            figures[name], figures[f"{name}_error"] = self.with_error(values)
+        elements = sum(one.elements for one in compared)
         return Measured(
-            loss=loss,
-            loss_error=loss_error,
-            drop=drop,
-            drop_error=drop_error,
-            accuracy=float(torch.cat(right).mean()),
-            samples=sum(map(len, losses)),
-            bits_per_element=8 * frame_bytes / elements if elements else 32.0,
-            expected_drop=expected_drop,
-            expected_drop_error=expected_drop_error,
-            surprise=rise,
-            surprise_error=rise_error,
+            **figures,
+            accuracy=float(torch.cat([one.right for one in compared]).mean()),
+            samples=sum(len(one.loss) for one in compared),
+            bits_per_element=8 * sum(one.frame_bytes for one in compared) / elements if elements else 32.0,
         )
 
     def with_error(self, values: Sequence[Tensor]) -> tuple[float, float]:
