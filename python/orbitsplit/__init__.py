@@ -144,6 +144,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # a tenth of the time that `import orbitsplit` may take
 
         return version("orbitsplit")
+    if name == "leo":
+        return importlib.import_module(".leo", __name__)  # says itself what it needs
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -94,12 +95,12 @@ class Network:
     links: tuple[Link, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [node.name for node in self.nodes]
+        names = Counter(node.name for node in self.nodes)  # keeps the order; constellations have thousands of nodes
         if not names:
             raise ValueError("a network needs at least one node")
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{names.count(name)} nodes are called {name!r}, names must differ")
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"{count} nodes are called {name!r}, names must differ")
         pairs: set[tuple[str, str]] = set()
         for link in self.links:
             for end in (link.source, link.target):

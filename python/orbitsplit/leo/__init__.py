@@ -1,0 +1,54 @@
+"""Constellations in low Earth orbit: what yields networks over time. Needs the extra `leo` (sgp4).
+
+Example:
+    >>> from orbitsplit import Node, leo
+    >>> ring = leo.walker_delta(12, 1, 0, altitude_km=500, inclination_deg=53)
+    >>> network = ring.equipped(leo.Equipment(Node("jetson", 8_000_000_000, slowdown=4))).network(at=ring.epoch)
+    >>> len(network.links)
+    24
+"""
+
+from __future__ import annotations
+
+from ._build import from_tle, load, single, walker_delta, walker_star
+from ._constellation import Constellation, Equipment
+from ._contacts import Contact
+from ._earth import delay_s, line_of_sight, maximal_range_km, period_s, range_km
+from ._lint import Finding, lint, lint_chain, lint_collisions
+from ._pattern import Pattern
+from ._rates import FixedRate, KaBand, LinkRate, Optical
+from ._satellites import Satellite
+from ._stations import Station
+from ._times import Times
+from ._topology import Grid, Nearest, Topology
+
+__all__ = [
+    "Constellation",
+    "Contact",
+    "Equipment",
+    "Finding",
+    "FixedRate",
+    "Grid",
+    "KaBand",
+    "LinkRate",
+    "Nearest",
+    "Optical",
+    "Pattern",
+    "Satellite",
+    "Station",
+    "Times",
+    "Topology",
+    "delay_s",
+    "from_tle",
+    "line_of_sight",
+    "lint",
+    "lint_chain",
+    "lint_collisions",
+    "load",
+    "maximal_range_km",
+    "period_s",
+    "range_km",
+    "single",
+    "walker_delta",
+    "walker_star",
+]
