@@ -1,15 +1,18 @@
 """Break running pipelines at random, and see that every one ends with the undisturbed text or a clear error.
 
-    python benches/chaos.py [RUNS] [RUNS_ON_GEMMA] [SEED]     by default 45 on a tiny model, 5 on Gemma 3 270M, seed 0
+    python benches/chaos.py [--runs 50] [--gemma 5] [--seed 0]     50 runs: 45 of a tiny model, 5 of Gemma 3 270M
 
 A run generates with a pipeline of three or four nodes out of five while one or two of these happen at a random moment:
 a process is killed (SIGKILL), a process hangs (SIGSTOP), a link delivers nothing any more, bits of frames are flipped.
-The pipeline plans again on what is left (`osp.replanner`). Prints a table, and exits with 1 if a run ended with another
-text, took too long, or left a process behind.
+The pipeline plans again on what is left (`osp.replanner`), which is always possible; one run in six has no other plan,
+and may end with an error that names what was lost and has the right tokens so far. Prints a table, and exits with 1 if
+a run ended otherwise, took too long, or left a process behind.
 """
 
 from __future__ import annotations
 
+import argparse
+import faulthandler
 import os
 import random
 import signal
@@ -33,8 +36,8 @@ from orbitsplit._model import demo_model
 
 FAULTS = ("kill", "stop", "cut", "flip")
 NODES, PROMPT_TOKENS = 5, 8
-# A run that is not over by then hangs.
-LIMIT_S = 90.0
+# A run that is not over by then hangs. Where not even `generate` notices, all ends with what every thread is doing.
+LIMIT_S, HARD_LIMIT_S = 90.0, 240.0
 HEARTBEAT_S, STALL_S = 4.0, 3.0
 
 
@@ -42,6 +45,7 @@ HEARTBEAT_S, STALL_S = 4.0, 3.0
 class Subject:
     """A model that pipelines run: where it is, its profile, how much is generated, and what comes out undisturbed."""
 
+    name: str
     model: Path
     profile: osp.ModelProfile
     prompts: torch.Tensor
@@ -53,7 +57,9 @@ class Subject:
 class Outcome:
     """How a run ended: `text` is "same", "error" or "other"; recoveries with their seconds beyond loading."""
 
+    model: str
     faults: tuple[str, ...]
+    has_other_plans: bool
     text: str
     seconds: float
     recovery_s: tuple[float, ...]
@@ -61,7 +67,7 @@ class Outcome:
     left_behind: int
 
 
-def subject(model: Path, new_tokens: int, *, seed: int = 0) -> Subject:
+def subject(name: str, model: Path, new_tokens: int, *, seed: int = 0) -> Subject:
     """Return a model ready to be run, with the tokens that one process generates."""
     whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -75,12 +81,12 @@ def subject(model: Path, new_tokens: int, *, seed: int = 0) -> Subject:
         pad_token_id=0,
     )
     profile = osp.profile(model, prompt_tokens=PROMPT_TOKENS, measure=True)
-    return Subject(model, profile, prompts, new_tokens, expected)
+    return Subject(name, model, profile, prompts, new_tokens, expected)
 
 
 @contextmanager
 def tiny_model() -> Iterator[Path]:
-    """Make a Llama of six layers with random weights."""
+    """Make a Llama of six layers with random weights, so large that no rounding decides which token comes."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=97,
@@ -93,8 +99,13 @@ def tiny_model() -> Iterator[Path]:
         eos_token_id=2,
         pad_token_id=0,
     )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, 0.25)
     with tempfile.TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).save_pretrained(folder)
+        model.save_pretrained(folder)
         yield Path(folder)
 
 
@@ -102,6 +113,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
     """Run one pipeline and break it; the seed says how, where and when."""
     source = random.Random(seed)
     faults = tuple(source.choice(FAULTS) for _ in range(source.choice((1, 1, 1, 2))))
+    has_other_plans = source.random() < 5 / 6
     plan, network = _plan_of(what, source)
     ends = [stage.node for stage in plan.stages]
     links = [f'[[links]]\nfrom = "{a}"\nto = "{b}"\n' for a, b in pairwise(ends)]
@@ -109,7 +121,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
         plan,
         what.model,
         conditions=_conditions(faults, links, source),
-        replan=osp.replanner(what.profile, network),
+        replan=osp.replanner(what.profile, network) if has_other_plans else None,
         heartbeat_timeout_s=HEARTBEAT_S,
         stall_timeout_s=STALL_S,
     )
@@ -125,17 +137,15 @@ def run_once(what: Subject, seed: int) -> Outcome:
             text = "same" if torch.equal(tokens, what.expected) else "other"
         except osp.TransportError as error:
             is_clear = error.kind != "timeout" and (error.node is not None or error.link is not None)
-            has_tokens = error.tokens is not None and torch.equal(
-                error.tokens[0], what.expected[0, : error.tokens.shape[1]]
-            )
-            text, message = "error" if is_clear and has_tokens else "other", str(error).splitlines()[0]
+            text = "error" if is_clear and _begins_as(error.tokens, what.expected) else "other"
+            message = str(error).splitlines()[0]
         seconds = time.monotonic() - began_s
         for timer in timers:
             timer.cancel()
         children |= set(psutil.Process().children(recursive=True))
     _, alive = psutil.wait_procs(children, timeout=10)
     recovery_s = tuple(recovery.seconds - recovery.loading_s for recovery in pipe.recoveries)
-    return Outcome(faults, text, seconds, recovery_s, message, len(alive))
+    return Outcome(what.name, faults, has_other_plans, text, seconds, recovery_s, message, len(alive))
 
 
 def _plan_of(what: Subject, source: random.Random) -> tuple[osp.Plan, osp.Network]:
@@ -161,11 +171,18 @@ def _conditions(faults: tuple[str, ...], links: list[str], source: random.Random
     text = ""
     for fault, link in zip(faults, source.sample(links, len(faults)), strict=True):
         if fault == "cut":
-            # From when the parent began: by then processes have started, and often work.
-            text += f'{link}down = [["{source.uniform(3.0, 14.0):.2f} s", "forever"]]\n'
+            text += f'{link}down = [["{source.uniform(0.0, 3.0):.2f} s", "forever"]]\n'
         elif fault == "flip":
             text += f"{link}corrupt = {source.choice((0.002, 0.02, 0.1))}\n"
     return osp.LinkConditions.from_toml(f"seed = {source.randrange(1 << 30)}\n{text}") if text else None
+
+
+def _begins_as(tokens: torch.Tensor | None, expected: torch.Tensor) -> bool:
+    """Say whether these are the first of the expected tokens; rows that are behind end in pad tokens, 0."""
+    if tokens is None:
+        return False
+    begin = expected[:, : tokens.shape[1]]
+    return bool(((tokens == begin) | (tokens == 0)).all()) and bool((tokens == begin).all(dim=1).any())
 
 
 def _at_random(source: random.Random, pipe: osp.Pipeline, fault: str) -> threading.Timer:
@@ -183,35 +200,48 @@ def _at_random(source: random.Random, pipe: osp.Pipeline, fault: str) -> threadi
 
 def is_fine(outcome: Outcome) -> bool:
     """Say whether a run ended as it must, and went on within 15 seconds beyond loading."""
-    return outcome.text != "other" and outcome.left_behind == 0 and max(outcome.recovery_s, default=0.0) < 15.0
+    # Flipped bits take nothing away: they are no excuse for an error.
+    may_fail = not outcome.has_other_plans and outcome.faults.count("flip") < len(outcome.faults)
+    is_right = outcome.text == "same" or (outcome.text == "error" and may_fail)
+    return is_right and outcome.left_behind == 0 and max(outcome.recovery_s, default=0.0) < 15.0
 
 
 def show(outcomes: list[Outcome]) -> None:
-    """Print what happened, by fault."""
-    print("| faults | runs | same text | clear error | recoveries | beyond loading: median, worst | longest run |")
+    """Print what happened, by model and fault."""
+    print("| model: faults | runs | same text | clear error | recoveries | beyond loading: median, worst | longest |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for faults in sorted({outcome.faults for outcome in outcomes}, key=lambda faults: (len(faults), faults)):
-        own = [outcome for outcome in outcomes if outcome.faults == faults]
+    rows: dict[str, list[Outcome]] = {}
+    for outcome in sorted(outcomes, key=lambda one: (one.model, not one.has_other_plans, len(one.faults))):
+        without = "" if outcome.has_other_plans else ", no other plan"
+        rows.setdefault(f"{outcome.model}: {' and '.join(sorted(outcome.faults))}{without}", []).append(outcome)
+    for name, own in {**rows, "all": outcomes}.items():
         recovered = [seconds for outcome in own for seconds in outcome.recovery_s]
         seconds = f"{statistics.median(recovered):.1f} s, {max(recovered):.1f} s" if recovered else "-"
         texts = [outcome.text for outcome in own]
         print(
-            f"| {', '.join(faults)} | {len(own)} | {texts.count('same')} | {texts.count('error')} | {len(recovered)} "
+            f"| {name} | {len(own)} | {texts.count('same')} | {texts.count('error')} | {len(recovered)} "
             f"| {seconds} | {max(outcome.seconds for outcome in own):.1f} s |"
         )
 
 
-def main(runs: int = 45, runs_on_gemma: int = 5, seed: int = 0) -> None:
+def main() -> None:
     """Do the runs and print what happened."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=50, help="how many, those on Gemma included")
+    parser.add_argument("--gemma", type=int, default=5, help="how many of them on Gemma 3 270M")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
     outcomes: list[Outcome] = []
     with tiny_model() as tiny:
-        subjects = [subject(tiny, 600)] if runs else []
-        if runs_on_gemma:
-            subjects.append(subject(demo_model(), 48))
-        plans = [(subjects[0], k) for k in range(runs)] + [(subjects[-1], runs + k) for k in range(runs_on_gemma)]
-        for number, (what, k) in enumerate(plans):
-            outcomes.append(run_once(what, seed + k))
-            print(f"{number + 1:3} of {len(plans)}: {outcomes[-1]}", file=sys.stderr, flush=True)
+        on_tiny = asked.runs - asked.gemma
+        subjects = [subject("tiny", tiny, 600)] * on_tiny
+        if asked.gemma:
+            subjects += [subject("Gemma", demo_model(), 48)] * asked.gemma
+        for number, what in enumerate(subjects):
+            faulthandler.dump_traceback_later(HARD_LIMIT_S, exit=True)
+            outcomes.append(run_once(what, asked.seed + number))
+            faulthandler.cancel_dump_traceback_later()
+            print(f"{number + 1:3} of {len(subjects)}: {outcomes[-1]}", file=sys.stderr, flush=True)
     show(outcomes)
     wrong = [outcome for outcome in outcomes if not is_fine(outcome)]
     if wrong:
@@ -219,4 +249,4 @@ def main(runs: int = 45, runs_on_gemma: int = 5, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main()

@@ -189,6 +189,8 @@ def _open(
     """Start the pipeline of a plan; return it and the model's tokenizer."""
     from ._model import load_tokenizer
 
+    if is_torchrun and (links is not None or replan is not None):
+        raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
     path = _path(plan, model, report)
     where = None
     if is_torchrun:

@@ -70,7 +70,7 @@ def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None
 
 def load_tokenizer(model: str | Path) -> Any:
     """Load a model's tokenizer, set up for generation: padding on the left, a padding token always present."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -81,7 +81,8 @@ def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
     """Return the configuration of a model directory, hub id, or of a configuration itself (a copy)."""
     if isinstance(model, PreTrainedConfig):
         return copy.deepcopy(model)
-    config: PreTrainedConfig = AutoConfig.from_pretrained(model)
+    # Not left to its default, which asks on the terminal whether to run code that lies beside the model.
+    config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
     return config
 
 

@@ -52,7 +52,8 @@ class Recorder:
         events = self._events.get(group)
         if events is not None:
             events.append((kind, group, step, start_s, stop_s))
-            self._cpu_s[group] += cpu_s
+            if cpu_s:
+                self._cpu_s[group] += cpu_s
 
     def take(self, group: int) -> tuple[tuple[tuple[str, int, int, float, float], ...], float]:
         """Return the events of a group and their processor time, and record no more of it."""

@@ -16,8 +16,9 @@ def book_by_hand(
     width: int,
     drop_per_loss: float = 0.5,
     step: float = 0.25,
+    layer_hashes: Sequence[str] | None = None,
 ) -> osp.Codebook:
-    """Return a book with these levels at each cut: (name, bits per element, loss)."""
+    """Return a book with these levels at each cut: (name, bits per element, loss); of no model unless hashes say so."""
     entries = {
         cut: [
             osp.CodebookEntry(
@@ -40,7 +41,7 @@ def book_by_hand(
         architecture="ToyForCausalLM",
         layers=layers,
         width=width,
-        layer_hashes=tuple(f"hash {k}" for k in range(layers)),
+        layer_hashes=tuple(layer_hashes or (f"hash {k}" for k in range(layers))),
     )
     return osp.Codebook(
         model,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import orbitsplit as osp
 from orbitsplit._trace import Recorder
+from orbitsplit.runtime import _channels
 from orbitsplit.runtime._channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet
 from orbitsplit.runtime._groups import Group
 from orbitsplit.runtime._pace import Pace
@@ -132,8 +133,19 @@ def test_sending_and_working_are_recorded() -> None:
     ends.outlet.begin(GROUP, activation())
     ends.inlet.receive()
     events, _ = ends.recorder.take(3)
-    assert [event[0] for event in events] == ["encode", "send", "wait", "receive", "decode"]
+    assert [event[0] for event in events] == ["encode", "send", "wait", "decode"]
     assert events[1][3:] == (10.0, 12.0)
+
+
+def test_what_an_emulated_link_had_delivered_already_is_received_not_waited_for() -> None:
+    ends = activation_ends()
+    ends.memory.send(
+        Header(Kind.STEP, 3, 1, rows=2, tokens=1, deliver_s=1e-9), osp.compress(activation(1), codec="raw")
+    )
+    ends.inlet.receive()
+    (wait, receive, decode), _ = ends.recorder.take(3)
+    assert (wait[0], receive[0], decode[0]) == ("wait", "receive", "decode")
+    assert wait[4] - wait[3] == 0.0 < receive[4] - receive[3]
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -158,6 +170,16 @@ def test_a_valid_frame_larger_than_announced_is_not_decoded() -> None:
     ends = activation_ends()
     ends.memory.send(Header(Kind.STEP, 3, 0, rows=2, tokens=5), osp.compress(torch.zeros(2, 500, HIDDEN), codec="int8"))
     assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+
+
+def test_a_header_cannot_make_the_receiver_allocate_more_than_a_message_may_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A sparse frame of few bytes decodes into any shape that a forged header announces.
+    ends = activation_ends("topk:0.001")
+    monkeypatch.setattr(_channels, "MESSAGE_BYTES", 2 * 5 * HIDDEN * 4 - 1)
+    ends.outlet.begin(GROUP, torch.zeros(2, 5, HIDDEN))
+    assert ends.inlet.receive().kind is Kind.DAMAGED
 
 
 @pytest.mark.parametrize(("step", "tokens"), [(0, 5), (1, 1)])

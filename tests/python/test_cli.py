@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import openai
+import psutil
 import pytest
+import torch
+from fake_engine import byte_tokenizer
 from rich.console import Console
-from tiny_models import save_tiny_model, save_tiny_tokenizer
+from tiny_models import LAYERS, save_tiny_model, save_tiny_tokenizer, tiny_model
+from transformers import GenerationConfig, PreTrainedModel
 
 import orbitsplit as osp
 from orbitsplit import _views as views
@@ -117,7 +125,10 @@ def test_a_missing_file_exits_with_2(
     assert "none.json" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["demo", "profile", "calibrate", "plan", "solve", "simulate", "run"])
+COMMANDS = ("calibrate", "demo", "pareto", "plan", "profile", "run", "serve", "simulate", "solve", "verify")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example_and_json(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +137,8 @@ def test_every_command_has_help_with_an_example_and_json(
     out = capsys.readouterr().out
     assert f"orbitsplit {command} " in out
     assert "Example" in out
-    assert "--json" in out
+    # A server goes on; it has no result.
+    assert ("--json" in out) == (command != "serve")
 
 
 def test_profile_plan_and_simulate_follow_each_other(
@@ -242,3 +254,146 @@ def test_a_run_of_another_workload_is_not_compared_with_the_plan(capsys: pytest.
         )  # fmt: skip
         views.prediction(Console(width=200), plan, run)
         assert shown in capsys.readouterr().out
+
+
+# Runs and servers of a plan with two nodes, on a tiny model that reads and writes bytes.
+
+CHAIN = """
+[[nodes]]
+name = "a"
+memory = "1 GB"
+slowdown = 1.0
+
+[[nodes]]
+name = "b"
+memory = "1 GB"
+slowdown = 1.0
+
+[[links]]
+between = ["a", "b"]
+bandwidth = "100 Mbit/s"
+"""
+LINKS = """
+[[links]]
+from = "a"
+to = "b"
+latency = "2 ms"
+jitter = "1 ms"
+"""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Files of a chain of two nodes, and the whole model with its tokenizer."""
+
+    folder: Path
+    whole: PreTrainedModel
+    tokenizer: Any
+
+    def continued(self, prompt: str, new_tokens: int, **options: Any) -> str:
+        """Return what the whole model says after a prompt."""
+        inputs = self.tokenizer(prompt, return_tensors="pt")
+        with torch.inference_mode():
+            tokens = self.whole.generate(**inputs, max_new_tokens=new_tokens, **options)
+        return str(self.tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    folder = tmp_path_factory.mktemp("chain")
+    tokenizer = byte_tokenizer()
+    end = tokenizer.eos_token_id
+    whole = tiny_model(vocab_size=end + 1, pad_token_id=end, eos_token_id=end)
+    whole.generation_config = GenerationConfig(pad_token_id=end, eos_token_id=end)
+    whole.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "network.toml").write_text(CHAIN)
+    (folder / "links.toml").write_text(LINKS)
+    osp.profile(folder / "model", prompt_tokens=16, measure=True).save(folder / "profile.json")
+    plan = osp.Plan.manual(cuts=[2], layers=LAYERS)
+    stages = tuple(replace(stage, node=node) for stage, node in zip(plan.stages, "ab", strict=True))
+    replace(plan, stages=stages, model=str(folder / "model")).save(folder / "plan.json")
+    return Chain(folder, whole, tokenizer)
+
+
+def test_a_run_draws_tokens_over_links_that_change_and_writes_a_trace_for_viewers(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ("--sample", "--temperature", 0.8, "--top-p", 0.9, "--seed", 3)
+    after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
+    trace = tmp_path / "run.chrome.json"
+    options = (*drawn, *after_a_loss, "--links", "links.toml", "--new-tokens", 10, "-o", trace, "--json")
+    monkeypatch.chdir(chain.folder)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", *options) == 0
+    printed = json.loads(capsys.readouterr().out)
+    torch.manual_seed(3)
+    assert printed["texts"] == [chain.continued("The satellite", 10, do_sample=True, temperature=0.8, top_p=0.9)]
+    assert printed["texts"] != [chain.continued("The satellite", 10, do_sample=False)]
+    assert printed["recoveries"] == []
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {event["args"]["name"] for event in events if event["name"] == "process_name"} >= {"a", "b"}
+    (link,) = printed["run"]["links"]
+    assert (link["source"], link["destination"], link["frames"]) == ("a", "b", 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--profile", "profile.json"), "to go on after a loss, give --profile and --network"),
+        (("--network", "network.toml"), "to go on after a loss, give --profile and --network"),
+        (("--links", "other.toml"), "the conditions name node 'mars'; the nodes are a, b"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options: tuple[str, ...],
+    message: str,
+    chain: Chain,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(chain.folder)
+    Path("other.toml").write_text(LINKS.replace('"b"', '"mars"'))
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It was ignored.
+    monkeypatch.chdir(chain.folder)
+    monkeypatch.setattr("orbitsplit.runtime._torchrun.torchrun_rank", lambda: 0)
+    after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
+    for options in (("--links", "links.toml"), after_a_loss):
+        assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2
+        assert "are for runs whose processes are all on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_openai_clients_and_ends_in_order(number: signal.Signals, chain: Chain) -> None:
+    options = ["--port", "0", "--api-key", "open sesame"]
+    command = [sys.executable, "-m", "orbitsplit", "serve", "plan.json", *options]
+    with subprocess.Popen(command, cwd=chain.folder, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            (url,) = (next(line for line in lines if line.startswith("serving at")).split()[-1],)
+            assert url.startswith("http://127.0.0.1:")
+            children = psutil.Process(server.pid).children(recursive=True)
+            with openai.OpenAI(base_url=url, api_key="open sesame", max_retries=0, timeout=30) as client:
+                answer = client.completions.create(model="model", prompt="The satellite", max_tokens=10, temperature=0)
+            with (
+                openai.OpenAI(base_url=url, api_key="guessed", max_retries=0, timeout=30) as stranger,
+                pytest.raises(openai.AuthenticationError),
+            ):
+                stranger.completions.create(model="model", prompt="x", max_tokens=1)
+            server.send_signal(number)
+            server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert answer.choices[0].text == chain.continued("The satellite", 10, do_sample=False)
+    assert server.returncode == 0
+    assert len(children) == 2
+    assert psutil.wait_procs(children, timeout=10)[1] == []

@@ -282,23 +282,32 @@ def kill_once_generating(signal_number: int, rank: int) -> tuple[Callable[[str, 
     ("signal_number", "rank", "cuts"),
     [(signal.SIGKILL, 0, [2]), (signal.SIGKILL, 1, [2]), (signal.SIGKILL, 1, [1, 3]), (signal.SIGSTOP, 1, [2])],
 )
-def test_a_lost_node_ends_the_run_with_an_error_that_names_it(
-    directory: Path, signal_number: int, rank: int, cuts: list[int]
+def test_a_lost_node_ends_the_run_with_an_error_that_names_it_and_has_the_tokens(
+    directory: Path, unsplit: PreTrainedModel, signal_number: int, rank: int, cuts: list[int]
 ) -> None:
     progress, target = kill_once_generating(signal_number, rank)
     with Pipeline(make_plan(cuts), directory, progress=progress, heartbeat_timeout_s=4.0) as pipe:
         target.append(pipe)
         is_killed = signal_number == signal.SIGKILL
         reason = r"was killed by signal 9 \(SIGKILL\)" if is_killed else "gave no sign of life for"
-        with pytest.raises(osp.TransportError, match=rf'node "node {rank}" \(stage {rank}, layers .*\) {reason}'):
-            pipe.generate(torch.full((1, 3), 5), max_new_tokens=50_000, eos_token_id=(), timeout_s=60)
+        named = rf'node "node {rank}" \(stage {rank}, layers .*\) {reason}'
+        prompt = torch.full((1, 3), 5)
+        with pytest.raises(osp.TransportError, match=named) as caught:
+            pipe.generate(prompt, max_new_tokens=50_000, eos_token_id=(), timeout_s=60)
+        assert (caught.value.kind, caught.value.node) == ("killed" if is_killed else "hangs", f"node {rank}")
+        new_tokens = caught.value.tokens.shape[1] - 3
+        assert new_tokens > 0
+        expected = greedy(unsplit, prompt, torch.ones_like(prompt), new_tokens, eos_token_id=-1)
+        assert torch.equal(caught.value.tokens, expected)
         assert alive(pipe.pids) == []
 
 
 def test_a_run_that_takes_too_long_ends_the_pipeline(directory: Path) -> None:
     with Pipeline(make_plan([]), directory) as pipe:
-        with pytest.raises(osp.TransportError, match=r"did not finish generating within 0\.1 s"):
+        with pytest.raises(osp.TransportError, match=r"did not finish generating within 0\.1 s") as caught:
             pipe.generate(torch.full((1, 3), 5), max_new_tokens=50_000, eos_token_id=(), timeout_s=0.1)
+        assert (caught.value.kind, caught.value.node) == ("timeout", "node 0")
+        assert torch.equal(caught.value.tokens[:, :3], torch.full((1, 3), 5))
         assert alive(pipe.pids) == []
 
 

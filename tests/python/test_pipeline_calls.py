@@ -1,7 +1,9 @@
-"""Ways to call a pipeline: sampling, streaming, many callers at once, and one forward of any model."""
+"""Ways to call a pipeline: sampling, streaming, many callers at once, one forward of any model; damage and forgery."""
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertModel,
+    GenerationConfig,
     PreTrainedModel,
     ViTConfig,
     ViTForImageClassification,
@@ -24,7 +27,9 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 import orbitsplit as osp
+from orbitsplit import _child
 from orbitsplit.runtime import Pipeline
+from orbitsplit.runtime._sessions import Where
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -73,6 +78,21 @@ def test_sampled_tokens_are_those_of_transformers(
     assert torch.equal(tokens, expected)
 
 
+def test_what_the_caller_does_not_say_of_sampling_the_generation_config_says(tmp_path: Path) -> None:
+    whole = save_tiny_model(tmp_path, "llama")
+    whole.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.7, top_k=7, top_p=0.8, pad_token_id=0, eos_token_id=2
+    )
+    whole.generation_config.save_pretrained(tmp_path)
+    input_ids, mask = tiny_prompts((3, 9, 5, 12))
+    with Pipeline(make_plan([]), tmp_path) as pipe:
+        for said in ({}, {"top_k": 30}, {"temperature": 1.0, "top_p": 1.0}):
+            torch.manual_seed(3)
+            expected = whole.generate(input_ids, attention_mask=mask, max_new_tokens=20, do_sample=True, **said)
+            found = pipe.generate(input_ids, mask, max_new_tokens=20, do_sample=True, seed=3, **said)
+            assert torch.equal(found, expected)
+
+
 def test_without_a_seed_samples_differ(pipe: Pipeline) -> None:
     input_ids, mask = tiny_prompts((3,))
     drawn = {tuple(pipe.generate(input_ids, mask, max_new_tokens=20, do_sample=True)[0].tolist()) for _ in range(3)}
@@ -107,10 +127,12 @@ def test_a_stream_yields_each_step_and_is_cancelled_where_it_is_left(pipe: Pipel
     expected = unsplit.generate(input_ids, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=None)
     steps = list(pipe.stream(input_ids, mask, max_new_tokens=8, eos_token_id=()))
     assert torch.equal(torch.stack(steps, dim=1), expected[:, input_ids.shape[1] :])
-    for step in pipe.stream(input_ids, mask, max_new_tokens=400, eos_token_id=()):
-        assert step.shape == (2,)
-        break
-    assert torch.equal(pipe.generate(input_ids, mask, max_new_tokens=8, eos_token_id=()), expected)
+    # None of these would leave room for another in time, if it went on.
+    for _ in range(3):
+        for step in pipe.stream(input_ids, mask, max_new_tokens=100_000, eos_token_id=()):
+            assert step.shape == (2,)
+            break
+    assert torch.equal(pipe.generate(input_ids, mask, max_new_tokens=8, eos_token_id=(), timeout_s=30), expected)
 
 
 def test_many_callers_at_once_get_their_own_tokens(pipe: Pipeline, unsplit: PreTrainedModel) -> None:
@@ -179,6 +201,51 @@ def test_a_forward_of_a_decoder_gives_logits_at_all_positions(pipe: Pipeline, un
 def test_wrong_inputs_of_a_forward_are_refused(pipe: Pipeline, inputs: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipe.forward(**inputs)
+
+
+def test_what_arrives_damaged_is_sent_again(pipe: Pipeline, request: pytest.FixtureRequest) -> None:
+    input_ids, mask = tiny_prompts((4, 6))
+    pipe.generate(input_ids, mask, max_new_tokens=40, eos_token_id=())
+    assert pipe.last_run is not None
+    damaged, whole = (link.frames - 2 * 40 for link in pipe.last_run.links)
+    if request.node.callspec.params["pipe"] == "plain":
+        assert (damaged, whole) == (0, 0)
+    else:
+        # The link behind the damaged one gets what arrived whole.
+        assert damaged > whole == 0
+
+
+def test_a_stage_with_another_secret_is_refused(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    # As on another machine: the second stage's process is started by somebody else.
+    arguments = (f"127.0.0.1:{port}", "1", "0")
+    loopback = next(name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
+    environment = {"ORBITSPLIT_SECRET": "guessed", "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
+    worker = "orbitsplit.runtime._worker"
+    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "environment": environment}
+    with _child.start(worker, *arguments, **options) as stranger:
+        try:
+            where = Where(port=port, elsewhere=(None, "node 1"))
+            with Pipeline(make_plan([2]), directory, secret="ours", where=where) as pipe:
+                assert pipe.pids[1] == 0
+                with pytest.raises(osp.TransportError, match="is damaged or not from whom it should be") as caught:
+                    pipe.generate(torch.full((1, 3), 5), max_new_tokens=4)
+            assert (caught.value.kind, caught.value.node) == ("failed", "node 1")
+            assert 'link from node "node 0" to node "node 1"' in str(caught.value)
+        finally:
+            stranger.kill()
+
+
+def test_the_times_of_conditions_count_from_when_the_pipeline_is_ready(directory: Path) -> None:
+    # They counted from before the processes were started, so that this was over before anything was sent.
+    down = osp.LinkConditions.from_toml('[[links]]\nfrom = "node 0"\nto = "node 1"\ndown = [["0 s", "2 s"]]\n')
+    with Pipeline(make_plan([2]), directory, conditions=down) as pipe:
+        pipe.generate(torch.full((1, 3), 5), max_new_tokens=2, eos_token_id=())
+        assert pipe.last_run is not None
+        assert 0.2 < pipe.last_run.prefill_s < 2.5
+        pipe.generate(torch.full((1, 3), 5), max_new_tokens=2, eos_token_id=())
+        assert pipe.last_run.prefill_s < 1.0
 
 
 def test_a_forward_of_an_encoder(tmp_path: Path) -> None:

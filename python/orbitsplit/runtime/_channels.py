@@ -21,7 +21,7 @@ from ._groups import Group
 from ._pace import Pace
 from ._record import Traffic
 from ._schedule import Kind, Message
-from ._transport import Receiver, Sender
+from ._transport import MESSAGE_BYTES, Receiver, Sender
 from ._wire import Header
 
 _TOKEN_BYTES = 8
@@ -63,8 +63,9 @@ class ActivationOutlet:
         return self._traffic.pop(group, Traffic())
 
     def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
-        frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), step))
-        header = Header(kind, group, step, rows=x.shape[0], tokens=x.shape[1], has_own_check=True)
+        rows, tokens, _ = shape = x.shape
+        frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), shape, step))
+        header = Header(kind, group, step, rows, tokens, has_own_check=True)
         start_s, stop_s = self._sender.send(header, frame, description=description)
         self._pace.recorder.add("send", group, step, start_s, stop_s)
         if group in self._traffic:
@@ -72,13 +73,13 @@ class ActivationOutlet:
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 
-    def _encode(self, x: Tensor, step: int) -> bytes | memoryview:
+    def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
         if step == 0:
             frame: bytes = compress(x, codec=self._codec)
             return frame
-        encoder = self._encoders.get(x.shape)
+        encoder = self._encoders.get(shape)
         if encoder is None:
-            encoder = self._encoders[x.shape] = Encoder(self._codec, x.shape, x.dtype)
+            encoder = self._encoders[shape] = Encoder(self._codec, shape, x.dtype)
         return encoder.encode(x)
 
 
@@ -111,22 +112,24 @@ class ActivationInlet:
         """
         asked_s = time.monotonic()
         header, description, payload = self._receiver.receive()
-        kind = _kind(header, self._link)
-        if kind not in (Kind.BEGIN, Kind.STEP):
-            return Message(kind, header.group)
-        begun = Group.from_json(bytes(description)) if kind is Kind.BEGIN else None
-        if begun is not None and begun.is_recorded:
-            self._pace.recorder.begin(begun.id)
+        kind, group, step = _kind(header, self._link), header.group, header.step
+        begun = None
+        if kind is Kind.BEGIN:
+            begun = Group.from_json(bytes(description))
+            if begun.is_recorded:
+                self._pace.recorder.begin(begun.id)
+        elif kind is not Kind.STEP:
+            return Message(kind, group)
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
-            return Message(Kind.DAMAGED, header.group)
+            return Message(Kind.DAMAGED, group)
         try:
-            x = self._pace.run("decode", header.group, header.step, lambda: self._decode(payload, header))
+            x = self._pace.run("decode", group, step, lambda: self._decode(payload, header))
         except CorruptFrameError:
-            return Message(Kind.DAMAGED, header.group)
+            return Message(Kind.DAMAGED, group)
         except ValueError as error:
-            raise TransportError(f"{self._link}, group {header.group}, step {header.step}: {error}") from error
-        return Message(kind, header.group, header.step, x, begun)
+            raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
+        return Message(kind, group, step, x, begun)
 
     def _decode(self, payload: memoryview, header: Header) -> Tensor:
         """Decode a frame. Raises ValueError if it holds another activation than announced."""
@@ -139,7 +142,8 @@ class ActivationInlet:
             arrived: Tensor = decoder.decode(payload)
             return arrived
         expected = (header.rows, header.tokens, self._hidden_size)
-        limit = math.prod(expected) * self._dtype.itemsize
+        # Rows and tokens are the sender's word, and a frame of few bytes may hold a large array.
+        limit = min(math.prod(expected) * self._dtype.itemsize, MESSAGE_BYTES)
         x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, limit))
         if x.shape != expected or x.dtype != self._dtype:
             raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
@@ -190,16 +194,21 @@ class TokenInlet:
         return Message(kind, header.group, header.step, tokens), header, time.monotonic()
 
 
+_KINDS = {int(kind): kind for kind in Kind}  # in a third of the time of a look-up in the enumeration
+
+
 def _kind(header: Header, link: str) -> Kind:
     try:
-        return Kind(header.kind)
-    except ValueError:
+        return _KINDS[header.kind]
+    except KeyError:
         raise TransportError(f"{link}: a message is of kind {header.kind}, which does not exist") from None
 
 
 def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float) -> None:
     """Record how long a message was waited for: until it was due, and until it was there."""
-    # A link that is not emulated does not tell when a message was due.
-    due_s = min(max(asked_s, header.deliver_s), got_s) if header.deliver_s else got_s
+    if not header.deliver_s:  # a link that is not emulated does not tell when a message was due
+        pace.recorder.add("wait", header.group, header.step, asked_s, got_s)
+        return
+    due_s = min(max(asked_s, header.deliver_s), got_s)
     pace.recorder.add("wait", header.group, header.step, asked_s, due_s)
     pace.recorder.add("receive", header.group, header.step, due_s, got_s)

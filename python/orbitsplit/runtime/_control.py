@@ -81,8 +81,9 @@ class Setup(Record):
 
     `workers[k]` is the worker that runs stage k; those that are not named are not needed any more. `codecs` is the path
     of the plan's calibrated codecs, None where it has none; `conditions` are those of links (`LinkConditions.to_dict`).
-    `emulates` says whether links are as slow as the plan says; conditions count from `origin_s` on the monotonic clock.
-    `nonce` makes the keys of this session unlike all others.
+    `emulates` says whether links are as slow as the plan says; conditions count from `origin_s` on the monotonic clock,
+    in the first session (None) from when all stages have connected. `nonce` makes the keys of this session unlike
+    all others.
     """
 
     plan: dict[str, Any]
@@ -91,7 +92,7 @@ class Setup(Record):
     codecs: str | None
     conditions: dict[str, Any] | None
     emulates: bool
-    origin_s: float
+    origin_s: float | None
     most_groups: int
     start_timeout_s: float
     nonce: str

@@ -133,7 +133,7 @@ def measure(
     first, last = recorded[0], recorded[-1]
     origin_s = min(start_s for kind, _, _, start_s, _ in first if kind == "compute")
     prefill_stop_s = max(stop_s for kind, _, step, _, stop_s in last if kind == "compute" and step == 0)
-    stop_s = max(stop_s for kind, _, _, _, stop_s in first if kind in ("compute", "receive"))
+    stop_s = max(stop_s for kind, _, _, _, stop_s in first if kind in ("compute", "wait", "receive"))
     trace = merge(nodes, recorded, origin_s=origin_s, slowdowns=tuple(stage.slowdown for stage in plan.stages))
     totals = trace.totals()
     joined = [_joined(own) for own in records]

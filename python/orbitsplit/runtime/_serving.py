@@ -66,6 +66,7 @@ class Serving:
             self._transport = Transport(
                 address, f"{session} {setup.nonce}", rank=rank, stages=self._last + 1, timeout_s=setup.start_timeout_s
             )
+        self._origin_s = setup.origin_s or time.monotonic()
 
     def __enter__(self) -> Serving:
         self._reporter.start()
@@ -159,7 +160,7 @@ class Serving:
             conditions = known.of(stages[self._rank].node, stages[after].node)
         if conditions is None:
             return Sender(transport, name, after, shaper=usual, key=key)
-        shaper = LinkShaper(bytes_per_s, latency_s, conditions=conditions, origin_s=self._setup.origin_s)
+        shaper = LinkShaper(bytes_per_s, latency_s, conditions=conditions, origin_s=self._origin_s)
         return Sender(transport, name, after, shaper=shaper, usual=usual, key=key)
 
     def _activation_outlet(self, sender: Sender) -> ActivationOutlet:

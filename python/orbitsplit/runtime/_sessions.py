@@ -60,6 +60,7 @@ class Recovery:
     """How a pipeline went on after a loss: why, from which plan to which, and the seconds until it could go on.
 
     `loading_s` of them the slowest stage spent on reading its weights, and starting a process where it was a new one.
+    `further` are the losses before it could go on, after the first.
     """
 
     error: TransportError
@@ -67,22 +68,26 @@ class Recovery:
     after: Plan
     seconds: float
     loading_s: float
+    further: tuple[TransportError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recovery as JSON-ready data."""
         return {
-            "kind": self.error.kind,
-            "node": self.error.node,
-            "link": self.error.link,
-            "message": str(self.error).splitlines()[0],
+            **_described(self.error),
             "before": str(self.before),
             "after": str(self.after),
             "seconds": self.seconds,
             "loading_s": self.loading_s,
+            "further": [_described(error) for error in self.further],
         }
 
     def __str__(self) -> str:
-        return f"{str(self.error).splitlines()[0]}; went on after {self.seconds:.1f} s as {self.after}"
+        causes = "; then ".join(str(error).splitlines()[0] for error in (self.error, *self.further))
+        return f"{causes}; went on after {self.seconds:.1f} s as {self.after}"
+
+
+def _described(error: TransportError) -> dict[str, Any]:
+    return {"kind": error.kind, "node": error.node, "link": error.link, "message": str(error).splitlines()[0]}
 
 
 @dataclass
@@ -128,7 +133,7 @@ class Sessions:
         self._start_timeout_s = start_timeout_s
         self._progress = progress
         self._where = where
-        self._origin_s = time.monotonic()
+        self._origin_s: float | None = None
         self._losses = _Losses()
         self._unusable: str | None = None
         # Guards what follows: callers, listener and supervisor change it.
@@ -274,6 +279,7 @@ class Sessions:
         with self._lock:
             self.plan, self.ready = plan, ready
             self._requests, self._is_ready = 0, True
+            self._origin_s = self._origin_s or time.monotonic()
             self._listener = _Listener(self._store.address, self._session, self._on_events)
             self._listener.start()
             for generation in {id(g): g for g in self._generations.values()}.values():
@@ -328,8 +334,9 @@ class Sessions:
     def _recover(self, error: TransportError) -> None:
         """Go on after a loss, and after further losses on the way, or end everything."""
         started_s = time.monotonic()
+        before, plan, errors = self.plan, self.plan, [error]
         while self._unusable is None:
-            before, lost_session = self.plan, self._session
+            lost_session = self._session
             if self._replan is None or error.kind not in _LOSSES:
                 self.fail(error)
                 return
@@ -339,18 +346,21 @@ class Sessions:
             if self._listener is not None:
                 self._listener.end()
             try:
-                self._workers.settle(before, lost_session, error)
+                # Of the plan that was lost last: its workers may be others than those that ran before.
+                self._workers.settle(plan, lost_session, error)
                 plan = self._next_plan(before, error)
                 self._begin(plan)
             except TransportError as another:
                 error = another
+                errors.append(error)
                 continue
             except InfeasiblePlanError as reason:
                 message = f"{str(error).splitlines()[0]}; without it nothing can go on: {reason}"
                 self.fail(TransportError(message, kind=error.kind, node=error.node, link=error.link))
                 return
             loading_s = max(ready.loading_s for ready in self.ready)
-            self.recoveries.append(Recovery(error, before, plan, time.monotonic() - started_s, loading_s))
+            seconds, (first, *further) = time.monotonic() - started_s, errors
+            self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
             return
 
     def _next_plan(self, before: Plan, error: TransportError) -> Plan:

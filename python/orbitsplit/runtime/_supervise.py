@@ -25,6 +25,8 @@ from ._transport import ControlStore
 _POLL_S = 0.02
 # Signs of life are read this often; workers write them every second, or every quarter at work.
 _READ_S = 0.25
+# How long a worker that torchrun started may take to be heard of: it imports what the parent has imported already.
+_FIRST_SIGN_S = 120.0
 # When one worker is seen to fail, how long the others have to report, so that the cause is told from what it caused.
 _GRACE_S = 0.7
 # How long a worker that lost its session may take to say so before it is ended: it may be amid a forward.
@@ -215,6 +217,13 @@ class Workers:
         worker = self._processes[node]
         self._read_sign(worker)
         silent_s = time.monotonic() - worker.changed_s
+        if worker.sign is None and worker.process is None and silent_s > _FIRST_SIGN_S:
+            raise TransportError(
+                f"{stage_name(plan, rank)} gave no sign of life within {_FIRST_SIGN_S:g} s of the start: see what its "
+                "machine says",
+                kind="hangs",
+                node=node,
+            )
         if worker.sign is not None and silent_s > self._heartbeat_timeout_s:
             raise TransportError(
                 f"{stage_name(plan, rank)} gave no sign of life for {silent_s:.1f} s, the limit is "

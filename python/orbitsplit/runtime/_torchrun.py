@@ -37,10 +37,11 @@ def lead(plan: Plan) -> Where:
 
     Raises ValueError if there are not as many ranks as stages.
     """
-    ranks = int(os.environ["WORLD_SIZE"])
+    ranks, ranks_here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if ranks != len(plan.stages):
         raise ValueError(f"torchrun started {ranks} processes, the plan has {len(plan.stages)} stages")
-    address = socket.gethostbyname(os.environ["MASTER_ADDR"])
+    # The master's name may be that of an interface which others reach.
+    address = "127.0.0.1" if ranks == ranks_here else socket.gethostbyname(os.environ["MASTER_ADDR"])
     with socket.create_server((address, 0)) as probe:
         port = probe.getsockname()[1]
     _choose_interface(address)
@@ -50,9 +51,8 @@ def lead(plan: Plan) -> Where:
 
 def follow(rank: int, *, model: str | Path | None, codebook: str | Path | None) -> None:
     """Serve as the worker of stage `rank` until the parent needs it no more. Does not return."""
-    store = _agents_store()
-    _choose_interface(socket.gethostbyname(os.environ["MASTER_ADDR"]))
-    address = store.get(_CONTROL).decode()
+    address = _agents_store().get(_CONTROL).decode()
+    _choose_interface(address.rpartition(":")[0])
     _worker.main(address, str(rank), "0", model=model, codebook=codebook)
 
 

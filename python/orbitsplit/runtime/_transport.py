@@ -265,24 +265,28 @@ class Receiver:
         """
         self.waiting_since_s = time.monotonic()
         header, body, is_whole = self._receive_part()
-        if header.body_bytes > len(body):
-            whole = bytearray(header.body_bytes)
-            whole[: len(body)] = body
-            reached = len(body)
-            while reached < len(whole):
-                part, body, is_part_whole = self._receive_part()
-                if (part.offset, part.group, part.body_bytes) != (reached, header.group, len(whole)):
-                    raise TransportError(f"{self._link}: a part at byte {part.offset} arrived, expected {reached}")
-                whole[reached : reached + len(body)] = body
-                reached += len(body)
-                is_whole = is_whole and is_part_whole
-            body = memoryview(whole)
+        described, size = header.description_bytes, header.body_bytes
+        if size > len(body):
+            body, is_whole = self._rest(header, body, is_whole)
         if header.deliver_s:
             self._transport.wait_until(header.deliver_s, self._link)
         self.received += 1
         self.waiting_since_s = None
-        description, payload = body[: header.description_bytes], body[header.description_bytes :]
-        return header, description, payload if is_whole else None
+        return header, body[:described], (body[described:] if described else body) if is_whole else None
+
+    def _rest(self, header: Header, body: memoryview, is_whole: bool) -> tuple[memoryview, bool]:
+        """Receive the other parts of a message; return its whole body, and whether that is what was sent."""
+        whole = bytearray(header.body_bytes)
+        whole[: len(body)] = body
+        reached = len(body)
+        while reached < len(whole):
+            part, body, is_part_whole = self._receive_part()
+            if (part.offset, part.group, part.body_bytes) != (reached, header.group, len(whole)):
+                raise TransportError(f"{self._link}: a part at byte {part.offset} arrived, expected {reached}")
+            whole[reached : reached + len(body)] = body
+            reached += len(body)
+            is_whole = is_whole and is_part_whole
+        return memoryview(whole), is_whole
 
     def _receive_part(self) -> tuple[Header, memoryview, bool]:
         if self._in_use is not None:
@@ -295,7 +299,7 @@ class Receiver:
             raise self._transport.lost(self._link, error) from error
         self._in_use = arriving
         header, is_whole = self._seal.open(arriving.buffer, MESSAGE_BYTES)
-        stop = HEADER_BYTES + min(PART_BYTES - HEADER_BYTES, header.body_bytes - header.offset)
+        stop = min(PART_BYTES, HEADER_BYTES + header.description_bytes + header.payload_bytes - header.offset)
         return header, arriving.buffer[HEADER_BYTES:stop], is_whole
 
     def _post(self, message: Tensor, buffer: memoryview) -> None:

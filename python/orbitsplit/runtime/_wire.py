@@ -24,11 +24,12 @@ _MAGIC = b"OSPM"
 _VERSION = 2
 _CHECK_BYTES = 16
 # magic, version, kind, flags, number of the part, group, step, rows, tokens, bytes of description and of payload,
-# where the part begins, when it is delivered, and the check of the payload's part
-_HEADER = struct.Struct("<4sHBBQQIIIIQQd16s16x")
+# where the part begins, when it is delivered, the check of the payload's part, and that of the rest
+_HEADER = struct.Struct("<4sHBBQQIIIIQQd16s16s")
 assert _HEADER.size == HEADER_BYTES
 _HAS_OWN_CHECK = 1
 _CHECKED = HEADER_BYTES - _CHECK_BYTES
+_NO_CHECK = bytes(_CHECK_BYTES)
 
 
 class Header(NamedTuple):
@@ -65,28 +66,34 @@ class Seal:
         self._keyed = None if key is None else hmac.new(key, digestmod="sha256")
         self._number = 0
 
+    # Every hop of a decode step goes through `close` and `open`, with caches that were cold before: what looks
+    # unrolled here, such as the unpacked header, is a tenth of a hop.
+
     def close(self, header: Header, part: memoryview, body: int) -> None:
         """Write the header to the first 96 bytes of a part, whose other `body` bytes are there already."""
-        described = self._described(header, body)
-        has_own_check = header.has_own_check and self._keyed is None
-        checked = b"" if has_own_check else self._check(b"", part[HEADER_BYTES + described : HEADER_BYTES + body])
+        kind, group, step, rows, tokens, description_bytes, payload_bytes, has_own_check, deliver_s, _, offset = header
+        described = _described(description_bytes, offset, body) if description_bytes else 0
+        checked = _NO_CHECK
+        if not has_own_check or self._keyed is not None:
+            checked = self._check(part[HEADER_BYTES + described : HEADER_BYTES + body])
         _HEADER.pack_into(
             part,
             0,
             _MAGIC,
             _VERSION,
-            header.kind,
-            _HAS_OWN_CHECK if header.has_own_check else 0,
+            kind,
+            _HAS_OWN_CHECK if has_own_check else 0,
             self._number,
-            header.group,
-            header.step,
-            header.rows,
-            header.tokens,
-            header.description_bytes,
-            header.payload_bytes,
-            header.offset,
-            header.deliver_s,
+            group,
+            step,
+            rows,
+            tokens,
+            description_bytes,
+            payload_bytes,
+            offset,
+            deliver_s,
             checked,
+            _NO_CHECK,
         )
         self._number += 1
         part[_CHECKED:HEADER_BYTES] = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
@@ -97,12 +104,29 @@ class Seal:
         `part` may be longer than what was sent. Raises TransportError where the header is not one of this channel's
         next part, is damaged or forged, or announces a body of more than `most_bytes`.
         """
-        magic, version, *fields, checked = _HEADER.unpack_from(part)
+        magic, version, kind, flags, number, group, step, rows, tokens, *sizes, deliver_s, checked, check = (
+            _HEADER.unpack_from(part)
+        )
+        description_bytes, payload_bytes, offset = sizes
         if magic != _MAGIC or version != _VERSION:
             raise TransportError(
                 f"{self._link}: a message starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}"
             )
-        kind, flags, number, group, step, rows, tokens, description_bytes, payload_bytes, offset, deliver_s = fields
+        whole = description_bytes + payload_bytes
+        if whole > most_bytes:
+            raise TransportError(f"{self._link}: a message announces {whole} bytes, the limit is {most_bytes}")
+        body = min(whole - offset, len(part) - HEADER_BYTES)
+        if number != self._number or body < 0:
+            raise TransportError(
+                f"{self._link}: part {number} at byte {offset} of {whole} arrived, expected number {self._number}"
+            )
+        described = _described(description_bytes, offset, body) if description_bytes else 0
+        expected = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
+        if not hmac.compare_digest(expected, check):
+            what = "is damaged" if self._keyed is None else "is damaged or not from whom it should be"
+            raise TransportError(f"{self._link}: the header of part {number} {what}")
+        self._number += 1
+        has_own_check = flags == _HAS_OWN_CHECK
         header = Header(
             kind,
             group,
@@ -111,38 +135,17 @@ class Seal:
             tokens,
             description_bytes,
             payload_bytes,
-            bool(flags & _HAS_OWN_CHECK),
+            has_own_check,
             deliver_s,
             number,
             offset,
         )
-        if header.body_bytes > most_bytes:
-            raise TransportError(
-                f"{self._link}: a message announces {header.body_bytes} bytes, the limit is {most_bytes}"
-            )
-        body = min(header.body_bytes - offset, len(part) - HEADER_BYTES)
-        if number != self._number or body < 0:
-            raise TransportError(
-                f"{self._link}: part {number} at byte {offset} of {header.body_bytes} arrived, expected number "
-                f"{self._number}"
-            )
-        described = self._described(header, body)
-        expected = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
-        if not hmac.compare_digest(expected, bytes(part[_CHECKED:HEADER_BYTES])):
-            what = "is damaged" if self._keyed is None else "is damaged or not from whom it should be"
-            raise TransportError(f"{self._link}: the header of part {number} {what}")
-        self._number += 1
-        if header.has_own_check and self._keyed is None:
+        if has_own_check and self._keyed is None:
             return header, True
         payload = part[HEADER_BYTES + described : HEADER_BYTES + body]
-        return header, hmac.compare_digest(self._check(b"", payload), checked)
+        return header, hmac.compare_digest(self._check(payload), checked)
 
-    @staticmethod
-    def _described(header: Header, body: int) -> int:
-        """Return how many of the body's bytes in a part are of the description."""
-        return max(0, min(header.description_bytes - header.offset, body))
-
-    def _check(self, first: bytes | memoryview, second: memoryview) -> bytes:
+    def _check(self, first: memoryview, second: memoryview | bytes = b"") -> bytes:
         if self._keyed is None:
             return zlib.crc32(second, zlib.crc32(first)).to_bytes(_CHECK_BYTES, "little")
         # A copy is begun already: half of what hmac.digest takes.
@@ -150,6 +153,11 @@ class Seal:
         code.update(first)
         code.update(second)
         return code.digest()[:_CHECK_BYTES]
+
+
+def _described(description_bytes: int, offset: int, body: int) -> int:
+    """Return how many of a part's `body` bytes are of the description."""
+    return max(0, min(description_bytes - offset, body))
 
 
 def channel_key(secret: bytes, session: str, source: int, destination: int) -> bytes:
