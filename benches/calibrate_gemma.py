@@ -95,8 +95,8 @@ def row(name: str, found: Measured) -> str:
     )
 
 
-def peers(rows: int = 64, positions: int = 256) -> None:
-    """Print codecs at three cuts at once, on all held-out text."""
+def peers(rows: int = 24, positions: int = 256) -> None:
+    """Print codecs at three cuts at once, on held-out text."""
     book = codebook()
     reference = held_out(demo_model(), texts("held-out"), prompt_tokens=TOKENS, samples=rows, positions=positions)
     sample = _calibration_rows()

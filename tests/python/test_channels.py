@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from orbitsplit.runtime._groups import Group
 from orbitsplit.runtime._pace import Pace
 from orbitsplit.runtime._record import Traffic
 from orbitsplit.runtime._schedule import Kind, Message
+from orbitsplit.runtime._transport import Sender
 from orbitsplit.runtime._wire import Header
 
 HIDDEN = 64
@@ -36,6 +39,9 @@ class Memory:
         header = header._replace(payload_bytes=len(payload), description_bytes=len(description))
         self.messages.append((header, description, bytes(payload)))
         return 10.0, 12.0
+
+    def forget(self, group: int) -> None:
+        pass
 
     def receive(self) -> tuple[Header, memoryview, memoryview | None]:
         header, description, payload = self.messages.popleft()
@@ -216,6 +222,32 @@ def test_only_damage_is_told_to_the_first_stage() -> None:
     outlet.tell(Kind.DAMAGED, 2)
     assert inlet.receive()[0] == Message(Kind.DAMAGED, 2)
     assert not memory.messages
+
+
+def test_the_last_stage_keeps_no_buffers_of_groups_that_have_ended() -> None:
+    # It kept the last message of every group: a kilobyte for each request to a server.
+    sent: list[weakref.ref[Tensor]] = []
+
+    class Works:
+        group: Any
+
+        def __init__(self) -> None:
+            self.group = self
+
+        def send(self, messages: list[Tensor], _rank: int, _tag: int) -> Works:
+            sent.extend(map(weakref.ref, messages))
+            return self
+
+        def wait(self, _timeout: Any) -> None:
+            pass
+
+    outlet = TokenOutlet(Sender(Works(), LINK, 0, shaper=None))  # type: ignore[arg-type]
+    for group in range(100):
+        outlet.begin(replace(GROUP, id=group), torch.zeros(2, dtype=torch.int64))
+        outlet.send(group, 1, torch.zeros(2, dtype=torch.int64))
+        outlet.tell(Kind.END, group)
+    assert len(sent) == 200
+    assert len({id(message()) for message in sent if message() is not None}) <= 20
 
 
 def test_tokens_of_the_wrong_size_are_refused() -> None:

@@ -168,6 +168,8 @@ class TokenOutlet:
         """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""
         if kind is Kind.DAMAGED:
             self._sender.send(Header(kind, group), is_answered=False)
+        elif kind is Kind.END:
+            self._sender.forget(group)
 
 
 class TokenInlet:

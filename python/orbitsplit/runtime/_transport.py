@@ -166,16 +166,20 @@ class Sender:
         self.sent += 1
         if deliver_s == math.inf:  # the emulated link is down for good: nothing arrives
             return start_s, start_s
-        before = self._under_way.pop(header.group, _NOTHING)
         if not is_answered:
-            self._unanswered.extend(before)
+            self.forget(header.group)
             self._unanswered.extend(self._post(header, description, payload, _NOTHING))
-            while len(self._unanswered) > _MOST_UNANSWERED:
-                self._finish([self._unanswered.popleft()])
             return start_s, stop_s
+        before = self._under_way.pop(header.group, _NOTHING)
         self._finish(before)
         self._under_way[header.group] = self._post(header, description, payload, before)
         return start_s, stop_s
+
+    def forget(self, group: int) -> None:
+        """Keep the buffers of a group that has ended no longer than needed."""
+        self._unanswered.extend(self._under_way.pop(group, _NOTHING))
+        while len(self._unanswered) > _MOST_UNANSWERED:
+            self._finish([self._unanswered.popleft()])
 
     def drain(self) -> None:
         """Wait until every message has left. Raises PeerLostError if the connection broke."""
