@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._generation import Generation
     from ._pipeline import Pipeline
+    from ._recovery import Recovery
     from ._run import LinkRun, Run, StageRun
-    from ._sessions import Recovery
 
 _MODULES = {
     "Generation": "_generation",
     "LinkRun": "_run",
     "Pipeline": "_pipeline",
-    "Recovery": "_sessions",
+    "Recovery": "_recovery",
     "Run": "_run",
     "StageRun": "_run",
 }

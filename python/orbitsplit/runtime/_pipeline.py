@@ -25,8 +25,9 @@ from ._control import StageRecord
 from ._generation import Generation, GroupState, OnEnd, OnTokens
 from ._groups import Group, Sampling, described_inputs, packed_mask, rows_of
 from ._prompts import check_inputs, check_token, check_tokens, padding_mask
+from ._recovery import Recovery
 from ._run import Run, measure
-from ._sessions import Progress, Recovery, Replan, Sessions, Where
+from ._sessions import Progress, Replan, Sessions, Where
 
 # Temperature, top_k and top_p of transformers' generate where neither the caller nor the model says any.
 _USUAL_SAMPLING = (1.0, 50, 1.0)

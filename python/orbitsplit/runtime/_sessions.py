@@ -29,6 +29,7 @@ from ._codec_file import CodecFile
 from ._control import SECRET_VARIABLE, Ready, Setup
 from ._generation import Generation
 from ._groups import Group
+from ._recovery import Recovery
 from ._supervise import Workers, stage_name
 from ._transport import ControlStore
 
@@ -53,41 +54,6 @@ class Where:
     port: int = 0
     elsewhere: tuple[str | None, ...] = ()
     emulates: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """How a pipeline went on after a loss: why, from which plan to which, and the seconds until it could go on.
-
-    `loading_s` of them the slowest stage spent on reading its weights, and starting a process where it was a new one.
-    `further` are the losses before it could go on, after the first.
-    """
-
-    error: TransportError
-    before: Plan
-    after: Plan
-    seconds: float
-    loading_s: float
-    further: tuple[TransportError, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recovery as JSON-ready data."""
-        return {
-            **_described(self.error),
-            "before": str(self.before),
-            "after": str(self.after),
-            "seconds": self.seconds,
-            "loading_s": self.loading_s,
-            "further": [_described(error) for error in self.further],
-        }
-
-    def __str__(self) -> str:
-        causes = "; then ".join(str(error).splitlines()[0] for error in (self.error, *self.further))
-        return f"{causes}; went on after {self.seconds:.1f} s as {self.after}"
-
-
-def _described(error: TransportError) -> dict[str, Any]:
-    return {"kind": error.kind, "node": error.node, "link": error.link, "message": str(error).splitlines()[0]}
 
 
 @dataclass
