@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, cast
 from ._certificate import Certificate
 from ._compress import Codec
 from ._document import data_of, document_of, load_document, write_document
-from ._typed import check_integer, check_keys, check_number, check_string, list_of, mapping_of, record_of, records_of
+from ._typed import (
+    LARGEST_BYTES,
+    check_integer,
+    check_keys,
+    check_number,
+    check_string,
+    list_of,
+    mapping_of,
+    record_of,
+    records_of,
+)
 from ._units import format_seconds
 
 if TYPE_CHECKING:
@@ -100,7 +110,7 @@ class PlanStage:
         if self.slowdown < 1:
             raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
         if self.memory_bytes is not None:
-            _check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1)
+            _check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
         if not isinstance(self.half_duplex, bool):
             raise ValueError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
 
@@ -361,8 +371,8 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _check_count(name: str, value: object, minimum: int) -> None:
-    check_integer(name, value)
+def _check_count(name: str, value: object, minimum: int, *, most: int | None = None) -> None:
+    check_integer(name, value) if most is None else check_integer(name, value, most=most)
     if cast("int", value) < minimum:
         raise ValueError(f"{name} is {value}, must be at least {minimum}")
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ._backend import backend
 from ._document import load_document
 from ._typed import (
+    LARGEST_BYTES,
     Array,
     array_of,
     check_fields,
@@ -282,15 +283,16 @@ def solve(
     >>> solution.status, solution.objective_s                # doctest: +SKIP
     ('optimal', 0.21770332794428698)
     """
-    for name, most in (("max_labels", max_labels), ("max_bytes", max_bytes)):
-        check_integer(name, most)
-        if most < 1:
-            raise ValueError(f"{name} is {most}, must be at least 1")
+    check_integer("max_labels", max_labels)
+    check_integer("max_bytes", max_bytes, most=LARGEST_BYTES)
+    for name, limit in (("max_labels", max_labels), ("max_bytes", max_bytes)):
+        if limit < 1:
+            raise ValueError(f"{name} is {limit}, must be at least 1")
     rows = _stage_rows(_stages_of(incumbent))
-    limit = float("inf") if time_limit_s is None else float(time_limit_s)
+    seconds = float("inf") if time_limit_s is None else float(time_limit_s)
     if max_nodes is not None:
         check_integer("max_nodes", max_nodes)
-    limits = max_nodes, float(gap), limit, max_labels, max_bytes
+    limits = max_nodes, float(gap), seconds, max_labels, max_bytes
     found = backend().solve(problem, objective, *limits, rows, MAX_TRACKED, MAX_BITS)
     stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
     if not stages:

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 _LARGEST_INTEGER = 2**31 - 1
+# Bytes, which the core counts in 64 bits.
+LARGEST_BYTES = 2**63 - 1
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:
@@ -40,11 +42,11 @@ def check_number(key: str, value: Any) -> None:
         raise ValueError(f"{key} has {len(str(value))} digits, must be at most 1.8e308") from None
 
 
-def check_integer(key: str, value: Any) -> None:
+def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise ValueError(f"{key} is {value!r}, must be an integer")
-    if abs(int(value)) > _LARGEST_INTEGER:
-        raise ValueError(f"{key} is {value}, must be at most {_LARGEST_INTEGER}")
+    if abs(int(value)) > most:
+        raise ValueError(f"{key} is {value}, must be at most {most}")
 
 
 def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:

@@ -13,6 +13,15 @@ from books_by_hand import book_by_hand
 from orbitsplit import Codebook, Plan, PlanLink, PlanStage, Prediction, Workload
 
 
+def test_nodes_may_have_more_memory_than_32_bits_count() -> None:
+    # 2 GiB were the most.
+    (first, second) = Plan.manual(cuts=[1], layers=2).stages
+    plan = replace(Plan.manual(cuts=[1], layers=2), stages=(replace(first, memory_bytes=2**40), second))
+    assert Plan.from_dict(plan.to_dict()).stages[0].memory_bytes == 2**40
+    with pytest.raises(ValueError, match=f"memory_bytes of node 'node 0' is {2**70}, must be at most {2**63 - 1}"):
+        replace(first, memory_bytes=2**70)
+
+
 def test_manual_cuts_lie_after_that_many_transformer_layers() -> None:
     plan = Plan.manual(cuts=[2, 3], layers=6, codecs=["int8", None])
     assert [(s.node, s.start, s.stop, s.codec) for s in plan.stages] == [
