@@ -3,6 +3,7 @@
 _cli_options   the app, consoles and options that commands share
 _cli_planning  solve, pareto, profile, calibrate, verify, plan
 _cli_running   simulate, run, serve, demo
+_cli_leo       leo, bench paper
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 
 import orbitsplit as osp
 
-from . import _cli_planning, _cli_running  # noqa: F401  # they add their commands to the app
+from . import _cli_leo, _cli_planning, _cli_running  # noqa: F401  # they add their commands to the app
 from ._cli_options import BAD_INPUT, FAILED, app
 
 

@@ -10,21 +10,29 @@ Example:
 
 from __future__ import annotations
 
+from orbitsplit._paper import PaperBench, bench_paper
+
 from ._build import from_tle, load, single, walker_delta, walker_star
 from ._constellation import Constellation, Equipment
 from ._contacts import Contact
+from ._devices import DEVICES, Device, calibrated, calibrated_node, device
 from ._earth import delay_s, line_of_sight, maximal_range_km, period_s, range_km
 from ._lint import Finding, lint, lint_chain, lint_collisions
+from ._origin import ORIGINS, Sourced
 from ._pattern import Pattern
 from ._rates import FixedRate, KaBand, LinkRate, Optical
 from ._satellites import Satellite
+from ._scenario import Scenario
 from ._stations import Station
 from ._times import Times
 from ._topology import Grid, Nearest, Topology
 
 __all__ = [
+    "DEVICES",
+    "ORIGINS",
     "Constellation",
     "Contact",
+    "Device",
     "Equipment",
     "Finding",
     "FixedRate",
@@ -33,12 +41,19 @@ __all__ = [
     "LinkRate",
     "Nearest",
     "Optical",
+    "PaperBench",
     "Pattern",
     "Satellite",
+    "Scenario",
+    "Sourced",
     "Station",
     "Times",
     "Topology",
+    "bench_paper",
+    "calibrated",
+    "calibrated_node",
     "delay_s",
+    "device",
     "from_tle",
     "line_of_sight",
     "lint",

@@ -1,0 +1,27 @@
+"""Numbers with where they are from: of a paper, a data sheet, a measurement, or assumed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ORIGINS = ("paper", "datasheet", "measured", "assumed")
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """A number and where it is from: `origin` is one of `ORIGINS`, `source` says which paper, sheet or reason.
+
+    Raises:
+        ValueError: There is no such origin.
+    """
+
+    value: float
+    origin: str
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.origin not in ORIGINS:
+            raise ValueError(f"the origin {self.origin!r} must be one of {', '.join(ORIGINS)}")
+
+    def __str__(self) -> str:
+        return f"{self.value:g} [{self.origin}{': ' + self.source if self.source else ''}]"
