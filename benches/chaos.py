@@ -142,7 +142,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
         seconds = time.monotonic() - began_s
         for timer in timers:
             timer.cancel()
-        children |= set(psutil.Process().children(recursive=True))
+    children |= set(psutil.Process().children(recursive=True))
     _, alive = psutil.wait_procs(children, timeout=10)
     recovery_s = tuple(recovery.seconds - recovery.loading_s for recovery in pipe.recoveries)
     return Outcome(what.name, faults, has_other_plans, text, seconds, recovery_s, message, len(alive))

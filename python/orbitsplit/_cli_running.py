@@ -87,9 +87,9 @@ def run_plan(
         pipe, tokenizer = _open(
             loaded, model, codebook, links, _replanning(codebook, profile, network), report, is_torchrun=rank == 0
         )
-        inputs = tokenizer(prompt, return_tensors="pt", padding=True)
-        count = new_tokens or loaded.workload.new_tokens or 32
+        count = (loaded.workload.new_tokens or 32) if new_tokens is None else new_tokens
         with pipe:
+            inputs = tokenizer(prompt, return_tensors="pt", padding=True)
             tokens = pipe.generate(inputs.input_ids, inputs.attention_mask, max_new_tokens=count, **sampling)
     texts = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     _show_run(loaded, pipe, list(zip(prompt, texts, strict=True)), as_json=as_json)
@@ -192,6 +192,7 @@ def _open(
     if is_torchrun and (links is not None or replan is not None):
         raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
     path = _path(plan, model, report)
+    tokenizer = load_tokenizer(path)
     where = None
     if is_torchrun:
         from .runtime import _torchrun as torchrun
@@ -206,7 +207,7 @@ def _open(
         progress=report,
         where=where,
     )
-    return pipe, load_tokenizer(path)
+    return pipe, tokenizer
 
 
 def _replanning(codebook: Path | None, profile: Path | None, network: Path | None) -> Any:

@@ -183,9 +183,15 @@ def test_a_header_cannot_make_the_receiver_allocate_more_than_a_message_may_hold
 ) -> None:
     # A sparse frame of few bytes decodes into any shape that a forged header announces.
     ends = activation_ends("topk:0.001")
-    monkeypatch.setattr(_channels, "MESSAGE_BYTES", 2 * 5 * HIDDEN * 4 - 1)
     ends.outlet.begin(GROUP, torch.zeros(2, 5, HIDDEN))
-    assert ends.inlet.receive().kind is Kind.DAMAGED
+    ends.memory.send(Header(Kind.STEP, 3, 1, rows=2**32 - 1, tokens=1), b"")
+    monkeypatch.setattr(_channels, "MESSAGE_BYTES", 2 * 5 * HIDDEN * 4 - 1)
+    with pytest.raises(osp.TransportError, match=r"\(2, 5, 64\) in torch.float32 takes 2560 bytes, the limit is 2559"):
+        ends.inlet.receive()
+    with pytest.raises(osp.TransportError, match=r"\(4294967295, 1, 64\) in torch.float32 takes 1099511627520 bytes"):
+        ends.inlet.receive()
+    with pytest.raises(ValueError, match="takes 2560 bytes, the limit is 2559"):
+        ends.outlet.send(3, 2, torch.zeros(2, 5, HIDDEN))
 
 
 @pytest.mark.parametrize(("step", "tokens"), [(0, 5), (1, 1)])

@@ -86,12 +86,43 @@ def test_what_goes_on_has_the_tokens_in_its_prompts() -> None:
     generation.take(4, [10, 7])  # the second row ends
     generation.take(4, [11, PAD])
     generation.end(5, 0)
-    ((group, x),) = generation.unfinished()
+    ((group, x),) = (state.remaining() for state in generation.unfinished())
     assert (group.id, group.tokens, group.max_new_tokens, group.ended_rows) == (4, 4, 4, (1,))
     assert x.tolist() == [[1, 2, 10, 11], [3, 4, 7, PAD]]
     generation.take(4, [12, PAD])
     generation.end(4, 1)
     assert generation.result().tolist() == [[1, 2, 10, 11, 12], [3, 4, 7, PAD, PAD], [5, 6, PAD, PAD, PAD]]
+
+
+def test_a_group_whose_last_token_came_is_complete_though_its_end_was_lost() -> None:
+    # It was begun again with no token left to make, which ended the pipeline.
+    generation, _ = make_generation()
+    first, second = generation.states.values()
+    assert [state.is_complete for state in (first, second)] == [False, False]
+    for step in range(6):
+        generation.take(4, [20 + step, 30 + step])
+    assert [state.is_complete for state in (first, second)] == [True, False]
+    generation.take(5, [7])  # its only row has ended
+    assert [state.is_complete for state in (first, second)] == [True, True]
+
+
+def test_an_error_of_the_callers_own_function_ends_its_batch_and_nothing_else() -> None:
+    # It ended the thread that hands out tokens, and every caller waited for ever.
+    cancelled: list[int] = []
+    ends: list[BaseException | None] = []
+
+    def fails(_tokens: Tensor) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    state = GroupState(Group(4, 1, 2, None, 6, (7,), PAD), torch.tensor([[1, 2]]))
+    generation = Generation([state], on_tokens=fails, on_end=ends.append, send_cancel=cancelled.append)
+    generation.take(4, [10])
+    assert cancelled == [4]
+    with pytest.raises(BrokenPipeError, match="nobody reads"):
+        generation.result(timeout_s=1)
+    generation.take(4, [11])
+    generation.end(4, 0)
+    assert [str(error) for error in ends] == ["nobody reads"]
 
 
 def test_cancelling_asks_for_the_end_of_what_runs() -> None:

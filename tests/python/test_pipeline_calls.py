@@ -215,6 +215,32 @@ def test_what_arrives_damaged_is_sent_again(pipe: Pipeline, request: pytest.Fixt
         assert damaged > whole == 0
 
 
+@pytest.mark.parametrize("where", ["argument", "environment"])
+def test_an_empty_secret_is_refused(where: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Messages went without a check that could not be forged.
+    if where == "environment":
+        monkeypatch.setenv("ORBITSPLIT_SECRET", "")
+    with pytest.raises(ValueError, match="the secret is empty; give none"):
+        Pipeline(make_plan([2]), directory, secret="" if where == "argument" else None)
+
+
+def test_an_error_of_a_streamer_is_the_callers_and_the_pipeline_goes_on(
+    pipe: Pipeline, unsplit: PreTrainedModel
+) -> None:
+    class Closed(BaseStreamer):
+        def put(self, value: torch.Tensor) -> None:
+            raise BrokenPipeError("nobody reads")
+
+        def end(self) -> None:
+            pass
+
+    input_ids, mask = tiny_prompts((4,))
+    with pytest.raises(BrokenPipeError):
+        pipe.generate(input_ids, mask, max_new_tokens=8, streamer=Closed(), eos_token_id=())
+    expected = unsplit.generate(input_ids, attention_mask=mask, max_new_tokens=4, do_sample=False, eos_token_id=None)
+    assert torch.equal(pipe.generate(input_ids, mask, max_new_tokens=4, eos_token_id=(), timeout_s=60), expected)
+
+
 def test_a_stage_with_another_secret_is_refused(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -163,7 +163,8 @@ def put_signs(store: Store, count: int, *, sent: int, received: int, waiting_s: 
         (7, 7, 60.0, 60.0, False),  # all has arrived
         (7, 6, 4.0, 60.0, False),  # the receiver is busy, the message may be there
         (7, 6, 60.0, 4.0, False),  # the message is under way
-        (9, 3, 60.0, 60.0, False),  # sent so long ago that nobody knows when it was due: a burst, the last will tell
+        (9, 3, 6.0, 6.0, True),  # more than are remembered, of which the oldest is late
+        (9, 3, 60.0, 4.0, False),
     ],
 )
 def test_a_link_is_lost_when_its_message_is_late_and_waited_for(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -64,6 +65,8 @@ class ActivationOutlet:
 
     def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
         rows, tokens, _ = shape = x.shape
+        if x.nbytes > MESSAGE_BYTES:
+            _check_size(shape, x.dtype)
         frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), shape, step))
         header = Header(kind, group, step, rows, tokens, has_own_check=True)
         start_s, stop_s = self._sender.send(header, frame, description=description)
@@ -132,19 +135,19 @@ class ActivationInlet:
         return Message(kind, group, step, x, begun)
 
     def _decode(self, payload: memoryview, header: Header) -> Tensor:
-        """Decode a frame. Raises ValueError if it holds another activation than announced."""
+        """Decode a frame. Raises ValueError if it holds another activation than announced, or one that is too large."""
         if header.step and header.tokens == 1:
             decoder = self._decoders.get(header.rows)
             if decoder is None:
                 shape = (header.rows, 1, self._hidden_size)
+                _check_size(shape, self._dtype)
                 decoder = Decoder(shape, self._dtype, codebook=self._codebook, framework="torch")
                 self._decoders[header.rows] = decoder
             arrived: Tensor = decoder.decode(payload)
             return arrived
         expected = (header.rows, header.tokens, self._hidden_size)
-        # Rows and tokens are the sender's word, and a frame of few bytes may hold a large array.
-        limit = min(math.prod(expected) * self._dtype.itemsize, MESSAGE_BYTES)
-        x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, limit))
+        size = _check_size(expected, self._dtype)
+        x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, size))
         if x.shape != expected or x.dtype != self._dtype:
             raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
         return x
@@ -194,6 +197,14 @@ class TokenInlet:
             torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
         )
         return Message(kind, header.group, header.step, tokens), header, time.monotonic()
+
+
+def _check_size(shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Return the bytes of an activation; a header may announce any shape, and a small frame hold a large array."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > MESSAGE_BYTES:
+        raise ValueError(f"an activation {tuple(shape)} in {dtype} takes {size} bytes, the limit is {MESSAGE_BYTES}")
+    return size
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # in a third of the time of a look-up in the enumeration

@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,12 @@ class GroupState:
     got: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Tensor] | None = None
     ended_in: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it got all its tokens, though nothing has told of its end."""
+        group = self.remaining()[0]
+        return self.group.generates and (group.max_new_tokens == 0 or len(group.ended_rows) == group.rows)
 
     def remaining(self) -> tuple[Group, Any]:
         """Return the group and what it begins with, as if the tokens it got had been in its prompts."""
@@ -105,11 +112,12 @@ class Generation:
 
     def tokens(self) -> Tensor:
         """Return prompts and the new tokens so far [B, S + new], rows that have fewer filled with the pad token."""
-        most = self.new_tokens
+        taken = [(state, list(state.got)) for state in self.states.values()]  # more may come meanwhile
+        most = max(len(got) for _, got in taken)
         rows = []
-        for state in self.states.values():
-            padding = torch.full((state.group.rows, most - len(state.got)), self._pad_token_id)
-            rows.append(torch.cat([state.x, *(got[:, None] for got in state.got), padding], dim=1))
+        for state, got in taken:
+            padding = torch.full((state.group.rows, most - len(got)), self._pad_token_id)
+            rows.append(torch.cat([state.x, *(tokens[:, None] for tokens in got), padding], dim=1))
         return torch.cat(rows)
 
     def outputs(self) -> dict[str, Tensor]:
@@ -140,9 +148,9 @@ class Generation:
             TransportError(str(error), kind=error.kind, node=error.node, link=error.link, tokens=self._so_far())
         )
 
-    def unfinished(self) -> list[tuple[Group, Any]]:
-        """Return the groups that have not ended, and what they are to be begun again with."""
-        return [state.remaining() for state in self.states.values() if state.ended_in is None]
+    def unfinished(self) -> list[GroupState]:
+        """Return the groups that have not ended."""
+        return [state for state in self.states.values() if state.ended_in is None]
 
     def _so_far(self) -> Tensor | None:
         generates = all(state.group.generates for state in self.states.values())
@@ -163,7 +171,14 @@ class Generation:
                 for state in states
             ]
             self._emitted = step + 1
-            self._on_tokens(torch.cat(rows))
+            try:
+                self._on_tokens(torch.cat(rows))
+            except BaseException as error:
+                # The caller's own. The thread that called it serves others too.
+                self._on_tokens = None
+                self.cancel()
+                self._finish(error)
+                return
 
     def _finish(self, error: BaseException | None) -> None:
         if self._over.is_set():
@@ -171,4 +186,5 @@ class Generation:
         self._error = error
         self._over.set()
         if self._on_end is not None:
-            self._on_end(error)
+            with suppress(Exception):  # as above; there is nobody left to tell
+                self._on_end(error)

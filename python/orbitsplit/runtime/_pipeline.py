@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import random
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from orbitsplit._errors import TransportError
 from orbitsplit._model import layer_count, open_model, read_config
 from orbitsplit._plan import Plan
 
-from ._control import StageRecord
+from ._control import SECRET_VARIABLE, StageRecord
 from ._generation import Generation, GroupState, OnEnd, OnTokens
 from ._groups import Group, Sampling, described_inputs, packed_mask, rows_of
 from ._prompts import check_inputs, check_token, check_tokens, padding_mask
@@ -91,7 +92,8 @@ class Pipeline:
             conditions.check(stage.node for stage in plan.stages)
         self.last_run: Run | None = None
         self._progress = progress or (lambda phase, fraction: None)
-        self._next_group = 0
+        if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
+            raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
         self._sessions = Sessions(
@@ -351,9 +353,11 @@ class Pipeline:
             generation.wait(timeout_s, on_poll=report)
             self.last_run = self._measure(generation)
         except BaseException as error:
-            if isinstance(error, TransportError) and error.kind == "timeout":
+            if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
                 error = self._sessions.late(error)
-            self._sessions.fail(error)
+            # An error of the caller's own streamer is no reason to end what serves others.
+            if isinstance(error, TransportError) or not generation.is_over:
+                self._sessions.fail(error)
             raise error from None
         self._progress("generating", 1.0)
 

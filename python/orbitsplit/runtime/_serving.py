@@ -73,8 +73,12 @@ class Serving:
         if self._transport is not None:
             watch = threading.Thread(target=self._watch, args=(self._transport,), name="watch", daemon=True)
             watch.start()
-            self._heart.receiver = self._open_receiver(self._transport)
-            self._heart.sender = self._open_sender(self._transport)
+            try:
+                self._heart.receiver = self._open_receiver(self._transport)
+                self._heart.sender = self._open_sender(self._transport)
+            except BaseException:  # a neighbour that was lost just now; the next session joins a group anew
+                self._transport.close()
+                raise
         return self
 
     def __exit__(

@@ -38,6 +38,8 @@ Progress = Callable[[str, float], None]
 Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
 
 _CHECK_S = 0.05
+# Of groups that ended in none that could be measured.
+_NO_SESSION = -1
 # What a loss is, after which others can go on; anything else would happen again.
 _LOSSES = ("killed", "hangs", "memory", "link", "damage")
 
@@ -215,7 +217,11 @@ class Sessions:
         self._requests += 1
 
     def _begin(self, plan: Plan) -> None:
-        """Begin a session: assign the stages, wait until they are ready, and hand over what is under way."""
+        """Begin a session: assign the stages, wait until they are ready, and hand over what is under way.
+
+        Raises TransportError if the pipeline was ended meanwhile.
+        """
+        self.check_usable()
         workers = self._workers.assign(plan, self._session)
         setup = Setup(
             plan=plan.to_dict(),
@@ -234,6 +240,7 @@ class Sessions:
         store = ControlStore.join(self._store.address)
 
         def report() -> None:
+            self.check_usable()
             self._progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
 
         values = self._workers.wait_for(
@@ -242,17 +249,32 @@ class Sessions:
         report()
         ready = [Ready.from_json(value) for value in values]
         _check_memory(plan, ready)
+        self._end_complete()
         with self._lock:
+            self.check_usable()
             self.plan, self.ready = plan, ready
             self._requests, self._is_ready = 0, True
             self._origin_s = self._origin_s or time.monotonic()
             self._listener = _Listener(self._store.address, self._session, self._on_events)
             self._listener.start()
             for generation in {id(g): g for g in self._generations.values()}.values():
-                for group, x in generation.unfinished():
-                    self._request(control.pack_begin(group, x))
+                for state in generation.unfinished():
+                    self._request(control.pack_begin(*state.remaining()))
                 if generation.is_cancelled:
                     generation.cancel()
+
+    def _end_complete(self) -> None:
+        """End the groups that got all their tokens in a session that was lost before it told of their ends."""
+        with self._lock:
+            found = [
+                (group, generation)
+                for group, generation in self._generations.items()
+                if generation.states[group].is_complete
+            ]
+            for group, _ in found:
+                del self._generations[group]
+        for group, generation in found:
+            generation.end(group, _NO_SESSION)
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Take what the first stage reports; called by a listener."""
@@ -263,22 +285,31 @@ class Sessions:
                 generation = self._generations.get(group)
                 if generation is None:
                     continue
-                if kind != "tokens":
-                    del self._generations[group]
             if kind == "tokens":
                 generation.take(group, value)
-            elif kind == "end":
-                outputs = None
-                if not generation.states[group].group.generates:
-                    outputs = load_tensors(self._listener_store(session, group))
+                continue
+            outputs = None
+            if kind == "end" and not generation.states[group].group.generates:
+                data = self._take_outputs(session, group)
+                if data is None:
+                    return  # lost meanwhile: the group is begun again, or fails with the others
+                outputs = load_tensors(data)
+            with self._lock:
+                if session != self._session or self._generations.pop(group, None) is None:
+                    return
+            if kind == "end":
                 generation.end(group, session, outputs)
             else:
                 links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(self.plan.stages))
                 generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind="damage"))
 
-    def _listener_store(self, session: int, group: int) -> bytes:
-        key = control.outputs_key(session, group)
-        store = ControlStore.join(self._store.address)
+    def _take_outputs(self, session: int, group: int) -> bytes | None:
+        """Wait for what the last stage put out, which may be lost after the first has told of the end: None then."""
+        key, store = control.outputs_key(session, group), ControlStore.join(self._store.address)
+        while not store.has(key):
+            if session != self._session or self._unusable is not None:
+                return None
+            time.sleep(0.002)
         data = store.get(key)
         store.remove(key)
         return data
@@ -291,7 +322,7 @@ class Sessions:
                 except TransportError as error:
                     self._recover(error)
                     if self._unusable is not None:  # ended meanwhile, perhaps before the last process was started
-                        self._workers.end()
+                        self._end(grace_s=0.0)
             except BaseException as error:
                 # A thread that ended in silence would leave callers waiting.
                 self.fail(TransportError(f"nothing can go on: {type(error).__name__}: {error}"))
@@ -312,6 +343,7 @@ class Sessions:
             if self._listener is not None:
                 self._listener.end()
             try:
+                self.check_usable()
                 # Of the plan that was lost last: its workers may be others than those that ran before.
                 self._workers.settle(plan, lost_session, error)
                 plan = self._next_plan(before, error)

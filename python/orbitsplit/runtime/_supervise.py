@@ -78,7 +78,7 @@ class Workers:
         self._last_read_s = 0.0
         self._oom_kills = oom_kills()
         # Also runs when the interpreter exits; if that is killed, the workers see their standard input close.
-        self._kill = weakref.finalize(self, _kill_all, self._started)
+        weakref.finalize(self, _kill_all, self._started)
 
     def pids(self, plan: Plan) -> tuple[int, ...]:
         """Return the process id of each stage (0: on another machine)."""
@@ -178,7 +178,7 @@ class Workers:
                 process.wait(max(0.0, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 break
-        self._kill()
+        _kill_all(self._started)  # not by the finalizer, which works once: a process may be started after the end
         for worker in self._processes.values():
             if worker.log is not None:
                 worker.log.close()
@@ -249,9 +249,10 @@ class Workers:
             sent, received = self._processes[stage.node].sign, self._processes[after.node].sign
             if sent is None or received is None or not sent.session == received.session == session:
                 continue
-            first = len(sent.dues_in_s) - (sent.sent - received.received)
-            if sent.sent <= received.received or received.waiting_s <= self._stall_timeout_s or first < 0:
+            if sent.sent <= received.received or received.waiting_s <= self._stall_timeout_s:
                 continue
+            # Of more messages than are remembered the oldest that is remembered, which is due later.
+            first = max(0, len(sent.dues_in_s) - (sent.sent - received.received))
             late_s = -sent.dues_in_s[first]
             if late_s > self._stall_timeout_s:
                 raise TransportError(

@@ -64,9 +64,10 @@ class Worker:
         heart, plan = self._heart, setup.read_plan()
         if self._own_model is not None:
             setup = replace(setup, model=str(open_model(self._own_model)))
+        codecs: CodecFile | None = None
         if setup.codecs is not None and self._own_codebook is not None:
-            self._codecs = CodecFile(plan, self._own_codebook)
-            setup = replace(setup, codecs=self._codecs.path)
+            codecs = CodecFile(plan, self._own_codebook)
+            setup = replace(setup, codecs=codecs.path)
         heart.session, heart.sender, heart.receiver = session, None, None
         started_s = time.monotonic()
         heart.phase = "loading its layers"
@@ -75,7 +76,12 @@ class Worker:
         model = self._load(setup, plan, rank)
         loading_s = time.monotonic() - started_s
         heart.phase = "connecting to the other stages"
-        with Serving(self._store.address, setup, plan, session, rank, model, heart) as serving:
+        try:
+            serving = Serving(self._store.address, setup, plan, session, rank, model, heart)
+        finally:
+            if codecs is not None:
+                codecs.remove()  # they are read by now
+        with serving:
             heart.phase = "waiting for work"
             ready = ready_record(model, self._baseline_bytes, loading_s)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
