@@ -5,7 +5,8 @@
 A random Llama of 8 layers in four stages on one machine, on nodes that are emulated to be 6 times slower than it, so
 that four of them need less than one core, and links that take about as long for a micro-batch as a node does. A node
 that waits between its forwards finds its caches cold, which the profile's forwards in a row do not know and the
-emulation makes 6 times as long: so the profile's seconds are first set right by one run over fast links. Prints
+emulation makes 6 times as long: so the profile's seconds are first set right by two runs over fast links,
+of either latency below. Prints
 
 1. eight micro-batches of prefill beside the ideal makespan (DESIGN: sum t + sum latency + (M - 1) max t, with these
    seconds), beside nodes that cannot compute while they transmit, and beside one micro-batch after the other;
@@ -84,17 +85,19 @@ class _Bench:
 
     def _correct(self) -> tuple[float, float]:
         """Make the profile's seconds those of the nodes' forwards in a run; return the factors, prefill and decode."""
-        plan = self.plan(rate=1.0, latency_s=0.0, micro_batches=4, new_tokens=8)
-        run = self.runs(plan)[-1]
-        nodes = [stage.node for stage in plan.stages]
-        prefill, decode = (
-            sum(
-                statistics.median(e.duration_s for e in run.trace.of(node, "compute") if (e.step > 0) == is_decode)
-                for node in nodes
-            )
-            / sum(predicted)
-            for is_decode, predicted in ((False, plan.prediction.stage_s), (True, plan.prediction.decode_stage_s))
-        )
+        factors = []
+        for latency_s in LATENCIES_S:
+            plan = self.plan(rate=1.0, latency_s=latency_s, micro_batches=4, new_tokens=8)
+            run = self.runs(plan)[-1]
+            for is_decode, predicted in ((False, plan.prediction.stage_s), (True, plan.prediction.decode_stage_s)):
+                seconds = sum(
+                    statistics.median(
+                        e.duration_s for e in run.trace.of(stage.node, "compute") if (e.step > 0) == is_decode
+                    )
+                    for stage in plan.stages
+                )
+                factors.append(seconds / sum(predicted))
+        prefill, decode = statistics.mean(factors[::2]), statistics.mean(factors[1::2])
         layers = tuple(
             replace(layer, prefill_s=prefill * layer.prefill_s, decode_s=decode * layer.decode_s)
             for layer in self.profile.layers
