@@ -40,7 +40,7 @@ class LayerCosts:
     kv_tokens_max: tuple[int | None, ...]
     prefill_flop: tuple[int, ...]
     decode_flop: tuple[int, ...]
-    workspace_bytes: int
+    workspace_bytes: tuple[int, ...]
     tied_bytes: int
 
 
@@ -73,7 +73,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
         kv_tokens_max=(None, *(limit for _, limit in kv), None),
         prefill_flop=prefill_flop,
         decode_flop=decode_flop,
-        workspace_bytes=meter.workspace_bytes + received_bytes,
+        workspace_bytes=tuple(size + received_bytes for size in _spread(tuple(meter.workspace_bytes), like)),
         tied_bytes=tied_bytes,
     )
 
@@ -132,13 +132,14 @@ def _spread(flop: tuple[int, ...], like: list[int]) -> tuple[int, ...]:
 
 @dataclass
 class _Meter:
-    """Divides the FLOP and the live bytes of a forward among the layers."""
+    """Divides the FLOP and the live bytes of forwards among the layers, of the bytes their peaks."""
 
     model: PreTrainedModel
     cache: Cache | None
-    workspace_bytes: int = 0
+    workspace_bytes: list[int] = field(default_factory=list)
     flops: FlopCounterMode = field(default_factory=lambda: FlopCounterMode(display=False))
     marks: list[int] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
     cached_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -149,17 +150,20 @@ class _Meter:
         options: dict[str, Any] = {}
         if self.cache is not None:
             options = {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": 1}
-        self.marks = []
+        self.marks, self.peaks = [], []
         with torch.no_grad(), self.flops, self.live, self.live.fused_attention(), self._hooks():
             inputs = example_inputs(self.model.config, rows=batch_size, tokens=tokens, device="meta")
             self._mark()
             self.model(**inputs, **options)
             self._mark()
+        # The first mark is before the forward: what the inputs take is there during the first layer.
+        before = self.workspace_bytes or self.peaks[1:]
+        self.workspace_bytes = [max(pair) for pair in zip(before, self.peaks[1:], strict=True)]
         return tuple(after - before for before, after in pairwise(self.marks))
 
     def _mark(self, *_: Any) -> None:
         self.marks.append(self.flops.get_total_flops())
-        self.workspace_bytes = max(self.workspace_bytes, self.live.take_peak() - self.cached_bytes)
+        self.peaks.append(self.live.take_peak() - self.cached_bytes)
         cached = [] if self.cache is None else self.cache.layers
         self.cached_bytes = sum(
             value.nbytes for layer in cached for value in vars(layer).values() if isinstance(value, Tensor)

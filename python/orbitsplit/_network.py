@@ -28,7 +28,9 @@ class Node:
     """A computer: memory in bytes and a speed.
 
     The speed is either `slowdown`, how many times slower than the machine that measured the profile, or
-    `flop_per_s` and, for layers bound by reading their weights, `memory_bytes_per_s`.
+    `flop_per_s` and, for layers bound by reading their weights, `memory_bytes_per_s`. Memory is what there is beside
+    the interpreter. Of it `headroom_bytes` are kept for whatever is not weights, keys and values, and workspace: at
+    least what the process of a stage takes for itself, which may be more than is given here.
 
     Raises:
         ValueError: No speed, two speeds, or a number out of range.

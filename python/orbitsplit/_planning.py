@@ -170,10 +170,12 @@ def build_problem(
 ) -> Problem:
     """Return the arrays the planner sees for this model, network and workload; arguments as for `plan`.
 
-    Memory of a layer is its weights and the keys and values of every sequence of the workload at full length; the
-    transient activations of a forward are added to each node's headroom. Weights shared by the embeddings and the
-    head count in both, because either stage holds a copy. A node that runs everything holds one copy, which the
-    problem cannot say; `plan` scores these few plans apart.
+    Memory of a layer is its weights and the keys and values of every sequence of the workload at full length. The
+    transient activations of a forward are added to each node's headroom as the transformer layers need them; what the
+    embeddings or the head need more counts in those. A headroom is at least what the process of a stage takes for
+    itself (`ModelProfile.process_bytes`). Weights shared by the embeddings and the head count in both, because either
+    stage holds a copy. A node that runs everything holds one copy, which the problem cannot say; `plan` scores these
+    few plans apart.
 
     Raises:
         ValueError: The profile was made for another prompt length or batch size than the workload's, a node's
@@ -185,8 +187,11 @@ def build_problem(
     data: dict[str, Any] = {
         "name": f"{profile.model} on {network.name}",
         "layers": [layer.name for layer in profile.layers],
-        "nodes": [_node_record(node, profile.workspace_bytes) for node in network.nodes],
-        "layer_memory_bytes": [_memory_bytes(layer, workload) for layer in profile.layers],
+        "nodes": [_node_record(node, profile, workload) for node in network.nodes],
+        "layer_memory_bytes": [
+            _memory_bytes(layer, workload) + more
+            for layer, more in zip(profile.layers, _more_workspace(profile), strict=True)
+        ],
         "layer_time_s": [_prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
         "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
@@ -232,7 +237,10 @@ def _plan_of(problem: Problem, solution: Solution, of: _Names) -> Plan:
         link_s=tuple(result.link_s),
         decode_stage_s=tuple(result.decode_stage_s),
         decode_link_s=tuple(result.decode_link_s),
-        stage_memory_bytes=tuple(int(b) for b in result.stage_memory_bytes),
+        stage_memory_bytes=tuple(
+            _stage_bytes(of.profile, of.workload, stage, int(size))
+            for stage, size in zip(solution.stages, result.stage_memory_bytes, strict=True)
+        ),
         status=solution.status,
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
@@ -273,12 +281,32 @@ def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable |
         raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
 
 
-def _node_record(node: Node, workspace_bytes: int) -> dict[str, object]:
+def _common_workspace_bytes(profile: ModelProfile) -> int:
+    """Return the workspace of every stage: of the transformer layers, because the problem knows none of a stage."""
+    return profile.stage_workspace_bytes(1, len(profile.layers) - 1)
+
+
+def _more_workspace(profile: ModelProfile) -> list[int]:
+    """Return by how much the workspace of each layer exceeds that of every stage."""
+    common = _common_workspace_bytes(profile)
+    return [max(0, profile.stage_workspace_bytes(k, k + 1) - common) for k in range(len(profile.layers))]
+
+
+def _stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, layers_bytes: int) -> int:
+    """Return what the process of a stage takes beyond the interpreter, given what the problem says of its layers."""
+    workspace_bytes = profile.stage_workspace_bytes(stage.start, stage.stop)
+    own_bytes = layers_bytes - sum(_more_workspace(profile)[stage.start : stage.stop])
+    return own_bytes + workspace_bytes + profile.process_bytes(workload, workspace_bytes)
+
+
+def _node_record(node: Node, profile: ModelProfile, workload: Workload) -> dict[str, object]:
+    workspace_bytes = _common_workspace_bytes(profile)
+    kept_bytes = max(node.headroom_bytes, profile.process_bytes(workload, workspace_bytes))
     return {
         "name": node.name,
         "memory_bytes": node.memory_bytes,
         # A node too small for the workspace can hold nothing; the problem's format wants headroom <= memory.
-        "headroom_bytes": min(node.memory_bytes, node.headroom_bytes + workspace_bytes),
+        "headroom_bytes": min(node.memory_bytes, kept_bytes + workspace_bytes),
         "half_duplex": node.half_duplex,
     }
 

@@ -15,6 +15,9 @@ from ._model import model_class, open_model, read_config
 from ._plan import DTYPES
 from ._profile import LayerProfile, ModelProfile
 
+# What torch and transformers load with a stage and its first forward: 25 to 33 MB of torch 2.13, transformers 5.23.
+_LIBRARY_BYTES = 32_000_000
+
 
 def profile(
     model: str | Path | PreTrainedConfig,
@@ -78,8 +81,9 @@ def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size
         hidden_size=costs.hidden_size,
         layers=_layer_profiles(costs),
         cut_bytes_per_token=costs.hidden_size * torch_dtype.itemsize,
-        workspace_bytes=costs.workspace_bytes,
+        workspace_bytes=max(costs.workspace_bytes),
         tied_bytes=costs.tied_bytes,
+        library_bytes=_LIBRARY_BYTES,
     )
 
 
@@ -87,7 +91,9 @@ def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
     transformer_layers = len(costs.weight_bytes) - 2
     names = ["embeddings", *(f"layer {index}" for index in range(transformer_layers)), "head"]
     columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
-    return tuple(LayerProfile(*row) for row in zip(names, *columns, strict=True))
+    layers = (LayerProfile(*row) for row in zip(names, *columns, strict=True))
+    pairs = zip(layers, costs.workspace_bytes, strict=True)
+    return tuple(replace(layer, workspace_bytes=workspace_bytes) for layer, workspace_bytes in pairs)
 
 
 def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelProfile:

@@ -90,6 +90,20 @@ def test_workspace_grows_with_the_tokens_and_not_with_their_square() -> None:
     assert small < large < 5 * small
 
 
+def test_workspace_is_that_of_each_layer() -> None:
+    vocabulary = 5000
+    config = tiny_encoder("BertModel").config
+    config.architectures, config.vocab_size = ["BertForMaskedLM"], vocabulary
+    found = profile(config, prompt_tokens=TOKENS, batch_size=BATCH)
+    logits = BATCH * TOKENS * vocabulary * 4
+    embeddings, *layers, head = (layer.workspace_bytes for layer in found.layers)
+    assert embeddings is not None
+    assert head is not None
+    assert head == found.workspace_bytes == found.stage_workspace_bytes(0, LAYERS + 2)
+    assert logits <= head <= 1.2 * logits
+    assert max(embeddings, *(size or 0 for size in layers)) == found.stage_workspace_bytes(0, LAYERS + 1) < logits / 10
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_profile_that_its_stages_confirm(family: str, tmp_path: Path) -> None:
     save_tiny_model(tmp_path, family)
@@ -153,10 +167,13 @@ def test_a_measured_encoder_can_be_planned(name: str, tmp_path: Path, monkeypatc
     assert (found.overhead_prefill_s, found.overhead_decode_s, found.is_measured) == (2.0, 0.0, True)
     found.save(tmp_path / "profile.json")
     assert ModelProfile.load(tmp_path / "profile.json") == found
-    memory_bytes = found.weight_bytes + found.workspace_bytes - 1  # not enough for all of it
+    workload = Workload(micro_batches=4, prompt_tokens=found.prompt_tokens)
+    process_bytes = found.process_bytes(workload, found.workspace_bytes)
+    assert process_bytes > 25e6  # libraries
+    memory_bytes = found.weight_bytes + found.workspace_bytes + process_bytes - 1  # not enough for all of it
     nodes = [Node(name, memory_bytes=memory_bytes, slowdown=2.0) for name in ("a", "b")]
     network = Network(name="two", nodes=tuple(nodes), links=(Link("a", "b", 1e6, 0.0), Link("b", "a", 1e6, 0.0)))
-    made = plan(found, network, Workload(micro_batches=4, prompt_tokens=found.prompt_tokens))
+    made = plan(found, network, workload)
     assert len(made.stages) == 2
     assert made.prediction is not None
     assert made.prediction.token_step_s == 0.0
