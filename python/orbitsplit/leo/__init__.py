@@ -13,23 +13,29 @@ from __future__ import annotations
 from orbitsplit._paper import PaperBench, bench_paper
 
 from ._build import from_tle, load, single, walker_delta, walker_star
+from ._by_rule import start_now, wait_for_pass
 from ._constellation import Constellation, Equipment
 from ._contacts import Contact
 from ._devices import DEVICES, Device, calibrated, calibrated_node, device
 from ._earth import delay_s, line_of_sight, maximal_range_km, period_s, range_km
+from ._in_time import plan_in_time
 from ._lint import Finding, lint, lint_chain, lint_collisions
 from ._origin import ORIGINS, Sourced
 from ._pattern import Pattern
+from ._power import Power, energy_j
 from ._rates import FixedRate, KaBand, LinkRate, Optical
 from ._satellites import Satellite
 from ._scenario import Scenario
 from ._stations import Station
+from ._timed_plan import Alternative, Handover, TimedPlan, Transfer
 from ._times import Times
+from ._timetable import Timetable
 from ._topology import Grid, Nearest, Topology
 
 __all__ = [
     "DEVICES",
     "ORIGINS",
+    "Alternative",
     "Constellation",
     "Contact",
     "Device",
@@ -37,23 +43,29 @@ __all__ = [
     "Finding",
     "FixedRate",
     "Grid",
+    "Handover",
     "KaBand",
     "LinkRate",
     "Nearest",
     "Optical",
     "PaperBench",
     "Pattern",
+    "Power",
     "Satellite",
     "Scenario",
     "Sourced",
     "Station",
+    "TimedPlan",
     "Times",
+    "Timetable",
     "Topology",
+    "Transfer",
     "bench_paper",
     "calibrated",
     "calibrated_node",
     "delay_s",
     "device",
+    "energy_j",
     "from_tle",
     "line_of_sight",
     "lint",
@@ -62,8 +74,11 @@ __all__ = [
     "load",
     "maximal_range_km",
     "period_s",
+    "plan_in_time",
     "range_km",
     "single",
+    "start_now",
+    "wait_for_pass",
     "walker_delta",
     "walker_star",
 ]
