@@ -48,8 +48,9 @@ def tight_network(tiny: Subject, names: tuple[str, ...] = NAMES) -> osp.Network:
     problem = osp.build_problem(tiny.profile, make_network(), make_plan(tiny).workload)
     embeddings, *layers, head = map(int, problem.layer_memory_bytes)
     assert embeddings + head < max(layers) // 2
-    # And a quarter of a layer for what a stage needs beside its layers.
-    return make_network(names, memory_bytes=2 * max(layers) + embeddings + head + max(layers) // 4)
+    # And a quarter of a layer, beside what a stage's process takes for itself.
+    own_bytes = int(problem.nodes[0].headroom_bytes)
+    return make_network(names, memory_bytes=own_bytes + 2 * max(layers) + embeddings + head + max(layers) // 4)
 
 
 def make_plan(tiny: Subject, *, cuts: tuple[int, ...] = (2, 4)) -> osp.Plan:

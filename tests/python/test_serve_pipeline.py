@@ -7,6 +7,7 @@ import gc
 import json
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -225,3 +226,22 @@ def test_a_hundred_requests_leave_nothing_in_server_and_stages(
     assert all(one.new_tokens < LEFT_TOKENS for one in left)
     del left
     assert in_use(served, chain) == before
+
+
+def test_requests_are_forgotten_without_the_garbage_collector(served: Served, questions: list[Question]) -> None:
+    async def ask_some() -> None:
+        async with open_client(served) as client:
+            await asyncio.gather(*(ask(client, one) for one in questions[:4]), leave(client))
+
+    engine: Any = served.engine
+    # Cycles would stay for thousands of requests: torch has so many objects that all are looked through rarely.
+    gc.disable()
+    try:
+        asyncio.run(ask_some())
+        cancelled(served)
+        left = [weakref.ref(one) for one in engine.seen]
+        engine.seen.clear()
+        assert len(left) == 5
+        served.server.wait_until(lambda: not any(one() for one in left))
+    finally:
+        gc.enable()

@@ -100,6 +100,7 @@ class Generation:
 
     def _leave(self) -> None:
         if self._is_closed and not self._is_with_engine:
+            self._submitted = None  # it knows this one: a cycle would outlive thousands of requests
             self._on_left(self)
 
     def _tokens_came(self, tokens: Tensor) -> None:
