@@ -185,7 +185,7 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
 def elsewhere(limit: float = 0.01) -> None:
     """Print what a plan for one text costs on others, and what `verify` makes of that."""
     book = codebook()
-    levels = {cut: level_near(book, cut, "klt", 2.1) for cut in CUTS}
+    levels = {cut: level_near(book, cut, "klt", 1.8) for cut in CUTS}
     plan = osp.Plan.manual(list(CUTS), book.model.layers, codebook=book, levels=list(levels.values()))
     for name, passages in other_texts().items():
         checked = osp.verify(plan, demo_model(), passages, codebook=book, max_accuracy_drop=limit, samples=8)
