@@ -108,7 +108,7 @@ def test_a_client_that_goes_away_amid_a_stream_is_forgotten(served: Served) -> N
         chunks.close()
     served.engine.wait_until(lambda: served.engine.seen[0].is_ended)
     assert served.engine.seen[0].is_cancelled
-    assert len(served.engine.seen[0].sent) == 5
+    assert 1 <= len(served.engine.seen[0].sent) <= 5  # it may leave before all that may come have come
     served.server.wait_until(served.is_idle)
 
 
