@@ -116,7 +116,9 @@ class _Bench:
         kv_bytes = workload.sequences * self.profile.layers[1].kv_bytes(PROMPT_TOKENS + new_tokens)
         # Embeddings or head and two layers fit, a third does not.
         two_layers = 2 * (self.profile.layers[1].weight_bytes + kv_bytes) + self.profile.layers[0].weight_bytes
-        memory_bytes = two_layers + self.profile.layers[1].weight_bytes // 4 + self.profile.workspace_bytes
+        workspace_bytes = self.profile.workspace_bytes
+        own_bytes = workspace_bytes + self.profile.process_bytes(workload, workspace_bytes)
+        memory_bytes = two_layers + self.profile.layers[1].weight_bytes // 4 + own_bytes
         network = osp.Network(
             name="a chain of four",
             nodes=tuple(osp.Node(name=name, memory_bytes=memory_bytes, slowdown=SLOWDOWN) for name in names),
