@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,25 +40,22 @@ class Recorder:
     """Collects the events of one node, of the groups it was told to, as cheaply as Python allows: a tuple per event."""
 
     def __init__(self) -> None:
-        self._events: dict[int, list[tuple[str, int, int, float, float]]] = {}
-        self._cpu_s: dict[int, float] = {}
+        self._events: dict[int, list[tuple[str, int, int, float, float, float]]] = {}
 
     def begin(self, group: int) -> None:
         """Record what is done for a group from now on."""
         self._events.setdefault(group, [])
-        self._cpu_s.setdefault(group, 0.0)
 
     def add(self, kind: str, group: int, step: int, start_s: float, stop_s: float, cpu_s: float = 0.0) -> None:
         """Record one event, if it is of such a group; times are of the monotonic clock, `cpu_s` processor time."""
         events = self._events.get(group)
         if events is not None:
-            events.append((kind, group, step, start_s, stop_s))
-            if cpu_s:
-                self._cpu_s[group] += cpu_s
+            events.append((kind, group, step, start_s, stop_s, cpu_s))
 
     def take(self, group: int) -> tuple[tuple[tuple[str, int, int, float, float], ...], float]:
         """Return the events of a group and their processor time, and record no more of it."""
-        return tuple(self._events.pop(group, ())), self._cpu_s.pop(group, 0.0)
+        events = self._events.pop(group, [])
+        return tuple(event[:5] for event in events), math.fsum(event[5] for event in events)
 
 
 @dataclass(frozen=True, slots=True)

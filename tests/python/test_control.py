@@ -49,9 +49,8 @@ def test_records_survive_json(record: Record) -> None:
     assert type(record).from_json(record.to_json()) == record
 
 
-def test_traffic_is_counted_by_phase() -> None:
-    traffic = Traffic().plus(100, 400, is_prefill=True).plus(10, 40, is_prefill=False).plus(10, 40, is_prefill=False)
-    assert traffic == Traffic(frames=3, prefill_bytes=100, decode_bytes=20, original_bytes=480)
+def test_traffic_adds_up_over_groups() -> None:
+    traffic = Traffic(frames=3, prefill_bytes=100, decode_bytes=20, original_bytes=480)
     assert (traffic.frame_bytes, traffic.ratio) == (120, 4.0)
     assert traffic + traffic == Traffic(frames=6, prefill_bytes=200, decode_bytes=40, original_bytes=960)
 

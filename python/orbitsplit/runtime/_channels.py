@@ -41,14 +41,15 @@ class ActivationOutlet:
         self._pace = pace
         self._codec = codec
         self._half_duplex = half_duplex
-        self._traffic: dict[int, Traffic] = {}
+        # Of each recorded group what a Traffic says, in its order.
+        self._counts: dict[int, list[int]] = {}
         # Steps have few shapes: [rows of a group, 1, H].
         self._encoders: dict[torch.Size, Encoder] = {}
 
     def begin(self, group: Group, x: Tensor) -> None:
         """Encode the first activation [b, S, H] of a group and send it with the group's description."""
         if group.is_recorded:
-            self._traffic.setdefault(group.id, Traffic())
+            self._counts.setdefault(group.id, [0, 0, 0, 0])
         self._send(Kind.BEGIN, group.id, 0, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
@@ -61,27 +62,30 @@ class ActivationOutlet:
 
     def take_traffic(self, group: int) -> Traffic:
         """Return what was sent of a group, and forget it."""
-        return self._traffic.pop(group, Traffic())
+        return Traffic(*self._counts.pop(group, ()))
 
     def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
         rows, tokens, _ = shape = x.shape
-        if x.nbytes > MESSAGE_BYTES:
-            _check_size(shape, x.dtype)
-        frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), shape, step))
-        header = Header(kind, group, step, rows, tokens, has_own_check=True)
+        frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), shape, step), is_brief=True)
+        header = Header(kind, group, step, rows, tokens, len(description), len(frame), True)
         start_s, stop_s = self._sender.send(header, frame, description=description)
         self._pace.recorder.add("send", group, step, start_s, stop_s)
-        if group in self._traffic:
-            self._traffic[group] = self._traffic[group].plus(len(frame), x.nbytes, is_prefill=step == 0)
+        counts = self._counts.get(group)
+        if counts is not None:
+            counts[0] += 1
+            counts[1 if step == 0 else 2] += len(frame)
+            counts[3] += x.nbytes
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 
     def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
         if step == 0:
+            _check_size(shape, x.dtype)
             frame: bytes = compress(x, codec=self._codec)
             return frame
         encoder = self._encoders.get(shape)
         if encoder is None:
+            _check_size(shape, x.dtype)
             encoder = self._encoders[shape] = Encoder(self._codec, shape, x.dtype)
         return encoder.encode(x)
 
@@ -127,7 +131,7 @@ class ActivationInlet:
         if payload is None:
             return Message(Kind.DAMAGED, group)
         try:
-            x = self._pace.run("decode", group, step, lambda: self._decode(payload, header))
+            x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=True)
         except CorruptFrameError:
             return Message(Kind.DAMAGED, group)
         except ValueError as error:

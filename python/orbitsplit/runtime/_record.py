@@ -54,15 +54,6 @@ class Traffic:
         """Return original over compressed bytes."""
         return self.original_bytes / self.frame_bytes
 
-    def plus(self, frame_bytes: int, original_bytes: int, *, is_prefill: bool) -> Traffic:
-        """Return the traffic with one more frame."""
-        return Traffic(
-            self.frames + 1,
-            self.prefill_bytes + is_prefill * frame_bytes,
-            self.decode_bytes + (not is_prefill) * frame_bytes,
-            self.original_bytes + original_bytes,
-        )
-
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
             self.frames + other.frames,

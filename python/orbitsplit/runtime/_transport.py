@@ -154,15 +154,16 @@ class Sender:
     ) -> tuple[float, float]:
         """Send a message; return from when to when it occupies the link, on the monotonic clock.
 
-        The header says what it is; its sizes and time of delivery are filled in. A message that `is_answered` keeps its
-        buffers until the next of its group, which is sent when this one has long arrived. On an emulated link the
-        payload alone takes time. Raises PeerLostError if the connection broke.
+        The header says what it is; its time of delivery is filled in, and its sizes where they are not right. A message
+        that `is_answered` keeps its buffers until the next of its group, which is sent when this one has long arrived.
+        On an emulated link the payload alone takes time. Raises PeerLostError if the connection broke.
         """
         size, now_s = len(payload), time.monotonic()
         start_s, stop_s, deliver_s = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(size, now_s)
         self.dues_s.append(deliver_s if self._usual is None else self._usual.stamp(size, now_s)[2])
-        # Not by _replace, which takes as long as the checksums of a token's activation.
-        header = Header(*header[:5], len(description), size, header.has_own_check, deliver_s)
+        if deliver_s or size != header.payload_bytes or len(description) != header.description_bytes:
+            # Not by _replace, which takes as long as the checksums of a token's activation.
+            header = Header(*header[:5], len(description), size, header.has_own_check, deliver_s)
         self.sent += 1
         if deliver_s == math.inf:  # the emulated link is down for good: nothing arrives
             return start_s, start_s
@@ -269,8 +270,8 @@ class Receiver:
         """
         self.waiting_since_s = time.monotonic()
         header, body, is_whole = self._receive_part()
-        described, size = header.description_bytes, header.body_bytes
-        if size > len(body):
+        described = header.description_bytes
+        if described + header.payload_bytes > len(body):
             body, is_whole = self._rest(header, body, is_whole)
         if header.deliver_s:
             self._transport.wait_until(header.deliver_s, self._link)

@@ -64,6 +64,7 @@ class Seal:
     def __init__(self, link: str, key: bytes | None = None) -> None:
         self._link = link
         self._keyed = None if key is None else hmac.new(key, digestmod="sha256")
+        self._check = _plain_check if key is None else self._keyed_check
         self._number = 0
 
     # Every hop of a decode step goes through `close` and `open`, with caches that were cold before: what looks
@@ -96,7 +97,9 @@ class Seal:
             _NO_CHECK,
         )
         self._number += 1
-        part[_CHECKED:HEADER_BYTES] = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
+        part[_CHECKED:HEADER_BYTES] = self._check(
+            part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described] if described else None
+        )
 
     def open(self, part: memoryview, most_bytes: int) -> tuple[Header, bool]:
         """Return the header of a part, and whether its payload is what was sent (as far as it has no own check).
@@ -104,10 +107,10 @@ class Seal:
         `part` may be longer than what was sent. Raises TransportError where the header is not one of this channel's
         next part, is damaged or forged, or announces a body of more than `most_bytes`.
         """
-        magic, version, kind, flags, number, group, step, rows, tokens, *sizes, deliver_s, checked, check = (
-            _HEADER.unpack_from(part)
-        )
-        description_bytes, payload_bytes, offset = sizes
+        (
+            magic, version, kind, flags, number, group, step, rows, tokens,
+            description_bytes, payload_bytes, offset, deliver_s, checked, check,
+        ) = _HEADER.unpack_from(part)  # fmt: skip
         if magic != _MAGIC or version != _VERSION:
             raise TransportError(
                 f"{self._link}: a message starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}"
@@ -121,7 +124,7 @@ class Seal:
                 f"{self._link}: part {number} at byte {offset} of {whole} arrived, expected number {self._number}"
             )
         described = _described(description_bytes, offset, body) if description_bytes else 0
-        expected = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described])
+        expected = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described] if described else None)
         if not hmac.compare_digest(expected, check):
             what = "is damaged" if self._keyed is None else "is damaged or not from whom it should be"
             raise TransportError(f"{self._link}: the header of part {number} {what}")
@@ -145,14 +148,19 @@ class Seal:
         payload = part[HEADER_BYTES + described : HEADER_BYTES + body]
         return header, hmac.compare_digest(self._check(payload), checked)
 
-    def _check(self, first: memoryview, second: memoryview | bytes = b"") -> bytes:
-        if self._keyed is None:
-            return zlib.crc32(second, zlib.crc32(first)).to_bytes(_CHECK_BYTES, "little")
+    def _keyed_check(self, first: memoryview, second: memoryview | None = None) -> bytes:
         # A copy is begun already: half of what hmac.digest takes.
+        assert self._keyed is not None
         code = self._keyed.copy()
         code.update(first)
-        code.update(second)
+        if second is not None:
+            code.update(second)
         return code.digest()[:_CHECK_BYTES]
+
+
+def _plain_check(first: memoryview, second: memoryview | None = None) -> bytes:
+    check = zlib.crc32(first)
+    return (check if second is None else zlib.crc32(second, check)).to_bytes(_CHECK_BYTES, "little")
 
 
 def _described(description_bytes: int, offset: int, body: int) -> int:
