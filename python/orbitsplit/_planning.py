@@ -73,7 +73,7 @@ def plan(
         ValueError: Profile, network, workload, levels and codebook do not belong together.
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
-    levels, loss_budget = _levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
+    levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
     asked: dict[str, Any] = {"objective": objective, "max_nodes": max_nodes, "time_limit_s": time_limit_s}
     confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, **asked)
@@ -81,17 +81,17 @@ def plan(
         raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
     if running is not None and solution.status != "infeasible":
         confirming, solution = _going_on(running, problem, profile, runs=runs, stores=stores, **asked)
-    named = _Names(network, workload, profile, objective, codebook, max_accuracy_drop)
+    named = PlanNames(network, workload, profile, objective, codebook, max_accuracy_drop)
     if not explain:
-        return _plan_of(confirming, solution, named)
+        return plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
     if solution.status == "infeasible":
         raise InfeasiblePlanError("; ".join([str(why.reason), *(relaxation.text for relaxation in why.relaxations)]))
     why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
-    return replace(_plan_of(confirming, solution, named), certificate=why)
+    return replace(plan_of(confirming, solution, named), certificate=why)
 
 
-def _levels_and_budget(
+def levels_and_budget(
     profile: ModelProfile,
     levels: LevelTable | None,
     codebook: Codebook | None,
@@ -210,7 +210,7 @@ def build_problem(
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
+class PlanNames:
     """What a plan is of and for, beside the numbers of its problem."""
 
     network: Network
@@ -221,7 +221,7 @@ class _Names:
     max_accuracy_drop: float | None
 
 
-def _plan_of(problem: Problem, solution: Solution, of: _Names) -> Plan:
+def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
         raise InfeasiblePlanError(solution.reason)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from orbitsplit._network import Link, Network
-from orbitsplit._planning import _Names, _plan_of, build_problem
+from orbitsplit._planning import PlanNames, build_problem, plan_of
 from orbitsplit._problem import Evaluation, Problem, Solution, Stage, evaluate
 
 from ._power import Load
@@ -74,7 +74,7 @@ def _kept(
     if carriage is None:
         return None
     _, done_s = served(carriage, cut.bytes, rest_s, asked.workload.micro_batches)
-    named = _Names(network, asked.workload, asked.profile, "latency", asked.codebook, asked.max_accuracy_drop)
+    named = PlanNames(network, asked.workload, asked.profile, "latency", asked.codebook, asked.max_accuracy_drop)
     solution = Solution(
         status="feasible",
         objective_s=cut.scored.objective_s,
@@ -89,7 +89,7 @@ def _kept(
     busy = Load(network.nodes[0].name, from_s, end_s, end_s - from_s)
     return Candidate(
         "deferred",
-        _plan_of(problem, solution, named),
+        plan_of(problem, solution, named),
         (from_s, done_s),
         done_s,
         max(carriage.sendings[-1].closes_s, done_s),

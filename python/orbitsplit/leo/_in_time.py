@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._network import Node
 from orbitsplit._plan import Workload
-from orbitsplit._planning import _levels_and_budget
+from orbitsplit._planning import levels_and_budget
 from orbitsplit._units import format_bytes
 
 from ._asking import asked_of, powers_of, table_of
@@ -81,7 +81,7 @@ def plan_in_time(
         ValueError: There is no such satellite or station, a number is out of range, or as `plan`.
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
-    levels, budget = _levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
+    levels, budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     table = table_of(constellation, requested, deadline_s, step_s, satellites)
     begin_s = table.seconds(requested)
     asked = asked_of(profile, workload, table, (source, destination), (input_bytes, output_bytes), computers)

@@ -16,7 +16,7 @@ from orbitsplit._levels import LevelTable
 from orbitsplit._network import Network, Node
 from orbitsplit._one_copy import solve_with_one_copy
 from orbitsplit._plan import Plan, Workload
-from orbitsplit._planning import _Names, _plan_of, build_problem
+from orbitsplit._planning import PlanNames, build_problem, plan_of
 from orbitsplit._problem import ExternalLink
 from orbitsplit._profile import ModelProfile
 
@@ -80,9 +80,9 @@ class Asked:
         confirming, solution = solve_with_one_copy(
             problem, self.profile.tied_bytes, max_nodes=self.max_nodes, time_limit_s=self.time_limit_s
         )
-        named = _Names(network, self.workload, self.profile, "latency", self.codebook, self.max_accuracy_drop)
+        named = PlanNames(network, self.workload, self.profile, "latency", self.codebook, self.max_accuracy_drop)
         try:
-            return _plan_of(confirming, solution, named)
+            return plan_of(confirming, solution, named)
         except (InfeasiblePlanError, OrbitsplitError) as error:
             return str(error)
 
