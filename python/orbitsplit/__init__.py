@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from ._accuracy import AccuracyCurve
     from ._codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
     from ._conditions import LinkConditions
+    from ._paper import PaperBench, bench_paper
     from ._profiling import profile
     from .calibration import Measured, Trial, Verification, calibrate, verify
     from .runtime import Generation, LinkRun, Pipeline, Recovery, Run, StageRun
 
-# Public names whose modules are imported when they are first used: most because they import torch and transformers,
-# codebooks because a twentieth of a second counts on every start.
+# Public names whose modules are imported when they are first used: most because they import torch and transformers, the
+# paper's experiments because they import sgp4, codebooks because a twentieth of a second counts on every start.
 _LATER = {
     "AccuracyCurve": "._accuracy",
     "CalibratedModel": "._codebook",
@@ -50,12 +51,14 @@ _LATER = {
     "LinkConditions": "._conditions",
     "LinkRun": ".runtime",
     "Measured": ".calibration",
+    "PaperBench": "._paper",
     "Pipeline": ".runtime",
     "Recovery": ".runtime",
     "Run": ".runtime",
     "StageRun": ".runtime",
     "Trial": ".calibration",
     "Verification": ".calibration",
+    "bench_paper": "._paper",
     "calibrate": ".calibration",
     "profile": "._profiling",
     "verify": ".calibration",
@@ -91,6 +94,7 @@ __all__ = [
     "Node",
     "Option",
     "OrbitsplitError",
+    "PaperBench",
     "ParetoFront",
     "ParetoPoint",
     "Pipeline",
@@ -114,6 +118,7 @@ __all__ = [
     "Verification",
     "Workload",
     "alternatives",
+    "bench_paper",
     "build_problem",
     "calibrate",
     "certificate",

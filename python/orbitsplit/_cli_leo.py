@@ -10,6 +10,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+import orbitsplit as osp
+
 from . import _views as views
 from ._cli_options import Json, app, err, out, print_json
 from ._units import format_bytes, format_seconds
@@ -77,10 +79,8 @@ def paper(
 
     Example: `orbitsplit bench paper -o paper`
     """
-    from .leo import bench_paper
-
     with views.Report(err) as report:
-        found = bench_paper(output, scenario=scenario, model=model, plans=plans, seed=seed, progress=report)
+        found = osp.bench_paper(output, scenario=scenario, model=model, plans=plans, seed=seed, progress=report)
     if as_json:
         print_json({**found.to_dict(), "files": [str(path) for path in found.files], "seconds": found.seconds})
         return

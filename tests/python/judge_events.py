@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -98,11 +98,23 @@ class Judge:
         self.sky, self.task, self.timed = sky, task, timed
 
     def completion(self) -> datetime:
-        """Return when the result is on the ground; fail if it never is."""
-        timed, task = self.timed, self.task
+        """Return when the result is on the ground; fail if it never is.
+
+        Two plans beside each other may not need the same link or antenna at once.
+        """
+        timed, task, beside = self.timed, self.task, self.timed.beside
+        if beside is not None:
+            own, other = (part.plan.workload.micro_batches for part in (timed, beside))
+            if len(beside.plan.stages) > 1:
+                assert all(len(order.path) == 2 for order in timed.input), "links between satellites are taken"
+            assert all(order.start >= timed.input[-1].stop for order in beside.result), "the link down is taken"
+            return max(
+                self.of_part(replace(timed, beside=None), own / (own + other)),
+                self.of_part(beside, other / (own + other)),
+            )
         count = timed.plan.workload.micro_batches
         arrivals = self.arrivals(timed.input, task.source, task.input_bytes, 0.0, count)
-        if timed.way == "ground":
+        if timed.way in ("ground", "shared"):
             assert len(timed.plan.stages) == 1
             done = self.served(self.stage_s(0), arrivals)
         elif timed.way == "deferred":
@@ -117,6 +129,12 @@ class Judge:
         last = timed.plan.stages[-1].node
         result = self.arrivals(timed.result, last, task.output_bytes, done, 1)
         return timed.requested + timedelta(seconds=result[-1])
+
+    def of_part(self, timed: leo.TimedPlan, fraction: float) -> datetime:
+        """Execute a plan for a part of the micro-batches."""
+        task = self.task
+        sizes = {"input_bytes": fraction * task.input_bytes, "output_bytes": fraction * task.output_bytes}
+        return Judge(self.sky, replace(task, **sizes), timed).completion()
 
     def after(self, when: datetime) -> float:
         return (when - self.timed.requested).total_seconds()

@@ -242,6 +242,9 @@ CASES: dict[str, dict[str, Any]] = {
     # Within a contact, satellites and server share the work; the input is too large to go down.
     "mixed": {"before_s": -60, "input_bytes": 9e8, "output_bytes": 1e4, "seconds": 1.0, "count": 20},
     # A result too large for one pass, and no server.
+    # In a contact that ends too soon for all: the ground takes what comes down, two satellites the rest.
+    "shared": {"before_s": -200, "input_bytes": 7e8, "output_bytes": 1e4, "seconds": 3.0, "count": 300,
+               "weight_bytes": 150_000_000},
     "large result": {"before_s": 3000, "input_bytes": 1e6, "output_bytes": 8e8, "seconds": 0.1, "count": 20},
 }  # fmt: skip
 
@@ -263,8 +266,8 @@ def case(name: str, fleet: leo.Constellation) -> tuple[ModelProfile, dict[str, A
 def test_predictions_are_what_the_event_simulation_finds(name: str) -> None:
     fleet = fleet_of(name)
     model, asked = case(name, fleet)
-    timed = leo.plan_in_time(model, fleet, workload(CASES[name]["count"]), **asked)
-    if name in ("ground", "satellite", "split", "deferred", "mixed"):
+    timed = leo.plan_in_time(model, fleet, workload(CASES[name]["count"]), **asked, shares=name == "shared")
+    if name != "large result":
         assert timed.way == name
     else:
         assert timed.result[-1].path[-1] == "svalbard"
@@ -310,10 +313,63 @@ def test_planning_is_never_later_than_starting_now_or_waiting() -> None:
     assert earlier >= 6
 
 
+@pytest.mark.parametrize("way", ["satellite", "split"])
+def test_micro_batches_are_shared_as_two_plans_of_their_own_would_have_it(way: str) -> None:
+    """Of every share: the ground's part where no satellite can compute, the board's where no station can."""
+    fleet = train()
+    asked = case("shared", fleet)[1] | {"output_bytes": 1e6}
+    model, begin, count = profile(40.0, 20_000_000 if way == "satellite" else 150_000_000), asked["requested"], 24
+    stop = begin + timedelta(seconds=asked["deadline_s"])
+    table, unserved = (
+        leo.Timetable.of(one, begin, stop, step_s=STEP_S)
+        for one in (fleet, fleet.served_by(replace(SVALBARD, node=None)))
+    )
+    small = Node("small", 1, slowdown=1.0)
+    computers = {"sat-0": small, "sat-1": small} if way == "satellite" else {}
+    best = leo.plan_in_time(model, table, workload(count), **asked, computers=computers)
+    assert best.way == "shared"
+    assert best.beside is not None
+    assert best.beside.way == way
+    assert best.plan.workload.micro_batches + best.beside.plan.workload.micro_batches == count
+    assert judged(fleet, best, asked, model) == pytest.approx(best.duration_s, abs=STEP_S)
+
+    def part_s(number: int, where: leo.Timetable, computers: dict[str, Node]) -> float:
+        part = {key: asked[key] * number / count for key in ("input_bytes", "output_bytes")}
+        return leo.plan_in_time(model, where, workload(number), **{**asked, **part}, computers=computers).duration_s
+
+    ends = [
+        max(part_s(count - n, table, dict.fromkeys(fleet.names, small)), part_s(n, unserved, computers))
+        for n in range(1, count)
+    ]
+    # On their own they use links and other satellites as if alone: sooner by what a pass of those differs.
+    assert min(ends) - 1e-3 <= best.duration_s <= min(ends) + 45.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "batches", "reason"),
+    [
+        ({}, 1, "only several micro-batches of prefill can be shared"),
+        ({"source": "svalbard"}, 24, "only where the input is on a satellite"),
+        (
+            {"computers": {"sat-2": Node("x", 1000**3, slowdown=4.0, half_duplex=True)}},
+            24,
+            "sat-2 cannot compute while",
+        ),
+        ({"shares": False}, 24, None),
+    ],
+)
+def test_what_cannot_be_shared_is_not(changes: dict[str, Any], batches: int, reason: str | None) -> None:
+    fleet = train()
+    timed = leo.plan_in_time(profile(40.0), fleet, workload(batches), **{**case("shared", fleet)[1], **changes})
+    assert timed.way != "shared"
+    found = [other.reason for other in timed.alternatives if other.way == "shared with svalbard"]
+    assert found == [] if reason is None else [reason in str(one) for one in found] == [True]
+
+
 def test_what_is_left_goes_with_the_next_pass() -> None:
     fleet = train()
     model, asked = case("ground", fleet)
-    timed = leo.plan_in_time(model, fleet, workload(300), **asked)
+    timed = leo.plan_in_time(model, fleet, workload(300), **asked, shares=False)
     first, *_, last = timed.input
     assert timed.handovers[-1].next_start == last.start
     assert last.start > first.closes
@@ -325,7 +381,7 @@ def test_what_is_left_goes_with_the_next_pass() -> None:
 def test_a_split_plan_is_valid_while_its_links_are() -> None:
     fleet = train()
     model, asked = case("mixed", fleet)
-    timed = leo.plan_in_time(model, fleet, workload(20), **asked)
+    timed = leo.plan_in_time(model, fleet, workload(20), **asked, shares=False)
     sender = timed.plan.stages[-2].node
     begin = asked["requested"] - timedelta(minutes=5)
     contact = next(c for c in fleet.contacts(begin, begin + timedelta(minutes=25)) if c.satellite == sender)

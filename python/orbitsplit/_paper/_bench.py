@@ -14,11 +14,12 @@ from orbitsplit.leo._scenario import Scenario
 
 from . import _break_even as even
 from . import _experiments as experiments
+from . import _ways as way
 from ._charts import Chart, Map
 from ._headlines import Agreement, Headline, Verdict, agreements, headlines, verdicts
 from ._markdown import UNKNOWN, markdown
 from ._numbers import MODELS, RANDOM_PLANS, profiled
-from ._setup import Setup
+from ._setup import Setup, unusable
 
 FORMAT, VERSION = "orbitsplit-bench-paper", 1
 REPORT, RESULTS = "report.md", "results.json"
@@ -89,7 +90,8 @@ def bench_paper(
         False
 
     Raises:
-        ValueError: There is no such model or scenario, or the scenario's chain cannot do it.
+        ValueError: There is no such model or scenario, or the scenario cannot be a setting: it lacks a link, a station
+            with a device, compute in FLOP/s of its computers, or memory for the model.
         ImportError: transformers, or for pictures matplotlib, is not installed.
         OSError: The folder cannot be written.
     """
@@ -98,14 +100,10 @@ def bench_paper(
     wanted = dict.fromkeys([*models, model])
     _check(list(wanted), plans)
     loaded = Scenario.load(scenario)
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if pictures:
-            from . import _draw  # noqa: F401  # to find out before the work, not after it, that it is not there
+    folder = None if output is None else _folder(output, pictures=pictures)
     say("profiling", 0.0)
     profiles = {name: profiled(name) for name in wanted}
-    setup = Setup.of(loaded, profiles[model])
+    setup = _setting(loaded, profiles[model])
     found = run(setup, {name: profiles[name] for name in models}, plans=plans, seed=seed, progress=say)
     files = () if folder is None else write(found, folder, pictures=pictures)
     say("done", 1.0)
@@ -118,6 +116,24 @@ def _check(models: Sequence[str], plans: int) -> None:
             raise ValueError(f"no model {name!r}; there are: {', '.join(MODELS)}")
     if plans < 1:
         raise ValueError(f"plans is {plans}, must be at least 1")
+
+
+def _folder(output: str | Path, *, pictures: bool) -> Path:
+    """Return the folder, made; what pictures need is imported, to find out before the work that it is not there."""
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if pictures:
+        from . import _draw  # noqa: F401
+    return folder
+
+
+def _setting(scenario: Scenario, profile: ModelProfile) -> Setup:
+    """Return the scenario's setting, in which some split fits."""
+    setup = Setup.of(scenario, profile)
+    split = way.planned(setup)
+    if split.delay_s is None:
+        raise unusable(scenario, f"{profile.model} does not fit: {split.reason}")
+    return setup
 
 
 def run(

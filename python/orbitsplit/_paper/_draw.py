@@ -36,7 +36,7 @@ def draw(shown: Chart | Map, folder: Path) -> tuple[Path, ...]:
 def _lines(chart: Chart) -> Any:
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axis: Any = figure.subplots()
-    are_names = isinstance(chart.x[0], str)
+    are_names = any(isinstance(x, str) for x in chart.x)
     places: Sequence[Any] = range(len(chart.x)) if are_names else chart.x
     families = {"--": 0, "-": 0}
     for name, values in chart.series.items():

@@ -198,7 +198,10 @@ def _bytes_against_ground(setup: Setup) -> dict[str, float]:
 
 
 def _over_best(rule: str, *settings: Setup) -> dict[str, float]:
-    """Return the delay of a split by rule over the best plan's, and for the last setting with other power modes."""
+    """Return the delay of a split by rule over the best plan's, and for the last setting with other power modes.
+
+    Without those in which the split does not fit.
+    """
     found = {f"{setup.batches} batches": _ratio(rule, setup) for setup in settings}
     last = settings[-1]
     modes = list({node.flop_per_s: node for node in last.satellites}.values())
@@ -206,9 +209,10 @@ def _over_best(rule: str, *settings: Setup) -> dict[str, float]:
     for mix in itertools.combinations_with_replacement(modes, len(last.satellites)):
         nodes = tuple(replace(mode, name=f"sat-{k}") for k, mode in enumerate(mix))
         others.append(_ratio(rule, last.but(satellites=nodes)))
-    found[f"{last.batches} batches, least of all mixes of power modes"] = min(others)
-    found[f"{last.batches} batches, most of all mixes of power modes"] = max(others)
-    return found
+    fitting = [ratio for ratio in others if math.isfinite(ratio)]
+    found[f"{last.batches} batches, least of all mixes of power modes"] = min(fitting, default=math.inf)
+    found[f"{last.batches} batches, most of all mixes of power modes"] = max(fitting, default=math.inf)
+    return {name: ratio for name, ratio in found.items() if math.isfinite(ratio)}  # JSON knows no infinity
 
 
 def _ratio(rule: str, setup: Setup) -> float:

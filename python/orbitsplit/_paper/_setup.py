@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,12 @@ from ._numbers import BATCH, CLASSES, LOSS_BUDGET, MODEL_SIDE, PAPER_CODEC, RESO
 GBIT = 1e9 / 8
 # Where the data are already: no time at all, in a format that knows no infinite rate.
 _AT_ONCE = 1e30
+
+# What a scenario must have to be a setting.
+_NEEDED = (
+    "a chain of two satellites or more, each linked to the next; a station with a device that serves the last of them;"
+    " compute in FLOP/s of every computer; memory on the satellites that together holds the model"
+)
 
 # Assumed: batches that one request brings, one after the other; the paper gives the size of a batch alone.
 BATCHES = 16
@@ -57,25 +64,27 @@ class Setup:
         """Return the setting of a scenario whose chain starts where images are taken and ends in contact.
 
         Raises:
-            ValueError: The chain has missing links, or no station serves its last satellite.
+            ValueError: The chain is one satellite, links are missing, no station with a node serves the last
+                satellite, or a computer's speed is a slow-down; the message says what a scenario must have.
         """
         chain = scenario.chain
-        network = scenario.network(scenario.in_contact(chain[-1]))
-        ground = {station.name for station in scenario.constellation.stations}
-        links = {(link.source, link.target): link for link in network.links}
-        between = [links.get(pair) for pair in pairwise(chain)]
-        down = [link for (source, target), link in links.items() if source == chain[-1] and target in ground]
-        if not between or None in between or not down:
-            raise ValueError(f"{scenario.name}: the chain {', '.join(chain)} lacks a link, to a station perhaps")
-        isl = [link for link in between if link is not None]
+        if len(chain) < 2:
+            raise unusable(scenario, f"its chain is {chain[0]} alone")
+        network = scenario.network(_contact(scenario))
+        isl, down = _links(scenario, network)
+        satellites = tuple(network.nodes[network.index(name)] for name in chain)
+        server = network.nodes[network.index(down.target)]
+        slow = [f"{node.name} {node.slowdown:g}" for node in (*satellites, server) if node.slowdown is not None]
+        if slow:
+            raise unusable(scenario, f"computers have a slow-down ({', '.join(slow)}), and nothing is measured here")
         return cls(
             profile=profile,
-            satellites=tuple(network.nodes[network.index(name)] for name in chain),
-            server=network.nodes[network.index(down[0].target)],
+            satellites=satellites,
+            server=server,
             isl_bytes_per_s=min(link.bytes_per_s for link in isl),
             isl_latency_s=max(link.latency_s for link in isl),
-            downlink_bytes_per_s=down[0].bytes_per_s,
-            downlink_latency_s=down[0].latency_s,
+            downlink_bytes_per_s=down.bytes_per_s,
+            downlink_latency_s=down.latency_s,
             hops=len(chain) - 1,
         )
 
@@ -201,6 +210,37 @@ class Setup:
             ingress=_external(input_bytes, ingress, more),
             egress=_external(self.result_bytes, egress, more),
         )
+
+
+def unusable(scenario: Scenario, fact: str) -> ValueError:
+    """Return the error of a scenario that cannot be a setting, with what one must have."""
+    return ValueError(
+        f"scenario {scenario.name!r} cannot be used for the paper's experiments: {fact}. They need {_NEEDED}"
+    )
+
+
+def _contact(scenario: Scenario) -> datetime:
+    """Return when the last satellite of the chain is in contact."""
+    stations = scenario.constellation.stations
+    if all(station.node is None for station in stations):
+        raise unusable(scenario, f"of its {len(stations)} stations none has a device")
+    try:
+        return scenario.in_contact(scenario.chain[-1])
+    except ValueError as error:
+        raise unusable(scenario, str(error)) from None
+
+
+def _links(scenario: Scenario, network: Network) -> tuple[list[Link], Link]:
+    """Return the links from each satellite of the chain to the next, and one from the last to a station."""
+    links = {(link.source, link.target): link for link in network.links}
+    missing = [f"{a} to {b}" for a, b in pairwise(scenario.chain) if (a, b) not in links]
+    if missing:
+        raise unusable(scenario, f"there is no link from {', from '.join(missing)}")
+    last, ground = scenario.chain[-1], {station.name for station in scenario.constellation.stations}
+    down = [link for link in network.links if link.source == last and link.target in ground]
+    if not down:
+        raise unusable(scenario, f"there is no link from {last} to a station")
+    return [links[pair] for pair in pairwise(scenario.chain)], down[0]
 
 
 def _external(size: float, link: Mapping[str, Any], more: int) -> ExternalLink:

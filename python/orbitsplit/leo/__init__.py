@@ -10,8 +10,6 @@ Example:
 
 from __future__ import annotations
 
-from orbitsplit._paper import PaperBench, bench_paper
-
 from ._build import from_tle, load, single, walker_delta, walker_star
 from ._by_rule import start_now, wait_for_pass
 from ._constellation import Constellation, Equipment
@@ -48,7 +46,6 @@ __all__ = [
     "LinkRate",
     "Nearest",
     "Optical",
-    "PaperBench",
     "Pattern",
     "Power",
     "Satellite",
@@ -60,7 +57,6 @@ __all__ = [
     "Timetable",
     "Topology",
     "Transfer",
-    "bench_paper",
     "calibrated",
     "calibrated_node",
     "delay_s",

@@ -110,10 +110,9 @@ def _seconds(profile: ModelProfile) -> float:
     return sum(seconds)
 
 
-# Peak of float32: 2 FLOP per lane and cycle; an Ampere texture processing cluster (TPC) has 256 lanes.
-_JETSON_MODES = (
-    "NVIDIA Jetson Linux Developer Guide r36, Supported Modes and Power Efficiency, AGX Orin 64GB: {} TPC at {} MHz"
-)
+# Peak of float32: 2 FLOP per lane and cycle; a texture processing cluster (TPC) has 256 lanes (2048 on 8 in the sheet).
+_JETSON_MODES = "NVIDIA Jetson Linux, nvpmodel_p3701_0000.conf (AGX Orin 64GB), MODE_{}W: {} TPC at up to {} MHz"
+_JETSON_SHEET = "NVIDIA Jetson AGX Orin Series data sheet DS-10662-001 v1.6"
 _REACHED = Sourced(
     0.5, "assumed", "share of the float32 peak in a transformer's matrix products at batch 64; the same on all devices"
 )
@@ -122,15 +121,15 @@ _CAP = Sourced(8e9, "paper", "8 GB cap per satellite, arXiv 2604.04654")
 
 def _jetson(watts: int, clusters: int, mhz: float, memory_mhz: float) -> Device:
     peak = clusters * 256 * 2 * mhz * 1e6
-    bus = f"256-bit LPDDR5, {memory_mhz:g} MHz in this mode [NVIDIA Jetson AGX Orin Series data sheet DS-10662-001]"
+    bus = f"256-bit LPDDR5 of up to 3200 MHz [{_JETSON_SHEET}, table 1-3], in this mode {memory_mhz:g} MHz"
     return Device(
         name=f"jetson-agx-orin-{watts}w",
         title=f"Jetson AGX Orin 64GB in its {watts} W mode, 8 GB for the model",
         memory_bytes=_CAP,
-        peak_flop_per_s=Sourced(peak, "datasheet", _JETSON_MODES.format(clusters, f"{mhz:g}")),
+        peak_flop_per_s=Sourced(peak, "datasheet", _JETSON_MODES.format(watts, clusters, f"{mhz:g}")),
         efficiency=_REACHED,
         memory_bytes_per_s=Sourced(256 / 8 * 2 * memory_mhz * 1e6, "datasheet", bus),
-        power_w=Sourced(watts, "paper", "power modes of 15, 30 and 50 W"),
+        power_w=Sourced(watts, "paper", "power modes of 15, 30 and 50 W, arXiv 2604.04654"),
     )
 
 
@@ -140,8 +139,8 @@ _V1605B = Device(
     memory_bytes=Sourced(8e9, "assumed", "what a flight computer of this class leaves to the payload"),
     peak_flop_per_s=Sourced(8 * 64 * 2 * 1.1e9, "datasheet", "AMD Ryzen Embedded V1605B: 8 compute units at 1.1 GHz"),
     efficiency=_REACHED,
-    memory_bytes_per_s=Sourced(38.4e9, "datasheet", "AMD Ryzen Embedded V1605B: two channels of DDR4-2400"),
-    power_w=Sourced(25, "datasheet", "AMD Ryzen Embedded V1605B: up to 25 W"),
+    memory_bytes_per_s=Sourced(38.4e9, "assumed", "two channels of DDR4-2400; AMD's V1000 series has 2400 or 3200"),
+    power_w=Sourced(25, "datasheet", "AMD Ryzen Embedded V1605B: TDP of 12 to 25 W"),
 )
 _Q8S = Device(
     name="xiphos-q8s",
@@ -165,9 +164,9 @@ _RTX_4070_TI = Device(
 DEVICES: Mapping[str, Device] = {
     known.name: known
     for known in (
-        _jetson(15, 3, 420.75, 2133),
-        _jetson(30, 4, 624.75, 3200),
-        _jetson(50, 8, 828.75, 3200),
+        _jetson(15, 3, 408, 2133),
+        _jetson(30, 4, 612, 3200),
+        _jetson(50, 8, 816, 3200),
         _V1605B,
         _Q8S,
         _RTX_4070_TI,

@@ -18,6 +18,7 @@ from ._asking import asked_of, powers_of, table_of
 from ._constellation import Constellation
 from ._deferred import deferred
 from ._power import Ledger, Power
+from ._sharing import shared
 from ._timed_plan import Alternative, TimedPlan
 from ._times import Times
 from ._timetable import Timetable
@@ -55,6 +56,7 @@ def plan_in_time(
     max_accuracy_drop: float | None = None,
     max_nodes: int | None = None,
     time_limit_s: float | None = None,
+    shares: bool = True,
 ) -> TimedPlan:
     """Decide when and where to run, and how input and result travel, so that the result is soonest at a station.
 
@@ -63,8 +65,9 @@ def plan_in_time(
     them in no time that counts) within `deadline_s`. Ways that are compared: the input goes down, over as many passes
     as it takes, and a station computes; one satellite computes, or several by a plan whose links last until
     it ends, and the result waits for a pass; satellites and a station compute together within a contact; a satellite
-    computes the first layers now and its activation waits for a pass. Files are handed to other satellites where
-    that is quicker. Of equal completions the way named first here is taken, then nodes in order.
+    computes the first layers now and its activation waits for a pass; with `shares`, some micro-batches are computed on
+    board while the input of the others goes down. Files are handed to other satellites where that is quicker. Of equal
+    completions the way named first here is taken, then nodes in order.
 
     Links are looked at every `step_s` of a contact and at its edges; pass a `Timetable` in place of the constellation
     to plan several times on one. `computers` are nodes of single satellites, by name, in place of the equipment's;
@@ -95,7 +98,7 @@ def plan_in_time(
         time_limit_s=time_limit_s,
     )
     ledger = Ledger(table.constellation, Times.of(table.start), begin_s, table.stop_s, powers_of(power, table))
-    return _Choice(asked, ledger, begin_s, min(begin_s + deadline_s, table.stop_s)).plan()
+    return _Choice(asked, ledger, begin_s, min(begin_s + deadline_s, table.stop_s), shares).plan()
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class _Choice:
     ledger: Ledger
     begin_s: float
     end_s: float
+    shares: bool
 
     def plan(self) -> TimedPlan:
         """Return the soonest way; raise where there is none in time."""
@@ -144,6 +148,11 @@ class _Choice:
             yield (
                 f"deferred to {server}",
                 self._powered(lambda at, before, s=server: deferred(asked, s, at, before)),  # type: ignore[misc]
+            )
+        for server in asked.servers if self.shares else ():
+            yield (
+                f"shared with {server}",
+                self._powered(lambda at, before, s=server: shared(asked, s, at, before)),  # type: ignore[misc]
             )
 
     def _several(self, first: int, before_s: float) -> Made:
@@ -196,6 +205,13 @@ def _reason(asked: Asked, best: Candidate) -> str:
         return f"{nodes} computes, the result waits for a pass"
     if best.way == "split":
         return f"{nodes} compute together, the result waits for a pass"
+    if best.way == "shared":
+        assert best.beside is not None, "the rest is computed on board"
+        own, board = best.plan.workload.micro_batches, best.beside.plan
+        on_board = " and ".join(stage.node for stage in board.stages)
+        return f"{nodes} computes {own} micro-batches of which the input goes down, {on_board} the other " + str(
+            board.workload.micro_batches
+        )
     if best.way == "mixed":
         return f"{nodes} compute together within a contact"
     kept = sum(sending.bytes for sending in best.activation if sending.path[-1] not in asked.table.satellites)

@@ -17,7 +17,7 @@ from orbitsplit._units import format_bytes
 FORMAT = "orbitsplit-timed-plan"
 VERSION = 1
 
-Way = Literal["ground", "satellite", "split", "mixed", "deferred"]
+Way = Literal["ground", "satellite", "split", "mixed", "deferred", "shared"]
 _TIMES = ("requested", "start", "compute_start", "compute_stop", "completion", "valid_until")
 
 
@@ -57,13 +57,14 @@ class TimedPlan:
     """When to start, where to run, and how input and result travel, with hand-overs from pass to pass; frozen.
 
     `way` is "ground" (a station computes), "satellite" (one does), "split" (several satellites), "mixed" (satellites
-    and a station at once) or "deferred" (a satellite computes the first layers and keeps the activation for a pass,
-    after which a station goes on). `input`, `activation` and `result` are the transfers before, amid and after
-    computing, in order of time; each ends before its path `closes`, and the next one takes over what is left. `plan` is
-    what runs, from `compute_start` to `compute_stop`. All of `plan`'s own links, and the paths of the transfers
-    that feed it while it computes, are there until `valid_until`; started later than `latest_start` it would not end
-    in time. `completion` is when the last byte of the result is at a station. `energy_j` is what each satellite with
-    a power limit takes beyond idling.
+    and a station at once), "deferred" (a satellite computes the first layers and keeps the activation for a pass,
+    after which a station goes on) or "shared" (a station computes some micro-batches, of which the input goes down, and
+    satellites the others: those are `beside`, a plan of its own). `input`, `activation` and `result` are the transfers
+    before, amid and after computing, in order of time; each ends before its path `closes`, and the next one takes over
+    what is left. `plan` is what runs, from `compute_start` to `compute_stop`. All of `plan`'s own links, and the paths
+    of the transfers that feed it while it computes, are there until `valid_until`; started later than `latest_start` it
+    would not end in time. `completion` is when the last byte of the result is at a station, that of `beside` included.
+    `energy_j` is what each satellite with a power limit takes beyond idling.
     """
 
     way: Way
@@ -80,6 +81,7 @@ class TimedPlan:
     result: tuple[Transfer, ...] = ()
     energy_j: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
+    beside: TimedPlan | None = None
 
     @property
     def duration_s(self) -> float:
@@ -99,12 +101,13 @@ class TimedPlan:
     @property
     def energy_per_inference_j(self) -> float:
         """Return the joules of all satellites beyond idling for one sequence of the workload, transfers included."""
-        return sum(self.energy_j.values()) / self.plan.workload.sequences
+        beside = 0 if self.beside is None else self.beside.plan.workload.sequences
+        return sum(self.energy_j.values()) / (self.plan.workload.sequences + beside)
 
     @property
     def handovers(self) -> tuple[Handover, ...]:
-        """Return where one transfer of a file takes over from another, in order of time."""
-        found = []
+        """Return where one transfer of a file takes over from another, file by file in order of time."""
+        found = [] if self.beside is None else list(self.beside.handovers)
         for transfers in (self.input, self.activation, self.result):
             left = sum(transfer.bytes for transfer in transfers if transfer.path[-1] == transfers[-1].path[-1])
             for a, b in pairwise(transfers):
@@ -115,6 +118,7 @@ class TimedPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""
         data = {**vars(self), "plan": self.plan.to_dict(), "energy_j": dict(self.energy_j)}
+        data["beside"] = None if self.beside is None else self.beside.to_dict()
         for key in ("input", "activation", "result", "alternatives"):
             data[key] = [_plain(asdict(item)) for item in data[key]]
         return document_of(FORMAT, VERSION, _plain(data))
@@ -138,6 +142,8 @@ class TimedPlan:
         for row in others:
             row["completion"] = None if row["completion"] is None else _instant("completion", row["completion"])
         values["alternatives"] = records_of("alternatives", others, Alternative)
+        beside = values.get("beside")
+        values["beside"] = None if beside is None else cls.from_dict(mapping_of("beside", beside))
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -158,6 +164,8 @@ class TimedPlan:
         for what, transfers in (("input", self.input), ("activation", self.activation), ("result", self.result)):
             lines += [_line(what, transfer) for transfer in transfers]
         lines.append(f"  {_clock(self.compute_start)} {self.plan} until {_clock(self.compute_stop)}")
+        if self.beside is not None:
+            lines += str(self.beside).splitlines()[1:-1]
         lines = [lines[0], *sorted(lines[1:])]
         lines.append(f"  complete {_clock(self.completion)}, {self.duration_s:,.0f} s after the request")
         return "\n".join(lines)

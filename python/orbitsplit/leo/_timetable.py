@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from orbitsplit._network import Link, Network, Node
 from ._constellation import Constellation, Equipment
 from ._contacts import Contact
 from ._earth import Array, delay_s, line_of_sight, range_km, rotated
+from ._rates import LinkRate
 from ._stations import Station
 from ._times import Times
 from ._topology import Nearest
@@ -31,6 +33,9 @@ MOST_SATELLITES = 64
 _LONGEST_CELL_S = 60.0
 # A station's longest acquisition: contacts that began before the timetable may have served it already.
 _LOOK_BACK_S = 3600.0
+
+# By satellite and station, begin and end of what serves, in seconds.
+_Spans: TypeAlias = dict[tuple[int, int], list[tuple[float, float]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,27 +77,16 @@ class Timetable:
             ValueError: There is no equipment or no station, too many satellites, or a number is out of range.
         """
         equipment = _checked(constellation, start, stop, step_s, guard_s)
-        names = tuple(constellation.names if satellites is None else dict.fromkeys(satellites))
-        own = np.array([constellation.index(name) for name in names], dtype=np.int64)
-        if len(names) > MOST_SATELLITES:
-            raise ValueError(
-                f"{len(names)} satellites are to be planned over time, at most {MOST_SATELLITES} can: name those that"
-                " may take part in satellites"
-            )
+        names, own = _members(constellation, satellites)
         contacts = constellation.contacts(start - timedelta(seconds=_LOOK_BACK_S), stop)
         spans = _serving(contacts, constellation.stations, names, start, guard_s)
-        length_s = (stop - start).total_seconds()
-        edges = _edges(spans.values(), length_s, step_s)
-        middle = Times.of(start).shifted((edges[1:] + edges[:-1]) / 2)
+        edges = _edges(spans.values(), (stop - start).total_seconds(), step_s)
+        centre = (edges[1:] + edges[:-1]) / 2
+        middle = Times.of(start).shifted(centre)
         positions = constellation.positions(middle)[own]
         isl_km = np.moveaxis(range_km(positions[:, None], positions[None]), 2, 0)
         ground_km = _ground_km(positions, constellation.stations, middle)
-        in_contact = np.zeros(ground_km.shape, dtype=np.bool_)
-        centre = (edges[1:] + edges[:-1]) / 2
-        for (satellite, station), parts in spans.items():
-            for begin, end in parts:
-                in_contact[:, satellite, station] |= (begin <= centre) & (centre <= end)
-        down, up = equipment.downlink, equipment.uplink or equipment.downlink
+        in_contact = _in_contact(spans, centre, ground_km.shape)
         return cls(
             constellation=constellation,
             start=start,
@@ -100,8 +94,8 @@ class Timetable:
             edges_s=edges,
             isl_bytes_per_s=_isl_rates(constellation, equipment, own, start, edges, isl_km),
             isl_km=isl_km,
-            down_bytes_per_s=np.where(in_contact, 0.0 if down is None else down.bytes_per_s(ground_km), 0.0),
-            up_bytes_per_s=np.where(in_contact, 0.0 if up is None else up.bytes_per_s(ground_km), 0.0),
+            down_bytes_per_s=_ground_rates(equipment.downlink, in_contact, ground_km),
+            up_bytes_per_s=_ground_rates(equipment.uplink or equipment.downlink, in_contact, ground_km),
             ground_km=ground_km,
         )
 
@@ -208,13 +202,27 @@ def _checked(constellation: Constellation, start: datetime, stop: datetime, step
     return constellation.equipment
 
 
+def _members(
+    constellation: Constellation, satellites: Sequence[str] | None
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Return the names of the satellites that may take part, and their indices in the constellation [N]."""
+    names = tuple(constellation.names if satellites is None else dict.fromkeys(satellites))
+    own = np.array([constellation.index(name) for name in names], dtype=np.int64)
+    if len(names) > MOST_SATELLITES:
+        raise ValueError(
+            f"{len(names)} satellites are to be planned over time, at most {MOST_SATELLITES} can: name those that"
+            " may take part in satellites"
+        )
+    return names, own
+
+
 def _serving(
     contacts: Iterable[Contact], stations: Sequence[Station], names: Sequence[str], start: datetime, guard_s: float
-) -> dict[tuple[int, int], list[tuple[float, float]]]:
+) -> _Spans:
     """Return by satellite and station the spans that serve, in seconds: acquired, and not yet closing."""
     index = {station.name: s for s, station in enumerate(stations)}
     number = {name: n for n, name in enumerate(names)}
-    spans: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    spans: _Spans = {}
     for contact in contacts:
         if contact.satellite not in number:
             continue
@@ -238,6 +246,21 @@ def _edges(spans: Iterable[Sequence[tuple[float, float]]], length_s: float, step
         count = max(1, math.ceil((high - low) / (step_s if is_contact else _LONGEST_CELL_S)))
         edges += [low + (high - low) * k / count for k in range(1, count)] + [high]
     return np.array(edges)
+
+
+def _in_contact(spans: _Spans, centre_s: Array, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Return whether a station serves a satellite in the middle [K] of each cell, as the shape [K, N, S] says."""
+    found = np.zeros(shape, dtype=np.bool_)
+    for (satellite, station), parts in spans.items():
+        for begin, end in parts:
+            found[:, satellite, station] |= (begin <= centre_s) & (centre_s <= end)
+    return found
+
+
+def _ground_rates(link: LinkRate | None, in_contact: npt.NDArray[np.bool_], ground_km: Array) -> Array:
+    """Return the rates [K, N, S] of links to or from stations; without a link all are 0."""
+    found: Array = np.where(in_contact, 0.0 if link is None else link.bytes_per_s(ground_km), 0.0)
+    return found
 
 
 def _isl_rates(

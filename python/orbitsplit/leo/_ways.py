@@ -58,6 +58,11 @@ class Asked:
         return self.carrier.ground
 
     @cached_property
+    def direct_carrier(self) -> Carrier:
+        """Return the carrier that takes no detour over other satellites."""
+        return replace(self.carrier, relays=False)
+
+    @cached_property
     def servers(self) -> tuple[str, ...]:
         """Return the stations of the destination that have a computer."""
         names = [self.table.stations[s].name for s in self.destination]
@@ -89,7 +94,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do it, in seconds since the timetable's start."""
+    """One way to do it, in seconds since the timetable's start; `beside` is what runs at the same time, of the rest."""
 
     way: Way
     plan: Plan
@@ -100,12 +105,13 @@ class Candidate:
     activation: tuple[Sending, ...] = ()
     result: tuple[Sending, ...] = ()
     loads: tuple[Load, ...] = ()
+    beside: Candidate | None = None
 
     @property
     def start_s(self) -> float:
         """Return when anything begins."""
-        sendings = (*self.input, *self.activation, *self.result)
-        return min(self.compute_s[0], *(sending.start_s for sending in sendings)) if sendings else self.compute_s[0]
+        starts = [sending.start_s for sending in (*self.input, *self.activation, *self.result)]
+        return min([self.compute_s[0], *starts, *([] if self.beside is None else [self.beside.start_s])])
 
     def all_loads(self) -> tuple[Load, ...]:
         """Return what every node does, sending included."""
@@ -114,7 +120,7 @@ class Candidate:
             for sending in (*self.input, *self.activation, *self.result)
             for name in sending.path[:-1]
         ]
-        return (*self.loads, *sent)
+        return (*self.loads, *sent, *(() if self.beside is None else self.beside.all_loads()))
 
 
 def on_ground(asked: Asked, server: str, from_s: float, before_s: float = math.inf) -> Candidate | str:
@@ -139,8 +145,13 @@ def on_ground(asked: Asked, server: str, from_s: float, before_s: float = math.i
     return Candidate("ground", plan, (begin_s, end_s), end_s, max(valid_s, end_s), input=carriage.sendings)
 
 
-def on_satellite(asked: Asked, satellite: int, from_s: float, before_s: float = math.inf) -> Candidate | str:
-    """Bring the input to one satellite, which computes; the result waits there for the next pass, or is handed on."""
+def on_satellite(
+    asked: Asked, satellite: int, from_s: float, before_s: float = math.inf, *, result_from_s: float = 0.0
+) -> Candidate | str:
+    """Bring the input to one satellite, which computes; the result waits there for the next pass, or is handed on.
+
+    It is not sent before `result_from_s`.
+    """
     name = asked.table.satellites[satellite]
     plan = asked.plan_alone(name)
     if isinstance(plan, str):
@@ -148,7 +159,9 @@ def on_satellite(asked: Asked, satellite: int, from_s: float, before_s: float = 
     carriage = asked.carrier.carry(asked.source, satellite, asked.input_bytes, from_s, before_s)
     if carriage is None:
         return _late(f"the input is not on {name}")
-    return _returned(asked, "satellite", plan, carriage, carriage.arrival_s, asked.table.stop_s, before_s)
+    return _returned(
+        asked, "satellite", plan, carriage, carriage.arrival_s, asked.table.stop_s, before_s, result_from_s
+    )
 
 
 def split_at(
@@ -159,6 +172,7 @@ def split_at(
     *,
     with_ground: bool = True,
     looks_ahead: bool = True,
+    result_from_s: float = 0.0,
 ) -> Candidate | str:
     """Start the quickest plan over several nodes at an instant, where the input is by then.
 
@@ -168,7 +182,7 @@ def split_at(
     found = _windowed(asked, carriage.place, at_s, None, with_ground=with_ground)
     if isinstance(found, str):
         return found
-    best = _split_returned(asked, found, carriage, at_s, before_s)
+    best = _split_returned(asked, found, carriage, at_s, before_s, result_from_s)
     if not looks_ahead:
         return best
     makespan_s = _seconds(found)
@@ -176,27 +190,37 @@ def split_at(
         limit_s = best.completion_s if isinstance(best, Candidate) else before_s
         if name == found.stages[-1].node or name not in asked.computers or at_s + makespan_s >= limit_s:
             continue
-        back = asked.carrier.carry(last, asked.ground, asked.output_bytes, at_s + makespan_s, limit_s)
+        ready_s = max(at_s + makespan_s, result_from_s)
+        back = asked.carrier.carry(last, asked.ground, asked.output_bytes, ready_s, limit_s)
         if back is None:
             continue
         other = _windowed(asked, carriage.place, at_s, name, with_ground=False)
         if isinstance(other, Plan):
-            candidate = _split_returned(asked, other, carriage, at_s, limit_s)
+            candidate = _split_returned(asked, other, carriage, at_s, limit_s, result_from_s)
             best = candidate if isinstance(candidate, Candidate) else best
     return best
 
 
-def _split_returned(asked: Asked, plan: Plan, carriage: Carriage, at_s: float, before_s: float) -> Candidate | str:
+def _split_returned(
+    asked: Asked, plan: Plan, carriage: Carriage, at_s: float, before_s: float, result_from_s: float
+) -> Candidate | str:
     if len(plan.stages) == 1:
         return "one node alone is quicker than any split"
     nodes = [stage.node for stage in plan.stages]
     until_s = asked.table.until_s(at_s, pairwise(nodes))
     way: Way = "mixed" if nodes[-1] in asked.servers else "split"
-    return _returned(asked, way, plan, carriage, at_s, until_s, before_s)
+    return _returned(asked, way, plan, carriage, at_s, until_s, before_s, result_from_s)
 
 
 def _returned(
-    asked: Asked, way: Way, plan: Plan, carriage: Carriage, at_s: float, until_s: float, before_s: float
+    asked: Asked,
+    way: Way,
+    plan: Plan,
+    carriage: Carriage,
+    at_s: float,
+    until_s: float,
+    before_s: float,
+    result_from_s: float,
 ) -> Candidate | str:
     """Return the candidate whose plan starts at an instant, with its result brought to the ground."""
     end_s = at_s + _seconds(plan)
@@ -204,7 +228,7 @@ def _returned(
         return _late(f"{plan.stages[-1].node} has not computed it")
     last = plan.stages[-1].node
     place = asked.ground if last in asked.servers else asked.table.satellites.index(last)
-    back = asked.carrier.carry(place, asked.ground, asked.output_bytes, end_s, before_s)
+    back = asked.carrier.carry(place, asked.ground, asked.output_bytes, max(end_s, result_from_s), before_s)
     if back is None:
         return _late(f"the result of {last} is not on the ground")
     return Candidate(
@@ -283,7 +307,13 @@ def timed_plan(asked: Asked, begin_s: float, found: Candidate, reason: str) -> T
         input=_transfers(asked, found.input),
         activation=_transfers(asked, found.activation),
         result=_transfers(asked, found.result),
+        beside=None if found.beside is None else timed_plan(asked, begin_s, found.beside, _computing(found.beside)),
     )
+
+
+def _computing(found: Candidate) -> str:
+    nodes = " and ".join(stage.node for stage in found.plan.stages)
+    return f"{nodes}, {found.plan.workload.micro_batches} micro-batches"
 
 
 def _transfers(asked: Asked, sendings: Sequence[Sending]) -> tuple[Transfer, ...]:
