@@ -217,7 +217,7 @@ class Pipeline:
         return generation
 
     def stream(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Iterator[Tensor]:
-        """Yield the new tokens [B] of each step as they come; arguments as for `generate`.
+        """Yield the new tokens [B] of each step as they come; arguments as for `submit`, without its callbacks.
 
         What is not read to its end is cancelled. Raises as `generate`.
         """

@@ -41,7 +41,7 @@ _CHECK_S = 0.05
 # Of groups that ended in none that could be measured.
 _NO_SESSION = -1
 # What a loss is, after which others can go on; anything else would happen again.
-_LOSSES = ("killed", "hangs", "memory", "link", "damage")
+_LOSSES = ("killed", "hangs", "memory", "link")
 
 
 @dataclass(frozen=True, slots=True)
