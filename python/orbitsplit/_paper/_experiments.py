@@ -162,7 +162,7 @@ def random_plans(setup: Setup, *, count: int = RANDOM_PLANS, seed: int = 0) -> R
     layers, nodes = len(problem.layers), len(problem.nodes)
     points, ratios, too_large = [], [], 0
     for _ in range(count):
-        parts = int(random.integers(2, nodes + 1))
+        parts = int(random.integers(2, min(nodes, layers) + 1))
         chosen = np.sort(random.choice(nodes, parts, replace=False)).tolist()
         cuts = [0, *np.sort(random.choice(np.arange(1, layers), parts - 1, replace=False)).tolist(), layers]
         stages = [Stage(node, cuts[k], cuts[k + 1], 0) for k, node in enumerate(chosen)]
