@@ -70,7 +70,7 @@ for name, key, corrupt in (("plain", None, 0.0), ("secret", KEY, 0.0), ("corrupt
         shaper = LinkShaper(conditions=LinkShape("a", "b", corrupt=corrupt)) if corrupt else None
         sender = Sender(transport, "link", 1, shaper=shaper, key=key)
         for k, size in enumerate(sizes):
-            header = Header(1, group=k % 3, step=k, rows=2, tokens=3)
+            header = Header(1, k % 3, k, rows=2, tokens=3, description_bytes=k % 2, payload_bytes=size)
             sender.send(header, bytes([k + 1]) * size, description=b"d" * (k % 2))
             sender.send(Header(2, group=k % 3), is_answered=False)
         sender.drain()
@@ -92,7 +92,7 @@ if rank == 0:
     shaper = LinkShaper(latency_s=0.05)
     sender = Sender(transport, "link", 1, shaper=shaper)
     seen["sent_s"] = time.monotonic()
-    sender.send(Header(1), b"x")
+    sender.send(Header(1, payload_bytes=1), b"x")
     sender.drain()
 else:
     Receiver(transport, "link", 0).receive()
@@ -113,7 +113,7 @@ transport.close()
 transport = join("lost")
 if rank == 0:
     sender = Sender(transport, "link", 1, shaper=None)
-    sender.send(Header(1), b"x")
+    sender.send(Header(1, payload_bytes=1), b"x")
     store.get("received")
     print(json.dumps(seen), flush=True)
     os._exit(1)

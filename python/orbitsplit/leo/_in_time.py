@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from orbitsplit._levels import LevelTable
     from orbitsplit._profile import ModelProfile
 
+# Two plans at once are not worth fewer seconds than this.
+_LEAST_GAIN_S = 1.0
 # How long a node whose battery is too low waits before it is looked at again.
 _RECHARGE_S = 120.0
 
@@ -150,10 +152,13 @@ class _Choice:
                 self._powered(lambda at, before, s=server: deferred(asked, s, at, before)),  # type: ignore[misc]
             )
         for server in asked.servers if self.shares else ():
-            yield (
-                f"shared with {server}",
-                self._powered(lambda at, before, s=server: shared(asked, s, at, before)),  # type: ignore[misc]
-            )
+            yield f"shared with {server}", self._powered(lambda at, before, s=server: self._shared(s, at, before))  # type: ignore[misc]
+
+    def _shared(self, server: str, at_s: float, before_s: float) -> Made:
+        """Return the best share of board and ground, if it is worth it beside another way."""
+        limit_s = before_s - _LEAST_GAIN_S if before_s < self.end_s else before_s
+        is_powered = lambda found: self.ledger.shortfall(found.all_loads()) is None  # noqa: E731
+        return shared(self.asked, server, at_s, limit_s, is_powered)
 
     def _several(self, first: int, before_s: float) -> Made:
         """Return the soonest plan over several nodes that begins on a satellite, whenever a link begins or ends."""
@@ -207,11 +212,9 @@ def _reason(asked: Asked, best: Candidate) -> str:
         return f"{nodes} compute together, the result waits for a pass"
     if best.way == "shared":
         assert best.beside is not None, "the rest is computed on board"
-        own, board = best.plan.workload.micro_batches, best.beside.plan
-        on_board = " and ".join(stage.node for stage in board.stages)
-        return f"{nodes} computes {own} micro-batches of which the input goes down, {on_board} the other " + str(
-            board.workload.micro_batches
-        )
+        own, others = best.plan.workload.micro_batches, best.beside.plan.workload.micro_batches
+        on_board = " and ".join(stage.node for stage in best.beside.plan.stages)
+        return f"{nodes} computes {own} micro-batches of which the input goes down, {on_board} the other {others}"
     if best.way == "mixed":
         return f"{nodes} compute together within a contact"
     kept = sum(sending.bytes for sending in best.activation if sending.path[-1] not in asked.table.satellites)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ._ways import Asked, Candidate, on_ground, on_satellite, split_at
 
-# Two plans at once are not worth fewer seconds than this.
-_LEAST_GAIN_S = 1.0
+# So many shares are looked at before those between them.
+_FIRST_SHARES = 24
 # What is done on board with a part of the work, its result sent no earlier than an instant: (part, instant, limit).
 _Board = Callable[[Asked, float, float], Candidate | str]
 
 
-def shared(asked: Asked, server: str, from_s: float, before_s: float = math.inf) -> Candidate | str:
-    """Return the share of micro-batches on board with which both parts are complete soonest.
+def shared(
+    asked: Asked, server: str, from_s: float, before_s: float, is_powered: Callable[[Candidate], bool]
+) -> Candidate | str:
+    """Return the share of micro-batches on board with which both parts are complete soonest, or why there is none.
 
     On board, the satellite with the input computes alone, or several do; then the input goes down without a detour
-    over other satellites, whose links are taken. A result is sent when all of the input has been.
+    over other satellites, whose links are taken. A result is sent when all of the input has been. Shares for which the
+    satellites have the energy come first: one for which they lack it is returned where there is no other.
     """
     if asked.source == asked.ground or asked.workload.new_tokens > 0 or asked.workload.micro_batches < 2:
         return "only several micro-batches of prefill can be shared, and only where the input is on a satellite"
@@ -37,44 +40,64 @@ def shared(asked: Asked, server: str, from_s: float, before_s: float = math.inf)
         assert here is not None  # it is there
         return split_at(part, here, from_s, limit_s, with_ground=False, result_from_s=result_s)
 
-    best: Candidate | str = f"no share is complete {_LEAST_GAIN_S:g} s before another way"
-    before_s -= _LEAST_GAIN_S
-    for down, board in ((asked, alone), (replace(asked, carrier=asked.direct_carrier), together)):
-        found = _best_share(asked, down, server, board, from_s, before_s)
-        if found is not None:
-            best, before_s = found, found.completion_s
-    return best
+    search = _Search(asked, server, from_s, before_s, is_powered)
+    search.look(asked, alone)
+    search.look(replace(asked, carrier=asked.direct_carrier), together)
+    return search.best or search.unpowered or "no share is complete before the deadline or before another way"
 
 
-def _best_share(
-    asked: Asked, down: Asked, server: str, board: _Board, from_s: float, before_s: float
-) -> Candidate | None:
-    """Look for the share at which the board becomes later than the ground: less there, or more, is no sooner."""
-    count = asked.workload.micro_batches
+@dataclass
+class _Search:
+    """The best share so far: of those that can be powered, and of those that cannot."""
+
+    asked: Asked
+    server: str
+    from_s: float
+    before_s: float
+    is_powered: Callable[[Candidate], bool]
     best: Candidate | None = None
-    low, high = 1, count - 1
-    while low <= high:
-        share = (low + high) // 2
-        limit_s = before_s if best is None else best.completion_s
-        on_earth = on_ground(_part(down, count - share), server, from_s, limit_s)
-        sent_s = on_earth.input[-1].stop_s if isinstance(on_earth, Candidate) else from_s
-        in_space = board(_part(asked, share), sent_s, limit_s)
-        if isinstance(on_earth, Candidate) and isinstance(in_space, Candidate):
-            both_s = max(on_earth.completion_s, in_space.completion_s)
-            if both_s < limit_s:
-                best = replace(on_earth, way="shared", completion_s=both_s, beside=in_space)
-        earth_s, space_s = (c.completion_s if isinstance(c, Candidate) else math.inf for c in (on_earth, in_space))
-        if earth_s == space_s == math.inf:
-            break  # with less on board the ground is later still, with more the board
-        if earth_s > space_s:
-            low = share + 1
-        else:
-            high = share - 1
-    return best
+    unpowered: Candidate | None = None
+
+    def look(self, down: Asked, board: _Board) -> None:
+        """Look at some shares over the whole range, then ever closer around the best of them.
+
+        With more on board the ground is sooner and the board computes longer; but the board's result grows as well, and
+        waits for a pass and for the input to be sent, so that several shares may be better than those beside them, and
+        no bisection finds the best.
+        """
+        count = self.asked.workload.micro_batches
+        step = max(1, count // _FIRST_SHARES)
+        found = {share: self._completion_s(down, board, share) for share in range(step, count, step)}
+        while step > 1:
+            step = (step + 1) // 2 if step > 2 else 1
+            middle = min(found, key=lambda share: found[share])
+            for share in (middle - step, middle + step):
+                if 0 < share < count and share not in found:
+                    found[share] = self._completion_s(down, board, share)
+
+    def _completion_s(self, down: Asked, board: _Board, share: int) -> float:
+        """Return when both parts are complete with a share on board, infinity where that is too late; keep the best."""
+        limit_s = self.before_s if self.best is None else self.best.completion_s
+        on_earth = on_ground(_part(down, down.workload.micro_batches - share), self.server, self.from_s, limit_s)
+        if isinstance(on_earth, str):
+            return math.inf
+        in_space = board(_part(self.asked, share), on_earth.input[-1].stop_s, limit_s)
+        if isinstance(in_space, str):
+            return math.inf
+        both_s = max(on_earth.completion_s, in_space.completion_s)
+        both = replace(on_earth, way="shared", completion_s=both_s, beside=in_space)
+        if both_s >= limit_s:
+            return math.inf
+        if self.is_powered(both):
+            self.best = both
+            return both_s
+        if self.unpowered is None or both_s < self.unpowered.completion_s:
+            self.unpowered = both
+        return math.inf
 
 
 def _part(asked: Asked, micro_batches: int) -> Asked:
-    """Return what is asked with some of the micro-batches."""
+    """Return what is asked with some of the micro-batches; plans of single nodes depend on how many they are."""
     fraction = micro_batches / asked.workload.micro_batches
     return replace(
         asked,

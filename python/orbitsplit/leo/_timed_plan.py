@@ -64,7 +64,7 @@ class TimedPlan:
     what is left. `plan` is what runs, from `compute_start` to `compute_stop`. All of `plan`'s own links, and the paths
     of the transfers that feed it while it computes, are there until `valid_until`; started later than `latest_start` it
     would not end in time. `completion` is when the last byte of the result is at a station, that of `beside` included.
-    `energy_j` is what each satellite with a power limit takes beyond idling.
+    `energy_j` is what each satellite with a power limit takes beyond idling, for `beside` too (which has none itself).
     """
 
     way: Way
@@ -95,7 +95,10 @@ class TimedPlan:
 
     @property
     def latest_start(self) -> datetime:
-        """Return when the plan must start to compute to end while it is valid."""
+        """Return when the plan, not that of `beside`, must start to compute to end while it is valid.
+
+        A result that then misses its pass waits for the next.
+        """
         return self.valid_until - (self.compute_stop - self.compute_start)
 
     @property
@@ -106,14 +109,14 @@ class TimedPlan:
 
     @property
     def handovers(self) -> tuple[Handover, ...]:
-        """Return where one transfer of a file takes over from another, file by file in order of time."""
+        """Return where one transfer of a file takes over from another, in order of time."""
         found = [] if self.beside is None else list(self.beside.handovers)
         for transfers in (self.input, self.activation, self.result):
             left = sum(transfer.bytes for transfer in transfers if transfer.path[-1] == transfers[-1].path[-1])
             for a, b in pairwise(transfers):
                 left -= a.bytes if a.path[-1] == transfers[-1].path[-1] else 0.0
                 found.append(Handover(a.stop, max(left, 0.0), a.path, b.path, b.start))
-        return tuple(found)
+        return tuple(sorted(found, key=lambda handover: handover.at))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""

@@ -139,6 +139,8 @@ def on_ground(asked: Asked, server: str, from_s: float, before_s: float = math.i
     else:
         count = asked.workload.micro_batches
         begin_s, end_s = served(carriage, asked.input_bytes, _seconds(plan) / count, count)
+    if end_s >= before_s:
+        return _late(f"{server} has not computed it")
     # What computes as the input arrives needs the last path; what has it all needs none.
     is_fed = begin_s < carriage.arrival_s - _SAME_S
     valid_s = carriage.sendings[-1].closes_s if is_fed else asked.table.stop_s
@@ -159,9 +161,8 @@ def on_satellite(
     carriage = asked.carrier.carry(asked.source, satellite, asked.input_bytes, from_s, before_s)
     if carriage is None:
         return _late(f"the input is not on {name}")
-    return _returned(
-        asked, "satellite", plan, carriage, carriage.arrival_s, asked.table.stop_s, before_s, result_from_s
-    )
+    at_s, until_s = carriage.arrival_s, asked.table.stop_s
+    return _returned(asked, "satellite", plan, carriage, at_s, until_s, before_s=before_s, result_from_s=result_from_s)
 
 
 def split_at(
@@ -209,7 +210,7 @@ def _split_returned(
     nodes = [stage.node for stage in plan.stages]
     until_s = asked.table.until_s(at_s, pairwise(nodes))
     way: Way = "mixed" if nodes[-1] in asked.servers else "split"
-    return _returned(asked, way, plan, carriage, at_s, until_s, before_s, result_from_s)
+    return _returned(asked, way, plan, carriage, at_s, until_s, before_s=before_s, result_from_s=result_from_s)
 
 
 def _returned(
@@ -219,6 +220,7 @@ def _returned(
     carriage: Carriage,
     at_s: float,
     until_s: float,
+    *,
     before_s: float,
     result_from_s: float,
 ) -> Candidate | str:

@@ -66,7 +66,10 @@ class ActivationOutlet:
 
     def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
         rows, tokens, _ = shape = x.shape
-        frame = self._pace.run("encode", group, step, lambda: self._encode(x.contiguous(), shape, step), is_brief=True)
+        is_brief = step > 0
+        frame = self._pace.run(
+            "encode", group, step, lambda: self._encode(x.contiguous(), shape, step), is_brief=is_brief
+        )
         header = Header(kind, group, step, rows, tokens, len(description), len(frame), True)
         start_s, stop_s = self._sender.send(header, frame, description=description)
         self._pace.recorder.add("send", group, step, start_s, stop_s)
@@ -131,7 +134,7 @@ class ActivationInlet:
         if payload is None:
             return Message(Kind.DAMAGED, group)
         try:
-            x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=True)
+            x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=step > 0)
         except CorruptFrameError:
             return Message(Kind.DAMAGED, group)
         except ValueError as error:
@@ -169,7 +172,8 @@ class TokenOutlet:
 
     def send(self, group: int, step: int, x: Tensor) -> None:
         """Send new tokens [b]."""
-        self._sender.send(Header(Kind.STEP, group, step, rows=len(x)), x.contiguous().numpy().tobytes())
+        tokens = x.contiguous().numpy().tobytes()
+        self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
 
     def tell(self, kind: Kind, group: int = 0) -> None:
         """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""

@@ -153,7 +153,7 @@ class Failure(Record):
 class StageRecord(Record):
     """What a stage did for one group: the recorder's events, and the traffic on its outgoing link.
 
-    `cpu_s` is the processor time of its work before any slow-down.
+    `cpu_s` is the processor time of its work before any slow-down, as far as that is read (see `Pace.run`).
     """
 
     events: tuple[tuple[str, int, int, float, float], ...]

@@ -21,7 +21,7 @@ class StageRun:
     """One stage of a run, in seconds and bytes.
 
     `compute_s`, `encode_s` and `decode_s` are what the node spent, its slow-down included; `cpu_s` is the processor
-    time behind all three (of encoding and decoding on a node that is not emulated, the time on the clock).
+    time behind all three (of encoding and decoding tokens on a node that is not emulated, time on the clock).
     `baseline_bytes` were resident before the stage was loaded (interpreter and libraries), `peak_bytes` at most;
     `memory_bytes` is the node's limit, None where there is none.
     """

@@ -154,16 +154,17 @@ class Sender:
     ) -> tuple[float, float]:
         """Send a message; return from when to when it occupies the link, on the monotonic clock.
 
-        The header says what it is; its time of delivery is filled in, and its sizes where they are not right. A message
-        that `is_answered` keeps its buffers until the next of its group, which is sent when this one has long arrived.
-        On an emulated link the payload alone takes time. Raises PeerLostError if the connection broke.
+        The header says what it is and how large; its time of delivery is filled in. A message that `is_answered` keeps
+        its buffers until the next of its group, which is sent when this one has long arrived. On an emulated link the
+        payload alone takes time. Raises PeerLostError if the connection broke.
         """
         size, now_s = len(payload), time.monotonic()
         start_s, stop_s, deliver_s = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(size, now_s)
         self.dues_s.append(deliver_s if self._usual is None else self._usual.stamp(size, now_s)[2])
-        if deliver_s or size != header.payload_bytes or len(description) != header.description_bytes:
-            # Not by _replace, which takes as long as the checksums of a token's activation.
-            header = Header(*header[:5], len(description), size, header.has_own_check, deliver_s)
+        assert size == header.payload_bytes, "a header has the size of its payload"
+        assert len(description) == header.description_bytes, "a header has the size of its description"
+        if deliver_s:
+            header = header._replace(deliver_s=deliver_s)
         self.sent += 1
         if deliver_s == math.inf:  # the emulated link is down for good: nothing arrives
             return start_s, start_s
