@@ -18,13 +18,14 @@ from ._one_copy import solve_with_one_copy, with_one_copy
 from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
 from ._problem import Problem, Solution, Stage, evaluate
 from ._replan import replan
+from ._stage_memory import crowded, layer_bytes, more_workspace, node_record, stage_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._codebook import Codebook
     from ._levels import LevelTable
-    from ._profile import LayerProfile, ModelProfile
+    from ._profile import ModelProfile
 
 Order = Literal["fixed", "free"]
 
@@ -86,7 +87,8 @@ def plan(
         return plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
     if solution.status == "infeasible":
-        raise InfeasiblePlanError("; ".join([str(why.reason), *(relaxation.text for relaxation in why.relaxations)]))
+        texts = [relaxation.text for relaxation in why.relaxations]
+        raise InfeasiblePlanError("; ".join([str(why.reason), *texts, *crowded(network.nodes, profile, workload)]))
     why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
     return replace(plan_of(confirming, solution, named), certificate=why)
 
@@ -187,10 +189,10 @@ def build_problem(
     data: dict[str, Any] = {
         "name": f"{profile.model} on {network.name}",
         "layers": [layer.name for layer in profile.layers],
-        "nodes": [_node_record(node, profile, workload) for node in network.nodes],
+        "nodes": [node_record(node, profile, workload) for node in network.nodes],
         "layer_memory_bytes": [
-            _memory_bytes(layer, workload) + more
-            for layer, more in zip(profile.layers, _more_workspace(profile), strict=True)
+            layer_bytes(layer, workload) + more
+            for layer, more in zip(profile.layers, more_workspace(profile), strict=True)
         ],
         "layer_time_s": [_prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
         "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
@@ -224,7 +226,9 @@ class PlanNames:
 def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
-        raise InfeasiblePlanError(solution.reason)
+        raise InfeasiblePlanError(
+            "; ".join([str(solution.reason), *crowded(of.network.nodes, of.profile, of.workload)])
+        )
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
         raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)
@@ -238,7 +242,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         decode_stage_s=tuple(result.decode_stage_s),
         decode_link_s=tuple(result.decode_link_s),
         stage_memory_bytes=tuple(
-            _stage_bytes(of.profile, of.workload, stage, int(size))
+            stage_bytes(of.profile, of.workload, stage, int(size))
             for stage, size in zip(solution.stages, result.stage_memory_bytes, strict=True)
         ),
         status=solution.status,
@@ -281,36 +285,6 @@ def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable |
         raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
 
 
-def _common_workspace_bytes(profile: ModelProfile) -> int:
-    """Return the workspace of every stage: of the transformer layers, because the problem knows none of a stage."""
-    return profile.stage_workspace_bytes(1, len(profile.layers) - 1)
-
-
-def _more_workspace(profile: ModelProfile) -> list[int]:
-    """Return by how much the workspace of each layer exceeds that of every stage."""
-    common = _common_workspace_bytes(profile)
-    return [max(0, profile.stage_workspace_bytes(k, k + 1) - common) for k in range(len(profile.layers))]
-
-
-def _stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, layers_bytes: int) -> int:
-    """Return what the process of a stage takes beyond the interpreter, given what the problem says of its layers."""
-    workspace_bytes = profile.stage_workspace_bytes(stage.start, stage.stop)
-    own_bytes = layers_bytes - sum(_more_workspace(profile)[stage.start : stage.stop])
-    return own_bytes + workspace_bytes + profile.process_bytes(workload, workspace_bytes)
-
-
-def _node_record(node: Node, profile: ModelProfile, workload: Workload) -> dict[str, object]:
-    workspace_bytes = _common_workspace_bytes(profile)
-    kept_bytes = max(node.headroom_bytes, profile.process_bytes(workload, workspace_bytes))
-    return {
-        "name": node.name,
-        "memory_bytes": node.memory_bytes,
-        # A node too small for the workspace can hold nothing; the problem's format wants headroom <= memory.
-        "headroom_bytes": min(node.memory_bytes, kept_bytes + workspace_bytes),
-        "half_duplex": node.half_duplex,
-    }
-
-
 def _level_records(levels: LevelTable, network: Network) -> list[dict[str, object]]:
     """Return the levels with encode and decode seconds of a node of average speed: a level has one of each."""
     slowdown = float(np.mean([1.0 if node.slowdown is None else node.slowdown for node in network.nodes]))
@@ -323,10 +297,6 @@ def _level_records(levels: LevelTable, network: Network) -> list[dict[str, objec
         }
         for level in levels.levels
     ]
-
-
-def _memory_bytes(layer: LayerProfile, workload: Workload) -> int:
-    return layer.weight_bytes + workload.sequences * layer.kv_bytes(workload.prompt_tokens + workload.new_tokens)
 
 
 def _prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:

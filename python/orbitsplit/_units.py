@@ -49,7 +49,7 @@ def parse_quantity(value: object, kind: str, where: str) -> float:
 
 def format_bytes(count: float) -> str:
     """Return `count` bytes with the decimal prefix a person would choose, e.g. `1.31 MB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.0f} B"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -175,6 +176,31 @@ def test_spans_and_steps_that_make_no_sense_are_refused() -> None:
         served.contacts(served.epoch, served.epoch + timedelta(hours=1), step_s=300.0)
     with pytest.raises(ValueError, match="stops 60 s before it starts"):
         served.contacts(served.epoch, served.epoch - timedelta(minutes=1))
+    with pytest.raises(ValueError, match=r"the span is empty: it starts and stops at 2019-12-09T16:38:29"):
+        served.contacts(served.epoch, served.epoch)
+    with pytest.raises(TypeError, match="step_s is '30', expected a number"):
+        served.contacts(served.epoch, served.epoch + timedelta(hours=1), step_s="30")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the time 2026-01-01T00:00:00 has no time zone"):
+        served.contacts(datetime(2026, 1, 1), served.epoch)
+    with pytest.raises(TypeError, match="the time 'now' is neither a datetime nor a Julian date"):
+        served.contacts("now", served.epoch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latitude_deg": "48"}, "latitude of station 'munich' is '48', expected a number"),
+        ({"mask_deg": None}, "elevation mask of station 'munich' is None, expected a number"),
+        ({"antennas": 1.5}, "antennas of station 'munich' is 1.5, expected a whole number"),
+        ({"node": "jetson"}, "the node of station 'munich' is 'jetson', expected a Node"),
+        ({"name": 7}, "the name of a station is 7, expected a string"),
+    ],
+)
+def test_a_station_of_other_types_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        replace(MUNICH, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the name of a station is empty"):
+        replace(MUNICH, name="")
 
 
 @pytest.mark.parametrize(

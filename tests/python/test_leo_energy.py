@@ -84,6 +84,10 @@ def test_energy_of_a_plan_is_what_each_node_computes_and_sends() -> None:
     assert sum(load.busy_s for load in loads_of(plan, 0.0)) == pytest.approx(4 * 12)
     with pytest.raises(ValueError, match="no prediction"):
         leo.energy_j(osp.Plan.manual(cuts=[1], layers=4), {})
+    assert leo.energy_j(plan, POWER) == leo.energy_j(plan, {stage.node: POWER for stage in plan.stages}) != {}
+    for power, message in (("9 W", "power is '9 W', expected a Power"), ({"sat-0": 9}, "the power of 'sat-0' is 9")):
+        with pytest.raises(TypeError, match=message):
+            leo.energy_j(plan, power)  # type: ignore[arg-type]
 
 
 def asked(fleet: leo.Constellation, before_s: float = 4000.0) -> dict[str, Any]:
@@ -144,9 +148,17 @@ def test_a_satellite_without_energy_leaves_the_work_to_others() -> None:
         ({"idle_w": 10.0}, "idle_w is 10.0, must be at most average_w, 9.0"),
         ({"busy_w": 1.0}, "busy_w is 1.0, must be at least idle_w, 3.0"),
         ({"charge_j": 5e4}, "charge_j is 50000.0, must be at most battery_j, 40000.0"),
+        ({"battery_j": 0}, "battery_j is 0, must be > 0"),
         ({"transmit_w": float("nan")}, "transmit_w is nan, must be finite and at least 0"),
     ],
 )
 def test_nonsense_is_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        replace(POWER, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"busy_w": "20"}, {"battery_j": None}, {"charge_j": "full"}, {"idle_w": True}])
+def test_power_of_other_types_is_refused(changes: dict[str, Any]) -> None:
+    ((name, value),) = changes.items()
+    with pytest.raises(TypeError, match=f"{name} is {value!r}, expected a number"):
         replace(POWER, **changes)

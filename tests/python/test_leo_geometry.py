@@ -128,3 +128,12 @@ def test_budgets_that_make_no_sense_are_refused() -> None:
         leo.KaBand(margin_db=float("nan"))
     with pytest.raises(ValueError, match=r"optics_efficiency is 1.5, must be at most 1"):
         leo.Optical(optics_efficiency=1.5)
+
+
+@pytest.mark.parametrize("rate", [leo.FixedRate(5.0), leo.KaBand(), leo.Optical()])
+@pytest.mark.parametrize("km", [0.0, -1.0, float("nan")])
+def test_a_link_has_a_range(rate: leo.LinkRate, km: float) -> None:
+    for ranges in (km, [1000.0, km]):
+        with pytest.raises(ValueError, match=rf"the range of a link is {km:g} km, must be > 0"):
+            rate.bytes_per_s(np.array(ranges))
+    assert rate.bytes_per_s(np.array([])).shape == (0,)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,3 +131,34 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
         leo.lint(shell, hours=0)
     with pytest.raises(ValueError, match="collision_km is -1"):
         leo.lint(shell, collision_km=-1)
+    with pytest.raises(ValueError, match="transfer_bytes is -1, must be finite and at least 0"):
+        leo.lint(shell, transfer_bytes=-1)
+    with pytest.raises(ValueError, match="a chain is empty"):
+        leo.lint(shell, chains=[[]])
+    with pytest.raises(ValueError, match="start is 2026-01-01T00:00:00, which has no time zone"):
+        leo.lint(shell, start=datetime(2026, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chains": ["sat-0"]}, r"a chain is the string 'sat-0', expected a sequence of names: \['sat-0'\]"),
+        ({"chains": "sat-0"}, r"chains is the string 'sat-0', expected a sequence of chains: \[\['sat-0'\]\]"),
+        ({"chains": [[0, 1]]}, "a chain holds 0, expected names"),
+        ({"chains": [3]}, "a chain is 3, expected a sequence of names"),
+        ({"hours": "24"}, "hours is '24', expected a number"),
+        ({"transfer_bytes": "1 GB"}, "transfer_bytes is '1 GB', expected a number"),
+        ({"collision_km": True}, "collision_km is True, expected a number"),
+        ({"start": 2461041.5}, "start is 2461041.5, expected a datetime with a time zone"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        leo.lint(walker(12, 1, 0), **changes)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5e10, "50 GB"), (5e13, "50 TB"), (5e16, "5e+04 TB")])
+def test_large_transfers_are_written_out(count: float, shown: str) -> None:
+    served = walker(12, 1, 0).served_by(leo.Station("here", 40.0, 0.0))
+    (finding,) = leo.lint(served, transfer_bytes=count)
+    assert finding.message.startswith(f"{shown} do not fit into a contact of station 'here'")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +120,46 @@ def test_without_equipment_what_is_missing_is_named() -> None:
         leo.Equipment(TEMPLATE, margin_km=-1)
     with pytest.raises(ValueError, match="no frame 'j2000'; there are: teme, earth_fixed"):
         bare.positions(bare.epoch, frame="j2000")
+    with pytest.raises(ValueError, match="two satellites or stations are called 'munich'"):
+        bare.served_by(MUNICH, MUNICH)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"node": "jetson"}, "the node of an equipment is 'jetson', expected a Node"),
+        ({"isl": "1 Gbit/s"}, r"isl is '1 Gbit/s', expected FixedRate\(\.\.\.\), KaBand\(\), Optical\(\)"),
+        ({"isl": leo.Optical}, "isl is <class .*Optical'>, expected FixedRate"),
+        ({"topology": leo.Grid}, "topology is <class .*Grid'>, expected Grid"),
+        ({"downlink": 1e6}, "downlink is 1000000.0, expected FixedRate"),
+        ({"uplink": "ka_band"}, "uplink is 'ka_band', expected FixedRate"),
+        ({"topology": "grid"}, r"topology is 'grid', expected Grid\(\), Nearest\(\)"),
+        ({"margin_km": "80"}, "margin_km is '80', expected a number"),
+    ],
+)
+def test_equipment_of_other_types_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        leo.Equipment(**{"node": TEMPLATE, **change})
+
+
+def test_what_has_the_method_is_a_rate() -> None:
+    rate = SimpleNamespace(bytes_per_s=lambda km: np.full(np.shape(km), 7.0))
+    network = RING.equipped(leo.Equipment(TEMPLATE, isl=rate)).network(at=RING.epoch)
+    assert {link.bytes_per_s for link in network.links} == {7.0}
+
+
+def test_what_is_no_equipment_or_station_is_refused() -> None:
+    given: Any = "x"
+    with pytest.raises(TypeError, match=r"the equipment is 'x', expected Equipment\(node=\.\.\.\)"):
+        RING.equipped(given)
+    with pytest.raises(TypeError, match="a station is 'x', expected a Station"):
+        RING.served_by(given)
+    given = [MUNICH]
+    with pytest.raises(TypeError, match=r"a station is \[Station.*expected a Station"):
+        RING.served_by(given)
+    given = ["sat-0"]
+    with pytest.raises(TypeError, match="a satellite is 'sat-0', expected a Satellite"):
+        leo.Constellation("ring", given)
 
 
 def test_satellites_behind_the_earth_have_no_links() -> None:

@@ -187,19 +187,44 @@ def test_a_satellite_that_has_decayed_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"altitude_km": -10.0}, r"perigee of satellite 'a' is -10 km"),
+        ({"altitude_km": -10.0}, r"altitude_km of satellite 'a' is -10.0, must be at least 100"),
+        ({"altitude_km": 99.0}, r"altitude_km of satellite 'a' is 99.0, must be at least 100"),
         ({"eccentricity": 0.2}, r"perigee of satellite 'a' is -876 km"),
         ({"eccentricity": 1.0}, r"eccentricity of satellite 'a' is 1.0"),
         ({"inclination_deg": 181.0}, r"inclination of satellite 'a' is 181.0 deg"),
-        ({"raan_deg": float("nan")}, r"an element of satellite 'a' is not finite"),
+        ({"raan_deg": float("nan")}, r"raan_deg of satellite 'a' is nan, an element must be finite"),
         ({"epoch": datetime(2026, 1, 1)}, r"2026-01-01T00:00:00 has no time zone"),
         ({"epoch": 2026.0}, r"Julian date 2026.0 must be between"),
-        ({"epoch": "2026-01-01"}, r"'2026-01-01' is neither a datetime nor a Julian date"),
+        ({"name": ""}, r"the name of a satellite is empty"),
     ],
 )
 def test_elements_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        leo.single("a", **{"altitude_km": 500.0, "inclination_deg": 53.0, **change})
+        leo.single(**{"name": "a", "altitude_km": 500.0, "inclination_deg": 53.0, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": "2026-01-01"}, r"'2026-01-01' is neither a datetime nor a Julian date"),
+        ({"altitude_km": "500"}, r"altitude_km of satellite 'a' is '500', expected a number"),
+        ({"inclination_deg": None}, r"inclination_deg.* is None, expected a number"),
+        ({"max_age_days": "30"}, r"max_age_days of satellite 'a' is '30', expected a number"),
+        ({"name": 5}, r"the name of a satellite is 5, expected a string"),
+    ],
+)
+def test_elements_of_another_type_are_refused(change: dict[str, Any], message: str) -> None:
+    asked = {"name": "a", "altitude_km": 500.0, "inclination_deg": 53.0, **change}
+    with pytest.raises(TypeError, match=message):
+        leo.single(**asked)
+    if "max_age_days" not in change and "name" not in change:
+        del asked["name"]
+        with pytest.raises(TypeError, match=message.replace("'a'", "'sat-0'")):
+            leo.walker_delta(1, 1, 0, **asked)
+
+
+def test_the_lowest_altitude_is_allowed() -> None:
+    assert leo.single("a", altitude_km=100, inclination_deg=53).satellites[0].altitude_km == pytest.approx(100)
 
 
 @pytest.mark.parametrize(

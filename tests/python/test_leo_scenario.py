@@ -150,6 +150,13 @@ def test_a_file_of_one_s_own(tmp_path: Path) -> None:
             "constellation.epoch is 2027-03-01, expected a time with a",
         ),
         ("[links]", "[links]\nrate = 3", "mine: links has the unknown key 'rate'; known: isl"),
+        (
+            '{ value = "ka_band", origin = "datasheet" }',
+            '"ka_band"',
+            "mine: links.downlink is 'ka_band' without an origin; "
+            'write downlink = { value = "ka_band", origin = "paper|datasheet|measured|assumed" }',
+        ),
+        ("{ " + TAGGED + " }", "53", 'write inclination_deg = { value = 53, origin = "paper|'),
         ("0.5 Gbit/s", "0.5 Gbps", "mine: links.isl is '0.5 Gbps', expected a number with one of"),
         ("0.5 Gbit/s", "0 Gbit/s", "mine: links: the rate of a link is 0"),
         ("[links]", '[links]\nterminals = { value = 2, origin = "assumed" }', "mine: links.terminals needs topology"),
@@ -176,6 +183,15 @@ def test_bad_files_say_what_is_wrong(old: str, new: str, message: str) -> None:
         leo.Scenario.from_toml(GOOD.replace(old, new, 1), source="mine")
 
 
+def test_a_budget_without_its_origin_is_not_offered_again() -> None:
+    bare = GOOD.replace('{ value = "ka_band", origin = "datasheet" }', '"ka_band"')
+    with pytest.raises(ValueError, match=r"assumed\" }$"):
+        leo.Scenario.from_toml(bare, source="mine")
+    unknown = GOOD.replace('"ka_band"', '"x_band"')
+    with pytest.raises(ValueError, match=r"links.downlink is 'x_band', .*; or one of optical, ka_band"):
+        leo.Scenario.from_toml(unknown, source="mine")
+
+
 def test_a_scenario_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"no scenario 'mars'; there are: cubesat, paper, sda_mesh, starlink"):
         leo.Scenario.load("mars")
@@ -197,9 +213,64 @@ def test_the_command_shows_a_scenario() -> None:
     assert "do not fit into a contact of station 'munich'" in text
 
 
+def test_the_examples_of_the_documentation_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Planning in time once was shown with a profile that nobody had, and for more than its satellites' memory.
+    text = (Path(__file__).parents[2] / "docs/leo.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[-1].splitlines()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks[0], "docs/leo.md", "exec"), {})
+    assert osp.Network.load("network.toml").nodes[-1].name == "munich"
+    # A smaller model is measured within a second; it also waits for the pass.
+    size = "hidden_size=192, num_attention_heads=3, intermediate_size=768"
+    assert size in blocks[-1]
+    smaller = blocks[-1].replace(
+        size, "hidden_size=12, num_attention_heads=3, intermediate_size=24, num_hidden_layers=2"
+    )
+    capsys.readouterr()
+    exec(compile(smaller, "docs/leo.md", "exec"), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert [printed[k] for k in (0, -2, -1)] == [shown[k] for k in (0, -2, -1)]
+
+
+def test_plans_are_made_for_the_network_that_the_command_writes(tmp_path: Path) -> None:
+    network, profile, plan = (tmp_path / name for name in ("network.toml", "profile.json", "plan.json"))
+    layers = tuple(osp.LayerProfile(f"layer {k}", 1_000, 0, None, 10**9, 0) for k in range(4))
+    osp.ModelProfile(
+        model="toy",
+        architecture="Toy",
+        dtype="float32",
+        prompt_tokens=10,
+        batch_size=1,
+        hidden_size=5,
+        layers=layers,
+        cut_bytes_per_token=20,
+        workspace_bytes=0,
+        tied_bytes=0,
+    ).save(profile)
+    at = datetime(2026, 1, 1, 6, tzinfo=timezone.utc)
+    for command in (
+        ["leo", "paper", "--hours", "1", "--at", "2026-01-01T06:00:00Z", "-o", network, "--json"],
+        ["plan", profile, "--network", network, "--max-nodes", "2", "-o", plan],
+    ):
+        done = CliRunner().invoke(app, [str(word) for word in command])
+        assert done.exit_code == 0, done.output
+    assert osp.Network.load(network) == leo.Scenario.load("paper").network(at)
+    assert {stage.node for stage in osp.Plan.load(plan).stages} <= {
+        node.name for node in osp.Network.load(network).nodes
+    }
+    missing = CliRunner().invoke(app, ["plan", str(profile), "--network", "paper"])
+    assert "`orbitsplit leo paper -o FILE` writes the network" in str(missing.exception)
+    unknown = CliRunner().invoke(app, ["plan", str(profile), "--network", "mars"])
+    assert isinstance(unknown.exception, FileNotFoundError)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["paper", "-o", "no/such/folder/network.toml"], "cannot be written"),
         (["paper", "--hours", "0"], "hours is 0, must be over 0 and at most 720"),
         (["paper", "--at", "noon"], "the time is 'noon', expected one like 2026-01-01T12:00:00Z"),
         (["mars"], "no scenario 'mars'"),

@@ -149,6 +149,9 @@ def test_topologies_that_make_no_sense_are_refused() -> None:
         leo.Nearest(max_range_km=-1)
     with pytest.raises(ValueError, match="acquisition_s is -1"):
         leo.Grid(-1)
+    for values in ({"terminals": 2.5}, {"terminals": "4"}, {"max_range_km": "9"}, {"acquisition_s": None}):
+        with pytest.raises(TypeError, match=f"{next(iter(values))} is .*, expected a"):
+            leo.Nearest(**values)  # type: ignore[arg-type]
 
 
 def _fields(topology: leo.Topology) -> dict[str, object]:

@@ -242,6 +242,18 @@ def test_a_plan_explains_itself() -> None:
     assert osp.Plan.manual(cuts=[2, 3], layers=6).explain().count("\n") == 0
 
 
+def test_nodes_without_room_for_any_layer_are_named() -> None:
+    """More for the layers alone would not do: what the process lacks comes first."""
+    crowd = profile(library_bytes=5_000)
+    text = r'of the nodes "n0" \(900 B\) have no room at all: beside layers a stage takes [0-9.]+ kB \(libraries'
+    for explain in (False, True):
+        with pytest.raises(osp.InfeasiblePlanError, match=text):
+            osp.plan(crowd, network(1.0, memory=900), explain=explain)
+        with pytest.raises(osp.InfeasiblePlanError) as found:
+            osp.plan(profile(), network(1.0, memory=900), explain=explain)
+        assert "no room at all" not in str(found.value)
+
+
 def test_an_infeasible_plan_says_what_would_do() -> None:
     with pytest.raises(osp.InfeasiblePlanError, match=r"the largest node has 900 B; memory: .* on n0 alone"):
         osp.plan(profile(), network(1.0, 1.0, memory=1200), explain=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from orbitsplit._network import Node
 from orbitsplit._plan import Workload
 from orbitsplit._profile import ModelProfile
-from orbitsplit._typed import check_number
 
+from ._arguments import check_moment, check_name, check_real, names_of
 from ._carrying import Carrier
 from ._constellation import Constellation
-from ._power import Power
+from ._power import Power, powers_by_name
+from ._scenario import Scenario
 from ._timetable import Timetable
 from ._ways import Asked
 
@@ -26,11 +28,19 @@ def table_of(
     satellites: Sequence[str] | None,
 ) -> Timetable:
     """Return the links from the request to the deadline, or those given."""
+    _check_constellation(constellation)
+    # Before anything is taken off the request, so that errors show the time that was given.
+    check_moment("requested", requested)
+    check_real("deadline_s", deadline_s)
+    check_real("step_s", step_s)
+    members = None if satellites is None else names_of("satellites", satellites)
+    if members == ():
+        raise ValueError("satellites is empty, at least one must take part; None: all do")
     if not (math.isfinite(deadline_s) and deadline_s > 0):
         raise ValueError(f"deadline_s is {deadline_s}, must be finite and > 0")
     if isinstance(constellation, Constellation):
         stop = requested + timedelta(seconds=deadline_s)
-        return Timetable.of(constellation, requested, stop, step_s=step_s, satellites=satellites)
+        return Timetable.of(constellation, requested, stop, step_s=step_s, satellites=members)
     if not 0 <= constellation.seconds(requested) < constellation.stop_s:
         stop = constellation.datetime(constellation.stop_s)
         raise ValueError(f"the request is of {requested}, the timetable is of {constellation.start} to {stop}")
@@ -49,18 +59,13 @@ def asked_of(
 ) -> Asked:
     """Return what is asked, apart from codecs and limits. `ends` are source and destination, `sizes` in and out."""
     for name, size in zip(("input_bytes", "output_bytes"), sizes, strict=True):
-        check_number(name, size)
+        check_real(name, size)
         if not (math.isfinite(size) and size >= 0):
             raise ValueError(f"{name} is {size}, must be finite and at least 0")
     source, destination = ends
     grounds = [station.name for station in table.stations]
-    receivers = grounds if destination is None else list(destination)
-    for name in receivers:
-        if name not in grounds:
-            raise ValueError(f"no station {name!r}; the stations are {', '.join(grounds)}")
-    if source not in grounds and source not in table.satellites:
-        names = ", ".join((*table.satellites[:5], *grounds))
-        raise ValueError(f"no satellite or station {source!r}; there are {names}")
+    receivers = _receivers(destination, grounds)
+    _check_source(source, table, grounds)
     senders = (grounds.index(source),) if source in grounds else ()
     down_to = tuple(grounds.index(name) for name in receivers)
     carrier = Carrier(table, senders, down_to, relays=relays)
@@ -69,13 +74,49 @@ def asked_of(
     return Asked(profile, workload, table, nodes, float(sizes[0]), float(sizes[1]), place, down_to, carrier)
 
 
+def _check_constellation(value: Any) -> None:
+    if isinstance(value, Scenario):
+        raise TypeError(f"the constellation is the Scenario {value.name!r}; pass its .constellation")
+    if not isinstance(value, (Constellation, Timetable)):
+        raise TypeError(f"the constellation is {value!r}, expected a Constellation or a Timetable")
+
+
+def _receivers(destination: Sequence[str] | None, grounds: list[str]) -> tuple[str, ...]:
+    """Return the stations that may take the result."""
+    if destination is None:
+        return tuple(grounds)
+    receivers = names_of("destination", destination)
+    if not receivers:
+        raise ValueError(f"destination is empty, at least one station is needed; the stations are {', '.join(grounds)}")
+    for name in receivers:
+        if name not in grounds:
+            raise ValueError(f"no station {name!r}; the stations are {', '.join(grounds)}")
+    return receivers
+
+
+def _check_source(source: str, table: Timetable, grounds: list[str]) -> None:
+    check_name("source", source)
+    if source in grounds or source in table.satellites:
+        return
+    if source in table.constellation.names:
+        members = ", ".join(table.satellites[:5]) + (", ..." if len(table.satellites) > 5 else "")
+        raise ValueError(f"the source {source!r} does not take part; the satellites that do are {members}")
+    names = ", ".join((*table.satellites[:5], *grounds))
+    raise ValueError(f"no satellite or station {source!r}; there are {names}")
+
+
 def _computers(table: Timetable, computers: Mapping[str, Node] | None) -> dict[str, Node]:
     """Return the computers by name: the equipment's, the stations', and in place of them those given."""
     equipment = table.constellation.equipment
     assert equipment is not None  # a timetable has links
     nodes = dict.fromkeys(table.satellites, equipment.node)
     nodes |= {station.name: station.node for station in table.stations if station.node is not None}
-    for name, node in (computers or {}).items():
+    given = {} if computers is None else computers
+    if not isinstance(given, Mapping):
+        raise TypeError(f"computers is {given!r}, expected nodes by name")
+    for name, node in given.items():
+        if not isinstance(node, Node):
+            raise TypeError(f"the computer of {name!r} is {node!r}, expected a Node")
         if name not in nodes:
             raise ValueError(f"computers name {name!r}, which is no satellite or station with a node")
         nodes[name] = node
@@ -86,9 +127,8 @@ def powers_of(power: Power | Mapping[str, Power] | None, table: Timetable) -> di
     """Return the power limits by satellite."""
     if power is None:
         return {}
-    if isinstance(power, Power):
-        return dict.fromkeys(table.satellites, power)
-    for name in power:
+    powers = powers_by_name(power, table.satellites)
+    for name in powers:
         if name not in table.satellites:
             raise ValueError(f"power names {name!r}, which is no satellite that takes part")
-    return dict(power)
+    return powers

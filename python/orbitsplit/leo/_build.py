@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _satellites
+from ._arguments import check_real
 from ._constellation import Constellation, Equipment
 from ._pattern import Pattern
 from ._satellites import DESIGNED_AGE_DAYS, MEASURED_AGE_DAYS, from_elements
@@ -38,6 +39,7 @@ def walker_delta(
     Raises:
         ValueError: The planes do not divide the satellites, or a number is out of range.
     """
+    check_real("inclination_deg", inclination_deg)
     pattern = Pattern(total, planes, phasing, inclination_deg)
     return _walker(pattern, altitude_km, epoch, raan_deg, name, equipment, stations)
 
@@ -60,6 +62,7 @@ def walker_star(
     Raises:
         ValueError: As `walker_delta`.
     """
+    check_real("inclination_deg", inclination_deg)
     pattern = Pattern(total, planes, phasing, inclination_deg, spread_deg=180.0)
     return _walker(pattern, altitude_km, epoch, raan_deg, name, equipment, stations)
 
@@ -143,6 +146,7 @@ def _walker(
     equipment: Equipment | None,
     stations: Sequence[Station],
 ) -> Constellation:
+    check_real("raan_deg", raan_deg)
     satellites = []
     nodes, phases = np.degrees(pattern.raan_rad()).tolist(), np.degrees(pattern.phase_rad()).tolist()
     for k, (node, phase) in enumerate(zip(nodes, phases, strict=True)):

@@ -16,12 +16,17 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from ._earth import Array, delay_s
 from ._timetable import Timetable
 
 # Bytes or seconds that rounding may take or give.
 _SAME = 1e-6
+# Bytes that the sums of a day's cells are off by less than.
+_SAME_BYTES = 1.0
+# So many cells are looked at first for when a file is handed over; it rarely takes longer.
+_FIRST_CELLS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +67,17 @@ class Carriage:
 
 @dataclass(frozen=True, slots=True)
 class _Label:
-    """Bytes left at a holder at an edge (or, for a start, at `at_s`), and how that came about."""
+    """Bytes left at a holder at an edge (or, for a start, at `at_s`), and how that came about.
+
+    What `was_offered` to all other satellites with as much left need not be again: they would have it no sooner.
+    """
 
     left: float
     holder: int
     at_s: float
     before: _Label | None
     handed: int = 0
+    was_offered: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,14 +204,21 @@ class Carrier:
 
 
 class _Search:
-    """The labels of one carriage."""
+    """The labels of one carriage; arrays over edges and holders say how good the best of each is."""
 
     def __init__(self, carrier: Carrier, target: int, size: float, before_s: float) -> None:
         self.carrier, self.target, self.size = carrier, target, size
         self.edges = carrier.table.edges_s
+        self.to_target = carrier.widest[:, :, target]
+        # What arrives by each edge at most, whoever holds the file.
+        self.most_rate = self.to_target.max(axis=1)
+        self.most = np.concatenate([[0.0], np.cumsum(self.most_rate * np.diff(self.edges))])
         self.best: _Label | None = None
         self.before_s = before_s
+        self.in_time = float(np.interp(before_s, self.edges, self.most))
         self.labels: dict[int, dict[int, _Label]] = {}
+        self.left = np.full((len(self.edges), carrier.ground + 1), np.inf)
+        self.handed = np.zeros(self.left.shape, dtype=np.int64)
 
     def run(self, source: int, start_s: float) -> Carriage | None:
         """Look at the edges in order of time."""
@@ -218,34 +234,57 @@ class _Search:
 
     def _go_on(self, label: _Label, cell: int) -> None:
         """Stream on until the cell ends, and hand over to everyone who can take what is left."""
-        self._stream(label, cell)
-        carrier, edges, holder = self.carrier, self.edges, label.holder
-        if holder == carrier.ground and self.target == carrier.ground:
+        by_now = self.most[cell] + self.most_rate[cell] * (label.at_s - self.edges[cell])
+        if self.in_time - by_now < label.left - _SAME_BYTES:
             return
-        begun = carrier.carried[cell, holder] + carrier.widest[cell, holder] * (label.at_s - edges[cell])
-        last = min(int(np.searchsorted(edges, self.before_s)), len(edges) - 1)
-        enough = carrier.carried[cell + 1 : last + 1, holder] >= begun + label.left
-        for other in range(carrier.ground):
-            if other in (holder, self.target) or not len(enough) or not enough[-1, other]:
-                continue
-            until = cell + int(np.argmax(enough[:, other]))
-            rate = carrier.widest[until, holder, other]
-            at_s = edges[until + 1] - (carrier.carried[until + 1, holder, other] - begun[other] - label.left) / rate
-            self._stream(_Label(label.left, other, max(float(at_s), label.at_s), label, label.handed + 1), until)
+        self._stream(label, cell, was_offered=True)
+        if label.was_offered or label.holder == self.carrier.ground == self.target:
+            return
+        others, until, at_s = self._takers(label, cell)
+        rates, ends = self.to_target[until, others], self.edges[until + 1]
+        after = label.left - rates * (ends - at_s)
+        known, handed = self.left[until + 1, others], label.handed + 1
+        is_better = (after < known - _SAME) | ((after <= known + _SAME) & (handed < self.handed[until + 1, others]))
+        for k in np.flatnonzero(is_better | (after <= _SAME)).tolist():
+            taken = _Label(label.left, int(others[k]), float(at_s[k]), label, handed)
+            self._stream(taken, int(until[k]), was_offered=False)
 
-    def _stream(self, label: _Label, cell: int) -> None:
-        rate, end_s = float(self.carrier.widest[cell, label.holder, self.target]), float(self.edges[cell + 1])
+    def _takers(
+        self, label: _Label, cell: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the satellites that can have all that is left in time, the cell in which they do, and when."""
+        carrier, edges, holder = self.carrier, self.edges, label.holder
+        carried, widest = carrier.carried[:, holder], carrier.widest[:, holder]
+        needed = carried[cell] + widest[cell] * (label.at_s - edges[cell]) + label.left
+        others = np.array([k for k in range(carrier.ground) if k not in (holder, self.target)], dtype=np.int64)
+        last = min(int(np.searchsorted(edges, self.before_s)), len(edges) - 1)
+        others = others[carried[last, others] >= needed[others]] if last > cell else others[:0]
+        until = np.zeros(len(others), dtype=np.int64)
+        is_open, begin, width = np.ones(len(others), dtype=np.bool_), cell, _FIRST_CELLS
+        while np.any(is_open):
+            enough = carried[begin + 1 : min(begin + width, last) + 1][:, others] >= needed[others]
+            found = is_open & enough[-1]
+            until[found] = begin + np.argmax(enough[:, found], axis=0)
+            is_open, begin, width = is_open & ~found, begin + width, 4 * width
+        left_over = (carried[until + 1, others] - needed[others]) / widest[until, others]
+        return others, until, np.maximum(edges[until + 1] - left_over, label.at_s)
+
+    def _stream(self, label: _Label, cell: int, *, was_offered: bool) -> None:
+        rate, end_s, holder = float(self.to_target[cell, label.holder]), float(self.edges[cell + 1]), label.holder
         if rate > 0 and label.at_s + label.left / rate <= end_s:
-            done = _Label(0.0, label.holder, label.at_s + label.left / rate, label, label.handed)
+            done = _Label(0.0, holder, label.at_s + label.left / rate, label, label.handed)
             if done.at_s < self.before_s and (
                 self.best is None or _is_better(done.at_s, self.best.at_s, done, self.best)
             ):
                 self.best, self.before_s = done, done.at_s + _SAME
+                self.in_time = float(np.interp(self.before_s, self.edges, self.most))
             return
-        after = _Label(label.left - rate * (end_s - label.at_s), label.holder, end_s, label, label.handed)
+        left = label.left - rate * (end_s - label.at_s)
         known = self.labels.setdefault(cell + 1, {})
-        if label.holder not in known or _is_better(after.left, known[label.holder].left, after, known[label.holder]):
-            known[label.holder] = after
+        after = _Label(left, holder, end_s, label, label.handed, was_offered and left == label.left)
+        if holder not in known or _is_better(left, known[holder].left, after, known[holder]):
+            known[holder] = after
+            self.left[cell + 1, holder], self.handed[cell + 1, holder] = left, label.handed
 
     def _carriage(self, label: _Label) -> Carriage:
         """Return what the labels say, as sendings: neighbouring ones along one path are one."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from orbitsplit._network import Network, Node
 
+from ._arguments import check_real
 from ._contacts import LONGEST_STEP_S, Contact, contacts_of
 from ._earth import ATMOSPHERE_MARGIN_KM, Array, earth_fixed, sun_km, sunlit
 from ._pattern import Pattern
@@ -38,6 +39,10 @@ class Equipment:
 
     The default rates are those of arXiv 2604.04654: 0.5 Gbit/s between satellites, 0.8 Gbit/s to the ground, the upper
     end of the sweep from which its headline is.
+
+    Raises:
+        ValueError: The margin is negative or not finite.
+        TypeError: An argument is of another type.
     """
 
     node: Node
@@ -48,6 +53,17 @@ class Equipment:
     margin_km: float = ATMOSPHERE_MARGIN_KM
 
     def __post_init__(self) -> None:
+        if not isinstance(self.node, Node):
+            raise TypeError(f"the node of an equipment is {self.node!r}, expected a Node")
+        if self.topology is not None and not _has_method(self.topology, "pairs"):
+            raise TypeError(f"topology is {self.topology!r}, expected Grid(), Nearest() or what has a method pairs")
+        for name in ("isl", "downlink", "uplink"):
+            rate = getattr(self, name)
+            if rate is not None and not _has_method(rate, "bytes_per_s"):
+                raise TypeError(
+                    f"{name} is {rate!r}, expected FixedRate(...), KaBand(), Optical() or what has a method bytes_per_s"
+                )
+        check_real("margin_km", self.margin_km)
         if not (math.isfinite(self.margin_km) and self.margin_km >= 0):
             raise ValueError(f"margin_km is {self.margin_km}, must be finite and at least 0")
 
@@ -64,6 +80,7 @@ class Constellation:
 
     Raises:
         ValueError: No satellite, a name used twice, or a pattern of another number of satellites.
+        TypeError: What is given as a satellite, equipment or station is none.
     """
 
     name: str
@@ -75,6 +92,7 @@ class Constellation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "satellites", tuple(self.satellites))
         object.__setattr__(self, "stations", tuple(self.stations))
+        self._check_types()
         if not self.satellites:
             raise ValueError("a constellation needs at least one satellite")
         seen: set[str] = set()
@@ -126,11 +144,16 @@ class Constellation:
         return self._numbers[satellite]
 
     def equipped(self, equipment: Equipment) -> Constellation:
-        """Return the constellation with this equipment."""
+        """Return the constellation with this equipment. Raises TypeError for what is none."""
         return replace(self, equipment=equipment)
 
     def served_by(self, *stations: Station) -> Constellation:
-        """Return the constellation with these stations instead of its own."""
+        """Return the constellation with these stations instead of its own.
+
+        Raises:
+            ValueError: A name is used twice.
+            TypeError: What is given as a station is none.
+        """
         return replace(self, stations=stations)
 
     def states(self, times: TimesLike) -> tuple[Array, Array]:
@@ -214,18 +237,29 @@ class Constellation:
         """
         if not self.stations:
             raise ValueError(f"constellation {self.name!r} has no stations to be seen from: served_by(Station(...))")
+        check_real("step_s", step_s)
         if not 1 <= step_s <= LONGEST_STEP_S:
             raise ValueError(f"step_s is {step_s}, must be from 1 to {LONGEST_STEP_S:g}")
         ends = Times.of([*Times.of(start).datetimes(), *Times.of(stop).datetimes()])
         span = ends.datetimes()
         length_s = float(ends.seconds_since(ends)[1])
-        if length_s <= 0:
+        if length_s == 0:
+            raise ValueError(f"the span is empty: it starts and stops at {span[0].isoformat()}")
+        if length_s < 0:
             raise ValueError(f"the span stops {-length_s:g} s before it starts")
         count = math.ceil(length_s / step_s) + 3
         samples = ends[:1].shifted(step_s * (np.arange(-1.0, count - 1.0, dtype=np.float64)))
         chunks = self.chunks(samples, overlap=2)
         elevations = self.elevation_deg(ends)
         return tuple(contacts_of(chunks, elevations, self.stations, self.names, step_s, (span[0], span[1])))
+
+    def _check_types(self) -> None:
+        for what, members, kind in (("satellite", self.satellites, Satellite), ("station", self.stations, Station)):
+            for member in members:
+                if not isinstance(member, kind):
+                    raise TypeError(f"a {what} is {member!r}, expected a {kind.__name__}")
+        if self.equipment is not None and not isinstance(self.equipment, Equipment):
+            raise TypeError(f"the equipment is {self.equipment!r}, expected Equipment(node=...)")
 
     @cached_property
     def _records(self) -> Any:
@@ -256,3 +290,8 @@ class Constellation:
                     f" is {days:,.0f} days away and the limit is {satellite.max_age_days:,.0f}: take newer elements,"
                     " another time, or a larger max_age_days"
                 )
+
+
+def _has_method(value: Any, name: str) -> bool:
+    """Return whether a value, which is no class, has a method of this name."""
+    return not isinstance(value, type) and callable(getattr(value, name, None))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from orbitsplit._levels import LevelTable
     from orbitsplit._profile import ModelProfile
 
+# A way must be sooner than those before it by more than light takes to neighbours, which chooses no paths either.
+_LEAST_S = 0.1
 # Two plans at once are not worth fewer seconds than this.
 _LEAST_GAIN_S = 1.0
 # How long a node whose battery is too low waits before it is looked at again.
@@ -68,8 +70,8 @@ def plan_in_time(
     as it takes, and a station computes; one satellite computes, or several by a plan whose links last until
     it ends, and the result waits for a pass; satellites and a station compute together within a contact; a satellite
     computes the first layers now and its activation waits for a pass; with `shares`, some micro-batches are computed on
-    board while the input of the others goes down. Files are handed to other satellites where that is quicker. Of equal
-    completions the way named first here is taken, then nodes in order.
+    board while the input of the others goes down. Files are handed to other satellites where that is quicker. Of
+    completions within 0.1 s the way named first here is taken, then the satellite with the input, then nodes in order.
 
     Links are looked at every `step_s` of a contact and at its edges; pass a `Timetable` in place of the constellation
     to plan several times on one. `computers` are nodes of single satellites, by name, in place of the equipment's;
@@ -118,7 +120,7 @@ class _Choice:
         best: Candidate | None = None
         others: list[tuple[str, Made]] = []
         for what, make in itertools.chain(self._alone(), self._together()):
-            before_s = self.end_s if best is None else best.completion_s
+            before_s = self.end_s if best is None else best.completion_s - _LEAST_S
             found = make(before_s)
             others.append((what, found))
             if isinstance(found, Candidate) and found.completion_s < before_s:
@@ -136,7 +138,9 @@ class _Choice:
         asked = self.asked
         for server in asked.servers:
             yield f"ground, {server}", self._powered(lambda at, _, s=server: on_ground(asked, s, at, self.end_s))  # type: ignore[misc]
-        for k, name in enumerate(asked.table.satellites):
+        # That with the input first: of ways that are as good, the first is taken.
+        for k in sorted(range(len(asked.table.satellites)), key=lambda k: k != asked.source):
+            name = asked.table.satellites[k]
             if name in asked.computers:
                 yield f"satellite, {name}", self._powered(lambda at, _, k=k: on_satellite(asked, k, at, self.end_s))  # type: ignore[misc]
 
@@ -173,7 +177,7 @@ class _Choice:
             make = self._powered(lambda at, before, c=carriage: split_at(asked, c, at, before), at_s)  # type: ignore[misc]
             found = make(before_s)
             if isinstance(found, Candidate) and found.completion_s < before_s:
-                best, before_s = found, found.completion_s
+                best, before_s = found, found.completion_s - _LEAST_S
             elif isinstance(best, str) and isinstance(found, str):
                 best = found
         return best

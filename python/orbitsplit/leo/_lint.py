@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from orbitsplit._units import format_bytes, format_seconds
 
+from ._arguments import check_moment, check_real, names_of
 from ._constellation import Constellation
 from ._contacts import Contact
 from ._earth import ATMOSPHERE_MARGIN_KM, EARTH_RADIUS_KM, Array, line_of_sight, range_km
@@ -59,12 +60,22 @@ def lint(
     `transfer_bytes` is what one contact with a station should carry down.
 
     Raises:
-        ValueError: A chain names no satellite, or a number is out of range.
+        ValueError: A chain is empty or names no satellite, or a number is out of range.
+        TypeError: A chain is no sequence of names, or an argument is no number.
     """
+    if start is not None:
+        check_moment("start", start)
+    check_real("hours", hours)
+    if transfer_bytes is not None:
+        check_real("transfer_bytes", transfer_bytes)
+        if not (math.isfinite(transfer_bytes) and transfer_bytes >= 0):
+            raise ValueError(f"transfer_bytes is {transfer_bytes}, must be finite and at least 0")
     if not (math.isfinite(hours) and hours > 0):
         raise ValueError(f"hours is {hours}, must be finite and > 0")
     begin = constellation.epoch if start is None else start
     found: list[Finding] = []
+    if isinstance(chains, str):
+        raise TypeError(f"chains is the string {chains!r}, expected a sequence of chains: [[{chains!r}]]")
     for chain in chains:
         found += lint_chain(constellation, chain, start=begin)
     found += lint_collisions(constellation, start=begin, collision_km=collision_km)
@@ -80,8 +91,12 @@ def lint_chain(constellation: Constellation, chain: Sequence[str], *, start: dat
     """Return the links of a chain of satellites that are never there, or not always, over one revolution.
 
     Raises:
-        ValueError: The chain names no satellite.
+        ValueError: The chain is empty or names no satellite.
+        TypeError: It is no sequence of names.
     """
+    chain = names_of("a chain", chain)
+    if not chain:
+        raise ValueError("a chain is empty, it must name at least one satellite")
     members = [constellation.index(name) for name in chain]
     if len(set(members)) < len(members):
         raise ValueError(f"the chain {', '.join(chain)} names a satellite twice")
@@ -107,6 +122,7 @@ def lint_collisions(
     Raises:
         ValueError: `collision_km` is not positive.
     """
+    check_real("collision_km", collision_km)
     if not (math.isfinite(collision_km) and collision_km > 0):
         raise ValueError(f"collision_km is {collision_km}, must be finite and > 0")
     # Between samples a pair closes in along a straight line, as far as this reach matters: the orbits bend by 0.2 km.

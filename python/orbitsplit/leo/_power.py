@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from orbitsplit._plan import Plan, Workload
 
+from ._arguments import check_real
 from ._constellation import Constellation
 from ._earth import Array
 from ._times import Times
@@ -30,7 +31,7 @@ class Power:
 
     Raises:
         ValueError: A number is negative or not finite, idling alone takes more than the panels yield, or the battery
-            would hold more than it can.
+            holds nothing or would hold more than it can.
     """
 
     busy_w: float
@@ -43,8 +44,13 @@ class Power:
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if entry.name == "charge_j" and value is None:
+                continue
+            check_real(entry.name, value)
+            if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{entry.name} is {value}, must be finite and at least 0")
+        if self.battery_j == 0:
+            raise ValueError(f"battery_j is {self.battery_j}, must be > 0: without a battery nothing runs in shadow")
         if self.busy_w < self.idle_w:
             raise ValueError(f"busy_w is {self.busy_w}, must be at least idle_w, {self.idle_w}")
         if self.idle_w > self.average_w:
@@ -96,16 +102,32 @@ def loads_of(plan: Plan, start_s: float, stop_s: float | None = None) -> tuple[L
     return tuple(loads)
 
 
-def energy_j(plan: Plan, power: Mapping[str, Power]) -> dict[str, float]:
+def powers_by_name(power: Power | Mapping[str, Power], names: Iterable[str]) -> dict[str, Power]:
+    """Return the powers by node: one for all `names`, or those given. Raises TypeError for anything else."""
+    if isinstance(power, Power):
+        return dict.fromkeys(names, power)
+    if not isinstance(power, Mapping):
+        raise TypeError(f"power is {power!r}, expected a Power or a Power for each name")
+    for name, one in power.items():
+        if not isinstance(one, Power):
+            raise TypeError(f"the power of {name!r} is {one!r}, expected a Power")
+    return dict(power)
+
+
+def energy_j(plan: Plan, power: Power | Mapping[str, Power]) -> dict[str, float]:
     """Return the joules beyond idling that each node with a `Power` takes for one sequence of the plan's workload.
+
+    A single `Power` is that of all nodes of the plan.
 
     Raises:
         ValueError: The plan has no prediction.
+        TypeError: `power` is neither a `Power` nor powers by name.
     """
+    powers = powers_by_name(power, (stage.node for stage in plan.stages))
     return {
-        load.node: load.joules(power[load.node]) / plan.workload.sequences
+        load.node: load.joules(powers[load.node]) / plan.workload.sequences
         for load in loads_of(plan, 0.0)
-        if load.node in power
+        if load.node in powers
     }
 
 

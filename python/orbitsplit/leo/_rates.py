@@ -19,7 +19,7 @@ class LinkRate(Protocol):
     """What turns ranges into rates. Anything with this method will do."""
 
     def bytes_per_s(self, range_km: Array) -> Array:
-        """Return bytes per second at ranges [...] in km; 0 is no link."""
+        """Return bytes per second at ranges [...] in km, all > 0; 0 is no link."""
         ...
 
 
@@ -44,7 +44,8 @@ class FixedRate:
         object.__setattr__(self, "rate", rate)
 
     def bytes_per_s(self, range_km: Array) -> Array:
-        """Return the rate for each range."""
+        """Return the rate for each range. Raises ValueError for a range that is not > 0."""
+        _check_range(range_km)
         return np.full(np.shape(range_km), float(self.rate))
 
 
@@ -87,7 +88,7 @@ class KaBand:
         )
 
     def bytes_per_s(self, range_km: Array) -> Array:
-        """Return bytes per second at ranges [...] in km."""
+        """Return bytes per second at ranges [...] in km. Raises ValueError for a range that is not > 0."""
         return _shannon(self.snr_db(range_km), self.bandwidth_hz, self.most_bits_per_s_per_hz)
 
 
@@ -133,15 +134,23 @@ class Optical:
         return self.power_dbm + 2 * telescope_db - free_space_loss_db(range_km, frequency_hz)
 
     def bytes_per_s(self, range_km: Array) -> Array:
-        """Return bytes per second at ranges [...] in km."""
+        """Return bytes per second at ranges [...] in km. Raises ValueError for a range that is not > 0."""
         return _shannon(self.received_dbm(range_km) - self.margin_db - self.sensitivity_dbm, self.bandwidth_hz, 1.0)
 
 
 def free_space_loss_db(range_km: Array, frequency_hz: float) -> Array:
-    """Return 20 log10(4 pi range / wavelength)."""
+    """Return 20 log10(4 pi range / wavelength). Raises ValueError for a range that is not > 0."""
+    _check_range(range_km)
     wavelength_km = LIGHT_KM_PER_S / frequency_hz
     loss: Array = 20 * np.log10(4 * math.pi * np.asarray(range_km, dtype=np.float64) / wavelength_km)
     return loss
+
+
+def _check_range(range_km: Array) -> None:
+    ranges = np.asarray(range_km, dtype=np.float64)
+    is_wrong = ~(ranges > 0)  # which finds what is no number, too
+    if is_wrong.any():
+        raise ValueError(f"the range of a link is {float(ranges[is_wrong].flat[0]):g} km, must be > 0")
 
 
 def _shannon(snr_db: Array, bandwidth_hz: float, most_bits_per_s_per_hz: float) -> Array:

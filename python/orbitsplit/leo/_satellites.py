@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._arguments import check_name, check_real
 from ._earth import EARTH_RADIUS_KM
 from ._times import DAY_S, Times
 
@@ -32,6 +33,9 @@ except ModuleNotFoundError as error:
 MEASURED_AGE_DAYS = 30.0
 # A pattern is not anywhere yet; further off than this the epoch is a slip of the pen.
 DESIGNED_AGE_DAYS = 3653.0
+
+# Below this the air takes a satellite down within a revolution.
+_LOWEST_KM = 100.0
 
 _SGP4_RADIUS_KM = 6378.135
 _SGP4_XKE = 60.0 / math.sqrt(_SGP4_RADIUS_KM**3 / 398600.8)
@@ -94,19 +98,22 @@ def from_elements(
     `raan_deg` counts from the equinox of date; `bstar` is the drag term in 1 / Earth radii.
 
     Raises:
-        ValueError: A number is out of range, or the orbit goes through the Earth.
+        ValueError: The name is empty, a number is out of range, or the orbit is too low or goes through the Earth.
+        TypeError: An argument is of another type.
     """
-    angles = (inclination_deg, raan_deg, argument_of_perigee_deg, mean_anomaly_deg, bstar)
-    if not all(math.isfinite(value) for value in (altitude_km, *angles)):
-        raise ValueError(f"an element of satellite {name!r} is not finite")
-    if not 0 <= inclination_deg <= 180:
-        raise ValueError(f"inclination of satellite {name!r} is {inclination_deg} deg, must be from 0 to 180")
-    if not 0 <= eccentricity < 1:
-        raise ValueError(f"eccentricity of satellite {name!r} is {eccentricity}, must be from 0 to under 1")
+    check_name("the name of a satellite", name)
+    elements = {
+        "altitude_km": altitude_km,
+        "inclination_deg": inclination_deg,
+        "eccentricity": eccentricity,
+        "raan_deg": raan_deg,
+        "argument_of_perigee_deg": argument_of_perigee_deg,
+        "mean_anomaly_deg": mean_anomaly_deg,
+        "bstar": bstar,
+        "max_age_days": max_age_days,
+    }
+    _check_elements(name, elements)
     axis_km = EARTH_RADIUS_KM + altitude_km
-    perigee_km = axis_km * (1 - eccentricity) - EARTH_RADIUS_KM
-    if perigee_km <= 0:
-        raise ValueError(f"perigee of satellite {name!r} is {perigee_km:.0f} km above the equator, must be > 0")
     when = Times.of(epoch)
     record = Satrec()
     inclination = math.radians(inclination_deg)
@@ -214,6 +221,24 @@ def records_of(satellites: Iterable[Satellite]) -> Any:
 def epochs_of(satellites: Iterable[Satellite]) -> npt.NDArray[np.float64]:
     """Return the Julian dates [N] of the elements."""
     return np.array([satellite.record.jdsatepoch + satellite.record.jdsatepochF for satellite in satellites])
+
+
+def _check_elements(name: str, elements: Mapping[str, float]) -> None:
+    for key, value in elements.items():
+        check_real(f"{key} of satellite {name!r}", value)
+        if key != "max_age_days" and not math.isfinite(value):
+            raise ValueError(f"{key} of satellite {name!r} is {value}, an element must be finite")
+    altitude_km, inclination_deg = elements["altitude_km"], elements["inclination_deg"]
+    eccentricity = elements["eccentricity"]
+    if altitude_km < _LOWEST_KM:
+        raise ValueError(f"altitude_km of satellite {name!r} is {altitude_km}, must be at least {_LOWEST_KM:g}")
+    if not 0 <= inclination_deg <= 180:
+        raise ValueError(f"inclination of satellite {name!r} is {inclination_deg} deg, must be from 0 to 180")
+    if not 0 <= eccentricity < 1:
+        raise ValueError(f"eccentricity of satellite {name!r} is {eccentricity}, must be from 0 to under 1")
+    perigee_km = (EARTH_RADIUS_KM + altitude_km) * (1 - eccentricity) - EARTH_RADIUS_KM
+    if perigee_km <= 0:
+        raise ValueError(f"perigee of satellite {name!r} is {perigee_km:.0f} km above the equator, must be > 0")
 
 
 def propagate(

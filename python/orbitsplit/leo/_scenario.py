@@ -234,7 +234,9 @@ def _rate(section: Section, key: str) -> LinkRate | None:
     try:
         return FixedRate(section.number(key, kind="bytes_per_s"))
     except ValueError as error:
-        also = "" if str(error).startswith("the rate") else f"; or one of {', '.join(_BUDGETS)}"
+        # Of a value that lacks its origin, nothing else is known to be wrong.
+        is_unknown = isinstance(section.table[key], dict) and not str(error).startswith("the rate")
+        also = f"; or one of {', '.join(_BUDGETS)}" if is_unknown else ""
         raise ValueError(f"{_placed(section, error)}{also}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,7 +96,10 @@ class Section:
         entry, where = self.table[key], f"{self.where}.{key}"
         form = f'{{ value = ..., origin = "{"|".join(ORIGINS)}" }}'
         if not isinstance(entry, dict):
-            raise ValueError(f"{where} is {entry!r} without an origin; write {key} = {form}")
+            is_number = isinstance(entry, (int, float)) and not isinstance(entry, bool)
+            # The value as TOML writes it: a string of JSON is one of TOML; other kinds are never right here.
+            shown = json.dumps(entry) if isinstance(entry, str) else repr(entry) if is_number else "..."
+            raise ValueError(f"{where} is {entry!r} without an origin; write {key} = {form.replace('...', shown, 1)}")
         for name in entry:
             if name not in _ALLOWED:
                 raise ValueError(f"{where} has the unknown key {name!r}; known: {', '.join(_ALLOWED)}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from orbitsplit._network import Node
 
+from ._arguments import check_name, check_real
 from ._earth import Array, geodetic_km, geodetic_up, rotated
 
 
@@ -20,7 +21,8 @@ class Station:
     how many satellites it serves at once, highest first; None: all it sees. A link needs `acquisition_s` in view first.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or the name is empty.
+        TypeError: An argument is of another type.
     """
 
     name: str
@@ -33,6 +35,9 @@ class Station:
     acquisition_s: float = 0.0
 
     def __post_init__(self) -> None:
+        check_name("the name of a station", self.name)
+        if self.node is not None and not isinstance(self.node, Node):
+            raise TypeError(f"the node of station {self.name!r} is {self.node!r}, expected a Node")
         for what, value, low, high in (
             ("latitude", self.latitude_deg, -90.0, 90.0),
             ("longitude", self.longitude_deg, -360.0, 360.0),
@@ -40,9 +45,14 @@ class Station:
             ("elevation mask", self.mask_deg, 0.0, 89.0),
             ("acquisition time", self.acquisition_s, 0.0, 3600.0),
         ):
+            check_real(f"{what} of station {self.name!r}", value)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ValueError(f"{what} of station {self.name!r} is {value}, must be from {low:g} to {high:g}")
-        if self.antennas is not None and self.antennas < 1:
+        if self.antennas is None:
+            return
+        if isinstance(self.antennas, bool) or not isinstance(self.antennas, (int, np.integer)):
+            raise TypeError(f"antennas of station {self.name!r} is {self.antennas!r}, expected a whole number")
+        if self.antennas < 1:
             raise ValueError(f"station {self.name!r} has {self.antennas} antennas, needs at least 1")
 
     def position_km(self) -> Array:

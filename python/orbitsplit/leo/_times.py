@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ._arguments import check_real
+
 DAY_S = 86400.0
 J2000 = 2451545.0
 _ORDINAL_TO_JULIAN = 1721424.5
@@ -37,6 +39,7 @@ class Times:
 
         Raises:
             ValueError: A datetime has no time zone, a Julian date is not between 1957 and 3000, or there is none.
+            TypeError: A time is neither.
         """
         if isinstance(times, Times):
             return times
@@ -57,6 +60,7 @@ class Times:
         """
         first, last = cls.of(start), cls.of(stop)
         length_s = last.seconds_since(first)[0]
+        check_real("the step", step_s)
         if not (math.isfinite(step_s) and step_s > 0):
             raise ValueError(f"the step is {step_s} s, must be finite and > 0")
         if length_s < 0:
@@ -123,7 +127,7 @@ def _of_datetime(value: datetime) -> tuple[float, float]:
 
 def _of_julian(value: Any) -> tuple[float, float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"the time {value!r} is neither a datetime nor a Julian date")
+        raise TypeError(f"the time {value!r} is neither a datetime nor a Julian date")
     # Sputnik flew in 1957, which is also the first year a two-line element set can name.
     if not (math.isfinite(value) and 2435839.5 <= value <= 2816787.5):
         raise ValueError(f"the Julian date {value} must be between 2435839.5 (1957) and 2816787.5 (3000)")

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from orbitsplit._network import Link, Network, Node
 
+from ._arguments import check_moment, names_of
 from ._constellation import Constellation, Equipment
 from ._contacts import Contact
 from ._earth import Array, delay_s, line_of_sight, range_km, rotated
@@ -74,7 +75,9 @@ class Timetable:
         contact. `satellites` names those that may take part (default: all).
 
         Raises:
-            ValueError: There is no equipment or no station, too many satellites, or a number is out of range.
+            TypeError: Start or stop is no datetime.
+            ValueError: There is no equipment or no station, too many satellites, a time has no time zone, or a number
+                is out of range.
         """
         equipment = _checked(constellation, start, stop, step_s, guard_s)
         names, own = _members(constellation, satellites)
@@ -197,6 +200,8 @@ def _checked(constellation: Constellation, start: datetime, stop: datetime, step
         raise ValueError(f"step_s is {step_s}, must be from 0.1 to {_LONGEST_CELL_S:g}")
     if not (math.isfinite(guard_s) and 0 <= guard_s <= 600):
         raise ValueError(f"guard_s is {guard_s}, must be from 0 to 600")
+    check_moment("start", start)
+    check_moment("stop", stop)
     if stop <= start:
         raise ValueError(f"the timetable would stop at {stop}, it must be after its start {start}")
     return constellation.equipment
@@ -206,7 +211,7 @@ def _members(
     constellation: Constellation, satellites: Sequence[str] | None
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Return the names of the satellites that may take part, and their indices in the constellation [N]."""
-    names = tuple(constellation.names if satellites is None else dict.fromkeys(satellites))
+    names = tuple(constellation.names if satellites is None else dict.fromkeys(names_of("satellites", satellites)))
     own = np.array([constellation.index(name) for name in names], dtype=np.int64)
     if len(names) > MOST_SATELLITES:
         raise ValueError(

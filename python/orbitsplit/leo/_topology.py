@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ._arguments import check_real
 from ._earth import EARTH_RADIUS_KM, Array, line_of_sight, range_km
 from ._pattern import Pattern
 
@@ -71,10 +72,14 @@ class Nearest:
 
     def __post_init__(self) -> None:
         _check_acquisition(self.acquisition_s)
+        if isinstance(self.terminals, bool) or not isinstance(self.terminals, (int, np.integer)):
+            raise TypeError(f"terminals is {self.terminals!r}, expected a whole number")
         if self.terminals < 1:
             raise ValueError(f"a satellite has {self.terminals} terminals, needs at least 1")
-        if self.max_range_km is not None and not self.max_range_km > 0:
-            raise ValueError(f"max_range_km is {self.max_range_km}, must be > 0")
+        if self.max_range_km is not None:
+            check_real("max_range_km", self.max_range_km)
+            if not self.max_range_km > 0:
+                raise ValueError(f"max_range_km is {self.max_range_km}, must be > 0")
 
     def pairs(self, positions: Array, *, margin_km: float, pattern: Pattern | None) -> Pairs:
         """Return the pairs; `pattern` does not matter."""
@@ -156,5 +161,6 @@ def _take(pairs: Pairs, distance: Array, free: npt.NDArray[np.int64]) -> list[tu
 
 
 def _check_acquisition(seconds: float) -> None:
+    check_real("acquisition_s", seconds)
     if not (math.isfinite(seconds) and 0 <= seconds <= 3600):
         raise ValueError(f"acquisition_s is {seconds}, must be from 0 to 3600")

@@ -27,6 +27,8 @@ from ._timetable import Timetable
 
 # A window of links shrinks the network, which lengthens the makespan, which widens the window: mostly twice.
 _MOST_WINDOWS = 6
+# Another last node must be worth more than light takes to neighbours.
+_LEAST_S = 0.1
 # Below the microsecond of a datetime.
 _SAME_S = 1e-6
 
@@ -188,7 +190,7 @@ def split_at(
         return best
     makespan_s = _seconds(found)
     for last, name in enumerate(asked.table.satellites):
-        limit_s = best.completion_s if isinstance(best, Candidate) else before_s
+        limit_s = best.completion_s - _LEAST_S if isinstance(best, Candidate) else before_s
         if name == found.stages[-1].node or name not in asked.computers or at_s + makespan_s >= limit_s:
             continue
         ready_s = max(at_s + makespan_s, result_from_s)
@@ -270,7 +272,8 @@ def _one_way(asked: Asked, at_s: float, end_s: float, *, with_ground: bool) -> N
 
 
 def served(carriage: Carriage, size: float, each_s: float, micro_batches: int) -> tuple[float, float]:
-    """Return when a node that takes micro-batches as they arrive begins and ends."""
+    """Return when a node that takes micro-batches as they arrive begins and ends; none has less than a byte."""
+    size = max(size, 1.0)
     arrivals = [carriage.at_s(size * (k + 1) / micro_batches) for k in range(micro_batches)]
     end_s = arrivals[0]
     for arrival_s in arrivals:
