@@ -13,7 +13,7 @@ from rich.table import Table
 import orbitsplit as osp
 
 from . import _views as views
-from ._cli_options import Json, app, err, out, print_json
+from ._cli_options import Json, app, check_writable, err, out, print_json
 from ._units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -34,14 +34,19 @@ def leo(
     ] = None,
     hours: Annotated[float, typer.Option(help="Hours of contacts, from the epoch on.")] = 24.0,
     transfer: Annotated[float | None, typer.Option(help="Bytes that one contact should carry down.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Also write the network to this file (TOML), for `plan --network`."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a constellation: satellites, contacts, what geometry does not allow, and the network at an instant.
 
-    Example: `orbitsplit leo paper --hours 12`
+    Example: `orbitsplit leo paper --at 2026-01-01T00:00:00Z -o network.toml`
     """
     from .leo import Scenario
 
+    check_writable(output)
     loaded = Scenario.load(scenario)
     fleet = loaded.constellation
     if not 0 < hours <= 24 * 30:
@@ -51,6 +56,8 @@ def leo(
     if at is None and contacts:
         when = contacts[0].highest
     network = loaded.network(when)
+    if output is not None:
+        network.save(output)
     if as_json:
         print_json(_record(loaded, contacts, when, network, hours, transfer))
         return

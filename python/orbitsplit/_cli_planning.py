@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -269,7 +270,7 @@ def plan(
     loaded = osp.ModelProfile.load(profile)
     result = osp.plan(
         loaded,
-        osp.Network.load(network),
+        _network(network),
         osp.Workload(
             micro_batches=micro_batches,
             prompt_tokens=loaded.prompt_tokens,
@@ -303,8 +304,23 @@ def _planning_again(
         return None
     if profile is None or network is None or book is None:
         raise ValueError("to plan again, give --profile, --network and --codebook")
-    of_model, nodes = osp.ModelProfile.load(profile), osp.Network.load(network)
+    of_model, nodes = osp.ModelProfile.load(profile), _network(network)
     objective = "latency" if plan.prediction is None else plan.prediction.objective
     return lambda budget: osp.plan(
         of_model, nodes, plan.workload, codebook=book, loss_budget=budget, objective=objective
     )
+
+
+def _network(path: Path) -> osp.Network:
+    """Return the network of a file; where there is none, say what writes one if a scenario was meant."""
+    try:
+        return osp.Network.load(path)
+    except FileNotFoundError:
+        # Looked up as a file, because orbitsplit.leo needs sgp4.
+        scenarios = resources.files("orbitsplit") / "leo" / "scenarios"
+        if path.name != str(path) or not (scenarios / f"{path}.toml").is_file():
+            raise
+        raise ValueError(
+            f"there is no network file {str(path)!r}; `orbitsplit leo {path} -o FILE` writes the network"
+            " of the scenario of this name"
+        ) from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,11 @@ class Network:
         """
         return cls.from_toml(Path(path).read_text(encoding="utf-8"), source=str(path))
 
+    def save(self, path: str | Path) -> None:
+        """Write the network as TOML; `load` returns one that is equal."""
+        # Encoded before the file is opened: a name that UTF-8 cannot hold leaves a file that is there as it is.
+        Path(path).write_bytes(self.to_toml().encode())
+
     @classmethod
     def sample(cls, name: str) -> Network:
         """Read a network that ships with orbitsplit, e.g. `cubesat_chain`.
@@ -163,6 +170,13 @@ class Network:
             return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
+
+    def to_toml(self) -> str:
+        """Return the network as TOML text; `from_toml` takes it back."""
+        tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {_toml(self.name)}\n"]
+        tables += [_table_of("nodes", _node_keys(node)) for node in self.nodes]
+        tables += [_table_of("links", _link_keys(link)) for link in self.links]
+        return "\n".join(tables)
 
     def index(self, node: str) -> int:
         """Return the position of the node with this name.
@@ -255,15 +269,20 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
     try:
         return Node(
             name=str(table["name"]),
-            memory_bytes=int(values["memory"]),
+            memory_bytes=_whole(table["memory"], values["memory"]),
             slowdown=slowdown,
             flop_per_s=values.get("compute"),
             memory_bytes_per_s=values.get("memory_bandwidth"),
-            headroom_bytes=int(values.get("headroom", 0)),
+            headroom_bytes=_whole(table.get("headroom", 0), values.get("headroom", 0.0)),
             half_duplex=half_duplex,
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _whole(given: object, parsed: float) -> int:
+    """Return bytes as they were given where that is a whole number: a float keeps 53 bits of it."""
+    return given if isinstance(given, int) else int(parsed)
 
 
 def _links(table: Mapping[str, Any], where: str) -> list[Link]:
@@ -283,3 +302,41 @@ def _links(table: Mapping[str, Any], where: str) -> list[Link]:
         return [Link(str(source), str(target), rate, latency) for source, target in pairs]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _node_keys(node: Node) -> dict[str, object]:
+    """Return what `_node` reads, None for a key to be left out."""
+    return {
+        "name": node.name,
+        "memory": node.memory_bytes,
+        "headroom": node.headroom_bytes or None,
+        "slowdown": node.slowdown,
+        "compute": node.flop_per_s,
+        "memory_bandwidth": node.memory_bytes_per_s,
+        "half_duplex": node.half_duplex or None,
+    }
+
+
+def _link_keys(link: Link) -> dict[str, object]:
+    """Return what `_links` reads, None for a key to be left out. One way each: `between` would change their order."""
+    return {
+        "from": link.source,
+        "to": link.target,
+        "bandwidth": link.bytes_per_s,
+        "latency": link.latency_s or None,
+    }
+
+
+def _table_of(name: str, keys: Mapping[str, object]) -> str:
+    lines = [f"{key} = {_toml(value)}\n" for key, value in keys.items() if value is not None]
+    return "".join([f"[[{name}]]\n", *lines])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        # TOML's basic strings have all escapes of JSON's, and in them DEL must be escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # NumPy's numbers, as links of constellations may have, are shown with their type by repr.
+    return str(int(value)) if isinstance(value, Integral) else repr(float(value))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orbitsplit import Link, Network, Node
 
@@ -90,3 +94,60 @@ def test_a_node_that_makes_no_sense_is_named(changes: dict[str, Any], message: s
     # A negative headroom once granted memory that the node does not have.
     with pytest.raises(ValueError, match=message):
         Node(**{"name": "a", "memory_bytes": 100, "slowdown": 1.0, **changes})
+
+
+# What UTF-8 can hold: quotes, backslashes, newlines, control characters and all planes, but no half of a pair.
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+WHOLE = st.integers(0, 2**80)
+
+
+@st.composite
+def nodes(draw: st.DrawFn, name: str) -> Node:
+    memory_bytes = draw(WHOLE)
+    is_slowdown = draw(st.booleans())
+    return Node(
+        name,
+        memory_bytes,
+        slowdown=draw(st.floats(min_value=1, allow_infinity=False)) if is_slowdown else None,
+        flop_per_s=None if is_slowdown else draw(POSITIVE),
+        memory_bytes_per_s=draw(st.none() | POSITIVE),
+        headroom_bytes=draw(st.integers(0, memory_bytes)),
+        half_duplex=draw(st.booleans()),
+    )
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    names = draw(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+    ends = [(a, b) for a in names for b in names if a != b]
+    pairs = draw(st.lists(st.sampled_from(ends), unique=True)) if ends else []
+    links = [Link(*pair, draw(POSITIVE), draw(st.just(0.0) | POSITIVE)) for pair in pairs]
+    return Network(draw(NAMES), tuple(draw(nodes(name)) for name in names), tuple(links))
+
+
+@settings(max_examples=200, deadline=None)
+@given(networks())
+def test_what_was_written_is_read_back_exactly(network: Network) -> None:
+    assert Network.from_toml(network.to_toml()) == network
+
+
+def test_a_saved_network_is_what_load_reads(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    name = 'a "quoted" \\ name\r\nof \u4e24 \U0001f6f0 lines\x7f'
+    # Links of constellations may have NumPy's numbers.
+    link = Link(name, "b", np.float64(62.5e6), np.float64(1 / 3))  # type: ignore[arg-type]
+    network = Network(name, (Node(name, 2**60 + 1, slowdown=4), Node("b", 0, flop_per_s=1e300)), (link,))
+    network.save(path)
+    assert Network.load(path) == network
+    sample = Network.sample("cubesat_chain")
+    sample.save(path)
+    assert Network.load(path) == sample
+
+
+def test_a_name_that_utf_8_cannot_hold_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    path.write_text(ONE_NODE)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        Network("half of a pair: \ud83d", (Node("a", 1, slowdown=1),)).save(path)
+    assert path.read_text() == ONE_NODE
