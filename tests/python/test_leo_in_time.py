@@ -446,7 +446,12 @@ def test_input_may_come_from_a_station() -> None:
     assert timed.input[0].path[0] == timed.result[-1].path[-1] == "svalbard"
     assert judged(fleet, timed, asked, model) == pytest.approx(timed.duration_s, abs=STEP_S)
     served = train()
-    assert leo.plan_in_time(model, served, workload(10), **asked).completion == at + timedelta(seconds=6)
+    timed = leo.plan_in_time(model, served, workload(10), **asked)
+    assert timed.completion == at + timedelta(seconds=6)
+    assert timed.reason == "svalbard computes, on the ground as the input"
+    for wrong in ("teleport", ["ground"]):
+        with pytest.raises(ValueError, match="must be one of ground, satellite, split, mixed, deferred, shared"):
+            leo.TimedPlan.from_dict(timed.to_dict() | {"way": wrong})
 
 
 def test_a_destination_is_kept_to() -> None:

@@ -42,7 +42,7 @@ def start_now(
 
     Raises:
         InfeasiblePlanError: Nothing can start now, or not be complete in time.
-        ValueError: As `plan_in_time`, or `source` is a station.
+        ValueError, TypeError: As `plan_in_time`, or `source` is a station.
     """
     asked, begin_s = _plain(profile, constellation, workload, requested, source, destination, deadline_s, step_s,
                             (input_bytes, output_bytes), computers)  # fmt: skip
@@ -76,7 +76,7 @@ def wait_for_pass(
 
     Raises:
         InfeasiblePlanError: There is no pass, no station can compute it, or not in time.
-        ValueError: As `plan_in_time`, or `source` is a station.
+        ValueError, TypeError: As `plan_in_time`, or `source` is a station.
     """
     asked, begin_s = _plain(profile, constellation, workload, requested, source, destination, deadline_s, step_s,
                             (input_bytes, output_bytes), computers)  # fmt: skip

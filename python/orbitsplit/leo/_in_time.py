@@ -76,7 +76,8 @@ def plan_in_time(
     Links are looked at every `step_s` of a contact and at its edges; pass a `Timetable` in place of the constellation
     to plan several times on one. `computers` are nodes of single satellites, by name, in place of the equipment's;
     `power` limits what satellites take, all of them or those named: what exceeds it starts later, when the battery is
-    charged, or is refused. Codecs and limits are those of `plan`.
+    charged, or is refused. Codecs and limits are those of `plan`, `max_nodes` and `time_limit_s` of each plan that is
+    looked at: there may be hundreds.
 
     Example:
         >>> fleet = Scenario.load("cubesat")                                                      # doctest: +SKIP
@@ -85,6 +86,7 @@ def plan_in_time(
 
     Raises:
         InfeasiblePlanError: No way is complete in time; the message says of each what is in the way.
+        TypeError: An argument is of another type, such as a Scenario in place of its constellation.
         ValueError: There is no such satellite or station, a number is out of range, or as `plan`.
     """
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
@@ -206,6 +208,8 @@ class _Choice:
 
 def _reason(asked: Asked, best: Candidate) -> str:
     nodes = " and ".join(stage.node for stage in best.plan.stages)
+    if best.way == "ground" and not best.input:
+        return f"{nodes} computes, on the ground as the input"
     if best.way == "ground":
         count = len({sending.closes_s for sending in best.input if sending.path[-1] not in asked.table.satellites})
         contacts = "1 contact" if count == 1 else f"{count} contacts"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from orbitsplit._document import data_of, document_of, load_document, write_document
 from orbitsplit._plan import Plan
@@ -135,6 +135,8 @@ class TimedPlan:
         """
         values = data_of(FORMAT, VERSION, document)
         check_keys("the timed plan", values, cls)
+        if values["way"] not in get_args(Way):
+            raise ValueError(f"way is {values['way']!r}, must be one of {', '.join(get_args(Way))}")
         for key in _TIMES:
             values[key] = _instant(key, values[key])
         values["plan"] = Plan.from_dict(mapping_of("plan", values["plan"]))
