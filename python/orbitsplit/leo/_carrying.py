@@ -4,7 +4,8 @@ One place at a time has what is left of the file. At every cell it streams along
 destination just then, and at every edge it may instead hand all that is left to another satellite, which then goes on.
 Less left is never worse than more, so labels are the bytes left at each satellite at each edge, and a pass over the
 edges in order of time finds the earliest arrival that such a schedule has; of labels as good, that of fewer hand-overs
-is kept. Splitting a file over two carriers at once is not among them. Light's time is added once, at the end of the last path.
+is kept. Splitting a file over two carriers at once is not among them. Light's time is added once, at the end of the
+last path.
 """
 
 from __future__ import annotations
