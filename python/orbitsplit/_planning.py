@@ -87,8 +87,7 @@ def plan(
         return plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
     if solution.status == "infeasible":
-        texts = [relaxation.text for relaxation in why.relaxations]
-        raise InfeasiblePlanError("; ".join([str(why.reason), *texts, *crowded(network.nodes, profile, workload)]))
+        raise _infeasible(named, why.reason, *(relaxation.text for relaxation in why.relaxations))
     why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
     return replace(plan_of(confirming, solution, named), certificate=why)
 
@@ -223,12 +222,15 @@ class PlanNames:
     max_accuracy_drop: float | None
 
 
+def _infeasible(of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
+    """Return the error that says these facts and which nodes have no room at all."""
+    return InfeasiblePlanError("; ".join([*map(str, texts), *crowded(of.network.nodes, of.profile, of.workload)]))
+
+
 def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     """Return a solution as a plan with what the cost model predicts; raises where there is none."""
     if solution.status == "infeasible":
-        raise InfeasiblePlanError(
-            "; ".join([str(solution.reason), *crowded(of.network.nodes, of.profile, of.workload)])
-        )
+        raise _infeasible(of, solution.reason)
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
         raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)

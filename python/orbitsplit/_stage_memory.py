@@ -37,6 +37,7 @@ def stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, layers_
 
 
 def node_record(node: Node, profile: ModelProfile, workload: Workload) -> dict[str, object]:
+    """Return the node as a problem's format has it."""
     return {
         "name": node.name,
         "memory_bytes": node.memory_bytes,
@@ -47,6 +48,7 @@ def node_record(node: Node, profile: ModelProfile, workload: Workload) -> dict[s
 
 
 def layer_bytes(layer: LayerProfile, workload: Workload) -> int:
+    """Return a layer's weights and the keys and values of all sequences at full length."""
     return layer.weight_bytes + workload.sequences * layer.kv_bytes(workload.prompt_tokens + workload.new_tokens)
 
 

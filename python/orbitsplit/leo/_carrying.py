@@ -205,7 +205,7 @@ class Carrier:
 
 
 class _Search:
-    """The labels of one carriage; arrays over edges and holders say how good the best of each is."""
+    """The labels of one carriage."""
 
     def __init__(self, carrier: Carrier, target: int, size: float, before_s: float) -> None:
         self.carrier, self.target, self.size = carrier, target, size
@@ -218,8 +218,6 @@ class _Search:
         self.before_s = before_s
         self.in_time = float(np.interp(before_s, self.edges, self.most))
         self.labels: dict[int, dict[int, _Label]] = {}
-        self.left = np.full((len(self.edges), carrier.ground + 1), np.inf)
-        self.handed = np.zeros(self.left.shape, dtype=np.int64)
 
     def run(self, source: int, start_s: float) -> Carriage | None:
         """Look at the edges in order of time."""
@@ -241,14 +239,8 @@ class _Search:
         self._stream(label, cell, was_offered=True)
         if label.was_offered or label.holder == self.carrier.ground == self.target:
             return
-        others, until, at_s = self._takers(label, cell)
-        rates, ends = self.to_target[until, others], self.edges[until + 1]
-        after = label.left - rates * (ends - at_s)
-        known, handed = self.left[until + 1, others], label.handed + 1
-        is_better = (after < known - _SAME) | ((after <= known + _SAME) & (handed < self.handed[until + 1, others]))
-        for k in np.flatnonzero(is_better | (after <= _SAME)).tolist():
-            taken = _Label(label.left, int(others[k]), float(at_s[k]), label, handed)
-            self._stream(taken, int(until[k]), was_offered=False)
+        for other, until, at_s in zip(*(found.tolist() for found in self._takers(label, cell)), strict=True):
+            self._stream(_Label(label.left, other, at_s, label, label.handed + 1), until, was_offered=False)
 
     def _takers(
         self, label: _Label, cell: int
@@ -285,7 +277,6 @@ class _Search:
         after = _Label(left, holder, end_s, label, label.handed, was_offered and left == label.left)
         if holder not in known or _is_better(left, known[holder].left, after, known[holder]):
             known[holder] = after
-            self.left[cell + 1, holder], self.handed[cell + 1, holder] = left, label.handed
 
     def _carriage(self, label: _Label) -> Carriage:
         """Return what the labels say, as sendings: neighbouring ones along one path are one."""

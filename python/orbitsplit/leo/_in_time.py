@@ -22,15 +22,13 @@ from ._sharing import shared
 from ._timed_plan import Alternative, TimedPlan
 from ._times import Times
 from ._timetable import Timetable
-from ._ways import Asked, Candidate, on_ground, on_satellite, split_at, timed_plan
+from ._ways import LEAST_S, Asked, Candidate, on_ground, on_satellite, split_at, timed_plan
 
 if TYPE_CHECKING:
     from orbitsplit._codebook import Codebook
     from orbitsplit._levels import LevelTable
     from orbitsplit._profile import ModelProfile
 
-# A way must be sooner than those before it by more than light takes to neighbours, which chooses no paths either.
-_LEAST_S = 0.1
 # Two plans at once are not worth fewer seconds than this.
 _LEAST_GAIN_S = 1.0
 # How long a node whose battery is too low waits before it is looked at again.
@@ -122,7 +120,7 @@ class _Choice:
         best: Candidate | None = None
         others: list[tuple[str, Made]] = []
         for what, make in itertools.chain(self._alone(), self._together()):
-            before_s = self.end_s if best is None else best.completion_s - _LEAST_S
+            before_s = self.end_s if best is None else best.completion_s - LEAST_S
             found = make(before_s)
             others.append((what, found))
             if isinstance(found, Candidate) and found.completion_s < before_s:
@@ -163,8 +161,7 @@ class _Choice:
     def _shared(self, server: str, at_s: float, before_s: float) -> Made:
         """Return the best share of board and ground, if it is worth it beside another way."""
         limit_s = before_s - _LEAST_GAIN_S if before_s < self.end_s else before_s
-        is_powered = lambda found: self.ledger.shortfall(found.all_loads()) is None  # noqa: E731
-        return shared(self.asked, server, at_s, limit_s, is_powered)
+        return shared(self.asked, server, at_s, limit_s, lambda found: self.ledger.shortfall(found.all_loads()) is None)
 
     def _several(self, first: int, before_s: float) -> Made:
         """Return the soonest plan over several nodes that begins on a satellite, whenever a link begins or ends."""
@@ -179,7 +176,7 @@ class _Choice:
             make = self._powered(lambda at, before, c=carriage: split_at(asked, c, at, before), at_s)  # type: ignore[misc]
             found = make(before_s)
             if isinstance(found, Candidate) and found.completion_s < before_s:
-                best, before_s = found, found.completion_s - _LEAST_S
+                best, before_s = found, found.completion_s - LEAST_S
             elif isinstance(best, str) and isinstance(found, str):
                 best = found
         return best

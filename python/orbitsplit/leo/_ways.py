@@ -27,8 +27,9 @@ from ._timetable import Timetable
 
 # A window of links shrinks the network, which lengthens the makespan, which widens the window: mostly twice.
 _MOST_WINDOWS = 6
-# Another last node must be worth more than light takes to neighbours.
-_LEAST_S = 0.1
+# A way, or another last node, must be sooner than those before it by more than light takes to neighbours, which chooses
+# no paths either.
+LEAST_S = 0.1
 # Below the microsecond of a datetime.
 _SAME_S = 1e-6
 
@@ -190,7 +191,7 @@ def split_at(
         return best
     makespan_s = _seconds(found)
     for last, name in enumerate(asked.table.satellites):
-        limit_s = best.completion_s - _LEAST_S if isinstance(best, Candidate) else before_s
+        limit_s = best.completion_s - LEAST_S if isinstance(best, Candidate) else before_s
         if name == found.stages[-1].node or name not in asked.computers or at_s + makespan_s >= limit_s:
             continue
         ready_s = max(at_s + makespan_s, result_from_s)
