@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import orbitsplit as osp
-from lossy_peers import language_model_peers
+from benches.studies.lossy_peers import language_model_peers
 from orbitsplit.calibration._fit import STATISTICAL, fit, geometry
 from orbitsplit.calibration._statistics import SAMPLE_ROWS, CutStatistics
 

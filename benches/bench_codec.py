@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from orbitsplit._backend import load_backend
-from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._compress import compress, decompress, frame_bytes
-from orbitsplit._encoder import Decoder, Encoder
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._codec.codecs import compress, decompress, frame_bytes
+from orbitsplit._codec.stateful import Decoder, Encoder
 
 # A prefill message of 4096 tokens of width 640 (10.5 MB), and a decode step of one.
 SHAPES = {"prefill": (4096, 640), "decode step": (1, 640)}
@@ -151,7 +151,7 @@ def check_decoded(decoded, x, codec):
 
 
 def use_numba(monkeypatch):
-    monkeypatch.setattr("orbitsplit._compress.backend", lambda: load_backend("numba"))
+    monkeypatch.setattr("orbitsplit._codec.codecs.backend", lambda: load_backend("numba"))
 
 
 KEEP = 0.25

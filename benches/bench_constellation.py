@@ -1,6 +1,6 @@
 """How near to the best plan of a whole constellation does ten seconds get?
 
-python benches/bench_constellation.py        # the table of benches/README.md, two minutes
+python -m benches.bench_constellation        # the table of benches/README.md, two minutes
 pytest benches/bench_constellation.py
 """
 

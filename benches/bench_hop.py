@@ -1,6 +1,6 @@
 """What does a hop of a decode step cost beside Gloo alone, which carries it?
 
-    python benches/bench_hop.py                       # the table
+    python -m benches.bench_hop                       # the table
     pytest benches/bench_hop.py -s                    # the same, a case at a time
     pytest benches/bench_hop.py --benchmark-disable   # answers alone
 
@@ -28,13 +28,13 @@ import torch
 import torch.distributed as dist
 
 import orbitsplit as osp
-from orbitsplit._trace import Recorder
-from orbitsplit.runtime._channels import ActivationInlet, ActivationOutlet
-from orbitsplit.runtime._groups import Group
-from orbitsplit.runtime._pace import Pace
+from orbitsplit._plans.trace import Recorder
+from orbitsplit.runtime._emulation.pace import Pace
+from orbitsplit.runtime._messages.framing import channel_key
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
 from orbitsplit.runtime._schedule import Kind
-from orbitsplit.runtime._transport import ControlStore, Receiver, Sender, Transport
-from orbitsplit.runtime._wire import channel_key
+from orbitsplit.runtime._worker.channels import ActivationInlet, ActivationOutlet
 
 SHAPE = (1, 1, 640)
 TURNS, BLOCK = 100, 50

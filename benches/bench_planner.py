@@ -7,16 +7,16 @@ pytest benches/bench_planner.py --benchmark-disable    # answers alone
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from growth import random_chain
+from benches.studies.growth import random_chain
 from orbitsplit import Problem, evaluate, solve
 from orbitsplit._backend import load_backend
+from tests.support.paths import DATA
 
-PROBLEMS = Path(__file__).parents[1] / "tests" / "data" / "problems"
+PROBLEMS = DATA / "problems"
 SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]
 ALL = [*SMALL, "example_32_free", "example_80_fixed"]
 
@@ -40,7 +40,7 @@ def test_solve(benchmark, name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_solve_numba(benchmark, name, monkeypatch):
-    monkeypatch.setattr("orbitsplit._problem.backend", lambda: load_backend("numba"))
+    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend("numba"))
     problem = load(name)
     solve(problem)  # compiles
     benchmark.group = f"solve {name}"

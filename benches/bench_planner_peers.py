@@ -13,14 +13,14 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from orbitsplit import Problem, solve
+from tests.support.paths import DATA
 
-PROBLEMS = Path(__file__).parents[1] / "tests" / "data" / "problems"
+PROBLEMS = DATA / "problems"
 SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]
 ALL = [*SMALL, "example_32_free", "example_80_fixed"]
 TIME_LIMIT_S = 120

@@ -8,59 +8,59 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
-from ._calibrated import CalibratedCodec
-from ._certificate import Alternative, Binding, Certificate, Relaxation
-from ._certifying import certificate
-from ._compress import Codec, compress, decompress, frame_bytes
-from ._encoder import Decoder, Encoder
+from ._codec.calibrated import CalibratedCodec
+from ._codec.codecs import Codec, compress, decompress, frame_bytes
+from ._codec.stateful import Decoder, Encoder
 from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
-from ._levels import LevelTable
-from ._moving import Move
-from ._network import Link, Network, Node
-from ._pareto import ParetoFront, ParetoPoint, pareto
-from ._plan import Plan, PlanLink, PlanStage, Prediction, Workload
-from ._planning import build_problem, plan
-from ._problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
-from ._profile import LayerProfile, ModelProfile
-from ._replan import Option, Replan, replan
-from ._replanner import replanner
-from ._simulate import simulate
-from ._trace import Trace, TraceEvent
-from ._unsplit import Unsplit, unsplit
-from ._without import without
+from ._network.network import Link, Network, Node
+from ._planner.baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
+from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
+from ._planner.certify import certificate
+from ._planner.level_table import LevelTable
+from ._planner.pareto import ParetoFront, ParetoPoint, pareto
+from ._planner.problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
+from ._planner.restrict import without
+from ._planner.unsplit import Unsplit, unsplit
+from ._planner.weight_transfer import Move
+from ._plans.plan import Plan, PlanLink, PlanStage, Prediction, Workload
+from ._plans.planning import build_problem, plan
+from ._plans.replan import Option, Replan, replan
+from ._plans.replanner import replanner
+from ._plans.simulate import simulate
+from ._plans.trace import Trace, TraceEvent
+from ._profiling.profile import LayerProfile, ModelProfile
 
 if TYPE_CHECKING:
-    from ._accuracy import AccuracyCurve
-    from ._codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
-    from ._conditions import LinkConditions
-    from ._paper import PaperBench, bench_paper
-    from ._profiling import profile
+    from ._codebook.accuracy import AccuracyCurve
+    from ._codebook.codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
+    from ._experiments.paper import PaperBench, bench_paper
+    from ._network.link_conditions import LinkConditions
+    from ._profiling.measure import profile
     from .calibration import Measured, Trial, Verification, calibrate, verify
     from .runtime import Generation, LinkRun, Pipeline, Recovery, Run, StageRun
 
 # Public names whose modules are imported when they are first used: most because they import torch and transformers, the
 # paper's experiments because they import sgp4, codebooks because a twentieth of a second counts on every start.
 _LATER = {
-    "AccuracyCurve": "._accuracy",
-    "CalibratedModel": "._codebook",
-    "Codebook": "._codebook",
-    "CodebookEntry": "._codebook",
-    "CodebookLevel": "._codebook",
+    "AccuracyCurve": "._codebook.accuracy",
+    "CalibratedModel": "._codebook.codebook",
+    "Codebook": "._codebook.codebook",
+    "CodebookEntry": "._codebook.codebook",
+    "CodebookLevel": "._codebook.codebook",
     "Generation": ".runtime",
-    "LinkConditions": "._conditions",
+    "LinkConditions": "._network.link_conditions",
     "LinkRun": ".runtime",
     "Measured": ".calibration",
-    "PaperBench": "._paper",
+    "PaperBench": "._experiments.paper",
     "Pipeline": ".runtime",
     "Recovery": ".runtime",
     "Run": ".runtime",
     "StageRun": ".runtime",
     "Trial": ".calibration",
     "Verification": ".calibration",
-    "bench_paper": "._paper",
+    "bench_paper": "._experiments.paper",
     "calibrate": ".calibration",
-    "profile": "._profiling",
+    "profile": "._profiling.measure",
     "verify": ".calibration",
 }
 

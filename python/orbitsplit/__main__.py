@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line; say which extra to install where it is missing."""
     try:
-        from ._cli import run
+        from orbitsplit._cli.main import run
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

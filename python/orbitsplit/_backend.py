@@ -11,7 +11,7 @@ import importlib
 import os
 from types import ModuleType
 
-_MODULES = {"native": "._core", "numba": "._fallback"}
+_MODULES = {"native": "._core", "numba": "._numba"}
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-# Extension module in C++; orbitsplit._fallback has the same functions.
+# Extension module in C++; orbitsplit._numba has the same functions.
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -72,7 +72,7 @@ class Decoder:
     def decode(self, frame: Buffer) -> None: ...
 
 # Planner (bind_problem.cpp, bind_planner.cpp). Rows of stages are (node, start, stop, level or -1); the results
-# are the fields of orbitsplit._problem.Evaluation and Solution.
+# are the fields of orbitsplit._planner.problem.Evaluation and Solution.
 def validate_problem(problem: Problem) -> None: ...
 def evaluate(problem: Problem, stages: npt.NDArray[np.int32]) -> dict[str, Any]: ...
 def solve(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+from tests.support.paths import ROOT
+
+README = ROOT / "README.md"
 
 
 def test_the_examples_print_what_they_say() -> None:

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._accuracy import AccuracyCurve, fit_curve
-from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._codebook import CalibratedModel, Codebook
-from orbitsplit._gguf import Progress
-from orbitsplit._layer_time import machine_name
-from orbitsplit._model_hash import hash_layer
-from orbitsplit._typed import check_integer
+from orbitsplit._codebook.accuracy import AccuracyCurve, fit_curve
+from orbitsplit._codebook.codebook import CalibratedModel, Codebook
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._io.validation import check_integer
+from orbitsplit._models.fingerprint import hash_layer
+from orbitsplit._models.gguf import Progress
+from orbitsplit._profiling.timing import machine_name
 
 from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, check_codecs, worth_keeping
 from ._checkpoint import Checkpoint, State

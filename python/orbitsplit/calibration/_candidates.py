@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._codebook import CodebookEntry, CodebookLevel
-from orbitsplit._compress import Codec
+from orbitsplit._codebook.codebook import CodebookEntry, CodebookLevel
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._codec.codecs import Codec
 
 from ._distill import distill
 from ._fit import STATISTICAL, Fitted, finish, fit, geometry, start_of

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._codebook import CodebookEntry, read_entries
-from orbitsplit._tensor_file import read_tensors, write_tensors
+from orbitsplit._codebook.codebook import CodebookEntry, read_entries
+from orbitsplit._io.tensor_file import read_tensors, write_tensors
 
 from ._statistics import CutStatistics
 

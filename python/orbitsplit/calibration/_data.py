@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._gguf import Progress
-from orbitsplit._model import load_tokenizer, model_class, open_model, read_config
+from orbitsplit._models.gguf import Progress
+from orbitsplit._models.source import load_tokenizer, model_class, open_model, read_config
 
 from ._statistics import GOLDEN
 from ._task import Batch, Distributions, Embeddings, Task

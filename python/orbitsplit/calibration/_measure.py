@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._compress import compress, decompress
-from orbitsplit._model import unsupported
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._codec.codecs import compress, decompress
+from orbitsplit._models.source import unsupported
 
 from ._splice import Splice
 from ._task import Batch, Task

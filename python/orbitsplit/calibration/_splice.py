@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._layers import Passthrough, find_layers
+from orbitsplit._models.architecture import Passthrough, find_layers
 
 AtCut = Callable[[Tensor], Tensor]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orbitsplit._tensor_file import Arrays
+from orbitsplit._io.tensor_file import Arrays
 
 from ._splice import Splice
 from ._task import Batch, Task

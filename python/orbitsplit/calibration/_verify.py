@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._accuracy import Z95
-from orbitsplit._arrays import ITEM_BYTES
-from orbitsplit._calibrated import CalibratedCodec
-from orbitsplit._codebook import Codebook
+from orbitsplit._codebook.accuracy import Z95
+from orbitsplit._codebook.codebook import Codebook
+from orbitsplit._codec.arrays import ITEM_BYTES
+from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._errors import InfeasiblePlanError
-from orbitsplit._gguf import Progress
-from orbitsplit._model_hash import hash_layers
-from orbitsplit._plan import Plan
+from orbitsplit._models.fingerprint import hash_layers
+from orbitsplit._models.gguf import Progress
+from orbitsplit._plans.plan import Plan
 
 from ._data import Data, Samples, is_causal, load_model, task_of
 from ._measure import KEPT_BYTES, Measured, Reference

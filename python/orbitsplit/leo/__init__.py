@@ -10,25 +10,25 @@ Example:
 
 from __future__ import annotations
 
-from ._build import from_tle, load, single, walker_delta, walker_star
-from ._by_rule import start_now, wait_for_pass
-from ._constellation import Constellation, Equipment
-from ._contacts import Contact
-from ._devices import DEVICES, Device, calibrated, calibrated_node, device
-from ._earth import delay_s, line_of_sight, maximal_range_km, period_s, range_km
-from ._in_time import plan_in_time
-from ._lint import Finding, lint, lint_chain, lint_collisions
-from ._origin import ORIGINS, Sourced
-from ._pattern import Pattern
-from ._power import Power, energy_j
-from ._rates import FixedRate, KaBand, LinkRate, Optical
-from ._satellites import Satellite
-from ._scenario import Scenario
-from ._stations import Station
-from ._timed_plan import Alternative, Handover, TimedPlan, Transfer
-from ._times import Times
-from ._timetable import Timetable
-from ._topology import Grid, Nearest, Topology
+from ._orbits.build import from_tle, load, single, walker_delta, walker_star
+from ._orbits.constellation import Constellation, Equipment
+from ._orbits.contacts import Contact
+from ._orbits.earth import delay_s, line_of_sight, maximal_range_km, period_s, range_km
+from ._orbits.link_budget import FixedRate, KaBand, LinkRate, Optical
+from ._orbits.satellites import Satellite
+from ._orbits.stations import Station
+from ._orbits.times import Times
+from ._orbits.topology import Grid, Nearest, Topology
+from ._orbits.walker import Pattern
+from ._scenarios.devices import DEVICES, Device, calibrated, calibrated_node, device
+from ._scenarios.lint import Finding, lint, lint_chain, lint_collisions
+from ._scenarios.provenance import ORIGINS, Sourced
+from ._scenarios.scenario import Scenario
+from ._scheduling.baselines import start_now, wait_for_pass
+from ._scheduling.contact_plan import Timetable
+from ._scheduling.energy import Power, energy_j
+from ._scheduling.plan_in_time import plan_in_time
+from ._scheduling.timed_plan import Alternative, Handover, TimedPlan, Transfer
 
 __all__ = [
     "DEVICES",

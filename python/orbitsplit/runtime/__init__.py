@@ -1,18 +1,12 @@
 """Run a plan: one process per stage, compressed activations between them.
 
-parent
-    _pipeline     what a user calls                                   -> _sessions, _generation, _prompts, _run
-    _sessions     a plan runs until something is lost, then another   -> _supervise, _control
-    _supervise    starts processes, notices what is wrong with them
-worker
-    _worker       one process: session after session                  -> _serving
-    _serving      a stage at work: channels, codecs, loop             -> _schedule, _channels, _computation, _reports
-both
-    _schedule     who sends what when; knows neither processes nor sockets
-    _groups       what every stage must know of a group of sequences
-    _wire         what a message is in bytes, and how it is checked
-    _transport    messages between processes; the only module that calls torch.distributed
-    _link_shaper  slow links, _pace slow nodes, on one machine
+_torchrun    one process per host, started by torchrun
+_parent      the caller's process: `Pipeline`, sessions that replace each other after a loss, the supervisor
+_worker      a stage's process: session after session, channels, codecs, the layers themselves
+_schedule    who sends what when; knows neither processes nor sockets
+_messages    what a message is in bytes, how it is checked, and the only module that calls torch.distributed
+_emulation   slow links and slow nodes on one machine
+_memory      what a process may use and has used
 """
 
 from __future__ import annotations
@@ -21,18 +15,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._generation import Generation
-    from ._pipeline import Pipeline
-    from ._recovery import Recovery
-    from ._run import LinkRun, Run, StageRun
+    from ._parent.generation import Generation
+    from ._parent.pipeline import Pipeline
+    from ._parent.recovery import Recovery
+    from ._parent.run_report import LinkRun, Run, StageRun
 
 _MODULES = {
-    "Generation": "_generation",
-    "LinkRun": "_run",
-    "Pipeline": "_pipeline",
-    "Recovery": "_recovery",
-    "Run": "_run",
-    "StageRun": "_run",
+    "Generation": "_parent.generation",
+    "LinkRun": "_parent.run_report",
+    "Pipeline": "_parent.pipeline",
+    "Recovery": "_parent.recovery",
+    "Run": "_parent.run_report",
+    "StageRun": "_parent.run_report",
 }
 
 __all__ = ["Generation", "LinkRun", "Pipeline", "Recovery", "Run", "StageRun"]

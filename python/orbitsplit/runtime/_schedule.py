@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ._groups import Group
+from orbitsplit.runtime._messages.groups import Group
 
 # How often in a row a group is begun again after damage, with no token in between. Damage is rare where links work.
 MOST_DAMAGES = 8

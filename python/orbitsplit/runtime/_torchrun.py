@@ -16,10 +16,9 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
-from orbitsplit._plan import Plan
-
-from . import _worker
-from ._sessions import Where
+from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._parent.sessions import Where
+from orbitsplit.runtime._worker import process
 
 _CONTROL = "orbitsplit/control"
 _PATIENCE = datetime.timedelta(minutes=10)
@@ -53,7 +52,7 @@ def follow(rank: int, *, model: str | Path | None, codebook: str | Path | None) 
     """Serve as the worker of stage `rank` until the parent needs it no more. Does not return."""
     address = _agents_store().get(_CONTROL).decode()
     _choose_interface(address.rpartition(":")[0])
-    _worker.main(address, str(rank), "0", model=model, codebook=codebook)
+    process.main(address, str(rank), "0", model=model, codebook=codebook)
 
 
 def _agents_store() -> TCPStore:

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 from transformers import GenerationConfig
 
-from orbitsplit._model import load_tokenizer, read_config
+from orbitsplit._models.source import load_tokenizer, read_config
 
 from ._app import create_app
 from ._engine import Engine

@@ -1,0 +1,1 @@
+"""Benches (pytest-benchmark) and studies (long experiments with a table as result)."""

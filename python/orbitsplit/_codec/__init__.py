@@ -1,0 +1,1 @@
+"""Codecs as users call them: arrays and tensors in, frames out."""

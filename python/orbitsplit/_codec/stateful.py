@@ -1,0 +1,152 @@
+"""Encode and decode arrays that are alike, as in decode steps: everything but the work is done beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from orbitsplit._backend import backend
+
+from .arrays import DTYPES, as_tensor, describe, dtype_number, is_torch_dtype, view_bytes
+from .calibrated import CalibratedCodec, CodecOfLevel, check_codebook, select
+from .codecs import ANY_BYTES, Codec, codec_arguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .arrays import Array
+
+
+class Encoder:
+    """Encode arrays of one dtype and shape, one after the other, into the same memory.
+
+    `codec` is what `compress` takes, `dtype` a NumPy or torch dtype or its name. The frames are those of
+    `compress`, large arrays encoded on up to `threads` threads (1 to 256). An encoder serves one caller at a time.
+
+    Raises `TypeError` for a dtype that cannot be encoded, `ValueError` for an invalid codec, shape or number of
+    threads.
+
+    >>> encoder = Encoder("int8", (1, 640), "float32")
+    >>> len(encoder.encode(np.ones((1, 640), np.float32)))
+    716
+    """
+
+    __slots__ = ("_dtype", "_encode", "_encode_bytes", "_shape")
+
+    def __init__(
+        self, codec: str | Codec | CalibratedCodec, shape: Sequence[int], dtype: Any, *, threads: int = 1
+    ) -> None:
+        _check_threads(threads)
+        self._dtype = dtype_number(dtype)
+        self._shape = tuple(shape)
+        arguments: tuple[Any, ...]
+        arguments = (codec.prepared(backend()),) if isinstance(codec, CalibratedCodec) else codec_arguments(codec)
+        core = backend().Encoder(self._dtype, self._shape, *arguments, threads)
+        self._encode = core.encode
+        self._encode_bytes = core.encode_bytes
+
+    def encode(self, x: Array) -> memoryview:
+        """Encode an array and return a view of its frame, which the next call overwrites.
+
+        `bytes(view)` keeps it. NumPy arrays are read in place, and so are CPU tensors of PyTorch 2.10 or later;
+        those of earlier versions as well, in some microseconds more.
+
+        Raises what `compress` does, and `ValueError` for another dtype or shape than the encoder's.
+        """
+        frame: memoryview | None = self._encode(x)
+        return self._encode_viewed(x) if frame is None else frame
+
+    def _encode_viewed(self, x: Array) -> memoryview:
+        data, dtype, shape = view_bytes(x)
+        if (dtype, shape) != (self._dtype, self._shape):
+            raise ValueError(f"x is {describe(dtype, shape)}, not {describe(self._dtype, self._shape)}")
+        frame: memoryview = self._encode_bytes(data)
+        return frame
+
+
+class Decoder:
+    """Decode frames of one dtype and shape, one after the other, into the same array.
+
+    That is a NumPy array, or a CPU torch tensor where `framework` or the dtype says so: `torch.float32`, or
+    bfloat16, which NumPy does not have. Frames may be of any codec and come from an untrusted sender; `codebook` has
+    those of calibrated frames. Large ones are decoded on up to `threads` threads (1 to 256). A decoder serves one
+    caller at a time.
+
+    Raises `TypeError` for a dtype that cannot be decoded or a bfloat16 with `framework="numpy"`, `ValueError`
+    for an invalid shape or number of threads, `ImportError` if torch is needed and missing.
+
+    >>> decoder = Decoder((1, 640), "float32")
+    >>> decoder.decode(Encoder("bf16", (1, 640), "float32").encode(np.ones((1, 640), np.float32))).sum()
+    np.float32(640.0)
+    """
+
+    __slots__ = ("_decode", "_result")
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        *,
+        codebook: CalibratedCodec | CodecOfLevel | None = None,
+        framework: Literal["numpy", "torch"] | None = None,
+        threads: int = 1,
+    ) -> None:
+        _check_threads(threads)
+        if framework not in (None, "numpy", "torch"):
+            raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
+        number, extents = dtype_number(dtype), tuple(shape)
+        is_bfloat16 = DTYPES[number] == "bfloat16"
+        if is_bfloat16 and framework == "numpy":
+            raise TypeError('NumPy has no bfloat16: decode into a tensor with framework="torch"')
+        backend().frame_bytes(number, extents, *codec_arguments("raw"))  # refuses a shape that no frame can have
+        memory = np.zeros(extents, np.int16 if is_bfloat16 else DTYPES[number])
+        is_tensor = framework == "torch" or (framework is None and (is_bfloat16 or is_torch_dtype(dtype)))
+        self._result: Any = as_tensor(memory, number, extents) if is_tensor else memory
+        self._decode = _decode_function(codebook, number, extents, memory, threads)
+
+    def decode(self, frame: Buffer) -> Any:
+        """Decode a frame and return the array, the same one every time: the next call overwrites it.
+
+        Raises `CorruptFrameError` for anything that is not a valid frame or needs another codebook, `ValueError` for
+        one of another dtype or shape than the decoder's or not contiguous. After a `CorruptFrameError` the array
+        holds anything.
+        """
+        try:
+            self._decode(frame)
+        except BufferError as error:
+            raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy") from error
+        return self._result
+
+
+def _decode_function(
+    codebook: CalibratedCodec | CodecOfLevel | None, dtype: int, shape: tuple[int, ...], memory: Any, threads: int
+) -> Callable[[Buffer], None]:
+    """Return what decodes a frame into the memory of an array."""
+    core = backend()
+
+    def decoder(codec: CalibratedCodec | None) -> Callable[[Buffer], None]:
+        decode: Callable[[Buffer], None] = core.Decoder(
+            dtype, shape, memory, None if codec is None else codec.prepared(core), threads
+        ).decode
+        return decode
+
+    if codebook is None or isinstance(codebook, CalibratedCodec):
+        return decoder(codebook)
+    check_codebook(codebook)
+    of_key: dict[tuple[int, int, int], Callable[[Buffer], None]] = {}
+
+    def decode_by_key(frame: Buffer) -> None:
+        key = core.codebook_key(frame, ANY_BYTES)
+        if key not in of_key:
+            of_key[key] = decoder(select(codebook, key))
+        of_key[key](frame)
+
+    return decode_by_key
+
+
+def _check_threads(threads: int) -> None:
+    # What an encoder would refuse at its first array.
+    if not 1 <= threads <= 256:
+        raise ValueError(f"threads is {threads}, it must be from 1 to 256")

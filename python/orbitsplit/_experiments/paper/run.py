@@ -1,0 +1,191 @@
+"""Runs every experiment and writes pictures, one table in Markdown and all numbers as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orbitsplit._io.json_document import document_of, write_document
+from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit.leo._scenarios.scenario import Scenario
+
+from . import break_even as even
+from . import experiments
+from . import strategies as way
+from .charts import Chart, Map
+from .headlines import Agreement, Headline, Verdict, agreements, headlines, verdicts
+from .published import MODELS, RANDOM_PLANS, profiled
+from .report import UNKNOWN, markdown
+from .setup import Setup, unusable
+
+FORMAT, VERSION = "orbitsplit-bench-paper", 1
+REPORT, RESULTS = "report.md", "results.json"
+# Of float32 on the plain lanes; in half precision on tensor cores, peaks are 8 times higher.
+_TENSOR_CORES = 8.0
+
+
+@dataclass(frozen=True)
+class PaperBench:
+    """All results; `setting` says what they are of, `files` what was written, `seconds` how long it took."""
+
+    model: str
+    setting: str
+    headlines: tuple[Headline, ...]
+    verdicts: tuple[Verdict, ...]
+    agreements: tuple[Agreement, ...]
+    charts: tuple[Chart | Map, ...]
+    files: tuple[Path, ...] = ()
+    seconds: float = 0.0
+
+    def chart(self, name: str) -> Chart | Map:
+        """Return the chart of this name.
+
+        Raises:
+            ValueError: There is none.
+        """
+        for chart in self.charts:
+            if chart.name == name:
+                return chart
+        raise ValueError(f"no chart {name!r}; there are: {', '.join(chart.name for chart in self.charts)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data, without the files and the time, so that the same numbers give the same data."""
+        return document_of(
+            FORMAT,
+            VERSION,
+            {
+                "model": self.model,
+                "setting": self.setting,
+                "headlines": [asdict(headline) for headline in self.headlines],
+                "verdicts": [{**asdict(verdict), "loses": verdict.loses} for verdict in self.verdicts],
+                "agreements": [asdict(agreement) for agreement in self.agreements],
+                "charts": {chart.name: chart.to_dict() for chart in self.charts},
+                "unknown": list(UNKNOWN),
+            },
+        )
+
+
+def bench_paper(
+    output: str | Path | None = None,
+    *,
+    scenario: str | Path = "paper",
+    models: Sequence[str] = MODELS,
+    model: str = "ViT-L",
+    plans: int = RANDOM_PLANS,
+    seed: int = 0,
+    pictures: bool = True,
+    progress: Callable[[str, float], None] | None = None,
+) -> PaperBench:
+    """Run the experiments of arXiv 2604.04654 and, with `output`, write them to that folder.
+
+    Delay against resolution, downlink and model, bytes over links, stages of compression, `plans` random splits,
+    algorithms, and where "do not split" is the answer. All but those over `models` are of `model`. Written are
+    `report.md`, `results.json` and, with `pictures`, each chart as .png and .svg.
+
+    Example:
+        >>> bench_paper("paper").verdicts[0].loses     # doctest: +SKIP
+        False
+
+    Raises:
+        ValueError: There is no such model or scenario, or the scenario cannot be a setting: it lacks a link, a station
+            with a device, compute in FLOP/s of its computers, or memory for the model.
+        ImportError: transformers, or for pictures matplotlib, is not installed.
+        OSError: The folder cannot be written.
+    """
+    began = time.monotonic()
+    say = progress or (lambda _step, _fraction: None)
+    wanted = dict.fromkeys([*models, model])
+    _check(list(wanted), plans)
+    loaded = Scenario.load(scenario)
+    folder = None if output is None else _folder(output, pictures=pictures)
+    say("profiling", 0.0)
+    profiles = {name: profiled(name) for name in wanted}
+    setup = _setting(loaded, profiles[model])
+    found = run(setup, {name: profiles[name] for name in models}, plans=plans, seed=seed, progress=say)
+    files = () if folder is None else write(found, folder, pictures=pictures)
+    say("done", 1.0)
+    return PaperBench(**{**vars(found), "files": files, "seconds": time.monotonic() - began})
+
+
+def _check(models: Sequence[str], plans: int) -> None:
+    for name in models:
+        if name not in MODELS:
+            raise ValueError(f"no model {name!r}; there are: {', '.join(MODELS)}")
+    if plans < 1:
+        raise ValueError(f"plans is {plans}, must be at least 1")
+
+
+def _folder(output: str | Path, *, pictures: bool) -> Path:
+    """Return the folder, made; what pictures need is imported, to find out before the work that it is not there."""
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    if pictures:
+        from . import figures  # noqa: F401
+    return folder
+
+
+def _setting(scenario: Scenario, profile: ModelProfile) -> Setup:
+    """Return the scenario's setting, in which some split fits."""
+    setup = Setup.of(scenario, profile)
+    split = way.planned(setup)
+    if split.delay_s is None:
+        raise unusable(scenario, f"{profile.model} does not fit: {split.reason}")
+    return setup
+
+
+def run(
+    setup: Setup,
+    profiles: Mapping[str, ModelProfile],
+    *,
+    plans: int = RANDOM_PLANS,
+    seed: int = 0,
+    progress: Callable[[str, float], None],
+) -> PaperBench:
+    """Return all results of one setting."""
+    steps: dict[str, Callable[[], Chart | Map]] = {
+        "resolution": lambda: experiments.over_resolution(setup),
+        "downlink": lambda: experiments.over_downlink(setup),
+        "models": lambda: experiments.over_models(setup, profiles),
+        "communication": lambda: experiments.communication(setup),
+        "compression": lambda: experiments.compression(setup),
+        "compression on faster computers": lambda: experiments.compression(setup, faster=_TENSOR_CORES),
+        "robustness": lambda: experiments.robustness(setup, count=plans, seed=seed),
+        "algorithms": lambda: experiments.algorithms(setup, profiles),
+        "algorithms by batches": lambda: experiments.algorithms_over_batches(setup),
+        "break-even over links": lambda: even.over_isl_and_hops(setup, "720p"),
+        "break-even over links, 1080p": lambda: even.over_isl_and_hops(setup, "1080p"),
+        "break-even over resolution": lambda: even.over_resolution_and_downlink(setup),
+        "break-even over waiting": lambda: even.over_waiting(setup),
+    }
+    charts = []
+    for k, (name, step) in enumerate(steps.items()):
+        progress(name, (k + 1) / (len(steps) + 2))
+        charts.append(step())
+    progress("table", (len(steps) + 1) / (len(steps) + 2))
+    modes = ", ".join(f"{(node.flop_per_s or 0) / 1e12:.3g}" for node in setup.satellites)
+    return PaperBench(
+        model=setup.profile.model,
+        setting=f"{setup.batches} batches, {len(setup.satellites)} satellites of {modes} TFLOP/s,"
+        f" {setup.hops} relay hops, {setup.isl_bytes_per_s * 8e-9:g} Gbit/s between them,"
+        f" {setup.downlink_bytes_per_s * 8e-9:g} Gbit/s down",
+        headlines=headlines(setup),
+        verdicts=verdicts(setup),
+        agreements=agreements(setup),
+        charts=tuple(charts),
+    )
+
+
+def write(bench: PaperBench, folder: Path, *, pictures: bool) -> tuple[Path, ...]:
+    """Write report, numbers and pictures; return the files."""
+    (folder / REPORT).write_text(markdown(bench), encoding="utf-8")
+    write_document(folder / RESULTS, bench.to_dict())
+    files = [folder / REPORT, folder / RESULTS]
+    if pictures:
+        from .figures import draw
+
+        for shown in bench.charts:
+            files += draw(shown, folder)
+    return tuple(files)

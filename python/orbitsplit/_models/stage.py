@@ -1,0 +1,383 @@
+"""One stage of a model: its layers, its weights and, of a causal language model, its KV cache.
+
+transformers' own forward stays in charge, so that masks, positions and caches are computed by the code that
+defines them. On a stage, that forward runs with stand-ins: layers of other stages pass the hidden state on, and
+modules of other stages (embeddings, final norm, pooler, head) are there in shape only. The received hidden state
+enters at the first layer; behind the last one the forward of all but the last stage is left.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import inspect
+import math
+import mmap
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from .architecture import Layout, Passthrough, find_layers, find_layout, modules_outside, running_unknown_code
+from .source import example_inputs, forget_padding, model_class, read_config, unsupported
+
+# What is resident twice at a time.
+_PIECE_BYTES = 8 << 20
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_MADV_DONTNEED = 4
+_WANTED = "_orbitsplit_wanted_dtypes"
+
+
+class StageModel:
+    """The layers [start, stop) of a model, with the weights of those only.
+
+    Layers are counted as in a problem: 0 is what runs before the transformer layers (embeddings of tokens or patches),
+    1 to n are those, n + 1 is what runs after (final norm, pooler, head), so that `layers` is n + 2. A causal language
+    model `generates`: `forward` runs it token by token with a cache. `forward_once` runs any model, whole sequences at
+    once.
+    """
+
+    def __init__(self, model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
+        self.model = model
+        self.start = start
+        self.stop = stop
+        self.layers = layout.layer_count + 2
+        self.hidden_size = layout.hidden_size
+        self.config: PreTrainedConfig = copy.deepcopy(model.config)
+        self.generates = layout.generates
+        self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
+        self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
+        self._image_tokens = layout.image_tokens
+        self._received: Tensor | None = None
+        # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
+        forget_padding(model)
+        _, layers = find_layers(model)
+        if not self.is_first:
+            layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
+        if not self.is_last:
+            layers[-1].register_forward_hook(self._leave)
+
+    @classmethod
+    def load(cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32) -> StageModel:
+        """Load the layers [start, stop) of a model directory or hub id.
+
+        Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
+        Raises ValueError for an empty or too long range, an architecture that cannot be split, and a checkpoint
+        that lacks weights of the stage.
+        """
+        config = read_config(model)
+        layout = find_layout(config)
+        layers = layout.layer_count + 2
+        if not 0 <= start < stop <= layers:
+            raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
+        stored = _stored_dtype(model, config)
+        architecture = _stage_class(model_class(config), layout, start, stop, stored)
+        with _quiet_loading():
+            loaded, info = architecture.from_pretrained(model, config=config, dtype=dtype, output_loading_info=True)
+        _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
+        _convert_parameters(loaded)
+        _forget_embeddings(loaded, layout, start)
+        stage = cls(loaded, layout, start, stop)
+        stage._check_forward()
+        return stage
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the stage starts with the embeddings and takes the model's inputs."""
+        return self.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the stage ends with the head and returns what the model does."""
+        return self.stop == self.layers
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the stage's own weights; a shared tensor counts once."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
+
+    def new_cache(self) -> Cache:
+        """Return an empty KV cache for one group of sequences."""
+        return DynamicCache(config=self.config.get_text_config(decoder=True))
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
+        """Run the stage on new tokens and extend the cache.
+
+        `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
+        `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
+        or on the last stage the logits [B, V] of the last position.
+        """
+        inputs = self._inputs(x, attention_mask)
+        self._received = x
+        try:
+            output = self.model(**inputs, past_key_values=cache, use_cache=True)
+        except _StageExit as left:
+            return left.hidden
+        finally:
+            self._received = None
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    @torch.inference_mode()
+    def forward_once(self, x: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        """Run the stage on whole sequences or images, without a cache.
+
+        `x` is the hidden state [B, S, H] of the stage before, None on the first stage. `inputs` are the model's on
+        every stage; past the first one only `attention_mask` and `position_ids` are looked at, of the others the
+        shapes. Returns the hidden state [B, S, H] to send, or on the last stage the tensors that the model returns, by
+        name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
+        """
+        options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
+        self._received = x
+        try:
+            output = self.model(**inputs, **options)
+        except _StageExit as left:
+            return left.hidden
+        finally:
+            self._received = None
+        return {name: value for name, value in output.items() if isinstance(value, Tensor)}
+
+    def _inputs(self, x: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        tokens = x.shape[1]
+        # Past the first stage the ids are looked up by nobody; their shape is what counts.
+        inputs: dict[str, Any] = {"input_ids": x if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)}
+        # As transformers' generate does it: positions from the mask, and the mask dropped where nothing is padded,
+        # because attention is faster without (and rounds differently).
+        if "position_ids" in self._accepted:
+            positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
+            inputs["position_ids"] = positions[:, -tokens:]
+        inputs["attention_mask"] = None if bool(attention_mask.all()) else attention_mask
+        if "logits_to_keep" in self._accepted:
+            inputs["logits_to_keep"] = 1
+        return inputs
+
+    def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        if args:
+            return (self._received, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._received}
+
+    def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
+
+    def _check_forward(self) -> None:
+        # Stand-ins of the embeddings give NaN, so a layer or head that reads them past the first layer shows here.
+        # The same forward warms up the allocator, so that the first timed one is like the others.
+        with running_unknown_code(self.config, "a stage of it does not run"):
+            outputs = self._try_forward()
+        if not all(bool(output.isfinite().all()) for output in outputs):
+            reason = "its layers read the embeddings beside the hidden state, or its weights are not finite"
+            raise ValueError(unsupported(self.config, reason))
+
+    def _try_forward(self) -> list[Tensor]:
+        rows, tokens = 1, 2
+        inputs = example_inputs(self.config, rows=rows, tokens=tokens)
+        x = None
+        if not self.is_first:
+            shape = (rows, self._image_tokens or tokens, self.hidden_size)
+            x = torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).to(self.model.dtype)
+        if self.generates:
+            x = inputs["input_ids"] if x is None else x
+            return [self.forward(x, torch.ones(rows, tokens, dtype=torch.long), self.new_cache())]
+        output = self.forward_once(x, inputs)
+        return [output] if isinstance(output, Tensor) else list(output.values())
+
+
+class _StageExit(BaseException):
+    """Leaves a model's forward behind the last layer; not an Exception, which a forward may catch."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        super().__init__()
+        self.hidden = hidden
+
+
+class _Ghost(nn.Module):
+    """Stands for a module of another stage: output of the right shape, filled with NaN, and no weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "_module", module.to("meta"))  # unregistered: its weights are not ours to load
+        self._signature: Any = None
+        self._output: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_module"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # The forward on meta takes about as long as half a layer of a small model, and decode steps repeat it
+        # with the same shapes. Only the shapes are kept: some models scale the embeddings in place.
+        signature = tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, kwargs))
+        if self._signature != signature:
+            args, kwargs = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
+            self._output = object.__getattribute__(self, "_module")(*args, **kwargs)
+            self._signature = signature
+        return tree_map_only(Tensor, _filled, self._output)
+
+
+def _filled(x: Tensor) -> Tensor:
+    value = float("nan") if x.is_floating_point() else 0
+    return torch.full(x.shape, value, dtype=x.dtype)
+
+
+def _stage_class(
+    architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int, stored: torch.dtype | None
+) -> type[PreTrainedModel]:
+    """Return the architecture as it is on a stage, for transformers' own loader to fill; see `_keep_stored`."""
+
+    def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        architecture.__init__(self, config, *args, **kwargs)
+        _strip(self, layout, start, stop)
+        _keep_stored(self, stored)
+
+    members = {
+        "__init__": initialise,
+        "__module__": architecture.__module__,
+        # Asked of the first weight otherwise, and what runs after the layers may have none.
+        "dtype": property(lambda model: model.config.dtype),
+        "device": property(lambda model: next((weight.device for weight in model.parameters()), torch.device("cpu"))),
+        # The weights of other stages; those of the stage itself are checked for being there.
+        "_keys_to_ignore_on_load_unexpected": [".*"],
+    }
+    return type(architecture.__name__, (architecture,), members)
+
+
+def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
+    """Replace what other stages own. The source of a tied head stays on the last stage until it is loaded."""
+    is_first, is_last = start == 0, stop == layout.layer_count + 2
+    sources = set((model.all_tied_weights_keys or {}).values()) if is_last else set()
+    if not is_last:
+        model.all_tied_weights_keys = {}
+    for name, module in modules_outside(model, layout.layers_name).items():
+        owned = (is_first and name in layout.before) or (is_last and name in layout.after)
+        tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
+        if name in layout.before | layout.after | layout.idle and not owned and not tied:
+            model.set_submodule(name, _Ghost(module))
+    _, layers = find_layers(model)
+    for index, layer in enumerate(layers):
+        if not start <= index + 1 < stop:
+            layers[index] = Passthrough(index, layer, layout.tuple_length)
+
+
+def _stored_dtype(model: str | Path, config: PreTrainedConfig) -> torch.dtype | None:
+    """Return the dtype of all weights of a model directory or hub id, None where that is not one or is not known."""
+    if sys.platform != "linux" or getattr(config, "quantization_config", None) is not None:
+        return None
+    try:
+        folder = Path(cached_file(str(model), "config.json", local_files_only=True)).parent
+    except OSError:
+        return None
+    names = {name for file in folder.glob("*.safetensors") for name in _dtypes_of(file)}
+    names = {name for name in names if not name.startswith(("I", "U", "BOOL"))}  # buffers of positions
+    return _DTYPES.get(names.pop()) if len(names) == 1 else None
+
+
+def _dtypes_of(file: Path) -> set[str]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError:  # the loader says what is wrong with it
+        return {"damaged"}
+
+
+def _keep_stored(model: PreTrainedModel, stored: torch.dtype | None) -> None:
+    """Make the loader leave a model's parameters, still on the meta device, as they are stored.
+
+    It would convert tensors whole, while the pages of the file that they came from stay resident until the last one is
+    loaded: of a float32 file three times the weights in bfloat16. `_convert_parameters` gives them the dtype that they
+    have now. A model that keeps some weights in float32 whatever is asked for is left to transformers.
+    """
+    kept = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+    if stored is None or any(getattr(model, name, None) for name in kept):
+        return
+    wanted: dict[str, torch.dtype] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and parameter.dtype in _DTYPES.values() and parameter.dtype != stored:
+            wanted[name] = parameter.dtype
+            parameter.data = parameter.data.to(stored)
+    setattr(model, _WANTED, wanted)
+
+
+def _convert_parameters(model: PreTrainedModel) -> None:
+    """Give the parameters of a loaded model the dtype that they were to have, one piece at a time."""
+    wanted: dict[str, torch.dtype] = vars(model).pop(_WANTED, {})
+    if not wanted:
+        return
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    mapped = _mapped_ranges()
+    for name, dtype in wanted.items():
+        parameter = parameters[name]
+        if parameter.dtype != dtype:  # not yet, as another name of a tied one
+            parameter.data = _converted(parameter.data, dtype, mapped)
+
+
+def _converted(stored: Tensor, dtype: torch.dtype, mapped: Iterable[range]) -> Tensor:
+    address, size = stored.data_ptr(), stored.nbytes
+    is_mapped = stored.is_contiguous() and any(address in part and address + size - 1 in part for part in mapped)
+    if not is_mapped or stored.dim() == 0:
+        return stored.to(dtype)
+    converted = torch.empty_like(stored, dtype=dtype)
+    rows = max(1, _PIECE_BYTES // max(1, math.prod(stored.shape[1:]) * stored.itemsize))
+    for start in range(0, len(stored), rows):
+        piece = stored[start : start + rows]
+        converted[start : start + rows] = piece
+        _forget_pages(piece.data_ptr(), piece.nbytes)
+    _forget_pages(address, size)  # pages at the seams of the pieces
+    return converted
+
+
+def _mapped_ranges() -> list[range]:
+    """Return the addresses at which this process maps files."""
+    found = []
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        addresses, _, _, _, _, *path = line.split(maxsplit=5)
+        if path and path[0].startswith("/"):
+            start, stop = (int(part, 16) for part in addresses.split("-"))
+            found.append(range(start, stop))
+    return found
+
+
+def _forget_pages(address: int, size: int) -> None:
+    """Give back the whole pages of a mapped file in a range; what reads them again gets them from the file."""
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
+
+
+def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
+    # A tied head has its weight by now; the embeddings it came from must not run, nor hold anything else.
+    if start > 0:
+        for name in layout.before:
+            module = model.get_submodule(name)
+            if not isinstance(module, _Ghost) and name not in layout.after:
+                model.set_submodule(name, _Ghost(module))
+
+
+def _check_complete(model: PreTrainedModel, missing: set[str], what: str) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    missing = (missing & tensors.keys()) | {name for name, tensor in tensors.items() if tensor.is_meta}
+    if missing:
+        raise ValueError(f"{what}: the checkpoint lacks {len(missing)} weights, the first is {min(missing)}")
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

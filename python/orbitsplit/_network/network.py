@@ -1,0 +1,342 @@
+"""Nodes and the links between them at one instant, usually read from a TOML file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orbitsplit._io.units import parse_quantity
+
+_NODE_QUANTITIES = {
+    "memory": "bytes",
+    "headroom": "bytes",
+    "compute": "flop_per_s",
+    "memory_bandwidth": "bytes_per_s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A computer: memory in bytes and a speed.
+
+    The speed is either `slowdown`, how many times slower than the machine that measured the profile, or
+    `flop_per_s` and, for layers bound by reading their weights, `memory_bytes_per_s`. Memory is what there is beside
+    the interpreter. Of it `headroom_bytes` are kept for whatever is not weights, keys and values, and workspace: at
+    least what the process of a stage takes for itself, which may be more than is given here.
+
+    Raises:
+        ValueError: No speed, two speeds, or a number out of range.
+    """
+
+    name: str
+    memory_bytes: int
+    slowdown: float | None = None
+    flop_per_s: float | None = None
+    memory_bytes_per_s: float | None = None
+    headroom_bytes: int = 0
+    half_duplex: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.slowdown is None) == (self.flop_per_s is None):
+            raise ValueError(f"node {self.name!r} needs a speed: either slowdown or compute, not both")
+        for name in ("memory_bytes", "headroom_bytes", "slowdown", "flop_per_s", "memory_bytes_per_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} of node {self.name!r} is {value}, must be finite and at least 0")
+        if self.slowdown is not None and self.slowdown < 1:
+            raise ValueError(f"slowdown of node {self.name!r} is {self.slowdown}, must be at least 1")
+        if self.flop_per_s == 0 or self.memory_bytes_per_s == 0:
+            raise ValueError(f"compute and memory_bandwidth of node {self.name!r} must be positive, one is 0")
+        if self.headroom_bytes > self.memory_bytes:
+            raise ValueError(
+                f"headroom of node {self.name!r} is {self.headroom_bytes} bytes, its memory {self.memory_bytes}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A directed connection: `source` sends to `target` at `bytes_per_s`, and each message takes `latency_s`."""
+
+    source: str
+    target: str
+    bytes_per_s: float
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.source == self.target:
+            raise ValueError(f"link from node {self.source!r} to itself")
+        if not (math.isfinite(self.bytes_per_s) and self.bytes_per_s > 0):
+            raise ValueError(f"bandwidth of {self.source!r} -> {self.target!r} is {self.bytes_per_s}, must be > 0")
+        if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
+            raise ValueError(f"latency of {self.source!r} -> {self.target!r} is {self.latency_s}, must be >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Nodes and directed links at one instant.
+
+    Example:
+        >>> network = Network.sample("cubesat_chain")
+        >>> [node.name for node in network.nodes]
+        ['sat-0', 'sat-1', 'sat-2', 'sat-3']
+
+    Raises:
+        ValueError: No node, a name used twice, or a link to a node that does not exist.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    links: tuple[Link, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = Counter(node.name for node in self.nodes)  # keeps the order; constellations have thousands of nodes
+        if not names:
+            raise ValueError("a network needs at least one node")
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"{count} nodes are called {name!r}, names must differ")
+        pairs: set[tuple[str, str]] = set()
+        for link in self.links:
+            for end in (link.source, link.target):
+                if end not in names:
+                    raise ValueError(f"a link names node {end!r}; the nodes are {', '.join(names)}")
+            if (link.source, link.target) in pairs:
+                raise ValueError(f"two links from {link.source!r} to {link.target!r}")
+            pairs.add((link.source, link.target))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Network:
+        """Read a network from a TOML file; quantities may carry a unit (`"10 Mbit/s"`, `"8 GB"`, `"5 ms"`).
+
+        A bare number is in bytes, bytes per second, seconds or FLOP/s.
+
+        The file has `name`, `[[nodes]]` with `name`, `memory`, a speed (`slowdown`, or `compute` and optionally
+        `memory_bandwidth`), optional `headroom` and `half_duplex`; and `[[links]]` with `bandwidth`, optional
+        `latency` and either `from` and `to` (one way) or `between = [a, b]` (both ways).
+
+        Raises:
+            ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.
+        """
+        return cls.from_toml(Path(path).read_text(encoding="utf-8"), source=str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write the network as TOML; `load` returns one that is equal."""
+        # Encoded before the file is opened: a name that UTF-8 cannot hold leaves a file that is there as it is.
+        Path(path).write_bytes(self.to_toml().encode())
+
+    @classmethod
+    def sample(cls, name: str) -> Network:
+        """Read a network that ships with orbitsplit, e.g. `cubesat_chain`.
+
+        Raises:
+            ValueError: There is no such sample; the message lists what there is.
+        """
+        folder = resources.files("orbitsplit") / "networks"
+        names = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+        if name not in names:
+            raise ValueError(f"no sample network {name!r}; there are: {', '.join(names)}")
+        return cls.from_toml((folder / f"{name}.toml").read_text(encoding="utf-8"), source=name)
+
+    @classmethod
+    def from_toml(cls, text: str, *, source: str = "network") -> Network:
+        """Make a network from TOML text; `source` is named in errors. See `load` for the keys.
+
+        Raises:
+            ValueError: As `load`.
+        """
+        tomllib = _tomllib()
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{source} is not TOML: {error}") from None
+        _check_keys(data, required=("nodes",), optional=("name", "links"), where=source)
+        nodes = tuple(_node(table, f"{source}: nodes[{k}]") for k, table in enumerate(_tables(data, "nodes", source)))
+        links = [
+            link
+            for k, table in enumerate(_tables(data, "links", source))
+            for link in _links(table, f"{source}: links[{k}]")
+        ]
+        try:
+            return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+
+    def to_toml(self) -> str:
+        """Return the network as TOML text; `from_toml` takes it back."""
+        tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {_toml(self.name)}\n"]
+        tables += [_table_of("nodes", _node_keys(node)) for node in self.nodes]
+        tables += [_table_of("links", _link_keys(link)) for link in self.links]
+        return "\n".join(tables)
+
+    def index(self, node: str) -> int:
+        """Return the position of the node with this name.
+
+        Raises:
+            ValueError: There is no such node.
+        """
+        names = [n.name for n in self.nodes]
+        if node not in names:
+            raise ValueError(f"no node {node!r}; the nodes are {', '.join(names)}")
+        return names.index(node)
+
+    def without(self, nodes: Sequence[str] = (), links: Sequence[tuple[str, str]] = ()) -> Network:
+        """Return the network without some nodes, their links, and some other links (source, target).
+
+        Raises:
+            ValueError: There is no such node, or no node is left. Links that are not there are no matter.
+        """
+        for node in nodes:
+            self.index(node)
+        gone = {*nodes}
+        return replace(
+            self,
+            nodes=tuple(node for node in self.nodes if node.name not in gone),
+            links=tuple(
+                link
+                for link in self.links
+                if not gone & {link.source, link.target} and (link.source, link.target) not in links
+            ),
+        )
+
+    def bandwidth_bytes_per_s(self) -> npt.NDArray[np.float64]:
+        """Return the N x N matrix of link rates, row sends to column, 0 where there is no link."""
+        return self._matrix("bytes_per_s")
+
+    def latency_s(self) -> npt.NDArray[np.float64]:
+        """Return the N x N matrix of link delays in seconds, row sends to column."""
+        return self._matrix("latency_s")
+
+    def _matrix(self, attribute: str) -> npt.NDArray[np.float64]:
+        matrix = np.zeros((len(self.nodes), len(self.nodes)))
+        position = {node.name: k for k, node in enumerate(self.nodes)}
+        for link in self.links:
+            matrix[position[link.source], position[link.target]] = getattr(link, attribute)
+        return matrix
+
+
+def _tomllib() -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli
+        except ModuleNotFoundError:
+            raise ImportError('reading TOML on Python 3.10 needs tomli: pip install "orbitsplit[cli]"') from None
+        return tomli
+    return tomllib
+
+
+def _tables(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[str, Any]]:
+    value = data.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ValueError(f"{source}: {key} must be an array of tables, written [[{key}]]")
+    return value
+
+
+def _check_keys(table: Mapping[str, Any], *, required: Sequence[str], optional: Sequence[str], where: str) -> None:
+    for key in required:
+        if key not in table:
+            raise ValueError(f"{where} lacks {key!r}")
+    for key in table:
+        if key not in (*required, *optional):
+            raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
+
+
+def _node(table: Mapping[str, Any], where: str) -> Node:
+    optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
+    _check_keys(table, required=("name", "memory"), optional=optional, where=where)
+    values = {
+        key: parse_quantity(table[key], kind, f"{where}.{key}")
+        for key, kind in _NODE_QUANTITIES.items()
+        if key in table
+    }
+    half_duplex = table.get("half_duplex", False)
+    if not isinstance(half_duplex, bool):
+        raise ValueError(f"{where}.half_duplex is {half_duplex!r}, expected true or false")
+    slowdown = table.get("slowdown")
+    if slowdown is not None and (isinstance(slowdown, bool) or not isinstance(slowdown, (int, float))):
+        raise ValueError(f"{where}.slowdown is {slowdown!r}, expected a number")
+    try:
+        return Node(
+            name=str(table["name"]),
+            memory_bytes=_whole(table["memory"], values["memory"]),
+            slowdown=slowdown,
+            flop_per_s=values.get("compute"),
+            memory_bytes_per_s=values.get("memory_bandwidth"),
+            headroom_bytes=_whole(table.get("headroom", 0), values.get("headroom", 0.0)),
+            half_duplex=half_duplex,
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _whole(given: object, parsed: float) -> int:
+    """Return bytes as they were given where that is a whole number: a float keeps 53 bits of it."""
+    return given if isinstance(given, int) else int(parsed)
+
+
+def _links(table: Mapping[str, Any], where: str) -> list[Link]:
+    """Return the one or two directed links of a table."""
+    if "between" in table:
+        _check_keys(table, required=("between", "bandwidth"), optional=("latency",), where=where)
+        ends = table["between"]
+        if not isinstance(ends, list) or len(ends) != 2:
+            raise ValueError(f"{where}.between is {ends!r}, expected two node names")
+        pairs = [(ends[0], ends[1]), (ends[1], ends[0])]
+    else:
+        _check_keys(table, required=("from", "to", "bandwidth"), optional=("latency",), where=where)
+        pairs = [(table["from"], table["to"])]
+    rate = parse_quantity(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
+    latency = parse_quantity(table.get("latency", 0.0), "seconds", f"{where}.latency")
+    try:
+        return [Link(str(source), str(target), rate, latency) for source, target in pairs]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _node_keys(node: Node) -> dict[str, object]:
+    """Return what `_node` reads, None for a key to be left out."""
+    return {
+        "name": node.name,
+        "memory": node.memory_bytes,
+        "headroom": node.headroom_bytes or None,
+        "slowdown": node.slowdown,
+        "compute": node.flop_per_s,
+        "memory_bandwidth": node.memory_bytes_per_s,
+        "half_duplex": node.half_duplex or None,
+    }
+
+
+def _link_keys(link: Link) -> dict[str, object]:
+    """Return what `_links` reads, None for a key to be left out. One way each: `between` would change their order."""
+    return {
+        "from": link.source,
+        "to": link.target,
+        "bandwidth": link.bytes_per_s,
+        "latency": link.latency_s or None,
+    }
+
+
+def _table_of(name: str, keys: Mapping[str, object]) -> str:
+    lines = [f"{key} = {_toml(value)}\n" for key, value in keys.items() if value is not None]
+    return "".join([f"[[{name}]]\n", *lines])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        # TOML's basic strings have all escapes of JSON's, and in them DEL must be escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # NumPy's numbers, as links of constellations may have, are shown with their type by repr.
+    return str(int(value)) if isinstance(value, Integral) else repr(float(value))

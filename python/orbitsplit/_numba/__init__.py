@@ -1,0 +1,33 @@
+"""The functions of the C++ extension in Python and Numba: slower, with the same plans and the same frames."""
+
+from __future__ import annotations
+
+from .codec.calibrated import CalibratedCodec, codebook_key
+from .codec.codec import decode, decode_into, encode, encode_into, frame_bytes
+from .codec.encoder import Decoder, Encoder
+from .codec.frame import crc32c
+from .codec.isa import isa, isas, set_isa
+from .codec.symbol_table import table_from_counts
+from .planner.cost import evaluate
+from .planner.problem import validate_problem
+from .planner.solve import solve
+
+__all__ = [
+    "CalibratedCodec",
+    "Decoder",
+    "Encoder",
+    "codebook_key",
+    "crc32c",
+    "decode",
+    "decode_into",
+    "encode",
+    "encode_into",
+    "evaluate",
+    "frame_bytes",
+    "isa",
+    "isas",
+    "set_isa",
+    "solve",
+    "table_from_counts",
+    "validate_problem",
+]

@@ -1,0 +1,1 @@
+"""The codecs in Numba, file by file as in `cpp/src/codec`."""

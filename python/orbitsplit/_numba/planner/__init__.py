@@ -1,0 +1,1 @@
+"""The planner in Numba, file by file as in `cpp/src/planner`."""

@@ -1,0 +1,266 @@
+"""The cost model of cpp/include/orbitsplit/cost.hpp, operation for operation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orbitsplit._numba.text import number, size
+
+if TYPE_CHECKING:
+    from orbitsplit._planner.problem import ExternalLink, Problem, ProblemNode
+
+NO_LEVEL = -1
+# The objectives of `solve`, and where an evaluation has their values.
+OBJECTIVES = {
+    "latency": "objective_s",
+    "throughput": "bottleneck_s",
+    "time_to_first_token": "prefill_s",
+    "time_per_token": "token_step_s",
+}
+Row = tuple[int, int, int, int]  # node, start, stop, level
+
+
+def generates(problem: Problem) -> bool:
+    """Return whether token steps follow the prefill."""
+    return problem.new_tokens >= 2
+
+
+def group_count(problem: Problem) -> int:
+    """Return the sequence groups in flight."""
+    return problem.micro_batches if problem.groups is None else problem.groups
+
+
+def usable_memory_bytes(node: ProblemNode) -> float:
+    """Return what layers may fill."""
+    return float(node.memory_bytes) - float(node.headroom_bytes)
+
+
+def loss_limit(problem: Problem) -> float:
+    """Return the budget with room for the rounding of sums of decimal fractions."""
+    return math.inf if problem.loss_budget is None else problem.loss_budget * (1 + 1e-9)
+
+
+def value_s(score: dict[str, Any], objective: str) -> float:
+    """Return what `solve` minimises for an objective, of a plan that `evaluate` scored."""
+    return float(score[OBJECTIVES[objective]])
+
+
+def evaluate(problem: Problem, stages: NDArray[np.int32]) -> dict[str, Any]:
+    """Return the fields of an `Evaluation`. Raises ValueError for stages that are no plan."""
+    rows: list[Row] = [tuple(row) for row in stages.tolist()]
+    _check_stages(problem, rows)
+    return _Scorer(problem, rows).score()
+
+
+def _node_name(problem: Problem, node: int) -> str:
+    return f'node "{problem.nodes[node].name}"'
+
+
+def _check_stages(problem: Problem, stages: Sequence[Row]) -> None:
+    layers = len(problem.layers)
+    if not stages:
+        raise ValueError("the plan has no stage")
+    expected = 0
+    for k, (_, start, stop, _) in enumerate(stages):
+        if start != expected:
+            raise ValueError(f"stage {k} starts at layer {start}, must start at {expected}")
+        if stop <= start or stop > layers:
+            raise ValueError(f"stage {k} stops at layer {stop}, must stop at {start + 1} to {layers}")
+        _check_node(problem, stages, k)
+        _check_level(problem, stages, k)
+        expected = stop
+    if expected != layers:
+        raise ValueError(f"the plan stops at layer {expected}, the problem has {layers}")
+
+
+def _check_node(problem: Problem, stages: Sequence[Row], k: int) -> None:
+    node = stages[k][0]
+    if not 0 <= node < len(problem.nodes):
+        raise ValueError(f"stage {k} is on node {node}, the nodes are 0 to {len(problem.nodes) - 1}")
+    if any(stage[0] == node for stage in stages[:k]):
+        raise ValueError(f"stage {k} is on {_node_name(problem, node)}, which has a stage")
+    if problem.order == "fixed" and k > 0 and node < stages[k - 1][0]:
+        raise ValueError(f"stage {k} is on node {node} after node {stages[k - 1][0]}, the order is fixed")
+
+
+def _check_level(problem: Problem, stages: Sequence[Row], k: int) -> None:
+    level = stages[k][3]
+    if k + 1 == len(stages):
+        if level != NO_LEVEL:
+            raise ValueError(f"stage {k} is the last, no cut follows it, but it has a level")
+    elif level == NO_LEVEL:
+        raise ValueError(f"stage {k} has no level for the cut after it")
+    elif not 0 <= level < len(problem.levels):
+        raise ValueError(f"stage {k} has level {level}, the problem has {len(problem.levels)} levels")
+
+
+class _Scorer:
+    """Adds up a plan in the order in which a micro-batch meets the resources."""
+
+    def __init__(self, problem: Problem, stages: Sequence[Row]) -> None:
+        self.problem = problem
+        self.stages = stages
+        self.violations: list[str] = []
+        self.is_linked = True
+        self.latency_s = 0.0
+        self.ingress_s = 0.0
+        self.egress_s = 0.0
+
+    def score(self) -> dict[str, Any]:
+        problem = self.problem
+        stage_s, link_s, total, most = self.run(problem.layer_time_s, problem.cut_bytes, external=True)
+        prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
+        fields = {
+            "objective_s": prefill, "prefill_s": prefill, "token_step_s": 0.0, "lap_s": 0.0, "return_s": 0.0,
+            "bottleneck_s": most if self.is_linked else math.inf,
+            "latency_s": self.latency_s, "ingress_s": self.ingress_s, "egress_s": self.egress_s,
+            "stage_s": stage_s, "link_s": link_s, "decode_stage_s": (), "decode_link_s": (),
+        }  # fmt: skip
+        if generates(problem):
+            fields |= self.score_decode(prefill)
+        fields["stage_memory_bytes"] = tuple(self.score_memory(k) for k in range(len(self.stages)))
+        fields["loss"] = self.score_loss()
+        self.score_pins()
+        return {**fields, "is_feasible": not self.violations, "violations": tuple(self.violations)}
+
+    def score_decode(self, prefill: float) -> dict[str, Any]:
+        times, sizes = self.problem.layer_decode_time_s, self.problem.cut_decode_bytes
+        if times is None or sizes is None:
+            sizes = np.zeros(0)
+        stage_s, link_s, total, most = self.run(times, sizes, external=False)
+        back = self.return_latency()
+        lap = total + back
+        step = max(lap, float(group_count(self.problem)) * most) if lap < math.inf else math.inf
+        is_finite = step < math.inf and self.is_linked
+        objective = prefill + float(self.problem.new_tokens - 1) * step if is_finite else math.inf
+        return {
+            "objective_s": objective, "token_step_s": step, "lap_s": lap, "return_s": back,
+            "bottleneck_s": most if self.is_linked else math.inf,
+            "decode_stage_s": stage_s, "decode_link_s": link_s,
+        }  # fmt: skip
+
+    def run(
+        self, layer_time_s: Any, cut_bytes: Any, *, external: bool
+    ) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
+        """Return the occupancies of stages and links, and the sum and maximum over all resources."""
+        total = most = 0.0
+        stage_s, link_s = [], []
+        if external and self.problem.ingress is not None:
+            self.ingress_s, delay = self.external(self.problem.ingress, "the input", self.stages[0][0], "reaches")
+            total = total + delay + self.ingress_s
+            most = max(most, self.ingress_s)
+        for k, (node, _, _, level) in enumerate(self.stages):
+            stage, sending, delay = self.computing(layer_time_s, cut_bytes, k), 0.0, 0.0
+            if level != NO_LEVEL:
+                sending, delay = self.sending(cut_bytes, k, external=external)
+                link_s.append(sending)
+            elif external and self.problem.egress is not None:
+                sending, delay = self.external(self.problem.egress, "the result", node, "leaves")
+                self.egress_s = sending
+            if self.problem.nodes[node].half_duplex:
+                stage, sending = stage + sending, 0.0
+            stage_s.append(stage)
+            total = total + delay + stage + sending
+            most = max(most, stage, sending)
+        return tuple(stage_s), tuple(link_s), total, most
+
+    def computing(self, layer_time_s: Any, cut_bytes: Any, k: int) -> float:
+        node, start, stop, level = self.stages[k]
+        total = 0.0
+        for seconds in layer_time_s[node, start:stop].tolist():
+            total += seconds
+        if k > 0:
+            before = self.problem.levels[self.stages[k - 1][3]]
+            total += float(before.decode_s_per_byte) * float(cut_bytes[start - 1])
+        if level != NO_LEVEL:
+            total += float(self.problem.levels[level].encode_s_per_byte) * float(cut_bytes[stop - 1])
+        return total
+
+    def sending(self, cut_bytes: Any, k: int, *, external: bool) -> tuple[float, float]:
+        """Return the occupancy of link k and its propagation."""
+        node, _, stop, level = self.stages[k]
+        to = self.stages[k + 1][0]
+        bandwidth = float(self.problem.bandwidth_bytes_per_s[node, to])
+        if bandwidth <= 0:
+            if external:
+                names = f"{_node_name(self.problem, node)} to {_node_name(self.problem, to)}"
+                self.violations.append(f"no link joins {names}")
+            self.is_linked = False
+            return math.inf, 0.0
+        packed = float(cut_bytes[stop - 1]) / float(self.problem.levels[level].ratio)
+        return self.occupancy(packed, bandwidth, float(self.problem.latency_s[node, to]), external=external)
+
+    def external(self, link: ExternalLink, what: str, node: int, verb: str) -> tuple[float, float]:
+        """Return the occupancy of an ingress or egress link and its propagation."""
+        bandwidth = float(link.bandwidth_bytes_per_s[node])
+        if bandwidth <= 0:
+            self.violations.append(f"no link over which {what} {verb} {_node_name(self.problem, node)}")
+            self.is_linked = False
+            return math.inf, 0.0
+        return self.occupancy(float(link.bytes), bandwidth, float(link.latency_s[node]), external=True)
+
+    def occupancy(self, packed: float, bandwidth: float, latency: float, *, external: bool) -> tuple[float, float]:
+        sending = packed / bandwidth
+        if self.problem.latency_occupies_link:
+            return sending + latency, 0.0
+        if external:
+            self.latency_s += latency
+        return sending, latency
+
+    def return_latency(self) -> float:
+        order = [stage[0] for stage in self.stages]
+        bandwidth, latency = self.problem.bandwidth_bytes_per_s, self.problem.latency_s
+        first, last = order[0], order[-1]
+        if len(order) == 1:
+            return 0.0
+        if bandwidth[last, first] > 0:
+            return float(latency[last, first])
+        total = 0.0
+        for to, origin in itertools.pairwise(order):
+            if bandwidth[origin, to] <= 0:
+                ends = f"{_node_name(self.problem, last)} to {_node_name(self.problem, first)}"
+                hop = f"{_node_name(self.problem, origin)} to {_node_name(self.problem, to)}"
+                self.violations.append(f"tokens cannot return from {ends}: no link joins them, and none joins {hop}")
+                return math.inf
+            total += float(latency[origin, to])
+        return total
+
+    def score_memory(self, k: int) -> float:
+        node, start, stop, _ = self.stages[k]
+        total = 0.0
+        for layer in self.problem.layer_memory_bytes[start:stop].tolist():
+            total += layer
+        usable = usable_memory_bytes(self.problem.nodes[node])
+        if total > usable:
+            name = _node_name(self.problem, node)
+            self.violations.append(f"stage {k} needs {size(total)}, {name} has {size(usable)}")
+        return total
+
+    def score_loss(self) -> float:
+        total = 0.0
+        for _, _, stop, level in self.stages[:-1]:
+            total += float(self.problem.loss[stop - 1, level])
+        if self.problem.loss_budget is not None and total > loss_limit(self.problem):
+            budget = number(self.problem.loss_budget)
+            self.violations.append(f"the loss is {number(total)}, the budget is {budget}")
+        return total
+
+    def score_pins(self) -> None:
+        pins, used = self.problem.pins, {stage[0] for stage in self.stages}
+        for layer, pinned in pins.layers.items():
+            for node, start, stop, _ in self.stages:
+                if start <= layer < stop and node != pinned:
+                    names = f"{_node_name(self.problem, node)}, pinned to {_node_name(self.problem, pinned)}"
+                    self.violations.append(f'layer {layer} ("{self.problem.layers[layer]}") is on {names}')
+        for node in pins.required:
+            if node not in used:
+                self.violations.append(f"{_node_name(self.problem, node)} is required and has no stage")
+        for node in pins.forbidden:
+            if node in used:
+                self.violations.append(f"{_node_name(self.problem, node)} is forbidden and has a stage")

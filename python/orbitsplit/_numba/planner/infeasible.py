@@ -1,0 +1,123 @@
+"""Why a problem has no plan, in the words of cpp/src/planner/infeasible.cpp."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from orbitsplit._numba.text import number, size
+
+from .cost import usable_memory_bytes
+from .cost_to_go import Relaxation, least_loss
+from .tables import Options, Tables, make_tables
+
+if TYPE_CHECKING:
+    from orbitsplit._planner.problem import Problem
+
+Solve = Callable[["Problem"], dict[str, Any]]
+
+
+def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: Options, solve: Solve) -> str:
+    """Return one sentence with the numbers."""
+    reason = infeasible_at_sight(problem)
+    if reason:
+        return reason
+    if least.root == math.inf:
+        return ("" if _lacks_links(t) else _explain_memory(problem, t, options)) or _explain_links(problem, options, t)
+    budget = number(problem.loss_budget or 0.0)
+    if least.root > t.loss_limit:
+        reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root)}"
+        return f"the smallest loss any plan that fits reaches is {reached}, the budget is {budget}"
+    if t.needs_back and solve(dataclasses.replace(problem, new_tokens=0))["stages"]:
+        return "no plan that fits can return its tokens from the last node to the first: links lead one way only"
+    limits = "memory, links and pins"
+    if problem.loss_budget is not None:
+        limits += f" and a loss budget of {budget}"
+    if options.max_nodes is not None:
+        return f"no chain of {_at_most(options)}linked nodes keeps {limits} together"
+    return f"no plan keeps {limits} together"
+
+
+def _at_most(options: Options) -> str:
+    return "" if options.max_nodes is None else f"at most {options.max_nodes} "
+
+
+def _usable(problem: Problem) -> list[float]:
+    """Return what the nodes that are not forbidden can hold."""
+    nodes = enumerate(problem.nodes)
+    return [usable_memory_bytes(node) for n, node in nodes if n not in problem.pins.forbidden]
+
+
+def infeasible_at_sight(problem: Problem) -> str:
+    """Return why no plan can exist, as far as sums show without a search, else ""."""
+    return _explain_layer(problem) or _explain_total(problem)
+
+
+def _explain_layer(problem: Problem) -> str:
+    if not _usable(problem):
+        return "every node is forbidden"
+    largest = max(_usable(problem))
+    for i, need in enumerate(problem.layer_memory_bytes.tolist()):
+        fact = f'layer {i} ("{problem.layers[i]}") needs {size(need)}'
+        if need > largest:
+            return f"{fact}, the largest node has {size(largest)}"
+        if i in problem.pins.layers:
+            node = problem.nodes[problem.pins.layers[i]]
+            if need > usable_memory_bytes(node):
+                return f'{fact}, node "{node.name}" to which it is pinned has {size(usable_memory_bytes(node))}'
+    return ""
+
+
+def _explain_total(problem: Problem) -> str:
+    need = held = 0.0
+    for layer in problem.layer_memory_bytes.tolist():
+        need += layer
+    for usable in _usable(problem):
+        held += usable
+    return "" if need <= held * (1 + 1e-12) else f"the layers need {size(need)} together, the nodes hold {size(held)}"
+
+
+def _is_exact(t: Tables) -> bool:
+    """Return whether relaxed plans are plans as far as memory, links and loss go: no node repeats in them."""
+    return not t.is_free or t.tracked == t.nodes
+
+
+def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:
+    """Name the least memory on every node that opens a chain of stages and links, if any does."""
+
+    def is_enough(relief_bytes: float) -> bool:
+        return least_loss(make_tables(problem, options, relief_bytes)).root < math.inf
+
+    enough = 0.0
+    for layer in problem.layer_memory_bytes.tolist():
+        enough += layer
+    if not is_enough(enough):
+        return ""
+    too_little = 0.0
+    while enough - too_little > max(1.0, 1e-9 * enough):
+        middle = too_little + (enough - too_little) / 2
+        if is_enough(middle):
+            enough = middle
+        else:
+            too_little = middle
+    more = f"{size(math.ceil(enough))} more on every node"
+    more = f"{more} would" if _is_exact(t) else f"it takes at least {more}"
+    return f"no chain of {_at_most(options)}linked nodes holds the layers in their order; {more}"
+
+
+def _lacks_links(t: Tables) -> bool:
+    """Return whether there is no link at all where one could be used."""
+    return t.nodes > 1 and not len(t.neighbour) and t.most_stages > 1
+
+
+def _explain_links(problem: Problem, options: Options, t: Tables) -> str:
+    if not t.can_start.any():
+        return "no node may be first: ingress reaches none that the pins allow"
+    if not t.can_end.any():
+        return "no node may be last: egress leaves none that the pins allow"
+    if _lacks_links(t):
+        return "no link joins any two nodes that may follow each other, and no node alone may run every layer"
+    chain = f"no chain of {_at_most(options)}linked nodes"
+    return f"{chain} joins those that ingress, egress and pins ask for, whatever their memory"

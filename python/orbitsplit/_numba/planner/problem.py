@@ -1,0 +1,112 @@
+"""Validation of a problem's values, with the messages of cpp/src/problem.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orbitsplit._numba.text import number
+
+if TYPE_CHECKING:
+    from orbitsplit._planner.problem import ExternalLink, Pins, Problem
+
+_LARGEST_COUNT = 2**31 - 1
+
+
+def validate_problem(problem: Problem) -> None:
+    """Check every value of a problem whose types and shapes are right. Raises ValueError naming the key."""
+    if not problem.layers:
+        raise ValueError("layers is empty, needs at least one layer")
+    _check_nodes(problem.nodes)
+    for key in ("layer_memory_bytes", "layer_time_s", "cut_bytes", "bandwidth_bytes_per_s", "latency_s"):
+        _check_array(key, getattr(problem, key))
+    for k, level in enumerate(problem.levels):
+        _check_number(f"levels[{k}].ratio", level.ratio, 1)
+        _check_number(f"levels[{k}].encode_s_per_byte", level.encode_s_per_byte, 0)
+        _check_number(f"levels[{k}].decode_s_per_byte", level.decode_s_per_byte, 0)
+    _check_array("loss", problem.loss)
+    if problem.loss_budget is not None:
+        _check_number("loss_budget", problem.loss_budget, 0)
+    _check_count("micro_batches", problem.micro_batches, 1)
+    _check_count("new_tokens", problem.new_tokens, 0)
+    if problem.groups is not None:
+        _check_count("groups", problem.groups, 1)
+    _check_decode(problem)
+    _check_external("ingress", problem.ingress)
+    _check_external("egress", problem.egress)
+    _check_pins(problem.pins, len(problem.layers), len(problem.nodes))
+
+
+def _check_number(key: str, value: float, least: float) -> None:
+    if not np.isfinite(value):
+        raise ValueError(f"{key} is {number(value)}, must be finite")
+    if value < least:
+        raise ValueError(f"{key} is {number(value)}, must be at least {number(least)}")
+
+
+def _check_array(key: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    wrong = np.argwhere(~np.isfinite(values) | (values < 0))
+    if len(wrong):
+        index = tuple(wrong[0])
+        _check_number(key + "".join(f"[{i}]" for i in index), float(values[index]), 0)
+
+
+def _check_count(key: str, value: int, least: int) -> None:
+    if not least <= value <= _LARGEST_COUNT:
+        raise ValueError(f"{key} is {value}, must be {least} to {_LARGEST_COUNT}")
+
+
+def _check_nodes(nodes: Sequence[Any]) -> None:
+    if not nodes:
+        raise ValueError("nodes is empty, needs at least one node")
+    names = set()
+    for n, node in enumerate(nodes):
+        if node.name in names:
+            raise ValueError(f'nodes[{n}].name is "{node.name}", which another node has')
+        names.add(node.name)
+        _check_number(f"nodes[{n}].memory_bytes", node.memory_bytes, 0)
+        _check_number(f"nodes[{n}].headroom_bytes", node.headroom_bytes, 0)
+        if node.headroom_bytes > node.memory_bytes:
+            raise ValueError(
+                f"nodes[{n}].headroom_bytes is {number(node.headroom_bytes)}, must be at most its memory_bytes "
+                f"{number(node.memory_bytes)}"
+            )
+
+
+def _check_decode(problem: Problem) -> None:
+    generates = problem.new_tokens >= 2
+    for key in ("layer_decode_time_s", "cut_decode_bytes"):
+        values = getattr(problem, key)
+        if values is not None:
+            _check_array(key, values)
+        elif generates and (key == "layer_decode_time_s" or len(problem.layers) > 1):
+            raise ValueError(f"{key} is missing, new_tokens is {problem.new_tokens}")
+
+
+def _check_external(key: str, link: ExternalLink | None) -> None:
+    if link is None:
+        return
+    _check_number(f"{key}.bytes", link.bytes, 0)
+    _check_array(f"{key}.bandwidth_bytes_per_s", link.bandwidth_bytes_per_s)
+    _check_array(f"{key}.latency_s", link.latency_s)
+
+
+def _check_index(key: str, noun: str, value: int, count: int) -> None:
+    if not 0 <= value < count:
+        raise ValueError(f"{key} is {value}, the {noun} are 0 to {count - 1}")
+
+
+def _check_pins(pins: Pins, layers: int, nodes: int) -> None:
+    for i, node in enumerate(pins.forbidden):
+        _check_index(f"pins.forbidden[{i}]", "nodes", node, nodes)
+    for i, node in enumerate(pins.required):
+        _check_index(f"pins.required[{i}]", "nodes", node, nodes)
+        if node in pins.forbidden:
+            raise ValueError(f"pins.required[{i}] is node {node}, which pins.forbidden names too")
+    for layer, node in pins.layers.items():
+        _check_index("pins.layers: the layer", "layers", layer, layers)
+        _check_index(f"pins.layers[{layer}]", "nodes", node, nodes)
+        if node in pins.forbidden:
+            raise ValueError(f"pins.layers[{layer}] is node {node}, which pins.forbidden names too")

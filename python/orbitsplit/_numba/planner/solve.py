@@ -1,0 +1,162 @@
+"""Solves problems in Python and Numba, as cpp/src/planner/solve.cpp does: the same plans, more slowly."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orbitsplit._numba.text import number, size
+
+from .cost import OBJECTIVES, evaluate, generates, value_s
+from .cost_to_go import Relaxation, least_loss
+from .infeasible import explain_infeasible, infeasible_at_sight
+from .order_search import improve_by_orders
+from .problem import validate_problem
+from .root import Clock, Explorer, Incumbent, Root, better, relaxation_bytes
+from .root_bisection import DeepRoot
+from .root_k_cycle import lengthen_root
+from .search import SearchResult, search
+from .tables import THOROUGH_OPERATIONS, Metric, Options, Tables, make_metrics, make_tables
+
+if TYPE_CHECKING:
+    from orbitsplit._planner.problem import Problem
+
+_MOST_TRANSFERS = 2e8
+_MOST_LABELS = 2**31 - 1
+_FIRST_LABELS = 20_000
+_FIRST_ORDERS = 30
+_LABEL_BYTES = 300
+_NARROWEST = 1e-3
+
+
+def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
+    """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
+    options = Options(*arguments)
+    clock = Clock(options.time_limit_s)
+    _check(problem, options)
+    t = make_tables(problem, options)
+    least = least_loss(t)
+    result = SearchResult(True, math.inf, 0, "")
+    incumbent = _given_incumbent(problem, options)
+    if least.root <= t.loss_limit and not infeasible_at_sight(problem):
+        find = _find_best if t.marks_are_exact else _find_best_of_many
+        result, incumbent = find(problem, t, options, least, clock, incumbent)
+    found = _outcome(problem, options, result, incumbent.stages)
+    if found["status"] == "infeasible":
+        found["reason"] = explain_infeasible(
+            problem, t, least, options, lambda other: solve(other, *options._replace(objective="latency"))
+        )
+    return {**found, "seconds": clock.seconds()}
+
+
+def _given_incumbent(problem: Problem, options: Options) -> Incumbent:
+    stages = options.incumbent
+    incumbent = Incumbent(gap=options.gap)
+    found = better(problem, options.objective, stages, incumbent)
+    return found if options.max_nodes is None or len(stages) <= options.max_nodes else incumbent
+
+
+def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDArray[np.int32]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "status": "infeasible", "objective_s": math.inf, "lower_bound_s": math.inf, "gap": math.inf, "loss": 0.0,
+        "stages": [tuple(row) for row in rows.tolist()], "reason": "", "labels": result.labels,
+    }  # fmt: skip
+    if len(rows):
+        score = evaluate(problem, rows)
+        found |= {"objective_s": value_s(score, options.objective), "loss": score["loss"]}
+    within = found["objective_s"] * (1 - options.gap)
+    if not result.is_complete:
+        found["status"] = "feasible" if len(rows) else "unknown"
+        found["reason"] = _stopped_reason(result, options)
+        found["lower_bound_s"] = min(result.lower_bound_s, within)
+    elif len(rows):
+        # Plans better by less than the gap may have been left out.
+        found["status"] = "feasible" if options.gap > 0 else "optimal"
+        found["reason"] = f"the gap of {number(options.gap)} was proven" if options.gap > 0 else ""
+        found["lower_bound_s"] = within
+    if len(rows):
+        distance = found["objective_s"] - found["lower_bound_s"]
+        found["gap"] = distance / found["objective_s"] if distance > 0 else 0.0
+    return found
+
+
+def _find_best(
+    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
+) -> tuple[SearchResult, Incumbent]:
+    """Search; in free order, where a first search does not end, again with better bounds or incumbent."""
+    metrics, most, half = make_metrics(t), options.max_labels, options.max_bytes // 2
+    root = Root(problem, t, options.objective, metrics, least, clock, incumbent, half)
+    result = _search_within(t, metrics, root, clock, options, min(_FIRST_LABELS, most) if t.is_free else most)
+    incumbent = root.incumbent
+    if result.is_complete or not t.is_free:
+        return result, incumbent
+    deep = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
+    is_deeper = deep.tracked > t.tracked
+    # A deeper root is worth more than the last percent of an incumbent, but much slower with a bad one.
+    incumbent = improve_by_orders(problem, options, clock, _FIRST_ORDERS if is_deeper else sys.maxsize, incumbent)
+    if clock.is_over():
+        return result._replace(stopped_by="time"), incumbent
+    if not is_deeper or not len(incumbent.stages):
+        root = Root(problem, t, options.objective, metrics, least, clock, incumbent, half)
+        return _search_within(t, metrics, root, clock, options, most), root.incumbent
+    metrics, least = make_metrics(deep), least_loss(deep)
+    deep_root = DeepRoot(problem, deep, options.objective, metrics, least, clock, incumbent, _NARROWEST, half)
+    last = _search_within(deep, metrics, deep_root, clock, options, most)
+    return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), deep_root.incumbent
+
+
+def _find_best_of_many(
+    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
+) -> tuple[SearchResult, Incumbent]:
+    """Search free order of more nodes than a word has bits."""
+    metrics = make_metrics(t)
+    t, root, proven = lengthen_root(problem, options, clock, t, metrics, least, incumbent)
+    result = _search_within(t, metrics, root, clock, options, options.max_labels)
+    return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent
+
+
+def _search_within(
+    t: Tables, metrics: list[Metric], root: Explorer, clock: Clock, options: Options, max_labels: int
+) -> SearchResult:
+    """Search with as many labels as the root's relaxations leave memory for."""
+    held = sum(len(interval.relaxations) for of in root.intervals for interval in of) * relaxation_bytes(t)
+    room = max(0, options.max_bytes - held) // _LABEL_BYTES
+    result = search(t, metrics, root, clock, min(max_labels, room))
+    return result._replace(stopped_by="bytes") if result.stopped_by == "labels" and room < max_labels else result
+
+
+def _check(problem: Problem, options: Options) -> None:
+    if options.objective not in OBJECTIVES:
+        *most, last = OBJECTIVES
+        raise ValueError(f'objective is "{options.objective}"; valid are {", ".join(most)} and {last}')
+    validate_problem(problem)
+    if not options.time_limit_s >= 0:
+        raise ValueError(f"time_limit_s is {number(options.time_limit_s)}, must be at least 0")
+    if not 1 <= options.max_labels <= _MOST_LABELS:
+        raise ValueError(f"max_labels is {options.max_labels}, must be from 1 to {_MOST_LABELS}")
+    if options.max_bytes < 1:
+        raise ValueError(f"max_bytes is {options.max_bytes}, must be at least 1")
+    if not 0 <= options.gap < 1:
+        raise ValueError(f"gap is {number(options.gap)}, must be at least 0 and below 1")
+    if options.max_nodes is not None and options.max_nodes < 1:
+        raise ValueError(f"max_nodes is {options.max_nodes}, must be at least 1")
+    if options.objective == "time_per_token" and not generates(problem):
+        raise ValueError(f"objective is time_per_token, new_tokens is {problem.new_tokens}, must be at least 2")
+    layers, links = len(problem.layers), int(np.count_nonzero(problem.bandwidth_bytes_per_s > 0))
+    if problem.order == "free" and layers * links > _MOST_TRANSFERS:
+        raise ValueError(
+            f"order is free with {layers} layers and {links} links, at most {number(_MOST_TRANSFERS)} layers times "
+            "links can be searched"
+        )
+
+
+def _stopped_reason(result: SearchResult, options: Options) -> str:
+    if result.stopped_by == "time":
+        return f"the time limit of {number(options.time_limit_s)} s was reached"
+    if result.stopped_by == "bytes":
+        return f"the limit of {size(options.max_bytes)} was reached"
+    return f"the limit of {options.max_labels} labels was reached"

@@ -1,0 +1,244 @@
+"""What people do instead of searching: splits by rule, to be scored by `evaluate` beside a plan.
+
+Each function returns stages on the nodes in their given order, with the best single level at every cut; whether
+they fit a node's memory, the links, the pins or the loss budget is for `evaluate` to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orbitsplit._io.validation import Array
+
+from .certificate import Alternative
+from .objective import value_s
+from .problem import Problem, Stage, evaluate, solve
+from .unsplit import Unsplit, quickest_first, unsplit
+
+
+class Span(NamedTuple):
+    """Layers [start, stop) on a node, before a level is chosen."""
+
+    node: int
+    start: int
+    stop: int
+
+
+def uniform(problem: Problem) -> tuple[Stage, ...]:
+    """Split the layers into equal counts, one for each node."""
+    return _with_best_level(problem, _shares(np.ones(len(problem.layers)), np.ones(len(problem.nodes))))
+
+
+def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") -> tuple[Stage, ...]:
+    """Split the layers so that each node's share of them is its share of the speed, or of the memory (as exo does).
+
+    By speed, a layer weighs its mean seconds over the nodes, and a node's speed is the inverse of its seconds for
+    all layers; by memory, layers weigh the same.
+    """
+    work = np.asarray(problem.layer_time_s).mean(axis=0)
+    if to == "memory":
+        work = np.ones(len(problem.layers))
+        share = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
+    elif to == "speed":
+        total = np.asarray(problem.layer_time_s).sum(axis=1)
+        # A node that takes no time would get everything.
+        share = 1.0 / total if (total > 0).all() else np.zeros(len(problem.nodes))
+    else:
+        raise ValueError(f'to is {to!r}, must be "speed" or "memory"')
+    return _with_best_level(problem, _shares(work, share)) if share.sum() > 0 else uniform(problem)
+
+
+def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
+    """Fill one node after the other up to its memory, as accelerate does; the last one takes what is left over.
+
+    A node that cannot hold the next layer is skipped.
+    """
+    layers, memory = len(problem.layers), problem.layer_memory_bytes
+    spans: list[Span] = []
+    start = 0
+    for n, node in enumerate(problem.nodes):
+        room = node.memory_bytes - node.headroom_bytes
+        stop = start + int(np.searchsorted(np.cumsum(memory[start:]), room, side="right"))
+        if n == len(problem.nodes) - 1:
+            stop = layers
+        if stop > start:
+            spans.append(Span(n, start, stop))
+        start = stop
+    return _with_best_level(problem, spans)
+
+
+def min_max_split(problem: Problem) -> tuple[Stage, ...]:
+    """Make the busiest stage or link as quick as possible, as PipeDream and EdgeShard do, for the best single level.
+
+    A dynamic programme over (layers placed, last node) that keeps memory and skips nodes where that pays. It looks
+    at computing and sending alone: not at codec seconds, propagation, ingress or egress, generation or pins.
+    Where no split fits, `uniform`.
+    """
+    compute = _compute_s(problem)
+    ratios = sorted({level.ratio for level in problem.levels}) or [1.0]
+    splits = {tuple(spans) for ratio in ratios if (spans := _min_max_spans(problem, compute, ratio))}
+    if not splits:
+        return uniform(problem)
+    return _best(problem, [stages for spans in sorted(splits) for stages in _with_each_level(problem, spans)])
+
+
+def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage, ...]:
+    """Run everything on one node: the quickest of those that keep the limits, else of all."""
+    best: tuple[Stage, ...] = ()
+    best_rank: tuple[bool, float, int] | None = None
+    for node, least_s in quickest_first(problem, objective):
+        if best_rank is not None and not best_rank[0] and least_s >= best_rank[1]:
+            break
+        result = evaluate(problem, (Stage(node, 0, len(problem.layers)),))
+        rank = (not result.is_feasible, value_s(result, objective), node)
+        if best_rank is None or rank < best_rank:
+            best, best_rank = (Stage(node, 0, len(problem.layers)),), rank
+    return best
+
+
+def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternative, ...]:
+    """Score what people do instead of planning; what breaks a limit is scored as if it did not.
+
+    These are the best plan without compression, the splits by rule, and everything on one node (see `unsplit`),
+    which holds one copy of the `tied_bytes` that embeddings and head share.
+    """
+    return (
+        uncompressed(problem),
+        *by_rule(problem),
+        *(on_one_node(problem, node, tied_bytes) for node in range(len(problem.nodes))),
+    )
+
+
+def by_rule(problem: Problem, objective: str = "latency") -> tuple[Alternative, ...]:
+    """Score the splits by rule."""
+    return (
+        scored(problem, "uniform", uniform(problem), objective),
+        scored(problem, "proportional to speed", proportional(problem), objective),
+        scored(problem, "proportional to memory", proportional(problem, to="memory"), objective),
+        scored(problem, "filled in order", fill_in_order(problem), objective),
+        scored(problem, "min-max split", min_max_split(problem), objective),
+    )
+
+
+def scored(problem: Problem, name: str, stages: Sequence[Stage], objective: str = "latency") -> Alternative:
+    """Return stages with what they take and break."""
+    result = evaluate(problem, stages)
+    return Alternative(name, _finite(value_s(result, objective)), "; ".join(result.violations))
+
+
+def on_one_node(problem: Problem, node: int, tied_bytes: float) -> Alternative:
+    """Return everything on one node, with the nodes that relay its input."""
+    return unsplit_alternative(problem, unsplit(problem, node, tied_bytes=tied_bytes))
+
+
+def unsplit_alternative(problem: Problem, way: Unsplit) -> Alternative:
+    """Return everything on one node as an alternative."""
+    relays = ", ".join(problem.nodes[relay].name for relay in way.path[:-1])
+    name = f"all on {problem.nodes[way.node].name}" + (f", input by way of {relays}" if relays else "")
+    return Alternative(name, _finite(way.total_s), "; ".join(way.violations))
+
+
+def without_compression(problem: Problem) -> Problem:
+    """Return the problem with its levels of ratio 1 alone."""
+    raw = [k for k, level in enumerate(problem.levels) if level.ratio == 1]
+    return replace(problem, levels=tuple(problem.levels[k] for k in raw), loss=problem.loss[:, raw])
+
+
+def uncompressed(problem: Problem) -> Alternative:
+    """Return the best plan without compression."""
+    bare = without_compression(problem)
+    best = solve(bare)
+    if not best.stages:
+        return Alternative("best without compression", None, best.reason or "")
+    return scored(bare, "best without compression", best.stages)
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if math.isfinite(seconds) else None
+
+
+def _shares(work: Array, share: Array) -> list[Span]:
+    """Return spans whose work is in proportion to the nodes' shares; every node gets at least one layer."""
+    layers, nodes = len(work), min(len(share), len(work))
+    targets = np.cumsum(share[:nodes])[:-1] / share[:nodes].sum() * work.sum()
+    bounds = [0]
+    for k, cut in enumerate(np.searchsorted(np.cumsum(work) - work / 2, targets), start=1):
+        bounds.append(int(np.clip(cut, bounds[-1] + 1, layers - (nodes - k))))
+    return [Span(k, start, stop) for k, (start, stop) in enumerate(pairwise([*bounds, layers]))]
+
+
+def _with_best_level(problem: Problem, spans: Sequence[Span]) -> tuple[Stage, ...]:
+    return _best(problem, _with_each_level(problem, spans))
+
+
+def _with_each_level(problem: Problem, spans: Sequence[Span]) -> list[tuple[Stage, ...]]:
+    last = Stage(*spans[-1])
+    if len(spans) == 1:
+        return [(last,)]
+    return [(*(Stage(*span, level) for span in spans[:-1]), last) for level in range(len(problem.levels))]
+
+
+def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[Stage, ...]:
+    """Return the quickest that keeps the limits, else the quickest within the loss budget, else what loses least.
+
+    Without levels nothing can be cut, and one node is all that is left.
+    """
+    budget = math.inf if problem.loss_budget is None else problem.loss_budget * (1 + 1e-9)
+
+    def rank(stages: tuple[Stage, ...]) -> tuple[bool, bool, float, tuple[Stage, ...]]:
+        result = evaluate(problem, stages)
+        is_over = result.loss > budget
+        return not result.is_feasible, is_over, result.loss if is_over else result.objective_s, stages
+
+    return min(candidates, key=rank) if candidates else single_node(problem)
+
+
+def _compute_s(problem: Problem) -> Array:
+    """Return seconds of layers [start, stop) on each node, [nodes, start, stop]; infinite where they do not fit."""
+    layers = len(problem.layers)
+    ends = np.zeros((len(problem.nodes), layers + 1))
+    ends[:, 1:] = np.cumsum(problem.layer_time_s, axis=1)
+    held = np.concatenate([[0.0], np.cumsum(problem.layer_memory_bytes)])
+    room = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
+    fits = (held[None, :] - held[:, None] <= room[:, None, None]) & np.triu(np.ones((layers + 1, layers + 1), bool), 1)
+    return np.where(fits, ends[:, None, :] - ends[:, :, None], math.inf)
+
+
+def _min_max_spans(problem: Problem, compute: Array, ratio: float) -> list[Span]:
+    """Return the split of smallest bottleneck when every cut is packed by `ratio`, [] where none fits."""
+    nodes, ends = len(problem.nodes), len(problem.layers) + 1
+    busiest = np.full((nodes, ends), math.inf)  # by last node and layers placed
+    came_from = np.zeros((nodes, ends, 2), dtype=np.int64)  # the node before, and the layers it left behind
+    packed = np.concatenate([[0.0], problem.cut_bytes / ratio, [0.0]])
+    for m in range(nodes):
+        arrival = np.full(ends, math.inf)
+        arrival[0] = 0
+        sender = np.full(ends, -1)
+        for n in range(m):
+            if problem.bandwidth_bytes_per_s[n, m] > 0:
+                sent = np.maximum(busiest[n], packed / problem.bandwidth_bytes_per_s[n, m])
+                sender = np.where(sent < arrival, n, sender)
+                arrival = np.minimum(arrival, sent)
+        joined = np.maximum(arrival[:, None], compute[m])
+        start = joined.argmin(axis=0)
+        busiest[m] = joined[start, np.arange(ends)]
+        came_from[m, :, 0], came_from[m, :, 1] = sender[start], start
+    node = int(busiest[:, -1].argmin())
+    return _walk_back(came_from, node) if busiest[node, -1] < math.inf else []
+
+
+def _walk_back(came_from: NDArray[np.int64], node: int) -> list[Span]:
+    spans: list[Span] = []
+    stop = came_from.shape[1] - 1
+    while stop > 0:
+        before, start = (int(value) for value in came_from[node, stop])
+        spans.insert(0, Span(node, start, stop))
+        node, stop = before, start
+    return spans

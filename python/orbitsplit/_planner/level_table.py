@@ -1,0 +1,89 @@
+"""What each codec saves and loses at each cut of a model. Plain data; needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
+from orbitsplit._io.validation import check_fields, check_keys, check_number, list_of, mapping_of, records_of
+
+from .problem import Level
+
+# The loss of a level at a cut that does not have it. Budgets stay below half of it.
+ABSENT_LOSS = 1e6
+
+FORMAT = "orbitsplit-levels"
+VERSION = 1
+
+
+def lifted_budget(loss: npt.ArrayLike) -> float | None:
+    """Return the loss budget that forbids nothing but levels that are not there; None where all are."""
+    return ABSENT_LOSS / 2 if np.max(loss, initial=0.0) >= ABSENT_LOSS else None
+
+
+@dataclass(frozen=True, slots=True)
+class LevelTable:
+    """Codecs and what each loses at each cut.
+
+    The names of `levels` are codecs. `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats
+    per token: the mean KL divergence of the next-token distribution from that of the unsplit model. `provenance` says
+    how it was found.
+
+    Raises:
+        ValueError: A row of `loss` has another length than `levels`, or a loss is not finite or negative.
+    """
+
+    levels: tuple[Level, ...]
+    loss: tuple[tuple[float, ...], ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for k, level in enumerate(self.levels):
+            check_fields(f"levels[{k}]", level, strings=("name",))
+        for cut, row in enumerate(self.loss):
+            if len(row) != len(self.levels):
+                raise ValueError(f"loss[{cut}] has {len(row)} numbers, must be {len(self.levels)}, one per level")
+            for k, value in enumerate(row):
+                check_number(f"loss[{cut}][{k}]", value)
+                if not (math.isfinite(value) and value >= 0):
+                    raise ValueError(f"loss[{cut}][{k}] is {value}, must be finite and at least 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table as JSON-ready data; `from_dict` takes it back."""
+        return document_of(FORMAT, VERSION, asdict(self))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> LevelTable:
+        """Make a table from what `to_dict` returned.
+
+        Raises:
+            ValueError: A key is missing, unknown or has a wrong value; the message names it.
+        """
+        values = data_of(FORMAT, VERSION, document)
+        check_keys("the table of levels", values, cls)
+        rows = list_of("loss", values["loss"])
+        return cls(
+            levels=records_of("levels", list_of("levels", values["levels"]), Level),
+            loss=tuple(tuple(list_of(f"loss[{cut}]", row)) for cut, row in enumerate(rows)),
+            provenance=mapping_of("provenance", values.get("provenance", {})),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        write_document(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> LevelTable:
+        """Read a table that `save` wrote.
+
+        Raises:
+            ValueError: The file is not JSON or not a table of levels.
+        """
+        return load_document(path, cls.from_dict)

@@ -1,0 +1,416 @@
+"""Problems, their evaluation and their solution: the planner on plain arrays, in SI units."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orbitsplit._backend import backend
+from orbitsplit._io.json_document import load_document
+from orbitsplit._io.validation import (
+    LARGEST_BYTES,
+    Array,
+    array_of,
+    check_fields,
+    check_integer,
+    check_keys,
+    check_number,
+    check_string,
+    index_of,
+    list_of,
+    mapping_of,
+    record_of,
+    records_of,
+)
+
+NO_LEVEL = -1
+# Free order: nodes that the planner's bounds keep from repeating; each may double their work.
+MAX_TRACKED = 16
+# Free order of more nodes remembers the last nodes of chains instead of sets.
+MAX_BITS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemNode:
+    """A node as the planner sees it; its layers may use `memory_bytes - headroom_bytes`.
+
+    A half-duplex node cannot compute and transmit at once.
+    """
+
+    name: str
+    memory_bytes: float
+    headroom_bytes: float = 0.0
+    half_duplex: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One rate-distortion point of a codec: ratio is original / compressed, seconds are per original byte."""
+
+    name: str
+    ratio: float
+    encode_s_per_byte: float = 0.0
+    decode_s_per_byte: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExternalLink:
+    """Where every micro-batch comes from (ingress) or its result goes (egress), by node.
+
+    `bandwidth_bytes_per_s` and `latency_s` have one value for each node; bandwidth 0 means that the node cannot
+    be first (ingress) or last (egress).
+    """
+
+    bytes: float
+    bandwidth_bytes_per_s: Array
+    latency_s: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pins:
+    """Fixed choices, by index: layers that must run on a node, nodes that must or must not take part."""
+
+    layers: Mapping[int, int] = field(default_factory=dict)
+    required: tuple[int, ...] = ()
+    forbidden: tuple[int, ...] = ()
+
+
+class Stage(NamedTuple):
+    """Layers [start, stop) on one node; `level` is that of the cut after them, None on the last stage."""
+
+    node: int
+    start: int
+    stop: int
+    level: int | None = None
+
+
+class HasStages(Protocol):
+    """Anything that has stages, such as a `Solution`."""
+
+    @property
+    def stages(self) -> Sequence[Stage]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Problem:
+    """What the planner is asked: L layers, N nodes, K levels, as arrays in SI units.
+
+    Keys and shapes are those of a problem file:
+
+    - `layers` L names, `nodes`, `levels`; `layer_memory_bytes` (L,)
+    - `layer_time_s` (N, L) seconds per micro-batch
+    - `cut_bytes` (L-1,) uncompressed bytes over the cut after layer i
+    - `loss` (L-1, K) additive loss of a level at the cut after layer i
+    - `bandwidth_bytes_per_s`, `latency_s` (N, N) directed; bandwidth 0 means no link
+    - `loss_budget`: absent means no limit
+    - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
+      `new_tokens` of 2 or more needs `layer_decode_time_s` (N, L) and `cut_decode_bytes` (L-1,)
+    - `ingress`, `egress`: absent or null means that the data are there, or stay
+    - `order`: "fixed" (default; nodes in increasing index, any may be skipped) or "free" (any subset, any order)
+    - `latency_occupies_link` (default false)
+    - `pins`: `{"layers": {"3": "node name"}, "required": ["node name"], "forbidden": [2]}`, every part
+      optional; a layer is given by index (digits) or name, a node by index or name
+    - `name` and `expected` are kept and not read
+
+    Arrays are kept as read-only float64. Raises ValueError naming the key, the index, the value and the
+    limit.
+    """
+
+    layers: tuple[str, ...]
+    nodes: tuple[ProblemNode, ...]
+    layer_memory_bytes: Array
+    layer_time_s: Array
+    cut_bytes: Array
+    bandwidth_bytes_per_s: Array
+    latency_s: Array
+    levels: tuple[Level, ...]
+    loss: Array
+    loss_budget: float | None = None
+    layer_decode_time_s: Array | None = None
+    cut_decode_bytes: Array | None = None
+    micro_batches: int = 1
+    new_tokens: int = 0
+    groups: int | None = None
+    ingress: ExternalLink | None = None
+    egress: ExternalLink | None = None
+    order: Literal["fixed", "free"] = "fixed"
+    latency_occupies_link: bool = False
+    pins: Pins = field(default_factory=Pins)
+    name: str | None = None
+    expected: Any = None
+
+    def __post_init__(self) -> None:
+        """Bring every attribute to its type and shape, then let the backend check the values."""
+        for key, value in _normalised(self).items():
+            object.__setattr__(self, key, value)
+        backend().validate_problem(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare everything, `name` and `expected` included."""
+        return self.to_dict() == other.to_dict() if isinstance(other, Problem) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Problem:
+        """Make a problem from the keys of a problem file. Raises ValueError naming the key."""
+        values = dict(mapping_of("the problem", data))
+        check_keys("the problem", values, cls)
+        for key in ("layers", "nodes", "levels"):
+            values[key] = list_of(key, values[key])
+        values["nodes"] = records_of("nodes", values["nodes"], ProblemNode)
+        values["levels"] = records_of("levels", values["levels"], Level)
+        for key in ("ingress", "egress"):
+            if values.get(key) is not None:
+                values[key] = record_of(key, values[key], ExternalLink)
+        values["pins"] = _pins(values.get("pins"), values["layers"], [node.name for node in values["nodes"]])
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys of a problem file as plain lists and numbers; absent options are left out."""
+        return {
+            key: _plain(value)
+            for key, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+            if value is not None and not (isinstance(value, Pins) and value == Pins())
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Problem:
+        """Read a problem file (JSON). Raises ValueError naming the file and the key, OSError."""
+        return load_document(path, cls.from_dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write a problem file (JSON)."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a plan costs: seconds for all micro-batches and tokens, and what breaks a limit.
+
+    `stage_s[k]` and `link_s[k]` are occupancies of stage k and of the link after it, per micro-batch; a
+    half-duplex stage's contains its link's. `decode_stage_s` and `decode_link_s` are the same per token step,
+    empty without generation. `latency_s` is the propagation added once to the prefill, `lap_s` one token's way
+    around the ring with its return `return_s`, `token_step_s` the steady time of a step,
+    `bottleneck_s` the longest occupancy, of a token step where the problem has them. `violations` has one
+    sentence for each broken limit.
+    """
+
+    objective_s: float
+    prefill_s: float
+    token_step_s: float
+    lap_s: float
+    bottleneck_s: float
+    return_s: float
+    loss: float
+    latency_s: float
+    ingress_s: float
+    egress_s: float
+    stage_s: tuple[float, ...]
+    link_s: tuple[float, ...]
+    decode_stage_s: tuple[float, ...]
+    decode_link_s: tuple[float, ...]
+    stage_memory_bytes: tuple[float, ...]
+    is_feasible: bool
+    violations: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """The best plan found and how good it is proven to be.
+
+    `status` is "optimal"; "feasible" (a limit was reached, or the gap allowed; `gap` =
+    (objective - lower bound) / objective); "infeasible" (proven, `reason` says
+    why); or "unknown" (a limit was reached before any plan was found).
+    `objective_s`, `gap` and `loss` are None without a plan, `lower_bound_s` when infeasible. `seconds` is the
+    time the search took, `labels` how many partial plans it kept.
+    """
+
+    status: Literal["optimal", "feasible", "infeasible", "unknown"]
+    objective_s: float | None
+    lower_bound_s: float | None
+    gap: float | None
+    seconds: float
+    loss: float | None
+    stages: tuple[Stage, ...]
+    reason: str | None
+    labels: int
+
+
+def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluation:
+    """Score a plan, whether or not it keeps the limits.
+
+    `stages` is a sequence of `Stage`, or anything that has one as `.stages`. Raises ValueError for stages that
+    are no plan: gaps, a node twice, the wrong order, a level that does not exist.
+    """
+    sequence = stages if isinstance(stages, Sequence) else stages.stages
+    return Evaluation(**backend().evaluate(problem, _stage_rows(sequence)))
+
+
+def solve(
+    problem: Problem,
+    *,
+    objective: str = "latency",
+    max_nodes: int | None = None,
+    gap: float = 0.0,
+    time_limit_s: float | None = None,
+    max_labels: int = 5_000_000,
+    max_bytes: int = 2_000_000_000,
+    incumbent: Sequence[Stage] | HasStages = (),
+) -> Solution:
+    """Find the plan of smallest objective that keeps memory, links, pins and loss budget.
+
+    `objective` is what an `Evaluation` has as `objective_s` ("latency"), `bottleneck_s` ("throughput"),
+    `prefill_s` ("time_to_first_token") or `token_step_s` ("time_per_token", which needs new tokens). A plan has at
+    most `max_nodes` stages.
+
+    Exact, or proven to be within `gap` of the best, which may be much faster. At `time_limit_s`, or when more than
+    `max_labels` partial plans are kept or take more than `max_bytes` together with the search's bounds, the best plan
+    so far is returned with a proven gap. The tables of the problem and the first bounds come on top; the Numba backend
+    may take twice as much. `incumbent` is a plan to start from, such as the one that runs: it saves time and is
+    ignored where it breaks a limit. What is proven does not depend on it, only which of equally good plans is returned.
+    Free order of more than 64 nodes needs few links for each, as in a constellation, and is quicker with `max_nodes`.
+    Raises ValueError, and TypeError for an `incumbent` that is no plan.
+
+    >>> solution = solve(Problem.load("problem.json"))       # doctest: +SKIP
+    >>> solution.status, solution.objective_s                # doctest: +SKIP
+    ('optimal', 0.21770332794428698)
+    """
+    check_integer("max_labels", max_labels)
+    check_integer("max_bytes", max_bytes, most=LARGEST_BYTES)
+    for name, limit in (("max_labels", max_labels), ("max_bytes", max_bytes)):
+        if limit < 1:
+            raise ValueError(f"{name} is {limit}, must be at least 1")
+    rows = _stage_rows(_stages_of(incumbent))
+    seconds = float("inf") if time_limit_s is None else float(time_limit_s)
+    if max_nodes is not None:
+        check_integer("max_nodes", max_nodes)
+    limits = max_nodes, float(gap), seconds, max_labels, max_bytes
+    found = backend().solve(problem, objective, *limits, rows, MAX_TRACKED, MAX_BITS)
+    stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
+    if not stages:
+        found |= {"objective_s": None, "gap": None, "loss": None}
+    if found["status"] == "infeasible":
+        found["lower_bound_s"] = None
+    return Solution(**{**found, "stages": stages, "reason": found["reason"] or None})
+
+
+def _stages_of(plan: Sequence[Stage] | HasStages) -> Sequence[Stage]:
+    stages: Any = plan if isinstance(plan, Sequence) else getattr(plan, "stages", None)
+    if not isinstance(stages, Sequence) or isinstance(stages, str):
+        raise TypeError(f"incumbent is a {type(plan).__name__}, it must be stages or have them, as a Solution does")
+    return stages
+
+
+def _stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
+    rows = []
+    for k, stage in enumerate(stages):
+        try:
+            node, start, stop, level = (NO_LEVEL if value is None else value for value in Stage(*stage))
+        except TypeError as error:
+            raise ValueError(f"stage {k} is {stage!r}, must be (node, start, stop, level)") from error
+        for key, value in zip(Stage._fields, (node, start, stop, level), strict=True):
+            check_integer(f"{key} of stage {k}", value)
+        if level == NO_LEVEL and stage[3:] == (NO_LEVEL,):
+            raise ValueError(f"stage {k} has level {NO_LEVEL}, must be a level of the problem or None")
+        rows.append((node, start, stop, level))
+    return np.array(rows, dtype=np.int32).reshape(len(rows), 4)
+
+
+def _normalised(problem: Problem) -> dict[str, Any]:
+    """Return every attribute in its type and shape. Raises ValueError naming the key."""
+    layers, nodes, levels = len(problem.layers), len(problem.nodes), len(problem.levels)
+    cuts = max(layers - 1, 0)
+    shapes = {
+        "layer_memory_bytes": (layers,),
+        "layer_time_s": (nodes, layers),
+        "layer_decode_time_s": (nodes, layers),
+        "cut_bytes": (cuts,),
+        "cut_decode_bytes": (cuts,),
+        "bandwidth_bytes_per_s": (nodes, nodes),
+        "latency_s": (nodes, nodes),
+        "loss": (cuts, levels),
+    }
+    values: dict[str, Any] = {"layers": tuple(problem.layers), "nodes": tuple(problem.nodes)}
+    values["levels"] = tuple(problem.levels)
+    for key, shape in shapes.items():
+        value = getattr(problem, key)
+        if value is not None or key not in ("layer_decode_time_s", "cut_decode_bytes"):
+            values[key] = array_of(key, value, shape)
+    for key in ("micro_batches", "new_tokens", "groups"):
+        if getattr(problem, key) is not None or key != "groups":
+            check_integer(key, getattr(problem, key))
+    for key in ("ingress", "egress"):
+        if getattr(problem, key) is not None:
+            values[key] = _external_link(key, getattr(problem, key), nodes)
+    _check_scalars(problem)
+    return values
+
+
+def _check_scalars(problem: Problem) -> None:
+    for i, layer in enumerate(problem.layers):
+        check_string(f"layers[{i}]", layer)
+    for n, node in enumerate(problem.nodes):
+        check_fields(f"nodes[{n}]", node, strings=("name",), booleans=("half_duplex",))
+    for k, level in enumerate(problem.levels):
+        check_fields(f"levels[{k}]", level, strings=("name",))
+    if problem.loss_budget is not None:
+        check_number("loss_budget", problem.loss_budget)
+    if problem.order not in ("fixed", "free"):
+        raise ValueError(f'order is {problem.order!r}, must be "fixed" or "free"')
+    if not isinstance(problem.latency_occupies_link, bool):
+        raise ValueError(f"latency_occupies_link is {problem.latency_occupies_link!r}, must be true or false")
+    if problem.name is not None:
+        check_string("name", problem.name)
+    for key, members in (("required", problem.pins.required), ("forbidden", problem.pins.forbidden)):
+        for i, member in enumerate(members):
+            check_integer(f"pins.{key}[{i}]", member)
+    for pinned, host in problem.pins.layers.items():
+        check_integer("pins.layers: the layer", pinned)
+        check_integer(f"pins.layers[{pinned}]", host)
+
+
+def _external_link(key: str, link: ExternalLink, nodes: int) -> ExternalLink:
+    check_number(f"{key}.bytes", link.bytes)
+    return ExternalLink(
+        bytes=link.bytes,
+        bandwidth_bytes_per_s=array_of(f"{key}.bandwidth_bytes_per_s", link.bandwidth_bytes_per_s, (nodes,)),
+        latency_s=array_of(f"{key}.latency_s", link.latency_s, (nodes,)),
+    )
+
+
+def _pins(value: Any, layers: Sequence[str], nodes: Sequence[str]) -> Pins:
+    if value is None:
+        return Pins()
+    values = mapping_of("pins", value)
+    check_keys("pins", values, Pins)
+    pinned: dict[int, int] = {}
+    for layer, node in mapping_of("pins.layers", values.get("layers", {})).items():
+        index = int(layer) if layer.isdecimal() else index_of("pins.layers: the layer", layer, layers)
+        if index in pinned:
+            raise ValueError(f"pins.layers[{index}] is given twice")
+        pinned[index] = index_of(f"pins.layers[{index}]", node, nodes)
+    node_lists = {
+        part: tuple(index_of(f"pins.{part}[{i}]", node, nodes) for i, node in enumerate(list_of(f"pins.{part}", given)))
+        for part, given in values.items()
+        if part != "layers"
+    }
+    return Pins(layers=pinned, **node_lists)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Pins):
+        layers = {str(layer): node for layer, node in value.layers.items()}
+        return {"layers": layers, "required": list(value.required), "forbidden": list(value.forbidden)}
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,102 @@
+"""Weights that must travel before a plan can run: what moves where, over which links, and how long it takes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from orbitsplit._io.validation import Array
+
+from .problem import Problem, Stage
+from .shortest_path import quickest_path, sending_s
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Weights of layers [start, stop) that travel along `path`, from a node that holds them to one that needs them."""
+
+    start: int
+    stop: int
+    path: tuple[int, ...]
+    bytes: float
+
+
+class Weights:
+    """Where the weights of each layer are, and what it takes to bring them elsewhere.
+
+    `held` (N, L) says which node has the weights of which layer, `weight_bytes` (L,) how large they are.
+    """
+
+    def __init__(self, problem: Problem, held: NDArray[np.bool_], weight_bytes: Array) -> None:
+        self._problem = problem
+        self._held = held
+        self._weight_bytes = weight_bytes
+        bandwidth = problem.bandwidth_bytes_per_s.copy()
+        for gone in problem.pins.forbidden:
+            bandwidth[gone], bandwidth[:, gone] = 0, 0
+        self._bandwidth = bandwidth
+
+    def moves(self, stages: Sequence[Stage]) -> tuple[Move, ...]:
+        """Return what each node lacks of its stage, each layer from the holder that has the quickest way.
+
+        Raises ValueError where no holder can reach the node.
+        """
+        found: list[Move] = []
+        for stage in stages:
+            for layer in range(stage.start, stage.stop):
+                if not self._held[stage.node, layer]:
+                    found.append(self._move(layer, stage.node))
+        return tuple(_joined(found))
+
+    def seconds(self, moves: Sequence[Move]) -> float:
+        """Return how long the moves take: all links at once, each one carrying its bytes one after the other.
+
+        Weights travel in pieces small against the whole, so that a relay sends while it receives; the longest
+        propagation along a path comes on top.
+        """
+        carried: dict[tuple[int, int], float] = defaultdict(float)
+        delay = 0.0
+        for move in moves:
+            for hop in pairwise(move.path):
+                carried[hop] += move.bytes
+            delay = max(delay, sum(float(self._problem.latency_s[hop]) for hop in pairwise(move.path)))
+        return delay + max((size / float(self._bandwidth[hop]) for hop, size in carried.items()), default=0.0)
+
+    def lacking_s(self) -> Array:
+        """Return the seconds to bring each layer alone to each node (N, L): 0 where it is, infinite where it cannot."""
+        seconds = np.zeros(self._held.shape)
+        for node, layer in np.argwhere(~self._held):
+            try:
+                seconds[node, layer] = self.seconds([self._move(int(layer), int(node))])
+            except ValueError:
+                seconds[node, layer] = math.inf
+        return seconds
+
+    def _move(self, layer: int, node: int) -> Move:
+        size = float(self._weight_bytes[layer])
+        entry = np.where(self._held[:, layer], 0.0, math.inf)
+        path = quickest_path(entry, sending_s(size, self._bandwidth) + self._problem.latency_s, node)
+        if not path:
+            names = self._problem.layers, self._problem.nodes[node].name
+            fact = f'the weights of layer {layer} ("{names[0][layer]}")'
+            if not self._held[:, layer].any():
+                raise ValueError(f"{fact} are on no node that is left, nor in a store")
+            raise ValueError(f'{fact} cannot reach node "{names[1]}" from any node that holds them')
+        return Move(layer, layer + 1, path, size)
+
+
+def _joined(moves: Sequence[Move]) -> list[Move]:
+    """Join moves of neighbouring layers along the same path."""
+    joined: list[Move] = []
+    for move in moves:
+        if joined and (joined[-1].stop, joined[-1].path) == (move.start, move.path):
+            joined[-1] = Move(joined[-1].start, move.stop, move.path, joined[-1].bytes + move.bytes)
+        else:
+            joined.append(move)
+    return joined

@@ -1,0 +1,383 @@
+"""A plan: which node runs which layers, and how the activation is encoded at each cut.
+
+Layers are numbered as in a `Problem`: 0 is the embeddings, 1..n are the transformer layers, n + 1 is the head.
+A plan is plain data. `orbitsplit.plan` makes one, `orbitsplit.Pipeline` runs one, and neither needs the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from orbitsplit._codec.codecs import Codec
+from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
+from orbitsplit._io.units import format_seconds
+from orbitsplit._io.validation import (
+    LARGEST_BYTES,
+    check_integer,
+    check_keys,
+    check_number,
+    check_string,
+    list_of,
+    mapping_of,
+    record_of,
+    records_of,
+)
+from orbitsplit._planner.certificate import Certificate
+
+if TYPE_CHECKING:
+    from orbitsplit._codebook.codebook import Codebook
+
+FORMAT = "orbitsplit-plan"
+VERSION = 1
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked of the model.
+
+    `micro_batches` micro-batches of `batch_size` sequences each enter the chain one after the other, every
+    sequence with `prompt_tokens` tokens; then `new_tokens` tokens are generated per sequence (0: prefill only).
+    While generating, all micro-batches are in flight.
+
+    Raises:
+        ValueError: A count is not a whole number or below its minimum.
+    """
+
+    micro_batches: int = 1
+    prompt_tokens: int = 512
+    new_tokens: int = 0
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name, minimum in (
+            ("micro_batches", 1),
+            ("prompt_tokens", 1),
+            ("new_tokens", 0),
+            ("batch_size", 1),
+        ):
+            _check_count(f"Workload.{name}", getattr(self, name), minimum)
+
+    @property
+    def sequences(self) -> int:
+        """Return the number of sequences of the whole batch."""
+        return self.micro_batches * self.batch_size
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStage:
+    """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
+
+    `codec` is None on the last stage, and where the activation travels uncompressed. With `level` it is the name of
+    that level, by number, which the plan's codebook has at this cut. `slowdown` s makes the
+    runtime emulate a node s times slower than this machine (1: run at full speed). `memory_bytes` is the
+    node's limit, None where there is none.
+    """
+
+    node: str
+    start: int
+    stop: int
+    codec: str | None = None
+    slowdown: float = 1.0
+    memory_bytes: int | None = None
+    half_duplex: bool = False
+    level: int | None = None
+
+    @property
+    def cut(self) -> int:
+        """The cut behind the stage: how many transformer layers lie before it."""
+        return self.stop - 1
+
+    def __post_init__(self) -> None:
+        check_string("the node of a stage", self.node)
+        _check_count(f"start of the stage on {self.node!r}", self.start, 0)
+        _check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
+        if self.codec is not None:
+            check_string(f"codec of the stage on {self.node!r}", self.codec)
+            if self.level is None:
+                Codec.parse(self.codec)
+        if self.level is not None:
+            _check_count(f"level of the stage on {self.node!r}", self.level, 0)
+            if self.codec is None:
+                raise ValueError(f"the stage on {self.node!r} has level {self.level} and no codec, the level's name")
+        _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
+        if self.slowdown < 1:
+            raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
+        if self.memory_bytes is not None:
+            _check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
+        if not isinstance(self.half_duplex, bool):
+            raise ValueError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLink:
+    """The link from one stage to the next: bytes per second (None: as fast as it goes) and seconds of delay."""
+
+    bytes_per_s: float | None = None
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.bytes_per_s is not None:
+            _check_not_negative("bytes_per_s of a link", self.bytes_per_s)
+            if self.bytes_per_s == 0:
+                raise ValueError("bytes_per_s of a link is 0, must be positive")
+        _check_not_negative("latency_s of a link", self.latency_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the cost model says of a plan, in seconds unless the name says otherwise.
+
+    `stage_s[k]` and `link_s[k]` are occupancies per micro-batch in prefill, the `decode_` ones per token step of
+    one group. `loss` is in nats per token. `status`, `lower_bound_s` and `gap` certify how good the plan is for its
+    `objective` (that of `solve`).
+    """
+
+    total_s: float
+    prefill_s: float
+    token_step_s: float
+    loss: float
+    stage_s: tuple[float, ...]
+    link_s: tuple[float, ...]
+    decode_stage_s: tuple[float, ...]
+    decode_link_s: tuple[float, ...]
+    stage_memory_bytes: tuple[int, ...]
+    status: str
+    lower_bound_s: float
+    gap: float
+    objective: str = "latency"
+
+    @property
+    def decode_s(self) -> float:
+        """Return the seconds from the end of prefill to the last token."""
+        return self.total_s - self.prefill_s
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Stages in order, the links between them, and what was predicted; frozen, with a JSON round trip.
+
+    `links[k]` joins stage k to stage k + 1. `return_latency_s` is how long a new token takes from the last
+    stage back to the first. `layers` counts the embeddings and the head. `dtype` and `threads` are those the model
+    was profiled with; running with others takes other memory and time. `codebook` is the id of the codebook that the
+    levels of its stages are from, `max_accuracy_drop` the limit it was planned for (a fraction; see `verify`).
+    `certificate` says why the plan is as it is (`plan(..., explain=True)`).
+
+    Raises:
+        ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is
+            not the number of stages less one.
+    """
+
+    stages: tuple[PlanStage, ...]
+    links: tuple[PlanLink, ...]
+    layers: int
+    workload: Workload = field(default_factory=Workload)
+    return_latency_s: float = 0.0
+    model: str | None = None
+    dtype: str = "float32"
+    threads: int = 1
+    prediction: Prediction | None = None
+    certificate: Certificate | None = None
+    codebook: str | None = None
+    max_accuracy_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_count("layers", self.layers, 1)
+        _check_count("threads", self.threads, 1)
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}, must be one of {', '.join(DTYPES)}")
+        _check_not_negative("return_latency_s", self.return_latency_s)
+        if not self.stages:
+            raise ValueError("a plan needs at least one stage")
+        if len(self.links) != len(self.stages) - 1:
+            raise ValueError(f"{len(self.stages)} stages need {len(self.stages) - 1} links, got {len(self.links)}")
+        expected = 0
+        for stage in self.stages:
+            if stage.start != expected:
+                raise ValueError(f"the stage on {stage.node!r} starts at layer {stage.start}, expected {expected}")
+            expected = stage.stop
+        if expected != self.layers:
+            raise ValueError(f"the stages end at layer {expected}, the model has {self.layers}")
+        nodes = [stage.node for stage in self.stages]
+        if self.stages[-1].codec is not None:
+            raise ValueError(f"the last stage has codec {self.stages[-1].codec!r}, nothing is sent from it")
+        if self.codebook is None and any(stage.level is not None for stage in self.stages):
+            raise ValueError("a stage has a level of a codebook, and the plan names no codebook")
+        if self.max_accuracy_drop is not None:
+            _check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
+        twice = [node for node in nodes if nodes.count(node) > 1]
+        if twice:
+            raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
+
+    @classmethod
+    def manual(
+        cls,
+        cuts: Sequence[int],
+        layers: int,
+        *,
+        codecs: Sequence[str | None] | None = None,
+        codebook: Codebook | None = None,
+        levels: Sequence[int | None] | None = None,
+    ) -> Plan:
+        """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
+
+        Nodes are called `node 0`, `node 1`, ... in order; links are as fast as the machine; nothing is compressed
+        unless `codecs` gives one codec per cut, or `levels` one level per cut of a `codebook` (None: uncompressed).
+
+        Example:
+            >>> [(s.start, s.stop) for s in Plan.manual(cuts=[2, 3], layers=6).stages]
+            [(0, 3), (3, 4), (4, 8)]
+
+        Raises:
+            ValueError: Cuts are not increasing, not in 0..layers, or `codecs` has another length than `cuts`.
+            LookupError: The codebook has no such cut or level.
+        """
+        _check_count("layers", layers, 1)
+        if levels is not None:
+            if codebook is None or codecs is not None:
+                raise ValueError("levels are those of a codebook: give one, and no codecs")
+            if len(levels) != len(cuts):
+                raise ValueError(f"{len(cuts)} cuts need {len(cuts)} levels, got {len(levels)}")
+            plan = cls.manual(cuts, layers)
+            return plan.with_levels(codebook, dict(zip(cuts, levels, strict=True)))
+        chosen = [None] * len(cuts) if codecs is None else list(codecs)
+        if len(chosen) != len(cuts):
+            raise ValueError(f"{len(cuts)} cuts need {len(cuts)} codecs, got {len(chosen)}")
+        previous = -1
+        for cut in cuts:
+            _check_count("cut", cut, 0)
+            if not previous < cut <= layers:
+                raise ValueError(f"cut {cut} must be above {previous} and at most {layers}, the number of layers")
+            previous = cut
+        edges = [0, *(cut + 1 for cut in cuts), layers + 2]
+        stages = tuple(
+            PlanStage(node=f"node {k}", start=edges[k], stop=edges[k + 1], codec=codec)
+            for k, codec in enumerate([*chosen, None])
+        )
+        return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2)
+
+    def with_levels(self, codebook: Codebook, levels: Mapping[int, int | None]) -> Plan:
+        """Return the plan with these levels of a codebook at its cuts (None: uncompressed), and no prediction.
+
+        Raises LookupError for a cut or level that the codebook or the plan does not have, ValueError for a codebook of
+        another number of layers.
+        """
+        if codebook.model.layers + 2 != self.layers:
+            raise ValueError(
+                f"the codebook was calibrated for {codebook.model.layers} layers, the plan is for {self.layers - 2}"
+            )
+        cuts = [stage.cut for stage in self.stages[:-1]]
+        if unknown := set(levels) - set(cuts):
+            raise LookupError(f"the plan has no cut {min(unknown)}, it has {', '.join(map(str, cuts))}")
+        stages = list(self.stages)
+        for k, cut in enumerate(cuts):
+            level = levels.get(cut)
+            name = None if level is None else codebook.level_at(cut, level).name
+            stages[k] = replace(stages[k], codec=name, level=level)
+        has_level = any(stage.level is not None for stage in stages)
+        named = codebook.hex_id if has_level else None
+        return replace(self, stages=tuple(stages), codebook=named, prediction=None, certificate=None)
+
+    def uncompressed(self) -> Plan:
+        """Return the plan with nothing compressed, and no prediction."""
+        stages = tuple(replace(stage, codec=None, level=None) for stage in self.stages)
+        return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready data; `from_dict` takes it back."""
+        return document_of(FORMAT, VERSION, asdict(self))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Plan:
+        """Make a plan from what `to_dict` returned.
+
+        Raises:
+            ValueError: A key is missing, unknown or has a wrong value; the message names it.
+        """
+        values = data_of(FORMAT, VERSION, document)
+        check_keys("the plan", values, cls)
+        for key, record in (("stages", PlanStage), ("links", PlanLink)):
+            values[key] = records_of(key, list_of(key, values[key]), record)
+        if "workload" in values:
+            values["workload"] = record_of("workload", values["workload"], Workload)
+        if values.get("prediction") is not None:
+            values["prediction"] = _prediction(values["prediction"])
+        if values.get("certificate") is not None:
+            values["certificate"] = Certificate.from_dict(values["certificate"])
+        return cls(**values)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        write_document(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            ValueError: The file is not JSON or not a plan.
+        """
+        return load_document(path, cls.from_dict)
+
+    def explain(self) -> str:
+        """Return in words what the plan is, what keeps it busiest, and why it is no better, as far as that is known."""
+        lines = [str(self)]
+        if self.prediction is not None:
+            lines += _busiest(self, self.prediction)
+        if self.certificate is not None:
+            lines.append(str(self.certificate))
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        parts = []
+        for k, stage in enumerate(self.stages):
+            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]")
+            if k < len(self.links):
+                parts.append(f"-{stage.codec or 'raw'}->")
+        return " ".join(parts)
+
+
+def _busiest(plan: Plan, prediction: Prediction) -> list[str]:
+    """Return a line for the prefill and one for generation: seconds, and the resource that limits the rate."""
+    nodes = [stage.node for stage in plan.stages]
+    names = nodes + [f"the link {a} -> {b}" for a, b in pairwise(nodes)]
+    seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
+    lines = [
+        f"prefill: {format_seconds(prediction.prefill_s)}, busiest is {resource} with "
+        f"{format_seconds(seconds)} per micro-batch"
+    ]
+    if prediction.decode_stage_s:
+        seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
+        lines.append(
+            f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
+            f"step, busiest is {resource} with {format_seconds(seconds)}"
+        )
+    return lines
+
+
+def _prediction(data: Any) -> Prediction:
+    prediction: Prediction = record_of("prediction", _with_tuples(mapping_of("prediction", data)), Prediction)
+    return prediction
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo what JSON does to tuples, so that a round trip gives an equal record."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _check_count(name: str, value: object, minimum: int, *, most: int | None = None) -> None:
+    check_integer(name, value) if most is None else check_integer(name, value, most=most)
+    if cast("int", value) < minimum:
+        raise ValueError(f"{name} is {value}, must be at least {minimum}")
+
+
+def _check_not_negative(name: str, value: object) -> None:
+    check_number(name, value)
+    if not (math.isfinite(cast("float", value)) and cast("float", value) >= 0):
+        raise ValueError(f"{name} is {value}, must be finite and at least 0")

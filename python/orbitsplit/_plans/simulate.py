@@ -1,0 +1,80 @@
+"""What a plan's prediction looks like in time: an event simulation of the chain with the plan's occupancies.
+
+The cost model gives sums and maxima; the simulation gives the moment of every piece of work, to be drawn beside the
+trace of a measured run. It shares no code with the cost model, so each checks the other.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from .plan import Plan, Prediction
+from .trace import Trace, TraceEvent
+
+
+def simulate(plan: Plan) -> Trace:
+    """Return what every node and link of the plan would do when, with the seconds of `plan.prediction`.
+
+    Micro-batches enter back to back; nodes and links serve them in order of arrival; a group takes its next step as
+    soon as its token is back at the first stage. `compute` events include encoding and decoding, as the predicted
+    occupancy of a stage does.
+
+    Raises:
+        ValueError: The plan has no prediction (`Plan.manual` makes none).
+    """
+    if plan.prediction is None:
+        raise ValueError("the plan has no prediction to simulate; plans from orbitsplit.plan have one")
+    events = _Chain(plan, plan.prediction).run()
+    return Trace(
+        nodes=tuple(stage.node for stage in plan.stages),
+        events=tuple(sorted(events, key=lambda event: event.start_s)),
+        slowdowns=tuple(stage.slowdown for stage in plan.stages),
+    )
+
+
+class _Chain:
+    """Serial resources with the moments at which they become free."""
+
+    def __init__(self, plan: Plan, prediction: Prediction) -> None:
+        self.plan = plan
+        self.stage_s = (prediction.stage_s, prediction.decode_stage_s)
+        self.link_s = (prediction.link_s, prediction.decode_link_s)
+        self.node_free_s = [0.0] * len(plan.stages)
+        self.link_free_s = [0.0] * len(plan.links)
+        self.events: list[TraceEvent] = []
+
+    def run(self) -> list[TraceEvent]:
+        """Serve all messages in order of arrival; ties by the order in which they were sent."""
+        workload = self.plan.workload
+        steps = max(1, workload.new_tokens)
+        arrivals = [(0.0, group, 0, group, 0) for group in range(workload.micro_batches)]
+        sent = len(arrivals)
+        while arrivals:
+            arrival_s, _, stage, group, step = heapq.heappop(arrivals)
+            ready_s = self._serve(stage, group, step, arrival_s)
+            if stage < len(self.plan.links):
+                heapq.heappush(arrivals, (ready_s, sent, stage + 1, group, step))
+            elif step + 1 < steps:
+                heapq.heappush(arrivals, (ready_s + self.plan.return_latency_s, sent, 0, group, step + 1))
+            sent += 1
+        return self.events
+
+    def _serve(self, k: int, group: int, step: int, arrival_s: float) -> float:
+        """Compute and send one message; return when it arrives at the next stage (or leaves the last)."""
+        stage, phase = self.plan.stages[k], min(step, 1)
+        start_s = max(arrival_s, self.node_free_s[k])
+        sends = k < len(self.plan.links)
+        tau_s = self.link_s[phase][k] if sends else 0.0
+        # The predicted occupancy of a half-duplex stage contains its transmission.
+        stop_s = start_s + self.stage_s[phase][k] - (tau_s if stage.half_duplex else 0.0)
+        self.node_free_s[k] = stop_s
+        self.events.append(TraceEvent(stage.node, "compute", group, step, start_s, stop_s))
+        if not sends:
+            return stop_s
+        begin_s = max(stop_s, self.link_free_s[k])
+        end_s = begin_s + tau_s
+        self.link_free_s[k] = end_s
+        if stage.half_duplex:
+            self.node_free_s[k] = end_s
+        self.events.append(TraceEvent(stage.node, "send", group, step, begin_s, end_s))
+        return end_s + self.plan.links[k].latency_s

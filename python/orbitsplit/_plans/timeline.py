@@ -1,0 +1,78 @@
+"""Pictures of runs; needs matplotlib (extra `report`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+try:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+except ModuleNotFoundError as error:
+    raise ImportError('pictures need matplotlib: pip install "orbitsplit[report]"') from error
+
+from .trace import Trace
+
+# Distinguishable with the common colour-vision deficiencies (Okabe and Ito's palette).
+_COLOURS = {
+    "compute": "#0072B2",
+    "encode": "#CC79A7",
+    "decode": "#E69F00",
+    "send": "#009E73",
+    "receive": "#D55E00",
+}
+
+
+# Vector formats and the one raster format that everything shows.
+_FORMATS = (".pdf", ".png", ".svg")
+
+
+def check_format(path: str | Path) -> None:
+    """Raise ValueError unless the ending of `path` is one that pictures are written in."""
+    if Path(path).suffix not in _FORMATS:
+        raise ValueError(f"{path} ends in {Path(path).suffix!r}, pictures end in one of {', '.join(_FORMATS)}")
+
+
+def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
+    """Draw traces below each other on one time axis, a row per node and per link, and write the picture to `path`.
+
+    The file's ending chooses the format (`.pdf`, `.png`, `.svg`). Waiting is left white; prefill is drawn in full
+    colour and generation lighter.
+
+    Raises:
+        ValueError: There is no trace, or the ending is another one.
+    """
+    check_format(path)
+    if not traces:
+        raise ValueError("no trace to draw")
+    rows = max(len(trace.nodes) for trace in traces.values())
+    figure = Figure(figsize=(12, len(traces) * (1.2 + 0.45 * rows)), layout="constrained")
+    axes = figure.subplots(len(traces), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, trace) in zip(axes, traces.items(), strict=True):
+        _draw(axis, title, trace)
+    axes[-1].set_xlabel("seconds since the first prompt; prefill dark, generation light")
+    handles = [Patch(color=colour, label=kind) for kind, colour in _COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _draw(axis: Any, title: str, trace: Trace) -> None:
+    lanes = [lane for node in trace.nodes for lane in ((node, False), (node, True))][:-1]
+    position = {lane: k for k, lane in enumerate(lanes)}
+    for event in trace.events:
+        lane = (event.node, event.kind == "send")
+        if event.kind in _COLOURS and lane in position:
+            axis.broken_barh(
+                [(event.start_s, event.duration_s)],
+                (position[lane] - 0.4, 0.8),
+                facecolors=_COLOURS[event.kind],
+                alpha=1.0 if event.step == 0 else 0.55,
+                # Short events keep a visible width, or some of many equal ones would show and others not.
+                edgecolor=_COLOURS[event.kind],
+                linewidth=0.5,
+            )
+    axis.set_yticks(range(len(lanes)), [f"{node} link" if is_link else node for node, is_link in lanes])
+    axis.invert_yaxis()
+    axis.set_title(f"{title}: {trace.stop_s:.2f} s", loc="left", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)

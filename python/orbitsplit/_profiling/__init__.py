@@ -1,0 +1,1 @@
+"""What each layer of a model costs: bytes, floating-point operations, seconds."""

@@ -1,0 +1,122 @@
+"""Profiles made from a configuration, and measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers.configuration_utils import PreTrainedConfig
+
+from orbitsplit._models.source import model_class, open_model, read_config
+from orbitsplit._plans.plan import DTYPES
+
+from .profile import LayerProfile, ModelProfile
+from .static_cost import LayerCosts, count_costs
+from .timing import LayerTimes, machine_name, measure_times
+
+# What torch and transformers load with a stage and its first forward: 25 to 33 MB of torch 2.13, transformers 5.23.
+_LIBRARY_BYTES = 32_000_000
+
+
+def profile(
+    model: str | Path | PreTrainedConfig,
+    *,
+    prompt_tokens: int = 512,
+    batch_size: int = 1,
+    dtype: str = "float32",
+    measure: bool = False,
+    threads: int = 1,
+    progress: Callable[[str, float], None] | None = None,
+) -> ModelProfile:
+    """Find out what each layer of a model costs: a causal language model, an encoder or a vision transformer.
+
+    `model` is a model directory, a `.gguf` file, a hub id or a transformers configuration. Without `measure` only
+    the configuration is read, so models of any size take about a second. With it the whole model is loaded and
+    run, and the seconds are medians with `threads` torch threads; with one thread they are processor seconds, so
+    that other work on the machine counts little.
+
+    Of a model of images, of the size its configuration names, `prompt_tokens` does not count: that of the profile is
+    how many tokens an image becomes.
+
+    Example:
+        >>> osp.profile("path-or-hub-id", prompt_tokens=256).layers[1].weight_bytes     # doctest: +SKIP
+        22294528
+
+    Raises:
+        ValueError: An architecture that cannot be split, more tokens than it takes, a count below 1, an unknown
+            dtype, or a configuration to be measured, which has no weights.
+    """
+    _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
+    report = progress or (lambda _step, _fraction: None)
+    source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
+    config = read_config(source)
+    report("counting bytes and FLOP", 0.0)
+    name = config.name_or_path or config.model_type if isinstance(model, PreTrainedConfig) else str(model)
+    found = _counted(config, name, prompt_tokens, batch_size, dtype)
+    if not measure or isinstance(source, PreTrainedConfig):
+        report("profiled", 1.0)
+        return found
+    times = measure_times(
+        source,
+        prompt_tokens=prompt_tokens,
+        batch_size=batch_size,
+        dtype=getattr(torch, dtype),
+        threads=threads,
+        progress=report,
+    )
+    report("profiled", 1.0)
+    return _with_times(found, times, threads)
+
+
+def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size: int, dtype: str) -> ModelProfile:
+    torch_dtype = getattr(torch, dtype)
+    costs = count_costs(config, prompt_tokens=prompt_tokens, batch_size=batch_size, dtype=torch_dtype)
+    return ModelProfile(
+        model=name,
+        architecture=model_class(config).__name__,
+        dtype=dtype,
+        prompt_tokens=costs.tokens,
+        batch_size=batch_size,
+        hidden_size=costs.hidden_size,
+        layers=_layer_profiles(costs),
+        cut_bytes_per_token=costs.hidden_size * torch_dtype.itemsize,
+        workspace_bytes=max(costs.workspace_bytes),
+        tied_bytes=costs.tied_bytes,
+        library_bytes=_LIBRARY_BYTES,
+    )
+
+
+def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
+    transformer_layers = len(costs.weight_bytes) - 2
+    names = ["embeddings", *(f"layer {index}" for index in range(transformer_layers)), "head"]
+    columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
+    layers = (LayerProfile(*row) for row in zip(names, *columns, strict=True))
+    pairs = zip(layers, costs.workspace_bytes, strict=True)
+    return tuple(replace(layer, workspace_bytes=workspace_bytes) for layer, workspace_bytes in pairs)
+
+
+def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelProfile:
+    decode_s = times.decode_s or (None,) * len(found.layers)
+    timed = zip(found.layers, times.prefill_s, decode_s, strict=True)
+    return replace(
+        found,
+        layers=tuple(replace(layer, prefill_s=prefill, decode_s=decode) for layer, prefill, decode in timed),
+        overhead_prefill_s=times.overhead_prefill_s,
+        overhead_decode_s=times.overhead_decode_s,
+        threads=threads,
+        machine=machine_name(),
+    )
+
+
+def _check_arguments(
+    model: object, prompt_tokens: int, batch_size: int, dtype: str, measure: bool, threads: int
+) -> None:
+    for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}, it must be at least 1")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    if measure and isinstance(model, PreTrainedConfig):
+        raise ValueError("a configuration has no weights to measure: give a model directory or a hub id")

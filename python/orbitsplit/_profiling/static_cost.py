@@ -1,0 +1,257 @@
+"""What each layer of a model costs, found without its weights: a forward, and one of a token, on the meta device."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from orbitsplit._models.architecture import Layout, Passthrough, find_layers, find_layout, running_unknown_code
+from orbitsplit._models.source import build_on_meta, example_inputs
+
+_NOTHING_KEPT: tuple[int, int | None] = (0, None)
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """Costs of the n + 2 layers of a model, in bytes and FLOP; see `LayerProfile` for what each means.
+
+    They are of `tokens` tokens: those of a prompt, or what an image becomes.
+    """
+
+    hidden_size: int
+    tokens: int
+    weight_bytes: tuple[int, ...]
+    kv_bytes_per_token: tuple[int, ...]
+    kv_tokens_max: tuple[int | None, ...]
+    prefill_flop: tuple[int, ...]
+    decode_flop: tuple[int, ...]
+    workspace_bytes: tuple[int, ...]
+    tied_bytes: int
+
+
+def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int, dtype: torch.dtype) -> LayerCosts:
+    """Count the costs of each layer for a prefill and, of a model that generates, then one token.
+
+    Both are of `batch_size` texts of `prompt_tokens` tokens, or images. Raises ValueError for a model that cannot be
+    split, or cannot take so many tokens.
+    """
+    layout = find_layout(config)
+    model = build_on_meta(config, dtype=dtype)
+    weight_bytes, tied_bytes = _weights(model, layout)
+    like = _keep_one_of_each_kind(model, layout)
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True)) if layout.generates else None
+    meter = _Meter(model, cache)
+    decode_flop, kv = (0,) * len(weight_bytes), [_NOTHING_KEPT] * len(like)
+    with running_unknown_code(config, f"a forward of {layout.image_tokens or prompt_tokens} tokens fails"):
+        prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
+        if cache is not None:
+            decode_flop = _spread(meter.measure(batch_size, 1), like)
+            kv = [_kv(cache.layers[index], batch_size) for index in like]
+    tokens = layout.image_tokens or prompt_tokens
+    # Past the first stage, the hidden state that was received is there beside the embeddings' stand-in.
+    received_bytes = batch_size * tokens * layout.hidden_size * dtype.itemsize
+    return LayerCosts(
+        hidden_size=layout.hidden_size,
+        tokens=tokens,
+        weight_bytes=weight_bytes,
+        kv_bytes_per_token=(0, *(size for size, _ in kv), 0),
+        kv_tokens_max=(None, *(limit for _, limit in kv), None),
+        prefill_flop=prefill_flop,
+        decode_flop=decode_flop,
+        workspace_bytes=tuple(size + received_bytes for size in _spread(tuple(meter.workspace_bytes), like)),
+        tied_bytes=tied_bytes,
+    )
+
+
+def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], int]:
+    _, layers = find_layers(model)
+    first, last = (_parameters(model, names) for names in (layout.before, layout.after))
+    own = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in layers]
+    tied = sum(size for parameter, size in first.items() if parameter in last)
+    return (sum(first.values()), *own, sum(last.values())), tied
+
+
+def _parameters(model: PreTrainedModel, names: frozenset[str]) -> dict[nn.Parameter, int]:
+    return {parameter: parameter.nbytes for name in names for parameter in model.get_submodule(name).parameters()}
+
+
+def _kv(layer: Any, batch_size: int) -> tuple[int, int | None]:
+    """Return bytes per token and sequence that a layer's cache keeps, and how many tokens at most."""
+    tensors = [value for value in vars(layer).values() if isinstance(value, Tensor) and value.dim() > 1]
+    if not tensors:
+        return _NOTHING_KEPT
+    size = sum(tensor.nbytes for tensor in tensors)
+    keys = getattr(layer, "keys", None)
+    if not isinstance(keys, Tensor):  # a recurrent state, of one size for any number of tokens
+        return size // batch_size, 1
+    return size // (batch_size * keys.shape[-2]), getattr(layer, "sliding_window", None)
+
+
+def _keep_one_of_each_kind(model: PreTrainedModel, layout: Layout) -> list[int]:
+    """Return for each layer the first one like it, and let only those first ones run.
+
+    A forward on meta takes tens of milliseconds per layer, and most models have one or two kinds.
+    """
+    _, layers = find_layers(model)
+    first: dict[str, int] = {}
+    like = [first.setdefault(_kind(layer), index) for index, layer in enumerate(layers)]
+    for index, layer in enumerate(layers):
+        if like[index] != index:
+            layers[index] = Passthrough(index, layer, layout.tuple_length)
+    return like
+
+
+def _kind(layer: nn.Module) -> str:
+    parts = []
+    for name, module in layer.named_modules():
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, (str, int, float, bool))}
+        plain.pop("layer_idx", None)
+        shapes = [(key, tuple(value.shape)) for key, value in module.named_parameters(recurse=False)]
+        parts.append((name, type(module).__name__, plain, shapes))
+    return repr(parts)
+
+
+def _spread(flop: tuple[int, ...], like: list[int]) -> tuple[int, ...]:
+    return (flop[0], *(flop[1 + index] for index in like), flop[-1])
+
+
+@dataclass
+class _Meter:
+    """Divides the FLOP and the live bytes of forwards among the layers, of the bytes their peaks."""
+
+    model: PreTrainedModel
+    cache: Cache | None
+    workspace_bytes: list[int] = field(default_factory=list)
+    flops: FlopCounterMode = field(default_factory=lambda: FlopCounterMode(display=False))
+    marks: list[int] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+    cached_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.live = _LiveBytes(self.model)
+
+    def measure(self, batch_size: int, tokens: int) -> tuple[int, ...]:
+        """Run new tokens and return the FLOP of each of the n + 2 layers."""
+        options: dict[str, Any] = {}
+        if self.cache is not None:
+            options = {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": 1}
+        self.marks, self.peaks = [], []
+        with torch.no_grad(), self.flops, self.live, self.live.fused_attention(), self._hooks():
+            inputs = example_inputs(self.model.config, rows=batch_size, tokens=tokens, device="meta")
+            self._mark()
+            self.model(**inputs, **options)
+            self._mark()
+        # The first mark is before the forward: what the inputs take is there during the first layer.
+        before = self.workspace_bytes or self.peaks[1:]
+        self.workspace_bytes = [max(pair) for pair in zip(before, self.peaks[1:], strict=True)]
+        return tuple(after - before for before, after in pairwise(self.marks))
+
+    def _mark(self, *_: Any) -> None:
+        self.marks.append(self.flops.get_total_flops())
+        self.peaks.append(self.live.take_peak() - self.cached_bytes)
+        cached = [] if self.cache is None else self.cache.layers
+        self.cached_bytes = sum(
+            value.nbytes for layer in cached for value in vars(layer).values() if isinstance(value, Tensor)
+        )
+
+    @contextmanager
+    def _hooks(self) -> Iterator[None]:
+        _, layers = find_layers(self.model)
+        handles = [layer.register_forward_pre_hook(self._mark) for layer in layers]
+        handles.append(layers[-1].register_forward_hook(self._mark))
+        for module in self.model.modules():
+            if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
+                handles += [
+                    module.register_forward_pre_hook(lambda *_: self.live.enter_experts(True)),
+                    module.register_forward_hook(lambda *_: self.live.enter_experts(False)),
+                ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive, and their peak.
+
+    Two things run differently on the meta device than on a processor and are left out: the score matrix of
+    attention, which fused kernels never build, and the copies of expert weights that the only experts
+    implementation with meta kernels makes per token.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        for weight in (*model.parameters(), *model.buffers()):  # their views are no new bytes
+            weight.untyped_storage()._orbitsplit_counted = True  # type: ignore[attr-defined]
+        self.bytes = 0
+        self.peak = 0
+        self._is_paused = False
+        self._is_in_experts = False
+
+    def take_peak(self) -> int:
+        """Return the peak since the last call, and start a new one."""
+        peak, self.peak = self.peak, self.bytes
+        return peak
+
+    def enter_experts(self, entered: bool) -> None:
+        """Say whether the forward is now in a module of expert weights."""
+        self._is_in_experts = entered
+
+    @contextmanager
+    def fused_attention(self) -> Iterator[None]:
+        """Count of an attention only its result."""
+        live = self
+
+        class Fused(TorchFunctionMode):
+            def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                if func is not nn.functional.scaled_dot_product_attention:
+                    return func(*args, **(kwargs or {}))
+                live._is_paused = True
+                try:
+                    output = func(*args, **(kwargs or {}))
+                finally:
+                    live._is_paused = False
+                live._count(output)
+                return output
+
+        with Fused():
+            yield
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        is_weight_copy = self._is_in_experts and func is torch.ops.aten.index.Tensor
+        if not self._is_paused and not is_weight_copy:
+            for tensor in tree_leaves(output):
+                self._count(tensor)
+        return output
+
+    def _count(self, tensor: Any) -> None:
+        if not isinstance(tensor, Tensor):
+            return
+        storage = tensor.untyped_storage()
+        if getattr(storage, "_orbitsplit_counted", False):
+            return
+        storage._orbitsplit_counted = True  # type: ignore[attr-defined]
+        size = storage.nbytes()
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.bytes -= size

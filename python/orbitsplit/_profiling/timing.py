@@ -1,0 +1,188 @@
+"""How long each layer of a model takes on this machine, measured in the model itself."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orbitsplit._models.architecture import Layout, find_layers, find_layout
+from orbitsplit._models.source import example_inputs, read_config, split_config
+from orbitsplit._models.stage import StageModel
+
+_PREFILLS = 3
+_DECODE_STEPS = 5
+# Nodes wait for messages between pieces of work, and a core that has idled is slower for the next piece: a forward took
+# 5 to 18 % longer after a pause than right behind another one. So each timed forward follows a pause as well, of so
+# many times the duration of the one before.
+_PAUSE = 3.0
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Median seconds of the n + 2 layers, and of what a forward of any stage takes beside its layers.
+
+    A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0.
+    """
+
+    prefill_s: tuple[float, ...]
+    decode_s: tuple[float, ...]
+    overhead_prefill_s: float
+    overhead_decode_s: float
+
+
+def measure_times(
+    model: str | Path,
+    *,
+    prompt_tokens: int,
+    batch_size: int,
+    dtype: torch.dtype,
+    threads: int,
+    progress: Callable[[str, float], None],
+) -> LayerTimes:
+    """Measure prefills of [batch_size, prompt_tokens] and decode steps behind them, through `StageModel`.
+
+    Of a model that does not generate, measure forwards of so many texts, or of `batch_size` images.
+    """
+    layout = find_layout(read_config(model))
+    layers = layout.layer_count + 2
+    with _torch_threads(threads):
+        clock = time.thread_time if threads == 1 else time.perf_counter
+        progress("loading the model", 0.05)
+        whole = _Stopwatch(StageModel.load(model, 0, layers, dtype=dtype), layout, clock)
+        whole.run(batch_size, prompt_tokens, lambda done: progress("timing the layers", 0.1 + 0.8 * done))
+        del whole.stage
+        # A stage of one layer shows what comes on top: masks, rotary embeddings, the layers that are not there.
+        progress("timing the overhead of a stage", 0.9)
+        single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype), layout, clock)
+        single.run(batch_size, prompt_tokens, lambda _done: None)
+    return LayerTimes(
+        prefill_s=tuple(statistics.median(column) for column in zip(*whole.prefills, strict=True)),
+        decode_s=tuple(statistics.median(column) for column in zip(*whole.decodes, strict=True)),
+        overhead_prefill_s=statistics.median(single.prefill_overheads),
+        overhead_decode_s=statistics.median(single.decode_overheads) if single.decode_overheads else 0.0,
+    )
+
+
+def machine_name() -> str:
+    """Return processor model and core count, as far as the system tells."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{model}, {os.cpu_count()} cores"
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Stopwatch:
+    """Times the layers of a stage, and what its forwards take beside them, by hooks on the modules."""
+
+    def __init__(self, stage: StageModel, layout: Layout, clock: Callable[[], float]) -> None:
+        self.stage = stage
+        self.prefills: list[tuple[float, ...]] = []
+        self.decodes: list[tuple[float, ...]] = []
+        self.prefill_overheads: list[float] = []
+        self.decode_overheads: list[float] = []
+        self._image_tokens = layout.image_tokens
+        self._clock = clock
+        self._embeddings_s = 0.0
+        self._entered = 0.0
+        self._left = 0.0
+        self._layers_s: list[float] = []
+        _, layers = find_layers(stage.model)
+        for index, layer in enumerate(layers):
+            if stage.start <= index + 1 < stage.stop:
+                layer.register_forward_pre_hook(self._enter)
+                layer.register_forward_hook(self._leave)
+        if stage.is_first:
+            for name in layout.before:
+                module = stage.model.get_submodule(name)
+                module.register_forward_pre_hook(self._enter)
+                module.register_forward_hook(self._leave_embeddings)
+
+    def run(self, batch_size: int, prompt_tokens: int, progress: Callable[[float], None]) -> None:
+        """Time prefills, each with decode steps behind it if the model generates; a first one only warms up."""
+        x, inputs = self._start(batch_size, prompt_tokens)
+        for repetition in range(_PREFILLS + 1):
+            prefill, *decodes = [self._time(work) for work in self._forwards(x, inputs)]
+            progress((repetition + 1) / (_PREFILLS + 1))
+            if repetition > 0:
+                self.prefills.append(prefill[0])
+                self.prefill_overheads.append(prefill[1])
+                self.decodes += [layers for layers, _ in decodes]
+                self.decode_overheads += [overhead for _, overhead in decodes]
+
+    def _forwards(self, x: Tensor | None, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
+        """Yield a prefill and the decode steps behind it, or the one forward of a model that does not generate."""
+        if not self.stage.generates:
+            yield functools.partial(self.stage.forward_once, x, inputs)
+            return
+        assert x is not None, "a prefill starts with ids or a hidden state"
+        cache = self.stage.new_cache()
+        rows, tokens = x.shape[:2]
+        for step in range(_DECODE_STEPS + 1):
+            mask = torch.ones(rows, tokens + step, dtype=torch.long)
+            yield functools.partial(self.stage.forward, x if step == 0 else x[:, :1], mask, cache)
+
+    def _start(self, batch_size: int, prompt_tokens: int) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return what a prefill starts with: random ids or hidden state, and random inputs of the model."""
+        generator = torch.Generator().manual_seed(0)
+        inputs = example_inputs(self.stage.config, rows=batch_size, tokens=prompt_tokens)
+        for name, tensor in inputs.items():
+            if tensor.is_floating_point():
+                inputs[name] = torch.randn(tensor.shape, generator=generator)
+            else:
+                vocabulary = split_config(self.stage.config).vocab_size
+                inputs[name] = torch.randint(vocabulary, tensor.shape, generator=generator)
+        if self.stage.is_first:
+            return (inputs["input_ids"] if self.stage.generates else None), inputs
+        tokens = self._image_tokens or prompt_tokens
+        x = torch.randn(batch_size, tokens, self.stage.hidden_size, generator=generator)
+        return x.to(self.stage.model.dtype), inputs
+
+    def _time(self, work: Callable[[], object]) -> tuple[tuple[float, ...], float]:
+        self._embeddings_s = 0.0
+        self._layers_s = []
+        began_s = time.monotonic()
+        start = self._clock()
+        work()
+        stop = self._clock()
+        time.sleep(_PAUSE * (time.monotonic() - began_s))
+        seconds = list(self._layers_s)
+        if self.stage.is_first:
+            seconds.insert(0, self._embeddings_s)
+        if self.stage.is_last:
+            seconds.append(stop - self._left)
+        return tuple(seconds), stop - start - sum(seconds)
+
+    def _enter(self, *_: Any) -> None:
+        self._entered = self._clock()
+
+    def _leave(self, *_: Any) -> None:
+        self._left = self._clock()
+        self._layers_s.append(self._left - self._entered)
+
+    def _leave_embeddings(self, *_: Any) -> None:
+        self._embeddings_s += self._clock() - self._entered

@@ -1,0 +1,167 @@
+"""Where constellations come from: Walker patterns, single satellites, files of elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from . import satellites
+from .constellation import Constellation, Equipment
+from .satellites import DESIGNED_AGE_DAYS, MEASURED_AGE_DAYS, from_elements
+from .stations import Station
+from .validation import check_real
+from .walker import Pattern
+
+# Of satellites that exist on paper alone: any date would do, a fixed one gives the same network tomorrow.
+DEFAULT_EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def walker_delta(
+    total: int,
+    planes: int,
+    phasing: int,
+    *,
+    altitude_km: float,
+    inclination_deg: float,
+    epoch: datetime | float = DEFAULT_EPOCH,
+    raan_deg: float = 0.0,
+    name: str = "sat",
+    equipment: Equipment | None = None,
+    stations: Sequence[Station] = (),
+) -> Constellation:
+    """Return the Walker delta i:t/p/f: circular orbits, nodes spread over 360 deg from `raan_deg`.
+
+    Satellites are called `name`-plane-slot, of a single plane `name`-slot.
+
+    Raises:
+        ValueError: The planes do not divide the satellites, or a number is out of range.
+    """
+    check_real("inclination_deg", inclination_deg)
+    pattern = Pattern(total, planes, phasing, inclination_deg)
+    return _walker(pattern, altitude_km, epoch, raan_deg, name, equipment, stations)
+
+
+def walker_star(
+    total: int,
+    planes: int,
+    phasing: int,
+    *,
+    altitude_km: float,
+    inclination_deg: float,
+    epoch: datetime | float = DEFAULT_EPOCH,
+    raan_deg: float = 0.0,
+    name: str = "sat",
+    equipment: Equipment | None = None,
+    stations: Sequence[Station] = (),
+) -> Constellation:
+    """Return the Walker star i:t/p/f: as the delta, with nodes spread over 180 deg, for near-polar orbits.
+
+    Raises:
+        ValueError: As `walker_delta`.
+    """
+    check_real("inclination_deg", inclination_deg)
+    pattern = Pattern(total, planes, phasing, inclination_deg, spread_deg=180.0)
+    return _walker(pattern, altitude_km, epoch, raan_deg, name, equipment, stations)
+
+
+def single(
+    name: str,
+    *,
+    altitude_km: float,
+    inclination_deg: float,
+    eccentricity: float = 0.0,
+    raan_deg: float = 0.0,
+    argument_of_perigee_deg: float = 0.0,
+    mean_anomaly_deg: float = 0.0,
+    bstar: float = 0.0,
+    epoch: datetime | float = DEFAULT_EPOCH,
+    max_age_days: float = DESIGNED_AGE_DAYS,
+    equipment: Equipment | None = None,
+    stations: Sequence[Station] = (),
+) -> Constellation:
+    """Return a constellation of one satellite with these mean elements; add several with `+`.
+
+    The semi-major axis is `altitude_km` + 6378.137 km; `bstar` is the drag term of SGP4 in 1 / Earth radii.
+
+    Raises:
+        ValueError: A number is out of range, or the orbit goes through the Earth.
+    """
+    satellite = from_elements(
+        name,
+        epoch=epoch,
+        altitude_km=altitude_km,
+        inclination_deg=inclination_deg,
+        eccentricity=eccentricity,
+        raan_deg=raan_deg,
+        argument_of_perigee_deg=argument_of_perigee_deg,
+        mean_anomaly_deg=mean_anomaly_deg,
+        bstar=bstar,
+        max_age_days=max_age_days,
+    )
+    return Constellation(name, (satellite,), None, equipment, tuple(stations))
+
+
+def load(
+    path: str | Path,
+    *,
+    max_age_days: float = MEASURED_AGE_DAYS,
+    equipment: Equipment | None = None,
+    stations: Sequence[Station] = (),
+) -> Constellation:
+    """Return the satellites of a file: OMM where it ends in .csv, .xml or .json, two-line element sets otherwise.
+
+    Raises:
+        ValueError: A line is damaged, a key missing or a value wrong; the message names the place.
+    """
+    loaded = satellites.load(path, max_age_days=max_age_days)
+    return Constellation(Path(path).stem, loaded, None, equipment, tuple(stations))
+
+
+def from_tle(
+    text: str,
+    *,
+    source: str = "TLE",
+    max_age_days: float = MEASURED_AGE_DAYS,
+    equipment: Equipment | None = None,
+    stations: Sequence[Station] = (),
+) -> Constellation:
+    """Return the satellites of two-line element sets, each optionally after a line with its name.
+
+    Raises:
+        ValueError: As `load`; the message names `source`.
+    """
+    loaded = satellites.from_tle(text, source=source, max_age_days=max_age_days)
+    return Constellation(source, loaded, None, equipment, tuple(stations))
+
+
+def _walker(
+    pattern: Pattern,
+    altitude_km: float,
+    epoch: datetime | float,
+    raan_deg: float,
+    name: str,
+    equipment: Equipment | None,
+    stations: Sequence[Station],
+) -> Constellation:
+    check_real("raan_deg", raan_deg)
+    satellites = []
+    nodes, phases = np.degrees(pattern.raan_rad()).tolist(), np.degrees(pattern.phase_rad()).tolist()
+    for k, (node, phase) in enumerate(zip(nodes, phases, strict=True)):
+        plane, slot = divmod(k, pattern.per_plane)
+        satellites.append(
+            from_elements(
+                f"{name}-{slot}" if pattern.planes == 1 else f"{name}-{plane}-{slot}",
+                epoch=epoch,
+                altitude_km=altitude_km,
+                inclination_deg=pattern.inclination_deg,
+                raan_deg=raan_deg + node,
+                mean_anomaly_deg=phase,
+                number=k + 1,
+            )
+        )
+    kind = "delta" if pattern.spread_deg == 360 else "star"
+    title = f"Walker {kind} {pattern.inclination_deg:g}: {pattern.total}/{pattern.planes}/{pattern.phasing}"
+    return Constellation(title, tuple(satellites), pattern, equipment, tuple(stations))

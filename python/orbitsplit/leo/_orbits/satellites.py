@@ -1,0 +1,328 @@
+"""Satellites as SGP4 propagates them: mean elements, two-line element sets (TLE), orbit mean-elements messages (OMM).
+
+The one module that imports sgp4. Gravity is WGS72 throughout, the model that published element sets are made with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .earth import EARTH_RADIUS_KM
+from .times import DAY_S, Times
+from .validation import check_name, check_real
+
+try:
+    from sgp4 import omm
+    from sgp4.api import SGP4_ERRORS, WGS72, Satrec, SatrecArray
+except ModuleNotFoundError as error:
+    raise ImportError('orbitsplit.leo needs sgp4, which is not installed: pip install "orbitsplit[leo]"') from error
+
+# Published elements lose about a kilometre a day from their epoch, more when the sun is active.
+MEASURED_AGE_DAYS = 30.0
+# A pattern is not anywhere yet; further off than this the epoch is a slip of the pen.
+DESIGNED_AGE_DAYS = 3653.0
+
+# Below this the air takes a satellite down within a revolution.
+_LOWEST_KM = 100.0
+
+_SGP4_RADIUS_KM = 6378.135
+_SGP4_XKE = 60.0 / math.sqrt(_SGP4_RADIUS_KM**3 / 398600.8)
+_SGP4_J2 = 0.001082616
+_SGP4_EPOCH = 2433281.5
+# How the two lines of elements start, which no name does: number, satellite, and on the first its classification.
+_ELEMENTS = re.compile(r"1 [ 0-9A-Z][ 0-9]{4}[UCS ] |2 [ 0-9A-Z][ 0-9]{4} ")
+
+
+@dataclass(frozen=True, slots=True)
+class Satellite:
+    """One satellite: its name, SGP4's record of it, and how many days from its epoch it may be asked for."""
+
+    name: str
+    record: Any = field(repr=False, compare=False)
+    max_age_days: float = MEASURED_AGE_DAYS
+
+    @property
+    def epoch(self) -> datetime:
+        """Return the time of the elements, UTC."""
+        return _epoch_of(self.record).datetimes()[0]
+
+    @property
+    def period_s(self) -> float:
+        """Return the seconds of a revolution, from the mean motion."""
+        return 2 * math.pi / float(self.record.no_kozai) * 60.0
+
+    @property
+    def altitude_km(self) -> float:
+        """Return the mean semi-major axis less the equatorial radius."""
+        return float(self.record.a) * _SGP4_RADIUS_KM - EARTH_RADIUS_KM
+
+    @property
+    def apogee_km(self) -> float:
+        """Return the mean altitude above the equatorial radius at apogee."""
+        return float(self.record.a) * (1 + float(self.record.ecco)) * _SGP4_RADIUS_KM - EARTH_RADIUS_KM
+
+    @property
+    def inclination_deg(self) -> float:
+        """Return the mean inclination."""
+        return math.degrees(float(self.record.inclo))
+
+
+def from_elements(
+    name: str,
+    *,
+    epoch: datetime | float,
+    altitude_km: float,
+    inclination_deg: float,
+    eccentricity: float = 0.0,
+    raan_deg: float = 0.0,
+    argument_of_perigee_deg: float = 0.0,
+    mean_anomaly_deg: float = 0.0,
+    bstar: float = 0.0,
+    number: int = 0,
+    max_age_days: float = DESIGNED_AGE_DAYS,
+) -> Satellite:
+    """Return a satellite with these mean elements; `altitude_km` + 6378.137 km is the semi-major axis.
+
+    `raan_deg` counts from the equinox of date; `bstar` is the drag term in 1 / Earth radii.
+
+    Raises:
+        ValueError: The name is empty, a number is out of range, or the orbit is too low or goes through the Earth.
+        TypeError: An argument is of another type.
+    """
+    check_name("the name of a satellite", name)
+    elements = {
+        "altitude_km": altitude_km,
+        "inclination_deg": inclination_deg,
+        "eccentricity": eccentricity,
+        "raan_deg": raan_deg,
+        "argument_of_perigee_deg": argument_of_perigee_deg,
+        "mean_anomaly_deg": mean_anomaly_deg,
+        "bstar": bstar,
+        "max_age_days": max_age_days,
+    }
+    _check_elements(name, elements)
+    axis_km = EARTH_RADIUS_KM + altitude_km
+    when = Times.of(epoch)
+    record = Satrec()
+    inclination = math.radians(inclination_deg)
+    record.sgp4init(
+        WGS72,
+        "i",
+        number,
+        float(when.day[0] - _SGP4_EPOCH + when.fraction[0]),
+        bstar,
+        0.0,
+        0.0,
+        eccentricity,
+        math.radians(argument_of_perigee_deg % 360),
+        inclination,
+        math.radians(mean_anomaly_deg % 360),
+        _kozai_mean_motion(axis_km, eccentricity, inclination),
+        math.radians(raan_deg % 360),
+    )
+    return Satellite(name, record, max_age_days)
+
+
+def from_tle(text: str, *, source: str = "TLE", max_age_days: float = MEASURED_AGE_DAYS) -> tuple[Satellite, ...]:
+    """Return the satellites of two-line element sets, each optionally after a line with its name.
+
+    Raises:
+        ValueError: A line has the wrong length, number or checksum, or lines do not belong together; the message
+            names `source` and the line.
+    """
+    lines = [(number, line.rstrip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    found: list[Satellite] = []
+    name, k = "", 0
+    while k < len(lines):
+        number, line = lines[k]
+        if not _ELEMENTS.match(line):
+            name, k = line.removeprefix("0 ").strip(), k + 1
+            if k == len(lines):
+                raise ValueError(f"{source}: line {number} is the name {name!r}, and no elements follow it")
+            if not lines[k][1].startswith("1 "):
+                raise ValueError(f"{source}: line {lines[k][0]} should start with '1 ', it is {lines[k][1]!r}")
+            continue
+        if k + 1 == len(lines):
+            raise ValueError(f"{source}: line {number} is the last, the other line of its element set is missing")
+        for expected, (place, content) in zip("12", lines[k : k + 2], strict=True):
+            _check_line(content, expected, f"{source}: line {place}")
+        first, second = line, lines[k + 1][1]
+        if first[2:7] != second[2:7]:
+            raise ValueError(
+                f"{source}: lines {number} and {lines[k + 1][0]} belong to satellites {first[2:7].strip()} and"
+                f" {second[2:7].strip()}"
+            )
+        found.append(Satellite(name or first[2:7].strip(), _record_of_tle(first, second, source, number), max_age_days))
+        name, k = "", k + 2
+    if not found:
+        raise ValueError(f"{source} holds no element sets")
+    return tuple(found)
+
+
+def from_omm(
+    text: str, kind: str, *, source: str = "OMM", max_age_days: float = MEASURED_AGE_DAYS
+) -> tuple[Satellite, ...]:
+    """Return the satellites of orbit mean-elements messages; `kind` is `"csv"`, `"xml"` or `"json"`.
+
+    Raises:
+        ValueError: The text is not of that kind, or a message lacks a key or has a wrong value; the message names it.
+    """
+    try:
+        messages = _messages(text, kind)
+    except (ElementTree.ParseError, json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise ValueError(f"{source} is not OMM in {kind}: {error}") from None
+    found = []
+    for k, message in enumerate(messages):
+        where = f"{source}: message {k + 1}"
+        record = Satrec()
+        try:
+            omm.initialize(record, message)
+        except KeyError as error:
+            raise ValueError(f"{where} lacks {error.args[0]}") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where} has a wrong value: {error}") from None
+        _check_record(record, where)
+        found.append(Satellite(str(message.get("OBJECT_NAME") or message["NORAD_CAT_ID"]), record, max_age_days))
+    if not found:
+        raise ValueError(f"{source} holds no messages")
+    return tuple(found)
+
+
+def load(path: str | Path, *, max_age_days: float = MEASURED_AGE_DAYS) -> tuple[Satellite, ...]:
+    """Return the satellites of a file: OMM where it ends in .csv, .xml or .json, two-line element sets otherwise.
+
+    Raises:
+        ValueError: As `from_tle` and `from_omm`.
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    text = Path(path).read_text(encoding="utf-8")
+    if kind in ("csv", "xml", "json"):
+        return from_omm(text, kind, source=str(path), max_age_days=max_age_days)
+    return from_tle(text, source=str(path), max_age_days=max_age_days)
+
+
+def records_of(satellites: Iterable[Satellite]) -> Any:
+    """Return SGP4's array of the satellites, which propagates them all at once."""
+    return SatrecArray([satellite.record for satellite in satellites])
+
+
+def epochs_of(satellites: Iterable[Satellite]) -> npt.NDArray[np.float64]:
+    """Return the Julian dates [N] of the elements."""
+    return np.array([satellite.record.jdsatepoch + satellite.record.jdsatepochF for satellite in satellites])
+
+
+def _check_elements(name: str, elements: Mapping[str, float]) -> None:
+    for key, value in elements.items():
+        check_real(f"{key} of satellite {name!r}", value)
+        if key != "max_age_days" and not math.isfinite(value):
+            raise ValueError(f"{key} of satellite {name!r} is {value}, an element must be finite")
+    altitude_km, inclination_deg = elements["altitude_km"], elements["inclination_deg"]
+    eccentricity = elements["eccentricity"]
+    if altitude_km < _LOWEST_KM:
+        raise ValueError(f"altitude_km of satellite {name!r} is {altitude_km}, must be at least {_LOWEST_KM:g}")
+    if not 0 <= inclination_deg <= 180:
+        raise ValueError(f"inclination of satellite {name!r} is {inclination_deg} deg, must be from 0 to 180")
+    if not 0 <= eccentricity < 1:
+        raise ValueError(f"eccentricity of satellite {name!r} is {eccentricity}, must be from 0 to under 1")
+    perigee_km = (EARTH_RADIUS_KM + altitude_km) * (1 - eccentricity) - EARTH_RADIUS_KM
+    if perigee_km <= 0:
+        raise ValueError(f"perigee of satellite {name!r} is {perigee_km:.0f} km above the equator, must be > 0")
+
+
+def propagate(
+    satellites: Sequence[Satellite], records: Any, times: Times
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return positions [N, T, 3] in km and velocities in km/s, TEME.
+
+    Raises:
+        ValueError: SGP4 says of a satellite that it has decayed or its elements make no sense; the message names it.
+    """
+    errors, positions, velocities = records.sgp4(times.day, times.fraction)
+    if errors.any():
+        n, t = (int(index) for index in np.argwhere(errors)[0])
+        when = times[t : t + 1].datetimes()[0]
+        code = int(errors[n, t])
+        fact = "has decayed" if code == 6 else "cannot be propagated"
+        reason = SGP4_ERRORS.get(code, f"error {code} of SGP4")
+        raise ValueError(
+            f"satellite {satellites[n].name!r} {fact} at {when:%Y-%m-%d %H:%M} UTC,"
+            f" {_days(satellites[n], when):.1f} days from its epoch: {reason}; leave it out or take newer elements"
+        )
+    return positions, velocities
+
+
+def _days(satellite: Satellite, when: datetime) -> float:
+    return abs((when - satellite.epoch).total_seconds()) / DAY_S
+
+
+def _epoch_of(record: Any) -> Times:
+    day = math.floor(record.jdsatepoch - 0.5) + 0.5
+    return Times(np.array([day]), np.array([record.jdsatepoch - day + record.jdsatepochF]))
+
+
+def _kozai_mean_motion(axis_km: float, eccentricity: float, inclination: float) -> float:
+    """Return the mean motion in rad/min that SGP4 takes for a semi-major axis, undoing its correction for J2."""
+    axis = axis_km / _SGP4_RADIUS_KM
+    motion = _SGP4_XKE / axis**1.5
+    squared = 1 - eccentricity**2
+    j2 = 0.75 * _SGP4_J2 * (3 * math.cos(inclination) ** 2 - 1) / (math.sqrt(squared) * squared)
+    kozai: float = motion
+    for _ in range(8):  # each round gains three digits
+        first: float = (_SGP4_XKE / kozai) ** (2 / 3)
+        change = j2 / first**2
+        adjusted = first * (1 - change**2 - change * (1 / 3 + 134 * change**2 / 81))
+        kozai = motion * (1 + j2 / adjusted**2)
+    return kozai
+
+
+def _check_line(line: str, number: str, where: str) -> None:
+    if not line.startswith(f"{number} "):
+        raise ValueError(f"{where} should start with '{number} ', it is {line!r}")
+    if len(line) != 69:
+        raise ValueError(f"{where} has {len(line)} characters, a line of a two-line element set has 69: {line!r}")
+    total = sum(int(c) if c.isdecimal() else c == "-" for c in line[:68]) % 10
+    if line[68] != str(total):
+        raise ValueError(
+            f"{where} ends with the checksum {line[68]}, its other characters give {total}: it was damaged or edited"
+        )
+
+
+def _record_of_tle(first: str, second: str, source: str, number: int) -> Any:
+    try:
+        record = Satrec.twoline2rv(first, second)
+    except ValueError as error:
+        raise ValueError(f"{source}: lines {number} and on are no element set: {error}") from None
+    _check_record(record, f"{source}: line {number}")
+    return record
+
+
+def _check_record(record: Any, where: str) -> None:
+    if not (math.isfinite(record.no_kozai) and record.no_kozai > 0):
+        raise ValueError(
+            f"{where}: the mean motion is {record.no_kozai * 720 / math.pi:g} revolutions a day, must be > 0"
+        )
+    if record.error:
+        raise ValueError(f"{where}: {SGP4_ERRORS.get(record.error, record.error)}")
+
+
+def _messages(text: str, kind: str) -> list[Mapping[str, Any]]:
+    if kind == "csv":
+        return list(omm.parse_csv(StringIO(text)))
+    if kind == "xml":
+        return list(omm.parse_xml(StringIO(text)))
+    if kind == "json":
+        data = json.loads(text)
+        return [data] if isinstance(data, dict) else [dict(message) for message in data]
+    raise ValueError(f"OMM comes as csv, xml or json, not as {kind!r}")

@@ -1,0 +1,1 @@
+"""Scenario files, devices with the source of every number, and checks of what geometry allows."""

@@ -1,0 +1,118 @@
+"""The tables of a scenario file: every number has an origin, every key is known, every error names the place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orbitsplit._io.units import parse_quantity
+
+from .provenance import ORIGINS, Sourced
+
+_ALLOWED = ("value", "origin", "source")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table of a scenario; `where` starts its errors, `numbers` collects what was read from it."""
+
+    where: str
+    table: Mapping[str, Any]
+    numbers: dict[str, Sourced] = field(default_factory=dict)
+
+    def check_keys(self, required: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Raise ValueError for a key that is missing or unknown."""
+        for key in required:
+            if key not in self.table:
+                raise ValueError(f"{self.where} lacks {key!r}")
+        for key in self.table:
+            if key not in (*required, *optional):
+                known = ", ".join((*required, *optional))
+                raise ValueError(f"{self.where} has the unknown key {key!r}; known: {known}")
+
+    def section(self, key: str) -> Section:
+        """Return the table under a key."""
+        table = self.table[key]
+        if not isinstance(table, dict):
+            raise ValueError(f"{self.where}: {key} must be a table, written [{key}]")
+        return Section(f"{self.where}: {key}", table, self.numbers)
+
+    def sections(self, key: str) -> list[Section]:
+        """Return the tables under a key, [] where it is not there."""
+        tables = self.table.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise ValueError(f"{self.where}: {key} must be an array of tables, written [[{key}]]")
+        return [Section(f"{self.where}: {key}[{k}]", table, self.numbers) for k, table in enumerate(tables)]
+
+    def text(self, key: str) -> str:
+        """Return a string."""
+        value = self.table[key]
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{self.where}.{key} is {value!r}, expected a string")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return one or more strings."""
+        values = self.table[key]
+        if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
+            raise ValueError(f"{self.where}.{key} is {values!r}, expected one or more strings in brackets")
+        return tuple(values)
+
+    def number(self, key: str, default: float | None = None, *, kind: str | None = None) -> float:
+        """Return a number in SI units; `kind` is a key of the units it may have."""
+        if key not in self.table and default is not None:
+            return default
+        value = self._tagged(key)
+        if kind is not None:
+            number = parse_quantity(value, kind, f"{self.where}.{key}")
+        elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{self.where}.{key} is {value!r}, expected a finite number")
+        else:
+            number = float(value)
+        self._keep(key, number)
+        return number
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """Return a whole number."""
+        number = self.number(key, default)
+        if number != int(number):
+            raise ValueError(f"{self.where}.{key} is {number:g}, expected a whole number")
+        return int(number)
+
+    def choice(self, key: str, choices: Sequence[str]) -> str | None:
+        """Return one of some words that may stand where a number does, None where a number stands there."""
+        entry = self.table.get(key)
+        value = entry.get("value") if isinstance(entry, dict) else None
+        if value not in choices:
+            return None
+        self._tagged(key)
+        return str(value)
+
+    def _tagged(self, key: str) -> object:
+        """Return the value of a number after checking that it says where it is from."""
+        entry, where = self.table[key], f"{self.where}.{key}"
+        form = f'{{ value = ..., origin = "{"|".join(ORIGINS)}" }}'
+        if not isinstance(entry, dict):
+            is_number = isinstance(entry, (int, float)) and not isinstance(entry, bool)
+            # The value as TOML writes it: a string of JSON is one of TOML; other kinds are never right here.
+            shown = json.dumps(entry) if isinstance(entry, str) else repr(entry) if is_number else "..."
+            raise ValueError(f"{where} is {entry!r} without an origin; write {key} = {form.replace('...', shown, 1)}")
+        for name in entry:
+            if name not in _ALLOWED:
+                raise ValueError(f"{where} has the unknown key {name!r}; known: {', '.join(_ALLOWED)}")
+        for name in ("value", "origin"):
+            if name not in entry:
+                raise ValueError(f"{where} has no {name}; write {key} = {form}")
+        if entry["origin"] not in ORIGINS:
+            raise ValueError(f"{where}: the origin is {entry['origin']!r}, must be one of {', '.join(ORIGINS)}")
+        if not isinstance(entry.get("source", ""), str):
+            raise ValueError(f"{where}: the source is {entry['source']!r}, expected a string")
+        return entry["value"]
+
+    def _keep(self, key: str, number: float) -> None:
+        entry = self.table[key]
+        place = self.where.split(": ", 1)[-1]
+        self.numbers[f"{place}.{key}"] = Sourced(number, entry["origin"], entry.get("source", ""))

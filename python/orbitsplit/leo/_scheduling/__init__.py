@@ -1,0 +1,1 @@
+"""Plans in time: when to compute where, and which contact carries what."""

@@ -1,0 +1,64 @@
+"""Slow nodes, emulated on one machine by stretching the processor time of each piece of their work.
+
+Several nodes that share a core disturb each other less than the wall clock would suggest, since a stretched piece
+waits most of its time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from orbitsplit._plans.trace import Recorder
+
+T = TypeVar("T")
+
+
+class Pace:
+    """Runs pieces of work at the speed of an emulated node and records when each ran.
+
+    `slowdown` s makes a piece that takes c seconds of processor time last s * c seconds. Processor time counts this
+    thread alone, so it is exact with one torch thread; with more, the time on the clock is stretched instead.
+    """
+
+    def __init__(self, recorder: Recorder, *, slowdown: float = 1.0, threads: int = 1) -> None:
+        self.recorder = recorder
+        self.slowdown = slowdown
+        self._clock = time.thread_time if threads == 1 else time.monotonic
+        self.held_until_s = 0.0
+
+    def hold_until(self, free_s: float) -> None:
+        """Start no work before `free_s`: a half-duplex node cannot compute while it transmits."""
+        self.held_until_s = free_s
+
+    def run(self, kind: str, group: int, step: int, work: Callable[[], T], *, is_brief: bool = False) -> T:
+        """Do `work`, last as long as the emulated node would, and record it.
+
+        Reading a thread's processor time takes about as long as encoding the activation of a token: for such brief work
+        of a node that is not emulated, the time on the clock stands in for it.
+        """
+        start_s = time.monotonic()
+        if start_s < self.held_until_s:
+            sleep_until(self.held_until_s)
+            self.recorder.add("wait", group, step, start_s, self.held_until_s)
+            start_s = time.monotonic()
+        if is_brief and self.slowdown <= 1.0:
+            result = work()
+            stop_s = time.monotonic()
+            self.recorder.add(kind, group, step, start_s, stop_s, stop_s - start_s)
+            return result
+        before_s = self._clock()
+        result = work()
+        spent_s = self._clock() - before_s
+        if self.slowdown > 1.0:
+            sleep_until(start_s + self.slowdown * spent_s)
+        self.recorder.add(kind, group, step, start_s, time.monotonic(), spent_s)
+        return result
+
+
+def sleep_until(moment_s: float) -> None:
+    """Return at `moment_s` of the monotonic clock, at once if it has passed."""
+    remaining_s = moment_s - time.monotonic()
+    if remaining_s > 0:
+        time.sleep(remaining_s)

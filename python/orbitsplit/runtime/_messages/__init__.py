@@ -1,0 +1,1 @@
+"""What processes send each other: activations and tokens over Gloo, control records over the store."""

@@ -1,0 +1,78 @@
+"""The calibrated codecs of a plan in a temporary file: each process reads those of its own links, not the codebook."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from orbitsplit._codebook.codebook import CalibratedModel, Codebook, read_model
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._io.tensor_file import read_tensors, write_tensors
+from orbitsplit._plans.plan import Plan, PlanStage
+
+_FORMAT, _VERSION = "orbitsplit-plan-codecs", 1
+_ARRAYS = ("step", "shift", "scale", "threshold", "matrix", "inverse", "tables", "table_of_channel")
+_SCALARS = ("codebook", "cut", "level", "rounding", "shrink", "hadamard")
+
+
+class CodecFile:
+    """Where the calibrated codecs of a plan lie as long as its processes run; `path` is None where it has none.
+
+    Raises ValueError if the plan needs a codebook and has none, or another.
+    """
+
+    def __init__(self, plan: Plan, codebook: Codebook | str | Path | None) -> None:
+        self.path: str | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if plan.codebook is None:
+            return  # what is given and not needed does no harm
+        if codebook is None:
+            raise ValueError(f"the plan needs codebook {plan.codebook}: pass it to Pipeline")
+        book = codebook if isinstance(codebook, Codebook) else Codebook.load(codebook)
+        if book.hex_id != plan.codebook:
+            raise ValueError(f"the plan needs codebook {plan.codebook}, this is codebook {book.hex_id}")
+        self._folder = tempfile.TemporaryDirectory(prefix="orbitsplit-")
+        self.path = str(Path(self._folder.name) / "codecs.safetensors")
+        _write(self.path, plan, book)
+
+    def remove(self) -> None:
+        """Remove the file."""
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _write(path: str, plan: Plan, book: Codebook) -> None:
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    codecs: dict[str, dict[str, Any]] = {}
+    for link, stage in enumerate(plan.stages[:-1]):
+        codec = None if stage.level is None else book[stage.cut, stage.level]
+        if isinstance(codec, CalibratedCodec):
+            given = {name: getattr(codec, name) for name in _ARRAYS}
+            tensors |= {f"{link}.{name}": array for name, array in given.items() if array is not None}
+            codecs[str(link)] = {name: getattr(codec, name) for name in _SCALARS}
+    document = {"format": _FORMAT, "version": _VERSION, "model": book.model.to_dict(), "codecs": codecs}
+    write_tensors(path, tensors, document)
+
+
+def read_codecs(
+    path: str | None, stages: Sequence[PlanStage], links: Sequence[int]
+) -> tuple[dict[int, CalibratedCodec | str], CalibratedModel | None]:
+    """Return the codecs of some links, and the model that they were calibrated for (None: no codebook)."""
+    if path is None:
+        return {link: stages[link].codec or "raw" for link in links}, None
+    document, tensors = read_tensors(path, _FORMAT, _VERSION)
+    found: dict[int, CalibratedCodec | str] = {}
+    for link in links:
+        scalars: dict[str, Any] | None = document["codecs"].get(str(link))
+        if scalars is None:
+            found[link] = stages[link].codec or "raw"
+        else:
+            numbers = dict(scalars)
+            numbers |= {name: tensors[f"{link}.{name}"] for name in _ARRAYS if f"{link}.{name}" in tensors}
+            found[link] = CalibratedCodec(**numbers)
+    return found, read_model(document["model"])

@@ -1,0 +1,104 @@
+"""What every stage must know of a group of sequences; it travels with the group's first message."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .record import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling(Record):
+    """How new tokens are drawn: as transformers draws them for a batch of `rows` rows, `first_row` the group's first.
+
+    `drawn` tokens of each row were drawn before, so that many draws of the generator are passed over. `top_k` 0 and
+    `top_p` 1 leave all tokens in.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    rows: int = 1
+    first_row: int = 0
+    drawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Record):
+    """Some rows of a batch that run through the chain together, with a KV cache of their own on each stage.
+
+    `rows` sequences of `tokens` tokens, padding included; `mask` says which are no padding (None: all). They get up to
+    `max_new_tokens` tokens each, `ended_rows` none but the pad token; 0 is one forward without a cache, of whose
+    `inputs` (name, shape, dtype) the first stage alone has the values. Every stage keeps the times of a group that
+    `is_recorded`.
+    """
+
+    id: int
+    rows: int
+    tokens: int
+    mask: str | None
+    max_new_tokens: int
+    eos_token_ids: tuple[int, ...] = ()
+    pad_token_id: int = 0
+    sampling: Sampling | None = None
+    inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    ended_rows: tuple[int, ...] = ()
+    is_recorded: bool = False
+
+    @property
+    def generates(self) -> bool:
+        """Whether tokens are generated."""
+        return self.max_new_tokens > 0
+
+    def attention_mask(self) -> Tensor:
+        """Return the mask [rows, tokens] of what is no padding, int64."""
+        shape = (self.rows, self.tokens)
+        if self.mask is None:
+            return torch.ones(shape, dtype=torch.int64)
+        packed = np.frombuffer(base64.b64decode(self.mask), np.uint8)
+        bits = np.unpackbits(packed, count=self.rows * self.tokens)
+        return torch.from_numpy(bits.astype(np.int64)).reshape(shape)
+
+    def stand_ins(self) -> dict[str, Tensor]:
+        """Return zeros instead of the inputs of a forward, for stages that look at their shapes only."""
+        return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, shape, dtype in self.inputs}
+
+    def continued(self, got: Tensor) -> Group:
+        """Return the group as it is begun again after it got some tokens [rows, n]: they belong to its prompts then."""
+        done = got.shape[1]
+        mask = torch.cat([self.attention_mask(), torch.ones(self.rows, done, dtype=torch.int64)], dim=1)
+        ended = torch.isin(got, torch.tensor(self.eos_token_ids, dtype=torch.int64)).any(dim=1)
+        return replace(
+            self,
+            tokens=self.tokens + done,
+            mask=packed_mask(mask),
+            max_new_tokens=self.max_new_tokens - done,
+            ended_rows=tuple(sorted({*self.ended_rows, *ended.nonzero().flatten().tolist()})),
+            sampling=self.sampling and replace(self.sampling, drawn=self.sampling.drawn + done),
+        )
+
+
+def packed_mask(mask: Tensor) -> str | None:
+    """Return a mask as a description holds it, None where nothing is padding."""
+    bits = (mask != 0).numpy()
+    return None if bits.all() else base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def described_inputs(inputs: Mapping[str, Tensor]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """Return names, shapes and dtypes of the inputs of a forward."""
+    return tuple((name, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for name, value in inputs.items())
+
+
+def rows_of(rows: int, groups: int) -> list[slice]:
+    """Return how rows are divided into groups; sizes differ by one at most, larger groups first."""
+    size, larger = divmod(rows, groups)
+    starts = [group * size + min(group, larger) for group in range(groups + 1)]
+    return [slice(start, stop) for start, stop in pairwise(starts)]

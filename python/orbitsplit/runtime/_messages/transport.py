@@ -1,0 +1,375 @@
+"""Messages between processes; the only module that calls torch.distributed.
+
+Two things another engine would have to offer as well:
+
+    ControlStore   a key-value store held by the parent: work, results, errors, signs of life
+    Transport      this process's membership in the group of all stages, with an ordered channel to and from another:
+                   Sender, Receiver
+
+A part of a message (see _wire) goes out as one Gloo message and is received into a buffer posted ahead, which may be
+longer than the part but never shorter: Gloo aborts the receiving process then. So no part is longer than
+`PART_BYTES`, and every buffer is that long; pages of it become resident only as far as parts reach.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
+
+from orbitsplit._errors import TransportError
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper
+
+from .framing import HEADER_BYTES, Header, Seal
+
+# A wait ends with a message or with the failure of the peer's connection. A peer that hangs is for the parent to find
+# (heartbeats): no time limit here could tell it from a slow link.
+_FOREVER = datetime.timedelta(days=30)
+
+PART_BYTES = 4 << 20
+# What a header may announce. Larger activations are not what this is for; a forged header must not take all memory.
+MESSAGE_BYTES = 1 << 30
+
+# Receives posted ahead, so that a message that arrives while the stage computes is taken off the link.
+_DEPTH = 4
+# Of so many messages a sender remembers when they should arrive.
+DUES = 64
+# Messages without an answer (ends of groups) whose buffers are kept before the oldest is waited for.
+_MOST_UNANSWERED = 16
+_TAG = 1
+
+# The store's server drops a client that sends a value above 8 MiB.
+_STORE_VALUE_BYTES = 4 << 20
+_INLINE, _CHUNKED = b"=", b"#"
+
+
+class PeerLostError(TransportError):
+    """The connection to another stage broke: the consequence of a failure elsewhere, rarely the cause."""
+
+
+class ControlStore:
+    """Keys and bytes shared by the parent and its workers; a key is there once `put` has returned."""
+
+    def __init__(self, store: TCPStore) -> None:
+        self._store = store
+
+    @classmethod
+    def host(cls, address: str = "127.0.0.1", port: int = 0) -> ControlStore:
+        """Serve a new store at one address of this host (0: a port that the system chooses)."""
+        # An own listener, since the store's would accept connections on all interfaces.
+        listener = socket.create_server((address, port))
+        port = listener.getsockname()[1]
+        descriptor = listener.detach()
+        return cls(
+            TCPStore(
+                address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, timeout=_FOREVER
+            )
+        )
+
+    @classmethod
+    def join(cls, address: str) -> ControlStore:
+        """Connect to a store. A client that waits blocks its other callers: one client per thread."""
+        host, _, port = address.rpartition(":")
+        return cls(TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=_FOREVER))
+
+    @property
+    def address(self) -> str:
+        """Return what `join` takes: "host:port"."""
+        return f"{self._store.host}:{self._store.port}"
+
+    def put(self, key: str, data: bytes) -> None:
+        """Set a key, of any size."""
+        if len(data) < _STORE_VALUE_BYTES:
+            self._set(key, _INLINE + data)
+            return
+        chunks = math.ceil(len(data) / _STORE_VALUE_BYTES)
+        for k in range(chunks):
+            self._set(f"{key}#{k}", data[k * _STORE_VALUE_BYTES : (k + 1) * _STORE_VALUE_BYTES])
+        self._set(key, _CHUNKED + str(chunks).encode())
+
+    def _set(self, key: str, value: bytes) -> None:
+        self._store.set(key, value)  # type: ignore[arg-type]  # the stub says str; bytes go through as they are
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of a key, waiting until somebody puts them."""
+        value: bytes = self._store.get(key)
+        if value[:1] == _INLINE:
+            return value[1:]
+        return b"".join(self._store.get(f"{key}#{k}") for k in range(int(value[1:])))
+
+    def has(self, key: str) -> bool:
+        """Return whether the key is there."""
+        return bool(self._store.check([key]))
+
+    def remove(self, key: str) -> None:
+        """Forget a key, if it is there."""
+        if not self.has(key):
+            return
+        value: bytes = self._store.get(key)
+        self._store.delete_key(key)
+        for k in range(int(value[1:]) if value[:1] == _CHUNKED else 0):
+            self._store.delete_key(f"{key}#{k}")
+
+
+class Sender:
+    """The sending end of a channel."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        link: str,
+        rank: int,
+        *,
+        shaper: LinkShaper | None,
+        usual: LinkShaper | None = None,
+        key: bytes | None = None,
+    ) -> None:
+        """Open the channel to a rank. `shaper` emulates the link (None: it is real), `usual` as it is planned with."""
+        self._transport = transport
+        self._link = link
+        self._rank = rank
+        self._seal = Seal(link, key)
+        self.shaper = shaper
+        self._usual = usual
+        self.sent = 0
+        self.dues_s: deque[float] = deque(maxlen=DUES)
+        self._under_way: dict[int, list[_Sent]] = {}
+        self._unanswered: deque[_Sent] = deque()
+
+    def send(
+        self, header: Header, payload: bytes | memoryview = b"", *, description: bytes = b"", is_answered: bool = True
+    ) -> tuple[float, float]:
+        """Send a message; return from when to when it occupies the link, on the monotonic clock.
+
+        The header says what it is and how large; its time of delivery is filled in. A message that `is_answered` keeps
+        its buffers until the next of its group, which is sent when this one has long arrived. On an emulated link the
+        payload alone takes time. Raises PeerLostError if the connection broke.
+        """
+        size, now_s = len(payload), time.monotonic()
+        start_s, stop_s, deliver_s = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(size, now_s)
+        self.dues_s.append(deliver_s if self._usual is None else self._usual.stamp(size, now_s)[2])
+        assert size == header.payload_bytes, "a header has the size of its payload"
+        assert len(description) == header.description_bytes, "a header has the size of its description"
+        if deliver_s:
+            header = header._replace(deliver_s=deliver_s)
+        self.sent += 1
+        if deliver_s == math.inf:  # the emulated link is down for good: nothing arrives
+            return start_s, start_s
+        if not is_answered:
+            self.forget(header.group)
+            self._unanswered.extend(self._post(header, description, payload, _NOTHING))
+            return start_s, stop_s
+        before = self._under_way.pop(header.group, _NOTHING)
+        self._finish(before)
+        self._under_way[header.group] = self._post(header, description, payload, before)
+        return start_s, stop_s
+
+    def forget(self, group: int) -> None:
+        """Keep the buffers of a group that has ended no longer than needed."""
+        self._unanswered.extend(self._under_way.pop(group, _NOTHING))
+        while len(self._unanswered) > _MOST_UNANSWERED:
+            self._finish([self._unanswered.popleft()])
+
+    def drain(self) -> None:
+        """Wait until every message has left. Raises PeerLostError if the connection broke."""
+        for works in self._under_way.values():
+            self._finish(works)
+        self._under_way.clear()
+        self._finish(self._unanswered)
+        self._unanswered.clear()
+
+    def _post(
+        self, header: Header, description: bytes, payload: bytes | memoryview, spare: Sequence[_Sent]
+    ) -> list[_Sent]:
+        """Hand a message to Gloo, part by part; a spare buffer of the right size is written to again."""
+        most = PART_BYTES - HEADER_BYTES
+        if header.body_bytes <= most:
+            return [self._post_part(header, description, payload, spare[0] if spare else None)]
+        sent = []
+        for offset in range(0, header.body_bytes, most):
+            described = description[offset : offset + most]
+            start = max(0, offset - len(description))
+            part = payload[start : start + most - len(described)]
+            sent.append(self._post_part(header._replace(offset=offset), described, part, None))
+        return sent
+
+    def _post_part(self, header: Header, described: bytes, part: bytes | memoryview, spare: _Sent | None) -> _Sent:
+        size, start = len(described) + len(part), HEADER_BYTES + len(described)
+        if spare is not None and len(spare.buffer) == HEADER_BYTES + size:
+            message, buffer = spare.message, spare.buffer
+        else:
+            message, buffer = _buffer(HEADER_BYTES + size)
+        if described:
+            buffer[HEADER_BYTES:start] = described
+        buffer[start:] = part
+        self._seal.close(header, buffer, size)
+        if self.shaper is not None and header.offset == 0 and part and self.shaper.corrupts():
+            self.shaper.flip(buffer[start:])
+        try:
+            work = self._transport.group.send([message], self._rank, _TAG)
+        except RuntimeError as error:
+            raise self._transport.lost(self._link, error) from error
+        return _Sent(work, message, buffer)
+
+    def _finish(self, sent: Iterable[_Sent]) -> None:
+        for one in sent:
+            try:
+                one.work.wait(_FOREVER)
+            except RuntimeError as error:
+                raise self._transport.lost(self._link, error) from error
+
+
+class _Sent(NamedTuple):
+    """A part that Gloo is sending, whose memory must live until it has."""
+
+    work: dist.Work
+    message: Tensor
+    buffer: memoryview
+
+
+_NOTHING: list[_Sent] = []
+
+
+def _buffer(size: int) -> tuple[Tensor, memoryview]:
+    message = torch.empty(size, dtype=torch.uint8)
+    return message, message.numpy().data
+
+
+class Receiver:
+    """The receiving end of a channel: some receives are always posted before their messages are sent."""
+
+    def __init__(self, transport: Transport, link: str, rank: int, *, key: bytes | None = None) -> None:
+        self._transport = transport
+        self._link = link
+        self._rank = rank
+        self._seal = Seal(link, key)
+        self.received = 0
+        self.waiting_since_s: float | None = None
+        self._posted: deque[_Sent] = deque()
+        self._in_use: _Sent | None = None
+        for _ in range(_DEPTH):
+            self._post(*_buffer(PART_BYTES))
+
+    def receive(self) -> tuple[Header, memoryview, memoryview | None]:
+        """Wait until the next message is delivered; return its header, description and payload.
+
+        The payload is None if it is damaged, and valid until the next call. Raises TransportError if the header is
+        damaged, PeerLostError if the connection broke or was interrupted.
+        """
+        self.waiting_since_s = time.monotonic()
+        header, body, is_whole = self._receive_part()
+        described = header.description_bytes
+        if described + header.payload_bytes > len(body):
+            body, is_whole = self._rest(header, body, is_whole)
+        if header.deliver_s:
+            self._transport.wait_until(header.deliver_s, self._link)
+        self.received += 1
+        self.waiting_since_s = None
+        return header, body[:described], (body[described:] if described else body) if is_whole else None
+
+    def _rest(self, header: Header, body: memoryview, is_whole: bool) -> tuple[memoryview, bool]:
+        """Receive the other parts of a message; return its whole body, and whether that is what was sent."""
+        whole = bytearray(header.body_bytes)
+        whole[: len(body)] = body
+        reached = len(body)
+        while reached < len(whole):
+            part, body, is_part_whole = self._receive_part()
+            if (part.offset, part.group, part.body_bytes) != (reached, header.group, len(whole)):
+                raise TransportError(f"{self._link}: a part at byte {part.offset} arrived, expected {reached}")
+            whole[reached : reached + len(body)] = body
+            reached += len(body)
+            is_whole = is_whole and is_part_whole
+        return memoryview(whole), is_whole
+
+    def _receive_part(self) -> tuple[Header, memoryview, bool]:
+        if self._in_use is not None:
+            self._post(self._in_use.message, self._in_use.buffer)
+            self._in_use = None
+        arriving = self._posted.popleft()
+        try:
+            arriving.work.wait(_FOREVER)
+        except RuntimeError as error:
+            raise self._transport.lost(self._link, error) from error
+        self._in_use = arriving
+        header, is_whole = self._seal.open(arriving.buffer, MESSAGE_BYTES)
+        stop = min(PART_BYTES, HEADER_BYTES + header.description_bytes + header.payload_bytes - header.offset)
+        return header, arriving.buffer[HEADER_BYTES:stop], is_whole
+
+    def _post(self, message: Tensor, buffer: memoryview) -> None:
+        try:
+            work = self._transport.group.recv([message], self._rank, _TAG)
+        except RuntimeError as error:
+            raise self._transport.lost(self._link, error) from error
+        self._posted.append(_Sent(work, message, buffer))
+
+
+class Transport:
+    """This process's membership in the group of all stages of one session; stage k has rank k."""
+
+    def __init__(self, address: str, session: str, *, rank: int, stages: int, timeout_s: float) -> None:
+        """Join the group, waiting up to `timeout_s` for the other stages.
+
+        Raises PeerLostError if they did not join in time.
+        """
+        store = PrefixStore(f"gloo/{session}", ControlStore.join(address)._store)
+        timeout = datetime.timedelta(seconds=timeout_s)
+        before = set(_connections())
+        self._interrupted = threading.Event()
+        try:
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)
+        except RuntimeError as error:
+            raise PeerLostError(f"the {stages} stages did not connect within {timeout_s:g} s: {error}") from error
+        # Not by dist.send and its like, whose checks take as long as the message of one token.
+        world = dist.group.WORLD
+        assert world is not None, "it is there once init_process_group has returned"
+        self.group = world
+        self._connections = set(_connections()) - before
+
+    def interrupt(self) -> None:
+        """Break all connections, from any thread: whoever waits for a message or sends one gets PeerLostError.
+
+        Gloo has no way to call a wait off; a connection that ends does.
+        """
+        self._interrupted.set()
+        for descriptor in self._connections:
+            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                connection.getpeername()  # fails for what only listens, which Gloo does not expect to end
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def wait_until(self, moment_s: float, link: str) -> None:
+        """Return at `moment_s` of the monotonic clock. Raises PeerLostError if interrupted."""
+        remaining_s = moment_s - time.monotonic()
+        if remaining_s > 0 and self._interrupted.wait(remaining_s):
+            raise PeerLostError(f"{link}: interrupted")
+
+    def lost(self, link: str, error: RuntimeError) -> PeerLostError:
+        """Return what Gloo's error on a link means."""
+        return PeerLostError(f"{link} broke: {error}")
+
+    def close(self) -> None:
+        """Leave the group."""
+        dist.destroy_process_group()
+
+
+def _connections() -> Iterator[int]:
+    """Yield the descriptors of this process's sockets, as far as the system shows them."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        return
+    for name in os.listdir(folder):
+        with suppress(OSError):
+            if os.readlink(folder / name).startswith("socket:"):
+                yield int(name)

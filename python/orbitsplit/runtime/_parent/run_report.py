@@ -1,0 +1,193 @@
+"""What a run of a pipeline took: seconds, bytes and memory, by stage and by link."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.trace import Trace, merge
+from orbitsplit.runtime._messages.control import Ready, StageRecord
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.record import Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """One stage of a run, in seconds and bytes.
+
+    `compute_s`, `encode_s` and `decode_s` are what the node spent, its slow-down included; `cpu_s` is the processor
+    time behind all three (of encoding and decoding tokens on a node that is not emulated, time on the clock).
+    `baseline_bytes` were resident before the stage was loaded (interpreter and libraries), `peak_bytes` at most;
+    `memory_bytes` is the node's limit, None where there is none.
+    """
+
+    node: str
+    start: int
+    stop: int
+    slowdown: float
+    compute_s: float
+    encode_s: float
+    decode_s: float
+    cpu_s: float
+    weight_bytes: int
+    baseline_bytes: int
+    peak_bytes: int
+    memory_bytes: int | None
+
+    @property
+    def used_bytes(self) -> int:
+        """Return the peak memory without the interpreter and its libraries."""
+        return self.peak_bytes - self.baseline_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkRun(Traffic):
+    """One link of a run: its traffic, from node `source` to node `destination`, and the seconds it was occupied."""
+
+    source: str
+    destination: str
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One call of `Pipeline.generate` or `forward`, measured.
+
+    `prefill_s` lasts from the first stage's start on the first group to the last stage's end of prefill on the last
+    one, `decode_s` from there to the arrival of the last token at the first stage. `new_tokens` is per sequence.
+    """
+
+    sequences: int
+    prompt_tokens: int
+    new_tokens: int
+    groups: int
+    prefill_s: float
+    decode_s: float
+    stages: tuple[StageRun, ...]
+    links: tuple[LinkRun, ...]
+    trace: Trace
+
+    @property
+    def total_s(self) -> float:
+        """Return the seconds from the start to the last token."""
+        return self.prefill_s + self.decode_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Return new tokens of all sequences (padding included) per second of the whole run."""
+        return self.sequences * self.new_tokens / self.total_s
+
+    @property
+    def token_step_s(self) -> float:
+        """Return the mean seconds per token step after prefill, 0 for a single token."""
+        return self.decode_s / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
+
+    def against(self, plan: Plan) -> dict[str, tuple[float, float]] | None:
+        """Return predicted and measured seconds of `prefill_s`, `decode_s` and `total_s`.
+
+        None where the plan predicts nothing, or for another number of sequences, tokens of a prompt or new tokens.
+        """
+        planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
+        if plan.prediction is None or planned != (self.sequences, self.prompt_tokens, self.new_tokens):
+            return None
+        return {
+            name: (getattr(plan.prediction, name), getattr(self, name)) for name in ("prefill_s", "decode_s", "total_s")
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the trace as JSON-ready data, derived figures included."""
+        plain = {name: getattr(self, name) for name in ("sequences", "prompt_tokens", "new_tokens", "groups")}
+        seconds = {name: getattr(self, name) for name in ("prefill_s", "decode_s", "total_s", "token_step_s")}
+        return {
+            **plain,
+            **seconds,
+            "tokens_per_s": self.tokens_per_s,
+            "stages": [{**asdict(stage), "used_bytes": stage.used_bytes} for stage in self.stages],
+            "links": [{**asdict(link), "ratio": link.ratio} for link in self.links],
+        }
+
+
+def measure(
+    plan: Plan,
+    groups: Sequence[Group],
+    new_tokens: int,
+    ready: Sequence[Ready],
+    records: Sequence[Sequence[StageRecord]],
+) -> Run:
+    """Make a run's figures from what stages recorded: `records[k][g]` is what stage k did for group g of the batch."""
+    nodes = tuple(stage.node for stage in plan.stages)
+    # Groups are numbered over the life of a pipeline; in a run from 0 on.
+    numbers = {group.id: number for number, group in enumerate(groups)}
+    recorded = [
+        [
+            (kind, numbers[group], step, start_s + shift_s, stop_s + shift_s)
+            for record in own
+            for kind, group, step, start_s, stop_s in record.events
+        ]
+        for own, shift_s in zip(records, _clock_shifts(ready), strict=True)
+    ]
+    first, last = recorded[0], recorded[-1]
+    origin_s = min(start_s for kind, _, _, start_s, _ in first if kind == "compute")
+    prefill_stop_s = max(stop_s for kind, _, step, _, stop_s in last if kind == "compute" and step == 0)
+    stop_s = max(stop_s for kind, _, _, _, stop_s in first if kind in ("compute", "wait", "receive"))
+    trace = merge(nodes, recorded, origin_s=origin_s, slowdowns=tuple(stage.slowdown for stage in plan.stages))
+    totals = trace.totals()
+    joined = [_joined(own) for own in records]
+    return Run(
+        sequences=sum(group.rows for group in groups),
+        prompt_tokens=groups[0].tokens,
+        new_tokens=new_tokens,
+        groups=len(groups),
+        prefill_s=prefill_stop_s - origin_s,
+        decode_s=stop_s - prefill_stop_s if new_tokens else 0.0,
+        stages=tuple(
+            _stage_run(stage, totals[stage.node], loaded, record)
+            for stage, loaded, record in zip(plan.stages, ready, joined, strict=True)
+        ),
+        links=tuple(_link_run(nodes[k], nodes[k + 1], totals[nodes[k]], joined[k]) for k in range(len(plan.links))),
+        trace=trace,
+    )
+
+
+def _clock_shifts(ready: Sequence[Ready]) -> list[float]:
+    """Return what to add to each stage's times so that all are on the first one's clock.
+
+    Monotonic clocks of different machines differ by hours, that of one machine not at all; between machines the clocks
+    of the day are relied on.
+    """
+    shifts = [stage.clock_offset_s - ready[0].clock_offset_s for stage in ready]
+    return [0.0 if abs(shift_s) < 1.0 else shift_s for shift_s in shifts]
+
+
+def _joined(records: Sequence[StageRecord]) -> StageRecord:
+    return StageRecord(
+        events=(),
+        cpu_s=sum(record.cpu_s for record in records),
+        traffic=functools.reduce(operator.add, (record.traffic for record in records)),
+        peak_bytes=max(record.peak_bytes for record in records),
+    )
+
+
+def _stage_run(stage: PlanStage, seconds: dict[str, float], loaded: Ready, record: StageRecord) -> StageRun:
+    return StageRun(
+        node=stage.node,
+        start=stage.start,
+        stop=stage.stop,
+        slowdown=stage.slowdown,
+        compute_s=seconds["compute"],
+        encode_s=seconds["encode"],
+        decode_s=seconds["decode"],
+        cpu_s=record.cpu_s,
+        weight_bytes=loaded.weight_bytes,
+        baseline_bytes=loaded.baseline_bytes,
+        peak_bytes=record.peak_bytes,
+        memory_bytes=stage.memory_bytes,
+    )
+
+
+def _link_run(source: str, destination: str, seconds: dict[str, float], record: StageRecord) -> LinkRun:
+    return LinkRun(source=source, destination=destination, busy_s=seconds["send"], **asdict(record.traffic))

@@ -1,0 +1,412 @@
+"""Sessions of a pipeline: a plan runs until something is lost, then another runs what is left.
+
+Two threads of the parent work here beside its callers: a listener for each session, for what the first stage reports,
+and one supervisor, which looks at the processes and, after a loss, sees to the next session.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+
+from orbitsplit._codebook.codebook import Codebook
+from orbitsplit._errors import InfeasiblePlanError, TransportError
+from orbitsplit._network.link_conditions import LinkConditions
+from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.codec_file import CodecFile
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.transport import ControlStore
+
+from .generation import Generation
+from .recovery import Recovery
+from .supervisor import Workers, stage_name
+
+Progress = Callable[[str, float], None]
+# From the plan that ran, and the nodes and links lost so far, to the plan that goes on.
+Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
+
+_CHECK_S = 0.05
+# Of groups that ended in none that could be measured.
+_NO_SESSION = -1
+# What a loss is, after which others can go on; anything else would happen again.
+_LOSSES = ("killed", "hangs", "memory", "link")
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where the processes of a pipeline are: all on this machine, or some on others, started by torchrun.
+
+    The control store is served at `address`; `elsewhere[k]` is the node of stage k where its process is started by
+    somebody else, None where it is started here. Rates and delays of links are emulated where `emulates`.
+    """
+
+    address: str = "127.0.0.1"
+    port: int = 0
+    elsewhere: tuple[str | None, ...] = ()
+    emulates: bool = True
+
+
+@dataclass
+class _Losses:
+    nodes: list[str] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, error: TransportError) -> None:
+        if error.link is not None:
+            self.links.append(error.link)
+        elif error.node is not None:
+            self.nodes.append(error.node)
+
+
+class Sessions:
+    """The plan that runs, its processes, and the batches under way. Arguments as for `Pipeline`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: Path | str,
+        *,
+        codebook: Codebook | str | Path | None,
+        conditions: LinkConditions | None,
+        replan: Replan | None,
+        most_groups: int | None,
+        secret: str | None,
+        start_timeout_s: float,
+        heartbeat_timeout_s: float,
+        stall_timeout_s: float,
+        progress: Progress,
+        where: Where,
+    ) -> None:
+        self.plan = plan
+        self.ready: list[Ready] = []
+        self.recoveries: list[Recovery] = []
+        self.group_numbers = itertools.count()
+        self._model = model
+        self._codebook = codebook
+        self._conditions = conditions
+        self._replan = replan
+        self._most_groups = most_groups
+        self._start_timeout_s = start_timeout_s
+        self._progress = progress
+        self._where = where
+        self._origin_s: float | None = None
+        self._losses = _Losses()
+        self._unusable: str | None = None
+        # Guards what follows: callers, listener and supervisor change it.
+        self._lock = threading.RLock()
+        self._session = 0
+        self._is_ready = False
+        self._requests = 0
+        self._generations: dict[int, Generation] = {}
+        self._codecs = CodecFile(plan, codebook)
+        self._store = ControlStore.host(where.address, where.port)
+        self._workers = Workers(
+            ControlStore.join(self._store.address),
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            stall_timeout_s=stall_timeout_s,
+            environment={} if secret is None else {SECRET_VARIABLE: secret},
+            elsewhere=where.elsewhere,
+        )
+        self._listener: _Listener | None = None
+        try:
+            self._begin(plan)
+        except BaseException as error:
+            self.fail(error)
+            raise
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process id of each stage."""
+        return self._workers.pids(self.plan)
+
+    def check_usable(self) -> None:
+        """Raise TransportError if the pipeline has ended."""
+        if self._unusable is not None:
+            raise TransportError(f"the pipeline cannot be used: {self._unusable}", kind="unusable")
+
+    def submit(self, generation: Generation) -> None:
+        """Begin the groups of a batch, at once or when there is a session."""
+        with self._lock:
+            self.check_usable()
+            for group, state in generation.states.items():
+                self._generations[group] = generation
+                if self._is_ready:
+                    self._request(control.pack_begin(*state.remaining()))
+
+    def cancel(self, group: int) -> None:
+        """End a group soon."""
+        with self._lock:
+            if self._unusable is None and self._is_ready:
+                self._request(control.pack_cancel(group))
+
+    def records(self, groups: Sequence[Group], sessions: set[int | None]) -> list[list[bytes]] | None:
+        """Return what each stage recorded of each group, None if the groups ran in several sessions."""
+        with self._lock:
+            if sessions != {self._session} or not self._is_ready:
+                return None
+            plan, session = self.plan, self._session
+        workers = self._workers.numbers(plan)
+        keys = [control.record_key(session, group.id, worker) for group in groups for worker in workers]
+        store = ControlStore.join(self._store.address)
+        deadline_s = time.monotonic() + self._start_timeout_s
+        while not all(map(store.has, keys)):
+            if self._session != session or self._unusable is not None or time.monotonic() > deadline_s:
+                return None
+            time.sleep(0.002)
+        values = [store.get(key) for key in keys]
+        for key in keys:
+            store.remove(key)
+        return [values[k :: len(workers)] for k in range(len(workers))]
+
+    def late(self, error: TransportError) -> TransportError:
+        """Return the error of a batch that took too long, with what the first stage is doing."""
+        return TransportError(
+            f"{stage_name(self.plan, 0)} {error}", kind="timeout", node=self.plan.stages[0].node, tokens=error.tokens
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """End all processes, and every batch under way with an error."""
+        with self._lock:
+            if self._unusable is not None:
+                return
+            self._unusable = (str(error) or type(error).__name__).splitlines()[0]
+        self._end(grace_s=0.0)
+        if not isinstance(error, TransportError):
+            error = TransportError(self._unusable, kind="unusable")
+        self._fail_generations(error)
+
+    def close(self) -> None:
+        """End all processes. Closing twice is fine."""
+        with self._lock:
+            if self._unusable is not None:
+                return
+            self._unusable = "it is closed"
+            if self._is_ready:
+                self._request(control.STOP)
+        self._end(grace_s=5.0)
+        self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
+
+    def _end(self, grace_s: float) -> None:
+        self._workers.end(grace_s)
+        self._codecs.remove()
+        if self._listener is not None:
+            self._listener.end()
+
+    def _fail_generations(self, error: TransportError) -> None:
+        with self._lock:
+            generations, self._generations = {id(g): g for g in self._generations.values()}, {}
+        for generation in generations.values():
+            generation.fail(error)
+
+    def _request(self, data: bytes) -> None:
+        self._store.put(control.request_key(self._session, self._requests), data)
+        self._requests += 1
+
+    def _begin(self, plan: Plan) -> None:
+        """Begin a session: assign the stages, wait until they are ready, and hand over what is under way.
+
+        Raises TransportError if the pipeline was ended meanwhile.
+        """
+        self.check_usable()
+        workers = self._workers.assign(plan, self._session)
+        setup = Setup(
+            plan=plan.to_dict(),
+            workers=workers,
+            model=str(self._model),
+            codecs=self._codecs.path,
+            conditions=None if self._conditions is None else self._conditions.to_dict(),
+            emulates=self._where.emulates,
+            origin_s=self._origin_s,
+            most_groups=self._most_groups or max(plan.workload.micro_batches, len(plan.stages)),
+            start_timeout_s=self._start_timeout_s,
+            nonce=secrets.token_hex(16),
+        )
+        self._store.put(control.setup_key(self._session), setup.to_json())
+        keys = [control.ready_key(self._session, worker) for worker in workers]
+        store = ControlStore.join(self._store.address)
+
+        def report() -> None:
+            self.check_usable()
+            self._progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
+
+        values = self._workers.wait_for(
+            plan, self._session, keys, limit_s=self._start_timeout_s, on_poll=report, doing="starting"
+        )
+        report()
+        ready = [Ready.from_json(value) for value in values]
+        _check_memory(plan, ready)
+        self._end_complete()
+        with self._lock:
+            self.check_usable()
+            self.plan, self.ready = plan, ready
+            self._requests, self._is_ready = 0, True
+            self._origin_s = self._origin_s or time.monotonic()
+            self._listener = _Listener(self._store.address, self._session, self._on_events)
+            self._listener.start()
+            for generation in {id(g): g for g in self._generations.values()}.values():
+                for state in generation.unfinished():
+                    self._request(control.pack_begin(*state.remaining()))
+                if generation.is_cancelled:
+                    generation.cancel()
+
+    def _end_complete(self) -> None:
+        """End the groups that got all their tokens in a session that was lost before it told of their ends."""
+        with self._lock:
+            found = [
+                (group, generation)
+                for group, generation in self._generations.items()
+                if generation.states[group].is_complete
+            ]
+            for group, _ in found:
+                del self._generations[group]
+        for group, generation in found:
+            generation.end(group, _NO_SESSION)
+
+    def _on_events(self, session: int, events: list[list[Any]]) -> None:
+        """Take what the first stage reports; called by a listener."""
+        for kind, group, value in events:
+            with self._lock:
+                if session != self._session:
+                    return  # lost since: it is begun again, and these tokens are made again
+                generation = self._generations.get(group)
+                if generation is None:
+                    continue
+            if kind == "tokens":
+                generation.take(group, value)
+                continue
+            outputs = None
+            if kind == "end" and not generation.states[group].group.generates:
+                data = self._take_outputs(session, group)
+                if data is None:
+                    return  # lost meanwhile: the group is begun again, or fails with the others
+                outputs = load_tensors(data)
+            with self._lock:
+                if session != self._session or self._generations.pop(group, None) is None:
+                    return
+            if kind == "end":
+                generation.end(group, session, outputs)
+            else:
+                links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(self.plan.stages))
+                generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind="damage"))
+
+    def _take_outputs(self, session: int, group: int) -> bytes | None:
+        """Wait for what the last stage put out, which may be lost after the first has told of the end: None then."""
+        key, store = control.outputs_key(session, group), ControlStore.join(self._store.address)
+        while not store.has(key):
+            if session != self._session or self._unusable is not None:
+                return None
+            time.sleep(0.002)
+        data = store.get(key)
+        store.remove(key)
+        return data
+
+    def _supervise(self) -> None:
+        while self._unusable is None:
+            try:
+                try:
+                    self._workers.check(self.plan, self._session)
+                except TransportError as error:
+                    self._recover(error)
+                    if self._unusable is not None:  # ended meanwhile, perhaps before the last process was started
+                        self._end(grace_s=0.0)
+            except BaseException as error:
+                # A thread that ended in silence would leave callers waiting.
+                self.fail(TransportError(f"nothing can go on: {type(error).__name__}: {error}"))
+            time.sleep(_CHECK_S)
+
+    def _recover(self, error: TransportError) -> None:
+        """Go on after a loss, and after further losses on the way, or end everything."""
+        started_s = time.monotonic()
+        before, plan, errors = self.plan, self.plan, [error]
+        while self._unusable is None:
+            lost_session = self._session
+            if self._replan is None or error.kind not in _LOSSES:
+                self.fail(error)
+                return
+            with self._lock:
+                self._session, self._is_ready = self._session + 1, False
+            self._losses.add(error)
+            if self._listener is not None:
+                self._listener.end()
+            try:
+                self.check_usable()
+                # Of the plan that was lost last: its workers may be others than those that ran before.
+                self._workers.settle(plan, lost_session, error)
+                plan = self._next_plan(before, error)
+                self._begin(plan)
+            except TransportError as another:
+                error = another
+                errors.append(error)
+                continue
+            except InfeasiblePlanError as reason:
+                message = f"{str(error).splitlines()[0]}; without it nothing can go on: {reason}"
+                self.fail(TransportError(message, kind=error.kind, node=error.node, link=error.link))
+                return
+            loading_s = max(ready.loading_s for ready in self.ready)
+            seconds, (first, *further) = time.monotonic() - started_s, errors
+            self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
+            return
+
+    def _next_plan(self, before: Plan, error: TransportError) -> Plan:
+        assert self._replan is not None
+        found = self._replan(before, tuple(self._losses.nodes), tuple(self._losses.links))
+        nodes = [stage.node for stage in found.stages]
+        ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
+        if again := [*(set(nodes) & set(self._losses.nodes)), *(ring & set(self._losses.links))]:
+            raise TransportError(f"{error}; the plan found without it uses it again: {again[0]}")
+        plan = replace(found, dtype=before.dtype, threads=before.threads)
+        self._codecs.remove()
+        self._codecs = CodecFile(plan, self._codebook)
+        return plan
+
+
+class _Listener(threading.Thread):
+    """Reads what the first stage reports in one session."""
+
+    def __init__(self, address: str, session: int, on_events: Callable[[int, list[list[Any]]], None]) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._store = ControlStore.join(address)
+        self._waker = ControlStore.join(address)
+        self._session = session
+        self._on_events = on_events
+        self._number = 0
+
+    def run(self) -> None:
+        """Read until ended."""
+        while True:
+            key = control.events_key(self._session, self._number)
+            data = self._store.get(key)
+            self._store.remove(key)
+            if data == control.STOP:
+                return
+            self._number += 1
+            self._on_events(self._session, json.loads(data))
+
+    def end(self) -> None:
+        """End the thread: nothing is reported any more."""
+        while self.is_alive() and self is not threading.current_thread():
+            self._waker.put(control.events_key(self._session, self._number), control.STOP)
+            self.join(0.1)
+
+
+def _check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
+    for rank, (stage, loaded) in enumerate(zip(plan.stages, ready, strict=True)):
+        if stage.memory_bytes is not None and loaded.weight_bytes > stage.memory_bytes:
+            raise ValueError(
+                f"{stage_name(plan, rank)} needs {loaded.weight_bytes:,} bytes for its weights in {plan.dtype}, "
+                f"its limit is {stage.memory_bytes:,}"
+            )

@@ -1,0 +1,358 @@
+"""The worker processes seen from the parent: start them, notice what is wrong with one, end them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from orbitsplit._errors import TransportError
+from orbitsplit._models import child_process
+from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._memory import oom_kills
+from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.control import Failure, SignOfLife
+from orbitsplit.runtime._messages.transport import ControlStore
+
+_POLL_S = 0.02
+# Signs of life are read this often; workers write them every second, or every quarter at work.
+_READ_S = 0.25
+# How long a worker that torchrun started may take to be heard of: it imports what the parent has imported already.
+_FIRST_SIGN_S = 120.0
+# When one worker is seen to fail, how long the others have to report, so that the cause is told from what it caused.
+_GRACE_S = 0.7
+# How long a worker that lost its session may take to say so before it is ended: it may be amid a forward.
+_SETTLING_S = 5.0
+_LOG_LINES = 12
+# The priority of a cause that is only the consequence of another.
+_CONSEQUENCE = 3
+_WORKER = "orbitsplit.runtime._worker.process"
+
+
+@dataclass
+class _Process:
+    """A worker: its number, its process (None: on another machine), and when it was last heard of."""
+
+    number: int
+    process: subprocess.Popen[bytes] | None
+    log: IO[bytes] | None
+    sign: SignOfLife | None = None
+    changed_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+
+class Workers:
+    """One process for each node of a plan. Whatever happens, none outlives this object, its interpreter, or `end`.
+
+    `elsewhere` are nodes whose processes somebody else starts (torchrun, on other machines): number k is the worker of
+    `elsewhere[k]`, None where it is started here.
+    """
+
+    def __init__(
+        self,
+        store: ControlStore,
+        *,
+        heartbeat_timeout_s: float,
+        stall_timeout_s: float,
+        environment: dict[str, str],
+        elsewhere: Sequence[str | None] = (),
+    ) -> None:
+        self._store = store
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._stall_timeout_s = stall_timeout_s
+        self._environment = environment
+        self._processes = {node: _Process(k, None, None) for k, node in enumerate(elsewhere) if node is not None}
+        self._next_number = len(elsewhere)
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._last_read_s = 0.0
+        self._oom_kills = oom_kills()
+        # Also runs when the interpreter exits; if that is killed, the workers see their standard input close.
+        weakref.finalize(self, _kill_all, self._started)
+
+    def pids(self, plan: Plan) -> tuple[int, ...]:
+        """Return the process id of each stage (0: on another machine)."""
+        processes = (self._processes[stage.node].process for stage in plan.stages if stage.node in self._processes)
+        return tuple(0 if process is None else process.pid for process in processes)
+
+    def numbers(self, plan: Plan) -> list[int]:
+        """Return the number of each stage's worker."""
+        return [self._processes[stage.node].number for stage in plan.stages]
+
+    def assign(self, plan: Plan, session: int) -> tuple[int, ...]:
+        """Return the number of each stage's worker; processes of nodes that have none are started for the session.
+
+        Those of nodes that the plan does not need are forgotten: they end by themselves.
+        """
+        needed = {stage.node for stage in plan.stages}
+        for node in set(self._processes) - needed:
+            log = self._processes.pop(node).log
+            if log is not None:
+                log.close()
+        for stage in plan.stages:
+            if stage.node not in self._processes:
+                self._start(stage.node, session, plan.threads)
+        return tuple(self.numbers(plan))
+
+    def wait_for(
+        self,
+        plan: Plan,
+        session: int,
+        keys: Sequence[str],
+        *,
+        limit_s: float | None,
+        on_poll: Callable[[], None],
+        doing: str,
+    ) -> list[bytes]:
+        """Wait until all keys (of stage 0, 1, ...) are in the store and return their values.
+
+        Raises:
+            TransportError: A worker died, failed or hangs, or `limit_s` seconds passed; the message names it.
+        """
+        started_s = time.monotonic()
+        missing = list(keys)
+        while missing := [key for key in missing if not self._store.has(key)]:
+            self.check(plan, session)
+            on_poll()
+            if limit_s is not None and time.monotonic() - started_s > limit_s:
+                rank = keys.index(missing[0]) % len(plan.stages)
+                raise TransportError(
+                    f"{stage_name(plan, rank)} did not finish {doing} within {limit_s:g} s{self._phase(plan, rank)}",
+                    kind="timeout",
+                    node=plan.stages[rank].node,
+                )
+            time.sleep(_POLL_S)
+        return [self._store.get(key) for key in keys]
+
+    def check(self, plan: Plan, session: int) -> None:
+        """Look at every worker once.
+
+        Raises:
+            TransportError: One died, reported a failure or gave no sign of life for too long, or a link does not
+                deliver; names the cause.
+        """
+        if any(self._has_failed(plan, rank, session) for rank in range(len(plan.stages))):
+            raise self._find_cause(plan, session)
+        now_s = time.monotonic()
+        if now_s - self._last_read_s < _READ_S:
+            return
+        self._last_read_s = now_s
+        for rank in range(len(plan.stages)):
+            self._check_sign(plan, rank)
+        self._check_links(plan, session)
+
+    def settle(self, plan: Plan, session: int, error: TransportError) -> None:
+        """End a session after a loss: the lost node's process is ended, the others leave the session.
+
+        One that does not leave it in time is ended as well; its node gets a new process.
+        """
+        if error.node in self._processes:
+            self._end(error.node)
+        self._store.put(control.interrupt_key(session), b"")
+        deadline_s = time.monotonic() + _SETTLING_S
+        remaining = {stage.node for stage in plan.stages if stage.node in self._processes}
+        while remaining := {node for node in remaining if not self._has_left(node, session)}:
+            if time.monotonic() >= deadline_s:
+                break
+            time.sleep(_POLL_S)
+        for stage in plan.stages:
+            worker_or_none = self._processes.get(stage.node)
+            if worker_or_none is not None and (stage.node in remaining or self._is_over(worker_or_none, session)):
+                self._end(stage.node)
+
+    def end(self, grace_s: float = 0.0) -> None:
+        """End all processes, those by force that have not ended after `grace_s` seconds."""
+        deadline_s = time.monotonic() + grace_s
+        for process in self._started:
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                break
+        _kill_all(self._started)  # not by the finalizer, which works once: a process may be started after the end
+        for worker in self._processes.values():
+            if worker.log is not None:
+                worker.log.close()
+
+    def _start(self, node: str, session: int, threads: int) -> None:
+        log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+        number, self._next_number = self._next_number, self._next_number + 1
+        environment = {**_environment(threads), **self._environment}
+        arguments = (self._store.address, str(number), str(session))
+        try:
+            process = child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+        except BaseException:
+            log.close()
+            raise
+        self._started.append(process)
+        self._processes[node] = _Process(number, process, log)
+
+    def _end(self, node: str) -> None:
+        worker = self._processes.pop(node)
+        if worker.process is not None:
+            _kill_all([worker.process])
+            self._started.remove(worker.process)
+        if worker.log is not None:
+            worker.log.close()
+
+    def _is_over(self, worker: _Process, session: int) -> bool:
+        """Say whether a worker has ended, or is about to because of an error of its own."""
+        key = control.failure_key(session, worker.number)
+        if worker.has_ended or not self._store.has(key):
+            return worker.has_ended
+        return not Failure.from_json(self._store.get(key)).is_consequence
+
+    def _check_sign(self, plan: Plan, rank: int) -> None:
+        """Raise TransportError if a worker gave no sign of life for too long."""
+        node = plan.stages[rank].node
+        worker = self._processes[node]
+        self._read_sign(worker)
+        silent_s = time.monotonic() - worker.changed_s
+        if worker.sign is None and worker.process is None and silent_s > _FIRST_SIGN_S:
+            raise TransportError(
+                f"{stage_name(plan, rank)} gave no sign of life within {_FIRST_SIGN_S:g} s of the start: see what its "
+                "machine says",
+                kind="hangs",
+                node=node,
+            )
+        if worker.sign is not None and silent_s > self._heartbeat_timeout_s:
+            raise TransportError(
+                f"{stage_name(plan, rank)} gave no sign of life for {silent_s:.1f} s, the limit is "
+                f"{self._heartbeat_timeout_s:g} s{self._phase(plan, rank)}",
+                kind="hangs",
+                node=node,
+            )
+
+    def _read_sign(self, worker: _Process) -> None:
+        key = control.sign_of_life_key(worker.number)
+        if not self._store.has(key):
+            return
+        sign = SignOfLife.from_json(self._store.get(key))
+        if worker.sign is None or worker.sign.count != sign.count:
+            worker.changed_s = time.monotonic()
+        worker.sign = sign
+
+    def _check_links(self, plan: Plan, session: int) -> None:
+        """Raise TransportError if a message should have arrived long ago and its receiver still waits."""
+        stages = plan.stages
+        for rank, stage in enumerate(stages[: len(stages) if len(stages) > 1 else 0]):
+            after = stages[(rank + 1) % len(stages)]
+            sent, received = self._processes[stage.node].sign, self._processes[after.node].sign
+            if sent is None or received is None or not sent.session == received.session == session:
+                continue
+            if sent.sent <= received.received or received.waiting_s <= self._stall_timeout_s:
+                continue
+            # Of more messages than are remembered the oldest that is remembered, which is due later.
+            first = max(0, len(sent.dues_in_s) - (sent.sent - received.received))
+            late_s = -sent.dues_in_s[first]
+            if late_s > self._stall_timeout_s:
+                raise TransportError(
+                    f'link from node "{stage.node}" to node "{after.node}" does not deliver: '
+                    f"a message is {late_s:.0f} s late, the limit is {self._stall_timeout_s:g} s",
+                    kind="link",
+                    link=(stage.node, after.node),
+                )
+
+    def _has_left(self, node: str, session: int) -> bool:
+        worker = self._processes[node]
+        return worker.has_ended or self._store.has(control.failure_key(session, worker.number))
+
+    def _has_failed(self, plan: Plan, rank: int, session: int) -> bool:
+        return self._has_left(plan.stages[rank].node, session)
+
+    def _find_cause(self, plan: Plan, session: int) -> TransportError:
+        """Return the error of the most likely cause among all workers that failed.
+
+        A process killed from outside comes first, then one that reported an error of its own, then one that aborted
+        or ended without a word; one that merely lost its neighbour comes last.
+        """
+        deadline_s = time.monotonic() + _GRACE_S
+        ranks = range(len(plan.stages))
+        while time.monotonic() < deadline_s and not all(self._has_failed(plan, rank, session) for rank in ranks):
+            time.sleep(_POLL_S)
+        causes = [self._cause(plan, rank, session) for rank in ranks if self._has_failed(plan, rank, session)]
+        priority, error = min(causes, key=lambda cause: cause[0])
+        if priority < _CONSEQUENCE:
+            return error
+        # One of the others, on another machine, was lost: which one shows by its silence.
+        deadline_s = time.monotonic() + self._heartbeat_timeout_s + _GRACE_S
+        while time.monotonic() < deadline_s:
+            others = [rank for rank in ranks if not self._has_failed(plan, rank, session)]
+            if not others:
+                break
+            for rank in others:
+                self._check_sign(plan, rank)
+            time.sleep(_POLL_S)
+        return error
+
+    def _cause(self, plan: Plan, rank: int, session: int) -> tuple[int, TransportError]:
+        name, node = stage_name(plan, rank), plan.stages[rank].node
+        worker = self._processes[node]
+        key = control.failure_key(session, worker.number)
+        if self._store.has(key):
+            failure = Failure.from_json(self._store.get(key))
+            message = f"{name} failed: {failure.summary}"
+            if failure.is_consequence:
+                return _CONSEQUENCE, TransportError(message, kind="peer")
+            return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
+        code = 0 if worker.process is None else worker.process.returncode
+        if code < 0:
+            # Gloo may abort a process that lost its neighbour.
+            priority = 2 if -code == signal.SIGABRT else 0
+            is_memory = -code == signal.SIGKILL and oom_kills() > self._oom_kills
+            why = ", because the machine ran out of memory" if is_memory else ""
+            message = f"{name} was killed by signal {_signal_name(-code)}{why}{_last_lines(worker.log)}"
+            return priority, TransportError(message, kind="memory" if is_memory else "killed", node=node)
+        message = f"{name} ended with exit code {code}{_last_lines(worker.log)}"
+        return 2, TransportError(message, kind="killed", node=node)
+
+    def _phase(self, plan: Plan, rank: int) -> str:
+        sign = self._processes[plan.stages[rank].node].sign
+        return " (it gave no sign of life yet)" if sign is None else f" (it is {sign.phase})"
+
+
+def stage_name(plan: Plan, rank: int) -> str:
+    """Return how messages call a stage: by its node, number and layers."""
+    stage = plan.stages[rank]
+    return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
+
+
+def _last_lines(log: IO[bytes] | None) -> str:
+    if log is None:
+        return ""
+    log.seek(0)
+    lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    # Real-time signals have no name of their own.
+    names = {int(known): known.name for known in signal.Signals}
+    return f"{number} ({names[number]})" if number in names else str(number)
+
+
+def _kill_all(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+    for process in processes:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    # All stages are on this host, so Gloo need not (and should not) listen on its other interfaces.
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    if loopback is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
+        environment["GLOO_SOCKET_IFNAME"] = loopback
+    return environment

@@ -1,0 +1,234 @@
+"""Activations and tokens as messages: a stage's inlet and outlet, over the transport.
+
+activations   compressed frames, from each stage to the next, on a link of the plan
+tokens        plain int64, from the last stage back to the first; only their latency is emulated
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._codec.codecs import compress, decompress
+from orbitsplit._codec.stateful import Decoder, Encoder
+from orbitsplit._errors import CorruptFrameError, TransportError
+from orbitsplit.runtime._emulation.pace import Pace
+from orbitsplit.runtime._messages.framing import Header
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.record import Traffic
+from orbitsplit.runtime._messages.transport import MESSAGE_BYTES, Receiver, Sender
+from orbitsplit.runtime._schedule import Kind, Message
+
+_TOKEN_BYTES = 8
+
+
+def codebook_of(codec: CalibratedCodec | str) -> CalibratedCodec | None:
+    """Return what decoding a codec's frames needs."""
+    return codec if isinstance(codec, CalibratedCodec) else None
+
+
+class ActivationOutlet:
+    """Encodes activations and sends them on."""
+
+    def __init__(self, sender: Sender, pace: Pace, *, codec: CalibratedCodec | str, half_duplex: bool) -> None:
+        self._sender = sender
+        self._pace = pace
+        self._codec = codec
+        self._half_duplex = half_duplex
+        # Of each recorded group what a Traffic says, in its order.
+        self._counts: dict[int, list[int]] = {}
+        # Steps have few shapes: [rows of a group, 1, H].
+        self._encoders: dict[torch.Size, Encoder] = {}
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        """Encode the first activation [b, S, H] of a group and send it with the group's description."""
+        if group.is_recorded:
+            self._counts.setdefault(group.id, [0, 0, 0, 0])
+        self._send(Kind.BEGIN, group.id, 0, x, group.to_json())
+
+    def send(self, group: int, step: int, x: Tensor) -> None:
+        """Encode an activation [b, 1, H] and send it."""
+        self._send(Kind.STEP, group, step, x, b"")
+
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        """Send a message without an activation on."""
+        self._sender.send(Header(kind, group), is_answered=False)
+
+    def take_traffic(self, group: int) -> Traffic:
+        """Return what was sent of a group, and forget it."""
+        return Traffic(*self._counts.pop(group, ()))
+
+    def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
+        rows, tokens, _ = shape = x.shape
+        is_brief = step > 0
+        frame = self._pace.run(
+            "encode", group, step, lambda: self._encode(x.contiguous(), shape, step), is_brief=is_brief
+        )
+        header = Header(kind, group, step, rows, tokens, len(description), len(frame), True)
+        start_s, stop_s = self._sender.send(header, frame, description=description)
+        self._pace.recorder.add("send", group, step, start_s, stop_s)
+        counts = self._counts.get(group)
+        if counts is not None:
+            counts[0] += 1
+            counts[1 if step == 0 else 2] += len(frame)
+            counts[3] += x.nbytes
+        if self._half_duplex:
+            self._pace.hold_until(stop_s)
+
+    def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
+        if step == 0:
+            _check_size(shape, x.dtype)
+            frame: bytes = compress(x, codec=self._codec)
+            return frame
+        encoder = self._encoders.get(shape)
+        if encoder is None:
+            _check_size(shape, x.dtype)
+            encoder = self._encoders[shape] = Encoder(self._codec, shape, x.dtype)
+        return encoder.encode(x)
+
+
+class ActivationInlet:
+    """Receives activations and decodes them."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        pace: Pace,
+        *,
+        hidden_size: int,
+        dtype: torch.dtype,
+        link: str,
+        codebook: CalibratedCodec | None = None,
+    ) -> None:
+        self._codebook = codebook
+        self._receiver = receiver
+        self._pace = pace
+        self._hidden_size = hidden_size
+        self._dtype = dtype
+        self._link = link
+        # What a step decodes into is read before the next one comes.
+        self._decoders: dict[int, Decoder] = {}
+
+    def receive(self) -> Message:
+        """Wait for the next message. One whose frame is damaged says so instead.
+
+        Raises TransportError if a message makes no sense, or its frame another activation than announced.
+        """
+        asked_s = time.monotonic()
+        header, description, payload = self._receiver.receive()
+        kind, group, step = _kind(header, self._link), header.group, header.step
+        begun = None
+        if kind is Kind.BEGIN:
+            begun = Group.from_json(bytes(description))
+            if begun.is_recorded:
+                self._pace.recorder.begin(begun.id)
+        elif kind is not Kind.STEP:
+            return Message(kind, group)
+        record_arrival(self._pace, header, asked_s, time.monotonic())
+        if payload is None:
+            return Message(Kind.DAMAGED, group)
+        try:
+            x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=step > 0)
+        except CorruptFrameError:
+            return Message(Kind.DAMAGED, group)
+        except ValueError as error:
+            raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
+        return Message(kind, group, step, x, begun)
+
+    def _decode(self, payload: memoryview, header: Header) -> Tensor:
+        """Decode a frame. Raises ValueError if it holds another activation than announced, or one that is too large."""
+        if header.step and header.tokens == 1:
+            decoder = self._decoders.get(header.rows)
+            if decoder is None:
+                shape = (header.rows, 1, self._hidden_size)
+                _check_size(shape, self._dtype)
+                decoder = Decoder(shape, self._dtype, codebook=self._codebook, framework="torch")
+                self._decoders[header.rows] = decoder
+            arrived: Tensor = decoder.decode(payload)
+            return arrived
+        expected = (header.rows, header.tokens, self._hidden_size)
+        size = _check_size(expected, self._dtype)
+        x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, size))
+        if x.shape != expected or x.dtype != self._dtype:
+            raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
+        return x
+
+
+class TokenOutlet:
+    """Sends new tokens back to the first stage."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        """Send the first tokens [b] of a group."""
+        self.send(group.id, 0, x)
+
+    def send(self, group: int, step: int, x: Tensor) -> None:
+        """Send new tokens [b]."""
+        tokens = x.contiguous().numpy().tobytes()
+        self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
+
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""
+        if kind is Kind.DAMAGED:
+            self._sender.send(Header(kind, group), is_answered=False)
+        elif kind is Kind.END:
+            self._sender.forget(group)
+
+
+class TokenInlet:
+    """Receives new tokens on the first stage."""
+
+    def __init__(self, receiver: Receiver, link: str) -> None:
+        self._receiver = receiver
+        self._link = link
+
+    def receive(self) -> tuple[Message, Header, float]:
+        """Wait for new tokens [b], or the word that something was damaged; return also the header, and when it came.
+
+        Raises TransportError if the message is neither.
+        """
+        header, _, payload = self._receiver.receive()
+        kind = _kind(header, self._link)
+        if kind is Kind.DAMAGED or payload is None:
+            return Message(Kind.DAMAGED, header.group), header, time.monotonic()
+        if kind is not Kind.STEP or len(payload) != _TOKEN_BYTES * header.rows:
+            raise TransportError(f"{self._link}: {len(payload)} bytes of kind {kind.name} are not {header.rows} tokens")
+        tokens = (
+            torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
+        )
+        return Message(kind, header.group, header.step, tokens), header, time.monotonic()
+
+
+def _check_size(shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Return the bytes of an activation; a header may announce any shape, and a small frame hold a large array."""
+    size = math.prod(shape) * dtype.itemsize
+    if size > MESSAGE_BYTES:
+        raise ValueError(f"an activation {tuple(shape)} in {dtype} takes {size} bytes, the limit is {MESSAGE_BYTES}")
+    return size
+
+
+_KINDS = {int(kind): kind for kind in Kind}  # in a third of the time of a look-up in the enumeration
+
+
+def _kind(header: Header, link: str) -> Kind:
+    try:
+        return _KINDS[header.kind]
+    except KeyError:
+        raise TransportError(f"{link}: a message is of kind {header.kind}, which does not exist") from None
+
+
+def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float) -> None:
+    """Record how long a message was waited for: until it was due, and until it was there."""
+    if not header.deliver_s:  # a link that is not emulated does not tell when a message was due
+        pace.recorder.add("wait", header.group, header.step, asked_s, got_s)
+        return
+    due_s = min(max(asked_s, header.deliver_s), got_s)
+    pace.recorder.add("wait", header.group, header.step, asked_s, due_s)
+    pace.recorder.add("receive", header.group, header.step, due_s, got_s)

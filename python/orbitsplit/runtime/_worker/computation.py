@@ -1,0 +1,96 @@
+"""What a stage computes: the forwards of its groups, at the node's pace, with a KV cache for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from orbitsplit._models.stage import StageModel
+from orbitsplit.runtime._emulation.pace import Pace
+from orbitsplit.runtime._messages.groups import Group
+
+from .sampling import Sampler, greedy
+
+
+@dataclass
+class _Held:
+    """What a stage holds for a group."""
+
+    group: Group
+    mask: Tensor
+    cache: Cache | None
+    pick: Callable[[Tensor], Tensor]
+
+
+class Computation:
+    """The work of a stage.
+
+    `put_out(group, outputs)` gets what the last stage puts out for groups that generate nothing, `ended(group)` every
+    group that is over.
+    """
+
+    def __init__(
+        self,
+        model: StageModel,
+        pace: Pace,
+        put_out: Callable[[int, dict[str, Tensor]], None],
+        ended: Callable[[Group], None],
+    ) -> None:
+        self._model = model
+        self._pace = pace
+        self._put_out = put_out
+        self._ended = ended
+        self._held: dict[int, _Held] = {}
+
+    def begin(self, group: Group) -> None:
+        """Make room for a group, anew if it is there already."""
+        mask = group.attention_mask()
+        cache, pick = None, greedy
+        if group.generates:
+            mask = torch.cat([mask, torch.ones(group.rows, group.max_new_tokens, dtype=torch.int64)], dim=1)
+            cache = self._model.new_cache()
+            if group.sampling is not None and self._model.is_last:
+                pick = Sampler(group.sampling, group.rows).pick
+        if group.is_recorded:
+            self._pace.recorder.begin(group.id)
+        self._held[group.id] = _Held(group, mask, cache, pick)
+
+    def forward(self, group: int, step: int, x: Any) -> Tensor:
+        """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage."""
+        held = self._held[group]
+        work = self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
+        return self._pace.run("compute", group, step, work)
+
+    def drop(self, group: int) -> None:
+        """Forget a group."""
+        held = self._held.pop(group, None)
+        if held is not None:
+            self._ended(held.group)
+
+    def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor]:
+        mask, cache = held.mask[:, : held.group.tokens + step], held.cache
+        assert cache is not None, "a group that generates has a cache"
+
+        def work() -> Tensor:
+            output = self._model.forward(x, mask, cache)
+            return held.pick(output) if self._model.is_last else output
+
+        return work
+
+    def _forwarding(self, held: _Held, x: Any) -> Callable[[], Tensor]:
+        def work() -> Tensor:
+            inputs = x if self._model.is_first else held.group.stand_ins()
+            if "attention_mask" in inputs and not self._model.is_first:
+                inputs["attention_mask"] = held.mask.to(inputs["attention_mask"].dtype)
+            output = self._model.forward_once(None if self._model.is_first else x, inputs)
+            if isinstance(output, Tensor):
+                return output
+            self._put_out(held.group.id, output)
+            return torch.zeros(0, dtype=torch.int64)
+
+        return work

@@ -1,0 +1,54 @@
+"""New tokens from logits, as transformers' generate chooses them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from orbitsplit.runtime._messages.groups import Sampling
+
+
+class Sampler:
+    """Draws the tokens of one group.
+
+    transformers draws for a whole batch at once, from torch's generator. The same numbers come out for a part of the
+    batch if all of them are drawn and those of the other rows are thrown away: exponential noise for every row and
+    token, and the token of the largest ratio of probability to noise (what `torch.multinomial` does for one draw).
+    """
+
+    def __init__(self, sampling: Sampling, rows: int) -> None:
+        self._rows = slice(sampling.first_row, sampling.first_row + rows)
+        self._batch = sampling.rows
+        self._skipped = sampling.drawn
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+        self._warpers = LogitsProcessorList()
+        if sampling.temperature != 1.0:
+            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_k:
+            self._warpers.append(TopKLogitsWarper(top_k=sampling.top_k))
+        if sampling.top_p < 1.0:
+            self._warpers.append(TopPLogitsWarper(top_p=sampling.top_p))
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """Return one token [b] for each row of logits [b, V]."""
+        scores = self._warpers(None, logits.to(torch.float32, copy=True))
+        for _ in range(self._skipped):
+            self._noise(logits.shape[1])
+        self._skipped = 0
+        tokens: Tensor = (scores.softmax(dim=-1) / self._noise(logits.shape[1])[self._rows]).argmax(dim=-1)
+        return tokens
+
+    def _noise(self, vocabulary: int) -> Tensor:
+        return torch.empty(self._batch, vocabulary).exponential_(generator=self._generator)
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """Return the most likely token [b] of each row of logits [b, V]."""
+    tokens: Tensor = logits.argmax(dim=-1)
+    return tokens

@@ -1,0 +1,230 @@
+"""A stage at work in one session: its channels, its codecs, its loop."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import threading
+import time
+from contextlib import suppress
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from orbitsplit._codec.calibrated import CalibratedCodec
+from orbitsplit._codec.codecs import compress, decompress
+from orbitsplit._errors import TransportError
+from orbitsplit._models.architecture import find_layers
+from orbitsplit._models.fingerprint import hash_layers
+from orbitsplit._models.stage import StageModel
+from orbitsplit._network.link_conditions import LinkConditions
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.trace import Recorder
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper
+from orbitsplit.runtime._emulation.pace import Pace
+from orbitsplit.runtime._memory import peak_bytes
+from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.codec_file import read_codecs
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Setup, StageRecord
+from orbitsplit.runtime._messages.framing import Header, channel_key
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.record import Traffic
+from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
+from orbitsplit.runtime._schedule import Kind, Lead, Loopback, Message, Outlet, follow
+
+from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
+from .computation import Computation
+from .telemetry import Heart, Reporter, Requests
+
+
+class Serving:
+    """A stage of a plan, connected to the others. Leaving the `with` block disconnects it."""
+
+    def __init__(
+        self, address: str, setup: Setup, plan: Plan, session: int, rank: int, model: StageModel, heart: Heart
+    ) -> None:
+        self._address = address
+        self._setup = setup
+        self._plan = plan
+        self._session = session
+        self._rank = rank
+        self._model = model
+        self._heart = heart
+        self._last = len(plan.stages) - 1
+        self._dtype: torch.dtype = getattr(torch, plan.dtype)
+        self._codecs = self._load_codecs()
+        self._warm_up()
+        stage = plan.stages[rank]
+        slowdown = stage.slowdown if setup.emulates else 1.0
+        self._pace = Pace(Recorder(), slowdown=slowdown, threads=plan.threads)
+        self._reporter = Reporter(address, session)
+        self._transport: Transport | None = None
+        if self._last > 0:
+            self._transport = Transport(
+                address, f"{session} {setup.nonce}", rank=rank, stages=self._last + 1, timeout_s=setup.start_timeout_s
+            )
+        self._origin_s = setup.origin_s or time.monotonic()
+
+    def __enter__(self) -> Serving:
+        self._reporter.start()
+        if self._transport is not None:
+            watch = threading.Thread(target=self._watch, args=(self._transport,), name="watch", daemon=True)
+            watch.start()
+            try:
+                self._heart.receiver = self._open_receiver(self._transport)
+                self._heart.sender = self._open_sender(self._transport)
+            except BaseException:  # a neighbour that was lost just now; the next session joins a group anew
+                self._transport.close()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._heart.sender = self._heart.receiver = None
+        if self._transport is not None:
+            self._transport.close()
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises PeerLostError if a neighbour is lost, or the session is interrupted."""
+        sender, receiver = self._heart.sender, self._heart.receiver
+        inbox: SimpleQueue[Any] = SimpleQueue()
+        outlet: Outlet = Loopback(inbox.put)
+        if sender is not None:
+            outlet = TokenOutlet(sender) if self._rank == self._last else self._activation_outlet(sender)
+        stage = Computation(self._model, self._pace, self._reporter.put_out, functools.partial(self._record, outlet))
+        if self._rank > 0:
+            assert receiver is not None, "only a chain of one stage has no links"
+            follow(stage, self._activation_inlet(receiver), outlet)
+        else:
+            Requests(self._address, self._session, inbox).start()
+            if receiver is not None:
+                inlet = TokenInlet(receiver, self._link_name(self._last, 0))
+                threading.Thread(target=_collect, args=(inlet, inbox), name="tokens", daemon=True).start()
+            lead = Lead(stage, outlet, self._reporter, most_groups=self._setup.most_groups)
+            self._lead(lead, inbox)
+            outlet.tell(Kind.STOP)
+        if sender is not None:
+            sender.drain()
+        self._reporter.flush()
+
+    def _lead(self, lead: Lead, inbox: SimpleQueue[Any]) -> None:
+        """Give the first stage what comes: requests of the parent, messages of the last stage."""
+        while True:
+            asked_s = time.monotonic()
+            event = inbox.get()
+            if event is None:
+                return
+            if isinstance(event, Message):
+                lead.returned(event)
+            elif isinstance(event, Arrival):
+                record_arrival(self._pace, event.header, asked_s, event.got_s)
+                lead.returned(event.message)
+            elif isinstance(event, int):
+                lead.cancel(event)
+            elif isinstance(event, BaseException):
+                raise event
+            else:
+                lead.begin(*event)
+
+    def _record(self, outlet: Outlet, group: Group) -> None:
+        """Publish what the stage did for a group that has ended."""
+        traffic = outlet.take_traffic(group.id) if isinstance(outlet, ActivationOutlet) else Traffic()
+        events, cpu_s = self._pace.recorder.take(group.id)
+        if group.is_recorded:
+            record = StageRecord(events, cpu_s, traffic, peak_bytes())
+            key = control.record_key(self._session, group.id, self._setup.workers[self._rank])
+            self._reporter.put(key, record.to_json())
+
+    def _watch(self, transport: Transport) -> None:
+        """Interrupt the session when the parent says so."""
+        with suppress(RuntimeError):  # the store is gone with the parent
+            ControlStore.join(self._address).get(control.interrupt_key(self._session))
+            transport.interrupt()
+
+    def _open_receiver(self, transport: Transport) -> Receiver:
+        before = (self._rank or self._last + 1) - 1
+        return Receiver(transport, self._link_name(before, self._rank), before, key=self._key(before, self._rank))
+
+    def _open_sender(self, transport: Transport) -> Sender:
+        after = (self._rank + 1) % (self._last + 1)
+        name, key = self._link_name(self._rank, after), self._key(self._rank, after)
+        bytes_per_s, latency_s = None, self._plan.return_latency_s
+        if after > 0:
+            bytes_per_s, latency_s = self._plan.links[self._rank].bytes_per_s, self._plan.links[self._rank].latency_s
+        usual = LinkShaper(bytes_per_s, latency_s)
+        if not self._setup.emulates:
+            return Sender(transport, name, after, shaper=None, usual=usual, key=key)
+        conditions = None
+        if self._setup.conditions is not None and after > 0:
+            stages, known = self._plan.stages, LinkConditions.from_dict(self._setup.conditions)
+            conditions = known.of(stages[self._rank].node, stages[after].node)
+        if conditions is None:
+            return Sender(transport, name, after, shaper=usual, key=key)
+        shaper = LinkShaper(bytes_per_s, latency_s, conditions=conditions, origin_s=self._origin_s)
+        return Sender(transport, name, after, shaper=shaper, usual=usual, key=key)
+
+    def _activation_outlet(self, sender: Sender) -> ActivationOutlet:
+        half_duplex = self._plan.stages[self._rank].half_duplex
+        return ActivationOutlet(sender, self._pace, codec=self._codecs[self._rank], half_duplex=half_duplex)
+
+    def _activation_inlet(self, receiver: Receiver) -> ActivationInlet:
+        return ActivationInlet(
+            receiver,
+            self._pace,
+            hidden_size=self._model.hidden_size,
+            dtype=self._dtype,
+            link=self._link_name(self._rank - 1, self._rank),
+            codebook=codebook_of(self._codecs[self._rank - 1]),
+        )
+
+    def _key(self, source: int, destination: int) -> bytes | None:
+        secret = os.environ.get(SECRET_VARIABLE)
+        return None if not secret else channel_key(secret.encode(), self._setup.nonce, source, destination)
+
+    def _link_name(self, source: int, destination: int) -> str:
+        stages = self._plan.stages
+        return f'link from node "{stages[source].node}" to node "{stages[destination].node}"'
+
+    def _load_codecs(self) -> dict[int, CalibratedCodec | str]:
+        """Return the codecs of the links before and behind the stage.
+
+        Raises ValueError if the codebook was calibrated for other weights than the stage has.
+        """
+        links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
+        found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
+        if calibrated is not None:
+            stage = self._plan.stages[self._rank]
+            _, layers = find_layers(self._model.model)
+            own = range(max(0, stage.start - 1), min(len(layers), stage.stop - 1))
+            calibrated.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
+        return found
+
+    def _warm_up(self) -> None:
+        # The first use of a codec may compile it (Numba); loading has run the model once already.
+        x = torch.zeros(1, 2, self._model.hidden_size, dtype=self._dtype)
+        for codec in self._codecs.values():
+            decompress(compress(x, codec=codec), codebook_of(codec), framework="torch")
+        # What is loaded stays: a collection amid the work would look through all of it, for tens of milliseconds.
+        gc.collect()
+        gc.freeze()
+
+
+class Arrival(NamedTuple):
+    """A message of the last stage, with its header and the time it came, on the monotonic clock."""
+
+    message: Message
+    header: Header
+    got_s: float
+
+
+def _collect(inlet: TokenInlet, inbox: SimpleQueue[Any]) -> None:
+    """Put what the last stage sends into the inbox of the first, and at last the error that ends the session."""
+    try:
+        while True:
+            inbox.put(Arrival(*inlet.receive()))
+    except TransportError as error:
+        inbox.put(error)

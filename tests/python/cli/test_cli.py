@@ -1,0 +1,399 @@
+"""The command line: what it prints, its exit codes, and that bad input is one clear line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+import torch
+from rich.console import Console
+from transformers import GenerationConfig, PreTrainedModel
+
+import orbitsplit as osp
+from orbitsplit.__main__ import main
+from orbitsplit._cli import views
+from tests.support.fake_engine import byte_tokenizer
+from tests.support.tiny_models import LAYERS, save_tiny_model, save_tiny_tokenizer, tiny_model
+
+PROBLEM: dict[str, Any] = {
+    "layers": ["a", "b", "c"],
+    "nodes": [{"name": "n0", "memory_bytes": 2}, {"name": "n1", "memory_bytes": 2}],
+    "layer_memory_bytes": [1, 1, 1],
+    "layer_time_s": [[1, 1, 1], [2, 2, 2]],
+    "cut_bytes": [4, 4],
+    "bandwidth_bytes_per_s": [[0, 1], [1, 0]],
+    "latency_s": [[0, 0.5], [0.5, 0]],
+    "levels": [{"name": "raw", "ratio": 1}, {"name": "int8", "ratio": 4}],
+    "loss": [[0, 0.1], [0, 0.1]],
+    "loss_budget": 0.1,
+}
+
+
+def orbitsplit(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["orbitsplit", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    code = exit_info.value.code
+    return code if isinstance(code, int) else 0 if code is None else 1
+
+
+@pytest.fixture
+def problem(tmp_path: Path) -> Path:
+    path = tmp_path / "problem.json"
+    path.write_text(json.dumps(PROBLEM))
+    return path
+
+
+def test_solve_prints_one_object(
+    problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orbitsplit(monkeypatch, "solve", problem, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("seconds") >= 0
+    assert printed == {
+        "status": "optimal",
+        "objective_s": 5.5,
+        "lower_bound_s": 5.5,
+        "gap": 0.0,
+        "loss": 0.1,
+        "stages": [
+            {"node": 0, "start": 0, "stop": 2, "level": 1},
+            {"node": 1, "start": 2, "stop": 3, "level": None},
+        ],
+        "reason": None,
+    }
+
+
+def test_solve_says_infeasible_with_exit_code_0(
+    problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem.write_text(json.dumps({**PROBLEM, "layer_memory_bytes": [1, 3, 1]}))
+    assert orbitsplit(monkeypatch, "solve", problem, "--json", "--time-limit", 5) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["status"] == "infeasible"
+    assert printed["stages"] == []
+    assert printed["objective_s"] is None
+    assert "3 B" in printed["reason"]
+
+
+def test_solve_prints_text(problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert orbitsplit(monkeypatch, "solve", problem) == 0
+    out = capsys.readouterr().out
+    assert "optimal: 5.5 s" in out
+    assert "int8" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", "JSON"),
+        ("[]", "object"),
+        (json.dumps({**PROBLEM, "colour": 1}), "colour"),
+        (json.dumps({k: v for k, v in PROBLEM.items() if k != "levels"}), "levels"),
+        (json.dumps({**PROBLEM, "cut_bytes": [4]}), "cut_bytes"),
+        (json.dumps({**PROBLEM, "cut_bytes": [4, float("nan")]}), "cut_bytes"),
+        (json.dumps({**PROBLEM, "layer_time_s": [[1, 1, -1], [2, 2, 2]]}), "layer_time_s"),
+        (json.dumps({**PROBLEM, "order": "random"}), "order"),
+        (json.dumps({**PROBLEM, "micro_batches": 0}), "micro_batches"),
+    ],
+)
+def test_invalid_problems_exit_with_2_and_name_the_key(
+    content: str, named: str, problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem.write_text(content)
+    assert orbitsplit(monkeypatch, "solve", problem, "--json") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert named in captured.err
+
+
+def test_a_missing_file_exits_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orbitsplit(monkeypatch, "solve", tmp_path / "none.json") == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+COMMANDS = ("calibrate", "demo", "pareto", "plan", "profile", "run", "serve", "simulate", "solve", "verify")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert orbitsplit(monkeypatch, command, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"orbitsplit {command} " in out
+    assert "Example" in out
+    # A server goes on; it has no result.
+    assert ("--json" in out) == (command != "serve")
+
+
+def test_profile_plan_and_simulate_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    profile, network, plan = tmp_path / "profile.json", tmp_path / "network.toml", tmp_path / "plan.json"
+    network.write_text(
+        '[[nodes]]\nname = "a"\nmemory = "1 GB"\ncompute = "1 GFLOP/s"\n'
+        '[[nodes]]\nname = "b"\nmemory = "1 GB"\ncompute = "2 GFLOP/s"\n'
+        '[[links]]\nbetween = ["a", "b"]\nbandwidth = "10 Mbit/s"\nlatency = "5 ms"\n'
+    )
+    assert orbitsplit(monkeypatch, "profile", model, "--prompt-tokens", 16, "-o", profile, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(profile.read_text())
+    arguments = ("plan", profile, "--network", network, "--micro-batches", 4, "--new-tokens", 3, "-o", plan)
+    assert orbitsplit(monkeypatch, *arguments) == 0
+    assert "optimal" in capsys.readouterr().out
+    loaded = osp.Plan.load(plan)
+    assert loaded.prediction is not None
+    assert orbitsplit(monkeypatch, "simulate", plan, "-o", tmp_path / "timeline.png") == 0
+    assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert orbitsplit(monkeypatch, "simulate", plan, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["nodes"] == [s.node for s in loaded.stages]
+
+
+def test_a_plan_that_does_not_exist_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    profile, network = tmp_path / "profile.json", tmp_path / "network.toml"
+    network.write_text('[[nodes]]\nname = "a"\nmemory = "1 kB"\ncompute = "1 GFLOP/s"\n')
+    assert orbitsplit(monkeypatch, "profile", model, "--prompt-tokens", 16, "-o", profile) == 0
+    capsys.readouterr()
+    assert orbitsplit(monkeypatch, "plan", profile, "--network", network) == 1
+    assert "needs" in capsys.readouterr().err
+
+
+NETWORK = """
+[[nodes]]
+name = "sat[0]"          # brackets are markup to rich, and were once eaten
+memory = "1 GB"
+slowdown = 1.0
+
+[[nodes]]
+name = "sat[/1]"
+memory = "1 GB"
+slowdown = 1.5
+
+[[links]]
+between = ["sat[0]", "sat[/1]"]
+bandwidth = "10 Mbit/s"
+latency = "1 ms"
+"""
+
+
+@pytest.mark.timeout(240)
+def test_calibrate_plan_verify_and_run_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    save_tiny_model(model)
+    save_tiny_tokenizer(model)
+    text, network = tmp_path / "text.txt", tmp_path / "network.toml"
+    text.write_text("the satellite passes over the station and sends data " * 20)
+    network.write_text(NETWORK)
+    profile, plan, trace = (tmp_path / f"{name}.json" for name in ("profile", "plan", "trace"))
+    book, verified = tmp_path / "book.safetensors", tmp_path / "verified.json"
+    common = ("--prompt-tokens", 16)
+    assert orbitsplit(monkeypatch, "profile", model, *common, "--measure", "-o", profile) == 0
+    asked = ("--codec", "klt", "--codec", "int8", "--level", 4, "--cut", 1, "--cut", 2)
+    assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, *asked, "-o", book) == 0
+    assert "klt 4" in capsys.readouterr().out
+    assert not book.with_name("book.safetensors.partial").exists()
+    given = ("--codebook", book)
+    budget = (*given, "--max-accuracy-drop", 0.5, "--new-tokens", 4)
+    assert orbitsplit(monkeypatch, "plan", profile, "--network", network, *budget, "-o", plan) == 0
+    assert "sat[0]" in capsys.readouterr().out
+    assert orbitsplit(monkeypatch, "verify", plan, "--text", text, *given, "-o", verified, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["is_within"]
+    assert osp.Plan.load(verified).max_accuracy_drop == 0.5
+    prompts = ("--prompt", "the satellite", "--prompt", "over the station passes")
+    assert orbitsplit(monkeypatch, "run", verified, *prompts, *given, "--new-tokens", 4, "-o", trace, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed["texts"]) == 2
+    assert printed["run"]["new_tokens"] == 4
+    assert osp.Trace.load(trace).events
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    osp.Plan.manual(cuts=[2], layers=4).save(tmp_path / "plan.json")
+    output = tmp_path / "timeline.tiff"
+    assert orbitsplit(monkeypatch, "run", tmp_path / "plan.json", "--prompt", "x", "-o", output) == 2
+    assert "'.tiff'" in capsys.readouterr().err
+
+
+def test_a_run_of_another_workload_is_not_compared_with_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    # 32 tokens were once compared with a prediction for 8, as 4.5 times the prediction.
+    prediction = osp.Prediction(
+        total_s=2, prefill_s=1, token_step_s=1, loss=0, stage_s=(1,), link_s=(), decode_stage_s=(1,), decode_link_s=(),
+        stage_memory_bytes=(1,), status="optimal", lower_bound_s=2, gap=0,
+    )  # fmt: skip
+    workload = osp.Workload(prompt_tokens=3, new_tokens=2)
+    plan = osp.Plan((osp.PlanStage("a", 0, 3),), (), 3, workload=workload, prediction=prediction)
+    for new_tokens, shown in ((2, "1.000"), (32, "planned were 1 x 3 + 2")):
+        trace = osp.Trace(nodes=("a",), events=())
+        run = osp.Run(
+            sequences=1, prompt_tokens=3, new_tokens=new_tokens, groups=1, prefill_s=1, decode_s=1, stages=(), links=(),
+            trace=trace,
+        )  # fmt: skip
+        views.prediction(Console(width=200), plan, run)
+        assert shown in capsys.readouterr().out
+
+
+# Runs and servers of a plan with two nodes, on a tiny model that reads and writes bytes.
+
+CHAIN = """
+[[nodes]]
+name = "a"
+memory = "1 GB"
+slowdown = 1.0
+
+[[nodes]]
+name = "b"
+memory = "1 GB"
+slowdown = 1.0
+
+[[links]]
+between = ["a", "b"]
+bandwidth = "100 Mbit/s"
+"""
+LINKS = """
+[[links]]
+from = "a"
+to = "b"
+latency = "2 ms"
+jitter = "1 ms"
+"""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Files of a chain of two nodes, and the whole model with its tokenizer."""
+
+    folder: Path
+    whole: PreTrainedModel
+    tokenizer: Any
+
+    def continued(self, prompt: str, new_tokens: int, **options: Any) -> str:
+        """Return what the whole model says after a prompt."""
+        inputs = self.tokenizer(prompt, return_tensors="pt")
+        with torch.inference_mode():
+            tokens = self.whole.generate(**inputs, max_new_tokens=new_tokens, **options)
+        return str(self.tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    folder = tmp_path_factory.mktemp("chain")
+    tokenizer = byte_tokenizer()
+    end = tokenizer.eos_token_id
+    whole = tiny_model(vocab_size=end + 1, pad_token_id=end, eos_token_id=end)
+    whole.generation_config = GenerationConfig(pad_token_id=end, eos_token_id=end)
+    whole.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "network.toml").write_text(CHAIN)
+    (folder / "links.toml").write_text(LINKS)
+    osp.profile(folder / "model", prompt_tokens=16, measure=True).save(folder / "profile.json")
+    plan = osp.Plan.manual(cuts=[2], layers=LAYERS)
+    stages = tuple(replace(stage, node=node) for stage, node in zip(plan.stages, "ab", strict=True))
+    replace(plan, stages=stages, model=str(folder / "model")).save(folder / "plan.json")
+    return Chain(folder, whole, tokenizer)
+
+
+def test_a_run_draws_tokens_over_links_that_change_and_writes_a_trace_for_viewers(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ("--sample", "--temperature", 0.8, "--top-p", 0.9, "--seed", 3)
+    after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
+    trace = tmp_path / "run.chrome.json"
+    options = (*drawn, *after_a_loss, "--links", "links.toml", "--new-tokens", 10, "-o", trace, "--json")
+    monkeypatch.chdir(chain.folder)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", *options) == 0
+    printed = json.loads(capsys.readouterr().out)
+    torch.manual_seed(3)
+    assert printed["texts"] == [chain.continued("The satellite", 10, do_sample=True, temperature=0.8, top_p=0.9)]
+    assert printed["texts"] != [chain.continued("The satellite", 10, do_sample=False)]
+    assert printed["recoveries"] == []
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert {event["args"]["name"] for event in events if event["name"] == "process_name"} >= {"a", "b"}
+    (link,) = printed["run"]["links"]
+    assert (link["source"], link["destination"], link["frames"]) == ("a", "b", 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--profile", "profile.json"), "to go on after a loss, give --profile and --network"),
+        (("--network", "network.toml"), "to go on after a loss, give --profile and --network"),
+        (("--links", "other.toml"), "the conditions name node 'mars'; the nodes are a, b"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options: tuple[str, ...],
+    message: str,
+    chain: Chain,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(chain.folder)
+    Path("other.toml").write_text(LINKS.replace('"b"', '"mars"'))
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It was ignored.
+    monkeypatch.chdir(chain.folder)
+    monkeypatch.setattr("orbitsplit.runtime._torchrun.torchrun_rank", lambda: 0)
+    after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
+    for options in (("--links", "links.toml"), after_a_loss):
+        assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2
+        assert "are for runs whose processes are all on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_openai_clients_and_ends_in_order(number: signal.Signals, chain: Chain) -> None:
+    options = ["--port", "0", "--api-key", "open sesame"]
+    command = [sys.executable, "-m", "orbitsplit", "serve", "plan.json", *options]
+    with subprocess.Popen(command, cwd=chain.folder, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            (url,) = (next(line for line in lines if line.startswith("serving at")).split()[-1],)
+            assert url.startswith("http://127.0.0.1:")
+            children = psutil.Process(server.pid).children(recursive=True)
+            with openai.OpenAI(base_url=url, api_key="open sesame", max_retries=0, timeout=30) as client:
+                answer = client.completions.create(model="model", prompt="The satellite", max_tokens=10, temperature=0)
+            with (
+                openai.OpenAI(base_url=url, api_key="guessed", max_retries=0, timeout=30) as stranger,
+                pytest.raises(openai.AuthenticationError),
+            ):
+                stranger.completions.create(model="model", prompt="x", max_tokens=1)
+            server.send_signal(number)
+            server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert answer.choices[0].text == chain.continued("The satellite", 10, do_sample=False)
+    assert server.returncode == 0
+    assert len(children) == 2
+    assert psutil.wait_procs(children, timeout=10)[1] == []

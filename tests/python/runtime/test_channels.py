@@ -1,0 +1,269 @@
+"""Activations and tokens as messages: what is sent is received, and what is damaged is told or refused by name."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import orbitsplit as osp
+from orbitsplit._plans.trace import Recorder
+from orbitsplit.runtime._emulation.pace import Pace
+from orbitsplit.runtime._messages.framing import Header
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.record import Traffic
+from orbitsplit.runtime._messages.transport import Sender
+from orbitsplit.runtime._schedule import Kind, Message
+from orbitsplit.runtime._worker import channels
+from orbitsplit.runtime._worker.channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet
+
+HIDDEN = 64
+LINK = 'link from node "a" to node "b"'
+GROUP = Group(id=3, rows=2, tokens=5, mask=None, max_new_tokens=8, is_recorded=True)
+
+
+@dataclass
+class Memory:
+    """Both ends of a channel, in memory; `damaged` payloads arrive as the transport tells of them."""
+
+    messages: deque[tuple[Header, bytes, bytes | None]] = field(default_factory=deque)
+
+    def send(
+        self, header: Header, payload: bytes = b"", *, description: bytes = b"", is_answered: bool = True
+    ) -> tuple[float, float]:
+        header = header._replace(payload_bytes=len(payload), description_bytes=len(description))
+        self.messages.append((header, description, bytes(payload)))
+        return 10.0, 12.0
+
+    def forget(self, group: int) -> None:
+        pass
+
+    def receive(self) -> tuple[Header, memoryview, memoryview | None]:
+        header, description, payload = self.messages.popleft()
+        return header, memoryview(description), None if payload is None else memoryview(payload)
+
+
+@dataclass
+class Ends:
+    """Both ends of a link."""
+
+    memory: Memory
+    recorder: Recorder
+    pace: Pace
+    outlet: ActivationOutlet
+    inlet: ActivationInlet
+
+
+def activation_ends(codec: str = "raw", *, half_duplex: bool = False, dtype: torch.dtype = torch.float32) -> Ends:
+    memory, recorder = Memory(), Recorder()
+    recorder.begin(GROUP.id)
+    pace = Pace(recorder)
+    outlet = ActivationOutlet(memory, pace, codec=codec, half_duplex=half_duplex)  # type: ignore[arg-type]
+    inlet = ActivationInlet(memory, pace, hidden_size=HIDDEN, dtype=dtype, link=LINK)  # type: ignore[arg-type]
+    return Ends(memory, recorder, pace, outlet, inlet)
+
+
+def activation(tokens: int = 5) -> Tensor:
+    return torch.randn(2, tokens, HIDDEN, generator=torch.Generator().manual_seed(tokens))
+
+
+def arrived(message: Message) -> Tensor:
+    assert message.x is not None
+    return message.x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_uncompressed_activations_arrive_as_they_were(dtype: torch.dtype) -> None:
+    ends = activation_ends(dtype=dtype)
+    ends.outlet.begin(GROUP, activation().to(dtype))
+    message = ends.inlet.receive()
+    assert (message.kind, message.group, message.step, message.begun) == (Kind.BEGIN, 3, 0, GROUP)
+    assert torch.equal(arrived(message), activation().to(dtype))
+    for step in (1, 2):
+        x = (activation(1) * step).to(dtype)
+        ends.outlet.send(3, step, x)
+        message = ends.inlet.receive()
+        assert (message.kind, message.group, message.step, message.begun) == (Kind.STEP, 3, step, None)
+        assert torch.equal(arrived(message), x)
+
+
+@pytest.mark.parametrize("codec", ["bf16", "int8", "int4", "topk"])
+def test_a_compressed_activation_is_what_the_codec_makes_of_it(codec: str) -> None:
+    ends = activation_ends(codec)
+    for step, tokens in ((0, 5), (1, 1), (2, 1)):
+        x = activation(tokens) + step
+        if step == 0:
+            ends.outlet.begin(GROUP, x)
+        else:
+            ends.outlet.send(3, step, x)
+        expected = osp.decompress(osp.compress(x, codec=codec), framework="torch")
+        assert torch.equal(arrived(ends.inlet.receive()), expected)
+
+
+def test_an_activation_need_not_be_contiguous() -> None:
+    ends = activation_ends()
+    x = torch.randn(5, 2, HIDDEN).transpose(0, 1)
+    ends.outlet.begin(GROUP, x)
+    assert torch.equal(arrived(ends.inlet.receive()), x)
+
+
+def test_frames_and_bytes_of_recorded_groups_are_counted() -> None:
+    ends = activation_ends("int8")
+    ends.outlet.begin(GROUP, activation(5))
+    ends.outlet.send(3, 1, activation(1))
+    ends.outlet.send(3, 2, activation(1))
+    ends.outlet.send(4, 1, activation(1))
+    assert ends.outlet.take_traffic(3) == Traffic(
+        frames=3,
+        prefill_bytes=len(osp.compress(activation(5), codec="int8")),
+        decode_bytes=2 * len(osp.compress(activation(1), codec="int8")),
+        original_bytes=2 * 7 * HIDDEN * 4,
+    )
+    assert ends.outlet.take_traffic(3) == ends.outlet.take_traffic(4) == Traffic()
+
+
+@pytest.mark.parametrize("kind", [Kind.END, Kind.DAMAGED, Kind.STOP])
+def test_what_needs_no_activation_is_passed_on(kind: Kind) -> None:
+    ends = activation_ends()
+    ends.outlet.tell(kind, 3)
+    assert ends.inlet.receive() == Message(kind, 3)
+
+
+def test_sending_and_working_are_recorded() -> None:
+    ends = activation_ends()
+    ends.outlet.begin(GROUP, activation())
+    ends.inlet.receive()
+    events, _ = ends.recorder.take(3)
+    assert [event[0] for event in events] == ["encode", "send", "wait", "decode"]
+    assert events[1][3:] == (10.0, 12.0)
+
+
+def test_what_an_emulated_link_had_delivered_already_is_received_not_waited_for() -> None:
+    ends = activation_ends()
+    ends.memory.send(
+        Header(Kind.STEP, 3, 1, rows=2, tokens=1, deliver_s=1e-9), osp.compress(activation(1), codec="raw")
+    )
+    ends.inlet.receive()
+    (wait, receive, decode), _ = ends.recorder.take(3)
+    assert (wait[0], receive[0], decode[0]) == ("wait", "receive", "decode")
+    assert wait[4] - wait[3] == 0.0 < receive[4] - receive[3]
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("position", [0, 9, 30, -1])
+def test_a_damaged_frame_is_told(step: int, position: int) -> None:
+    ends = activation_ends("int8")
+    if step == 0:
+        ends.outlet.begin(GROUP, activation())
+    else:
+        ends.outlet.send(3, step, activation(1))
+    header, description, frame = ends.memory.messages.pop()
+    assert frame is not None
+    damaged = bytearray(frame)
+    damaged[position] ^= 0x40
+    ends.memory.messages.append((header, description, bytes(damaged)))
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+    ends.memory.messages.append((header, description, None))  # as the transport tells of it
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+
+
+def test_a_valid_frame_larger_than_announced_is_not_decoded() -> None:
+    ends = activation_ends()
+    ends.memory.send(Header(Kind.STEP, 3, 0, rows=2, tokens=5), osp.compress(torch.zeros(2, 500, HIDDEN), codec="int8"))
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+
+
+def test_a_header_cannot_make_the_receiver_allocate_more_than_a_message_may_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A sparse frame of few bytes decodes into any shape that a forged header announces.
+    ends = activation_ends("topk:0.001")
+    ends.outlet.begin(GROUP, torch.zeros(2, 5, HIDDEN))
+    ends.memory.send(Header(Kind.STEP, 3, 1, rows=2**32 - 1, tokens=1), b"")
+    monkeypatch.setattr(channels, "MESSAGE_BYTES", 2 * 5 * HIDDEN * 4 - 1)
+    with pytest.raises(osp.TransportError, match=r"\(2, 5, 64\) in torch.float32 takes 2560 bytes, the limit is 2559"):
+        ends.inlet.receive()
+    with pytest.raises(osp.TransportError, match=r"\(4294967295, 1, 64\) in torch.float32 takes 1099511627520 bytes"):
+        ends.inlet.receive()
+    with pytest.raises(ValueError, match="takes 2560 bytes, the limit is 2559"):
+        ends.outlet.send(3, 2, torch.zeros(2, 5, HIDDEN))
+
+
+@pytest.mark.parametrize(("step", "tokens"), [(0, 5), (1, 1)])
+def test_a_frame_of_another_shape_or_dtype_is_refused(step: int, tokens: int) -> None:
+    for x in (activation(tokens)[:1], activation(tokens).half()):
+        ends = activation_ends()
+        ends.memory.send(Header(Kind.STEP, 3, step, rows=2, tokens=tokens), osp.compress(x, codec="raw"))
+        with pytest.raises(osp.TransportError, match=rf'from node "a" to node "b", group 3, step {step}: .*'):
+            ends.inlet.receive()
+
+
+def test_a_message_of_no_kind_is_refused() -> None:
+    ends = activation_ends()
+    ends.memory.send(Header(77, 3))
+    with pytest.raises(osp.TransportError, match="a message is of kind 77, which does not exist"):
+        ends.inlet.receive()
+
+
+def test_tokens_arrive_as_they_were() -> None:
+    memory = Memory()
+    outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
+    for step, tokens in enumerate((torch.tensor([1 << 40, 7]), torch.zeros(0, dtype=torch.int64))):
+        outlet.send(1, step, tokens)
+        message, _, _ = inlet.receive()
+        assert (message.kind, message.group, message.step) == (Kind.STEP, 1, step)
+        assert torch.equal(arrived(message), tokens)
+
+
+def test_only_damage_is_told_to_the_first_stage() -> None:
+    memory = Memory()
+    outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
+    outlet.tell(Kind.END, 1)
+    outlet.tell(Kind.STOP)
+    outlet.tell(Kind.DAMAGED, 2)
+    assert inlet.receive()[0] == Message(Kind.DAMAGED, 2)
+    assert not memory.messages
+
+
+def test_the_last_stage_keeps_no_buffers_of_groups_that_have_ended() -> None:
+    # It kept the last message of every group: a kilobyte for each request to a server.
+    sent: list[weakref.ref[Tensor]] = []
+
+    class Works:
+        group: Any
+
+        def __init__(self) -> None:
+            self.group = self
+
+        def send(self, messages: list[Tensor], _rank: int, _tag: int) -> Works:
+            sent.extend(map(weakref.ref, messages))
+            return self
+
+        def wait(self, _timeout: Any) -> None:
+            pass
+
+    outlet = TokenOutlet(Sender(Works(), LINK, 0, shaper=None))  # type: ignore[arg-type]
+    for group in range(100):
+        outlet.begin(replace(GROUP, id=group), torch.zeros(2, dtype=torch.int64))
+        outlet.send(group, 1, torch.zeros(2, dtype=torch.int64))
+        outlet.tell(Kind.END, group)
+    assert len(sent) == 200
+    assert len({id(message()) for message in sent if message() is not None}) <= 20
+
+
+def test_tokens_of_the_wrong_size_are_refused() -> None:
+    memory = Memory()
+    memory.send(Header(Kind.STEP, 0, rows=1), b"1234567")
+    with pytest.raises(osp.TransportError, match="7 bytes of kind STEP are not 1 tokens"):
+        TokenInlet(memory, LINK).receive()  # type: ignore[arg-type]
+
+
+def test_a_half_duplex_node_waits_for_its_own_transmission() -> None:
+    ends = activation_ends(half_duplex=True)
+    ends.outlet.begin(GROUP, activation())
+    assert ends.pace.held_until_s == 12.0

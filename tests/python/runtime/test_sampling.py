@@ -1,0 +1,80 @@
+"""Sampling: the tokens that transformers draws, for a part of the batch and after an interruption too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from orbitsplit.runtime._messages.groups import Sampling
+from orbitsplit.runtime._worker.sampling import Sampler, greedy
+from tests.support.tiny_models import save_tiny_model, tiny_prompts
+
+SETTINGS = [
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 0.6, "top_k": 0, "top_p": 1.0},
+    {"temperature": 1.0, "top_k": 7, "top_p": 1.0},
+    {"temperature": 1.3, "top_k": 40, "top_p": 0.8},
+]
+NEW_TOKENS, SEED = 6, 11
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Tensor, list[Tensor]]]:
+    """The judge: tokens [B, n] that transformers draws with each of the settings, and the logits it drew them from."""
+    model = save_tiny_model(tmp_path_factory.mktemp("sampling"), "llama").eval()
+    input_ids, mask = tiny_prompts((3, 7, 5, 4))
+    found = []
+    for settings in SETTINGS:
+        torch.manual_seed(SEED)
+        result = model.generate(
+            input_ids,
+            attention_mask=mask,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=None,
+            do_sample=True,
+            eos_token_id=None,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **settings,
+        )
+        found.append((result.sequences[:, input_ids.shape[1] :], list(result.logits)))
+    return found
+
+
+@pytest.mark.parametrize("index", range(len(SETTINGS)))
+@pytest.mark.parametrize(("first_row", "rows"), [(0, 4), (0, 2), (2, 2), (3, 1)])
+def test_each_part_of_a_batch_gets_the_tokens_of_the_whole(
+    drawn: list[tuple[Tensor, list[Tensor]]], index: int, first_row: int, rows: int
+) -> None:
+    tokens, logits = drawn[index]
+    part = slice(first_row, first_row + rows)
+    sampler = Sampler(Sampling(SEED, **SETTINGS[index], rows=4, first_row=first_row), rows)  # type: ignore[arg-type]
+    picked = torch.stack([sampler.pick(step[part]) for step in logits], dim=1)
+    assert torch.equal(picked, tokens[part])
+
+
+@pytest.mark.parametrize("done", [1, 4])
+def test_drawing_goes_on_after_an_interruption_as_if_there_had_been_none(
+    drawn: list[tuple[Tensor, list[Tensor]]], done: int
+) -> None:
+    tokens, logits = drawn[3]
+    sampler = Sampler(Sampling(SEED, **SETTINGS[3], rows=4, drawn=done), 4)  # type: ignore[arg-type]
+    picked = torch.stack([sampler.pick(step) for step in logits[done:]], dim=1)
+    assert torch.equal(picked, tokens[:, done:])
+
+
+def test_logits_are_left_as_they_are() -> None:
+    logits = torch.randn(2, 30)
+    before = logits.clone()
+    Sampler(Sampling(0, temperature=0.5, top_k=3, rows=2), 2).pick(logits)
+    assert torch.equal(logits, before)
+
+
+def test_greedy_takes_the_likeliest() -> None:
+    assert greedy(torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])).tolist() == [1, 0]
+
+
+def test_the_tiny_model_is_not_certain(drawn: list[tuple[Tensor, list[Tensor]]]) -> None:
+    # Otherwise all settings would give the same tokens, and the tests above would show nothing.
+    assert len({tuple(tokens.flatten().tolist()) for tokens, _ in drawn}) == len(SETTINGS)

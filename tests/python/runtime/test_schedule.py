@@ -1,0 +1,340 @@
+"""The schedule without processes: a toy model on links in memory, and a judge that runs row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._schedule import MOST_DAMAGES, Kind, Lead, Loopback, Message, follow
+
+VOCABULARY, PAD = 23, 0
+
+
+def next_token(tokens: list[int]) -> int:
+    """The toy model: depends on every token so far, so a mixed-up cache shows."""
+    state = 1
+    for token in tokens:
+        state = (state * 31 + token + 7) % 9973
+    return state % VOCABULARY
+
+
+def generate_by_rows(prompts: list[list[int]], new_tokens: int, eos: tuple[int, ...]) -> list[list[int]]:
+    """The judge: transformers' greedy rules, one row after the other."""
+    rows = []
+    for prompt in prompts:
+        row = list(prompt)
+        while len(row) < len(prompt) + new_tokens and not (len(row) > len(prompt) and row[-1] in eos):
+            row.append(next_token(row))
+        rows.append(row)
+    width = max(len(row) for row in rows)
+    return [row + [PAD] * (width - len(row)) for row in rows]
+
+
+@dataclass
+class ToyStage:
+    """Keeps all tokens of a group; passes them on, or on the last stage predicts from them."""
+
+    is_last: bool
+    caches: dict[int, list[Tensor]] = field(default_factory=dict)
+    begun: list[Group] = field(default_factory=list)
+    calls: list[tuple[int, int]] = field(default_factory=list)
+
+    def begin(self, group: Group) -> None:
+        self.begun.append(group)
+        self.caches[group.id] = []
+
+    def forward(self, group: int, step: int, x: Any) -> Tensor:
+        self.calls.append((group, step))
+        cache = self.caches[group]
+        assert len(cache) == step, "a step is missing or came twice"
+        cache.append(x)
+        if not self.is_last:
+            return x  # type: ignore[no-any-return]
+        if not self.begun_as(group).generates:
+            return torch.zeros(0, dtype=torch.int64)
+        return torch.tensor([next_token(row) for row in torch.cat(cache, dim=1).tolist()])
+
+    def begun_as(self, group: int) -> Group:
+        return next(one for one in reversed(self.begun) if one.id == group)
+
+    def drop(self, group: int) -> None:
+        self.caches.pop(group, None)
+
+
+@dataclass
+class Wire:
+    """A link in memory. `damages(message)` says which messages of activations arrive damaged."""
+
+    damages: Callable[[Message], bool] = lambda _message: False
+    messages: deque[Message] = field(default_factory=deque)
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        self._put(Message(Kind.BEGIN, group.id, 0, x, group))
+
+    def send(self, group: int, step: int, x: Tensor) -> None:
+        self._put(Message(Kind.STEP, group, step, x))
+
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        self.messages.append(Message(kind, group))
+
+    def _put(self, message: Message) -> None:
+        self.messages.append(Message(Kind.DAMAGED, message.group) if self.damages(message) else message)
+
+    def receive(self) -> Message:
+        return self.messages.popleft()
+
+
+class TokenWire(Wire):
+    """The link back to the first stage, which carries tokens and damage."""
+
+    def begin(self, group: Group, x: Tensor) -> None:
+        self.send(group.id, 0, x)
+
+    def tell(self, kind: Kind, group: int = 0) -> None:
+        if kind is Kind.DAMAGED:
+            super().tell(kind, group)
+
+
+@dataclass
+class Reported:
+    """What the first stage reported."""
+
+    got: dict[int, list[Tensor]] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def tokens(self, group: int, tokens: Tensor) -> None:
+        self.got.setdefault(group, []).append(tokens)
+
+    def end(self, group: int) -> None:
+        self.ended.append(group)
+
+    def fail(self, group: int, reason: str) -> None:
+        self.failed[group] = reason
+
+
+class _EmptyError(Exception):
+    pass
+
+
+class Chain:
+    """Stages and links in memory; what is delivered next is chosen by a random number, each link keeps its order."""
+
+    def __init__(
+        self, stages: int, *, most_groups: int = 99, seed: int = 0, damages: Callable[[Message], bool] | None = None
+    ) -> None:
+        quiet = damages or (lambda _message: False)
+        self.toys = [ToyStage(k == stages - 1) for k in range(stages)]
+        self.wires = [Wire(quiet) for _ in range(stages - 1)] + [TokenWire(quiet)]
+        self.report = Reported()
+        self.lead = Lead(self.toys[0], self.wires[0], self.report, most_groups=most_groups)
+        self._random = random.Random(seed)
+
+    def deliver(self) -> bool:
+        """Deliver one message; return whether there was one."""
+        ready = [k for k, wire in enumerate(self.wires) if wire.messages]
+        if not ready:
+            return False
+        k = self._random.choice(ready)
+        if k == len(self.wires) - 1:
+            self.lead.returned(self.wires[k].receive())
+            return True
+        messages = self.wires[k].messages
+
+        class One:
+            def receive(self) -> Message:
+                if self.is_used:
+                    raise _EmptyError
+                self.is_used = True
+                return messages.popleft()
+
+            is_used = False
+
+        with contextlib.suppress(_EmptyError):
+            follow(self.toys[k + 1], One(), self.wires[k + 1])
+        return True
+
+    def run(self) -> None:
+        while self.deliver():
+            pass
+
+    def rows(self, group: Group, prompts: Tensor) -> list[list[int]]:
+        return torch.cat([prompts, *(got[:, None] for got in self.report.got.get(group.id, []))], dim=1).tolist()  # type: ignore[no-any-return]
+
+
+def make_group(number: int, prompts: Tensor, new_tokens: int, eos: tuple[int, ...] = ()) -> Group:
+    return Group(number, *prompts.shape, None, new_tokens, eos, PAD)
+
+
+def make_prompts(rows: int, tokens: int, seed: int) -> Tensor:
+    return torch.randint(0, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+batches = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7)), min_size=1, max_size=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    batches=batches,
+    stages=st.integers(2, 4),
+    most_groups=st.integers(1, 5),
+    eos=st.sets(st.integers(0, VOCABULARY - 1), max_size=4),
+    seed=st.integers(0, 1000),
+    damage=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
+)
+def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
+    batches: list[tuple[int, int, int]], stages: int, most_groups: int, eos: set[int], seed: int, damage: float
+) -> None:
+    source = random.Random(seed)
+    chain = Chain(stages, most_groups=most_groups, seed=seed, damages=lambda _: source.random() < damage)
+    groups = []
+    for number, (rows, tokens, new_tokens) in enumerate(batches):
+        prompts = make_prompts(rows, tokens, seed + number)
+        groups.append((make_group(number, prompts, new_tokens, tuple(sorted(eos))), prompts))
+        chain.lead.begin(*groups[-1])
+        for _ in range(source.randrange(6)):  # groups begin amid others
+            chain.deliver()
+    chain.run()
+    for group, prompts in groups:
+        if group.id not in chain.report.failed:
+            expected = generate_by_rows(prompts.tolist(), group.max_new_tokens, group.eos_token_ids)
+            assert chain.rows(group, prompts) == expected
+            assert chain.report.ended.count(group.id) == 1
+    assert damage or not chain.report.failed
+    assert all(not toy.caches for toy in chain.toys)
+    assert not any(wire.messages for wire in chain.wires)
+
+
+def test_one_stage_sends_to_its_own_inbox() -> None:
+    prompts = make_prompts(3, 2, 1)
+    inbox: deque[Message] = deque()
+    report = Reported()
+    lead = Lead(ToyStage(True), Loopback(inbox.append), report, most_groups=2)
+    lead.begin(make_group(0, prompts, 9, (4,)), prompts)
+    while inbox:
+        lead.returned(inbox.popleft())
+    got = torch.cat([prompts, torch.stack(report.got[0], dim=1)], dim=1)
+    assert got.tolist() == generate_by_rows(prompts.tolist(), 9, (4,))
+
+
+def test_all_prompts_enter_before_any_group_decodes() -> None:
+    chain = Chain(3)
+    for number in range(4):
+        prompts = make_prompts(1, 2, number)
+        chain.lead.begin(make_group(number, prompts, 3), prompts)
+    assert chain.toys[0].calls == [(0, 0), (1, 0), (2, 0), (3, 0)]
+
+
+def test_a_group_goes_on_without_waiting_for_the_others() -> None:
+    # Only group 0's tokens come back: it must reach its end although group 1 is stuck in prefill.
+    chain = Chain(2)
+    for number in range(2):
+        prompts = make_prompts(1, 1, number)
+        chain.lead.begin(make_group(number, prompts, 3), prompts)
+    for step in range(3):
+        chain.lead.returned(Message(Kind.STEP, 0, step, torch.tensor([5])))
+    assert [token.item() for token in chain.report.got[0]] == [5, 5, 5]
+    assert chain.report.ended == [0]
+
+
+def test_no_more_groups_than_allowed_are_under_way_and_the_first_to_come_go_first() -> None:
+    chain = Chain(2, most_groups=2)
+    for number in range(5):
+        prompts = make_prompts(1, 1, number)
+        chain.lead.begin(make_group(number, prompts, 2), prompts)
+    most = 0
+    while chain.deliver():
+        most = max(most, len(chain.toys[0].caches))
+    assert most == 2
+    assert [group.id for group in chain.toys[0].begun] == [0, 1, 2, 3, 4]
+    assert sorted(chain.report.ended) == [0, 1, 2, 3, 4]
+
+
+def test_a_cancelled_group_ends_with_the_tokens_it_has() -> None:
+    chain = Chain(2, most_groups=1)
+    for number in range(3):
+        prompts = make_prompts(1, 1, number)
+        chain.lead.begin(make_group(number, prompts, 50), prompts)
+    while len(chain.report.got.get(0, [])) < 3:
+        chain.deliver()
+    chain.lead.cancel(1)  # waits still
+    assert chain.report.ended == [1]
+    chain.lead.cancel(0)
+    chain.run()
+    assert len(chain.report.got[0]) <= 4
+    assert 1 not in chain.report.got
+    assert chain.report.ended == [1, 0, 2]
+    chain.lead.cancel(2)  # is over
+    assert chain.report.ended == [1, 0, 2]
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_a_damaged_message_changes_no_token(hop: int, step: int) -> None:
+    left = [1]
+
+    def damages(message: Message) -> bool:
+        is_it = message.step == step and message.kind in (Kind.BEGIN, Kind.STEP) and left[0] > 0
+        left[0] -= is_it
+        return is_it
+
+    chain = Chain(3)
+    chain.wires[hop].damages = damages
+    prompts = make_prompts(2, 3, 5)
+    group = make_group(0, prompts, 6, (9,))
+    chain.lead.begin(group, prompts)
+    chain.run()
+    assert left == [0]
+    assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 6, (9,))
+    assert len(chain.toys[0].begun) == 2
+    assert chain.toys[0].begun[1].tokens == 3 + step
+
+
+def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
+    chain = Chain(2, damages=lambda message: message.kind is Kind.BEGIN and message.group == 0)
+    for number in range(2):
+        prompts = make_prompts(1, 2, number)
+        chain.lead.begin(make_group(number, prompts, 3), prompts)
+    chain.run()
+    assert chain.report.failed == {0: f"{MOST_DAMAGES + 1} of its messages in a row arrived damaged"}
+    assert chain.report.ended == [1]
+    assert all(not toy.caches for toy in chain.toys)
+
+
+def test_a_group_that_generates_nothing_ends_with_its_first_message() -> None:
+    chain = Chain(3)
+    prompts = make_prompts(2, 3, 0)
+    chain.lead.begin(make_group(0, prompts, 0), prompts)
+    chain.run()
+    assert chain.report.got == {}
+    assert chain.report.ended == [0]
+    assert chain.toys[2].calls == [(0, 0)]
+
+
+def test_rows_that_ended_before_get_the_pad_token_only() -> None:
+    chain = Chain(2)
+    prompts = make_prompts(2, 2, 0)
+    chain.lead.begin(Group(0, 2, 2, None, 3, (), PAD, ended_rows=(1,)), prompts)
+    chain.run()
+    got = torch.stack(chain.report.got[0], dim=1)
+    assert got[1].tolist() == [PAD] * 3
+    assert [*prompts[0].tolist(), *got[0].tolist()] == generate_by_rows(prompts[:1].tolist(), 3, ())[0]
+
+
+def test_the_word_to_stop_reaches_all_stages() -> None:
+    wires = [Wire() for _ in range(3)]
+    wires[0].tell(Kind.STOP)
+    for k in range(2):
+        follow(ToyStage(False), wires[k], wires[k + 1])
+    assert wires[2].receive().kind is Kind.STOP

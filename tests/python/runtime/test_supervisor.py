@@ -1,0 +1,208 @@
+"""Telling the cause of a failure from what it caused, with processes and a store made up for the purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+import orbitsplit as osp
+from orbitsplit.runtime._messages.control import Failure, SignOfLife, failure_key, sign_of_life_key
+from orbitsplit.runtime._parent import supervisor
+from orbitsplit.runtime._parent.supervisor import Workers
+
+PLAN = osp.Plan.manual(cuts=[1, 2], layers=3)
+LOST = Failure("peer", "PeerLostError: link broke", "traceback of the lost", is_consequence=True)
+RAISED = Failure("failed", "ValueError: 7 is too many", "traceback of the error", is_consequence=False)
+NO_ROOM = Failure("memory", "MemoryError: 7 bytes", "traceback of the allocation", is_consequence=False)
+SESSION = 4
+
+
+@dataclass
+class Process:
+    returncode: int | None = None
+    stdin: None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        self.returncode = -9
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        return self.returncode
+
+
+@dataclass
+class Store:
+    values: dict[str, bytes] = field(default_factory=dict)
+
+    address = "nowhere:1"
+
+    def has(self, key: str) -> bool:
+        return key in self.values
+
+    def get(self, key: str) -> bytes:
+        return self.values[key]
+
+    def put(self, key: str, data: bytes) -> None:
+        self.values[key] = data
+
+
+def make_workers(
+    monkeypatch: pytest.MonkeyPatch, codes: list[int | None], failures: dict[int, Failure]
+) -> tuple[Workers, Store]:
+    started = iter(codes)
+    monkeypatch.setattr(supervisor._child, "start", lambda *_args, **_options: Process(next(started)))
+    store = Store({failure_key(SESSION, number): failure.to_json() for number, failure in failures.items()})
+    workers = Workers(store, heartbeat_timeout_s=8.0, stall_timeout_s=5.0, environment={})  # type: ignore[arg-type]
+    assert workers.assign(PLAN, SESSION) == (0, 1, 2)
+    return workers, store
+
+
+@pytest.fixture(autouse=True)
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_GRACE_S", 0.0)
+    monkeypatch.setattr(supervisor, "_SETTLING_S", 0.0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now_s = [100.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now_s[0])
+    return now_s
+
+
+NODE_1 = 'node "node 1" (stage 1, layers 2-2)'
+
+
+@pytest.mark.parametrize(
+    ("codes", "failures", "message", "kind", "node"),
+    [
+        ([1, -9, 1], {0: LOST, 2: LOST}, f"{NODE_1} was killed by signal 9 (SIGKILL)", "killed", "node 1"),
+        ([1, -9, 1], {0: RAISED}, f"{NODE_1} was killed by signal 9 (SIGKILL)", "killed", "node 1"),
+        ([1, 1, 1], {0: LOST, 1: LOST, 2: RAISED}, 'node "node 2" (stage 2, layers 3-4) failed: V', "failed", "node 2"),
+        ([None, 1, -6], {1: RAISED}, f"{NODE_1} failed: ValueError: 7 is too many", "failed", "node 1"),
+        ([None, None, -6], {1: NO_ROOM}, f"{NODE_1} failed: MemoryError: 7 bytes", "memory", "node 1"),
+        ([1, 3, None], {0: LOST}, f"{NODE_1} ended with exit code 3", "killed", "node 1"),
+        ([None, -40, None], {}, f"{NODE_1} was killed by signal 40", "killed", "node 1"),  # has no name
+        ([0, None, None], {}, 'node "node 0" (stage 0, layers 0-1) ended with exit code 0', "killed", "node 0"),
+    ],
+)
+def test_the_cause_comes_before_its_consequences(
+    monkeypatch: pytest.MonkeyPatch,
+    codes: list[int | None],
+    failures: dict[int, Failure],
+    message: str,
+    kind: str,
+    node: str,
+) -> None:
+    workers, _ = make_workers(monkeypatch, codes, failures)
+    with pytest.raises(osp.TransportError) as caught:
+        workers.check(PLAN, SESSION)
+    assert str(caught.value).startswith(message)
+    assert (caught.value.kind, caught.value.node) == (kind, node)
+    workers.end()
+
+
+def test_an_error_of_a_worker_brings_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, _ = make_workers(monkeypatch, [None, None, None], {1: RAISED})
+    with pytest.raises(osp.TransportError, match="traceback of the error"):
+        workers.check(PLAN, SESSION)
+    workers.end()
+
+
+def test_failures_of_another_session_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, _ = make_workers(monkeypatch, [None, None, None], {1: RAISED})
+    workers.check(PLAN, SESSION + 1)
+    workers.end()
+
+
+def test_a_node_that_the_kernel_killed_for_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, _ = make_workers(monkeypatch, [None, -9, None], {})
+    monkeypatch.setattr(supervisor, "oom_kills", lambda: workers._oom_kills + 1)
+    with pytest.raises(osp.TransportError, match="because the machine ran out of memory") as caught:
+        workers.check(PLAN, SESSION)
+    assert caught.value.kind == "memory"
+    workers.end()
+
+
+def test_silence_is_measured_from_the_last_change(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    workers, store = make_workers(monkeypatch, [None, None, None], {})
+    for count in range(3):
+        for rank in range(3):
+            store.values[sign_of_life_key(rank)] = SignOfLife(count, "serving").to_json()
+        workers.check(PLAN, SESSION)
+        clock[0] += 60.0  # nobody looked for a minute, but the workers went on
+    for rank in (0, 2):
+        store.values[sign_of_life_key(rank)] = SignOfLife(9, "serving").to_json()
+    with pytest.raises(
+        osp.TransportError, match=r'node "node 1" .* no sign of life for 60\.0 s, the limit is 8 s'
+    ) as e:
+        workers.check(PLAN, SESSION)
+    assert (e.value.kind, e.value.node) == ("hangs", "node 1")
+    workers.end()
+
+
+def put_signs(store: Store, count: int, *, sent: int, received: int, waiting_s: float, late_s: float) -> None:
+    """Let all be in order but for the link from node 0 to node 1."""
+    dues = (-late_s,) * min(sent, 3)
+    signs = (
+        SignOfLife(count, "serving", SESSION, received=1, waiting_s=0.0, sent=sent, dues_in_s=dues),
+        SignOfLife(count, "serving", SESSION, received=received, waiting_s=waiting_s, sent=1, dues_in_s=(-99.0,)),
+        SignOfLife(count, "serving", SESSION, received=1, waiting_s=99.0, sent=1, dues_in_s=(-99.0,)),
+    )
+    for rank, sign in enumerate(signs):
+        store.values[sign_of_life_key(rank)] = sign.to_json()
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "waiting_s", "late_s", "is_lost"),
+    [
+        (7, 6, 6.0, 6.0, True),
+        (7, 7, 60.0, 60.0, False),  # all has arrived
+        (7, 6, 4.0, 60.0, False),  # the receiver is busy, the message may be there
+        (7, 6, 60.0, 4.0, False),  # the message is under way
+        (9, 3, 6.0, 6.0, True),  # more than are remembered, of which the oldest is late
+        (9, 3, 60.0, 4.0, False),
+    ],
+)
+def test_a_link_is_lost_when_its_message_is_late_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, sent: int, received: int, waiting_s: float, late_s: float, is_lost: bool
+) -> None:
+    workers, store = make_workers(monkeypatch, [None, None, None], {})
+    put_signs(store, 1, sent=sent, received=received, waiting_s=waiting_s, late_s=late_s)
+    if not is_lost:
+        workers.check(PLAN, SESSION)
+        workers.end()
+        return
+    with pytest.raises(osp.TransportError, match=r"is 6 s late, the limit is 5 s") as caught:
+        workers.check(PLAN, SESSION)
+    assert (caught.value.kind, caught.value.link) == ("link", ("node 0", "node 1"))
+    workers.end()
+
+
+def test_what_is_left_keeps_its_processes_and_a_lost_node_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, store = make_workers(monkeypatch, [None, -9, None, None, None], {0: LOST, 2: LOST})
+    error = osp.TransportError("lost", kind="killed", node="node 1")
+    workers.settle(PLAN, SESSION, error)
+    assert f"interrupt/{SESSION}" in store.values
+    two = osp.Plan.manual(cuts=[2], layers=3)
+    left = osp.Plan(
+        stages=(
+            osp.PlanStage("node 0", two.stages[0].start, two.stages[0].stop),
+            osp.PlanStage("node 2", two.stages[1].start, two.stages[1].stop),
+        ),
+        links=two.links,
+        layers=two.layers,
+    )
+    assert workers.assign(left, SESSION + 1) == (0, 2)
+    assert workers.assign(PLAN, SESSION + 2) == (0, 3, 2)  # a node that comes back gets a new process
+    workers.end()
+
+
+def test_a_worker_that_does_not_leave_its_session_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, _ = make_workers(monkeypatch, [None, -9, None, None, None], {0: LOST})
+    workers.settle(PLAN, SESSION, osp.TransportError("lost", kind="killed", node="node 1"))
+    assert workers.assign(PLAN, SESSION + 1) == (0, 3, 4)
+    workers.end()
