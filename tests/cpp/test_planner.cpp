@@ -6,9 +6,9 @@
 
 #include "check.hpp"
 #include "orbitsplit/planner.hpp"
-#include "planner/deep_root.hpp"
+#include "planner/k_cycle.hpp"
 #include "planner/label_bounds.hpp"
-#include "planner/places.hpp"
+#include "planner/root_bisection.hpp"
 #include "planner/search.hpp"
 #include "small_problem.hpp"
 

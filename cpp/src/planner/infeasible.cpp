@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "text.hpp"
+#include "support/text.hpp"
 
 namespace orbitsplit::planner {
 

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "orbitsplit/planner.hpp"
-#include "planner/bounds.hpp"
+#include "planner/cost_to_go.hpp"
 
 namespace orbitsplit::planner {
 

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "planner/bounds.hpp"
-#include "planner/clock.hpp"
+#include "planner/cost_to_go.hpp"
+#include "support/clock.hpp"
 
 namespace orbitsplit::planner {
 

@@ -4,14 +4,14 @@
 #include <stdexcept>
 
 #include "orbitsplit/planner.hpp"
-#include "planner/clock.hpp"
-#include "planner/deep_root.hpp"
 #include "planner/infeasible.hpp"
-#include "planner/long_root.hpp"
-#include "planner/orders.hpp"
+#include "planner/order_search.hpp"
 #include "planner/root.hpp"
+#include "planner/root_bisection.hpp"
+#include "planner/root_k_cycle.hpp"
 #include "planner/search.hpp"
-#include "text.hpp"
+#include "support/clock.hpp"
+#include "support/text.hpp"
 
 namespace orbitsplit {
 

@@ -1,0 +1,143 @@
+#include "planner/root_bisection.hpp"
+
+#include <cmath>
+#include <utility>
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr int price_steps = 5;
+constexpr int later_price_steps = 2;
+
+// A relaxed plan of some price on loss: a line in the price, low where the loss exceeds the budget.
+struct Line {
+    double sum = 0;
+    double loss = -1;  // none
+
+    bool exists() const { return loss >= 0; }
+};
+
+struct Span {
+    Interval interval;
+    Line over;
+    Line under;
+};
+
+class DeepRoot {
+  public:
+    DeepRoot(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+             const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes)
+        : problem_(problem),
+          t_(t),
+          objective_(objective),
+          least_(least),
+          clock_(clock),
+          narrowest_(narrowest),
+          max_bytes_(max_bytes) {
+        root_.incumbent = std::move(incumbent);
+    }
+
+    Root run() {
+        for (const Metric& metric : t_.metrics) root_.intervals.push_back(explore(metric));
+        root_.lower_bound_s = lower_bound_s(root_.intervals);
+        return std::move(root_);
+    }
+
+  private:
+    std::vector<Interval> explore(const Metric& metric) {
+        std::vector<Span> spans(1);
+        try_price(metric, spans[0], 0);
+        const double least_sum = spans[0].interval.bound;
+        for (int step = 0; step < price_steps && !clock_.is_over(); ++step) improve_price(metric, spans[0]);
+        if (root_.incumbent.stages.empty())
+            offer(problem_, objective_, dive_for_loss(t_, least_), root_.incumbent);
+        const bool is_bounded = root_.incumbent.objective_s < infinity;
+        if (is_bounded && (metric.prefill_max > 0 || metric.decode_max > 0)) {
+            spans[0].interval.high = root_.incumbent.objective_s - least_sum;
+            while (!clock_.is_over() && has_room(spans) && halve_lowest(metric, spans)) {
+            }
+        }
+        std::vector<Interval> intervals;
+        for (Span& span : spans) {
+            if (is_hopeful(span)) intervals.push_back(std::move(span.interval));
+        }
+        return intervals;
+    }
+
+    bool is_hopeful(const Span& span) const { return span.interval.bound < root_.incumbent.cutoff(); }
+
+    bool has_room(const std::vector<Span>& spans) const {
+        return (spans.size() + 2) * relaxation_bytes(t_) <= max_bytes_;
+    }
+
+    // One more relaxation; kept if it is the interval's best.
+    void try_price(const Metric& metric, Span& span, double price) {
+        Interval& interval = span.interval;
+        auto made = std::make_shared<const Relaxation>(relax(t_, metric, interval.high, price));
+        const double bound = made->root - price * t_.loss_limit + interval.low;
+        if (made->root < infinity) {
+            offer(problem_, objective_, dive(t_, metric, *made, least_), root_.incumbent);
+            const double loss = follow(t_, metric, *made).loss;
+            (loss > t_.loss_limit ? span.over : span.under) = {made->root - price * loss, loss};
+        }
+        if (interval.relaxations.empty() || bound > interval.bound) {
+            interval.bound = bound;
+            interval.price = price;
+            interval.relaxations.assign(1, std::move(made));
+        }
+    }
+
+    // The price at which the lines of a walk above the loss budget and one below it meet (see root.cpp).
+    void improve_price(const Metric& metric, Span& span) {
+        if (!span.over.exists() || !is_hopeful(span)) return;
+        double price = 0;
+        if (span.under.exists()) {
+            price = (span.under.sum - span.over.sum) / (span.over.loss - span.under.loss);
+        } else {
+            price = span.interval.price > 0 ? 4 * span.interval.price : span.over.sum / span.over.loss;
+        }
+        if (price > 0 && price < infinity && std::fabs(price - span.interval.price) > 1e-3 * price)
+            try_price(metric, span, price);
+    }
+
+    // Cuts the interval with the smallest bound. The upper half keeps the relaxation, whose limit is the same.
+    bool halve_lowest(const Metric& metric, std::vector<Span>& spans) {
+        std::erase_if(spans, [&](const Span& span) { return !is_hopeful(span); });
+        if (spans.empty()) return false;
+        const auto lowest = std::min_element(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
+            return a.interval.bound < b.interval.bound;
+        });
+        const Interval& whole = lowest->interval;
+        if (whole.high - whole.low <= narrowest_ * root_.incumbent.objective_s) return false;
+        const double middle = whole.low + (whole.high - whole.low) / 2;
+        Span lower = *lowest;
+        lower.interval.high = middle;
+        lower.interval.relaxations.clear();
+        lowest->interval.bound += middle - whole.low;
+        lowest->interval.low = middle;
+        try_price(metric, lower, lower.interval.price);
+        for (int step = 0; step < later_price_steps; ++step) improve_price(metric, lower);
+        spans.insert(lowest, std::move(lower));
+        return true;
+    }
+
+    const Problem& problem_;
+    const Tables& t_;
+    const Objective objective_;
+    const Relaxation& least_;
+    const Clock& clock_;
+    const double narrowest_;
+    const std::size_t max_bytes_;
+    Root root_;
+};
+
+}  // namespace
+
+Root deepen_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                 const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes) {
+    return DeepRoot(problem, t, objective, least, clock, std::move(incumbent), narrowest, max_bytes).run();
+}
+
+}  // namespace orbitsplit::planner
