@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "planner/cost.hpp"
 #include "support/text.hpp"
 
 namespace orbitsplit {
@@ -72,19 +73,19 @@ void check_stages(const Problem& problem, const std::vector<Stage>& stages) {
     }
 }
 
-double bandwidth_between(const Problem& problem, int from, int to) {
-    return problem.bandwidth_bytes_per_s[from * problem.nodes.size() + to];
+double bandwidth_between(const Problem& problem, int source, int destination) {
+    return problem.bandwidth_bytes_per_s[source * problem.nodes.size() + destination];
 }
 
-double latency_between(const Problem& problem, int from, int to) {
-    return problem.latency_s[from * problem.nodes.size() + to];
+double latency_between(const Problem& problem, int source, int destination) {
+    return problem.latency_s[source * problem.nodes.size() + destination];
 }
 
-// Which quantities are summed up: those of a micro-batch, or those of a token step.
+// The quantities to sum: those of a micro-batch, or those of a token step.
 struct Phase {
     const std::vector<double>& layer_time_s;
     const std::vector<double>& cut_bytes;
-    bool external;  // ingress and egress take part
+    bool external;  // ingress and egress count
 };
 
 class Scorer {
@@ -124,7 +125,7 @@ class Scorer {
             result_.token_step_s < infinity && is_linked_ ? objective_s(problem_, totals) : infinity;
     }
 
-    // Adds up one phase in the order in which a micro-batch meets the resources.
+    // Sums one phase in the order in which a micro-batch passes the resources.
     void run(const Phase& phase, std::vector<double>& stage_s, std::vector<double>& link_s, double& sum,
              double& max) {
         if (phase.external && problem_.ingress) {
@@ -171,21 +172,23 @@ class Scorer {
     }
 
     double sending_s(const Phase& phase, std::size_t k, double& sum) {
-        const int from = stages_[k].node;
-        const int to = stages_[k + 1].node;
-        const double bandwidth = bandwidth_between(problem_, from, to);
+        const int source = stages_[k].node;
+        const int destination = stages_[k + 1].node;
+        const double bandwidth = bandwidth_between(problem_, source, destination);
         if (bandwidth <= 0) {
             if (phase.external) {
-                violate("no link joins " + node_name(problem_, from) + " to " + node_name(problem_, to));
+                violate("no link joins " + node_name(problem_, source) + " to " +
+                        node_name(problem_, destination));
             }
             is_linked_ = false;
             return infinity;
         }
-        const double latency = latency_between(problem_, from, to);
-        const double packed = phase.cut_bytes[stages_[k].stop - 1] / problem_.levels[stages_[k].level].ratio;
+        const double latency = latency_between(problem_, source, destination);
+        const double compressed =
+            phase.cut_bytes[stages_[k].stop - 1] / problem_.levels[stages_[k].level].ratio;
         sum += propagation_s(problem_, latency);
         if (phase.external) result_.latency_s += propagation_s(problem_, latency);
-        return link_occupancy_s(problem_, packed, bandwidth, latency);
+        return link_occupancy_s(problem_, compressed, bandwidth, latency);
     }
 
     double external_s(const ExternalLink& link, const char* what, int node, const char* verb, double& sum) {
@@ -208,15 +211,15 @@ class Scorer {
         if (bandwidth_between(problem_, last, first) > 0) return latency_between(problem_, last, first);
         double total = 0;
         for (std::size_t k = 0; k + 1 < stages_.size(); ++k) {
-            const int from = stages_[k + 1].node;
-            const int to = stages_[k].node;
-            if (bandwidth_between(problem_, from, to) <= 0) {
+            const int source = stages_[k + 1].node;
+            const int destination = stages_[k].node;
+            if (bandwidth_between(problem_, source, destination) <= 0) {
                 violate("tokens cannot return from " + node_name(problem_, last) + " to " +
                         node_name(problem_, first) + ": no link joins them, and none joins " +
-                        node_name(problem_, from) + " to " + node_name(problem_, to));
+                        node_name(problem_, source) + " to " + node_name(problem_, destination));
                 return infinity;
             }
-            total += latency_between(problem_, from, to);
+            total += latency_between(problem_, source, destination);
         }
         return total;
     }

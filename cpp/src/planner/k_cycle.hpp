@@ -1,9 +1,10 @@
-// Places that remember more of the chain before them, in networks too large to track which nodes are used.
+// k-cycle elimination (Irnich and Villeneuve, INFORMS Journal on Computing 2006), in networks too large for visited
+// sets.
 //
-// A walk over places of memory m repeats no node within m stages, so that its relaxations bound better than those over
-// nodes: memory 2 rules out A-B-A, memory 4 also A-B-C-D-A. Every chain that repeats no node is still such a walk,
-// whatever the memory; bounds stay valid. Each node more multiplies the places by about the links of a node, which is
-// why places that no better plan goes through are left out first.
+// A vertex remembers up to k nodes: its own and the k - 1 before it. A walk over such vertices repeats no node within k
+// stages, so its relaxations bound better than those over nodes: k = 2 rules out A-B-A, k = 4 also A-B-C-D-A. Every
+// chain that repeats no node is such a walk for any k, so bounds stay valid. Each increase of k multiplies the vertices
+// by about the links of a node, which is why those that no better plan goes through are dropped first.
 #pragma once
 
 #include <vector>
@@ -13,13 +14,13 @@
 
 namespace orbitsplit::planner {
 
-// Which places some plan that beats the incumbent may go through, as far as the intervals tell.
-std::vector<char> hopeful_places(const Tables& t, const Root& root);
+// By vertex: whether a plan that improves on the incumbent may go through it, as far as the intervals tell.
+std::vector<char> promising_vertices(const Tables& t, const Root& root);
 
-// Links over which one may go on once every kept place remembers one more node.
-double lengthened_links(const Tables& t, const std::vector<char>& is_kept);
+// The number of links between vertices after extend_vertices().
+double extended_link_count(const Tables& t, const std::vector<char>& is_kept);
 
-// Leaves out the other places and lets the kept ones remember one more node.
-void lengthen(const std::vector<char>& is_kept, Tables& t);
+// Increases k by one for the kept vertices and drops the others.
+void extend_vertices(const std::vector<char>& is_kept, Tables& t);
 
 }  // namespace orbitsplit::planner

@@ -22,13 +22,13 @@ std::vector<double> permuted_rows(const std::vector<double>& values, const NodeO
 std::vector<double> permuted_square(const std::vector<double>& values, const NodeOrder& order,
                                     std::size_t width) {
     std::vector<double> result;
-    for (int from : order) {
-        for (int to : order) result.push_back(values[from * width + to]);
+    for (int source : order) {
+        for (int destination : order) result.push_back(values[source * width + destination]);
     }
     return result;
 }
 
-// Everything of a problem that does not grow with its nodes.
+// The parts of a problem that do not depend on its nodes.
 Problem without_nodes(const Problem& problem) {
     Problem result;
     result.layers = problem.layers;
@@ -46,11 +46,11 @@ Problem without_nodes(const Problem& problem) {
     return result;
 }
 
-// The same problem with only these nodes, in this order. Nodes that pins ask for must be among them.
-Problem in_order(const Problem& problem, Problem frame, const NodeOrder& order) {
+// The same problem with only these nodes, in this order. Nodes that pins require must be among them.
+Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& order) {
     std::vector<int> position(problem.nodes.size(), -1);
     for (std::size_t k = 0; k < order.size(); ++k) position[order[k]] = static_cast<int>(k);
-    Problem result = std::move(frame);
+    Problem result = std::move(node_free);
     result.order = Order::fixed;
     for (int node : order) result.nodes.push_back(problem.nodes[node]);
     result.layer_time_s = permuted_rows(problem.layer_time_s, order, problem.layers.size());
@@ -72,19 +72,19 @@ Problem in_order(const Problem& problem, Problem frame, const NodeOrder& order) 
     return result;
 }
 
-// Tries orders of nodes, or of some of them, against an incumbent.
+// Tries orders of all nodes, or of some, against an incumbent.
 class Attempts {
   public:
-    Attempts(const Problem& problem, const SolveOptions& options, const Clock& clock, Incumbent& incumbent)
+    Attempts(const Problem& problem, const Options& options, const Clock& clock, Incumbent& incumbent)
         : problem_(problem),
-          frame_(without_nodes(problem)),
+          node_free_(without_nodes(problem)),
           options_(options),
           clock_(clock),
           incumbent_(incumbent) {}
 
     // Explores one order; true if it holds a better plan than the incumbent.
     bool attempt(const NodeOrder& order) {
-        const Problem fixed = in_order(problem_, frame_, order);
+        const Problem fixed = in_order(problem_, node_free_, order);
         const Tables t = make_tables(fixed, options_);
         const Relaxation least = least_loss(t);
         if (least.root > t.loss_limit) return false;
@@ -99,15 +99,15 @@ class Attempts {
 
   private:
     const Problem& problem_;
-    const Problem frame_;
-    const SolveOptions& options_;
+    const Problem node_free_;
+    const Options& options_;
     const Clock& clock_;
     Incumbent& incumbent_;
 };
 
 class OrderSearch {
   public:
-    OrderSearch(const Problem& problem, const SolveOptions& options, const Clock& clock, int most_orders,
+    OrderSearch(const Problem& problem, const Options& options, const Clock& clock, int most_orders,
                 Incumbent& incumbent)
         : problem_(problem),
           clock_(clock),
@@ -132,7 +132,7 @@ class OrderSearch {
         }
     }
 
-    // Follows the fastest link to a node not yet in the chain; where none leads on, the next node by index.
+    // Follows the fastest link to a node that is not in the chain; without such a link, the next node by index.
     NodeOrder chain_from(int first) const {
         const int nodes = static_cast<int>(problem_.nodes.size());
         NodeOrder chain{first};
@@ -163,15 +163,15 @@ class OrderSearch {
     // Counts one more order.
     bool is_over() { return orders_left_-- <= 0 || clock_.is_over(); }
 
-    // Moves every node to every other place, then swaps every pair, up to the first change that helps.
+    // Moves every node to every other position, then swaps every pair, until a change helps.
     bool improve(const NodeOrder& order) {
         const std::size_t nodes = order.size();
-        for (std::size_t from = 0; from < nodes; ++from) {
-            for (std::size_t to = 0; to < nodes; ++to) {
-                if (from == to) continue;
+        for (std::size_t source = 0; source < nodes; ++source) {
+            for (std::size_t destination = 0; destination < nodes; ++destination) {
+                if (source == destination) continue;
                 NodeOrder moved = order;
-                moved.erase(moved.begin() + static_cast<std::ptrdiff_t>(from));
-                moved.insert(moved.begin() + static_cast<std::ptrdiff_t>(to), order[from]);
+                moved.erase(moved.begin() + static_cast<std::ptrdiff_t>(source));
+                moved.insert(moved.begin() + static_cast<std::ptrdiff_t>(destination), order[source]);
                 if (attempts_.attempt(moved)) return true;
                 if (is_over()) return false;
             }
@@ -197,25 +197,27 @@ class OrderSearch {
 // Changes of a chain by one node, along links.
 class ChainSearch {
   public:
-    ChainSearch(const Problem& problem, const SolveOptions& options, const Clock& clock, Incumbent& incumbent)
+    ChainSearch(const Problem& problem, const Options& options, const Clock& clock, Incumbent& incumbent)
         : clock_(clock), incumbent_(incumbent), attempts_(problem, options, clock, incumbent) {
         const int nodes = static_cast<int>(problem.nodes.size());
         most_ = std::min<std::size_t>(nodes, problem.layers.size());
         if (options.max_nodes) most_ = std::min<std::size_t>(most_, *options.max_nodes);
-        is_open_.assign(nodes, 1);
+        is_allowed_.assign(nodes, 1);
         must_stay_.assign(nodes, 0);
-        for (int node : problem.pins.forbidden) is_open_[node] = 0;
+        for (int node : problem.pins.forbidden) is_allowed_[node] = 0;
         for (int node : problem.pins.required) must_stay_[node] = 1;
         for (const Pin& pin : problem.pins.layers) must_stay_[pin.node] = 1;
         after_.resize(nodes);
         before_.resize(nodes);
-        for (int from = 0; from < nodes; ++from) {
+        for (int source = 0; source < nodes; ++source) {
             const double* links =
-                problem.bandwidth_bytes_per_s.data() + static_cast<std::size_t>(from) * nodes;
-            for (int to = 0; to < nodes; ++to) {
-                if (links[to] <= 0 || from == to || !is_open_[from] || !is_open_[to]) continue;
-                after_[from].push_back(to);
-                before_[to].push_back(from);
+                problem.bandwidth_bytes_per_s.data() + static_cast<std::size_t>(source) * nodes;
+            for (int destination = 0; destination < nodes; ++destination) {
+                if (links[destination] <= 0 || source == destination || !is_allowed_[source] ||
+                    !is_allowed_[destination])
+                    continue;
+                after_[source].push_back(destination);
+                before_[destination].push_back(source);
             }
         }
     }
@@ -226,7 +228,7 @@ class ChainSearch {
     }
 
   private:
-    // Tries all changes up to the first that helps.
+    // Tries all changes until one helps.
     bool improve() {
         NodeOrder chain;
         for (const Stage& stage : incumbent_.stages) chain.push_back(stage.node);
@@ -240,7 +242,7 @@ class ChainSearch {
         return shift(chain);
     }
 
-    // Puts any node, or none, in the place of `dropped` ones.
+    // Replaces `dropped` nodes by any other node, or by none.
     bool exchange(const NodeOrder& chain, std::size_t at, std::size_t dropped) {
         NodeOrder left(chain.begin(), chain.begin() + static_cast<std::ptrdiff_t>(at));
         const NodeOrder right(chain.begin() + static_cast<std::ptrdiff_t>(at + dropped), chain.end());
@@ -253,7 +255,7 @@ class ChainSearch {
         return false;
     }
 
-    // Moves the chain on by one node, forwards or backwards.
+    // Shifts the chain by one node, forwards or backwards.
     bool shift(const NodeOrder& chain) {
         if (chain.size() < 2) return false;
         const NodeOrder head(chain.begin(), chain.end() - 1);
@@ -288,7 +290,7 @@ class ChainSearch {
     Incumbent& incumbent_;
     Attempts attempts_;
     std::size_t most_ = 0;
-    std::vector<char> is_open_;
+    std::vector<char> is_allowed_;
     std::vector<char> must_stay_;
     std::vector<NodeOrder> after_;
     std::vector<NodeOrder> before_;
@@ -296,12 +298,12 @@ class ChainSearch {
 
 }  // namespace
 
-void improve_by_orders(const Problem& problem, const SolveOptions& options, const Clock& clock,
-                       int most_orders, Incumbent& incumbent) {
+void improve_by_orders(const Problem& problem, const Options& options, const Clock& clock, int most_orders,
+                       Incumbent& incumbent) {
     OrderSearch(problem, options, clock, most_orders, incumbent).run();
 }
 
-void improve_by_chains(const Problem& problem, const SolveOptions& options, const Clock& clock,
+void improve_by_chains(const Problem& problem, const Options& options, const Clock& clock,
                        Incumbent& incumbent) {
     ChainSearch(problem, options, clock, incumbent).run();
 }

@@ -6,6 +6,7 @@
 #include <set>
 #include <stdexcept>
 
+#include "planner/cost.hpp"
 #include "support/text.hpp"
 
 namespace orbitsplit {

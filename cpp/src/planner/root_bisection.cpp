@@ -8,10 +8,10 @@ namespace orbitsplit::planner {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr int price_steps = 5;
-constexpr int later_price_steps = 2;
+constexpr int multiplier_steps = 5;
+constexpr int later_multiplier_steps = 2;
 
-// A relaxed plan of some price on loss: a line in the price, low where the loss exceeds the budget.
+// A relaxed plan, which gives the bound sum + multiplier * (loss - budget): a line in the multiplier.
 struct Line {
     double sum = 0;
     double loss = -1;  // none
@@ -25,10 +25,10 @@ struct Span {
     Line under;
 };
 
-class DeepRoot {
+class RootBisection {
   public:
-    DeepRoot(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-             const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes)
+    RootBisection(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                  const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes)
         : problem_(problem),
           t_(t),
           objective_(objective),
@@ -48,63 +48,66 @@ class DeepRoot {
   private:
     std::vector<Interval> explore(const Metric& metric) {
         std::vector<Span> spans(1);
-        try_price(metric, spans[0], 0);
+        try_multiplier(metric, spans[0], 0);
         const double least_sum = spans[0].interval.bound;
-        for (int step = 0; step < price_steps && !clock_.is_over(); ++step) improve_price(metric, spans[0]);
+        for (int step = 0; step < multiplier_steps && !clock_.is_over(); ++step)
+            improve_multiplier(metric, spans[0]);
         if (root_.incumbent.stages.empty())
-            offer(problem_, objective_, dive_for_loss(t_, least_), root_.incumbent);
+            offer(problem_, objective_, diving_heuristic_for_loss(t_, least_), root_.incumbent);
         const bool is_bounded = root_.incumbent.objective_s < infinity;
         if (is_bounded && (metric.prefill_max > 0 || metric.decode_max > 0)) {
             spans[0].interval.high = root_.incumbent.objective_s - least_sum;
-            while (!clock_.is_over() && has_room(spans) && halve_lowest(metric, spans)) {
+            while (!clock_.is_over() && has_room(spans) && bisect_lowest(metric, spans)) {
             }
         }
         std::vector<Interval> intervals;
         for (Span& span : spans) {
-            if (is_hopeful(span)) intervals.push_back(std::move(span.interval));
+            if (is_promising(span)) intervals.push_back(std::move(span.interval));
         }
         return intervals;
     }
 
-    bool is_hopeful(const Span& span) const { return span.interval.bound < root_.incumbent.cutoff(); }
+    bool is_promising(const Span& span) const { return span.interval.bound < root_.incumbent.cutoff(); }
 
     bool has_room(const std::vector<Span>& spans) const {
         return (spans.size() + 2) * relaxation_bytes(t_) <= max_bytes_;
     }
 
-    // One more relaxation; kept if it is the interval's best.
-    void try_price(const Metric& metric, Span& span, double price) {
+    // One more relaxation; kept if its bound is the interval's best.
+    void try_multiplier(const Metric& metric, Span& span, double multiplier) {
         Interval& interval = span.interval;
-        auto made = std::make_shared<const Relaxation>(relax(t_, metric, interval.high, price));
-        const double bound = made->root - price * t_.loss_limit + interval.low;
+        auto made = std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier));
+        const double bound = made->root - multiplier * t_.loss_limit + interval.low;
         if (made->root < infinity) {
-            offer(problem_, objective_, dive(t_, metric, *made, least_), root_.incumbent);
-            const double loss = follow(t_, metric, *made).loss;
-            (loss > t_.loss_limit ? span.over : span.under) = {made->root - price * loss, loss};
+            offer(problem_, objective_, diving_heuristic(t_, metric, *made, least_), root_.incumbent);
+            const double loss = relaxed_optimum(t_, metric, *made).loss;
+            (loss > t_.loss_limit ? span.over : span.under) = {made->root - multiplier * loss, loss};
         }
         if (interval.relaxations.empty() || bound > interval.bound) {
             interval.bound = bound;
-            interval.price = price;
+            interval.multiplier = multiplier;
             interval.relaxations.assign(1, std::move(made));
         }
     }
 
-    // The price at which the lines of a walk above the loss budget and one below it meet (see root.cpp).
-    void improve_price(const Metric& metric, Span& span) {
-        if (!span.over.exists() || !is_hopeful(span)) return;
-        double price = 0;
+    // The multiplier at which the lines of a walk above the loss budget and one within it meet (LARAC, as in root.cpp).
+    void improve_multiplier(const Metric& metric, Span& span) {
+        if (!span.over.exists() || !is_promising(span)) return;
+        double multiplier = 0;
         if (span.under.exists()) {
-            price = (span.under.sum - span.over.sum) / (span.over.loss - span.under.loss);
+            multiplier = (span.under.sum - span.over.sum) / (span.over.loss - span.under.loss);
         } else {
-            price = span.interval.price > 0 ? 4 * span.interval.price : span.over.sum / span.over.loss;
+            multiplier =
+                span.interval.multiplier > 0 ? 4 * span.interval.multiplier : span.over.sum / span.over.loss;
         }
-        if (price > 0 && price < infinity && std::fabs(price - span.interval.price) > 1e-3 * price)
-            try_price(metric, span, price);
+        if (multiplier > 0 && multiplier < infinity &&
+            std::fabs(multiplier - span.interval.multiplier) > 1e-3 * multiplier)
+            try_multiplier(metric, span, multiplier);
     }
 
-    // Cuts the interval with the smallest bound. The upper half keeps the relaxation, whose limit is the same.
-    bool halve_lowest(const Metric& metric, std::vector<Span>& spans) {
-        std::erase_if(spans, [&](const Span& span) { return !is_hopeful(span); });
+    // Bisects the interval with the smallest bound. The upper half keeps the relaxation, whose limit is the same.
+    bool bisect_lowest(const Metric& metric, std::vector<Span>& spans) {
+        std::erase_if(spans, [&](const Span& span) { return !is_promising(span); });
         if (spans.empty()) return false;
         const auto lowest = std::min_element(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
             return a.interval.bound < b.interval.bound;
@@ -117,8 +120,8 @@ class DeepRoot {
         lower.interval.relaxations.clear();
         lowest->interval.bound += middle - whole.low;
         lowest->interval.low = middle;
-        try_price(metric, lower, lower.interval.price);
-        for (int step = 0; step < later_price_steps; ++step) improve_price(metric, lower);
+        try_multiplier(metric, lower, lower.interval.multiplier);
+        for (int step = 0; step < later_multiplier_steps; ++step) improve_multiplier(metric, lower);
         spans.insert(lowest, std::move(lower));
         return true;
     }
@@ -135,9 +138,10 @@ class DeepRoot {
 
 }  // namespace
 
-Root deepen_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+Root bisect_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
                  const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes) {
-    return DeepRoot(problem, t, objective, least, clock, std::move(incumbent), narrowest, max_bytes).run();
+    return RootBisection(problem, t, objective, least, clock, std::move(incumbent), narrowest, max_bytes)
+        .run();
 }
 
 }  // namespace orbitsplit::planner
