@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "codec/stream.hpp"
+#include "codec/entropy/stream.hpp"
 #include "orbitsplit/codec.hpp"
 
 namespace {

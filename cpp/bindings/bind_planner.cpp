@@ -1,7 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
-#include "orbitsplit/planner.hpp"
+#include "planner/options.hpp"
 #include "problem_from.hpp"
 
 namespace py = pybind11;
@@ -21,15 +21,21 @@ orbitsplit::Objective objective_from(const std::string& name) {
 
 py::dict solve(const py::object& problem, const std::string& objective, std::optional<int> max_nodes,
                double gap, double time_limit_s, std::size_t max_labels, std::size_t max_bytes,
-               const StageArray& incumbent, int max_tracked, int max_bits) {
+               const StageArray& incumbent, int max_ng_size, int max_bitset_nodes) {
     const orbitsplit::Problem core = problem_from(problem);
-    const orbitsplit::SolveOptions options{
-        objective_from(objective), max_nodes,   gap,     time_limit_s, max_labels, max_bytes,
-        stages_from(incumbent),    max_tracked, max_bits};
+    const orbitsplit::planner::Options options{{.objective = objective_from(objective),
+                                                .max_nodes = max_nodes,
+                                                .gap = gap,
+                                                .time_limit_s = time_limit_s,
+                                                .max_labels = max_labels,
+                                                .max_bytes = max_bytes,
+                                                .incumbent = stages_from(incumbent)},
+                                               max_ng_size,
+                                               max_bitset_nodes};
     orbitsplit::Solution solution;
     {
         py::gil_scoped_release release;
-        solution = orbitsplit::solve(core, options);
+        solution = orbitsplit::planner::solve(core, options);
     }
     py::list stages;
     for (const orbitsplit::Stage& stage : solution.stages) {
@@ -47,5 +53,5 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
 void bind_planner(py::module_& m) {
     m.def("solve", solve, py::arg("problem"), py::arg("objective"), py::arg("max_nodes"), py::arg("gap"),
           py::arg("time_limit_s"), py::arg("max_labels"), py::arg("max_bytes"), py::arg("incumbent"),
-          py::arg("max_tracked"), py::arg("max_bits"));
+          py::arg("max_ng_size"), py::arg("max_bitset_nodes"));
 }

@@ -84,6 +84,6 @@ def solve(
     max_labels: int,
     max_bytes: int,
     incumbent: npt.NDArray[np.int32],
-    max_tracked: int,
-    max_bits: int,
+    max_ng_size: int,
+    max_bitset_nodes: int,
 ) -> dict[str, Any]: ...

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "codec/dispatch.hpp"
+#include "codec/kernels/dispatch.hpp"
 #include "orbitsplit/calibrated.hpp"
 
 using namespace orbitsplit;

@@ -1,4 +1,6 @@
 // The cost model on plans scored by hand.
+#include <limits>
+
 #include "check.hpp"
 #include "orbitsplit/cost.hpp"
 #include "small_problem.hpp"

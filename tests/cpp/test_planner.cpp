@@ -5,10 +5,10 @@
 #include <random>
 
 #include "check.hpp"
-#include "orbitsplit/planner.hpp"
-#include "planner/deep_root.hpp"
+#include "planner/cost.hpp"
+#include "planner/k_cycle.hpp"
 #include "planner/label_bounds.hpp"
-#include "planner/places.hpp"
+#include "planner/root_bisection.hpp"
 #include "planner/search.hpp"
 #include "small_problem.hpp"
 
@@ -45,8 +45,8 @@ void check_options() {
     CHECK_THROWS(solve(small_problem(), {.max_labels = 0}), std::invalid_argument,
                  "max_labels is 0, must be from 1");
     CHECK_THROWS(solve(small_problem(), {.max_bytes = 0}), std::invalid_argument, "max_bytes is 0");
-    CHECK_THROWS(solve(small_problem(), {.max_bits = 65}), std::invalid_argument,
-                 "max_bits 65, must be at least 0 and max_bits at most 64");
+    CHECK_THROWS(planner::solve(small_problem(), {{}, 16, 65}), std::invalid_argument,
+                 "max_bitset_nodes 65, must be at least 0 and max_bitset_nodes at most 64");
     CHECK_THROWS(solve(small_problem(), {.max_nodes = 0}), std::invalid_argument,
                  "max_nodes is 0, must be at least 1");
     CHECK_THROWS(solve(small_problem(), {.objective = Objective::time_per_token}), std::invalid_argument,
@@ -86,15 +86,15 @@ Problem random_problem(std::mt19937& random, Order order) {
     return p;
 }
 
-// Where a chain of these stages is.
-int place_of(const planner::Tables& t, const std::vector<Stage>& stages, std::size_t count) {
-    int place = t.start_place[stages[0].node];
+// The vertex at which a chain of these stages ends.
+int vertex_of(const planner::Tables& t, const std::vector<Stage>& stages, std::size_t count) {
+    int vertex = t.start_vertex[stages[0].node];
     for (std::size_t k = 1; k < count; ++k) {
-        const auto begin = t.neighbour.begin() + t.neighbour_start[place];
-        const auto end = t.neighbour.begin() + t.neighbour_start[place + 1];
-        place = *std::find_if(begin, end, [&](int to) { return t.node_of[to] == stages[k].node; });
+        const auto begin = t.neighbour.begin() + t.neighbour_start[vertex];
+        const auto end = t.neighbour.begin() + t.neighbour_start[vertex + 1];
+        vertex = *std::find_if(begin, end, [&](int next) { return t.node_of[next] == stages[k].node; });
     }
-    return place;
+    return vertex;
 }
 
 // A label for the first `count` stages of a plan, after the last of them has computed.
@@ -104,7 +104,7 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
     for (std::size_t k = 0; k < count; ++k) {
         const bool is_last = k + 1 == count;
         const bool half_duplex = p.nodes[stages[k].node].half_duplex;
-        label.past = planner::with_node(t, label.past, stages[k].node);
+        label.visited = planner::with_node(t, label.visited, stages[k].node);
         const auto add = [&](planner::Load& load, double stage, double link) {
             // What encoding and sending add to the last stage is not part of its label yet.
             load.sum += is_last ? 0 : stage + (half_duplex ? 0 : link);
@@ -126,65 +126,65 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
         if (generates(p)) label.token.sum += propagation_s(p, latency);
     }
     label.boundary = stages[count - 1].start;
-    label.place = place_of(t, stages, count);
+    label.vertex = vertex_of(t, stages, count);
     label.is_arrived = true;
     if (!t.tracks.sum) label.prefill.sum = 0;
     if (!t.token_tracks.sum) label.token.sum = 0;
     return label;
 }
 
-// Along the optimal plan no bound exceeds the optimum, whatever the price.
+// Along the optimal plan no bound exceeds the optimum, whatever the multiplier.
 void check_bounds_on(const Problem& p, const planner::Tables& t, const Solution& best) {
     const Evaluation score = evaluate(p, best.stages);
     for (const planner::Metric& metric : t.metrics) {
-        for (const double price : {0.0, 0.5, 4.0}) {
+        for (const double multiplier : {0.0, 0.5, 4.0}) {
             planner::Interval whole;
             whole.relaxations.push_back(
-                std::make_shared<const planner::Relaxation>(planner::relax(t, metric, infinity, price)));
-            CHECK(whole.relaxations[0]->root - price * t.loss_limit <=
+                std::make_shared<const planner::Relaxation>(planner::relax(t, metric, infinity, multiplier)));
+            CHECK(whole.relaxations[0]->root - multiplier * t.loss_limit <=
                   best.objective_s * (1 + planner::rounding));
             std::vector<planner::Interval> intervals;
             intervals.push_back(std::move(whole));
             const planner::LabelBounds bounds(t, metric, intervals);
             for (std::size_t count = 1; count <= best.stages.size(); ++count) {
                 const planner::Label label = label_of(p, t, score, best.stages, count);
-                const std::size_t at = planner::state(t, label.past, label.boundary, label.place);
+                const std::size_t at = planner::state(t, label.visited, label.boundary, label.vertex);
                 CHECK(bounds.bound(label, at) <= best.objective_s * (1 + planner::rounding));
             }
         }
     }
 }
 
-void check_bounds(const Problem& p, SolveOptions options) {
-    const Solution best = solve(p, options);
+void check_bounds(const Problem& p, planner::Options options) {
+    const Solution best = planner::solve(p, options);
     if (best.status != Status::optimal) return;
     check_bounds_on(p, planner::make_tables(p, options), best);
     if (p.order == Order::fixed) return;
-    options.max_bits = 0;
+    options.max_bitset_nodes = 0;
     planner::Tables t = planner::make_tables(p, options);
-    for (const int memory : {1, 2, 3}) {
-        CHECK(t.memory == memory);
+    for (const int k : {1, 2, 3}) {
+        CHECK(t.k_cycle == k);
         check_bounds_on(p, t, best);
-        planner::lengthen(std::vector<char>(t.places(), 1), t);
+        planner::extend_vertices(std::vector<char>(t.vertices(), 1), t);
     }
 }
 
-void check_root(const Problem& p, const SolveOptions& options) {
+void check_root(const Problem& p, const planner::Options& options) {
     const planner::Tables t = planner::make_tables(p, options);
     const planner::Relaxation least = planner::least_loss(t);
     if (least.root > t.loss_limit) return;
     const planner::Root root = planner::explore_root(p, t, options.objective, least, planner::Clock(infinity),
                                                      {}, options.max_bytes);
-    const Solution best = solve(p, options);
+    const Solution best = planner::solve(p, options);
     if (best.status == Status::optimal && best.objective_s < root.incumbent.cutoff()) {
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding));
     }
 }
 
-// The deep root, which solve() uses for large problems alone: its bound holds, and a search from it finds the
+// The bisected root, which solve() uses for large problems only: its bound holds, and a search from it finds the
 // optimum.
-void check_deep_root(const Problem& p, const SolveOptions& options) {
-    const Solution best = solve(p, options);
+void check_root_bisection(const Problem& p, const planner::Options& options) {
+    const Solution best = planner::solve(p, options);
     if (best.status != Status::optimal) return;
     const planner::Tables t = planner::make_tables(p, options);
     const planner::Relaxation least = planner::least_loss(t);
@@ -193,7 +193,7 @@ void check_deep_root(const Problem& p, const SolveOptions& options) {
     for (const std::size_t max_bytes : {std::size_t{0}, std::size_t{100'000}}) {
         const planner::Clock clock(infinity);
         planner::Root root =
-            planner::deepen_root(p, t, options.objective, least, clock, incumbent, 1e-3, max_bytes);
+            planner::bisect_root(p, t, options.objective, least, clock, incumbent, 1e-3, max_bytes);
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding) ||
               root.incumbent.objective_s <= best.objective_s * (1 + planner::rounding));
         CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
@@ -201,12 +201,12 @@ void check_deep_root(const Problem& p, const SolveOptions& options) {
     }
 }
 
-// The bounds that pruning rests on, each of which must matter: broken by one percent it loses optima.
-enum class Broken { none, relaxation, loss_to_come, interval, places };
+// The bounds that pruning depends on, each of which must matter: one that is one percent too high loses optima.
+enum class Broken { none, relaxation, loss_to_come, interval, vertices };
 
 planner::Relaxation scaled(planner::Relaxation relaxation) {
-    for (double& value : relaxation.depart) value *= 1.01;
-    for (double& value : relaxation.arrive) value *= 1.01;
+    for (double& value : relaxation.to_go_departed) value *= 1.01;
+    for (double& value : relaxation.to_go_arrived) value *= 1.01;
     return relaxation;
 }
 
@@ -225,15 +225,15 @@ planner::Root root_with(const planner::Tables& t, const Solution& best, Broken b
     return root;
 }
 
-// Searches with one bound broken. Where places may be left out, they then remember one more node.
-double search_with(const Problem& p, const Solution& best, Broken broken, int max_bits) {
-    SolveOptions options;
-    options.max_bits = max_bits;
+// Searches with one bound broken; with k-cycle elimination, which drops vertices, for k = 1 to 4.
+double search_with(const Problem& p, const Solution& best, Broken broken, int max_bitset_nodes) {
+    planner::Options options;
+    options.max_bitset_nodes = max_bitset_nodes;
     const planner::Clock clock(infinity);
     planner::Tables t = planner::make_tables(p, options);
-    for (int memory = 1; !t.marks_are_exact && memory <= 3; ++memory) {
-        const Broken in_places = broken == Broken::places ? Broken::interval : Broken::none;
-        planner::lengthen(planner::hopeful_places(t, root_with(t, best, in_places)), t);
+    for (int k = 1; !t.keys_are_exact && k <= 3; ++k) {
+        const Broken in_vertices = broken == Broken::vertices ? Broken::interval : Broken::none;
+        planner::extend_vertices(planner::promising_vertices(t, root_with(t, best, in_vertices)), t);
     }
     planner::Relaxation least = planner::least_loss(t);
     planner::Root root = root_with(t, best, broken);
@@ -244,7 +244,7 @@ double search_with(const Problem& p, const Solution& best, Broken broken, int ma
 
 void check_that_broken_bounds_lose_optima() {
     for (const Broken broken :
-         {Broken::none, Broken::relaxation, Broken::loss_to_come, Broken::interval, Broken::places}) {
+         {Broken::none, Broken::relaxation, Broken::loss_to_come, Broken::interval, Broken::vertices}) {
         std::mt19937 random(11);
         int lost = 0;
         for (int i = 0; i < 300; ++i) {
@@ -253,10 +253,10 @@ void check_that_broken_bounds_lose_optima() {
             if (best.status != Status::optimal) continue;
             // A budget that the best plan just keeps, and a single micro-batch, whose interval starts at zero.
             p.loss_budget = best.loss;
-            if (broken == Broken::interval || broken == Broken::places) p.micro_batches = 1;
+            if (broken == Broken::interval || broken == Broken::vertices) p.micro_batches = 1;
             best = solve(p);
-            const int max_bits = i % 4 == 1 ? 0 : 64;
-            lost += search_with(p, best, broken, max_bits) > best.objective_s * (1 + 1e-9);
+            const int max_bitset_nodes = i % 4 == 1 ? 0 : 64;
+            lost += search_with(p, best, broken, max_bitset_nodes) > best.objective_s * (1 + 1e-9);
         }
         CHECK((lost > 0) == (broken != Broken::none));
     }
@@ -272,14 +272,14 @@ int main() {
     std::mt19937 random(7);
     for (int i = 0; i < 400; ++i) {
         const Problem p = random_problem(random, i % 2 == 0 ? Order::fixed : Order::free);
-        for (const int max_tracked : {0, 2, 16}) {
-            SolveOptions options;
-            options.max_tracked = max_tracked;
+        for (const int max_ng_size : {0, 2, 16}) {
+            planner::Options options;
+            options.max_ng_size = max_ng_size;
             options.objective = static_cast<Objective>(random() % (generates(p) ? 4 : 3));
             if (random() % 2 == 0) options.max_nodes = 1 + static_cast<int>(random() % 4);
             check_bounds(p, options);
             check_root(p, options);
-            check_deep_root(p, options);
+            check_root_bisection(p, options);
         }
     }
     return failures;

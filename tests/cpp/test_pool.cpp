@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "codec/pool.hpp"
+#include "support/pool.hpp"
 
 using namespace orbitsplit;
 

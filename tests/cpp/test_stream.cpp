@@ -7,8 +7,8 @@
 #include <stdexcept>
 
 #include "check.hpp"
-#include "codec/dispatch.hpp"
-#include "codec/stream.hpp"
+#include "codec/entropy/stream.hpp"
+#include "codec/kernels/dispatch.hpp"
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/error.hpp"
 

@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "codec/layout.hpp"
+#include "codec/frame/layout.hpp"
 #include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 

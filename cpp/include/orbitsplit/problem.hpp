@@ -1,4 +1,4 @@
-// What the planner is asked: layers, nodes, links, levels and limits as plain arrays, in SI units.
+// The planner's input: layers, nodes, links, levels and limits as plain arrays, in SI units.
 //
 // Not here: how a plan is scored (cost.hpp) and how one is found (planner.hpp).
 #pragma once
@@ -64,20 +64,13 @@ struct Problem {
     std::optional<double> loss_budget;  // none: no limit
     long long micro_batches = 1;
     long long new_tokens = 0;         // 0 or 1: prefill only
-    std::optional<long long> groups;  // none: as many as micro-batches
+    std::optional<long long> groups;  // none: one for each micro-batch
     std::optional<ExternalLink> ingress;
     std::optional<ExternalLink> egress;
     Order order = Order::fixed;
     bool latency_occupies_link = false;
     Pins pins;
 };
-
-// Token steps follow the prefill: they need decode times and decode bytes.
-inline bool generates(const Problem& problem) { return problem.new_tokens >= 2; }
-
-inline long long group_count(const Problem& problem) {
-    return problem.groups.value_or(problem.micro_batches);
-}
 
 // Throws std::invalid_argument naming the key, the index, the value and the limit.
 void validate(const Problem& problem);

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "text.hpp"
+#include "planner/cost.hpp"
+#include "support/text.hpp"
 
 namespace orbitsplit::planner {
 
@@ -16,8 +17,8 @@ std::string node_name(const Problem& problem, int node) {
     return "node \"" + problem.nodes[node].name + "\"";
 }
 
-// What max_nodes says of a chain.
-std::string at_most(const SolveOptions& options) {
+// "at most 3 " for max_nodes = 3, else "".
+std::string at_most(const Options& options) {
     return options.max_nodes ? "at most " + std::to_string(*options.max_nodes) + " " : "";
 }
 
@@ -60,19 +61,20 @@ std::string explain_total(const Problem& problem) {
     for (std::size_t n = 0; n < problem.nodes.size(); ++n) {
         if (!is_forbidden(problem, static_cast<int>(n))) held += usable_memory_bytes(problem.nodes[n]);
     }
-    if (need <= held * (1 + 1e-12)) return "";  // equal but for rounding
+    if (need <= held * (1 + 1e-12)) return "";  // equal up to rounding
     return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
 }
 
-double least_loss_with(const Problem& problem, const SolveOptions& options, double relief_bytes) {
+double least_loss_with(const Problem& problem, const Options& options, double relief_bytes) {
     return least_loss(make_tables(problem, options, relief_bytes)).root;
 }
 
-// Whether relaxed plans are plans as far as memory, links and loss go: no node can repeat in them.
-bool is_exact(const Tables& t) { return !t.is_free || t.tracked == t.nodes; }
+// Whether no node can repeat in relaxed plans: then memory, links and loss of some plan are theirs.
+bool is_exact(const Tables& t) { return !t.is_free || t.ng_size == t.nodes; }
 
-// The least memory on every node that opens a chain of stages and links, or "" where none does.
-std::string explain_memory(const Problem& problem, const Tables& t, const SolveOptions& options) {
+// The least additional memory on every node with which some chain of linked nodes holds the layers, or "" if none
+// does.
+std::string explain_memory(const Problem& problem, const Tables& t, const Options& options) {
     double enough = 0;
     for (double bytes : problem.layer_memory_bytes) enough += bytes;
     if (least_loss_with(problem, options, enough) == infinity) return "";
@@ -86,12 +88,12 @@ std::string explain_memory(const Problem& problem, const Tables& t, const SolveO
            (is_exact(t) ? more + " would" : "it takes at least " + more);
 }
 
-// Whether there is no link at all where one could be used.
+// Whether there are no links at all although a plan could use one.
 bool lacks_links(const Problem& problem, const Tables& t) {
     return problem.nodes.size() > 1 && t.neighbour.empty() && t.most_stages > 1;
 }
 
-std::string explain_links(const Problem& problem, const SolveOptions& options, const Tables& t) {
+std::string explain_links(const Problem& problem, const Options& options, const Tables& t) {
     if (std::none_of(t.can_start.begin(), t.can_start.end(), [](char open) { return open != 0; })) {
         return "no node may be first: ingress reaches none that the pins allow";
     }
@@ -108,15 +110,15 @@ std::string explain_links(const Problem& problem, const SolveOptions& options, c
 
 }  // namespace
 
-std::string infeasible_at_sight(const Problem& problem) {
+std::string trivially_infeasible(const Problem& problem) {
     const std::string reason = explain_layer(problem);
     return reason.empty() ? explain_total(problem) : reason;
 }
 
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
-                               const SolveOptions& options) {
-    const std::string at_sight = infeasible_at_sight(problem);
-    if (!at_sight.empty()) return at_sight;
+                               const Options& options) {
+    const std::string trivial = trivially_infeasible(problem);
+    if (!trivial.empty()) return trivial;
     if (least.root == infinity) {
         const std::string reason = lacks_links(problem, t) ? "" : explain_memory(problem, t, options);
         return reason.empty() ? explain_links(problem, options, t) : reason;
@@ -126,10 +128,10 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
                (is_exact(t) ? "" : "at least ") + text::number(least.root) + ", the budget is " +
                text::number(problem.loss_budget.value_or(0));
     }
-    if (t.needs_back) {
+    if (t.needs_return) {
         Problem prefill_only = problem;
         prefill_only.new_tokens = 0;
-        SolveOptions for_any = options;
+        Options for_any = options;
         for_any.objective = Objective::latency;
         if (!solve(prefill_only, for_any).stages.empty()) {
             return "no plan that fits can return its tokens from the last node to the first: links lead one "

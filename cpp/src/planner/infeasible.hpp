@@ -3,16 +3,17 @@
 
 #include <string>
 
-#include "orbitsplit/planner.hpp"
-#include "planner/bounds.hpp"
+#include "planner/cost_to_go.hpp"
+#include "planner/options.hpp"
 
 namespace orbitsplit::planner {
 
-// Why no plan can exist, as far as sums show without a search: a layer that no node holds, or all of them; else "".
-std::string infeasible_at_sight(const Problem& problem);
+// Why no plan exists, if sums of memory already show it: a layer that no node can hold, or all layers together; else
+// "".
+std::string trivially_infeasible(const Problem& problem);
 
-// least is the least-loss relaxation of t, which was made with the options; called when no plan exists.
+// `least` is the least-loss relaxation of t, which was made with the options. Only called if no plan exists.
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
-                               const SolveOptions& options);
+                               const Options& options);
 
 }  // namespace orbitsplit::planner

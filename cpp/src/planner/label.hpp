@@ -7,8 +7,8 @@
 
 namespace orbitsplit::planner {
 
-// Sums and maxima of the occupancies so far. The last stage is not in the maximum before it is left: what it
-// has collected is open, and encoding or a half-duplex transmission may come on top.
+// Sums and maxima of the occupancies so far. The last stage enters the maximum only when it is complete: until then
+// what it has collected is `open`, and encoding or a half-duplex transmission may still be added.
 struct Load {
     double sum = 0;
     double max = 0;
@@ -19,36 +19,36 @@ struct Label {
     Load prefill;
     Load token;
     double loss = 0;
-    double back_s = 0;  // latencies of the links back along the chain
+    double return_s = 0;  // latencies of the links back along the chain
     double bound = 0;
-    std::uint64_t used = 0;  // free order: the mark of the nodes with a stage
+    std::uint64_t set_key = 0;  // free order: sum of the keys of the nodes with a stage
     std::int32_t parent = -1;
     std::int32_t next = -1;  // in the list of its state
     std::int32_t boundary = 0;
-    std::int32_t place = 0;
+    std::int32_t vertex = 0;
     std::int32_t first = 0;
     std::int32_t level = no_level;  // of the cut before this stage, set on arrival
-    std::uint32_t past = 0;         // as in bounds.hpp
+    std::uint32_t visited = 0;      // visited set as in cost_to_go.hpp
     bool is_arrived = false;        // on the node, nothing computed yet; else its stage ends at the boundary
-    bool is_dead = false;           // a better label of the same state came later
+    bool is_dominated = false;      // by a later label of the same state
 };
 
-// The most that leaving can add to what is open; infinite while the stage still grows.
+// The most that sending can add to what is open; infinite while the stage still grows.
 struct Growth {
     double prefill;
     double token;
 };
 
-// An open occupancy decides nothing as long as what leaving can add keeps it below the other's maximum.
+// What is open does not matter as long as it stays below the other label's maximum whatever sending adds.
 inline bool is_no_worse(const Load& a, const Load& b, double growth) {
     return a.sum <= b.sum && a.max <= b.max && (a.open <= b.open || a.open + growth <= b.max);
 }
 
-// Whatever completes b completes a at no higher objective, memory or loss. Both are of the same state: in free
-// order they have the same past, in fixed order a past counts stages.
+// Every completion of b completes a at no higher objective, memory or loss. Both are of the same state: in free order
+// their visited sets are equal, in fixed order a visited set is a number of stages.
 inline bool dominates(const Label& a, const Label& b, const Growth& growth) {
     return a.loss <= b.loss && is_no_worse(a.prefill, b.prefill, growth.prefill) &&
-           is_no_worse(a.token, b.token, growth.token) && a.back_s <= b.back_s && a.past <= b.past;
+           is_no_worse(a.token, b.token, growth.token) && a.return_s <= b.return_s && a.visited <= b.visited;
 }
 
 }  // namespace orbitsplit::planner

@@ -1,4 +1,4 @@
-// The bounds of bounds.hpp for one metric.
+// The bounds of cost_to_go.hpp for one metric.
 #pragma once
 
 #include <vector>
@@ -12,8 +12,8 @@ class LabelBounds {
   public:
     LabelBounds(const Tables& t, const Metric& metric, const std::vector<Interval>& intervals);
 
-    // The least objective of a plan that extends the label and beats the incumbent, infinite where none can.
-    // The label's state is given as bounds.hpp numbers it.
+    // The least objective of a plan that extends the label and improves on the incumbent, infinite where none can.
+    // `at` is the label's state(), as in cost_to_go.hpp.
     double bound(const Label& label, std::size_t at) const;
 
   private:
@@ -28,9 +28,9 @@ class LabelBounds {
     double decode_max_;
     double loss_limit_;
     std::vector<Band> bands_;
-    std::vector<double> prices_;         // columns
-    std::vector<const double*> depart_;  // columns; the intervals' relaxations own what they point to
-    std::vector<const double*> arrive_;
+    std::vector<double> multipliers_;      // columns
+    std::vector<const double*> departed_;  // columns; owned by the intervals' relaxations
+    std::vector<const double*> arrived_;
 };
 
 }  // namespace orbitsplit::planner

@@ -10,7 +10,7 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr int interval_count = 16;
 constexpr int rounds = 3;
-constexpr int price_steps = 4;
+constexpr int multiplier_steps = 4;
 
 class RootExplorer {
   public:
@@ -18,17 +18,17 @@ class RootExplorer {
                  const Clock& clock, Incumbent incumbent, std::size_t max_bytes)
         : problem_(problem), t_(t), objective_(objective), least_(least), clock_(clock) {
         root_.incumbent = std::move(incumbent);
-        has_room_ = 2 * interval_count * (price_steps + 1) * relaxation_bytes(t) <= max_bytes;
+        has_room_ = 2 * interval_count * (multiplier_steps + 1) * relaxation_bytes(t) <= max_bytes;
     }
 
     Root run() {
         for (const Metric& metric : t_.metrics) {
             Interval whole;
-            price(metric, whole, 0);
+            optimise_multiplier(metric, whole, 0);
             root_.intervals.emplace_back();
             root_.intervals.back().push_back(std::move(whole));
         }
-        offer(problem_, objective_, dive_for_loss(t_, least_), root_.incumbent);
+        offer(problem_, objective_, diving_heuristic_for_loss(t_, least_), root_.incumbent);
         std::vector<double> least_sum;
         for (const auto& intervals : root_.intervals) least_sum.push_back(intervals.front().bound);
         for (int round = 1; has_room_ && round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
@@ -36,52 +36,52 @@ class RootExplorer {
                 refine(t_.metrics[a], root_.intervals[a], least_sum[a], round == rounds);
             }
         }
-        for (auto& intervals : root_.intervals) drop_hopeless(intervals);
+        for (auto& intervals : root_.intervals) drop_fathomed(intervals);
         root_.lower_bound_s = lower_bound_s(root_.intervals);
         return std::move(root_);
     }
 
   private:
-    // Adds a relaxation at one price and lets its walk improve the incumbent.
-    const Relaxation& add(const Metric& metric, Interval& interval, double price) {
+    // Adds a relaxation at one multiplier; its diving heuristic may improve the incumbent.
+    const Relaxation& add(const Metric& metric, Interval& interval, double multiplier) {
         interval.relaxations.push_back(
-            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, price)));
+            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier)));
         const Relaxation& made = *interval.relaxations.back();
-        const double bound = made.root - price * t_.loss_limit + interval.low;
+        const double bound = made.root - multiplier * t_.loss_limit + interval.low;
         if (interval.relaxations.size() == 1 || bound > interval.bound) {
             interval.bound = bound;
-            interval.price = price;
+            interval.multiplier = multiplier;
         }
         if (made.root < infinity)
-            offer(problem_, objective_, dive(t_, metric, made, least_), root_.incumbent);
+            offer(problem_, objective_, diving_heuristic(t_, metric, made, least_), root_.incumbent);
         return made;
     }
 
-    // Two prices: none, and the one that was best for the interval this one was cut from.
-    void inherit_price(const Metric& metric, Interval& interval, double inherited) {
+    // Two multipliers: 0, and the best of the interval that this one is a part of.
+    void inherit_multiplier(const Metric& metric, Interval& interval, double inherited) {
         const double free_root = add(metric, interval, 0).root;
         if (free_root < infinity && inherited > 0 && interval.bound < root_.incumbent.cutoff()) {
             add(metric, interval, inherited);
         }
     }
 
-    // The best price, by intersecting the lines of a walk below the loss budget and one above it (LARAC;
-    // Juttner et al., INFOCOM 2001), from the walks without a price and at the inherited one.
-    void price(const Metric& metric, Interval& interval, double inherited) {
-        const Relaxation& unpriced = add(metric, interval, 0);
-        if (unpriced.root == infinity) return;
-        double over_sum = unpriced.root;
-        double over_loss = follow(t_, metric, unpriced).loss;
+    // The best multiplier, by intersecting the lines of a walk within the loss budget and one above it (LARAC; Juttner
+    // et al., INFOCOM 2001), starting from multiplier 0 and the inherited one.
+    void optimise_multiplier(const Metric& metric, Interval& interval, double inherited) {
+        const Relaxation& unpenalised = add(metric, interval, 0);
+        if (unpenalised.root == infinity) return;
+        double over_sum = unpenalised.root;
+        double over_loss = relaxed_optimum(t_, metric, unpenalised).loss;
         if (over_loss <= t_.loss_limit) return;
         double under_sum = 0;
         double under_loss = -1;
-        // Where sums weigh nothing, the interval's end takes their place.
+        // If sums have no weight, the interval's end replaces them.
         double next = inherited > 0 ? inherited : (over_sum > 0 ? over_sum : interval.high) / over_loss;
-        for (int step = 0; step < price_steps && next < infinity; ++step) {
+        for (int step = 0; step < multiplier_steps && next < infinity; ++step) {
             if (interval.bound >= root_.incumbent.cutoff() || clock_.is_over()) return;
-            const Relaxation& priced = add(metric, interval, next);
-            const double loss = follow(t_, metric, priced).loss;
-            const double sum = priced.root - next * loss;
+            const Relaxation& penalised = add(metric, interval, next);
+            const double loss = relaxed_optimum(t_, metric, penalised).loss;
+            const double sum = penalised.root - next * loss;
             if (loss <= t_.loss_limit) {
                 under_sum = sum;
                 under_loss = loss;
@@ -95,10 +95,10 @@ class RootExplorer {
         }
     }
 
-    // Cuts the intervals that may hold a better plan into smaller ones.
+    // Divides the intervals that may hold a better plan into smaller ones.
     void refine(const Metric& metric, std::vector<Interval>& intervals, double least_sum, bool is_last) {
         if (metric.prefill_max == 0 && metric.decode_max == 0) return;
-        drop_hopeless(intervals);
+        drop_fathomed(intervals);
         const double top = root_.incumbent.objective_s - least_sum;
         const int parts = std::max(1, interval_count / std::max<int>(1, static_cast<int>(intervals.size())));
         std::vector<Interval> finer;
@@ -113,18 +113,18 @@ class RootExplorer {
                 }
                 narrow.high = part + 1 == parts ? high : wide.low + (high - wide.low) * (part + 1) / parts;
                 if (is_last) {
-                    price(metric, narrow, wide.price);
+                    optimise_multiplier(metric, narrow, wide.multiplier);
                 } else {
-                    inherit_price(metric, narrow, wide.price);
+                    inherit_multiplier(metric, narrow, wide.multiplier);
                 }
                 finer.push_back(std::move(narrow));
             }
         }
         intervals = std::move(finer);
-        drop_hopeless(intervals);
+        drop_fathomed(intervals);
     }
 
-    // The part of an interval above a low: its relaxations bound that part too.
+    // The part of an interval above `low`: its relaxations bound that part too.
     static Interval rest_of(const Interval& wide, double low) {
         Interval rest = wide;
         rest.low = low;
@@ -132,7 +132,7 @@ class RootExplorer {
         return rest;
     }
 
-    void drop_hopeless(std::vector<Interval>& intervals) const {
+    void drop_fathomed(std::vector<Interval>& intervals) const {
         std::erase_if(intervals, [&](const Interval& i) { return i.bound >= root_.incumbent.cutoff(); });
     }
 

@@ -4,6 +4,7 @@
 #include <limits>
 #include <unordered_map>
 
+#include "planner/cost.hpp"
 #include "planner/label_bounds.hpp"
 
 namespace orbitsplit::planner {
@@ -11,19 +12,19 @@ namespace orbitsplit::planner {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t clock_interval = 256;  // expansions between two looks at the clock
+constexpr std::size_t clock_interval = 256;  // expansions between two checks of the time limit
 
 struct StateKey {
-    std::uint64_t stand;  // arrived or not, boundary, node, first node
-    std::uint64_t used;
+    std::uint64_t position;  // arrived or not, boundary, node, first node
+    std::uint64_t set_key;
 
     bool operator==(const StateKey&) const = default;
 };
 
 struct StateHash {
     std::size_t operator()(const StateKey& key) const {
-        return static_cast<std::size_t>((key.stand ^ key.used * 0x9E3779B97F4A7C15u) * 0xD6E8FEB86659FD93u >>
-                                        7);
+        return static_cast<std::size_t>(
+            (key.position ^ key.set_key * 0x9E3779B97F4A7C15u) * 0xD6E8FEB86659FD93u >> 7);
     }
 };
 
@@ -47,10 +48,10 @@ class Search {
         for (std::size_t a = 0; a < t.metrics.size(); ++a) {
             bounds_.emplace_back(t, t.metrics[a], root.intervals[a]);
         }
-        // No better plan has a smaller maximum than the lowest interval allows: below it all labels are equal.
-        const Metric& lap = t.metrics.front();
-        if (t.tracks.max && lap.decode_max == 0 && !root.intervals.front().empty()) {
-            floor_ = root.intervals.front().front().low / lap.prefill_max;
+        // Every better plan has a maximum of at least the lowest interval's end: below it labels do not differ.
+        const Metric& metric = t.metrics.front();
+        if (t.tracks.max && metric.decode_max == 0 && !root.intervals.front().empty()) {
+            floor_ = root.intervals.front().front().low / metric.prefill_max;
         }
     }
 
@@ -62,7 +63,7 @@ class Search {
             const Open open = heap_.back();
             heap_.pop_back();
             if (open.bound >= incumbent_.cutoff()) break;
-            if (pool_[open.label].is_dead) continue;
+            if (pool_[open.label].is_dominated) continue;
             if (pool_.size() >= max_labels) result.stopped_by = "labels";
             if (step % clock_interval == 0 && clock.is_over()) result.stopped_by = "time";
             if (!result.stopped_by.empty()) {
@@ -79,21 +80,21 @@ class Search {
   private:
     void start() {
         for (int n = 0; n < t_.nodes; ++n) {
-            if (!t_.can_start[n] || t_.start_place[n] < 0) continue;
+            if (!t_.can_start[n] || t_.start_vertex[n] < 0) continue;
             Label label;
             label.is_arrived = true;
-            label.place = t_.start_place[n];
+            label.vertex = t_.start_vertex[n];
             label.first = n;
             label.prefill.sum = t_.tracks.sum ? t_.ingress[n] + t_.ingress_delay[n] : 0;
             label.prefill.max = t_.tracks.max ? std::max(floor_, t_.ingress[n]) : 0;
-            if (t_.is_free) label.used = t_.mark[n];
-            label.past = with_node(t_, 0, n);
+            if (t_.is_free) label.set_key = t_.node_key[n];
+            label.visited = with_node(t_, 0, n);
             push(label);
         }
     }
 
     void expand(std::int32_t index) {
-        const Label label = pool_[index];  // the pool moves while it grows
+        const Label label = pool_[index];  // a copy, because the pool reallocates as it grows
         if (label.is_arrived) {
             compute(label, index);
         } else {
@@ -102,27 +103,27 @@ class Search {
     }
 
     // Appends every stage that fits the node.
-    void compute(const Label& from, std::int32_t index) {
-        const int last = t_.max_stop[t_.node_boundary(t_.node_of[from.place], from.boundary)];
-        for (int stop = from.boundary + 1; stop <= last; ++stop) {
-            Label to = from;
-            to.parent = index;
-            to.boundary = stop;
-            to.is_arrived = false;
-            work(t_.prefill, t_.tracks, from, stop, to.prefill);
-            if (t_.generates) work(t_.token, t_.token_tracks, from, stop, to.token);
+    void compute(const Label& parent, std::int32_t index) {
+        const int last = t_.max_stop[t_.node_boundary(t_.node_of[parent.vertex], parent.boundary)];
+        for (int stop = parent.boundary + 1; stop <= last; ++stop) {
+            Label child = parent;
+            child.parent = index;
+            child.boundary = stop;
+            child.is_arrived = false;
+            work(t_.prefill, t_.tracks, parent, stop, child.prefill);
+            if (t_.generates) work(t_.token, t_.token_tracks, parent, stop, child.token);
             if (stop == t_.layers) {
-                finish(to);
+                finish(child);
             } else {
-                push(to);
+                push(child);
             }
         }
     }
 
-    void work(const PhaseTables& phase, Tracks tracks, const Label& from, int stop, Load& load) const {
-        const int node = t_.node_of[from.place];
+    void work(const PhaseTables& phase, Tracks tracks, const Label& parent, int stop, Load& load) const {
+        const int node = t_.node_of[parent.vertex];
         const double busy = phase.compute[t_.node_boundary(node, stop)] -
-                            phase.compute[t_.node_boundary(node, from.boundary)];
+                            phase.compute[t_.node_boundary(node, parent.boundary)];
         if (tracks.sum) load.sum += busy;
         if (!tracks.max) return;
         load.open += busy;
@@ -130,97 +131,104 @@ class Search {
     }
 
     // Sends the last stage's activation to every node that may follow, at every level.
-    void send(const Label& from, std::int32_t index) {
-        for (int e = t_.neighbour_start[from.place]; e < t_.neighbour_start[from.place + 1]; ++e) {
-            const int node = t_.node_of[t_.neighbour[e]];
-            if (is_blocked(t_, from.past, node) || (t_.is_free && has_stage_on(from, node))) continue;
-            Label to = from;
-            to.parent = index;
-            to.place = t_.neighbour[e];
-            to.is_arrived = true;
-            to.past = with_node(t_, from.past, node);
-            if (t_.is_free) to.used += t_.mark[node];
-            if (t_.needs_back) {
-                const std::size_t back = pair(node, t_.node_of[from.place]);
+    void send(const Label& parent, std::int32_t index) {
+        const int source = t_.node_of[parent.vertex];
+        for (int e = t_.neighbour_start[parent.vertex]; e < t_.neighbour_start[parent.vertex + 1]; ++e) {
+            const int destination = t_.node_of[t_.neighbour[e]];
+            if (is_blocked(t_, parent.visited, destination) ||
+                (t_.is_free && has_stage_on(parent, destination)))
+                continue;
+            Label child = parent;
+            child.parent = index;
+            child.vertex = t_.neighbour[e];
+            child.is_arrived = true;
+            child.visited = with_node(t_, parent.visited, destination);
+            if (t_.is_free) child.set_key += t_.node_key[destination];
+            if (t_.needs_return) {
+                const std::size_t back = pair(destination, source);
                 const double latency = t_.token_tracks.sum ? problem_.latency_s[back] : 0;
-                to.back_s += problem_.bandwidth_bytes_per_s[back] > 0 ? latency : infinity;
+                child.return_s += problem_.bandwidth_bytes_per_s[back] > 0 ? latency : infinity;
             }
-            for (int k = 0; k < t_.levels; ++k) send_at(from, e, k, to);
+            for (int k = 0; k < t_.levels; ++k) send_at(parent, e, k, child);
         }
     }
 
-    void send_at(const Label& from, int link, int level, Label& to) {
-        const int cut = t_.boundary_level(from.boundary, level);
-        to.loss = from.loss + t_.loss[cut];
-        if (to.loss + least_.arrive[state(t_, to.past, to.boundary, to.place)] > t_.loss_limit) return;
-        to.level = level;
-        to.prefill = from.prefill;
-        transfer(t_.prefill, t_.tracks, t_.node_of[from.place], link, cut, to.prefill);
+    void send_at(const Label& parent, int link, int level, Label& child) {
+        const int cut = t_.boundary_level(parent.boundary, level);
+        child.loss = parent.loss + t_.loss[cut];
+        const double loss_to_go =
+            least_.to_go_arrived[state(t_, child.visited, child.boundary, child.vertex)];
+        if (child.loss + loss_to_go > t_.loss_limit) return;
+        child.level = level;
+        child.prefill = parent.prefill;
+        transfer(t_.prefill, t_.tracks, t_.node_of[parent.vertex], link, cut, child.prefill);
         if (t_.generates) {
-            to.token = from.token;
-            transfer(t_.token, t_.token_tracks, t_.node_of[from.place], link, cut, to.token);
+            child.token = parent.token;
+            transfer(t_.token, t_.token_tracks, t_.node_of[parent.vertex], link, cut, child.token);
         }
-        push(to);
+        push(child);
     }
 
-    void transfer(const PhaseTables& phase, Tracks tracks, int from, int link, int cut, Load& load) const {
+    void transfer(const PhaseTables& phase, Tracks tracks, int source, int link, int cut, Load& load) const {
         const double encode = phase.encode[cut];
-        const double sending =
-            link_occupancy_s(problem_, phase.packed[cut], t_.bandwidth[link], t_.latency[link]);
-        if (tracks.sum) load.sum += encode + sending + t_.propagates * t_.latency[link] + phase.decode[cut];
+        const double link_s =
+            link_occupancy_s(problem_, phase.compressed[cut], t_.bandwidth[link], t_.latency[link]);
+        if (tracks.sum) load.sum += encode + link_s + t_.propagates * t_.latency[link] + phase.decode[cut];
         if (!tracks.max) return;
-        close(load, t_.half_duplex[from], encode, sending);
+        close(load, t_.half_duplex[source], encode, link_s);
         load.open = phase.decode[cut];
     }
 
-    // The last stage leaves: its occupancy is final.
+    // The last stage is complete: its occupancy is final.
     static void close(Load& load, bool half_duplex, double encode, double link) {
         const double stage = half_duplex ? load.open + encode + link : load.open + encode;
         load.max = std::max(load.max, stage);
         if (!half_duplex) load.max = std::max(load.max, link);
     }
 
-    // Every layer is placed: the plan's objective is known.
+    // All layers are placed: the plan's objective is known.
     void finish(Label& label) {
-        const int n = t_.node_of[label.place];
+        const int n = t_.node_of[label.vertex];
         if (!t_.can_end[n]) return;
         for (int required : t_.required) {
             if (!has_stage_on(label, required)) return;
         }
         if (t_.tracks.sum) label.prefill.sum += t_.egress[n] + t_.egress_delay[n];
         if (t_.tracks.max) close(label.prefill, t_.half_duplex[n], 0, t_.egress[n]);
-        double lap = label.token.sum;
+        double round_trip = label.token.sum;
         if (t_.generates && n != label.first) {
             const std::size_t direct = pair(n, label.first);
             const double back =
-                problem_.bandwidth_bytes_per_s[direct] > 0 ? problem_.latency_s[direct] : label.back_s;
+                problem_.bandwidth_bytes_per_s[direct] > 0 ? problem_.latency_s[direct] : label.return_s;
             if (back == infinity) return;
-            lap += back;
+            round_trip += back;
         }
         const Weights& w = t_.weights;
         const double objective = w.prefill_sum * label.prefill.sum + w.prefill_max * label.prefill.max +
-                                 std::max(w.lap * lap, w.busiest * label.token.max);
+                                 std::max(w.round_trip * round_trip, w.bottleneck * label.token.max);
         if (!incumbent_.is_beaten_by(objective)) return;
         incumbent_.objective_s = objective;
         incumbent_.stages = stages_of(label);
     }
 
-    std::size_t pair(int from, int to) const { return static_cast<std::size_t>(from) * t_.nodes + to; }
+    std::size_t pair(int source, int destination) const {
+        return static_cast<std::size_t>(source) * t_.nodes + destination;
+    }
 
-    // Whether a label's chain has a stage on a node, its last one included.
+    // Whether a label's chain has a stage on a node, the last one included.
     bool has_stage_on(const Label& label, int node) const {
-        if (t_.marks_are_exact) return (label.used >> node & 1) != 0;
+        if (t_.keys_are_exact) return (label.set_key >> node & 1) != 0;
         for (const Label* at = &label;; at = &pool_[at->parent]) {
-            if (t_.node_of[at->place] == node) return true;
+            if (t_.node_of[at->vertex] == node) return true;
             if (at->parent < 0) return false;
         }
     }
 
-    // Whether two chains of the same mark have the same nodes.
+    // Whether two chains of the same key have the same nodes.
     bool is_of_same_nodes(const Label& a, const Label& b) const {
-        if (!t_.is_free || t_.marks_are_exact) return true;
+        if (!t_.is_free || t_.keys_are_exact) return true;
         for (const Label* at = &a;; at = &pool_[at->parent]) {
-            if (!has_stage_on(b, t_.node_of[at->place])) return false;
+            if (!has_stage_on(b, t_.node_of[at->vertex])) return false;
             if (at->parent < 0) break;
         }
         return stages_before(a) == stages_before(b);
@@ -238,7 +246,7 @@ class Search {
         int level = no_level;
         while (true) {
             const Label* arrival = &pool_[end->parent];
-            stages.push_back({t_.node_of[end->place], arrival->boundary, end->boundary, level});
+            stages.push_back({t_.node_of[end->vertex], arrival->boundary, end->boundary, level});
             level = arrival->level;
             if (arrival->parent < 0) break;
             end = &pool_[arrival->parent];
@@ -248,7 +256,7 @@ class Search {
     }
 
     double bound(const Label& label) const {
-        const std::size_t at = state(t_, label.past, label.boundary, label.place);
+        const std::size_t at = state(t_, label.visited, label.boundary, label.vertex);
         double most = 0;
         for (const LabelBounds& metric : bounds_) most = std::max(most, metric.bound(label, at));
         return most;
@@ -256,19 +264,20 @@ class Search {
 
     Growth growth(const Label& label) const {
         if (label.is_arrived) return {infinity, infinity};
-        const int at = t_.boundary_node(label.boundary, t_.node_of[label.place]);
+        const int at = t_.boundary_node(label.boundary, t_.node_of[label.vertex]);
         return {t_.prefill.growth[at], t_.generates ? t_.token.growth[at] : 0};
     }
 
     StateKey key(const Label& label) const {
-        std::uint64_t stand = label.is_arrived;
-        stand = stand * (t_.layers + 1) + label.boundary;
-        stand = stand * t_.nodes + t_.node_of[label.place];
-        stand = stand * t_.nodes + (t_.keeps_first ? label.first : 0);
-        return {stand, label.used};
+        std::uint64_t position = label.is_arrived;
+        position = position * (t_.layers + 1) + label.boundary;
+        position = position * t_.nodes + t_.node_of[label.vertex];
+        position = position * t_.nodes + (t_.keeps_first ? label.first : 0);
+        return {position, label.set_key};
     }
 
-    // Keeps a label unless its bound or one of the same state rules it out, and drops those it rules out.
+    // Keeps a label unless its bound reaches the cutoff or one of the same state dominates it, and drops those that it
+    // dominates.
     void push(Label& label) {
         label.bound = bound(label);
         if (label.parent >= 0) label.bound = std::max(label.bound, pool_[label.parent].bound);
@@ -282,7 +291,7 @@ class Search {
         while (*link >= 0) {
             Label& other = pool_[*link];
             if (dominates(label, other, grows) && is_of_same_nodes(other, label)) {
-                other.is_dead = true;
+                other.is_dominated = true;
                 *link = other.next;
             } else {
                 link = &other.next;

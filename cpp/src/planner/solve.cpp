@@ -3,24 +3,25 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "orbitsplit/planner.hpp"
-#include "planner/clock.hpp"
-#include "planner/deep_root.hpp"
+#include "planner/cost.hpp"
 #include "planner/infeasible.hpp"
-#include "planner/long_root.hpp"
-#include "planner/orders.hpp"
+#include "planner/options.hpp"
+#include "planner/order_search.hpp"
 #include "planner/root.hpp"
+#include "planner/root_bisection.hpp"
+#include "planner/root_k_cycle.hpp"
 #include "planner/search.hpp"
-#include "text.hpp"
+#include "support/clock.hpp"
+#include "support/text.hpp"
 
 namespace orbitsplit {
 
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr double most_transfers = 2e8;  // of free order: layers x links, a second or more for every bound
-constexpr std::size_t label_bytes =
-    300;  // with its share of the heap, of the states, and of their room to grow
+constexpr double most_transfers = 2e8;  // layers x links in free order: a relaxation takes a second or more
+// With the label's share of the heap and the states, and of the capacity they reserve.
+constexpr std::size_t label_bytes = 300;
 constexpr std::size_t most_labels = std::numeric_limits<std::int32_t>::max();
 
 std::size_t link_count(const Problem& problem) {
@@ -29,7 +30,7 @@ std::size_t link_count(const Problem& problem) {
                                                   [](double bytes_per_s) { return bytes_per_s > 0; }));
 }
 
-void check(const Problem& problem, const SolveOptions& options) {
+void check(const Problem& problem, const planner::Options& options) {
     validate(problem);
     if (!(options.time_limit_s >= 0)) {
         throw std::invalid_argument("time_limit_s is " + text::number(options.time_limit_s) +
@@ -40,10 +41,10 @@ void check(const Problem& problem, const SolveOptions& options) {
                                     ", must be from 1 to " + std::to_string(most_labels));
     }
     if (options.max_bytes < 1) throw std::invalid_argument("max_bytes is 0, must be at least 1");
-    if (options.max_tracked < 0 || options.max_bits < 0 || options.max_bits > 64) {
-        throw std::invalid_argument("max_tracked is " + std::to_string(options.max_tracked) +
-                                    " and max_bits " + std::to_string(options.max_bits) +
-                                    ", must be at least 0 and max_bits at most 64");
+    if (options.max_ng_size < 0 || options.max_bitset_nodes < 0 || options.max_bitset_nodes > 64) {
+        throw std::invalid_argument("max_ng_size is " + std::to_string(options.max_ng_size) +
+                                    " and max_bitset_nodes " + std::to_string(options.max_bitset_nodes) +
+                                    ", must be at least 0 and max_bitset_nodes at most 64");
     }
     if (!(options.gap >= 0 && options.gap < 1)) {
         throw std::invalid_argument("gap is " + text::number(options.gap) +
@@ -65,7 +66,7 @@ void check(const Problem& problem, const SolveOptions& options) {
     }
 }
 
-std::string stopped_reason(const planner::SearchResult& result, const SolveOptions& options) {
+std::string stopped_reason(const planner::SearchResult& result, const planner::Options& options) {
     if (result.stopped_by == "time")
         return "the time limit of " + text::number(options.time_limit_s) + " s was reached";
     if (result.stopped_by == "bytes")
@@ -73,18 +74,18 @@ std::string stopped_reason(const planner::SearchResult& result, const SolveOptio
     return "the limit of " + std::to_string(options.max_labels) + " labels was reached";
 }
 
-// Scores the incumbent with evaluate(): what solve() returns is what evaluate() confirms.
+// Scores the incumbent by evaluate(), whose figures solve() returns.
 void confirm(const Problem& problem, Objective objective, const std::vector<Stage>& stages,
              Solution& solution) {
     const Evaluation score = evaluate(problem, stages);
     if (!score.is_feasible)
-        throw std::logic_error("the planner made a plan that breaks a limit: " + score.violations[0]);
+        throw std::logic_error("the planner made a plan that violates a limit: " + score.violations[0]);
     solution.stages = stages;
     solution.objective_s = value_s(score, objective);
     solution.loss = score.loss;
 }
 
-planner::Incumbent given_incumbent(const Problem& problem, const SolveOptions& options) {
+planner::Incumbent given_incumbent(const Problem& problem, const planner::Options& options) {
     planner::Incumbent incumbent;
     incumbent.gap = options.gap;
     const std::vector<Stage>& stages = options.incumbent;
@@ -93,10 +94,10 @@ planner::Incumbent given_incumbent(const Problem& problem, const SolveOptions& o
     return incumbent;
 }
 
-// Labels get what the root's relaxations leave of the memory.
+// Labels may take the memory that the root's relaxations leave.
 planner::SearchResult search_within(const Problem& problem, const planner::Tables& t,
                                     const planner::Relaxation& least, planner::Root& root,
-                                    const planner::Clock& clock, const SolveOptions& options,
+                                    const planner::Clock& clock, const planner::Options& options,
                                     std::size_t max_labels) {
     std::size_t held = 0;
     for (const auto& intervals : root.intervals) {
@@ -110,14 +111,14 @@ planner::SearchResult search_within(const Problem& problem, const planner::Table
     return result;
 }
 
-// Free order that is not solved by a first search gets a better incumbent, and bounds that keep more nodes from
-// repeating where that is affordable: both prune more than labels do.
+// Free order that a first search does not solve gets a better incumbent and, where affordable, bounds with a larger
+// ng-set: both prune more than further labels would.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
                                 const planner::Relaxation& least, const planner::Clock& clock,
-                                const SolveOptions& options, planner::Root& root) {
+                                const planner::Options& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
     constexpr int first_orders = 30;
-    constexpr double narrowest = 1e-3;  // of the incumbent: an interval of this width is not cut further
+    constexpr double narrowest = 1e-3;  // width relative to the incumbent at which no interval is bisected
     const std::size_t max_labels = options.max_labels;
     const std::size_t max_bytes = options.max_bytes / 2;
     root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent, max_bytes);
@@ -125,56 +126,57 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     planner::SearchResult first =
         search_within(problem, t, least, root, clock, options, std::min(first_labels, max_labels));
     if (first.is_complete) return first;
-    const planner::Tables deep = planner::make_tables(problem, options, 0, planner::thorough_operations);
-    const bool is_deeper = deep.tracked > t.tracked;
-    // A deeper root is worth more than the last percent of an incumbent, but much slower with a bad one.
-    const int most_orders = is_deeper ? first_orders : std::numeric_limits<int>::max();
+    const planner::Tables larger = planner::make_tables(problem, options, 0, planner::thorough_operations);
+    const bool is_larger = larger.ng_size > t.ng_size;
+    // A larger ng-set is worth more than the last percent of an incumbent, but much slower with a bad one.
+    const int most_orders = is_larger ? first_orders : std::numeric_limits<int>::max();
     planner::improve_by_orders(problem, options, clock, most_orders, root.incumbent);
     if (clock.is_over()) {
         first.stopped_by = "time";
         return first;
     }
-    if (!is_deeper || root.incumbent.stages.empty()) {
+    if (!is_larger || root.incumbent.stages.empty()) {
         root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent, max_bytes);
         return search_within(problem, t, least, root, clock, options, max_labels);
     }
-    const planner::Relaxation deep_least = planner::least_loss(deep);
-    root = planner::deepen_root(problem, deep, options.objective, deep_least, clock, root.incumbent,
+    const planner::Relaxation larger_least = planner::least_loss(larger);
+    root = planner::bisect_root(problem, larger, options.objective, larger_least, clock, root.incumbent,
                                 narrowest, max_bytes);
-    planner::SearchResult result = search_within(problem, deep, deep_least, root, clock, options, max_labels);
+    planner::SearchResult result =
+        search_within(problem, larger, larger_least, root, clock, options, max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, first.lower_bound_s);
     return result;
 }
 
-// Free order of more nodes than a word has bits.
-planner::SearchResult find_best_of_many(const Problem& problem, planner::Tables t, planner::Relaxation least,
-                                        const planner::Clock& clock, const SolveOptions& options,
+// Free order of too many nodes for visited sets.
+planner::SearchResult find_best_k_cycle(const Problem& problem, planner::Tables t, planner::Relaxation least,
+                                        const planner::Clock& clock, const planner::Options& options,
                                         planner::Root& root) {
-    root = planner::lengthen_root(problem, options, clock, t, least, root.incumbent);
+    root = planner::explore_root_k_cycle(problem, options, clock, t, least, root.incumbent);
     const double proven = root.lower_bound_s;
     planner::SearchResult result = search_within(problem, t, least, root, clock, options, options.max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, proven);
     return result;
 }
 
-// An objective of 0 is as good as any bound.
+// An objective of 0 equals every bound.
 double relative_gap(const Solution& solution) {
     const double distance = solution.objective_s - solution.lower_bound_s;
     return distance > 0 ? distance / solution.objective_s : 0;
 }
 
-void fill(const Problem& problem, const SolveOptions& options, const planner::Clock& clock,
+void fill(const Problem& problem, const planner::Options& options, const planner::Clock& clock,
           Solution& solution) {
     const planner::Tables t = planner::make_tables(problem, options);
     const planner::Relaxation least = planner::least_loss(t);
-    const bool may_exist = least.root <= t.loss_limit && planner::infeasible_at_sight(problem).empty();
+    const bool may_exist = least.root <= t.loss_limit && planner::trivially_infeasible(problem).empty();
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;
     root.incumbent = given_incumbent(problem, options);
     if (may_exist) {
-        result = t.marks_are_exact ? find_best(problem, t, least, clock, options, root)
-                                   : find_best_of_many(problem, t, least, clock, options, root);
+        result = t.keys_are_exact ? find_best(problem, t, least, clock, options, root)
+                                  : find_best_k_cycle(problem, t, least, clock, options, root);
     }
     solution.labels = result.labels;
     const bool has_plan = !root.incumbent.stages.empty();
@@ -188,7 +190,7 @@ void fill(const Problem& problem, const SolveOptions& options, const planner::Cl
         solution.lower_bound_s = infinity;
         solution.reason = planner::explain_infeasible(problem, t, least, options);
     } else {
-        // Plans better by less than the gap may have been left out.
+        // Plans that are better by less than the gap may have been pruned.
         solution.status = options.gap > 0 ? Status::feasible : Status::optimal;
         solution.lower_bound_s = solution.objective_s * (1 - options.gap);
         if (options.gap > 0) solution.reason = "the gap of " + text::number(options.gap) + " was proven";
@@ -226,13 +228,17 @@ const char* objective_name(Objective objective) {
     return "time_per_token";
 }
 
-Solution solve(const Problem& problem, const SolveOptions& options) {
-    const planner::Clock clock(options.time_limit_s);
+Solution planner::solve(const Problem& problem, const Options& options) {
+    const Clock clock(options.time_limit_s);
     check(problem, options);
     Solution solution;
     fill(problem, options, clock, solution);
     solution.seconds = clock.seconds();
     return solution;
+}
+
+Solution solve(const Problem& problem, const SolveOptions& options) {
+    return planner::solve(problem, planner::Options{options});
 }
 
 }  // namespace orbitsplit

@@ -4,6 +4,8 @@
 #include <limits>
 #include <numeric>
 
+#include "planner/cost.hpp"
+
 namespace orbitsplit::planner {
 
 namespace {
@@ -16,8 +18,8 @@ std::vector<char> node_set(int nodes, const std::vector<int>& members) {
     return set;
 }
 
-// The longest stage that starts at each boundary, by memory and pins. Sums run from the start of the stage as
-// in evaluate(), so that both agree to the last bit.
+// The longest stage that starts at each boundary, by memory and pins. Summed from the start of the stage as in
+// evaluate(), so that both agree to the last bit.
 void fill_max_stop(const Problem& problem, double relief, Tables& t) {
     std::vector<int> pinned(t.layers, -1);
     for (const Pin& pin : problem.pins.layers) pinned[pin.layer] = pin.node;
@@ -43,27 +45,28 @@ void fill_links(const Problem& problem, Tables& t) {
     const std::vector<char> required = node_set(t.nodes, problem.pins.required);
     std::vector<int> required_before(t.nodes + 1, 0);
     for (int n = 0; n < t.nodes; ++n) required_before[n + 1] = required_before[n] + required[n];
-    for (int from = 0; from < t.nodes; ++from) {
+    for (int source = 0; source < t.nodes; ++source) {
         t.neighbour_start.push_back(static_cast<int>(t.neighbour.size()));
-        for (int to = t.is_free ? 0 : from + 1; to < t.nodes; ++to) {
-            const std::size_t pair = static_cast<std::size_t>(from) * t.nodes + to;
+        for (int destination = t.is_free ? 0 : source + 1; destination < t.nodes; ++destination) {
+            const std::size_t pair = static_cast<std::size_t>(source) * t.nodes + destination;
             const double bandwidth = problem.bandwidth_bytes_per_s[pair];
-            if (to == from || forbidden[from] || forbidden[to] || bandwidth <= 0) continue;
-            if (!t.is_free && required_before[to] != required_before[from + 1]) break;
-            t.neighbour.push_back(to);
+            if (destination == source || forbidden[source] || forbidden[destination] || bandwidth <= 0)
+                continue;
+            if (!t.is_free && required_before[destination] != required_before[source + 1]) break;
+            t.neighbour.push_back(destination);
             t.bandwidth.push_back(bandwidth);
-            t.pace.push_back(std::min(1 / bandwidth, std::numeric_limits<double>::max()));
+            t.s_per_byte.push_back(std::min(1 / bandwidth, std::numeric_limits<double>::max()));
             t.latency.push_back(problem.latency_s[pair]);
         }
-        t.can_start[from] = !forbidden[from] && (t.is_free || required_before[from] == 0);
-        t.can_end[from] =
-            !forbidden[from] && (t.is_free || required_before[t.nodes] == required_before[from + 1]);
-        if (t.is_free && required[from]) t.required.push_back(from);
+        t.can_start[source] = !forbidden[source] && (t.is_free || required_before[source] == 0);
+        t.can_end[source] =
+            !forbidden[source] && (t.is_free || required_before[t.nodes] == required_before[source + 1]);
+        if (t.is_free && required[source]) t.required.push_back(source);
     }
     t.neighbour_start.push_back(static_cast<int>(t.neighbour.size()));
     t.node_of.resize(t.nodes);
     std::iota(t.node_of.begin(), t.node_of.end(), 0);
-    t.oldest = t.start_place = t.node_of;
+    t.oldest = t.start_vertex = t.node_of;
     t.remembered.assign(t.nodes, 1);
 }
 
@@ -93,19 +96,19 @@ void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
             phase.compute[t.node_boundary(n, i + 1)] = total;
         }
     }
-    phase.packed.assign((t.layers + 1) * t.levels, 0);
-    phase.encode = phase.decode = phase.packed;
+    phase.compressed.assign((t.layers + 1) * t.levels, 0);
+    phase.encode = phase.decode = phase.compressed;
     for (int i = 1; i < t.layers; ++i) {
         for (int k = 0; k < t.levels; ++k) {
             const Level& level = problem.levels[k];
-            phase.packed[t.boundary_level(i, k)] = cut_bytes[i - 1] / level.ratio;
+            phase.compressed[t.boundary_level(i, k)] = cut_bytes[i - 1] / level.ratio;
             phase.encode[t.boundary_level(i, k)] = level.encode_s_per_byte * cut_bytes[i - 1];
             phase.decode[t.boundary_level(i, k)] = level.decode_s_per_byte * cut_bytes[i - 1];
         }
     }
 }
 
-// The most that encoding, and sending where it blocks the node, can add to a stage that ends at a boundary.
+// The most that encoding, and on a half-duplex node sending, can add to a stage that ends at a boundary.
 void fill_growth(const Problem& problem, bool with_egress, const Tables& t, PhaseTables& phase) {
     phase.growth.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
@@ -116,9 +119,9 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, Phas
                 most = std::max(most, encode);
                 if (!t.half_duplex[n]) continue;
                 for (int e = t.neighbour_start[n]; e < t.neighbour_start[n + 1]; ++e) {
-                    const double sending = link_occupancy_s(problem, phase.packed[t.boundary_level(i, k)],
-                                                            t.bandwidth[e], t.latency[e]);
-                    most = std::max(most, encode + sending);
+                    const double link = link_occupancy_s(problem, phase.compressed[t.boundary_level(i, k)],
+                                                         t.bandwidth[e], t.latency[e]);
+                    most = std::max(most, encode + link);
                 }
             }
             phase.growth[t.boundary_node(i, n)] = most;
@@ -129,7 +132,7 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, Phas
     }
 }
 
-// Pairs that may be last and first without a direct link: their tokens return along the chain.
+// Whether there is a pair of last and first node without a direct link: its tokens return along the chain.
 bool lacks_return(const Problem& problem, const Tables& t) {
     for (int last = 0; last < t.nodes; ++last) {
         const double* links = problem.bandwidth_bytes_per_s.data() + static_cast<std::size_t>(last) * t.nodes;
@@ -161,8 +164,9 @@ void fill_close(const Tables& t, Metric& metric) {
                 const double encode = metric.encode_max[t.boundary_level(i, k)];
                 if (!t.half_duplex[n]) least = std::min(least, encode);
                 for (int e = t.neighbour_start[n]; t.half_duplex[n] && e < t.neighbour_start[n + 1]; ++e) {
-                    least = std::min(least, encode + metric.packed_max[t.boundary_level(i, k)] * t.pace[e] +
-                                                metric.latency_max * t.latency[e]);
+                    least = std::min(
+                        least, encode + metric.compressed_max[t.boundary_level(i, k)] * t.s_per_byte[e] +
+                                   metric.latency_max * t.latency[e]);
                 }
             }
         }
@@ -181,11 +185,11 @@ void fill_metric(const Problem& problem, const Tables& t, Metric& metric) {
         metric.compute_max.push_back(
             combined(t.prefill.compute, t.token.compute, i, metric.prefill_max, metric.decode_max));
     }
-    for (std::size_t i = 0; i < t.prefill.packed.size(); ++i) {
-        metric.packed_sum.push_back(
-            combined(t.prefill.packed, t.token.packed, i, metric.prefill_sum, metric.decode_sum));
-        metric.packed_max.push_back(
-            combined(t.prefill.packed, t.token.packed, i, metric.prefill_max, metric.decode_max));
+    for (std::size_t i = 0; i < t.prefill.compressed.size(); ++i) {
+        metric.compressed_sum.push_back(
+            combined(t.prefill.compressed, t.token.compressed, i, metric.prefill_sum, metric.decode_sum));
+        metric.compressed_max.push_back(
+            combined(t.prefill.compressed, t.token.compressed, i, metric.prefill_max, metric.decode_max));
         metric.code_sum.push_back(
             combined(t.prefill.encode, t.token.encode, i, metric.prefill_sum, metric.decode_sum) +
             combined(t.prefill.decode, t.token.decode, i, metric.prefill_sum, metric.decode_sum));
@@ -206,7 +210,7 @@ void fill_weights(const Problem& problem, Objective objective, Tables& t) {
     const double more_tokens = static_cast<double>(problem.new_tokens - 1);
     const double groups = static_cast<double>(group_count(problem));
     if (objective == Objective::throughput) {
-        (t.generates ? t.weights.busiest : t.weights.prefill_max) = 1;
+        (t.generates ? t.weights.bottleneck : t.weights.prefill_max) = 1;
     } else if (objective == Objective::time_per_token) {
         t.weights = {0, 0, 1, groups};
     } else if (objective == Objective::latency && t.generates) {
@@ -214,9 +218,9 @@ void fill_weights(const Problem& problem, Objective objective, Tables& t) {
     } else {
         t.weights = {1, more_batches, 0, 0};
     }
-    // A lap contains its longest occupancy: where the maximum weighs no more, the lap alone decides the step.
+    // A round trip includes its longest occupancy: unless the maximum has more weight, the round trip is the step.
     t.tracks = {t.weights.prefill_sum > 0, t.weights.prefill_max > 0};
-    t.token_tracks = {t.weights.lap > 0, t.weights.busiest > t.weights.lap};
+    t.token_tracks = {t.weights.round_trip > 0, t.weights.bottleneck > t.weights.round_trip};
 }
 
 void fill_metrics(const Problem& problem, Tables& t) {
@@ -225,19 +229,19 @@ void fill_metrics(const Problem& problem, Tables& t) {
     metric.prefill_max = t.weights.prefill_max;
     if (t.token_tracks.sum || !t.token_tracks.max) {
         t.metrics.push_back(metric);
-        t.metrics.back().decode_sum = t.weights.lap;
+        t.metrics.back().decode_sum = t.weights.round_trip;
     }
     if (t.token_tracks.max) {
         t.metrics.push_back(metric);
-        t.metrics.back().decode_max = t.weights.busiest;
+        t.metrics.back().decode_max = t.weights.bottleneck;
     }
     for (Metric& each : t.metrics) fill_metric(problem, t, each);
 }
 
-// In free order the bounds remember which of the tracked nodes are used; each one doubles their work.
-// Required nodes first, then the fastest: those that a relaxation would like to use twice.
-void choose_tracked(int max_tracked, double most_operations, Tables& t) {
-    if (!t.is_free || !t.marks_are_exact) return;
+// In free order the bounds remember which nodes of the ng-set were visited; each node doubles their work. Required
+// nodes come first, then the fastest, which a relaxation would repeat most often.
+void choose_ng_set(int max_ng_size, double most_operations, Tables& t) {
+    if (!t.is_free || !t.keys_are_exact) return;
     std::vector<int> ranked(t.nodes);
     std::iota(ranked.begin(), ranked.end(), 0);
     const auto is_required = [&](int n) {
@@ -257,44 +261,44 @@ void choose_tracked(int max_tracked, double most_operations, Tables& t) {
     if (t.count_step > 0) operations *= t.most_stages;
     for (int n : ranked) {
         operations *= 2;
-        if (operations > most_operations || t.tracked >= max_tracked) break;
-        if (is_required(n)) t.required_tracked |= 1u << t.tracked;
-        t.tracked_bit[n] = t.tracked++;
+        if (operations > most_operations || t.ng_size >= max_ng_size) break;
+        if (is_required(n)) t.required_ng |= 1u << t.ng_size;
+        t.ng_bit[n] = t.ng_size++;
     }
 }
 
-// The sets of used nodes of a chain are told apart by one word. Of many nodes it is the sum of numbers drawn for them:
-// equal sets have equal marks, and where it matters that equal marks are of equal sets, the chains are compared.
-void fill_marks(const SolveOptions& options, Tables& t) {
+// The keys that tell sets of nodes apart by one word. Of many nodes they are random (Zobrist hashing, with a sum
+// instead of XOR): equal sets have equal keys, and where the converse matters the chains themselves are compared.
+void fill_node_keys(const Options& options, Tables& t) {
     if (!t.is_free) return;
-    t.marks_are_exact = t.nodes <= options.max_bits;
+    t.keys_are_exact = t.nodes <= options.max_bitset_nodes;
     std::uint64_t drawn = 0;
     for (int n = 0; n < t.nodes; ++n) {
         drawn += 0x9E3779B97F4A7C15u;  // splitmix64 (Steele, Lea, Flood, OOPSLA 2014)
         std::uint64_t mixed = (drawn ^ drawn >> 30) * 0xBF58476D1CE4E5B9u;
         mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
-        t.mark.push_back(t.marks_are_exact ? std::uint64_t{1} << n : mixed ^ mixed >> 31);
+        t.node_key.push_back(t.keys_are_exact ? std::uint64_t{1} << n : mixed ^ mixed >> 31);
     }
 }
 
-void fill_pasts(const SolveOptions& options, double most_operations, Tables& t) {
-    t.tracked_bit.assign(t.nodes, -1);
+void fill_visited_sets(const Options& options, double most_operations, Tables& t) {
+    t.ng_bit.assign(t.nodes, -1);
     t.most_stages = std::numeric_limits<unsigned>::max();
     const bool is_limited = options.max_nodes && *options.max_nodes < std::min(t.nodes, t.layers);
     if (is_limited) {
         t.most_stages = static_cast<unsigned>(*options.max_nodes);
         t.count_step = 1;
     }
-    choose_tracked(options.max_tracked, most_operations, t);
-    t.pasts <<= t.tracked;
+    choose_ng_set(options.max_ng_size, most_operations, t);
+    t.visited_sets <<= t.ng_size;
     if (!is_limited) return;
-    t.count_step <<= t.tracked;
-    t.pasts *= t.most_stages + 1;
+    t.count_step <<= t.ng_size;
+    t.visited_sets *= t.most_stages + 1;
 }
 
 }  // namespace
 
-Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes,
+Tables make_tables(const Problem& problem, const Options& options, double memory_relief_bytes,
                    double most_operations) {
     Tables t;
     t.layers = static_cast<int>(problem.layers.size());
@@ -321,12 +325,12 @@ Tables make_tables(const Problem& problem, const SolveOptions& options, double m
     if (t.generates) {
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, t.token);
-        t.needs_back = lacks_return(problem, t);
-        t.keeps_first = t.needs_back || t.token_tracks.sum;
+        t.needs_return = lacks_return(problem, t);
+        t.keeps_first = t.needs_return || t.token_tracks.sum;
     }
     fill_metrics(problem, t);
-    fill_marks(options, t);
-    fill_pasts(options, most_operations, t);
+    fill_node_keys(options, t);
+    fill_visited_sets(options, most_operations, t);
     return t;
 }
 

@@ -2,14 +2,14 @@
 //
 // Boundaries are numbered 0..layers: boundary i lies before layer i, so that cut i - 1 crosses boundary i.
 //
-// A place is a node together with the last nodes that a chain was on before it: relaxations and labels go from place
-// to place. At first every node is one place; places.hpp lets them remember more, so that chains repeat less.
+// Relaxations and labels move along a graph whose vertices are nodes, each together with the last nodes that a chain
+// visited before it. Initially there is one vertex for each node; k_cycle.hpp extends what vertices remember.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "orbitsplit/planner.hpp"
+#include "planner/options.hpp"
 
 namespace orbitsplit::planner {
 
@@ -17,24 +17,25 @@ namespace orbitsplit::planner {
 //
 //     objective >= (prefill_sum * sum + decode_sum * sum') + (prefill_max * max + decode_max * max')
 //
-// With alpha in [0, 1], token step = max(lap, G * max') >= alpha * lap + (1 - alpha) * G * max'. Where tokens do
-// not count the form is exact. A resource of occupancies t, t' has weight prefill_sum * t + decode_sum * t' in the sum and
-// prefill_max * t + decode_max * t' in the maximum; the maximum of the latter is at most the form's maximum.
+// For alpha in [0, 1], token step = max(round trip, G * max') >= alpha * round trip + (1 - alpha) * G * max'. Without
+// token steps the form is exact. A resource of occupancies t, t' has weight prefill_sum * t + decode_sum * t' in the
+// sum and prefill_max * t + decode_max * t' in the maximum; the maximum over the resources of the latter is at most the
+// form's maximum.
 struct Metric {
     double prefill_sum = 1;
     double decode_sum = 0;
     double prefill_max = 0;
     double decode_max = 0;
-    double latency_sum = 1;           // weight of a link's latency in the sum
-    double latency_max = 0;           // and in the maximum (latency_occupies_link)
-    std::vector<double> compute_sum;  // nodes x boundaries, prefix sums over the layers
-    std::vector<double> compute_max;  // nodes x boundaries
-    std::vector<double> packed_sum;   // boundaries x levels, bytes: by a bandwidth, the link's weight
-    std::vector<double> packed_max;   // boundaries x levels
-    std::vector<double> code_sum;     // boundaries x levels, encode and decode
-    std::vector<double> encode_max;   // boundaries x levels
-    std::vector<double> open_max;     // boundaries, the least that decoding adds to the stage after it
-    std::vector<double> close_max;  // boundaries x nodes, the least that leaving adds to the stage before it
+    double latency_sum = 1;              // weight of a link's latency in the sum
+    double latency_max = 0;              // the same in the maximum (latency_occupies_link)
+    std::vector<double> compute_sum;     // nodes x boundaries, prefix sums over the layers
+    std::vector<double> compute_max;     // nodes x boundaries
+    std::vector<double> compressed_sum;  // boundaries x levels, bytes: over a bandwidth, the weight of a link
+    std::vector<double> compressed_max;  // boundaries x levels
+    std::vector<double> code_sum;        // boundaries x levels, encode and decode
+    std::vector<double> encode_max;      // boundaries x levels
+    std::vector<double> open_max;        // boundaries: the least that decoding adds to the next stage
+    std::vector<double> close_max;    // boundaries x nodes: the least that sending adds to the stage before
     std::vector<double> ingress_sum;  // nodes
     std::vector<double> ingress_max;  // nodes
     std::vector<double> egress_sum;   // nodes
@@ -43,24 +44,24 @@ struct Metric {
 
 // One phase's occupancies: micro-batches, or token steps.
 struct PhaseTables {
-    std::vector<double> compute;  // nodes x boundaries, prefix sums
-    std::vector<double> packed;   // boundaries x levels, compressed bytes
-    std::vector<double> encode;   // boundaries x levels
-    std::vector<double> decode;   // boundaries x levels
-    std::vector<double> growth;   // boundaries x nodes, the most that leaving adds to the stage before it
+    std::vector<double> compute;     // nodes x boundaries, prefix sums
+    std::vector<double> compressed;  // boundaries x levels, bytes
+    std::vector<double> encode;      // boundaries x levels
+    std::vector<double> decode;      // boundaries x levels
+    std::vector<double> growth;      // boundaries x nodes: the most that sending adds to the stage before
 };
 
 // The objective as weights of a plan's sums and maxima:
 //
-//     prefill_sum * sum + prefill_max * max + max(lap * sum', busiest * max')
+//     prefill_sum * sum + prefill_max * max + max(round_trip * sum', bottleneck * max')
 struct Weights {
     double prefill_sum = 0;
     double prefill_max = 0;
-    double lap = 0;
-    double busiest = 0;
+    double round_trip = 0;
+    double bottleneck = 0;
 };
 
-// What labels keep of a phase: that which the objective weighs.
+// What labels keep of a phase: only what has weight in the objective.
 struct Tracks {
     bool sum = false;
     bool max = false;
@@ -72,25 +73,26 @@ struct Tables {
     int levels = 0;
     bool generates = false;
     bool is_free = false;
-    bool needs_back = false;   // some pair lacks the direct link that would return its tokens
+    bool needs_return =
+        false;  // for some pair of last and first node there is no direct link to return tokens
     bool keeps_first = false;  // the first node is part of a label's state: tokens return to it
     Weights weights;
     Tracks tracks;          // of the prefill
     Tracks token_tracks;    // of a token step
-    double loss_limit = 0;  // without a budget every loss counts as 0
+    double loss_limit = 0;  // without a budget all losses are 0
     PhaseTables prefill;
-    PhaseTables token;                  // filled when the problem generates
-    std::vector<double> loss;           // boundaries x levels
-    std::vector<int> max_stop;          // nodes x boundaries: where the longest stage from here stops
-    int memory = 1;                     // nodes that a place remembers at most, its own included
-    std::vector<int> node_of;           // places
-    std::vector<int> remembered;        // places: nodes remembered; fewer than memory only at a chain's start
-    std::vector<int> oldest;            // places: the first node remembered
-    std::vector<int> start_place;       // nodes: where a chain starts, or -1
-    std::vector<int> neighbour_start;   // places + 1
-    std::vector<int> neighbour;         // places that may follow, in increasing index of their nodes
-    std::vector<double> bandwidth;      // links to the neighbours, in the same order
-    std::vector<double> pace;           // of these links, 1 / bandwidth
+    PhaseTables token;              // filled when the problem generates
+    std::vector<double> loss;       // boundaries x levels
+    std::vector<int> max_stop;      // nodes x boundaries: where the longest stage from here stops
+    int k_cycle = 1;                // a vertex remembers at most this many nodes, its own included
+    std::vector<int> node_of;       // vertices
+    std::vector<int> remembered;    // vertices: nodes remembered; fewer than k_cycle only at a chain's start
+    std::vector<int> oldest;        // vertices: the first node remembered
+    std::vector<int> start_vertex;  // nodes: where a chain starts, or -1
+    std::vector<int> neighbour_start;   // vertices + 1
+    std::vector<int> neighbour;         // vertices that may follow, in increasing index of their nodes
+    std::vector<double> bandwidth;      // of the links to the neighbours, in the same order
+    std::vector<double> s_per_byte;     // of these links, 1 / bandwidth
     std::vector<double> latency;        // of these links
     std::vector<char> half_duplex;      // nodes
     std::vector<char> can_start;        // nodes
@@ -99,30 +101,31 @@ struct Tables {
     std::vector<double> ingress_delay;  // nodes, propagation
     std::vector<double> egress;         // nodes
     std::vector<double> egress_delay;   // nodes
-    double propagates = 1;  // 0 with latency_occupies_link: what latency weighs beside the occupancy
-    std::vector<std::uint64_t> mark;  // free order: nodes, what each adds to the mark of a set of used nodes
-    bool marks_are_exact = true;      // one bit each: the mark is the set; else sets of one mark may differ
-    std::vector<int> required;        // free order: nodes that must be used
-    std::vector<int> tracked_bit;     // nodes: bit in the bounds' past, or -1 where they let the node repeat
-    int tracked = 0;
-    unsigned required_tracked = 0;  // the required nodes among the tracked ones
-    unsigned most_stages = 0;       // max_nodes where it is less than any plan could use, else unreachable
-    unsigned count_step = 0;        // what one more stage adds to a past; 0 where stages are not counted
-    unsigned pasts = 1;             // how many there are
+    double propagates =
+        1;  // the weight of latency in addition to the occupancy: 0 with latency_occupies_link
+    std::vector<std::uint64_t> node_key;  // free order, nodes: a set of nodes has the sum of their keys
+    bool keys_are_exact = true;           // one bit for each node; else different sets may have equal keys
+    std::vector<int> required;            // free order: nodes that must be used
+    std::vector<int> ng_bit;              // nodes: bit in the bounds' visited set, -1 if not in the ng-set
+    int ng_size = 0;
+    unsigned required_ng = 0;   // the required nodes in the ng-set, as a visited set
+    unsigned most_stages = 0;   // max_nodes if that limits plans, else unreachable
+    unsigned count_step = 0;    // what one more stage adds to a visited set; 0 if stages are not counted
+    unsigned visited_sets = 1;  // their number
     std::vector<Metric> metrics;
 
     int boundary_level(int boundary, int level) const { return boundary * levels + level; }
     int node_boundary(int node, int boundary) const { return node * (layers + 1) + boundary; }
     int boundary_node(int boundary, int node) const { return boundary * nodes + node; }
-    int places() const { return static_cast<int>(node_of.size()); }
+    int vertices() const { return static_cast<int>(node_of.size()); }
 };
 
-// What one relaxation may cost: tracked nodes are chosen by it.
+// Operations that one relaxation may take: they limit the ng-set.
 inline constexpr double quick_operations = 2e6;
 inline constexpr double thorough_operations = 1.5e8;
 
-// memory_relief_bytes is added to what every node can hold.
-Tables make_tables(const Problem& problem, const SolveOptions& options, double memory_relief_bytes = 0,
+// Adds memory_relief_bytes to the memory of every node.
+Tables make_tables(const Problem& problem, const Options& options, double memory_relief_bytes = 0,
                    double most_operations = quick_operations);
 
 }  // namespace orbitsplit::planner

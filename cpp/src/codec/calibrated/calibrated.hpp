@@ -1,0 +1,30 @@
+// A calibrated codec as its frames use it: parameters that were checked, and what is derived from them once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "codec/entropy/stream.hpp"
+#include "codec/kernels/kernels.hpp"
+#include "orbitsplit/calibrated.hpp"
+
+namespace orbitsplit {
+
+struct CalibratedCodec::Prepared {
+    CalibratedParameters parameters;
+    std::vector<float> inverse_step;
+    std::vector<float> inverse_scale;
+    std::vector<float> transposed;          // of the matrix
+    std::vector<float> transposed_inverse;  // where the codec has one
+    float hadamard_scale = 1;               // 1 / sqrt(block)
+    std::optional<stream::Tables> tables;   // none: codes are stored as they are
+
+    bool transforms() const { return parameters.hadamard > 1 || !parameters.matrix.empty(); }
+
+    // As the kernels see it; with a transform the shift is not theirs to apply.
+    kernels::ChannelScales scales() const;
+};
+
+}  // namespace orbitsplit

@@ -1,0 +1,349 @@
+#include "codec/entropy/lossless.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "codec/entropy/stream.hpp"
+#include "codec/kernels/dispatch.hpp"
+#include "orbitsplit/error.hpp"
+
+namespace orbitsplit::lossless {
+
+namespace {
+
+constexpr std::byte stored{0};
+constexpr std::byte coded{1};
+
+// Values of a stream: its states then cost 0.2 % and a prefill message has streams for every thread.
+constexpr std::size_t stream_values = 65536;
+// Values of a stream on their way at once: what four streams need for so many stays in the first level of cache.
+constexpr std::size_t tile = 1024;
+
+constexpr std::size_t block = 64;
+constexpr std::size_t sampled_blocks = 512;
+
+std::size_t streams_of(std::size_t count) { return (count + stream_values - 1) / stream_values; }
+
+std::size_t values_of_stream(std::size_t count, std::size_t stream) {
+    return std::min(stream_values, count - stream * stream_values);
+}
+
+// Streams that are coded at once from stream `i` on: of full ones as many as there are.
+std::size_t together_at(std::size_t i, std::size_t count) {
+    return std::clamp<std::size_t>(count / stream_values - i, 1, rans::max_together);
+}
+
+std::size_t directory_bytes(std::size_t streams) { return streams > 1 ? 4 * streams : 0; }
+
+// Values of an array as bfloat16: in place where they are, else converted a tile at a time.
+class Source {
+  public:
+    Source(const std::byte* data, DType dtype) : data_(data), dtype_(dtype) {}
+
+    bool is_in_place() const { return dtype_ == DType::bfloat16; }
+
+    // What is converted stays for as long as no other is asked for in the same place.
+    const std::byte* at(std::size_t first, std::size_t count, std::size_t place = 0) {
+        const std::byte* here = data_ + first * item_bytes(dtype_);
+        if (is_in_place()) return here;
+        std::byte* converted = converted_[place].data();
+        kernels::active().convert->to_bf16[static_cast<std::size_t>(dtype_)](here, count, converted);
+        return converted;
+    }
+
+  private:
+    const std::byte* data_;
+    DType dtype_;
+    std::array<std::byte, 2 * tile> converted_[rans::max_together];
+};
+
+// How often each exponent occurs: eight counts side by side, because one that was just written is slow to read.
+class Histogram {
+  public:
+    void add(std::span<const std::uint8_t> exponents) {
+        std::size_t i = 0;
+        for (; i + 8 <= exponents.size(); i += 8) {
+            std::uint64_t eight = 0;
+            std::memcpy(&eight, exponents.data() + i, sizeof eight);
+            for (std::size_t k = 0; k < 8; ++k) ++parts_[k][eight >> (8 * k) & 0xFF];
+        }
+        for (; i < exponents.size(); ++i) ++parts_[0][exponents[i]];
+    }
+
+    std::array<std::uint64_t, 256> counts() const {
+        std::array<std::uint64_t, 256> counts{};
+        for (const auto& part : parts_)
+            for (std::size_t s = 0; s < counts.size(); ++s) counts[s] += part[s];
+        return counts;
+    }
+
+  private:
+    std::array<std::array<std::uint32_t, 256>, 8> parts_{};
+};
+
+// Counts all exponents of a small array. Of a large one 512 blocks of 64, one at some place in each of 512 equal
+// parts: places at a fixed distance would see the same channels in every row.
+std::array<std::uint64_t, 256> count_exponents(const std::byte* data, DType dtype, std::size_t count) {
+    Source source(data, dtype);
+    Histogram histogram;
+    std::array<std::uint8_t, tile> exponents;
+    const auto add = [&](std::size_t first, std::size_t values) {
+        kernels::active().planes->exponents(source.at(first, values), values, exponents.data());
+        histogram.add(std::span(exponents).first(values));
+    };
+    if (count <= block * sampled_blocks) {
+        for (std::size_t first = 0; first < count; first += tile) add(first, std::min(tile, count - first));
+        return histogram.counts();
+    }
+    const std::uint64_t part = count / block / sampled_blocks;
+    for (std::uint64_t i = 0; i < sampled_blocks; ++i) {
+        const std::uint64_t place = (((i * 2654435761U) & 0xFFFFFFFFU) * part) >> 32;
+        add((i * part + place) * block, block);
+    }
+    return histogram.counts();
+}
+
+// The checksum of a coded payload, whose plane and streams become longer at the same time.
+class Checksum {
+  public:
+    void add_plane(std::span<const std::byte> bytes) { plane_ = add(bytes, plane_); }
+    void add_streams(std::span<const std::byte> bytes) { streams_ = add(bytes, streams_); }
+
+    // From the checksum of what lies before the plane on.
+    std::uint32_t finish(std::uint32_t before, std::span<const std::byte> directory) const {
+        const std::uint32_t plane = crc32c_combine(before, plane_.checksum, plane_.bytes);
+        return crc32c_combine(crc32c(directory, plane), streams_.checksum, streams_.bytes);
+    }
+
+  private:
+    struct Sum {
+        std::uint32_t checksum = 0;
+        std::size_t bytes = 0;
+    };
+
+    static Sum add(std::span<const std::byte> bytes, Sum sum) {
+        return {crc32c(bytes, sum.checksum), sum.bytes + bytes.size()};
+    }
+
+    Sum plane_;
+    Sum streams_;
+};
+
+// Encodes some streams at a time, equally long ones.
+class Encoding {
+  public:
+    Encoding(const stream::Tables& tables, const std::byte* data, DType dtype, std::size_t count)
+        : source_(data, dtype), count_(count) {
+        for (std::size_t k = 0; k < together_at(0, count); ++k)
+            encoders_.push_back(std::make_unique<stream::Encoder>(tables, 1, std::min(count, stream_values)));
+    }
+
+    // From stream `i` on so many; their signs and mantissas go to the plane.
+    void encode(std::size_t i, std::size_t together, std::byte* plane) {
+        const std::size_t values = values_of_stream(count_, i);
+        std::array<stream::Encoder*, rans::max_together> streams{};
+        for (std::size_t k = 0; k < together; ++k) {
+            streams[k] = encoders_[k].get();
+            streams[k]->start(1, values);
+        }
+        const std::size_t step = source_.is_in_place() ? values : tile;
+        for (std::size_t end = values; end > 0;) {
+            const std::size_t here = (end - 1) % step + 1;  // only the last part may be shorter
+            end -= here;
+            add(i * stream_values + end, here, std::span(streams).first(together), plane);
+        }
+    }
+
+    const stream::Encoder& operator[](std::size_t k) const { return *encoders_[k]; }
+
+  private:
+    void add(std::size_t first, std::size_t count, std::span<stream::Encoder* const> streams,
+             std::byte* plane) {
+        std::array<const std::byte*, rans::max_together> values{};
+        std::array<std::uint8_t*, rans::max_together> others{};
+        for (std::size_t k = 0; k < streams.size(); ++k) {
+            values[k] = source_.at(first + k * stream_values, count, k);
+            others[k] = reinterpret_cast<std::uint8_t*>(plane + first + k * stream_values);
+        }
+        stream::Encoder::add_values(count, streams, values.data(), others.data());
+    }
+
+    Source source_;
+    std::size_t count_;
+    std::vector<std::unique_ptr<stream::Encoder>> encoders_;
+};
+
+// Nothing if the coded form is not smaller than `limit` bytes.
+std::optional<Encoded> encode_coded(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
+                                    std::size_t limit) {
+    const stream::SymbolTable table = stream::build_table(count_exponents(data, dtype, count));
+    std::vector<std::byte> head = {coded};
+    stream::append_table(table, head);
+    const std::size_t streams = streams_of(count);
+    std::size_t size = head.size() + count + directory_bytes(streams);
+    if (size >= limit) return std::nullopt;
+    std::copy(head.begin(), head.end(), payload);
+    std::byte* plane = payload + head.size();
+    std::byte* directory = plane + count;
+    const stream::Tables tables(table);
+    Encoding encoding(tables, data, dtype, count);
+    Checksum checksum;
+    for (std::size_t i = 0; i < streams; i += together_at(i, count)) {
+        const std::size_t together = together_at(i, count);
+        encoding.encode(i, together, plane);
+        const std::size_t first = i * stream_values;
+        checksum.add_plane({plane + first, std::min(together * stream_values, count - first)});
+        for (std::size_t k = 0; k < together; ++k) {
+            const auto bytes = static_cast<std::uint32_t>(encoding[k].size());
+            if (size + bytes >= limit) return std::nullopt;
+            encoding[k].finish(payload + size);
+            checksum.add_streams({payload + size, bytes});
+            if (streams > 1) std::memcpy(directory + 4 * (i + k), &bytes, 4);
+            size += bytes;
+        }
+    }
+    return Encoded{size, checksum.finish(crc32c(head), {directory, directory_bytes(streams)})};
+}
+
+void store_values(std::byte* data, DType dtype, std::size_t count, const std::byte* values) {
+    if (dtype == DType::bfloat16)
+        std::memcpy(data, values, 2 * count);
+    else
+        kernels::active().convert->from_bf16[static_cast<std::size_t>(dtype)](values, count, data);
+}
+
+// Where the streams of a coded payload lie.
+struct Parts {
+    stream::SymbolTable table;
+    std::span<const std::byte> plane;
+    std::span<const std::byte> directory;
+    std::vector<std::span<const std::byte>> streams;
+};
+
+Parts take_apart(std::span<const std::byte> rest, std::size_t count) {
+    Parts parts{.table = stream::take_table(rest), .plane = {}, .directory = {}, .streams = {}};
+    const std::size_t streams = streams_of(count);
+    const std::size_t directory = directory_bytes(streams);
+    if (rest.size() < count + directory)
+        throw CorruptFrameError("frame has " + std::to_string(rest.size()) +
+                                " bytes for signs, mantissas and lengths of streams, they need " +
+                                std::to_string(count + directory));
+    parts.plane = rest.first(count);
+    parts.directory = rest.subspan(count, directory);
+    rest = rest.subspan(count + directory);
+    for (std::size_t i = 0; i < streams; ++i) {
+        auto bytes = static_cast<std::uint32_t>(rest.size());
+        if (streams > 1) std::memcpy(&bytes, parts.directory.data() + 4 * i, 4);
+        if (bytes > rest.size() || (i + 1 == streams && bytes != rest.size()))
+            throw CorruptFrameError("frame has a stream of " + std::to_string(bytes) + " bytes where " +
+                                    std::to_string(rest.size()) + " are left");
+        parts.streams.push_back(rest.first(bytes));
+        rest = rest.subspan(bytes);
+    }
+    return parts;
+}
+
+// The streams of one coded payload, some at a time.
+class Decoding {
+  public:
+    Decoding(const Parts& parts, std::size_t count, DType dtype, std::byte* data)
+        : parts_(parts), count_(count), tables_(parts.table), dtype_(dtype), data_(data) {}
+
+    // From stream `i` on so many, equally long: their checksums and their values.
+    void decode(std::size_t i, std::size_t together) {
+        std::array<std::optional<stream::Decoder>, rans::max_together> decoders;
+        std::array<stream::Decoder*, rans::max_together> streams{};
+        for (std::size_t k = 0; k < together; ++k) streams[k] = &open(decoders[k], i + k);
+        const std::size_t values = values_of_stream(count_, i);
+        const std::size_t step = dtype_ == DType::bfloat16 ? values : tile;
+        for (std::size_t at = 0; at < values; at += step)
+            next(i * stream_values + at, std::min(step, values - at), std::span(streams).first(together));
+        for (std::size_t k = 0; k < together; ++k) streams[k]->finish();
+        add(i, together);
+    }
+
+    const Checksum& checksum() const { return checksum_; }
+
+  private:
+    // After decoding, in whose arithmetic the way of these bytes from memory hides.
+    void add(std::size_t i, std::size_t streams) {
+        const std::size_t first = i * stream_values;
+        checksum_.add_plane(parts_.plane.subspan(first, std::min(streams * stream_values, count_ - first)));
+        for (std::size_t k = i; k < i + streams; ++k) checksum_.add_streams(parts_.streams[k]);
+    }
+
+    // So many values of each stream, of the first one from `first` on.
+    void next(std::size_t first, std::size_t count, std::span<stream::Decoder* const> streams) {
+        std::array<const std::uint8_t*, rans::max_together> others{};
+        std::array<std::byte*, rans::max_together> values{};
+        const auto place = [&](std::size_t k) { return first + k * stream_values; };
+        for (std::size_t k = 0; k < streams.size(); ++k) {
+            others[k] = reinterpret_cast<const std::uint8_t*>(parts_.plane.data() + place(k));
+            values[k] = dtype_ == DType::bfloat16 ? data_ + 2 * place(k) : converted_[k].data();
+        }
+        stream::Decoder::next_values(count, streams, others.data(), values.data());
+        if (dtype_ == DType::bfloat16) return;
+        for (std::size_t k = 0; k < streams.size(); ++k)
+            store_values(data_ + place(k) * item_bytes(dtype_), dtype_, count, values[k]);
+    }
+
+    stream::Decoder& open(std::optional<stream::Decoder>& decoder, std::size_t i) const {
+        const std::span<const std::byte> bytes = parts_.streams[i];
+        const std::byte* end = parts_.streams.back().data() + parts_.streams.back().size();
+        return decoder.emplace(tables_, bytes, static_cast<std::size_t>(end - bytes.data()), 1,
+                               values_of_stream(count_, i));
+    }
+
+    const Parts& parts_;
+    std::size_t count_;
+    stream::Tables tables_;
+    DType dtype_;
+    std::byte* data_;
+    Checksum checksum_;
+    std::array<std::byte, 2 * tile> converted_[rans::max_together];
+};
+
+}  // namespace
+
+Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload) {
+    if (count == 0) return {0, 0};
+    if (const auto encoded = encode_coded(data, dtype, count, payload, largest_payload(count)))
+        return *encoded;
+    Source source(data, dtype);
+    payload[0] = stored;
+    for (std::size_t first = 0; first < count; first += tile) {
+        const std::size_t here = std::min(tile, count - first);
+        std::memcpy(payload + 1 + 2 * first, source.at(first, here), 2 * here);
+    }
+    return {largest_payload(count), crc32c({payload, largest_payload(count)})};
+}
+
+std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_t count, std::byte* data,
+                     std::uint32_t header_checksum) {
+    if (count == 0) return header_checksum;
+    const std::byte form = payload[0];
+    if (form == stored) {
+        if (payload.size() != largest_payload(count))
+            throw CorruptFrameError("frame has " + std::to_string(payload.size()) +
+                                    " bytes of stored values, they need " +
+                                    std::to_string(largest_payload(count)));
+        store_values(data, dtype, count, payload.data() + 1);
+        return crc32c(payload, header_checksum);
+    }
+    if (form != coded)
+        throw CorruptFrameError("frame has values in form " + std::to_string(std::to_integer<int>(form)) +
+                                ", this reader knows 0 and 1");
+    const Parts parts = take_apart(payload.subspan(1), count);
+    Decoding decoding(parts, count, dtype, data);
+    for (std::size_t i = 0; i < parts.streams.size(); i += together_at(i, count))
+        decoding.decode(i, together_at(i, count));
+    const std::span<const std::byte> head(payload.data(), parts.plane.data());
+    return decoding.checksum().finish(crc32c(head, header_checksum), parts.directory);
+}
+
+}  // namespace orbitsplit::lossless

@@ -1,0 +1,231 @@
+#include "orbitsplit/codec.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "codec/entropy/lossless.hpp"
+#include "codec/fixed/slices.hpp"
+#include "codec/frame/encoding.hpp"
+#include "codec/frame/layout.hpp"
+#include "codec/kernels/dispatch.hpp"
+#include "support/pool.hpp"
+
+namespace orbitsplit {
+
+namespace {
+
+constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk", "lossless_bf16"};
+
+[[noreturn]] void refuse(std::string_view text) {
+    throw std::invalid_argument(
+        "codec \"" + std::string(text) +
+        "\" is unknown; valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk, "
+        "topk:KEEP and lossless_bf16 (GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])");
+}
+
+bool has_group(CodecKind kind) { return kind == CodecKind::int8 || kind == CodecKind::int4; }
+
+void check(const Codec& codec) {
+    if (codec.kind == CodecKind::calibrated)
+        throw std::invalid_argument("codec kind is calibrated, which needs a CalibratedCodec");
+    if (has_group(codec.kind) &&
+        (codec.group < 0 || !layout::is_group(static_cast<std::uint32_t>(codec.group))))
+        throw std::invalid_argument("group is " + std::to_string(codec.group) +
+                                    ", it must be a multiple of 8 from 8 to 65536");
+    if (codec.kind == CodecKind::topk && !(codec.keep > 0 && codec.keep <= 1))
+        throw std::invalid_argument("keep is " + std::to_string(codec.keep) + ", it must be in (0, 1]");
+}
+
+// Values topk keeps of a row: the nearest whole number, ties to even, and at least one.
+std::uint32_t kept_values(double keep, std::size_t length) {
+    if (length > std::numeric_limits<std::uint32_t>::max())
+        throw std::invalid_argument("rows have " + std::to_string(length) +
+                                    " elements, topk takes at most 4294967295");
+    if (length == 0) return 0;
+    return static_cast<std::uint32_t>(std::max(1.0, std::nearbyint(keep * static_cast<double>(length))));
+}
+
+// What the frame will declare, with the payload at its bound.
+FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
+    check(codec);
+    FrameInfo info = encoding::declare(codec.kind, dtype, shape);
+    if (has_group(codec.kind)) info.parameter = static_cast<std::uint32_t>(codec.group);
+    if (codec.kind == CodecKind::topk)
+        info.parameter = kept_values(codec.keep, layout::rows_of(shape).length);
+    info.payload_bytes = layout::payload_bound(info);
+    return info;
+}
+
+// Positions as gaps where that is shorter; the payload shrinks.
+void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::size_t bitmap_bytes = rows.count * layout::bitmap_row_bytes(rows);
+    // Every gap takes a byte at least.
+    if (rows.count * info.parameter >= bitmap_bytes) return;
+    std::vector<std::byte> gaps(bitmap_bytes);
+    gaps.resize(kernels::active().select->gaps_of_bitmaps(bitmaps, rows, gaps.data(), bitmap_bytes));
+    if (gaps.size() == bitmap_bytes) return;
+    std::copy(gaps.begin(), gaps.end(), bitmaps);
+    info.index_gaps = true;
+    info.payload_bytes -= bitmap_bytes - gaps.size();
+}
+
+// False: a value was not finite.
+bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    std::byte* bitmaps = payload + rows.count * info.parameter * 2;
+    std::vector<std::uint32_t> scratch(rows.count > 0 ? 2 * rows.length : 0);
+    const auto* select_largest = kernels::active().select->select_largest;
+    if (!select_largest[static_cast<std::size_t>(info.dtype)](data, rows, info.parameter, scratch.data(),
+                                                              payload, bitmaps))
+        return false;
+    shorten_positions(bitmaps, info);
+    return true;
+}
+
+void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::size_t value_bytes = rows.count * info.parameter * 2;
+    if (payload.size() < value_bytes)
+        throw CorruptFrameError("frame has a payload of " + std::to_string(payload.size()) +
+                                " bytes, its values need " + std::to_string(value_bytes));
+    const std::span<const std::byte> positions = payload.subspan(value_bytes);
+    const kernels::Select& select = *kernels::active().select;
+    const auto dtype = static_cast<std::size_t>(info.dtype);
+    const bool is_valid =
+        info.index_gaps ? select.place_by_gaps[dtype](payload.data(), positions.data(), positions.size(),
+                                                      rows, info.parameter, data.data())
+                        : select.place_by_bitmap[dtype](payload.data(), positions.data(), rows,
+                                                        info.parameter, data.data());
+    if (!is_valid)
+        throw CorruptFrameError("frame does not place exactly " + std::to_string(info.parameter) +
+                                " values in each row of " + std::to_string(rows.length));
+}
+
+void decode_lossless(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+                     std::span<const std::byte> payload) {
+    std::uint32_t checksum = 0;
+    try {
+        checksum = lossless::decode(payload, info.dtype, info.elements(), data.data(),
+                                    layout::header_checksum(frame));
+    } catch (const CorruptFrameError&) {
+        layout::verify_seal(frame);  // a damaged frame is reported as that
+        throw;
+    }
+    layout::verify_seal(frame, checksum);
+}
+
+void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+                    int threads) {
+    const std::span<const std::byte> payload = frame.subspan(info.header_bytes());
+    if (info.codec == CodecKind::lossless_bf16) return decode_lossless(data, info, frame, payload);
+    if (!slices::takes(info.codec)) {
+        layout::verify_seal(frame);
+        if (info.codec == CodecKind::calibrated)
+            throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
+        return decode_topk(data, info, payload);
+    }
+    const slices::Outcome outcome =
+        slices::decode(data.data(), info, payload.data(), layout::header_checksum(frame), threads);
+    layout::verify_seal(frame, outcome.checksum);
+    if (!outcome.is_valid) throw CorruptFrameError("frame has a scale that is not a positive, normal number");
+}
+
+void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+                      int threads) {
+    pool::check_threads(threads);
+    encoding::check_array(info, data.size());
+    decode_payload(data, info, frame, threads);
+}
+
+template <class Number>
+Number parse_number(std::string_view number, std::string_view text) {
+    Number value{};
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+    if (error != std::errc{} || end != number.data() + number.size()) refuse(text);
+    return value;
+}
+
+}  // namespace
+
+Codec parse_codec(std::string_view text) {
+    const std::size_t colon = text.find(':');
+    const auto* name = std::find(std::begin(names), std::end(names), text.substr(0, colon));
+    if (name == std::end(names)) refuse(text);
+    Codec codec{.kind = static_cast<CodecKind>(name - std::begin(names))};
+    if (colon == std::string_view::npos) return codec;
+    const std::string_view number = text.substr(colon + 1);
+    if (has_group(codec.kind))
+        codec.group = parse_number<std::int32_t>(number, text);
+    else if (codec.kind == CodecKind::topk)
+        codec.keep = parse_number<double>(number, text);
+    else
+        refuse(text);
+    check(codec);
+    return codec;
+}
+
+std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
+    const FrameInfo info = declare(dtype, shape, codec);
+    return info.header_bytes() + info.payload_bytes;
+}
+
+std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
+                          std::span<const std::int64_t> shape, const Codec& codec, int threads) {
+    pool::check_threads(threads);
+    FrameInfo info = declare(dtype, shape, codec);
+    encoding::check_buffers(info, data.size(), frame.size());
+    const std::string_view name = names[static_cast<std::size_t>(info.codec)];
+    std::byte* payload = frame.data() + info.header_bytes();
+    if (info.codec == CodecKind::lossless_bf16) {
+        const lossless::Encoded encoded = lossless::encode(data.data(), info.dtype, info.elements(), payload);
+        info.payload_bytes = encoded.bytes;
+        layout::write_header(frame, info);
+        layout::seal(frame, crc32c_combine(layout::header_checksum(frame), encoded.checksum, encoded.bytes));
+    } else if (info.codec == CodecKind::topk) {
+        if (!encode_topk(data.data(), info, payload)) encoding::refuse_non_finite(data.data(), info, name);
+        layout::write_header(frame, info);
+        layout::seal(frame.first(info.header_bytes() + info.payload_bytes));
+    } else {
+        layout::write_header(frame, info);
+        const auto checksum =
+            slices::encode(data.data(), info, payload, layout::header_checksum(frame), threads);
+        if (!checksum) encoding::refuse_non_finite(data.data(), info, name);
+        layout::seal(frame, *checksum);
+    }
+    return info.header_bytes() + info.payload_bytes;
+}
+
+std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
+                                std::span<const std::int64_t> shape, const Codec& codec, int threads) {
+    std::vector<std::byte> frame(frame_bytes(dtype, shape, codec));
+    frame.resize(compress_into(frame, data, dtype, shape, codec, threads));
+    return frame;
+}
+
+void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits,
+                     int threads) {
+    decode_inspected(data, inspect(frame, limits), frame, threads);
+}
+
+void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
+                     std::span<const std::byte> frame, int threads) {
+    // Nothing is allocated, so any size may be declared: another shape is reported as that.
+    const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
+    encoding::check_array(info, dtype, shape);
+    decode_inspected(data, info, frame, threads);
+}
+
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits, int threads) {
+    const FrameInfo info = inspect(frame, limits);
+    Decoded decoded{
+        .dtype = info.dtype, .shape = info.shape, .data = std::vector<std::byte>(info.data_bytes())};
+    decompress_into(decoded.data, frame, limits, threads);
+    return decoded;
+}
+
+}  // namespace orbitsplit

@@ -1,0 +1,50 @@
+// The bytes of a frame (docs/frame_format.md): where they lie and how many there are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "codec/kernels/rows.hpp"
+#include "orbitsplit/frame.hpp"
+
+namespace orbitsplit::layout {
+
+inline constexpr std::size_t fixed_header_bytes = 40;
+inline constexpr std::uint32_t smallest_group = 8;
+inline constexpr std::uint32_t largest_group = 65536;
+
+Rows rows_of(std::span<const std::int64_t> shape);
+
+// Number of elements; nothing if an axis is negative or the bytes of the non-empty axes pass 2^63.
+std::optional<std::uint64_t> count_elements(std::span<const std::int64_t> shape, DType dtype);
+
+bool is_group(std::uint32_t group);
+
+// Groups of a row; the last one may be short.
+inline std::size_t groups_per_row(Rows rows, std::size_t group) { return (rows.length + group - 1) / group; }
+inline std::size_t packed_row_bytes(Rows rows) { return (rows.length + 1) / 2; }
+inline std::size_t bitmap_row_bytes(Rows rows) { return (rows.length + 7) / 8; }
+
+// Payload of a frame with these declarations; an upper bound where kept positions are gaps.
+std::uint64_t payload_bound(const FrameInfo& info);
+
+void write_header(std::span<std::byte> frame, const FrameInfo& info);
+
+// "codebook 123, cut 5, level 2"
+std::string describe(const CodebookKey& key);
+
+// The checksum of the header with its own field zero; that of the frame goes on from there.
+std::uint32_t header_checksum(std::span<const std::byte> frame);
+
+// Writes (checks) the frame's checksum, over everything but itself.
+void seal(std::span<std::byte> frame, std::uint32_t checksum);
+void verify_seal(std::span<const std::byte> frame, std::uint32_t checksum);
+
+// The same where it is still to be computed.
+void seal(std::span<std::byte> frame);
+void verify_seal(std::span<const std::byte> frame);
+
+}  // namespace orbitsplit::layout

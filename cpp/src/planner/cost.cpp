@@ -1,0 +1,288 @@
+#include "orbitsplit/cost.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "planner/cost.hpp"
+#include "support/text.hpp"
+
+namespace orbitsplit {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+[[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string stage_name(std::size_t k) { return "stage " + std::to_string(k); }
+
+std::string node_name(const Problem& problem, int node) {
+    return "node \"" + problem.nodes[node].name + "\"";
+}
+
+void check_level(const Problem& problem, const std::vector<Stage>& stages, std::size_t k) {
+    const int level = stages[k].level;
+    if (k + 1 == stages.size()) {
+        if (level != no_level) reject(stage_name(k) + " is the last, no cut follows it, but it has a level");
+    } else if (level == no_level) {
+        reject(stage_name(k) + " has no level for the cut after it");
+    } else if (level < 0 || level >= static_cast<int>(problem.levels.size())) {
+        reject(stage_name(k) + " has level " + std::to_string(level) + ", the problem has " +
+               std::to_string(problem.levels.size()) + " levels");
+    }
+}
+
+void check_node(const Problem& problem, const std::vector<Stage>& stages, std::size_t k) {
+    const int node = stages[k].node;
+    if (node < 0 || node >= static_cast<int>(problem.nodes.size())) {
+        reject(stage_name(k) + " is on node " + std::to_string(node) + ", the nodes are 0 to " +
+               std::to_string(problem.nodes.size() - 1));
+    }
+    for (std::size_t j = 0; j < k; ++j) {
+        if (stages[j].node == node)
+            reject(stage_name(k) + " is on " + node_name(problem, node) + ", which has a stage");
+    }
+    if (problem.order == Order::fixed && k > 0 && node < stages[k - 1].node) {
+        reject(stage_name(k) + " is on node " + std::to_string(node) + " after node " +
+               std::to_string(stages[k - 1].node) + ", the order is fixed");
+    }
+}
+
+void check_stages(const Problem& problem, const std::vector<Stage>& stages) {
+    const int layers = static_cast<int>(problem.layers.size());
+    if (stages.empty()) reject("the plan has no stage");
+    int expected = 0;
+    for (std::size_t k = 0; k < stages.size(); ++k) {
+        const Stage& stage = stages[k];
+        if (stage.start != expected) {
+            reject(stage_name(k) + " starts at layer " + std::to_string(stage.start) + ", must start at " +
+                   std::to_string(expected));
+        }
+        if (stage.stop <= stage.start || stage.stop > layers) {
+            reject(stage_name(k) + " stops at layer " + std::to_string(stage.stop) + ", must stop at " +
+                   std::to_string(stage.start + 1) + " to " + std::to_string(layers));
+        }
+        check_node(problem, stages, k);
+        check_level(problem, stages, k);
+        expected = stage.stop;
+    }
+    if (expected != layers) {
+        reject("the plan stops at layer " + std::to_string(expected) + ", the problem has " +
+               std::to_string(layers));
+    }
+}
+
+double bandwidth_between(const Problem& problem, int source, int destination) {
+    return problem.bandwidth_bytes_per_s[source * problem.nodes.size() + destination];
+}
+
+double latency_between(const Problem& problem, int source, int destination) {
+    return problem.latency_s[source * problem.nodes.size() + destination];
+}
+
+// The quantities to sum: those of a micro-batch, or those of a token step.
+struct Phase {
+    const std::vector<double>& layer_time_s;
+    const std::vector<double>& cut_bytes;
+    bool external;  // ingress and egress count
+};
+
+class Scorer {
+  public:
+    Scorer(const Problem& problem, const std::vector<Stage>& stages, Evaluation& result)
+        : problem_(problem), stages_(stages), result_(result) {}
+
+    void score() {
+        const std::size_t count = stages_.size();
+        Totals totals;
+        result_.stage_s.resize(count);
+        result_.link_s.resize(count - 1);
+        const Phase prefill{problem_.layer_time_s, problem_.cut_bytes, true};
+        run(prefill, result_.stage_s, result_.link_s, totals.sum, totals.max);
+        result_.prefill_s = is_linked_ ? prefill_s(problem_, totals) : infinity;
+        result_.objective_s = result_.prefill_s;
+        result_.bottleneck_s = is_linked_ ? totals.max : infinity;
+        if (generates(problem_)) score_decode(totals);
+        score_limits();
+        result_.is_feasible = result_.violations.empty();
+    }
+
+  private:
+    void violate(const std::string& message) { result_.violations.push_back(message); }
+
+    void score_decode(Totals& totals) {
+        result_.decode_stage_s.resize(stages_.size());
+        result_.decode_link_s.resize(stages_.size() - 1);
+        const Phase decode{problem_.layer_decode_time_s, problem_.cut_decode_bytes, false};
+        run(decode, result_.decode_stage_s, result_.decode_link_s, totals.decode_sum, totals.decode_max);
+        result_.return_s = return_latency();
+        totals.decode_sum += result_.return_s;
+        result_.lap_s = totals.decode_sum;
+        result_.token_step_s = result_.lap_s < infinity ? token_step_s(problem_, totals) : infinity;
+        result_.bottleneck_s = is_linked_ ? totals.decode_max : infinity;
+        result_.objective_s =
+            result_.token_step_s < infinity && is_linked_ ? objective_s(problem_, totals) : infinity;
+    }
+
+    // Sums one phase in the order in which a micro-batch passes the resources.
+    void run(const Phase& phase, std::vector<double>& stage_s, std::vector<double>& link_s, double& sum,
+             double& max) {
+        if (phase.external && problem_.ingress) {
+            result_.ingress_s =
+                external_s(*problem_.ingress, "the input", stages_.front().node, "reaches", sum);
+            add(result_.ingress_s, sum, max);
+        }
+        for (std::size_t k = 0; k < stages_.size(); ++k) {
+            stage_s[k] = computing_s(phase, k);
+            double sending = 0;
+            if (k + 1 < stages_.size()) {
+                sending = link_s[k] = sending_s(phase, k, sum);
+            } else if (phase.external && problem_.egress) {
+                sending = result_.egress_s =
+                    external_s(*problem_.egress, "the result", stages_[k].node, "leaves", sum);
+            }
+            if (problem_.nodes[stages_[k].node].half_duplex) {
+                stage_s[k] += sending;
+                sending = 0;
+            }
+            add(stage_s[k], sum, max);
+            add(sending, sum, max);
+        }
+    }
+
+    static void add(double occupancy, double& sum, double& max) {
+        sum += occupancy;
+        max = std::max(max, occupancy);
+    }
+
+    double computing_s(const Phase& phase, std::size_t k) const {
+        const Stage& stage = stages_[k];
+        const double* times = phase.layer_time_s.data() + stage.node * problem_.layers.size();
+        double total = 0;
+        for (int i = stage.start; i < stage.stop; ++i) total += times[i];
+        if (k > 0) {
+            const Stage& before = stages_[k - 1];
+            total += problem_.levels[before.level].decode_s_per_byte * phase.cut_bytes[before.stop - 1];
+        }
+        if (stage.level != no_level) {
+            total += problem_.levels[stage.level].encode_s_per_byte * phase.cut_bytes[stage.stop - 1];
+        }
+        return total;
+    }
+
+    double sending_s(const Phase& phase, std::size_t k, double& sum) {
+        const int source = stages_[k].node;
+        const int destination = stages_[k + 1].node;
+        const double bandwidth = bandwidth_between(problem_, source, destination);
+        if (bandwidth <= 0) {
+            if (phase.external) {
+                violate("no link joins " + node_name(problem_, source) + " to " +
+                        node_name(problem_, destination));
+            }
+            is_linked_ = false;
+            return infinity;
+        }
+        const double latency = latency_between(problem_, source, destination);
+        const double compressed =
+            phase.cut_bytes[stages_[k].stop - 1] / problem_.levels[stages_[k].level].ratio;
+        sum += propagation_s(problem_, latency);
+        if (phase.external) result_.latency_s += propagation_s(problem_, latency);
+        return link_occupancy_s(problem_, compressed, bandwidth, latency);
+    }
+
+    double external_s(const ExternalLink& link, const char* what, int node, const char* verb, double& sum) {
+        const double bandwidth = link.bandwidth_bytes_per_s[node];
+        if (bandwidth <= 0) {
+            violate(std::string("no link over which ") + what + " " + verb + " " + node_name(problem_, node));
+            is_linked_ = false;
+            return infinity;
+        }
+        const double latency = link.latency_s[node];
+        sum += propagation_s(problem_, latency);
+        result_.latency_s += propagation_s(problem_, latency);
+        return link_occupancy_s(problem_, link.bytes, bandwidth, latency);
+    }
+
+    double return_latency() {
+        const int first = stages_.front().node;
+        const int last = stages_.back().node;
+        if (stages_.size() == 1) return 0;
+        if (bandwidth_between(problem_, last, first) > 0) return latency_between(problem_, last, first);
+        double total = 0;
+        for (std::size_t k = 0; k + 1 < stages_.size(); ++k) {
+            const int source = stages_[k + 1].node;
+            const int destination = stages_[k].node;
+            if (bandwidth_between(problem_, source, destination) <= 0) {
+                violate("tokens cannot return from " + node_name(problem_, last) + " to " +
+                        node_name(problem_, first) + ": no link joins them, and none joins " +
+                        node_name(problem_, source) + " to " + node_name(problem_, destination));
+                return infinity;
+            }
+            total += latency_between(problem_, source, destination);
+        }
+        return total;
+    }
+
+    void score_limits() {
+        for (std::size_t k = 0; k < stages_.size(); ++k) score_memory(k);
+        for (std::size_t k = 0; k + 1 < stages_.size(); ++k) {
+            result_.loss += problem_.loss[(stages_[k].stop - 1) * problem_.levels.size() + stages_[k].level];
+        }
+        if (result_.loss > loss_limit(problem_)) {
+            violate("the loss is " + text::number(result_.loss) + ", the budget is " +
+                    text::number(*problem_.loss_budget));
+        }
+        score_pins();
+    }
+
+    void score_memory(std::size_t k) {
+        const Stage& stage = stages_[k];
+        double total = 0;
+        for (int i = stage.start; i < stage.stop; ++i) total += problem_.layer_memory_bytes[i];
+        result_.stage_memory_bytes.push_back(total);
+        const ProblemNode& node = problem_.nodes[stage.node];
+        if (total > usable_memory_bytes(node)) {
+            violate(stage_name(k) + " needs " + text::bytes(total) + ", " + node_name(problem_, stage.node) +
+                    " has " + text::bytes(usable_memory_bytes(node)));
+        }
+    }
+
+    void score_pins() {
+        const auto has_stage = [&](int node) {
+            return std::any_of(stages_.begin(), stages_.end(),
+                               [&](const Stage& stage) { return stage.node == node; });
+        };
+        for (const Pin& pin : problem_.pins.layers) {
+            for (const Stage& stage : stages_) {
+                if (stage.start <= pin.layer && pin.layer < stage.stop && stage.node != pin.node) {
+                    violate("layer " + std::to_string(pin.layer) + " (\"" + problem_.layers[pin.layer] +
+                            "\") is on " + node_name(problem_, stage.node) + ", pinned to " +
+                            node_name(problem_, pin.node));
+                }
+            }
+        }
+        for (int node : problem_.pins.required) {
+            if (!has_stage(node)) violate(node_name(problem_, node) + " is required and has no stage");
+        }
+        for (int node : problem_.pins.forbidden) {
+            if (has_stage(node)) violate(node_name(problem_, node) + " is forbidden and has a stage");
+        }
+    }
+
+    const Problem& problem_;
+    const std::vector<Stage>& stages_;
+    Evaluation& result_;
+    bool is_linked_ = true;
+};
+
+}  // namespace
+
+Evaluation evaluate(const Problem& problem, const std::vector<Stage>& stages) {
+    check_stages(problem, stages);
+    Evaluation result;
+    Scorer(problem, stages, result).score();
+    return result;
+}
+
+}  // namespace orbitsplit

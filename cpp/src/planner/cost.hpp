@@ -1,0 +1,59 @@
+// The terms that the cost model (orbitsplit/cost.hpp) and the planner's bounds are made of.
+#pragma once
+
+#include <limits>
+
+#include "orbitsplit/problem.hpp"
+
+namespace orbitsplit {
+
+// Token steps follow the prefill: they need decode times and decode bytes.
+inline bool generates(const Problem& problem) { return problem.new_tokens >= 2; }
+
+inline long long group_count(const Problem& problem) {
+    return problem.groups.value_or(problem.micro_batches);
+}
+
+inline double usable_memory_bytes(const ProblemNode& node) { return node.memory_bytes - node.headroom_bytes; }
+
+// Losses are sums of decimal fractions such as 0.1 + 0.2: a sum may exceed its budget by rounding alone.
+inline double loss_limit(const Problem& problem) {
+    return problem.loss_budget ? *problem.loss_budget * (1 + 1e-9) : std::numeric_limits<double>::infinity();
+}
+
+// Occupancy of a link that exists (bandwidth > 0).
+inline double link_occupancy_s(const Problem& problem, double compressed_bytes, double bandwidth,
+                               double latency_s) {
+    const double transmission_s = compressed_bytes / bandwidth;
+    return problem.latency_occupies_link ? transmission_s + latency_s : transmission_s;
+}
+
+// What a link adds to the sum in addition to its occupancy.
+inline double propagation_s(const Problem& problem, double latency_s) {
+    return problem.latency_occupies_link ? 0 : latency_s;
+}
+
+// Sums and maxima of a plan's occupancies; the sums include propagation, the decode sum also the return.
+struct Totals {
+    double sum = 0;
+    double max = 0;
+    double decode_sum = 0;
+    double decode_max = 0;
+};
+
+inline double prefill_s(const Problem& problem, const Totals& totals) {
+    return totals.sum + static_cast<double>(problem.micro_batches - 1) * totals.max;
+}
+
+inline double token_step_s(const Problem& problem, const Totals& totals) {
+    const double bottleneck = static_cast<double>(group_count(problem)) * totals.decode_max;
+    return totals.decode_sum > bottleneck ? totals.decode_sum : bottleneck;
+}
+
+inline double objective_s(const Problem& problem, const Totals& totals) {
+    const double prefill = prefill_s(problem, totals);
+    if (!generates(problem)) return prefill;
+    return prefill + static_cast<double>(problem.new_tokens - 1) * token_step_s(problem, totals);
+}
+
+}  // namespace orbitsplit

@@ -1,0 +1,20 @@
+// Incumbents for free order by local search over orders of the nodes, each explored as a fixed order.
+#pragma once
+
+#include "planner/options.hpp"
+#include "planner/root.hpp"
+#include "support/clock.hpp"
+
+namespace orbitsplit::planner {
+
+// Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps, most_orders were
+// tried or time is over. Without an incumbent it first looks for one: by index, then along the fastest links.
+void improve_by_orders(const Problem& problem, const Options& options, const Clock& clock, int most_orders,
+                       Incumbent& incumbent);
+
+// The same along links, for networks in which most pairs of nodes have none: the incumbent's chain loses, gains or
+// exchanges a node. Does nothing without an incumbent.
+void improve_by_chains(const Problem& problem, const Options& options, const Clock& clock,
+                       Incumbent& incumbent);
+
+}  // namespace orbitsplit::planner

@@ -1,0 +1,160 @@
+#include "orbitsplit/problem.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+#include <stdexcept>
+
+#include "planner/cost.hpp"
+#include "support/text.hpp"
+
+namespace orbitsplit {
+
+namespace {
+
+[[noreturn]] void reject(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string indexed(const std::string& key, std::size_t index) {
+    return key + "[" + std::to_string(index) + "]";
+}
+
+void check_number(const std::string& key, double value, double least) {
+    if (!std::isfinite(value)) reject(key + " is " + text::number(value) + ", must be finite");
+    if (value < least)
+        reject(key + " is " + text::number(value) + ", must be at least " + text::number(least));
+}
+
+void check_size(const std::string& key, std::size_t size, std::size_t expected) {
+    if (size != expected) {
+        reject(key + " has " + std::to_string(size) + " values, needs " + std::to_string(expected));
+    }
+}
+
+void check_vector(const std::string& key, const std::vector<double>& values, std::size_t size) {
+    check_size(key, values.size(), size);
+    for (std::size_t i = 0; i < size; ++i) check_number(indexed(key, i), values[i], 0);
+}
+
+void check_matrix(const std::string& key, const std::vector<double>& values, std::size_t rows,
+                  std::size_t columns) {
+    check_size(key, values.size(), rows * columns);
+    for (std::size_t i = 0; i < rows; ++i) {
+        for (std::size_t j = 0; j < columns; ++j) {
+            check_number(indexed(indexed(key, i), j), values[i * columns + j], 0);
+        }
+    }
+}
+
+void check_count(const std::string& key, long long value, long long least) {
+    constexpr long long most = std::numeric_limits<int>::max();
+    if (value < least || value > most) {
+        reject(key + " is " + std::to_string(value) + ", must be " + std::to_string(least) + " to " +
+               std::to_string(most));
+    }
+}
+
+void check_nodes(const std::vector<ProblemNode>& nodes) {
+    if (nodes.empty()) reject("nodes is empty, needs at least one node");
+    std::set<std::string> names;
+    for (std::size_t n = 0; n < nodes.size(); ++n) {
+        if (!names.insert(nodes[n].name).second) {
+            reject(indexed("nodes", n) + ".name is \"" + nodes[n].name + "\", which another node has");
+        }
+        check_number(indexed("nodes", n) + ".memory_bytes", nodes[n].memory_bytes, 0);
+        check_number(indexed("nodes", n) + ".headroom_bytes", nodes[n].headroom_bytes, 0);
+        if (nodes[n].headroom_bytes > nodes[n].memory_bytes) {
+            reject(indexed("nodes", n) + ".headroom_bytes is " + text::number(nodes[n].headroom_bytes) +
+                   ", must be at most its memory_bytes " + text::number(nodes[n].memory_bytes));
+        }
+    }
+}
+
+void check_levels(const std::vector<Level>& levels) {
+    for (std::size_t k = 0; k < levels.size(); ++k) {
+        check_number(indexed("levels", k) + ".ratio", levels[k].ratio, 1);
+        check_number(indexed("levels", k) + ".encode_s_per_byte", levels[k].encode_s_per_byte, 0);
+        check_number(indexed("levels", k) + ".decode_s_per_byte", levels[k].decode_s_per_byte, 0);
+    }
+}
+
+void check_decode(const Problem& problem) {
+    const std::size_t layers = problem.layers.size();
+    const std::string tokens = " is missing, new_tokens is " + std::to_string(problem.new_tokens);
+    if (!problem.layer_decode_time_s.empty()) {
+        check_matrix("layer_decode_time_s", problem.layer_decode_time_s, problem.nodes.size(), layers);
+    } else if (generates(problem)) {
+        reject("layer_decode_time_s" + tokens);
+    }
+    if (!problem.cut_decode_bytes.empty()) {
+        check_vector("cut_decode_bytes", problem.cut_decode_bytes, layers - 1);
+    } else if (generates(problem) && layers > 1) {
+        reject("cut_decode_bytes" + tokens);
+    }
+}
+
+void check_external(const std::string& key, const std::optional<ExternalLink>& link, std::size_t nodes) {
+    if (!link) return;
+    check_number(key + ".bytes", link->bytes, 0);
+    check_vector(key + ".bandwidth_bytes_per_s", link->bandwidth_bytes_per_s, nodes);
+    check_vector(key + ".latency_s", link->latency_s, nodes);
+}
+
+void check_index(const std::string& key, const char* noun, int value, std::size_t count) {
+    if (value < 0 || static_cast<std::size_t>(value) >= count) {
+        reject(key + " is " + std::to_string(value) + ", the " + noun + " are 0 to " +
+               std::to_string(count - 1));
+    }
+}
+
+void check_pins(const Pins& pins, std::size_t layers, std::size_t nodes) {
+    for (std::size_t i = 0; i < pins.forbidden.size(); ++i) {
+        check_index(indexed("pins.forbidden", i), "nodes", pins.forbidden[i], nodes);
+    }
+    const auto is_forbidden = [&](int node) {
+        return std::find(pins.forbidden.begin(), pins.forbidden.end(), node) != pins.forbidden.end();
+    };
+    for (std::size_t i = 0; i < pins.required.size(); ++i) {
+        check_index(indexed("pins.required", i), "nodes", pins.required[i], nodes);
+        if (is_forbidden(pins.required[i])) {
+            reject(indexed("pins.required", i) + " is node " + std::to_string(pins.required[i]) +
+                   ", which pins.forbidden names too");
+        }
+    }
+    std::set<int> pinned;
+    for (const Pin& pin : pins.layers) {
+        check_index("pins.layers: the layer", "layers", pin.layer, layers);
+        const std::string key = "pins.layers[" + std::to_string(pin.layer) + "]";
+        if (!pinned.insert(pin.layer).second) reject(key + " is given twice");
+        check_index(key, "nodes", pin.node, nodes);
+        if (is_forbidden(pin.node)) {
+            reject(key + " is node " + std::to_string(pin.node) + ", which pins.forbidden names too");
+        }
+    }
+}
+
+}  // namespace
+
+void validate(const Problem& problem) {
+    const std::size_t layers = problem.layers.size();
+    if (layers == 0) reject("layers is empty, needs at least one layer");
+    check_nodes(problem.nodes);
+    const std::size_t nodes = problem.nodes.size();
+    check_vector("layer_memory_bytes", problem.layer_memory_bytes, layers);
+    check_matrix("layer_time_s", problem.layer_time_s, nodes, layers);
+    check_vector("cut_bytes", problem.cut_bytes, layers - 1);
+    check_matrix("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s, nodes, nodes);
+    check_matrix("latency_s", problem.latency_s, nodes, nodes);
+    check_levels(problem.levels);
+    check_matrix("loss", problem.loss, layers - 1, problem.levels.size());
+    if (problem.loss_budget) check_number("loss_budget", *problem.loss_budget, 0);
+    check_count("micro_batches", problem.micro_batches, 1);
+    check_count("new_tokens", problem.new_tokens, 0);
+    if (problem.groups) check_count("groups", *problem.groups, 1);
+    check_decode(problem);
+    check_external("ingress", problem.ingress, nodes);
+    check_external("egress", problem.egress, nodes);
+    check_pins(problem.pins, layers, nodes);
+}
+
+}  // namespace orbitsplit

@@ -1,0 +1,147 @@
+#include "planner/root_bisection.hpp"
+
+#include <cmath>
+#include <utility>
+
+namespace orbitsplit::planner {
+
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr int multiplier_steps = 5;
+constexpr int later_multiplier_steps = 2;
+
+// A relaxed plan, which gives the bound sum + multiplier * (loss - budget): a line in the multiplier.
+struct Line {
+    double sum = 0;
+    double loss = -1;  // none
+
+    bool exists() const { return loss >= 0; }
+};
+
+struct Span {
+    Interval interval;
+    Line over;
+    Line under;
+};
+
+class RootBisection {
+  public:
+    RootBisection(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                  const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes)
+        : problem_(problem),
+          t_(t),
+          objective_(objective),
+          least_(least),
+          clock_(clock),
+          narrowest_(narrowest),
+          max_bytes_(max_bytes) {
+        root_.incumbent = std::move(incumbent);
+    }
+
+    Root run() {
+        for (const Metric& metric : t_.metrics) root_.intervals.push_back(explore(metric));
+        root_.lower_bound_s = lower_bound_s(root_.intervals);
+        return std::move(root_);
+    }
+
+  private:
+    std::vector<Interval> explore(const Metric& metric) {
+        std::vector<Span> spans(1);
+        try_multiplier(metric, spans[0], 0);
+        const double least_sum = spans[0].interval.bound;
+        for (int step = 0; step < multiplier_steps && !clock_.is_over(); ++step)
+            improve_multiplier(metric, spans[0]);
+        if (root_.incumbent.stages.empty())
+            offer(problem_, objective_, diving_heuristic_for_loss(t_, least_), root_.incumbent);
+        const bool is_bounded = root_.incumbent.objective_s < infinity;
+        if (is_bounded && (metric.prefill_max > 0 || metric.decode_max > 0)) {
+            spans[0].interval.high = root_.incumbent.objective_s - least_sum;
+            while (!clock_.is_over() && has_room(spans) && bisect_lowest(metric, spans)) {
+            }
+        }
+        std::vector<Interval> intervals;
+        for (Span& span : spans) {
+            if (is_promising(span)) intervals.push_back(std::move(span.interval));
+        }
+        return intervals;
+    }
+
+    bool is_promising(const Span& span) const { return span.interval.bound < root_.incumbent.cutoff(); }
+
+    bool has_room(const std::vector<Span>& spans) const {
+        return (spans.size() + 2) * relaxation_bytes(t_) <= max_bytes_;
+    }
+
+    // One more relaxation; kept if its bound is the interval's best.
+    void try_multiplier(const Metric& metric, Span& span, double multiplier) {
+        Interval& interval = span.interval;
+        auto made = std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier));
+        const double bound = made->root - multiplier * t_.loss_limit + interval.low;
+        if (made->root < infinity) {
+            offer(problem_, objective_, diving_heuristic(t_, metric, *made, least_), root_.incumbent);
+            const double loss = relaxed_optimum(t_, metric, *made).loss;
+            (loss > t_.loss_limit ? span.over : span.under) = {made->root - multiplier * loss, loss};
+        }
+        if (interval.relaxations.empty() || bound > interval.bound) {
+            interval.bound = bound;
+            interval.multiplier = multiplier;
+            interval.relaxations.assign(1, std::move(made));
+        }
+    }
+
+    // The multiplier at which the lines of a walk above the loss budget and one within it meet (LARAC, as in root.cpp).
+    void improve_multiplier(const Metric& metric, Span& span) {
+        if (!span.over.exists() || !is_promising(span)) return;
+        double multiplier = 0;
+        if (span.under.exists()) {
+            multiplier = (span.under.sum - span.over.sum) / (span.over.loss - span.under.loss);
+        } else {
+            multiplier =
+                span.interval.multiplier > 0 ? 4 * span.interval.multiplier : span.over.sum / span.over.loss;
+        }
+        if (multiplier > 0 && multiplier < infinity &&
+            std::fabs(multiplier - span.interval.multiplier) > 1e-3 * multiplier)
+            try_multiplier(metric, span, multiplier);
+    }
+
+    // Bisects the interval with the smallest bound. The upper half keeps the relaxation, whose limit is the same.
+    bool bisect_lowest(const Metric& metric, std::vector<Span>& spans) {
+        std::erase_if(spans, [&](const Span& span) { return !is_promising(span); });
+        if (spans.empty()) return false;
+        const auto lowest = std::min_element(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
+            return a.interval.bound < b.interval.bound;
+        });
+        const Interval& whole = lowest->interval;
+        if (whole.high - whole.low <= narrowest_ * root_.incumbent.objective_s) return false;
+        const double middle = whole.low + (whole.high - whole.low) / 2;
+        Span lower = *lowest;
+        lower.interval.high = middle;
+        lower.interval.relaxations.clear();
+        lowest->interval.bound += middle - whole.low;
+        lowest->interval.low = middle;
+        try_multiplier(metric, lower, lower.interval.multiplier);
+        for (int step = 0; step < later_multiplier_steps; ++step) improve_multiplier(metric, lower);
+        spans.insert(lowest, std::move(lower));
+        return true;
+    }
+
+    const Problem& problem_;
+    const Tables& t_;
+    const Objective objective_;
+    const Relaxation& least_;
+    const Clock& clock_;
+    const double narrowest_;
+    const std::size_t max_bytes_;
+    Root root_;
+};
+
+}  // namespace
+
+Root bisect_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
+                 const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes) {
+    return RootBisection(problem, t, objective, least, clock, std::move(incumbent), narrowest, max_bytes)
+        .run();
+}
+
+}  // namespace orbitsplit::planner
