@@ -1,7 +1,7 @@
 """Calibrate the vision transformer of digits_vit.py and measure what its codecs cost on test images.
 
-    python -m benches.studies.calibrate_vit rates          4 stages: accuracy at equal bits, learned mask beside top-k
-    python -m benches.studies.calibrate_vit plans          200 random splits at 25.82x and more, 50 random plans, 50 verified
+    python -m benches.studies.calibrate_vit rates    4 stages: accuracy at equal bits, learned mask beside top-k
+    python -m benches.studies.calibrate_vit plans    200 random splits at 25.82x and more, 50 random plans, 50 verified
 
 Test images are used for nothing else. Ratios are against float32, of real frames of 64 images.
 """

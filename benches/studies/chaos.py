@@ -1,6 +1,6 @@
 """Break running pipelines at random, and see that every one ends with the undisturbed text or a clear error.
 
-    python -m benches.studies.chaos [--runs 50] [--gemma 5] [--seed 0]     50 runs: 45 of a tiny model, 5 of Gemma 3 270M
+    python -m benches.studies.chaos [--runs 50] [--gemma 5] [--seed 0]   50 runs: 45 of a tiny model, 5 of Gemma 3 270M
 
 A run generates with a pipeline of three or four nodes out of five while one or two of these happen at a random moment:
 a process is killed (SIGKILL), a process hangs (SIGSTOP), a link delivers nothing any more, bits of frames are flipped.

@@ -22,13 +22,14 @@ from ._planner.problem import Evaluation, Level, Problem, Solution, Stage, evalu
 from ._planner.restrict import without
 from ._planner.unsplit import Unsplit, unsplit
 from ._planner.weight_transfer import Move
-from ._plans.plan import Plan, PlanLink, PlanStage, Prediction, Workload
+from ._plans.plan import Plan, PlanLink, PlanStage, Prediction
 from ._plans.planning import build_problem, plan
 from ._plans.replan import Option, Replan, replan
 from ._plans.replanner import replanner
 from ._plans.simulate import simulate
 from ._plans.trace import Trace, TraceEvent
 from ._profiling.profile import LayerProfile, ModelProfile
+from ._profiling.workload import Workload
 
 if TYPE_CHECKING:
     from ._codebook.accuracy import AccuracyCurve

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 import orbitsplit as osp
+from orbitsplit._io.files import write_text
 
 # Bad input (a file, a key, a value) exits with 2, as click does for bad arguments; work that failed, with 1.
 BAD_INPUT, FAILED = 2, 1
@@ -67,7 +68,7 @@ def save_trace(trace: osp.Trace, output: Path | None) -> None:
     if output is None:
         return
     if output.name.endswith(".chrome.json"):
-        output.write_text(json.dumps(trace.to_chrome()), encoding="utf-8")
+        write_text(output, json.dumps(trace.to_chrome()))
         return
     if output.suffix == ".json":
         trace.save(output)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from orbitsplit._codec.arrays import ITEM_BYTES
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import Codec
+from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._io.tensor_file import Arrays, read_tensors, write_tensors
 from orbitsplit._io.validation import check_fields, list_of, mapping_of, record_of
 from orbitsplit._planner.level_table import ABSENT_LOSS, LevelTable

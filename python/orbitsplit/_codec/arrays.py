@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.dtypes import DTYPES
+
 if TYPE_CHECKING:
     import torch
 
     Array: TypeAlias = npt.NDArray[Any] | torch.Tensor
-
-# Index = the number of the dtype in a frame.
-DTYPES = ("float32", "float16", "bfloat16")
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @functools.lru_cache(maxsize=64)
@@ -100,8 +97,3 @@ def view_writable(out: Array) -> tuple[npt.NDArray[Any], int, tuple[int, ...]]:
     if not data.flags.writeable:
         raise ValueError("out is read-only")
     return data, dtype, shape
-
-
-def describe(dtype: int, shape: Sequence[int]) -> str:
-    """Return dtype and shape as messages write them."""
-    return f"{DTYPES[dtype]} [{', '.join(map(str, shape))}]"

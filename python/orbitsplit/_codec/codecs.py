@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from orbitsplit._backend import backend
+from orbitsplit._io.dtypes import DTYPES
 
-from .arrays import DTYPES, as_tensor, dtype_number, view_bytes, view_writable
+from .arrays import as_tensor, dtype_number, view_bytes, view_writable
 from .calibrated import CalibratedCodec, CodecOfLevel, select
 
 if TYPE_CHECKING:

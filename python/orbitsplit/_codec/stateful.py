@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from orbitsplit._backend import backend
+from orbitsplit._io.dtypes import DTYPES, describe_array
 
-from .arrays import DTYPES, as_tensor, describe, dtype_number, is_torch_dtype, view_bytes
+from .arrays import as_tensor, dtype_number, is_torch_dtype, view_bytes
 from .calibrated import CalibratedCodec, CodecOfLevel, check_codebook, select
 from .codecs import ANY_BYTES, Codec, codec_arguments
 
@@ -61,7 +62,7 @@ class Encoder:
     def _encode_viewed(self, x: Array) -> memoryview:
         data, dtype, shape = view_bytes(x)
         if (dtype, shape) != (self._dtype, self._shape):
-            raise ValueError(f"x is {describe(dtype, shape)}, not {describe(self._dtype, self._shape)}")
+            raise ValueError(f"x is {describe_array(dtype, shape)}, not {describe_array(self._dtype, self._shape)}")
         frame: memoryview = self._encode_bytes(data)
         return frame
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .files import read_text, write_text
 from .validation import mapping_of, unique_keys
 
 Made = TypeVar("Made")
@@ -31,7 +32,7 @@ def data_of(format_name: str, version: int, document: Any) -> dict[str, Any]:
 
 def write_document(path: str | Path, document: Mapping[str, Any]) -> None:
     """Write a document as JSON; what is not a finite number is refused."""
-    Path(path).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def load_document(path: str | Path, make: Callable[[Any], Made]) -> Made:
@@ -40,8 +41,9 @@ def load_document(path: str | Path, make: Callable[[Any], Made]) -> Made:
     Raises ValueError naming the file for what is not JSON, for a key that appears twice and for what `make` refuses;
     OSError.
     """
+    text = read_text(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        document = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     try:

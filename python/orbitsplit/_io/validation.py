@@ -49,6 +49,12 @@ def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None
         raise ValueError(f"{key} is {value}, must be at most {most}")
 
 
+def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGER) -> None:
+    check_integer(key, value, most=most)
+    if value < least:
+        raise ValueError(f"{key} is {value}, must be at least {least}")
+
+
 def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Return a read-only float64 copy of the shape. Raises ValueError naming the key."""
     wanted = f"must be numbers of shape {shape}"

@@ -30,12 +30,14 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from orbitsplit._io.dtypes import SAFETENSORS_DTYPES
+
 from .architecture import Layout, Passthrough, find_layers, find_layout, modules_outside, running_unknown_code
 from .source import example_inputs, forget_padding, model_class, read_config, unsupported
 
 # What is resident twice at a time.
 _PIECE_BYTES = 8 << 20
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {stored: getattr(torch, name) for stored, name in SAFETENSORS_DTYPES.items()}
 _MADV_DONTNEED = 4
 _WANTED = "_orbitsplit_wanted_dtypes"
 

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orbitsplit._io.files import read_text
 from orbitsplit._io.json_document import data_of, document_of
+from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
 from orbitsplit._io.units import parse_quantity
 from orbitsplit._io.validation import (
     check_integer,
@@ -26,8 +28,6 @@ from orbitsplit._io.validation import (
     mapping_of,
     record_of,
 )
-
-from .network import _check_keys, _tables, _tomllib
 
 FORMAT = "orbitsplit-link-conditions"
 VERSION = 1
@@ -165,7 +165,7 @@ class LinkConditions:
         Raises:
             ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.
         """
-        return cls.from_toml(Path(path).read_text(encoding="utf-8"), source=str(path))
+        return cls.from_toml(read_text(path), source=str(path))
 
     @classmethod
     def from_toml(cls, text: str, *, source: str = "conditions") -> LinkConditions:
@@ -174,15 +174,11 @@ class LinkConditions:
         Raises:
             ValueError: As `load`.
         """
-        tomllib = _tomllib()
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{source} is not TOML: {error}") from None
-        _check_keys(data, required=("links",), optional=("seed",), where=source)
+        data = parse_toml(text, source)
+        check_table_keys(data, required=("links",), optional=("seed",), where=source)
         links = [
             link
-            for k, table in enumerate(_tables(data, "links", source))
+            for k, table in enumerate(tables_of(data, "links", source))
             for link in _links(table, f"{source}: links[{k}]")
         ]
         try:
@@ -244,7 +240,7 @@ def _links(table: Mapping[str, Any], where: str) -> list[LinkShape]:
     """Return the one or two directed links of a table."""
     ends = ("between",) if "between" in table else ("from", "to")
     optional = ("bandwidth", "latency", "jitter", "rates", "down", "bursts", "corrupt")
-    _check_keys(table, required=ends, optional=optional, where=where)
+    check_table_keys(table, required=ends, optional=optional, where=where)
     names = table["between"] if "between" in table else [table["from"], table["to"]]
     if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{where}: {' and '.join(ends)} is {names!r}, expected two node names")
@@ -285,7 +281,7 @@ def _end(value: Any, key: str) -> float:
 def _bursts(value: Any, key: str) -> LossBursts:
     if not isinstance(value, Mapping):
         raise ValueError(f"{key} is {value!r}, expected {{ every = ..., lasting = ... }}")
-    _check_keys(value, required=("every", "lasting"), optional=(), where=key)
+    check_table_keys(value, required=("every", "lasting"), optional=(), where=key)
     try:
         return LossBursts(_seconds(value["every"], f"{key}.every"), _seconds(value["lasting"], f"{key}.lasting"))
     except ValueError as error:

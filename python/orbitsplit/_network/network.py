@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.files import read_text, write_text
+from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
 from orbitsplit._io.units import parse_quantity
 
 _NODE_QUANTITIES = {
@@ -127,12 +129,12 @@ class Network:
         Raises:
             ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.
         """
-        return cls.from_toml(Path(path).read_text(encoding="utf-8"), source=str(path))
+        return cls.from_toml(read_text(path), source=str(path))
 
     def save(self, path: str | Path) -> None:
         """Write the network as TOML; `load` returns one that is equal."""
         # Encoded before the file is opened: a name that UTF-8 cannot hold leaves a file that is there as it is.
-        Path(path).write_bytes(self.to_toml().encode())
+        write_text(path, self.to_toml())
 
     @classmethod
     def sample(cls, name: str) -> Network:
@@ -154,16 +156,12 @@ class Network:
         Raises:
             ValueError: As `load`.
         """
-        tomllib = _tomllib()
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{source} is not TOML: {error}") from None
-        _check_keys(data, required=("nodes",), optional=("name", "links"), where=source)
-        nodes = tuple(_node(table, f"{source}: nodes[{k}]") for k, table in enumerate(_tables(data, "nodes", source)))
+        data = parse_toml(text, source)
+        check_table_keys(data, required=("nodes",), optional=("name", "links"), where=source)
+        nodes = tuple(_node(table, f"{source}: nodes[{k}]") for k, table in enumerate(tables_of(data, "nodes", source)))
         links = [
             link
-            for k, table in enumerate(_tables(data, "links", source))
+            for k, table in enumerate(tables_of(data, "links", source))
             for link in _links(table, f"{source}: links[{k}]")
         ]
         try:
@@ -224,37 +222,9 @@ class Network:
         return matrix
 
 
-def _tomllib() -> Any:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        try:
-            import tomli
-        except ModuleNotFoundError:
-            raise ImportError('reading TOML on Python 3.10 needs tomli: pip install "orbitsplit[cli]"') from None
-        return tomli
-    return tomllib
-
-
-def _tables(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[str, Any]]:
-    value = data.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise ValueError(f"{source}: {key} must be an array of tables, written [[{key}]]")
-    return value
-
-
-def _check_keys(table: Mapping[str, Any], *, required: Sequence[str], optional: Sequence[str], where: str) -> None:
-    for key in required:
-        if key not in table:
-            raise ValueError(f"{where} lacks {key!r}")
-    for key in table:
-        if key not in (*required, *optional):
-            raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
-
-
 def _node(table: Mapping[str, Any], where: str) -> Node:
     optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
-    _check_keys(table, required=("name", "memory"), optional=optional, where=where)
+    check_table_keys(table, required=("name", "memory"), optional=optional, where=where)
     values = {
         key: parse_quantity(table[key], kind, f"{where}.{key}")
         for key, kind in _NODE_QUANTITIES.items()
@@ -288,13 +258,13 @@ def _whole(given: object, parsed: float) -> int:
 def _links(table: Mapping[str, Any], where: str) -> list[Link]:
     """Return the one or two directed links of a table."""
     if "between" in table:
-        _check_keys(table, required=("between", "bandwidth"), optional=("latency",), where=where)
+        check_table_keys(table, required=("between", "bandwidth"), optional=("latency",), where=where)
         ends = table["between"]
         if not isinstance(ends, list) or len(ends) != 2:
             raise ValueError(f"{where}.between is {ends!r}, expected two node names")
         pairs = [(ends[0], ends[1]), (ends[1], ends[0])]
     else:
-        _check_keys(table, required=("from", "to", "bandwidth"), optional=("latency",), where=where)
+        check_table_keys(table, required=("from", "to", "bandwidth"), optional=("latency",), where=where)
         pairs = [(table["from"], table["to"])]
     rate = parse_quantity(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
     latency = parse_quantity(table.get("latency", 0.0), "seconds", f"{where}.latency")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orbitsplit._backend import backend
+from orbitsplit._io.files import write_text
 from orbitsplit._io.json_document import load_document
 from orbitsplit._io.validation import (
     LARGEST_BYTES,
@@ -188,7 +189,7 @@ class Problem:
 
     def save(self, path: str | Path) -> None:
         """Write a problem file (JSON)."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from orbitsplit._network.network import Node
     from orbitsplit._planner.problem import Stage
     from orbitsplit._profiling.profile import LayerProfile, ModelProfile
-
-    from .plan import Workload
+    from orbitsplit._profiling.workload import Workload
 
 # So many nodes are named in a message.
 _MOST_NAMED = 4

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from orbitsplit._codec.codecs import Codec
+from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import (
     LARGEST_BYTES,
-    check_integer,
+    check_count,
     check_keys,
     check_number,
     check_string,
@@ -28,46 +29,13 @@ from orbitsplit._io.validation import (
     records_of,
 )
 from orbitsplit._planner.certificate import Certificate
+from orbitsplit._profiling.workload import Workload
 
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
 
 FORMAT = "orbitsplit-plan"
 VERSION = 1
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is asked of the model.
-
-    `micro_batches` micro-batches of `batch_size` sequences each enter the chain one after the other, every
-    sequence with `prompt_tokens` tokens; then `new_tokens` tokens are generated per sequence (0: prefill only).
-    While generating, all micro-batches are in flight.
-
-    Raises:
-        ValueError: A count is not a whole number or below its minimum.
-    """
-
-    micro_batches: int = 1
-    prompt_tokens: int = 512
-    new_tokens: int = 0
-    batch_size: int = 1
-
-    def __post_init__(self) -> None:
-        for name, minimum in (
-            ("micro_batches", 1),
-            ("prompt_tokens", 1),
-            ("new_tokens", 0),
-            ("batch_size", 1),
-        ):
-            _check_count(f"Workload.{name}", getattr(self, name), minimum)
-
-    @property
-    def sequences(self) -> int:
-        """Return the number of sequences of the whole batch."""
-        return self.micro_batches * self.batch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +64,21 @@ class PlanStage:
 
     def __post_init__(self) -> None:
         check_string("the node of a stage", self.node)
-        _check_count(f"start of the stage on {self.node!r}", self.start, 0)
-        _check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
+        check_count(f"start of the stage on {self.node!r}", self.start, 0)
+        check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
         if self.codec is not None:
             check_string(f"codec of the stage on {self.node!r}", self.codec)
             if self.level is None:
                 Codec.parse(self.codec)
         if self.level is not None:
-            _check_count(f"level of the stage on {self.node!r}", self.level, 0)
+            check_count(f"level of the stage on {self.node!r}", self.level, 0)
             if self.codec is None:
                 raise ValueError(f"the stage on {self.node!r} has level {self.level} and no codec, the level's name")
         _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
         if self.slowdown < 1:
             raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
         if self.memory_bytes is not None:
-            _check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
+            check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
         if not isinstance(self.half_duplex, bool):
             raise ValueError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
 
@@ -188,10 +156,9 @@ class Plan:
     max_accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
-        _check_count("layers", self.layers, 1)
-        _check_count("threads", self.threads, 1)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}, must be one of {', '.join(DTYPES)}")
+        check_count("layers", self.layers, 1)
+        check_count("threads", self.threads, 1)
+        check_dtype("dtype", self.dtype)
         _check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
@@ -238,7 +205,7 @@ class Plan:
             ValueError: Cuts are not increasing, not in 0..layers, or `codecs` has another length than `cuts`.
             LookupError: The codebook has no such cut or level.
         """
-        _check_count("layers", layers, 1)
+        check_count("layers", layers, 1)
         if levels is not None:
             if codebook is None or codecs is not None:
                 raise ValueError("levels are those of a codebook: give one, and no codecs")
@@ -251,7 +218,7 @@ class Plan:
             raise ValueError(f"{len(cuts)} cuts need {len(cuts)} codecs, got {len(chosen)}")
         previous = -1
         for cut in cuts:
-            _check_count("cut", cut, 0)
+            check_count("cut", cut, 0)
             if not previous < cut <= layers:
                 raise ValueError(f"cut {cut} must be above {previous} and at most {layers}, the number of layers")
             previous = cut
@@ -369,12 +336,6 @@ def _prediction(data: Any) -> Prediction:
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Undo what JSON does to tuples, so that a round trip gives an equal record."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
-def _check_count(name: str, value: object, minimum: int, *, most: int | None = None) -> None:
-    check_integer(name, value) if most is None else check_integer(name, value, most=most)
-    if cast("int", value) < minimum:
-        raise ValueError(f"{name} is {value}, must be at least {minimum}")
 
 
 def _check_not_negative(name: str, value: object) -> None:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from orbitsplit._codec.arrays import ITEM_BYTES
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
+from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import by_rule
 from orbitsplit._planner.certify import certificate
 from orbitsplit._planner.level_table import ABSENT_LOSS
 from orbitsplit._planner.problem import Problem, Solution, Stage, evaluate
 from orbitsplit._planner.tied_weights import solve_with_one_copy, with_one_copy
+from orbitsplit._profiling.workload import Workload
 
 from .memory import crowded, layer_bytes, more_workspace, node_record, stage_bytes
-from .plan import Plan, PlanLink, PlanStage, Prediction, Workload
+from .plan import Plan, PlanLink, PlanStage, Prediction
 from .replan import replan
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
+from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._models.source import model_class, open_model, read_config
-from orbitsplit._plans.plan import DTYPES
 
 from .profile import LayerProfile, ModelProfile
 from .static_cost import LayerCosts, count_costs
@@ -116,7 +116,6 @@ def _check_arguments(
     for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
         if value < 1:
             raise ValueError(f"{name} is {value}, it must be at least 1")
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
+    check_dtype("dtype", dtype)
     if measure and isinstance(model, PreTrainedConfig):
         raise ValueError("a configuration has no weights to measure: give a model directory or a hub id")

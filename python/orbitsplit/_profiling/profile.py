@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.validation import check_integer, check_keys, check_number, check_string, list_of, records_of
 
-if TYPE_CHECKING:
-    from orbitsplit._plans.plan import Workload
+from .workload import Workload
 
 FORMAT = "orbitsplit-profile"
 VERSION = 1

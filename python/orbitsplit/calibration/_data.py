@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.modeling_utils import PreTrainedModel
 
+from orbitsplit._io.files import read_text
 from orbitsplit._models.gguf import Progress
 from orbitsplit._models.source import load_tokenizer, model_class, open_model, read_config
 
@@ -182,18 +183,11 @@ def _texts(data: Any) -> Iterator[str]:
         raise ValueError("data is a single text or path, expected a sequence of them")
     for item in data:
         if isinstance(item, Path):
-            yield _read(item)
+            yield read_text(item)
         elif isinstance(item, str):
             yield item
         else:
             raise ValueError(f"data holds {type(item).__name__}, expected texts (str) or text files (Path)")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:

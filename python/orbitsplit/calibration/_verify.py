@@ -12,9 +12,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._codebook.accuracy import Z95
 from orbitsplit._codebook.codebook import Codebook
-from orbitsplit._codec.arrays import ITEM_BYTES
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._errors import InfeasiblePlanError
+from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
 from orbitsplit._plans.plan import Plan

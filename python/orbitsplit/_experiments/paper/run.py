@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orbitsplit._io.files import write_text
 from orbitsplit._io.json_document import document_of, write_document
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit.leo._scenarios.scenario import Scenario
@@ -180,7 +181,7 @@ def run(
 
 def write(bench: PaperBench, folder: Path, *, pictures: bool) -> tuple[Path, ...]:
     """Write report, numbers and pictures; return the files."""
-    (folder / REPORT).write_text(markdown(bench), encoding="utf-8")
+    write_text(folder / REPORT, markdown(bench))
     write_document(folder / RESULTS, bench.to_dict())
     files = [folder / REPORT, folder / RESULTS]
     if pictures:

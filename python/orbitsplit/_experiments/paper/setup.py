@@ -12,9 +12,9 @@ import numpy as np
 
 from orbitsplit._network.network import Link, Network, Node
 from orbitsplit._planner.problem import ExternalLink, Problem
-from orbitsplit._plans.plan import Workload
 from orbitsplit._plans.planning import build_problem
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._scenarios.scenario import Scenario
 
 from .published import BATCH, CLASSES, LOSS_BUDGET, MODEL_SIDE, PAPER_CODEC, RESOLUTIONS, SAMPLE_BYTES, Codec

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._codec.arrays import describe
 from orbitsplit._errors import CorruptFrameError
+from orbitsplit._io.dtypes import describe_array
 from orbitsplit._numba.jit import jit
 
 from .float_bits import (
@@ -124,7 +124,9 @@ def decode_into(frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer, th
 def check_array(info: FrameInfo, dtype: int, shape: Sequence[int], size: int) -> None:
     """Raise `ValueError` unless the frame holds an array of this dtype, shape and size in bytes."""
     if (info.dtype, info.shape) != (dtype, tuple(shape)):
-        raise ValueError(f"the frame holds {describe(info.dtype, info.shape)}, not {describe(dtype, shape)}")
+        raise ValueError(
+            f"the frame holds {describe_array(info.dtype, info.shape)}, not {describe_array(dtype, shape)}"
+        )
     if size != info.data_bytes:
         raise ValueError(f"the buffer has {size} bytes, the array has {info.data_bytes}")
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orbitsplit._numba.text import number, size
 
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import ExternalLink, Problem, ProblemNode
+from .problem import ExternalLink, Problem, ProblemNode
 
 NO_LEVEL = -1
 # The objectives of `solve`, and where an evaluation has their values.

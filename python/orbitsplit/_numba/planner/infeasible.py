@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orbitsplit._numba.text import number, size
 
 from .cost import usable_memory_bytes
 from .cost_to_go import Relaxation, least_loss
+from .problem import Problem
 from .tables import Options, Tables, make_tables
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import Problem
 
 Solve = Callable[["Problem"], dict[str, Any]]
 

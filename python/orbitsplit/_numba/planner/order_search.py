@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .cost_to_go import least_loss
+from .problem import ExternalLink, Problem
 from .root import Clock, Incumbent, Root
 from .tables import Options, make_metrics, make_tables
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import ExternalLink, Problem
 
 
 def improve_by_orders(

@@ -1,18 +1,117 @@
-"""Validation of a problem's values, with the messages of cpp/src/problem.cpp."""
+"""What the planner reads of a problem, and the validation of its values with the messages of problem.cpp."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orbitsplit._numba.text import number
 
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import ExternalLink, Pins, Problem
-
+Floats = NDArray[np.float64]
 _LARGEST_COUNT = 2**31 - 1
+
+
+class Record(Protocol):
+    """A dataclass, which `dataclasses.replace` takes."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+class ProblemNode(Protocol):
+    """A node, as `orbitsplit::Node` in problem.hpp."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def memory_bytes(self) -> float: ...
+    @property
+    def headroom_bytes(self) -> float: ...
+    @property
+    def half_duplex(self) -> bool: ...
+
+
+class Level(Protocol):
+    """A level, as `orbitsplit::Level` in problem.hpp."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def encode_s_per_byte(self) -> float: ...
+    @property
+    def decode_s_per_byte(self) -> float: ...
+
+
+class ExternalLink(Record, Protocol):
+    """Ingress or egress, as `orbitsplit::ExternalLink` in problem.hpp."""
+
+    @property
+    def bytes(self) -> float: ...
+    @property
+    def bandwidth_bytes_per_s(self) -> Floats: ...
+    @property
+    def latency_s(self) -> Floats: ...
+
+
+class Pins(Record, Protocol):
+    """Fixed choices, as `orbitsplit::Pins` in problem.hpp."""
+
+    @property
+    def layers(self) -> Mapping[int, int]: ...
+    @property
+    def required(self) -> tuple[int, ...]: ...
+    @property
+    def forbidden(self) -> tuple[int, ...]: ...
+
+
+class Problem(Record, Protocol):
+    """What this backend reads of a problem: the attributes of `orbitsplit::Problem` in problem.hpp."""
+
+    @property
+    def layers(self) -> tuple[str, ...]: ...
+    @property
+    def nodes(self) -> Sequence[ProblemNode]: ...
+    @property
+    def layer_memory_bytes(self) -> Floats: ...
+    @property
+    def layer_time_s(self) -> Floats: ...
+    @property
+    def cut_bytes(self) -> Floats: ...
+    @property
+    def bandwidth_bytes_per_s(self) -> Floats: ...
+    @property
+    def latency_s(self) -> Floats: ...
+    @property
+    def levels(self) -> Sequence[Level]: ...
+    @property
+    def loss(self) -> Floats: ...
+    @property
+    def loss_budget(self) -> float | None: ...
+    @property
+    def layer_decode_time_s(self) -> Floats | None: ...
+    @property
+    def cut_decode_bytes(self) -> Floats | None: ...
+    @property
+    def micro_batches(self) -> int: ...
+    @property
+    def new_tokens(self) -> int: ...
+    @property
+    def groups(self) -> int | None: ...
+    @property
+    def ingress(self) -> ExternalLink | None: ...
+    @property
+    def egress(self) -> ExternalLink | None: ...
+    @property
+    def order(self) -> str: ...
+    @property
+    def latency_occupies_link(self) -> bool: ...
+    @property
+    def pins(self) -> Pins: ...
 
 
 def validate_problem(problem: Problem) -> None:

@@ -6,17 +6,14 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cost import evaluate, value_s
 from .cost_to_go import Relaxation, Walk, dive, dive_for_loss, follow, relax
+from .problem import Problem
 from .tables import Metric, Tables
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import Problem
 
 ROUNDING = 1e-12
 _INTERVALS = 16

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .cost_to_go import Relaxation, dive, dive_for_loss, follow, relax
+from .problem import Problem
 from .root import Clock, Explorer, Incumbent, Interval, relaxation_bytes
 from .tables import Metric, Tables
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import Problem
 
 _PRICE_STEPS = 5
 _LATER_PRICE_STEPS = 2

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .cost_to_go import Relaxation, follow, least_loss
 from .k_cycle import hopeful_places, lengthen, lengthened_links
 from .order_search import improve_by_chains
+from .problem import Problem
 from .root import Clock, Incumbent
 from .root_bisection import DeepRoot
 from .tables import THOROUGH_OPERATIONS, Metric, Options, Tables
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import Problem
 
 _WIDEST = 0.03
 _NARROWEST = 1e-3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,12 @@ from .cost import OBJECTIVES, evaluate, generates, value_s
 from .cost_to_go import Relaxation, least_loss
 from .infeasible import explain_infeasible, infeasible_at_sight
 from .order_search import improve_by_orders
-from .problem import validate_problem
+from .problem import Problem, validate_problem
 from .root import Clock, Explorer, Incumbent, Root, better, relaxation_bytes
 from .root_bisection import DeepRoot
 from .root_k_cycle import lengthen_root
 from .search import SearchResult, search
 from .tables import THOROUGH_OPERATIONS, Metric, Options, Tables, make_metrics, make_tables
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import Problem
 
 _MOST_TRANSFERS = 2e8
 _MOST_LABELS = 2**31 - 1

@@ -6,15 +6,13 @@ Boundaries are numbered 0..layers: boundary i lies before layer i. NamedTuples o
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cost import generates, group_count, loss_limit, usable_memory_bytes
-
-if TYPE_CHECKING:
-    from orbitsplit._planner.problem import ExternalLink, Problem
+from .problem import ExternalLink, Problem
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.files import read_text
+
 from .earth import EARTH_RADIUS_KM
 from .times import DAY_S, Times
 from .validation import check_name, check_real
@@ -207,7 +209,7 @@ def load(path: str | Path, *, max_age_days: float = MEASURED_AGE_DAYS) -> tuple[
         ValueError: As `from_tle` and `from_omm`.
     """
     kind = Path(path).suffix.lower().removeprefix(".")
-    text = Path(path).read_text(encoding="utf-8")
+    text = read_text(path)
     if kind in ("csv", "xml", "json"):
         return from_omm(text, kind, source=str(path), max_age_days=max_age_days)
     return from_tle(text, source=str(path), max_age_days=max_age_days)

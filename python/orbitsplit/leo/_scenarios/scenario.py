@@ -11,7 +11,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from orbitsplit._network.network import Network, Node, _tomllib
+from orbitsplit._io.files import read_text
+from orbitsplit._io.toml import parse_toml
+from orbitsplit._network.network import Network, Node
 from orbitsplit.leo._orbits.build import single, walker_delta, walker_star
 from orbitsplit.leo._orbits.constellation import Constellation, Equipment
 from orbitsplit.leo._orbits.earth import EARTH_RADIUS_KM
@@ -57,7 +59,7 @@ class Scenario:
                 origin, or a value is wrong; the message names the place.
         """
         if str(path).endswith(".toml"):
-            return cls.from_toml(Path(path).read_text(encoding="utf-8"), source=str(path))
+            return cls.from_toml(read_text(path), source=str(path))
         if str(path) not in cls.names():
             raise ValueError(f"no scenario {str(path)!r}; there are: {', '.join(cls.names())}, or give a .toml file")
         return cls.from_toml((_folder() / f"{path}.toml").read_text(encoding="utf-8"), source=str(path))
@@ -74,11 +76,7 @@ class Scenario:
         Raises:
             ValueError: As `load`.
         """
-        tomllib = _tomllib()
-        try:
-            top = Section(source, tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{source} is not TOML: {error}") from None
+        top = Section(source, parse_toml(text, source))
         top.check_keys(("title", "constellation", "links", "satellites"), ("devices", "stations", "chain"))
         known = {**_presets(), **_devices(top)}
         section = top.section("satellites")

@@ -10,7 +10,7 @@ import numpy as np
 
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._network.network import Node
-from orbitsplit._plans.plan import Workload
+from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
 
 from .contact_plan import Timetable

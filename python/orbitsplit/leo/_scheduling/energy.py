@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._plans.plan import Plan, Workload
+from orbitsplit._plans.plan import Plan
+from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
 from orbitsplit.leo._orbits.earth import Array
 from orbitsplit.leo._orbits.times import Times

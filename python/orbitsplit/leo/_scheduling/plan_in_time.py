@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes
 from orbitsplit._network.network import Node
-from orbitsplit._plans.plan import Workload
 from orbitsplit._plans.planning import levels_and_budget
+from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
 from orbitsplit.leo._orbits.times import Times
 

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from orbitsplit._network.network import Node
-from orbitsplit._plans.plan import Workload
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
 from orbitsplit.leo._orbits.validation import check_moment, check_name, check_real, names_of
 from orbitsplit.leo._scenarios.scenario import Scenario

@@ -16,9 +16,10 @@ from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import ExternalLink
 from orbitsplit._planner.tied_weights import solve_with_one_copy
-from orbitsplit._plans.plan import Plan, Workload
+from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.planning import PlanNames, build_problem, plan_of
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.workload import Workload
 
 from .contact_plan import Timetable
 from .energy import Load, loads_of

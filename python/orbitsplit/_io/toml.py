@@ -1,0 +1,51 @@
+"""TOML files: parsed, and their tables checked; every error names the place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Return the tables of TOML text.
+
+    Raises:
+        ValueError: It is not TOML; the message names `source` and the line.
+        ImportError: On Python 3.10, tomli is not installed.
+    """
+    tomllib = _tomllib()
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{source} is not TOML: {error}") from None
+    return data
+
+
+def tables_of(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mapping[str, Any]]:
+    """Return the array of tables under a key, empty where it is absent. Raises `ValueError` for anything else."""
+    value = data.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ValueError(f"{source}: {key} must be an array of tables, written [[{key}]]")
+    return value
+
+
+def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optional: Sequence[str], where: str) -> None:
+    """Raise `ValueError` for a key that is missing or unknown."""
+    for key in required:
+        if key not in table:
+            raise ValueError(f"{where} lacks {key!r}")
+    for key in table:
+        if key not in (*required, *optional):
+            raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
+
+
+def _tomllib() -> Any:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli
+        except ModuleNotFoundError:
+            raise ImportError('reading TOML on Python 3.10 needs tomli: pip install "orbitsplit[cli]"') from None
+        return tomli
+    return tomllib
