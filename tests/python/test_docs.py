@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doc_pages import DOCS, PAGES, ROOT, blocks_of, execute, is_as_shown
+from doc_pages import DOCS, PAGES, ROOT, blocks_of, execute, give_files, is_as_shown
 from typer.testing import CliRunner
 
 import orbitsplit as osp
@@ -39,8 +39,7 @@ def generate(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("page", EXECUTED, ids=_uri)
 def test_the_examples_print_what_the_page_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    problem = ROOT / "tests" / "data" / "problems" / "example_16_free.json"
-    (tmp_path / "problem.json").write_bytes(problem.read_bytes())
+    give_files(tmp_path)
     for block, printed in execute(page):
         assert block.printed is None or is_as_shown(block.printed, printed), f"line {block.line} prints:\n{printed}"
 
