@@ -250,3 +250,15 @@ def test_the_frame_header_is_where_the_page_says() -> None:
     assert sum(size for _, size in fields.values()) == 40
     blank = frame[: fields["checksum"][0]] + bytes(4) + frame[sum(fields["checksum"]) :]
     assert number("checksum") == load_backend("native").crc32c(blank)
+
+
+def _paths() -> list[tuple[str, str]]:
+    """The paths of the repository that pages name in code style, with the page."""
+    folders = "cpp|python|tests|benches|docs|examples"
+    pages = [(_uri(page), page.read_text(encoding="utf-8")) for page in PAGES]
+    return [(uri, path) for uri, text in pages for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text)]
+
+
+def test_the_paths_that_pages_name_exist() -> None:
+    missing = [(uri, path) for uri, path in _paths() if not (ROOT / path).exists()]
+    assert missing == []
