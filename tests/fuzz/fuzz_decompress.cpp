@@ -34,7 +34,7 @@ constexpr std::size_t codec_kinds = 7;
 constexpr std::array codecs = {"raw",     "bf16", "int8:8",    "int8",         "int4",
                                "int4:16", "topk", "topk:0.02", "lossless_bf16"};
 
-// Offsets of docs/frame_format.md.
+// Offsets of docs/internals/frame_format.md.
 constexpr std::size_t codec_at = 5;
 constexpr std::size_t dtype_at = 6;
 constexpr std::size_t rank_at = 7;

@@ -1,4 +1,4 @@
-"""Frames of calibrated codecs built the slow way, number by number from docs/frame_format.md.
+"""Frames of calibrated codecs built the slow way, number by number from docs/internals/frame_format.md.
 
 Shares no code with orbitsplit.
 """

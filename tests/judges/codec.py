@@ -1,4 +1,4 @@
-"""Frames built the slow way, value by value from docs/frame_format.md; shares no code with orbitsplit.
+"""Frames built the slow way, value by value from docs/internals/frame_format.md; shares no code with orbitsplit.
 
 Python floats are doubles: products and quotients of float32 values round to the right float32 through them.
 """

@@ -1,4 +1,4 @@
-"""Streams and lossless_bf16 the slow way, from docs/frame_format.md; shares no code with orbitsplit."""
+"""Streams and lossless_bf16 the slow way, from docs/internals/frame_format.md; shares no code with orbitsplit."""
 
 from __future__ import annotations
 

@@ -11,17 +11,21 @@ from tests.support.paths import ROOT
 README = ROOT / "README.md"
 
 
-def test_the_examples_print_what_they_say() -> None:
+def test_the_first_example_prints_what_it_says() -> None:
     text = README.read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
-    names: dict[str, object] = {}
-    # The two between need a model; test_pipeline, test_pipeline_calls and test_demo run what they show.
-    for code, expected in ((blocks[0], shown[0]), (blocks[3], shown[1]), (blocks[4], shown[2])):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, str(README), "exec"), names)
-        assert printed.getvalue() == expected
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    expected = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[0]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, str(README), "exec"), {})
+    assert printed.getvalue() == expected
+
+
+def test_links_work_on_a_package_index() -> None:
+    """Relative links lead nowhere there."""
+    links = re.findall(r"\]\(([^)]*)\)", README.read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:

@@ -32,7 +32,7 @@ namespace orbitsplit {
 // How often each byte is expected, in 256ths, of 1 to 255 in all; what they lack of 256 is for the bytes that have 0.
 using SymbolFrequencies = std::array<std::uint8_t, 256>;
 
-// The frequencies that code bytes with these counts in the fewest bits, by the integer rule of docs/frame_format.md.
+// The frequencies that code bytes with these counts in the fewest bits, by the integer rule of docs/internals/frame_format.md.
 // Without any count they are those of zeros. Throws std::invalid_argument if the counts add up to 2^40 or more.
 SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts);
 

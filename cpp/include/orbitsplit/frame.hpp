@@ -1,6 +1,6 @@
 // A frame: one encoded activation in bytes, self-describing, little-endian, closed by a CRC32C.
 //
-// This header says what a frame declares about itself; the bytes are laid out in docs/frame_format.md. What
+// This header says what a frame declares about itself; the bytes are laid out in docs/internals/frame_format.md. What
 // the payload means is the business of codec.hpp. A frame is no protection against forgery: a CRC finds
 // damage, not malice.
 #pragma once

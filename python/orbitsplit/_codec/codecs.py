@@ -1,6 +1,6 @@
 """Encode activations into frames and decode them again.
 
-A frame is self-describing bytes (docs/frame_format.md); both backends write the same ones.
+A frame is self-describing bytes (docs/internals/frame_format.md); both backends write the same ones.
 """
 
 from __future__ import annotations

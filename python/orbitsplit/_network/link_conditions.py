@@ -160,7 +160,7 @@ class LinkConditions:
 
     @classmethod
     def load(cls, path: str | Path) -> LinkConditions:
-        """Read the conditions from a TOML file; quantities may carry a unit. `docs/links.md` describes the keys.
+        """Read the conditions from a TOML file; quantities may carry a unit. `docs/guides/links.md` describes the keys.
 
         Raises:
             ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.

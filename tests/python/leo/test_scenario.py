@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import orbitsplit as osp
 from orbitsplit import leo
 from orbitsplit._cli.main import app
-from tests.support.paths import ROOT
+from tests.support.doc_pages import DOCS, blocks_of
 
 GOOD = """
 title = "two in a row"
@@ -218,21 +218,20 @@ def test_the_examples_of_the_documentation_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Planning in time once was shown with a profile that nobody had, and for more than its satellites' memory.
-    text = (ROOT / "docs/leo.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    shown = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[-1].splitlines()
+    guides = DOCS / "guides"
+    constellations, (planned, *_) = blocks_of(guides / "constellations.md"), blocks_of(guides / "planning_in_time.md")
     monkeypatch.chdir(tmp_path)
-    exec(compile(blocks[0], "docs/leo.md", "exec"), {})
+    exec(compile(constellations[0].code, "constellations.md", "exec"), {})
     assert osp.Network.load("network.toml").nodes[-1].name == "munich"
     # A smaller model is measured within a second; it also waits for the pass.
     size = "hidden_size=192, num_attention_heads=3, intermediate_size=768"
-    assert size in blocks[-1]
-    smaller = blocks[-1].replace(
+    assert size in planned.code
+    smaller = planned.code.replace(
         size, "hidden_size=12, num_attention_heads=3, intermediate_size=24, num_hidden_layers=2"
     )
     capsys.readouterr()
-    exec(compile(smaller, "docs/leo.md", "exec"), {})
-    printed = capsys.readouterr().out.splitlines()
+    exec(compile(smaller, "planning_in_time.md", "exec"), {})
+    printed, shown = capsys.readouterr().out.splitlines(), planned.printed.splitlines()
     assert [printed[k] for k in (0, -2, -1)] == [shown[k] for k in (0, -2, -1)]
 
 

@@ -1,4 +1,4 @@
-// How the rows of a calibrated frame are cut into streams (docs/frame_format.md), and how threads share them.
+// How the rows of a calibrated frame are cut into streams (docs/internals/frame_format.md), and how threads share them.
 #pragma once
 
 #include <cstddef>

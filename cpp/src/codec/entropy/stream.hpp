@@ -1,4 +1,4 @@
-// The stream coder: bytes of known statistics in little more than their entropy (docs/frame_format.md,
+// The stream coder: bytes of known statistics in little more than their entropy (docs/internals/frame_format.md,
 // "Streams"). Interleaved rANS with probabilities of 8 bits and states of 16 bits.
 //
 // Symbols are bytes of a matrix [rows, channels], each channel with one of up to 64 tables of frequencies. A

@@ -1,4 +1,4 @@
-// The bytes of a frame (docs/frame_format.md): where they lie and how many there are.
+// The bytes of a frame (docs/internals/frame_format.md): where they lie and how many there are.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-"""Headers of frames; the counterpart of frame.cpp. The bytes are laid out in docs/frame_format.md."""
+"""Headers of frames; the counterpart of frame.cpp. The bytes are laid out in docs/internals/frame_format.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stream coder in Numba; the counterpart of stream.cpp (docs/frame_format.md, "Streams")."""
+"""The stream coder in Numba; the counterpart of stream.cpp (docs/internals/frame_format.md, "Streams")."""
 
 from __future__ import annotations
 
