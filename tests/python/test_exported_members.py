@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
 import subprocess
 import sys
+import warnings
+from typing import Any
 
 import pytest
 
 import orbitsplit
+from tests.support.paths import DATA
+
+# The public names before the packages were given rooms, with parameters of functions and members of classes.
+BEFORE: dict[str, dict[str, list[str]]] = json.loads((DATA / "public_names.json").read_text())
 
 
 def test_all_is_sorted_and_everything_in_it_exists() -> None:
@@ -54,3 +63,26 @@ def test_a_missing_extra_is_named(name: str) -> None:
         "except ImportError as error: print(error)"
     )
     assert 'pip install "orbitsplit[models]"' in _python(code)
+
+
+def _missing(value: Any, members: list[str]) -> set[str]:
+    """Return which parameters of a function, or members of a class, are no longer there; old names that warn are."""
+    if inspect.isclass(value):
+        return {member for member in members if not hasattr(value, member) and member not in value.__annotations__}
+    parameters = inspect.signature(value).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return set()  # old keywords: the tests of each function give them
+    return set(members) - {parameter.name for parameter in parameters}
+
+
+@pytest.mark.parametrize("namespace", BEFORE)
+def test_what_was_public_before_still_is(namespace: str) -> None:
+    module = importlib.import_module(namespace)
+    missing: dict[str, set[str]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for name, members in BEFORE[namespace].items():
+            value = getattr(module, name)
+            if members and (lost := _missing(value, members)):
+                missing[name] = lost
+    assert missing == {}
