@@ -1,0 +1,49 @@
+"""Programs of examples/ end with success and print what they promise. Run by `nox -s examples`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+# What each program prints, beside its exit status.
+PROMISES = {
+    "calibrate_and_verify.py": ["with the codebook: sat-0[0:", "-fisher", "within the limit"],
+    "cpp_embedding": ["optimal: ", "sat-2 runs layers", "int8: ", "damaged frame refused"],
+    "day_in_orbit.py": ["sat-0 passes munich", "plan_in_time: ", "wait_for_pass: ", "requested at 06:00"],
+    "plan_from_profile.py": ["16.1 GB of weights", "gap 0 %", "uniform", "it is equal: True"],
+    "run_and_recover.py": ["killing process", "killed by signal 9", "that of one process: True"],
+    "serve_client.py": ["models: ['tiny']", "it is the same text: True", "exit status 0"],
+}
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_example_has_its_promise_and_its_line_in_the_list() -> None:
+    found = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py" or (path / "CMakeLists.txt").exists()}
+    assert found == set(PROMISES)
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(found) if f"[{name}]({name})" not in listed] == []
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(PROMISES) if name.endswith(".py")])
+def test_a_python_example_keeps_its_promise(name: str) -> None:
+    said = run(sys.executable, EXAMPLES / name)
+    print(said)
+    assert [promise for promise in PROMISES[name] if promise not in said] == []
+
+
+def test_the_cpp_example_keeps_its_promise(tmp_path: Path) -> None:
+    run("cmake", "-S", EXAMPLES / "cpp_embedding", "-B", tmp_path)
+    run("cmake", "--build", tmp_path, "--parallel", "2")
+    said = run(tmp_path / "cpp_embedding")
+    assert [promise for promise in PROMISES["cpp_embedding"] if promise not in said] == []
