@@ -1,10 +1,10 @@
-// How fast does lossless_bf16 go through a whole frame, checksum included, and how small does it get? Minima of
-// `rounds` in memory that is mapped already, one thread, every instruction set there is, beside a copy.
+// How fast is lossless_bf16 for a whole frame including the checksum, and how small is the frame? Minimum of `rounds`
+// in memory that is already mapped, one thread, every supported instruction set, compared with a copy.
 //
 //     bench_lossless [rounds [FILE.npy ...]]
 //
-// The files hold bfloat16 bits as 16-bit integers, as benches/activations.py saves them; each is measured by
-// itself. Without files: heavy-tailed channels, about as compressible as hidden states.
+// The files contain bfloat16 bits as 16-bit integers, as benches/activations.py saves them; each is measured
+// separately. Without files: heavy-tailed channels, about as compressible as hidden states.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -28,11 +28,11 @@ using Bits = std::vector<std::uint16_t>;
 
 constexpr std::size_t rows = 4096;
 constexpr std::size_t channels = 640;
-// A set that has taken so long in all is not asked again.
+// No further rounds for an instruction set that has taken this long in total.
 constexpr double patience_s = 2;
 constexpr Codec codec{.kind = CodecKind::lossless_bf16};
 
-// The numbers of a .npy file: magic and version (8 bytes), the size of a text, that text, the numbers.
+// The numbers of a .npy file: magic and version (8 bytes), the size of a header, the header, the numbers.
 Bits load(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     const std::string bytes{std::istreambuf_iterator<char>(file), {}};
@@ -78,7 +78,7 @@ double keep_least(double& least, Work work) {
     return taken;
 }
 
-// False: decoding did not give the values back.
+// Returns false if decoding did not recover the values.
 bool measure(const std::string& name, const Bits& bits, int rounds) {
     const std::span<const std::byte> data = std::as_bytes(std::span(bits));
     const std::int64_t shape[] = {static_cast<std::int64_t>(bits.size())};

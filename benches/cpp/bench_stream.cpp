@@ -1,5 +1,5 @@
 // How fast is the stream coder with static tables, and how close to the entropy? Normal symbols, streams of
-// 256 rows of 640, one table or sixteen; minima of `rounds`, one thread, every instruction set there is.
+// 256 rows of 640, one table or sixteen; minimum of `rounds`, one thread, every supported instruction set.
 //
 //     bench_stream [rounds]
 #include <algorithm>
@@ -45,7 +45,7 @@ Data draw(double deviation) {
     return data;
 }
 
-// Bits a symbol: of the symbols' own frequencies, and of the table's, an escape and its byte included.
+// Bits per symbol: the entropy of the symbols, and the cost by the table, including escapes and their bytes.
 struct Entropy {
     double of_symbols = 0;
     double of_table = 0;
@@ -101,7 +101,7 @@ double seconds(int rounds, Work work) {
     return best;
 }
 
-// False: decoding did not give the symbols back.
+// Returns false if decoding did not recover the symbols.
 bool measure(const Data& data, std::size_t tables_used, double deviation, int rounds) {
     const stream::SymbolTable table = stream::build_table(data.counts);
     const std::vector<stream::SymbolTable> equal(tables_used, table);

@@ -24,7 +24,7 @@ bool is_native(const py::array& array, DType dtype) {
     constexpr int float16_number = 23;
     const py::dtype found = array.dtype();
     const int wanted = dtype == DType::float32 ? float32_number : float16_number;
-    // NumPy has no bfloat16, and writes the order of this machine's bytes as '='.
+    // NumPy has no bfloat16; it denotes the native byte order by '='.
     return dtype != DType::bfloat16 && found.num() == wanted && found.byteorder() == '=';
 }
 
@@ -63,8 +63,8 @@ const dlpack::ExchangeTable* exchange_table(py::handle tensor) {
     return table != nullptr && table->tensor_from_py_object != nullptr ? table : nullptr;
 }
 
-// PyTorch hands out the memory of a tensor that is to be read with its sign inverted.
-bool is_as_it_lies(py::handle tensor) {
+// PyTorch also exports the memory of tensors whose negation is lazy: their values are not the stored ones.
+bool has_stored_values(py::handle tensor) {
     static PyObject* const name = PyUnicode_InternFromString("is_neg");
     const auto is_negated = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor.ptr(), name));
     if (!is_negated) PyErr_Clear();
@@ -83,7 +83,7 @@ Memory memory_of_tensor(py::handle object, DType dtype, std::span<const std::int
     const bool is_expected = tensor.device_type == dlpack::cpu_device && has_type(tensor, dtype) &&
                              static_cast<std::size_t>(tensor.ndim) == shape.size() &&
                              std::equal(shape.begin(), shape.end(), tensor.shape) && is_contiguous(tensor) &&
-                             (tensor.data != nullptr || bytes == 0) && is_as_it_lies(object);
+                             (tensor.data != nullptr || bytes == 0) && has_stored_values(object);
     if (!is_expected) return std::nullopt;
     return Memory({static_cast<const std::byte*>(tensor.data) + tensor.byte_offset, bytes});
 }

@@ -119,7 +119,7 @@ py::tuple codebook_key(const py::object& frame, std::uint64_t max_bytes) {
 }  // namespace
 
 void bind_calibrated(py::module_& m) {
-    // An ordinary class, as the stub says.
+    // An ordinary class, as in the stub.
     const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
     py::class_<CalibratedCodec>(m, "CalibratedCodec", plain)
         .def(py::init(&make), py::arg("codebook"), py::arg("cut"), py::arg("level"),

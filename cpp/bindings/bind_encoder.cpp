@@ -20,7 +20,7 @@ using orbitsplit::CalibratedCodec;
 using orbitsplit::DType;
 using Shape = std::vector<std::int64_t>;
 
-// Encodes arrays of one dtype and shape into memory of its own, a bytearray whose size the view keeps fixed.
+// Encodes arrays of one dtype and shape into its own memory, a bytearray that cannot be resized while the view exists.
 class Encoder {
   public:
     Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep, int threads)
@@ -33,7 +33,7 @@ class Encoder {
     Encoder(int dtype, Shape shape, const CalibratedCodec& codec, int threads)
         : Encoder(static_cast<DType>(dtype), std::move(shape), &codec, threads) {}
 
-    // None: `x` cannot be read in place, or is no array of this dtype and shape.
+    // Returns None if `x` cannot be read in place, or is not an array of this dtype and shape.
     py::object encode(py::handle x) {
         const auto data = array_memory(x, dtype_, shape_);
         return data ? encode_span(*data) : py::none();
@@ -74,7 +74,7 @@ class Encoder {
             const Unlocked unlocked(data.size());
             size = compress(data);
         }
-        // A view of its own for each frame: a caller may release it.
+        // A new view for each frame, because the caller may release it.
         auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(frame_.ptr()));
         if (!view) throw py::error_already_set();
         return size == memory_.bytes().size() ? view : view[py::slice(0, static_cast<py::ssize_t>(size), 1)];
@@ -118,7 +118,7 @@ class Decoder {
 }  // namespace
 
 void bind_encoder(py::module_& m) {
-    // An ordinary class, as the stub says.
+    // An ordinary class, as in the stub.
     const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
     py::class_<Encoder>(m, "Encoder", plain)
         .def(py::init<int, Shape, int, std::int32_t, double, int>(), py::arg("dtype"), py::arg("shape"),

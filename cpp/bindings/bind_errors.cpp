@@ -24,7 +24,7 @@ void translate(const char* python_name) {
 }  // namespace
 
 void bind_errors(py::module_&) {
-    // pybind11 tries the newest translator first: the root comes first or it would swallow its children.
+    // pybind11 tries the newest translator first: the base class is registered first, or it would catch its subclasses.
     translate<orbitsplit::Error>("OrbitsplitError");
     translate<orbitsplit::InfeasiblePlanError>("InfeasiblePlanError");
     translate<orbitsplit::CorruptFrameError>("CorruptFrameError");

@@ -1,4 +1,5 @@
-// The functions that fill the extension module, one per public header; bind_encoder keeps memory between calls.
+// The functions that fill the extension module, one for each public header; the classes of bind_encoder keep memory
+// between calls.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// The bytes of any contiguous Python object, without a copy, held for as long as the view lives.
+// The bytes of any contiguous Python object without a copy, held for the lifetime of the view.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -21,7 +21,7 @@ class ByteView {
     std::span<const std::byte> bytes() const {
         return {static_cast<const std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
     }
-    // Of a view that was made to write.
+    // For views with write access.
     std::span<std::byte> memory() const {
         return {static_cast<std::byte*>(buffer_.buf), static_cast<std::size_t>(buffer_.len)};
     }

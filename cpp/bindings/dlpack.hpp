@@ -1,7 +1,7 @@
-// The part of DLPack's ABI that reads a tensor where it lies: the exchange table that PyTorch has from 2.10 on.
+// The part of DLPack's ABI that reads a tensor in place: the exchange table, which PyTorch has since 2.10.
 //
-// Declared here because a build needs neither PyTorch nor DLPack. Names and layout are those of dlpack.h,
-// version 1 (https://github.com/dmlc/dlpack); the functions that are not called are plain pointers.
+// Declared here so that a build needs neither PyTorch nor DLPack. Names and layout are those of dlpack.h, version 1
+// (https://github.com/dmlc/dlpack); functions that are not called are plain pointers.
 #pragma once
 
 #include <cstdint>

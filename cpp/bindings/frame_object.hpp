@@ -1,4 +1,4 @@
-// A new bytes object that a frame is written into, and then cut to the frame's size.
+// A new bytes object that a frame is written into and that is then shrunk to the frame's size.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -1,5 +1,4 @@
-// The core's Problem and stages out of what orbitsplit/_problem.py passes: already typed, shaped and
-// contiguous.
+// The core's Problem and stages from what the Python package passes: already typed, shaped and contiguous.
 #pragma once
 
 #include <pybind11/numpy.h>

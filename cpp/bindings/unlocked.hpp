@@ -1,4 +1,4 @@
-// Work that other Python threads may run beside.
+// Work during which other Python threads may run.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <optional>
 
-// Without the interpreter's lock for arrays of so many bytes and more, some 30 us of work. For less, giving the
-// lock up costs more than the work: getting it back from a busy thread takes up to 5 ms, its switch interval.
+// Arrays of at least this size, some 30 us of work, are processed without the interpreter's lock. For smaller ones
+// releasing it costs more than the work: reacquiring it from a busy thread takes up to 5 ms, its switch interval.
 inline constexpr std::size_t unlocked_bytes = std::size_t{256} << 10;
 
 class Unlocked {

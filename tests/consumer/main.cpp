@@ -1,4 +1,4 @@
-// A program that embeds the core: plans a small problem and sends one activation through a frame.
+// A program that embeds the core: plans a small problem, encodes an activation and decodes it.
 #include <cstddef>
 #include <cstdlib>
 #include <iostream>

@@ -1,4 +1,4 @@
-// The smallest test harness that names what failed: CHECK, CHECK_THROWS and a count for main to return.
+// A minimal test harness: CHECK, CHECK_THROWS and the number of failures for main to return.
 #pragma once
 
 #include <iostream>

@@ -1,5 +1,4 @@
-// Three layers on two nodes, one lossless level and one that halves the bytes: simple enough to score by
-// hand.
+// Three layers on two nodes, one lossless level and one that halves the bytes: simple enough to score by hand.
 #pragma once
 
 #include "orbitsplit/problem.hpp"

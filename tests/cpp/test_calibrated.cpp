@@ -1,4 +1,5 @@
-// Calibrated codecs: errors within a step, escapes, refusals, and kernels of every instruction set against scalar.
+// Calibrated codecs: errors within a step, escapes, rejected arguments, and kernels of every instruction set against
+// scalar.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -96,7 +97,8 @@ void test_transforms_are_orthogonal() {
         const CalibratedCodec codec(p);
         const std::vector<float> x = normals(5 * 64, 1.0F);
         const std::vector<float> y = decode(encode(x, {5, 64}, codec), codec);
-        // An orthogonal transform keeps the norm of an error: half a step a coefficient, divided by the scale.
+        // An orthogonal transform preserves the norm of an error: half a step for each coefficient, divided by the
+        // scale.
         double squares = 0;
         for (std::size_t i = 0; i < x.size(); ++i) squares += std::pow(double{x[i]} - double{y[i]}, 2);
         CHECK(squares > 0 && squares <= static_cast<double>(x.size()) * std::pow(0.25 / 2 / 0.5, 2));
@@ -147,7 +149,7 @@ void test_refusals() {
     CHECK_THROWS(CalibratedCodec(bad), std::invalid_argument, "step[3] is 0");
 }
 
-// Every kind of number, from bits at random.
+// Every class of floating-point number, from random bits.
 std::vector<float> any_floats(std::size_t count, unsigned seed) {
     std::mt19937 random(seed);
     std::vector<float> values(count);

@@ -1,4 +1,4 @@
-// Codecs: what decoding gives back and what encoding refuses, judged element by element in double.
+// Codecs: what decoding returns and what encoding rejects, checked element by element in double precision.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -93,7 +93,7 @@ void test_groups() {
     check_group_bound({largest, -largest, largest / 2}, 3, "int8", 127);
     check_group_bound({largest, -largest, largest / 2}, 3, "int4", 7);
     CHECK((round_trip(std::vector<float>(70, -0.0F), {70}, "int8") == std::vector<float>(70, 0.0F)));
-    // Whole multiples of a power of two come back as they were.
+    // Integer multiples of a power of two are recovered exactly.
     std::vector<float> grid(255);
     std::iota(grid.begin(), grid.end(), -127.0F);
     CHECK(round_trip(grid, {255}, "int8:256") == grid);
@@ -104,7 +104,7 @@ void test_topk() {
     CHECK((round_trip(x, {2, 4}, "topk") == std::vector<float>{0, -3, 0, 0, 0, 0, 0, 0}));
     CHECK((round_trip(x, {2, 4}, "topk:0.5") == std::vector<float>{0, -3, 3, 0, 0, 0, 0, 0}));
     CHECK(round_trip(x, {2, 4}, "topk:1") == x);
-    // Few of many: positions as gaps, also across more than 255 positions, in the first row and in the last.
+    // Few values of many: positions as gaps, some larger than 255, in the first row and in the last.
     std::vector<float> sparse(2 * 3000, 0.5F);
     sparse[0] = sparse[300] = sparse[2999] = 4;
     sparse[3000 + 255] = sparse[3000 + 511] = sparse[3000 + 1000] = -8;
@@ -131,8 +131,8 @@ void test_topk_against_sorting() {
     }
 }
 
-// Kernels may seek the threshold of a row near that of the one before: here it is sometimes there, sometimes far
-// off, sometimes at the guessed range's very end, and sometimes shared by more values than may be kept.
+// Kernels may search the threshold of a row near that of the previous row: here it is sometimes near, sometimes far,
+// sometimes exactly at the end of the range, and sometimes shared by more values than are kept.
 void test_topk_of_rows_that_differ() {
     constexpr std::size_t length = 331;
     const std::vector<float> row = normals(length, 3);
@@ -166,7 +166,7 @@ void test_shapes() {
     }
 }
 
-// The largest float16 is 65536 in bfloat16, and a group may come out above it: both must stay finite.
+// The largest float16 rounds to 65536 in bfloat16, and a group may be dequantised to more: both must stay finite.
 void test_float16_stays_finite() {
     std::vector<std::uint16_t> halves(64, 0x7BFF);
     halves[1] = 0xFBFF;
@@ -237,7 +237,7 @@ void test_unaligned_memory() {
     }
 }
 
-// Large enough for many slices, in rows of several groups, with a short last one, and in one long row.
+// Large enough for many slices: rows of several groups, rows with a short last group, one long row.
 void test_threads() {
     for (const std::vector<std::int64_t>& shape :
          {std::vector<std::int64_t>{61, 640}, {41, 1003}, {1, 40003}, {40003, 1}, {3, 14001}}) {

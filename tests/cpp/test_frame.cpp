@@ -1,10 +1,11 @@
-// Frames: the bytes of the header, the checksum, and what a reader refuses.
+// Frames: the bytes of the header, the checksum, and what a reader rejects.
 #include <array>
 #include <cstring>
 #include <random>
 #include <string_view>
 
 #include "check.hpp"
+#include "codec/frame/crc32c.hpp"
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/frame.hpp"
 
@@ -16,7 +17,7 @@ using Bytes = std::vector<std::byte>;
 
 std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
 
-// Bit by bit, as the polynomial is written down.
+// Bit by bit, directly from the polynomial.
 std::uint32_t slow_crc32c(std::span<const std::byte> bytes) {
     std::uint32_t crc = 0xFFFFFFFF;
     for (const std::byte byte : bytes) {
@@ -32,7 +33,7 @@ Bytes with(Bytes frame, std::size_t at, T value) {
     return frame;
 }
 
-// A frame whose checksum is right again after a change, so that what lies behind it is reached.
+// A modified frame with a valid checksum, so that the checks behind it are reached.
 Bytes sealed(Bytes frame) {
     if (frame.size() < 40) return frame;
     const Bytes blank = with(frame, 36, std::uint32_t{0});
@@ -69,7 +70,7 @@ void test_combined_checksums() {
     for (const std::size_t cut : {0U, 1U, 7U, 64U, 1000U, 4095U, 4999U, 5000U})
         CHECK(crc32c_combine(crc32c(whole.first(cut)), crc32c(whole.subspan(cut)), 5000 - cut) ==
               crc32c(whole));
-    // 2^40 zero bytes, carried in two steps and in one.
+    // 2^40 zero bytes, in two steps and in one.
     const std::uint64_t far = std::uint64_t{1} << 40;
     CHECK(crc32c_combine(crc32c_combine(0x1234, 0, far), 0, 3) == crc32c_combine(0x1234, 0, far + 3));
 }
@@ -122,7 +123,7 @@ void test_refused_headers() {
     refuses(with(trailing, 24, std::uint64_t{17}),
             "frame has a payload of 17 bytes, its shape and codec need 16");
     CHECK_THROWS(decompress(with(frame, 60, std::uint8_t{99})), CorruptFrameError, "frame is damaged");
-    // It asked for a codebook, which sent people looking for one.
+    // Regression: a damaged frame was reported as one that needs a codebook.
     CHECK_THROWS(inspect(with(frame, 16, std::uint64_t{1})), CorruptFrameError, "frame is damaged");
 }
 
@@ -131,7 +132,7 @@ void test_limits() {
     const Bytes huge = with(frame, 40, std::int64_t{1} << 58);
     CHECK_THROWS(inspect(huge), CorruptFrameError, "bytes, the limit is 1073741824");
     CHECK_THROWS(inspect(with(huge, 48, std::int64_t{1} << 58)), CorruptFrameError, "2^63 bytes or more");
-    // An empty axis does not excuse the others: no array library can hold such a shape.
+    // An empty axis does not make the others valid: no array library supports such a shape.
     const Bytes empty = with(with(frame, 40, std::int64_t{0}), 48, std::int64_t{1} << 62);
     CHECK_THROWS(inspect(empty), CorruptFrameError, "2^63 bytes or more");
     CHECK_THROWS(inspect(frame, {.max_bytes = 47}), CorruptFrameError,
@@ -156,7 +157,7 @@ void test_refused_payloads() {
     CHECK(decompress(sealed(with(topk, bitmap, std::uint8_t{0x21}))).data.size() == 48);
 }
 
-// Whatever the bytes: an array or CorruptFrameError. Sanitizers make this a test of every access to memory.
+// Any bytes yield an array or CorruptFrameError. Under sanitizers this also tests every memory access.
 void test_mutations() {
     std::mt19937 random(7);
     int arrays = 0;
@@ -168,7 +169,7 @@ void test_mutations() {
             compress(std::as_bytes(std::span(values)), DType::float16, shape, parse_codec(codec));
         for (int trial = 0; trial < 3000; ++trial) {
             Bytes mutant = frame;
-            // Mostly the header: that is where a reader is led astray.
+            // Mostly in the header, on which the reader's decisions depend.
             for (unsigned change = 0; change <= random() % 3; ++change)
                 mutant[random() % (random() % 2 != 0 ? 56 : mutant.size())] =
                     static_cast<std::byte>(random());

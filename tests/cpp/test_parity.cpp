@@ -1,8 +1,8 @@
-// Every instruction set writes the frames, and decodes them to the arrays, that the scalar kernels gave when
-// tests/data/frames/digests.txt was made. The file is the same for all machines: NEON is judged under qemu.
+// Every instruction set encodes to the frames, and decodes to the arrays, that the scalar kernels produced when
+// tests/data/frames/digests.txt was written. The file is the same for all machines; NEON is tested under qemu.
 //
 //     test_parity digests.txt            compares, on every instruction set of this processor
-//     test_parity digests.txt --write    makes the file anew with the scalar kernels, after adding a codec
+//     test_parity digests.txt --write    rewrites the file with the scalar kernels, after adding a codec
 #include <array>
 #include <bit>
 #include <cmath>
@@ -38,7 +38,7 @@ constexpr std::array<std::array<std::size_t, 2>, 35> shapes = {
      {1, 255}, {1, 256}, {1, 257}, {1, 640}, {1, 1000}, {1, 2049}, {1, 8192}, {2, 65},   {3, 130},
      {5, 640}, {63, 40}, {64, 64}, {65, 33}, {130, 96}, {257, 20}, {300, 7},  {70, 1100}}};
 
-// FNV-1a: not the checksum that frames carry, which is a kernel itself.
+// FNV-1a: unlike the checksum of frames, not a kernel under test.
 class Digest {
   public:
     void add(std::span<const std::byte> bytes) {
@@ -56,8 +56,8 @@ class Digest {
     std::uint64_t value_ = 0xCBF29CE484222325;
 };
 
-// Distributions of the standard library differ between its implementations, and compilers in the order in which
-// they evaluate operands: values are made from bits, one draw at a time.
+// Distributions differ between standard libraries, and the evaluation order of operands between compilers: values are
+// made from bits, one draw in each statement.
 class Values {
   public:
     explicit Values(std::uint32_t seed) : random_(seed) {}
@@ -104,7 +104,7 @@ void append(std::vector<std::byte>& out, T value) {
     out.insert(out.end(), bytes.begin(), bytes.end());
 }
 
-// An array of the dtype, its first byte at an odd address where `is_shifted`.
+// An array of the dtype, at an odd address if `is_shifted`.
 std::vector<std::byte> make_array(DType dtype, std::size_t kind, std::array<std::size_t, 2> shape,
                                   bool is_shifted) {
     Values values(static_cast<std::uint32_t>(1000 * kind + shape[0] * 31 + shape[1]));
@@ -112,7 +112,7 @@ std::vector<std::byte> make_array(DType dtype, std::size_t kind, std::array<std:
     for (std::size_t row = 0; row < shape[0]; ++row)
         for (std::size_t channel = 0; channel < shape[1]; ++channel) {
             const std::uint32_t bits = values.make(kind, channel);
-            // The top bits of a float32 as a float16: other values, but of every class that float16 has.
+            // The top bits of a float32 as a float16: other values, but from every class of float16.
             if (dtype == DType::float32)
                 append(out, bits);
             else if (dtype == DType::bfloat16 || kind == 7)
@@ -123,7 +123,7 @@ std::vector<std::byte> make_array(DType dtype, std::size_t kind, std::array<std:
     return out;
 }
 
-// One way to encode, with what a digest of it needs. `width` is the length of all rows, 0 where it may be any.
+// One codec, with what its digest needs. `width` is the required length of rows, 0 for any.
 struct Coder {
     std::string name;
     std::size_t width;
@@ -144,7 +144,7 @@ Coder calibrated_coder(const char* name, CalibratedParameters parameters) {
             }};
 }
 
-// Parameters from exact arithmetic alone, so that they are the same everywhere.
+// Parameters from exact arithmetic only, so that they are the same on every machine.
 CalibratedParameters calibrated_parameters(std::size_t width, bool has_tables) {
     CalibratedParameters made;
     for (std::size_t c = 0; c < width; ++c) {
@@ -198,7 +198,7 @@ std::vector<Coder> all_coders() {
     return coders;
 }
 
-// Frame and decoded array, or the message of the refusal.
+// Frame and decoded array, or the error message.
 void add_case(Digest& digest, std::span<const std::byte> data, DType dtype,
               std::span<const std::int64_t> shape, const Coder& coder, int threads) {
     try {

@@ -1,5 +1,5 @@
-// The planner from C++: a plan, a proof, a refusal; and bounds that never exceed what they bound.
-// tests/python/test_planner.py judges the optima by exhaustive search.
+// The planner from C++: a plan, a proof, invalid options; and bounds that never exceed what they bound.
+// tests/python/test_planner.py checks the optima by exhaustive search.
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -54,7 +54,7 @@ void check_options() {
     CHECK_THROWS(solve(Problem{}), std::invalid_argument, "layers is empty");
 }
 
-// Everything that makes a relaxation differ from the truth: codec seconds, half-duplex nodes, several groups.
+// Everything that makes a relaxation differ from a plan: codec seconds, half-duplex nodes, several groups.
 Problem random_problem(std::mt19937& random, Order order) {
     const auto number = [&](double low, double high) {
         return low + (high - low) * static_cast<double>(random() % 1024) / 1024;
@@ -202,7 +202,7 @@ void check_root_bisection(const Problem& p, const planner::Options& options) {
 }
 
 // The bounds that pruning depends on, each of which must matter: one that is one percent too high loses optima.
-enum class Broken { none, relaxation, loss_to_come, interval, vertices };
+enum class Broken { none, relaxation, loss_to_go, interval, vertices };
 
 planner::Relaxation scaled(planner::Relaxation relaxation) {
     for (double& value : relaxation.to_go_departed) value *= 1.01;
@@ -237,21 +237,21 @@ double search_with(const Problem& p, const Solution& best, Broken broken, int ma
     }
     planner::Relaxation least = planner::least_loss(t);
     planner::Root root = root_with(t, best, broken);
-    if (broken == Broken::loss_to_come) least = scaled(std::move(least));
+    if (broken == Broken::loss_to_go) least = scaled(std::move(least));
     CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
     return root.incumbent.stages.empty() ? infinity : root.incumbent.objective_s;
 }
 
 void check_that_broken_bounds_lose_optima() {
     for (const Broken broken :
-         {Broken::none, Broken::relaxation, Broken::loss_to_come, Broken::interval, Broken::vertices}) {
+         {Broken::none, Broken::relaxation, Broken::loss_to_go, Broken::interval, Broken::vertices}) {
         std::mt19937 random(11);
         int lost = 0;
         for (int i = 0; i < 300; ++i) {
             Problem p = random_problem(random, i % 2 == 0 ? Order::fixed : Order::free);
             Solution best = solve(p);
             if (best.status != Status::optimal) continue;
-            // A budget that the best plan just keeps, and a single micro-batch, whose interval starts at zero.
+            // A budget equal to the best plan's loss, and a single micro-batch, whose interval starts at zero.
             p.loss_budget = best.loss;
             if (broken == Broken::interval || broken == Broken::vertices) p.micro_batches = 1;
             best = solve(p);

@@ -1,4 +1,4 @@
-// The pool: every part once, exceptions, callers at the same time, and processes that fork.
+// The thread pool: every part runs once, exceptions, concurrent callers, and processes that fork.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,14 +32,14 @@ void test_threads_are_used_and_bounded() {
     std::mutex mutex;
     std::set<std::thread::id> seen;
     std::atomic<int> inside = 0;
-    // Each part waits for another one to be inside, so it takes two threads to end.
+    // Each part waits until another one is running, so that it takes two threads to finish.
     pool::run_parts(2, 3, [&](std::size_t) {
         for (++inside; inside < 2;) std::this_thread::yield();
         const std::lock_guard lock(mutex);
         seen.insert(std::this_thread::get_id());
     });
     CHECK(seen.size() == 2);
-    // Now that there are more threads, two are asked for and no more than two come.
+    // The pool has more threads now; a call for two uses at most two.
     check_every_part_runs_once(8, 8);
     seen.clear();
     pool::run_parts(200, 2, [&](std::size_t) {
@@ -68,7 +68,7 @@ void test_callers_at_the_same_time() {
     for (std::thread& caller : callers) caller.join();
 }
 
-// qemu 7 for user programs ends in an assertion of its own where a child of several threads starts one.
+// qemu-user 7 fails an assertion when the child of a multi-threaded process starts a thread.
 #if !defined(ORBITSPLIT_UNDER_QEMU)
 void test_a_child_starts_its_own() {
     check_every_part_runs_once(8, 3);

@@ -1,4 +1,4 @@
-// Problems: what validate() refuses, and in which words. tests/python/test_problem.py has the long table.
+// Problems: what validate() rejects, and the messages. tests/python/test_problem.py has the long table.
 #include <cmath>
 
 #include "check.hpp"
@@ -30,7 +30,7 @@ void check_refusals() {
                  std::invalid_argument, "pins.layers[0] is given twice");
 }
 
-// From Python a shape is wrong before the core sees it; here the core has to look.
+// The Python package checks shapes before it calls the core; for C++ callers the core must.
 void check_sizes() {
     CHECK_THROWS(validate(changed([](Problem& p) { p.layer_time_s.pop_back(); })), std::invalid_argument,
                  "layer_time_s has 5 values, needs 6");

@@ -1,4 +1,4 @@
-// The stream coder: every symbol comes back, the size is near the entropy, hostile bytes are refused.
+// The stream coder: every symbol is recovered, the size is near the entropy, hostile bytes are rejected.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -35,7 +35,7 @@ Bytes normals(std::size_t count, double deviation, unsigned seed = 1) {
     return symbols;
 }
 
-// Symbols of a matrix in the order they are handed over are already channel by channel: one run per group.
+// The symbols of a matrix in the order of the coder, channel by channel within each group.
 std::vector<std::byte> encode(const stream::Tables& tables, const Bytes& symbols, std::size_t rows,
                               std::size_t channels) {
     stream::Encoder encoder(tables, rows, channels);
@@ -60,7 +60,7 @@ Bytes decode(const stream::Tables& tables, std::span<const std::byte> bytes, std
     return symbols;
 }
 
-// Tables for channels of ever wider symbols, escapes among them.
+// Tables for channels of increasingly wide distributions, including escapes.
 stream::Tables mixed_tables(std::size_t channels) {
     std::vector<SymbolTable> tables;
     for (const double deviation : {0.3, 1.0, 4.0, 30.0})
@@ -89,7 +89,7 @@ void test_round_trips() {
         }
 }
 
-// Nothing the table expects, everything it expects, and all symbols alike.
+// Only symbols without a frequency, only symbols with one, and all symbols equal.
 void test_adversarial_symbols() {
     Bytes every(256 * 40);
     std::iota(every.begin(), every.end(), std::uint8_t{0});
@@ -98,7 +98,7 @@ void test_adversarial_symbols() {
     Counts heavy{};
     heavy[255] = 1'000'000'000'000;
     heavy[0] = 1;
-    // As many coded symbols as have places in a register, and one more.
+    // As many coded symbols as a compact table holds, and one more.
     Counts fitting{};
     for (unsigned place = 0; place < 63; ++place) fitting[place * 4 + 1] = 10;
     Counts spilling = fitting;
@@ -107,7 +107,7 @@ void test_adversarial_symbols() {
         const SymbolTable table = stream::build_table(counts);
         CHECK(stream::is_valid(table));
         const stream::Tables tables(table);
-        CHECK(tables.steps(0, 1, 1, 1).have_places == (counts != counts_of(every) && counts != spilling));
+        CHECK(tables.steps(0, 1, 1, 1).are_compact == (counts != counts_of(every) && counts != spilling));
         for (const Bytes& symbols : {every, Bytes(10240, 7), Bytes(10240, 0), Bytes(10240, 255)})
             for (const std::size_t rows : {1UL, 8UL, 64UL, 160UL})
                 CHECK(decode(tables, encode(tables, symbols, rows, 10240 / rows), rows, 10240 / rows) ==
@@ -157,7 +157,8 @@ void test_size_is_near_the_entropy() {
     }
 }
 
-// Of each number of streams: the bytes are those of streams encoded one by one, and every symbol comes back.
+// For each number of interleaved streams: the bytes equal those of streams encoded separately, and every symbol is
+// recovered.
 void test_streams_together() {
     for (const std::size_t rows : {1UL, 40UL, 64UL, 200UL}) {
         const std::size_t channels = 300;
@@ -203,8 +204,8 @@ void test_streams_together() {
     }
 }
 
-// Any bytes give symbols or CorruptFrameError, and never the right symbols. What is cut off or random is always
-// refused; a change of one byte that was an escaped symbol is for the frame's checksum to find.
+// Any bytes yield symbols or CorruptFrameError, and never the right symbols. Truncated or random bytes are always
+// rejected; a change of a byte that is an escaped symbol is only found by the frame's checksum.
 void test_hostile_bytes() {
     std::mt19937 random(4);
     for (const std::size_t rows : {1UL, 5UL, 64UL, 130UL}) {

@@ -1,11 +1,11 @@
-// Any bytes give an array or CorruptFrameError, for libFuzzer: no crash, no access outside the frame, no
-// allocation beyond the limit (its -malloc_limit_mb), no work without end (its -timeout).
+// A libFuzzer target: any bytes yield an array or CorruptFrameError, without a crash, an access outside the frame, an
+// allocation beyond the limit (-malloc_limit_mb) or a hang (-timeout).
 //
-// Mutated bytes alone would never get past the checksum or the length of the payload. So most inputs are
-// repaired after mutation: the parsers of payloads are reached, and the header's checks by the rest.
+// Mutated bytes would rarely pass the checksum or the length of the payload. Most inputs are therefore repaired after
+// mutation, to reach the payload parsers; the others test the header's checks.
 //
-// With ORBITSPLIT_FUZZ_LARGE set, frames have several streams, which readers decode side by side: hundreds of rows of
-// calibrated codes, hundreds of thousands of lossless_bf16 values. A run on them needs a -max_len to match.
+// With ORBITSPLIT_FUZZ_LARGE set, frames have several streams, which readers decode interleaved: hundreds of rows of
+// calibrated codes, hundreds of thousands of lossless_bf16 values. Such a run needs a matching -max_len.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -46,7 +46,7 @@ constexpr std::size_t cut_at = 32;
 constexpr std::size_t checksum_at = 36;
 constexpr std::size_t shape_at = layout::fixed_header_bytes;
 
-// Fuzzing that only ever sees refusals proves little: the run ends with how many inputs were arrays.
+// Fuzzing in which every input is rejected proves little: at exit, print how many inputs were arrays.
 struct Tally {
     std::uint64_t inputs = 0;
     std::uint64_t arrays = 0;
@@ -106,7 +106,7 @@ std::optional<Decoded> try_decompress(std::span<const std::byte> frame) {
     }
 }
 
-// What a frame is made of: one of `codecs` or, behind them, of the codebook.
+// The codec of a frame: an index into `codecs` or, after those, into the codebook.
 struct Choice {
     std::size_t codec;
     DType dtype;
@@ -133,13 +133,13 @@ Choice choose(std::minstd_rand& random) {
     return choice;
 }
 
-// A frame of a random array, for mutations to start from that no frame of the corpus leads to.
+// A frame of a random array, as a starting point that mutations of the corpus do not reach.
 std::vector<std::byte> fresh_frame(std::minstd_rand& random) {
     const auto [codec, dtype, shape] = choose(random);
     const CalibratedCodec* calibrated = Choice{codec, dtype, shape}.calibrated();
     std::vector<std::byte> data(static_cast<std::size_t>(shape[0] * shape[1]) * item_bytes(dtype));
     for (std::size_t i = 0; i < data.size(); ++i) {
-        // Every fourth (second) byte ends an element: exponents around 1, as activations have.
+        // Every fourth (second) byte ends an element: exponents around 1, as in activations.
         const bool ends = i % item_bytes(dtype) == item_bytes(dtype) - 1;
         data[i] = static_cast<std::byte>(ends ? (random() & 0x80) | 0x3E | (random() & 1) : random() >> 8);
     }
@@ -147,7 +147,7 @@ std::vector<std::byte> fresh_frame(std::minstd_rand& random) {
     return compress(data, dtype, shape, parse_codec(codecs[codec]));
 }
 
-// The header of a frame in pieces that mutations are allowed to leave anything in.
+// The header of a frame, whose fields may have any contents after mutations.
 struct Header {
     CodecKind codec;
     DType dtype;
@@ -184,7 +184,7 @@ Header repair_identity(std::span<std::byte> frame) {
     return {codec, dtype, rank, index_gaps, 0, std::vector<std::int64_t>(rank)};
 }
 
-// Below what each axis is wrapped: few elements, or with large frames enough for some streams.
+// The limit to which each axis is wrapped: few elements, or with large frames enough for several streams.
 std::uint64_t extent_limit(const Header& header, std::size_t axis) {
     const bool is_last = axis + 1 == header.rank;
     if (is_large && header.codec == CodecKind::lossless_bf16) return is_last ? 66'000 : 6;
@@ -192,7 +192,7 @@ std::uint64_t extent_limit(const Header& header, std::size_t axis) {
     return is_last ? 300 : 5;
 }
 
-// Axes within these limits and a parameter that fits them, so that arrays within the limit are common.
+// Axes within these limits and a matching parameter, so that valid arrays are common.
 void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& random) {
     for (std::size_t axis = 0; axis < header.rank; ++axis) {
         std::byte* at = frame.data() + shape_at + 8 * axis;
@@ -227,7 +227,7 @@ void repair_shape(std::span<std::byte> frame, Header& header, std::minstd_rand& 
     header.parameter = parameter;
 }
 
-// The size of frame its header asks for, where it asks for one and there is memory for it.
+// Resizes a frame to what its header requires, if that is defined and fits the memory.
 std::size_t repair_size(std::size_t size, const Header& header, std::size_t max_size) {
     if (header.codec == CodecKind::calibrated || header.codec == CodecKind::lossless_bf16) return size;
     const FrameInfo info{.codec = header.codec,
@@ -241,7 +241,7 @@ std::size_t repair_size(std::size_t size, const Header& header, std::size_t max_
     return bound <= max_size ? bound : size;
 }
 
-// A checksum that is right, whatever the bytes before and after it are.
+// A valid checksum for any other bytes.
 void seal(std::span<std::byte> frame) {
     std::memset(frame.data() + checksum_at, 0, 4);
     const std::uint32_t checksum = crc32c(frame);
@@ -261,7 +261,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     const std::optional<Decoded> decoded = try_decompress(frame);
     ++tally.inputs;
-    // Vector code meets damage in other places than scalar code, and must judge it alike.
+    // Vector code detects damage at other points than scalar code; the outcome must be the same.
     set_isa(sets.size() > 1 ? sets[1 + size % (sets.size() - 1)] : sets.front());
     const std::optional<Decoded> again = try_decompress(frame);
     require(decoded.has_value() == again.has_value(), "all instruction sets refuse the same frames");

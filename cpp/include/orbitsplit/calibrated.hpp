@@ -1,18 +1,18 @@
-// Calibrated codecs: what calibration found for one level at one cut of a model, applied to activations.
+// Calibrated codecs: the parameters that calibration found for one level at one cut of a model, applied to activations.
 //
 // With x a row of an activation, its last axis as wide as the codec has channels:
 //
 //     y    = T ((x - shift) scale)                        T: identity, blockwise Hadamard or a matrix
 //     code = 0                                            where |y| < threshold, else
 //            sign(y) floor(|y| / step + rounding)         if that is within -127..127, else
-//            -128, an escape: y itself goes along as a bfloat16, so that nothing is ever clipped
+//            -128, an escape: y itself is stored as a bfloat16, so that nothing is ever clipped
 //     y'   = sign(code) (|code| - shrink) step            or the bfloat16
 //     x'   = (T^t y') / scale + shift                     or with the codec's own inverse of T
 //
-// Codes are stored as they are, or entropy-coded by static tables. A frame names the codebook, cut and level it
-// needs and holds none of the numbers above: its reader must have the same codec. NaN and infinity are refused.
+// Codes are stored as bytes, or entropy-coded by static tables. A frame names the codebook, cut and level it needs and
+// contains none of the parameters above: its reader must have the same codec. NaN and infinity are rejected.
 //
-// Nothing here fits parameters to data: that is calibration.
+// Fitting parameters to data is calibration, which is not part of the core.
 #pragma once
 
 #include <array>
@@ -29,17 +29,18 @@
 
 namespace orbitsplit {
 
-// How often each byte is expected, in 256ths, of 1 to 255 in all; what they lack of 256 is for the bytes that have 0.
+// The expected frequency of each byte in 256ths. They add up to 1 to 255; the remainder of 256 is for bytes of
+// frequency 0, which are escaped.
 using SymbolFrequencies = std::array<std::uint8_t, 256>;
 
-// The frequencies that code bytes with these counts in the fewest bits, by the integer rule of docs/internals/frame_format.md.
-// Without any count they are those of zeros. Throws std::invalid_argument if the counts add up to 2^40 or more.
+// The frequencies that code bytes with these counts in the fewest bits, by the integer rule of docs/internals/frame_format.md. If
+// all counts are 0, those for bytes that are all 0. Throws std::invalid_argument if the counts add up to 2^40 or more.
 SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts);
 
-// Arrays hold one number a channel unless said otherwise.
+// Vectors have one number for each channel unless stated otherwise.
 struct CalibratedParameters {
     CodebookKey key;
-    std::vector<float> step;   // from 2^-126 to 2^120; their number is the width
+    std::vector<float> step;   // from 2^-126 to 2^120; its size is the width
     std::vector<float> shift;  // from -2^126 to 2^126; none: 0
     std::vector<float> scale;  // from 2^-120 to 2^120, with a transform only (else it is in step); none: 1
     std::vector<float> threshold;  // finite, at least 0; none: 0
@@ -48,12 +49,20 @@ struct CalibratedParameters {
     std::int32_t hadamard = 0;     // size of the blocks, a power of two that divides the width; 0: none
     std::vector<float> matrix;     // width x width, row-major; none: identity (or Hadamard)
     std::vector<float> inverse;    // of the matrix, both from -2^40 to 2^40; none: `matrix` is orthogonal
-    std::vector<SymbolFrequencies> tables;       // none: codes are stored as they are
+    std::vector<SymbolFrequencies> tables;       // none: codes are stored as bytes
     std::vector<std::uint8_t> table_of_channel;  // indices into `tables`
 };
 
-// Parameters that were checked, and what is derived from them once. Immutable: share it among threads. One that
-// was moved from can only be assigned to or destroyed.
+class CalibratedCodec;
+
+// For our own sources only.
+namespace calibrated {
+struct Prepared;
+const Prepared& prepared(const CalibratedCodec& codec);
+}  // namespace calibrated
+
+// Validated parameters and what is derived from them once. Immutable: threads may share it. An object that was moved
+// from can only be assigned to or destroyed.
 class CalibratedCodec {
   public:
     // Throws std::invalid_argument that names the parameter, its value and what is valid.
@@ -65,18 +74,18 @@ class CalibratedCodec {
     const CalibratedParameters& parameters() const;
     std::size_t width() const { return parameters().step.size(); }
 
-    struct Prepared;
-    const Prepared& prepared() const { return *prepared_; }
-
   private:
-    std::unique_ptr<const Prepared> prepared_;
+    friend const calibrated::Prepared& calibrated::prepared(const CalibratedCodec& codec);
+
+    std::unique_ptr<const calibrated::Prepared> prepared_;
 };
 
 // An upper bound on the size of the frame in bytes.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const CalibratedCodec& codec);
 
-// As compress() and decompress() of codec.hpp, on up to so many threads (1 to 256): the frame is the same. Throws
-// std::invalid_argument also for a shape whose last axis is not the codec's width; CorruptFrameError also for a frame that was encoded with another codec.
+// As compress() and decompress() of codec.hpp, on up to `threads` threads (1 to 256); the frame does not depend on
+// them. They also throw std::invalid_argument for a shape whose last axis is not the codec's width, and
+// CorruptFrameError for a frame that was encoded with another codec.
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
                                 std::span<const std::int64_t> shape, const CalibratedCodec& codec,
                                 int threads = 1);

@@ -1,22 +1,21 @@
-// Codecs: how an activation is encoded into a frame and decoded again.
+// Codecs: encode an activation into a frame and decode it again.
 //
 // An activation is a dense row-major array of float32, float16 or bfloat16; its rows run along the last axis.
 // With x an element, x' its decoded value:
 //
-//     raw    the bytes as they are                                       x' = x, bit for bit
+//     raw    the bytes unchanged                                         x' = x, bit for bit
 //     bf16   nearest bfloat16, ties to even                              |x - x'| <= 2^-8 |x| + 2^-134
 //     lossless_bf16   as bf16, exponents entropy-coded                   as bf16; bfloat16 bit for bit
 //     int8   groups of a row share a scale s, codes -127..127            |x - x'| <= s (1/2 + 2^-15)
 //     int4   the same with codes -7..7                                   |x - x'| <= s (1/2 + 2^-15)
 //     topk   the k largest magnitudes of each row, the rest zero         kept: as bf16 (16-bit dtypes: exact)
 //
-// s = bf16_up(max(m / 127, 2^-126)) with m the largest magnitude of the group (int4: m / 7); bf16_up rounds
-// up, so that nothing is ever clipped. Decoding to float16 or bfloat16 rounds once more to that dtype, but
-// never beyond its largest finite value. raw, bf16 and lossless_bf16 keep NaN and infinity; bf16 of a float32
-// beyond 3.396e38 is infinite, as in IEEE 754. The other codecs refuse NaN and infinity: a scale or a ranking
-// has no place for them.
+// s = bf16_up(max(m / 127, 2^-126)) with m the largest magnitude of the group (int4: m / 7); bf16_up rounds up, so that
+// nothing is ever clipped. Decoding to float16 or bfloat16 rounds once more to that dtype, but never beyond its largest
+// finite value. raw, bf16 and lossless_bf16 keep NaN and infinity; bf16 of a float32 beyond 3.396e38 is infinite, as in
+// IEEE 754. The other codecs reject NaN and infinity, which can be neither scaled nor ranked.
 //
-// Frames are byte-identical on every machine: no fused multiply-add, one order of operations, half to even.
+// Frames are byte-identical on every machine: no fused multiply-add, a fixed order of operations, ties to even.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +36,7 @@ struct Codec {
     double keep = 0.25;       // topk: fraction of each row that is kept, in (0, 1]
 };
 
-// Reads "raw", "bf16", "lossless_bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
+// Parses "raw", "bf16", "lossless_bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
 // Throws std::invalid_argument that lists the valid forms.
 Codec parse_codec(std::string_view text);
 
@@ -47,12 +46,13 @@ std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, cons
 // Large arrays are encoded and decoded on up to `threads` threads, 1 to 256, by raw, bf16, int8 and int4 (topk and
 // lossless_bf16 use one); the bytes do not depend on them.
 
-// Encodes row-major `data` of the given shape (at most max_rank axes; none is a scalar).
-// Throws std::invalid_argument if data and shape disagree, the codec is invalid or cannot take a value.
+// Encodes row-major `data` of the given shape (at most max_rank axes; no axes: a scalar). Throws
+// std::invalid_argument if the size of the data does not match the shape, the codec is invalid or cannot represent a
+// value.
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
                                 std::span<const std::int64_t> shape, const Codec& codec, int threads = 1);
 
-// The same into memory of the caller, which holds at least frame_bytes(); returns the size of the frame.
+// The same into memory of the caller, at least frame_bytes() bytes. Returns the size of the frame.
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
                           std::span<const std::int64_t> shape, const Codec& codec, int threads = 1);
 
@@ -62,21 +62,22 @@ struct Decoded {
     std::vector<std::byte> data;
 };
 
-// Decodes any bytes: an array, or CorruptFrameError before more than limits.max_bytes are allocated.
+// Decodes untrusted bytes: returns an array, or throws CorruptFrameError before allocating more than limits.max_bytes.
 Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {}, int threads = 1);
 
-// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes. After an error it holds anything.
+// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes. After an error its contents are
+// unspecified.
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {},
                      int threads = 1);
 
-// The same where dtype and shape are known. Throws std::invalid_argument for a frame of others.
+// The same for a known dtype and shape. Throws std::invalid_argument for a frame of another dtype or shape.
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
                      std::span<const std::byte> frame, int threads = 1);
 
-// The instruction set whose kernels run, of those this processor and build have (slowest first): "scalar",
-// "avx2", "avx512" or "neon". Frames and arrays do not depend on it. The fastest is chosen on first use, or
-// the one that the environment variable ORBITSPLIT_ISA names.
-// isa() and set_isa() throw std::invalid_argument for a name that isas() does not list.
+// The instruction set whose kernels run, and those that this processor and build support, slowest first: "scalar",
+// "avx2", "avx512" or "neon". Frames and arrays do not depend on it. On first use the fastest is selected, or the one
+// that the environment variable ORBITSPLIT_ISA names. isa() and set_isa() throw std::invalid_argument for a name that
+// isas() does not list.
 std::string_view isa();
 std::vector<std::string> isas();
 void set_isa(std::string_view name);

@@ -2,11 +2,11 @@
 //
 //     std::runtime_error
 //     └── Error
-//         ├── InfeasiblePlanError   no plan fits memory, links and loss budget
-//         └── CorruptFrameError     bytes that are not a valid frame
+//         ├── InfeasiblePlanError   no plan respects memory, links and loss budget
+//         └── CorruptFrameError     bytes are not a valid frame
 //
-// Arguments that make no sense (a negative time, a codec that does not exist) are std::invalid_argument.
-// Every message states the fact, the numbers and the limit.
+// Invalid arguments (a negative time, a codec that does not exist) throw std::invalid_argument. Every message states
+// the fact, the numbers and the limit.
 #pragma once
 
 #include <stdexcept>

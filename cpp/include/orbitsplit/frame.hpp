@@ -1,8 +1,7 @@
-// A frame: one encoded activation in bytes, self-describing, little-endian, closed by a CRC32C.
+// A frame: one encoded activation in bytes, self-describing, little-endian, protected by a CRC-32C.
 //
-// This header says what a frame declares about itself; the bytes are laid out in docs/internals/frame_format.md. What
-// the payload means is the business of codec.hpp. A frame is no protection against forgery: a CRC finds
-// damage, not malice.
+// This file covers the header of a frame; docs/internals/frame_format.md specifies the byte layout. codec.hpp encodes and
+// decodes the payload. A frame does not protect against forgery: a CRC detects damage, not malice.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +11,7 @@
 
 namespace orbitsplit {
 
-// The values are those of the wire and never change their meaning.
+// The values are part of the wire format and never change.
 enum class DType : std::uint8_t { float32 = 0, float16 = 1, bfloat16 = 2 };
 enum class CodecKind : std::uint8_t {
     raw = 0,
@@ -24,7 +23,7 @@ enum class CodecKind : std::uint8_t {
     calibrated = 6
 };
 
-// Which parameters a calibrated frame needs: those of a level at a cut of the codebook with this identity.
+// The parameters that a calibrated frame needs: those of a level at a cut of the codebook with this identity.
 struct CodebookKey {
     std::uint64_t codebook = 0;  // 0: none
     std::uint16_t cut = 0;
@@ -37,7 +36,7 @@ inline constexpr std::size_t max_rank = 8;
 
 std::size_t item_bytes(DType dtype);
 
-// Bounds on what the reader of a frame is willing to allocate.
+// What a reader is willing to allocate for a frame.
 struct Limits {
     std::uint64_t max_bytes = std::uint64_t{1} << 30;  // of the decoded array
 };
@@ -45,10 +44,9 @@ struct Limits {
 struct FrameInfo {
     CodecKind codec;
     DType dtype;
-    bool index_gaps;  // topk: kept positions are a list of gaps, else a bitmap
-    std::uint32_t
-        parameter;  // int8, int4: elements of a group; topk: values kept per row; calibrated: escapes
-                    // of the last stream; else 0
+    bool index_gaps;  // topk: kept positions are a list of gaps; else a bitmap
+    // int8, int4: elements of a group; topk: values kept per row; calibrated: escapes of the last stream; else 0.
+    std::uint32_t parameter;
     std::vector<std::int64_t> shape;
     std::uint64_t payload_bytes;
     CodebookKey key{};  // calibrated
@@ -58,15 +56,12 @@ struct FrameInfo {
     std::size_t header_bytes() const;
 };
 
-// Reads and checks everything but the payload: it is not touched, so the checksum is not verified.
-// Throws CorruptFrameError, also for an array beyond the limits.
+// Parses and validates the header. The payload is not read, so the checksum is not verified. Throws
+// CorruptFrameError, also for an array beyond the limits.
 FrameInfo inspect(std::span<const std::byte> frame, const Limits& limits = {});
 
 // CRC-32C (Castagnoli), the checksum of iSCSI and ext4: crc32c("123456789") = 0xE3069283.
-// `before` is the checksum of the bytes that came before these.
+// `before` is the checksum of the preceding bytes, of which these are the continuation.
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before = 0);
-
-// The checksum of two runs of bytes one after the other, from those of each and the length of the second.
-std::uint32_t crc32c_combine(std::uint32_t first, std::uint32_t second, std::uint64_t second_bytes);
 
 }  // namespace orbitsplit

@@ -20,7 +20,7 @@ namespace orbitsplit::pool {
 
 namespace {
 
-// The parts of one call; threads take the next one until none is left.
+// The parts of one call; each thread takes the next part until none is left.
 class Job {
   public:
     Job(std::size_t parts, void (*work)(void*, std::size_t), void* context)
@@ -52,7 +52,7 @@ class Job {
 
 class Pool {
   public:
-    // False: the threads belong to another caller.
+    // Returns false if another caller uses the threads.
     bool try_run(Job& job, std::size_t helpers) {
         const std::unique_lock owner(owner_, std::try_to_lock);
         if (!owner) return false;
@@ -85,7 +85,7 @@ class Pool {
             while (!is_stopped_ && workers_.size() < count)
                 workers_.emplace_back([this] { wait_for_work(); });
         } catch (const std::system_error&) {
-            // As many as the system allows: the caller does what is left.
+            // The system allows no more: the threads there are and the caller do the work.
         }
     }
 
@@ -114,7 +114,7 @@ class Pool {
     bool is_stopped_ = false;
 };
 
-// Never freed: a thread of the caller's may still be inside when the program ends.
+// Never freed: a thread of the user may still be using it at exit.
 std::atomic<Pool*> shared = nullptr;
 
 void stop_shared() {
@@ -126,7 +126,7 @@ Pool& shared_pool() {
     std::call_once(registered, [] {
         std::atexit(stop_shared);
 #if defined(__unix__) || defined(__APPLE__)
-        // The child has none of the threads and perhaps a locked mutex: it begins anew.
+        // The child has none of the threads and possibly a locked mutex: it starts with a new pool.
         pthread_atfork(nullptr, nullptr, [] { shared = nullptr; });
 #endif
     });

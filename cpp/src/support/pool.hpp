@@ -1,8 +1,8 @@
-// Threads of the core's own, for work that falls into independent parts.
+// The core's thread pool, for work that consists of independent parts.
 //
-// They are started on first use, wait without turning, and are joined when the program ends. A process that
-// was forked starts its own. Who asks while another caller has them does its work alone: several callers
-// already keep several processors busy.
+// Threads start on first use, block while idle, and are joined at exit. A forked child starts its own threads. While
+// one caller uses the pool, others run their work on their own thread: several callers already keep several cores
+// busy.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@ inline constexpr int most_threads = 256;
 // Throws std::invalid_argument unless 1 <= threads <= most_threads.
 void check_threads(int threads);
 
-// Calls work(context, part) for each part once, on at most `threads` threads of which the caller is one, and
-// returns when all are done. Of exceptions the first one is thrown again; the other parts may not have run.
+// Calls work(context, part) once for each part, on at most `threads` threads including the caller's, and returns when
+// all are done. Rethrows the first exception; other parts may then not have run.
 void run(std::size_t parts, int threads, void (*work)(void* context, std::size_t part), void* context);
 
 template <class Work>

@@ -1,4 +1,4 @@
-// Numbers as they appear in messages. The Numba fallback writes the same text (_fallback/_text.py).
+// Numbers as they appear in messages. The Numba twin writes the same text.
 #pragma once
 
 #include <cmath>

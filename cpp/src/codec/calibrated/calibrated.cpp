@@ -19,10 +19,10 @@ constexpr float smallest_scale = 0x1p-120F;
 constexpr float largest_step = 0x1p120F;  // with the largest shift, codes stay within float32
 constexpr float largest_shift = 0x1p126F;
 constexpr double norm_tolerance = 1e-3;
-// In a matrix with its inverse. Rows of any width keep numbers up to 2^67 within float32; and as each undoes the
-// other, neither can shrink a row by more than 2^40 times the width.
+// Of a matrix that has an inverse. Numbers up to 2^67 then stay within float32 for rows of any width, and since the two
+// are inverse neither can shrink a row by more than 2^40 times the width.
 constexpr float largest_entry = 0x1p40F;
-// Mistakes are off by about 1, rounding to float32 by about 2^-24 times the condition number.
+// A wrong inverse deviates by about 1, rounding to float32 by about 2^-24 times the condition number.
 constexpr double identity_tolerance = 1e-2;
 
 template <class... Parts>
@@ -47,7 +47,7 @@ void check_width(const CalibratedParameters& p) {
                " tables it must have ", p.tables.empty() ? 0 : p.step.size());
 }
 
-// Written so that NaN is refused.
+// Written so that NaN is rejected.
 void check_numbers(const char* name, const std::vector<float>& numbers, float low, float high,
                    const char* valid) {
     for (std::size_t c = 0; c < numbers.size(); ++c)
@@ -65,7 +65,7 @@ void check_scales(const CalibratedParameters& p) {
     if (!(p.shrink >= 0 && p.shrink < 0.5F)) refuse("shrink is ", p.shrink, ", it must be in [0, 0.5)");
 }
 
-// That rows stand at right angles would take width^3 to see; a matrix of the wrong scale is seen in width^2.
+// Checking that rows are orthogonal would take width^3 operations; a matrix of the wrong scale is found in width^2.
 void check_norms(const std::vector<float>& matrix, std::size_t n) {
     for (std::size_t row = 0; row < n; ++row) {
         double norm = 0;
@@ -81,10 +81,10 @@ void check_entries(const char* name, const std::vector<float>& matrix, std::size
             refuse(name, '[', k / n, ", ", k % n, "] is ", matrix[k], ", it must be from -2^40 to 2^40");
 }
 
-// Eight numbers for each channel, one of each test vector.
+// One number of each of eight test vectors.
 using Tested = std::array<double, 8>;
 
-// Signs in no order that a matrix could have.
+// Pseudo-random signs, unrelated to any structure of a matrix.
 std::vector<Tested> test_vectors(std::size_t n) {
     std::vector<Tested> vectors(n);
     for (std::size_t i = 0; i < n; ++i) {
@@ -106,8 +106,8 @@ std::vector<Tested> product(const std::vector<float>& matrix, const std::vector<
     return result;
 }
 
-// Freivalds (1977): a product is compared where it is applied to vectors of random signs. A row that is wrong by
-// some norm shows about that much in each vector.
+// Freivalds (1977): compares inverse * (matrix * v) with v for vectors of random signs. A row whose error has some norm
+// deviates by about that much for each vector.
 void check_inverse(const CalibratedParameters& p) {
     const std::size_t n = p.step.size();
     check_entries("matrix", p.matrix, n);
@@ -193,7 +193,7 @@ SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts) 
     constexpr std::uint64_t limit = std::uint64_t{1} << 40;
     std::uint64_t total = 0;
     for (const std::uint64_t count : counts) {
-        // Each by itself first: their sum could be too large for 64 bits.
+        // Each count is checked first: their sum could overflow 64 bits.
         if (count >= limit || (total += count) >= limit)
             refuse("counts add up to 2^40 or more, they must add up to less");
     }
@@ -206,7 +206,7 @@ CalibratedCodec::CalibratedCodec(CalibratedParameters parameters) {
     check_scales(parameters);
     check_transform(parameters);
     check_tables(parameters);
-    auto prepared = std::make_unique<Prepared>();
+    auto prepared = std::make_unique<calibrated::Prepared>();
     prepared->parameters = std::move(parameters);
     const CalibratedParameters& p = prepared->parameters;
     prepared->inverse_step = inverses(p.step);
@@ -223,7 +223,9 @@ CalibratedCodec::~CalibratedCodec() = default;
 CalibratedCodec::CalibratedCodec(CalibratedCodec&&) noexcept = default;
 CalibratedCodec& CalibratedCodec::operator=(CalibratedCodec&&) noexcept = default;
 
-kernels::ChannelScales CalibratedCodec::Prepared::scales() const {
+const calibrated::Prepared& calibrated::prepared(const CalibratedCodec& codec) { return *codec.prepared_; }
+
+kernels::ChannelScales calibrated::Prepared::scales() const {
     const auto data = [](const std::vector<float>& numbers) {
         return numbers.empty() ? nullptr : numbers.data();
     };

@@ -1,4 +1,4 @@
-// A calibrated codec as its frames use it: parameters that were checked, and what is derived from them once.
+// A calibrated codec in the form that encoding and decoding use: validated parameters and what is derived from them.
 #pragma once
 
 #include <cstddef>
@@ -10,21 +10,21 @@
 #include "codec/kernels/kernels.hpp"
 #include "orbitsplit/calibrated.hpp"
 
-namespace orbitsplit {
+namespace orbitsplit::calibrated {
 
-struct CalibratedCodec::Prepared {
+struct Prepared {
     CalibratedParameters parameters;
     std::vector<float> inverse_step;
     std::vector<float> inverse_scale;
     std::vector<float> transposed;          // of the matrix
     std::vector<float> transposed_inverse;  // where the codec has one
     float hadamard_scale = 1;               // 1 / sqrt(block)
-    std::optional<stream::Tables> tables;   // none: codes are stored as they are
+    std::optional<stream::Tables> tables;   // none: codes are stored without entropy coding
 
     bool transforms() const { return parameters.hadamard > 1 || !parameters.matrix.empty(); }
 
-    // As the kernels see it; with a transform the shift is not theirs to apply.
+    // As the kernels see it: with a transform they do not apply the shift.
     kernels::ChannelScales scales() const;
 };
 
-}  // namespace orbitsplit
+}  // namespace orbitsplit::calibrated

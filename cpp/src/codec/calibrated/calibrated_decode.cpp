@@ -15,10 +15,8 @@ namespace orbitsplit::calibrated {
 
 namespace {
 
-using Prepared = CalibratedCodec::Prepared;
-
-// A stream of a frame: its codes and values, and the elements it stands for.
-struct StreamPlace {
+// A stream of a frame: its codes and values, and the elements that it encodes.
+struct StreamView {
     Rows rows;
     std::byte* data;
     std::span<const std::byte> coded;
@@ -38,22 +36,22 @@ class StreamDecoder {
             *codes = scratch_.take<std::int8_t>(group_codes(largest));
     }
 
-    void decode(StreamPlace place) {
+    void decode(StreamView view) {
         if (codec_.tables) {
-            stream::Decoder decoder = open(place);
-            for (std::size_t group = 0; place.rows.count > 0; ++group) {
+            stream::Decoder decoder = open(view);
+            for (std::size_t group = 0; view.rows.count > 0; ++group) {
                 decoder.next_group(group, coded(columns_[0]));
-                store_group(columns_[0], place);
+                store_group(columns_[0], view);
             }
             decoder.finish();
         } else {
-            store(reinterpret_cast<const std::int8_t*>(place.coded.data()), place.rows, place);
+            store(reinterpret_cast<const std::int8_t*>(view.coded.data()), view.rows, view);
         }
-        check_spent(place);
+        check_consumed(view);
     }
 
-    // Two of the same rows, which the kernels decode faster side by side.
-    void decode_two(StreamPlace first, StreamPlace second) {
+    // Two streams of equally many rows, which the kernels decode faster interleaved.
+    void decode_two(StreamView first, StreamView second) {
         stream::Decoder one = open(first);
         stream::Decoder two = open(second);
         stream::Decoder* const streams[] = {&one, &two};
@@ -65,37 +63,37 @@ class StreamDecoder {
         }
         one.finish();
         two.finish();
-        check_spent(first);
-        check_spent(second);
+        check_consumed(first);
+        check_consumed(second);
     }
 
   private:
     static std::uint8_t* coded(std::int8_t* codes) { return reinterpret_cast<std::uint8_t*>(codes); }
 
-    stream::Decoder open(const StreamPlace& place) const {
-        return {*codec_.tables, place.coded, place.readable, place.rows.count, place.rows.length};
+    stream::Decoder open(const StreamView& view) const {
+        return {*codec_.tables, view.coded, view.readable, view.rows.count, view.rows.length};
     }
 
-    // Takes the first rows off what is left of a stream: their values and their place in the array.
-    void store(const std::int8_t* codes, Rows rows, StreamPlace& place) {
-        const std::size_t used = dequantise_rows(codec_, codes, rows, place.values.data(),
-                                                 place.values.size() / 2, dtype_, place.data, floats_);
+    // Decodes the next rows of a stream and advances its values and data.
+    void store(const std::int8_t* codes, Rows rows, StreamView& view) {
+        const std::size_t used = dequantise_rows(codec_, codes, rows, view.values.data(),
+                                                 view.values.size() / 2, dtype_, view.data, floats_);
         if (used == kernels::not_finite)
             throw CorruptFrameError("frame has escapes without a value or with one that is not finite");
-        place.values = place.values.subspan(2 * used);
-        place.data += rows.count * rows.length * item_bytes(dtype_);
-        place.rows.count -= rows.count;
+        view.values = view.values.subspan(2 * used);
+        view.data += rows.count * rows.length * item_bytes(dtype_);
+        view.rows.count -= rows.count;
     }
 
-    void store_group(const std::int8_t* columns, StreamPlace& place) {
-        const Rows rows{std::min(place.rows.count, stream::group_rows), place.rows.length};
+    void store_group(const std::int8_t* columns, StreamView& view) {
+        const Rows rows{std::min(view.rows.count, stream::group_rows), view.rows.length};
         if (rows.count > 1) kernels::active().channels->to_rows(columns, rows, codes_);
-        store(rows.count > 1 ? codes_ : columns, rows, place);
+        store(rows.count > 1 ? codes_ : columns, rows, view);
     }
 
-    static void check_spent(const StreamPlace& place) {
-        if (!place.values.empty())
-            throw CorruptFrameError("frame has " + std::to_string(place.values.size() / 2) +
+    static void check_consumed(const StreamView& view) {
+        if (!view.values.empty())
+            throw CorruptFrameError("frame has " + std::to_string(view.values.size() / 2) +
                                     " values more than escapes");
     }
 
@@ -112,7 +110,7 @@ class StreamDecoder {
                             " bytes, its streams need " + std::to_string(needed));
 }
 
-// Where the streams of a frame lie, from its directory, with every byte of the payload in one of them.
+// Locates the streams of a frame by its directory and checks that they use every byte of the payload.
 class Streams {
   public:
     Streams(const Prepared& codec, const FrameInfo& info, std::span<const std::byte> payload, std::byte* data)
@@ -129,7 +127,7 @@ class Streams {
 
     std::size_t left() const { return streams_of(rows_) - index_; }
 
-    StreamPlace next() {
+    StreamView next() {
         const Rows rows = rows_of_stream(rows_, index_);
         const std::span<const std::byte> bytes = payload_.subspan(at_);
         const StreamSize size = next_size(bytes.size());
@@ -168,16 +166,15 @@ class Streams {
     std::size_t index_ = 0;
 };
 
-void decode_range(const Prepared& codec, DType dtype, std::span<const StreamPlace> places) {
-    StreamDecoder decoder(codec, dtype, places.front().rows);
-    while (!places.empty()) {
-        const bool is_pair =
-            codec.tables && places.size() > 1 && places[0].rows.count == places[1].rows.count;
+void decode_range(const Prepared& codec, DType dtype, std::span<const StreamView> views) {
+    StreamDecoder decoder(codec, dtype, views.front().rows);
+    while (!views.empty()) {
+        const bool is_pair = codec.tables && views.size() > 1 && views[0].rows.count == views[1].rows.count;
         if (is_pair)
-            decoder.decode_two(places[0], places[1]);
+            decoder.decode_two(views[0], views[1]);
         else
-            decoder.decode(places[0]);
-        places = places.subspan(is_pair ? 2 : 1);
+            decoder.decode(views[0]);
+        views = views.subspan(is_pair ? 2 : 1);
     }
 }
 
@@ -186,14 +183,14 @@ void decode_range(const Prepared& codec, DType dtype, std::span<const StreamPlac
 void decode_payload(const Prepared& codec, const FrameInfo& info, std::span<const std::byte> payload,
                     std::byte* data, int threads) {
     Streams streams(codec, info, payload, data);
-    std::vector<StreamPlace> places;
-    places.reserve(streams.left());
-    while (streams.left() > 0) places.push_back(streams.next());
-    // More parts than threads, because other programs may hold a thread up.
-    const std::size_t parts = parts_of(places.size(), threads == 1 ? 1 : 4 * threads);
+    std::vector<StreamView> views;
+    views.reserve(streams.left());
+    while (streams.left() > 0) views.push_back(streams.next());
+    // More parts than threads, because other programs may delay a thread.
+    const std::size_t parts = parts_of(views.size(), threads == 1 ? 1 : 4 * threads);
     pool::run_parts(parts, threads, [&](std::size_t part) {
-        const StreamRange range = range_of(places.size(), part, parts);
-        decode_range(codec, info.dtype, std::span(places).subspan(range.begin, range.end - range.begin));
+        const StreamRange range = range_of(views.size(), part, parts);
+        decode_range(codec, info.dtype, std::span(views).subspan(range.begin, range.end - range.begin));
     });
 }
 

@@ -17,8 +17,6 @@ namespace orbitsplit::calibrated {
 
 namespace {
 
-using Prepared = CalibratedCodec::Prepared;
-
 // Encodes the streams of one frame, one after another.
 class StreamEncoder {
   public:
@@ -32,7 +30,7 @@ class StreamEncoder {
         coder_.emplace(*codec.tables, largest.count, largest.length);
     }
 
-    // Writes a stream, for which `out` has room at its bound. Nothing: a number was not finite.
+    // Writes a stream; `out` has room for its bound. Returns nothing if a number was not finite.
     std::optional<StreamSize> encode(const std::byte* in, Rows rows, std::byte* out) {
         if (codec_.tables) return encode_coded(in, rows, out);
         const std::size_t coded_bytes = rows.count * rows.length;
@@ -43,8 +41,8 @@ class StreamEncoder {
     }
 
   private:
-    // Groups are quantised in the order they are coded in, the last first, so that codes stay in the nearest
-    // cache; the values of each wait where they would lie if every code before them was an escape.
+    // Groups are quantised in the order of coding, last group first, so that codes stay in the L1 cache. The values of
+    // each group are kept at the offset that they would have if every code before them were an escape.
     std::optional<StreamSize> encode_coded(const std::byte* in, Rows rows, std::byte* out) {
         std::byte* values = out + coded_bound(codec_, rows);
         std::size_t escapes[stream::max_rows / stream::group_rows] = {};
@@ -86,7 +84,7 @@ class StreamEncoder {
     throw std::invalid_argument("an element leaves the range of float32 when it is shifted and transformed");
 }
 
-// Encodes some streams one behind the other; returns their end. `sizes` has a place for each stream.
+// Encodes a range of streams back to back and returns their end. `sizes` has an entry for each stream of the frame.
 std::byte* encode_range(const Prepared& codec, const std::byte* data, const FrameInfo& info,
                         StreamRange range, StreamSize* sizes, std::byte* out) {
     const Rows rows = layout::rows_of(info.shape);
@@ -101,7 +99,8 @@ std::byte* encode_range(const Prepared& codec, const std::byte* data, const Fram
     return out;
 }
 
-// Each thread writes where its streams would begin if all before were at their bound; then they are moved up.
+// Each thread writes at the offset that its streams would have if all before were at their bound; then the gaps are
+// closed.
 std::byte* encode_ranges(const Prepared& codec, const std::byte* data, const FrameInfo& info,
                          std::size_t parts, StreamSize* sizes, std::byte* out) {
     const Rows rows = layout::rows_of(info.shape);

@@ -23,13 +23,13 @@ FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Calibr
     if (rows.length != codec.width())
         throw std::invalid_argument("rows have " + std::to_string(rows.length) + " elements, the codec has " +
                                     std::to_string(codec.width()) + " channels");
-    // Above this the bound on the frame would not fit 64 bits; no array of this size exists.
+    // Beyond this the bound on the frame would overflow 64 bits; no array of this size exists.
     if (info.elements() > most_elements)
         throw std::invalid_argument("shape has " + std::to_string(info.elements()) +
                                     " elements, a calibrated frame holds at most " +
                                     std::to_string(most_elements));
     info.key = codec.parameters().key;
-    info.payload_bytes = calibrated::payload_bound(codec.prepared(), rows);
+    info.payload_bytes = calibrated::payload_bound(calibrated::prepared(codec), rows);
     return info;
 }
 
@@ -54,8 +54,8 @@ void decode_inspected(const CalibratedCodec& codec, std::span<std::byte> data, c
         return decompress_into(data, frame, {.max_bytes = info.data_bytes()}, threads);
     encoding::check_array(info, data.size());
     layout::verify_seal(frame);
-    calibrated::decode_payload(codec.prepared(), info, frame.subspan(info.header_bytes()), data.data(),
-                               threads);
+    calibrated::decode_payload(calibrated::prepared(codec), info, frame.subspan(info.header_bytes()),
+                               data.data(), threads);
 }
 
 }  // namespace
@@ -70,7 +70,7 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
     pool::check_threads(threads);
     FrameInfo info = declare(dtype, shape, codec);
     encoding::check_buffers(info, data.size(), frame.size());
-    info.payload_bytes = calibrated::encode_payload(codec.prepared(), data.data(), info,
+    info.payload_bytes = calibrated::encode_payload(calibrated::prepared(codec), data.data(), info,
                                                     frame.data() + info.header_bytes(), threads);
     const std::size_t size = info.header_bytes() + info.payload_bytes;
     layout::write_header(frame, info);
@@ -93,7 +93,7 @@ void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame
 
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
                      std::span<const std::byte> frame, const CalibratedCodec& codec, int threads) {
-    // Nothing is allocated, so any size may be declared: another shape is reported as that.
+    // Nothing is allocated, so no limit applies: a frame of another shape is reported as such.
     const FrameInfo info =
         inspect_for(codec, frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
     encoding::check_array(info, dtype, shape);

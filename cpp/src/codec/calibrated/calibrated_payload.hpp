@@ -11,11 +11,11 @@ namespace orbitsplit::calibrated {
 
 // Returns the size of the payload and sets the parameter that its frame declares. Throws std::invalid_argument for
 // numbers that no frame can hold.
-std::size_t encode_payload(const CalibratedCodec::Prepared& codec, const std::byte* data, FrameInfo& info,
-                           std::byte* payload, int threads);
+std::size_t encode_payload(const Prepared& codec, const std::byte* data, FrameInfo& info, std::byte* payload,
+                           int threads);
 
 // Throws CorruptFrameError.
-void decode_payload(const CalibratedCodec::Prepared& codec, const FrameInfo& info,
-                    std::span<const std::byte> payload, std::byte* data, int threads);
+void decode_payload(const Prepared& codec, const FrameInfo& info, std::span<const std::byte> payload,
+                    std::byte* data, int threads);
 
 }  // namespace orbitsplit::calibrated

@@ -17,8 +17,6 @@ using elements::load_single;
 using elements::store;
 using kernels::not_finite;
 using layout::Rows;
-using Prepared = CalibratedCodec::Prepared;
-
 void load_floats(const std::byte* in, DType dtype, std::size_t count, float* out) {
     if (dtype == DType::float32)
         std::memcpy(out, in, count * sizeof(float));
@@ -29,8 +27,8 @@ void load_floats(const std::byte* in, DType dtype, std::size_t count, float* out
         for (std::size_t i = 0; i < count; ++i) out[i] = load_single<Float16>(in, i);
 }
 
-// NaN, which a transform can make of numbers near the end of the range, becomes the largest: any value, but the
-// same on every processor.
+// NaN, which a transform can produce from numbers near the end of the range, becomes the largest: an arbitrary value,
+// but the same on every processor.
 float clamp(float x, float largest) {
     const float below = x < largest ? x : largest;
     return below > -largest ? below : -largest;
@@ -49,7 +47,8 @@ void store_floats(float* numbers, DType dtype, std::size_t count, std::byte* out
     }
 }
 
-// T ((x - shift) scale) of some rows in `y`; the result is there, or behind it where a matrix needs a second place.
+// T ((x - shift) scale) of some rows in `y`. The result replaces them, or follows them if a matrix needs a second
+// buffer.
 float* transform(const Prepared& codec, Rows rows, float* y) {
     const CalibratedParameters& p = codec.parameters;
     const kernels::Channels& channels = *kernels::active().channels;
@@ -86,7 +85,7 @@ float* transform_back(const Prepared& codec, Rows rows, float* y) {
     return y;
 }
 
-// Calls `visit(rows of a block, first element)` until one is refused.
+// Calls `visit(rows of a block, first element)` until it returns false.
 template <class Visit>
 bool for_each_block(Rows rows, Visit visit) {
     for (std::size_t row = 0; row < rows.count; row += block_rows)

@@ -10,22 +10,22 @@
 
 namespace orbitsplit::calibrated {
 
-// Rows that pass through a transform together, so that they stay in the cache: a multiple of those that the kernels
-// multiply by a matrix together.
+// Rows that are transformed as one block, so that they stay in the cache: a multiple of the rows that the kernels
+// multiply by a matrix at once.
 inline constexpr std::size_t block_rows = 24;
 
-// Numbers of scratch space that some rows need; 0 where the kernels read and write the array itself.
-std::size_t scratch_floats(const CalibratedCodec::Prepared& codec, DType dtype, layout::Rows rows);
+// Floats of scratch memory for some rows; 0 if the kernels work on the array itself.
+std::size_t scratch_floats(const Prepared& codec, DType dtype, layout::Rows rows);
 
-// Writes a code for each element and the values of escapes, for which `values` has room. Returns their number,
-// or kernels::not_finite if an element was not finite or left the range of float32 in the transform.
-std::size_t quantise_rows(const CalibratedCodec::Prepared& codec, const std::byte* in, DType dtype,
-                          layout::Rows rows, std::int8_t* codes, std::byte* values, float* scratch);
+// Writes a code for each element, and to `values` those of escapes. Returns their number, or kernels::not_finite if an
+// element was not finite or the transform exceeded the range of float32.
+std::size_t quantise_rows(const Prepared& codec, const std::byte* in, DType dtype, layout::Rows rows,
+                          std::int8_t* codes, std::byte* values, float* scratch);
 
-// The reverse. Returns how many of `count` values were used, or kernels::not_finite if they did not suffice or
-// one is not finite.
-std::size_t dequantise_rows(const CalibratedCodec::Prepared& codec, const std::int8_t* codes,
-                            layout::Rows rows, const std::byte* values, std::size_t count, DType dtype,
-                            std::byte* out, float* scratch);
+// The reverse. Returns how many of `count` values were used, or kernels::not_finite if there are too few or one is not
+// finite.
+std::size_t dequantise_rows(const Prepared& codec, const std::int8_t* codes, layout::Rows rows,
+                            const std::byte* values, std::size_t count, DType dtype, std::byte* out,
+                            float* scratch);
 
 }  // namespace orbitsplit::calibrated

@@ -1,4 +1,4 @@
-// Memory that the streams of a calibrated frame need while they are encoded or decoded.
+// Scratch memory for encoding and decoding the streams of a calibrated frame.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,8 @@
 
 namespace orbitsplit::calibrated {
 
-// Memory for one stream after another: on the stack where a decode step fits, which then allocates none.
+// Memory reused from stream to stream. Small sizes, such as those of a decode step, are on the stack and allocate
+// nothing.
 class Scratch {
   public:
     explicit Scratch(std::size_t bytes) : next_(near_) {
@@ -22,7 +23,7 @@ class Scratch {
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
-    // Room for the kernels to read and write beyond the end, which they may by some bytes.
+    // Rounded up so that kernels may read and write some bytes beyond the end.
     static std::size_t padded(std::size_t bytes) { return (bytes + 127) / 64 * 64; }
 
     template <class T>
@@ -42,11 +43,11 @@ inline std::size_t group_codes(layout::Rows largest) {
     return std::min(largest.count, stream::group_rows) * largest.length;
 }
 
-// What streams of at most this size need: numbers to transform, and codes of a group in so many places.
-inline std::size_t scratch_bytes(const CalibratedCodec::Prepared& codec, DType dtype, layout::Rows largest,
-                                 std::size_t places) {
+// Bytes for streams of at most this size: numbers to transform, and the codes of a group in `copies` buffers.
+inline std::size_t scratch_bytes(const Prepared& codec, DType dtype, layout::Rows largest,
+                                 std::size_t copies) {
     const std::size_t floats = Scratch::padded(sizeof(float) * scratch_floats(codec, dtype, largest));
-    return floats + (codec.tables ? places * Scratch::padded(group_codes(largest)) : 0);
+    return floats + (codec.tables ? copies * Scratch::padded(group_codes(largest)) : 0);
 }
 
 }  // namespace orbitsplit::calibrated

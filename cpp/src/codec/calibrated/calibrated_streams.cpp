@@ -17,15 +17,15 @@ std::size_t directory_bytes(Rows rows) {
     return streams > 0 ? (streams - 1) * sizeof(StreamSize) : 0;
 }
 
-std::size_t coded_bound(const CalibratedCodec::Prepared& codec, Rows rows) {
+std::size_t coded_bound(const Prepared& codec, Rows rows) {
     return codec.tables ? stream::bound(rows.count, rows.length) : rows.count * rows.length;
 }
 
-std::size_t stream_bound(const CalibratedCodec::Prepared& codec, Rows rows) {
+std::size_t stream_bound(const Prepared& codec, Rows rows) {
     return coded_bound(codec, rows) + 2 * rows.count * rows.length;
 }
 
-std::uint64_t payload_bound(const CalibratedCodec::Prepared& codec, Rows rows) {
+std::uint64_t payload_bound(const Prepared& codec, Rows rows) {
     const std::size_t streams = streams_of(rows);
     if (streams == 0) return 0;
     return directory_bytes(rows) + (streams - 1) * stream_bound(codec, {stream::max_rows, rows.length}) +

@@ -1,4 +1,4 @@
-// How the rows of a calibrated frame are cut into streams (docs/internals/frame_format.md), and how threads share them.
+// How the rows of a calibrated frame are divided into streams (docs/internals/frame_format.md) and among threads.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,8 @@ namespace orbitsplit::calibrated {
 
 using layout::Rows;
 
-// For all streams but the last: bytes of the coded codes and number of escapes. The last has the rest, and its
-// escapes are the header's parameter, so that a decode step pays for no directory.
+// The directory entry of every stream but the last: bytes of the coded codes and number of escapes. The last stream has
+// the remaining bytes and its escapes are the header's parameter, so that a decode step needs no directory.
 struct StreamSize {
     std::uint32_t coded_bytes;
     std::uint32_t escapes;
@@ -24,12 +24,12 @@ std::size_t streams_of(Rows rows);
 Rows rows_of_stream(Rows rows, std::size_t index);
 std::size_t directory_bytes(Rows rows);
 
-// Bytes at most: of coded codes, of a stream, of a payload.
-std::size_t coded_bound(const CalibratedCodec::Prepared& codec, Rows rows);
-std::size_t stream_bound(const CalibratedCodec::Prepared& codec, Rows rows);
-std::uint64_t payload_bound(const CalibratedCodec::Prepared& codec, Rows rows);
+// Upper bounds in bytes: of coded codes, of a stream, of a payload.
+std::size_t coded_bound(const Prepared& codec, Rows rows);
+std::size_t stream_bound(const Prepared& codec, Rows rows);
+std::uint64_t payload_bound(const Prepared& codec, Rows rows);
 
-// The streams that fall to part `part` of `parts`, of which there are at most as many as threads or streams.
+// The streams of part `part` out of `parts`. parts_of() is at most the number of threads and of streams.
 struct StreamRange {
     std::size_t begin;
     std::size_t end;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "codec/entropy/stream.hpp"
+#include "codec/frame/crc32c.hpp"
 #include "codec/kernels/dispatch.hpp"
 #include "orbitsplit/error.hpp"
 
@@ -19,9 +20,9 @@ namespace {
 constexpr std::byte stored{0};
 constexpr std::byte coded{1};
 
-// Values of a stream: its states then cost 0.2 % and a prefill message has streams for every thread.
+// Values of a stream: large enough that its states add only 0.2 %, small enough that a prefill message has several.
 constexpr std::size_t stream_values = 65536;
-// Values of a stream on their way at once: what four streams need for so many stays in the first level of cache.
+// Values of a stream that are converted at a time: those of four streams stay in the L1 cache.
 constexpr std::size_t tile = 1024;
 
 constexpr std::size_t block = 64;
@@ -33,25 +34,25 @@ std::size_t values_of_stream(std::size_t count, std::size_t stream) {
     return std::min(stream_values, count - stream * stream_values);
 }
 
-// Streams that are coded at once from stream `i` on: of full ones as many as there are.
+// The number of streams that are coded interleaved, starting at stream `i`: full ones as far as there are any.
 std::size_t together_at(std::size_t i, std::size_t count) {
     return std::clamp<std::size_t>(count / stream_values - i, 1, rans::max_together);
 }
 
 std::size_t directory_bytes(std::size_t streams) { return streams > 1 ? 4 * streams : 0; }
 
-// Values of an array as bfloat16: in place where they are, else converted a tile at a time.
+// Values of an array as bfloat16: in place if it is one, else converted a tile at a time.
 class Source {
   public:
     Source(const std::byte* data, DType dtype) : data_(data), dtype_(dtype) {}
 
     bool is_in_place() const { return dtype_ == DType::bfloat16; }
 
-    // What is converted stays for as long as no other is asked for in the same place.
-    const std::byte* at(std::size_t first, std::size_t count, std::size_t place = 0) {
+    // Converted values are valid until the next call with the same `buffer`.
+    const std::byte* at(std::size_t first, std::size_t count, std::size_t buffer = 0) {
         const std::byte* here = data_ + first * item_bytes(dtype_);
         if (is_in_place()) return here;
-        std::byte* converted = converted_[place].data();
+        std::byte* converted = converted_[buffer].data();
         kernels::active().convert->to_bf16[static_cast<std::size_t>(dtype_)](here, count, converted);
         return converted;
     }
@@ -62,7 +63,7 @@ class Source {
     std::array<std::byte, 2 * tile> converted_[rans::max_together];
 };
 
-// How often each exponent occurs: eight counts side by side, because one that was just written is slow to read.
+// How often each exponent occurs: eight sets of counts, because incrementing a count that was just written stalls.
 class Histogram {
   public:
     void add(std::span<const std::uint8_t> exponents) {
@@ -86,8 +87,8 @@ class Histogram {
     std::array<std::array<std::uint32_t, 256>, 8> parts_{};
 };
 
-// Counts all exponents of a small array. Of a large one 512 blocks of 64, one at some place in each of 512 equal
-// parts: places at a fixed distance would see the same channels in every row.
+// Counts all exponents of a small array; of a large one 512 blocks of 64, at a pseudo-random position in each of 512
+// equal parts: a fixed stride would sample the same channels of every row.
 std::array<std::uint64_t, 256> count_exponents(const std::byte* data, DType dtype, std::size_t count) {
     Source source(data, dtype);
     Histogram histogram;
@@ -102,19 +103,19 @@ std::array<std::uint64_t, 256> count_exponents(const std::byte* data, DType dtyp
     }
     const std::uint64_t part = count / block / sampled_blocks;
     for (std::uint64_t i = 0; i < sampled_blocks; ++i) {
-        const std::uint64_t place = (((i * 2654435761U) & 0xFFFFFFFFU) * part) >> 32;
-        add((i * part + place) * block, block);
+        const std::uint64_t offset = (((i * 2654435761U) & 0xFFFFFFFFU) * part) >> 32;
+        add((i * part + offset) * block, block);
     }
     return histogram.counts();
 }
 
-// The checksum of a coded payload, whose plane and streams become longer at the same time.
+// The checksum of a coded payload, whose plane and streams grow at the same time.
 class Checksum {
   public:
     void add_plane(std::span<const std::byte> bytes) { plane_ = add(bytes, plane_); }
     void add_streams(std::span<const std::byte> bytes) { streams_ = add(bytes, streams_); }
 
-    // From the checksum of what lies before the plane on.
+    // Continues the checksum of what precedes the plane.
     std::uint32_t finish(std::uint32_t before, std::span<const std::byte> directory) const {
         const std::uint32_t plane = crc32c_combine(before, plane_.checksum, plane_.bytes);
         return crc32c_combine(crc32c(directory, plane), streams_.checksum, streams_.bytes);
@@ -134,7 +135,7 @@ class Checksum {
     Sum streams_;
 };
 
-// Encodes some streams at a time, equally long ones.
+// Encodes several streams of equal length at a time.
 class Encoding {
   public:
     Encoding(const stream::Tables& tables, const std::byte* data, DType dtype, std::size_t count)
@@ -143,7 +144,7 @@ class Encoding {
             encoders_.push_back(std::make_unique<stream::Encoder>(tables, 1, std::min(count, stream_values)));
     }
 
-    // From stream `i` on so many; their signs and mantissas go to the plane.
+    // Encodes `together` streams starting at `i`; their signs and mantissas go to the plane.
     void encode(std::size_t i, std::size_t together, std::byte* plane) {
         const std::size_t values = values_of_stream(count_, i);
         std::array<stream::Encoder*, rans::max_together> streams{};
@@ -178,7 +179,7 @@ class Encoding {
     std::vector<std::unique_ptr<stream::Encoder>> encoders_;
 };
 
-// Nothing if the coded form is not smaller than `limit` bytes.
+// Returns nothing if the coded form is not smaller than `limit` bytes.
 std::optional<Encoded> encode_coded(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
                                     std::size_t limit) {
     const stream::SymbolTable table = stream::build_table(count_exponents(data, dtype, count));
@@ -217,7 +218,7 @@ void store_values(std::byte* data, DType dtype, std::size_t count, const std::by
         kernels::active().convert->from_bf16[static_cast<std::size_t>(dtype)](values, count, data);
 }
 
-// Where the streams of a coded payload lie.
+// The parts of a coded payload.
 struct Parts {
     stream::SymbolTable table;
     std::span<const std::byte> plane;
@@ -248,13 +249,13 @@ Parts take_apart(std::span<const std::byte> rest, std::size_t count) {
     return parts;
 }
 
-// The streams of one coded payload, some at a time.
+// Decodes the streams of one payload, several at a time.
 class Decoding {
   public:
     Decoding(const Parts& parts, std::size_t count, DType dtype, std::byte* data)
         : parts_(parts), count_(count), tables_(parts.table), dtype_(dtype), data_(data) {}
 
-    // From stream `i` on so many, equally long: their checksums and their values.
+    // Decodes `together` streams of equal length starting at `i` and adds them to the checksum.
     void decode(std::size_t i, std::size_t together) {
         std::array<std::optional<stream::Decoder>, rans::max_together> decoders;
         std::array<stream::Decoder*, rans::max_together> streams{};
@@ -270,26 +271,26 @@ class Decoding {
     const Checksum& checksum() const { return checksum_; }
 
   private:
-    // After decoding, in whose arithmetic the way of these bytes from memory hides.
+    // Called after decoding, whose arithmetic hides the latency of loading these bytes.
     void add(std::size_t i, std::size_t streams) {
         const std::size_t first = i * stream_values;
         checksum_.add_plane(parts_.plane.subspan(first, std::min(streams * stream_values, count_ - first)));
         for (std::size_t k = i; k < i + streams; ++k) checksum_.add_streams(parts_.streams[k]);
     }
 
-    // So many values of each stream, of the first one from `first` on.
+    // Decodes `count` values of each stream, those of the first stream starting at `first`.
     void next(std::size_t first, std::size_t count, std::span<stream::Decoder* const> streams) {
         std::array<const std::uint8_t*, rans::max_together> others{};
         std::array<std::byte*, rans::max_together> values{};
-        const auto place = [&](std::size_t k) { return first + k * stream_values; };
+        const auto start = [&](std::size_t k) { return first + k * stream_values; };
         for (std::size_t k = 0; k < streams.size(); ++k) {
-            others[k] = reinterpret_cast<const std::uint8_t*>(parts_.plane.data() + place(k));
-            values[k] = dtype_ == DType::bfloat16 ? data_ + 2 * place(k) : converted_[k].data();
+            others[k] = reinterpret_cast<const std::uint8_t*>(parts_.plane.data() + start(k));
+            values[k] = dtype_ == DType::bfloat16 ? data_ + 2 * start(k) : converted_[k].data();
         }
         stream::Decoder::next_values(count, streams, others.data(), values.data());
         if (dtype_ == DType::bfloat16) return;
         for (std::size_t k = 0; k < streams.size(); ++k)
-            store_values(data_ + place(k) * item_bytes(dtype_), dtype_, count, values[k]);
+            store_values(data_ + start(k) * item_bytes(dtype_), dtype_, count, values[k]);
     }
 
     stream::Decoder& open(std::optional<stream::Decoder>& decoder, std::size_t i) const {

@@ -11,7 +11,7 @@ namespace orbitsplit::stream {
 
 namespace {
 
-// Bytes of the varint that says how many symbols were escaped.
+// Size of the varint that counts the escaped symbols.
 std::size_t varint_bytes(std::size_t value) {
     std::size_t bytes = 1;
     for (; value >= 128; value >>= 7) ++bytes;
@@ -24,7 +24,7 @@ std::byte* put_varint(std::size_t value, std::byte* out) {
     return out;
 }
 
-// Nothing above 2^28 is asked for, and zeros at the end are not allowed: one number has one form.
+// Trailing zero bytes are rejected, so that every number has a single encoding.
 std::size_t take_varint(std::span<const std::byte>& bytes) {
     std::size_t value = 0;
     for (std::size_t i = 0; i < std::min<std::size_t>(bytes.size(), 9); ++i) {
@@ -38,7 +38,7 @@ std::size_t take_varint(std::span<const std::byte>& bytes) {
     throw CorruptFrameError("frame has a stream without a count of escaped symbols");
 }
 
-// A short last group leaves the lanes of the missing rows idle; a stream below 64 rows is one group.
+// In a short last group the lanes of the missing rows are idle; a stream of fewer than 64 rows is one group.
 rans::Steps steps_of_group(const Tables& tables, std::size_t rows, std::size_t channels, std::size_t group) {
     const std::size_t here = rows_of_group(rows, group);
     return tables.steps(0, channels, here, rows < group_rows ? lanes_of(rows, channels) : here);

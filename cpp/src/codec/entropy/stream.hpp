@@ -1,12 +1,12 @@
-// The stream coder: bytes of known statistics in little more than their entropy (docs/internals/frame_format.md,
+// The stream coder: codes bytes of known statistics in little more than their entropy (docs/internals/frame_format.md,
 // "Streams"). Interleaved rANS with probabilities of 8 bits and states of 16 bits.
 //
-// Symbols are bytes of a matrix [rows, channels], each channel with one of up to 64 tables of frequencies. A
-// stream holds up to 256 rows, in groups of 64. A group is handed over channel by channel: codes[channel *
-// rows of the group + row]; a single row is therefore handed over as it is.
+// Symbols are bytes of a matrix [rows, channels], each channel with one of up to 64 frequency tables. A stream holds
+// up to 256 rows, in groups of 64. A group is passed channel by channel: codes[channel * rows of the group + row]; a
+// single row is thus passed unchanged.
 //
-// Symbols too rare for a table are escaped. The coder never fails on a symbol, but a stream may then be longer
-// than its symbols: whoever knows a shorter form compares the sizes.
+// Symbols too rare for a table are escaped. The coder accepts every symbol, but a stream may become longer than its
+// symbols: callers with a shorter form compare the sizes.
 #pragma once
 
 #include <array>
@@ -24,7 +24,7 @@ inline constexpr std::size_t max_rows = 256;
 inline constexpr std::size_t group_rows = 64;
 inline constexpr std::size_t max_tables = 64;
 
-// Frequencies in 256ths; with the escape's, which is at least 1, they add up to 256.
+// Frequencies in 256ths. With the escape's, which is at least 1, they add up to 256.
 struct SymbolTable {
     std::array<std::uint8_t, 256> frequency{};
     std::uint8_t escape = 0;
@@ -34,34 +34,35 @@ struct SymbolTable {
 
 bool is_valid(const SymbolTable& table);
 
-// The table that codes symbols with these counts (below 2^40 in all) in the fewest bits, by an integer rule that every
-// implementation follows. Without any count it is that of zeros.
+// The table that codes symbols with these counts (in total below 2^40) in the fewest bits, by an integer rule that
+// every implementation follows. If all counts are 0, that for symbols that are all 0.
 SymbolTable build_table(std::span<const std::uint64_t, 256> counts);
 
-// A table in bytes: first and last symbol with a frequency, the escape's frequency, the frequencies between.
+// Serialises a table: first and last symbol with a frequency, the escape's frequency, the frequencies in between.
 void append_table(const SymbolTable& table, std::vector<std::byte>& out);
 
-// Reads one table off the front of `bytes`. Throws CorruptFrameError.
+// Parses one table and removes it from the front of `bytes`. Throws CorruptFrameError.
 SymbolTable take_table(std::span<const std::byte>& bytes);
 
-// Tables made ready, and which of them each channel has. Never changes, so threads may share it.
+// Prepared tables, and the table of each channel. Immutable: threads may share it.
 class Tables {
   public:
-    // One table for every channel, of any number of channels.
+    // One table for all channels, any number of them.
     explicit Tables(const SymbolTable& table);
-    // Throws std::invalid_argument: an invalid table, more than 64 of them, a channel with one that is not there.
+    // Throws std::invalid_argument for an invalid table, no table or more than 64, or a channel whose table does not
+    // exist.
     Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel);
 
-    // Steps of `lanes` for `channels` channels from `first` on, of `rows` rows each.
+    // Steps of `lanes` symbols for `channels` channels of `rows` rows, starting at channel `first`.
     rans::Steps steps(std::size_t first, std::size_t channels, std::size_t rows, std::size_t lanes) const;
 
   private:
     std::vector<rans::Table> tables_;
     std::vector<std::uint8_t> table_of_channel_;
-    bool have_places_;
+    bool are_compact_;
 };
 
-// States of a stream: how many symbols are coded at once.
+// The number of states of a stream, that is of symbols in a step.
 std::size_t lanes_of(std::size_t rows, std::size_t channels);
 
 // Rows of a group; the groups of a stream are 0, 1 ... (rows - 1) / 64.
@@ -70,27 +71,28 @@ inline std::size_t rows_of_group(std::size_t rows, std::size_t group) {
     return left < group_rows ? left : group_rows;
 }
 
-// Bytes of a stream at most.
+// Upper bound on the bytes of a stream.
 std::size_t bound(std::size_t rows, std::size_t channels);
 
-// Encodes one stream after another, of at most the size it was made for.
+// Encodes streams of at most the given size, one after another.
 class Encoder {
   public:
     Encoder(const Tables& tables, std::size_t rows, std::size_t channels);
 
-    // Begins a stream of at most that size.
+    // Starts a stream of at most that size.
     void start(std::size_t rows, std::size_t channels);
-    // Groups come from the last to the first. 64 bytes beyond the end of `codes` must be readable.
+    // Adds the groups from the last to the first. 64 bytes beyond the end of `codes` must be readable.
     void add_group(std::size_t group, const std::uint8_t* codes);
-    // The same of up to rans::max_together streams of one size and the same tables: faster than one by one.
+    // The same for up to rans::max_together streams of equal size and tables, interleaved: faster than one after
+    // another.
     static void add_group(std::size_t group, std::span<Encoder* const> streams,
                           const std::uint8_t* const* codes);
-    // Streams of one row whose symbols are the exponents of bfloat16 values can be handed over in parts, from the last
-    // to the first: so many values, a multiple of 64 but for the last part, whose other bytes (sign and mantissa) are
-    // put aside.
+    // For streams of one row whose symbols are the exponents of bfloat16 values. Values may be passed in parts, from
+    // the last to the first; the size of all parts but the last one of the row is a multiple of 64. Their other bits
+    // (sign and mantissa) are written to `others`.
     static void add_values(std::size_t count, std::span<Encoder* const> streams,
                            const std::byte* const* values, std::uint8_t* const* others);
-    // Bytes of the finished stream, and the stream itself.
+    // Size of the finished stream, and the stream itself.
     std::size_t size() const;
     void finish(std::byte* out) const;
 
@@ -102,28 +104,30 @@ class Encoder {
     const Tables* tables_;
     std::size_t rows_;
     std::size_t channels_;
-    std::size_t capacity_;                    // of each of the two that share the memory
-    std::unique_ptr<std::uint8_t[]> memory_;  // refills of states, from the end downwards; so escaped symbols
+    std::size_t capacity_;  // of each half of the memory
+    // Refills of states, growing downwards from the end of the first half; escaped symbols, the same in the second.
+    std::unique_ptr<std::uint8_t[]> memory_;
     rans::Encoder encoder_;
 };
 
-// Decodes one stream. Throws CorruptFrameError whenever the bytes are not those of a stream of this size.
+// Decodes one stream. Throws CorruptFrameError if the bytes are not a valid stream of this size.
 class Decoder {
   public:
-    // `readable` bytes from the beginning of the stream can be read, for fewer than 64 beyond it a copy is made.
+    // `readable` bytes from the start of the stream may be read; if that is less than 64 beyond its end, it is copied.
     Decoder(const Tables& tables, std::span<const std::byte> bytes, std::size_t readable, std::size_t rows,
             std::size_t channels);
     Decoder(const Decoder&) = delete;
     Decoder& operator=(const Decoder&) = delete;
 
-    // Groups come from the first to the last. 64 bytes beyond the end of `codes` must be writable.
+    // Decodes the groups from the first to the last. 64 bytes beyond the end of `codes` must be writable.
     void next_group(std::size_t group, std::uint8_t* codes);
-    // The same of up to rans::max_together streams of one size and the same tables: faster than one by one.
+    // The same for up to rans::max_together streams of equal size and tables, interleaved: faster than one after
+    // another.
     static void next_group(std::size_t group, std::span<Decoder* const> streams, std::uint8_t* const* codes);
     // The reverse of Encoder::add_values, in parts from the first to the last.
     static void next_values(std::size_t count, std::span<Decoder* const> streams,
                             const std::uint8_t* const* others, std::byte* const* values);
-    // Every byte was used and every state is back where the encoder began.
+    // Checks that every byte was used and every state has returned to the encoder's initial state.
     void finish() const;
 
   private:

@@ -1,4 +1,4 @@
-// Tables of frequencies: made from counts, written, read and made ready for the kernels.
+// Frequency tables: built from counts, serialised, parsed and prepared for the kernels.
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
@@ -12,10 +12,10 @@ namespace orbitsplit::stream {
 namespace {
 
 constexpr unsigned slots = 256;
-constexpr unsigned escaped = 256;  // the escape among the entries of a table
+constexpr unsigned escaped = 256;  // the escape as an entry of a table
 
-// Bits of a symbol of the given frequency, times 65536, rounded up: log2(256 / f) by repeated squaring, which
-// gives the same whole number on every machine.
+// Bits of a symbol of the given frequency, times 65536, rounded up: log2(256 / f) by repeated squaring, which gives the
+// same integer on every machine.
 constexpr std::uint64_t cost_of(unsigned frequency) {
     std::uint64_t mantissa = std::uint64_t{frequency} << 31;
     std::uint64_t logarithm = 0;
@@ -42,8 +42,9 @@ struct Entry {
     unsigned frequency;
 };
 
-// Shares 256 slots: each entry its part rounded down and at least one, then one at a time to (from) whom it
-// helps most (costs least); the derivative of count * log2(f) stands for the difference. Ties: the first.
+// Distributes 256 slots: each entry gets its share rounded down, at least one; then slots are added to the entry that
+// gains most, or taken from the one that loses least, one at a time. The derivative of count * log2(f) approximates the
+// difference. Ties: the first.
 void share_slots(std::vector<Entry>& entries, std::uint64_t total) {
     unsigned sum = 0;
     for (Entry& entry : entries) {
@@ -65,12 +66,12 @@ void share_slots(std::vector<Entry>& entries, std::uint64_t total) {
     }
 }
 
-// The entries of a table that escapes what has less than 1 / 2^shift of the counts.
+// The entries of a table that escapes symbols with less than 1 / 2^shift of the counts.
 std::vector<Entry> entries_above(std::span<const std::uint64_t, 256> counts, std::uint64_t total, int shift) {
     std::vector<Entry> entries;
     for (unsigned symbol = 0; symbol < 256; ++symbol)
         if (counts[symbol] << shift >= total) entries.push_back({symbol, counts[symbol], 0});
-    if (entries.size() == slots)  // one slot must remain for the escape
+    if (entries.size() == slots)  // the escape needs a slot
         entries.erase(std::ranges::min_element(entries, {}, &Entry::count));
     std::uint64_t coded = 0;
     for (const Entry& entry : entries) coded += entry.count;
@@ -106,31 +107,31 @@ void fill_slots(rans::Table& table, unsigned symbol, unsigned start, unsigned fr
     }
 }
 
-bool has_places(const SymbolTable& symbols) {
+bool is_compact(const SymbolTable& symbols) {
     const auto uncoded = std::ranges::count(symbols.frequency, std::uint8_t{0});
-    return static_cast<std::size_t>(uncoded) + rans::most_places > slots;
+    return static_cast<std::size_t>(uncoded) + rans::compact_entries > slots;
 }
 
-void fill_places(rans::Table& table, const SymbolTable& symbols) {
-    rans::Places& places = table.places;
-    constexpr std::uint8_t last = rans::most_places - 1;
-    std::ranges::fill(places.place_of_symbol, last);
-    std::ranges::fill(places.place_of_slot, std::uint8_t{0x80 | last});
+void fill_compact(rans::Table& table, const SymbolTable& symbols) {
+    rans::CompactTable& compact = table.compact;
+    constexpr std::uint8_t last = rans::compact_entries - 1;
+    std::ranges::fill(compact.entry_of_symbol, last);
+    std::ranges::fill(compact.entry_of_slot, std::uint8_t{0x80 | last});
     const unsigned inverse = inverse_of(table.escape_slots);
-    places.frequency[last] = table.escape_slots;
-    places.inverse_low[last] = static_cast<std::uint8_t>(inverse);
-    places.inverse_high[last] = static_cast<std::uint8_t>(inverse >> 8);
-    std::uint8_t place = 0;
+    compact.frequency[last] = table.escape_slots;
+    compact.inverse_low[last] = static_cast<std::uint8_t>(inverse);
+    compact.inverse_high[last] = static_cast<std::uint8_t>(inverse >> 8);
+    std::uint8_t entry = 0;
     for (unsigned symbol = 0; symbol < 256; ++symbol) {
         if (symbols.frequency[symbol] == 0) continue;
-        places.place_of_symbol[symbol] = place;
-        std::fill_n(places.place_of_slot + table.start[symbol], table.frequency[symbol], place);
-        places.symbol[place] = static_cast<std::uint8_t>(symbol);
-        places.frequency[place] = table.frequency[symbol];
-        places.start[place] = table.start[symbol];
-        places.inverse_low[place] = table.inverse_low[symbol];
-        places.inverse_high[place] = table.inverse_high[symbol];
-        ++place;
+        compact.entry_of_symbol[symbol] = entry;
+        std::fill_n(compact.entry_of_slot + table.start[symbol], table.frequency[symbol], entry);
+        compact.symbol[entry] = static_cast<std::uint8_t>(symbol);
+        compact.frequency[entry] = table.frequency[symbol];
+        compact.start[entry] = table.start[symbol];
+        compact.inverse_low[entry] = table.inverse_low[symbol];
+        compact.inverse_high[entry] = table.inverse_high[symbol];
+        ++entry;
     }
 }
 
@@ -151,7 +152,7 @@ rans::Table prepare(const SymbolTable& symbols) {
         fill_slots(table, symbol, start, frequency);
         start += frequency;
     }
-    if (has_places(symbols)) fill_places(table, symbols);
+    if (is_compact(symbols)) fill_compact(table, symbols);
     return table;
 }
 
@@ -211,10 +212,10 @@ SymbolTable take_table(std::span<const std::byte>& bytes) {
     return table;
 }
 
-Tables::Tables(const SymbolTable& table) : tables_{prepare(table)}, have_places_(has_places(table)) {}
+Tables::Tables(const SymbolTable& table) : tables_{prepare(table)}, are_compact_(is_compact(table)) {}
 
 Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel)
-    : table_of_channel_(table_of_channel.begin(), table_of_channel.end()), have_places_(true) {
+    : table_of_channel_(table_of_channel.begin(), table_of_channel.end()), are_compact_(true) {
     if (tables.empty() || tables.size() > max_tables)
         throw std::invalid_argument("there are " + std::to_string(tables.size()) +
                                     " tables, there must be 1 to " + std::to_string(max_tables));
@@ -224,9 +225,9 @@ Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t
                                         std::to_string(tables.size()));
     for (const SymbolTable& table : tables) {
         tables_.push_back(prepare(table));
-        have_places_ = have_places_ && has_places(table);
+        are_compact_ = are_compact_ && is_compact(table);
     }
-    // With one table the channels of a step need not be told apart, which kernels use.
+    // Kernels are faster if they know that all channels have the same table.
     if (tables.size() == 1) table_of_channel_.clear();
 }
 
@@ -237,7 +238,7 @@ rans::Steps Tables::steps(std::size_t first, std::size_t channels, std::size_t r
             .channels = channels,
             .rows = rows,
             .lanes = lanes,
-            .have_places = have_places_};
+            .are_compact = are_compact_};
 }
 
 }  // namespace orbitsplit::stream

@@ -9,6 +9,7 @@
 
 #include "codec/entropy/lossless.hpp"
 #include "codec/fixed/slices.hpp"
+#include "codec/frame/crc32c.hpp"
 #include "codec/frame/encoding.hpp"
 #include "codec/frame/layout.hpp"
 #include "codec/kernels/dispatch.hpp"
@@ -40,7 +41,7 @@ void check(const Codec& codec) {
         throw std::invalid_argument("keep is " + std::to_string(codec.keep) + ", it must be in (0, 1]");
 }
 
-// Values topk keeps of a row: the nearest whole number, ties to even, and at least one.
+// The number of values that topk keeps of a row: the nearest integer, ties to even, and at least one.
 std::uint32_t kept_values(double keep, std::size_t length) {
     if (length > std::numeric_limits<std::uint32_t>::max())
         throw std::invalid_argument("rows have " + std::to_string(length) +
@@ -49,7 +50,7 @@ std::uint32_t kept_values(double keep, std::size_t length) {
     return static_cast<std::uint32_t>(std::max(1.0, std::nearbyint(keep * static_cast<double>(length))));
 }
 
-// What the frame will declare, with the payload at its bound.
+// The header of the frame, with the payload size at its bound.
 FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
     check(codec);
     FrameInfo info = encoding::declare(codec.kind, dtype, shape);
@@ -60,11 +61,11 @@ FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec&
     return info;
 }
 
-// Positions as gaps where that is shorter; the payload shrinks.
+// Replaces bitmaps by gaps if those are shorter; the payload shrinks.
 void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
     const layout::Rows rows = layout::rows_of(info.shape);
     const std::size_t bitmap_bytes = rows.count * layout::bitmap_row_bytes(rows);
-    // Every gap takes a byte at least.
+    // Every gap takes at least one byte.
     if (rows.count * info.parameter >= bitmap_bytes) return;
     std::vector<std::byte> gaps(bitmap_bytes);
     gaps.resize(kernels::active().select->gaps_of_bitmaps(bitmaps, rows, gaps.data(), bitmap_bytes));
@@ -74,7 +75,7 @@ void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
     info.payload_bytes -= bitmap_bytes - gaps.size();
 }
 
-// False: a value was not finite.
+// Returns false if a value is not finite.
 bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload) {
     const layout::Rows rows = layout::rows_of(info.shape);
     std::byte* bitmaps = payload + rows.count * info.parameter * 2;
@@ -113,7 +114,7 @@ void decode_lossless(std::span<std::byte> data, const FrameInfo& info, std::span
         checksum = lossless::decode(payload, info.dtype, info.elements(), data.data(),
                                     layout::header_checksum(frame));
     } catch (const CorruptFrameError&) {
-        layout::verify_seal(frame);  // a damaged frame is reported as that
+        layout::verify_seal(frame);  // a damaged frame is reported as damaged
         throw;
     }
     layout::verify_seal(frame, checksum);
@@ -123,7 +124,7 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
                     int threads) {
     const std::span<const std::byte> payload = frame.subspan(info.header_bytes());
     if (info.codec == CodecKind::lossless_bf16) return decode_lossless(data, info, frame, payload);
-    if (!slices::takes(info.codec)) {
+    if (!slices::supports(info.codec)) {
         layout::verify_seal(frame);
         if (info.codec == CodecKind::calibrated)
             throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
@@ -214,7 +215,7 @@ void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame
 
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
                      std::span<const std::byte> frame, int threads) {
-    // Nothing is allocated, so any size may be declared: another shape is reported as that.
+    // Nothing is allocated, so no limit applies: a frame of another shape is reported as such.
     const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
     encoding::check_array(info, dtype, shape);
     decode_inspected(data, info, frame, threads);

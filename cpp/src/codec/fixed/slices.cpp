@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "codec/frame/crc32c.hpp"
 #include "codec/frame/layout.hpp"
 #include "codec/kernels/dispatch.hpp"
 #include "support/pool.hpp"
@@ -13,13 +14,13 @@ namespace orbitsplit::slices {
 
 namespace {
 
-// Bytes of the array in a slice: with what it is encoded to it stays in the nearest caches. Stores past the cache
-// were slower than these, also for arrays of 10 MB.
+// Bytes of the array in a slice: the slice and its encoded form stay in the L1 and L2 caches. Non-temporal stores were
+// slower, also for arrays of 10 MB.
 constexpr std::size_t slice_bytes = std::size_t{1} << 15;
 
 bool has_scales(CodecKind codec) { return codec == CodecKind::int8 || codec == CodecKind::int4; }
 
-// The array in slices, and where the scales and codes of its elements lie.
+// Divides the array into slices and locates the scales and codes of its elements.
 class Slicing {
   public:
     explicit Slicing(const FrameInfo& info)
@@ -27,7 +28,8 @@ class Slicing {
           rows_(layout::rows_of(info.shape)),
           elements_(rows_.count * rows_.length),
           group_(has_scales(info.codec) ? info.parameter : layout::smallest_group),
-          // Without groups that end with a row, rows mean nothing: the array may be cut between any groups.
+          // If no group ends early at the end of a row, rows do not matter: the array may be divided between any
+          // groups.
           is_flat_(!has_scales(info.codec) || rows_.count == 1 || rows_.length % group_ == 0) {
         const std::size_t unit = std::max<std::size_t>(1, is_flat_ ? group_ : rows_.length);
         const std::size_t wanted = slice_bytes / item_bytes(info.dtype);
@@ -124,10 +126,10 @@ struct Part {
     std::uint32_t codes = 0;
 };
 
-// Adds what lies between two elements to the checksums.
+// Adds the scales and codes of the elements [element, end) to the checksums.
 void add(Part& part, const Slicing& slicing, const std::byte* payload, std::size_t element, std::size_t end) {
-    const auto between = [&](std::size_t from, std::size_t to) {
-        return std::span(payload + from, to - from);
+    const auto between = [&](std::size_t first, std::size_t last) {
+        return std::span(payload + first, last - first);
     };
     part.scales = crc32c(between(slicing.scale_at(element), slicing.scale_at(end)), part.scales);
     part.codes = crc32c(between(slicing.code_at(element), slicing.code_at(end)), part.codes);
@@ -147,7 +149,7 @@ std::uint32_t combine(const std::vector<Part>& parts, const std::vector<std::siz
 // Calls work(part, element, end) for every slice, those of a part in order. Returns the frame's checksum.
 template <class Work>
 std::uint32_t for_each_slice(const Slicing& slicing, std::uint32_t header_checksum, int threads, Work work) {
-    // More parts than threads, because other programs may hold a thread up.
+    // More parts than threads, because other programs may delay a thread.
     const std::size_t count =
         std::min(slicing.count(), threads == 1 ? 1 : 4 * static_cast<std::size_t>(threads));
     std::vector<Part> parts(count);
@@ -163,7 +165,7 @@ std::uint32_t for_each_slice(const Slicing& slicing, std::uint32_t header_checks
 
 }  // namespace
 
-bool takes(CodecKind codec) {
+bool supports(CodecKind codec) {
     return codec == CodecKind::raw || codec == CodecKind::bf16 || has_scales(codec);
 }
 
@@ -171,7 +173,7 @@ std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info
                                     std::uint32_t header_checksum, int threads) {
     const Slicing slicing(info);
     if (slicing.count() == 0) return header_checksum;
-    // A decode step's row: its checksum in one go, nothing to combine.
+    // A decode step's row: one checksum, nothing to combine.
     if (slicing.count() == 1) {
         if (!encode_slice(data, info, slicing, payload, 0, slicing.element_at(1))) return std::nullopt;
         return crc32c({payload, info.payload_bytes}, header_checksum);

@@ -1,5 +1,5 @@
-// Codecs whose payload has a known place for each part of the array (raw, bf16, int8, int4): encoded and decoded
-// slice by slice, each checksummed while it is in the cache, on one thread or several.
+// Codecs whose payload has a fixed offset for each part of the array (raw, bf16, int8, int4): encoded and decoded slice
+// by slice, each checksummed while it is in the cache, on one thread or several.
 #pragma once
 
 #include <cstddef>
@@ -11,17 +11,17 @@
 
 namespace orbitsplit::slices {
 
-bool takes(CodecKind codec);
+bool supports(CodecKind codec);
 
-// Both return the checksum of the frame, from that of its header on.
+// Both return the checksum of the frame, continued from that of its header.
 
-// Nothing: a value was not finite and the codec has no place for it.
+// Returns nothing if a value is not finite and the codec cannot represent it.
 std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info, std::byte* payload,
                                     std::uint32_t header_checksum, int threads);
 
 struct Outcome {
     std::uint32_t checksum;
-    bool is_valid;  // else a scale is not a positive, normal, finite number
+    bool is_valid;  // all scales are positive, normal, finite numbers
 };
 
 Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,

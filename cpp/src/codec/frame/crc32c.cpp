@@ -1,3 +1,5 @@
+#include "codec/frame/crc32c.hpp"
+
 #include <array>
 
 #include "codec/kernels/dispatch.hpp"
@@ -7,7 +9,7 @@ namespace orbitsplit {
 
 namespace {
 
-// Polynomials over two elements modulo that of CRC-32C; coefficients from the highest (bit 0) to the lowest.
+// Polynomials over GF(2) modulo that of CRC-32C; coefficients from the highest (bit 0) to the lowest.
 constexpr std::uint32_t one = 0x80000000;
 
 constexpr std::uint32_t times_x(std::uint32_t a) { return (a >> 1) ^ ((a & 1) != 0 ? 0x82F63B78 : 0); }
@@ -18,7 +20,7 @@ constexpr std::uint32_t product(std::uint32_t a, std::uint32_t b) {
     return sum;
 }
 
-// powers[k]: x to the power of 8 x 2^k, which carries a checksum over 2^k bytes.
+// powers[k]: x^(8 * 2^k), the factor that advances a checksum over 2^k bytes.
 constexpr std::array<std::uint32_t, 64> make_powers() {
     std::array<std::uint32_t, 64> powers{};
     powers[0] = one;

@@ -1,4 +1,4 @@
-// What every encoder checks of its array and its buffers. All throw std::invalid_argument.
+// Argument checks common to all encoders. All throw std::invalid_argument.
 #pragma once
 
 #include <cstddef>
@@ -10,17 +10,17 @@
 
 namespace orbitsplit::encoding {
 
-// What a frame of this array declares; parameter, payload and key are still to be filled in.
+// The header of a frame of this array, without parameter, payload size and key.
 FrameInfo declare(CodecKind codec, DType dtype, std::span<const std::int64_t> shape);
 
-// The array has the bytes of its shape, the buffer those of the frame at its bound.
+// The array must have the bytes of its shape, the buffer those of the largest possible frame.
 void check_buffers(const FrameInfo& info, std::size_t data_bytes, std::size_t buffer_bytes);
 
-// An array of a frame has the bytes of its shape (has this dtype and shape).
+// The decoded array must have this size, or this dtype and shape.
 void check_array(const FrameInfo& info, std::size_t data_bytes);
 void check_array(const FrameInfo& info, DType dtype, std::span<const std::int64_t> shape);
 
-// Throws if an element is NaN or infinite; the message names the first one.
+// Throws if an element is NaN or infinite, naming the first one.
 void refuse_non_finite(const std::byte* data, const FrameInfo& info, std::string_view codec);
 
 }  // namespace orbitsplit::encoding

@@ -46,7 +46,7 @@ void store(std::span<std::byte> frame, std::size_t at, T value) {
     std::memcpy(frame.data() + at, &value, sizeof value);
 }
 
-// Called on the failing path only: a message is a handful of allocations, a decode step has microseconds.
+// Only called on failure: building a message takes several allocations, and a decode step has microseconds.
 template <class... Parts>
 [[noreturn]] void corrupt(const Parts&... parts) {
     std::ostringstream message;
@@ -71,7 +71,7 @@ void check_identity(std::span<const std::byte> frame) {
     if (frame.size() < header) corrupt("has ", frame.size(), " bytes, its header needs ", header);
 }
 
-// What this version leaves zero may get a meaning: reading past it would be a silent misreading.
+// Fields that this version leaves zero may get a meaning later: ignoring them could silently misread a frame.
 void check_reserved(std::span<const std::byte> frame) {
     const auto flags = load<std::uint16_t>(frame, flags_at);
     const bool is_topk = load<std::uint8_t>(frame, codec_at) == static_cast<std::uint8_t>(CodecKind::topk);
@@ -83,7 +83,7 @@ void check_reserved(std::span<const std::byte> frame) {
         corrupt("uses reserved header bytes, this reader expects zeros");
     const bool has_codebook = load<std::uint64_t>(frame, codebook_at) != 0;
     if (is_calibrated == has_codebook) return;
-    // A damaged frame is reported as that: it would be in vain to look for the codebook it names.
+    // Report damage first: there would be no point in looking for a codebook that a damaged header names.
     layout::verify_seal(frame);
     if (has_codebook) corrupt("names a codebook, its codec has none");
     corrupt("is calibrated and names no codebook");
@@ -108,7 +108,7 @@ void check_parameter(const FrameInfo& info) {
             return;
         }
         case CodecKind::calibrated:
-            return;  // what it counts shows in reading
+            return;  // checked against the payload
     }
 }
 
@@ -121,7 +121,7 @@ void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& lim
     check_parameter(info);
     if (info.payload_bytes != present)
         corrupt("declares a payload of ", info.payload_bytes, " bytes, it has ", present);
-    if (info.codec == CodecKind::calibrated) return;  // its parameters decide, which are not in the frame
+    if (info.codec == CodecKind::calibrated) return;  // depends on parameters that are not in the frame
     const std::uint64_t bound = layout::payload_bound(info);
     if (info.codec == CodecKind::lossless_bf16) {
         const std::uint64_t least = lossless::smallest_payload(*elements);
@@ -129,7 +129,7 @@ void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& lim
             corrupt("has a payload of ", present, " bytes, its shape and codec need ", least, " to ", bound);
         return;
     }
-    // A list of gaps is only written where it is shorter than the bitmap; its exact length shows in reading.
+    // A list of gaps is only written if it is shorter than the bitmap; its exact length is checked while decoding.
     if (info.index_gaps ? present >= bound : present != bound)
         corrupt("has a payload of ", present, " bytes, its shape and codec need ",
                 info.index_gaps ? "fewer than " : "", bound);
@@ -181,7 +181,7 @@ namespace layout {
 Rows rows_of(std::span<const std::int64_t> shape) {
     if (shape.empty()) return {1, 1};
     Rows rows{1, static_cast<std::size_t>(shape.back())};
-    // An empty axis makes an empty array whatever the others are: no row to walk.
+    // With an empty axis the array is empty whatever the other axes: there are no rows.
     for (const std::int64_t extent : shape)
         if (extent == 0) return {0, rows.length};
     for (const std::int64_t extent : shape.first(shape.size() - 1))
@@ -196,7 +196,7 @@ std::optional<std::uint64_t> count_elements(std::span<const std::int64_t> shape,
     for (const std::int64_t extent : shape) {
         if (extent < 0) return std::nullopt;
         is_empty = is_empty || extent == 0;
-        // NumPy and PyTorch cannot hold such shapes even where another axis is empty.
+        // NumPy and PyTorch do not support such shapes even if another axis is empty.
         if (extent > 0 && product > limit / static_cast<std::uint64_t>(extent)) return std::nullopt;
         if (extent > 0) product *= static_cast<std::uint64_t>(extent);
     }

@@ -1,4 +1,4 @@
-// The bytes of a frame (docs/internals/frame_format.md): where they lie and how many there are.
+// The byte layout of a frame (docs/internals/frame_format.md).
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ inline constexpr std::uint32_t largest_group = 65536;
 
 Rows rows_of(std::span<const std::int64_t> shape);
 
-// Number of elements; nothing if an axis is negative or the bytes of the non-empty axes pass 2^63.
+// Number of elements; nothing if an axis is negative or the non-empty axes make 2^63 bytes or more.
 std::optional<std::uint64_t> count_elements(std::span<const std::int64_t> shape, DType dtype);
 
 bool is_group(std::uint32_t group);
@@ -28,7 +28,7 @@ inline std::size_t groups_per_row(Rows rows, std::size_t group) { return (rows.l
 inline std::size_t packed_row_bytes(Rows rows) { return (rows.length + 1) / 2; }
 inline std::size_t bitmap_row_bytes(Rows rows) { return (rows.length + 7) / 8; }
 
-// Payload of a frame with these declarations; an upper bound where kept positions are gaps.
+// Payload bytes of a frame with this header; an upper bound if kept positions are gaps.
 std::uint64_t payload_bound(const FrameInfo& info);
 
 void write_header(std::span<std::byte> frame, const FrameInfo& info);
@@ -36,14 +36,14 @@ void write_header(std::span<std::byte> frame, const FrameInfo& info);
 // "codebook 123, cut 5, level 2"
 std::string describe(const CodebookKey& key);
 
-// The checksum of the header with its own field zero; that of the frame goes on from there.
+// The checksum of the header with the checksum field zero; that of the frame continues from it.
 std::uint32_t header_checksum(std::span<const std::byte> frame);
 
-// Writes (checks) the frame's checksum, over everything but itself.
+// Writes (verifies) the frame's checksum, which covers everything but itself.
 void seal(std::span<std::byte> frame, std::uint32_t checksum);
 void verify_seal(std::span<const std::byte> frame, std::uint32_t checksum);
 
-// The same where it is still to be computed.
+// The same, computing the checksum.
 void seal(std::span<std::byte> frame);
 void verify_seal(std::span<const std::byte> frame);
 

@@ -21,7 +21,7 @@ namespace {
 using kernels::Isa;
 using kernels::Kernels;
 
-// From the slowest to the fastest. A set without its own version of a topic has that of one before it.
+// From the slowest to the fastest. A set without its own kernels for a topic uses those of an earlier set.
 constexpr Kernels sets[] = {
     {Isa::scalar, &kernels::scalar::convert, &kernels::scalar::groups, &kernels::scalar::select,
      &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans,
@@ -60,7 +60,7 @@ bool has(unsigned reg, std::initializer_list<int> bits) {
     return true;
 }
 
-// The registers the operating system saves: an instruction set counts only with those it works on.
+// Registers that the operating system saves: an instruction set is usable only if its registers are saved.
 unsigned saved_states() {
     if (!has(cpuid(1).ecx, {27})) return 0;
     unsigned low = 0;
@@ -69,7 +69,7 @@ unsigned saved_states() {
     return low;
 }
 
-// Exactly the instructions the compiler may use in the files of a set (CMakeLists.txt).
+// Exactly the instructions that the compiler may use in the files of a set (CMakeLists.txt).
 bool is_supported(Isa isa) {
     if (isa == Isa::scalar) return true;
     const unsigned states = saved_states();
@@ -130,7 +130,7 @@ std::atomic<const Kernels*> chosen = nullptr;
 const Kernels& kernels::active() {
     const Kernels* set = chosen.load(std::memory_order_acquire);
     if (set != nullptr) return *set;
-    // Another thread may have chosen meanwhile, by set_isa() too: its choice stands.
+    // If another thread has selected one in the meantime, possibly by set_isa(), that one is kept.
     const Kernels& best = choose();
     return chosen.compare_exchange_strong(set, &best) ? best : *set;
 }

@@ -1,5 +1,5 @@
-// Elements of an activation in memory, by dtype. Bytes from a caller need not be aligned: loads and stores go
-// through memcpy, which compilers turn into plain (and vector) moves.
+// Elements of an activation in memory, by dtype. Memory of a caller may be unaligned: loads and stores use memcpy,
+// which compilers turn into plain or vector moves.
 #pragma once
 
 #include <bit>
@@ -58,7 +58,7 @@ float load_single(const std::byte* bytes, std::size_t i) {
     return Element::to_single(load<typename Element::Bits>(bytes, i));
 }
 
-// Finite values past the end of the dtype's range stay at its end.
+// Finite values beyond the dtype's range become its largest value.
 template <class Element>
 float clamp(float value) {
     return float_bits::clamp(value, Element::largest);

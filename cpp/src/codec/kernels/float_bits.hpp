@@ -1,7 +1,7 @@
 // Conversions between float32, float16 and bfloat16 by their bits, branch-free so that loops vectorise.
 //
-// No conversion instruction is used: they treat NaN differently between machines, and the portable build has
-// none. All are exact or round to nearest, ties to even; a NaN stays a NaN of the same sign, made quiet.
+// No conversion instruction is used: machines differ in their treatment of NaN, and the portable build has none.
+// Conversions are exact or round to nearest, ties to even; a NaN becomes a quiet NaN of the same sign.
 #pragma once
 
 #include <bit>
@@ -14,18 +14,18 @@ inline constexpr std::uint32_t infinity = 0x7F800000;
 inline constexpr float largest_half = 65504.0F;
 inline constexpr float largest_bf16 = 0x1.FEp127F;
 
-// By masks, because compilers turn `?:` into jumps where one side takes long, and then do not vectorise.
+// By masks, because compilers turn `?:` into a branch if one side is expensive, and then do not vectorise.
 inline std::uint32_t select(bool condition, std::uint32_t yes, std::uint32_t no) {
     const std::uint32_t mask = 0U - static_cast<std::uint32_t>(condition);
     return (yes & mask) | (no & ~mask);
 }
 
-// Of numbers below 2^31: the oldest vector sets compare signed ones only.
+// For numbers below 2^31: the oldest vector instruction sets only compare signed numbers.
 inline bool is_above(std::uint32_t a, std::uint32_t b) {
     return static_cast<std::int32_t>(a) > static_cast<std::int32_t>(b);
 }
 
-// A number past the end of a range stays at its end; the result for NaN is of no use.
+// Clamps the magnitude; the result for NaN is meaningless.
 inline float clamp(float value, float largest) {
     const auto bits = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t size = bits & magnitude;

@@ -1,10 +1,10 @@
-// What the codecs do to numbers, apart from framing: one struct of function pointers a topic.
+// The numeric kernels of the codecs, without framing: one struct of function pointers for each topic.
 //
-// scalar/ is the specification. A folder of an instruction set fills in the same structs for the topics it is
-// worth for, and gives the same bytes. Its files are compiled for processors that may not be the one that runs,
-// so they include this header, headers like it and intrinsics alone, and all they define is in anonymous
-// namespaces but the tables below: an inline function of the standard library compiled there could be the copy
-// the linker keeps.
+// scalar/ is the specification. The folder of an instruction set fills in the same structs for the topics in which it
+// is faster, and produces the same bytes. Its files are compiled for processors that may not be the one that runs, so
+// they include only this header, similar ones and intrinsics, and define everything but the tables below in anonymous
+// namespaces: the linker could otherwise keep their copy of an inline function of the standard library for all
+// callers.
 #pragma once
 
 #include <cstddef>
@@ -15,17 +15,17 @@
 
 namespace orbitsplit::kernels {
 
-// Functions that depend on the dtype of the array come in threes, indexed by DType.
+// Functions that depend on the dtype of the array are arrays indexed by DType.
 inline constexpr std::size_t dtypes = 3;
 
-// Values to bfloat16 and back. On the way back finite ones stay finite.
+// Values to bfloat16 and back; on conversion back finite values stay finite.
 struct Convert {
     void (*to_bf16[dtypes])(const std::byte* in, std::size_t count, std::byte* out);
     void (*from_bf16[dtypes])(const std::byte* in, std::size_t count, std::byte* out);
 };
 
-// Groups of each row to one bfloat16 scale and codes, and back. False: a value was not finite; a scale is not
-// a positive, normal, finite number.
+// Groups of each row to one bfloat16 scale and codes, and back. Quantising returns false if a value is not finite,
+// dequantising if a scale is not a positive, normal, finite number.
 struct Groups {
     using Quantise = bool (*)(const std::byte* in, layout::Rows rows, std::size_t group, std::byte* scales,
                               std::byte* codes);
@@ -38,24 +38,24 @@ struct Groups {
 };
 
 struct Select {
-    // The `kept` largest magnitudes of each row, ties by lowest index: their values (16 bits each) and a bitmap
-    // of their positions, both row after row. False: a value was not finite. `scratch` has room for two rows.
+    // The `kept` largest magnitudes of each row, ties by lowest index: their values (16 bits each) and a bitmap of
+    // their positions, row after row. Returns false if a value is not finite. `scratch` has room for two rows.
     bool (*select_largest[dtypes])(const std::byte* in, layout::Rows rows, std::size_t kept,
                                    std::uint32_t* scratch, std::byte* values, std::byte* bitmaps);
 
-    // The positions in bitmaps as gaps: for each, the positions skipped since the last one, in bytes that add
-    // up and of which only the last is below 255. Returns their size, or `limit` if they are not shorter.
+    // The positions in bitmaps as gaps: for each the number of positions skipped since the last one, as the sum of
+    // bytes of which only the last is below 255. Returns their size, or `limit` if they are not shorter.
     std::size_t (*gaps_of_bitmaps)(const std::byte* bitmaps, layout::Rows rows, std::byte* gaps,
                                    std::size_t limit);
 
-    // The reverse of both, with zeros elsewhere. False: not exactly `kept` positions inside each row.
+    // The reverse of both, with zeros elsewhere. Returns false unless each row has exactly `kept` positions.
     bool (*place_by_bitmap[dtypes])(const std::byte* values, const std::byte* bitmaps, layout::Rows rows,
                                     std::size_t kept, std::byte* out);
     bool (*place_by_gaps[dtypes])(const std::byte* values, const std::byte* gaps, std::size_t gap_bytes,
                                   layout::Rows rows, std::size_t kept, std::byte* out);
 };
 
-// The quantiser of a calibrated codec: numbers of one channel each; null stands for zeros.
+// The quantiser of a calibrated codec: one number for each channel; null means zeros.
 struct ChannelScales {
     const float* shift;
     const float* step;
@@ -70,18 +70,18 @@ inline constexpr std::size_t not_finite = ~std::size_t{0};
 
 // Rows of float32 and their codes.
 struct Channels {
-    // Codes, and the bfloat16 values of those that are escapes: returns their number, or not_finite.
+    // Codes, and the bfloat16 values of escapes. Returns the number of escapes, or not_finite.
     std::size_t (*quantise)(const std::byte* in, layout::Rows rows, const ChannelScales& scales,
                             std::int8_t* codes, std::byte* values);
 
-    // The reverse: returns how many of `count` values were used, or not_finite also where they do not suffice.
+    // The reverse. Returns how many of `count` values were used, or not_finite, also if there are too few.
     std::size_t (*dequantise)(const std::int8_t* codes, layout::Rows rows, const ChannelScales& scales,
                               const std::byte* values, std::size_t count, std::byte* out);
 
-    // In place, on neighbouring blocks of a power of two; every sum is multiplied by `scale` at the end.
+    // In place, on consecutive blocks whose size is a power of two; multiplied by `scale` at the end.
     void (*hadamard)(float* y, std::size_t count, std::size_t block, float scale);
 
-    // Bytes of at most 64 rows to columns of as many bytes, one after the other: out[column * rows + row].
+    // Transposes bytes of at most 64 rows: out[column * rows + row], and back.
     void (*to_columns)(const std::int8_t* in, layout::Rows rows, std::int8_t* out);
     void (*to_rows)(const std::int8_t* in, layout::Rows rows, std::int8_t* out);
 
@@ -94,24 +94,24 @@ struct Planes {
     void (*exponents)(const std::byte* in, std::size_t count, std::uint8_t* out);
 };
 
-// The same steps of up to rans::max_together streams, of the stream coder (stream.hpp): side by side they hide the
-// latency of a step.
+// The stream coder (stream.hpp): the same steps of up to rans::max_together streams, interleaved to hide the latency of
+// a step.
 struct Rans {
-    // Puts `steps` in front of what is written. Codes may be read up to slack_bytes beyond their end.
+    // Writes `steps` in front of what was written before. May read codes up to slack_bytes beyond their end.
     void (*encode)(const rans::Steps& steps, std::size_t streams, const std::uint8_t* const* codes,
                    rans::Encoder* const* encoders);
-    // False: the bytes of one ran out. Codes may be written up to slack_bytes beyond their end.
+    // Returns false if the bytes of a stream ran out. May write codes up to slack_bytes beyond their end.
     bool (*decode)(const rans::Steps& steps, std::size_t streams, rans::Decoder* const* decoders,
                    std::uint8_t* const* codes);
-    // The same of rows that share one table, the symbols being the exponents of bfloat16 values whose other bits (the
-    // sign, highest, and the mantissa) are a byte each of `others`. Nothing is read or written beyond the ends of both.
+    // The same for rows with one table whose symbols are the exponents of bfloat16 values; the other bits of each value
+    // (sign as the highest bit, mantissa) are a byte of `others`. Nothing is read or written beyond the ends.
     void (*encode_values)(const rans::Steps& steps, std::size_t streams, const std::byte* const* values,
                           std::uint8_t* const* others, rans::Encoder* const* encoders);
     bool (*decode_values)(const rans::Steps& steps, std::size_t streams, rans::Decoder* const* decoders,
                           const std::uint8_t* const* others, std::byte* const* values);
 };
 
-// CRC-32C on the register itself: crc32c() inverts it before and after.
+// CRC-32C of the raw register; crc32c() inverts it before and after.
 struct Checksum {
     std::uint32_t (*update)(std::uint32_t crc, const std::byte* bytes, std::size_t count);
 };

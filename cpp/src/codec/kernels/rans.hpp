@@ -1,4 +1,4 @@
-// What the kernels of the stream coder work on (stream.hpp says what it is): plain data.
+// The data that the kernels of the stream coder (entropy/stream.hpp) work on.
 #pragma once
 
 #include <cstddef>
@@ -8,55 +8,56 @@ namespace orbitsplit::rans {
 
 inline constexpr std::size_t max_lanes = 64;
 
-// Kernels move 64 bytes at a time: so many bytes beyond what they read, and below what they write, are theirs.
+// Kernels move 64 bytes at a time: up to this many bytes beyond what they read and before what they write must be
+// accessible.
 inline constexpr std::size_t slack_bytes = 64;
 
 inline constexpr std::uint16_t lowest_state = 256;
 
-// Streams that kernels take at once.
+// Streams that a kernel processes interleaved.
 inline constexpr std::size_t max_together = 4;
 
-inline constexpr std::size_t most_places = 64;
+inline constexpr std::size_t compact_entries = 64;
 
-// A table of at most 63 coded symbols, as those of exponents and of codes are: each has a place, in order, and the last
-// place is the escape's. What the table says of a place fits into one register.
-struct alignas(64) Places {
-    std::uint8_t place_of_slot[256];  // with the highest bit set for an escape
-    std::uint8_t place_of_symbol[256];
-    std::uint8_t symbol[most_places];  // by place, as all that follows
-    std::uint8_t frequency[most_places];
-    std::uint8_t start[most_places];
-    std::uint8_t inverse_low[most_places];
-    std::uint8_t inverse_high[most_places];
+// A table of at most 63 coded symbols, which those of exponents and of codes usually have: each symbol has an entry, in
+// order, and the last entry is the escape's. A field of all entries fits one 512-bit register.
+struct alignas(64) CompactTable {
+    std::uint8_t entry_of_slot[256];  // with the highest bit set for an escape
+    std::uint8_t entry_of_symbol[256];
+    std::uint8_t symbol[compact_entries];  // by entry, as are the following
+    std::uint8_t frequency[compact_entries];
+    std::uint8_t start[compact_entries];
+    std::uint8_t inverse_low[compact_entries];
+    std::uint8_t inverse_high[compact_entries];
 };
 
-// One table of symbols, ready for both directions. A symbol without a frequency has the escape's entries.
+// A table of symbols prepared for encoding and decoding. A symbol without a frequency has the escape's values.
 struct alignas(64) Table {
     std::uint8_t symbol_of[256];     // by slot; an escape's is 0
     std::uint8_t frequency_of[256];  // by slot
     std::uint8_t rank_of[256];       // by slot: slots of the same symbol before it
-    std::uint8_t frequency[256];     // by symbol, as all that follows
+    std::uint8_t frequency[256];     // by symbol, as are the following
     std::uint8_t start[256];         // first slot; 0 means escape
     std::uint8_t inverse_low[256];   // min(65535, 65536 / frequency)
     std::uint8_t inverse_high[256];
-    std::uint8_t escape_slots;  // the escape has the slots below this
+    std::uint8_t escape_slots;  // the escape has all slots below this
 
-    // The same as one number each, for one lookup at a time: frequency, rank, 1 for an escape, symbol; and
-    // frequency, start, inverse in the high half.
+    // The same packed into one word for scalar lookups, from the lowest byte: frequency, rank, 1 for an escape, symbol;
+    // and frequency, start, inverse in the upper half.
     std::uint32_t slot_entry[256];
     std::uint32_t symbol_entry[256];
 
-    Places places;
+    CompactTable compact;
 };
 
-// Symbols in the order they are coded: `rows` of each channel, channel after channel, `lanes` to a step.
+// Symbols in coding order: `rows` of each channel, channel after channel, `lanes` in each step.
 struct Steps {
     const Table* tables;
     const std::uint8_t* table_of_channel;  // null: all have tables[0]
     std::size_t channels;
     std::size_t rows;
     std::size_t lanes;
-    bool have_places;  // all tables
+    bool are_compact;  // all tables have a CompactTable
 };
 
 struct Decoder {
@@ -67,7 +68,7 @@ struct Decoder {
     const std::uint8_t* escape_end;
 };
 
-// Writes downwards: `next` and `escape` are the lowest bytes written so far.
+// Writes downwards: `next` and `escape` point to the lowest bytes written so far.
 struct Encoder {
     alignas(64) std::uint16_t state[max_lanes];
     std::uint8_t* next;

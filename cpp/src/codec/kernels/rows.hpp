@@ -1,4 +1,4 @@
-// An array seen as rows along its last axis.
+// An array as rows along its last axis.
 #pragma once
 
 #include <cstddef>

@@ -16,14 +16,14 @@ inline __m256 clamp_to(__m256 x, float largest) {
     return _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(largest)), _mm256_set1_ps(-largest));
 }
 
-// Infinity and NaN pass.
+// Infinity and NaN are kept.
 inline __m256 clamp_finite_to(__m256 x, float largest) {
     const __m256 is_finite = _mm256_cmp_ps(magnitude(x), _mm256_set1_ps(__builtin_inff()), _CMP_LT_OQ);
     return _mm256_blendv_ps(x, clamp_to(x, largest), is_finite);
 }
 
-// Conversion to float32 is exact. `clamp` stops at the largest of the dtype; `store` rounds to nearest, ties to
-// even, and expects what is finite to be within the range.
+// Conversion to float32 is exact. `clamp` limits to the largest finite value of the dtype; `store` rounds to nearest,
+// ties to even, and expects finite values to be within the range.
 struct Float32 {
     static constexpr std::size_t lanes = 8;
     static constexpr std::size_t bytes = 4;
@@ -57,7 +57,7 @@ struct BFloat16 {
     }
     static __m256 clamp(__m256 x) { return clamp_to(x, largest); }
     static __m256 clamp_finite(__m256 x) { return clamp_finite_to(x, largest); }
-    // A NaN stays one of the same sign, made quiet.
+    // A NaN becomes a quiet NaN of the same sign.
     static void store(std::byte* out, __m256 x) {
         const __m256i bits = _mm256_castps_si256(x);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

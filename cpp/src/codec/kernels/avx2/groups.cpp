@@ -31,12 +31,12 @@ struct Blocks {
         };
         const __m256i halves =
             _mm256_packs_epi16(_mm256_packs_epi32(code(0), code(1)), _mm256_packs_epi32(code(2), code(3)));
-        // Packing works within the halves of a register: its double words come out in this order.
+        // Packing works within 128-bit lanes: this restores the order of the 32-bit words.
         const __m256i codes = _mm256_permutevar8x32_epi32(halves, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         if constexpr (bits == 8) {
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
         } else {
-            // Plus 8 on four bits; the even one of a pair is the low half.
+            // Adds 8 to four bits; the even code of a pair is the low half.
             const __m256i low = _mm256_and_si256(codes, _mm256_set1_epi8(0x0F));
             const __m256i shifted = _mm256_xor_si256(low, _mm256_set1_epi8(0x08));
             const __m256i pairs = _mm256_maddubs_epi16(shifted, _mm256_set1_epi16(0x1001));

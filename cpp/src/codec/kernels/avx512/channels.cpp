@@ -35,7 +35,7 @@ __m512 load_shift(const ChannelScales& scales, std::size_t channel, __mmask16 ma
     return scales.shift != nullptr ? load_floats(scales.shift, channel, mask) : _mm512_setzero_ps();
 }
 
-// One tile on its way to codes: its numbers, how many steps they are, and the lanes at or above the threshold.
+// A tile during quantisation: its numbers, their magnitude in steps, and the lanes at or above the threshold.
 struct Quantised {
     __m512 y[4];
     __m512 steps[4];
@@ -196,12 +196,12 @@ std::size_t dequantise(const std::int8_t* codes, layout::Rows rows, const Channe
     return count - left;
 }
 
-// Sum and difference of neighbours that lie `partner` apart; `is_second` are the lanes of differences.
+// Sums and differences of `y` and its permutation `partner`; `is_second` are the lanes of differences.
 __m512 butterfly(__m512 y, __m512 partner, __mmask16 is_second) {
     return _mm512_mask_sub_ps(_mm512_add_ps(y, partner), is_second, partner, y);
 }
 
-// Distances below a register's lanes, as many as the block has.
+// The butterflies whose distance is within a register.
 __m512 transform_lanes(__m512 y, std::size_t block) {
     if (block > 1) y = butterfly(y, _mm512_permute_ps(y, 0xB1), 0xAAAA);
     if (block > 2) y = butterfly(y, _mm512_permute_ps(y, 0x4E), 0xCCCC);
@@ -229,8 +229,8 @@ void hadamard(float* y, std::size_t count, std::size_t block, float scale) {
     }
 }
 
-// 64 x 64 bytes, rows to columns: pairs, quads and octets of rows are interleaved eight rows at a time; then the
-// octets of all rows are brought together for each column.
+// Transposes 64 x 64 bytes: pairs, quads and octets of rows are interleaved, eight rows at a time; then the octets of
+// all rows are gathered for each column.
 void interleave_octets(const __m512i (&rows)[8], __m512i (&octets)[8]) {
     __m512i pairs[8];
     __m512i quads[8];
@@ -249,7 +249,7 @@ void interleave_octets(const __m512i (&rows)[8], __m512i (&octets)[8]) {
     }
 }
 
-// 8 x 8 words of eight bytes, rows to columns.
+// Transposes 8 x 8 words of eight bytes.
 void transpose_words(__m512i (&m)[8]) {
     __m512i pairs[8];
     __m512i quads[8];
@@ -269,7 +269,7 @@ void transpose_words(__m512i (&m)[8]) {
     }
 }
 
-// A tile of at most 64 x 64; rows lie `stride` apart, columns `out_stride`.
+// Transposes a tile of at most 64 x 64 bytes, with the strides of rows and of columns.
 void transpose_tile(const std::int8_t* in, std::size_t stride, std::size_t rows, std::size_t columns,
                     std::int8_t* out, std::size_t out_stride) {
     __m512i octets[8][8];
@@ -286,7 +286,7 @@ void transpose_tile(const std::int8_t* in, std::size_t stride, std::size_t rows,
         __m512i words[8];
         for (std::size_t eight = 0; eight < 8; ++eight) words[eight] = octets[eight][pair];
         transpose_words(words);
-        // Of every sixteen columns, these are the two at 2 * pair.
+        // Of every sixteen columns these are the two at 2 * pair.
         for (std::size_t k = 0; k < 8; ++k) {
             const std::size_t column = 16 * (k / 2) + 2 * pair + k % 2;
             if (column < columns)
@@ -307,14 +307,14 @@ void to_rows(const std::int8_t* in, layout::Rows rows, std::int8_t* out) {
                        rows.count, out + c, rows.length);
 }
 
-// Rows of the matrix that are multiplied before the next panel: with a panel's 256 bytes of each they stay in the
-// nearest cache, and few enough pages are open.
+// Rows of the matrix that are multiplied before the next panel: their 256 bytes in a panel stay in the L1 cache, and
+// the pages fit the TLB.
 constexpr std::size_t factor_rows = 64;
-constexpr std::size_t tile_rows = 6;  // with four registers of results each, 24 running sums of 32 registers
+constexpr std::size_t tile_rows = 6;  // with four registers each, 24 of 32 registers are accumulators
 
-// Adds some rows times the matrix's rows from `first` to `last` to a panel of four registers of results, so that
-// each number of the matrix is loaded once for all. Sums stay in registers only where loops over them are unrolled
-// in full, to which GCC 12 is told.
+// Adds `count` rows times the matrix's rows [first, last) to a panel of four registers of results, so that each
+// number of the matrix is loaded once for all rows. GCC 12 keeps the sums in registers only if it is told to unroll
+// the loops.
 template <std::size_t count>
 void multiply_panel(const float* x, std::size_t length, const float* matrix, std::size_t first,
                     std::size_t last, std::size_t j, float* y) {

@@ -1,5 +1,5 @@
-// CRC-32C by folding (Gopal et al., "Fast CRC computation for generic polynomials using PCLMULQDQ", Intel 2009)
-// with four products to an instruction.
+// CRC-32C by folding (Gopal et al., "Fast CRC computation for generic polynomials using PCLMULQDQ", Intel 2009), with
+// four products in each instruction.
 #include <immintrin.h>
 
 #include "codec/kernels/kernels.hpp"
@@ -8,15 +8,15 @@ namespace orbitsplit::kernels {
 
 namespace {
 
-// x^n modulo the polynomial, its 32 coefficients from the highest (bit 0) to the lowest, one bit to the left
-// because the product of two such reversed numbers comes out one bit too far right.
+// x^n modulo the polynomial, its 32 coefficients from the highest (bit 0) to the lowest, shifted left by one because
+// the product of two such bit-reflected numbers is shifted right by one.
 constexpr long long power(std::size_t n) {
     std::uint32_t value = 0x80000000;
     for (; n > 0; --n) value = (value >> 1) ^ ((value & 1) != 0 ? 0x82F63B78 : 0);
     return static_cast<long long>(std::uint64_t{value} << 1);
 }
 
-// The factors that carry the two halves of 128 bits over a distance of so many bits.
+// The factors that fold the two halves of 128 bits over a distance in bits.
 struct Factors {
     long long low;
     long long high;
@@ -34,7 +34,7 @@ __m512i everywhere(Factors factors) {
     return _mm512_broadcast_i32x4(_mm_set_epi64x(factors.high, factors.low));
 }
 
-// `sum` carried over the distance, plus what is there.
+// `sum` folded over the distance, plus what is there.
 __m512i fold(__m512i sum, __m512i factors, __m512i there) {
     return _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(sum, factors, 0x00),
                                      _mm512_clmulepi64_epi128(sum, factors, 0x11), there, 0x96);
@@ -48,7 +48,7 @@ std::uint64_t load_word(const std::byte* bytes) {
     return word;
 }
 
-// Four lanes to the one of the last, and that to a register of 32 bits by the checksum instruction.
+// Folds four lanes into the last one, and that into 32 bits by the checksum instruction.
 std::uint64_t reduce(__m512i sum) {
     const __m512i factors = _mm512_setr_epi64(over_three_lanes.low, over_three_lanes.high, over_two_lanes.low,
                                               over_two_lanes.high, over_lane.low, over_lane.high, 0, 0);
@@ -87,7 +87,7 @@ std::uint64_t update_by_registers(std::uint64_t crc, const std::byte*& bytes, st
 
 std::uint32_t update(std::uint32_t before, const std::byte* bytes, std::size_t count) {
     std::uint64_t crc = before;
-    // Below that the way through the registers is longer than the instruction's.
+    // For fewer bytes the checksum instruction alone is faster.
     if (count >= 256) crc = update_by_registers(crc, bytes, count);
     for (; count >= 8; bytes += 8, count -= 8) crc = _mm_crc32_u64(crc, load_word(bytes));
     auto last = static_cast<std::uint32_t>(crc);

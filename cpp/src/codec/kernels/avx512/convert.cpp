@@ -14,7 +14,7 @@ void to_bf16(const std::byte* in, std::size_t count, std::byte* out) {
     BFloat16::store(out + 2 * i, rest, Element::load(in + i * Element::bytes, rest));
 }
 
-// Finite values stay finite; infinity and NaN pass.
+// Finite values stay finite; infinity and NaN are kept.
 template <class Element>
 __m512 keep_finite(__m512 x) {
     const __m512 size = _mm512_abs_ps(x);

@@ -14,8 +14,8 @@ constexpr std::size_t lanes = 16;
 
 __mmask16 first_lanes(std::size_t count) { return static_cast<__mmask16>((1U << count) - 1); }
 
-// Conversion to float32 is exact. `clamp` stops finite values at the largest of the dtype; `store` rounds to
-// nearest, ties to even, and expects what is finite to be within the range.
+// Conversion to float32 is exact. `clamp` limits to the largest finite value of the dtype; `store` rounds to nearest,
+// ties to even, and expects finite values to be within the range.
 struct Float32 {
     static constexpr std::size_t bytes = 4;
     static __m512 load(const std::byte* in) { return _mm512_loadu_ps(in); }
@@ -66,7 +66,7 @@ struct BFloat16 {
         const __m512 largest = _mm512_set1_ps(0x1.FEp127F);
         return _mm512_max_ps(_mm512_min_ps(x, largest), _mm512_sub_ps(_mm512_setzero_ps(), largest));
     }
-    // vcvtneps2bf16 would flush denormal numbers. A NaN stays one of the same sign, made quiet.
+    // vcvtneps2bf16 would flush denormal numbers. A NaN becomes a quiet NaN of the same sign.
     static __m256i round(__m512 x) {
         const __m512i bits = _mm512_castps_si512(x);
         const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));

@@ -6,12 +6,12 @@ namespace orbitsplit::kernels {
 
 namespace {
 
-// Elements that are worked on at once: their codes fill a register.
+// Elements whose codes fill a register.
 constexpr std::size_t block = 64;
 
 __m512i magnitude(__m512 x) { return _mm512_castps_si512(_mm512_abs_ps(x)); }
 
-// The bits of the largest magnitude: ordered like the numbers, with infinity and NaN above all.
+// The bits of the largest magnitude, which compare like the numbers, with infinity and NaN above all others.
 template <class Element>
 std::uint32_t largest_bits(const std::byte* in, std::size_t count) {
     __m512i largest = _mm512_setzero_si512();
@@ -25,22 +25,22 @@ std::uint32_t largest_bits(const std::byte* in, std::size_t count) {
 
 __m512i code(__m512 x, __m512 inverse) { return _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)); }
 
-// Four registers of whole numbers to one of bytes, in order.
+// Four registers of 32-bit integers to one of bytes, in order.
 __m512i narrow(__m512i a, __m512i b, __m512i c, __m512i d) {
-    // Packing works within the four quarters of a register: its double words come out in this order.
+    // Packing works within 128-bit lanes: this restores the order of the 32-bit words.
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
     return _mm512_permutexvar_epi32(order, bytes);
 }
 
-// Codes of a block to the frame, `count` of them.
+// Stores the first `count` codes of a block.
 template <int bits>
 void store_codes(std::byte* out, __m512i codes, std::size_t count) {
     const __mmask64 given = count == block ? ~0ULL : (1ULL << count) - 1;
     if constexpr (bits == 8) {
         _mm512_mask_storeu_epi8(out, given, codes);
     } else {
-        // Plus 8 on four bits, nothing where there is no code; the even one of a pair is the low half.
+        // Adds 8 to four bits, zero where there is no code; the even code of a pair is the low half.
         const __m512i low = _mm512_and_si512(codes, _mm512_set1_epi8(0x0F));
         const __m512i halves = _mm512_maskz_mov_epi8(given, _mm512_xor_si512(low, _mm512_set1_epi8(0x08)));
         const __m256i pairs = _mm512_cvtepi16_epi8(_mm512_maddubs_epi16(halves, _mm512_set1_epi16(0x1001)));
@@ -68,7 +68,7 @@ void store_group(const std::byte* in, std::size_t count, __m512 inverse, std::by
     store_codes<bits>(codes + i * bits / 8, narrow(at(0), at(1), at(2), at(3)), count - i);
 }
 
-// A group of exactly one block stays in registers between the search of its largest and the quantisation.
+// A group of exactly one block is loaded once and stays in registers for the maximum and the quantisation.
 template <class Element, int bits>
 bool quantise_block(const std::byte* in, std::byte* scale, std::byte* codes) {
     const __m512 a = Element::load(in);
@@ -103,7 +103,7 @@ struct Codes<8> {
     }
 };
 
-// Sixteen codes of int4 to numbers: each half of a byte is an index into a register.
+// Sixteen codes of int4 to numbers: each half of a byte indexes a register of values.
 template <>
 struct Codes<4> {
     __m512 values;

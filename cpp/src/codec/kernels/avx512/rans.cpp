@@ -1,4 +1,4 @@
-// 64 states as two vectors of their low and high bytes: a slot then is a byte and every table a permutation.
+// 64 states as two vectors of their low and high bytes, so that a slot is a byte and a table lookup a permutation.
 #include <immintrin.h>
 
 #include "codec/kernels/avx512/masks.hpp"
@@ -12,7 +12,7 @@ namespace {
 
 using rans::max_lanes;
 
-// Bytes at even positions as words, those at odd ones as words, and both put together again.
+// The even bytes as words, the odd bytes as words, and both joined again.
 __m512i even(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi16(0x00FF)); }
 __m512i odd(__m512i bytes) { return _mm512_srli_epi16(bytes, 8); }
 
@@ -48,7 +48,7 @@ void store_states(States states, std::uint16_t* state) {
                                          _mm512_extracti64x4_epi64(states.high, 1)));
 }
 
-// A decoder in registers for the length of a loop.
+// A decoder whose states are in registers.
 struct Decoding {
     States states;
     const std::uint8_t* next;
@@ -70,7 +70,7 @@ struct Decoding {
         return next <= decoder.next_end && escape <= decoder.escape_end;
     }
 
-    // One step of the lanes in `active`, or all, whose symbols it returns.
+    // One step of the lanes in `active`, or of all lanes; returns their symbols.
     template <bool is_full, class Tables>
     __attribute__((always_inline)) __m512i step(const Tables& tables, __mmask64 active) {
         const Slots slots = tables(states.low);
@@ -94,11 +94,11 @@ struct Decoding {
     }
 };
 
-// How the tables lie in steps. Tables of a few lanes are left to the scalar kernels: a look-up in memory takes
-// as long for one lane as for all.
-enum class Layout { one, one_a_step, one_a_lane, scattered };
+// How tables are assigned within a step. Steps of few lanes with several tables are left to the scalar kernels: a
+// gather takes as long for one lane as for all.
+enum class Layout { one, one_per_step, one_per_lane, scattered };
 
-// The lanes of the step that begins with symbol `first`: the last one may have fewer.
+// The lanes of the step that begins with symbol `first`; the last step may have fewer.
 __mmask64 lanes_at(const Steps& steps, std::size_t first) {
     const std::size_t left = steps.channels * steps.rows - first;
     return first_lanes(left < steps.lanes ? left : steps.lanes);
@@ -107,11 +107,11 @@ __mmask64 lanes_at(const Steps& steps, std::size_t first) {
 Layout layout_of(const Steps& steps) {
     if (steps.lanes == 0) return Layout::scattered;
     if (steps.table_of_channel == nullptr) return Layout::one;
-    if (steps.lanes == steps.rows) return Layout::one_a_step;
-    return steps.rows == 1 && steps.lanes >= max_lanes / 2 ? Layout::one_a_lane : Layout::scattered;
+    if (steps.lanes == steps.rows) return Layout::one_per_step;
+    return steps.rows == 1 && steps.lanes >= max_lanes / 2 ? Layout::one_per_lane : Layout::scattered;
 }
 
-// Where decoded symbols go.
+// Stores decoded symbols.
 struct CodesSink {
     std::uint8_t* const* codes;
 
@@ -121,7 +121,7 @@ struct CodesSink {
     }
 };
 
-// Symbols that are exponents become bfloat16 values.
+// Joins symbols that are exponents with the other bits to bfloat16 values.
 struct ValuesSink {
     const std::uint8_t* const* others;
     std::byte* const* values;
@@ -138,14 +138,14 @@ struct ValuesSink {
     }
 };
 
-// Streams that are decoded side by side.
+// Streams that are decoded interleaved.
 template <std::size_t streams, class Sink>
 struct DecodingBatch {
     rans::Decoder* const* decoders;
     Sink sink;
     Decoding decoding[streams];
 
-    // One step of each; false where bytes ran out.
+    // One step of each; false if the bytes of a stream ran out.
     template <bool is_full, class Tables>
     __attribute__((always_inline)) bool step(const Tables& tables, std::size_t first, __mmask64 active) {
         for (std::size_t k = 0; k < streams; ++k)
@@ -155,7 +155,7 @@ struct DecodingBatch {
         return true;
     }
 
-    // Each step with the tables that `tables_at` has for it.
+    // All steps, with the tables that `tables_at` returns for each.
     template <class TablesAt>
     __attribute__((always_inline)) bool run(const Steps& steps, TablesAt tables_at) {
         const std::size_t count = steps.channels * steps.rows;
@@ -182,11 +182,11 @@ struct DecodingBatch {
     }
 
     bool run(const Steps& steps, Layout layout) {
-        if (layout == Layout::one_a_lane)
+        if (layout == Layout::one_per_lane)
             return run(steps, [&](std::size_t first, __mmask64 active) {
                 return DecodeLaneTables{LaneTables(steps, first, active)};
             });
-        return steps.have_places ? run_with<DecodePlaces>(steps, layout)
+        return steps.are_compact ? run_with<DecodeCompact>(steps, layout)
                                  : run_with<DecodeTable>(steps, layout);
     }
 
@@ -235,7 +235,7 @@ constexpr struct Sequence {
     }
 } sequence;
 
-// The chosen bytes in front of `out`: a whole store that ends there, what lies below is written later.
+// Writes the chosen bytes in front of `out` by a full store that ends there; the bytes below are written later.
 std::uint8_t* put_in_front(std::uint8_t* out, __mmask64 chosen, __m512i bytes) {
     const std::size_t count = count_lanes(chosen);
     const __m512i turned = _mm512_permutexvar_epi8(_mm512_loadu_si512(sequence.value + count),
@@ -244,7 +244,8 @@ std::uint8_t* put_in_front(std::uint8_t* out, __mmask64 chosen, __m512i bytes) {
     return out - count;
 }
 
-// Quotient and rest of words by a frequency: the inverse is rounded down, the quotient right or one too small.
+// Quotient and remainder of words by a frequency. The inverse is rounded down, so the first quotient is exact or one
+// too small.
 struct Division {
     __m512i quotient;
     __m512i rest;
@@ -285,7 +286,7 @@ struct Encoding {
     }
 };
 
-// Where symbols come from.
+// Loads symbols.
 struct CodesSource {
     const std::uint8_t* const* codes;
 
@@ -295,7 +296,7 @@ struct CodesSource {
     }
 };
 
-// The exponents of bfloat16 values, whose other bits are put aside.
+// Splits bfloat16 values: returns the exponents and stores the other bits.
 struct ValuesSource {
     const std::byte* const* values;
     std::uint8_t* const* others;
@@ -315,7 +316,7 @@ struct ValuesSource {
     }
 };
 
-// Streams that are encoded side by side.
+// Streams that are encoded interleaved.
 template <std::size_t streams, class Source>
 struct EncodingBatch {
     Source source;
@@ -329,7 +330,7 @@ struct EncodingBatch {
                                                active);
     }
 
-    // From the last step to the first, each with the tables that `tables_at` has for it.
+    // From the last step to the first, with the tables that `tables_at` returns for each.
     template <class TablesAt>
     __attribute__((always_inline)) void run(const Steps& steps, TablesAt tables_at) {
         for (std::size_t k = 0; k < streams; ++k)
@@ -362,16 +363,16 @@ struct EncodingBatch {
     }
 
     void encode(const Steps& steps, Layout layout) {
-        if (layout == Layout::one_a_lane)
+        if (layout == Layout::one_per_lane)
             return run(steps, [&](std::size_t first, __mmask64 active) {
                 return EncodeLaneTables{LaneTables(steps, first, active)};
             });
-        return steps.have_places ? encode_with<EncodePlaces>(steps, layout)
+        return steps.are_compact ? encode_with<EncodeCompact>(steps, layout)
                                  : encode_with<EncodeTable>(steps, layout);
     }
 };
 
-// Two at once, which keeps the arithmetic busy.
+// Two at a time, enough to keep the arithmetic units busy.
 void encode(const Steps& steps, std::size_t streams, const std::uint8_t* const* codes,
             rans::Encoder* const* encoders) {
     const Layout layout = layout_of(steps);

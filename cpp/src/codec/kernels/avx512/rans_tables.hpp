@@ -1,5 +1,5 @@
-// What tables of the stream coder say of 64 lanes: of slots for a decoder, of symbols for an encoder. A table lies in
-// registers, or its entries are looked up in memory where every lane has its own.
+// Lookups of 64 lanes in the tables of the stream coder: by slot in a decoder, by symbol in an encoder. A table is
+// held in registers, or gathered from memory if every lane has its own table.
 #pragma once
 
 #include <immintrin.h>
@@ -31,11 +31,11 @@ struct Lookup {
     }
 };
 
-// Entries of 32 bits, one a lane, looked up in memory.
+// Entries of 32 bits, one for each lane, gathered from memory.
 struct Entries {
     __m512i quarter[4];
 
-    // The byte of each entry that lies `shift` bits above its lowest.
+    // The byte of each entry at bit `shift`.
     template <unsigned shift>
     __m512i bytes() const {
         __m512i joined = _mm512_castsi128_si512(_mm512_cvtepi32_epi8(_mm512_srli_epi32(quarter[0], shift)));
@@ -45,7 +45,7 @@ struct Entries {
     }
 };
 
-// A table for each lane: those of the channels of one row.
+// A table for each lane: the tables of the channels of one row.
 struct LaneTables {
     const Table* tables;
     __m512i offset[4];  // of each lane's table, in entries
@@ -75,7 +75,7 @@ struct LaneTables {
     }
 };
 
-// What a table has for the slots of all lanes.
+// The values of a table for the slots of all lanes.
 struct Slots {
     __m512i symbol;
     __m512i frequency;
@@ -100,20 +100,20 @@ struct DecodeTable {
     }
 };
 
-struct DecodePlaces {
-    Lookup place;
+struct DecodeCompact {
+    Lookup entry;
     __m512i symbol;
     __m512i frequency;
     __m512i start;
 
-    explicit DecodePlaces(const Table& table)
-        : place(table.places.place_of_slot),
-          symbol(_mm512_load_si512(table.places.symbol)),
-          frequency(_mm512_load_si512(table.places.frequency)),
-          start(_mm512_load_si512(table.places.start)) {}
+    explicit DecodeCompact(const Table& table)
+        : entry(table.compact.entry_of_slot),
+          symbol(_mm512_load_si512(table.compact.symbol)),
+          frequency(_mm512_load_si512(table.compact.frequency)),
+          start(_mm512_load_si512(table.compact.start)) {}
 
     Slots operator()(__m512i slot) const {
-        const __m512i at = place(slot);  // of which a look-up takes the lowest six bits
+        const __m512i at = entry(slot);  // a permutation uses the lowest six bits
         return {_mm512_permutexvar_epi8(at, symbol), _mm512_permutexvar_epi8(at, frequency),
                 _mm512_sub_epi8(slot, _mm512_permutexvar_epi8(at, start)), _mm512_movepi8_mask(at)};
     }
@@ -130,7 +130,7 @@ struct DecodeLaneTables {
     }
 };
 
-// What a table has for the symbols of all lanes.
+// The values of a table for the symbols of all lanes.
 struct Symbols {
     __m512i frequency;
     __m512i start;
@@ -155,22 +155,22 @@ struct EncodeTable {
     }
 };
 
-struct EncodePlaces {
-    Lookup place;
+struct EncodeCompact {
+    Lookup entry;
     __m512i frequency;
     __m512i start;
     __m512i inverse_low;
     __m512i inverse_high;
 
-    explicit EncodePlaces(const Table& table)
-        : place(table.places.place_of_symbol),
-          frequency(_mm512_load_si512(table.places.frequency)),
-          start(_mm512_load_si512(table.places.start)),
-          inverse_low(_mm512_load_si512(table.places.inverse_low)),
-          inverse_high(_mm512_load_si512(table.places.inverse_high)) {}
+    explicit EncodeCompact(const Table& table)
+        : entry(table.compact.entry_of_symbol),
+          frequency(_mm512_load_si512(table.compact.frequency)),
+          start(_mm512_load_si512(table.compact.start)),
+          inverse_low(_mm512_load_si512(table.compact.inverse_low)),
+          inverse_high(_mm512_load_si512(table.compact.inverse_high)) {}
 
     Symbols operator()(__m512i symbol) const {
-        const __m512i at = place(symbol);
+        const __m512i at = entry(symbol);
         return {_mm512_permutexvar_epi8(at, frequency), _mm512_permutexvar_epi8(at, start),
                 _mm512_permutexvar_epi8(at, inverse_low), _mm512_permutexvar_epi8(at, inverse_high)};
     }

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::size_t lanes = 16;
 
-// A gap is the number of positions skipped: as many bytes of this value as fit, then the rest.
+// A gap is the number of positions skipped: bytes of this value while it fits, then the remainder.
 constexpr std::size_t gap_step = 255;
 
 std::size_t bitmap_row_bytes(layout::Rows rows) { return (rows.length + 7) / 8; }
@@ -24,8 +24,8 @@ __m512i set1(std::uint32_t value) { return _mm512_set1_epi32(static_cast<int>(va
 
 unsigned count_bits(__mmask16 mask) { return static_cast<unsigned>(_mm_popcnt_u32(mask)); }
 
-// Elements as keys, and those of a mask together as 16 bits each. Neighbouring rows are alike: the threshold of
-// one is sought near that of the last, within `reach` of it, some 6 %.
+// Elements as keys, and the elements of a mask compressed to 16 bits each. Neighbouring rows are similar: the
+// threshold of a row is first sought within `reach` of that of the previous row, some 6 %.
 struct Float32 {
     static constexpr std::size_t bytes = 4;
     static constexpr std::uint32_t infinite_key = 0x7F800000;
@@ -33,7 +33,7 @@ struct Float32 {
     static __m512i keys(const std::byte* in, __mmask16 given) {
         return _mm512_and_si512(_mm512_maskz_loadu_epi32(given, in), set1(0x7FFFFFFF));
     }
-    // The nearest bfloat16, ties to even, but a finite one.
+    // The nearest finite bfloat16, ties to even.
     static __m256i kept(const std::byte* in, __mmask16 given, __mmask16 is_kept) {
         const __m512i bits = _mm512_maskz_compress_epi32(is_kept, _mm512_maskz_loadu_epi32(given, in));
         const __m512i size = _mm512_min_epu32(_mm512_and_si512(bits, set1(0x7FFFFFFF)), set1(0x7F7F0000));
@@ -80,8 +80,8 @@ struct Bits16 {
 using Float16 = Bits16<0x7C000000, 10>;
 using BFloat16 = Bits16<0x7F800000, 7>;
 
-// The `missing`-th largest of `count` keys, which lies in [low, high). Of the keys `from_low` and `from_high`
-// are as large as the ends of that range.
+// The `missing`-th largest of `count` keys, which is in [low, high). `from_low` and `from_high` keys are at least as
+// large as the ends of that range.
 struct Search {
     std::uint32_t* keys;
     std::size_t count;
@@ -109,8 +109,8 @@ std::size_t count_from(const Search& search, std::uint32_t low) {
     return static_cast<std::uint32_t>(_mm512_reduce_add_epi32(sum)) + count_bits(tail);
 }
 
-// The chosen lanes behind `count` others; returns the new count. Compressed in a register, since to memory it is
-// microcode. Only a tail must not be followed by anything: before it there is room for the lanes left out.
+// Appends the chosen lanes to `count` others and returns the new count. Compressed in a register, because compressing
+// to memory is microcoded. A full store may write beyond the chosen lanes, except at the tail.
 std::size_t append(std::uint32_t* array, std::size_t count, __m512i keys, __mmask16 chosen, bool is_tail) {
     const __m512i packed = _mm512_maskz_compress_epi32(chosen, keys);
     const unsigned added = count_bits(chosen);
@@ -121,7 +121,7 @@ std::size_t append(std::uint32_t* array, std::size_t count, __m512i keys, __mmas
     return count + added;
 }
 
-// Leaves the keys outside the range behind.
+// Drops the keys outside the range.
 void narrow(Search& search) {
     std::size_t count = 0;
     for (std::size_t i = 0; i < search.count; i += lanes) {
@@ -142,7 +142,7 @@ struct Threshold {
     std::size_t ties;
 };
 
-// Of at most sixteen keys: each is tried.
+// For at most sixteen keys: tries each.
 Threshold pick(const Search& search) {
     const __mmask16 given = first_lanes(search.count);
     const __m512i keys = load_keys(search, 0);
@@ -154,7 +154,7 @@ Threshold pick(const Search& search) {
     }
 }
 
-// By halving the range; this changes the keys.
+// Bisects the range; modifies the keys.
 Threshold find_threshold(Search search) {
     while (search.high - search.low > 1) {
         const std::size_t in_range = search.from_low - search.from_high;
@@ -173,7 +173,7 @@ Threshold find_threshold(Search search) {
     return {search.low, search.missing - search.from_high};
 }
 
-// What one pass over a row finds: the largest key, and the keys in a range, which go to an array.
+// The result of one pass over a row: the largest key, and how many keys are in a range and above it.
 struct Survey {
     std::uint32_t largest;
     std::size_t in_range;
@@ -205,7 +205,7 @@ __mmask16 lowest(__mmask16 mask, std::size_t ties) {
     return static_cast<__mmask16>(_pdep_u32(first_lanes(ties), mask));
 }
 
-// Writes what is kept of a row: the keys above the threshold, and of those level with it the first `ties`.
+// Writes the kept elements of a row: keys above the threshold, and of those equal to it the first `ties`.
 template <class Element>
 void write_kept(const std::byte* in, std::size_t length, Threshold threshold, std::byte* values,
                 std::size_t room, std::byte* bitmap) {
@@ -254,7 +254,7 @@ bool select_largest(const std::byte* in, layout::Rows rows, std::size_t kept, st
     return true;
 }
 
-// Up to 64 positions of a bitmap, from a byte on; those past its end are not set.
+// Up to 64 positions of a bitmap, starting at a byte; those beyond its end are not set.
 std::uint64_t load_bits(const std::byte* bitmap, std::size_t bytes) {
     if (bytes < 8)
         return static_cast<std::uint64_t>(
@@ -314,7 +314,7 @@ bool place_by_gaps(const std::byte* values, const std::byte* gaps, std::size_t g
     return gap == end;
 }
 
-// The gaps of up to 64 positions, after `skipped` others since the last one kept; all but the first are short.
+// The gaps of up to 64 positions, `skipped` positions after the last one kept; all but the first gap fit a byte.
 std::size_t store_gaps(std::uint64_t bits, std::size_t skipped, std::byte* gaps, std::size_t room) {
     const __m512i numbers =
         _mm512_set_epi8(63, 62, 61, 60, 59, 58, 57, 56, 55, 54, 53, 52, 51, 50, 49, 48, 47, 46, 45, 44, 43,

@@ -1,4 +1,4 @@
-// 64 bfloat16 values as two vectors, and as one of their exponents and one of their other bits.
+// 64 bfloat16 values: as two vectors, or as one of their exponents and one of their other bits.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +10,7 @@ namespace orbitsplit::kernels {
 
 namespace {
 
-// Positions 0, 2, 4 ... of the bytes of two vectors.
+// The indices of the even bytes of two vectors.
 constexpr struct EvenBytes {
     std::uint8_t position[64] = {};
     constexpr EvenBytes() {
@@ -42,7 +42,8 @@ struct Split {
     __m512i even = _mm512_loadu_si512(even_bytes.position);
     __m512i odd = _mm512_or_si512(even, _mm512_set1_epi8(1));
 
-    // A value is sign, eight bits of exponent, seven of mantissa: doubled, its high byte is the exponent.
+    // A value is a sign, eight bits of exponent and seven of mantissa: shifted left by one, its high byte is the
+    // exponent.
     __m512i exponents(Values v) const {
         return _mm512_permutex2var_epi8(_mm512_slli_epi16(v.first, 1), odd, _mm512_slli_epi16(v.second, 1));
     }
@@ -56,12 +57,13 @@ struct Split {
 
 // The high byte of a value is the sign and seven bits of the exponent, the low one the last bit and the mantissa.
 inline Values merge(__m512i exponents, __m512i others) {
-    // Of `others` where the selector is 1, of the exponent where it is 0: not what shifts carry from byte to byte.
+    // Bits of `others` where the selector is 1, of the exponent where it is 0; bits that the shifts carry into other
+    // bytes are not selected.
     const __m512i high = _mm512_ternarylogic_epi64(_mm512_set1_epi8(static_cast<char>(0x80)), others,
                                                    _mm512_srli_epi16(exponents, 1), 0xCA);
     const __m512i low =
         _mm512_ternarylogic_epi64(_mm512_set1_epi8(0x7F), others, _mm512_slli_epi16(exponents, 7), 0xCA);
-    // Interleaving goes by 16 bytes: eights are put where it takes them from.
+    // Interleaving works within 128-bit lanes: the 64-bit words are moved to where it takes them from.
     const __m512i eights = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     const __m512i ordered_low = _mm512_permutexvar_epi64(eights, low);
     const __m512i ordered_high = _mm512_permutexvar_epi64(eights, high);

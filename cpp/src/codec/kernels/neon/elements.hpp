@@ -10,7 +10,7 @@ namespace orbitsplit::kernels {
 
 namespace {
 
-// Bytes of a caller need not be aligned: loads and stores are of bytes.
+// Memory of a caller may be unaligned: loads and stores go by bytes.
 inline uint16x4_t load_words(const std::byte* in) {
     return vreinterpret_u16_u8(vld1_u8(reinterpret_cast<const std::uint8_t*>(in)));
 }
@@ -23,14 +23,14 @@ inline float32x4_t clamp_to(float32x4_t x, float largest) {
     return vmaxq_f32(vminq_f32(x, vdupq_n_f32(largest)), vdupq_n_f32(-largest));
 }
 
-// Infinity and NaN pass.
+// Infinity and NaN are kept.
 inline float32x4_t clamp_finite_to(float32x4_t x, float largest) {
     const uint32x4_t is_finite = vcltq_f32(vabsq_f32(x), vdupq_n_f32(__builtin_inff()));
     return vbslq_f32(is_finite, clamp_to(x, largest), x);
 }
 
-// Conversion to float32 is exact. `clamp` stops at the largest of the dtype; `store` rounds to nearest, ties to
-// even, and expects what is finite to be within the range.
+// Conversion to float32 is exact. `clamp` limits to the largest finite value of the dtype; `store` rounds to nearest,
+// ties to even, and expects finite values to be within the range.
 struct Float32 {
     static constexpr std::size_t lanes = 4;
     static constexpr std::size_t bytes = 4;
@@ -67,7 +67,7 @@ struct BFloat16 {
     }
     static float32x4_t clamp(float32x4_t x) { return clamp_to(x, largest); }
     static float32x4_t clamp_finite(float32x4_t x) { return clamp_finite_to(x, largest); }
-    // A NaN stays one of the same sign, made quiet.
+    // A NaN becomes a quiet NaN of the same sign.
     static void store(std::byte* out, float32x4_t x) {
         const uint32x4_t bits = vreinterpretq_u32_f32(x);
         const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));

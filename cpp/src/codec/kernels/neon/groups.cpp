@@ -19,7 +19,7 @@ struct Blocks {
         return vmaxvq_u32(largest);
     }
 
-    // Sixteen codes from the k-th element on.
+    // The codes of sixteen elements, starting at the k-th.
     template <class Element>
     static int8x16_t codes_of(const std::byte* in, std::size_t k, float inverse) {
         const auto four = [&](std::size_t i) {
@@ -39,13 +39,13 @@ struct Blocks {
             vst1q_u8(bytes, first);
             vst1q_u8(bytes + 16, second);
         } else {
-            // The even one of a pair is the low half; then plus 8 on both.
+            // The even code of a pair is the low half; then 8 is added to both.
             const uint8x16_t low = vandq_u8(vuzp1q_u8(first, second), vdupq_n_u8(0x0F));
             vst1q_u8(bytes, veorq_u8(vsliq_n_u8(low, vuzp2q_u8(first, second), 4), vdupq_n_u8(0x88)));
         }
     }
 
-    // Sixteen codes to the elements from the k-th on.
+    // Sixteen codes to elements, starting at the k-th.
     template <class Element>
     static void write(int8x16_t codes, float scale, std::byte* out, std::size_t k) {
         const auto four = [&](int16x4_t words, std::size_t i) {

@@ -17,7 +17,7 @@ float parameter(const float* numbers, std::size_t channel) {
     return numbers != nullptr ? numbers[channel] : 0;
 }
 
-// What has no place among the codes, as the nearest finite bfloat16.
+// A value outside the range of codes, as the nearest finite bfloat16.
 std::uint16_t escape_value(float y) {
     return float_bits::bf16_from_single(float_bits::clamp(y, float_bits::largest_bf16));
 }
@@ -70,7 +70,7 @@ std::size_t dequantise(const std::int8_t* codes, layout::Rows rows, const Channe
     return used;
 }
 
-// Butterflies of distance 1, 2, 4, ...: the order within a distance does not matter to the result.
+// Butterflies of distance 1, 2, 4, ...: the order within one distance does not affect the result.
 void hadamard(float* y, std::size_t count, std::size_t block, float scale) {
     for (std::size_t distance = 1; distance < block; distance *= 2)
         for (std::size_t start = 0; start < count; start += 2 * distance)
@@ -83,25 +83,25 @@ void hadamard(float* y, std::size_t count, std::size_t block, float scale) {
     for (std::size_t i = 0; i < count; ++i) y[i] *= scale;
 }
 
-// In squares, so that both sides stay in the cache.
-constexpr std::size_t square = 64;
+// Tiled, so that both sides stay in the cache.
+constexpr std::size_t tile = 64;
 
 void to_columns(const std::int8_t* in, layout::Rows rows, std::int8_t* out) {
-    for (std::size_t first = 0; first < rows.length; first += square)
+    for (std::size_t first = 0; first < rows.length; first += tile)
         for (std::size_t row = 0; row < rows.count; ++row)
-            for (std::size_t c = first; c < std::min(first + square, rows.length); ++c)
+            for (std::size_t c = first; c < std::min(first + tile, rows.length); ++c)
                 out[c * rows.count + row] = in[row * rows.length + c];
 }
 
 void to_rows(const std::int8_t* in, layout::Rows rows, std::int8_t* out) {
-    for (std::size_t first = 0; first < rows.length; first += square)
+    for (std::size_t first = 0; first < rows.length; first += tile)
         for (std::size_t row = 0; row < rows.count; ++row)
-            for (std::size_t c = first; c < std::min(first + square, rows.length); ++c)
+            for (std::size_t c = first; c < std::min(first + tile, rows.length); ++c)
                 out[row * rows.length + c] = in[c * rows.count + row];
 }
 
-// Each number of the result is summed in the order of the factors; any number of results may be summed side by
-// side, and four factors at a time so that sums are stored less often.
+// Each result is summed in the order of the factors, as every kernel must. Four factors at a time, so that sums are
+// stored less often.
 void multiply(const float* x, layout::Rows rows, const float* matrix, float* y) {
     const std::size_t n = rows.length;
     std::fill_n(y, rows.count * n, 0.0F);

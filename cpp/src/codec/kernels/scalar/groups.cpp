@@ -15,17 +15,17 @@ using elements::load;
 using elements::load_single;
 using elements::store;
 
-// Added to a float below 2^22 it leaves the nearest integer, ties to even, in the low bits: rounding and
-// conversion at once, in one order on every machine.
+// Added to a float below 2^22 it leaves the nearest integer, ties to even, in the low bits: rounding and conversion in
+// one operation, the same on every machine.
 constexpr float rounding_magic = 0x1.8p23F;
 constexpr float smallest_scale = 0x1p-126F;
 
-// Codes of int4 pass through blocks of this many; it is even, so that each block begins on a byte.
+// Codes of int4 are packed in blocks of this size; it is even, so that each block starts at a byte boundary.
 constexpr std::size_t block = 512;
 
 template <class Element>
 std::uint32_t largest_key(const std::byte* in, std::size_t count) {
-    // Signed, because the oldest vector sets have no unsigned maximum; keys have 31 bits.
+    // Signed, because the oldest vector instruction sets have no unsigned maximum; keys have 31 bits.
     std::int32_t largest = 0;
     for (std::size_t i = 0; i < count; ++i) {
         const std::uint32_t key = Element::key(load<typename Element::Bits>(in, i));
@@ -55,7 +55,7 @@ void quantise_group(const std::byte* in, std::size_t count, float inverse, std::
     }
 }
 
-// Two codes to a byte, the even one low, each plus 8; an odd row ends with an empty high half.
+// Two codes in a byte, the even one in the low half, each plus 8; in a row of odd length the last high half is zero.
 void pack(const std::int8_t* codes, std::size_t count, std::byte* out) {
     for (std::size_t i = 0; i < count / 2; ++i) {
         std::uint16_t pair;
@@ -102,7 +102,7 @@ void dequantise_packed(const std::byte* in, std::size_t count, float scale, std:
     }
 }
 
-// Where the groups of an array lie: `visit(group, element, code byte, count)` for each.
+// Calls `visit(group, first element, first code byte, count)` for each group of an array until it returns false.
 template <class Visit>
 bool for_each_group(layout::Rows rows, std::size_t group, int bits, Visit visit) {
     const std::size_t row_code_bytes = bits == 8 ? rows.length : (rows.length + 1) / 2;

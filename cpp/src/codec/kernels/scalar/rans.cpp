@@ -15,7 +15,7 @@ using rans::lowest_state;
 using rans::Steps;
 using rans::Table;
 
-// A step's fields by value: read in place, each byte that is written could be one of them.
+// Copies of the pointers: through a reference, the compiler must assume that every byte written may change them.
 struct TableOf {
     const Table* tables;
     const std::uint8_t* index;  // by channel
@@ -27,14 +27,14 @@ struct TableOf {
     }
 };
 
-// Where the next byte of each kind goes, apart from the states: these stay in registers.
+// Write positions, separate from the states so that they stay in registers.
 struct Ends {
     std::uint8_t* next;
     std::uint8_t* escape;
 };
 
-// Returns the next state. Whether a state gives off a byte is as good as random, so there is no branch: the byte
-// is written all the same, and overwritten later. Escapes are rare.
+// Returns the next state. Whether a state emits a byte is unpredictable, so there is no branch: the byte is always
+// written and overwritten later if it was not emitted. Escapes are rare.
 std::uint32_t encode_symbol(const Table& table, std::uint8_t symbol, std::uint32_t state, Ends& ends) {
     const std::uint32_t entry = table.symbol_entry[symbol];
     const std::uint32_t frequency = entry & 0xFF;
@@ -45,15 +45,15 @@ std::uint32_t encode_symbol(const Table& table, std::uint8_t symbol, std::uint32
     ends.next[-1] = static_cast<std::uint8_t>(state);
     ends.next -= is_high;
     const std::uint32_t x = is_high ? state >> 8 : state;
-    // The inverse is rounded down: the quotient is right or one too small.
+    // The inverse is rounded down: the quotient is exact or one too small.
     const std::uint32_t guess = (x * (entry >> 16)) >> 16;
     const std::uint32_t next = guess * (256 - frequency) + x + start;
     const std::uint32_t left = x - guess * frequency;
     return left >= frequency ? next + 256 - frequency : next;
 }
 
-// One row in few lanes, a decode step: its states stay in registers, where the next symbol of a lane finds them
-// sooner than in memory.
+// One row in few lanes, as in a decode step: its states stay in registers, which shortens the dependency between the
+// symbols of a lane.
 template <std::size_t lanes>
 void encode_row(const TableOf& table_of, std::size_t channels, const std::uint8_t* codes,
                 std::uint16_t* states, Ends& ends) {
@@ -106,6 +106,7 @@ void encode(const Steps& steps, std::size_t streams, const std::uint8_t* const* 
     for (std::size_t k = 0; k < streams; ++k) encode_one(steps, codes[k], *encoders[k]);
 }
 
+// Read positions.
 struct Begins {
     const std::uint8_t* next;
     const std::uint8_t* escape;
@@ -115,8 +116,8 @@ struct Begins {
     }
 };
 
-// Reads at most one byte of each kind, which slack_bytes allows for the lanes of a step. Whether a state is
-// refilled is as good as random, so there is no branch; escapes are rare.
+// Reads at most one refill byte and one escaped symbol; slack_bytes covers the lanes of a step. Whether a state is
+// refilled is unpredictable, so there is no branch; escapes are rare.
 std::uint8_t decode_symbol(const Table& table, std::uint16_t& state, Begins& begins) {
     const std::uint32_t entry = table.slot_entry[state & 0xFFU];
     const std::uint32_t x = (entry & 0xFF) * (state >> 8U) + (entry >> 8 & 0xFF);
@@ -185,7 +186,7 @@ bool decode(const Steps& steps, std::size_t streams, Decoder* const* decoders, s
     return true;
 }
 
-// Of values on their way at once.
+// The exponents of a block of values.
 using Exponents = std::array<std::uint8_t, 1024>;
 
 std::uint8_t other_bits(const std::byte* values, std::size_t i) {
@@ -206,7 +207,7 @@ void encode_values(const Steps& steps, std::size_t streams, const std::byte* con
     for (std::size_t k = 0; k < streams; ++k) {
         Steps part = steps;
         for (std::size_t end = steps.channels; end > 0; end -= part.channels) {
-            part.channels = (end - 1) % exponents.size() + 1;  // the last part alone may be shorter
+            part.channels = (end - 1) % exponents.size() + 1;  // only the last part may be shorter
             const std::size_t first = end - part.channels;
             planes.exponents(values[k] + 2 * first, part.channels, exponents.data());
             for (std::size_t i = first; i < end; ++i) others[k][i] = other_bits(values[k], i);

@@ -18,7 +18,7 @@ using elements::Float32;
 using elements::load;
 using elements::store;
 
-// A gap is the number of positions skipped: as many bytes of this value as fit, then the rest.
+// A gap is the number of positions skipped: bytes of this value while it fits, then the remainder.
 constexpr std::size_t gap_step = 255;
 
 // The keys above the threshold are kept, and of those equal to it the first `ties`.
@@ -27,16 +27,16 @@ struct Threshold {
     std::size_t ties;
 };
 
-// The kept-th largest of 31-bit keys by radix, most significant digit first. Only keys with the digits found
-// so far go on to the next; `candidates` has room for all. Digits are small because rows are short and counts
-// must be cleared for each.
+// The kept-th largest of 31-bit keys by radix select, most significant digit first. Only keys with the digits found
+// so far remain candidates; `candidates` has room for all keys. Digits are small because rows are short and the
+// counts must be cleared for each digit.
 Threshold find_threshold(std::span<const std::uint32_t> keys, std::size_t kept, std::uint32_t* candidates) {
     struct Digit {
         int shift;
         int bits;
     };
     constexpr std::array<Digit, 4> digits = {{{23, 8}, {15, 8}, {7, 8}, {0, 7}}};
-    // Two sets, because neighbours often share a digit and an increment waits for the last one of its count.
+    // Two sets of counts, because neighbours often share a digit and incrementing the same count twice stalls.
     std::array<std::array<std::uint32_t, 256>, 2> counts;
     std::uint32_t prefix = 0;
     std::size_t missing = kept;
@@ -93,7 +93,7 @@ std::size_t count_set_bits(std::span<const std::byte> bitmap) {
     return count;
 }
 
-// An element in 16 bits: those of a 16-bit dtype, else the nearest finite bfloat16.
+// An element in 16 bits: unchanged for a 16-bit dtype, else the nearest finite bfloat16.
 template <class Element>
 std::uint16_t shorten(typename Element::Bits bits) {
     if constexpr (sizeof bits == 2)
@@ -118,7 +118,8 @@ bool select_largest(const std::byte* in, layout::Rows rows, std::size_t kept, st
     std::size_t written = 0;
     for (std::size_t row = 0; row < rows.count; ++row) {
         const std::byte* here = in + row * rows.length * sizeof(typename Element::Bits);
-        std::int32_t largest = 0;  // signed, because the oldest vector sets have no unsigned maximum
+        std::int32_t largest =
+            0;  // signed, because the oldest vector instruction sets have no unsigned maximum
         for (std::size_t i = 0; i < rows.length; ++i) {
             keys[i] = Element::key(load<typename Element::Bits>(here, i));
             largest = std::max(largest, static_cast<std::int32_t>(keys[i]));

@@ -1,5 +1,5 @@
-// CRC-32C by the processor's instruction, three streams side by side. All in an anonymous namespace, so that
-// each file has its own copy.
+// CRC-32C by the processor's instruction, three interleaved streams. All in an anonymous namespace, so that each file
+// has its own copy.
 #pragma once
 
 #include "codec/kernels/kernels.hpp"
@@ -8,7 +8,7 @@ namespace orbitsplit::kernels {
 
 namespace {
 
-// The instruction takes three cycles but can start every cycle: three streams of so many bytes each.
+// Bytes of each of three streams: the instruction has a latency of three cycles but can start every cycle.
 constexpr std::size_t stream_bytes = 512;
 
 struct StreamTables {
@@ -39,7 +39,7 @@ constexpr StreamTables make_stream_tables() {
 
 constexpr StreamTables stream_tables = make_stream_tables();
 
-// `Instruction` offers of_word(crc, eight bytes) and of_byte(crc, byte).
+// `Instruction` provides of_word(crc, eight bytes) and of_byte(crc, byte).
 template <class Instruction>
 std::uint32_t update_by_instruction(std::uint32_t crc, const std::byte* bytes, std::size_t count) {
     const auto step = [](std::uint32_t before, const std::byte* here) {

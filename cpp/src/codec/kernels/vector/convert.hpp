@@ -8,7 +8,7 @@ namespace orbitsplit::kernels {
 
 namespace {
 
-// Elements of one type to another, a register at a time; the last ones through a register of their own.
+// Elements of one type to another, a register at a time; the remainder in a padded register.
 template <class From, class To, class Between>
 void convert_all(const std::byte* in, std::size_t count, std::byte* out, Between between) {
     constexpr std::size_t lanes = From::lanes;

@@ -1,8 +1,8 @@
-// What the instruction sets share of the group codecs: rows, groups and ends. All in an anonymous namespace, so
-// that each file has its own copy.
+// What the group codecs of all instruction sets have in common: rows, groups and remainders. All in an anonymous
+// namespace, so that each file has its own copy.
 //
-// A `Set` offers, for its element types and 8 or 4 bits,
-//   quantise_group<Element, bits>(in, count, top, scale, codes)      false: a value was not finite
+// A `Set` provides, for its element types and 8 or 4 bits,
+//   quantise_group<Element, bits>(in, count, scale, codes)      false if a value is not finite
 //   dequantise_group<Element, bits>(codes, count, scale, out)
 #pragma once
 
@@ -62,9 +62,9 @@ bool dequantise(const std::byte* scales, const std::byte* codes, layout::Rows ro
     return true;
 }
 
-// Groups of a set without masked loads and stores: whole blocks, and the rest through a block of its own.
-// `Blocks` offers block (a number of elements), and of so many
-//   largest_bits<Element>(in)                              the largest of their magnitudes' bits
+// Groups of an instruction set without masked loads and stores: whole blocks, and the remainder in a padded block.
+// `Blocks` provides `block`, a number of elements, and for that many elements
+//   largest_bits<Element>(in)                              the bits of the largest magnitude
 //   quantise_block<Element, bits>(in, inverse, codes)
 //   dequantise_block<Element, bits>(codes, scale, out)
 template <class Blocks>
@@ -93,7 +93,7 @@ struct GroupsOfBlocks {
         if (whole < count) {
             alignas(32) std::byte last[block * bits / 8];
             Blocks::template quantise_block<Element, bits>(rest, inverse, last);
-            // The high half of an odd row's last byte is empty.
+            // In a row of odd length the last high half is zero.
             if (bits == 4 && count % 2 != 0)
                 last[(count - whole) / 2] =
                     static_cast<std::byte>(static_cast<unsigned char>(last[(count - whole) / 2]) & 0x0F);
