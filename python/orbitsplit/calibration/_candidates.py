@@ -63,7 +63,7 @@ def check_codecs(codecs: Sequence[str]) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """What codecs of one cut are made from: `statistics` (None where only fixed ones are); for trained ones a seed, and
-    the downstream model of the batches that are fitted to: of a level by name, because masks of earlier cuts come before it."""
+    the downstream model, by level name because masks of earlier cuts precede it, on the batches that are fitted to."""
 
     statistics: CutStatistics | None
     fitted: Callable[[str], CutDownstream]

@@ -43,7 +43,7 @@ def learn_mask(
     start is returned if batches kept from training are no better off.
 
     Raises:
-        ValueError: `bits` cannot be reached, `value_bits` is not from 2 to 8, or the downstream model has no usable data.
+        ValueError: `bits` cannot be reached, `value_bits` is not from 2 to 8, or no data is usable.
     """
     if not 2 <= value_bits <= 8:
         raise ValueError(f"value_bits is {value_bits}, it must be from 2 to 8")

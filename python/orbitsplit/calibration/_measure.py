@@ -195,7 +195,7 @@ class Reference:
 
 
 class CutDownstream:
-    """What lies behind one cut, for the batches of a reference: `DownstreamModel` of trained codecs, and the judge of all.
+    """The layers behind one cut, for the batches of a reference: `DownstreamModel` of trained codecs, the judge of all.
 
     `before` is a downstream model of an earlier cut of the same reference: what is sent is computed from there.
     Raises ValueError where the layers behind the cut take more than the hidden state.
