@@ -223,7 +223,7 @@ class _Calibration:
             kept.save(is_due=False)
 
     def _fitted_downstream(self, state: State, cut: int, name: str) -> CutDownstream:
-        """Return the downstream model that a level is trained on; masks of that level at earlier cuts are applied first.
+        """Return the downstream model that a level is trained on; masks of earlier cuts come first.
 
         Without them masks do not compose: what one takes away, the next one does not see in training.
         """
