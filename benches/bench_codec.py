@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from orbitsplit._backend import load_backend
+from orbitsplit._backend import load_backend, use_backend
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import compress, decompress, frame_bytes
 from orbitsplit._codec.stateful import Decoder, Encoder
@@ -97,10 +97,10 @@ def test_encode(benchmark, case, codec):
     check_decoded(decompress(frame), case[1], codec)
 
 
-def test_encode_numba(benchmark, case, monkeypatch):
+def test_encode_numba(benchmark, case):
     expected = compress(case[1], "int8")
-    use_numba(monkeypatch)
-    assert measure(benchmark, "encode", case, lambda: compress(case[1], "int8")) == expected
+    with use_backend("numba"):
+        assert measure(benchmark, "encode", case, lambda: compress(case[1], "int8")) == expected
 
 
 def test_decode_copy(benchmark, case):
@@ -133,11 +133,11 @@ def test_decode(benchmark, case, codec):
     check_decoded(measure(benchmark, "decode", case, lambda: decompress(frame)), case[1], codec)
 
 
-def test_decode_numba(benchmark, case, monkeypatch):
+def test_decode_numba(benchmark, case):
     frame = compress(case[1])
     expected = decompress(frame)
-    use_numba(monkeypatch)
-    np.testing.assert_array_equal(measure(benchmark, "decode", case, lambda: decompress(frame)), expected)
+    with use_backend("numba"):
+        np.testing.assert_array_equal(measure(benchmark, "decode", case, lambda: decompress(frame)), expected)
 
 
 def check_decoded(decoded, x, codec):
@@ -148,10 +148,6 @@ def check_decoded(decoded, x, codec):
         "int4": int8_error_bound(x) * 127 / 7,
     }[codec]
     assert np.all(np.abs(decoded - x) <= bound)
-
-
-def use_numba(monkeypatch):
-    monkeypatch.setattr("orbitsplit._codec.codecs.backend", lambda: load_backend("numba"))
 
 
 KEEP = 0.25

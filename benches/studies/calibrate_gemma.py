@@ -90,7 +90,7 @@ def row(name: str, found: Measured) -> str:
     """Return a row of the table of codecs."""
     return (
         f"| {name} | {16 / found.bits_per_element:.2f} | {100 * found.perplexity_rise:+.2f} "
-        f"± {100 * found.surprise_error:.2f} | {-100 * found.drop:+.2f} ± {100 * found.drop_error:.2f} "
+        f"± {100 * found.nll_increase_error:.2f} | {-100 * found.drop:+.2f} ± {100 * found.drop_error:.2f} "
         f"| {-100 * found.expected_drop:+.2f} | {found.loss:.4f} |"
     )
 
@@ -132,7 +132,7 @@ def level_near(book: osp.Codebook, cut: int, kind: str, bits: float) -> int:
 def _calibration_rows() -> dict[int, torch.Tensor]:
     """Return rows of calibration text at each cut, which the static peer may look at."""
     fitted = held_out(demo_model(), texts("calibration"), prompt_tokens=TOKENS, samples=4, positions=1)
-    states = [fitted.splice.hidden_at(batch.inputs, CUTS) for batch in fitted.batches]
+    states = [fitted.hooked.hidden_at(batch.inputs, CUTS) for batch in fitted.batches]
     return {cut: torch.cat([state[cut][0] for state in states]) for cut in CUTS}
 
 
@@ -141,7 +141,7 @@ def _decode(book: osp.Codebook, reference: Reference) -> None:
     print("\n| level | x bfloat16, frames of one token | the same numbers as in prefill |")
     print("| --- | --- | --- |")
     with torch.no_grad():
-        hidden = reference.splice.hidden(reference.batches[0].inputs, CUTS[1])[0]
+        hidden = reference.hooked.hidden(reference.batches[0].inputs, CUTS[1])[0]
     for level, one in enumerate(book.levels(CUTS[1])):
         codec = book[CUTS[1], level]
         frames = [osp.compress(token[None], codec=codec) for token in hidden]

@@ -90,7 +90,7 @@ def _parts(book: osp.Codebook, bits: float, reference: Reference) -> str:
 
 def _share_kept(codec: AnyCodec, cut: int, reference: Reference) -> float:
     assert isinstance(codec, osp.CalibratedCodec)
-    hidden = reference.splice.hidden(reference.batches[0].inputs, cut).detach()
+    hidden = reference.hooked.hidden(reference.batches[0].inputs, cut).detach()
     shift = 0 if codec.shift is None else codec.shift
     received = osp.decompress(osp.compress(hidden.contiguous(), codec), codec, framework="torch").numpy()
     return float(np.mean(np.abs(received - shift) > 0))

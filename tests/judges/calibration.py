@@ -19,14 +19,14 @@ AnyCodec = osp.CalibratedCodec | str
 class Judged:
     """What each output of each sample shows, [N, outputs of a sample], and the bits that the frames took.
 
-    `expected_drop` is the drop if the model's own probabilities are right, `surprise` the rise of the
+    `expected_drop` is the drop if the model's own probabilities are right, `nll_increase` the rise of the
     nats of what is right.
     """
 
     loss: Tensor
     drop: Tensor
     expected_drop: Tensor
-    surprise: Tensor
+    nll_increase: Tensor
     bits_per_element: float
 
 

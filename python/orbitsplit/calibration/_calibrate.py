@@ -21,11 +21,11 @@ from orbitsplit._models.fingerprint import hash_layer
 from orbitsplit._models.gguf import Progress
 from orbitsplit._profiling.timing import machine_name
 
+from ._activation_hooks import ActivationHooks
 from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, check_codecs, worth_keeping
 from ._checkpoint import Checkpoint, State
 from ._data import Data, Samples, frozen, is_causal, is_classifier, load_model, task_of
-from ._measure import CutTail, Measured, Reference
-from ._splice import Splice
+from ._measure import CutDownstream, Measured, Reference
 from ._statistics import CutStatistics, collect
 from ._task import Batch
 
@@ -108,11 +108,11 @@ def calibrate(
     report("loading the model", 0.0)
     name = model.name_or_path if isinstance(model, PreTrainedModel) else str(model)
     loaded = load_model(model, dtype=dtype, progress=progress)
-    splice = Splice(loaded)
-    chosen = _cuts(cuts, len(splice.layers))
+    hooked = ActivationHooks(loaded)
+    chosen = _cuts(cuts, len(hooked.layers))
     samples = Samples(loaded, data, name=name, tokenizer=tokenizer, prompt_tokens=prompt_tokens)
     fit_batches, measure_batches = _split(loaded, samples, fit_samples, measure_samples, seed)
-    identity = _identity(name, splice, measure_batches[0])
+    identity = _identity(name, hooked, measure_batches[0])
     asked = {
         "model": list(identity.layer_hashes),
         "data": samples.digest,
@@ -131,7 +131,7 @@ def calibrate(
     kept = Checkpoint(checkpoint, asked)
     with frozen(loaded):
         try:
-            work = _Calibration(splice, identity, fit_batches, measure_batches, asked, report)
+            work = _Calibration(hooked, identity, fit_batches, measure_batches, asked, report)
             work.collect(kept)
             work.fit(kept)
             book = work.book(kept.state)
@@ -147,24 +147,24 @@ class _Calibration:
 
     def __init__(
         self,
-        splice: Splice,
+        hooked: ActivationHooks,
         identity: CalibratedModel,
         fit_batches: Sequence[Batch],
         measure_batches: Sequence[Batch],
         asked: dict[str, Any],
         report: Progress,
     ) -> None:
-        self._splice = splice
+        self._hooked = hooked
         self._identity = identity
         self._fit_batches = fit_batches
         self._asked = asked
         self._report = report
-        self._task = task_of(splice.model)
-        self._reference = Reference(splice, self._task, measure_batches)
+        self._task = task_of(hooked.model)
+        self._reference = Reference(hooked, self._task, measure_batches)
 
     @functools.cached_property
     def _fitted_to(self) -> Reference:
-        return Reference(self._splice, self._task, self._fit_batches)
+        return Reference(self._hooked, self._task, self._fit_batches)
 
     def collect(self, kept: Checkpoint) -> None:
         """Collect statistics of all cuts that are not finished, where a codec needs them."""
@@ -186,7 +186,7 @@ class _Calibration:
             self._report(f"statistics, batch {index + 1} of {batches}", 0.25 * (index + 1) / batches)
 
         collect(
-            self._splice,
+            self._hooked,
             self._task,
             self._fit_batches,
             asked["cuts"],
@@ -201,20 +201,20 @@ class _Calibration:
     def fit(self, kept: Checkpoint) -> None:
         """Fit and measure the codecs of each cut that is not finished."""
         asked, state = self._asked, kept.state
-        tail: CutTail | None = None
+        downstream: CutDownstream | None = None
         for done, cut in enumerate(asked["cuts"]):
             if cut in state.entries:
                 continue
             self._report(
                 f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.65 * done / len(asked["cuts"])
             )
-            tail = CutTail(self._reference, cut, tail)
+            downstream = CutDownstream(self._reference, cut, downstream)
             sources = Sources(
                 statistics=state.statistics.get(cut),
-                fitted=functools.partial(self._fitted_tail, state, cut),
+                fitted=functools.partial(self._fitted_downstream, state, cut),
                 seed=asked["seed"],
             )
-            found = list(candidates(asked["codecs"], asked["levels"], sources, tail))
+            found = list(candidates(asked["codecs"], asked["levels"], sources, downstream))
             chosen = best_first(worth_keeping(found) if asked["hull_only"] else found)
             for candidate in chosen:
                 state.tensors |= candidate.tensors
@@ -222,19 +222,19 @@ class _Calibration:
             state.statistics.pop(cut, None)
             kept.save(is_due=False)
 
-    def _fitted_tail(self, state: State, cut: int, name: str) -> CutTail:
-        """Return the tail that a level is trained on: of masks, with those of the same level at earlier cuts before it.
+    def _fitted_downstream(self, state: State, cut: int, name: str) -> CutDownstream:
+        """Return the downstream model that a level is trained on; masks of earlier cuts come first.
 
         Without them masks do not compose: what one takes away, the next one does not see in training.
         """
-        tail: CutTail | None = None
+        downstream: CutDownstream | None = None
         for earlier in sorted(state.entries):
             for entry in state.entries[earlier]:
                 if name.startswith("mask") and entry.level.name == name and earlier < cut:
                     arrays: dict[str, Any] = {part: state.tensors[tensor] for part, tensor in entry.arrays.items()}
                     codec = CalibratedCodec(codebook=1, cut=earlier, **entry.scalars, **arrays)
-                    tail = CutTail(self._fitted_to, earlier, tail).through(codec)
-        return CutTail(self._fitted_to, cut, tail)
+                    downstream = CutDownstream(self._fitted_to, earlier, downstream).through(codec)
+        return CutDownstream(self._fitted_to, cut, downstream)
 
     def book(self, state: State) -> Codebook:
         """Measure plans of several cuts, fit the curve from loss to accuracy, and return the codebook."""
@@ -324,13 +324,13 @@ def _count(batches: Sequence[Batch]) -> int:
     return sum(batch.samples for batch in batches)
 
 
-def _identity(name: str, splice: Splice, batch: Batch) -> CalibratedModel:
+def _identity(name: str, hooked: ActivationHooks, batch: Batch) -> CalibratedModel:
     with torch.no_grad():
-        width = splice.hidden(batch.inputs, 0).shape[-1]
+        width = hooked.hidden(batch.inputs, 0).shape[-1]
     return CalibratedModel(
-        name=name or type(splice.model).__name__,
-        architecture=type(splice.model).__name__,
-        layers=len(splice.layers),
+        name=name or type(hooked.model).__name__,
+        architecture=type(hooked.model).__name__,
+        layers=len(hooked.layers),
         width=width,
-        layer_hashes=tuple(hash_layer(layer) for layer in splice.layers),
+        layer_hashes=tuple(hash_layer(layer) for layer in hooked.layers),
     )

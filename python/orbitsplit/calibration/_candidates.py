@@ -16,7 +16,7 @@ from orbitsplit._codec.codecs import Codec
 from ._distill import distill
 from ._fit import STATISTICAL, Fitted, finish, fit, geometry, start_of
 from ._mask import learn_mask
-from ._measure import CutTail, transmit
+from ._measure import CutDownstream, transmit
 from ._numbers import CodecNumbers
 from ._statistics import SAMPLE_ROWS, CutStatistics
 from ._training import Training
@@ -63,10 +63,10 @@ def check_codecs(codecs: Sequence[str]) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
     """What codecs of one cut are made from: `statistics` (None where only fixed ones are); for trained ones a seed, and
-    the tail of the batches that are fitted to: of a level by name, because masks of earlier cuts come before it."""
+    the downstream model, by level name because masks of earlier cuts precede it, on the batches that are fitted to."""
 
     statistics: CutStatistics | None
-    fitted: Callable[[str], CutTail]
+    fitted: Callable[[str], CutDownstream]
     seed: int
     _geometries: dict[str, CodecNumbers] = field(default_factory=dict)
 
@@ -78,14 +78,16 @@ class Sources:
         return self._geometries[kind]
 
 
-def candidates(codecs: Sequence[str], levels: Sequence[float], sources: Sources, tail: CutTail) -> Iterator[Candidate]:
-    """Yield every codec at every level at the cut of `tail`, measured on its batches."""
+def candidates(
+    codecs: Sequence[str], levels: Sequence[float], sources: Sources, downstream: CutDownstream
+) -> Iterator[Candidate]:
+    """Yield every codec at every level at the cut of `downstream`, measured on its batches."""
     for kind in codecs:
         if kind in KINDS:
             for bits in levels:
-                yield _measure(f"{kind} {bits:g}", _make(kind, bits, sources), tail, kind)
+                yield _measure(f"{kind} {bits:g}", _make(kind, bits, sources), downstream, kind)
         else:
-            yield _measure(kind, None, tail, kind)
+            yield _measure(kind, None, downstream, kind)
 
 
 def _make(kind: str, bits: float, sources: Sources) -> Fitted:
@@ -104,13 +106,13 @@ def _make(kind: str, bits: float, sources: Sources) -> Fitted:
     return finish(distill(fitted, start, bits=bits, training=training).numbers, statistics.sample, bits, varies="step")
 
 
-def _measure(name: str, fitted: Fitted | None, tail: CutTail, kind: str) -> Candidate:
+def _measure(name: str, fitted: Fitted | None, downstream: CutDownstream, kind: str) -> Candidate:
     codec: CalibratedCodec | str = kind
     if fitted is not None:
-        codec = CalibratedCodec(codebook=1, cut=tail.cut, **fitted.scalars, **fitted.arrays)  # type: ignore[arg-type]
-    sent = [transmit(tail.sent(index), codec) for index in range(tail.batches)]
+        codec = CalibratedCodec(codebook=1, cut=downstream.cut, **fitted.scalars, **fitted.arrays)  # type: ignore[arg-type]
+    sent = [transmit(downstream.sent(index), codec) for index in range(downstream.batches)]
     elements = sum(one.received.numel() for one in sent)
-    loss, error = tail.loss([one.received for one in sent])
+    loss, error = downstream.loss([one.received for one in sent])
     level = CodebookLevel(
         name=name,
         bits_per_element=8 * sum(one.frame_bytes for one in sent) / elements,
@@ -120,10 +122,10 @@ def _measure(name: str, fitted: Fitted | None, tail: CutTail, kind: str) -> Cand
         decode_s_per_byte=sum(one.decode_s for one in sent) / (4 * elements),
     )
     if not np.isfinite(loss):
-        raise ValueError(f"outputs are not finite with {name} at cut {tail.cut}")
+        raise ValueError(f"outputs are not finite with {name} at cut {downstream.cut}")
     if fitted is None:
         return Candidate(CodebookEntry(level=level, codec=kind), {})
-    prefix = f"cut{tail.cut}"
+    prefix = f"cut{downstream.cut}"
     shared = _SHARED if kind in STATISTICAL else ()
     names = {part: f"{prefix}.{kind if part in shared else name}.{part}" for part in fitted.arrays}
     tensors = {names[part]: array for part, array in fitted.arrays.items()}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ._downstream import DownstreamModel, SampledRows, training_batches
 from ._numbers import ESCAPE, CodecNumbers, Floats, entropy_bits, quantised, with_bits
-from ._tail import SampledRows, Tail, training_batches
 from ._training import Training, mean_divergence, train
 
 # A code has at least this probability, which also stands for the escape that all tables have.
@@ -29,7 +29,7 @@ class Distilled:
 
 
 def distill(
-    tail: Tail,
+    downstream: DownstreamModel,
     initial: CodecNumbers,
     *,
     bits: float,
@@ -45,19 +45,19 @@ def distill(
     ideal coder. The start is returned if batches kept from training are no better off.
 
     Raises:
-        ValueError: `bits` cannot be reached, or the tail has no usable data.
+        ValueError: `bits` cannot be reached, or the downstream model has no usable data.
     """
-    sample = SampledRows(tail)
+    sample = SampledRows(downstream)
     start = with_bits(initial, sample.rows, bits)
-    trained, judged = training_batches(tail.batches)
-    before = mean_divergence(tail, start, judged)
+    trained, judged = training_batches(downstream.batches)
+    before = mean_divergence(downstream, start, judged)
     generator = torch.Generator().manual_seed(training.seed)
     codec = _Trained(start, sample.rows, generator, trains_matrix=trains_matrix)
     # Where a step costs what it saves, if errors grow with its square.
     price = 2 * math.log(2) * max(before, 1e-6) / min(bits, 1.0)
-    train(codec, tail, trained, sample, training, takes=bits, price=price)
+    train(codec, downstream, trained, sample, training, takes=bits, price=price)
     distilled = with_bits(codec.numbers(), sample.rows, bits)
-    after = mean_divergence(tail, distilled, judged)
+    after = mean_divergence(downstream, distilled, judged)
     numbers = distilled if after < before else start
     return Distilled(
         numbers=numbers,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ._downstream import DownstreamModel, SampledRows, training_batches
 from ._numbers import CodecNumbers, entropy_bits, with_bits
-from ._tail import SampledRows, Tail, training_batches
 from ._training import Training, mean_divergence, train
 
 # A gate opens over a factor e^(1/_SHARPNESS) in magnitude around its threshold, before the temperature sharpens it.
@@ -32,7 +32,9 @@ class LearnedMask:
     divergence: float
 
 
-def learn_mask(tail: Tail, *, bits: float, value_bits: int = 8, training: Training = _TRAINING) -> LearnedMask:
+def learn_mask(
+    downstream: DownstreamModel, *, bits: float, value_bits: int = 8, training: Training = _TRAINING
+) -> LearnedMask:
     """Learn below which magnitude each channel is not worth sending, for `bits` per element after entropy coding.
 
     Elements within the threshold of their channel's shift become the shift; others are quantised to `value_bits`. The
@@ -41,20 +43,20 @@ def learn_mask(tail: Tail, *, bits: float, value_bits: int = 8, training: Traini
     start is returned if batches kept from training are no better off.
 
     Raises:
-        ValueError: `bits` cannot be reached, `value_bits` is not from 2 to 8, or the tail has no usable data.
+        ValueError: `bits` cannot be reached, `value_bits` is not from 2 to 8, or no data is usable.
     """
     if not 2 <= value_bits <= 8:
         raise ValueError(f"value_bits is {value_bits}, it must be from 2 to 8")
-    sample = SampledRows(tail)
+    sample = SampledRows(downstream)
     start = with_bits(_initial(sample.rows, value_bits), sample.rows, bits, of=("threshold",))
-    trained, judged = training_batches(tail.batches)
+    trained, judged = training_batches(downstream.batches)
     gates = _Gates(start, torch.Generator().manual_seed(training.seed))
     kept = _kept(start, sample.rows)
     # All that is kept costs what the start loses.
-    price = max(mean_divergence(tail, start, trained[:1]), 1e-6) / kept
-    train(gates, tail, trained, sample, training, takes=kept, price=price)
+    price = max(mean_divergence(downstream, start, trained[:1]), 1e-6) / kept
+    train(gates, downstream, trained, sample, training, takes=kept, price=price)
     learned = with_bits(gates.numbers(), sample.rows, bits, of=("threshold",))
-    before, after = (mean_divergence(tail, numbers, judged) for numbers in (start, learned))
+    before, after = (mean_divergence(downstream, numbers, judged) for numbers in (start, learned))
     numbers = learned if after < before else start
     return LearnedMask(
         numbers=numbers,

@@ -16,7 +16,7 @@ from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import compress, decompress
 from orbitsplit._models.source import unsupported
 
-from ._splice import Splice
+from ._activation_hooks import ActivationHooks
 from ._task import Batch, Task
 
 # Of float32 arithmetic in another order; a layer that reads more than the hidden state is off by far more.
@@ -58,7 +58,7 @@ class Measured:
 
     `accuracy` is that of the model without codecs; `samples` how many outputs were compared; `bits_per_element` what
     the frames took, where something was encoded, else 32. `expected_drop` is the drop if the model's own probabilities
-    are right, whatever the answers are; `surprise` the mean rise of the nats of the right answers. Errors count the
+    are right, whatever the answers are; `nll_increase` the mean rise of the nats of the right answers. Errors count the
     outputs of one text as one sample.
     """
 
@@ -71,13 +71,13 @@ class Measured:
     bits_per_element: float
     expected_drop: float
     expected_drop_error: float
-    surprise: float
-    surprise_error: float
+    nll_increase: float
+    nll_increase_error: float
 
     @property
     def perplexity_rise(self) -> float:
         """By which part the perplexity of the right answers rises (0.01: 1 %)."""
-        return math.expm1(self.surprise)
+        return math.expm1(self.nll_increase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class _Compared:
     right: Tensor
     drop: Tensor
     expected_drop: Tensor
-    surprise: Tensor
+    nll_increase: Tensor
     frame_bytes: int
     elements: int
 
@@ -100,8 +100,10 @@ class Reference:
     others computed again whenever they are needed. Raises ValueError if they are not finite.
     """
 
-    def __init__(self, splice: Splice, task: Task, batches: Sequence[Batch], *, kept_bytes: int = KEPT_BYTES) -> None:
-        self.splice = splice
+    def __init__(
+        self, hooked: ActivationHooks, task: Task, batches: Sequence[Batch], *, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self.hooked = hooked
         self.task = task
         self.batches = tuple(batches)
         self._kept: dict[int, Tensor] = {}
@@ -111,7 +113,7 @@ class Reference:
     def width(self) -> int:
         """The channels of the hidden state."""
         with torch.no_grad():
-            return self.splice.hidden(self.batches[0].inputs, 0).shape[-1]
+            return self.hooked.hidden(self.batches[0].inputs, 0).shape[-1]
 
     def outputs(self, index: int) -> Tensor:
         """Return the model's own outputs on a batch."""
@@ -119,9 +121,9 @@ class Reference:
             return self._kept[index]
         batch = self.batches[index]
         with torch.no_grad():
-            outputs = self.task.outputs(self.splice.run(batch.inputs), batch)
+            outputs = self.task.outputs(self.hooked.run(batch.inputs), batch)
         if not bool(outputs.isfinite().all()):
-            raise ValueError(f"the model's own outputs are not finite in {self.splice.model.dtype}")
+            raise ValueError(f"the model's own outputs are not finite in {self.hooked.model.dtype}")
         if self._kept_bytes + outputs.nbytes <= self._most_kept_bytes:
             self._kept[index] = outputs
             self._kept_bytes += outputs.nbytes
@@ -162,21 +164,21 @@ class Reference:
 
         task = self.task
         with torch.no_grad():
-            result = self.splice.run(batch.inputs, {cut: through(codec) for cut, codec in codecs.items()})
+            result = self.hooked.run(batch.inputs, {cut: through(codec) for cut, codec in codecs.items()})
             outputs = task.outputs(result, batch)
         return _Compared(
             loss=task.divergence(reference, outputs),
             right=right,
             drop=right - task.scores(reference, outputs, batch),
             expected_drop=task.expected_drop(reference, outputs),
-            surprise=task.surprise(outputs, batch) - task.surprise(reference, batch),
+            nll_increase=task.nll(outputs, batch) - task.nll(reference, batch),
             frame_bytes=frame_bytes,
             elements=elements,
         )
 
     def _summed(self, compared: Sequence[_Compared]) -> Measured:
         figures: dict[str, float] = {}
-        for name in ("loss", "drop", "expected_drop", "surprise"):
+        for name in ("loss", "drop", "expected_drop", "nll_increase"):
             values = [getattr(one, name) for one in compared]
             figures[name], figures[f"{name}_error"] = self.with_error(values)
         elements = sum(one.elements for one in compared)
@@ -192,27 +194,27 @@ class Reference:
         return mean_and_error(values, are_clusters=self.batches[0].positions is not None)
 
 
-class CutTail:
-    """What lies behind one cut, for the batches of a reference: `Tail` of trained codecs, and the judge of all.
+class CutDownstream:
+    """The layers behind one cut, for the batches of a reference: `DownstreamModel` of trained codecs, the judge of all.
 
-    `before` is a tail of an earlier cut of the same reference: what is sent is computed from there.
+    `before` is a downstream model of an earlier cut of the same reference: what is sent is computed from there.
     Raises ValueError where the layers behind the cut take more than the hidden state.
     """
 
-    def __init__(self, reference: Reference, cut: int, before: CutTail | None = None) -> None:
+    def __init__(self, reference: Reference, cut: int, before: CutDownstream | None = None) -> None:
         self._reference = reference
         self.cut = cut
         self._is_exact: bool = before is None or before._is_exact
-        splice = reference.splice
+        hooked = reference.hooked
         reference.outputs(0)  # a model must have run whole once before it runs in part
         self._sent: list[Tensor] = []
         with torch.no_grad():
             for index, batch in enumerate(reference.batches):
                 start = None if before is None else (before.cut, before.sent(index))
-                self._sent.append(splice.hidden(batch.inputs, cut, start=start))
+                self._sent.append(hooked.hidden(batch.inputs, cut, start=start))
             if self._is_exact and abs(self._strayed()) > _SAME:
                 raise ValueError(
-                    unsupported(splice.model.config, f"layers behind cut {cut} take more than its hidden state")
+                    unsupported(hooked.model.config, f"layers behind cut {cut} take more than its hidden state")
                 )
 
     @property
@@ -220,8 +222,8 @@ class CutTail:
         """The number of batches."""
         return len(self._reference.batches)
 
-    def through(self, codec: CalibratedCodec | str) -> CutTail:
-        """Return the tail of the same cut where what is sent has gone through a codec."""
+    def through(self, codec: CalibratedCodec | str) -> CutDownstream:
+        """Return the downstream model of the same cut where what is sent has gone through a codec."""
         changed = copy.copy(self)
         changed._is_exact = False
         changed._sent = [transmit(hidden, codec).received for hidden in self._sent]
@@ -239,8 +241,8 @@ class CutTail:
         reference = self._reference
         batch = reference.batches[0]
         others = batch.disturbed()
-        reference.splice.run(others)
-        result = reference.splice.run(others, start=(self.cut, self._sent[0]))
+        reference.hooked.run(others)
+        result = reference.hooked.run(others, start=(self.cut, self._sent[0]))
         outputs = reference.task.outputs(result, batch)
         return float(reference.task.divergence(reference.outputs(0), outputs).mean())
 
@@ -257,7 +259,7 @@ class CutTail:
         """Return how far each output is from the reference when the layers behind the cut get `received`, [n]."""
         reference = self._reference
         given = reference.batches[batch]
-        result = reference.splice.run(given.inputs, start=(self.cut, received))
+        result = reference.hooked.run(given.inputs, start=(self.cut, received))
         return reference.task.divergence(reference.outputs(batch), reference.task.outputs(result, given))
 
     def divergence(self, batch: int, received: Tensor) -> Tensor:

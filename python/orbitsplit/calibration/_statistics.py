@@ -11,12 +11,12 @@ from torch import Tensor
 
 from orbitsplit._io.tensor_file import Arrays
 
-from ._splice import Splice
+from ._activation_hooks import ActivationHooks
 from ._task import Batch, Task
 
-# A row this many times longer than the median one of its batch is massive (attention sinks are 10 to 1000 times): it
+# A row this many times longer than the median one of its batch is an outlier (attention sinks are 10 to 1000 times): it
 # would rule every mean, and its codes are escapes anyway.
-MASSIVE = 8.0
+OUTLIER_RATIO = 8.0
 
 # The fractional parts of its multiples are spread evenly however many there are.
 GOLDEN = 0.6180339887498949
@@ -37,7 +37,7 @@ class CutStatistics:
 
     count: int
     gradients: int
-    massive: int
+    outliers: int
     total: Tensor
     products: Tensor
     fisher: Tensor
@@ -52,10 +52,10 @@ class CutStatistics:
     def add(self, rows: Tensor, gradients: Tensor | None) -> None:
         """Count the rows [R, H] of a batch, and their gradients."""
         norms = rows.norm(dim=1)
-        ordinary = norms <= MASSIVE * norms.median()
+        ordinary = norms <= OUTLIER_RATIO * norms.median()
         x = rows[ordinary]
         self.count += len(x)
-        self.massive += int((~ordinary).sum())
+        self.outliers += int((~ordinary).sum())
         self.total += x.sum(0, dtype=torch.float64)
         _add_squares(self.products, x)
         if gradients is not None:
@@ -65,7 +65,7 @@ class CutStatistics:
     def keep(self, rows: Tensor, quota: int) -> None:
         """Let `quota` of the rows [R, H] of a batch join the sample.
 
-        They are evenly spaced, from a place that differs from call to call: first tokens are massive in many models,
+        They are evenly spaced, from a place that differs from call to call: first tokens are outliers in many models,
         and must not be more frequent in the sample than they are.
         """
         quota = min(quota, len(rows))
@@ -98,18 +98,18 @@ class CutStatistics:
         tensors = {name: getattr(self, name).numpy() for name in ("total", "products", "fisher", "sample")}
         return {
             **{f"{prefix}.{name}": array for name, array in tensors.items()},
-            f"{prefix}.counts": np.array([self.count, self.gradients, self.massive], np.int64),
+            f"{prefix}.counts": np.array([self.count, self.gradients, self.outliers], np.int64),
         }
 
     @classmethod
     def from_arrays(cls, prefix: str, arrays: Arrays) -> CutStatistics:
         """Return the statistics that `to_arrays` named."""
-        count, gradients, massive = (int(value) for value in arrays[f"{prefix}.counts"])
+        count, gradients, outliers = (int(value) for value in arrays[f"{prefix}.counts"])
         tensors = {
             name: torch.from_numpy(np.array(arrays[f"{prefix}.{name}"]))
             for name in ("total", "products", "fisher", "sample")
         }
-        return cls(count, gradients, massive, **tensors)
+        return cls(count, gradients, outliers, **tensors)
 
 
 def _add_squares(sums: Tensor, x: Tensor) -> None:
@@ -121,7 +121,7 @@ def _diagonal(sums: Tensor) -> Tensor:
 
 
 def collect(
-    splice: Splice,
+    hooked: ActivationHooks,
     task: Task,
     batches: Sequence[Batch],
     cuts: Sequence[int],
@@ -146,9 +146,9 @@ def collect(
     for index in range(first_batch, len(batches)):
         batch, is_summed = batches[index], index not in sampled or len(sampled) == len(batches)
         if is_summed:
-            hidden = _with_gradients(splice, task, batch, cuts, seed=seed * 1_000_003 + index)
+            hidden = _with_gradients(hooked, task, batch, cuts, seed=seed * 1_000_003 + index)
         else:
-            hidden = splice.hidden_at(batch.inputs, cuts)
+            hidden = hooked.hidden_at(batch.inputs, cuts)
         before_batch()
         for cut, states in hidden.items():
             gradients = None if states.grad is None else batch.rows(states.grad).float()
@@ -165,7 +165,7 @@ def _is_sampled(index: int, batches: int) -> bool:
 
 
 def _with_gradients(
-    splice: Splice, task: Task, batch: Batch, cuts: Sequence[int], *, seed: int
+    hooked: ActivationHooks, task: Task, batch: Batch, cuts: Sequence[int], *, seed: int
 ) -> Mapping[int, Tensor]:
     """Return the hidden state at each cut, with the gradient of the task's surrogate."""
     hidden: dict[int, Tensor] = {}
@@ -181,7 +181,7 @@ def _with_gradients(
         return at
 
     with torch.enable_grad():
-        result = splice.run(batch.inputs, {cut: watch(cut) for cut in cuts})
+        result = hooked.run(batch.inputs, {cut: watch(cut) for cut in cuts})
         scalar = task.surrogate(task.outputs(result, batch), torch.Generator().manual_seed(seed))
         scalar.backward()  # type: ignore[no-untyped-call]
     return hidden

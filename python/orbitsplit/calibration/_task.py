@@ -71,7 +71,7 @@ class Task(Protocol):
         """
         ...
 
-    def surprise(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def nll(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the nats of the right answers, [n] (perplexity is e to their mean); 0 where nothing is right."""
         ...
 
@@ -105,7 +105,7 @@ class Distributions:
         chosen = reference.gather(-1, outputs.argmax(-1, keepdim=True))[:, 0]
         return reference.max(-1).values.exp() - chosen.exp()
 
-    def surprise(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def nll(self, outputs: Tensor, batch: Batch) -> Tensor:
         if batch.targets is None:
             return torch.zeros(len(outputs))
         return -outputs.gather(1, batch.targets[:, None])[:, 0]
@@ -135,5 +135,5 @@ class Embeddings:
     def expected_drop(self, reference: Tensor, outputs: Tensor) -> Tensor:
         return self.divergence(reference, outputs)
 
-    def surprise(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def nll(self, outputs: Tensor, batch: Batch) -> Tensor:
         return torch.zeros(len(outputs))

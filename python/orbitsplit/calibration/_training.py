@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ._downstream import DownstreamModel, SampledRows, batch_order
 from ._numbers import CodecNumbers
-from ._tail import SampledRows, Tail, batch_order
 
 _PRICE_GAIN = 0.05
 _RISE_STEPS = 20
@@ -42,14 +42,14 @@ class Trained(Protocol):
     def __call__(self, sent: Tensor, usual: Tensor, done: float) -> tuple[Tensor, Tensor]:
         """Return what arrives of what is sent, [..., width], and what usual rows take, a scalar.
 
-        `usual` [...] says which rows are no massive activations, `done` what share of the training is over.
+        `usual` [...] says which rows are no outliers, `done` what share of the training is over.
         """
         ...
 
 
 def train(
     codec: Trained,
-    tail: Tail,
+    downstream: DownstreamModel,
     batches: list[int],
     sample: SampledRows,
     training: Training,
@@ -65,10 +65,10 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, training.steps))
     generator = torch.Generator().manual_seed(training.seed)
     for step, batch in enumerate(batch_order(batches, training.steps, generator)):
-        sent = tail.sent(batch)
-        received, taken = codec(sent, sample.is_usual(sent), step / training.steps)
+        sent = downstream.sent(batch)
+        received, taken = codec(sent, sample.is_inlier(sent), step / training.steps)
         optimizer.zero_grad()
-        torch.autograd.backward(tail.divergence(batch, received) + price * taken)
+        torch.autograd.backward(downstream.divergence(batch, received) + price * taken)
         optimizer.step()
         schedule.step()
         price *= math.exp(_PRICE_GAIN * max(-1.0, min(1.0, taken.item() / takes - 1)))
@@ -77,9 +77,11 @@ def train(
 
 
 @torch.no_grad()
-def mean_divergence(tail: Tail, numbers: CodecNumbers, batches: list[int]) -> float:
+def mean_divergence(downstream: DownstreamModel, numbers: CodecNumbers, batches: list[int]) -> float:
     """Return how far the model strays with a codec, the mean over batches."""
-    return statistics.fmean(tail.divergence(batch, numbers.received(tail.sent(batch))).item() for batch in batches)
+    return statistics.fmean(
+        downstream.divergence(batch, numbers.received(downstream.sent(batch))).item() for batch in batches
+    )
 
 
 def _share_of_rate(step: int, steps: int) -> float:

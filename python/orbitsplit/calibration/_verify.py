@@ -19,9 +19,9 @@ from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
 from orbitsplit._plans.plan import Plan
 
+from ._activation_hooks import ActivationHooks
 from ._data import Data, Samples, is_causal, load_model, task_of
 from ._measure import KEPT_BYTES, Measured, Reference
-from ._splice import Splice
 
 _ROWS, _POSITIONS = 16, 128
 _MOST_TRIALS = 8
@@ -254,12 +254,12 @@ def held_out(
         raise ValueError(f"samples is {wanted}, must be from 1 to the {given.count} there are")
     order = torch.randperm(given.count, generator=torch.Generator().manual_seed(seed))
     batches = given.batches(order[:wanted], positions=positions)
-    return Reference(Splice(loaded), task_of(loaded), batches, kept_bytes=kept_bytes)
+    return Reference(ActivationHooks(loaded), task_of(loaded), batches, kept_bytes=kept_bytes)
 
 
 def _check_model(plan: Plan, reference: Reference, codebook: Codebook | None) -> None:
-    name, layers = reference.splice.model.name_or_path or "the model", reference.splice.layers
-    if (found := str(reference.splice.model.dtype).removeprefix("torch.")) != plan.dtype:
+    name, layers = reference.hooked.model.name_or_path or "the model", reference.hooked.layers
+    if (found := str(reference.hooked.model.dtype).removeprefix("torch.")) != plan.dtype:
         raise ValueError(f"the plan is for a model in {plan.dtype}, {name} is in {found}")
     if plan.layers != len(layers) + 2:
         raise ValueError(f"the plan is for {plan.layers - 2} layers, {name} has {len(layers)} layers")

@@ -334,7 +334,7 @@ def test_sensitive_channels_get_smaller_steps() -> None:
 
 # Massive rows.
 
-MASSIVE_TOKEN, MASSIVE = 5, 3000.0
+MASSIVE_TOKEN, OUTLIER_RATIO = 5, 3000.0
 
 
 @pytest.mark.parametrize(("gradients", "part"), [(1, 0.1), (4, 0.035), (100_000, 0.001)])
@@ -355,7 +355,7 @@ def test_a_channel_whose_gradients_were_zero_counts_the_less_the_more_there_were
 def with_massive_rows() -> tuple[PreTrainedModel, Tensor]:
     model = tiny_model()
     with torch.no_grad():
-        model.model.embed_tokens.weight[MASSIVE_TOKEN] *= MASSIVE
+        model.model.embed_tokens.weight[MASSIVE_TOKEN] *= OUTLIER_RATIO
     ids = ids_of(12, TOKENS)
     ids[ids == MASSIVE_TOKEN] = MASSIVE_TOKEN + 1
     ids[:, 0] = MASSIVE_TOKEN  # as a first token is in models with attention sinks
@@ -373,7 +373,7 @@ def test_massive_rows_do_not_spoil_others_and_are_escapes(codec: str) -> None:
             hidden = model(ids, output_hidden_states=True).hidden_states[cut]
         frame = osp.compress(hidden.contiguous(), codec=book[cut, 0])
         error = (osp.decompress(frame, book, framework="torch") - hidden).norm(dim=-1)
-        # The massive ones travel as bfloat16 (relative error 2^-9), not clipped; others as if there were none.
+        # The outliers ones travel as bfloat16 (relative error 2^-9), not clipped; others as if there were none.
         assert float((error[:, 0] / hidden[:, 0].norm(dim=-1)).max()) < 2**-7
         relative = error[:, 1:] / hidden[:, 1:].norm(dim=-1)
         with torch.no_grad():

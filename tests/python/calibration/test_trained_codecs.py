@@ -54,24 +54,25 @@ def plain() -> CodecNumbers:
     return CodecNumbers(step=np.ones(WIDTH, np.float32), shift=np.zeros(WIDTH, np.float32))
 
 
-def judge(tail: Quadratic, numbers: CodecNumbers) -> float:
+def judge(downstream: Quadratic, numbers: CodecNumbers) -> float:
     """Return the divergence of real frames, over all batches."""
     given = {name: getattr(numbers, name) for name in ("step", "shift", "scale", "threshold", "matrix", "inverse")}
     codec = osp.CalibratedCodec(codebook=1, rounding=numbers.rounding, shrink=numbers.shrink, **given)
     arrived = [
-        osp.decompress(osp.compress(tail.sent(batch), codec), codec, framework="torch") for batch in range(BATCHES)
+        osp.decompress(osp.compress(downstream.sent(batch), codec), codec, framework="torch")
+        for batch in range(BATCHES)
     ]
-    return float(np.mean([tail.divergence(batch, received) for batch, received in enumerate(arrived)]))
+    return float(np.mean([downstream.divergence(batch, received) for batch, received in enumerate(arrived)]))
 
 
 def test_distillation_beats_its_start_at_the_same_bits() -> None:
-    tail = Quadratic()
-    found = distill(tail, plain(), bits=2.0, training=Training(steps=150, learning_rate=0.03))
+    downstream = Quadratic()
+    found = distill(downstream, plain(), bits=2.0, training=Training(steps=150, learning_rate=0.03))
     assert found.bits == pytest.approx(2.0, rel=0.01)
-    rows = torch.cat([tail.sent(batch) for batch in range(BATCHES)])
+    rows = torch.cat([downstream.sent(batch) for batch in range(BATCHES)])
     start = _with_bits(plain(), rows, 2.0)
     # Reverse water-filling: with one step for all, what is read closely is sent no better than what is not.
-    assert judge(tail, found.numbers) < 0.5 * judge(tail, start)
+    assert judge(downstream, found.numbers) < 0.5 * judge(downstream, start)
     assert found.divergence < found.divergence_before
 
 
@@ -95,32 +96,32 @@ def test_a_transform_and_its_inverse_stay_inverse(trains_matrix: bool) -> None:
     np.testing.assert_allclose(found.inverse @ found.matrix, np.eye(WIDTH), atol=1e-4)
     if trains_matrix:
         assert np.abs(found.matrix - matrix.numpy()).max() > 1e-3
-    tail = Quadratic()
-    assert judge(tail, found) == pytest.approx(_reference(tail, found), rel=1e-3)
+    downstream = Quadratic()
+    assert judge(downstream, found) == pytest.approx(_reference(downstream, found), rel=1e-3)
 
 
-def _reference(tail: Quadratic, numbers: CodecNumbers) -> float:
-    return float(np.mean([tail.divergence(b, numbers.received(tail.sent(b))) for b in range(BATCHES)]))
+def _reference(downstream: Quadratic, numbers: CodecNumbers) -> float:
+    return float(np.mean([downstream.divergence(b, numbers.received(downstream.sent(b))) for b in range(BATCHES)]))
 
 
 @pytest.mark.parametrize(("bits", "value_bits"), [(1.0, 4), (3.0, 8)])
 def test_a_mask_learns_what_is_read(bits: float, value_bits: int) -> None:
-    tail = Quadratic()
+    downstream = Quadratic()
     training = Training(steps=120, learning_rate=0.05)
-    found = learn_mask(tail, bits=bits, value_bits=value_bits, training=training)
+    found = learn_mask(downstream, bits=bits, value_bits=value_bits, training=training)
     assert found.bits == pytest.approx(bits, rel=0.01)
     assert 0 < found.kept < 1
     assert found.divergence < found.divergence_before
-    threshold, spread = found.numbers.threshold, torch.cat([tail.sent(b) for b in range(BATCHES)]).std(0).numpy()
+    threshold, spread = found.numbers.threshold, torch.cat([downstream.sent(b) for b in range(BATCHES)]).std(0).numpy()
     assert threshold is not None
     # Channels that are read a hundred times more closely are kept from smaller magnitudes on.
     assert np.median((threshold / spread)[-4:]) < np.median((threshold / spread)[:4])
 
 
 def test_what_is_finished_takes_the_bits_of_real_frames() -> None:
-    tail = Quadratic()
-    rows = torch.cat([tail.sent(batch) for batch in range(BATCHES)])
-    numbers = learn_mask(tail, bits=2.0, value_bits=4, training=Training(steps=5, learning_rate=0.05)).numbers
+    downstream = Quadratic()
+    rows = torch.cat([downstream.sent(batch) for batch in range(BATCHES)])
+    numbers = learn_mask(downstream, bits=2.0, value_bits=4, training=Training(steps=5, learning_rate=0.05)).numbers
     fitted = finish(numbers, rows, 2.0, varies="threshold")
     given: dict[str, Any] = {**fitted.arrays, **fitted.scalars}
     frame = osp.compress(rows, osp.CalibratedCodec(codebook=1, **given))
@@ -132,7 +133,8 @@ def test_what_is_finished_takes_the_bits_of_real_frames() -> None:
 
 
 @pytest.mark.parametrize(
-    "train", [lambda tail, **o: learn_mask(tail, **o), lambda tail, **o: distill(tail, plain(), **o)]
+    "train",
+    [lambda downstream, **o: learn_mask(downstream, **o), lambda downstream, **o: distill(downstream, plain(), **o)],
 )
 def test_the_same_seed_gives_the_same_numbers(train: Any) -> None:
     training = Training(steps=10, learning_rate=0.03, seed=3)

@@ -84,13 +84,13 @@ def language() -> PreTrainedModel:
 
 
 def assert_measured(found: osp.Measured, judged: Judged) -> None:
-    for name in ("loss", "drop", "expected_drop", "surprise"):
+    for name in ("loss", "drop", "expected_drop", "nll_increase"):
         values = getattr(judged, name).flatten()
         assert found.samples == len(values)
         assert getattr(found, name) == pytest.approx(float(values.mean()), rel=2e-3, abs=2e-6), name
         error = error_of_mean(getattr(judged, name))
         assert getattr(found, f"{name}_error") == pytest.approx(error, rel=5e-3, abs=2e-6), name
-    assert found.perplexity_rise == pytest.approx(math.exp(found.surprise) - 1)
+    assert found.perplexity_rise == pytest.approx(math.exp(found.nll_increase) - 1)
     assert found.bits_per_element == pytest.approx(judged.bits_per_element, rel=0.1)
 
 

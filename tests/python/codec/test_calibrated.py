@@ -220,10 +220,7 @@ def test_decoding_takes_the_same_codec_or_a_book():
         decompress(frame, narrow)
 
 
-@pytest.mark.parametrize("module", [NATIVE, NUMBA])
-def test_encoder_and_decoder_give_the_same(module, monkeypatch):
-    for name in ("_calibrated", "_compress", "_encoder"):
-        monkeypatch.setattr(f"orbitsplit.{name}.backend", lambda: module)
+def test_encoder_and_decoder_give_the_same(backend):
     parameters, size = parameters_of(640, "affine")
     codecs = [CalibratedCodec(**{**parameters, "level": level}) for level in (0, 1)]
 
@@ -331,19 +328,15 @@ INVALID = [
 ]
 
 
-@pytest.mark.parametrize("backend", [NATIVE, NUMBA])
 @pytest.mark.parametrize(("changes", "message"), INVALID)
-def test_parameters_have_limits(changes, message, backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._codec.calibrated.backend", lambda: backend)
+def test_parameters_have_limits(changes, message, backend):
     with pytest.raises(ValueError, match=message):
         CalibratedCodec(**{"codebook": 1, "step": np.ones(4), **changes})
 
 
-@pytest.mark.parametrize("module", [NATIVE, NUMBA])
 @pytest.mark.parametrize("n", [2, 5, 64, 200])
-def test_an_inverse_of_another_matrix_is_refused(n, module, monkeypatch):
+def test_an_inverse_of_another_matrix_is_refused(n, backend):
     """Transposed, of channels in another order, or with one wrong number: each is seen in some test vector."""
-    monkeypatch.setattr("orbitsplit._codec.calibrated.backend", lambda: module)
     given = {"codebook": 1, "step": np.ones(n, np.float32)}
     pair = weighted(n)
     CalibratedCodec(**given, **pair)
@@ -501,10 +494,8 @@ def test_a_frame_cannot_ask_for_more_than_the_limit():
         decompress(frame, codec, max_bytes=2303)
 
 
-@pytest.mark.parametrize("name", ["native", "numba"])
-def test_a_frame_beyond_all_memory_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_beyond_all_memory_is_refused(backend: str) -> None:
     """The bound of such a frame once went past 64 bits, and Numba counted its streams one by one."""
-    monkeypatch.setattr("orbitsplit._codec.codecs.backend", lambda: load_backend(name))
     codec = CalibratedCodec(codebook=1, step=np.ones(1024, np.float32))
     assert frame_bytes((1 << 40, 1024), "float16", codec) > 1 << 50
     with pytest.raises(ValueError, match="elements, a calibrated frame holds at most 72057594037927936"):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from orbitsplit._backend import load_backend
-from orbitsplit._codec import codecs
 from orbitsplit._codec.codecs import Codec, compress, decompress, frame_bytes
 from tests.judges import codec as judge
 
@@ -18,13 +17,6 @@ NUMBA = load_backend("numba")
 CODECS = ("raw", "bf16", "int8", "int4", "topk", "topk:0.02", "int8:8", "int4:128", "topk:1", "lossless_bf16")
 LOSSY = tuple(codec for codec in CODECS if codec not in ("raw", "bf16", "lossless_bf16"))
 FLOAT_MAX = float(np.finfo(np.float32).max)
-
-
-@pytest.fixture(params=["native", "numba"], scope="module")
-def backend(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codecs, "backend", lambda: load_backend(request.param))
-        yield request.param
 
 
 def bits_of(values, dtype):

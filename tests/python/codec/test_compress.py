@@ -11,16 +11,10 @@ import pytest
 import torch
 
 from orbitsplit import CorruptFrameError, Decoder, Encoder
-from orbitsplit._backend import load_backend
-from orbitsplit._codec import arrays, codecs
+from orbitsplit._codec import arrays
 from orbitsplit._codec.codecs import Codec, compress, decompress, frame_bytes
 
-
-@pytest.fixture(params=["native", "numba"], scope="module", autouse=True)
-def backend(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codecs, "backend", lambda: load_backend(request.param))
-        yield request.param
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 # The fallback computes by whole arrays; what it allocates is no promise.

@@ -12,18 +12,12 @@ import torch
 
 from orbitsplit import Codec, CorruptFrameError, Decoder, Encoder, compress, decompress, frame_bytes
 from orbitsplit._backend import load_backend
-from orbitsplit._codec import codecs, stateful
 
 CODECS = ["raw", "bf16", "int8", "int8:32", "int4", "topk:0.02", "topk:0.9"]
 only_native = pytest.mark.parametrize("backend", ["native"], indirect=True)
 
 
-@pytest.fixture(params=["native", "numba"], scope="module", autouse=True)
-def backend(request):
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (codecs, stateful):
-            patch.setattr(module, "backend", lambda: load_backend(request.param))
-        yield request.param
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def tensors(count, shape, dtype):

@@ -15,7 +15,7 @@ from orbitsplit._models.architecture import Passthrough, find_layers
 AtCut = Callable[[Tensor], Tensor]
 
 
-class Splice:
+class ActivationHooks:
     """Runs a model of transformers with its hidden states in hand: cut c lies after c transformer layers.
 
     Raises ValueError for a model without a list of layers.

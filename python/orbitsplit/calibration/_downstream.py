@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ._statistics import MASSIVE
+from ._statistics import OUTLIER_RATIO
 
 _JUDGED_EACH = 5
 
 
-class Tail(Protocol):
+class DownstreamModel(Protocol):
     """What lies behind one cut of a frozen model, for some batches of data.
 
     Every fifth batch judges what is trained on the others, so batches must not share texts or images.
@@ -36,28 +36,28 @@ class Tail(Protocol):
 
 
 class SampledRows:
-    """Rows from all batches of a tail, as many of each, and how they are spread.
+    """Rows from all batches of a downstream model, as many of each, and how they are spread.
 
-    `rows` [R, width] are those that are no massive activations; `massive_norm` is the norm from which a row is one.
+    `rows` [R, width] are those that are no outliers; `outlier_norm` is the norm from which a row is one.
 
     Raises:
-        ValueError: The tail has no batches, or all its rows are zero.
+        ValueError: The downstream has no batches, or all its rows are zero.
     """
 
-    def __init__(self, tail: Tail, *, limit: int = 16384) -> None:
-        if tail.batches < 1:
-            raise ValueError("the tail has no batches, a codec needs data to be trained on")
-        share = max(1, limit // tail.batches)
-        rows = torch.cat([_evenly(tail.sent(batch).flatten(0, -2), share) for batch in range(tail.batches)])
+    def __init__(self, downstream: DownstreamModel, *, limit: int = 16384) -> None:
+        if downstream.batches < 1:
+            raise ValueError("the downstream model has no batches, a codec needs data to be trained on")
+        share = max(1, limit // downstream.batches)
+        rows = torch.cat([_evenly(downstream.sent(batch).flatten(0, -2), share) for batch in range(downstream.batches)])
         norms = rows.norm(dim=-1)
-        self.massive_norm = MASSIVE * norms.median().item()
-        if not self.massive_norm > 0:
+        self.outlier_norm = OUTLIER_RATIO * norms.median().item()
+        if not self.outlier_norm > 0:
             raise ValueError("half of all rows are zero, there is nothing to train a codec on")
-        self.rows = rows[norms < self.massive_norm]
+        self.rows = rows[norms < self.outlier_norm]
 
-    def is_usual(self, sent: Tensor) -> Tensor:
-        """Say of each row of [..., width] whether it is no massive activation, [...]."""
-        usual: Tensor = sent.norm(dim=-1) < self.massive_norm
+    def is_inlier(self, sent: Tensor) -> Tensor:
+        """Say of each row of [..., width] whether it is no outlier, [...]."""
+        usual: Tensor = sent.norm(dim=-1) < self.outlier_norm
         return usual
 
 
