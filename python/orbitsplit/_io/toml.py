@@ -1,8 +1,10 @@
-"""TOML files: parsed, and their tables checked; every error names the place."""
+"""TOML files: parsed, their tables checked, values written; every error names the place."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 
@@ -37,6 +39,17 @@ def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optio
     for key in table:
         if key not in (*required, *optional):
             raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
+
+
+def format_value(value: Any) -> str:
+    """Return a string, boolean or number as TOML text; `parse_toml` reads back an equal value."""
+    if isinstance(value, str):
+        # TOML's basic strings have all escapes of JSON's, and in them DEL must be escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # NumPy's numbers, as links of constellations may have, are shown with their type by repr.
+    return str(int(value)) if isinstance(value, Integral) else repr(float(value))
 
 
 def _tomllib() -> Any:

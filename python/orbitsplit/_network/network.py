@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.files import read_text, write_text
-from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
+from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, tables_of
 from orbitsplit._io.units import parse_quantity
 
 _NODE_QUANTITIES = {
@@ -171,7 +169,7 @@ class Network:
 
     def to_toml(self) -> str:
         """Return the network as TOML text; `from_toml` takes it back."""
-        tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {_toml(self.name)}\n"]
+        tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {format_value(self.name)}\n"]
         tables += [_table_of("nodes", _node_keys(node)) for node in self.nodes]
         tables += [_table_of("links", _link_keys(link)) for link in self.links]
         return "\n".join(tables)
@@ -298,15 +296,5 @@ def _link_keys(link: Link) -> dict[str, object]:
 
 
 def _table_of(name: str, keys: Mapping[str, object]) -> str:
-    lines = [f"{key} = {_toml(value)}\n" for key, value in keys.items() if value is not None]
+    lines = [f"{key} = {format_value(value)}\n" for key, value in keys.items() if value is not None]
     return "".join([f"[[{name}]]\n", *lines])
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, str):
-        # TOML's basic strings have all escapes of JSON's, and in them DEL must be escaped too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    # NumPy's numbers, as links of constellations may have, are shown with their type by repr.
-    return str(int(value)) if isinstance(value, Integral) else repr(float(value))

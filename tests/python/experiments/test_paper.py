@@ -111,8 +111,8 @@ def test_the_setting_is_that_of_the_scenario(setup: Setup) -> None:
 
 
 def test_vision_transformers_have_their_published_sizes() -> None:
-    published = {"ViT-B": 86e6, "ViT-L": 304e6, "ViT-H": 632e6, "ViT-G": 1843e6}
-    for name, parameters in published.items():
+    sizes = {"ViT-B": 86e6, "ViT-L": 304e6, "ViT-H": 632e6, "ViT-G": 1843e6}
+    for name, parameters in sizes.items():
         found = published.profiled(name)
         assert found.weight_bytes / 4 == pytest.approx(parameters, rel=0.01)
         assert found.batch_size == 64

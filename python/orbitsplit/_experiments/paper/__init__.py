@@ -14,6 +14,7 @@ _bench        runs everything and writes the files
 
 from __future__ import annotations
 
-from .run import PaperBench, bench_paper
+from .results import PaperBench
+from .run import bench_paper
 
 __all__ = ["PaperBench", "bench_paper"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from orbitsplit._io.files import write_text
-from orbitsplit._io.json_document import document_of, write_document
+from orbitsplit._io.json_document import write_document
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit.leo._scenarios.scenario import Scenario
 
@@ -17,56 +15,15 @@ from . import break_even as even
 from . import experiments
 from . import strategies as way
 from .charts import Chart, Map
-from .headlines import Agreement, Headline, Verdict, agreements, headlines, verdicts
+from .headlines import agreements, headlines, verdicts
 from .published import MODELS, RANDOM_PLANS, profiled
-from .report import UNKNOWN, markdown
+from .report import markdown
+from .results import PaperBench
 from .setup import Setup, unusable
 
-FORMAT, VERSION = "orbitsplit-bench-paper", 1
 REPORT, RESULTS = "report.md", "results.json"
 # Of float32 on the plain lanes; in half precision on tensor cores, peaks are 8 times higher.
 _TENSOR_CORES = 8.0
-
-
-@dataclass(frozen=True)
-class PaperBench:
-    """All results; `setting` says what they are of, `files` what was written, `seconds` how long it took."""
-
-    model: str
-    setting: str
-    headlines: tuple[Headline, ...]
-    verdicts: tuple[Verdict, ...]
-    agreements: tuple[Agreement, ...]
-    charts: tuple[Chart | Map, ...]
-    files: tuple[Path, ...] = ()
-    seconds: float = 0.0
-
-    def chart(self, name: str) -> Chart | Map:
-        """Return the chart of this name.
-
-        Raises:
-            ValueError: There is none.
-        """
-        for chart in self.charts:
-            if chart.name == name:
-                return chart
-        raise ValueError(f"no chart {name!r}; there are: {', '.join(chart.name for chart in self.charts)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data, without the files and the time, so that the same numbers give the same data."""
-        return document_of(
-            FORMAT,
-            VERSION,
-            {
-                "model": self.model,
-                "setting": self.setting,
-                "headlines": [asdict(headline) for headline in self.headlines],
-                "verdicts": [{**asdict(verdict), "loses": verdict.loses} for verdict in self.verdicts],
-                "agreements": [asdict(agreement) for agreement in self.agreements],
-                "charts": {chart.name: chart.to_dict() for chart in self.charts},
-                "unknown": list(UNKNOWN),
-            },
-        )
 
 
 def bench_paper(

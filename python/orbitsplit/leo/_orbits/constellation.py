@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._network.network import Network, Node
+from orbitsplit._network.network import Link, Network, Node
 
 from .contacts import LONGEST_STEP_S, Contact, contacts_of
 from .earth import ATMOSPHERE_MARGIN_KM, Array, earth_fixed, sun_km, sunlit
 from .link_budget import FixedRate, LinkRate
 from .satellites import Satellite, epochs_of, propagate, records_of
-from .snapshot import isl_pairs, snapshot
+from .snapshot import ground_links, isl_links, isl_pairs, nodes_of
 from .stations import Station, elevation_deg
 from .times import Times, TimesLike
 from .topology import Grid, Nearest, Topology
@@ -213,7 +213,19 @@ class Constellation:
         Raises:
             ValueError: The constellation has no equipment, or as `states`.
         """
-        return snapshot(self, at)
+        equipment, when = self.equipment, Times.of(at)
+        if equipment is None:
+            raise ValueError(
+                f"constellation {self.name!r} has no equipment: give equipment=Equipment(node=osp.Node(...))"
+            )
+        links: list[Link] = []
+        if equipment.isl is not None:
+            links += isl_links(self.names, *self.links(at), equipment.isl)
+        if equipment.downlink is not None:
+            uplink = equipment.uplink or equipment.downlink
+            links += ground_links(self.positions, self.names, self.stations, equipment.downlink, uplink, when)
+        nodes = nodes_of(equipment.node, self.names, self.stations)
+        return Network(f"{self.name} at {when.datetimes()[0]:%Y-%m-%dT%H:%M:%SZ}", nodes, tuple(links))
 
     def networks(
         self, start: datetime | float, stop: datetime | float, step_s: float

@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._network.network import Link, Network, Node
+from orbitsplit._network.network import Link, Node
 
 from .earth import Array, delay_s, range_km, rotated
+from .link_budget import LinkRate
 from .stations import Station, elevation_deg
 from .times import Times
 from .topology import Topology
 from .walker import Pattern
 
-if TYPE_CHECKING:
-    from .constellation import Constellation
-    from .link_budget import LinkRate
-
 # Between two looks at a pair that is being acquired nothing gets in between: a satellite moves 80 km.
 _LOOK_EVERY_S = 10.0
 
 
-def snapshot(constellation: Constellation, at: datetime | float) -> Network:
-    """Return the network at an instant; see `Constellation.network`."""
-    equipment = constellation.equipment
-    if equipment is None:
-        raise ValueError(
-            f"constellation {constellation.name!r} has no equipment: give equipment=Equipment(node=osp.Node(...))"
+def nodes_of(template: Node, satellites: list[str], stations: Sequence[Station]) -> tuple[Node, ...]:
+    """Return the nodes of a network: a copy of the template for each satellite, then the stations that have one."""
+    # Ten thousand times `dataclasses.replace` would be most of the time of a network.
+    copies = [
+        Node(
+            name,
+            template.memory_bytes,
+            template.slowdown,
+            template.flop_per_s,
+            template.memory_bytes_per_s,
+            template.headroom_bytes,
+            template.half_duplex,
         )
-    when = Times.of(at)
-    ground = [station for station in constellation.stations if station.node is not None]
-    nodes = [*_nodes(equipment.node, constellation.names)]
-    nodes += [replace(station.node, name=station.name) for station in ground if station.node is not None]
-    links: list[Link] = []
-    names = constellation.names
-    if equipment.isl is not None:
-        pairs, distance = constellation.links(at)
-        links += _both_ways(names, names, pairs, distance, equipment.isl, equipment.isl)
-    if ground and equipment.downlink is not None:
-        uplink = equipment.uplink or equipment.downlink
-        stations = [station.name for station in ground]
-        pairs, distance = ground_pairs(constellation.positions, ground, when)
-        links += _both_ways(names, stations, pairs, distance, equipment.downlink, uplink)
-    return Network(f"{constellation.name} at {when.datetimes()[0]:%Y-%m-%dT%H:%M:%SZ}", tuple(nodes), tuple(links))
+        for name in satellites
+    ]
+    return (*copies, *(replace(s.node, name=s.name) for s in stations if s.node is not None))
+
+
+def isl_links(satellites: list[str], pairs: npt.NDArray[np.int64], range_km: Array, rate: LinkRate) -> list[Link]:
+    """Return the links, in both directions, of linked pairs [L, 2] of satellites at ranges [L]."""
+    return _both_directions(satellites, satellites, pairs, range_km, rate, rate)
+
+
+def ground_links(
+    positions_at: Callable[[Times], Array],
+    satellites: list[str],
+    stations: Sequence[Station],
+    down: LinkRate,
+    up: LinkRate,
+    at: Times,
+) -> list[Link]:
+    """Return the links, in both directions, between satellites and the stations that have a node."""
+    ground = [station for station in stations if station.node is not None]
+    if not ground:
+        return []
+    pairs, distance = _ground_pairs(positions_at, ground, at)
+    return _both_directions(satellites, [station.name for station in ground], pairs, distance, down, up)
 
 
 def isl_pairs(
@@ -69,8 +79,8 @@ def isl_pairs(
     return now, range_km(positions[now[:, 0], 0], positions[now[:, 1], 0])
 
 
-def ground_pairs(
-    positions_at: Callable[[Times], Array], stations: list[Station], at: Times
+def _ground_pairs(
+    positions_at: Callable[[Times], Array], stations: Sequence[Station], at: Times
 ) -> tuple[npt.NDArray[np.int64], Array]:
     """Return the pairs [L, 2] of satellite and station linked at an instant and their ranges in km."""
     pairs, distances = [], []
@@ -92,34 +102,21 @@ def _looks(at: Times, acquisition_s: float) -> Times:
     return at.shifted(-np.linspace(0.0, acquisition_s, count + 1))
 
 
-def _nodes(template: Node, names: list[str]) -> Iterator[Node]:
-    for name in names:  # ten thousand times `dataclasses.replace` would be most of the time of a network
-        yield Node(
-            name,
-            template.memory_bytes,
-            template.slowdown,
-            template.flop_per_s,
-            template.memory_bytes_per_s,
-            template.headroom_bytes,
-            template.half_duplex,
-        )
-
-
-def _both_ways(
+def _both_directions(
     sources: list[str],
-    targets: list[str],
+    destinations: list[str],
     pairs: npt.NDArray[np.int64],
     distance: Array,
-    forth: LinkRate,
-    back: LinkRate,
+    forward: LinkRate,
+    backward: LinkRate,
 ) -> list[Link]:
     """Return the links of the pairs in both directions; a direction whose rate is 0 has none."""
     delays = delay_s(distance).tolist()
-    there, here = (np.broadcast_to(rate.bytes_per_s(distance), distance.shape).tolist() for rate in (forth, back))
+    rates = [np.broadcast_to(rate.bytes_per_s(distance), distance.shape).tolist() for rate in (forward, backward)]
     links = []
-    for (a, b), forth_rate, back_rate, delay in zip(pairs.tolist(), there, here, delays, strict=True):
-        if forth_rate > 0:
-            links.append(Link(sources[a], targets[b], forth_rate, delay))
-        if back_rate > 0:
-            links.append(Link(targets[b], sources[a], back_rate, delay))
+    for (a, b), forward_rate, backward_rate, delay in zip(pairs.tolist(), *rates, delays, strict=True):
+        if forward_rate > 0:
+            links.append(Link(sources[a], destinations[b], forward_rate, delay))
+        if backward_rate > 0:
+            links.append(Link(destinations[b], sources[a], backward_rate, delay))
     return links

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from orbitsplit._io.toml import check_table_keys, format_value, tables_of
 from orbitsplit._io.units import parse_quantity
 
 from .provenance import ORIGINS, Sourced
@@ -25,13 +25,7 @@ class Section:
 
     def check_keys(self, required: Sequence[str], optional: Sequence[str] = ()) -> None:
         """Raise ValueError for a key that is missing or unknown."""
-        for key in required:
-            if key not in self.table:
-                raise ValueError(f"{self.where} lacks {key!r}")
-        for key in self.table:
-            if key not in (*required, *optional):
-                known = ", ".join((*required, *optional))
-                raise ValueError(f"{self.where} has the unknown key {key!r}; known: {known}")
+        check_table_keys(self.table, required=required, optional=optional, where=self.where)
 
     def section(self, key: str) -> Section:
         """Return the table under a key."""
@@ -41,10 +35,8 @@ class Section:
         return Section(f"{self.where}: {key}", table, self.numbers)
 
     def sections(self, key: str) -> list[Section]:
-        """Return the tables under a key, [] where it is not there."""
-        tables = self.table.get(key, [])
-        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-            raise ValueError(f"{self.where}: {key} must be an array of tables, written [[{key}]]")
+        """Return the tables under a key, [] where it is absent."""
+        tables = tables_of(self.table, key, self.where)
         return [Section(f"{self.where}: {key}[{k}]", table, self.numbers) for k, table in enumerate(tables)]
 
     def text(self, key: str) -> str:
@@ -96,9 +88,8 @@ class Section:
         entry, where = self.table[key], f"{self.where}.{key}"
         form = f'{{ value = ..., origin = "{"|".join(ORIGINS)}" }}'
         if not isinstance(entry, dict):
-            is_number = isinstance(entry, (int, float)) and not isinstance(entry, bool)
-            # The value as TOML writes it: a string of JSON is one of TOML; other kinds are never right here.
-            shown = json.dumps(entry) if isinstance(entry, str) else repr(entry) if is_number else "..."
+            is_value = isinstance(entry, (str, int, float)) and not isinstance(entry, bool)
+            shown = format_value(entry) if is_value else "..."
             raise ValueError(f"{where} is {entry!r} without an origin; write {key} = {form.replace('...', shown, 1)}")
         for name in entry:
             if name not in _ALLOWED:
