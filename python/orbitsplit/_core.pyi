@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
-from ._problem import Problem
+from ._planner.problem import Problem
 
 __version__: str
 

@@ -38,7 +38,7 @@ void check_generation() {
     CHECK(one_way.objective_s == std::numeric_limits<double>::infinity());
     problem.bandwidth_bytes_per_s[2] = 1;
     const Evaluation score = evaluate(problem, raw);
-    CHECK(score.lap_s == 1 + 1 + 0.25 + 0.5 + 0.25);
+    CHECK(score.round_trip_s == 1 + 1 + 0.25 + 0.5 + 0.25);
     CHECK(score.token_step_s == 7);
     CHECK(score.objective_s == score.prefill_s + 4 * 7);
 }

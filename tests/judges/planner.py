@@ -21,9 +21,9 @@ def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: fl
     tokens = p.get("new_tokens", 0)
     if tokens >= 2:
         decode, delays = occupancies(p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False)
-        lap = sum(decode) + sum(delays) + way_back(p, [stage[0] for stage in stages])
+        round_trip = sum(decode) + sum(delays) + way_back(p, [stage[0] for stage in stages])
         groups = p.get("groups", p.get("micro_batches", 1))
-        step, bottleneck = max(lap, groups * max(decode)), max(decode)
+        step, bottleneck = max(round_trip, groups * max(decode)), max(decode)
         if math.isinf(step):  # tokens cannot return
             return math.inf
         total += (tokens - 1) * step

@@ -65,7 +65,7 @@ struct Evaluation {
     double objective_s = 0;
     double prefill_s = 0;     // the makespan
     double token_step_s = 0;  // 0 unless new_tokens >= 2, as are the decode fields below
-    double lap_s = 0;         // the round trip of a token through all stages
+    double round_trip_s = 0;  // of a token through all stages, its return included
     double bottleneck_s = 0;
     double return_s = 0;
     double loss = 0;

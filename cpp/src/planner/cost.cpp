@@ -118,8 +118,8 @@ class Scorer {
         run(decode, result_.decode_stage_s, result_.decode_link_s, totals.decode_sum, totals.decode_max);
         result_.return_s = return_latency();
         totals.decode_sum += result_.return_s;
-        result_.lap_s = totals.decode_sum;
-        result_.token_step_s = result_.lap_s < infinity ? token_step_s(problem_, totals) : infinity;
+        result_.round_trip_s = totals.decode_sum;
+        result_.token_step_s = result_.round_trip_s < infinity ? token_step_s(problem_, totals) : infinity;
         result_.bottleneck_s = is_linked_ ? totals.decode_max : infinity;
         result_.objective_s =
             result_.token_step_s < infinity && is_linked_ ? objective_s(problem_, totals) : infinity;

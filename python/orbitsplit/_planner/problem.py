@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orbitsplit._backend import backend
+from orbitsplit._io.deprecation import renamed_attribute
 from orbitsplit._io.files import write_text
 from orbitsplit._io.json_document import load_document
 from orbitsplit._io.validation import (
@@ -32,10 +33,10 @@ from orbitsplit._io.validation import (
 )
 
 NO_LEVEL = -1
-# Free order: nodes that the planner's bounds keep from repeating; each may double their work.
-MAX_TRACKED = 16
-# Free order of more nodes remembers the last nodes of chains instead of sets.
-MAX_BITS = 64
+# Free order: size of the ng-set, the nodes that the planner's bounds keep from repeating; each may double their work.
+MAX_NG_SIZE = 16
+# Free order of more nodes eliminates k-cycles instead of keeping visited sets.
+MAX_BITSET_NODES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +199,8 @@ class Evaluation:
 
     `stage_s[k]` and `link_s[k]` are occupancies of stage k and of the link after it, per micro-batch; a
     half-duplex stage's contains its link's. `decode_stage_s` and `decode_link_s` are the same per token step,
-    empty without generation. `latency_s` is the propagation added once to the prefill, `lap_s` one token's way
-    around the ring with its return `return_s`, `token_step_s` the steady time of a step,
+    empty without generation. `latency_s` is the propagation added once to the prefill, `round_trip_s` one
+    token's way through all stages with its return `return_s`, `token_step_s` the steady time of a step,
     `bottleneck_s` the longest occupancy, of a token step where the problem has them. `violations` has one
     sentence for each broken limit.
     """
@@ -207,7 +208,7 @@ class Evaluation:
     objective_s: float
     prefill_s: float
     token_step_s: float
-    lap_s: float
+    round_trip_s: float
     bottleneck_s: float
     return_s: float
     loss: float
@@ -221,6 +222,8 @@ class Evaluation:
     stage_memory_bytes: tuple[float, ...]
     is_feasible: bool
     violations: tuple[str, ...]
+
+    lap_s = renamed_attribute("Evaluation.lap_s", "round_trip_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +297,7 @@ def solve(
     if max_nodes is not None:
         check_integer("max_nodes", max_nodes)
     limits = max_nodes, float(gap), seconds, max_labels, max_bytes
-    found = backend().solve(problem, objective, *limits, rows, MAX_TRACKED, MAX_BITS)
+    found = backend().solve(problem, objective, *limits, rows, MAX_NG_SIZE, MAX_BITSET_NODES)
     stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}

@@ -126,8 +126,8 @@ def soonest_relay(p: dict, node: int) -> float:
             last, delays = judge.occupancies({**p, "ingress": None}, stages, p["layer_time_s"], [], external=True)
             total = sum(busy) + delay + sum(last) + sum(delays) + (p["micro_batches"] - 1) * max(*busy, *last)
             if p.get("new_tokens", 0) >= 2:
-                lap = sum(p["layer_decode_time_s"][node])
-                total += (p["new_tokens"] - 1) * lap * max(1, p.get("groups", p["micro_batches"]))
+                round_trip = sum(p["layer_decode_time_s"][node])
+                total += (p["new_tokens"] - 1) * round_trip * max(1, p.get("groups", p["micro_batches"]))
             best = min(best, total)
     return best
 

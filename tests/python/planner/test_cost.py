@@ -91,13 +91,19 @@ GENERATION = {
 }
 
 
-def test_generation_by_the_lap_returns_along_the_chain():
+def test_generation_by_the_round_trip_returns_along_the_chain():
     links = {"bandwidth_bytes_per_s": [[0, 4], [1, 0]], "groups": 1}
     result = score(RAW, **GENERATION, **links)
     assert (result.decode_stage_s, result.decode_link_s) == ((1, 0.25), (1,))
-    assert (result.return_s, result.lap_s) == (0.25, 1 + 1 + 0.25 + 0.5 + 0.25)
+    assert (result.return_s, result.round_trip_s) == (0.25, 1 + 1 + 0.25 + 0.5 + 0.25)
     assert result.token_step_s == 3
     assert result.objective_s == result.prefill_s + 4 * 3
+
+
+def test_the_old_name_of_the_round_trip_still_works_and_warns():
+    result = score(RAW, **GENERATION, bandwidth_bytes_per_s=[[0, 4], [1, 0]])
+    with pytest.warns(DeprecationWarning, match="Evaluation.lap_s is now Evaluation.round_trip_s"):
+        assert result.lap_s == result.round_trip_s > 0
 
 
 def test_generation_by_the_busiest_resource():

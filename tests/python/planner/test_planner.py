@@ -35,8 +35,8 @@ def random_options(r: Random, data: dict) -> dict:
     return {
         "objective": r.choice(objectives),
         "max_nodes": r.choice([None, None, 1, 2, 3]),
-        "max_tracked": r.choice([16, 16, 1, 0]),
-        "max_bits": r.choice([64, 0]),
+        "max_ng_size": r.choice([16, 16, 1, 0]),
+        "max_bitset_nodes": r.choice([64, 0]),
     }
 
 
@@ -50,12 +50,12 @@ def solved(
     max_labels: int = 1_000_000,
     max_bytes: int = 10**9,
     incumbent: Sequence[tuple] = (),
-    max_tracked: int = 16,
-    max_bits: int = 64,
+    max_ng_size: int = 16,
+    max_bitset_nodes: int = 64,
 ) -> dict:
-    """Solve without the public function, which hides `max_tracked` and `max_bits`."""
+    """Solve without the public function, which hides `max_ng_size` and `max_bitset_nodes`."""
     rows = np.array([*incumbent], dtype=np.int32).reshape(-1, 4)
-    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_tracked, max_bits
+    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_ng_size, max_bitset_nodes
     found = load_backend(backend).solve(problem, *options)
     return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
 
@@ -178,7 +178,7 @@ def test_the_same_problem_gives_the_same_solution():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
     monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
-    monkeypatch.setattr("orbitsplit._planner.problem.MAX_TRACKED", 0)
+    monkeypatch.setattr("orbitsplit._planner.problem.MAX_NG_SIZE", 0)
     problem = Problem.from_dict(bundled("example_32_free"))
     solution = solve(problem, max_labels=500)
     optimum = problem.expected["objective_s"]
@@ -192,33 +192,35 @@ def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
 def test_a_limit_is_the_same_on_both_backends():
     problem = Problem.from_dict(bundled("example_32_free"))
     for limit in ({"max_labels": 500}, {"max_bytes": 200_000}):
-        native, numba = (solved(backend, problem, max_tracked=0, **limit) for backend in BACKENDS)
+        native, numba = (solved(backend, problem, max_ng_size=0, **limit) for backend in BACKENDS)
         assert native == numba
         assert native["status"] == "feasible"
     assert native["reason"] == "the limit of 200 kB was reached"
     assert native["labels"] < 200_000 / 300
 
 
-@pytest.mark.parametrize("max_bits", [64, 0])
-def test_memory_is_bounded_and_leaves_a_true_bound(max_bits):
+@pytest.mark.parametrize("max_bitset_nodes", [64, 0])
+def test_memory_is_bounded_and_leaves_a_true_bound(max_bitset_nodes):
     for seed in range(150):
-        data = random_problem(Random(seed), order="free" if max_bits == 0 else None)
+        data = random_problem(Random(seed), order="free" if max_bitset_nodes == 0 else None)
         optimum = judge.best(data)
         for max_bytes in (1, 2_000, 20_000):
-            found = solved("native", Problem.from_dict(data), max_bytes=max_bytes, max_bits=max_bits, max_tracked=0)
+            found = solved(
+                "native", Problem.from_dict(data), max_bytes=max_bytes, max_bitset_nodes=max_bitset_nodes, max_ng_size=0
+            )
             assert found["lower_bound_s"] <= optimum * (1 + 1e-9)
             assert found["objective_s"] >= optimum * (1 - 1e-9)
             assert found["labels"] <= max(max_bytes / 300 + 7 * 5 * 3, 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("max_bits", [64, 0])
-def test_a_plan_to_start_from_changes_no_proof(backend, max_bits):
+@pytest.mark.parametrize("max_bitset_nodes", [64, 0])
+def test_a_plan_to_start_from_changes_no_proof(backend, max_bitset_nodes):
     r = Random(5)
     helped = 0
     for seed in range(150 if backend == "native" else 30):
         data = random_problem(Random(seed))
-        options = {**random_options(Random(seed), data), "max_bits": max_bits}
+        options = {**random_options(Random(seed), data), "max_bitset_nodes": max_bitset_nodes}
         problem = Problem.from_dict(data)
         cold = solved(backend, problem, **options)
         some = random_stages(r, data)
@@ -247,7 +249,7 @@ def test_a_plan_to_start_from_is_the_least_that_is_returned(backend, monkeypatch
 
 @pytest.mark.parametrize("block", range(10))
 def test_an_unfinished_search_proves_a_true_bound(block, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.MAX_TRACKED", 0)
+    monkeypatch.setattr("orbitsplit._planner.problem.MAX_NG_SIZE", 0)
     for seed in range(20 * block, 20 * block + 20):
         data = random_problem(Random(seed))
         optimum = judge.best(data)
@@ -261,7 +263,7 @@ def test_an_unfinished_search_proves_a_true_bound(block, monkeypatch):
 
 
 def test_a_free_order_is_no_worse_than_the_fixed_one_even_unproven(monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.MAX_TRACKED", 4)
+    monkeypatch.setattr("orbitsplit._planner.problem.MAX_NG_SIZE", 4)
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
     solution = solve(problem, max_labels=2_000)
     assert solution.status == "feasible"

@@ -53,8 +53,8 @@ def test_a_token_step_takes_the_longer_of_lap_and_bottleneck(plan: Plan) -> None
     assert plan.prediction is not None
     plan = replace(plan, workload=replace(plan.workload, new_tokens=40))
     occupancies = (*plan.prediction.decode_stage_s, *plan.prediction.decode_link_s)
-    lap = sum(occupancies) + sum(link.latency_s for link in plan.links) + plan.return_latency_s
-    step = max(lap, plan.workload.micro_batches * max(occupancies))
+    round_trip = sum(occupancies) + sum(link.latency_s for link in plan.links) + plan.return_latency_s
+    step = max(round_trip, plan.workload.micro_batches * max(occupancies))
     last = plan.stages[-1].node
     ends = [max(e.stop_s for e in simulate(plan).events if e.node == last and e.step == s) for s in (19, 39)]
     # Groups keep their distance once the pipeline is in its stride; 20 steps show the slope.

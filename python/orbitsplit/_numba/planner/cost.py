@@ -1,4 +1,4 @@
-"""The cost model of cpp/include/orbitsplit/cost.hpp, operation for operation."""
+"""The cost model of cpp/include/orbitsplit/cost.hpp, which has the formulas, operation for operation."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ Row = tuple[int, int, int, int]  # node, start, stop, level
 
 
 def generates(problem: Problem) -> bool:
-    """Return whether token steps follow the prefill."""
+    """Return whether token steps follow the prefill: they need decode times and decode bytes."""
     return problem.new_tokens >= 2
 
 
 def group_count(problem: Problem) -> int:
-    """Return the sequence groups in flight."""
+    """Return the number of sequence groups in flight."""
     return problem.micro_batches if problem.groups is None else problem.groups
 
 
 def usable_memory_bytes(node: ProblemNode) -> float:
-    """Return what layers may fill."""
+    """Return the memory that layers may use."""
     return float(node.memory_bytes) - float(node.headroom_bytes)
 
 
 def loss_limit(problem: Problem) -> float:
-    """Return the budget with room for the rounding of sums of decimal fractions."""
+    """Return the budget with room for the rounding of sums of decimal fractions, infinite without a budget."""
     return math.inf if problem.loss_budget is None else problem.loss_budget * (1 + 1e-9)
 
 
 def value_s(score: dict[str, Any], objective: str) -> float:
-    """Return what `solve` minimises for an objective, of a plan that `evaluate` scored."""
+    """Return the objective's value of a plan that `evaluate` scored."""
     return float(score[OBJECTIVES[objective]])
 
 
 def evaluate(problem: Problem, stages: NDArray[np.int32]) -> dict[str, Any]:
-    """Return the fields of an `Evaluation`. Raises ValueError for stages that are no plan."""
+    """Return the fields of an `Evaluation`. Raises ValueError for stages that are not a plan."""
     rows: list[Row] = [tuple(row) for row in stages.tolist()]
     _check_stages(problem, rows)
     return _Scorer(problem, rows).score()
@@ -100,7 +100,7 @@ def _check_level(problem: Problem, stages: Sequence[Row], k: int) -> None:
 
 
 class _Scorer:
-    """Adds up a plan in the order in which a micro-batch meets the resources."""
+    """Sums a plan in the order in which a micro-batch passes the resources."""
 
     def __init__(self, problem: Problem, stages: Sequence[Row]) -> None:
         self.problem = problem
@@ -116,7 +116,7 @@ class _Scorer:
         stage_s, link_s, total, most = self.run(problem.layer_time_s, problem.cut_bytes, external=True)
         prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
         fields = {
-            "objective_s": prefill, "prefill_s": prefill, "token_step_s": 0.0, "lap_s": 0.0, "return_s": 0.0,
+            "objective_s": prefill, "prefill_s": prefill, "token_step_s": 0.0, "round_trip_s": 0.0, "return_s": 0.0,
             "bottleneck_s": most if self.is_linked else math.inf,
             "latency_s": self.latency_s, "ingress_s": self.ingress_s, "egress_s": self.egress_s,
             "stage_s": stage_s, "link_s": link_s, "decode_stage_s": (), "decode_link_s": (),
@@ -134,12 +134,12 @@ class _Scorer:
             sizes = np.zeros(0)
         stage_s, link_s, total, most = self.run(times, sizes, external=False)
         back = self.return_latency()
-        lap = total + back
-        step = max(lap, float(group_count(self.problem)) * most) if lap < math.inf else math.inf
+        round_trip = total + back
+        step = max(round_trip, float(group_count(self.problem)) * most) if round_trip < math.inf else math.inf
         is_finite = step < math.inf and self.is_linked
         objective = prefill + float(self.problem.new_tokens - 1) * step if is_finite else math.inf
         return {
-            "objective_s": objective, "token_step_s": step, "lap_s": lap, "return_s": back,
+            "objective_s": objective, "token_step_s": step, "round_trip_s": round_trip, "return_s": back,
             "bottleneck_s": most if self.is_linked else math.inf,
             "decode_stage_s": stage_s, "decode_link_s": link_s,
         }  # fmt: skip
@@ -183,17 +183,19 @@ class _Scorer:
 
     def sending(self, cut_bytes: Any, k: int, *, external: bool) -> tuple[float, float]:
         """Return the occupancy of link k and its propagation."""
-        node, _, stop, level = self.stages[k]
-        to = self.stages[k + 1][0]
-        bandwidth = float(self.problem.bandwidth_bytes_per_s[node, to])
+        source, _, stop, level = self.stages[k]
+        destination = self.stages[k + 1][0]
+        bandwidth = float(self.problem.bandwidth_bytes_per_s[source, destination])
         if bandwidth <= 0:
             if external:
-                names = f"{_node_name(self.problem, node)} to {_node_name(self.problem, to)}"
+                names = f"{_node_name(self.problem, source)} to {_node_name(self.problem, destination)}"
                 self.violations.append(f"no link joins {names}")
             self.is_linked = False
             return math.inf, 0.0
-        packed = float(cut_bytes[stop - 1]) / float(self.problem.levels[level].ratio)
-        return self.occupancy(packed, bandwidth, float(self.problem.latency_s[node, to]), external=external)
+        compressed = float(cut_bytes[stop - 1]) / float(self.problem.levels[level].ratio)
+        return self.occupancy(
+            compressed, bandwidth, float(self.problem.latency_s[source, destination]), external=external
+        )
 
     def external(self, link: ExternalLink, what: str, node: int, verb: str) -> tuple[float, float]:
         """Return the occupancy of an ingress or egress link and its propagation."""
@@ -204,8 +206,8 @@ class _Scorer:
             return math.inf, 0.0
         return self.occupancy(float(link.bytes), bandwidth, float(link.latency_s[node]), external=True)
 
-    def occupancy(self, packed: float, bandwidth: float, latency: float, *, external: bool) -> tuple[float, float]:
-        sending = packed / bandwidth
+    def occupancy(self, compressed: float, bandwidth: float, latency: float, *, external: bool) -> tuple[float, float]:
+        sending = compressed / bandwidth
         if self.problem.latency_occupies_link:
             return sending + latency, 0.0
         if external:
@@ -221,13 +223,13 @@ class _Scorer:
         if bandwidth[last, first] > 0:
             return float(latency[last, first])
         total = 0.0
-        for to, origin in itertools.pairwise(order):
-            if bandwidth[origin, to] <= 0:
+        for destination, source in itertools.pairwise(order):
+            if bandwidth[source, destination] <= 0:
                 ends = f"{_node_name(self.problem, last)} to {_node_name(self.problem, first)}"
-                hop = f"{_node_name(self.problem, origin)} to {_node_name(self.problem, to)}"
+                hop = f"{_node_name(self.problem, source)} to {_node_name(self.problem, destination)}"
                 self.violations.append(f"tokens cannot return from {ends}: no link joins them, and none joins {hop}")
                 return math.inf
-            total += float(latency[origin, to])
+            total += float(latency[source, destination])
         return total
 
     def score_memory(self, k: int) -> float:

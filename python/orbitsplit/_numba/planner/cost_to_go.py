@@ -1,6 +1,6 @@
-"""Relaxations and their walks, as in cpp/src/planner/bounds.hpp, which proves what they bound.
+"""Cost-to-go bounds and the plans that attain them, as in cpp/src/planner/cost_to_go.hpp, which has the proofs.
 
-A relaxation's values are indexed by (past, boundary, place).
+A relaxation's values are indexed by (visited set, boundary, vertex).
 """
 
 from __future__ import annotations
@@ -14,56 +14,72 @@ from numpy.typing import NDArray
 from orbitsplit._numba.jit import inlined, jit
 
 from .cost import NO_LEVEL
-from .tables import Floats, Ints, Metric, Tables, without_time
+from .metrics import Metric
+from .tables import Floats, Ints, Tables
 
 
 class Relaxation(NamedTuple):
-    """Least values of completions under a limit on single resources and a price on loss."""
+    """Cost-to-go under a limit on single resources and a Lagrange multiplier on the loss.
+
+    `to_go_departed` holds it after the stage that ends at a boundary on a vertex, `to_go_arrived` before the stage that
+    starts there, `root` of the whole problem.
+    """
 
     limit: float
-    price: float
+    multiplier: float
     root: float
-    depart: Floats
-    arrive: Floats
+    to_go_departed: Floats
+    to_go_arrived: Floats
 
 
 class Walk(NamedTuple):
-    """Rows of (node, start, stop, level), none where the walk ended in a blind alley, and their loss."""
+    """Rows of (node, start, stop, level) and their loss; no rows if the walk reached a dead end."""
 
     stages: NDArray[np.int32]
     loss: float
 
 
-def relax(t: Tables, metric: Metric, limit: float, price: float) -> Relaxation:
-    """Solve one backward dynamic programme."""
-    shape = (t.pasts, t.layers + 1, len(t.node_of))
-    depart, arrive = np.full(shape, math.inf), np.full(shape, math.inf)
-    root = _relax(t, metric, limit, price, depart, arrive)
-    return Relaxation(limit, price, root, depart, arrive)
+def relax(t: Tables, metric: Metric, limit: float, multiplier: float) -> Relaxation:
+    """Run one backward dynamic programme."""
+    shape = (t.visited_sets, t.layers + 1, len(t.node_of))
+    to_go_departed, to_go_arrived = np.full(shape, math.inf), np.full(shape, math.inf)
+    root = _relax(t, metric, limit, multiplier, to_go_departed, to_go_arrived)
+    return Relaxation(limit, multiplier, root, to_go_departed, to_go_arrived)
 
 
 def least_loss(t: Tables) -> Relaxation:
-    """Return the relaxation that counts loss alone."""
-    return relax(t, without_time(t), math.inf, 1.0)
+    """Return the relaxation whose only cost is loss: the least loss of any completion."""
+    return relax(t, _without_time(t), math.inf, 1.0)
 
 
-def follow(t: Tables, metric: Metric, relaxation: Relaxation) -> Walk:
-    """Return the relaxed optimum, in which untracked nodes may repeat."""
+def relaxed_optimum(t: Tables, metric: Metric, relaxation: Relaxation) -> Walk:
+    """Return the relaxed optimum, in which nodes outside the ng-set may repeat."""
     return _Walker(t, metric, relaxation, None).run()
 
 
-def dive(t: Tables, metric: Metric, relaxation: Relaxation, least: Relaxation) -> Walk:
-    """Walk without repeating a node and without leaving the loss budget."""
+def diving_heuristic(t: Tables, metric: Metric, relaxation: Relaxation, least: Relaxation) -> Walk:
+    """Follow the relaxation without repeating a node or exceeding the loss budget."""
     return _Walker(t, metric, relaxation, least).run()
 
 
-def dive_for_loss(t: Tables, least: Relaxation) -> Walk:
-    """Dive along the least loss, whatever it costs."""
-    return dive(t, without_time(t), least, least)
+def diving_heuristic_for_loss(t: Tables, least: Relaxation) -> Walk:
+    """Follow the least loss, whatever the time."""
+    return diving_heuristic(t, _without_time(t), least, least)
+
+
+def _without_time(t: Tables) -> Metric:
+    """Return the metric that counts nothing: what is left is the loss."""
+    levels = np.zeros((t.layers + 1, t.levels))
+    compute = np.zeros((t.nodes, t.layers + 1))
+    node = np.zeros(t.nodes)
+    return Metric(
+        0.0, 0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, levels, levels, levels, levels,
+        np.zeros(t.layers + 1), np.zeros((t.layers + 1, t.nodes)), node, node, node, node,
+    )  # fmt: skip
 
 
 class _Walker:
-    """One walk along a relaxation's choices; with the least loss it makes a plan, else a relaxed one."""
+    """One walk along a relaxation's choices: the diving heuristic with a least-loss relaxation, else a relaxed plan."""
 
     def __init__(self, t: Tables, m: Metric, r: Relaxation, least: Relaxation | None) -> None:
         self.t = t
@@ -71,35 +87,35 @@ class _Walker:
         self.r = r
         self.least = least
         self.used = np.zeros(t.nodes, dtype=np.bool_)
-        self.past = 0
+        self.visited = 0
         self.loss = 0.0
 
     def run(self) -> Walk:
-        place, boundary = self.pick_start(), 0
+        vertex, boundary = self.pick_start(), 0
         rows = []
-        while place >= 0:
-            node = int(self.t.node_of[place])
-            self.past = self.pasts_with(np.array([node]))[0]
+        while vertex >= 0:
+            node = int(self.t.node_of[vertex])
+            self.visited = self.visited_with(np.array([node]))[0]
             self.used[node] = True
-            stop = self.pick_stop(boundary, place)
+            stop = self.pick_stop(boundary, vertex)
             if stop < 0:
                 break
-            to, level = self.pick_transfer(stop, place) if stop < self.t.layers else (-1, NO_LEVEL)
+            next_vertex, level = self.pick_transfer(stop, vertex) if stop < self.t.layers else (-1, NO_LEVEL)
             rows.append((node, boundary, stop, level))
             if stop == self.t.layers:
                 return Walk(np.array(rows, dtype=np.int32), float(self.loss))  # which overflows silently
-            if to >= 0:
+            if next_vertex >= 0:
                 self.loss += self.t.loss[stop, level]
-            place, boundary = to, stop
+            vertex, boundary = next_vertex, stop
         return Walk(np.empty((0, 4), dtype=np.int32), 0.0)
 
-    def pasts_with(self, nodes: Ints) -> Ints:
-        """Return the past after a stage on each of the nodes."""
-        bits = self.t.tracked_bit[nodes]
-        return np.where(bits < 0, self.past, self.past | 1 << np.maximum(bits, 0)) + self.t.count_step
+    def visited_with(self, nodes: Ints) -> Ints:
+        """Return the visited set after a stage on each of the nodes."""
+        bits = self.t.ng_bit[nodes]
+        return np.where(bits < 0, self.visited, self.visited | 1 << np.maximum(bits, 0)) + self.t.count_step
 
     def choose(self, values: Floats, loss: Floats, to_come: Floats | None) -> int:
-        """Return the first of the least values that keep the loss budget, or -1."""
+        """Return the index of the first least value within the loss budget, or -1."""
         if to_come is not None:
             values = np.where(self.loss + loss + to_come <= self.t.loss_limit, values, math.inf)
         if not values.size or not values.min() < math.inf:
@@ -108,200 +124,206 @@ class _Walker:
 
     def pick_start(self) -> int:
         t, m, nodes = self.t, self.m, np.arange(self.t.nodes)
-        at = (self.pasts_with(nodes), 0, t.start_place)
-        is_open = t.can_start & (m.ingress_max <= self.r.limit) & (t.start_place >= 0)
-        values = np.where(is_open, m.ingress_sum + self.r.arrive[at], math.inf)
-        choice = self.choose(values, np.zeros(1), None if self.least is None else self.least.arrive[at])
-        return choice if choice < 0 else int(t.start_place[choice])
+        at = (self.visited_with(nodes), 0, t.start_vertex)
+        is_open = t.can_start & (m.ingress_max <= self.r.limit) & (t.start_vertex >= 0)
+        values = np.where(is_open, m.ingress_sum + self.r.to_go_arrived[at], math.inf)
+        choice = self.choose(values, np.zeros(1), None if self.least is None else self.least.to_go_arrived[at])
+        return choice if choice < 0 else int(t.start_vertex[choice])
 
-    def pick_stop(self, start: int, place: int) -> int:
-        t, m, node = self.t, self.m, self.t.node_of[place]
+    def pick_stop(self, start: int, vertex: int) -> int:
+        t, m, node = self.t, self.m, self.t.node_of[vertex]
         stops = slice(start + 1, t.max_stop[node, start] + 1)
         busy = m.compute_max[node, stops] - m.compute_max[node, start]
         fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
         weight = np.where(fits, m.compute_sum[node, stops] - m.compute_sum[node, start], math.inf)
-        at = (self.past, stops, place)
-        to_come = None if self.least is None else self.least.depart[at]
-        choice = self.choose(weight + self.r.depart[at], np.zeros(1), to_come)
+        at = (self.visited, stops, vertex)
+        to_come = None if self.least is None else self.least.to_go_departed[at]
+        choice = self.choose(weight + self.r.to_go_departed[at], np.zeros(1), to_come)
         return choice if choice < 0 else start + 1 + choice
 
-    def pick_transfer(self, i: int, place: int) -> tuple[int, int]:
-        t, m, node = self.t, self.m, self.t.node_of[place]
-        links = np.arange(t.neighbour_start[place], t.neighbour_start[place + 1])
+    def pick_transfer(self, i: int, vertex: int) -> tuple[int, int]:
+        t, m, node = self.t, self.m, self.t.node_of[vertex]
+        links = np.arange(t.neighbour_start[vertex], t.neighbour_start[vertex + 1])
         nodes = t.node_of[t.neighbour[links]]
-        bits = t.tracked_bit[nodes]
-        is_blocked = (bits >= 0) & (self.past >> np.maximum(bits, 0) & 1 != 0)
-        is_blocked |= self.past >> t.tracked >= t.most_stages
+        bits = t.ng_bit[nodes]
+        is_blocked = (bits >= 0) & (self.visited >> np.maximum(bits, 0) & 1 != 0)
+        is_blocked |= self.visited >> t.ng_size >= t.most_stages
         links = links[~is_blocked] if self.least is None else links[~is_blocked & ~self.used[nodes]]
-        to = t.neighbour[links]
-        pace, latency = t.pace[links, np.newaxis], t.latency[links, np.newaxis]
-        link = m.packed_max[i] * pace + m.latency_max * latency
+        next_vertex = t.neighbour[links]
+        s_per_byte, latency = t.s_per_byte[links, np.newaxis], t.latency[links, np.newaxis]
+        link = m.compressed_max[i] * s_per_byte + m.latency_max * latency
         encode = m.encode_max[i]
         if t.half_duplex[node]:
             fits = encode + link <= self.r.limit
         else:
             fits = (encode <= self.r.limit) & (link <= self.r.limit)
-        weight = m.packed_sum[i] * pace + m.latency_sum * latency + m.code_sum[i]
-        at = (self.pasts_with(t.node_of[to]), i, to)
-        values = np.where(fits, weight, math.inf) + self.r.price * t.loss[i] + self.r.arrive[at][:, np.newaxis]
-        to_come = None if self.least is None else self.least.arrive[at][:, np.newaxis]
+        weight = m.compressed_sum[i] * s_per_byte + m.latency_sum * latency + m.code_sum[i]
+        at = (self.visited_with(t.node_of[next_vertex]), i, next_vertex)
+        to_go = self.r.to_go_arrived[at][:, np.newaxis]
+        values = np.where(fits, weight, math.inf) + self.r.multiplier * t.loss[i] + to_go
+        to_come = None if self.least is None else self.least.to_go_arrived[at][:, np.newaxis]
         choice = self.choose(values, t.loss[i], to_come)
-        return (-1, NO_LEVEL) if choice < 0 else (int(to[choice // t.levels]), choice % t.levels)
+        return (-1, NO_LEVEL) if choice < 0 else (int(next_vertex[choice // t.levels]), choice % t.levels)
 
 
 @inlined
-def with_node(t: Tables, past: int, node: int) -> int:
-    """Return the past after one more stage."""
-    return (past if t.tracked_bit[node] < 0 else past | (1 << t.tracked_bit[node])) + t.count_step
+def with_node(t: Tables, visited: int, node: int) -> int:
+    """Return the visited set after one more stage."""
+    return (visited if t.ng_bit[node] < 0 else visited | (1 << t.ng_bit[node])) + t.count_step
 
 
 @inlined
-def _has_used(t: Tables, past: int, node: int) -> bool:
-    return bool(t.tracked_bit[node] >= 0 and (past >> t.tracked_bit[node]) & 1 != 0)
+def has_visited(t: Tables, visited: int, node: int) -> bool:
+    """Return whether a visited set contains the node, which must be in the ng-set for that."""
+    return bool(t.ng_bit[node] >= 0 and (visited >> t.ng_bit[node]) & 1 != 0)
 
 
 @inlined
-def is_blocked(t: Tables, past: int, node: int) -> bool:
-    """Return whether a past rules a stage on the node out."""
-    return bool(_has_used(t, past, node) or (past >> t.tracked) >= t.most_stages)
+def is_blocked(t: Tables, visited: int, node: int) -> bool:
+    """Return whether a visited set rules out a stage on the node."""
+    return bool(has_visited(t, visited, node) or (visited >> t.ng_size) >= t.most_stages)
 
 
 @inlined
 def _transfer_weight(t: Tables, m: Metric, limit: float, node: int, link: int, at: tuple[int, int]) -> float:
-    busy = m.packed_max[at] * t.pace[link] + m.latency_max * t.latency[link]
+    busy = m.compressed_max[at] * t.s_per_byte[link] + m.latency_max * t.latency[link]
     encode = m.encode_max[at]
     if t.half_duplex[node]:
         if encode + busy > limit:
             return np.inf
     elif encode > limit or busy > limit:
         return np.inf
-    return float(m.packed_sum[at] * t.pace[link] + m.latency_sum * t.latency[link] + m.code_sum[at])
+    return float(m.compressed_sum[at] * t.s_per_byte[link] + m.latency_sum * t.latency[link] + m.code_sum[at])
 
 
 @inlined
-def _may_end(t: Tables, m: Metric, limit: float, past: int, node: int) -> bool:
-    if not t.can_end[node] or (past & t.required_tracked) != t.required_tracked:
+def _may_end(t: Tables, m: Metric, limit: float, visited: int, node: int) -> bool:
+    if not t.can_end[node] or (visited & t.required_ng) != t.required_ng:
         return False
     return bool(t.half_duplex[node] or m.egress_max[node] <= limit)
 
 
 @inlined
-def _best_levels(t: Tables, m: Metric, limit: float, price: float) -> Floats:
-    """Transfers do not depend on the past: return the best level of every link, boundaries x links."""
+def _best_levels(t: Tables, m: Metric, limit: float, multiplier: float) -> Floats:
+    """Return the value of the best level of every link (boundaries x links): no visited set changes it."""
     best = np.full((t.layers, len(t.neighbour)), np.inf)
     for i in range(t.layers):
-        for p in range(len(t.node_of)):
-            for e in range(t.neighbour_start[p], t.neighbour_start[p + 1]):
+        for v in range(len(t.node_of)):
+            for e in range(t.neighbour_start[v], t.neighbour_start[v + 1]):
                 for k in range(t.levels):
-                    value = _transfer_weight(t, m, limit, t.node_of[p], e, (i, k)) + price * t.loss[i, k]
+                    value = _transfer_weight(t, m, limit, t.node_of[v], e, (i, k)) + multiplier * t.loss[i, k]
                     best[i, e] = min(best[i, e], value)
     return best
 
 
 @inlined
 def _start_weight(t: Tables, m: Metric, limit: float, node: int) -> float:
-    if t.start_place[node] < 0 or not t.can_start[node] or m.ingress_max[node] > limit:
+    if t.start_vertex[node] < 0 or not t.can_start[node] or m.ingress_max[node] > limit:
         return np.inf
     return float(m.ingress_sum[node])
 
 
 @inlined
-def _is_state(t: Tables, past: int, place: int) -> bool:
-    """Return whether chains with such a past can be at a place."""
-    bit = t.tracked_bit[t.node_of[place]]
-    if bit >= 0 and (past >> bit) & 1 == 0:
+def _is_state(t: Tables, visited: int, vertex: int) -> bool:
+    """Return whether chains with this visited set can be at a vertex."""
+    bit = t.ng_bit[t.node_of[vertex]]
+    if bit >= 0 and (visited >> bit) & 1 == 0:
         return False
     if t.count_step == 0:
         return True
-    stages, remembered = past >> t.tracked, t.remembered[place]
-    return bool(stages == remembered if remembered < t.memory else stages >= remembered)
+    stages, remembered = visited >> t.ng_size, t.remembered[vertex]
+    return bool(stages == remembered if remembered < t.k_cycle else stages >= remembered)
 
 
 @jit
-def _fill(t: Tables, m: Metric, transfers: Floats, limit: float, depart: Floats, arrive: Floats) -> None:
-    # Arrays are taken out of their tuples once: in a loop that costs more than what the loop does.
-    tracked_bit, max_stop, start_of, neighbour = t.tracked_bit, t.max_stop, t.neighbour_start, t.neighbour
+def _fill(t: Tables, m: Metric, transfers: Floats, limit: float, to_go_departed: Floats, to_go_arrived: Floats) -> None:
+    # Arrays are read from their tuples once: inside the loops that costs more than the loops themselves.
+    ng_bit, max_stop, start_of, neighbour = t.ng_bit, t.max_stop, t.neighbour_start, t.neighbour
     compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
-    node_of, places = t.node_of, len(t.node_of)
-    layers, step, tracked, most_stages = t.layers, t.count_step, t.tracked, t.most_stages
-    for past in range(t.pasts - 1, step - 1, -1):
-        may_send = past >> tracked < most_stages
-        for p in range(places):
-            if _is_state(t, past, p) and _may_end(t, m, limit, past, node_of[p]):
-                depart[past, layers, p] = m.egress_sum[node_of[p]]
+    node_of, vertices = t.node_of, len(t.node_of)
+    layers, step, ng_size, most_stages = t.layers, t.count_step, t.ng_size, t.most_stages
+    for visited in range(t.visited_sets - 1, step - 1, -1):
+        may_send = visited >> ng_size < most_stages
+        for v in range(vertices):
+            if _is_state(t, visited, v) and _may_end(t, m, limit, visited, node_of[v]):
+                to_go_departed[visited, layers, v] = m.egress_sum[node_of[v]]
         for i in range(layers - 1, -1, -1):
-            for p in range(places):
-                if not _is_state(t, past, p):
+            for v in range(vertices):
+                if not _is_state(t, visited, v):
                     continue
                 best = np.inf
-                n = node_of[p]
+                n = node_of[v]
                 for stop in range(i + 1, max_stop[n, i] + 1):
-                    rest = depart[past, stop, p]
+                    rest = to_go_departed[visited, stop, v]
                     busy = compute_max[n, stop] - compute_max[n, i]
                     if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
                         best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
-                arrive[past, i, p] = best
-            for p in range(places):
-                if i == 0 or not may_send or not _is_state(t, past, p):
+                to_go_arrived[visited, i, v] = best
+            for v in range(vertices):
+                if i == 0 or not may_send or not _is_state(t, visited, v):
                     continue
                 best = np.inf
-                for e in range(start_of[p], start_of[p + 1]):
-                    to, next_past = neighbour[e], past
-                    bit = tracked_bit[node_of[to]]
+                for e in range(start_of[v], start_of[v + 1]):
+                    next_vertex, next_visited = neighbour[e], visited
+                    bit = ng_bit[node_of[next_vertex]]
                     if bit >= 0:
-                        next_past = past | (1 << bit)
-                        if next_past == past:
+                        next_visited = visited | (1 << bit)
+                        if next_visited == visited:
                             continue
-                    best = min(best, transfers[i, e] + arrive[next_past + step, i, to])
-                depart[past, i, p] = best
+                    best = min(best, transfers[i, e] + to_go_arrived[next_visited + step, i, next_vertex])
+                to_go_departed[visited, i, v] = best
 
 
 @jit
-def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arrive: Floats) -> float:
-    _fill(t, m, _best_levels(t, m, limit, price), limit, depart, arrive)
+def _relax(
+    t: Tables, m: Metric, limit: float, multiplier: float, to_go_departed: Floats, to_go_arrived: Floats
+) -> float:
+    _fill(t, m, _best_levels(t, m, limit, multiplier), limit, to_go_departed, to_go_arrived)
     root = np.inf
     for n in range(t.nodes):
         weight = _start_weight(t, m, limit, n)
         if weight < np.inf:
-            root = min(root, weight + arrive[with_node(t, 0, n), 0, t.start_place[n]])
+            root = min(root, weight + to_go_arrived[with_node(t, 0, n), 0, t.start_vertex[n]])
     return root
 
 
-def through(t: Tables, metric: Metric, relaxation: Relaxation) -> Floats:
-    """Return by place the least value of any relaxed plan that goes through it."""
-    reach = np.full(relaxation.arrive.shape, math.inf)
-    depart = np.full(relaxation.arrive.shape, math.inf)
-    return _through(t, metric, relaxation.limit, relaxation.price, relaxation.arrive, reach, depart)
+def bounds_through(t: Tables, metric: Metric, relaxation: Relaxation) -> Floats:
+    """Return by vertex the least (sum + multiplier * loss) of any relaxed plan through it."""
+    arrived = np.full(relaxation.to_go_arrived.shape, math.inf)
+    return _forward_pass(t, metric, relaxation, arrived, arrived.copy())
 
 
 @jit
-def _through(t: Tables, m: Metric, limit: float, price: float, arrive: Floats, reach: Floats, depart: Floats) -> Floats:
-    transfers = _best_levels(t, m, limit, price)
-    places, node_of, neighbour, max_stop = len(t.node_of), t.node_of, t.neighbour, t.max_stop
-    best = np.full(places, np.inf)
+def _forward_pass(t: Tables, m: Metric, r: Relaxation, arrived: Floats, departed: Floats) -> Floats:
+    """Fill the least cost of getting to a state, before and after its stage; with the cost-to-go it bounds plans."""
+    transfers = _best_levels(t, m, r.limit, r.multiplier)
+    vertices, node_of, neighbour, max_stop = len(t.node_of), t.node_of, t.neighbour, t.max_stop
+    best = np.full(vertices, np.inf)
     for n in range(t.nodes):
-        weight = _start_weight(t, m, limit, n)
+        weight = _start_weight(t, m, r.limit, n)
         if weight < np.inf:
-            reach[with_node(t, 0, n), 0, t.start_place[n]] = weight
+            arrived[with_node(t, 0, n), 0, t.start_vertex[n]] = weight
     for i in range(t.layers):
-        for past in range(t.pasts if i > 0 else 0):
-            for p in range(places):
-                if depart[past, i, p] == np.inf:
+        # Stages that end at a boundary were computed before; what arrives there must be sent first.
+        for visited in range(t.visited_sets if i > 0 else 0):
+            for v in range(vertices):
+                so_far = departed[visited, i, v]
+                if so_far == np.inf:
                     continue
-                for e in range(t.neighbour_start[p], t.neighbour_start[p + 1]):
-                    to = neighbour[e]
-                    if not is_blocked(t, past, node_of[to]):
-                        after = with_node(t, past, node_of[to])
-                        reach[after, i, to] = min(reach[after, i, to], depart[past, i, p] + transfers[i, e])
-        for past in range(t.pasts):
-            for p in range(places):
-                value, n = reach[past, i, p], node_of[p]
-                if value == np.inf:
+                for e in range(t.neighbour_start[v], t.neighbour_start[v + 1]):
+                    next_vertex = neighbour[e]
+                    if not is_blocked(t, visited, node_of[next_vertex]):
+                        at = with_node(t, visited, node_of[next_vertex]), i, next_vertex
+                        arrived[at] = min(arrived[at], so_far + transfers[i, e])
+        for visited in range(t.visited_sets):
+            for v in range(vertices):
+                so_far, n = arrived[visited, i, v], node_of[v]
+                if so_far == np.inf:
                     continue
-                best[p] = min(best[p], value + arrive[past, i, p])
+                best[v] = min(best[v], so_far + r.to_go_arrived[visited, i, v])
                 for stop in range(i + 1, max_stop[n, i] + 1):
                     busy = m.compute_max[n, stop] - m.compute_max[n, i]
-                    if not busy + m.open_max[i] + m.close_max[stop, n] > limit:
+                    if not busy + m.open_max[i] + m.close_max[stop, n] > r.limit:
                         stage = m.compute_sum[n, stop] - m.compute_sum[n, i]
-                        depart[past, stop, p] = min(depart[past, stop, p], value + stage)
+                        departed[visited, stop, v] = min(departed[visited, stop, v], so_far + stage)
     return best

@@ -1,4 +1,4 @@
-"""Why a problem has no plan, in the words of cpp/src/planner/infeasible.cpp."""
+"""Why a problem has no plan, with the sentences of cpp/src/planner/infeasible.cpp."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from orbitsplit._numba.text import number, size
 
 from .cost import usable_memory_bytes
 from .cost_to_go import Relaxation, least_loss
+from .options import Options
 from .problem import Problem
-from .tables import Options, Tables, make_tables
+from .tables import Tables, make_tables
 
 Solve = Callable[["Problem"], dict[str, Any]]
 
 
 def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: Options, solve: Solve) -> str:
-    """Return one sentence with the numbers."""
-    reason = infeasible_at_sight(problem)
+    """Return why no plan exists, in one sentence with the numbers. Only called if none does."""
+    reason = trivially_infeasible(problem)
     if reason:
         return reason
     if least.root == math.inf:
@@ -28,7 +29,7 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: 
     if least.root > t.loss_limit:
         reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root)}"
         return f"the smallest loss any plan that fits reaches is {reached}, the budget is {budget}"
-    if t.needs_back and solve(dataclasses.replace(problem, new_tokens=0))["stages"]:
+    if t.needs_return and solve(dataclasses.replace(problem, new_tokens=0))["stages"]:
         return "no plan that fits can return its tokens from the last node to the first: links lead one way only"
     limits = "memory, links and pins"
     if problem.loss_budget is not None:
@@ -43,13 +44,13 @@ def _at_most(options: Options) -> str:
 
 
 def _usable(problem: Problem) -> list[float]:
-    """Return what the nodes that are not forbidden can hold."""
+    """Return the usable memory of the nodes that are not forbidden."""
     nodes = enumerate(problem.nodes)
     return [usable_memory_bytes(node) for n, node in nodes if n not in problem.pins.forbidden]
 
 
-def infeasible_at_sight(problem: Problem) -> str:
-    """Return why no plan can exist, as far as sums show without a search, else ""."""
+def trivially_infeasible(problem: Problem) -> str:
+    """Return why no plan exists if sums of memory already show it, else ""."""
     return _explain_layer(problem) or _explain_total(problem)
 
 
@@ -78,12 +79,12 @@ def _explain_total(problem: Problem) -> str:
 
 
 def _is_exact(t: Tables) -> bool:
-    """Return whether relaxed plans are plans as far as memory, links and loss go: no node repeats in them."""
-    return not t.is_free or t.tracked == t.nodes
+    """Return whether no node can repeat in relaxed plans: then memory, links and loss of some plan are theirs."""
+    return not t.is_free or t.ng_size == t.nodes
 
 
 def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:
-    """Name the least memory on every node that opens a chain of stages and links, if any does."""
+    """Return the least additional memory on every node with which some chain holds the layers, or ""."""
 
     def is_enough(relief_bytes: float) -> bool:
         return least_loss(make_tables(problem, options, relief_bytes)).root < math.inf
@@ -106,7 +107,7 @@ def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:
 
 
 def _lacks_links(t: Tables) -> bool:
-    """Return whether there is no link at all where one could be used."""
+    """Return whether there are no links at all although a plan could use one."""
     return t.nodes > 1 and not len(t.neighbour) and t.most_stages > 1
 
 

@@ -1,4 +1,4 @@
-"""Places that remember more of the chain before them, as in cpp/src/planner/places.hpp."""
+"""k-cycle elimination in networks too large for visited sets, as in cpp/src/planner/k_cycle.hpp, which explains it."""
 
 from __future__ import annotations
 
@@ -8,76 +8,81 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .cost_to_go import through
-from .root import Explorer
-from .tables import Floats, Ints, Metric, Tables
+from .cost_to_go import bounds_through
+from .metrics import Metric
+from .root import Root
+from .tables import Floats, Ints, Tables
 
 Flags = NDArray[np.bool_]
 
 
 class _Links(NamedTuple):
-    """The links between old places that both stay: where from, where to, and their numbers."""
+    """The links between kept vertices: both ends, and the links' numbers in the tables."""
 
-    origin: Ints
-    to: Ints
+    source: Ints
+    destination: Ints
     number: Ints
 
 
-def hopeful_places(t: Tables, metrics: list[Metric], root: Explorer) -> Flags:
-    """Return which places some plan that beats the incumbent may go through, as far as the intervals tell."""
+def promising_vertices(t: Tables, metrics: list[Metric], root: Root) -> Flags:
+    """Return by vertex whether a plan that improves on the incumbent may pass it, as far as the intervals tell."""
+    # A better plan is in some interval of every metric, and that interval's bounds on its vertices hold for it.
     is_kept = np.ones(len(t.node_of), dtype=np.bool_)
     for metric, intervals in zip(metrics, root.intervals, strict=True):
         least = np.full(len(t.node_of), math.inf)
         for interval in intervals:
             bound: Floats = np.zeros(len(t.node_of))
             for r in interval.relaxations:
-                bound = np.maximum(bound, through(t, metric, r) - r.price * t.loss_limit + interval.low)
+                bound = np.maximum(bound, bounds_through(t, metric, r) - r.multiplier * t.loss_limit + interval.low)
             least = np.minimum(least, bound)
         is_kept &= least < root.incumbent.cutoff()
     return is_kept
 
 
-def lengthened_links(t: Tables, is_kept: Flags) -> float:
-    """Count the links over which one may go on once every kept place remembers one more node."""
-    to = _kept_links(t, is_kept).to
-    return float((1 + t.neighbour_start[to + 1] - t.neighbour_start[to]).sum())
+def extended_link_count(t: Tables, is_kept: Flags) -> float:
+    """Return the number of links between vertices after `extend_vertices`."""
+    ends = _kept_links(t, is_kept).destination
+    return float((1 + t.neighbour_start[ends + 1] - t.neighbour_start[ends]).sum())
 
 
-def lengthen(t: Tables, is_kept: Flags) -> Tables:
-    """Leave out the other places and let the kept ones remember one more node."""
+def extend_vertices(t: Tables, is_kept: Flags) -> Tables:
+    """Return the tables with k increased by one for the kept vertices and without the others.
+
+    A vertex that remembers k nodes becomes one for each outgoing link, and remains for chains of exactly k stages.
+    """
     links = _kept_links(t, is_kept)
-    is_longer = t.remembered[links.origin] == t.memory
-    longer_origin, longer_to = links.origin[is_longer], links.to[is_longer]
+    is_longer = t.remembered[links.source] == t.k_cycle
+    longer_source, longer_destination = links.source[is_longer], links.destination[is_longer]
     same = np.where(is_kept, np.cumsum(is_kept) - 1, -1)
     longer = np.full(len(t.neighbour), -1)
-    longer[links.number[is_longer]] = int(is_kept.sum()) + np.arange(len(longer_to))
+    longer[links.number[is_longer]] = int(is_kept.sum()) + np.arange(len(longer_destination))
     kept = np.flatnonzero(is_kept)
-    place = np.concatenate([kept, longer_to])
-    remembered = np.concatenate([t.remembered[kept], np.full(len(longer_to), t.memory + 1)])
-    oldest = np.concatenate([t.oldest[kept], t.oldest[longer_origin]])
-    counts = (t.neighbour_start[1:] - t.neighbour_start[:-1])[place]
-    origin = np.repeat(np.arange(len(place)), counts)
-    within = np.arange(len(origin)) - np.repeat(np.cumsum(counts) - counts, counts)
-    index = np.repeat(t.neighbour_start[place], counts) + within
-    to = np.where(t.remembered[place[origin]] == t.memory, longer[index], same[t.neighbour[index]])
-    repeats = (remembered[origin] > t.memory) & (t.node_of[t.neighbour[index]] == oldest[origin])
-    stays = (to >= 0) & ~repeats
-    origin, to, index = origin[stays], to[stays], index[stays]
+    vertex = np.concatenate([kept, longer_destination])
+    remembered = np.concatenate([t.remembered[kept], np.full(len(longer_destination), t.k_cycle + 1)])
+    oldest = np.concatenate([t.oldest[kept], t.oldest[longer_source]])
+    counts = (t.neighbour_start[1:] - t.neighbour_start[:-1])[vertex]
+    source = np.repeat(np.arange(len(vertex)), counts)
+    within = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+    index = np.repeat(t.neighbour_start[vertex], counts) + within
+    neighbour = np.where(t.remembered[vertex[source]] == t.k_cycle, longer[index], same[t.neighbour[index]])
+    repeats = (remembered[source] > t.k_cycle) & (t.node_of[t.neighbour[index]] == oldest[source])
+    stays = (neighbour >= 0) & ~repeats
+    source, neighbour, index = source[stays], neighbour[stays], index[stays]
     return t._replace(
-        memory=t.memory + 1,
-        node_of=t.node_of[place],
+        k_cycle=t.k_cycle + 1,
+        node_of=t.node_of[vertex],
         remembered=remembered,
         oldest=oldest,
-        start_place=np.where(t.start_place >= 0, same[t.start_place], -1),
-        neighbour_start=np.searchsorted(origin, np.arange(len(place) + 1)).astype(np.int64),
-        neighbour=to,
+        start_vertex=np.where(t.start_vertex >= 0, same[t.start_vertex], -1),
+        neighbour_start=np.searchsorted(source, np.arange(len(vertex) + 1)).astype(np.int64),
+        neighbour=neighbour,
         bandwidth=t.bandwidth[index],
-        pace=t.pace[index],
+        s_per_byte=t.s_per_byte[index],
         latency=t.latency[index],
     )
 
 
 def _kept_links(t: Tables, is_kept: Flags) -> _Links:
-    origin = np.repeat(np.arange(len(t.node_of)), np.diff(t.neighbour_start))
-    index = np.flatnonzero(is_kept[origin] & is_kept[t.neighbour])
-    return _Links(origin[index], t.neighbour[index], index)
+    source = np.repeat(np.arange(len(t.node_of)), np.diff(t.neighbour_start))
+    index = np.flatnonzero(is_kept[source] & is_kept[t.neighbour])
+    return _Links(source[index], t.neighbour[index], index)

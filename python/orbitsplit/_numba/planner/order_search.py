@@ -1,4 +1,4 @@
-"""Incumbents for free order, as in cpp/src/planner/orders.cpp: orders of the nodes, each explored as a fixed order."""
+"""Incumbents for free order by local search over orders of the nodes, as in cpp/src/planner/order_search.hpp."""
 
 from __future__ import annotations
 
@@ -9,29 +9,34 @@ from collections.abc import Iterator
 import numpy as np
 
 from .cost_to_go import least_loss
+from .metrics import make_metrics
+from .options import Options
 from .problem import ExternalLink, Problem
-from .root import Clock, Incumbent, Root
-from .tables import Options, make_metrics, make_tables
+from .root import Clock, Incumbent, RootExplorer
+from .tables import make_tables
 
 
 def improve_by_orders(
     problem: Problem, options: Options, clock: Clock, most_orders: int, incumbent: Incumbent
 ) -> Incumbent:
-    """Move and swap nodes until neither helps or so many orders were tried; without an incumbent look for any."""
+    """Improve the incumbent by moving and swapping nodes until neither helps, `most_orders` were tried or time is over.
+
+    Without an incumbent it first looks for one: by index, then along the fastest links.
+    """
     search = _OrderSearch(problem, options, clock, incumbent)
     search.run(most_orders)
     return search.incumbent
 
 
 def improve_by_chains(problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> Incumbent:
-    """Let the incumbent's chain lose, gain or exchange a node along links; does nothing without an incumbent."""
+    """Improve the incumbent along links: its chain loses, gains or exchanges a node. Needs an incumbent."""
     search = _ChainSearch(problem, options, clock, incumbent)
     search.run()
     return search.incumbent
 
 
 class _Attempts:
-    """Tries orders of nodes, or of some of them, against an incumbent."""
+    """Tries orders of all nodes, or of some, against an incumbent."""
 
     def __init__(self, problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> None:
         self.problem = problem
@@ -48,7 +53,9 @@ class _Attempts:
             return False
         half = self.options.max_bytes // 2
         start = Incumbent(self.incumbent.objective_s, self.incumbent.gap)
-        found = Root(fixed, t, self.options.objective, make_metrics(t), least, self.clock, start, half).incumbent
+        found = RootExplorer(
+            fixed, t, self.options.objective, make_metrics(t), least, self.clock, start, half
+        ).incumbent
         if not len(found.stages):
             return False
         found.stages[:, 0] = np.array(order, dtype=np.int32)[found.stages[:, 0]]
@@ -67,7 +74,7 @@ class _OrderSearch(_Attempts):
             pass
 
     def is_over(self) -> bool:
-        """Count one more order; return whether there were enough or time is over."""
+        """Count one more order; return whether that is too many or time is over."""
         self.orders_left -= 1
         return self.orders_left < 0 or self.clock.is_over()
 
@@ -80,7 +87,7 @@ class _OrderSearch(_Attempts):
                 return
 
     def chain_from(self, first: int) -> list[int]:
-        """Follow the fastest link to a node not yet in the chain; where none leads on, the next by index."""
+        """Follow the fastest link to a node that is not in the chain; without such a link, the next node by index."""
         chain = [first]
         rest = [n for n in range(len(self.problem.nodes)) if n != first]
         while rest:
@@ -94,7 +101,7 @@ class _OrderSearch(_Attempts):
         return used + [n for n in range(len(self.problem.nodes)) if n not in used]
 
     def improve(self, order: list[int]) -> bool:
-        """Move every node to every other place, then swap every pair, up to the first change that helps."""
+        """Move every node to every other position, then swap every pair, until a change helps."""
         for changed in _neighbours(order):
             if self.attempt(changed):
                 return True
@@ -120,7 +127,7 @@ class _ChainSearch(_Attempts):
             pass
 
     def improve(self) -> bool:
-        """Try all changes up to the first that helps."""
+        """Try all changes until one helps."""
         chain = self.incumbent.stages[:, 0].tolist()
         return any(self.joined(*parts) for parts in self.changes(chain))
 
@@ -161,11 +168,11 @@ class _ChainSearch(_Attempts):
 
 def _neighbours(order: list[int]) -> Iterator[list[int]]:
     nodes = len(order)
-    for origin in range(nodes):
-        for to in range(nodes):
-            if origin != to:
-                moved = order[:origin] + order[origin + 1 :]
-                moved.insert(to, order[origin])
+    for source in range(nodes):
+        for destination in range(nodes):
+            if source != destination:
+                moved = order[:source] + order[source + 1 :]
+                moved.insert(destination, order[source])
                 yield moved
     for a in range(nodes):
         for b in range(a + 2, nodes):
@@ -175,7 +182,7 @@ def _neighbours(order: list[int]) -> Iterator[list[int]]:
 
 
 def _in_order(problem: Problem, order: list[int]) -> Problem:
-    """Return the same problem with only these nodes, in this order. Nodes that pins ask for must be among them."""
+    """Return the same problem with only these nodes, in this order. Nodes that pins require must be among them."""
     square = np.ix_(order, order)
     decode = problem.layer_decode_time_s
     pins = problem.pins

@@ -1,4 +1,4 @@
-"""What the planner reads of a problem, and the validation of its values with the messages of problem.cpp."""
+"""The attributes of a problem that the planner reads, and their validation with the messages of problem.cpp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Record(Protocol):
 
 
 class ProblemNode(Protocol):
-    """A node, as `orbitsplit::Node` in problem.hpp."""
+    """A node, as `orbitsplit::ProblemNode` in problem.hpp."""
 
     @property
     def name(self) -> str: ...
@@ -70,7 +70,7 @@ class Pins(Record, Protocol):
 
 
 class Problem(Record, Protocol):
-    """What this backend reads of a problem: the attributes of `orbitsplit::Problem` in problem.hpp."""
+    """A problem, as `orbitsplit::Problem` in problem.hpp: what this backend reads of `orbitsplit.Problem`."""
 
     @property
     def layers(self) -> tuple[str, ...]: ...

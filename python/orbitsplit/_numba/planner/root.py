@@ -1,4 +1,7 @@
-"""The root of the search, as in cpp/src/planner/root.hpp: prices, intervals and a first incumbent."""
+"""The root of the search, as in cpp/src/planner/root.hpp.
+
+Intervals and Lagrange multipliers whose relaxations give good bounds, and an incumbent from the diving heuristic.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cost import evaluate, value_s
-from .cost_to_go import Relaxation, Walk, dive, dive_for_loss, follow, relax
+from .cost_to_go import Relaxation, Walk, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
+from .metrics import Metric
 from .problem import Problem
-from .tables import Metric, Tables
+from .tables import Tables
 
+# Bounds within this relative distance count as equal: sums in another order differ by rounding.
 ROUNDING = 1e-12
-_INTERVALS = 16
+_INTERVAL_COUNT = 16
 _ROUNDS = 3
-_PRICE_STEPS = 4
+_MULTIPLIER_STEPS = 4
 
 
 class Clock:
-    """Time since a solve began."""
+    """The time since a solve began, and its limit."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -38,20 +43,20 @@ class Clock:
 
 
 def relaxation_bytes(t: Tables) -> int:
-    """Return what one relaxation takes."""
-    return 2 * 8 * t.pasts * len(t.node_of) * (t.layers + 1)
+    """Return the memory of one relaxation."""
+    return 2 * 8 * t.visited_sets * len(t.node_of) * (t.layers + 1)
 
 
 @dataclass
 class Incumbent:
-    """The best plan so far."""
+    """The best plan so far: its objective, its stages as rows, and the gap of the options."""
 
     objective_s: float = math.inf
     gap: float = 0.0
     stages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 4), dtype=np.int32))
 
     def cutoff(self) -> float:
-        """Return what a bound must stay below to promise a plan that is better by more than the gap."""
+        """Return the bound below which there is room for a plan that is better by more than the gap."""
         return self.objective_s * (1 - max(self.gap, ROUNDING))
 
     def is_beaten_by(self, other_s: float) -> bool:
@@ -59,8 +64,8 @@ class Incumbent:
         return other_s < self.objective_s * (1 - ROUNDING)
 
 
-def better(problem: Problem, objective: str, stages: NDArray[np.int32], incumbent: Incumbent) -> Incumbent:
-    """Return stages as incumbent if they are a plan that beats it, else the incumbent."""
+def offer(problem: Problem, objective: str, stages: NDArray[np.int32], incumbent: Incumbent) -> Incumbent:
+    """Return stages as the incumbent if they are a plan that improves on it, else the incumbent."""
     if not len(stages):
         return incumbent
     score = evaluate(problem, stages)
@@ -72,17 +77,20 @@ def better(problem: Problem, objective: str, stages: NDArray[np.int32], incumben
 
 @dataclass
 class Interval:
-    """Plans whose relaxed maximum lies in (low, high]."""
+    """Plans whose relaxed maximum is in (low, high], bounded by relaxations of limit high.
+
+    `bound` is of the whole problem, low included; `multiplier` is the one that gave it.
+    """
 
     low: float = 0.0
     high: float = math.inf
     bound: float = 0.0
-    price: float = 0.0
+    multiplier: float = 0.0
     relaxations: list[Relaxation] = field(default_factory=list)
 
 
-class Explorer:
-    """Holds the intervals that matter for each metric, and the incumbent, which walks improve."""
+class Root:
+    """The intervals that are not fathomed, ascending, for each metric, and the incumbent, which walks improve."""
 
     def __init__(
         self,
@@ -102,15 +110,18 @@ class Explorer:
         self.intervals: list[list[Interval]] = []
 
     def lower_bound_s(self) -> float:
-        """Return what no better plan is below: every metric bounds it by the lowest of its intervals."""
+        """Return a bound on every better plan: the highest over the metrics of each one's lowest interval."""
         return max(min((interval.bound for interval in of), default=math.inf) for of in self.intervals)
 
     def _offer(self, walk: Walk) -> None:
-        self.incumbent = better(self._problem, self._objective, walk.stages, self.incumbent)
+        self.incumbent = offer(self._problem, self._objective, walk.stages, self.incumbent)
 
 
-class Root(Explorer):
-    """Explores the root; afterwards holds the intervals that matter for each metric, and the incumbent."""
+class RootExplorer(Root):
+    """The explored root. Divides no interval if the relaxations could take more than `max_bytes`.
+
+    Only plans better than the incumbent count; it may be an objective without stages.
+    """
 
     def __init__(
         self,
@@ -124,12 +135,12 @@ class Root(Explorer):
         max_bytes: int,
     ) -> None:
         super().__init__(problem, t, objective, least, clock, incumbent)
-        has_room = 2 * _INTERVALS * (_PRICE_STEPS + 1) * relaxation_bytes(t) <= max_bytes
+        has_room = 2 * _INTERVAL_COUNT * (_MULTIPLIER_STEPS + 1) * relaxation_bytes(t) <= max_bytes
         for metric in metrics:
             whole = Interval()
-            self._price(metric, whole, 0.0)
+            self._optimise_multiplier(metric, whole, 0.0)
             self.intervals.append([whole])
-        self._offer(dive_for_loss(t, least))
+        self._offer(diving_heuristic_for_loss(t, least))
         least_sum = [intervals[0].bound for intervals in self.intervals]
         for step in range(1, _ROUNDS + 1):
             if not has_room or self.incumbent.objective_s == math.inf:
@@ -137,56 +148,61 @@ class Root(Explorer):
             for a, metric in enumerate(metrics):
                 if not clock.is_over():
                     self.intervals[a] = self._refined(metric, self.intervals[a], least_sum[a], step == _ROUNDS)
-        self.intervals = [self._hopeful(intervals) for intervals in self.intervals]
+        self.intervals = [self._without_fathomed(intervals) for intervals in self.intervals]
 
-    def _add(self, metric: Metric, interval: Interval, price: float) -> Relaxation:
-        made = relax(self._t, metric, interval.high, price)
+    def _add(self, metric: Metric, interval: Interval, multiplier: float) -> Relaxation:
+        """Add a relaxation at one multiplier; its diving heuristic may improve the incumbent."""
+        made = relax(self._t, metric, interval.high, multiplier)
         interval.relaxations.append(made)
-        bound = made.root - price * self._t.loss_limit + interval.low
+        bound = made.root - multiplier * self._t.loss_limit + interval.low
         if len(interval.relaxations) == 1 or bound > interval.bound:
-            interval.bound, interval.price = bound, price
+            interval.bound, interval.multiplier = bound, multiplier
         if made.root < math.inf:
-            self._offer(dive(self._t, metric, made, self.least))
+            self._offer(diving_heuristic(self._t, metric, made, self.least))
         return made
 
-    def _inherit_price(self, metric: Metric, interval: Interval, inherited: float) -> None:
+    def _inherit_multiplier(self, metric: Metric, interval: Interval, inherited: float) -> None:
+        """Add two relaxations: at multiplier 0, and at the best of the interval that this one is a part of."""
         root = self._add(metric, interval, 0.0).root
         if root < math.inf and inherited > 0 and interval.bound < self.incumbent.cutoff():
             self._add(metric, interval, inherited)
 
-    def _price(self, metric: Metric, interval: Interval, inherited: float) -> None:
-        """Find the best price by intersecting the lines of a walk below the loss budget and one above it."""
+    def _optimise_multiplier(self, metric: Metric, interval: Interval, inherited: float) -> None:
+        """Find the best multiplier by intersecting the lines of a walk within the loss budget and one above it.
+
+        (LARAC; Juttner et al., INFOCOM 2001.) Starts from multiplier 0 and the inherited one.
+        """
         t = self._t
-        unpriced = self._add(metric, interval, 0.0)
-        if unpriced.root == math.inf:
+        unpenalised = self._add(metric, interval, 0.0)
+        if unpenalised.root == math.inf:
             return
-        over_sum, over_loss = unpriced.root, follow(t, metric, unpriced).loss
+        over_sum, over_loss = unpenalised.root, relaxed_optimum(t, metric, unpenalised).loss
         if over_loss <= t.loss_limit:
             return
         under_sum, under_loss = 0.0, -1.0
-        # Where sums weigh nothing, the interval's end takes their place.
-        price = inherited if inherited > 0 else (over_sum if over_sum > 0 else interval.high) / over_loss
-        for _ in range(_PRICE_STEPS):
-            if not price < math.inf or interval.bound >= self.incumbent.cutoff() or self._clock.is_over():
+        # If sums have no weight, the interval's end replaces them.
+        multiplier = inherited if inherited > 0 else (over_sum if over_sum > 0 else interval.high) / over_loss
+        for _ in range(_MULTIPLIER_STEPS):
+            if not multiplier < math.inf or interval.bound >= self.incumbent.cutoff() or self._clock.is_over():
                 return
-            priced = self._add(metric, interval, price)
-            loss = follow(t, metric, priced).loss
+            penalised = self._add(metric, interval, multiplier)
+            loss = relaxed_optimum(t, metric, penalised).loss
             if loss <= t.loss_limit:
-                under_sum, under_loss = priced.root - price * loss, loss
+                under_sum, under_loss = penalised.root - multiplier * loss, loss
             else:
-                over_sum, over_loss = priced.root - price * loss, loss
-            last = price
-            price = 4 * price if under_loss < 0 else (under_sum - over_sum) / (over_loss - under_loss)
-            if not price > 0 or price == last:
+                over_sum, over_loss = penalised.root - multiplier * loss, loss
+            last = multiplier
+            multiplier = 4 * multiplier if under_loss < 0 else (under_sum - over_sum) / (over_loss - under_loss)
+            if not multiplier > 0 or multiplier == last:
                 return
 
     def _refined(self, metric: Metric, intervals: list[Interval], least_sum: float, is_last: bool) -> list[Interval]:
-        """Cut the intervals that may hold a better plan into smaller ones."""
+        """Divide the intervals that may hold a better plan into smaller ones."""
         if metric.prefill_max == 0 and metric.decode_max == 0:
             return intervals
-        intervals = self._hopeful(intervals)
+        intervals = self._without_fathomed(intervals)
         top = self.incumbent.objective_s - least_sum
-        parts = max(1, _INTERVALS // max(1, len(intervals)))
+        parts = max(1, _INTERVAL_COUNT // max(1, len(intervals)))
         finer: list[Interval] = []
         for wide in intervals:
             high = min(wide.high, top)
@@ -194,15 +210,15 @@ class Root(Explorer):
                 if wide.low >= high:
                     break
                 narrow = Interval(low=wide.low if part == 0 else finer[-1].high)
-                if self._clock.is_over():  # the rest stays whole: its relaxations bound it too
+                if self._clock.is_over():  # the relaxations of the whole bound its rest too
                     bound = wide.bound + (narrow.low - wide.low)
                     finer.append(dataclasses.replace(wide, low=narrow.low, bound=bound))
                     break
                 is_top = part + 1 == parts
                 narrow.high = high if is_top else wide.low + (high - wide.low) * (part + 1) / parts
-                (self._price if is_last else self._inherit_price)(metric, narrow, wide.price)
+                (self._optimise_multiplier if is_last else self._inherit_multiplier)(metric, narrow, wide.multiplier)
                 finer.append(narrow)
-        return self._hopeful(finer)
+        return self._without_fathomed(finer)
 
-    def _hopeful(self, intervals: list[Interval]) -> list[Interval]:
+    def _without_fathomed(self, intervals: list[Interval]) -> list[Interval]:
         return [interval for interval in intervals if interval.bound < self.incumbent.cutoff()]

@@ -1,4 +1,4 @@
-"""The root of a free-order search with few large relaxations, as in cpp/src/planner/deep_root.cpp."""
+"""The root of a free-order search whose relaxations are large and good, as in cpp/src/planner/root_bisection.hpp."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .cost_to_go import Relaxation, dive, dive_for_loss, follow, relax
+from .cost_to_go import Relaxation, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
+from .metrics import Metric
 from .problem import Problem
-from .root import Clock, Explorer, Incumbent, Interval, relaxation_bytes
-from .tables import Metric, Tables
+from .root import Clock, Incumbent, Interval, Root, relaxation_bytes
+from .tables import Tables
 
-_PRICE_STEPS = 5
-_LATER_PRICE_STEPS = 2
+_MULTIPLIER_STEPS = 5
+_LATER_MULTIPLIER_STEPS = 2
 
 
 class _Line(NamedTuple):
-    """A relaxed plan of some price on loss; a negative loss: none."""
+    """A relaxed plan, which gives the bound sum + multiplier * (loss - budget): a line in the multiplier.
+
+    A negative loss means that there is none.
+    """
 
     sum: float = 0.0
     loss: float = -1.0
@@ -30,8 +34,12 @@ class _Span:
     under: _Line = field(default_factory=_Line)
 
 
-class DeepRoot(Explorer):
-    """Halves intervals of one relaxation each, the one with the smallest bound first."""
+class RootBisection(Root):
+    """The explored root, with one relaxation for each interval.
+
+    Bisects the interval with the smallest bound until all are fathomed or a limit is reached: time, a width of
+    `narrowest` relative to the incumbent, or `max_bytes` of relaxations. Bisects nothing without an incumbent.
+    """
 
     def __init__(
         self,
@@ -52,52 +60,53 @@ class DeepRoot(Explorer):
 
     def _explore(self, metric: Metric) -> list[Interval]:
         spans = [_Span()]
-        self._try_price(metric, spans[0], 0.0)
+        self._try_multiplier(metric, spans[0], 0.0)
         least_sum = spans[0].interval.bound
-        for _ in range(_PRICE_STEPS):
+        for _ in range(_MULTIPLIER_STEPS):
             if not self._clock.is_over():
-                self._improve_price(metric, spans[0])
+                self._improve_multiplier(metric, spans[0])
         if not len(self.incumbent.stages):
-            self._offer(dive_for_loss(self._t, self.least))
+            self._offer(diving_heuristic_for_loss(self._t, self.least))
         if self.incumbent.objective_s < math.inf and (metric.prefill_max > 0 or metric.decode_max > 0):
             spans[0].interval.high = self.incumbent.objective_s - least_sum
-            while not self._clock.is_over() and len(spans) <= self._max_spans and self._halve_lowest(metric, spans):
+            while not self._clock.is_over() and len(spans) <= self._max_spans and self._bisect_lowest(metric, spans):
                 pass
-        return [span.interval for span in spans if self._is_hopeful(span)]
+        return [span.interval for span in spans if self._is_promising(span)]
 
-    def _is_hopeful(self, span: _Span) -> bool:
+    def _is_promising(self, span: _Span) -> bool:
         return span.interval.bound < self.incumbent.cutoff()
 
-    def _try_price(self, metric: Metric, span: _Span, price: float) -> None:
-        """Make one more relaxation and keep it if it is the interval's best."""
+    def _try_multiplier(self, metric: Metric, span: _Span, multiplier: float) -> None:
+        """Make one more relaxation and keep it if its bound is the interval's best."""
         t, interval = self._t, span.interval
-        made = relax(t, metric, interval.high, price)
-        bound = made.root - price * t.loss_limit + interval.low
+        made = relax(t, metric, interval.high, multiplier)
+        bound = made.root - multiplier * t.loss_limit + interval.low
         if made.root < math.inf:
-            self._offer(dive(t, metric, made, self.least))
-            loss = follow(t, metric, made).loss
-            line = _Line(made.root - price * loss, loss)
+            self._offer(diving_heuristic(t, metric, made, self.least))
+            loss = relaxed_optimum(t, metric, made).loss
+            line = _Line(made.root - multiplier * loss, loss)
             if loss > t.loss_limit:
                 span.over = line
             else:
                 span.under = line
         if not interval.relaxations or bound > interval.bound:
-            interval.bound, interval.price, interval.relaxations = bound, price, [made]
+            interval.bound, interval.multiplier, interval.relaxations = bound, multiplier, [made]
 
-    def _improve_price(self, metric: Metric, span: _Span) -> None:
-        over, under, last = span.over, span.under, span.interval.price
-        if over.loss < 0 or not self._is_hopeful(span):
+    def _improve_multiplier(self, metric: Metric, span: _Span) -> None:
+        """Try the multiplier where the lines of a walk above the loss budget and one within it meet, as in root.py."""
+        over, under, last = span.over, span.under, span.interval.multiplier
+        if over.loss < 0 or not self._is_promising(span):
             return
         if under.loss >= 0:
-            price = (under.sum - over.sum) / (over.loss - under.loss)
+            multiplier = (under.sum - over.sum) / (over.loss - under.loss)
         else:
-            price = 4 * last if last > 0 else over.sum / over.loss
-        if 0 < price < math.inf and abs(price - last) > 1e-3 * price:
-            self._try_price(metric, span, price)
+            multiplier = 4 * last if last > 0 else over.sum / over.loss
+        if 0 < multiplier < math.inf and abs(multiplier - last) > 1e-3 * multiplier:
+            self._try_multiplier(metric, span, multiplier)
 
-    def _halve_lowest(self, metric: Metric, spans: list[_Span]) -> bool:
-        """Cut the interval with the smallest bound; the upper half keeps the relaxation, whose limit is the same."""
-        spans[:] = [span for span in spans if self._is_hopeful(span)]
+    def _bisect_lowest(self, metric: Metric, spans: list[_Span]) -> bool:
+        """Bisect the interval with the smallest bound; the upper half keeps the relaxation, whose limit is the same."""
+        spans[:] = [span for span in spans if self._is_promising(span)]
         if not spans:
             return False
         at = min(range(len(spans)), key=lambda i: spans[i].interval.bound)
@@ -108,8 +117,8 @@ class DeepRoot(Explorer):
         lower = dataclasses.replace(spans[at], interval=dataclasses.replace(upper, high=middle, relaxations=[]))
         upper.bound += middle - upper.low
         upper.low = middle
-        self._try_price(metric, lower, lower.interval.price)
-        for _ in range(_LATER_PRICE_STEPS):
-            self._improve_price(metric, lower)
+        self._try_multiplier(metric, lower, lower.interval.multiplier)
+        for _ in range(_LATER_MULTIPLIER_STEPS):
+            self._improve_multiplier(metric, lower)
         spans.insert(at, lower)
         return True

@@ -12,35 +12,28 @@ from orbitsplit._numba.jit import inlined, jit
 
 from .cost import NO_LEVEL
 from .cost_to_go import is_blocked, with_node
-from .labels import (
+from .label import (
     ARRIVED,
-    BACK,
     BOUNDARY,
-    DEAD,
+    DOMINATED,
     FIRST,
-    LABELS,
     LEVEL,
     LOSS,
     MAX,
     OPEN,
-    OPENS,
     PARENT,
-    PAST,
-    PLACE,
     PREFILL,
+    RETURN,
     SUM,
     TOKEN,
-    Pruning,
-    Store,
-    grown,
-    has_stage_on,
-    heap_pop,
-    make_pruning,
-    new_store,
-    push,
+    VERTEX,
+    VISITED,
 )
-from .root import ROUNDING, Clock, Explorer
-from .tables import Floats, Metric, PhaseTables, Tables, Tracks
+from .label_bounds import Pruning, make_pruning
+from .label_pool import LABELS, OPENS, LabelPool, grown, has_stage_on, heap_pop, new_pool, push
+from .metrics import Metric
+from .root import ROUNDING, Clock, Root
+from .tables import Floats, PhaseTables, Tables, Tracks
 
 # What a slice of the search ends with.
 EXHAUSTED, SLICE_DONE, POOL_FULL, LABELS_REACHED = range(4)
@@ -50,7 +43,11 @@ _FIRST_CAPACITY = 4096
 
 
 class SearchResult(NamedTuple):
-    """Whether the search ended by itself, the bound it reached, and what stopped it."""
+    """The outcome of a search.
+
+    `is_complete`: every label that could lead to a better plan was expanded. `lower_bound_s`: of plans better than the
+    incumbent, infinite when complete. `stopped_by`: the limit that ended the search, in a word, or "".
+    """
 
     is_complete: bool
     lower_bound_s: float
@@ -58,53 +55,54 @@ class SearchResult(NamedTuple):
     stopped_by: str
 
 
-def search(t: Tables, metrics: list[Metric], root: Explorer, clock: Clock, max_labels: int) -> SearchResult:
+def search(t: Tables, metrics: list[Metric], root: Root, clock: Clock, max_labels: int) -> SearchResult:
     """Improve the root's incumbent until it is proven best or a limit is reached."""
-    least = root.least.arrive
+    least_to_go = root.least.to_go_arrived
     p = make_pruning(t, metrics, root.intervals)
+    # Every better plan has a maximum of at least the lowest interval's end: below it labels do not differ.
     floor = 0.0
     if t.tracks.max and metrics[0].decode_max == 0 and root.intervals[0]:
         floor = root.intervals[0][0].low / metrics[0].prefill_max
     most_children = _most_children(t)
-    store = new_store(max(_FIRST_CAPACITY, 4 * most_children), root.incumbent.objective_s, root.incumbent.gap)
-    _start(t, p, store, floor)
+    pool = new_pool(max(_FIRST_CAPACITY, 4 * most_children), root.incumbent.objective_s, root.incumbent.gap)
+    _start(t, p, pool, floor)
     end = SLICE_DONE
     while end not in (EXHAUSTED, LABELS_REACHED):
-        end = _run(t, p, least, store, max_labels, most_children)
+        end = _run(t, p, least_to_go, pool, max_labels, most_children)
         if end == POOL_FULL:
-            store = grown(store)
+            pool = grown(pool)
         if end == SLICE_DONE and clock.is_over():
             break
-    if store.goal[0] >= 0:
-        root.incumbent.objective_s = float(store.objective[0])
-        root.incumbent.stages = _stages_of(t, store)
+    if pool.incumbent_parent[0] >= 0:
+        root.incumbent.objective_s = float(pool.objective[0])
+        root.incumbent.stages = _stages_of(t, pool)
     stopped_by = {EXHAUSTED: "", LABELS_REACHED: "labels"}.get(end, "time")
-    lower = float(store.heap_bound[0]) if store.counters[OPENS] else math.inf
-    return SearchResult(not stopped_by, lower, int(store.counters[LABELS]), stopped_by)
+    lower = float(pool.heap_bound[0]) if pool.counters[OPENS] else math.inf
+    return SearchResult(not stopped_by, lower, int(pool.counters[LABELS]), stopped_by)
 
 
 def _most_children(t: Tables) -> int:
     return max(t.layers, int(np.diff(t.neighbour_start).max()) * t.levels, t.nodes) + 1
 
 
-def _start(t: Tables, p: Pruning, store: Store, floor: float) -> None:
-    for n in np.flatnonzero(t.can_start & (t.start_place >= 0)):
-        new = store.counters[LABELS]
-        number, tag = store.numbers[new], store.indices[new]
+def _start(t: Tables, p: Pruning, pool: LabelPool, floor: float) -> None:
+    for n in np.flatnonzero(t.can_start & (t.start_vertex >= 0)):
+        new = pool.counters[LABELS]
+        number, tag = pool.numbers[new], pool.indices[new]
         number[:] = 0.0
         number[PREFILL + SUM] = t.ingress[n] + t.ingress_delay[n] if t.tracks.sum else 0.0
         number[PREFILL + MAX] = max(floor, t.ingress[n]) if t.tracks.max else 0.0
         tag[:] = 0
         tag[PARENT], tag[LEVEL], tag[ARRIVED] = -1, NO_LEVEL, 1
-        tag[PLACE], tag[FIRST] = t.start_place[n], n
-        tag[PAST] = (0 if t.tracked_bit[n] < 0 else 1 << int(t.tracked_bit[n])) + t.count_step
-        store.used[new] = t.mark[n] if t.is_free else 0
-        push(p, store)
+        tag[VERTEX], tag[FIRST] = t.start_vertex[n], n
+        tag[VISITED] = (0 if t.ng_bit[n] < 0 else 1 << int(t.ng_bit[n])) + t.count_step
+        pool.set_key[new] = t.node_key[n] if t.is_free else 0
+        push(p, pool)
 
 
 @inlined
-def _work(t: Tables, phase: PhaseTables, tracks: Tracks, place: tuple[int, int, int], load: Floats) -> None:
-    node, start, stop = place
+def _work(phase: PhaseTables, tracks: Tracks, stage: tuple[int, int, int], load: Floats) -> None:
+    node, start, stop = stage
     busy = phase.compute[node, stop] - phase.compute[node, start]
     if tracks.sum:
         load[SUM] += busy
@@ -114,151 +112,153 @@ def _work(t: Tables, phase: PhaseTables, tracks: Tracks, place: tuple[int, int, 
 
 
 @inlined
-def _close(load: Floats, half_duplex: bool, encode: float, link: float) -> None:
+def _close(load: Floats, half_duplex: bool, encode: float, link_s: float) -> None:
+    """Add the last stage, which is complete, and its link to the maximum."""
     if half_duplex:
-        load[MAX] = max(load[MAX], load[OPEN] + encode + link)
+        load[MAX] = max(load[MAX], load[OPEN] + encode + link_s)
     else:
         load[MAX] = max(load[MAX], load[OPEN] + encode)
-        load[MAX] = max(load[MAX], link)
+        load[MAX] = max(load[MAX], link_s)
 
 
 @inlined
 def _transfer(
-    t: Tables, phase: PhaseTables, tracks: Tracks, way: tuple[int, int], at: tuple[int, int], load: Floats
+    t: Tables, phase: PhaseTables, tracks: Tracks, sender: tuple[int, int], cut: tuple[int, int], load: Floats
 ) -> None:
-    node, link = way
-    encode = phase.encode[at]
-    sending = phase.packed[at] / t.bandwidth[link]
+    source, link = sender
+    encode = phase.encode[cut]
+    link_s = phase.compressed[cut] / t.bandwidth[link]
     delay = t.latency[link]
-    if t.latency_occupies:
-        sending += delay
+    if t.latency_occupies_link:
+        link_s += delay
         delay = 0.0
     if tracks.sum:
-        load[SUM] += encode + sending + delay + phase.decode[at]
+        load[SUM] += encode + link_s + delay + phase.decode[cut]
     if tracks.max:
-        _close(load, t.half_duplex[node], encode, sending)
-        load[OPEN] = phase.decode[at]
+        _close(load, t.half_duplex[source], encode, link_s)
+        load[OPEN] = phase.decode[cut]
 
 
 @inlined
-def _copy(store: Store, parent: int) -> int:
-    """Copy a label to the place after the last one."""
-    new = store.counters[LABELS]
-    store.numbers[new] = store.numbers[parent]
-    store.indices[new] = store.indices[parent]
-    store.used[new] = store.used[parent]
-    store.indices[new, PARENT] = parent
-    store.indices[new, DEAD] = 0
+def _copy(pool: LabelPool, parent: int) -> int:
+    """Append a copy of a label, which counts once `push` keeps it."""
+    new = pool.counters[LABELS]
+    pool.numbers[new] = pool.numbers[parent]
+    pool.indices[new] = pool.indices[parent]
+    pool.set_key[new] = pool.set_key[parent]
+    pool.indices[new, PARENT] = parent
+    pool.indices[new, DOMINATED] = 0
     return int(new)
 
 
 @inlined
-def _finish(t: Tables, p: Pruning, store: Store, new: int) -> None:
-    """Score a label that has placed every layer, and keep it if it is the best plan."""
-    number, tag = store.numbers[new], store.indices[new]
-    n = t.node_of[tag[PLACE]]
+def _finish(t: Tables, p: Pruning, pool: LabelPool, new: int) -> None:
+    """Score a label that has placed every layer, and make it the incumbent if it is the best plan."""
+    number, tag = pool.numbers[new], pool.indices[new]
+    n = t.node_of[tag[VERTEX]]
     if not t.can_end[n]:
         return
     for required in t.required:
-        if not has_stage_on(p, store, new, required):
+        if not has_stage_on(p, pool, new, required):
             return
     if t.tracks.sum:
         number[PREFILL + SUM] += t.egress[n] + t.egress_delay[n]
     if t.tracks.max:
         _close(number[PREFILL : PREFILL + 3], t.half_duplex[n], 0.0, t.egress[n])
-    lap = number[TOKEN + SUM]
+    round_trip = number[TOKEN + SUM]
     if t.generates and n != tag[FIRST]:
-        is_direct = t.all_bandwidth[n, tag[FIRST]] > 0
-        back = t.all_latency[n, tag[FIRST]] if is_direct else number[BACK]
+        is_direct = t.bandwidth_bytes_per_s[n, tag[FIRST]] > 0
+        back = t.latency_s[n, tag[FIRST]] if is_direct else number[RETURN]
         if back == np.inf:
             return
-        lap += back
+        round_trip += back
     w = t.weights
     objective = w.prefill_sum * number[PREFILL + SUM] + w.prefill_max * number[PREFILL + MAX]
-    objective += max(w.lap * lap, w.busiest * number[TOKEN + MAX])
-    if objective < store.objective[0] * (1 - ROUNDING):
-        store.objective[0] = objective
-        store.goal[0] = tag[PARENT]
+    objective += max(w.round_trip * round_trip, w.bottleneck * number[TOKEN + MAX])
+    if objective < pool.objective[0] * (1 - ROUNDING):
+        pool.objective[0] = objective
+        pool.incumbent_parent[0] = tag[PARENT]
 
 
 @inlined
-def _compute(t: Tables, p: Pruning, store: Store, parent: int) -> None:
+def _compute(t: Tables, p: Pruning, pool: LabelPool, parent: int) -> None:
     """Append every stage that fits the node."""
-    node, start = t.node_of[store.indices[parent, PLACE]], store.indices[parent, BOUNDARY]
+    node, start = t.node_of[pool.indices[parent, VERTEX]], pool.indices[parent, BOUNDARY]
     for stop in range(start + 1, t.max_stop[node, start] + 1):
-        new = _copy(store, parent)
-        number = store.numbers[new]
-        store.indices[new, BOUNDARY] = stop
-        store.indices[new, ARRIVED] = 0
-        _work(t, t.prefill, t.tracks, (node, start, stop), number[PREFILL : PREFILL + 3])
+        new = _copy(pool, parent)
+        number = pool.numbers[new]
+        pool.indices[new, BOUNDARY] = stop
+        pool.indices[new, ARRIVED] = 0
+        _work(t.prefill, t.tracks, (node, start, stop), number[PREFILL : PREFILL + 3])
         if t.generates:
-            _work(t, t.token, t.token_tracks, (node, start, stop), number[TOKEN : TOKEN + 3])
+            _work(t.token, t.token_tracks, (node, start, stop), number[TOKEN : TOKEN + 3])
         if stop == t.layers:
-            _finish(t, p, store, new)
+            _finish(t, p, pool, new)
         else:
-            push(p, store)
+            push(p, pool)
 
 
 @inlined
-def _send(t: Tables, p: Pruning, least: Floats, store: Store, parent: int) -> None:
+def _send(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, parent: int) -> None:
     """Send the last stage's activation to every node that may follow, at every level."""
-    place, i = store.indices[parent, PLACE], store.indices[parent, BOUNDARY]
-    node = t.node_of[place]
-    for e in range(t.neighbour_start[place], t.neighbour_start[place + 1]):
-        next_place = t.neighbour[e]
-        to = t.node_of[next_place]
-        if is_blocked(t, store.indices[parent, PAST], to) or (t.is_free and has_stage_on(p, store, parent, to)):
+    vertex, i = pool.indices[parent, VERTEX], pool.indices[parent, BOUNDARY]
+    source = t.node_of[vertex]
+    for e in range(t.neighbour_start[vertex], t.neighbour_start[vertex + 1]):
+        next_vertex = t.neighbour[e]
+        destination = t.node_of[next_vertex]
+        visited = pool.indices[parent, VISITED]
+        if is_blocked(t, visited, destination) or (t.is_free and has_stage_on(p, pool, parent, destination)):
             continue
-        past = with_node(t, store.indices[parent, PAST], to)
+        visited = with_node(t, visited, destination)
         for k in range(t.levels):
-            loss = store.numbers[parent, LOSS] + t.loss[i, k]
-            if loss + least[past, i, next_place] > t.loss_limit:
+            loss = pool.numbers[parent, LOSS] + t.loss[i, k]
+            if loss + least_to_go[visited, i, next_vertex] > t.loss_limit:
                 continue
-            new = _copy(store, parent)
-            number, tag = store.numbers[new], store.indices[new]
-            tag[PLACE], tag[ARRIVED], tag[PAST], tag[LEVEL] = next_place, 1, past, k
+            new = _copy(pool, parent)
+            number, tag = pool.numbers[new], pool.indices[new]
+            tag[VERTEX], tag[ARRIVED], tag[VISITED], tag[LEVEL] = next_vertex, 1, visited, k
             if t.is_free:
-                store.used[new] += t.mark[to]
+                pool.set_key[new] += t.node_key[destination]
             number[LOSS] = loss
-            if t.needs_back:
-                weighed = t.all_latency[to, node] if t.token_tracks.sum else 0.0
-                number[BACK] += weighed if t.all_bandwidth[to, node] > 0 else np.inf
-            _transfer(t, t.prefill, t.tracks, (node, e), (i, k), number[PREFILL : PREFILL + 3])
+            if t.needs_return:
+                latency = t.latency_s[destination, source] if t.token_tracks.sum else 0.0
+                number[RETURN] += latency if t.bandwidth_bytes_per_s[destination, source] > 0 else np.inf
+            _transfer(t, t.prefill, t.tracks, (source, e), (i, k), number[PREFILL : PREFILL + 3])
             if t.generates:
-                _transfer(t, t.token, t.token_tracks, (node, e), (i, k), number[TOKEN : TOKEN + 3])
-            push(p, store)
+                _transfer(t, t.token, t.token_tracks, (source, e), (i, k), number[TOKEN : TOKEN + 3])
+            push(p, pool)
 
 
 @jit
-def _run(t: Tables, p: Pruning, least: Floats, store: Store, max_labels: int, most_children: int) -> int:
-    """Expand labels until the search ends, the slice is done or the store is full."""
-    room = len(store.used) - most_children
+def _run(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, max_labels: int, most_children: int) -> int:
+    """Expand labels until the search ends, the slice is done or the pool is full."""
+    room = len(pool.set_key) - most_children
     for _ in range(_SLICE):
-        while store.counters[OPENS] > 0 and store.indices[store.heap_label[0], DEAD]:
-            heap_pop(store)
-        if store.counters[OPENS] == 0 or store.heap_bound[0] >= store.objective[0] * store.keep[0]:
+        while pool.counters[OPENS] > 0 and pool.indices[pool.heap_label[0], DOMINATED]:
+            heap_pop(pool)
+        if pool.counters[OPENS] == 0 or pool.heap_bound[0] >= pool.objective[0] * pool.cutoff_factor[0]:
             return EXHAUSTED
-        if store.counters[LABELS] >= max_labels:
+        if pool.counters[LABELS] >= max_labels:
             return LABELS_REACHED
-        if store.counters[LABELS] >= room:
+        if pool.counters[LABELS] >= room:
             return POOL_FULL
-        label = heap_pop(store)
-        if store.indices[label, ARRIVED]:
-            _compute(t, p, store, label)
+        label = heap_pop(pool)
+        if pool.indices[label, ARRIVED]:
+            _compute(t, p, pool, label)
         else:
-            _send(t, p, least, store, label)
+            _send(t, p, least_to_go, pool, label)
     return SLICE_DONE
 
 
-def _stages_of(t: Tables, store: Store) -> NDArray[np.int32]:
+def _stages_of(t: Tables, pool: LabelPool) -> NDArray[np.int32]:
     """Return the incumbent as rows of (node, start, stop, level)."""
     rows = []
-    stop, level, arrival = t.layers, NO_LEVEL, int(store.goal[0])
+    stop, level, arrival = t.layers, NO_LEVEL, int(pool.incumbent_parent[0])
     while True:
-        tag = store.indices[arrival]
-        rows.append((t.node_of[tag[PLACE]], tag[BOUNDARY], stop, level))
+        tag = pool.indices[arrival]
+        rows.append((t.node_of[tag[VERTEX]], tag[BOUNDARY], stop, level))
         stop, level = tag[BOUNDARY], tag[LEVEL]
         if tag[PARENT] < 0:
             break
-        arrival = int(store.indices[tag[PARENT], PARENT])
+        arrival = int(pool.indices[tag[PARENT], PARENT])
     return np.array(rows[::-1], dtype=np.int32)

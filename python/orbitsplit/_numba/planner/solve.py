@@ -1,4 +1,4 @@
-"""Solves problems in Python and Numba, as cpp/src/planner/solve.cpp does: the same plans, more slowly."""
+"""Solve problems as cpp/src/planner/solve.cpp does: the same plans, more slowly."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from orbitsplit._numba.text import number, size
 
 from .cost import OBJECTIVES, evaluate, generates, value_s
 from .cost_to_go import Relaxation, least_loss
-from .infeasible import explain_infeasible, infeasible_at_sight
+from .infeasible import explain_infeasible, trivially_infeasible
+from .metrics import Metric, make_metrics
+from .options import Options
 from .order_search import improve_by_orders
 from .problem import Problem, validate_problem
-from .root import Clock, Explorer, Incumbent, Root, better, relaxation_bytes
-from .root_bisection import DeepRoot
-from .root_k_cycle import lengthen_root
+from .root import Clock, Incumbent, Root, RootExplorer, offer, relaxation_bytes
+from .root_bisection import RootBisection
+from .root_k_cycle import explore_root_k_cycle
 from .search import SearchResult, search
-from .tables import THOROUGH_OPERATIONS, Metric, Options, Tables, make_metrics, make_tables
+from .tables import THOROUGH_OPERATIONS, Tables, make_tables
 
-_MOST_TRANSFERS = 2e8
+_MOST_TRANSFERS = 2e8  # layers x links in free order: a relaxation takes a second or more
 _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
 _FIRST_ORDERS = 30
-_LABEL_BYTES = 300
-_NARROWEST = 1e-3
+_LABEL_BYTES = 300  # with the label's share of the heap and the states, and of the capacity they reserve
+_NARROWEST = 1e-3  # width relative to the incumbent at which no interval is bisected
 
 
 def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
@@ -39,8 +41,8 @@ def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
     least = least_loss(t)
     result = SearchResult(True, math.inf, 0, "")
     incumbent = _given_incumbent(problem, options)
-    if least.root <= t.loss_limit and not infeasible_at_sight(problem):
-        find = _find_best if t.marks_are_exact else _find_best_of_many
+    if least.root <= t.loss_limit and not trivially_infeasible(problem):
+        find = _find_best if t.keys_are_exact else _find_best_k_cycle
         result, incumbent = find(problem, t, options, least, clock, incumbent)
     found = _outcome(problem, options, result, incumbent.stages)
     if found["status"] == "infeasible":
@@ -53,7 +55,7 @@ def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
 def _given_incumbent(problem: Problem, options: Options) -> Incumbent:
     stages = options.incumbent
     incumbent = Incumbent(gap=options.gap)
-    found = better(problem, options.objective, stages, incumbent)
+    found = offer(problem, options.objective, stages, incumbent)
     return found if options.max_nodes is None or len(stages) <= options.max_nodes else incumbent
 
 
@@ -71,7 +73,7 @@ def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDA
         found["reason"] = _stopped_reason(result, options)
         found["lower_bound_s"] = min(result.lower_bound_s, within)
     elif len(rows):
-        # Plans better by less than the gap may have been left out.
+        # Plans that are better by less than the gap may have been pruned.
         found["status"] = "feasible" if options.gap > 0 else "optimal"
         found["reason"] = f"the gap of {number(options.gap)} was proven" if options.gap > 0 else ""
         found["lower_bound_s"] = within
@@ -84,42 +86,42 @@ def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDA
 def _find_best(
     problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
 ) -> tuple[SearchResult, Incumbent]:
-    """Search; in free order, where a first search does not end, again with better bounds or incumbent."""
+    """Search; if a first search does not solve free order, again with a better incumbent or a larger ng-set."""
     metrics, most, half = make_metrics(t), options.max_labels, options.max_bytes // 2
-    root = Root(problem, t, options.objective, metrics, least, clock, incumbent, half)
+    root: Root = RootExplorer(problem, t, options.objective, metrics, least, clock, incumbent, half)
     result = _search_within(t, metrics, root, clock, options, min(_FIRST_LABELS, most) if t.is_free else most)
     incumbent = root.incumbent
     if result.is_complete or not t.is_free:
         return result, incumbent
-    deep = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
-    is_deeper = deep.tracked > t.tracked
-    # A deeper root is worth more than the last percent of an incumbent, but much slower with a bad one.
-    incumbent = improve_by_orders(problem, options, clock, _FIRST_ORDERS if is_deeper else sys.maxsize, incumbent)
+    larger = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
+    is_larger = larger.ng_size > t.ng_size
+    # A larger ng-set is worth more than the last percent of an incumbent, but much slower with a bad one.
+    incumbent = improve_by_orders(problem, options, clock, _FIRST_ORDERS if is_larger else sys.maxsize, incumbent)
     if clock.is_over():
         return result._replace(stopped_by="time"), incumbent
-    if not is_deeper or not len(incumbent.stages):
-        root = Root(problem, t, options.objective, metrics, least, clock, incumbent, half)
+    if not is_larger or not len(incumbent.stages):
+        root = RootExplorer(problem, t, options.objective, metrics, least, clock, incumbent, half)
         return _search_within(t, metrics, root, clock, options, most), root.incumbent
-    metrics, least = make_metrics(deep), least_loss(deep)
-    deep_root = DeepRoot(problem, deep, options.objective, metrics, least, clock, incumbent, _NARROWEST, half)
-    last = _search_within(deep, metrics, deep_root, clock, options, most)
-    return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), deep_root.incumbent
+    metrics, least = make_metrics(larger), least_loss(larger)
+    root = RootBisection(problem, larger, options.objective, metrics, least, clock, incumbent, _NARROWEST, half)
+    last = _search_within(larger, metrics, root, clock, options, most)
+    return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), root.incumbent
 
 
-def _find_best_of_many(
+def _find_best_k_cycle(
     problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
 ) -> tuple[SearchResult, Incumbent]:
-    """Search free order of more nodes than a word has bits."""
+    """Search free order of too many nodes for visited sets."""
     metrics = make_metrics(t)
-    t, root, proven = lengthen_root(problem, options, clock, t, metrics, least, incumbent)
+    t, root, proven = explore_root_k_cycle(problem, options, clock, t, metrics, least, incumbent)
     result = _search_within(t, metrics, root, clock, options, options.max_labels)
     return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent
 
 
 def _search_within(
-    t: Tables, metrics: list[Metric], root: Explorer, clock: Clock, options: Options, max_labels: int
+    t: Tables, metrics: list[Metric], root: Root, clock: Clock, options: Options, max_labels: int
 ) -> SearchResult:
-    """Search with as many labels as the root's relaxations leave memory for."""
+    """Search with the labels that fit into the memory that the root's relaxations leave."""
     held = sum(len(interval.relaxations) for of in root.intervals for interval in of) * relaxation_bytes(t)
     room = max(0, options.max_bytes - held) // _LABEL_BYTES
     result = search(t, metrics, root, clock, min(max_labels, room))
@@ -137,6 +139,11 @@ def _check(problem: Problem, options: Options) -> None:
         raise ValueError(f"max_labels is {options.max_labels}, must be from 1 to {_MOST_LABELS}")
     if options.max_bytes < 1:
         raise ValueError(f"max_bytes is {options.max_bytes}, must be at least 1")
+    if options.max_ng_size < 0 or not 0 <= options.max_bitset_nodes <= 64:
+        raise ValueError(
+            f"max_ng_size is {options.max_ng_size} and max_bitset_nodes {options.max_bitset_nodes}, must be at least 0 "
+            "and max_bitset_nodes at most 64"
+        )
     if not 0 <= options.gap < 1:
         raise ValueError(f"gap is {number(options.gap)}, must be at least 0 and below 1")
     if options.max_nodes is not None and options.max_nodes < 1:
