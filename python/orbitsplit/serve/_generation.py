@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._api_error import ApiError
-from ._detokeniser import Detokeniser
+from ._detokeniser import Detokeniser, TokenDecoder
 from ._engine import Engine, Submitted
 from ._stop_strings import StopStrings
 
@@ -53,12 +53,12 @@ class Generation:
         """Whether no more text comes."""
         return self.finish_reason is not None or self.error is not None
 
-    def start(self, engine: Engine, tokenizer: Any, request: EngineRequest) -> None:
+    def start(self, engine: Engine, decoder: TokenDecoder, request: EngineRequest) -> None:
         """Submit the sequence, in a worker thread because that may block.
 
         Raises ApiError 400 for arguments that the engine refuses, and whatever else `Engine.submit` raises.
         """
-        self._detokeniser = Detokeniser(tokenizer, request.prompt)
+        self._detokeniser = Detokeniser(decoder, request.prompt)
         self._stops = StopStrings(request.stop)
         self._eos_token_ids: Collection[int] = frozenset(request.eos_token_ids)
         self._max_new_tokens = request.max_new_tokens

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from ._api_error import ApiError
-from ._detokeniser import decode, without_incomplete
+from ._detokeniser import TokenDecoder, without_incomplete
 from ._log import log
 from ._request_body import Message
 
@@ -17,7 +17,8 @@ class Prompts:
     """A model's tokenizer, and the `context_tokens` that a prompt and its answer may have together."""
 
     def __init__(self, tokenizer: Any, context_tokens: int) -> None:
-        self.tokenizer = tokenizer
+        self.decoder = TokenDecoder(tokenizer)
+        self._tokenizer = tokenizer
         self._context_tokens = context_tokens
         self._vocabulary = len(tokenizer)
         # A tokenizer saved with padding or truncation disables both when it is first used. Later nothing in it changes,
@@ -27,7 +28,7 @@ class Prompts:
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Return the token ids of text, special tokens included, or token ids unchanged. Raises ApiError 400."""
         if isinstance(prompt, str):
-            tokens: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
+            tokens: list[int] = self._tokenizer(prompt, verbose=False)["input_ids"]
         else:
             tokens = list(prompt)
             unknown = next((token for token in tokens if not 0 <= token < self._vocabulary), None)
@@ -37,10 +38,10 @@ class Prompts:
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of a chat in the model's template, ready for an answer. Raises ApiError 400."""
-        if self.tokenizer.chat_template is None:
+        if self._tokenizer.chat_template is None:
             raise _refused("messages", "the model has no chat template; it continues text: /v1/completions")
         try:
-            tokens: list[int] = self.tokenizer.apply_chat_template(
+            tokens: list[int] = self._tokenizer.apply_chat_template(
                 [message.model_dump(exclude_none=True) for message in messages],
                 add_generation_prompt=True,
                 return_dict=False,
@@ -53,7 +54,7 @@ class Prompts:
 
     def echo(self, prompt: str | Sequence[int]) -> str:
         """Return the text of a prompt without an incomplete character at its end, which the answer may complete."""
-        return without_incomplete(prompt if isinstance(prompt, str) else decode(self.tokenizer, prompt))
+        return without_incomplete(prompt if isinstance(prompt, str) else self.decoder.decode(prompt))
 
     def new_tokens(self, param: str, limit: int | None, prompt: Sequence[int]) -> int:
         """Return how many tokens an answer may have: `limit`, or what the context leaves. Raises ApiError 400."""

@@ -88,7 +88,7 @@ class Response:
         ]
         for generation, one in zip(generations, requests, strict=True):
             try:
-                generation.start(service.engine, service.prompts.tokenizer, one)
+                generation.start(service.engine, service.prompts.decoder, one)
             except Exception as error:
                 raise service.admission.explain(error) from error
 
