@@ -16,7 +16,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from orbitsplit import TransportError
 from orbitsplit.serve import create_app
 from orbitsplit.serve._server import Server
 
@@ -66,8 +65,9 @@ class Sequenced:
 class FakeEngine:
     """Says the tokens of `say(prompt)`, over and over, for up to `at_once` sequences in turn, in a thread.
 
-    By default it repeats the prompt. It stops for good when `budget` tokens are said, until it is given more; None is
-    without limit. All that was submitted is in `seen` until it is cleared.
+    By default it repeats the prompt. It pauses when `budget` tokens are said, until it is given more; None is without
+    limit. All that was submitted is in `seen` until it is cleared. `refusal` is raised by `submit`, `recoveries` are
+    those that a server reads of a pipeline.
     """
 
     def __init__(self, say: Callable[[list[int]], Sequence[int]] = list, *, at_once: int = 4) -> None:
@@ -75,7 +75,10 @@ class FakeEngine:
         self.changed = threading.Condition()
         self.budget: int | None = None
         self.seen: list[Sequenced] = []
-        self.dead: str | None = None
+        self.dead: BaseException | None = None
+        self.refusal: Exception | None = None
+        self.recoveries: tuple[str, ...] = ()
+        self._takes_more = True
         self._at_once = at_once
         self._waiting: list[Sequenced] = []
         self._is_closed = False
@@ -87,9 +90,11 @@ class FakeEngine:
         assert input_ids.shape[0] == 1
         if arguments.get("seed") == 13:
             raise ValueError("seed is 13, expected a lucky number")
+        if self.refusal is not None:
+            raise self.refusal
         with self.changed:
-            if self.dead is not None:
-                raise TransportError(f"the pipeline cannot be used: {self.dead}")
+            if self.dead is not None and not self._takes_more:
+                raise self.dead
             one = Sequenced(self, input_ids[0].tolist(), arguments, on_tokens, on_end)
             self._waiting.append(one)
             self.seen.append(one)
@@ -102,10 +107,10 @@ class FakeEngine:
             self.budget = tokens
             self.changed.notify_all()
 
-    def die(self, reason: str) -> None:
-        """Fail: everything submitted ends with an error, nothing more is taken."""
+    def die(self, error: BaseException, *, refuses: bool = True) -> None:
+        """Fail: everything submitted ends with an error; what is submitted later is refused with it, or ends so too."""
         with self.changed:
-            self.dead = reason
+            self.dead, self._takes_more = error, not refuses
             self.changed.notify_all()
 
     def wait_until(self, claim: Callable[[], bool]) -> None:
@@ -147,7 +152,7 @@ class FakeEngine:
     def _step(self, one: Sequenced) -> None:
         if self.dead is not None or one.is_cancelled:
             one.is_ended = True
-            one.on_end(None if self.dead is None else TransportError(f"node sat-1: {self.dead}"))
+            one.on_end(self.dead)
         elif self.budget != 0:
             if self.budget is not None:
                 self.budget -= 1

@@ -1,21 +1,32 @@
-"""How many generations there may be, and which there are."""
+"""Admission control: how many generations may run or wait, which ones do, and whether the pipeline works."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from orbitsplit._errors import OrbitsplitError
+from orbitsplit._errors import OrbitsplitError, TransportError
 
-from ._api_error import ApiError
+from ._api_error import ApiError, internal_error
 from ._generation import Generation
+from ._log import log
 
 _RETRY_AFTER_S = 1
+# What clients learn of a failure, by `TransportError.kind`. Its message, which is logged, may hold a stage's traceback.
+_FAILURES = {
+    "killed": "the process of a node ended",
+    "hangs": "a node does not respond",
+    "memory": "a node ran out of memory",
+    "link": "a link does not deliver",
+    "damage": "a link delivers damaged messages",
+    "timeout": "a time limit was exceeded",
+    "unusable": "it ended after an earlier failure",
+}
 
 
 class Admission:
-    """The generations of a server, running or queued, until engine and client are both done with them.
+    """The generations of a server, running or queued, until both the engine and the response have finished with them.
 
-    `failure` is why the engine could not work when it was last used, None if it could.
+    `failure` says in one line why the pipeline failed when it was last used, None if it did not.
     """
 
     def __init__(self, limit: int) -> None:
@@ -23,14 +34,15 @@ class Admission:
         self._limit = limit
         self._live: set[Generation] = set()
         self._is_closing = False
+        self._logged_failure: str | None = None
 
     def __len__(self) -> int:
         return len(self._live)
 
     def admit(self, count: int, on_change: Callable[[], None]) -> list[Generation]:
-        """Return so many new generations.
+        """Return `count` new generations.
 
-        Raises ApiError: 400 if there can never be so many, 429 if not now, 503 if the server is shutting down.
+        Raises ApiError: 400 if the limit is lower, 429 if too many are live, 503 if the server is shutting down.
         """
         if self._is_closing:
             raise _closing_error()
@@ -45,20 +57,29 @@ class Admission:
         return admitted
 
     def close(self) -> None:
-        """Admit no more, and end all there are with an error that says why."""
+        """Admit no more, and end all live generations with an error that gives the reason."""
         self._is_closing = True
         for generation in list(self._live):
             generation.fail(_closing_error())
 
+    def note_success(self) -> None:
+        """Record that the pipeline served a request."""
+        self.failure = self._logged_failure = None
+
     def explain(self, error: BaseException) -> ApiError:
-        """Return the answer for an error of the engine, and remember one that says it cannot work."""
+        """Return what the client receives for an error; log the error, and remember a failure of the pipeline."""
         if isinstance(error, ApiError):
             return error
-        if isinstance(error, OrbitsplitError):
-            self.failure = str(error)
-            return ApiError(503, f"the pipeline failed: {error}", code="pipeline_failed")
-        return ApiError(500, "internal error; the server's log says more")
+        if not isinstance(error, OrbitsplitError):
+            log.error("a request failed", exc_info=error)
+            return internal_error()
+        if str(error) != self._logged_failure:  # one failure ends many requests
+            log.error("the pipeline failed: %s", error)
+            self._logged_failure = str(error)
+        kind = error.kind if isinstance(error, TransportError) else ""
+        self.failure = _FAILURES.get(kind, "a stage failed")
+        return ApiError(503, f"the pipeline failed: {self.failure}", code="pipeline_failed")
 
 
 def _closing_error() -> ApiError:
-    return ApiError(503, "the server is shutting down")
+    return ApiError(503, "the server is shutting down", code="shutting_down")

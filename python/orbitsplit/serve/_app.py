@@ -1,10 +1,10 @@
-"""The ASGI application: paths, keys, bodies."""
+"""The ASGI application: routes, the API key, request bodies."""
 
 from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,60 +17,56 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from ._admission import Admission
-from ._answer import Answer, Service
-from ._api_error import ApiError, api_error_response, http_exception_response, internal_error_response
+from ._api_error import ApiError, api_error_response, http_exception_response, internal_error_response, quoted
 from ._engine import Engine
+from ._log import log
+from ._options import ServerOptions, merged
 from ._prompts import Prompts
-from ._requests import ChatRequest, CompletionRequest, parse
+from ._recovery_log import RecoveryLog
+from ._request_body import ChatRequest, CompletionRequest, parse, unknown_model
+from ._response import Response, Service
 
 
-def create_app(
-    engine: Engine,
-    tokenizer: Any,
-    *,
-    model_name: str,
-    context_tokens: int,
-    eos_token_id: int | Sequence[int] | None = None,
-    api_key: str | None = None,
-    max_requests: int = 256,
-    max_body_bytes: int = 2 << 20,
-    body_timeout_s: float = 60.0,
-) -> Starlette:
+def create_app(engine: Engine, tokenizer: Any, options: ServerOptions | None = None, **keywords: Any) -> Starlette:
     """Return the ASGI application that serves `engine` to OpenAI clients.
 
-    `tokenizer` is transformers', with a chat template if chats are to be served. A prompt and its answer have
-    `context_tokens` tokens together. `eos_token_id` ends an answer; the tokenizer's by default. With an `api_key`
-    every path but /health wants it. `max_requests` choices may run or wait, more are refused with 429; a body may
-    have `max_body_bytes` and take `body_timeout_s` to arrive. `app.state.admission` holds what is running.
+    `tokenizer` is one of transformers, with a chat template if chats are to be served. `keywords` are fields of
+    `ServerOptions`; `model_name` and `context_tokens` are required.
 
-    Raises ValueError for limits that admit nothing and for an empty key.
+    Raises:
+        TypeError, ValueError: An option is missing, unknown, of a wrong type or out of range.
     """
-    limits = {"context_tokens": context_tokens, "max_requests": max_requests, "max_body_bytes": max_body_bytes}
-    for name, value in limits.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}, expected at least 1")
-    if api_key == "":
-        raise ValueError("api_key is empty: None asks for no key")
-    ends = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-    eos_token_ids = (ends,) if isinstance(ends, int) else tuple(ends or ())
-    service = Service(engine, Prompts(tokenizer, context_tokens), Admission(max_requests), model_name, eos_token_ids)
-    api = _Api(service, _Bodies(max_body_bytes, body_timeout_s), int(time.time()))
-    guarded = _Guard(api_key)
+    options = merged(options, keywords)
+    if options.model_name is None or options.context_tokens is None:
+        raise ValueError("create_app needs model_name and context_tokens")
+    ends = tokenizer.eos_token_id if options.eos_token_id is None else options.eos_token_id
+    service = Service(
+        engine=engine,
+        prompts=Prompts(tokenizer, options.context_tokens),
+        admission=Admission(options.max_requests),
+        model_name=options.model_name,
+        eos_token_ids=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+        recoveries=RecoveryLog(engine),
+    )
+    api_key = _ApiKey(options.api_key)
+    api = _Api(service, api_key, _RequestBodies(options.max_body_bytes, options.body_timeout_s), int(time.time()))
     app = Starlette(
         routes=[
             Route("/health", api.health),
-            Route("/v1/models", guarded(api.models)),
-            Route("/v1/models/{name:path}", guarded(api.model)),
-            Route("/v1/completions", guarded(api.completions), methods=["POST"]),
-            Route("/v1/chat/completions", guarded(api.chat_completions), methods=["POST"]),
+            Route("/v1/models", api_key.required(api.models)),
+            Route("/v1/models/{name:path}", api_key.required(api.model)),
+            Route("/v1/completions", api_key.required(api.completions), methods=["POST"]),
+            Route("/v1/chat/completions", api_key.required(api.chat_completions), methods=["POST"]),
         ],
         exception_handlers={
             ApiError: api_error_response,
             HTTPException: http_exception_response,
             Exception: internal_error_response,
         },
-        lifespan=_closing(service.admission),
+        lifespan=_lifespan(service.admission, options),
     )
+    # A redirect would name http:// and this port, whatever the address of the proxy that clients know.
+    app.router.redirect_slashes = False
     app.state.admission = service.admission
     return app
 
@@ -79,39 +75,49 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Guard:
-    """Lets requests with the key pass, all if there is none."""
+class _ApiKey:
+    """The key that requests must send; None: none is needed."""
 
     key: str | None
 
-    def __call__(self, handler: Handler) -> Handler:
+    def required(self, handler: Handler) -> Handler:
+        """Return the handler, for requests with the key only."""
+
         async def guarded(request: Request) -> Any:
-            self._check(request.headers.get("authorization", ""))
+            if not self.is_in(request):
+                message = "this server requires its API key: Authorization: Bearer KEY"
+                raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
             return await handler(request)
 
         return guarded
 
-    def _check(self, header: str) -> None:
-        scheme, _, given = header.partition(" ")
-        # Bytes as they came: compare_digest takes no text beyond ASCII.
-        is_right = self.key is None or hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode())
-        if not is_right or (self.key is not None and scheme.lower() != "bearer"):
-            message = "this server wants its API key: Authorization: Bearer KEY"
-            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+    def is_in(self, request: Request) -> bool:
+        """Return whether a request has the key, True if none is needed."""
+        if self.key is None:
+            return True
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # The bytes received: compare_digest takes no text beyond ASCII.
+        is_right = hmac.compare_digest(given.strip().encode("latin-1"), self.key.encode())
+        return is_right and scheme.lower() == "bearer"
 
 
 @dataclass(frozen=True, slots=True)
-class _Bodies:
-    """Reads bodies of JSON, up to `limit` bytes."""
+class _RequestBodies:
+    """Reads JSON bodies of at most `limit` bytes."""
 
     limit: int
     timeout_s: float
 
     async def read(self, request: Request) -> bytes:
+        """Return the body. Raises ApiError 400, 408, 413 or 415."""
         kind = request.headers.get("content-type", "")
-        # A page in a browser may post anything else to any address without being asked for permission.
+        # A page in a browser may post other types to any address without asking for permission first.
         if kind.partition(";")[0].strip().lower() != "application/json":
-            raise ApiError(415, f'the content-type is "{kind}", expected application/json')
+            raise ApiError(415, f"the content-type is {quoted(kind)}, expected application/json")
+        encoding = ", ".join(request.headers.getlist("content-encoding"))
+        if encoding.strip().lower() not in ("", "identity"):
+            message = f"the content-encoding is {quoted(encoding)}; this server takes bodies without an encoding only"
+            raise ApiError(415, message, headers={"Accept-Encoding": "identity"})
         declared = request.headers.get("content-length", "")
         self._check(int(declared) if declared.isdecimal() else 0)
         body = bytearray()
@@ -123,7 +129,7 @@ class _Bodies:
         except TimeoutError as error:
             raise ApiError(408, f"the body did not arrive within {self.timeout_s:g} s") from error
         except ClientDisconnect as error:
-            raise ApiError(400, "the client went away before its body was complete") from error
+            raise ApiError(400, "the client disconnected before its body was complete") from error
         return bytes(body)
 
     def _check(self, size: int) -> None:
@@ -136,15 +142,19 @@ class _Api:
     """The endpoints."""
 
     service: Service
-    bodies: _Bodies
+    api_key: _ApiKey
+    bodies: _RequestBodies
     created: int
 
     async def health(self, request: Request) -> JSONResponse:
-        """Say whether the pipeline worked when it was last used."""
+        """Report whether the pipeline worked when it was last used; with the key, details as well."""
         failure = self.service.admission.failure
-        if failure is not None:
-            return JSONResponse({"status": "failed", "reason": failure}, 503)
-        return JSONResponse({"status": "ok", "choices": len(self.service.admission)})
+        report: dict[str, Any] = {"status": "ok" if failure is None else "failed"}
+        if self.api_key.is_in(request):
+            report["choices"] = len(self.service.admission)
+            if failure is not None:
+                report["reason"] = failure
+        return JSONResponse(report, 200 if failure is None else 503)
 
     async def models(self, request: Request) -> JSONResponse:
         """List the one model."""
@@ -152,21 +162,19 @@ class _Api:
 
     async def model(self, request: Request) -> JSONResponse:
         """Describe the one model."""
-        name, mine = request.path_params["name"], self.service.model_name
-        if name != mine:
-            message = f'there is no model "{name}"; this server has "{mine}"'
-            raise ApiError(404, message, param="model", code="model_not_found")
+        if request.path_params["name"] != self.service.model_name:
+            raise unknown_model(request.path_params["name"], self.service.model_name)
         return JSONResponse(self._card())
 
-    async def completions(self, request: Request) -> Answer:
+    async def completions(self, request: Request) -> Response:
         """Continue text or tokens."""
         body = await self.bodies.read(request)
-        return Answer(self.service, parse(body, CompletionRequest, model_name=self.service.model_name))
+        return Response(self.service, parse(body, CompletionRequest, model_name=self.service.model_name))
 
-    async def chat_completions(self, request: Request) -> Answer:
+    async def chat_completions(self, request: Request) -> Response:
         """Answer a chat."""
         body = await self.bodies.read(request)
-        return Answer(self.service, parse(body, ChatRequest, model_name=self.service.model_name))
+        return Response(self.service, parse(body, ChatRequest, model_name=self.service.model_name))
 
     def _card(self) -> dict[str, Any]:
         return {
@@ -177,10 +185,17 @@ class _Api:
         }
 
 
-def _closing(admission: Admission) -> Callable[[Starlette], Any]:
+def _lifespan(admission: Admission, options: ServerOptions) -> Callable[[Starlette], Any]:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        log.info(
+            "started: model %s, %d tokens per request, at most %d choices",
+            options.model_name,
+            options.context_tokens,
+            options.max_requests,
+        )
         yield
         admission.close()
+        log.info("stopped")
 
     return lifespan

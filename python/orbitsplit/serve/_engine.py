@@ -1,4 +1,4 @@
-"""What the server needs of a pipeline; `orbitsplit.Pipeline` has it."""
+"""What the server needs of a pipeline. `orbitsplit.Pipeline` provides it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from torch import Tensor
 
 
 class Submitted(Protocol):
-    """A sequence that an engine generates, or will."""
+    """A sequence that an engine generates or has queued."""
 
     def cancel(self) -> None:
-        """End it soon; `on_end` is still called. Twice, or after the end, is fine."""
+        """End it soon; `on_end` is still called. No effect after the end or a second time."""
 
 
 class Engine(Protocol):
-    """Generates sequences, as many at once as it can, first come first served."""
+    """Generates sequences concurrently, first come, first served.
+
+    An engine may also have `recoveries`, a sequence of losses that it survived, which the server logs, and `plan`, an
+    `orbitsplit.Plan`, which `serve_model` reads for the tokens per request that it reserves memory for.
+    """
 
     def submit(
         self,
@@ -35,9 +39,9 @@ class Engine(Protocol):
         """Queue one sequence; may be called from any thread.
 
         `input_ids` is int64 [1, S]. `on_tokens` is called with the new token [1] of each step, `on_end` once after the
-        last of them, with the error if it failed; both from a thread of the engine, and return at once.
+        last step, with the error if the sequence failed; both by a thread of the engine, and both return at once.
 
         Raises:
-            ValueError: An argument is wrong.
+            ValueError: An argument is wrong. The client receives the first line of the message.
             TransportError: The pipeline cannot be used.
         """

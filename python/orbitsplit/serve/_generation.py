@@ -1,4 +1,4 @@
-"""One choice of an answer: the engine's thread brings tokens, the event loop's takes text."""
+"""One choice of a response: the engine's thread delivers tokens, the event loop's thread takes text."""
 
 from __future__ import annotations
 
@@ -10,64 +10,72 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._detokeniser import Detokeniser
+from ._api_error import ApiError
+from ._detokeniser import Detokeniser, TokenDecoder
 from ._engine import Engine, Submitted
 from ._stop_strings import StopStrings
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to generate: the tokens of a prompt continued, until one of the ends."""
+class EngineRequest:
+    """What the engine generates for one choice: tokens after a prompt, until an end token, a stop string or a limit."""
 
     prompt: Sequence[int]
     max_new_tokens: int
     eos_token_ids: tuple[int, ...]
-    stops: tuple[str, ...]
+    stop: tuple[str, ...]
     sampling: dict[str, Any]
 
 
 class Generation:
-    """A sequence from before it is submitted until engine and answer are both done with it; then `on_left` is called.
+    """A sequence, from before it is submitted until both engine and response have finished with it: then `on_released`.
 
-    All methods but `start` are for the event loop's thread. Tokens become text as they arrive, not when somebody reads,
-    so that a stop string ends the engine's work however slow the client is; what waits is the text of at most
-    `max_new_tokens` tokens. `on_change` is called when there is more to `take`, or an end.
+    All methods but `start` are for the event loop's thread. Tokens become text as they arrive, not when the response
+    takes them, so that a stop string ends the engine's work however slow the client is; at most the text of
+    `max_new_tokens` tokens is buffered. `on_change` is called when there is more to `take`, and at the end.
     """
 
-    def __init__(self, on_change: Callable[[], None], on_left: Callable[[Generation], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], on_released: Callable[[Generation], None]) -> None:
         self.tokens = 0
         self.finish_reason: str | None = None
         self.error: BaseException | None = None
         self._on_change = on_change
-        self._on_left = on_left
+        self._on_released = on_released
         self._loop = asyncio.get_running_loop()
-        self._text = ""
+        self._pieces: list[str] = []
         self._submitted: Submitted | None = None
         self._is_with_engine = False
         self._is_cancelled = False
         self._is_closed = False
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no more text comes."""
         return self.finish_reason is not None or self.error is not None
 
-    def start(self, engine: Engine, tokenizer: Any, wanted: Wanted) -> None:
-        """Submit it, in a thread of its own because that may wait. Raises what `Engine.submit` raises."""
-        self._detokeniser = Detokeniser(tokenizer, wanted.prompt)
-        self._stops = StopStrings(wanted.stops)
-        self._eos_token_ids: Collection[int] = frozenset(wanted.eos_token_ids)
-        self._max_new_tokens = wanted.max_new_tokens
+    def start(self, engine: Engine, decoder: TokenDecoder, request: EngineRequest) -> None:
+        """Submit the sequence, in a worker thread because that may block.
+
+        Raises ApiError 400 for arguments that the engine refuses, and whatever else `Engine.submit` raises.
+        """
+        self._detokeniser = Detokeniser(decoder, request.prompt)
+        self._stops = StopStrings(request.stop)
+        self._eos_token_ids: Collection[int] = frozenset(request.eos_token_ids)
+        self._max_new_tokens = request.max_new_tokens
+        input_ids = torch.tensor([request.prompt], dtype=torch.int64)
         self._is_with_engine = True
         try:
             self._submitted = engine.submit(
-                torch.tensor([wanted.prompt], dtype=torch.int64),
-                max_new_tokens=wanted.max_new_tokens,
-                eos_token_id=wanted.eos_token_ids,
-                **wanted.sampling,
-                on_tokens=self._tokens_came,
-                on_end=self._end_came,
+                input_ids,
+                max_new_tokens=request.max_new_tokens,
+                eos_token_id=request.eos_token_ids,
+                **request.sampling,
+                on_tokens=self._on_tokens,
+                on_end=self._on_end,
             )
+        except ValueError as error:
+            self._is_with_engine = False
+            raise ApiError(400, f"the pipeline refuses the request: {error}") from error
         except BaseException:
             self._is_with_engine = False
             raise
@@ -75,61 +83,62 @@ class Generation:
             self._submitted.cancel()
 
     def take(self) -> str:
-        """Return the text that came since the last call."""
-        text, self._text = self._text, ""
+        """Return the text since the last call."""
+        text = "".join(self._pieces)
+        self._pieces.clear()
         return text
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error, unless it is over."""
-        if not self.is_over:
+        """End the sequence with an error, unless it is finished."""
+        if not self.is_finished:
             self.error = error
             self._cancel()
             self._on_change()
 
     def close(self) -> None:
-        """The answer needs no more: cancel what still runs."""
+        """Note that the response needs no more: cancel what still runs."""
         self._is_closed = True
-        if not self.is_over:
+        if not self.is_finished:
             self._cancel()
-        self._leave()
+        self._release()
 
     def _cancel(self) -> None:
         self._is_cancelled = True
         if self._submitted is not None:
             self._submitted.cancel()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         if self._is_closed and not self._is_with_engine:
-            self._submitted = None  # it knows this one: a cycle would outlive thousands of requests
-            self._on_left(self)
+            self._submitted = None  # it refers to this object: a cycle would outlive thousands of requests
+            self._on_released(self)
 
-    def _tokens_came(self, tokens: Tensor) -> None:
+    def _on_tokens(self, tokens: Tensor) -> None:
         self._post(self._feed, tokens.tolist())
 
-    def _end_came(self, error: BaseException | None) -> None:
+    def _on_end(self, error: BaseException | None) -> None:
         self._post(self._end, error)
 
     def _post(self, call: Callable[[Any], None], argument: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(call, argument)
-        except RuntimeError:  # the loop is closed: the server has ended, nobody listens
+        except RuntimeError:  # the loop is closed: the server has ended and nobody listens
             if not self._loop.is_closed():
                 raise
 
     def _feed(self, tokens: list[int]) -> None:
-        if self.is_over or self._is_closed:
+        if self.is_finished or self._is_closed:
             return
         try:
             for token in tokens:
                 self.tokens += 1
                 if token in self._eos_token_ids:
                     self._finish("stop")
-                elif self._pass_on(self._detokeniser.feed(token)):
+                elif self._append(self._detokeniser.feed(token)):
                     self.finish_reason = "stop"
                     self._cancel()
-                if self.is_over:
+                if self.is_finished:
                     break
-        except Exception as error:  # a tokenizer's: it must end this answer, not vanish in the loop's log
+        except Exception as error:  # a tokenizer's: it must end this choice, not vanish in the loop's log
             self.fail(error)
         self._on_change()
 
@@ -137,20 +146,24 @@ class Generation:
         self._is_with_engine = False
         if error is not None:
             self.fail(error)
-        elif not self.is_over and not self._is_closed:
-            self._finish("length" if self.tokens >= self._max_new_tokens else "stop")
+        elif not self.is_finished and not self._is_closed:
+            try:
+                self._finish("length" if self.tokens >= self._max_new_tokens else "stop")
+            except Exception as failure:  # as in _feed
+                self.fail(failure)
             self._on_change()
-        self._leave()
+        self._release()
 
     def _finish(self, reason: str) -> None:
-        if self._pass_on(self._detokeniser.flush()):
+        if self._append(self._detokeniser.flush()):
             reason = "stop"
         else:
-            self._text += self._stops.flush()
+            self._pieces.append(self._stops.flush())
         self.finish_reason = reason
 
-    def _pass_on(self, text: str) -> bool:
+    def _append(self, text: str) -> bool:
         """Add text up to a stop string; return whether there is one."""
         certain, is_stopped = self._stops.feed(text) if text else ("", False)
-        self._text += certain
+        if certain:
+            self._pieces.append(certain)
         return is_stopped

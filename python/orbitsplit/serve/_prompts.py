@@ -1,76 +1,80 @@
-"""Prompts of requests as tokens of the model."""
+"""Prompts of requests as token ids of the model, and the limit of tokens per request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from ._api_error import ApiError
-from ._detokeniser import decode, without_incomplete
-from ._requests import Message
+from ._detokeniser import TokenDecoder, without_incomplete
+from ._log import log
+from ._request_body import Message
 
 
 class Prompts:
-    """A model's tokenizer, and the `context_tokens` that a prompt and its answer have together."""
+    """A model's tokenizer, and the `context_tokens` that a prompt and its answer may have together."""
 
     def __init__(self, tokenizer: Any, context_tokens: int) -> None:
-        self.tokenizer = tokenizer
+        self.decoder = TokenDecoder(tokenizer)
+        self._tokenizer = tokenizer
         self._context_tokens = context_tokens
         self._vocabulary = len(tokenizer)
-        # A tokenizer saved with padding or truncation switches that off when it is first used; later nothing in it
-        # changes, so that one thread may decode while another encodes.
+        # A tokenizer saved with padding or truncation disables both when it is first used. Later nothing in it changes,
+        # so that one thread may decode while another encodes.
         tokenizer("a")
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """Return the tokens of text, begun as the model was trained, or tokens as they are. Raises ApiError 400."""
+        """Return the token ids of text, special tokens included, or token ids unchanged. Raises ApiError 400."""
         if isinstance(prompt, str):
-            tokens: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
+            tokens: list[int] = self._tokenizer(prompt, verbose=False)["input_ids"]
         else:
             tokens = list(prompt)
             unknown = next((token for token in tokens if not 0 <= token < self._vocabulary), None)
             if unknown is not None:
-                raise _wrong("prompt", f"token {unknown} is not one of 0 to {self._vocabulary - 1}")
+                raise _refused("prompt", f"token {unknown} is not one of 0 to {self._vocabulary - 1}")
         return self._checked("prompt", tokens)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens of a chat in the model's own form, ready for an answer. Raises ApiError 400."""
-        if self.tokenizer.chat_template is None:
-            raise _wrong("messages", "the model has no chat template; it continues text: /v1/completions")
+        """Return the token ids of a chat in the model's template, ready for an answer. Raises ApiError 400."""
+        if self._tokenizer.chat_template is None:
+            raise _refused("messages", "the model has no chat template; it continues text: /v1/completions")
         try:
-            tokens: list[int] = self.tokenizer.apply_chat_template(
+            tokens: list[int] = self._tokenizer.apply_chat_template(
                 [message.model_dump(exclude_none=True) for message in messages],
                 add_generation_prompt=True,
                 return_dict=False,
             )
+        except TemplateSyntaxError:  # the template itself is broken, whatever the messages
+            raise
         except (TemplateError, TypeError, ValueError) as error:
-            raise _wrong("messages", f"the model's chat template refuses them: {error}") from error
+            raise _template_error(error) from error
         return self._checked("messages", tokens)
 
     def echo(self, prompt: str | Sequence[int]) -> str:
-        """Return the text of a prompt; a character that the answer completes is not in it."""
-        return without_incomplete(prompt if isinstance(prompt, str) else decode(self.tokenizer, prompt))
+        """Return the text of a prompt without an incomplete character at its end, which the answer may complete."""
+        return without_incomplete(prompt if isinstance(prompt, str) else self.decoder.decode(prompt))
 
-    def new_tokens(self, param: str, wanted: int | None, prompt: Sequence[int]) -> int:
-        """Return how many tokens an answer may have: as wanted, or what the context leaves. Raises ApiError 400."""
+    def new_tokens(self, param: str, limit: int | None, prompt: Sequence[int]) -> int:
+        """Return how many tokens an answer may have: `limit`, or what the context leaves. Raises ApiError 400."""
         left = self._context_tokens - len(prompt)
-        if wanted is None:
+        if limit is None:
             return left
-        if wanted > left:
-            raise _wrong(
+        if limit > left:
+            raise _refused(
                 param,
-                f"the context is {self._context_tokens} tokens: the prompt's {len(prompt)} and {wanted} new ones are "
-                f"{len(prompt) + wanted}",
+                f"the context is {self._context_tokens} tokens: the prompt's {len(prompt)} and {limit} new ones are "
+                f"{len(prompt) + limit}",
                 code="context_length_exceeded",
             )
-        return wanted
+        return limit
 
     def _checked(self, param: str, tokens: list[int]) -> list[int]:
         if not tokens:
-            raise _wrong(param, "the prompt has no tokens")
+            raise _refused(param, "the prompt has no tokens")
         if len(tokens) >= self._context_tokens:
-            raise _wrong(
+            raise _refused(
                 param,
                 f"the prompt has {len(tokens)} tokens, the context is {self._context_tokens} with the answer",
                 code="context_length_exceeded",
@@ -78,5 +82,14 @@ class Prompts:
         return tokens
 
 
-def _wrong(param: str, message: str, *, code: str | None = None) -> ApiError:
+def _template_error(error: Exception) -> ApiError:
+    """Return the error for messages that the chat template did not render."""
+    # What a template raises on purpose is for whoever wrote the messages. Other texts are Python's or Jinja's.
+    if isinstance(error, TemplateError) and not isinstance(error, UndefinedError):
+        return _refused("messages", f"the model's chat template refuses them: {error}")
+    log.warning("the chat template raised %s", type(error).__name__)  # whose text may quote the messages
+    return _refused("messages", "the model's chat template cannot render them")
+
+
+def _refused(param: str, message: str, *, code: str | None = None) -> ApiError:
     return ApiError(400, f"{param}: {message}", param=param, code=code)

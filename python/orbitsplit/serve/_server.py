@@ -1,4 +1,4 @@
-"""A real server: a socket, signals, and an end in order."""
+"""A complete server: a socket, signals and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from transformers import GenerationConfig
 
 from orbitsplit._models.source import load_tokenizer, read_config
+from orbitsplit._plans.plan import Plan
 
 from ._app import create_app
 from ._engine import Engine
+from ._log import log, warnings_on_stderr
+from ._options import ServerOptions, merged
 
-# Clients that do not read get no more than this after the last generation has ended.
+# After the last generation has ended, responses have this long to reach their clients.
 _FLUSH_S = 2
 
 
@@ -33,14 +38,19 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then return.
 
-    `app` is from `create_app`. Port 0 takes a free one; `on_start` is told the URL once connections are accepted. On a
-    signal no more connections are taken, and what runs has `grace_s` seconds to end, then it is cancelled and its
-    clients are told so; a second SIGINT does not wait. Raises OSError if the port cannot be had.
+    `app` is from `create_app`. Port 0 takes a free one; `on_start` is called with the URL once connections are
+    accepted. After a signal no connections are accepted, and running requests have `grace_s` seconds to finish. Then
+    they are cancelled, and their clients get an error. A second SIGINT does not wait. `log_level` is that of uvicorn.
+
+    Raises:
+        OSError: The address cannot be bound.
     """
-    with _listen(host, port) as listening:
+    with _listen(host, port) as listening, warnings_on_stderr():
+        bound = listening.getsockname()
+        url = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        log.info("listening at %s", url)
         if on_start is not None:
-            bound = listening.getsockname()
-            on_start(f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}")
+            on_start(url)
         Server(app, grace_s=grace_s, log_level=log_level).run(sockets=[listening])
 
 
@@ -50,39 +60,80 @@ def serve_model(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    model_name: str | None = None,
-    context_tokens: int | None = None,
-    api_key: str | None = None,
-    max_requests: int = 256,
+    options: ServerOptions | None = None,
+    log_level: str = "info",
     on_start: Callable[[str], None] | None = None,
+    **keywords: Any,
 ) -> None:
     """Serve a model that `engine` runs, until SIGINT or SIGTERM.
 
-    `model` is a directory or a hub id, for tokenizer, end tokens and context; its last part is the default name.
-    Raises ValueError if the model does not say its context and `context_tokens` is not given; OSError as `run`.
+    `model` is a directory or a hub id, from which the tokenizer, the end tokens and the context are read. `keywords`
+    are fields of `ServerOptions`.
+
+    A request that exceeds `context_tokens` is refused. By default that is what the plan of the engine reserves memory
+    for, its prompt and new tokens together, or the model's context where the plan has no memory limits.
+
+    Raises:
+        TypeError: An option is unknown or of a wrong type.
+        ValueError: An option is out of range, `context_tokens` exceeds the model's context, or is not given and
+            neither the plan nor the model limits the context.
+        OSError: As `run`.
     """
+    options = merged(options, keywords)
     tokenizer = load_tokenizer(model)
-    context = context_tokens or getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
-    if context is None:
+    with warnings_on_stderr():
+        options = replace(
+            options,
+            model_name=options.model_name or Path(model).name,
+            context_tokens=_context_tokens(engine, model, options.context_tokens),
+            eos_token_id=_end_tokens(model) if options.eos_token_id is None else options.eos_token_id,
+        )
+    run(create_app(engine, tokenizer, options), host, port, log_level=log_level, on_start=on_start)
+
+
+def reserved_tokens(plan: Plan) -> int | None:
+    """Return the tokens of a sequence whose keys and values a plan reserves memory for, None without memory limits."""
+    if all(stage.memory_bytes is None for stage in plan.stages):
+        return None
+    return plan.workload.prompt_tokens + plan.workload.new_tokens
+
+
+def _context_tokens(engine: Engine, model: str | Path, given: int | None) -> int:
+    """Return the most tokens that a request may have, prompt and answer together."""
+    plan = getattr(engine, "plan", None)
+    reserved = reserved_tokens(plan) if isinstance(plan, Plan) else None
+    of_model = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
+    if given is not None:
+        if of_model is not None and given > of_model:
+            raise ValueError(f"context_tokens is {given}, the context of {model} is {of_model}")
+        if reserved is not None and given > reserved:
+            log.warning(
+                "requests may have %d tokens, the plan reserves memory for %d: nodes may exceed their limits",
+                given,
+                reserved,
+            )
+        return given
+    limits = [limit for limit in (reserved, of_model) if limit is not None]
+    if not limits:
         raise ValueError(f"{model} does not say how many tokens its context has: give context_tokens")
+    if min(limits) != of_model:
+        log.warning(
+            "requests may have %d tokens, as many as the plan reserves memory for; context_tokens changes that",
+            min(limits),
+        )
+    return min(limits)
+
+
+def _end_tokens(model: str | Path) -> int | list[int] | None:
     try:
-        ends = GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # a model without one
+        ends: int | list[int] | None = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model without a generation config
         ends = None
-    app = create_app(
-        engine,
-        tokenizer,
-        model_name=model_name or Path(model).name,
-        context_tokens=context,
-        eos_token_id=ends,
-        api_key=api_key,
-        max_requests=max_requests,
-    )
-    run(app, host, port, on_start=on_start)
+    return ends
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which ends what runs before it gives up on connections, and leaves signals at that."""
+    """uvicorn's server, which ends the generations before their connections and does not raise signals again."""
 
     def __init__(self, app: Starlette, *, grace_s: float, log_level: str) -> None:
         super().__init__(
@@ -92,7 +143,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 server_header=False,
-                # A second is the unit here; the generations end before, at grace_s.
+                # Whole seconds; the generations end earlier, at grace_s.
                 timeout_graceful_shutdown=int(grace_s) + _FLUSH_S,
             )
         )
@@ -100,12 +151,13 @@ class Server(uvicorn.Server):
         self._grace_s = grace_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections; end generations after the grace."""
+        """Accept no more connections; end the generations after the grace period."""
+        log.info("stopping: %d choices have %g s to finish", len(self._admission), self._grace_s)
         asyncio.get_running_loop().call_later(self._grace_s, self._admission.close)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End in order, a second SIGINT at once. The signal is not raised again: the pipeline is still to be closed."""
+        """Shut down in order, after a second SIGINT at once. The caller still has to close the pipeline."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

@@ -12,8 +12,10 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from orbitsplit import TransportError
 from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_tokenizer, serving
 
+LOST = TransportError("node sat-1 was killed by signal 9", kind="killed", node="sat-1")
 POEM = "Über den Satelliten — 🛰️ – zieht ein stiller Schein. "
 
 
@@ -209,8 +211,8 @@ def test_a_pipeline_that_dies_amid_a_stream_says_so_in_it() -> None:
     with serving(engine) as served, served.client() as client:
         chunks = client.completions.create(model=MODEL, prompt="a", max_tokens=9, stream=True)
         assert next(chunks).choices[0].text.startswith("a")
-        engine.die("it burnt up")
-        with pytest.raises(openai.APIError, match="sat-1: it burnt up"):
+        engine.die(LOST)
+        with pytest.raises(openai.APIError, match="the pipeline failed: the process of a node ended"):
             list(chunks)
         served.server.wait_until(served.is_idle)
 
@@ -223,15 +225,15 @@ def test_a_pipeline_that_dies_is_503_from_then_on() -> None:
         async with AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
             asked = asyncio.create_task(client.completions.create(model=MODEL, prompt="a", max_tokens=9))
             await asyncio.to_thread(engine.wait_until, lambda: engine.budget == 0)
-            engine.die("it burnt up")
-            with pytest.raises(openai.InternalServerError, match="sat-1: it burnt up") as refused:
+            engine.die(LOST)
+            with pytest.raises(openai.InternalServerError, match="the process of a node ended") as refused:
                 await asked
             assert refused.value.status_code == 503
 
     with serving(engine) as served, served.client() as client:
         assert httpx.get(f"{served.url}/health").json() == {"status": "ok", "choices": 0}
         asyncio.run(ask_and_die(served))
-        with pytest.raises(openai.InternalServerError, match="cannot be used: it burnt up") as refused:
+        with pytest.raises(openai.InternalServerError, match="the process of a node ended") as refused:
             client.completions.create(model=MODEL, prompt="a")
         assert refused.value.status_code == 503
         health = httpx.get(f"{served.url}/health")

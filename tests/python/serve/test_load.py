@@ -23,8 +23,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from orbitsplit.serve import run
-from orbitsplit.serve._answer import Answer
 from orbitsplit.serve._generation import Generation
+from orbitsplit.serve._response import Response
 from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_tokenizer, serving
 from tests.support.paths import ROOT
 from tests.support.tiny_models import save_tiny_model
@@ -172,7 +172,7 @@ def in_use(served: Served) -> dict[str, int]:
     served.engine.seen.clear()
     gc.collect()
     return {
-        "requests": sum(type(thing) in (Answer, Generation) for thing in gc.get_objects()),
+        "requests": sum(type(thing) in (Response, Generation) for thing in gc.get_objects()),
         "tasks": served.server.ask(lambda: len(asyncio.all_tasks())),
         "threads": threading.active_count(),
         "files": psutil.Process().num_fds(),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import orbitsplit as osp
 from orbitsplit.runtime import Generation
-from orbitsplit.serve._answer import Answer
+from orbitsplit.serve._response import Response
 from tests.support.fake_engine import MODEL, Served, byte_tokenizer, serving
 from tests.support.tiny_models import LAYERS, tiny_model
 
@@ -192,7 +192,7 @@ def in_use(served: Served, chain: Chain) -> dict[str, int]:
     gc.collect()
     stages = [psutil.Process(pid) for pid in chain.pipe.pids]
     return {
-        "requests": sum(type(thing) in (Answer, Generation) for thing in gc.get_objects()),
+        "requests": sum(type(thing) in (Response, Generation) for thing in gc.get_objects()),
         "tasks": served.server.ask(lambda: len(asyncio.all_tasks())),
         "threads": threading.active_count(),
         "threads of stages": sum(stage.num_threads() for stage in stages),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import math
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from starlette.testclient import TestClient
 
-from orbitsplit.serve import create_app
+from orbitsplit.serve import ServerOptions, create_app
 from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_tokenizer, serving
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -195,6 +198,37 @@ def test_other_content_types_paths_and_methods(client: httpx.Client) -> None:
     refusal(client.get(COMPLETIONS), 405)
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP", "identity, gzip", "compress, gzip"])
+def test_an_encoded_body_is_415_naming_the_encoding(client: httpx.Client, encoding: str) -> None:
+    # It was 400, "not JSON".
+    body = gzip.compress(json.dumps({"model": MODEL, "prompt": "a"}).encode())
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    for path in (COMPLETIONS, CHAT):
+        response = client.post(path, content=body, headers=headers)
+        assert f'the content-encoding is "{encoding}"' in refusal(response, 415)["message"]
+        assert response.headers["accept-encoding"] == "identity"
+
+
+def test_an_encoding_given_twice_is_415(client: httpx.Client) -> None:
+    headers = [("content-type", "application/json"), ("content-encoding", "identity"), ("content-encoding", "gzip")]
+    assert "gzip" in refusal(client.post(COMPLETIONS, content=b"{}", headers=headers), 415)["message"]
+
+
+def test_a_body_without_an_encoding_may_say_so(client: httpx.Client) -> None:
+    body = {"model": MODEL, "prompt": "a", "max_tokens": 2}
+    assert client.post(COMPLETIONS, json=body, headers={"content-encoding": "identity"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health/", "/v1/models/", "/v1/completions/", "/v1/chat/completions/", "/v1/"])
+def test_a_path_with_a_slash_at_its_end_is_404_and_no_redirect(client: httpx.Client, path: str) -> None:
+    # It was redirected to http:// and the server's own port, also behind a proxy with TLS.
+    for method in ("GET", "POST"):
+        response = client.request(method, path, json={})
+        assert response.status_code in (404, 405)
+        assert "location" not in response.headers
+    refusal(client.get(path), 404)
+
+
 def test_more_choices_than_there_can_be_is_400(client: httpx.Client) -> None:
     error = refusal(client.post(COMPLETIONS, json={"model": MODEL, "prompt": ["a"] * 3, "n": 3}), 400)
     assert error["message"] == "the request asks for 9 choices, this server takes at most 8"
@@ -236,7 +270,7 @@ def test_a_key_is_wanted_everywhere_but_for_health(key: str) -> None:
             assert client.get("/v1/models", headers=right).status_code == 200
         with (
             openai.OpenAI(base_url=f"{served.url}/v1", api_key="wrong", max_retries=0) as of_openai,
-            pytest.raises(openai.AuthenticationError, match="wants its API key"),
+            pytest.raises(openai.AuthenticationError, match="requires its API key"),
         ):
             of_openai.models.list()
 
@@ -248,6 +282,12 @@ def test_a_key_is_wanted_everywhere_but_for_health(key: str) -> None:
         ({"max_requests": 0}, "max_requests is 0"),
         ({"max_body_bytes": -1}, "max_body_bytes is -1"),
         ({"api_key": ""}, "api_key is empty"),
+        ({"model_name": ""}, "model_name is empty"),
+        ({"body_timeout_s": 0}, "body_timeout_s is 0"),
+        ({"body_timeout_s": math.inf}, "body_timeout_s is inf"),
+        ({"body_timeout_s": math.nan}, "body_timeout_s is nan"),
+        ({"model_name": None}, "needs model_name and context_tokens"),
+        ({"context_tokens": None}, "needs model_name and context_tokens"),
     ],
 )
 def test_limits_that_admit_nothing_are_refused(options: dict[str, Any], message: str) -> None:
@@ -255,5 +295,35 @@ def test_limits_that_admit_nothing_are_refused(options: dict[str, Any], message:
     try:
         with pytest.raises(ValueError, match=message):
             create_app(engine, byte_tokenizer(), **{"model_name": MODEL, "context_tokens": 9, **options})
+    finally:
+        engine.close()
+
+
+def test_options_of_a_wrong_type_are_refused_by_name_without_the_key() -> None:
+    for name, value in (("model_name", 1), ("api_key", b"open sesame")):
+        with pytest.raises(TypeError, match=f"{name} is a {type(value).__name__}, must be a string") as refused:
+            ServerOptions(**{name: value})
+        assert "sesame" not in str(refused.value)
+    for name in ("context_tokens", "max_requests", "max_body_bytes", "body_timeout_s"):
+        with pytest.raises((TypeError, ValueError), match=name):
+            ServerOptions(**{name: "9"})
+    assert "sesame" not in repr(ServerOptions(api_key="open sesame"))
+
+
+def test_options_are_an_object_or_keywords_or_both() -> None:
+    engine, tokenizer = FakeEngine(), byte_tokenizer()
+    options = ServerOptions(model_name=MODEL, context_tokens=9, max_requests=2)
+    try:
+        for app, expected in (
+            (create_app(engine, tokenizer, options), 2),
+            (create_app(engine, tokenizer, model_name=MODEL, context_tokens=9, max_requests=2), 2),
+            (create_app(engine, tokenizer, options, max_requests=3), 3),
+        ):
+            with TestClient(app) as client:
+                body = {"model": MODEL, "prompt": ["a"] * 4, "max_tokens": 1}
+                message = client.post(COMPLETIONS, json=body).json()["error"]["message"]
+                assert message == f"the request asks for 4 choices, this server takes at most {expected}"
+        with pytest.raises(TypeError, match="colour"):
+            create_app(engine, tokenizer, options, colour="red")
     finally:
         engine.close()

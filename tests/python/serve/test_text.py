@@ -1,4 +1,4 @@
-"""Tokens to text in pieces, and stop strings in pieces, judged by doing it all at once."""
+"""Incremental detokenisation and stop strings, judged by decoding or searching the whole at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from orbitsplit.serve._detokeniser import Detokeniser
+from orbitsplit.serve._detokeniser import Detokeniser, TokenDecoder
 from orbitsplit.serve._stop_strings import StopStrings
 from tests.support.fake_engine import byte_tokenizer
 
@@ -20,7 +20,7 @@ TEXTS = st.text(st.sampled_from("ab ü€🛰\u0301\ufffd\n"), max_size=12)
 
 def pieces_of(tokenizer: Any, prompt: list[int], tokens: list[int]) -> list[str]:
     """Return what a detokeniser gives for each token, and at the end."""
-    detokeniser = Detokeniser(tokenizer, prompt)
+    detokeniser = Detokeniser(TokenDecoder(tokenizer), prompt)
     return [*(detokeniser.feed(token) for token in tokens), detokeniser.flush()]
 
 
@@ -74,6 +74,77 @@ def test_spaces_at_the_beginning_are_those_of_the_whole(words: list[str], has_pr
     if not has_prompt:
         expected = expected.removeprefix(" ")
     assert "".join(pieces_of(LLAMA, prompt, tokens)) == expected
+
+
+def byte_tokens() -> list[int]:
+    """Return the token of each byte: byte-level vocabularies write a byte as the character of its number, if that is
+    printable, and the others as the characters from 256 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in printable)
+    symbols = {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
+    return [BYTES.convert_tokens_to_ids(symbols[byte]) for byte in range(256)]
+
+
+BYTE_TOKENS = byte_tokens()
+INVALID = st.lists(st.sampled_from([0xFF, 0x80, 0xBF, 0xC3, 0xE2, 0x82, 0xF0, 0x9F, 0x9B]), min_size=17, max_size=80)
+
+
+@given(INVALID, st.text(st.sampled_from("ab €🛰\ufffd"), max_size=4))
+def test_long_runs_of_invalid_bytes_come_as_the_whole(invalid: list[int], after: str) -> None:
+    prompt = BYTES("over")["input_ids"]
+    for separated in (False, True):  # by special tokens, which have no text
+        tokens = [BYTE_TOKENS[byte] for byte in (*invalid, *after.encode())]
+        if separated:
+            tokens = [token for byte in tokens for token in (byte, BYTES.eos_token_id)]
+        expected = BYTES.decode(prompt + tokens, skip_special_tokens=True)
+        assert "over" + "".join(pieces_of(BYTES, prompt, tokens)) == expected
+
+
+@given(INVALID, st.text(st.sampled_from("€🛰"), max_size=30))
+def test_a_decoder_of_whole_runs_replaces_a_run_with_one_invalid_byte(invalid: list[int], valid: str) -> None:
+    ids = LLAMA.get_vocab()
+    tokens = [ids[f"<0x{byte:02X}>"] for byte in (0xFF, *invalid, *valid.encode())]
+    prompt, after = [ids["▁over"]], [ids["out"], ids["▁over"]]
+    expected = LLAMA.decode(prompt + tokens + after)
+    assert "over" + "".join(pieces_of(LLAMA, prompt, tokens + after)) == expected
+    assert expected == "over" + "\ufffd" * len(tokens) + "out over"
+
+
+class Counted:
+    """A tokenizer that counts the tokens it decodes."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.decoded = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def decode(self, tokens: list[int], **options: Any) -> str:
+        self.decoded += len(tokens)
+        return str(self._tokenizer.decode(tokens, **options))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "token", "text"),
+    [
+        (BYTES, BYTE_TOKENS[0xFF], "\ufffd"),
+        (BYTES, BYTE_TOKENS[0x80], "\ufffd"),
+        (BYTES, BYTES.eos_token_id, ""),
+        (BYTES, 10_000, ""),  # of an embedding that is padded beyond the vocabulary
+        (LLAMA, LLAMA.get_vocab()["<0xFF>"], "\ufffd"),
+        (BYTES, BYTE_TOKENS[ord("a")], "a"),
+    ],
+)
+def test_endless_tokens_of_a_kind_take_work_in_proportion(tokenizer: Any, token: int, text: str) -> None:
+    # Everything since the last character was decoded again for each token: 2 million tokens for 2000.
+    work = []
+    for count in (1000, 2000):
+        counted = Counted(tokenizer)
+        assert "".join(pieces_of(counted, [], [token] * count)) == text * count
+        work.append(counted.decoded)
+    assert work[0] < 1000 * 60
+    assert work[1] < 2.1 * work[0] + 60
 
 
 def stopped_by_hand(text: str, stops: list[str]) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""What clients may ask for, checked: every parameter is served, ignored on purpose, or refused by name."""
+"""Request bodies, validated: every parameter is served, deliberately ignored, or refused by name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
-from ._api_error import ApiError
+from ._api_error import ApiError, first_line, quoted
 
-# Parameters of OpenAI that are not served, and values of them that ask for nothing: those are accepted, and null.
-_NOT_SERVED: dict[str, tuple[Any, ...]] = {
+# Parameters of OpenAI that are not served. Their neutral values, listed here, and null are accepted.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "frequency_penalty": (0,),
@@ -50,7 +50,7 @@ class StreamOptions(BaseModel):
 
 
 class GenerationRequest(BaseModel):
-    """What both endpoints take."""
+    """The parameters of both endpoints."""
 
     model_config = _STRICT
 
@@ -73,14 +73,14 @@ class GenerationRequest(BaseModel):
         return tuple(stops)
 
     @model_validator(mode="after")
-    def _streams_if_asked_how(self) -> GenerationRequest:
+    def _check_stream_options(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream: true")
         return self
 
     @property
     def includes_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
+        """Whether the last chunk of a stream has the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def sampling(self, choice: int) -> dict[str, Any]:
@@ -88,12 +88,12 @@ class GenerationRequest(BaseModel):
         if self.temperature == 0:
             return {"do_sample": False}
         seed = None if self.seed is None else (self.seed + choice) % 2**63
-        # OpenAI has no top_k: 0 leaves all tokens in, whatever the model is usually sampled with.
+        # OpenAI has no top_k: 0 keeps all tokens, whatever the model's generation config says.
         return {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": self.top_p, "seed": seed}
 
 
 class CompletionRequest(GenerationRequest):
-    """Body of `/v1/completions`; a prompt is text or tokens."""
+    """Body of `/v1/completions`. A prompt is text or token ids."""
 
     prompt: tuple[str | tuple[int, ...], ...]
     max_tokens: NewTokens = 16
@@ -111,7 +111,7 @@ class CompletionRequest(GenerationRequest):
 
 
 class Message(BaseModel):
-    """One message of a chat; content in parts is joined."""
+    """One message of a chat. Content given in parts is joined."""
 
     model_config = _STRICT
 
@@ -121,8 +121,8 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nothing(cls, value: Any) -> Any:
-        # Clients send back the messages they got, with all that these do not have.
+    def _drop_empty(cls, value: Any) -> Any:
+        # Clients send back the messages they received, with null for every field that these lack.
         if not isinstance(value, dict):
             return value
         return {key: item for key, item in value.items() if key == "content" or item not in (None, [])}
@@ -138,14 +138,14 @@ class Message(BaseModel):
 
 
 class ChatRequest(GenerationRequest):
-    """Body of `/v1/chat/completions`; without a limit the answer may fill the context."""
+    """Body of `/v1/chat/completions`. Without a limit the answer may fill the context."""
 
     messages: list[Message] = Field(min_length=1)
     max_tokens: NewTokens | None = None
     max_completion_tokens: NewTokens | None = None
 
     def limit(self) -> tuple[str, int | None]:
-        """Return the name and value of the limit given, the newer name first."""
+        """Return the name and value of the limit given; the newer name takes precedence."""
         if self.max_completion_tokens is not None:
             return "max_completion_tokens", self.max_completion_tokens
         return "max_tokens", self.max_tokens
@@ -155,43 +155,53 @@ AnyRequest = TypeVar("AnyRequest", bound=GenerationRequest)
 
 
 def parse(body: bytes, kind: type[AnyRequest], *, model_name: str) -> AnyRequest:
-    """Return the request in a body. Raises ApiError 400, 404 for another model, for what is wrong with it."""
+    """Return the request in a body.
+
+    Raises ApiError: 400 for a body that is not valid, 404 for another model.
+    """
     try:
         given = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
+    except ValueError as error:  # the parser's, which names the place in the body and nothing else
         raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(given, dict):
-        raise ApiError(400, f"the body is a JSON {type(given).__name__}, expected an object")
-    _refuse_unserved(given, kind)
-    wanted = {key: value for key, value in given.items() if value is not None and key not in _NOT_SERVED}
+        raise ApiError(400, "the body is not a JSON object")
+    _refuse_unsupported(given, kind)
+    served = {key: value for key, value in given.items() if value is not None and key not in _UNSUPPORTED}
     try:
-        request = kind.model_validate(wanted)
+        request = kind.model_validate(served)
     except ValidationError as error:
-        raise _first_fault(error) from error
+        raise _first_error(error) from error
     if request.model != model_name:
-        message = f'there is no model "{request.model}"; this server has "{model_name}"'
-        raise ApiError(404, message, param="model", code="model_not_found")
+        raise unknown_model(request.model, model_name)
     return request
 
 
-def _refuse_unserved(given: dict[str, Any], kind: type[GenerationRequest]) -> None:
+def unknown_model(name: str, served: str) -> ApiError:
+    """Return the error for a model that is not the server's."""
+    message = f'there is no model {quoted(name)}; this server has "{served}"'
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def _refuse_unsupported(given: dict[str, Any], kind: type[GenerationRequest]) -> None:
     for key, value in given.items():
-        # 0 == False and 1 == True in Python, but logprobs: 0 asks for something.
-        accepted = [(type(neutral), neutral) for neutral in _NOT_SERVED.get(key, ())]
+        # 0 == False and 1 == True in Python, but logprobs: 0 is not neutral.
+        accepted = [(type(neutral), neutral) for neutral in _UNSUPPORTED.get(key, ())]
         is_number = isinstance(value, float) and value.is_integer()
         compared = int(value) if is_number else value
-        if key in _NOT_SERVED and value is not None and (type(compared), compared) not in accepted:
-            message = f"{key} is not served" if not accepted else f"{key} is not served, except as {accepted[0][1]!r}"
+        if key in _UNSUPPORTED and value is not None and (type(compared), compared) not in accepted:
+            message = f"{key} is not supported"
+            if accepted:
+                message += f", except as {accepted[0][1]!r}"
             raise ApiError(400, message, param=key, code="unsupported_parameter")
-        if key not in _NOT_SERVED and key not in kind.model_fields:
-            raise ApiError(400, f"unknown parameter {key}", param=key, code="unknown_parameter")
+        if key not in _UNSUPPORTED and key not in kind.model_fields:
+            raise ApiError(400, f"unknown parameter {quoted(key)}", param=key, code="unknown_parameter")
 
 
-def _first_fault(error: ValidationError) -> ApiError:
-    fault = error.errors(include_url=False, include_context=False)[0]
-    path = ".".join(map(str, fault["loc"])) or None
-    message = fault["msg"].removeprefix("Value error, ")
-    code = "missing_required_parameter" if fault["type"] == "missing" else None
+def _first_error(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ".".join(first_line(str(part), 40) for part in first["loc"]) or None
+    message = first["msg"].removeprefix("Value error, ")
+    code = "missing_required_parameter" if first["type"] == "missing" else None
     return ApiError(400, f"{path}: {message}" if path else message, param=path, code=code)
 
 

@@ -1,10 +1,9 @@
-"""One request answered: its generations begun, followed, sent as they come, and ended with the connection."""
+"""The response to one request: its generations are submitted, sent as they proceed, and ended with the connection."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,36 +12,35 @@ from anyio import CapacityLimiter, create_task_group, to_thread
 from starlette.types import Receive, Scope, Send
 
 from ._admission import Admission
-from ._api_error import ApiError
 from ._engine import Engine
-from ._generation import Generation, Wanted
+from ._generation import EngineRequest, Generation
 from ._prompts import Prompts
-from ._reply import ChatReply, Choice, CompletionReply, Reply, usage_of
-from ._requests import ChatRequest, CompletionRequest
-
-_log = logging.getLogger("orbitsplit.serve")
+from ._recovery_log import RecoveryLog
+from ._request_body import ChatRequest, CompletionRequest
+from ._response_body import ChatBody, Choice, CompletionBody, ResponseBody, usage_of
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would keep the stream until it ends
+    (b"x-accel-buffering", b"no"),  # nginx would buffer the stream until its end
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all requests share. One at a time encodes its prompts and submits them: first come, first served."""
+    """What all requests share. One request at a time is encoded and submitted: first come, first served."""
 
     engine: Engine
     prompts: Prompts
     admission: Admission
     model_name: str
     eos_token_ids: tuple[int, ...]
-    turn: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
+    recoveries: RecoveryLog
+    submission: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
 
-class Answer:
-    """The response (an ASGI application) to one request. A client that goes away cancels it."""
+class Response:
+    """The response (an ASGI application) to one request. A client that disconnects cancels it."""
 
     def __init__(self, service: Service, request: CompletionRequest | ChatRequest) -> None:
         self._service = service
@@ -51,14 +49,14 @@ class Answer:
         self._prompt_tokens = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _while_connected(receive, lambda: self._answer(send))
+        await _while_connected(receive, lambda: self._respond(send))
 
-    async def _answer(self, send: Send) -> None:
+    async def _respond(self, send: Send) -> None:
         request = self._request
         prompts = len(request.prompt) if isinstance(request, CompletionRequest) else 1
         generations = self._service.admission.admit(prompts * request.n, self._changed.set)
         try:
-            await to_thread.run_sync(self._start, generations, limiter=self._service.turn)
+            await to_thread.run_sync(self._start, generations, limiter=self._service.submission)
             if request.stream:
                 await self._send_stream(generations, send)
             else:
@@ -66,6 +64,7 @@ class Answer:
         finally:
             for generation in generations:
                 generation.close()
+            self._service.recoveries.update()
 
     def _start(self, generations: list[Generation]) -> None:
         service, request = self._service, self._request
@@ -76,8 +75,8 @@ class Answer:
             prompts = [service.prompts.encode_chat(request.messages)]
             limit = request.limit()
         self._prompt_tokens = sum(map(len, prompts))
-        wanted = [
-            Wanted(
+        requests = [
+            EngineRequest(
                 prompt,
                 service.prompts.new_tokens(*limit, prompt),
                 service.eos_token_ids,
@@ -87,13 +86,11 @@ class Answer:
             for prompt in prompts
             for choice in range(request.n)
         ]
-        for generation, one in zip(generations, wanted, strict=True):
+        for generation, one in zip(generations, requests, strict=True):
             try:
-                generation.start(service.engine, service.prompts.tokenizer, one)
-            except ValueError as error:
-                raise ApiError(400, f"the pipeline refuses the request: {error}") from error
+                generation.start(service.engine, service.prompts.decoder, one)
             except Exception as error:
-                raise self._explained(error) from error
+                raise service.admission.explain(error) from error
 
     async def _send_whole(self, generations: list[Generation], send: Send) -> None:
         pieces: list[list[str]] = [[] for _ in generations]
@@ -104,12 +101,12 @@ class Answer:
         try:
             await self._follow(generations, keep)
         except Exception as error:
-            raise self._explained(error) from error
+            raise self._service.admission.explain(error) from error
         choices = [
             Choice("".join(texts), str(generation.finish_reason))
             for texts, generation in zip(pieces, generations, strict=True)
         ]
-        body = json.dumps(self._reply().whole(choices, self._usage(generations)), ensure_ascii=False).encode()
+        body = json.dumps(self._body().whole(choices, self._usage(generations)), ensure_ascii=False).encode()
         await _send_start(send, 200, [(b"content-type", b"application/json")])
         await send({"type": "http.response.body", "body": body})
 
@@ -120,31 +117,31 @@ class Answer:
 
         async def send_piece(index: int, text: str, finish_reason: str | None) -> None:
             if text:
-                await send_event(reply.text(index, text))
+                await send_event(body.text(index, text))
             if finish_reason is not None:
-                await send_event(reply.end(index, finish_reason))
+                await send_event(body.end(index, finish_reason))
 
-        reply = self._reply()
+        body = self._body()
         await _send_start(send, 200, _STREAM_HEADERS)
         try:
             for index in range(len(generations)):
-                opening = reply.opening(index)
+                opening = body.opening(index)
                 if opening is not None:
                     await send_event(opening)
             await self._follow(generations, send_piece)
             if self._request.includes_usage:
-                await send_event(reply.usage(self._usage(generations)))
+                await send_event(body.usage(self._usage(generations)))
             await send_event("[DONE]")
         except Exception as error:  # too late for a status
-            await send_event(self._explained(error).to_dict())
+            await send_event(self._service.admission.explain(error).to_dict())
         await send({"type": "http.response.body", "body": b""})
 
     async def _follow(
-        self, generations: list[Generation], tell: Callable[[int, str, str | None], Awaitable[None]]
+        self, generations: list[Generation], notify: Callable[[int, str, str | None], Awaitable[None]]
     ) -> None:
-        """Tell each generation's new text and its end. Raises the error of one that failed.
+        """Pass each generation's new text and its end to `notify`. Raises the error of one that failed.
 
-        While `tell` waits for a slow client, text gathers in the generations: it comes in fewer, larger pieces.
+        While `notify` waits for a slow client, the generations buffer their text, which then comes in larger pieces.
         """
         running = dict(enumerate(generations))
         while running:
@@ -157,25 +154,19 @@ class Answer:
                 if finish_reason is not None:
                     del running[index]
                 if text or finish_reason is not None:
-                    await tell(index, text, finish_reason)
-        self._service.admission.failure = None
+                    await notify(index, text, finish_reason)
+        self._service.admission.note_success()
 
-    def _reply(self) -> Reply:
+    def _body(self) -> ResponseBody:
         request, name = self._request, self._service.model_name
         if isinstance(request, ChatRequest):
-            return ChatReply(name, is_usage_announced=request.includes_usage)
+            return ChatBody(name, is_usage_announced=request.includes_usage)
         echoes = [self._service.prompts.echo(prompt) if request.echo else "" for prompt in request.prompt]
         of_choices = [echo for echo in echoes for _ in range(request.n)]
-        return CompletionReply(name, of_choices, is_usage_announced=request.includes_usage)
+        return CompletionBody(name, of_choices, is_usage_announced=request.includes_usage)
 
     def _usage(self, generations: list[Generation]) -> dict[str, int]:
         return usage_of(self._prompt_tokens, sum(generation.tokens for generation in generations))
-
-    def _explained(self, error: Exception) -> ApiError:
-        explained = self._service.admission.explain(error)
-        if explained.status == 500:
-            _log.error("a request failed", exc_info=error)
-        return explained
 
 
 async def _send_start(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -183,7 +174,7 @@ async def _send_start(send: Send, status: int, headers: list[tuple[bytes, bytes]
 
 
 async def _while_connected(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
-    """Await `work`, cancelled when the client disconnects. Raises what it raises."""
+    """Await `work`; cancel it when the client disconnects. Raises what it raises."""
     failure: Exception | None = None
 
     async def watch() -> None:
@@ -195,7 +186,7 @@ async def _while_connected(receive: Receive, work: Callable[[], Awaitable[None]]
         group.start_soon(watch)
         try:
             await work()
-        except Exception as error:  # out of the group it would come wrapped in an ExceptionGroup
+        except Exception as error:  # the task group would wrap it in an ExceptionGroup
             failure = error
         group.cancel_scope.cancel()
     if failure is not None:

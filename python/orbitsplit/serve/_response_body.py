@@ -1,4 +1,4 @@
-"""Answers as JSON objects, of either endpoint, whole and in chunks."""
+"""Response bodies of both endpoints as JSON objects: complete, and in chunks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Choice:
     finish_reason: str
 
 
-class Reply(Protocol):
-    """How an endpoint words its answer."""
+class ResponseBody(Protocol):
+    """The response of an endpoint, complete or in chunks."""
 
     def whole(self, choices: list[Choice], usage: dict[str, int]) -> dict[str, Any]:
-        """Return the answer that is not streamed."""
+        """Return the response that is not streamed."""
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """Return the first chunk of a choice, None if it has none of its own."""
@@ -36,7 +36,7 @@ class Reply(Protocol):
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Return the counts of tokens as clients read them."""
+    """Return the token counts in the form of the API."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -44,16 +44,16 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-class CompletionReply:
-    """Answers of `/v1/completions`; `echoes` holds what goes before each choice's text, "" for nothing."""
+class CompletionBody:
+    """Responses of `/v1/completions`; `echoes` has the text before each choice's own, "" for none."""
 
     def __init__(self, model: str, echoes: list[str], *, is_usage_announced: bool) -> None:
-        self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", **_made_now(model)}
+        self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", **_created_now(model)}
         self._echoes = echoes
         self._tail = {"usage": None} if is_usage_announced else {}
 
     def whole(self, choices: list[Choice], usage: dict[str, int]) -> dict[str, Any]:
-        """Return the answer that is not streamed."""
+        """Return the response that is not streamed."""
         records = [
             _completion(index, self._echoes[index] + choice.text, choice.finish_reason)
             for index, choice in enumerate(choices)
@@ -77,16 +77,16 @@ class CompletionReply:
         return {**self._head, "choices": [], "usage": usage}
 
 
-class ChatReply:
-    """Answers of `/v1/chat/completions`."""
+class ChatBody:
+    """Responses of `/v1/chat/completions`."""
 
     def __init__(self, model: str, *, is_usage_announced: bool) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._made = _made_now(model)
+        self._created = _created_now(model)
         self._tail = {"usage": None} if is_usage_announced else {}
 
     def whole(self, choices: list[Choice], usage: dict[str, int]) -> dict[str, Any]:
-        """Return the answer that is not streamed."""
+        """Return the response that is not streamed."""
         records = [
             {
                 "index": index,
@@ -96,10 +96,10 @@ class ChatReply:
             }
             for index, choice in enumerate(choices)
         ]
-        return {"id": self._id, "object": "chat.completion", **self._made, "choices": records, "usage": usage}
+        return {"id": self._id, "object": "chat.completion", **self._created, "choices": records, "usage": usage}
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """Return a chunk that says who speaks."""
+        """Return a chunk with the role."""
         return self._chunk([_delta(index, {"role": "assistant", "content": ""}, None)])
 
     def text(self, index: int, text: str) -> dict[str, Any]:
@@ -115,10 +115,10 @@ class ChatReply:
         return {**self._chunk([]), "usage": usage}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"id": self._id, "object": "chat.completion.chunk", **self._made, "choices": choices, **self._tail}
+        return {"id": self._id, "object": "chat.completion.chunk", **self._created, "choices": choices, **self._tail}
 
 
-def _made_now(model: str) -> dict[str, Any]:
+def _created_now(model: str) -> dict[str, Any]:
     return {"created": int(time.time()), "model": model}
 
 
