@@ -170,7 +170,8 @@ class ActivationInlet:
         x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, size))
         if x.shape != expected or x.dtype != self._dtype:
             raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
-        return x
+        # Where torch puts it, as a stage needs it: copied here, what was decoded is gone before the forward.
+        return x.clone()
 
 
 class TokenOutlet:
