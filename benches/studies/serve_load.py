@@ -114,7 +114,7 @@ def save_model(folder: Path, groups: int) -> Judge:
     whole = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in whole.parameters():
-            if parameter.dim() > 1:  # so large that no rounding decides which token comes
+            if parameter.dim() > 1:  # so large that logits lie far apart
                 parameter.normal_(0.0, 0.25)
     whole.generation_config = GenerationConfig(pad_token_id=end, eos_token_id=end)
     whole.save_pretrained(folder / "model")
@@ -122,7 +122,7 @@ def save_model(folder: Path, groups: int) -> Judge:
     plan = osp.Plan.manual(cuts=[LAYERS // 2], layers=LAYERS)
     # As many groups are under way at once as the plan has micro-batches.
     replace(plan, model="model", workload=osp.Workload(micro_batches=groups)).save(folder / "plan.json")
-    return Judge(whole, tokenizer)
+    return Judge(LlamaForCausalLM.from_pretrained(folder / "model").eval(), tokenizer)
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,14 @@ class Judge:
     def answer(self, given: str, new_tokens: int) -> tuple[str, int]:
         """Return what follows a text, and how many tokens that is, the end token included."""
         inputs = self.tokenizer(given, return_tensors="pt")
-        with torch.inference_mode():
-            tokens = self.whole.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)[0]
+        # With one thread and weights as the file has them, as in the stages: sums are made in the same order then.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.inference_mode():
+                tokens = self.whole.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)[0]
+        finally:
+            torch.set_num_threads(threads)
         text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removeprefix(given), len(tokens) - inputs.input_ids.shape[1]
 

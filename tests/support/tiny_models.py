@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +12,17 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    DynamicCache,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 LAYERS = 4
 HIDDEN = 32
@@ -68,7 +74,7 @@ def tiny_config(family: str = "llama", **changes: Any) -> PreTrainedConfig:
 
 
 def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """Build a random model whose logits are far enough apart that greedy tokens are not decided by rounding."""
+    """Build a random model whose logits are so far apart that rounding rarely decides a greedy token."""
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
     with torch.no_grad():
@@ -80,10 +86,70 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
 
 
 def save_tiny_model(directory: Path, family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """Save a random model into `directory` as transformers does, and return it."""
-    model = tiny_model(family, seed=seed, **changes)
-    model.save_pretrained(directory, max_shard_size="20KB")
-    return model
+    """Save a random model into `directory` as transformers does, and return it as it is loaded from there."""
+    tiny_model(family, seed=seed, **changes).save_pretrained(directory, max_shard_size="20KB")
+    return load_unsplit(directory)
+
+
+def load_unsplit(directory: Path) -> PreTrainedModel:
+    """Load the judge of stages: the same weights in one process, from the same files.
+
+    Matrix products may round differently by where in memory their operands lie, and weights lie as files have them.
+    """
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return model.eval()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one torch thread, as stages do by default; more of them divide sums and round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def computing_in_groups(model: PreTrainedModel, groups: int) -> Iterator[None]:
+    """Let a model compute as a pipeline with so many groups does: the rows of each on their own, with one thread.
+
+    Kernels for other numbers of rows may round differently. What is compared to the last bit must have been computed in
+    the same shapes; which those are is no matter of the model's, so its own `generate` remains the judge.
+    """
+    forward = model.forward
+    caches: list[DynamicCache] = []
+
+    @functools.wraps(forward)
+    def in_groups(**inputs: Any) -> CausalLMOutputWithPast:
+        cache = inputs.pop("past_key_values", None)
+        rows, tokens = inputs["input_ids"].shape
+        parts = torch.arange(rows).tensor_split(min(groups, rows))
+        if cache is None:
+            own: list[DynamicCache | None] = [None] * len(parts)
+        else:
+            if cache.get_seq_length() == 0:
+                caches[:] = [DynamicCache(config=model.config) for _ in parts]
+            own = list(caches)
+            for layer in range(model.config.num_hidden_layers):  # `generate` reads lengths from it
+                cache.update(*[torch.zeros(rows, 1, tokens, 1)] * 2, layer)
+        logits = [
+            forward(**{name: _rows(value, part) for name, value in inputs.items()}, past_key_values=part_cache).logits
+            for part, part_cache in zip(parts, own, strict=True)
+        ]
+        return CausalLMOutputWithPast(logits=torch.cat(logits), past_key_values=cache)
+
+    model.forward = in_groups
+    try:
+        with one_thread():
+            yield
+    finally:
+        del model.forward
+
+
+def _rows(value: Any, part: Tensor) -> Any:
+    return value[part] if isinstance(value, Tensor) else value
 
 
 def tiny_prompts(lengths: tuple[int, ...], *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

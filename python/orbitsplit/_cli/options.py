@@ -38,6 +38,13 @@ MaxAccuracyDrop = Annotated[float | None, typer.Option(help="Drop of accuracy al
 PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
 ProfileFile = Annotated[Path | None, typer.Option("--profile", help="Profile to plan again with after a loss.")]
 NetworkForLoss = Annotated[Path | None, typer.Option("--network", help="Network to plan again for after a loss.")]
+ExactResume = Annotated[
+    bool,
+    typer.Option(
+        "--exact-resume/--quick-resume",
+        help="After a loss: replay known tokens one at a time, for the same text, or compute them at once, sooner.",
+    ),
+]
 LinksFile = Annotated[Path | None, typer.Option("--links", help="Link conditions over time (TOML).")]
 ModelInstead = Annotated[
     str | None, typer.Option("--model", help="Directory, GGUF file or hub id; default: the plan's.")

@@ -13,6 +13,7 @@ import orbitsplit as osp
 from . import views
 from .options import (
     CodebookFile,
+    ExactResume,
     Json,
     LinksFile,
     ModelInstead,
@@ -64,6 +65,7 @@ def run_plan(
     links: LinksFile = None,
     profile: ProfileFile = None,
     network: NetworkForLoss = None,
+    exact_resume: ExactResume = True,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -84,9 +86,8 @@ def run_plan(
     check_picture(output)
     sampling: dict[str, Any] = {"do_sample": sample, "temperature": temperature, "top_p": top_p, "seed": seed}
     with views.Report(err) as report:
-        pipe, tokenizer = _open(
-            loaded, model, codebook, links, _replanning(codebook, profile, network), report, is_torchrun=rank == 0
-        )
+        replan = _replanning(codebook, profile, network)
+        pipe, tokenizer = _open(loaded, model, codebook, links, replan, exact_resume, report, is_torchrun=rank == 0)
         count = (loaded.workload.new_tokens or 32) if new_tokens is None else new_tokens
         with pipe:
             inputs = tokenizer(prompt, return_tensors="pt", padding=True)
@@ -110,6 +111,7 @@ def serve(
     links: LinksFile = None,
     profile: ProfileFile = None,
     network: NetworkForLoss = None,
+    exact_resume: ExactResume = True,
 ) -> None:
     """Serve a plan to OpenAI clients: /v1/completions and /v1/chat/completions, streaming or not.
 
@@ -119,7 +121,7 @@ def serve(
 
     loaded = osp.Plan.load(plan)
     with views.Report(err) as report:
-        pipe, _ = _open(loaded, model, codebook, links, _replanning(codebook, profile, network), report)
+        pipe, _ = _open(loaded, model, codebook, links, _replanning(codebook, profile, network), exact_resume, report)
     with pipe:
         serve_model(
             pipe,
@@ -182,6 +184,7 @@ def _open(
     codebook: Path | None,
     links: Path | None,
     replan: Any,
+    exact_resume: bool,
     report: views.Report,
     *,
     is_torchrun: bool = False,
@@ -204,6 +207,7 @@ def _open(
         codebook=codebook,
         conditions=None if links is None else osp.LinkConditions.load(links),
         replan=replan,
+        exact_resume=exact_resume,
         progress=report,
         where=where,
     )

@@ -37,6 +37,8 @@ from .source import example_inputs, forget_padding, model_class, read_config, un
 
 # What is resident twice at a time.
 _PIECE_BYTES = 8 << 20
+# Of what torch allocates on a CPU, in bytes.
+_ALIGNMENT = 64
 _DTYPES = {stored: getattr(torch, name) for stored, name in SAFETENSORS_DTYPES.items()}
 _MADV_DONTNEED = 4
 _WANTED = "_orbitsplit_wanted_dtypes"
@@ -68,8 +70,8 @@ class StageModel:
         _, layers = find_layers(model)
         if not self.is_first:
             layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
-        if not self.is_last:
-            layers[-1].register_forward_hook(self._leave)
+        self._leaves = not self.is_last
+        layers[-1].register_forward_hook(self._leave)
 
     @classmethod
     def load(cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32) -> StageModel:
@@ -115,21 +117,23 @@ class StageModel:
         return DynamicCache(config=self.config.get_text_config(decoder=True))
 
     @torch.inference_mode()
-    def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache, *, without_head: bool = False) -> Tensor:
         """Run the stage on new tokens and extend the cache.
 
         `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
         `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
-        or on the last stage the logits [B, V] of the last position.
+        or on the last stage the logits [B, V] of the last position; `without_head` the hidden state there too.
         """
         inputs = self._inputs(x, attention_mask)
-        self._received = x
+        self._received = _aligned(x)
+        self._leaves = without_head or not self.is_last
         try:
             output = self.model(**inputs, past_key_values=cache, use_cache=True)
         except _StageExit as left:
             return left.hidden
         finally:
             self._received = None
+            self._leaves = not self.is_last
         logits: Tensor = output.logits[:, -1]
         return logits
 
@@ -143,7 +147,8 @@ class StageModel:
         name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
         """
         options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
-        self._received = x
+        inputs = {name: _aligned(value) for name, value in inputs.items()}
+        self._received = None if x is None else _aligned(x)
         try:
             output = self.model(**inputs, **options)
         except _StageExit as left:
@@ -172,7 +177,8 @@ class StageModel:
         return args, {**kwargs, "hidden_states": self._received}
 
     def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
+        if self._leaves:
+            raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
 
     def _check_forward(self) -> None:
         # Stand-ins of the embeddings give NaN, so a layer or head that reads them past the first layer shows here.
@@ -195,6 +201,11 @@ class StageModel:
             return [self.forward(x, torch.ones(rows, tokens, dtype=torch.long), self.new_cache())]
         output = self.forward_once(x, inputs)
         return [output] if isinstance(output, Tensor) else list(output.values())
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Return a tensor in memory as torch itself allocates it: matrix products may round differently elsewhere."""
+    return x if x.data_ptr() % _ALIGNMENT == 0 and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
 
 
 class _StageExit(BaseException):

@@ -5,11 +5,12 @@ link another is computed: prefill fills the chain back to back, and a group star
 token is back, with no barrier in between. Groups may begin and end at any time.
 
     first stage     Lead     begins groups, owns their tokens and their ends, sends the next step when a token is back
-    other stages    follow   forward whatever arrives; the last one turns logits into tokens for the first
+    other stages    Follower forward whatever arrives; the last one turns logits into tokens for the first
 
 Every message is an answer to one before it, except those that begin a group. A group has one message under way, so
-where one arrives damaged, nothing else of the group is on any link: the group's place is told down the chain, and the
-first stage begins it again with the tokens it has.
+where one arrives damaged, nothing else of the group is on any link: this is told down the chain, and the first stage
+sends its last message of the group once more, as does every stage that it reaches, up to the one that missed it.
+Nothing is computed twice, so caches are what they would have been, to the last bit.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from torch import Tensor
 
 from orbitsplit.runtime._messages.groups import Group
 
-# How often in a row a group is begun again after damage, with no token in between. Damage is rare where links work.
+# How often in a row a group's messages are sent again after damage, with no token in between. Damage is rare where
+# links work.
 MOST_DAMAGES = 8
 
 
@@ -65,6 +67,9 @@ class Outlet(Protocol):
     def send(self, group: int, step: int, x: Tensor) -> None:
         """Send a further result on."""
 
+    def repeat(self, group: int) -> None:
+        """Send the last result of a group once more: a later stage did not get what was made of it."""
+
     def tell(self, kind: Kind, group: int = 0) -> None:
         """Send a message without a result on: END, DAMAGED or STOP."""
 
@@ -73,7 +78,7 @@ class Forward(Protocol):
     """What a stage computes, with one KV cache per group."""
 
     def begin(self, group: Group) -> None:
-        """Make room for a group, anew if it is there already."""
+        """Make room for a group."""
 
     def forward(self, group: int, step: int, x: Any) -> Tensor:
         """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage.
@@ -145,7 +150,7 @@ class Lead:
         if running.is_cancelled:
             self._finish(running)
         elif message.x is None:
-            self._begin_again(running)
+            self._repeat(running)
         elif not running.group.generates:
             self._finish(running)
         elif self._goes_on(running, message.x):
@@ -175,16 +180,13 @@ class Lead:
         self._report.tokens(group.id, tokens)
         return bool(running.rows_running.any()) and len(running.got) < group.max_new_tokens
 
-    def _begin_again(self, running: _Running) -> None:
+    def _repeat(self, running: _Running) -> None:
         running.damages += 1
         if running.damages > MOST_DAMAGES:
             self._report.fail(running.group.id, f"{running.damages} of its messages in a row arrived damaged")
             self._forget(running)
             return
-        if running.got:
-            got = torch.stack(running.got, dim=1)
-            running.x, running.group, running.got = torch.cat([running.x, got], dim=1), running.group.continued(got), []
-        self._start(running)
+        self._outlet.repeat(running.group.id)
 
     def _finish(self, running: _Running) -> None:
         self._report.end(running.group.id)
@@ -198,21 +200,40 @@ class Lead:
         self._fill()
 
 
-def follow(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
-    """Run any other stage: forward what arrives until it is told to stop."""
-    while True:
-        message = inlet.receive()
-        if message.begun is not None:
-            stage.begin(message.begun)
-            outlet.begin(message.begun, stage.forward(message.group, 0, message.x))
-        elif message.kind is Kind.STEP:
-            outlet.send(message.group, message.step, stage.forward(message.group, message.step, message.x))
+class Follower:
+    """Any other stage: forwards what arrives, and what it has forwarded already, it sends again."""
+
+    def __init__(self, stage: Forward, outlet: Outlet) -> None:
+        self._stage = stage
+        self._outlet = outlet
+        self._steps: dict[int, int] = {}  # of each group the last one that arrived whole
+
+    def take(self, message: Message) -> bool:
+        """Take the next message; return whether there will be more."""
+        kind, group, step, x, begun = message
+        if kind is not Kind.BEGIN and kind is not Kind.STEP:
+            if kind is Kind.END:
+                self._stage.drop(group)
+                self._steps.pop(group, None)
+            self._outlet.tell(kind, group)
+            return kind is not Kind.STOP
+        if self._steps.get(group) == step:
+            self._outlet.repeat(group)
+            return True
+        self._steps[group] = step
+        if begun is not None:
+            self._stage.begin(begun)
+            self._outlet.begin(begun, self._stage.forward(group, step, x))
         else:
-            if message.kind is Kind.END:
-                stage.drop(message.group)
-            outlet.tell(message.kind, message.group)
-            if message.kind is Kind.STOP:
-                return
+            self._outlet.send(group, step, self._stage.forward(group, step, x))
+        return True
+
+
+def follow(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
+    """Run any other stage until it is told to stop."""
+    follower = Follower(stage, outlet)
+    while follower.take(inlet.receive()):
+        pass
 
 
 class Loopback:
@@ -228,6 +249,10 @@ class Loopback:
     def send(self, group: int, step: int, x: Tensor) -> None:
         """Return further tokens."""
         self._put(Message(Kind.STEP, group, step, x))
+
+    def repeat(self, group: int) -> None:
+        """Fail: what never leaves the process is not damaged."""
+        raise AssertionError(f"a message of group {group} was lost within a process")
 
     def tell(self, kind: Kind, group: int = 0) -> None:
         """Tell nobody: there is no other stage."""

@@ -21,7 +21,14 @@ import orbitsplit as osp
 from orbitsplit.__main__ import main
 from orbitsplit._cli import views
 from tests.support.fake_engine import byte_tokenizer
-from tests.support.tiny_models import LAYERS, save_tiny_model, save_tiny_tokenizer, tiny_model
+from tests.support.tiny_models import (
+    LAYERS,
+    computing_in_groups,
+    load_unsplit,
+    save_tiny_model,
+    save_tiny_tokenizer,
+    tiny_model,
+)
 
 PROBLEM: dict[str, Any] = {
     "layers": ["a", "b", "c"],
@@ -293,7 +300,7 @@ class Chain:
     def continued(self, prompt: str, new_tokens: int, **options: Any) -> str:
         """Return what the whole model says after a prompt."""
         inputs = self.tokenizer(prompt, return_tensors="pt")
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_in_groups(self.whole, 1):
             tokens = self.whole.generate(**inputs, max_new_tokens=new_tokens, **options)
         return str(self.tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
 
@@ -307,6 +314,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     whole.generation_config = GenerationConfig(pad_token_id=end, eos_token_id=end)
     whole.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    whole = load_unsplit(folder / "model")
     (folder / "network.toml").write_text(CHAIN)
     (folder / "links.toml").write_text(LINKS)
     osp.profile(folder / "model", prompt_tokens=16, measure=True).save(folder / "profile.json")

@@ -68,8 +68,9 @@ def unsplit(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, 
 
 
 def assert_equal(ours: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> None:
+    # The same kernels, shapes, threads and weights in memory: equal to the last bit, whatever the processor.
     assert torch.equal(ours[0], expected[0])
-    torch.testing.assert_close(ours[1], expected[1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.stack(ours[1]), torch.stack(expected[1]))
 
 
 def assert_equal_to_generate(model: PreTrainedModel, stages: list[StageModel], lengths: tuple[int, ...]) -> None:
@@ -247,7 +248,22 @@ def test_two_caches_do_not_mix(tmp_path: Path) -> None:
     together = stage.forward(ids, mask, stage.new_cache())
     caches = [stage.new_cache(), stage.new_cache()]
     alone = [stage.forward(ids[row : row + 1], mask[row : row + 1], caches[row]) for row in (0, 1)]
-    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-5, atol=1e-5)
+    # Kernels for one row and for two may sum in another order: at most 64 products of float32 in each of four layers.
+    # What is read from the wrong cache changes the first digit.
+    torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 9])
+def test_where_a_hidden_state_lies_in_memory_changes_nothing(tokens: int, tmp_path: Path) -> None:
+    # What is received lies anywhere. Without a norm before it, a matrix product summed it in another order then.
+    save_tiny_model(tmp_path, "opt", do_layer_norm_before=False)
+    stage = StageModel.load(tmp_path, 1, TOP)
+    x, mask = torch.randn(2, tokens, HIDDEN), torch.ones(2, tokens, dtype=torch.int64)
+    expected = stage.forward(x, mask, stage.new_cache())
+    memory = torch.empty(x.numel() + 16)
+    for offset in range(16):
+        moved = memory[offset : offset + x.numel()].view_as(x).copy_(x)
+        assert torch.equal(stage.forward(moved, mask, stage.new_cache()), expected)
 
 
 def test_bfloat16(tmp_path: Path) -> None:

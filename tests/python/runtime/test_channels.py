@@ -32,16 +32,23 @@ class Memory:
     """Both ends of a channel, in memory; `damaged` payloads arrive as the transport tells of them."""
 
     messages: deque[tuple[Header, bytes, bytes | None]] = field(default_factory=deque)
+    last: dict[int, tuple[Header, bytes, bytes | None]] = field(default_factory=dict)
 
     def send(
         self, header: Header, payload: bytes = b"", *, description: bytes = b"", is_answered: bool = True
     ) -> tuple[float, float]:
         header = header._replace(payload_bytes=len(payload), description_bytes=len(description))
         self.messages.append((header, description, bytes(payload)))
+        if is_answered:
+            self.last[header.group] = self.messages[-1]
         return 10.0, 12.0
 
+    def repeat(self, group: int) -> tuple[Header, float, float]:
+        self.messages.append(self.last[group])
+        return self.last[group][0], 12.0, 14.0
+
     def forget(self, group: int) -> None:
-        pass
+        self.last.pop(group, None)
 
     def receive(self) -> tuple[Header, memoryview, memoryview | None]:
         header, description, payload = self.messages.popleft()
@@ -125,6 +132,24 @@ def test_frames_and_bytes_of_recorded_groups_are_counted() -> None:
         original_bytes=2 * 7 * HIDDEN * 4,
     )
     assert ends.outlet.take_traffic(3) == ends.outlet.take_traffic(4) == Traffic()
+
+
+def test_what_is_sent_again_is_what_was_sent_and_counts_as_a_frame() -> None:
+    ends = activation_ends("int8")
+    ends.outlet.begin(GROUP, activation(5))
+    first = ends.inlet.receive()
+    ends.outlet.tell(Kind.DAMAGED, 3)  # of a stage before: what was sent may yet be asked for
+    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+    ends.outlet.repeat(3)
+    again = ends.inlet.receive()
+    assert again._replace(x=None) == first._replace(x=None)
+    assert torch.equal(arrived(again), arrived(first))
+    events, _ = ends.recorder.take(3)
+    assert [event[3:] for event in events if event[0] == "send"] == [(10.0, 12.0), (12.0, 14.0)]
+    frame_bytes = len(osp.compress(activation(5), codec="int8"))
+    assert ends.outlet.take_traffic(3) == Traffic(2, 2 * frame_bytes, 0, 2 * 2 * 5 * HIDDEN * 4)
+    ends.outlet.tell(Kind.END, 3)
+    assert ends.memory.last == {}
 
 
 @pytest.mark.parametrize("kind", [Kind.END, Kind.DAMAGED, Kind.STOP])

@@ -17,12 +17,21 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 import orbitsplit as osp
 from orbitsplit._models.source import demo_model
 from orbitsplit.runtime import Pipeline
-from tests.support.tiny_models import HIDDEN, LAYERS, PAD, VOCABULARY, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import (
+    HIDDEN,
+    LAYERS,
+    PAD,
+    VOCABULARY,
+    computing_in_groups,
+    load_unsplit,
+    save_tiny_model,
+    tiny_prompts,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -37,8 +46,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unsplit(directory: Path) -> PreTrainedModel:
     """The judge: the same weights in one process, under transformers' own generate."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    return model.eval()
+    return load_unsplit(directory)
 
 
 def make_plan(cuts: list[int], *, micro_batches: int = 1, codecs: list[str | None] | None = None) -> osp.Plan:
@@ -74,11 +82,19 @@ def slow_links(directory: Path) -> Iterator[Pipeline]:
 
 
 def greedy(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, new_tokens: int, **options: object
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    new_tokens: int,
+    *,
+    groups: int = 2,
+    **options: object,
 ) -> Tensor:
-    tokens: Tensor = model.generate(
-        input_ids, attention_mask=attention_mask, max_new_tokens=new_tokens, do_sample=False, **options
-    )
+    """What one process generates, in the shapes of a pipeline of so many groups."""
+    with computing_in_groups(model, groups):
+        tokens: Tensor = model.generate(
+            input_ids, attention_mask=attention_mask, max_new_tokens=new_tokens, do_sample=False, **options
+        )
     return tokens
 
 
@@ -129,7 +145,7 @@ def test_padding_is_told_from_the_pad_token_in_force(three_stages: Pipeline, uns
     other = 96
     assert (input_ids != other).all()
     input_ids[mask == 0] = other
-    expected = unsplit.generate(input_ids, max_new_tokens=8, pad_token_id=other)
+    expected = greedy(unsplit, input_ids, None, 8, pad_token_id=other)
     assert torch.equal(three_stages.generate(input_ids, max_new_tokens=8, pad_token_id=other), expected)
 
 
@@ -250,7 +266,7 @@ def test_one_stage_is_a_plain_model_whose_failure_names_its_node(tmp_path: Path)
 @pytest.mark.timeout(600)
 def test_a_real_model_in_four_processes() -> None:
     path = demo_model()
-    whole: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    whole = load_unsplit(path)
     plan = osp.Plan.manual(cuts=[4, 9, 14], layers=18)
     plan = replace(plan, workload=osp.Workload(micro_batches=2))
     with Pipeline(plan, path) as pipe:
@@ -426,12 +442,9 @@ def generate_with_frames(
         assert stage.level is not None
         module = model.model.layers[stage.cut] if stage.cut < LAYERS else model.model.norm
         handles.append(module.register_forward_pre_hook(sending(stage.cut, stage.level)))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
     try:
-        return greedy(model, input_ids, mask, new_tokens, eos_token_id=-1), sizes
+        return greedy(model, input_ids, mask, new_tokens, groups=1, eos_token_id=-1), sizes
     finally:
-        torch.set_num_threads(threads)
         for handle in handles:
             handle.remove()
 
@@ -456,7 +469,7 @@ def test_tokens_equal_those_of_one_process_with_the_same_frames(
     expected, sizes = generate_with_frames(unsplit, calibrated.plan, book, input_ids, mask, 24)
     assert torch.equal(calibrated.generate(input_ids, mask, max_new_tokens=24, eos_token_id=()), expected)
     if lengths != (1,):  # and the frames do change what is said
-        assert not torch.equal(expected, greedy(unsplit, input_ids, mask, 24, eos_token_id=-1))
+        assert not torch.equal(expected, greedy(unsplit, input_ids, mask, 24, groups=1, eos_token_id=-1))
     run = calibrated.last_run
     assert run is not None
     for link, cut in zip(run.links, CUTS, strict=True):

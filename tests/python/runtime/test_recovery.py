@@ -16,12 +16,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 import orbitsplit as osp
 from orbitsplit.runtime import Pipeline
+from orbitsplit.runtime._messages.control import unpack_request
+from orbitsplit.runtime._messages.groups import Group
 from tests.support import chaos
 from tests.support.chaos import PROMPT_TOKENS, Subject
+from tests.support.tiny_models import computing_in_groups, load_unsplit
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -56,7 +58,7 @@ def tight_network(tiny: Subject, names: tuple[str, ...] = NAMES) -> osp.Network:
 def make_plan(tiny: Subject, *, cuts: tuple[int, ...] = (2, 4)) -> osp.Plan:
     plan = osp.Plan.manual(cuts=cuts, layers=len(tiny.profile.layers) - 2)
     stages = tuple(replace(stage, node=name) for stage, name in zip(plan.stages, NAMES, strict=False))
-    workload = osp.Workload(micro_batches=3, prompt_tokens=PROMPT_TOKENS, new_tokens=tiny.new_tokens)
+    workload = osp.Workload(micro_batches=chaos.ROWS, prompt_tokens=PROMPT_TOKENS, new_tokens=tiny.new_tokens)
     return replace(plan, stages=stages, workload=workload)
 
 
@@ -110,6 +112,31 @@ def test_the_text_is_the_same_after_a_node_was_killed(tiny: Subject, rank: int) 
         # It goes on being usable, with measurements.
         pipe.generate(tiny.prompts, max_new_tokens=4, **ASKED)
         assert pipe.last_run is not None
+
+
+@pytest.mark.parametrize("exact_resume", [True, False])
+def test_known_tokens_are_replayed_unless_a_quick_resume_is_asked_for(tiny: Subject, exact_resume: bool) -> None:
+    begun: list[Group] = []
+    with opened(tiny, exact_resume=exact_resume) as pipe:
+        request = pipe._sessions._request
+
+        def watched(data: bytes) -> None:
+            if data and not isinstance(asked := unpack_request(data), int):
+                begun.append(asked[0])
+            request(data)
+
+        pipe._sessions._request = watched  # type: ignore[method-assign]
+        tokens = generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL))
+        assert len(pipe.recoveries) == 1
+    known = [group.tokens - chaos.PROMPT_TOKENS for group in begun]
+    assert known[: chaos.ROWS] == [0] * chaos.ROWS
+    assert len(known) == 2 * chaos.ROWS
+    assert min(known[chaos.ROWS :]) >= 18
+    assert [group.replayed for group in begun] == (known if exact_resume else [0] * len(known))
+    # At once other tokens may win where two are nearly level, but none of those that were known.
+    same = tiny.new_tokens if exact_resume else min(known[chaos.ROWS :])
+    assert tokens.shape == tiny.expected.shape
+    assert torch.equal(tokens[:, : chaos.PROMPT_TOKENS + same], tiny.expected[:, : chaos.PROMPT_TOKENS + same])
 
 
 def test_the_text_is_the_same_after_a_node_hung_and_then_another_was_killed(tiny: Subject) -> None:
@@ -176,10 +203,11 @@ def test_a_node_that_is_lost_while_it_joins_is_a_further_loss(tiny: Subject) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set as Linux does")
 def test_a_node_that_runs_out_of_memory_is_lost(tiny: Subject) -> None:
     prompts = torch.randint(3, 97, (48, 500), generator=torch.Generator().manual_seed(0))
-    whole = AutoModelForCausalLM.from_pretrained(tiny.model, dtype=torch.float32).eval()
-    expected = whole.generate(
-        prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=2, do_sample=False, eos_token_id=None
-    )
+    whole = load_unsplit(tiny.model)
+    with computing_in_groups(whole, chaos.ROWS):
+        expected = whole.generate(
+            prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=2, do_sample=False, eos_token_id=None
+        )
     with opened(tiny) as pipe:
         # Room for what is there already, and a little more: far less than the layers need for these prompts.
         limit = psutil.Process(pipe.pids[1]).memory_info().vms + (8 << 20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._schedule import MOST_DAMAGES, Kind, Lead, Loopback, Message, follow
+from orbitsplit.runtime._schedule import MOST_DAMAGES, Follower, Kind, Lead, Loopback, Message, follow
 
 VOCABULARY, PAD = 23, 0
 
@@ -78,6 +77,7 @@ class Wire:
 
     damages: Callable[[Message], bool] = lambda _message: False
     messages: deque[Message] = field(default_factory=deque)
+    last: dict[int, Message] = field(default_factory=dict)
 
     def begin(self, group: Group, x: Tensor) -> None:
         self._put(Message(Kind.BEGIN, group.id, 0, x, group))
@@ -85,10 +85,16 @@ class Wire:
     def send(self, group: int, step: int, x: Tensor) -> None:
         self._put(Message(Kind.STEP, group, step, x))
 
+    def repeat(self, group: int) -> None:
+        self._put(self.last[group])
+
     def tell(self, kind: Kind, group: int = 0) -> None:
+        if kind is Kind.END:
+            self.last.pop(group, None)
         self.messages.append(Message(kind, group))
 
     def _put(self, message: Message) -> None:
+        self.last[message.group] = message
         self.messages.append(Message(Kind.DAMAGED, message.group) if self.damages(message) else message)
 
     def receive(self) -> Message:
@@ -124,10 +130,6 @@ class Reported:
         self.failed[group] = reason
 
 
-class _EmptyError(Exception):
-    pass
-
-
 class Chain:
     """Stages and links in memory; what is delivered next is chosen by a random number, each link keeps its order."""
 
@@ -138,6 +140,7 @@ class Chain:
         self.toys = [ToyStage(k == stages - 1) for k in range(stages)]
         self.wires = [Wire(quiet) for _ in range(stages - 1)] + [TokenWire(quiet)]
         self.report = Reported()
+        self.followers = [Follower(*ends) for ends in zip(self.toys[1:], self.wires[1:], strict=True)]
         self.lead = Lead(self.toys[0], self.wires[0], self.report, most_groups=most_groups)
         self._random = random.Random(seed)
 
@@ -150,19 +153,7 @@ class Chain:
         if k == len(self.wires) - 1:
             self.lead.returned(self.wires[k].receive())
             return True
-        messages = self.wires[k].messages
-
-        class One:
-            def receive(self) -> Message:
-                if self.is_used:
-                    raise _EmptyError
-                self.is_used = True
-                return messages.popleft()
-
-            is_used = False
-
-        with contextlib.suppress(_EmptyError):
-            follow(self.toys[k + 1], One(), self.wires[k + 1])
+        self.followers[k].take(self.wires[k].receive())
         return True
 
     def run(self) -> None:
@@ -297,8 +288,8 @@ def test_a_damaged_message_changes_no_token(hop: int, step: int) -> None:
     chain.run()
     assert left == [0]
     assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 6, (9,))
-    assert len(chain.toys[0].begun) == 2
-    assert chain.toys[0].begun[1].tokens == 3 + step
+    # It was sent again, and nothing was computed again, which might round differently.
+    assert [len(toy.begun) for toy in chain.toys] == [1, 1, 1]
 
 
 def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:

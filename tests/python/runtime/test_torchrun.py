@@ -26,7 +26,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 from orbitsplit.runtime._parent import supervisor
 from tests.support.books_by_hand import book_by_hand
 from tests.support.fake_engine import byte_tokenizer
-from tests.support.tiny_models import HIDDEN, LAYERS, tiny_model
+from tests.support.tiny_models import HIDDEN, LAYERS, computing_in_groups, load_unsplit, tiny_model
 from tests.support.torchrun_machines import Machine, Machines, listening, running, sent_bytes, torchrun
 
 pytestmark = pytest.mark.timeout(120)
@@ -65,7 +65,8 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     tokenizer.save_pretrained(folder / "model")
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
     inputs = tokenizer(list(PROMPTS), return_tensors="pt", padding=True)
-    with torch.inference_mode():
+    whole = load_unsplit(folder / "model")
+    with torch.inference_mode(), computing_in_groups(whole, len(PROMPTS)):
         tokens = whole.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=NEW_TOKENS)
 
     def new_texts(tokens: torch.Tensor) -> list[str]:

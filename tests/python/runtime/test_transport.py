@@ -86,6 +86,32 @@ for name, key, corrupt in (("plain", None, 0.0), ("secret", KEY, 0.0), ("corrupt
         seen[name] = got
     transport.close()
 
+# What arrives damaged is sent again, until it arrives whole; what else is sent meanwhile does not get in between.
+transport = join("repeat")
+if rank == 0:
+    sender = Sender(transport, "link", 1, shaper=LinkShaper(conditions=LinkShape("a", "b", corrupt=0.3)), key=KEY)
+    for k, size in enumerate(sizes):
+        header = Header(1, k, k, rows=2, tokens=3, description_bytes=k % 2, payload_bytes=size)
+        sender.send(header, bytes([k + 1]) * size, description=b"d" * (k % 2))
+        for _ in range(6):
+            sender.send(Header(3, group=k), is_answered=False)
+            sender.repeat(k)
+        sender.forget(k)
+    sender.drain()
+    seen["repeat"] = sender.sent
+else:
+    receiver = Receiver(transport, "link", 0, key=KEY)
+    got = []
+    for k, size in enumerate(sizes):
+        for number in range(7):
+            if number:
+                assert receiver.receive()[0].kind == 3
+            header, description, payload = receiver.receive()
+            assert header[:7] == (1, k, k, 2, 3, k % 2, size) and len(description) == k % 2
+            got.append(None if payload is None else bytes(payload) == bytes([k + 1]) * size)
+    seen["repeat"] = got
+transport.close()
+
 # An emulated link delivers later.
 transport = join("slow")
 if rank == 0:
@@ -174,6 +200,16 @@ def test_messages_of_any_size_arrive_in_order(seen: list[dict[str, Any]], name: 
 @pytest.mark.parametrize("name", ["corrupt", "both"])
 def test_flipped_bits_are_told_and_what_follows_arrives(seen: list[dict[str, Any]], name: str) -> None:
     assert seen[1][name] == expected(arrives=False)
+
+
+@pytest.mark.timeout(120)
+def test_what_arrives_damaged_is_sent_again_as_it_was(seen: list[dict[str, Any]]) -> None:
+    assert seen[0]["repeat"] == (1 + 2 * 6) * len(SIZES)
+    # A third of those that have a payload; the damage of one does not stay for the next time.
+    assert seen[1]["repeat"][:7] == [True] * 7
+    assert set(seen[1]["repeat"]) == {True, None}
+    for k in range(1, len(SIZES)):
+        assert True in seen[1]["repeat"][7 * k : 7 * (k + 1)]
 
 
 @pytest.mark.timeout(120)

@@ -22,7 +22,7 @@ import orbitsplit as osp
 from orbitsplit.runtime import Generation
 from orbitsplit.serve._response import Response
 from tests.support.fake_engine import MODEL, Served, byte_tokenizer, serving
-from tests.support.tiny_models import LAYERS, tiny_model
+from tests.support.tiny_models import LAYERS, computing_in_groups, load_unsplit, tiny_model
 
 CONTEXT = 2048
 # More than anything here takes; a client that left is cancelled long before it has these tokens.
@@ -56,7 +56,7 @@ class Chain:
 
     def answer(self, prompt: str, new_tokens: int) -> str:
         inputs = self.tokenizer(prompt, return_tensors="pt")
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_in_groups(self.whole, 1):
             tokens = self.whole.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)[0]
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).removeprefix(prompt)
 
@@ -69,6 +69,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     whole = tiny_model(vocab_size=end + 1, pad_token_id=end, eos_token_id=end, max_position_embeddings=CONTEXT)
     whole.generation_config.update(pad_token_id=end, eos_token_id=end, bos_token_id=None)
     whole.save_pretrained(folder)
+    whole = load_unsplit(folder)
     plan = osp.Plan.manual(cuts=[LAYERS // 2], layers=LAYERS)
     with osp.Pipeline(replace(plan, workload=osp.Workload(micro_batches=4)), folder) as pipe:
         yield Chain(pipe, whole, tokenizer)

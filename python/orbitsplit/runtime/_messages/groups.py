@@ -37,7 +37,8 @@ class Group(Record):
 
     `rows` sequences of `tokens` tokens, padding included; `mask` says which are no padding (None: all). They get up to
     `max_new_tokens` tokens each, `ended_rows` none but the pad token; 0 is one forward without a cache, of whose
-    `inputs` (name, shape, dtype) the first stage alone has the values. Every stage keeps the times of a group that
+    `inputs` (name, shape, dtype) the first stage alone has the values. The last `replayed` tokens were generated before
+    a loss: they run through the layers one at a time, as they did then. Every stage keeps the times of a group that
     `is_recorded`.
     """
 
@@ -52,6 +53,7 @@ class Group(Record):
     inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
     ended_rows: tuple[int, ...] = ()
     is_recorded: bool = False
+    replayed: int = 0
 
     @property
     def generates(self) -> bool:
@@ -72,7 +74,7 @@ class Group(Record):
         return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, shape, dtype in self.inputs}
 
     def continued(self, got: Tensor) -> Group:
-        """Return the group as it is begun again after it got some tokens [rows, n]: they belong to its prompts then."""
+        """Return the group as it is restarted after it got some tokens [rows, n]: they follow its prompts then."""
         done = got.shape[1]
         mask = torch.cat([self.attention_mask(), torch.ones(self.rows, done, dtype=torch.int64)], dim=1)
         ended = torch.isin(got, torch.tensor(self.eos_token_ids, dtype=torch.int64)).any(dim=1)
@@ -81,6 +83,7 @@ class Group(Record):
             tokens=self.tokens + done,
             mask=packed_mask(mask),
             max_new_tokens=self.max_new_tokens - done,
+            replayed=self.replayed + done,
             ended_rows=tuple(sorted({*self.ended_rows, *ended.nonzero().flatten().tolist()})),
             sampling=self.sampling and replace(self.sampling, drawn=self.sampling.drawn + done),
         )

@@ -158,28 +158,53 @@ class Sender:
         its buffers until the next of its group, which is sent when this one has long arrived. On an emulated link the
         payload alone takes time. Raises PeerLostError if the connection broke.
         """
-        size, now_s = len(payload), time.monotonic()
-        start_s, stop_s, deliver_s = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(size, now_s)
-        self.dues_s.append(deliver_s if self._usual is None else self._usual.stamp(size, now_s)[2])
-        assert size == header.payload_bytes, "a header has the size of its payload"
+        assert len(payload) == header.payload_bytes, "a header has the size of its payload"
         assert len(description) == header.description_bytes, "a header has the size of its description"
-        if deliver_s:
-            header = header._replace(deliver_s=deliver_s)
-        self.sent += 1
+        start_s, stop_s, deliver_s = self._stamp(len(payload))
         if deliver_s == math.inf:  # the emulated link is down for good: nothing arrives
             return start_s, start_s
+        if deliver_s:
+            header = header._replace(deliver_s=deliver_s)
         if not is_answered:
-            self.forget(header.group)
-            self._unanswered.extend(self._post(header, description, payload, _NOTHING))
+            self._keep_unanswered(self._post(header, description, payload, _NOTHING))
             return start_s, stop_s
         before = self._under_way.pop(header.group, _NOTHING)
         self._finish(before)
         self._under_way[header.group] = self._post(header, description, payload, before)
         return start_s, stop_s
 
+    def repeat(self, group: int) -> tuple[Header, float, float]:
+        """Send the last answered message of a group once more; return its header, and what `send` does.
+
+        Raises PeerLostError if the connection broke.
+        """
+        before = self._under_way.pop(group)
+        self._finish(before)
+        header = before[0].header
+        start_s, stop_s, deliver_s = self._stamp(header.payload_bytes)
+        if deliver_s == math.inf:
+            self._under_way[group] = before
+            return header, start_s, start_s
+        self._under_way[group] = [
+            self._close_and_post(sent.header._replace(deliver_s=deliver_s), sent.message, sent.buffer)
+            for sent in before
+        ]
+        return header, start_s, stop_s
+
     def forget(self, group: int) -> None:
         """Keep the buffers of a group that has ended no longer than needed."""
-        self._unanswered.extend(self._under_way.pop(group, _NOTHING))
+        self._keep_unanswered(self._under_way.pop(group, _NOTHING))
+
+    def _stamp(self, payload_bytes: int) -> tuple[float, float, float]:
+        """Count a message; return from when to when it occupies the link, and when it is delivered (0.0: at once)."""
+        now_s = time.monotonic()
+        stamp = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(payload_bytes, now_s)
+        self.dues_s.append(stamp[2] if self._usual is None else self._usual.stamp(payload_bytes, now_s)[2])
+        self.sent += 1
+        return stamp
+
+    def _keep_unanswered(self, sent: Iterable[_Sent]) -> None:
+        self._unanswered.extend(sent)
         while len(self._unanswered) > _MOST_UNANSWERED:
             self._finish([self._unanswered.popleft()])
 
@@ -207,22 +232,30 @@ class Sender:
         return sent
 
     def _post_part(self, header: Header, described: bytes, part: bytes | memoryview, spare: _Sent | None) -> _Sent:
-        size, start = len(described) + len(part), HEADER_BYTES + len(described)
-        if spare is not None and len(spare.buffer) == HEADER_BYTES + size:
+        size, start = HEADER_BYTES + len(described) + len(part), HEADER_BYTES + len(described)
+        if spare is not None and len(spare.buffer) == size:
             message, buffer = spare.message, spare.buffer
         else:
-            message, buffer = _buffer(HEADER_BYTES + size)
+            message, buffer = _buffer(size)
         if described:
             buffer[HEADER_BYTES:start] = described
         buffer[start:] = part
+        return self._close_and_post(header, message, buffer)
+
+    def _close_and_post(self, header: Header, message: Tensor, buffer: memoryview) -> _Sent:
+        """Write the header of a part whose body is in its buffer, the memory of `message`, and hand it to Gloo."""
+        size = len(buffer) - HEADER_BYTES
         self._seal.close(header, buffer, size)
-        if self.shaper is not None and header.offset == 0 and part and self.shaper.corrupts():
-            self.shaper.flip(buffer[start:])
+        sent = message
+        described = max(0, min(header.description_bytes - header.offset, size))
+        if self.shaper is not None and header.offset == 0 and described < size and self.shaper.corrupts():
+            sent = message.clone()  # what may be sent again stays whole
+            self.shaper.flip(sent.numpy().data[HEADER_BYTES + described :])
         try:
-            work = self._transport.group.send([message], self._rank, _TAG)
+            work = self._transport.group.send([sent], self._rank, _TAG)
         except RuntimeError as error:
             raise self._transport.lost(self._link, error) from error
-        return _Sent(work, message, buffer)
+        return _Sent(work, sent, header, message, buffer)
 
     def _finish(self, sent: Iterable[_Sent]) -> None:
         for one in sent:
@@ -233,7 +266,20 @@ class Sender:
 
 
 class _Sent(NamedTuple):
-    """A part that Gloo is sending, whose memory must live until it has."""
+    """A part that Gloo is sending: `sent`, whose memory must live until it has, and `message` as it should arrive.
+
+    `buffer` is the memory of `message`.
+    """
+
+    work: dist.Work
+    sent: Tensor
+    header: Header
+    message: Tensor
+    buffer: memoryview
+
+
+class _Posted(NamedTuple):
+    """A part that Gloo is to receive, and the memory that it goes into."""
 
     work: dist.Work
     message: Tensor
@@ -258,8 +304,8 @@ class Receiver:
         self._seal = Seal(link, key)
         self.received = 0
         self.waiting_since_s: float | None = None
-        self._posted: deque[_Sent] = deque()
-        self._in_use: _Sent | None = None
+        self._posted: deque[_Posted] = deque()
+        self._in_use: _Posted | None = None
         for _ in range(_DEPTH):
             self._post(*_buffer(PART_BYTES))
 
@@ -313,7 +359,7 @@ class Receiver:
             work = self._transport.group.recv([message], self._rank, _TAG)
         except RuntimeError as error:
             raise self._transport.lost(self._link, error) from error
-        self._posted.append(_Sent(work, message, buffer))
+        self._posted.append(_Posted(work, message, buffer))
 
 
 class Transport:

@@ -47,9 +47,11 @@ class Pipeline:
     Processes have `start_timeout_s` seconds to get ready. Later one that gives no sign of life for
     `heartbeat_timeout_s` seconds is lost, and so is a link whose message is `stall_timeout_s` seconds late. After a
     loss `replan(plan, nodes, links)` is asked for a plan without the nodes and links lost so far (see `replanner`);
-    what was being generated goes on from the tokens there are, and `recoveries` says what happened. Without `replan`,
-    or if it finds no plan, all processes end and what was under way raises TransportError, as does all further use. A
-    frame that arrives damaged is no loss: its group is begun again.
+    what was being generated goes on from the tokens there are, and `recoveries` says what happened. Their caches are
+    made anew as they were made, token by token, so that the text is what it would have been; without `exact_resume` in
+    one forward, which is sooner and rounds differently (docs/machines.md has figures). Without `replan`, or if it finds
+    no plan, all processes end and what was under way raises TransportError, as does all further use. A frame that
+    arrives damaged is no loss: it is sent again.
 
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
     `last_run` holds the measurements of the last `generate` or `forward`, None if something was lost during it.
@@ -74,6 +76,7 @@ class Pipeline:
         threads: int | None = None,
         conditions: LinkConditions | None = None,
         replan: Replan | None = None,
+        exact_resume: bool = True,
         most_groups: int | None = None,
         secret: str | None = None,
         start_timeout_s: float = 600.0,
@@ -102,6 +105,7 @@ class Pipeline:
             codebook=codebook,
             conditions=conditions,
             replan=replan,
+            exact_resume=exact_resume,
             most_groups=most_groups,
             secret=secret,
             start_timeout_s=start_timeout_s,

@@ -29,7 +29,7 @@ from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
-from .generation import Generation
+from .generation import Generation, GroupState
 from .recovery import Recovery
 from .supervisor import Workers, stage_name
 
@@ -81,6 +81,7 @@ class Sessions:
         codebook: Codebook | str | Path | None,
         conditions: LinkConditions | None,
         replan: Replan | None,
+        exact_resume: bool,
         most_groups: int | None,
         secret: str | None,
         start_timeout_s: float,
@@ -97,6 +98,7 @@ class Sessions:
         self._codebook = codebook
         self._conditions = conditions
         self._replan = replan
+        self._exact_resume = exact_resume
         self._most_groups = most_groups
         self._start_timeout_s = start_timeout_s
         self._progress = progress
@@ -145,7 +147,7 @@ class Sessions:
             for group, state in generation.states.items():
                 self._generations[group] = generation
                 if self._is_ready:
-                    self._request(control.pack_begin(*state.remaining()))
+                    self._request_begin(state)
 
     def cancel(self, group: int) -> None:
         """End a group soon."""
@@ -259,9 +261,13 @@ class Sessions:
             self._listener.start()
             for generation in {id(g): g for g in self._generations.values()}.values():
                 for state in generation.unfinished():
-                    self._request(control.pack_begin(*state.remaining()))
+                    self._request_begin(state)
                 if generation.is_cancelled:
                     generation.cancel()
+
+    def _request_begin(self, state: GroupState) -> None:
+        group, x = state.remaining()
+        self._request(control.pack_begin(group if self._exact_resume else replace(group, replayed=0), x))
 
     def _end_complete(self) -> None:
         """End the groups that got all their tokens in a session that was lost before it told of their ends."""
@@ -281,7 +287,7 @@ class Sessions:
         for kind, group, value in events:
             with self._lock:
                 if session != self._session:
-                    return  # lost since: it is begun again, and these tokens are made again
+                    return  # lost since: it is restarted, and these tokens are made again
                 generation = self._generations.get(group)
                 if generation is None:
                     continue
@@ -292,7 +298,7 @@ class Sessions:
             if kind == "end" and not generation.states[group].group.generates:
                 data = self._take_outputs(session, group)
                 if data is None:
-                    return  # lost meanwhile: the group is begun again, or fails with the others
+                    return  # lost meanwhile: the group is restarted, or fails with the others
                 outputs = load_tensors(data)
             with self._lock:
                 if session != self._session or self._generations.pop(group, None) is None:

@@ -40,7 +40,7 @@ class ActivationOutlet:
         self._pace = pace
         self._codec = codec
         self._half_duplex = half_duplex
-        # Of each recorded group what a Traffic says, in its order.
+        # Of each recorded group what a Traffic says, in its order, and the bytes of its last activation.
         self._counts: dict[int, list[int]] = {}
         # Steps have few shapes: [rows of a group, 1, H].
         self._encoders: dict[torch.Size, Encoder] = {}
@@ -48,20 +48,28 @@ class ActivationOutlet:
     def begin(self, group: Group, x: Tensor) -> None:
         """Encode the first activation [b, S, H] of a group and send it with the group's description."""
         if group.is_recorded:
-            self._counts.setdefault(group.id, [0, 0, 0, 0])
+            self._counts.setdefault(group.id, [0, 0, 0, 0, 0])
         self._send(Kind.BEGIN, group.id, 0, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
         """Encode an activation [b, 1, H] and send it."""
         self._send(Kind.STEP, group, step, x, b"")
 
+    def repeat(self, group: int) -> None:
+        """Send the last frame of a group once more."""
+        header, start_s, stop_s = self._sender.repeat(group)
+        counts = self._counts.get(group)
+        self._record(header, start_s, stop_s, 0 if counts is None else counts[4])
+
     def tell(self, kind: Kind, group: int = 0) -> None:
         """Send a message without an activation on."""
+        if kind is Kind.END:
+            self._sender.forget(group)
         self._sender.send(Header(kind, group), is_answered=False)
 
     def take_traffic(self, group: int) -> Traffic:
         """Return what was sent of a group, and forget it."""
-        return Traffic(*self._counts.pop(group, ()))
+        return Traffic(*self._counts.pop(group, ())[:4])
 
     def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
         rows, tokens, _ = shape = x.shape
@@ -71,12 +79,17 @@ class ActivationOutlet:
         )
         header = Header(kind, group, step, rows, tokens, len(description), len(frame), True)
         start_s, stop_s = self._sender.send(header, frame, description=description)
-        self._pace.recorder.add("send", group, step, start_s, stop_s)
-        counts = self._counts.get(group)
+        self._record(header, start_s, stop_s, x.nbytes)
+
+    def _record(self, header: Header, start_s: float, stop_s: float, activation_bytes: int) -> None:
+        """Record that a frame occupied the link."""
+        self._pace.recorder.add("send", header.group, header.step, start_s, stop_s)
+        counts = self._counts.get(header.group)
         if counts is not None:
             counts[0] += 1
-            counts[1 if step == 0 else 2] += len(frame)
-            counts[3] += x.nbytes
+            counts[1 if header.step == 0 else 2] += header.payload_bytes
+            counts[3] += activation_bytes
+            counts[4] = activation_bytes
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 
@@ -156,7 +169,8 @@ class ActivationInlet:
         x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, size))
         if x.shape != expected or x.dtype != self._dtype:
             raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
-        return x
+        # Where torch puts it, as a stage needs it: copied here, what was decoded is gone before the forward.
+        return x.clone()
 
 
 class TokenOutlet:
@@ -173,6 +187,10 @@ class TokenOutlet:
         """Send new tokens [b]."""
         tokens = x.contiguous().numpy().tobytes()
         self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
+
+    def repeat(self, group: int) -> None:
+        """Send the last tokens of a group once more."""
+        self._sender.repeat(group)
 
     def tell(self, kind: Kind, group: int = 0) -> None:
         """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""

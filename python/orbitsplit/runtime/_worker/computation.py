@@ -48,7 +48,7 @@ class Computation:
         self._held: dict[int, _Held] = {}
 
     def begin(self, group: Group) -> None:
-        """Make room for a group, anew if it is there already."""
+        """Make room for a group."""
         mask = group.attention_mask()
         cache, pick = None, greedy
         if group.generates:
@@ -73,12 +73,22 @@ class Computation:
             self._ended(held.group)
 
     def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor]:
-        mask, cache = held.mask[:, : held.group.tokens + step], held.cache
+        cache = held.cache
         assert cache is not None, "a group that generates has a cache"
+        # Kernels of other shapes round differently. Where tokens are replayed, the prompts and each token run on their
+        # own, so that keys, values and hidden states are those of before the loss, to the last bit.
+        replayed = held.group.replayed if step == 0 else 0
+        first = x.shape[1] - replayed
+        stops = [held.group.tokens + step - replayed + k for k in range(replayed + 1)]
 
         def work() -> Tensor:
-            output = self._model.forward(x, mask, cache)
-            return held.pick(output) if self._model.is_last else output
+            outputs = [
+                self._model.forward(piece, held.mask[:, :stop], cache, without_head=stop < stops[-1])
+                for piece, stop in zip(torch.split(x, [first] + [1] * replayed, dim=1), stops, strict=True)
+            ]
+            if self._model.is_last:
+                return held.pick(outputs[-1])
+            return torch.cat(outputs, dim=1) if replayed else outputs[0]
 
         return work
 
