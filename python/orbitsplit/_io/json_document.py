@@ -48,5 +48,5 @@ def load_document(path: str | Path, make: Callable[[Any], Made]) -> Made:
         raise ValueError(f"{path} is not JSON: {error}") from error
     try:
         return make(document)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # of the wrong type, too, what a file holds is a wrong value
         raise ValueError(f"{path}: {error}") from error

@@ -1,4 +1,7 @@
-"""Values from files and callers brought to their type and shape; every ValueError names the key."""
+"""Values from files and callers brought to their type and shape.
+
+A value of the wrong type is a TypeError, a wrong value a ValueError; both name the key, the value and what is expected.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,19 @@ def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Seq
             check_string(f"{key}.{part.name}", value)
         elif part.name in booleans:
             if not isinstance(value, bool):
-                raise ValueError(f"{key}.{part.name} is {value!r}, must be true or false")
+                raise TypeError(f"{key}.{part.name} is {value!r}, must be true or false")
         else:
             check_number(f"{key}.{part.name}", value)
 
 
 def check_string(key: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"{key} is {value!r}, must be a string")
+        raise TypeError(f"{key} is {value!r}, must be a string")
 
 
 def check_number(key: str, value: Any) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ValueError(f"{key} is {value!r}, must be a number")
+        raise TypeError(f"{key} is {value!r}, must be a number")
     try:
         float(value)
     except OverflowError:
@@ -44,7 +47,7 @@ def check_number(key: str, value: Any) -> None:
 
 def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{key} is {value!r}, must be an integer")
+        raise TypeError(f"{key} is {value!r}, must be an integer")
     if abs(int(value)) > most:
         raise ValueError(f"{key} is {value}, must be at most {most}")
 
@@ -56,7 +59,7 @@ def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGE
 
 
 def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Return a read-only float64 copy of the shape. Raises ValueError naming the key."""
+    """Return a read-only float64 copy of the shape. Raises `TypeError` or `ValueError` naming the key."""
     wanted = f"must be numbers of shape {shape}"
     try:
         array = np.asarray(value)
@@ -65,7 +68,7 @@ def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
     if 0 in shape and array.size == 0:
         array = np.zeros(shape)
     if array.dtype.kind not in "iuf" or (isinstance(value, (list, tuple)) and _contains_bool(value)):
-        raise ValueError(f"{key} holds something that is no number, {wanted}")
+        raise TypeError(f"{key} holds something that is no number, {wanted}")
     if array.shape != shape:
         raise ValueError(f"{key} has shape {array.shape}, {wanted}")
     copy = np.array(array, dtype=np.float64, order="C")
@@ -79,13 +82,13 @@ def _contains_bool(values: Sequence[Any]) -> bool:
 
 def mapping_of(key: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key} is {type(value).__name__}, must be an object with keys")
+        raise TypeError(f"{key} is {type(value).__name__}, must be an object with keys")
     return value
 
 
 def list_of(key: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{key} is {type(value).__name__}, must be a list")
+        raise TypeError(f"{key} is {type(value).__name__}, must be a list")
     return value
 
 
