@@ -104,12 +104,12 @@ def rows(count: int = REQUESTS, only: Sequence[int] | None = None) -> list[Row]:
         up=lambda _km: RATE / 10,
         ratios={},
     )
-    asked = {"source": "sat-3", "input_bytes": INPUT_BYTES, "output_bytes": OUTPUT_BYTES, "computers": computers}
+    request = {"source": "sat-3", "input_bytes": INPUT_BYTES, "output_bytes": OUTPUT_BYTES, "computers": computers}
     made = []
     for k, at in enumerate(requests(epoch, count)):
         if only is not None and k not in only:
             continue
-        plans = {name: method(model, table, WORKLOAD, requested=at, **asked) for name, method in METHODS.items()}
+        plans = {name: method(model, table, WORKLOAD, requested=at, **request) for name, method in METHODS.items()}
         last = max(plan.completion for plan in plans.values())
         sky = Sky(constellation, at, int((last - at).total_seconds()) + 600)
         made.append(Row(at, plans, {name: Judge(sky, task, plan).completion() for name, plan in plans.items()}))
@@ -117,13 +117,13 @@ def rows(count: int = REQUESTS, only: Sequence[int] | None = None) -> list[Row]:
 
 
 def check(found: Sequence[Row]) -> None:
-    """Fail unless every plan does what it predicts, and planning in time is sooner than either rule."""
+    """Fail unless every plan does what it predicts, and planning in time is earlier than either baseline."""
     for row in found:
         for name, plan in row.plans.items():
             assert abs((row.judged[name] - plan.completion).total_seconds()) <= STEP_S, (row.requested, name)
-        for rule in ("start now", "wait"):
+        for baseline in ("start now", "wait"):
             # The simulation looks once a second.
-            assert row.seconds("planned") < row.seconds(rule) - 1.0, (row.requested, rule)
+            assert row.seconds("planned") < row.seconds(baseline) - 1.0, (row.requested, baseline)
 
 
 def test_two_requests() -> None:
@@ -134,20 +134,23 @@ def main() -> None:
     """Print the table."""
     found = rows()
     check(found)
-    print("| requested | planned s | start now s | wait s | earlier by s | way | hand-overs | why |")
+    print("| requested | planned s | start now s | wait s | earlier by s | strategy | handovers | why |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in found:
         plan = row.plans["planned"]
         gain = min(row.seconds("start now"), row.seconds("wait")) - row.seconds("planned")
         print(
             f"| {row.requested:%H:%M:%S} | {row.seconds('planned'):,.1f} | {row.seconds('start now'):,.1f} "
-            f"| {row.seconds('wait'):,.1f} | {gain:,.1f} | {plan.way} | {len(plan.handovers)} | {plan.reason} |"
+            f"| {row.seconds('wait'):,.1f} | {gain:,.1f} | {plan.strategy} | {len(plan.handovers)} | {plan.reason} |"
         )
-    gains = {rule: [row.seconds(rule) - row.seconds("planned") for row in found] for rule in ("start now", "wait")}
-    for rule, own in gains.items():
+    gains = {
+        baseline: [row.seconds(baseline) - row.seconds("planned") for row in found]
+        for baseline in ("start now", "wait")
+    }
+    for baseline, own in gains.items():
         earlier = sum(gain > 0.5 for gain in own)
         middle, least = np.median(own), min(own)
-        print(f"{rule}: later at {earlier} of {len(own)}, by {middle:,.0f} s in the middle, {least:,.1f} at least")
+        print(f"{baseline}: later at {earlier} of {len(own)}, by {middle:,.0f} s in the middle, {least:,.1f} at least")
     off = max(abs((row.judged[n] - p.completion).total_seconds()) for row in found for n, p in row.plans.items())
     print(f"event simulation and prediction differ by {off:.2f} s at most")
 

@@ -1,9 +1,9 @@
-"""Executes a plan in time second by second: who sees whom, how fast, what has arrived, what has been computed.
+"""Executes a plan in time second by second: what is in view, at which rate, what has arrived and been computed.
 
 Written to be obviously right, and shares no code with the planner: it takes positions of satellites from the
 constellation and nothing else; what a station sees, which satellites see each other, ranges, rates, delays, transfers
-and computing are worked out here. A plan is a list of orders ("from then on, send what you have along this path, until
-it closes or you get another order") and of stages; the judge follows them and says when the result is on the ground.
+and computation are derived here. A plan is a list of orders ("from then on, send what you have along this path, until
+it closes or you get another order") and of stages; the judge follows them and returns when the result is on the ground.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Rate = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done, as the planner was asked, and the rates of links by range in km."""
+    """The request of the planner, and the rates of links by range in km."""
 
     profile: ModelProfile
     source: str
@@ -56,7 +56,7 @@ class Sky:
         return float(np.linalg.norm(self._place(a, second) - self._place(b, second)))
 
     def is_seen(self, a: str, b: str, second: int) -> bool:
-        """Return whether a station sees a satellite above its mask, or satellites see each other over the air."""
+        """Return whether a station sees a satellite above its mask, or satellites each other above the air."""
         if a in self.stations or b in self.stations:
             station, satellite = (a, b) if a in self.stations else (b, a)
             return self._elevation_deg(station, satellite, second) >= self.stations[station].mask_deg
@@ -100,29 +100,29 @@ class Judge:
     def completion(self) -> datetime:
         """Return when the result is on the ground; fail if it never is.
 
-        Two plans beside each other may not need the same link or antenna at once.
+        Two concurrent plans may not need the same link or antenna at once.
         """
-        timed, task, beside = self.timed, self.task, self.timed.beside
-        if beside is not None:
-            own, other = (part.plan.workload.micro_batches for part in (timed, beside))
-            if len(beside.plan.stages) > 1:
+        timed, task, concurrent = self.timed, self.task, self.timed.concurrent
+        if concurrent is not None:
+            own, other = (part.plan.workload.micro_batches for part in (timed, concurrent))
+            if len(concurrent.plan.stages) > 1:
                 assert all(len(order.path) == 2 for order in timed.input), "links between satellites are taken"
-            assert all(order.start >= timed.input[-1].stop for order in beside.result), "the link down is taken"
+            assert all(order.start >= timed.input[-1].stop for order in concurrent.result), "the link down is taken"
             return max(
-                self.of_part(replace(timed, beside=None), own / (own + other)),
-                self.of_part(beside, other / (own + other)),
+                self.of_part(replace(timed, concurrent=None), own / (own + other)),
+                self.of_part(concurrent, other / (own + other)),
             )
         count = timed.plan.workload.micro_batches
         arrivals = self.arrivals(timed.input, task.source, task.input_bytes, 0.0, count)
-        if timed.way in ("ground", "shared"):
+        if timed.strategy in ("ground", "shared"):
             assert len(timed.plan.stages) == 1
             done = self.served(self.stage_s(0), arrivals)
-        elif timed.way == "deferred":
+        elif timed.strategy == "deferred":
             first, rest = self.stage_s(0), self.stage_s(1)
             made = max(arrivals[-1], self.after(timed.compute_start)) + count * first
             size = count * self.cut_bytes(0)
-            held = timed.plan.stages[0].node
-            done = self.served(rest, self.arrivals(timed.activation, held, size, made, count))
+            custodian = timed.plan.stages[0].node
+            done = self.served(rest, self.arrivals(timed.activation, custodian, size, made, count))
         else:
             begin = max(arrivals[-1], self.after(timed.compute_start))
             done = self.chained([begin] * count)
@@ -185,7 +185,7 @@ class Judge:
             size, at = size - rate * room, float(second + 1)
 
     def rate(self, path: Sequence[str], second: int) -> float:
-        """Return bytes per second along a path, 0 if a part of it does not see the next."""
+        """Return bytes per second along a path, 0 if a hop is not in view."""
         rates = []
         for a, b in pairwise(path):
             if not self.sky.is_seen(a, b, second):
@@ -234,15 +234,15 @@ class Judge:
     ) -> None:
         """Send what the order's source has, within one second."""
         begin, until = max(float(second), self.after(order.start), available), min(second + 1.0, stop)
-        source, target = self.place(order.path[0]), self.place(order.path[-1])
+        source, destination = self.place(order.path[0]), self.place(order.path[-1])
         have, rate = held.get(source, 0.0), self.rate(order.path, second) if until > begin else 0.0
         size = min(have, rate * max(until - begin, 0.0))
         if size <= 0:
             return
-        held[source], held[target] = have - size, held.get(target, 0.0) + size
-        if target == end:
+        held[source], held[destination] = have - size, held.get(destination, 0.0) + size
+        if destination == end:
             curve += [(begin, curve[-1][1]), (begin + size / rate, curve[-1][1] + size)]
 
     def place(self, name: str) -> str:
-        """Return the place of a name: stations pass on what they have among them, so they are one."""
+        """Return the place of a name: stations forward files among themselves, so they are one."""
         return "the ground" if name in self.sky.stations else name

@@ -59,11 +59,11 @@ def workload(micro_batches: int) -> Workload:
 
 
 def judged(
-    fleet: leo.Constellation, timed: leo.TimedPlan, asked: dict[str, Any], model: ModelProfile, **rates: Any
+    fleet: leo.Constellation, timed: leo.TimedPlan, request: dict[str, Any], model: ModelProfile, **rates: Any
 ) -> float:
     """Return the seconds from the request to the completion, as executed."""
     flat = {"isl": lambda _: RATE, "down": lambda _: RATE, "up": lambda _: RATE, **rates}
-    task = Task(model, asked["source"], asked["input_bytes"], asked["output_bytes"], ratios={"int8": 4.0}, **flat)
+    task = Task(model, request["source"], request["input_bytes"], request["output_bytes"], ratios={"int8": 4.0}, **flat)
     sky = Sky(fleet, timed.requested, int(timed.duration_s) + 300)
     return (Judge(sky, task, timed).completion() - timed.requested).total_seconds()
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 REMOVED_IN = "0.3"
 
@@ -46,3 +50,22 @@ def renamed_keywords(function: str, given: dict[str, Any], names: Mapping[str, s
         warn_renamed(f"{function}({old}=)", f"{function}({new}=)", stacklevel=4)
         result[new] = value
     return result
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Return a decorator with which a function also accepts arguments by their old names (old=new), and warns of each.
+
+    >>> @renamed_arguments(target="destination")            # doctest: +SKIP
+    ... def rate(source: str, destination: str) -> float: ...
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
+            old = {key: keywords.pop(key) for key in names if key in keywords}
+            new: Any = renamed_keywords(function.__name__, old, names)
+            return function(*arguments, **new, **keywords)
+
+        return call
+
+    return decorate

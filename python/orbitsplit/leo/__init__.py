@@ -1,4 +1,4 @@
-"""Constellations in low Earth orbit: what yields networks over time. Needs the extra `leo` (sgp4).
+"""Constellations in low Earth orbit, their networks over time, and plans in time. Needs the extra `leo` (sgp4).
 
 Example:
     >>> from orbitsplit import Node, leo
@@ -28,6 +28,7 @@ from ._scheduling.baselines import start_now, wait_for_pass
 from ._scheduling.contact_plan import Timetable
 from ._scheduling.energy import Power, energy_j
 from ._scheduling.plan_in_time import plan_in_time
+from ._scheduling.request import StrategyOptions, TimedRequest
 from ._scheduling.timed_plan import Alternative, Handover, TimedPlan, Transfer
 
 __all__ = [
@@ -52,7 +53,9 @@ __all__ = [
     "Scenario",
     "Sourced",
     "Station",
+    "StrategyOptions",
     "TimedPlan",
+    "TimedRequest",
     "Times",
     "Timetable",
     "Topology",

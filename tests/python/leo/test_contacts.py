@@ -178,22 +178,22 @@ def test_spans_and_steps_that_make_no_sense_are_refused() -> None:
         served.contacts(served.epoch, served.epoch - timedelta(minutes=1))
     with pytest.raises(ValueError, match=r"the span is empty: it starts and stops at 2019-12-09T16:38:29"):
         served.contacts(served.epoch, served.epoch)
-    with pytest.raises(TypeError, match="step_s is '30', expected a number"):
+    with pytest.raises(TypeError, match="step_s is '30', must be a number"):
         served.contacts(served.epoch, served.epoch + timedelta(hours=1), step_s="30")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="the time 2026-01-01T00:00:00 has no time zone"):
+    with pytest.raises(ValueError, match="the time is 2026-01-01T00:00:00, which has no time zone"):
         served.contacts(datetime(2026, 1, 1), served.epoch)
-    with pytest.raises(TypeError, match="the time 'now' is neither a datetime nor a Julian date"):
+    with pytest.raises(TypeError, match="the time is 'now', must be a datetime or a Julian date"):
         served.contacts("now", served.epoch)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"latitude_deg": "48"}, "latitude of station 'munich' is '48', expected a number"),
-        ({"mask_deg": None}, "elevation mask of station 'munich' is None, expected a number"),
-        ({"antennas": 1.5}, "antennas of station 'munich' is 1.5, expected a whole number"),
-        ({"node": "jetson"}, "the node of station 'munich' is 'jetson', expected a Node"),
-        ({"name": 7}, "the name of a station is 7, expected a string"),
+        ({"latitude_deg": "48"}, "latitude of station 'munich' is '48', must be a number"),
+        ({"mask_deg": None}, "elevation mask of station 'munich' is None, must be a number"),
+        ({"antennas": 1.5}, "antennas of station 'munich' is 1.5, must be an integer"),
+        ({"node": "jetson"}, "the node of station 'munich' is 'jetson', must be a Node"),
+        ({"name": 7}, "the name of a station is 7, must be a string"),
     ],
 )
 def test_a_station_of_other_types_is_refused(change: dict[str, object], message: str) -> None:
@@ -210,7 +210,7 @@ def test_a_station_of_other_types_is_refused(change: dict[str, object], message:
         (("x", 0.0, float("nan")), "longitude of station 'x' is nan"),
         (("x", 0.0, 0.0, 400.0), "altitude in km of station 'x' is 400.0"),
         (("x", 0.0, 0.0, 0.0, 90.0), "elevation mask of station 'x' is 90.0, must be from 0 to 89"),
-        (("x", 0.0, 0.0, 0.0, 10.0, None, 0), "station 'x' has 0 antennas"),
+        (("x", 0.0, 0.0, 0.0, 10.0, None, 0), "antennas of station 'x' is 0, must be at least 1"),
     ],
 )
 def test_stations_that_make_no_sense_are_refused(arguments: tuple[object, ...], message: str) -> None:

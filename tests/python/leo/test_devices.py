@@ -92,6 +92,6 @@ def test_profiles_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match="batch_size of the profile measured on the device is 64, of the reference 1"):
         leo.calibrated_node("sat-0", profile(0.6), profile(0.2, batch_size=1), memory_bytes=1)
     with pytest.raises(
-        ValueError, match=r"the device takes 0\.5 of the reference's time, a slow-down must be at least 1"
+        ValueError, match=r"the device needs 0\.5 of the reference's time, a slow-down must be at least 1"
     ):
         leo.calibrated_node("sat-0", profile(0.1), profile(0.2), memory_bytes=1)

@@ -34,7 +34,7 @@ def lowest(power: leo.Power, loads: list[Load], seconds: int) -> float:
         taken = power.idle_w
         for load in loads:
             shared = max(0.0, min(second + 1, load.stop_s) - max(second, load.start_s)) / (load.stop_s - load.start_s)
-            taken += shared * ((power.busy_w - power.idle_w) * load.busy_s + power.transmit_w * load.sending_s)
+            taken += shared * ((power.busy_w - power.idle_w) * load.busy_s + power.transmit_w * load.transmit_s)
         charge = min(power.battery_j, charge + (panels if lit[second] else 0.0) - taken)
         least = min(least, charge)
     return least
@@ -45,7 +45,7 @@ def test_the_charge_is_what_a_walk_in_seconds_finds(start_s: float) -> None:
     length = 1500.0
     for battery in (10_000.0, 20_000.0, 30_000.0, 40_000.0):
         power = replace(POWER, battery_j=battery, charge_j=battery / 2)
-        load = Load("sat-0", start_s, start_s + length, busy_s=length, sending_s=100.0)
+        load = Load("sat-0", start_s, start_s + length, busy_s=length, transmit_s=100.0)
         orbit = train().satellites[0].period_s
         least = lowest(power, [load], int(start_s + length + orbit))
         short = ledger(power).shortfall([load])
@@ -85,19 +85,19 @@ def test_energy_of_a_plan_is_what_each_node_computes_and_sends() -> None:
     with pytest.raises(ValueError, match="no prediction"):
         leo.energy_j(osp.Plan.manual(cuts=[1], layers=4), {})
     assert leo.energy_j(plan, POWER) == leo.energy_j(plan, {stage.node: POWER for stage in plan.stages}) != {}
-    for power, message in (("9 W", "power is '9 W', expected a Power"), ({"sat-0": 9}, "the power of 'sat-0' is 9")):
+    for power, message in (("9 W", "power is '9 W', must be a Power"), ({"sat-0": 9}, "the power of 'sat-0' is 9")):
         with pytest.raises(TypeError, match=message):
             leo.energy_j(plan, power)  # type: ignore[arg-type]
 
 
-def asked(fleet: leo.Constellation, before_s: float = 4000.0) -> dict[str, Any]:
+def request(fleet: leo.Constellation, before_s: float = 4000.0) -> dict[str, Any]:
     at = first_contact(fleet, "sat-0").start - timedelta(seconds=before_s)
     return {"requested": at, "source": "sat-0", "input_bytes": 2e9, "output_bytes": 1e4, "deadline_s": 40_000.0}
 
 
 def test_an_empty_battery_makes_work_start_later() -> None:
     fleet = train(count=1).served_by(replace(SVALBARD, node=None))
-    given, model = asked(fleet), profile(0.5)
+    given, model = request(fleet), profile(0.5)
     free = leo.plan_in_time(model, fleet, workload(60), **given)
     low = replace(POWER, battery_j=20_000.0, charge_j=3_000.0)
     later = leo.plan_in_time(model, fleet, workload(60), power=low, **given)
@@ -128,18 +128,18 @@ def _walk(fleet: leo.Constellation, power: leo.Power, begin: Any, start_s: float
 def test_what_exceeds_the_average_is_refused_with_numbers() -> None:
     fleet = train(count=1).served_by(replace(SVALBARD, node=None))
     with pytest.raises(
-        osp.InfeasiblePlanError, match=r"sat-0 would take .* W on average over an orbit .* limit is 9 W"
+        osp.InfeasiblePlanError, match=r"sat-0 would consume .* W on average over an orbit .* limit is 9 W"
     ):
-        leo.plan_in_time(profile(1.0), fleet, workload(200), power=POWER, **asked(fleet))
+        leo.plan_in_time(profile(1.0), fleet, workload(200), power=POWER, **request(fleet))
 
 
 def test_a_satellite_without_energy_leaves_the_work_to_others() -> None:
     fleet = train(count=2)
-    given = asked(fleet) | {"input_bytes": 1e9}
+    given = request(fleet) | {"input_bytes": 1e9}
     weak = {"sat-0": replace(POWER, average_w=6.0)}
     timed = leo.plan_in_time(profile(3.0), fleet, workload(20), power=weak, **given, satellites=["sat-0", "sat-1"])
     assert "sat-0" not in [stage.node for stage in timed.plan.stages]
-    assert any("sat-0 would take" in str(other.reason) for other in timed.alternatives)
+    assert any("sat-0 would consume" in str(other.reason) for other in timed.alternatives)
 
 
 @pytest.mark.parametrize(
@@ -160,5 +160,5 @@ def test_nonsense_is_refused(changes: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize("changes", [{"busy_w": "20"}, {"battery_j": None}, {"charge_j": "full"}, {"idle_w": True}])
 def test_power_of_other_types_is_refused(changes: dict[str, Any]) -> None:
     ((name, value),) = changes.items()
-    with pytest.raises(TypeError, match=f"{name} is {value!r}, expected a number"):
+    with pytest.raises(TypeError, match=f"{name} is {value!r}, must be a number"):
         replace(POWER, **changes)

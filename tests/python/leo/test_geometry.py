@@ -124,6 +124,8 @@ def test_further_is_never_faster(budget: leo.LinkRate) -> None:
 def test_budgets_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="bandwidth_hz of a link budget is 0"):
         leo.KaBand(bandwidth_hz=0)
+    with pytest.raises(TypeError, match="frequency_hz of a link budget is '20e9', must be a number"):
+        leo.KaBand(frequency_hz="20e9")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="margin_db of a link budget is nan"):
         leo.KaBand(margin_db=float("nan"))
     with pytest.raises(ValueError, match=r"optics_efficiency is 1.5, must be at most 1"):

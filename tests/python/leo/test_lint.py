@@ -113,12 +113,12 @@ def test_a_transfer_longer_than_a_contact() -> None:
     assert finding.kind == "contact"
     assert "20 GB do not fit into a contact of station 'munich'" in finding.message
     # 460 s at 0.2 Gbit/s.
-    carried = float(re.search(r"carries ([\d.]+) GB", finding.message)[1])  # type: ignore[index]
-    assert carried == pytest.approx(460 * 25e6 / 1e9, abs=0.1)
+    available = float(re.search(r"transmits ([\d.]+) GB", finding.message)[1])  # type: ignore[index]
+    assert available == pytest.approx(460 * 25e6 / 1e9, abs=0.1)
     rate = float(re.search(r"([\d.]+) Mbit/s", finding.message)[1])  # type: ignore[index]
     faster = leo.Equipment(NODE, downlink=leo.FixedRate((rate + 1) * 1e6 / 8))
     assert leo.lint(fleet.equipped(faster), transfer_bytes=20e9) == ()
-    assert leo.lint(fleet, transfer_bytes=carried * 0.99e9) == ()
+    assert leo.lint(fleet, transfer_bytes=available * 0.99e9) == ()
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
@@ -142,14 +142,14 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chains": ["sat-0"]}, r"a chain is the string 'sat-0', expected a sequence of names: \['sat-0'\]"),
-        ({"chains": "sat-0"}, r"chains is the string 'sat-0', expected a sequence of chains: \[\['sat-0'\]\]"),
-        ({"chains": [[0, 1]]}, "a chain holds 0, expected names"),
-        ({"chains": [3]}, "a chain is 3, expected a sequence of names"),
-        ({"hours": "24"}, "hours is '24', expected a number"),
-        ({"transfer_bytes": "1 GB"}, "transfer_bytes is '1 GB', expected a number"),
-        ({"collision_km": True}, "collision_km is True, expected a number"),
-        ({"start": 2461041.5}, "start is 2461041.5, expected a datetime with a time zone"),
+        ({"chains": ["sat-0"]}, r"a chain is the string 'sat-0', must be a sequence of names: \['sat-0'\]"),
+        ({"chains": "sat-0"}, r"chains is the string 'sat-0', must be a sequence of chains: \[\['sat-0'\]\]"),
+        ({"chains": [[0, 1]]}, "a name in a chain is 0, must be a string"),
+        ({"chains": [3]}, "a chain is 3, must be a sequence of names"),
+        ({"hours": "24"}, "hours is '24', must be a number"),
+        ({"transfer_bytes": "1 GB"}, "transfer_bytes is '1 GB', must be a number"),
+        ({"collision_km": True}, "collision_km is True, must be a number"),
+        ({"start": 2461041.5}, "start is 2461041.5, must be a datetime with a time zone"),
     ],
 )
 def test_arguments_of_other_types_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -57,7 +57,7 @@ def test_omm_says_what_the_tle_says(kind: str) -> None:
     assert np.abs(omm.positions(times) - tle.positions(times)).max() < 1e-3
 
 
-def test_an_orbit_has_the_altitude_that_was_asked_for() -> None:
+def test_an_orbit_has_the_requested_altitude() -> None:
     for inclination in (0.0, 53.0, 97.4):
         orbit = leo.single("a", altitude_km=500, inclination_deg=inclination)
         assert orbit.satellites[0].altitude_km == pytest.approx(500, abs=1e-6)
@@ -94,7 +94,7 @@ def test_sidereal_time_is_the_almanacs() -> None:
     assert np.degrees(leo.Times.of(when).sidereal_rad()[0]) == pytest.approx(152.578787886, abs=1e-6)
 
 
-def test_chunks_are_the_whole_and_overlap_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_the_whole_and_overlap_as_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orbitsplit.leo._orbits.constellation._CHUNK", 24)
     ring = leo.walker_delta(4, 2, 1, altitude_km=700, inclination_deg=60)
     for count in (1, 2, 3, 8, 9, 50):
@@ -194,8 +194,8 @@ def test_a_satellite_that_has_decayed_is_named() -> None:
         ({"eccentricity": 1.0}, r"eccentricity of satellite 'a' is 1.0"),
         ({"inclination_deg": 181.0}, r"inclination of satellite 'a' is 181.0 deg"),
         ({"raan_deg": float("nan")}, r"raan_deg of satellite 'a' is nan, an element must be finite"),
-        ({"epoch": datetime(2026, 1, 1)}, r"2026-01-01T00:00:00 has no time zone"),
-        ({"epoch": 2026.0}, r"Julian date 2026.0 must be between"),
+        ({"epoch": datetime(2026, 1, 1)}, r"2026-01-01T00:00:00, which has no time zone"),
+        ({"epoch": 2026.0}, r"Julian date is 2026.0, must be from"),
         ({"name": ""}, r"the name of a satellite is empty"),
     ],
 )
@@ -207,21 +207,21 @@ def test_elements_that_make_no_sense_are_refused(change: dict[str, Any], message
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epoch": "2026-01-01"}, r"'2026-01-01' is neither a datetime nor a Julian date"),
-        ({"altitude_km": "500"}, r"altitude_km of satellite 'a' is '500', expected a number"),
-        ({"inclination_deg": None}, r"inclination_deg.* is None, expected a number"),
-        ({"max_age_days": "30"}, r"max_age_days of satellite 'a' is '30', expected a number"),
-        ({"name": 5}, r"the name of a satellite is 5, expected a string"),
+        ({"epoch": "2026-01-01"}, r"the time is '2026-01-01', must be a datetime or a Julian date"),
+        ({"altitude_km": "500"}, r"altitude_km of satellite 'a' is '500', must be a number"),
+        ({"inclination_deg": None}, r"inclination_deg.* is None, must be a number"),
+        ({"max_age_days": "30"}, r"max_age_days of satellite 'a' is '30', must be a number"),
+        ({"name": 5}, r"the name of a satellite is 5, must be a string"),
     ],
 )
 def test_elements_of_another_type_are_refused(change: dict[str, Any], message: str) -> None:
-    asked = {"name": "a", "altitude_km": 500.0, "inclination_deg": 53.0, **change}
+    arguments = {"name": "a", "altitude_km": 500.0, "inclination_deg": 53.0, **change}
     with pytest.raises(TypeError, match=message):
-        leo.single(**asked)
+        leo.single(**arguments)
     if "max_age_days" not in change and "name" not in change:
-        del asked["name"]
+        del arguments["name"]
         with pytest.raises(TypeError, match=message.replace("'a'", "'sat-0'")):
-            leo.walker_delta(1, 1, 0, **asked)
+            leo.walker_delta(1, 1, 0, **arguments)
 
 
 def test_the_lowest_altitude_is_allowed() -> None:
@@ -232,7 +232,7 @@ def test_the_lowest_altitude_is_allowed() -> None:
     ("numbers", "message"),
     [
         ((12, 5, 0), "12 satellites do not divide into 5 planes: 10 would"),
-        ((12, 4, 4), "the phasing is 4, with 4 planes it is from 0 to 3"),
+        ((12, 4, 4), "the phasing is 4, with 4 planes it must be from 0 to 3"),
         ((0, 1, 0), "needs at least 1 of both"),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_span_that_makes_no_sense_is_refused() -> None:
     start = datetime(2026, 1, 1, tzinfo=timezone.utc)
     for stop, step, message in (
         (start - timedelta(hours=1), 10.0, "stops 3600 s before it starts"),
-        (start + timedelta(hours=1), 0.0, "the step is 0.0 s"),
+        (start + timedelta(hours=1), 0.0, "step_s is 0.0, must be finite and > 0"),
         (start + timedelta(days=3650), 1.0, "more than 40,000,000 instants"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -271,3 +271,15 @@ def test_without_sgp4_the_extra_is_named() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert 'pip install "orbitsplit[leo]"' in run.stdout
+
+
+def test_patterns_of_other_types_are_refused() -> None:
+    """Strings and floats failed in the arithmetic, or made satellites that could not be indexed."""
+    for numbers, message in (
+        ((12.0, 1, 0, 53.0), "total of a pattern is 12.0, must be an integer"),
+        ((12, "3", 0, 53.0), "planes of a pattern is '3', must be an integer"),
+        ((12, 3, True, 53.0), "phasing of a pattern is True, must be an integer"),
+        ((12, 3, 0, "53"), "inclination_deg of a pattern is '53', must be a number"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            leo.Pattern(*numbers)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Planning in time: carriages against exhaustive search, plans against an event simulation, what is refused."""
+"""Planning in time: deliveries against exhaustive search, plans against an event simulation, what is refused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 import orbitsplit as osp
 from orbitsplit import ModelProfile, Node, leo
 from orbitsplit.leo._orbits.topology import Nearest
-from orbitsplit.leo._scheduling.sharing import _part, shared
-from orbitsplit.leo._scheduling.store_and_forward import Carriage, Carrier
+from orbitsplit.leo._scheduling.sharing import shared
+from orbitsplit.leo._scheduling.store_and_forward import ContactGraph, Delivery
 from orbitsplit.leo._scheduling.strategies import on_ground, on_satellite, split_at
+from orbitsplit.leo._scheduling.task import Task
 from tests.support.satellite_train import (
     MUNICH,
     STEP_S,
@@ -72,18 +73,18 @@ def test_links_between_satellites_are_those_of_the_topology(topology: Nearest) -
 def test_the_antenna_needs_its_time_in_contact() -> None:
     fleet = train().served_by(replace(SVALBARD, acquisition_s=60.0))
     contact = first_contact(fleet, "sat-0")
-    # A timetable that starts amid the contact knows when it began.
+    # A timetable that starts during the contact knows when it began.
     for start in (contact.start - timedelta(minutes=3), contact.start + timedelta(seconds=20)):
         table = leo.Timetable.of(fleet, start, start + timedelta(minutes=20))
         first = float(table.edges_s[:-1][table.down_bytes_per_s[:, 0, 0] > 0].min())
         assert (table.datetime(first) - contact.start).total_seconds() == pytest.approx(60, abs=0.01)
 
 
-# Carrying files
+# Deliveries
 
 
 def random_table(r: np.random.Generator, cells: int, satellites: int) -> Any:
-    """Return a timetable of random links, that come and go, as far as a carrier looks at it."""
+    """Return a timetable of random links that open and close, with what a contact graph needs."""
     edges = np.concatenate([[0.0], np.cumsum(r.uniform(1, 3, cells))])
     isl = np.where(r.random((cells, satellites, satellites)) < 0.4, r.uniform(1, 4, (cells, satellites, satellites)), 0)
     isl = np.maximum(isl, np.swapaxes(isl, 1, 2)) * ~np.eye(satellites, dtype=bool)
@@ -101,22 +102,24 @@ def widest(rates: np.ndarray, a: int, b: int) -> float:
     return max(min(rates[x, y] for x, y in itertools.pairwise(path)) for path in paths)
 
 
-def exhaustive(table: Any, rates: list[np.ndarray], holder: int, left: float, at: float, best: float, k: int) -> float:
-    """Return the earliest arrival on the ground: at every edge, stream on or hand all that is left to anyone."""
+def exhaustive(
+    table: Any, rates: list[np.ndarray], custodian: int, left: float, at: float, best: float, k: int
+) -> float:
+    """Return the earliest arrival on the ground: at every edge, stream or transfer custody of all that is left."""
     ground, edges = len(table.satellites), table.edges_s
     if k >= len(rates) or at >= best:
         return best
-    rate = widest(rates[k], holder, ground)
+    rate = widest(rates[k], custodian, ground)
     if rate > 0 and at + left / rate <= edges[k + 1]:
         best = min(best, at + left / rate)
     else:
-        best = exhaustive(table, rates, holder, left - rate * (edges[k + 1] - at), edges[k + 1], best, k + 1)
+        best = exhaustive(table, rates, custodian, left - rate * (edges[k + 1] - at), edges[k + 1], best, k + 1)
     if at not in (0.0, edges[k]):
-        return best  # handed over within a cell: the next hand-over is at an edge
+        return best  # received within a cell: the next custody transfer is at an edge
     for other in range(ground):
         moved, now, cell = 0.0, at, k
-        while other != holder and cell < len(rates):
-            rate = widest(rates[cell], holder, other)
+        while other != custodian and cell < len(rates):
+            rate = widest(rates[cell], custodian, other)
             if rate > 0 and moved + rate * (edges[cell + 1] - now) >= left:
                 arrives = now + (left - moved) / rate
                 best = exhaustive(table, rates, other, left, arrives, best, cell)
@@ -125,41 +128,41 @@ def exhaustive(table: Any, rates: list[np.ndarray], holder: int, left: float, at
     return best
 
 
-def test_carriages_are_the_earliest_of_their_kind() -> None:
+def test_deliveries_are_the_earliest_of_their_kind() -> None:
     r = np.random.default_rng(3)
-    found = handed = 0
+    found = transferred = 0
     for _ in range(60):
         table = random_table(r, 7, 3)
-        carrier = Carrier(table, (), (0,))
+        graph = ContactGraph(table, (), (0,))
         size = float(r.uniform(2, 12))
-        carriage = carrier.carry(0, carrier.ground, size, 0.0)
+        delivery = graph.earliest_delivery(0, graph.ground, size, 0.0)
         rates = [np.zeros((4, 4)) for _ in range(7)]
         for k, matrix in enumerate(rates):
             matrix[:3, :3] = table.isl_bytes_per_s[k]
             matrix[:3, 3] = table.down_bytes_per_s[k, :, 0]
         best = exhaustive(table, rates, 0, size, 0.0, 1e9, 0)
-        assert (carriage is None) == (best == 1e9)
-        if carriage is not None:
+        assert (delivery is None) == (best == 1e9)
+        if delivery is not None:
             found += 1
-            handed += any(sending.path[-1] != "svalbard" for sending in carriage.sendings)
-            assert carriage.arrival_s == pytest.approx(best)
-            keeps_to_its_links(carriage, table, size)
+            transferred += any(sent.path[-1] != "svalbard" for sent in delivery.transmissions)
+            assert delivery.arrival_s == pytest.approx(best)
+            keeps_to_its_links(delivery, table, size)
     assert found > 30
-    assert handed > 5
+    assert transferred > 5
 
 
-def keeps_to_its_links(carriage: Carriage, table: Any, size: float) -> None:
-    """Fail unless every sending carries what its links can, in its span, and all arrives."""
-    for sending in carriage.sendings:
-        part = table.cells(sending.start_s, sending.stop_s)
-        dt = np.minimum(table.edges_s[1:], sending.stop_s) - np.maximum(table.edges_s[:-1], sending.start_s)
-        rates = np.stack([table.rate_bytes_per_s(a, b) for a, b in itertools.pairwise(sending.path)]).min(axis=0)
-        assert sending.bytes <= float((rates * dt)[part].sum()) * (1 + 1e-9)
-        assert sending.stop_s <= sending.closes_s + 1e-9
-    down = [sending for sending in carriage.sendings if sending.path[-1] == "svalbard"]
-    assert sum(sending.bytes for sending in down) == pytest.approx(size)
-    assert carriage.at_s(size) == pytest.approx(carriage.arrival_s)
-    assert carriage.at_s(size / 2) <= carriage.at_s(size)
+def keeps_to_its_links(delivery: Delivery, table: Any, size: float) -> None:
+    """Fail unless no transmission exceeds its links in its span, and all bytes arrive."""
+    for sent in delivery.transmissions:
+        part = table.cells(sent.start_s, sent.stop_s)
+        dt = np.minimum(table.edges_s[1:], sent.stop_s) - np.maximum(table.edges_s[:-1], sent.start_s)
+        rates = np.stack([table.rate_bytes_per_s(a, b) for a, b in itertools.pairwise(sent.path)]).min(axis=0)
+        assert sent.bytes <= float((rates * dt)[part].sum()) * (1 + 1e-9)
+        assert sent.stop_s <= sent.closes_s + 1e-9
+    down = [sent for sent in delivery.transmissions if sent.path[-1] == "svalbard"]
+    assert sum(sent.bytes for sent in down) == pytest.approx(size)
+    assert delivery.arrival_of_s(size) == pytest.approx(delivery.arrival_s)
+    assert delivery.arrival_of_s(size / 2) <= delivery.arrival_of_s(size)
 
 
 def test_a_better_link_never_delays_a_file() -> None:
@@ -169,7 +172,7 @@ def test_a_better_link_never_delays_a_file() -> None:
         cell, better = int(r.integers(8)), table.down_bytes_per_s.copy()
         better[cell, int(r.integers(3)), 0] += 2
         wide = replace(table, down_bytes_per_s=better)
-        before, after = (Carrier(t, (), (0,)).carry(0, 3, 6.0, 0.0) for t in (table, wide))
+        before, after = (ContactGraph(t, (), (0,)).earliest_delivery(0, 3, 6.0, 0.0) for t in (table, wide))
         if before is not None:
             assert after is not None
             assert after.arrival_s <= before.arrival_s + 1e-9
@@ -206,21 +209,21 @@ def case(name: str, fleet: leo.Constellation) -> tuple[ModelProfile, dict[str, A
     given = CASES[name]
     at = first_contact(fleet, "sat-0").start - timedelta(seconds=given["before_s"])
     model = profile(given["seconds"], given.get("weight_bytes", 20_000_000), given.get("cut", 1000))
-    asked = {"requested": at, "source": "sat-2", "deadline_s": 30_000.0, "step_s": STEP_S}
-    return model, asked | {key: given[key] for key in ("input_bytes", "output_bytes")}
+    request = {"requested": at, "source": "sat-2", "deadline_s": 30_000.0, "step_s": STEP_S}
+    return model, request | {key: given[key] for key in ("input_bytes", "output_bytes")}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_predictions_are_what_the_event_simulation_finds(name: str) -> None:
     fleet = fleet_of(name)
-    model, asked = case(name, fleet)
-    timed = leo.plan_in_time(model, fleet, workload(CASES[name]["count"]), **asked, shares=name == "shared")
+    model, request = case(name, fleet)
+    timed = leo.plan_in_time(model, fleet, workload(CASES[name]["count"]), **request, shares=name == "shared")
     if name != "large result":
-        assert timed.way == name
+        assert timed.strategy == name
     else:
         assert timed.result[-1].path[-1] == "svalbard"
         assert timed.handovers
-    assert judged(fleet, timed, asked, model) == pytest.approx(timed.duration_s, abs=STEP_S)
+    assert judged(fleet, timed, request, model) == pytest.approx(timed.duration_s, abs=STEP_S)
     assert timed.start >= timed.requested
     assert timed.compute_start <= timed.latest_start
     assert timed.compute_stop <= timed.completion
@@ -230,15 +233,15 @@ def test_predictions_are_what_the_event_simulation_finds(name: str) -> None:
         assert other.completion is None or other.completion >= timed.completion - timedelta(seconds=0.1)
         assert (other.completion is None) == (other.reason is not None)
     assert leo.TimedPlan.from_dict(json.loads(json.dumps(timed.to_dict()))) == timed
-    assert str(timed).startswith(timed.way)
+    assert str(timed).startswith(timed.strategy)
 
 
 @pytest.mark.parametrize("name", ["ground", "satellite", "deferred"])
 def test_rates_by_range_are_integrated(name: str) -> None:
     fleet = train(by_range)
-    model, asked = case(name, fleet)
-    timed = leo.plan_in_time(model, fleet, workload(CASES[name]["count"]), **asked)
-    executed = judged(fleet, timed, asked, model, down=lambda km: float(by_range(km)))
+    model, request = case(name, fleet)
+    timed = leo.plan_in_time(model, fleet, workload(CASES[name]["count"]), **request)
+    executed = judged(fleet, timed, request, model, down=lambda km: float(by_range(km)))
     assert executed == pytest.approx(timed.duration_s, abs=STEP_S)
 
 
@@ -248,42 +251,46 @@ def test_planning_is_never_later_than_starting_now_or_waiting() -> None:
     table = leo.Timetable.of(fleet, fleet.epoch, fleet.epoch + timedelta(hours=20), step_s=STEP_S)
     model, earlier = profile(0.5), 0
     for at in r.uniform(0, 36_000, 6):
-        asked = {"source": "sat-2", "input_bytes": 6e8, "output_bytes": 1e4}
-        asked["requested"] = fleet.epoch + timedelta(seconds=float(at))
-        timed = leo.plan_in_time(model, table, workload(150), **asked)
-        assert judged(fleet, timed, asked, model) == pytest.approx(timed.duration_s, abs=STEP_S)
-        for rule in (leo.start_now, leo.wait_for_pass):
-            other = rule(model, table, workload(150), **asked)
-            assert judged(fleet, other, asked, model) == pytest.approx(other.duration_s, abs=STEP_S)
-            # A tenth of a second chooses no way, and light's time no path.
+        request = {"source": "sat-2", "input_bytes": 6e8, "output_bytes": 1e4}
+        request["requested"] = fleet.epoch + timedelta(seconds=float(at))
+        timed = leo.plan_in_time(model, table, workload(150), **request)
+        assert judged(fleet, timed, request, model) == pytest.approx(timed.duration_s, abs=STEP_S)
+        for baseline in (leo.start_now, leo.wait_for_pass):
+            other = baseline(model, table, workload(150), **request)
+            assert judged(fleet, other, request, model) == pytest.approx(other.duration_s, abs=STEP_S)
+            # A tenth of a second chooses no strategy, and propagation delay no path.
             assert timed.completion <= other.completion + timedelta(milliseconds=150)
             earlier += timed.completion < other.completion
     assert earlier >= 6
 
 
-@pytest.mark.parametrize("way", ["satellite", "split"])
-def test_micro_batches_are_shared_as_two_plans_of_their_own_would_have_it(way: str) -> None:
+@pytest.mark.parametrize("strategy", ["satellite", "split"])
+def test_micro_batches_are_shared_as_two_plans_of_their_own_would_be(strategy: str) -> None:
     """Of every share: the ground's part where no satellite can compute, the board's where no station can."""
     fleet = train()
-    asked = case("shared", fleet)[1] | {"output_bytes": 1e6}
-    model, begin, count = profile(40.0, 20_000_000 if way == "satellite" else 150_000_000), asked["requested"], 24
-    stop = begin + timedelta(seconds=asked["deadline_s"])
+    request = case("shared", fleet)[1] | {"output_bytes": 1e6}
+    model, begin, count = (
+        profile(40.0, 20_000_000 if strategy == "satellite" else 150_000_000),
+        request["requested"],
+        24,
+    )
+    stop = begin + timedelta(seconds=request["deadline_s"])
     table, unserved = (
         leo.Timetable.of(one, begin, stop, step_s=STEP_S)
         for one in (fleet, fleet.served_by(replace(SVALBARD, node=None)))
     )
     small = Node("small", 1, slowdown=1.0)
-    computers = {"sat-0": small, "sat-1": small} if way == "satellite" else {}
-    best = leo.plan_in_time(model, table, workload(count), **asked, computers=computers)
-    assert best.way == "shared"
-    assert best.beside is not None
-    assert best.beside.way == way
-    assert best.plan.workload.micro_batches + best.beside.plan.workload.micro_batches == count
-    assert judged(fleet, best, asked, model) == pytest.approx(best.duration_s, abs=STEP_S)
+    computers = {"sat-0": small, "sat-1": small} if strategy == "satellite" else {}
+    best = leo.plan_in_time(model, table, workload(count), **request, computers=computers)
+    assert best.strategy == "shared"
+    assert best.concurrent is not None
+    assert best.concurrent.strategy == strategy
+    assert best.plan.workload.micro_batches + best.concurrent.plan.workload.micro_batches == count
+    assert judged(fleet, best, request, model) == pytest.approx(best.duration_s, abs=STEP_S)
 
     def part_s(number: int, where: leo.Timetable, computers: dict[str, Node]) -> float:
-        part = {key: asked[key] * number / count for key in ("input_bytes", "output_bytes")}
-        return leo.plan_in_time(model, where, workload(number), **{**asked, **part}, computers=computers).duration_s
+        part = {key: request[key] * number / count for key in ("input_bytes", "output_bytes")}
+        return leo.plan_in_time(model, where, workload(number), **{**request, **part}, computers=computers).duration_s
 
     ends = [
         max(part_s(count - n, table, dict.fromkeys(fleet.names, small)), part_s(n, unserved, computers))
@@ -298,20 +305,20 @@ def test_shares_are_the_best_of_all_even_where_results_are_large(monkeypatch: py
     fleet, r, seen = train(), np.random.default_rng(7), []
     contact = first_contact(fleet, "sat-0")
 
-    def compared(asked: Any, server: str, from_s: float, before_s: float, is_powered: Any) -> Any:
-        found = shared(asked, server, from_s, before_s, is_powered)
-        count, best = asked.workload.micro_batches, np.inf
-        here = asked.carrier.carry(asked.source, asked.source, 0.0, from_s)
+    def compared(task: Any, server: str, from_s: float, before_s: float, is_powered: Any) -> Any:
+        found = shared(task, server, from_s, before_s, is_powered)
+        count, best = task.workload.micro_batches, np.inf
+        here = task.graph.earliest_delivery(task.source, task.source, 0.0, from_s)
         for n in range(1, count):
-            board = _part(asked, n)
-            for down in (asked, replace(asked, carrier=asked.direct_carrier)):
-                ground = on_ground(_part(down, count - n), server, from_s, before_s)
+            board = task.part(n)
+            for down in (task, task.without_isl):
+                ground = on_ground(down.part(count - n), server, from_s, before_s)
                 if isinstance(ground, str):
                     continue
                 how = {"before_s": before_s, "result_from_s": ground.input[-1].stop_s}
                 other = (
                     on_satellite(board, board.source, from_s, **how)
-                    if down is asked
+                    if down is task
                     else split_at(board, here, from_s, with_ground=False, **how)
                 )
                 if not isinstance(other, str):
@@ -331,6 +338,24 @@ def test_shares_are_the_best_of_all_even_where_results_are_large(monkeypatch: py
         assert found <= best + 1.0 or found == best
 
 
+def test_sharing_plans_each_node_once_for_a_number_of_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every share solved the plans of its single nodes again, for both searches."""
+    solved: list[tuple[str, int]] = []
+    plan_on = Task.plan_on
+
+    def counted(task: Task, network: osp.Network, first: str, lasts: Any) -> Any:
+        if len(network.nodes) == 1:
+            solved.append((network.nodes[0].name, task.workload.micro_batches))
+        return plan_on(task, network, first, lasts)
+
+    monkeypatch.setattr(Task, "plan_on", counted)
+    fleet = train()
+    model, request = case("shared", fleet)
+    assert leo.plan_in_time(model, fleet, workload(300), **request).strategy == "shared"
+    assert len(solved) > 50
+    assert len(solved) == len(set(solved))
+
+
 @pytest.mark.parametrize(
     ("changes", "batches", "reason"),
     [
@@ -347,15 +372,15 @@ def test_shares_are_the_best_of_all_even_where_results_are_large(monkeypatch: py
 def test_what_cannot_be_shared_is_not(changes: dict[str, Any], batches: int, reason: str | None) -> None:
     fleet = train()
     timed = leo.plan_in_time(profile(40.0), fleet, workload(batches), **{**case("shared", fleet)[1], **changes})
-    assert timed.way != "shared"
-    found = [other.reason for other in timed.alternatives if other.way == "shared with svalbard"]
+    assert timed.strategy != "shared"
+    found = [other.reason for other in timed.alternatives if other.strategy == "shared with svalbard"]
     assert found == [] if reason is None else [reason in str(one) for one in found] == [True]
 
 
 def test_what_is_left_goes_with_the_next_pass() -> None:
     fleet = train()
-    model, asked = case("ground", fleet)
-    timed = leo.plan_in_time(model, fleet, workload(300), **asked, shares=False)
+    model, request = case("ground", fleet)
+    timed = leo.plan_in_time(model, fleet, workload(300), **request, shares=False)
     first, *_, last = timed.input
     assert timed.handovers[-1].next_start == last.start
     assert last.start > first.closes
@@ -366,60 +391,92 @@ def test_what_is_left_goes_with_the_next_pass() -> None:
 
 def test_a_split_plan_is_valid_while_its_links_are() -> None:
     fleet = train()
-    model, asked = case("mixed", fleet)
-    timed = leo.plan_in_time(model, fleet, workload(20), **asked, shares=False)
+    model, request = case("mixed", fleet)
+    timed = leo.plan_in_time(model, fleet, workload(20), **request, shares=False)
     sender = timed.plan.stages[-2].node
-    begin = asked["requested"] - timedelta(minutes=5)
+    begin = request["requested"] - timedelta(minutes=5)
     contact = next(c for c in fleet.contacts(begin, begin + timedelta(minutes=25)) if c.satellite == sender)
     assert (contact.stop - timed.valid_until).total_seconds() == pytest.approx(1.0, abs=1e-3)
     assert timed.latest_start == timed.valid_until - (timed.compute_stop - timed.compute_start)
 
 
-def test_an_empty_input_must_still_be_told_to_the_ground() -> None:
+def test_an_empty_input_must_still_be_sent_to_the_ground() -> None:
     fleet = train()
-    asked = case("ground", fleet)[1] | {"computers": dict.fromkeys(fleet.names, Node("small", 1, slowdown=1.0))}
-    none, byte = (leo.plan_in_time(profile(), fleet, workload(5), **{**asked, "input_bytes": x}) for x in (0.0, 1.0))
-    assert none.way == byte.way == "ground"
-    assert none.completion == byte.completion > asked["requested"] + timedelta(seconds=59)
+    request = case("ground", fleet)[1] | {"computers": dict.fromkeys(fleet.names, Node("small", 1, slowdown=1.0))}
+    none, byte = (leo.plan_in_time(profile(), fleet, workload(5), **{**request, "input_bytes": x}) for x in (0.0, 1.0))
+    assert none.strategy == byte.strategy == "ground"
+    assert none.completion == byte.completion > request["requested"] + timedelta(seconds=59)
 
 
 def test_input_may_come_from_a_station() -> None:
     fleet = train().served_by(replace(SVALBARD, node=None))
     at = first_contact(fleet, "sat-0").start - timedelta(seconds=100)
-    asked = {"requested": at, "source": "svalbard", "input_bytes": 1e7, "output_bytes": 1e6, "deadline_s": 20_000.0}
+    request = {"requested": at, "source": "svalbard", "input_bytes": 1e7, "output_bytes": 1e6, "deadline_s": 20_000.0}
     model = profile(0.1)
-    timed = leo.plan_in_time(model, fleet, workload(10), **asked)
+    timed = leo.plan_in_time(model, fleet, workload(10), **request)
     assert timed.input[0].path[0] == timed.result[-1].path[-1] == "svalbard"
-    assert judged(fleet, timed, asked, model) == pytest.approx(timed.duration_s, abs=STEP_S)
+    assert judged(fleet, timed, request, model) == pytest.approx(timed.duration_s, abs=STEP_S)
     served = train()
-    timed = leo.plan_in_time(model, served, workload(10), **asked)
+    timed = leo.plan_in_time(model, served, workload(10), **request)
     assert timed.completion == at + timedelta(seconds=6)
     assert timed.reason == "svalbard computes, on the ground as the input"
     for wrong in ("teleport", ["ground"]):
         with pytest.raises(ValueError, match="must be one of ground, satellite, split, mixed, deferred, shared"):
-            leo.TimedPlan.from_dict(timed.to_dict() | {"way": wrong})
+            leo.TimedPlan.from_dict(timed.to_dict() | {"strategy": wrong})
 
 
 def test_a_destination_is_kept_to() -> None:
     fleet = train().served_by(SVALBARD, MUNICH)
     at = first_contact(fleet, "sat-0").start - timedelta(seconds=600)
-    asked = {"requested": at, "source": "sat-0", "input_bytes": 1e6, "output_bytes": 1e4}
+    request = {"requested": at, "source": "sat-0", "input_bytes": 1e6, "output_bytes": 1e4}
     anywhere, munich = (
-        leo.plan_in_time(profile(), fleet, workload(1), destination=names, **asked) for names in (None, ["munich"])
+        leo.plan_in_time(profile(), fleet, workload(1), destination=names, **request) for names in (None, ["munich"])
     )
     assert munich.completion > anywhere.completion
     assert {t.path[-1] for t in (*munich.input, *munich.activation, *munich.result)} <= {"munich", *fleet.names}
     assert "svalbard" not in [stage.node for stage in munich.plan.stages]
 
 
-def test_a_tie_goes_to_the_way_named_first() -> None:
+def test_a_tie_goes_to_the_strategy_named_first() -> None:
     fleet = train(count=1)
-    model, asked = case("satellite", train())
-    asked["source"] = "sat-0"
-    asked["input_bytes"] = 0.0
+    model, request = case("satellite", train())
+    request["source"] = "sat-0"
+    request["input_bytes"] = 0.0
     timed = leo.plan_in_time(replace(model, layers=tuple(replace(x, prefill_s=0.0) for x in model.layers)), fleet,
-                             workload(1), **{**asked, "output_bytes": 0.0})  # fmt: skip
-    assert timed.way == "ground"
+                             workload(1), **{**request, "output_bytes": 0.0})  # fmt: skip
+    assert timed.strategy == "ground"
+
+
+# Names of version 0.1
+
+
+def test_old_names_of_a_plan_in_time_warn_and_old_files_are_read() -> None:
+    fleet = train()
+    model, request = case("shared", fleet)
+    timed = leo.plan_in_time(model, fleet, workload(300), **request)
+    assert timed.concurrent is not None
+    with pytest.warns(DeprecationWarning, match="TimedPlan.way is now TimedPlan.strategy"):
+        assert timed.way == "shared"
+    with pytest.warns(DeprecationWarning, match="TimedPlan.beside is now TimedPlan.concurrent"):
+        assert timed.beside is timed.concurrent
+    with pytest.warns(DeprecationWarning, match="Alternative.way is now Alternative.strategy"):
+        assert timed.alternatives[0].way == timed.alternatives[0].strategy
+    table = leo.Timetable.of(fleet, fleet.epoch, fleet.epoch + timedelta(hours=1))
+    old: Any = {"target": "svalbard"}
+    with pytest.warns(DeprecationWarning, match=r"rate_bytes_per_s\(target=\) is now"):
+        rates = table.rate_bytes_per_s("sat-0", **old)
+    assert np.array_equal(rates, table.rate_bytes_per_s("sat-0", destination="svalbard"))
+
+    def as_written_before(document: dict[str, Any]) -> dict[str, Any]:
+        old = {"strategy": "way", "concurrent": "beside"}
+        return {old.get(key, key): value for key, value in document.items()}
+
+    document = as_written_before(timed.to_dict())
+    document["beside"] = as_written_before(document["beside"])
+    document["alternatives"] = [as_written_before(row) for row in document["alternatives"]]
+    assert leo.TimedPlan.from_dict(document) == timed
+    with pytest.raises(ValueError, match='unknown key "way"'):
+        leo.TimedPlan.from_dict(timed.to_dict() | {"way": "shared"})
 
 
 # What is refused
@@ -440,31 +497,37 @@ def test_a_tie_goes_to_the_way_named_first() -> None:
 )
 def test_nonsense_is_refused(changes: dict[str, Any], message: str) -> None:
     fleet = train()
-    asked = {"requested": fleet.epoch, "source": "sat-0", "input_bytes": 1.0, "output_bytes": 1.0, "deadline_s": 9000.0}
+    request = {
+        "requested": fleet.epoch,
+        "source": "sat-0",
+        "input_bytes": 1.0,
+        "output_bytes": 1.0,
+        "deadline_s": 9000.0,
+    }
     with pytest.raises(ValueError, match=message):
-        leo.plan_in_time(profile(), fleet, workload(1), **{**asked, **changes})
+        leo.plan_in_time(profile(), fleet, workload(1), **{**request, **changes})
 
 
-def test_a_deadline_too_soon_says_of_each_way_what_is_in_the_way() -> None:
+def test_a_deadline_too_soon_gives_the_reason_for_each_strategy() -> None:
     fleet = train()
-    asked = {"source": "sat-0", "input_bytes": 1e9, "output_bytes": 1e4, "deadline_s": 1000.0}
-    asked["requested"] = first_contact(fleet, "sat-0").stop + timedelta(seconds=60)
+    request = {"source": "sat-0", "input_bytes": 1e9, "output_bytes": 1e4, "deadline_s": 1000.0}
+    request["requested"] = first_contact(fleet, "sat-0").stop + timedelta(seconds=60)
     with pytest.raises(
         osp.InfeasiblePlanError, match=r"no result in 1000 s\. ground, svalbard: the input is not on the"
     ):
-        leo.plan_in_time(profile(), fleet, workload(1), **asked)
+        leo.plan_in_time(profile(), fleet, workload(1), **request)
 
 
 def test_a_request_outside_the_timetable_is_refused() -> None:
     fleet = train()
     table = leo.Timetable.of(fleet, fleet.epoch, fleet.epoch + timedelta(hours=1))
-    asked = {"requested": fleet.epoch + timedelta(days=1), "source": "sat-0", "input_bytes": 1, "output_bytes": 1}
-    with pytest.raises(ValueError, match="the timetable is of 2026-01-01 00:00:00"):
-        leo.plan_in_time(profile(), table, **asked)
+    request = {"requested": fleet.epoch + timedelta(days=1), "source": "sat-0", "input_bytes": 1, "output_bytes": 1}
+    with pytest.raises(ValueError, match="the timetable covers 2026-01-01 00:00:00"):
+        leo.plan_in_time(profile(), table, **request)
 
 
 def test_too_many_satellites_are_named_instead() -> None:
     shell = leo.walker_delta(70, 7, 1, altitude_km=550, inclination_deg=53,
                              equipment=leo.Equipment(Node("obc", 10**9, slowdown=1.0)), stations=(MUNICH,))  # fmt: skip
-    with pytest.raises(ValueError, match="70 satellites are to be planned over time, at most 64 can"):
+    with pytest.raises(ValueError, match="a timetable has at most 64 satellites, 70 are given"):
         leo.Timetable.of(shell, shell.epoch, shell.epoch + timedelta(hours=1))

@@ -127,14 +127,14 @@ def test_without_equipment_what_is_missing_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"node": "jetson"}, "the node of an equipment is 'jetson', expected a Node"),
-        ({"isl": "1 Gbit/s"}, r"isl is '1 Gbit/s', expected FixedRate\(\.\.\.\), KaBand\(\), Optical\(\)"),
-        ({"isl": leo.Optical}, "isl is <class .*Optical'>, expected FixedRate"),
-        ({"topology": leo.Grid}, "topology is <class .*Grid'>, expected Grid"),
-        ({"downlink": 1e6}, "downlink is 1000000.0, expected FixedRate"),
-        ({"uplink": "ka_band"}, "uplink is 'ka_band', expected FixedRate"),
-        ({"topology": "grid"}, r"topology is 'grid', expected Grid\(\), Nearest\(\)"),
-        ({"margin_km": "80"}, "margin_km is '80', expected a number"),
+        ({"node": "jetson"}, "the node of an equipment is 'jetson', must be a Node"),
+        ({"isl": "1 Gbit/s"}, r"isl is '1 Gbit/s', must be FixedRate\(\.\.\.\), KaBand\(\), Optical\(\)"),
+        ({"isl": leo.Optical}, "isl is <class .*Optical'>, must be FixedRate"),
+        ({"topology": leo.Grid}, "topology is <class .*Grid'>, must be Grid"),
+        ({"downlink": 1e6}, "downlink is 1000000.0, must be FixedRate"),
+        ({"uplink": "ka_band"}, "uplink is 'ka_band', must be FixedRate"),
+        ({"topology": "grid"}, r"topology is 'grid', must be Grid\(\), Nearest\(\)"),
+        ({"margin_km": "80"}, "margin_km is '80', must be a number"),
     ],
 )
 def test_equipment_of_other_types_is_refused(change: dict[str, Any], message: str) -> None:
@@ -150,15 +150,15 @@ def test_what_has_the_method_is_a_rate() -> None:
 
 def test_what_is_no_equipment_or_station_is_refused() -> None:
     given: Any = "x"
-    with pytest.raises(TypeError, match=r"the equipment is 'x', expected Equipment\(node=\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"the equipment is 'x', must be Equipment\(node=\.\.\.\)"):
         RING.equipped(given)
-    with pytest.raises(TypeError, match="a station is 'x', expected a Station"):
+    with pytest.raises(TypeError, match="a station is 'x', must be a Station"):
         RING.served_by(given)
     given = [MUNICH]
-    with pytest.raises(TypeError, match=r"a station is \[Station.*expected a Station"):
+    with pytest.raises(TypeError, match=r"a station is \[Station.*must be a Station"):
         RING.served_by(given)
     given = ["sat-0"]
-    with pytest.raises(TypeError, match="a satellite is 'sat-0', expected a Satellite"):
+    with pytest.raises(TypeError, match="a satellite is 'sat-0', must be a Satellite"):
         leo.Constellation("ring", given)
 
 

@@ -1,4 +1,4 @@
-"""Where constellations come from: Walker patterns, single satellites, files of elements."""
+"""Constellations from Walker patterns, from the elements of single satellites, and from files of elements."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from orbitsplit._io.validation import check_number
+
 from . import satellites
 from .constellation import Constellation, Equipment
 from .satellites import DESIGNED_AGE_DAYS, MEASURED_AGE_DAYS, from_elements
 from .stations import Station
-from .validation import check_real
 from .walker import Pattern
 
-# Of satellites that exist on paper alone: any date would do, a fixed one gives the same network tomorrow.
+# The epoch of designed constellations: arbitrary, but fixed, so that networks are reproducible.
 DEFAULT_EPOCH = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
@@ -39,7 +40,6 @@ def walker_delta(
     Raises:
         ValueError: The planes do not divide the satellites, or a number is out of range.
     """
-    check_real("inclination_deg", inclination_deg)
     pattern = Pattern(total, planes, phasing, inclination_deg)
     return _walker(pattern, altitude_km, epoch, raan_deg, name, equipment, stations)
 
@@ -62,7 +62,6 @@ def walker_star(
     Raises:
         ValueError: As `walker_delta`.
     """
-    check_real("inclination_deg", inclination_deg)
     pattern = Pattern(total, planes, phasing, inclination_deg, spread_deg=180.0)
     return _walker(pattern, altitude_km, epoch, raan_deg, name, equipment, stations)
 
@@ -87,7 +86,7 @@ def single(
     The semi-major axis is `altitude_km` + 6378.137 km; `bstar` is the drag term of SGP4 in 1 / Earth radii.
 
     Raises:
-        ValueError: A number is out of range, or the orbit goes through the Earth.
+        ValueError: A number is out of range, or the orbit intersects the Earth.
     """
     satellite = from_elements(
         name,
@@ -146,7 +145,7 @@ def _walker(
     equipment: Equipment | None,
     stations: Sequence[Station],
 ) -> Constellation:
-    check_real("raan_deg", raan_deg)
+    check_number("raan_deg", raan_deg)
     satellites = []
     nodes, phases = np.degrees(pattern.raan_rad()).tolist(), np.degrees(pattern.phase_rad()).tolist()
     for k, (node, phase) in enumerate(zip(nodes, phases, strict=True)):

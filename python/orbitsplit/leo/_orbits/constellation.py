@@ -1,4 +1,4 @@
-"""Constellations: satellites, what they carry and the stations they serve; what yields networks over time."""
+"""Constellations: satellites, their equipment, and ground stations; networks and contacts over time."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from .snapshot import ground_links, isl_links, isl_pairs, nodes_of
 from .stations import Station, elevation_deg
 from .times import Times, TimesLike
 from .topology import Grid, Nearest, Topology
-from .validation import check_real
+from .validation import check_between, check_not_negative
 from .walker import Pattern
 
-# Satellites times instants propagated together: 48 bytes of states each, and a few times that while looking at them.
+# Satellites times instants propagated at once: 48 bytes of states each, and a few times that while they are evaluated.
 _CHUNK = 400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Equipment:
-    """What every satellite of a constellation carries, and how fast its links are.
+    """The computer of every satellite of a constellation, and the rates of its links.
 
-    `node` is the template of a satellite's computer: its name does not matter. `topology` chooses the inter-satellite
-    links; None: a +grid in a Walker pattern, up to four nearest neighbours elsewhere. `uplink` None is as fast as the
-    downlink. A beam between satellites must clear the equatorial sphere by `margin_km`.
+    `node` is the template of the computer; its name is ignored. `topology` chooses the inter-satellite links; None: a
+    +grid in a Walker pattern, up to four nearest neighbours elsewhere. `uplink` None is as fast as the downlink. A beam
+    between satellites must clear the equatorial sphere by `margin_km`.
 
     The default rates are those of arXiv 2604.04654: 0.5 Gbit/s between satellites, 0.8 Gbit/s to the ground, the upper
-    end of the sweep from which its headline is.
+    end of the sweep behind its headline.
 
     Raises:
         ValueError: The margin is negative or not finite.
@@ -54,18 +54,19 @@ class Equipment:
 
     def __post_init__(self) -> None:
         if not isinstance(self.node, Node):
-            raise TypeError(f"the node of an equipment is {self.node!r}, expected a Node")
+            raise TypeError(f"the node of an equipment is {self.node!r}, must be a Node")
         if self.topology is not None and not _has_method(self.topology, "pairs"):
-            raise TypeError(f"topology is {self.topology!r}, expected Grid(), Nearest() or what has a method pairs")
+            raise TypeError(
+                f"topology is {self.topology!r}, must be Grid(), Nearest() or an object with a method pairs"
+            )
         for name in ("isl", "downlink", "uplink"):
             rate = getattr(self, name)
             if rate is not None and not _has_method(rate, "bytes_per_s"):
                 raise TypeError(
-                    f"{name} is {rate!r}, expected FixedRate(...), KaBand(), Optical() or what has a method bytes_per_s"
+                    f"{name} is {rate!r}, must be FixedRate(...), KaBand(), Optical() or an object with a method"
+                    " bytes_per_s"
                 )
-        check_real("margin_km", self.margin_km)
-        if not (math.isfinite(self.margin_km) and self.margin_km >= 0):
-            raise ValueError(f"margin_km is {self.margin_km}, must be finite and at least 0")
+        check_not_negative("margin_km", self.margin_km)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Constellation:
 
     Raises:
         ValueError: No satellite, a name used twice, or a pattern of another number of satellites.
-        TypeError: What is given as a satellite, equipment or station is none.
+        TypeError: A satellite, the equipment or a station is of another type.
     """
 
     name: str
@@ -127,7 +128,7 @@ class Constellation:
 
     @property
     def topology(self) -> Topology:
-        """Return the equipment's topology, or the one that is taken where it says none."""
+        """Return the topology of the equipment; by default the +grid of a pattern, else nearest neighbours."""
         if self.equipment is not None and self.equipment.topology is not None:
             return self.equipment.topology
         return Nearest() if self.pattern is None else Grid()
@@ -144,7 +145,7 @@ class Constellation:
         return self._numbers[satellite]
 
     def equipped(self, equipment: Equipment) -> Constellation:
-        """Return the constellation with this equipment. Raises TypeError for what is none."""
+        """Return the constellation with this equipment. Raises TypeError for another type."""
         return replace(self, equipment=equipment)
 
     def served_by(self, *stations: Station) -> Constellation:
@@ -152,7 +153,7 @@ class Constellation:
 
         Raises:
             ValueError: A name is used twice.
-            TypeError: What is given as a station is none.
+            TypeError: A station is of another type.
         """
         return replace(self, stations=stations)
 
@@ -179,9 +180,9 @@ class Constellation:
         return positions if frame == "teme" else earth_fixed(positions, when)
 
     def chunks(self, times: TimesLike, *, overlap: int = 0) -> Iterator[tuple[Times, Array, Array]]:
-        """Yield times [T], positions [N, T, 3] and velocities of one stretch after the other, 20 MB of states each.
+        """Yield times [T], positions [N, T, 3] and velocities in consecutive chunks of 20 MB of states.
 
-        Each begins with the last `overlap` instants of the one before.
+        Each chunk begins with the last `overlap` instants of the one before.
         """
         when = Times.of(times)
         size = max(_CHUNK // len(self), 4 * overlap, 1)
@@ -190,13 +191,13 @@ class Constellation:
             yield part, *self.states(part)
 
     def elevation_deg(self, times: TimesLike) -> Array:
-        """Return the elevation [S, N, T] of each satellite at each station in degrees, below the horizon negative."""
+        """Return the elevation [S, N, T] of each satellite at each station in degrees, negative below the horizon."""
         when = Times.of(times)
         positions, angle = self.positions(when), when.sidereal_rad()
         return np.stack([elevation_deg(positions, station, angle) for station in self.stations])
 
     def sunlit(self, times: TimesLike) -> npt.NDArray[np.bool_]:
-        """Return whether each satellite [N, T] is outside the Earth's shadow; good to a few seconds."""
+        """Return whether each satellite [N, T] is outside the Earth's shadow, accurate to a few seconds."""
         when = Times.of(times)
         return sunlit(self.positions(when), sun_km(when))
 
@@ -208,7 +209,7 @@ class Constellation:
     def network(self, at: datetime | float) -> Network:
         """Return the network at an instant: the satellites, then the stations that have a node.
 
-        Links take the time of light, and their rates are the equipment's at the range they have.
+        The latency of a link is its propagation delay, its rate that of the equipment at its range.
 
         Raises:
             ValueError: The constellation has no equipment, or as `states`.
@@ -233,25 +234,23 @@ class Constellation:
         """Yield times and their networks from start to stop, `step_s` apart.
 
         Raises:
-            ValueError: As `network`, or the span makes no sense.
+            ValueError: As `network`, or the span is empty or the step not positive.
         """
         for when in Times.span(start, stop, step_s).datetimes():
             yield when, self.network(when)
 
     def contacts(self, start: datetime | float, stop: datetime | float, *, step_s: float = 30.0) -> tuple[Contact, ...]:
-        """Return when which station sees which satellite between start and stop, by start time.
+        """Return the contacts of all stations with all satellites between start and stop, by start time.
 
-        Orbits are sampled every `step_s`, at most 60 s; edges are found between samples, to a few milliseconds, and
-        passes shorter than a step are not missed.
+        Orbits are sampled every `step_s`, at most 60 s; the edges of contacts are found between samples, to a few
+        milliseconds, and passes shorter than a step are found, too.
 
         Raises:
             ValueError: There are no stations, the step is too long, or as `states`.
         """
         if not self.stations:
             raise ValueError(f"constellation {self.name!r} has no stations to be seen from: served_by(Station(...))")
-        check_real("step_s", step_s)
-        if not 1 <= step_s <= LONGEST_STEP_S:
-            raise ValueError(f"step_s is {step_s}, must be from 1 to {LONGEST_STEP_S:g}")
+        check_between("step_s", step_s, 1.0, LONGEST_STEP_S)
         ends = Times.of([*Times.of(start).datetimes(), *Times.of(stop).datetimes()])
         span = ends.datetimes()
         length_s = float(ends.seconds_since(ends)[1])
@@ -269,9 +268,9 @@ class Constellation:
         for what, members, kind in (("satellite", self.satellites, Satellite), ("station", self.stations, Station)):
             for member in members:
                 if not isinstance(member, kind):
-                    raise TypeError(f"a {what} is {member!r}, expected a {kind.__name__}")
+                    raise TypeError(f"a {what} is {member!r}, must be a {kind.__name__}")
         if self.equipment is not None and not isinstance(self.equipment, Equipment):
-            raise TypeError(f"the equipment is {self.equipment!r}, expected Equipment(node=...)")
+            raise TypeError(f"the equipment is {self.equipment!r}, must be Equipment(node=...)")
 
     @cached_property
     def _records(self) -> Any:
@@ -299,11 +298,11 @@ class Constellation:
                 days = abs(at - float(self._epochs[worst]))
                 raise ValueError(
                     f"the elements of satellite {satellite.name!r} are of {satellite.epoch:%Y-%m-%d}, {when:%Y-%m-%d}"
-                    f" is {days:,.0f} days away and the limit is {satellite.max_age_days:,.0f}: take newer elements,"
+                    f" is {days:,.0f} days away and the limit is {satellite.max_age_days:,.0f}: use newer elements,"
                     " another time, or a larger max_age_days"
                 )
 
 
 def _has_method(value: Any, name: str) -> bool:
-    """Return whether a value, which is no class, has a method of this name."""
+    """Return whether a value that is an instance, not a class, has a method of this name."""
     return not isinstance(value, type) and callable(getattr(value, name, None))

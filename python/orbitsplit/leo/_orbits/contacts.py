@@ -1,7 +1,7 @@
-"""When a ground station sees which satellite: contact windows from sampled orbits, their edges found between samples.
+"""Contacts of ground stations with satellites, from sampled orbits; their edges are found between samples.
 
 Samples are TEME states. Between two of them the orbit is the cubic through both positions and velocities, which for
-steps of up to 60 s is off by less than half a metre in low orbits; so refining needs no further propagation.
+steps of up to 60 s is accurate to half a metre in low orbits: refinement needs no further propagation.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Index = npt.NDArray[np.int64]
 _BISECTIONS = 20
 _GOLDEN_STEPS = 16
 _GOLDEN = (math.sqrt(5) - 1) / 2
-# How far the geodetic zenith may lie from the geocentric one that the first, coarse look uses.
+# The largest angle between the geodetic zenith and the geocentric one, which the coarse filter uses.
 _ZENITH_DEG = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """A satellite above a station's mask: from when to when (UTC), and the largest elevation in between."""
+    """A satellite above a station's mask from `start` to `stop` (UTC), and its largest elevation, at `highest`."""
 
     satellite: str
     station: str
@@ -48,7 +48,7 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class _Events:
-    """What happens when, in seconds since the span's start: kind 1 rises, -1 sets, 0 is highest."""
+    """Events in seconds since the start of the span: kind 1 rises, -1 sets, 0 is highest."""
 
     satellite: Index
     at_s: Array
@@ -114,7 +114,7 @@ class _Chunk:
 
     @classmethod
     def of(cls, times: Times, positions: Array, velocities: Array, step_s: float) -> _Chunk:
-        """Return the chunk with what all stations need of it."""
+        """Return the chunk with the quantities that all stations need."""
         radius = np.linalg.norm(positions, axis=-1)
         motion = np.max(np.linalg.norm(velocities, axis=-1) / radius, axis=1) + EARTH_RAD_PER_S
         return cls(positions, velocities, times.sidereal_rad(), radius, motion, step_s)
@@ -156,9 +156,9 @@ def contacts_of(
 
 
 def _events(chunk: _Chunk, station: Station, first_s: float) -> _Events:
-    """Return what happens around the samples 1 ... T - 2 of a chunk whose first sample is `first_s` into the span.
+    """Return the events around the samples 1 ... T - 2 of a chunk whose first sample is `first_s` into the span.
 
-    An edge between samples k and k + 1 belongs to k, so neighbouring chunks find none twice.
+    An edge between samples k and k + 1 belongs to k, so adjacent chunks do not find it twice.
     """
     count, step_s = len(chunk.angle_rad), chunk.step_s
     near = np.flatnonzero(_may_be_seen(chunk, station))
@@ -183,7 +183,7 @@ def _events(chunk: _Chunk, station: Station, first_s: float) -> _Events:
 
 
 def _tops(arcs: _Arcs, satellite: Index, at_s: Array, is_short: npt.NDArray[np.bool_]) -> list[_Events]:
-    """Return where satellites are highest, and both edges of those that rise and set between two samples."""
+    """Return the culminations, and both edges of the passes that rise and set between two samples."""
     offset, height = arcs.highest()
     seen = height >= arcs.station.mask_deg
     zero = np.zeros(len(satellite), dtype=np.int64)
@@ -199,7 +199,7 @@ def _tops(arcs: _Arcs, satellite: Index, at_s: Array, is_short: npt.NDArray[np.b
 def _may_be_seen(chunk: _Chunk, station: Station) -> npt.NDArray[np.bool_]:
     """Return for samples [N, T] whether the satellite may be above the mask within a step.
 
-    Cheap, as it must look at everything: one product and one comparison for each sample.
+    A cheap filter, applied to every sample: one product and one comparison each.
     """
     position = station.position_km()
     place = float(np.linalg.norm(position))
@@ -223,7 +223,7 @@ def _joined(parts: Sequence[_Events], later_s: float = 0.0) -> _Events:
 
 
 def _cut(ends: Array, mask_deg: float, length_s: float) -> _Events:
-    """Return the events that open and close at the ends of the span what is in view there; `ends` is [N, 2]."""
+    """Return the events that open and close, at the ends of the span, the contacts cut there; `ends` is [N, 2]."""
     parts = []
     for side, kind, at_s in ((0, 1, 0.0), (1, -1, length_s)):
         seen = np.flatnonzero(ends[:, side] >= mask_deg)
@@ -235,7 +235,7 @@ def _cut(ends: Array, mask_deg: float, length_s: float) -> _Events:
 def _windows(
     found: Sequence[_Events], station: Station, names: Sequence[str], start: datetime, length_s: float
 ) -> Iterator[Contact]:
-    """Pair what rises with what sets, satellite by satellite."""
+    """Pair rises with sets, satellite by satellite."""
     events = _joined(found)
     inside = (events.at_s >= 0) & (events.at_s <= length_s)
     satellite, at_s = events.satellite[inside], events.at_s[inside]

@@ -1,4 +1,4 @@
-"""The Earth and the sun as far as links need them: WGS84, its rotation, lines of sight, shadow.
+"""The Earth and the sun, as links need them: WGS84, rotation, lines of sight, shadow.
 
 Positions are kilometres from the Earth's centre. TEME is the frame of SGP4 (true equator, mean equinox of date), which
 a rotation by Greenwich mean sidereal time makes Earth-fixed; polar motion, some ten metres, is left out.
@@ -21,7 +21,7 @@ FLATTENING = 1 / 298.257223563
 MU_KM3_PER_S2 = 398600.4418
 EARTH_RAD_PER_S = 7.292115e-5
 LIGHT_KM_PER_S = 299792.458
-# What a beam must clear above the equatorial sphere: denser air below bends and absorbs it.
+# Clearance of a beam above the equatorial sphere: denser air below refracts and absorbs it.
 ATMOSPHERE_MARGIN_KM = 80.0
 
 _AU_KM = 149597870.7
@@ -43,7 +43,7 @@ def maximal_range_km(
         4733
 
     Raises:
-        ValueError: An altitude is below the margin: nothing can be seen from there.
+        ValueError: An altitude is below the margin.
     """
     grazing = EARTH_RADIUS_KM + margin_km
     total = 0.0
@@ -76,7 +76,7 @@ def range_km(a: Array, b: Array) -> Array:
 
 
 def delay_s(distance_km: Array) -> Array:
-    """Return the seconds light takes."""
+    """Return the propagation delay in seconds at the speed of light."""
     return np.asarray(distance_km) / LIGHT_KM_PER_S
 
 
@@ -97,7 +97,7 @@ def geodetic_up(latitude_deg: float, longitude_deg: float) -> Array:
 
 
 def rotated(vectors: Array, angle_rad: Array) -> Array:
-    """Return vectors [..., 3] turned about the Earth's axis by angles that broadcast with [...]."""
+    """Return vectors [..., 3] rotated about the Earth's axis by angles that broadcast with [...]."""
     cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
     x, y = vectors[..., 0], vectors[..., 1]
     turned_x = cosine * x - sine * y
@@ -113,7 +113,7 @@ def earth_fixed(positions: Array, times: Times) -> Array:
 def sun_km(times: Times) -> Array:
     """Return the sun's position [T, 3] in km, equator and equinox of date: the Astronomical Almanac's low precision.
 
-    Good to 0.01 deg from 1950 to 2050. Vallado, Fundamentals of Astrodynamics and Applications, algorithm 29.
+    Accurate to 0.01 deg from 1950 to 2050. Vallado, Fundamentals of Astrodynamics and Applications, algorithm 29.
     """
     days = (times.day - J2000) + times.fraction
     centuries = days / 36525.0

@@ -1,4 +1,4 @@
-"""How fast a link is: fixed, or by range from a link budget (free-space loss, stated losses and margin, Shannon)."""
+"""Rates of links: fixed, or by range from a link budget (free-space loss, stated losses and margin, Shannon)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from orbitsplit._io.units import parse_quantity
+from orbitsplit._io.validation import check_number
 
 from .earth import LIGHT_KM_PER_S, Array
 
@@ -16,7 +17,7 @@ _BOLTZMANN_DBW = -228.6
 
 
 class LinkRate(Protocol):
-    """What turns ranges into rates. Anything with this method will do."""
+    """A rate by range: any object with this method."""
 
     def bytes_per_s(self, range_km: Array) -> Array:
         """Return bytes per second at ranges [...] in km, all > 0; 0 is no link."""
@@ -40,7 +41,7 @@ class FixedRate:
     def __post_init__(self) -> None:
         rate = parse_quantity(self.rate, "bytes_per_s", "the rate of a link")
         if rate == 0:
-            raise ValueError("the rate of a link is 0, must be > 0; for no link give None")
+            raise ValueError("the rate of a link is 0, must be > 0; None is no link")
         object.__setattr__(self, "rate", rate)
 
     def bytes_per_s(self, range_km: Array) -> Array:
@@ -53,14 +54,14 @@ class FixedRate:
 class KaBand:
     """A Ka-band radio link: bandwidth * log2(1 + SNR), at most `bandwidth_hz * most_bits_per_s_per_hz`.
 
-    Each default and where it is from:
+    Each default and its source:
 
     - `frequency_hz`, `bandwidth_hz`: downlink at 20 GHz, 400 MHz [3GPP TR 38.821, table 6.1.3.2-1, Ka band].
     - `eirp_dbw`: 4 dBW/MHz of a satellite at 600 km [TR 38.821, table 6.1.1.1-1, set 1, Ka band], times 400 MHz.
     - `gain_over_temperature_db`: a dish of 60 cm: 39.7 dBi, noise figure 1.2 dB, antenna at 150 K [TR 38.821, table
       6.1.1.1-3, VSAT], which makes 15.9 dB/K.
     - `losses_db`: 1 for air and scintillation above 10 deg in clear sky [assumed]; rain costs more.
-    - `margin_db`: 3, for what Shannon's formula does not know: codes, filters, pointing [assumed].
+    - `margin_db`: 3, for losses outside of Shannon's formula: codes, filters, pointing [assumed].
     - `most_bits_per_s_per_hz`: 5.9, 256APSK 3/4 of DVB-S2X [ETSI EN 302 307-2].
     """
 
@@ -76,7 +77,7 @@ class KaBand:
         _check(self, positive=("frequency_hz", "bandwidth_hz", "most_bits_per_s_per_hz"))
 
     def snr_db(self, range_km: Array) -> Array:
-        """Return the ratio of signal to noise at ranges [...], losses and margin taken off."""
+        """Return the ratio of signal to noise at ranges [...], with losses and margin subtracted."""
         return (
             self.eirp_dbw
             + self.gain_over_temperature_db
@@ -97,7 +98,7 @@ class Optical:
     """A laser link between two equal telescopes: bandwidth * log2(1 + power / sensitivity), at most 1 bit/s/Hz.
 
     The sensitivity is the power at which the receiver reaches its full rate, so that below it the rate falls as
-    Shannon's formula does, above it the modem is the limit. Each default and where it is from:
+    Shannon's formula does, above it the modem is the limit. Each default and its source:
 
     - `sensitivity_dbm`, `bandwidth_hz`: -35.5 dBm for 10 Gbit/s on-off keying at an error rate of 1e-12;
       `wavelength_m`: 1550 nm;
@@ -148,7 +149,7 @@ def free_space_loss_db(range_km: Array, frequency_hz: float) -> Array:
 
 def _check_range(range_km: Array) -> None:
     ranges = np.asarray(range_km, dtype=np.float64)
-    is_wrong = ~(ranges > 0)  # which finds what is no number, too
+    is_wrong = ~(ranges > 0)  # which includes NaN
     if is_wrong.any():
         raise ValueError(f"the range of a link is {float(ranges[is_wrong].flat[0]):g} km, must be > 0")
 
@@ -162,7 +163,8 @@ def _shannon(snr_db: Array, bandwidth_hz: float, most_bits_per_s_per_hz: float) 
 def _check(budget: KaBand | Optical, positive: tuple[str, ...]) -> None:
     for entry in fields(budget):
         value = getattr(budget, entry.name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{entry.name} of a link budget is {value!r}, must be a finite number")
+        check_number(f"{entry.name} of a link budget", value)
+        if not math.isfinite(value):
+            raise ValueError(f"{entry.name} of a link budget is {value}, must be finite")
         if entry.name in positive and value <= 0:
             raise ValueError(f"{entry.name} of a link budget is {value}, must be > 0")

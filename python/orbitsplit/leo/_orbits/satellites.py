@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.files import read_text
+from orbitsplit._io.validation import check_number
 
 from .earth import EARTH_RADIUS_KM
 from .times import DAY_S, Times
-from .validation import check_name, check_real
+from .validation import check_name
 
 try:
     from sgp4 import omm
@@ -31,25 +32,25 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('orbitsplit.leo needs sgp4, which is not installed: pip install "orbitsplit[leo]"') from error
 
-# Published elements lose about a kilometre a day from their epoch, more when the sun is active.
+# The error of published elements grows by about a kilometre a day from their epoch, more when the sun is active.
 MEASURED_AGE_DAYS = 30.0
-# A pattern is not anywhere yet; further off than this the epoch is a slip of the pen.
+# A designed pattern does not age; an epoch further away than this is a typing error.
 DESIGNED_AGE_DAYS = 3653.0
 
-# Below this the air takes a satellite down within a revolution.
+# Below this altitude drag deorbits a satellite within a revolution.
 _LOWEST_KM = 100.0
 
 _SGP4_RADIUS_KM = 6378.135
 _SGP4_XKE = 60.0 / math.sqrt(_SGP4_RADIUS_KM**3 / 398600.8)
 _SGP4_J2 = 0.001082616
 _SGP4_EPOCH = 2433281.5
-# How the two lines of elements start, which no name does: number, satellite, and on the first its classification.
+# How the lines of an element set start, and no name does: number, satellite, and on line 1 its classification.
 _ELEMENTS = re.compile(r"1 [ 0-9A-Z][ 0-9]{4}[UCS ] |2 [ 0-9A-Z][ 0-9]{4} ")
 
 
 @dataclass(frozen=True, slots=True)
 class Satellite:
-    """One satellite: its name, SGP4's record of it, and how many days from its epoch it may be asked for."""
+    """One satellite: its name, its record for SGP4, and the largest distance in days from its epoch to propagate to."""
 
     name: str
     record: Any = field(repr=False, compare=False)
@@ -62,7 +63,7 @@ class Satellite:
 
     @property
     def period_s(self) -> float:
-        """Return the seconds of a revolution, from the mean motion."""
+        """Return the orbital period in seconds, from the mean motion."""
         return 2 * math.pi / float(self.record.no_kozai) * 60.0
 
     @property
@@ -100,7 +101,7 @@ def from_elements(
     `raan_deg` counts from the equinox of date; `bstar` is the drag term in 1 / Earth radii.
 
     Raises:
-        ValueError: The name is empty, a number is out of range, or the orbit is too low or goes through the Earth.
+        ValueError: The name is empty, a number is out of range, or the orbit is too low or intersects the Earth.
         TypeError: An argument is of another type.
     """
     check_name("the name of a satellite", name)
@@ -227,7 +228,7 @@ def epochs_of(satellites: Iterable[Satellite]) -> npt.NDArray[np.float64]:
 
 def _check_elements(name: str, elements: Mapping[str, float]) -> None:
     for key, value in elements.items():
-        check_real(f"{key} of satellite {name!r}", value)
+        check_number(f"{key} of satellite {name!r}", value)
         if key != "max_age_days" and not math.isfinite(value):
             raise ValueError(f"{key} of satellite {name!r} is {value}, an element must be finite")
     altitude_km, inclination_deg = elements["altitude_km"], elements["inclination_deg"]
@@ -249,7 +250,7 @@ def propagate(
     """Return positions [N, T, 3] in km and velocities in km/s, TEME.
 
     Raises:
-        ValueError: SGP4 says of a satellite that it has decayed or its elements make no sense; the message names it.
+        ValueError: SGP4 reports that a satellite has decayed or that its elements are invalid; the message names it.
     """
     errors, positions, velocities = records.sgp4(times.day, times.fraction)
     if errors.any():
@@ -260,7 +261,7 @@ def propagate(
         reason = SGP4_ERRORS.get(code, f"error {code} of SGP4")
         raise ValueError(
             f"satellite {satellites[n].name!r} {fact} at {when:%Y-%m-%d %H:%M} UTC,"
-            f" {_days(satellites[n], when):.1f} days from its epoch: {reason}; leave it out or take newer elements"
+            f" {_days(satellites[n], when):.1f} days from its epoch: {reason}; leave it out or use newer elements"
         )
     return positions, velocities
 
@@ -275,13 +276,13 @@ def _epoch_of(record: Any) -> Times:
 
 
 def _kozai_mean_motion(axis_km: float, eccentricity: float, inclination: float) -> float:
-    """Return the mean motion in rad/min that SGP4 takes for a semi-major axis, undoing its correction for J2."""
+    """Return the mean motion in rad/min that gives SGP4 a semi-major axis: the inverse of its correction for J2."""
     axis = axis_km / _SGP4_RADIUS_KM
     motion = _SGP4_XKE / axis**1.5
     squared = 1 - eccentricity**2
     j2 = 0.75 * _SGP4_J2 * (3 * math.cos(inclination) ** 2 - 1) / (math.sqrt(squared) * squared)
     kozai: float = motion
-    for _ in range(8):  # each round gains three digits
+    for _ in range(8):  # each iteration gains three digits
         first: float = (_SGP4_XKE / kozai) ** (2 / 3)
         change = j2 / first**2
         adjusted = first * (1 - change**2 - change * (1 / 3 + 134 * change**2 / 81))

@@ -1,4 +1,4 @@
-"""The network of a constellation at an instant: who is linked to whom, how far, how fast."""
+"""Nodes and links of a constellation at an instant: which pairs are linked, their ranges, rates and delays."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .times import Times
 from .topology import Topology
 from .walker import Pattern
 
-# Between two looks at a pair that is being acquired nothing gets in between: a satellite moves 80 km.
-_LOOK_EVERY_S = 10.0
+# A pair that is being acquired is sampled this often: a satellite moves 80 km in between.
+_SAMPLE_STEP_S = 10.0
 
 
 def nodes_of(template: Node, satellites: list[str], stations: Sequence[Station]) -> tuple[Node, ...]:
@@ -68,14 +68,14 @@ def isl_pairs(
     margin_km: float,
     at: Times,
 ) -> tuple[npt.NDArray[np.int64], Array]:
-    """Return the pairs [L, 2] linked at an instant and their ranges: chosen now and at all looks of the acquisition."""
-    positions = positions_at(_looks(at, topology.acquisition_s))
+    """Return the pairs [L, 2] linked at an instant and their ranges: chosen then and throughout the acquisition."""
+    positions = positions_at(_samples(at, topology.acquisition_s))
     now = topology.pairs(positions[:, 0], margin_km=margin_km, pattern=pattern)
     count = len(positions)
-    for look in range(1, positions.shape[1]):
-        before = topology.pairs(positions[:, look], margin_km=margin_km, pattern=pattern)
-        held = np.isin(now[:, 0] * count + now[:, 1], before[:, 0] * count + before[:, 1])
-        now = now[held]
+    for sample in range(1, positions.shape[1]):
+        before = topology.pairs(positions[:, sample], margin_km=margin_km, pattern=pattern)
+        was_linked = np.isin(now[:, 0] * count + now[:, 1], before[:, 0] * count + before[:, 1])
+        now = now[was_linked]
     return now, range_km(positions[now[:, 0], 0], positions[now[:, 1], 0])
 
 
@@ -85,8 +85,8 @@ def _ground_pairs(
     """Return the pairs [L, 2] of satellite and station linked at an instant and their ranges in km."""
     pairs, distances = [], []
     for k, station in enumerate(stations):
-        looks = _looks(at, station.acquisition_s)
-        positions, angle = positions_at(looks), looks.sidereal_rad()
+        samples = _samples(at, station.acquisition_s)
+        positions, angle = positions_at(samples), samples.sidereal_rad()
         elevation = elevation_deg(positions, station, angle)
         seen = np.flatnonzero(np.all(elevation >= station.mask_deg, axis=1))
         highest = seen[np.argsort(-elevation[seen, 0], kind="stable")][: station.antennas]
@@ -96,9 +96,9 @@ def _ground_pairs(
     return np.concatenate(pairs), np.concatenate(distances)
 
 
-def _looks(at: Times, acquisition_s: float) -> Times:
-    """Return the instant, and after it those before it at which a link that serves must have been there."""
-    count = math.ceil(acquisition_s / _LOOK_EVERY_S)
+def _samples(at: Times, acquisition_s: float) -> Times:
+    """Return an instant, followed by those before it at which a link that is up must have been possible."""
+    count = math.ceil(acquisition_s / _SAMPLE_STEP_S)
     return at.shifted(-np.linspace(0.0, acquisition_s, count + 1))
 
 

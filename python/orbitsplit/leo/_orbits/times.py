@@ -1,4 +1,4 @@
-"""Instants in UTC as Julian dates in two parts, which keeps a microsecond where one number would keep fifty."""
+"""Instants in UTC as Julian dates in two parts: precise to a microsecond, where one float is precise to fifty."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .validation import check_real
+from .validation import check_moment, check_positive
 
 DAY_S = 86400.0
 J2000 = 2451545.0
 _ORDINAL_TO_JULIAN = 1721424.5
-# Longer than a year at one-second steps: an argument in the wrong unit, not a question.
-_MOST_INSTANTS = 40_000_000
+# More than a year at one-second steps: an argument in the wrong unit.
+_MAX_INSTANTS = 40_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,9 @@ class Times:
         """Return the instants of a datetime with a time zone, a Julian date (UTC), or a sequence of either.
 
         Raises:
-            ValueError: A datetime has no time zone, a Julian date is not between 1957 and 3000, or there is none.
-            TypeError: A time is neither.
+            ValueError: A datetime has no time zone, a Julian date is not between 1957 and 3000, or the
+                sequence is empty.
+            TypeError: A time is neither a datetime nor a number.
         """
         if isinstance(times, Times):
             return times
@@ -60,16 +62,14 @@ class Times:
         """
         first, last = cls.of(start), cls.of(stop)
         length_s = last.seconds_since(first)[0]
-        check_real("the step", step_s)
-        if not (math.isfinite(step_s) and step_s > 0):
-            raise ValueError(f"the step is {step_s} s, must be finite and > 0")
+        check_positive("step_s", step_s)
         if length_s < 0:
             raise ValueError(f"the span stops {-length_s:g} s before it starts")
-        if length_s / step_s > _MOST_INSTANTS:
+        if length_s / step_s > _MAX_INSTANTS:
             raise ValueError(
-                f"{length_s:g} s in steps of {step_s:g} s are more than {_MOST_INSTANTS:,} instants: take a longer step"
+                f"{length_s:g} s in steps of {step_s:g} s are more than {_MAX_INSTANTS:,} instants: use a longer step"
             )
-        # Datetimes count microseconds: a step that ends half of one before `stop` was meant to reach it.
+        # Datetimes have microseconds: a step that ends half of one before `stop` is meant to reach it.
         count = math.floor((length_s + 1e-6) / step_s) + 1
         return first.shifted(step_s * np.arange(count))
 
@@ -91,7 +91,7 @@ class Times:
         return seconds
 
     def julian(self) -> npt.NDArray[np.float64]:
-        """Return Julian dates [T] in one number each, good to 50 us."""
+        """Return Julian dates [T] as single floats, precise to 50 us."""
         julian: npt.NDArray[np.float64] = self.day + self.fraction
         return julian
 
@@ -118,21 +118,21 @@ TimesLike: TypeAlias = "Times | datetime | float | Sequence[datetime] | Sequence
 
 
 def _of_datetime(value: datetime) -> tuple[float, float]:
-    if value.tzinfo is None:
-        raise ValueError(f"the time {value.isoformat()} has no time zone: give tzinfo=timezone.utc")
+    check_moment("the time", value)
     utc = value.astimezone(timezone.utc)
     midnight = utc.replace(hour=0, minute=0, second=0, microsecond=0)
     return utc.toordinal() + _ORDINAL_TO_JULIAN, (utc - midnight).total_seconds() / DAY_S
 
 
 def _of_julian(value: Any) -> tuple[float, float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"the time {value!r} is neither a datetime nor a Julian date")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"the time is {value!r}, must be a datetime or a Julian date")
+    at = float(value)
     # Sputnik flew in 1957, which is also the first year a two-line element set can name.
-    if not (math.isfinite(value) and 2435839.5 <= value <= 2816787.5):
-        raise ValueError(f"the Julian date {value} must be between 2435839.5 (1957) and 2816787.5 (3000)")
-    day = math.floor(value - 0.5) + 0.5
-    return day, value - day
+    if not (math.isfinite(at) and 2435839.5 <= at <= 2816787.5):
+        raise ValueError(f"the Julian date is {value}, must be from 2435839.5 (1957) to 2816787.5 (3000)")
+    day = math.floor(at - 0.5) + 0.5
+    return day, at - day
 
 
 def _datetime(day: float, fraction: float) -> datetime:

@@ -1,4 +1,4 @@
-"""Which satellites link up: the +grid of a Walker pattern, or nearest neighbours with a number of terminals each."""
+"""Which satellites are linked: the +grid of a Walker pattern, or nearest neighbours with a number of terminals each."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import check_count, check_number
+
 from .earth import EARTH_RADIUS_KM, Array, line_of_sight, range_km
-from .validation import check_real
+from .validation import check_between
 from .walker import Pattern
 
 Pairs = npt.NDArray[np.int64]
 
-# Pairs of cells looked at together by the search for neighbours: 40 bytes each.
+# Pairs of cells that the search for neighbours compares at once: 40 bytes each.
 _CHUNK = 2_000_000
 
 
 class Topology(Protocol):
-    """How inter-satellite links are chosen at an instant; a link serves once it was chosen for `acquisition_s`."""
+    """How inter-satellite links are chosen at an instant; a link is up after it was chosen for `acquisition_s`."""
 
     @property
     def acquisition_s(self) -> float:
@@ -35,10 +37,10 @@ class Topology(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The +grid: two neighbours in the plane and one in each neighbouring plane, where the line of sight allows.
+    """The +grid: two neighbours in the plane and one in each neighbouring plane, where there is a line of sight.
 
-    The neighbour in the next plane is the slot whose largest distance over an orbit is least. In a Walker star the
-    first and the last plane, which fly against each other, are not linked.
+    The neighbour in the next plane is the slot whose largest distance over an orbit is smallest. In a Walker star the
+    first and the last plane, which move in opposite directions, are not linked.
     """
 
     acquisition_s: float = 0.0
@@ -47,13 +49,13 @@ class Grid:
         _check_acquisition(self.acquisition_s)
 
     def pairs(self, positions: Array, *, margin_km: float, pattern: Pattern | None) -> Pairs:
-        """Return the pairs of the grid that see each other.
+        """Return the pairs of the grid that are in line of sight.
 
         Raises:
             ValueError: The satellites are no Walker pattern.
         """
         if pattern is None:
-            raise ValueError("a +grid needs the planes of a Walker pattern, these satellites have none: take Nearest")
+            raise ValueError("a +grid needs the planes of a Walker pattern, these satellites have none: use Nearest")
         found = pattern.grid_pairs()
         seen = line_of_sight(positions[found[:, 0]], positions[found[:, 1]], margin_km=margin_km)
         return found[seen]
@@ -72,33 +74,30 @@ class Nearest:
 
     def __post_init__(self) -> None:
         _check_acquisition(self.acquisition_s)
-        if isinstance(self.terminals, bool) or not isinstance(self.terminals, (int, np.integer)):
-            raise TypeError(f"terminals is {self.terminals!r}, expected a whole number")
-        if self.terminals < 1:
-            raise ValueError(f"a satellite has {self.terminals} terminals, needs at least 1")
+        check_count("terminals", self.terminals, 1)
         if self.max_range_km is not None:
-            check_real("max_range_km", self.max_range_km)
+            check_number("max_range_km", self.max_range_km)
             if not self.max_range_km > 0:
                 raise ValueError(f"max_range_km is {self.max_range_km}, must be > 0")
 
     def pairs(self, positions: Array, *, margin_km: float, pattern: Pattern | None) -> Pairs:
-        """Return the pairs; `pattern` does not matter."""
+        """Return the pairs; `pattern` is ignored."""
         free = np.full(len(positions), self.terminals)
         radius = float(np.max(np.linalg.norm(positions, axis=1)))
         limit = 2 * math.sqrt(max(radius**2 - (EARTH_RADIUS_KM + margin_km) ** 2, 0.0))
         if self.max_range_km is not None:
             limit = min(limit, self.max_range_km)
-        # A circle of this radius holds four times as many neighbours as there are terminals, if all are spread evenly.
-        # Those that still have a free terminal then look further among themselves: any other has none left.
+        # A circle of this radius contains four times as many neighbours as terminals, if all are spread evenly.
+        # Unsatisfied satellites then search further among themselves: no other has a free terminal.
         reach, last = min(limit, 4 * radius * math.sqrt(self.terminals / len(positions))), 0.0
         linked: list[tuple[int, int]] = []
         while last < limit:
-            hungry = np.flatnonzero(free)
-            near, distance = pairs_within(positions[hungry], reach)
+            unsatisfied = np.flatnonzero(free)
+            near, distance = pairs_within(positions[unsatisfied], reach)
             new = (distance > last) & line_of_sight(
-                positions[hungry[near[:, 0]]], positions[hungry[near[:, 1]]], margin_km=margin_km
+                positions[unsatisfied[near[:, 0]]], positions[unsatisfied[near[:, 1]]], margin_km=margin_km
             )
-            linked += _take(hungry[near[new]], distance[new], free)
+            linked += _link(unsatisfied[near[new]], distance[new], free)
             reach, last = min(limit, 2 * reach), reach
         return np.array(sorted(linked), dtype=np.int64).reshape(-1, 2)
 
@@ -147,20 +146,18 @@ def _spread(low: Pairs, count: Pairs, first: int) -> tuple[Pairs, Pairs]:
     return row + first, column
 
 
-def _take(pairs: Pairs, distance: Array, free: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return the pairs that get a link, shortest first and equal ones (to a millimetre) by number; use up `free`."""
+def _link(pairs: Pairs, distance: Array, free: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return the pairs that are linked, shortest first and equal ones (to a millimetre) by number; updates `free`."""
     order = np.lexsort((pairs[:, 1], pairs[:, 0], np.round(distance, 6)))
-    left, taken = free.tolist(), []
+    left, linked = free.tolist(), []
     for a, b in pairs[order].tolist():
         if left[a] and left[b]:
             left[a] -= 1
             left[b] -= 1
-            taken.append((a, b))
+            linked.append((a, b))
     free[:] = left
-    return taken
+    return linked
 
 
 def _check_acquisition(seconds: float) -> None:
-    check_real("acquisition_s", seconds)
-    if not (math.isfinite(seconds) and 0 <= seconds <= 3600):
-        raise ValueError(f"acquisition_s is {seconds}, must be from 0 to 3600")
+    check_between("acquisition_s", seconds, 0.0, 3600.0)

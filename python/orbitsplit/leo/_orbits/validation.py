@@ -1,47 +1,66 @@
-"""Checks of what callers give: types first, so that a wrong one is named and not run into."""
+"""Checks of arguments: a wrong type is a `TypeError`, a wrong value a `ValueError`; both name the argument.
+
+They complete those of `orbitsplit._io.validation`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-import numpy as np
-
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_number, check_string
 
 
-def check_real(key: str, value: Any) -> None:
-    """Raise TypeError for what is no number, ValueError for an integer that no float holds."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{key} is {value!r}, expected a number")
+def check_not_negative(key: str, value: Any) -> None:
+    """Check that a number is finite and at least 0."""
     check_number(key, value)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{key} is {value}, must be finite and at least 0")
+
+
+def check_positive(key: str, value: Any) -> None:
+    """Check that a number is finite and greater than 0."""
+    check_number(key, value)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{key} is {value}, must be finite and > 0")
+
+
+def check_between(key: str, value: Any, low: float, high: float) -> None:
+    """Check that a number is from `low` to `high`."""
+    check_number(key, value)
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{key} is {value}, must be from {low:g} to {high:g}")
 
 
 def check_name(key: str, value: Any) -> None:
-    """Raise TypeError for what is no string, ValueError for an empty one."""
-    if not isinstance(value, str):
-        raise TypeError(f"{key} is {value!r}, expected a string")
+    """Check that a name is a string with at least one character."""
+    check_string(key, value)
     if not value:
         raise ValueError(f"{key} is empty, a name has at least one character")
 
 
 def names_of(key: str, values: Any) -> tuple[str, ...]:
-    """Return names as a tuple. Raises TypeError for a single string and for what is no sequence of strings."""
+    """Return names as a tuple. Raises `TypeError` for a single string and for anything but a sequence of strings."""
     if isinstance(values, str):
-        raise TypeError(f"{key} is the string {values!r}, expected a sequence of names: [{values!r}]")
+        raise TypeError(f"{key} is the string {values!r}, must be a sequence of names: [{values!r}]")
     if not isinstance(values, Iterable):
-        raise TypeError(f"{key} is {values!r}, expected a sequence of names")
+        raise TypeError(f"{key} is {values!r}, must be a sequence of names")
     names = tuple(values)
     for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{key} holds {name!r}, expected names, which are strings")
+        check_string(f"a name in {key}", name)
     return names
 
 
+def has_time_zone(value: Any) -> bool:
+    """Return whether a value is a datetime with an offset from UTC, which not every `tzinfo` has."""
+    return isinstance(value, datetime) and value.utcoffset() is not None
+
+
 def check_moment(key: str, value: Any) -> None:
-    """Raise TypeError for what is no datetime, ValueError for one without a time zone."""
+    """Check that an instant is a datetime with a time zone."""
     if not isinstance(value, datetime):
-        raise TypeError(f"{key} is {value!r}, expected a datetime with a time zone")
-    if value.utcoffset() is None:
+        raise TypeError(f"{key} is {value!r}, must be a datetime with a time zone")
+    if not has_time_zone(value):
         raise ValueError(f"{key} is {value.isoformat()}, which has no time zone: give tzinfo=timezone.utc")

@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import check_integer, check_number
+
 from .earth import Array
 
 _ORBIT_SAMPLES = 180
@@ -21,6 +23,7 @@ class Pattern:
     The ascending nodes spread over `spread_deg`: 360 in a Walker delta, 180 in a Walker star.
 
     Raises:
+        TypeError: An argument is of another type.
         ValueError: The planes do not divide the satellites, the phasing is not from 0 to planes - 1, or a number is out
             of range.
     """
@@ -32,6 +35,10 @@ class Pattern:
     spread_deg: float = 360.0
 
     def __post_init__(self) -> None:
+        for name in ("total", "planes", "phasing"):
+            check_integer(f"{name} of a pattern", getattr(self, name))
+        for name in ("inclination_deg", "spread_deg"):
+            check_number(f"{name} of a pattern", getattr(self, name))
         if self.total < 1 or self.planes < 1:
             raise ValueError(f"a pattern of {self.total} satellites in {self.planes} planes needs at least 1 of both")
         if self.total % self.planes:
@@ -41,7 +48,7 @@ class Pattern:
             )
         if not 0 <= self.phasing < self.planes:
             raise ValueError(
-                f"the phasing is {self.phasing}, with {self.planes} planes it is from 0 to {self.planes - 1}"
+                f"the phasing is {self.phasing}, with {self.planes} planes it must be from 0 to {self.planes - 1}"
             )
 
     @property
@@ -61,7 +68,7 @@ class Pattern:
         return phase
 
     def grid_pairs(self) -> npt.NDArray[np.int64]:
-        """Return the pairs [L, 2] of the +grid, whether they see each other or not, each sorted, no pair twice."""
+        """Return the pairs [L, 2] of the +grid, in line of sight or not, each sorted, no pair twice."""
         pairs: npt.NDArray[np.int64] = _grid_pairs(self).copy()
         return pairs
 
@@ -89,10 +96,10 @@ def _grid_pairs(pattern: Pattern) -> npt.NDArray[np.int64]:
     pairs = [np.stack([plane * slots + slot, plane * slots + (slot + 1) % slots], axis=1)]
     is_closed = pattern.spread_deg == 360.0
     if pattern.planes > 1:
-        # Going once around a delta, the phase has grown by `phasing` slots where the first plane is met again.
+        # Once around a delta, the phase has grown by `phasing` slots at the first plane.
         seam = np.where(plane == pattern.planes - 1, pattern.phasing, 0)
-        beside = (plane + 1) % pattern.planes * slots + (slot + _shift(pattern) + seam) % slots
-        across = np.stack([np.arange(pattern.total), beside], axis=1)
+        neighbour = (plane + 1) % pattern.planes * slots + (slot + _shift(pattern) + seam) % slots
+        across = np.stack([np.arange(pattern.total), neighbour], axis=1)
         pairs.append(across if is_closed else across[plane < pattern.planes - 1])
     every = np.sort(np.concatenate(pairs), axis=1)
     return np.unique(every[every[:, 0] != every[:, 1]], axis=0)
@@ -102,7 +109,7 @@ def _shift(pattern: Pattern) -> int:
     """Return by how many slots the best partner in the next plane is ahead."""
     along = np.linspace(0, 2 * math.pi, _ORBIT_SAMPLES, endpoint=False)
     ahead = np.arange(pattern.per_plane)
-    # Slots behind come after those ahead, and 0 first: of two that are as far, the one nearer in number.
+    # 0 first, and slots behind after those ahead: of two equally distant partners, the nearer number is chosen.
     ahead = np.where(2 * ahead > pattern.per_plane, ahead - pattern.per_plane, ahead)
     ahead = ahead[np.argsort(np.abs(ahead), kind="stable")]
     node = math.radians(pattern.spread_deg) / pattern.planes

@@ -1,7 +1,7 @@
-"""Computers that fly, and one on the ground: each number with its source, and speeds from measured layer times instead.
+"""Flight computers and a ground server: every number has its source; measured layer times can replace assumed speeds.
 
-Speeds are peaks of float32 times the share of it that a transformer reaches, which is assumed and the same for all:
-ratios between devices are better known than any of them. `calibrated` replaces it by a measurement.
+A speed is the float32 peak times the share of it that a transformer reaches, which is assumed and the same for all
+devices: ratios between devices are better known than absolute speeds. `calibrated` replaces it by a measurement.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Device:
     """A kind of computer; every number has its source.
 
-    A node of it computes at `peak_flop_per_s` times `efficiency`, reads weights at `memory_bytes_per_s` and holds
-    `memory_bytes`. `power_w` is what the module takes while it computes.
+    Its nodes compute at `peak_flop_per_s` times `efficiency`, read weights at `memory_bytes_per_s` and have
+    `memory_bytes`. `power_w` is the power of the module while it computes.
 
     Example:
         >>> device("jetson-agx-orin-30w").node("sat-0").memory_bytes
@@ -39,7 +39,7 @@ class Device:
     power_w: Sourced
 
     def node(self, name: str | None = None) -> Node:
-        """Return a node of this kind, called `name` (default: as the device)."""
+        """Return a node of this kind, called `name` (default: the name of the device)."""
         return Node(
             self.name if name is None else name,
             int(self.memory_bytes.value),
@@ -53,7 +53,7 @@ class Device:
 
 
 def device(name: str) -> Device:
-    """Return the device of this name; `DEVICES` has all.
+    """Return the device with this name, one of `DEVICES`.
 
     Raises:
         ValueError: There is no such device.
@@ -64,9 +64,7 @@ def device(name: str) -> Device:
 
 
 def calibrated(known: Device, profile: ModelProfile) -> Device:
-    """Return the device with the FLOP/s it reached in a profile that was measured on it.
-
-    All layers' FLOP over all layers' seconds of the prefill.
+    """Return the device with the FLOP/s that it reached in a profile measured on it, over the prefill of all layers.
 
     Raises:
         ValueError: The profile was not measured.
@@ -79,13 +77,13 @@ def calibrated(known: Device, profile: ModelProfile) -> Device:
 
 
 def calibrated_node(name: str, on_device: ModelProfile, reference: ModelProfile, *, memory_bytes: int) -> Node:
-    """Return a node as much slower than the machine of `reference` as its own measured layer times say.
+    """Return a node whose slow-down is the ratio of its measured layer times to those of `reference`.
 
-    Plans made with `reference` then have the node's own seconds, on average over the layers. Both are profiles of the
-    same model, prompt length and batch size.
+    Plans made with `reference` then predict the node's own seconds, on average over the layers. Both are profiles of
+    the same model, prompt length and batch size.
 
     Raises:
-        ValueError: A profile was not measured, they are of different work, or the device is the faster machine.
+        ValueError: A profile was not measured, the profiles differ in model or workload, or the device is faster.
     """
     for what in ("model", "dtype", "prompt_tokens", "batch_size"):
         ours, theirs = getattr(on_device, what), getattr(reference, what)
@@ -94,8 +92,8 @@ def calibrated_node(name: str, on_device: ModelProfile, reference: ModelProfile,
     slowdown = _seconds(on_device) / _seconds(reference)
     if slowdown < 1:
         raise ValueError(
-            f"the device takes {slowdown:.3g} of the reference's time, a slow-down must be at least 1: "
-            "take the device's profile as the reference"
+            f"the device needs {slowdown:.3g} of the reference's time, a slow-down must be at least 1: "
+            "use the device's profile as the reference"
         )
     return Node(name, memory_bytes, slowdown=slowdown)
 
@@ -136,7 +134,7 @@ def _jetson(watts: int, clusters: int, mhz: float, memory_mhz: float) -> Device:
 _V1605B = Device(
     name="amd-v1605b",
     title="flight computer with an AMD Ryzen V1605B, as Unibap's iX10",
-    memory_bytes=Sourced(8e9, "assumed", "what a flight computer of this class leaves to the payload"),
+    memory_bytes=Sourced(8e9, "assumed", "memory that a flight computer of this class leaves to the payload"),
     peak_flop_per_s=Sourced(8 * 64 * 2 * 1.1e9, "datasheet", "AMD Ryzen Embedded V1605B: 8 compute units at 1.1 GHz"),
     efficiency=_REACHED,
     memory_bytes_per_s=Sourced(38.4e9, "assumed", "two channels of DDR4-2400; AMD's V1000 series has 2400 or 3200"),

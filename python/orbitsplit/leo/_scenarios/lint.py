@@ -1,4 +1,4 @@
-"""What a constellation on paper would not do in orbit: each finding says the fact, the limit, and what would fix it."""
+"""Checks of a designed constellation against geometry: each finding states the fact, the limit, and a fix."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from orbitsplit.leo._orbits.link_budget import LinkRate
 from orbitsplit.leo._orbits.stations import Station
 from orbitsplit.leo._orbits.times import Times
 from orbitsplit.leo._orbits.topology import pairs_within
-from orbitsplit.leo._orbits.validation import check_moment, check_real, names_of
+from orbitsplit.leo._orbits.validation import check_moment, check_not_negative, check_positive, names_of
 
-# Satellites of a pattern that meet on paper pass 14 km apart at 500 km: the Earth's pear shape (J3) alone parts them.
+# Satellites whose ideal orbits intersect pass 14 km apart at 500 km: only the Earth's pear shape (J3) separates them.
 COLLISION_KM = 20.0
 
 _LINK_STEP_S = 30.0
 _COLLISION_STEP_S = 15.0
-# The fastest two satellites in low orbits pass each other, head on.
+# The highest relative speed of two satellites in low orbits, head on.
 _CLOSING_KM_PER_S = 16.0
 
 Kind = Literal["link", "collision", "station", "contact"]
@@ -34,7 +34,7 @@ Kind = Literal["link", "collision", "station", "contact"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What geometry does not allow (`is_error`) or only part of the time; `message` says what would fix it."""
+    """What geometry never allows (`is_error`) or only part of the time; `message` includes a fix."""
 
     kind: Kind
     is_error: bool
@@ -53,28 +53,24 @@ def lint(
     transfer_bytes: float | None = None,
     collision_km: float = COLLISION_KM,
 ) -> tuple[Finding, ...]:
-    """Return what cannot work: links of `chains` of satellites, collisions, stations, transfers to the ground.
+    """Return what geometry does not allow: links of `chains` of satellites, collisions, stations, downlink transfers.
 
-    Links and collisions are looked at over one revolution from `start` (the epoch by default), stations over `hours`.
-    `transfer_bytes` is what one contact with a station should carry down.
+    Links and collisions are checked over one revolution from `start` (default: the epoch), stations over `hours`.
+    `transfer_bytes` is what one contact with a station should transmit to the ground.
 
     Raises:
         ValueError: A chain is empty or names no satellite, or a number is out of range.
-        TypeError: A chain is no sequence of names, or an argument is no number.
+        TypeError: A chain is not a sequence of names, or an argument is of another type.
     """
     if start is not None:
         check_moment("start", start)
-    check_real("hours", hours)
+    check_positive("hours", hours)
     if transfer_bytes is not None:
-        check_real("transfer_bytes", transfer_bytes)
-        if not (math.isfinite(transfer_bytes) and transfer_bytes >= 0):
-            raise ValueError(f"transfer_bytes is {transfer_bytes}, must be finite and at least 0")
-    if not (math.isfinite(hours) and hours > 0):
-        raise ValueError(f"hours is {hours}, must be finite and > 0")
+        check_not_negative("transfer_bytes", transfer_bytes)
     begin = constellation.epoch if start is None else start
     found: list[Finding] = []
     if isinstance(chains, str):
-        raise TypeError(f"chains is the string {chains!r}, expected a sequence of chains: [[{chains!r}]]")
+        raise TypeError(f"chains is the string {chains!r}, must be a sequence of chains: [[{chains!r}]]")
     for chain in chains:
         found += lint_chain(constellation, chain, start=begin)
     found += lint_collisions(constellation, start=begin, collision_km=collision_km)
@@ -87,11 +83,11 @@ def lint(
 
 
 def lint_chain(constellation: Constellation, chain: Sequence[str], *, start: datetime | None = None) -> list[Finding]:
-    """Return the links of a chain of satellites that are never there, or not always, over one revolution.
+    """Return the links of a chain of satellites that are not always in line of sight over one revolution.
 
     Raises:
         ValueError: The chain is empty or names no satellite.
-        TypeError: It is no sequence of names.
+        TypeError: It is not a sequence of names.
     """
     chain = names_of("a chain", chain)
     if not chain:
@@ -121,10 +117,8 @@ def lint_collisions(
     Raises:
         ValueError: `collision_km` is not positive.
     """
-    check_real("collision_km", collision_km)
-    if not (math.isfinite(collision_km) and collision_km > 0):
-        raise ValueError(f"collision_km is {collision_km}, must be finite and > 0")
-    # Between samples a pair closes in along a straight line, as far as this reach matters: the orbits bend by 0.2 km.
+    check_positive("collision_km", collision_km)
+    # Between samples relative motion is taken as straight: in that time orbits curve by 0.2 km.
     reach = collision_km + _CLOSING_KM_PER_S * _COLLISION_STEP_S / 2
     nearest: dict[tuple[int, int], float] = {}
     for _, positions, velocities in constellation.chunks(_revolution(constellation, start, _COLLISION_STEP_S)):
@@ -140,7 +134,7 @@ def lint_collisions(
 
 
 def _closest_km(positions: Array, velocities: Array, pairs: npt.NDArray[np.int64]) -> Array:
-    """Return how near each pair [L, 2] comes within half a step of this instant, flying straight on."""
+    """Return the closest approach of each pair [L, 2] within half a step of this instant, in straight motion."""
     apart = positions[pairs[:, 1]] - positions[pairs[:, 0]]
     closing = velocities[pairs[:, 1]] - velocities[pairs[:, 0]]
     squared = np.maximum(np.sum(closing * closing, axis=1), 1e-12)
@@ -153,7 +147,7 @@ def _link_finding(
     constellation: Constellation, first: str, second: str, a: Array, b: Array, share: float, margin_km: float
 ) -> Finding:
     radii = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
-    # A round orbit over a flattened Earth is not quite round: what holds must hold where it is lowest.
+    # A circular orbit around the flattened Earth is not exactly circular: a fix must hold at its lowest point.
     lowest, mean = float(np.min(radii)), float(np.mean(radii))
     widest = math.acos(max(-1.0, float(np.min(np.sum(a * b, axis=-1) / (radii[0] * radii[1])))))
     grazing = EARTH_RADIUS_KM + margin_km
@@ -186,7 +180,7 @@ def _collision_finding(constellation: Constellation, first: str, second: str, km
         "collision",
         True,
         f"{first!r} and {second!r} come within {km:.1f} km of each other, the limit is {limit:g} km;"
-        f" {fix} would part them",
+        f" {fix} would separate them",
     )
 
 
@@ -204,8 +198,8 @@ def _station_findings(
     if transfer_bytes is None or equipment is None or equipment.downlink is None:
         return []
     longest = max(contacts, key=lambda contact: contact.duration_s)
-    carried = _carried_bytes(constellation, longest, station, equipment.downlink)
-    if carried >= transfer_bytes:
+    available = _contact_bytes(constellation, longest, station, equipment.downlink)
+    if available >= transfer_bytes:
         return []
     seconds = longest.duration_s
     return [
@@ -213,18 +207,18 @@ def _station_findings(
             "contact",
             True,
             f"{format_bytes(transfer_bytes)} do not fit into a contact of station {station.name!r}: the longest in"
-            f" {hours:g} h, with {longest.satellite!r}, lasts {format_seconds(seconds)} and carries"
-            f" {format_bytes(carried)};"
+            f" {hours:g} h, with {longest.satellite!r}, lasts {format_seconds(seconds)} and transmits"
+            f" {format_bytes(available)};"
             f" {8 * transfer_bytes / seconds / 1e6:,.1f} Mbit/s,"
-            f" {math.ceil(transfer_bytes / max(carried, 1.0))} contacts"
+            f" {math.ceil(transfer_bytes / max(available, 1.0))} contacts"
             " or"
-            f" {format_bytes(carried)} would fit",
+            f" {format_bytes(available)} would fit",
         )
     ]
 
 
 def _never_seen(constellation: Constellation, station: Station, start: datetime, hours: float) -> Finding:
-    """Say how high satellites rise at a station that never sees one, and which latitudes they serve."""
+    """Return the finding of a station that never sees a satellite: largest elevation, and latitudes that are served."""
     times = Times.span(start, start + timedelta(hours=min(hours, 24.0)), 60.0)
     single = constellation.served_by(station)
     highest = max(float(single_part.max()) for single_part in _elevations(single, times))
@@ -256,8 +250,8 @@ def _elevations(constellation: Constellation, times: Times) -> list[Array]:
     return [constellation.elevation_deg(part) for part, _, _ in constellation.chunks(times)]
 
 
-def _carried_bytes(constellation: Constellation, contact: Contact, station: Station, rate: LinkRate) -> float:
-    """Return the bytes of a contact: the rate at the range of each second, added up."""
+def _contact_bytes(constellation: Constellation, contact: Contact, station: Station, rate: LinkRate) -> float:
+    """Return the bytes of a contact: its rate by range, integrated."""
     times = Times.span(contact.start, contact.stop, max(contact.duration_s / 400, 0.01))
     satellite = constellation.satellites[constellation.index(contact.satellite)]
     fixed = Constellation("one", (satellite,)).positions(times, frame="earth_fixed")[0]

@@ -1,4 +1,4 @@
-"""Numbers with where they are from: of a paper, a data sheet, a measurement, or assumed."""
+"""Numbers with their provenance: a paper, a data sheet, a measurement, or an assumption."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ORIGINS = ("paper", "datasheet", "measured", "assumed")
 
 @dataclass(frozen=True, slots=True)
 class Sourced:
-    """A number and where it is from: `origin` is one of `ORIGINS`, `source` says which paper, sheet or reason.
+    """A number and its provenance: `origin` is one of `ORIGINS`, `source` names the paper, data sheet or reason.
 
     Raises:
         ValueError: There is no such origin.

@@ -20,6 +20,7 @@ from orbitsplit.leo._orbits.earth import EARTH_RADIUS_KM
 from orbitsplit.leo._orbits.link_budget import FixedRate, KaBand, LinkRate, Optical
 from orbitsplit.leo._orbits.stations import Station
 from orbitsplit.leo._orbits.topology import Grid, Nearest, Topology
+from orbitsplit.leo._orbits.validation import has_time_zone
 
 from .devices import DEVICES
 from .lint import Finding, lint
@@ -32,9 +33,9 @@ _BUDGETS: Mapping[str, type[Optical] | type[KaBand]] = {"optical": Optical, "ka_
 
 @dataclass(frozen=True)
 class Scenario:
-    """Who flies what: a constellation, the computer of each satellite, and the satellites that take part.
+    """A constellation, the computer of each satellite, and the satellites that work together.
 
-    `devices` has one node per satellite, repeated along the constellation where there are fewer. `chain` names the
+    `devices` has one node per satellite, and repeats along the constellation if there are fewer. `chain` names the
     satellites that work together. `numbers` has every number of the file with its origin, by its place in the file.
 
     Example:
@@ -81,7 +82,7 @@ class Scenario:
         known = {**_presets(), **_devices(top)}
         section = top.section("satellites")
         section.check_keys(("devices",))
-        nodes = tuple(_named(known, name, f"{section.where}.devices") for name in section.texts("devices"))
+        nodes = tuple(_device_named(known, name, f"{section.where}.devices") for name in section.texts("devices"))
         constellation = _constellation(top.section("constellation"))
         constellation = replace(
             constellation,
@@ -162,11 +163,11 @@ def _devices(top: Section) -> dict[str, Node]:
                 headroom_bytes=int(section.number("headroom", 0, kind="bytes")),
             )
         except ValueError as error:
-            raise _placed(section, error) from None
+            raise _located(section, error) from None
     return nodes
 
 
-def _named(known: Mapping[str, Node], name: str, where: str) -> Node:
+def _device_named(known: Mapping[str, Node], name: str, where: str) -> Node:
     if name not in known:
         raise ValueError(f"{where} names {name!r}; there are: {', '.join(known)}")
     return known[name]
@@ -183,8 +184,8 @@ def _constellation(section: Section) -> Constellation:
     orbit["raan_deg"] = section.number("raan_deg", 0.0)
     if "epoch" in section.table:
         epoch = section.table["epoch"]
-        if not isinstance(epoch, datetime) or epoch.tzinfo is None:
-            raise ValueError(f"{section.where}.epoch is {epoch}, expected a time with a zone: 2026-01-01T00:00:00Z")
+        if not has_time_zone(epoch):
+            raise ValueError(f"{section.where}.epoch is {epoch}, must be a time with a zone: 2026-01-01T00:00:00Z")
         orbit["epoch"] = epoch
     total = section.count("total")
     try:
@@ -193,7 +194,7 @@ def _constellation(section: Section) -> Constellation:
         walker = walker_delta if kind == "walker_delta" else walker_star
         return walker(total, section.count("planes"), section.count("phasing"), **orbit)
     except ValueError as error:
-        raise _placed(section, error) from None
+        raise _located(section, error) from None
 
 
 def _train(total: int, spacing_km: float, orbit: Mapping[str, Any]) -> Constellation:
@@ -219,7 +220,7 @@ def _equipment(section: Section, node: Node) -> Equipment:
     try:
         return Equipment(node, topology=_topology(section), **settings)
     except ValueError as error:
-        raise _placed(section, error) from None
+        raise _located(section, error) from None
 
 
 def _rate(section: Section, key: str) -> LinkRate | None:
@@ -232,10 +233,10 @@ def _rate(section: Section, key: str) -> LinkRate | None:
     try:
         return FixedRate(section.number(key, kind="bytes_per_s"))
     except ValueError as error:
-        # Of a value that lacks its origin, nothing else is known to be wrong.
+        # Of a value without its origin, nothing else is known to be wrong.
         is_unknown = isinstance(section.table[key], dict) and not str(error).startswith("the rate")
         also = f"; or one of {', '.join(_BUDGETS)}" if is_unknown else ""
-        raise ValueError(f"{_placed(section, error)}{also}") from None
+        raise ValueError(f"{_located(section, error)}{also}") from None
 
 
 def _topology(section: Section) -> Topology | None:
@@ -262,12 +263,12 @@ def _station(section: Section, known: Mapping[str, Node]) -> Station:
             section.text("name"),
             section.number("latitude_deg"),
             section.number("longitude_deg"),
-            node=None if device is None else _named(known, device, f"{section.where}.device"),
+            node=None if device is None else _device_named(known, device, f"{section.where}.device"),
             antennas=section.count("antennas") if "antennas" in section.table else None,
             **given,
         )
     except ValueError as error:
-        raise _placed(section, error) from None
+        raise _located(section, error) from None
 
 
 def _chain(top: Section, constellation: Constellation) -> tuple[str, ...]:
@@ -280,13 +281,13 @@ def _chain(top: Section, constellation: Constellation) -> tuple[str, ...]:
         for name in chain:
             constellation.index(name)
     except ValueError as error:
-        raise _placed(section, error) from None
+        raise _located(section, error) from None
     if len(set(chain)) < len(chain):
         raise ValueError(f"{section.where} names a satellite twice: {', '.join(chain)}")
     return chain
 
 
-def _placed(section: Section, error: ValueError) -> ValueError:
-    """Return the error with the section it is about, once."""
+def _located(section: Section, error: ValueError) -> ValueError:
+    """Return the error with its section in front, unless it is there."""
     text = str(error)
     return ValueError(text if text.startswith(section.where) else f"{section.where}: {text}")

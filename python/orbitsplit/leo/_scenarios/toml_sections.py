@@ -43,14 +43,14 @@ class Section:
         """Return a string."""
         value = self.table[key]
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{self.where}.{key} is {value!r}, expected a string")
+            raise ValueError(f"{self.where}.{key} is {value!r}, must be a string")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return one or more strings."""
         values = self.table[key]
         if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
-            raise ValueError(f"{self.where}.{key} is {values!r}, expected one or more strings in brackets")
+            raise ValueError(f"{self.where}.{key} is {values!r}, must be one or more strings in brackets")
         return tuple(values)
 
     def number(self, key: str, default: float | None = None, *, kind: str | None = None) -> float:
@@ -61,7 +61,7 @@ class Section:
         if kind is not None:
             number = parse_quantity(value, kind, f"{self.where}.{key}")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{self.where}.{key} is {value!r}, expected a finite number")
+            raise ValueError(f"{self.where}.{key} is {value!r}, must be a finite number")
         else:
             number = float(value)
         self._keep(key, number)
@@ -71,11 +71,11 @@ class Section:
         """Return a whole number."""
         number = self.number(key, default)
         if number != int(number):
-            raise ValueError(f"{self.where}.{key} is {number:g}, expected a whole number")
+            raise ValueError(f"{self.where}.{key} is {number:g}, must be a whole number")
         return int(number)
 
     def choice(self, key: str, choices: Sequence[str]) -> str | None:
-        """Return one of some words that may stand where a number does, None where a number stands there."""
+        """Return the value if it is one of `choices`, which a number's place allows, else None."""
         entry = self.table.get(key)
         value = entry.get("value") if isinstance(entry, dict) else None
         if value not in choices:
@@ -84,7 +84,7 @@ class Section:
         return str(value)
 
     def _tagged(self, key: str) -> object:
-        """Return the value of a number after checking that it says where it is from."""
+        """Return the value of a number after checking that its origin is stated."""
         entry, where = self.table[key], f"{self.where}.{key}"
         form = f'{{ value = ..., origin = "{"|".join(ORIGINS)}" }}'
         if not isinstance(entry, dict):
@@ -100,7 +100,7 @@ class Section:
         if entry["origin"] not in ORIGINS:
             raise ValueError(f"{where}: the origin is {entry['origin']!r}, must be one of {', '.join(ORIGINS)}")
         if not isinstance(entry.get("source", ""), str):
-            raise ValueError(f"{where}: the source is {entry['source']!r}, expected a string")
+            raise ValueError(f"{where}: the source is {entry['source']!r}, must be a string")
         return entry["value"]
 
     def _keep(self, key: str, number: float) -> None:

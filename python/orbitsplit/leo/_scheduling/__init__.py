@@ -1,1 +1,1 @@
-"""Plans in time: when to compute where, and which contact carries what."""
+"""Plans in time: when and where to compute, and in which contacts files are transferred."""

@@ -1,4 +1,4 @@
-"""The first layers now, on the satellite with the input; their activation waits for a pass; a station does the rest."""
+"""Deferred: a satellite computes the first layers, their activation waits for a pass, a station computes the rest."""
 
 from __future__ import annotations
 
@@ -8,91 +8,91 @@ from dataclasses import dataclass, replace
 
 from orbitsplit._network.network import Link, Network
 from orbitsplit._planner.problem import Evaluation, Problem, Solution, Stage, evaluate
-from orbitsplit._plans.planning import PlanNames, build_problem, plan_of
+from orbitsplit._plans.planning import plan_of
 
 from .energy import Load
-from .strategies import Asked, Candidate, served
+from .strategies import Candidate, Outcome, streamed
+from .task import Task
 
-# The link is not there while either computes: its rate is in no time that counts.
+# The link is not up while either node computes: its rate is in no time that counts.
 _ANY_RATE = 1e9
 
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """Two stages, the bytes between them, and what they cost."""
+    """Two stages, the bytes between them, and their evaluation."""
 
     stages: tuple[Stage, Stage]
     bytes: float
-    scored: Evaluation
+    evaluation: Evaluation
+
+    def dominates(self, other: _Cut) -> bool:
+        """Return whether no stage takes longer and no more bytes are sent."""
+        seconds = zip(self.evaluation.stage_s, other.evaluation.stage_s, strict=True)
+        return self.bytes <= other.bytes and all(own <= theirs for own, theirs in seconds)
 
 
-def deferred(asked: Asked, server: str, from_s: float, before_s: float = math.inf) -> Candidate | str:
-    """Return the cut and level whose result is soonest there; the input is not moved before."""
-    if asked.source == asked.ground or asked.workload.new_tokens > 0:
+def deferred(task: Task, server: str, from_s: float, before_s: float = math.inf) -> Outcome:
+    """Return the cut and level that complete first at a station; the input stays where it is."""
+    if task.source == task.ground or task.workload.new_tokens > 0:
         return "only a prefill can be cut in time, and only where the input is on a satellite"
-    name = asked.table.satellites[asked.source]
-    if name not in asked.computers:
+    name = task.contact_plan.satellites[task.source]
+    if name not in task.computers:
         return f"{name} has no computer"
-    link = Link(name, server, _ANY_RATE)
-    nodes = tuple(replace(asked.computers[node], name=node) for node in (name, server))
-    network = Network(f"{name}, then {server}", nodes, (link,))
-    problem = build_problem(
-        asked.profile, network, asked.workload, levels=asked.levels, loss_budget=asked.loss_budget, order="free"
-    )
-    best: Candidate | str = "no cut fits, or is complete before another way"
-    for cut in _useful(problem):
-        candidate = _kept(asked, problem, network, cut, from_s, before_s)
+    nodes = tuple(replace(task.computers[node], name=node) for node in (name, server))
+    network = Network(f"{name}, then {server}", nodes, (Link(name, server, _ANY_RATE),))
+    problem = task.problem_on(network)
+    best: Outcome = "no cut fits, or completes before another strategy"
+    for cut in _nondominated(problem):
+        candidate = _candidate(task, problem, network, cut, from_s, before_s)
         if candidate is not None and candidate.completion_s < before_s:
             best, before_s = candidate, candidate.completion_s
     return best
 
 
-def _useful(problem: Problem) -> Iterator[_Cut]:
-    """Yield the cuts that fit, of each the levels of which none is better in all: latest cut first."""
+def _nondominated(problem: Problem) -> Iterator[_Cut]:
+    """Yield the feasible cuts, the latest first, each with the levels that no other level dominates."""
     for cut in range(len(problem.layers) - 1, 0, -1):
         kept: list[_Cut] = []
         for level in range(len(problem.levels)):
             stages = (Stage(0, 0, cut, level), Stage(1, cut, len(problem.layers)))
-            scored = evaluate(problem, stages)
+            found = evaluate(problem, stages)
             size = float(problem.cut_bytes[cut - 1]) * problem.micro_batches / problem.levels[level].ratio
-            if scored.is_feasible and not any(
-                other.bytes <= size and all(a <= b for a, b in zip(other.scored.stage_s, scored.stage_s, strict=True))
-                for other in kept
-            ):
-                kept.append(_Cut(stages, size, scored))
+            candidate = _Cut(stages, size, found)
+            if found.is_feasible and not any(other.dominates(candidate) for other in kept):
+                kept.append(candidate)
         yield from kept
 
 
-def _kept(
-    asked: Asked, problem: Problem, network: Network, cut: _Cut, from_s: float, before_s: float
+def _candidate(
+    task: Task, problem: Problem, network: Network, cut: _Cut, from_s: float, before_s: float
 ) -> Candidate | None:
-    first_s, rest_s = cut.scored.stage_s
-    end_s = from_s + asked.workload.micro_batches * first_s
-    if end_s + rest_s >= min(before_s, asked.table.stop_s):
+    """Return the candidate of a cut, None if it is too late."""
+    first_s, rest_s = cut.evaluation.stage_s
+    end_s = from_s + task.workload.micro_batches * first_s
+    if end_s + rest_s >= min(before_s, task.contact_plan.stop_s):
         return None
-    carriage = asked.carrier.carry(asked.source, asked.ground, cut.bytes, end_s, before_s)
-    if carriage is None:
+    delivery = task.graph.earliest_delivery(task.source, task.ground, cut.bytes, end_s, before_s)
+    if delivery is None:
         return None
-    _, done_s = served(carriage, cut.bytes, rest_s, asked.workload.micro_batches)
-    named = PlanNames(network, asked.workload, asked.profile, "latency", asked.codebook, asked.max_accuracy_drop)
+    _, done_s = streamed(delivery, cut.bytes, rest_s, task.workload.micro_batches)
     solution = Solution(
         status="feasible",
-        objective_s=cut.scored.objective_s,
+        objective_s=cut.evaluation.objective_s,
         lower_bound_s=0.0,
         gap=1.0,
         seconds=0.0,
-        loss=cut.scored.loss,
+        loss=cut.evaluation.loss,
         stages=cut.stages,
         reason=None,
         labels=0,
     )
-    busy = Load(network.nodes[0].name, from_s, end_s, end_s - from_s)
     return Candidate(
         "deferred",
-        plan_of(problem, solution, named),
+        plan_of(problem, solution, task.plan_names(network)),
         (from_s, done_s),
         done_s,
-        max(carriage.sendings[-1].closes_s, done_s),
-        activation=carriage.sendings,
-        loads=(busy,),
+        max(delivery.transmissions[-1].closes_s, done_s),
+        activation=delivery.transmissions,
+        loads=(Load(network.nodes[0].name, from_s, end_s, end_s - from_s),),
     )

@@ -1,8 +1,7 @@
-"""Energy over time: what a node takes when busy, sending or idle, what its panels give, and what its battery holds."""
+"""Energy over time: the consumption of a node, the yield of its solar panels, the charge of its battery."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -14,7 +13,7 @@ from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
 from orbitsplit.leo._orbits.earth import Array
 from orbitsplit.leo._orbits.times import Times
-from orbitsplit.leo._orbits.validation import check_real
+from orbitsplit.leo._orbits.validation import check_not_negative
 
 # A satellite at 500 km crosses half of the penumbra in about this time.
 _STEP_S = 10.0
@@ -22,16 +21,16 @@ _STEP_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What a node takes and gets, in watts and joules.
+    """What a node consumes and what supplies it, in watts and joules.
 
-    It takes `busy_w` while it computes, else `idle_w`, and `transmit_w` more while it sends: transmit_w / rate for each
-    byte. `average_w` is what its panels yield on average over an orbit, all of it in sunlight, and so the limit of what
-    it may take on average over an orbit. In the Earth's shadow it runs from a battery of `battery_j`, which holds
-    `charge_j` at the time of the request (default: it is full).
+    It consumes `busy_w` while it computes, else `idle_w`, and `transmit_w` more while it transmits: transmit_w / rate
+    for each byte. `average_w` is what its panels yield on average over an orbit, all of it in sunlight, and therefore
+    the limit of its own average over an orbit. In the Earth's shadow it runs from a battery with a capacity of
+    `battery_j`, charged with `charge_j` at the time of the request (default: full).
 
     Raises:
-        ValueError: A number is negative or not finite, idling alone takes more than the panels yield, or the battery
-            holds nothing or would hold more than it can.
+        ValueError: A number is negative or not finite, idling alone consumes more than the panels yield, the battery
+            has no capacity, or its charge exceeds it.
     """
 
     busy_w: float
@@ -46,9 +45,7 @@ class Power:
             value = getattr(self, entry.name)
             if entry.name == "charge_j" and value is None:
                 continue
-            check_real(entry.name, value)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{entry.name} is {value}, must be finite and at least 0")
+            check_not_negative(entry.name, value)
         if self.battery_j == 0:
             raise ValueError(f"battery_j is {self.battery_j}, must be > 0: without a battery nothing runs in shadow")
         if self.busy_w < self.idle_w:
@@ -61,61 +58,72 @@ class Power:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a node does: it computes for `busy_s` and sends for `sending_s`, both spread over a span of time."""
+    """Work of a node: it computes for `busy_s` and transmits for `transmit_s`, both spread evenly over a span."""
 
     node: str
     start_s: float
     stop_s: float
     busy_s: float = 0.0
-    sending_s: float = 0.0
+    transmit_s: float = 0.0
 
     def joules(self, power: Power) -> float:
-        """Return what it takes beyond idling."""
-        return (power.busy_w - power.idle_w) * self.busy_s + power.transmit_w * self.sending_s
+        """Return what it consumes beyond idling."""
+        return (power.busy_w - power.idle_w) * self.busy_s + power.transmit_w * self.transmit_s
 
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """Why a node cannot do it; waiting for the battery helps if `can_wait`."""
+    """Why a node lacks power; if `can_wait`, charging the battery first may help."""
 
     text: str
     can_wait: bool
 
 
 def loads_of(plan: Plan, start_s: float, stop_s: float | None = None) -> tuple[Load, ...]:
-    """Return what each node of a plan does, spread over its makespan from `start_s` on, or until `stop_s`.
+    """Return the load of each node of a plan, spread over its makespan from `start_s` on, or until `stop_s`.
 
     Raises:
         ValueError: The plan has no prediction, and so no seconds.
     """
     if plan.prediction is None:
         raise ValueError("the plan has no prediction and so no seconds; plans from orbitsplit.plan have one")
-    seen, workload = plan.prediction, plan.workload
-    until_s = start_s + seen.total_s if stop_s is None else stop_s
-    busy = _totals(seen.stage_s, seen.decode_stage_s, workload)
-    sending = [*_totals(seen.link_s, seen.decode_link_s, workload), 0.0]
+    prediction, workload = plan.prediction, plan.workload
+    until_s = start_s + prediction.total_s if stop_s is None else stop_s
+    busy = _totals(prediction.stage_s, prediction.decode_stage_s, workload)
+    transmit = [*_totals(prediction.link_s, prediction.decode_link_s, workload), 0.0]
     loads = []
-    for stage, busy_s, sending_s in zip(plan.stages, busy, sending, strict=True):
+    for stage, busy_s, transmit_s in zip(plan.stages, busy, transmit, strict=True):
         # The predicted occupancy of a half-duplex stage contains its transmission.
-        computing_s = busy_s - sending_s if stage.half_duplex else busy_s
-        loads.append(Load(stage.node, start_s, until_s, computing_s, sending_s))
+        compute_s = busy_s - transmit_s if stage.half_duplex else busy_s
+        loads.append(Load(stage.node, start_s, until_s, compute_s, transmit_s))
     return tuple(loads)
 
 
-def powers_by_name(power: Power | Mapping[str, Power], names: Iterable[str]) -> dict[str, Power]:
-    """Return the powers by node: one for all `names`, or those given. Raises TypeError for anything else."""
+def powers_of(power: Power | Mapping[str, Power] | None, satellites: Sequence[str]) -> dict[str, Power]:
+    """Return the power limits by satellite. Raises TypeError for another type, ValueError for an unknown satellite."""
+    if power is None:
+        return {}
+    powers = _powers_by_name(power, satellites)
+    for name in powers:
+        if name not in satellites:
+            raise ValueError(f"power names {name!r}, which is no satellite that takes part")
+    return powers
+
+
+def _powers_by_name(power: Power | Mapping[str, Power], names: Iterable[str]) -> dict[str, Power]:
+    """Return the powers by node: one for all `names`, or those given. Raises TypeError for another type."""
     if isinstance(power, Power):
         return dict.fromkeys(names, power)
     if not isinstance(power, Mapping):
-        raise TypeError(f"power is {power!r}, expected a Power or a Power for each name")
+        raise TypeError(f"power is {power!r}, must be a Power or a Power for each name")
     for name, one in power.items():
         if not isinstance(one, Power):
-            raise TypeError(f"the power of {name!r} is {one!r}, expected a Power")
+            raise TypeError(f"the power of {name!r} is {one!r}, must be a Power")
     return dict(power)
 
 
 def energy_j(plan: Plan, power: Power | Mapping[str, Power]) -> dict[str, float]:
-    """Return the joules beyond idling that each node with a `Power` takes for one sequence of the plan's workload.
+    """Return the joules beyond idling that each node with a `Power` consumes per sequence of the plan's workload.
 
     A single `Power` is that of all nodes of the plan.
 
@@ -123,7 +131,7 @@ def energy_j(plan: Plan, power: Power | Mapping[str, Power]) -> dict[str, float]
         ValueError: The plan has no prediction.
         TypeError: `power` is neither a `Power` nor powers by name.
     """
-    powers = powers_by_name(power, (stage.node for stage in plan.stages))
+    powers = _powers_by_name(power, (stage.node for stage in plan.stages))
     return {
         load.node: load.joules(powers[load.node]) / plan.workload.sequences
         for load in loads_of(plan, 0.0)
@@ -132,7 +140,10 @@ def energy_j(plan: Plan, power: Power | Mapping[str, Power]) -> dict[str, float]
 
 
 class Ledger:
-    """Who has how much power over time: from `begin_s` after `start`, the request, to `end_s` and two orbits on."""
+    """The energy supply of satellites with a power limit, from the request to two orbits after `end_s`.
+
+    `begin_s` (the request) and `end_s` are seconds since `start`.
+    """
 
     def __init__(
         self, constellation: Constellation, start: Times, begin_s: float, end_s: float, power: Mapping[str, Power]
@@ -150,23 +161,23 @@ class Ledger:
 
     @property
     def longest_orbit_s(self) -> float:
-        """Return the longest period of the satellites that have a power limit, 0 without any."""
+        """Return the longest orbital period of the satellites that have a power limit, 0 if none has."""
         return max(self._orbit_s.values(), default=0.0)
 
     def shortfall(self, loads: Iterable[Load]) -> Shortfall | None:
-        """Return what the first node that cannot do its loads lacks; None if all can."""
-        of: dict[str, list[Load]] = {}
+        """Return why the first node cannot power its loads; None if all nodes can."""
+        by_node: dict[str, list[Load]] = {}
         for load in loads:
             if load.node in self.power:
-                of.setdefault(load.node, []).append(load)
-        for name, own in of.items():
+                by_node.setdefault(load.node, []).append(load)
+        for name, own in by_node.items():
             found = self._average(name, own) or self._battery(name, own)
             if found is not None:
                 return found
         return None
 
     def joules(self, loads: Iterable[Load]) -> dict[str, float]:
-        """Return what each node takes beyond idling."""
+        """Return what each node consumes beyond idling."""
         total: dict[str, float] = {}
         for load in loads:
             if load.node in self.power:
@@ -174,7 +185,7 @@ class Ledger:
         return total
 
     def _average(self, name: str, loads: Sequence[Load]) -> Shortfall | None:
-        """Compare the orbit that takes most with the limit: it begins with a load, or ends with one."""
+        """Compare the orbit of highest consumption with the limit: it begins with a load, or ends with one."""
         power, orbit_s = self.power[name], self._orbit_s[name]
         starts = [load.start_s for load in loads] + [load.stop_s - orbit_s for load in loads]
         most_j = max(sum(_within_j(load, power, begin, begin + orbit_s) for load in loads) for begin in starts)
@@ -182,25 +193,25 @@ class Ledger:
         if average_w <= power.average_w * (1 + 1e-9):
             return None
         return Shortfall(
-            f"{name} would take {average_w:.3g} W on average over an orbit of {orbit_s:,.0f} s, its limit is "
-            f"{power.average_w:g} W: the work takes {most_j / 1e3:.3g} kJ beyond idling, of "
+            f"{name} would consume {average_w:.3g} W on average over an orbit of {orbit_s:,.0f} s, its limit is "
+            f"{power.average_w:g} W: the work needs {most_j / 1e3:.3g} kJ beyond idling, there are "
             f"{(power.average_w - power.idle_w) * orbit_s / 1e3:.3g} kJ",
             can_wait=False,
         )
 
     def _battery(self, name: str, loads: Sequence[Load]) -> Shortfall | None:
-        """Follow the charge until an orbit after the last load: what is left must bring the node through its shadow."""
+        """Integrate the charge until an orbit after the last load: it must last through the Earth's shadow."""
         power, edges = self.power[name], self._times_s
         end_s = max(load.stop_s for load in loads) + self._orbit_s[name]
-        taken = np.full(len(edges) - 1, power.idle_w * _STEP_S)
+        consumed_j = np.full(len(edges) - 1, power.idle_w * _STEP_S)
         for load in loads:
             length_s = load.stop_s - load.start_s
             if length_s > 0:
                 shares = np.clip((edges - load.start_s) / length_s, 0.0, 1.0)
-                taken += np.diff(shares) * load.joules(power)
-        total = np.cumsum(self._yield_w[name][:-1] * _STEP_S - taken)
+                consumed_j += np.diff(shares) * load.joules(power)
+        total = np.cumsum(self._yield_w[name][:-1] * _STEP_S - consumed_j)
         charge = power.battery_j if power.charge_j is None else power.charge_j
-        # Once full, what the panels yield is lost: the charge is the sum, less the most that it was over the brim.
+        # What the panels yield when the battery is full is lost: the charge is the sum less its largest excess so far.
         level = total + np.minimum(charge, power.battery_j - np.maximum.accumulate(np.maximum(total, 0.0)))
         level = level[edges[1:] <= end_s + _STEP_S]
         worst = int(np.argmin(level))
@@ -215,7 +226,7 @@ class Ledger:
 
 
 def _totals(prefill: Sequence[float], decode: Sequence[float], workload: Workload) -> list[float]:
-    """Return seconds of every micro-batch's prefill and of every token step after the first token."""
+    """Return the seconds of all prefills and of all token steps after the first token."""
     steps = max(workload.new_tokens - 1, 0)
     later = decode if len(decode) == len(prefill) else [0.0] * len(prefill)
     return [workload.micro_batches * (a + steps * b) for a, b in zip(prefill, later, strict=True)]
@@ -223,14 +234,14 @@ def _totals(prefill: Sequence[float], decode: Sequence[float], workload: Workloa
 
 def _within_j(load: Load, power: Power, begin_s: float, end_s: float) -> float:
     length_s = load.stop_s - load.start_s
-    shared_s = min(load.stop_s, end_s) - max(load.start_s, begin_s)
-    if shared_s < 0:
+    overlap_s = min(load.stop_s, end_s) - max(load.start_s, begin_s)
+    if overlap_s < 0:
         return 0.0
-    return load.joules(power) * (shared_s / length_s if length_s > 0 else 1.0)
+    return load.joules(power) * (overlap_s / length_s if length_s > 0 else 1.0)
 
 
 def _yield_w(lit: npt.NDArray[np.bool_], power: Power, orbit_s: float) -> Array:
-    """Return what the panels yield at each step: `average_w` on average over an orbit, nothing in shadow."""
+    """Return what the panels yield in each step: `average_w` on average over an orbit, nothing in shadow."""
     count = max(round(orbit_s / _STEP_S), 1)
     fraction = float(np.mean(lit[:count]))
     return np.where(lit, power.average_w / fraction if fraction > 0 else 0.0, 0.0)

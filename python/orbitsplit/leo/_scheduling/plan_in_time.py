@@ -1,12 +1,12 @@
-"""Planning in time: when to start, on which satellites, whether to wait for a pass, what is handed over to the next."""
+"""Planning in time: when to start, on which nodes, whether to wait for a pass, what is left for the next one."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes
@@ -18,219 +18,230 @@ from orbitsplit.leo._orbits.times import Times
 
 from .contact_plan import Timetable
 from .deferred import deferred
-from .energy import Ledger, Power
-from .request import asked_of, powers_of, table_of
+from .energy import Ledger, Power, powers_of
+from .request import StrategyOptions, TimedRequest, refuse_keywords, take_options
 from .sharing import shared
-from .strategies import LEAST_S, Asked, Candidate, on_ground, on_satellite, split_at, timed_plan
+from .store_and_forward import Delivery
+from .strategies import MIN_GAIN_S, Candidate, Outcome, on_ground, on_satellite, split_at, timed_plan
+from .task import Task, contact_plan_of, task_of
 from .timed_plan import Alternative, TimedPlan
 
 if TYPE_CHECKING:
-    from orbitsplit._codebook.codebook import Codebook
-    from orbitsplit._planner.level_table import LevelTable
+    from typing_extensions import Unpack
+
     from orbitsplit._profiling.profile import ModelProfile
 
-# Two plans at once are not worth fewer seconds than this.
-_LEAST_GAIN_S = 1.0
-# How long a node whose battery is too low waits before it is looked at again.
+    from .request import PlanKeywords
+
+# Two concurrent plans must gain more than these seconds.
+_MIN_SHARED_GAIN_S = 1.0
+# How long a node whose battery is too low waits before it is checked again.
 _RECHARGE_S = 120.0
 
-Made = Candidate | str
+# What a strategy leads to, from (start, limit of the completion); and from the limit alone.
+_Strategy = Callable[[float, float], Outcome]
+_Evaluation = Callable[[float], Outcome]
 
 
 def plan_in_time(
     profile: ModelProfile,
     constellation: Constellation | Timetable,
     workload: Workload | None = None,
+    request: TimedRequest | None = None,
     *,
-    requested: datetime,
-    source: str,
-    input_bytes: float,
-    output_bytes: float,
-    destination: Sequence[str] | None = None,
-    deadline_s: float = 86_400.0,
-    step_s: float = 10.0,
+    options: StrategyOptions | None = None,
     satellites: Sequence[str] | None = None,
     computers: Mapping[str, Node] | None = None,
     power: Power | Mapping[str, Power] | None = None,
-    levels: LevelTable | None = None,
-    codebook: Codebook | None = None,
-    loss_budget: float | None = None,
-    max_accuracy_drop: float | None = None,
-    max_nodes: int | None = None,
-    time_limit_s: float | None = None,
-    shares: bool = True,
+    step_s: float = 10.0,
+    **fields: Unpack[PlanKeywords],
 ) -> TimedPlan:
-    """Decide when and where to run, and how input and result travel, so that the result is soonest at a station.
+    """Decide when and where to run, and how input and result travel, so that the result reaches a station first.
 
-    The input, `input_bytes` for the whole workload, is on the satellite or at the station `source` from `requested`
-    on; the result, `output_bytes`, must be at any station of `destination` (default: all; stations pass files on among
-    them in no time that counts) within `deadline_s`. Ways that are compared: the input goes down, over as many passes
-    as it takes, and a station computes; one satellite computes, or several by a plan whose links last until
-    it ends, and the result waits for a pass; satellites and a station compute together within a contact; a satellite
-    computes the first layers now and its activation waits for a pass; with `shares`, some micro-batches are computed on
-    board while the input of the others goes down. Files are handed to other satellites where that is quicker. Of
-    completions within 0.1 s the way named first here is taken, then the satellite with the input, then nodes in order.
+    The strategies that are compared:
 
-    Links are looked at every `step_s` of a contact and at its edges; pass a `Timetable` in place of the constellation
-    to plan several times on one. `computers` are nodes of single satellites, by name, in place of the equipment's;
-    `power` limits what satellites take, all of them or those named: what exceeds it starts later, when the battery is
-    charged, or is refused. Codecs and limits are those of `plan`, `max_nodes` and `time_limit_s` of each plan that is
-    looked at: there may be hundreds.
+    - `ground`: the input goes down, over as many passes as it takes, and a station computes;
+    - `satellite`: one satellite computes, and the result waits for a pass;
+    - `split`: several satellites compute by a plan whose links last until it ends, and the result waits for a pass;
+    - `mixed`: satellites and a station compute together within a contact;
+    - `deferred`: a satellite computes the first layers now, and their activation waits for a pass;
+    - `shared`: satellites compute some micro-batches while the input of the others goes down.
+
+    Files are transferred to other satellites where that is faster; stations forward files among themselves in
+    negligible time. Of completions within 0.1 s the strategy named first is taken, then the satellite with the input,
+    then nodes in order.
+
+    Args:
+        request: The input, and where and by when its result is needed. Its fields are also accepted as keywords.
+        options: Compression, and limits of the search. Its fields are also accepted as keywords.
+        satellites: Names of those that may take part (default: all, at most 64).
+        computers: Nodes of single satellites and stations, by name, in place of the constellation's.
+        power: Limits of what satellites consume, for all of them or by name. What exceeds them starts later, when the
+            battery is charged, or is refused.
+        step_s: Links are sampled this often in a contact, and at its edges. To plan several times on the same links,
+            pass a `Timetable` in place of the constellation.
 
     Example:
-        >>> fleet = Scenario.load("cubesat")                                                      # doctest: +SKIP
-        >>> timed = plan_in_time(profile, fleet.constellation, requested=fleet.constellation.epoch,
-        ...                      source="sat-3", input_bytes=2e8, output_bytes=1e4)               # doctest: +SKIP
+        >>> fleet = Scenario.load("cubesat").constellation                                        # doctest: +SKIP
+        >>> request = TimedRequest(requested=fleet.epoch, source="sat-3", input_bytes=2e8, output_bytes=1e4)
+        ...                                                                                       # doctest: +SKIP
+        >>> timed = plan_in_time(profile, fleet, request=request)                                 # doctest: +SKIP
 
     Raises:
-        InfeasiblePlanError: No way is complete in time; the message says of each what is in the way.
+        InfeasiblePlanError: No strategy completes in time; the message gives the reason for each.
         TypeError: An argument is of another type, such as a Scenario in place of its constellation.
         ValueError: There is no such satellite or station, a number is out of range, or as `plan`.
     """
-    workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
-    levels, budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
-    table = table_of(constellation, requested, deadline_s, step_s, satellites)
-    begin_s = table.seconds(requested)
-    asked = asked_of(profile, workload, table, (source, destination), (input_bytes, output_bytes), computers)
-    asked = replace(
-        asked,
-        levels=levels,
-        codebook=codebook,
-        loss_budget=budget,
-        max_accuracy_drop=max_accuracy_drop,
-        max_nodes=max_nodes,
-        time_limit_s=time_limit_s,
+    keywords: dict[str, Any] = {**fields}
+    request = take_options("plan_in_time", "request", TimedRequest, request, keywords)
+    options = take_options("plan_in_time", "options", StrategyOptions, options, keywords)
+    refuse_keywords("plan_in_time", keywords)
+    levels, budget = levels_and_budget(
+        profile, options.levels, options.codebook, options.loss_budget, options.max_accuracy_drop
     )
-    ledger = Ledger(table.constellation, Times.of(table.start), begin_s, table.stop_s, powers_of(power, table))
-    return _Choice(asked, ledger, begin_s, min(begin_s + deadline_s, table.stop_s), shares).plan()
+    options = replace(options, levels=levels, loss_budget=budget)
+    contact_plan = contact_plan_of(constellation, request, step_s, satellites)
+    begin_s = contact_plan.seconds(request.requested)
+    task = task_of(profile, workload, contact_plan, request, computers, options)
+    powers = powers_of(power, contact_plan.satellites)
+    ledger = Ledger(contact_plan.constellation, Times.of(contact_plan.start), begin_s, contact_plan.stop_s, powers)
+    return _Search(task, ledger, begin_s, min(begin_s + request.deadline_s, contact_plan.stop_s)).plan()
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """All ways, and the soonest of them."""
+class _Search:
+    """Evaluates every strategy between two instants, and keeps the candidate that completes first."""
 
-    asked: Asked
+    task: Task
     ledger: Ledger
     begin_s: float
     end_s: float
-    shares: bool
 
     def plan(self) -> TimedPlan:
-        """Return the soonest way; raise where there is none in time."""
+        """Return the plan that completes first; raise if none completes in time."""
         best: Candidate | None = None
-        others: list[tuple[str, Made]] = []
-        for what, make in itertools.chain(self._alone(), self._together()):
-            before_s = self.end_s if best is None else best.completion_s - LEAST_S
-            found = make(before_s)
-            others.append((what, found))
+        outcomes: list[tuple[str, Outcome]] = []
+        for name, evaluate in itertools.chain(self._on_one_node(), self._on_several_nodes()):
+            before_s = self.end_s if best is None else best.completion_s - MIN_GAIN_S
+            found = evaluate(before_s)
+            outcomes.append((name, found))
             if isinstance(found, Candidate) and found.completion_s < before_s:
                 best = found
-        alternatives = _alternatives(self.asked, others, best)
+        alternatives = _alternatives(self.task, outcomes, best)
         if best is None:
-            reasons = "; ".join(f"{other.way}: {other.reason}" for other in alternatives)
+            reasons = "; ".join(f"{other.strategy}: {other.reason}" for other in alternatives)
             raise InfeasiblePlanError(f"no result in {self.end_s - self.begin_s:g} s. {reasons}")
-        joules = self.ledger.joules(best.all_loads())
-        timed = timed_plan(self.asked, self.begin_s, best, _reason(self.asked, best))
-        return replace(timed, energy_j=joules, alternatives=alternatives)
+        timed = timed_plan(self.task, self.begin_s, best, _reason(self.task, best))
+        return replace(timed, energy_j=self.ledger.joules(best.all_loads()), alternatives=alternatives)
 
-    def _alone(self) -> Iterator[tuple[str, Callable[[float], Made]]]:
-        """Yield the ways in which one node computes; their completions are found even where another is sooner."""
-        asked = self.asked
-        for server in asked.servers:
-            yield f"ground, {server}", self._powered(lambda at, _, s=server: on_ground(asked, s, at, self.end_s))  # type: ignore[misc]
-        # That with the input first: of ways that are as good, the first is taken.
-        for k in sorted(range(len(asked.table.satellites)), key=lambda k: k != asked.source):
-            name = asked.table.satellites[k]
-            if name in asked.computers:
-                yield f"satellite, {name}", self._powered(lambda at, _, k=k: on_satellite(asked, k, at, self.end_s))  # type: ignore[misc]
+    def _on_one_node(self) -> Iterator[tuple[str, _Evaluation]]:
+        """Yield the strategies on one node; their completions are found even if another one is earlier."""
+        task = self.task
+        for server in task.servers:
+            yield f"ground, {server}", self._within_power(partial(self._ground, server))
+        # The source first: of equally good candidates the first is taken.
+        for k in sorted(range(len(task.contact_plan.satellites)), key=lambda k: k != task.source):
+            name = task.contact_plan.satellites[k]
+            if name in task.computers:
+                yield f"satellite, {name}", self._within_power(partial(self._satellite, k))
 
-    def _together(self) -> Iterator[tuple[str, Callable[[float], Made]]]:
-        """Yield the ways in which several compute, which are looked at only where they may be sooner."""
-        asked = self.asked
-        for k, name in enumerate(asked.table.satellites):
-            if name in asked.computers:
-                yield f"several, from {name}", lambda before_s, k=k: self._several(k, before_s)  # type: ignore[misc]
-        for server in asked.servers:
-            yield (
-                f"deferred to {server}",
-                self._powered(lambda at, before, s=server: deferred(asked, s, at, before)),  # type: ignore[misc]
-            )
-        for server in asked.servers if self.shares else ():
-            yield f"shared with {server}", self._powered(lambda at, before, s=server: self._shared(s, at, before))  # type: ignore[misc]
+    def _on_several_nodes(self) -> Iterator[tuple[str, _Evaluation]]:
+        """Yield the strategies on several nodes, which are evaluated only as far as they may be earlier."""
+        task = self.task
+        for k, name in enumerate(task.contact_plan.satellites):
+            if name in task.computers:
+                yield f"several, from {name}", partial(self._split, k)
+        for server in task.servers:
+            yield f"deferred to {server}", self._within_power(partial(deferred, task, server))
+        for server in task.servers if task.options.shares else ():
+            yield f"shared with {server}", self._within_power(partial(self._shared, server))
 
-    def _shared(self, server: str, at_s: float, before_s: float) -> Made:
-        """Return the best share of board and ground, if it is worth it beside another way."""
-        limit_s = before_s - _LEAST_GAIN_S if before_s < self.end_s else before_s
-        return shared(self.asked, server, at_s, limit_s, lambda found: self.ledger.shortfall(found.all_loads()) is None)
+    def _ground(self, server: str, at_s: float, _before_s: float) -> Outcome:
+        return on_ground(self.task, server, at_s, self.end_s)
 
-    def _several(self, first: int, before_s: float) -> Made:
-        """Return the soonest plan over several nodes that begins on a satellite, whenever a link begins or ends."""
-        asked = self.asked
-        carriage = asked.carrier.carry(asked.source, first, asked.input_bytes, self.begin_s, before_s)
-        if carriage is None:
-            return "the input is not there before another way is complete"
-        best: Made = "none is complete before another way"
-        for at_s in (carriage.arrival_s, *asked.table.changes_s(carriage.arrival_s, asked.destination)):
+    def _satellite(self, satellite: int, at_s: float, _before_s: float) -> Outcome:
+        return on_satellite(self.task, satellite, at_s, self.end_s)
+
+    def _shared(self, server: str, at_s: float, before_s: float) -> Outcome:
+        """Return the best share of board and ground, if it gains enough over another strategy."""
+        limit_s = before_s - _MIN_SHARED_GAIN_S if before_s < self.end_s else before_s
+        return shared(self.task, server, at_s, limit_s, lambda found: self.ledger.shortfall(found.all_loads()) is None)
+
+    def _split(self, first: int, before_s: float) -> Outcome:
+        """Return the plan over several nodes from a satellite on that completes first, over all starts.
+
+        Starts are when the input has arrived, and whenever a link opens or closes after that.
+        """
+        task = self.task
+        delivery = task.graph.earliest_delivery(task.source, first, task.input_bytes, self.begin_s, before_s)
+        if delivery is None:
+            return "the input does not arrive before another strategy completes"
+        best: Outcome = "none completes before another strategy"
+        for at_s in (delivery.arrival_s, *task.contact_plan.changes_s(delivery.arrival_s, task.destination)):
             if at_s >= before_s:
                 break
-            make = self._powered(lambda at, before, c=carriage: split_at(asked, c, at, before), at_s)  # type: ignore[misc]
-            found = make(before_s)
+            found = self._within_power(partial(self._split_at, delivery), at_s)(before_s)
             if isinstance(found, Candidate) and found.completion_s < before_s:
-                best, before_s = found, found.completion_s - LEAST_S
+                best, before_s = found, found.completion_s - MIN_GAIN_S
             elif isinstance(best, str) and isinstance(found, str):
                 best = found
         return best
 
-    def _powered(self, make: Callable[[float, float], Made], from_s: float | None = None) -> Callable[[float], Made]:
-        """Return a way that begins as soon as the satellites have the energy for it."""
+    def _split_at(self, delivery: Delivery, at_s: float, before_s: float) -> Outcome:
+        return split_at(self.task, delivery, at_s, before_s)
 
-        def tried(before_s: float) -> Made:
+    def _within_power(self, strategy: _Strategy, from_s: float | None = None) -> _Evaluation:
+        """Return the evaluation of a strategy that starts as soon as the satellites have the energy for it."""
+
+        def evaluate(before_s: float) -> Outcome:
             at_s = first_s = self.begin_s if from_s is None else from_s
-            lacks: str | None = None
+            reason: str | None = None
             while at_s <= first_s + 2 * self.ledger.longest_orbit_s and at_s < self.end_s:
-                found = make(at_s, before_s)
+                found = strategy(at_s, before_s)
                 if isinstance(found, str):
-                    return found if lacks is None else lacks
-                short = self.ledger.shortfall(found.all_loads())
-                if short is None:
+                    return found if reason is None else reason
+                shortfall = self.ledger.shortfall(found.all_loads())
+                if shortfall is None:
                     return found
-                lacks = short.text if lacks is None else lacks
-                if not short.can_wait:
-                    return short.text
+                reason = shortfall.text if reason is None else reason
+                if not shortfall.can_wait:
+                    return shortfall.text
                 at_s += _RECHARGE_S
-            return lacks or "it cannot begin before the deadline"
+            return reason or "it cannot start before the deadline"
 
-        return tried
+        return evaluate
 
 
-def _reason(asked: Asked, best: Candidate) -> str:
+def _reason(task: Task, best: Candidate) -> str:
     nodes = " and ".join(stage.node for stage in best.plan.stages)
-    if best.way == "ground" and not best.input:
+    if best.strategy == "ground" and not best.input:
         return f"{nodes} computes, on the ground as the input"
-    if best.way == "ground":
-        count = len({sending.closes_s for sending in best.input if sending.path[-1] not in asked.table.satellites})
+    if best.strategy == "ground":
+        count = len({sent.closes_s for sent in best.input if sent.path[-1] not in task.contact_plan.satellites})
         contacts = "1 contact" if count == 1 else f"{count} contacts"
-        return f"{format_bytes(asked.input_bytes)} of input go down in {contacts}, {nodes} computes"
-    if best.way == "satellite":
+        return f"{format_bytes(task.input_bytes)} of input go down in {contacts}, {nodes} computes"
+    if best.strategy == "satellite":
         return f"{nodes} computes, the result waits for a pass"
-    if best.way == "split":
+    if best.strategy == "split":
         return f"{nodes} compute together, the result waits for a pass"
-    if best.way == "shared":
-        assert best.beside is not None, "the rest is computed on board"
-        own, others = best.plan.workload.micro_batches, best.beside.plan.workload.micro_batches
-        on_board = " and ".join(stage.node for stage in best.beside.plan.stages)
+    if best.strategy == "shared":
+        assert best.concurrent is not None  # the part on board
+        own, others = best.plan.workload.micro_batches, best.concurrent.plan.workload.micro_batches
+        on_board = " and ".join(stage.node for stage in best.concurrent.plan.stages)
         return f"{nodes} computes {own} micro-batches of which the input goes down, {on_board} the other {others}"
-    if best.way == "mixed":
+    if best.strategy == "mixed":
         return f"{nodes} compute together within a contact"
-    kept = sum(sending.bytes for sending in best.activation if sending.path[-1] not in asked.table.satellites)
-    return f"{nodes}: the activation, {format_bytes(kept)}, waits between them for a pass"
+    stored = sum(sent.bytes for sent in best.activation if sent.path[-1] not in task.contact_plan.satellites)
+    return f"{nodes}: the activation, {format_bytes(stored)}, waits between them for a pass"
 
 
-def _alternatives(asked: Asked, others: Sequence[tuple[str, Made]], best: Candidate | None) -> tuple[Alternative, ...]:
+def _alternatives(
+    task: Task, outcomes: Sequence[tuple[str, Outcome]], best: Candidate | None
+) -> tuple[Alternative, ...]:
     return tuple(
-        Alternative(what, None, found)
+        Alternative(name, None, found)
         if isinstance(found, str)
-        else Alternative(what, asked.table.datetime(found.completion_s))
-        for what, found in others
+        else Alternative(name, task.contact_plan.datetime(found.completion_s))
+        for name, found in outcomes
         if found is not best
     )

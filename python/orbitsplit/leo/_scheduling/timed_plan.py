@@ -1,4 +1,4 @@
-"""A plan in time: what is sent when along which path, which plan runs when, and until when that stays possible."""
+"""A plan in time: the transfers of its files, the plan that runs between them, and how long it stays valid."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from orbitsplit._io.deprecation import renamed_attribute
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.units import format_bytes
-from orbitsplit._io.validation import check_keys, list_of, mapping_of, record_of, records_of
+from orbitsplit._io.validation import check_keys, check_string, list_of, mapping_of, record_of, records_of
 from orbitsplit._plans.plan import Plan
 
 FORMAT = "orbitsplit-timed-plan"
 VERSION = 1
 
-Way = Literal["ground", "satellite", "split", "mixed", "deferred", "shared"]
+Strategy = Literal["ground", "satellite", "split", "mixed", "deferred", "shared"]
+_RENAMED_KEYS = {"way": "strategy", "beside": "concurrent"}
 _TIMES = ("requested", "start", "compute_start", "compute_stop", "completion", "valid_until")
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Bytes along a path of satellites and stations, from `start` to `stop`; the path is there until `closes`."""
+    """Bytes along a path of satellites and stations from `start` to `stop`; the path is up until `closes`."""
 
     path: tuple[str, ...]
     start: datetime
@@ -34,7 +36,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """What is left of a file at `at`, when the next transfer takes over: on another path, or in a later contact."""
+    """The bytes that one transfer of a file leaves to the next at `at`: on another path, or in a later contact."""
 
     at: datetime
     bytes_left: float
@@ -45,29 +47,33 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Another way to do the work: when it would be complete, or why it is not possible."""
+    """Another strategy: when it would complete, or the reason why it is not possible."""
 
-    way: str
+    strategy: str
     completion: datetime | None
     reason: str | None = None
+
+    way = renamed_attribute("Alternative.way", "strategy")
 
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """When to start, where to run, and how input and result travel, with hand-overs from pass to pass; frozen.
+    """When to start, where to run, and how input and result travel, with handovers from pass to pass; frozen.
 
-    `way` is "ground" (a station computes), "satellite" (one does), "split" (several satellites), "mixed" (satellites
-    and a station at once), "deferred" (a satellite computes the first layers and keeps the activation for a pass,
-    after which a station goes on) or "shared" (a station computes some micro-batches, of which the input goes down, and
-    satellites the others: those are `beside`, a plan of its own). `input`, `activation` and `result` are the transfers
-    before, amid and after computing, in order of time; each ends before its path `closes`, and the next one takes over
-    what is left. `plan` is what runs, from `compute_start` to `compute_stop`. All of `plan`'s own links, and the paths
-    of the transfers that feed it while it computes, are there until `valid_until`; started later than `latest_start` it
-    would not end in time. `completion` is when the last byte of the result is at a station, that of `beside` included.
-    `energy_j` is what each satellite with a power limit takes beyond idling, for `beside` too (which has none itself).
+    `strategy` is "ground" (a station computes), "satellite" (one satellite does), "split" (several satellites), "mixed"
+    (satellites and a station at once), "deferred" (a satellite computes the first layers and stores their activation
+    until a pass, after which a station computes the rest) or "shared" (a station computes some micro-batches, whose
+    input goes down, and satellites the others: those are the part `concurrent`, a plan of its own).
+
+    `input`, `activation` and `result` are the transfers before, during and after computation, in order of time; each
+    ends before its path `closes`, and the next one transfers what is left. `plan` runs from `compute_start` to
+    `compute_stop`. Its own links, and the paths of the transfers that feed it while it computes, are up until
+    `valid_until`; a plan that starts after `latest_start` would not end in time. `completion` is when the last byte of
+    the result is at a station, that of `concurrent` included. `energy_j` is what each satellite with a power limit
+    consumes beyond idling, for `concurrent` too (which has none itself).
     """
 
-    way: Way
+    strategy: Strategy
     reason: str
     requested: datetime
     start: datetime
@@ -81,7 +87,10 @@ class TimedPlan:
     result: tuple[Transfer, ...] = ()
     energy_j: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
-    beside: TimedPlan | None = None
+    concurrent: TimedPlan | None = None
+
+    way = renamed_attribute("TimedPlan.way", "strategy")
+    beside = renamed_attribute("TimedPlan.beside", "concurrent")
 
     @property
     def duration_s(self) -> float:
@@ -90,27 +99,27 @@ class TimedPlan:
 
     @property
     def waits_s(self) -> float:
-        """Return seconds from the request until anything is sent or computed."""
+        """Return seconds from the request until the first transfer or computation starts."""
         return (self.start - self.requested).total_seconds()
 
     @property
     def latest_start(self) -> datetime:
-        """Return when the plan, not that of `beside`, must start to compute to end while it is valid.
+        """Return when `plan` must start at the latest to end while it is valid; `concurrent` has its own instant.
 
-        A result that then misses its pass waits for the next.
+        A result that then misses its pass waits for the next one.
         """
         return self.valid_until - (self.compute_stop - self.compute_start)
 
     @property
     def energy_per_inference_j(self) -> float:
         """Return the joules of all satellites beyond idling for one sequence of the workload, transfers included."""
-        beside = 0 if self.beside is None else self.beside.plan.workload.sequences
-        return sum(self.energy_j.values()) / (self.plan.workload.sequences + beside)
+        others = 0 if self.concurrent is None else self.concurrent.plan.workload.sequences
+        return sum(self.energy_j.values()) / (self.plan.workload.sequences + others)
 
     @property
     def handovers(self) -> tuple[Handover, ...]:
-        """Return where one transfer of a file takes over from another, in order of time."""
-        found = [] if self.beside is None else list(self.beside.handovers)
+        """Return the handovers from one transfer of a file to the next, in order of time."""
+        found = [] if self.concurrent is None else list(self.concurrent.handovers)
         for transfers in (self.input, self.activation, self.result):
             left = sum(transfer.bytes for transfer in transfers if transfer.path[-1] == transfers[-1].path[-1])
             for a, b in pairwise(transfers):
@@ -121,34 +130,35 @@ class TimedPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""
         data = {**vars(self), "plan": self.plan.to_dict(), "energy_j": dict(self.energy_j)}
-        data["beside"] = None if self.beside is None else self.beside.to_dict()
+        data["concurrent"] = None if self.concurrent is None else self.concurrent.to_dict()
         for key in ("input", "activation", "result", "alternatives"):
             data[key] = [_plain(asdict(item)) for item in data[key]]
         return document_of(FORMAT, VERSION, _plain(data))
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> TimedPlan:
-        """Make a plan from what `to_dict` returned.
+        """Make a plan from what `to_dict` returned; the keys `way` and `beside` of version 0.1 are read, too.
 
         Raises:
-            ValueError: A key is missing, unknown or has a wrong value; the message names it.
+            TypeError, ValueError: A key is missing, unknown or has a wrong value; the message names it.
         """
-        values = data_of(FORMAT, VERSION, document)
+        values = _renamed(data_of(FORMAT, VERSION, document))
         check_keys("the timed plan", values, cls)
-        if values["way"] not in get_args(Way):
-            raise ValueError(f"way is {values['way']!r}, must be one of {', '.join(get_args(Way))}")
+        if values["strategy"] not in get_args(Strategy):
+            raise ValueError(f"strategy is {values['strategy']!r}, must be one of {', '.join(get_args(Strategy))}")
         for key in _TIMES:
             values[key] = _instant(key, values[key])
         values["plan"] = Plan.from_dict(mapping_of("plan", values["plan"]))
         for key in ("input", "activation", "result"):
             rows = [mapping_of(key, row) for row in list_of(key, values.get(key, ()))]
             values[key] = tuple(_transfer(key, row) for row in rows)
-        others = [dict(mapping_of("alternatives", row)) for row in list_of("alternatives", values["alternatives"])]
+        listed = list_of("alternatives", values["alternatives"])
+        others = [_renamed(mapping_of("alternatives", row)) for row in listed]
         for row in others:
             row["completion"] = None if row["completion"] is None else _instant("completion", row["completion"])
         values["alternatives"] = records_of("alternatives", others, Alternative)
-        beside = values.get("beside")
-        values["beside"] = None if beside is None else cls.from_dict(mapping_of("beside", beside))
+        part = values.get("concurrent")
+        values["concurrent"] = None if part is None else cls.from_dict(mapping_of("concurrent", part))
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -165,12 +175,12 @@ class TimedPlan:
         return load_document(path, cls.from_dict)
 
     def __str__(self) -> str:
-        lines = [f"{self.way}: {self.reason}"]
+        lines = [f"{self.strategy}: {self.reason}"]
         for what, transfers in (("input", self.input), ("activation", self.activation), ("result", self.result)):
             lines += [_line(what, transfer) for transfer in transfers]
         lines.append(f"  {_clock(self.compute_start)} {self.plan} until {_clock(self.compute_stop)}")
-        if self.beside is not None:
-            lines += str(self.beside).splitlines()[1:-1]
+        if self.concurrent is not None:
+            lines += str(self.concurrent).splitlines()[1:-1]
         lines = [lines[0], *sorted(lines[1:])]
         lines.append(f"  complete {_clock(self.completion)}, {self.duration_s:,.0f} s after the request")
         return "\n".join(lines)
@@ -186,6 +196,12 @@ def _clock(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S}"
 
 
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with the keys of version 0.1 under their new names."""
+    names = {old: new for old, new in _RENAMED_KEYS.items() if new not in values}
+    return {names.get(key, key): value for key, value in values.items()}
+
+
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data with instants as text and tuples as lists."""
     return {
@@ -195,9 +211,10 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _instant(key: str, value: Any) -> datetime:
+    check_string(key, value)
     try:
         when = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
+    except ValueError:
         raise ValueError(f"{key} is {value!r}, must be an instant such as 2026-01-01T00:00:00+00:00") from None
     if when.utcoffset() != timedelta(0):
         raise ValueError(f"{key} is {value!r}, must be in UTC, with +00:00")
