@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 REMOVED_IN = "0.3"
+
+_Thing = TypeVar("_Thing", bound=Callable[..., Any])
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
@@ -46,3 +49,38 @@ def renamed_keywords(function: str, given: dict[str, Any], names: Mapping[str, s
         warn_renamed(f"{function}({old}=)", f"{function}({new}=)", stacklevel=4)
         result[new] = value
     return result
+
+
+def takes_renamed(**names: str) -> Callable[[_Thing], _Thing]:
+    """Return a decorator that lets a function or a class take old keywords, with a warning for each.
+
+    They are given as old="new".
+
+    >>> @takes_renamed(target="destination")                # doctest: +SKIP
+    ... @dataclass(frozen=True)
+    ... class Link:
+    ...     destination: str
+    """
+
+    def decorate(thing: _Thing) -> _Thing:
+        if isinstance(thing, type):
+            thing.__init__ = _renaming(thing.__init__, thing.__name__, names)  # type: ignore[misc]
+            return thing
+        renaming: Any = _renaming(thing, thing.__qualname__, names)
+        return cast("_Thing", renaming)
+
+    return decorate
+
+
+def _renaming(function: Callable[..., Any], name: str, names: Mapping[str, str]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        old = {key: given.pop(key) for key in names if key in given}
+        for key in old:
+            if names[key] in given:
+                raise TypeError(f"{name}() got {key!r} and {names[key]!r}, which are the same argument")
+        if old:
+            given |= renamed_keywords(name, old, names)
+        return function(*args, **given)
+
+    return call
