@@ -43,7 +43,7 @@ def checked(network: Network, constellation: leo.Constellation, at: Any, links: 
     for link in network.links[:: links // 50]:
         a, b = (
             leo.Constellation("one", (constellation.satellites[constellation.index(name)],)).positions(at)[0, 0]
-            for name in (link.source, link.target)
+            for name in (link.source, link.destination)
         )
         assert link.latency_s == pytest.approx(float(np.linalg.norm(a - b)) / 299792.458)
 

@@ -141,7 +141,7 @@ def _show_network(network: Network, when: datetime) -> None:
     table = Table("from", "to", "Mbit/s", "latency")
     for link in network.links[-_MOST_ROWS:]:  # those to the ground are last
         rate = f"{link.bytes_per_s * 8e-6:,.0f}"
-        table.add_row(escape(link.source), escape(link.target), rate, format_seconds(link.latency_s))
+        table.add_row(escape(link.source), escape(link.destination), rate, format_seconds(link.latency_s))
     out.print(table)
     _show_rest(len(network.links), "links")
 
@@ -197,7 +197,7 @@ def _network_record(network: Network, when: datetime) -> dict[str, Any]:
             for n in network.nodes
         ],
         "links": [
-            {"from": n.source, "to": n.target, "bytes_per_s": n.bytes_per_s, "latency_s": n.latency_s}
+            {"source": n.source, "destination": n.destination, "bytes_per_s": n.bytes_per_s, "latency_s": n.latency_s}
             for n in network.links
         ],
     }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
+from typing import Any, TypeVar, cast
 
 REMOVED_IN = "0.3"
+
+_Thing = TypeVar("_Thing", bound=Callable[..., Any])
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
@@ -52,20 +51,36 @@ def renamed_keywords(function: str, given: dict[str, Any], names: Mapping[str, s
     return result
 
 
-def renamed_arguments(**names: str) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Return a decorator with which a function also accepts arguments by their old names (old=new), and warns of each.
+def takes_renamed(**names: str) -> Callable[[_Thing], _Thing]:
+    """Return a decorator that lets a function or a class take old keywords, with a warning for each.
 
-    >>> @renamed_arguments(target="destination")            # doctest: +SKIP
-    ... def rate(source: str, destination: str) -> float: ...
+    They are given as old="new".
+
+    >>> @takes_renamed(target="destination")                # doctest: +SKIP
+    ... @dataclass(frozen=True)
+    ... class Link:
+    ...     destination: str
     """
 
-    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-        @wraps(function)
-        def call(*arguments: Parameters.args, **keywords: Parameters.kwargs) -> Result:
-            old = {key: keywords.pop(key) for key in names if key in keywords}
-            new: Any = renamed_keywords(function.__name__, old, names)
-            return function(*arguments, **new, **keywords)
-
-        return call
+    def decorate(thing: _Thing) -> _Thing:
+        if isinstance(thing, type):
+            thing.__init__ = _renaming(thing.__init__, thing.__name__, names)  # type: ignore[misc]
+            return thing
+        renaming: Any = _renaming(thing, thing.__qualname__, names)
+        return cast("_Thing", renaming)
 
     return decorate
+
+
+def _renaming(function: Callable[..., Any], name: str, names: Mapping[str, str]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **given: Any) -> Any:
+        old = {key: given.pop(key) for key in names if key in given}
+        for key in old:
+            if names[key] in given:
+                raise TypeError(f"{name}() got {key!r} and {names[key]!r}, which are the same argument")
+        if old:
+            given |= renamed_keywords(name, old, names)
+        return function(*args, **given)
+
+    return call

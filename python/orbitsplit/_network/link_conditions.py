@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text
 from orbitsplit._io.json_document import data_of, document_of
 from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
@@ -28,6 +29,8 @@ from orbitsplit._io.validation import (
     mapping_of,
     record_of,
 )
+
+from .link_ends import end_keys, ends_of
 
 FORMAT = "orbitsplit-link-conditions"
 VERSION = 1
@@ -69,7 +72,7 @@ class LinkShape:
     """
 
     source: str
-    target: str
+    destination: str
     bytes_per_s: float | None = None
     latency_s: float | None = None
     jitter_s: float = 0.0
@@ -79,13 +82,15 @@ class LinkShape:
     corrupt: float = 0.0
     seed: int = 0
 
+    target = renamed_attribute("LinkShape.target", "destination")
+
     def __post_init__(self) -> None:
-        check_string("from of a link", self.source)
-        check_string("to of a link", self.target)
-        if self.source == self.target:
+        check_string("source of a link", self.source)
+        check_string("destination of a link", self.destination)
+        if self.source == self.destination:
             raise ValueError(f"link from node {self.source!r} to itself")
         check_integer("seed", self.seed)
-        link = f"{self.source!r} -> {self.target!r}"
+        link = f"{self.source!r} -> {self.destination!r}"
         if self.bytes_per_s is not None:
             _check_positive(f"bandwidth of {link}", self.bytes_per_s)
         for key, value, largest in (
@@ -120,7 +125,7 @@ class LinkShape:
 
     def generator(self, purpose: str) -> random.Random:
         """Return a generator that depends on the seed, the link's names and the purpose alone."""
-        return random.Random(json.dumps([self.seed, self.source, self.target, purpose]))
+        return random.Random(json.dumps([self.seed, self.source, self.destination, purpose]))
 
     def _burst_times(self) -> Iterator[tuple[float, float]]:
         if self.bursts is None:
@@ -153,9 +158,9 @@ class LinkConditions:
         check_integer("seed", self.seed)
         found: set[tuple[str, str]] = set()
         for link in self.links:
-            if (link.source, link.target) in found:
-                raise ValueError(f"the link {link.source!r} -> {link.target!r} appears twice")
-            found.add((link.source, link.target))
+            if (link.source, link.destination) in found:
+                raise ValueError(f"the link {link.source!r} -> {link.destination!r} appears twice")
+            found.add((link.source, link.destination))
         object.__setattr__(self, "links", tuple(replace(link, seed=self.seed) for link in self.links))
 
     @classmethod
@@ -186,15 +191,16 @@ class LinkConditions:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
 
-    def of(self, source: str, target: str) -> LinkShape | None:
-        """Return what the link from `source` to `target` does; None where nothing is said of it."""
-        return next((link for link in self.links if (link.source, link.target) == (source, target)), None)
+    @takes_renamed(target="destination")
+    def of(self, source: str, destination: str) -> LinkShape | None:
+        """Return the conditions of the link from `source` to `destination`, None if there are none."""
+        return next((link for link in self.links if (link.source, link.destination) == (source, destination)), None)
 
     def check(self, nodes: Iterable[str]) -> None:
         """Raise ValueError if a link names a node that is not among `nodes`."""
         known = list(nodes)
         for link in self.links:
-            for end in (link.source, link.target):
+            for end in (link.source, link.destination):
                 if end not in known:
                     raise ValueError(f"the conditions name node {end!r}; the nodes are {', '.join(known)}")
 
@@ -225,6 +231,8 @@ class LinkConditions:
 
 def _link(key: str, value: Any) -> LinkShape:
     values = dict(mapping_of(key, value))
+    if "target" in values and "destination" not in values:
+        values["destination"] = values.pop("target")  # the name in documents of version 0.1
     if values.get("bursts") is not None:
         values["bursts"] = record_of(f"{key}.bursts", values["bursts"], LossBursts)
     if isinstance(values.get("down"), list):
@@ -238,16 +246,16 @@ def _link(key: str, value: Any) -> LinkShape:
 
 def _links(table: Mapping[str, Any], where: str) -> list[LinkShape]:
     """Return the one or two directed links of a table."""
-    ends = ("between",) if "between" in table else ("from", "to")
+    keys = end_keys(table)
     optional = ("bandwidth", "latency", "jitter", "rates", "down", "bursts", "corrupt")
-    check_table_keys(table, required=ends, optional=optional, where=where)
-    names = table["between"] if "between" in table else [table["from"], table["to"]]
-    if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{where}: {' and '.join(ends)} is {names!r}, expected two node names")
+    check_table_keys(table, required=keys, optional=optional, where=where)
+    ends = ends_of(table, where)
+    if not all(isinstance(name, str) for name in ends):
+        raise ValueError(f"{where}: {' and '.join(keys)} is {list(ends)!r}, expected two node names")
     values = _shape(table, where)
     try:
-        forth = LinkShape(names[0], names[1], **values)
-        return [forth, replace(forth, source=names[1], target=names[0])] if "between" in table else [forth]
+        forth = LinkShape(*ends, **values)
+        return [forth, LinkShape(*reversed(ends), **values)] if "between" in table else [forth]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, tables_of
 from orbitsplit._io.units import parse_quantity
+
+from .link_ends import end_keys, ends_of
 
 _NODE_QUANTITIES = {
     "memory": "bytes",
@@ -63,22 +66,31 @@ class Node:
             )
 
 
+@takes_renamed(target="destination")
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A directed connection: `source` sends to `target` at `bytes_per_s`, and each message takes `latency_s`."""
+    """A directed connection from the node `source` to the node `destination`.
+
+    It transmits `bytes_per_s` bytes a second; each message arrives `latency_s` seconds after it was transmitted.
+
+    Raises:
+        ValueError: Source and destination are the same node, or a number is out of range.
+    """
 
     source: str
-    target: str
+    destination: str
     bytes_per_s: float
     latency_s: float = 0.0
 
+    target = renamed_attribute("Link.target", "destination")
+
     def __post_init__(self) -> None:
-        if self.source == self.target:
+        if self.source == self.destination:
             raise ValueError(f"link from node {self.source!r} to itself")
         if not (math.isfinite(self.bytes_per_s) and self.bytes_per_s > 0):
-            raise ValueError(f"bandwidth of {self.source!r} -> {self.target!r} is {self.bytes_per_s}, must be > 0")
+            raise ValueError(f"bandwidth of {self.source!r} -> {self.destination!r} is {self.bytes_per_s}, must be > 0")
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
-            raise ValueError(f"latency of {self.source!r} -> {self.target!r} is {self.latency_s}, must be >= 0")
+            raise ValueError(f"latency of {self.source!r} -> {self.destination!r} is {self.latency_s}, must be >= 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +119,12 @@ class Network:
                 raise ValueError(f"{count} nodes are called {name!r}, names must differ")
         pairs: set[tuple[str, str]] = set()
         for link in self.links:
-            for end in (link.source, link.target):
+            for end in (link.source, link.destination):
                 if end not in names:
                     raise ValueError(f"a link names node {end!r}; the nodes are {', '.join(names)}")
-            if (link.source, link.target) in pairs:
-                raise ValueError(f"two links from {link.source!r} to {link.target!r}")
-            pairs.add((link.source, link.target))
+            if (link.source, link.destination) in pairs:
+                raise ValueError(f"two links from {link.source!r} to {link.destination!r}")
+            pairs.add((link.source, link.destination))
 
     @classmethod
     def load(cls, path: str | Path) -> Network:
@@ -122,7 +134,8 @@ class Network:
 
         The file has `name`, `[[nodes]]` with `name`, `memory`, a speed (`slowdown`, or `compute` and optionally
         `memory_bandwidth`), optional `headroom` and `half_duplex`; and `[[links]]` with `bandwidth`, optional
-        `latency` and either `from` and `to` (one way) or `between = [a, b]` (both ways).
+        `latency` and either `source` and `destination` (one way; `from` and `to` in files of version 0.1) or
+        `between = [a, b]` (both ways).
 
         Raises:
             ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.
@@ -186,7 +199,7 @@ class Network:
         return names.index(node)
 
     def without(self, nodes: Sequence[str] = (), links: Sequence[tuple[str, str]] = ()) -> Network:
-        """Return the network without some nodes, their links, and some other links (source, target).
+        """Return the network without some nodes, their links, and some other links, given as (source, destination).
 
         Raises:
             ValueError: There is no such node, or no node is left. Links that are not there are no matter.
@@ -200,7 +213,7 @@ class Network:
             links=tuple(
                 link
                 for link in self.links
-                if not gone & {link.source, link.target} and (link.source, link.target) not in links
+                if not gone & {link.source, link.destination} and (link.source, link.destination) not in links
             ),
         )
 
@@ -216,7 +229,7 @@ class Network:
         matrix = np.zeros((len(self.nodes), len(self.nodes)))
         position = {node.name: k for k, node in enumerate(self.nodes)}
         for link in self.links:
-            matrix[position[link.source], position[link.target]] = getattr(link, attribute)
+            matrix[position[link.source], position[link.destination]] = getattr(link, attribute)
         return matrix
 
 
@@ -255,19 +268,13 @@ def _whole(given: object, parsed: float) -> int:
 
 def _links(table: Mapping[str, Any], where: str) -> list[Link]:
     """Return the one or two directed links of a table."""
-    if "between" in table:
-        check_table_keys(table, required=("between", "bandwidth"), optional=("latency",), where=where)
-        ends = table["between"]
-        if not isinstance(ends, list) or len(ends) != 2:
-            raise ValueError(f"{where}.between is {ends!r}, expected two node names")
-        pairs = [(ends[0], ends[1]), (ends[1], ends[0])]
-    else:
-        check_table_keys(table, required=("from", "to", "bandwidth"), optional=("latency",), where=where)
-        pairs = [(table["from"], table["to"])]
+    check_table_keys(table, required=(*end_keys(table), "bandwidth"), optional=("latency",), where=where)
+    source, destination = ends_of(table, where)
+    pairs = [(source, destination), (destination, source)] if "between" in table else [(source, destination)]
     rate = parse_quantity(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
     latency = parse_quantity(table.get("latency", 0.0), "seconds", f"{where}.latency")
     try:
-        return [Link(str(source), str(target), rate, latency) for source, target in pairs]
+        return [Link(str(a), str(b), rate, latency) for a, b in pairs]
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -288,8 +295,8 @@ def _node_keys(node: Node) -> dict[str, object]:
 def _link_keys(link: Link) -> dict[str, object]:
     """Return what `_links` reads, None for a key to be left out. One way each: `between` would change their order."""
     return {
-        "from": link.source,
-        "to": link.target,
+        "source": link.source,
+        "destination": link.destination,
         "bandwidth": link.bytes_per_s,
         "latency": link.latency_s or None,
     }

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orbitsplit._io.deprecation import renamed_arguments
+from orbitsplit._io.deprecation import takes_renamed
 
 
-@renamed_arguments(target="destination")
+@takes_renamed(target="destination")
 def rate(source: str, destination: str = "b") -> str:
     """Return both ends."""
     return f"{source} -> {destination}"

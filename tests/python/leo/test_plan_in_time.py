@@ -45,11 +45,11 @@ def test_a_timetable_has_the_links_of_the_network_at_an_instant() -> None:
     for k in range(0, len(table.edges_s) - 1, 2):
         middle = float(table.edges_s[k] + table.edges_s[k + 1]) / 2
         ours, theirs = table.network(middle, middle, nodes, [0]), wide.network(table.datetime(middle))
-        rates = {(link.source, link.target): (link.bytes_per_s, link.latency_s) for link in theirs.links}
-        assert {(link.source, link.target) for link in ours.links} == set(rates)
+        rates = {(link.source, link.destination): (link.bytes_per_s, link.latency_s) for link in theirs.links}
+        assert {(link.source, link.destination) for link in ours.links} == set(rates)
         for link in ours.links:
-            assert (link.bytes_per_s, link.latency_s) == pytest.approx(rates[link.source, link.target], rel=1e-6)
-            seen += link.target == "svalbard"
+            assert (link.bytes_per_s, link.latency_s) == pytest.approx(rates[link.source, link.destination], rel=1e-6)
+            seen += link.destination == "svalbard"
     assert seen > 20
     first = float(table.edges_s[:-1][np.any(table.down_bytes_per_s[:, 1] > 0, axis=1)].min())
     assert table.datetime(first) - contact.start < timedelta(milliseconds=1)

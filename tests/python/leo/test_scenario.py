@@ -56,11 +56,11 @@ def test_shipped_scenarios_load(name: str, satellites: int, links_between: int |
     network = scenario.network()
     assert len(network.nodes) == satellites + 1
     assert {number.origin for number in scenario.numbers.values()} <= set(leo.ORIGINS)
-    between = [link for link in network.links if network.nodes[-1].name not in (link.source, link.target)]
+    between = [link for link in network.links if network.nodes[-1].name not in (link.source, link.destination)]
     if links_between is not None:
         assert len(between) == 2 * links_between
     for a, b in zip(scenario.chain[:-1], scenario.chain[1:], strict=True):
-        assert any((link.source, link.target) == (a, b) for link in between)
+        assert any((link.source, link.destination) == (a, b) for link in between)
     assert scenario.lint(hours=12.0 if satellites < 1000 else 1.0) == ()
 
 
@@ -105,7 +105,7 @@ def test_a_satellite_in_contact_is_above_the_mask() -> None:
     fleet = scenario.constellation
     assert fleet.elevation_deg(when)[0, fleet.index("sat-4"), 0] > 10
     links = scenario.network(when).links
-    assert any((link.source, link.target) == ("sat-4", "ground") for link in links)
+    assert any((link.source, link.destination) == ("sat-4", "ground") for link in links)
     with pytest.raises(ValueError, match="no satellite 'sat-99'"):
         scenario.in_contact("sat-99")
     with pytest.raises(ValueError, match="no station with a node sees satellite 'sat-4' within 1 h of the epoch"):
@@ -206,8 +206,8 @@ def test_the_command_shows_a_scenario() -> None:
     assert found["findings"] == []
     assert found["numbers"]["links.isl"] == {"value": 62500000.0, "origin": "paper", "source": "optical"}
     first = found["contacts"][0]
-    assert {"from": first["satellite"], "to": "ground"}.items() <= {
-        **next(link for link in found["network"]["links"] if link["to"] == "ground")
+    assert {"source": first["satellite"], "destination": "ground"}.items() <= {
+        **next(link for link in found["network"]["links"] if link["destination"] == "ground")
     }.items()
     text = CliRunner().invoke(app, ["leo", "cubesat", "--at", "2026-01-01T00:00:00Z", "--transfer", "1e9"]).stdout
     assert "network at 2026-01-01 00:00:00 UTC: 5 nodes, 12 links" in text

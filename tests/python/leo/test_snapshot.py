@@ -36,7 +36,7 @@ def test_latency_is_range_over_light_and_links_go_both_ways() -> None:
     network, positions = RING.network(at), RING.positions(at)[:, 0]
     assert len(network.links) == 24
     for link in network.links:
-        a, b = RING.index(link.source), RING.index(link.target)
+        a, b = RING.index(link.source), RING.index(link.destination)
         assert (a - b) % 12 in (1, 11)
         assert link.latency_s == pytest.approx(np.linalg.norm(positions[a] - positions[b]) / 299792.458)
         assert link.bytes_per_s == 62.5e6
@@ -57,11 +57,13 @@ def test_budgets_give_the_rates() -> None:
         distance = np.array(link.latency_s * 299792.458)
         if link.source == "munich":
             assert link.bytes_per_s == 12.5e6
-        elif link.target == "munich":
+        elif link.destination == "munich":
             assert link.bytes_per_s == pytest.approx(float(leo.KaBand().bytes_per_s(distance)))
         else:
             assert link.bytes_per_s == pytest.approx(float(leo.Optical().bytes_per_s(distance)))
-    assert {(best.satellite, "munich"), ("munich", best.satellite)} <= {(k.source, k.target) for k in network.links}
+    assert {(best.satellite, "munich"), ("munich", best.satellite)} <= {
+        (k.source, k.destination) for k in network.links
+    }
 
 
 def test_stations_are_linked_while_in_view_and_only_then() -> None:
@@ -71,7 +73,7 @@ def test_stations_are_linked_while_in_view_and_only_then() -> None:
             continue
         for seconds, is_up in ((-1, False), (1, True)):
             network = fleet.network(contact.start + timedelta(seconds=seconds))
-            assert ("munich" in {k.target for k in network.links if k.source == contact.satellite}) is is_up
+            assert ("munich" in {k.destination for k in network.links if k.source == contact.satellite}) is is_up
             assert network.nodes[network.index("munich")].memory_bytes == 12_000_000_000
             assert len(network.nodes) == 13
 
@@ -80,11 +82,11 @@ def test_a_station_with_one_antenna_takes_the_highest() -> None:
     train = leo.walker_delta(60, 1, 0, altitude_km=500, inclination_deg=53, equipment=leo.Equipment(TEMPLATE))
     fleet = train.served_by(MUNICH)
     at = in_view(fleet, 12).highest
-    seen = [link.source for link in fleet.network(at).links if link.target == "munich"]
+    seen = [link.source for link in fleet.network(at).links if link.destination == "munich"]
     assert len(seen) > 1
     one = train.served_by(leo.Station("munich", 48.15, 11.57, 0.5, node=GROUND, antennas=1))
     elevation = fleet.elevation_deg(at)[0, :, 0]
-    assert [link.source for link in one.network(at).links if link.target == "munich"] == [
+    assert [link.source for link in one.network(at).links if link.destination == "munich"] == [
         train.names[int(np.argmax(elevation))]
     ]
 
@@ -95,7 +97,7 @@ def test_a_station_acquires_before_it_serves() -> None:
     contact = in_view(fleet)
     for seconds, is_up in ((44, False), (46, True)):
         links = fleet.network(contact.start + timedelta(seconds=seconds)).links
-        assert ("munich" in {link.target for link in links if link.source == contact.satellite}) is is_up
+        assert ("munich" in {link.destination for link in links if link.source == contact.satellite}) is is_up
 
 
 def test_links_that_a_constellation_does_not_have_are_not_there() -> None:

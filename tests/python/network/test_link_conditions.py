@@ -25,8 +25,8 @@ down = [["10 s", "12.5 s"], [20, "forever"]]
 bursts = { every = "5 s", lasting = "200 ms" }
 corrupt = 0.001
 [[links]]
-from = "sat-1"
-to = "ground"
+source = "sat-1"
+destination = "ground"
 bandwidth = "8 kbit/s"
 """
 FORTH = LinkShape(
@@ -40,15 +40,33 @@ FORTH = LinkShape(
     corrupt=0.001,
     seed=7,
 )
-LINK = '[[links]]\nfrom = "a"\nto = "b"\n'
+LINK = '[[links]]\nsource = "a"\ndestination = "b"\n'
 
 
 def test_every_key_is_read_in_si_units() -> None:
     conditions = LinkConditions.from_toml(EXAMPLE)
-    back = replace(FORTH, source="sat-1", target="sat-0")
+    back = replace(FORTH, source="sat-1", destination="sat-0")
     assert conditions == LinkConditions((FORTH, back, LinkShape("sat-1", "ground", bytes_per_s=1000.0)), seed=7)
     assert conditions.of("sat-1", "sat-0") == back
     assert conditions.of("ground", "sat-1") is None
+
+
+def test_files_and_documents_of_version_0_1_are_read() -> None:
+    old = EXAMPLE.replace("source =", "from =").replace("destination =", "to =")
+    assert LinkConditions.from_toml(old) == LinkConditions.from_toml(EXAMPLE)
+    document = LinkConditions.from_toml(EXAMPLE).to_dict()
+    links = [{"target" if key == "destination" else key: link[key] for key in link} for link in document["links"]]
+    assert LinkConditions.from_dict({**document, "links": links}) == LinkConditions.from_toml(EXAMPLE)
+    with pytest.raises(ValueError, match=r"links\[0\] lacks 'to'"):
+        LinkConditions.from_toml('[[links]]\nfrom = "a"\ndestination = "b"\n')
+
+
+def test_the_old_name_of_the_destination_still_works_and_warns() -> None:
+    conditions = LinkConditions.from_toml(EXAMPLE)
+    with pytest.warns(DeprecationWarning, match="LinkShape.target is now LinkShape.destination"):
+        assert conditions.links[0].target == "sat-1"
+    with pytest.warns(DeprecationWarning, match="of\\(target=\\) is now LinkConditions.of\\(destination=\\)"):
+        assert conditions.of("sat-1", target="sat-0") == conditions.of("sat-1", "sat-0")  # type: ignore[call-arg]
 
 
 def test_a_file_is_read_and_named_in_errors(tmp_path: Path) -> None:
@@ -103,7 +121,7 @@ def test_bursts_depend_on_seed_and_names_alone() -> None:
     link = LinkShape("a", "b", bursts=LossBursts(5.0, 0.2), seed=1)
     times = first_outages(link, 50)
     assert times == first_outages(replace(link, jitter_s=1.0, corrupt=0.5), 50)
-    others = [replace(link, seed=2), replace(link, source="b", target="a"), replace(link, target="c")]
+    others = [replace(link, seed=2), replace(link, source="b", destination="a"), replace(link, destination="c")]
     assert all(first_outages(other, 50) != times for other in others)
     # Written down, so that neither another process nor another version draws other times for the same file.
     assert times[0] == pytest.approx((4.708058329227883, 4.842036004747959), abs=1e-12)
@@ -156,14 +174,17 @@ def text(line: str) -> str:
         ("colour = 1\nlinks = []", "unknown key 'colour'; known: links, seed"),
         ('seed = "x"\nlinks = []', "conditions: seed is 'x', must be an integer"),
         ("seed = 3000000000\nlinks = []", "seed is 3000000000, must be at most 2147483647"),
-        ('[[links]]\nfrom = "a"\n', r"links\[0\] lacks 'to'"),
-        ('[[links]]\nfrom = "a"\nto = 3\n', r"links\[0\]: from and to is \['a', 3\], expected two node names"),
+        ('[[links]]\nsource = "a"\n', r"links\[0\] lacks 'destination'"),
+        (
+            '[[links]]\nsource = "a"\ndestination = 3\n',
+            r"links\[0\]: source and destination is \['a', 3\], expected two node names",
+        ),
         ('[[links]]\nbetween = ["a"]\n', r"between is \['a'\], expected two node names"),
         ('[[links]]\nbetween = ["a", "a"]\n', "link from node 'a' to itself"),
-        ('[[links]]\nbetween = ["a", "b"]\nfrom = "a"\n', "unknown key 'from'"),
+        ('[[links]]\nbetween = ["a", "b"]\nsource = "a"\n', "unknown key 'source'"),
         (LINK + LINK, "conditions: the link 'a' -> 'b' appears twice"),
         (LINK + '[[links]]\nbetween = ["b", "a"]\n', "the link 'a' -> 'b' appears twice"),
-        (text("loss = 1"), r"links\[0\] has the unknown key 'loss'; known: from, to, bandwidth"),
+        (text("loss = 1"), r"links\[0\] has the unknown key 'loss'; known: source, destination, bandwidth"),
         (text('bandwidth = "10 parsec"'), r"links\[0\].bandwidth is '10 parsec', expected a number with one of"),
         (text("bandwidth = -1"), r"links\[0\].bandwidth is -1, it must be finite and not negative"),
         (text("bandwidth = 0"), "bandwidth of 'a' -> 'b' is 0.0, must be finite and > 0"),
@@ -200,7 +221,7 @@ def test_mistakes_in_a_file_are_named(toml: str, message: str) -> None:
 
 
 def changed(link: dict[str, Any]) -> dict[str, Any]:
-    return {**LinkConditions().to_dict(), "links": [{"source": "a", "target": "b", **link}]}
+    return {**LinkConditions().to_dict(), "links": [{"source": "a", "destination": "b", **link}]}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +231,7 @@ def changed(link: dict[str, Any]) -> dict[str, Any]:
         ({**LinkConditions().to_dict(), "links": 3}, "links is int, must be a list"),
         ({**LinkConditions().to_dict(), "colour": 3}, 'the conditions has the unknown key "colour"'),
         (changed({"colour": 3}), r'links\[0\] has the unknown key "colour"'),
-        (changed({"source": 3}), "from of a link is 3, must be a string"),
+        (changed({"source": 3}), "source of a link is 3, must be a string"),
         (changed({"seed": 0.5}), "seed is 0.5, must be an integer"),
         (changed({"bytes_per_s": "1"}), "bandwidth of 'a' -> 'b' is '1', must be a number"),
         (changed({"bytes_per_s": math.inf}), "bandwidth of 'a' -> 'b' is inf, must be finite"),

@@ -27,12 +27,34 @@ def test_sample_is_four_unequal_satellites_with_10_mbit_links() -> None:
 
 def test_units_are_stored_in_si() -> None:
     network = Network.from_toml(
-        TWO_NODES + '[[links]]\nfrom = "a"\nto = "b"\nbandwidth = "0.5 Gbit/s"\nlatency = "5 ms"\n'
+        TWO_NODES + '[[links]]\nsource = "a"\ndestination = "b"\nbandwidth = "0.5 Gbit/s"\nlatency = "5 ms"\n'
     )
     assert network.nodes[1] == Node("b", 500_000_000, flop_per_s=2e12, memory_bytes_per_s=1e10)
     assert network.links == (Link("a", "b", 62.5e6, 0.005),)
     assert network.bandwidth_bytes_per_s().tolist() == [[0, 62.5e6], [0, 0]]
     assert network.latency_s().tolist() == [[0, 0.005], [0, 0]]
+
+
+def test_files_of_version_0_1_name_the_ends_from_and_to() -> None:
+    new = TWO_NODES + '[[links]]\nsource = "a"\ndestination = "b"\nbandwidth = 1\n'
+    old = new.replace("source", "from").replace("destination", "to")
+    assert Network.from_toml(old) == Network.from_toml(new)
+    assert 'source = "a"\ndestination = "b"\n' in Network.from_toml(old).to_toml()
+    with pytest.raises(ValueError, match="lacks 'from'"):
+        Network.from_toml(new.replace("destination", "to"))
+
+
+def test_the_old_name_of_a_links_destination_still_works_and_warns() -> None:
+    link = Link("a", "b", 1.0)
+    with pytest.warns(DeprecationWarning, match="Link.target is now Link.destination; the old name goes in") as caught:
+        assert link.target == "b"
+    with pytest.warns(DeprecationWarning, match=r"Link\(target=\) is now Link\(destination=\)"):
+        assert Link("a", target="b", bytes_per_s=1.0) == link  # type: ignore[call-arg]
+    assert {warning.filename for warning in caught} == {__file__}
+    with pytest.raises(TypeError, match="got 'target' and 'destination', which are the same argument"):
+        Link("a", target="b", destination="b", bytes_per_s=1.0)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'aim'"):
+        Link("a", aim="b", bytes_per_s=1.0)  # type: ignore[call-arg]
 
 
 def test_between_joins_both_ways() -> None:
@@ -56,12 +78,12 @@ def test_between_joins_both_ways() -> None:
         (ONE_NODE + "half_duplex = 1\n", "half_duplex is 1"),
         (ONE_NODE + "colour = 1\n", "unknown key 'colour'"),
         (ONE_NODE + ONE_NODE, "2 nodes are called 'a'"),
-        (ONE_NODE + '[[links]]\nfrom = "a"\nto = "c"\nbandwidth = 1\n', "names node 'c'"),
-        (ONE_NODE + '[[links]]\nfrom = "a"\nto = "a"\nbandwidth = 1\n', "to itself"),
+        (ONE_NODE + '[[links]]\nsource = "a"\ndestination = "c"\nbandwidth = 1\n', "names node 'c'"),
+        (ONE_NODE + '[[links]]\nsource = "a"\ndestination = "a"\nbandwidth = 1\n', "to itself"),
         (TWO_NODES + '[[links]]\nbetween = ["a"]\nbandwidth = 1\n', "expected two node names"),
-        (TWO_NODES + '[[links]]\nfrom = "a"\nto = "b"\n', "lacks 'bandwidth'"),
-        (TWO_NODES + '[[links]]\nfrom = "a"\nto = "b"\nbandwidth = 0\n', "must be > 0"),
-        (TWO_NODES + 2 * '[[links]]\nfrom = "a"\nto = "b"\nbandwidth = 1\n', "two links from 'a' to 'b'"),
+        (TWO_NODES + '[[links]]\nsource = "a"\ndestination = "b"\n', "lacks 'bandwidth'"),
+        (TWO_NODES + '[[links]]\nsource = "a"\ndestination = "b"\nbandwidth = 0\n', "must be > 0"),
+        (TWO_NODES + 2 * '[[links]]\nsource = "a"\ndestination = "b"\nbandwidth = 1\n', "two links from 'a' to 'b'"),
     ],
 )
 def test_mistakes_are_named(text: str, message: str) -> None:

@@ -279,7 +279,7 @@ def test_a_running_plan_goes_on_without_a_lost_node() -> None:
     assert len(before.stages) == 2
     lost = before.stages[1].node
     left = Network("left", tuple(n for n in whole.nodes if n.name != lost), tuple(
-        link for link in whole.links if lost not in (link.source, link.target)
+        link for link in whole.links if lost not in (link.source, link.destination)
     ))  # fmt: skip
     spare = next(n.name for n in left.nodes if n.name != before.stages[0].node)
     after = osp.plan(profile(), left, workload, running=before, stores=[spare])

@@ -73,7 +73,7 @@ class Setup:
         network = scenario.network(_contact(scenario))
         isl, down = _links(scenario, network)
         satellites = tuple(network.nodes[network.index(name)] for name in chain)
-        server = network.nodes[network.index(down.target)]
+        server = network.nodes[network.index(down.destination)]
         slow = [f"{node.name} {node.slowdown:g}" for node in (*satellites, server) if node.slowdown is not None]
         if slow:
             raise unusable(scenario, f"computers have a slow-down ({', '.join(slow)}), and nothing is measured here")
@@ -232,12 +232,12 @@ def _contact(scenario: Scenario) -> datetime:
 
 def _links(scenario: Scenario, network: Network) -> tuple[list[Link], Link]:
     """Return the links from each satellite of the chain to the next, and one from the last to a station."""
-    links = {(link.source, link.target): link for link in network.links}
+    links = {(link.source, link.destination): link for link in network.links}
     missing = [f"{a} to {b}" for a, b in pairwise(scenario.chain) if (a, b) not in links]
     if missing:
         raise unusable(scenario, f"there is no link from {', from '.join(missing)}")
     last, ground = scenario.chain[-1], {station.name for station in scenario.constellation.stations}
-    down = [link for link in network.links if link.source == last and link.target in ground]
+    down = [link for link in network.links if link.source == last and link.destination in ground]
     if not down:
         raise unusable(scenario, f"there is no link from {last} to a station")
     return [links[pair] for pair in pairwise(scenario.chain)], down[0]

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._io.deprecation import renamed_arguments
+from orbitsplit._io.deprecation import takes_renamed
 from orbitsplit._network.network import Link, Network, Node
 from orbitsplit.leo._orbits.constellation import Constellation, Equipment
 from orbitsplit.leo._orbits.contacts import Contact
@@ -181,7 +181,7 @@ class Timetable:
         closed = np.flatnonzero(~is_up)
         return self.stop_s if len(closed) == 0 else float(self.edges_s[first + closed[0]])
 
-    @renamed_arguments(target="destination")
+    @takes_renamed(target="destination")
     def rate_bytes_per_s(self, source: str, destination: str) -> Array:
         """Return the rate [K] from one satellite or station to another."""
         stations = [station.name for station in self.stations]

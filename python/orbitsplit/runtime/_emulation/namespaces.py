@@ -53,7 +53,7 @@ class Namespaces:
                 raise ValueError(f"node {name!r} appears {names.count(name)} times, expected once")
         if len(names) > _MOST_NODES:
             raise ValueError(f"{len(names)} nodes, there are addresses for {_MOST_NODES}")
-        self._links = [link for link in network.links if link.source in names and link.target in names]
+        self._links = [link for link in network.links if link.source in names and link.destination in names]
         self._index = {name: k for k, name in enumerate(names)}
         # The process and a random part: parallel runs, and threads of one, do not collide.
         self._prefix = f"orbitsplit-{os.getpid()}-{secrets.token_hex(3)}"
@@ -106,10 +106,10 @@ class Namespaces:
             _run(f"ip -n {self._bridge} link set port{k} master bridge0 up")
             _run(f"ip -n {space} address add {self.address(node)}/16 dev eth0")
             _run(f"ip -n {space} link set eth0 up")
-        for source, target in {tuple(sorted((link.source, link.target))) for link in self._links}:
+        for source, target in {tuple(sorted((link.source, link.destination))) for link in self._links}:
             self._join(source, target)
         for link in self._links:
-            self._limit(link.source, link.target, link.bytes_per_s)
+            self._limit(link.source, link.destination, link.bytes_per_s)
 
     def _join(self, one: str, other: str) -> None:
         # Routes both ways even for a link one way: a kernel that checks reverse paths drops what comes in elsewhere.
