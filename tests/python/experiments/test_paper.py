@@ -20,9 +20,7 @@ from typer.testing import CliRunner
 import orbitsplit as osp
 from orbitsplit import leo
 from orbitsplit._cli.main import app
-from orbitsplit._experiments.paper import break_even as even
-from orbitsplit._experiments.paper import charts, experiments, headlines, published
-from orbitsplit._experiments.paper import strategies as way
+from orbitsplit._experiments.paper import break_even, charts, experiments, headlines, published, strategies
 from orbitsplit._experiments.paper.setup import Setup
 from orbitsplit._planner.problem import Stage
 
@@ -107,7 +105,7 @@ def test_the_setting_is_that_of_the_scenario(setup: Setup) -> None:
     assert setup.isl_latency_s == pytest.approx(0.01188, abs=1e-4)
     assert 500 / 299792 < setup.downlink_latency_s < 2000 / 299792  # over the horizon, above the mask
     with pytest.raises(ValueError, match="hops is 5, must be from 0 to 4"):
-        setup.but(hops=5)
+        setup.varied(hops=5)
 
 
 def test_vision_transformers_have_their_published_sizes() -> None:
@@ -121,26 +119,28 @@ def test_vision_transformers_have_their_published_sizes() -> None:
 @pytest.mark.parametrize("resolution", ["240p", "1080p"])
 @pytest.mark.parametrize("batches", [1, 16])
 def test_ground_only_by_hand(setup: Setup, resolution: str, batches: int) -> None:
-    at = setup.but(image=published.RESOLUTIONS[resolution], batches=batches)
+    at = setup.varied(image=published.RESOLUTIONS[resolution], batches=batches)
     width, height = {"240p": (426, 240), "1080p": (1920, 1080)}[resolution]
     raw = 64 * 3 * width * height
     small = 64 * 3 * 224 * 224
     far = 4 * at.isl_latency_s + at.downlink_latency_s
     relayed = [raw / ISL] * 4 + [raw / DOWN, server_s(at)]
-    assert way.ground(at).delay_s == pytest.approx(batches * (sum(relayed) + far))
-    assert way.ground(at).link_bytes == 5 * raw
-    assert way.ground_pipelined(at).delay_s == pytest.approx(sum(relayed) + far + (batches - 1) * max(relayed))
+    assert strategies.ground(at).delay_s == pytest.approx(batches * (sum(relayed) + far))
+    assert strategies.ground(at).link_bytes == 5 * raw
+    assert strategies.ground_pipelined(at).delay_s == pytest.approx(sum(relayed) + far + (batches - 1) * max(relayed))
     direct = [raw / DOWN, server_s(at)]
-    assert way.ground_fair(at).delay_s == pytest.approx(
+    assert strategies.ground_fair(at).delay_s == pytest.approx(
         sum(direct) + at.downlink_latency_s + (batches - 1) * max(direct)
     )
     resized = [small / ISL] * 4 + [small / DOWN, server_s(at)]
-    assert way.ground_resized(at).delay_s == pytest.approx(sum(resized) + far + (batches - 1) * max(resized))
+    assert strategies.ground_resized(at).delay_s == pytest.approx(sum(resized) + far + (batches - 1) * max(resized))
 
 
-@pytest.mark.parametrize("name", [way.SINGLE, way.UNIFORM, way.PROPORTIONAL, way.MIN_MAX, way.SPLIT])
+@pytest.mark.parametrize(
+    "name", [strategies.SINGLE, strategies.UNIFORM, strategies.PROPORTIONAL, strategies.MIN_MAX, strategies.SPLIT]
+)
 def test_splits_by_hand(setup: Setup, name: str) -> None:
-    found = way.WAYS[name](setup)
+    found = strategies.STRATEGIES[name](setup)
     resources, propagation = stages_s(setup, found.stages)
     assert found.delay_s == pytest.approx(sum(resources) + propagation + 15 * max(resources))
     cut = 64 * 197 * 1024 * 4 / 25.82
@@ -151,8 +151,8 @@ def test_splits_by_hand(setup: Setup, name: str) -> None:
 
 def test_nothing_beats_the_plan(setup: Setup) -> None:
     """Every split into one or two stages on any satellites, scored by hand, is no better than the plan."""
-    few = setup.but(batches=2)
-    best = way.planned(few).delay_s
+    few = setup.varied(batches=2)
+    best = strategies.planned(few).delay_s
     assert best is not None
     layers, level = len(few.profile.layers), len(few.codec.levels) - 1
     pairs = itertools.product(itertools.permutations(range(5), 2), range(1, layers))
@@ -164,19 +164,19 @@ def test_nothing_beats_the_plan(setup: Setup) -> None:
 
 
 def test_a_model_too_large_for_a_satellite_is_split_or_on_the_ground(setup: Setup) -> None:
-    giant = setup.but(profile=published.profiled("ViT-G"))
-    alone = way.WAYS[way.SINGLE](giant)
+    giant = setup.varied(profile=published.profiled("ViT-G"))
+    alone = strategies.STRATEGIES[strategies.SINGLE](giant)
     assert alone.delay_s is None
     assert 'node "sat-2" has' in alone.reason
-    plan = way.planned(giant)
+    plan = strategies.planned(giant)
     assert len(plan.stages) > 1
     assert plan.delay_s is not None
 
 
 def test_the_server_takes_part_where_it_may(setup: Setup) -> None:
-    found = way.planned_with_server(setup)
+    found = strategies.planned_with_server(setup)
     assert found.stages[-1].node == 5
-    grounds = [way.WAYS[name](setup).delay_s for name in (way.GROUND_PIPELINED, way.SPLIT)]
+    grounds = [strategies.STRATEGIES[name](setup).delay_s for name in (strategies.GROUND_PIPELINED, strategies.SPLIT)]
     assert found.delay_s is not None
     assert all(found.delay_s <= (delay or 0) for delay in grounds)
 
@@ -186,29 +186,32 @@ def test_waiting_against_an_event_queue(setup: Setup, wait_s: float) -> None:
     raw = 64 * 3 * 1280 * 720
     relayed = [raw / ISL] * 4 + [raw / DOWN, server_s(setup)]
     after = [setup.isl_latency_s] * 4 + [setup.downlink_latency_s, 0.0]
-    ground = even.ground_line(setup).delay_s(16, wait_s)
+    ground = break_even.ground_line(setup).delay_s(16, wait_s)
     assert ground == pytest.approx(events_s(relayed, after, 16, 4, wait_s))
-    resources, propagation = stages_s(setup, way.planned(setup).stages)
-    split = even.split_line(setup).delay_s(16, wait_s)
+    resources, propagation = stages_s(setup, strategies.planned(setup).stages)
+    split = break_even.split_line(setup).delay_s(16, wait_s)
     last = len(resources) - 1
     after = [0.0] * (last - 1) + [propagation - setup.downlink_latency_s, setup.downlink_latency_s]
     # The relays of the result propagate too: before the wait in the judge, after it in what is judged.
-    relays_s = abs(way.planned(setup).stages[-1].node - 4) * setup.isl_latency_s
+    relays_s = abs(strategies.planned(setup).stages[-1].node - 4) * setup.isl_latency_s
     assert split == pytest.approx(events_s(resources, after, 16, last, wait_s), abs=relays_s + 1e-9)
     if wait_s == 0:
-        assert ground == pytest.approx(way.ground_pipelined(setup).delay_s)
-        assert split == pytest.approx(way.planned(setup).delay_s)
+        assert ground == pytest.approx(strategies.ground_pipelined(setup).delay_s)
+        assert split == pytest.approx(strategies.planned(setup).delay_s)
 
 
 def test_the_break_even_wait_is_where_the_answer_changes(setup: Setup) -> None:
-    split, ground = even.split_line(setup), even.ground_line(setup.but(image=published.RESOLUTIONS["360p"]))
-    wait = even.break_even_wait_s(split, ground, 16)
+    split, ground = (
+        break_even.split_line(setup),
+        break_even.ground_line(setup.varied(image=published.RESOLUTIONS["360p"])),
+    )
+    wait = break_even.break_even_wait_s(split, ground, 16)
     assert 1 < wait < 60
     assert split.delay_s(16, wait) <= ground.delay_s(16, wait)
     assert split.delay_s(16, wait - 0.01) > ground.delay_s(16, wait - 0.01)
-    assert even.break_even_wait_s(ground, split, 16) == 0
+    assert break_even.break_even_wait_s(ground, split, 16) == 0
     never = dataclasses.replace(split, occupancy_s=(*split.occupancy_s[:-1], 1000.0))
-    assert even.break_even_wait_s(never, ground, 16) == float("inf")
+    assert break_even.break_even_wait_s(never, ground, 16) == float("inf")
 
 
 def test_random_splits_lose_what_their_cuts_lose(setup: Setup) -> None:
@@ -219,7 +222,7 @@ def test_random_splits_lose_what_their_cuts_lose(setup: Setup) -> None:
     assert all(points == pytest.approx(0.175 * round(points / 0.175)) for points in found.points)
     assert len(found.ratios) + found.too_large == 60
     assert min(found.ratios) >= 1 - 1e-9
-    giant = experiments.random_plans(setup.but(profile=published.profiled("ViT-G")), count=60, seed=3)
+    giant = experiments.random_plans(setup.varied(profile=published.profiled("ViT-G")), count=60, seed=3)
     assert giant.too_large > 0
 
 
@@ -242,9 +245,9 @@ def test_agreements_are_near_the_paper(setup: Setup) -> None:
     best = found[0]
     assert best.delay_at_downlink == pytest.approx(-0.42, abs=0.05)
     assert best.delay_at_1080p == pytest.approx(-0.58, abs=0.05)
-    at = setup.faster(best.faster).but(batches=best.batches, hops=best.hops, downlink_gbit=best.downlink_gbit)
-    at = at.but(image=published.RESOLUTIONS["1080p"])
-    split, ground = way.planned(at).delay_s, way.WAYS[best.ground](at).delay_s
+    at = setup.faster(best.faster).varied(batches=best.batches, hops=best.hops, downlink_gbit=best.downlink_gbit)
+    at = at.varied(image=published.RESOLUTIONS["1080p"])
+    split, ground = strategies.planned(at).delay_s, strategies.STRATEGIES[best.ground](at).delay_s
     assert split is not None
     assert ground is not None
     assert best.delay_at_1080p == pytest.approx(split / ground - 1, abs=1e-3)
@@ -286,10 +289,13 @@ def test_headline_directions_hold(results: tuple[Path, dict[str, Any]]) -> None:
     assert verdicts["720p, no relay hops, pipelined"]
     assert verdicts["720p, resized on board"]
     figures = {headline["name"]: headline["ours"] for headline in results[1]["headlines"]}
-    assert figures["delay at a downlink of 0.8 Gbit/s, 720p"][way.GROUND] < -0.42
-    assert figures["delay at 1080p"][way.GROUND] < -0.58
-    assert figures["delay at 1080p"][way.GROUND] < figures["delay at a downlink of 0.8 Gbit/s, 720p"][way.GROUND]
-    assert figures["bytes over links, 720p"][way.GROUND_RESIZED] < -0.717
+    assert figures["delay at a downlink of 0.8 Gbit/s, 720p"][strategies.GROUND] < -0.42
+    assert figures["delay at 1080p"][strategies.GROUND] < -0.58
+    assert (
+        figures["delay at 1080p"][strategies.GROUND]
+        < figures["delay at a downlink of 0.8 Gbit/s, 720p"][strategies.GROUND]
+    )
+    assert figures["bytes over links, 720p"][strategies.GROUND_RESIZED] < -0.717
     uniform, proportional = figures["uniform split / best plan"], figures["proportional split / best plan"]
     assert 1.5 < uniform["256 batches"] < 2.5
     assert 1.0 <= proportional["256 batches"] < 1.05
@@ -301,20 +307,20 @@ def test_charts_are_their_points(results: tuple[Path, dict[str, Any]], setup: Se
     assert resolution["x"] == ["240p", "360p", "480p", "720p", "1080p"]
     raw, far = 64 * 3 * 854 * 480, 4 * setup.isl_latency_s + setup.downlink_latency_s
     by_hand = 16 * (4 * raw / ISL + raw / DOWN + server_s(setup) + far)
-    assert resolution["series"][way.GROUND][2] == pytest.approx(by_hand)
-    assert charts["communication"]["series"][way.GROUND][2] == pytest.approx(5 * raw / 1e6)
+    assert resolution["series"][strategies.GROUND][2] == pytest.approx(by_hand)
+    assert charts["communication"]["series"][strategies.GROUND][2] == pytest.approx(5 * raw / 1e6)
     slow = 64 * 3 * 1280 * 720 / (0.2e9 / 8)
     pipelined = slow * 16 + server_s(setup) + setup.downlink_latency_s
-    assert charts["delay_downlink"]["series"][way.GROUND_FAIR][0] == pytest.approx(pipelined)
-    plan = way.planned(setup).delay_s
+    assert charts["delay_downlink"]["series"][strategies.GROUND_FAIR][0] == pytest.approx(pipelined)
+    plan = strategies.planned(setup).delay_s
     assert plan is not None
     assert charts["break_even_isl_hops_720p"]["values"][4][4] == pytest.approx(
-        plan / way.ground_pipelined(setup).delay_s
+        plan / strategies.ground_pipelined(setup).delay_s
     )
-    fair = way.ground_fair(setup.but(image=published.RESOLUTIONS["1080p"], downlink_gbit=6.0)).delay_s
+    fair = strategies.ground_fair(setup.varied(image=published.RESOLUTIONS["1080p"], downlink_gbit=6.0)).delay_s
     assert fair is not None
     assert charts["break_even_resolution_downlink"]["values"][4][7] == pytest.approx(plan / fair, rel=1e-4)
-    assert charts["delay_models"]["series"][way.SINGLE][3] is None
+    assert charts["delay_models"]["series"][strategies.SINGLE][3] is None
     assert all(value >= 1 - 1e-9 for values in charts["algorithms"]["series"].values() for value in values if value)
     assert len(charts["robustness"]["x"]) <= 40
 

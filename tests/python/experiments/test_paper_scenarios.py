@@ -104,5 +104,5 @@ def test_the_command_refuses_a_scenario_in_one_line(
 def test_random_splits_have_no_more_stages_than_layers(setup: Setup) -> None:
     layers = len(setup.profile.layers)
     nodes = tuple(dataclasses.replace(setup.satellites[0], name=f"sat-{k}") for k in range(layers + 10))
-    found = experiments.random_plans(setup.but(satellites=nodes), count=20)
+    found = experiments.random_plans(setup.varied(satellites=nodes), count=20)
     assert len(found.ratios) + found.too_large == 20

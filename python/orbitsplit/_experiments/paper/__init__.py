@@ -1,15 +1,16 @@
-"""The experiments of arXiv 2604.04654 on our cost model, and where splitting does not pay.
+"""The experiments of arXiv 2604.04654 on our cost model, and the settings in which splitting does not pay.
 
-_numbers      what the paper says, its models and images, and codecs as levels
-_setup        one setting, and the planning problem it makes
-_ways         how to do the job: ground-only, one satellite, splits by rule, the best plan
-_charts       what an experiment returns
-_experiments  the paper's experiments
-_break_even   where "do not split" is the answer
-_headlines    the table of ours beside the paper's
-_draw         pictures (matplotlib)
-_markdown     the report
-_bench        runs everything and writes the files
+published    the paper's figures, its models and images, codecs as levels, and what is not known
+setup        one setting, and the planning problem that it makes
+strategies   ground-only, one satellite, heuristic baselines, the best plan
+charts       what an experiment returns
+experiments  the paper's experiments
+break_even   where "do not split" is the answer
+headlines    the paper's figures and ours
+results      all results, as data
+figures      pictures (matplotlib)
+report       the report in Markdown
+run          runs all experiments and writes the files
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orbitsplit._planner.problem import evaluate
 
-from . import strategies as way
+from . import strategies
 from .charts import Chart, Map, Values
 from .published import DOWNLINKS, RESOLUTIONS
 from .setup import Setup
@@ -22,7 +22,7 @@ _LONGEST_WAIT_S = 1e5
 def over_isl_and_hops(setup: Setup, resolution: str) -> Map:
     """Return the planned split's delay over pipelined ground-only's, by rate between satellites and hops to contact."""
     hops = tuple(range(len(setup.satellites)))
-    setup = setup.but(image=RESOLUTIONS[resolution])
+    setup = setup.varied(image=RESOLUTIONS[resolution])
     return Map(
         f"break_even_isl_hops_{resolution}",
         f"{setup.profile.model}, {resolution}: planned split / pipelined ground-only",
@@ -31,7 +31,7 @@ def over_isl_and_hops(setup: Setup, resolution: str) -> Map:
         ISL_GBIT,
         tuple(str(count) for count in hops),
         tuple(
-            tuple(_ratio(setup.but(hops=count, isl_gbit=rate), way.GROUND_PIPELINED) for rate in ISL_GBIT)
+            tuple(_ratio(setup.varied(hops=count, isl_gbit=rate), strategies.GROUND_PIPELINED) for rate in ISL_GBIT)
             for count in hops
         ),
         (f"Downlink {setup.downlink_bytes_per_s * 8e-9:g} Gbit/s. Without hops the rate matters to the split alone.",),
@@ -48,7 +48,7 @@ def over_resolution_and_downlink(setup: Setup) -> Map:
         DOWNLINKS,
         tuple(RESOLUTIONS),
         tuple(
-            tuple(_ratio(setup.but(image=image, downlink_gbit=rate), way.GROUND_FAIR) for rate in DOWNLINKS)
+            tuple(_ratio(setup.varied(image=image, downlink_gbit=rate), strategies.GROUND_FAIR) for rate in DOWNLINKS)
             for image in RESOLUTIONS.values()
         ),
     )
@@ -56,21 +56,21 @@ def over_resolution_and_downlink(setup: Setup) -> Map:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What every batch passes in turn: seconds each resource is busy with it, propagation after each; the downlink."""
+    """The resources that every batch passes in turn: occupancy and then latency of each; which one is the downlink."""
 
     occupancy_s: tuple[float, ...]
     latency_s: tuple[float, ...]
     downlink: int
 
     def delay_s(self, batches: int, wait_s: float) -> float:
-        """Return when the last batch is through if the downlink opens after `wait_s`."""
+        """Return when the last batch has passed all resources if the downlink opens after `wait_s`."""
         return flow_s(self.occupancy_s, self.latency_s, batches, gate=self.downlink, opens_s=wait_s)
 
 
 def over_waiting(setup: Setup) -> Chart:
     """Return delay against the wait until the satellite in contact sees the ground."""
     split = split_line(setup)
-    lines = {name: ground_line(setup.but(image=image)) for name, image in RESOLUTIONS.items()}
+    lines = {name: ground_line(setup.varied(image=image)) for name, image in RESOLUTIONS.items()}
     series: dict[str, Values] = {
         f"ground-only, {name}": tuple(line.delay_s(setup.batches, wait) for wait in WAITS_S)
         for name, line in lines.items()
@@ -79,7 +79,9 @@ def over_waiting(setup: Setup) -> Chart:
     notes = []
     for name, line in lines.items():
         wait = break_even_wait_s(split, line, setup.batches)
-        notes.append(f"{name}: the split is sooner " + ("at once" if wait == 0 else f"from a wait of {wait:.1f} s"))
+        notes.append(
+            f"{name}: the split is faster " + ("without a wait" if wait == 0 else f"from a wait of {wait:.1f} s")
+        )
     return Chart(
         "break_even_waiting",
         f"{setup.profile.model}: while the ground is out of sight, satellites can compute",
@@ -106,20 +108,20 @@ def ground_line(setup: Setup, compute_s: float | None = None) -> Line:
 
 def split_line(setup: Setup) -> Line:
     """Return the planned split: input, stages and the links between them, the result."""
-    problem, stages = setup.problem(), way.planned(setup).stages
+    problem, stages = setup.problem(), strategies.planned(setup).stages
     result = evaluate(problem, stages)
     assert problem.egress is not None
     down_s = float(problem.egress.latency_s[stages[-1].node])
     occupancy = [result.ingress_s, result.stage_s[0]]
     for link_s, stage_s in zip(result.link_s, result.stage_s[1:], strict=True):
         occupancy += [link_s, stage_s]
-    # Propagation is counted before the result goes down: which of the links has it does not matter to the end.
+    # All propagation is counted before the result goes down: the end does not depend on which link has it.
     latency = (*(0.0,) * (len(occupancy) - 1), result.latency_s - down_s, down_s)
     return Line((*occupancy, result.egress_s), latency, len(occupancy))
 
 
 def flow_s(occupancy: Sequence[float], latency: Sequence[float], jobs: int, *, gate: int, opens_s: float) -> float:
-    """Return when the last of the jobs has passed all resources in turn, of which one opens late."""
+    """Return when the last job has passed all resources in turn, of which `gate` opens at `opens_s`."""
     free = [0.0] * len(occupancy)
     free[gate] = opens_s
     at = 0.0
@@ -134,22 +136,22 @@ def flow_s(occupancy: Sequence[float], latency: Sequence[float], jobs: int, *, g
 def break_even_wait_s(split: Line, ground: Line, batches: int) -> float:
     """Return the shortest wait from which the split is no later than ground-only, within a ms; infinite if never."""
 
-    def is_sooner(wait_s: float) -> bool:
+    def is_faster(wait_s: float) -> bool:
         return split.delay_s(batches, wait_s) <= ground.delay_s(batches, wait_s)
 
-    if is_sooner(0.0):
+    if is_faster(0.0):
         return 0.0
     low, high = 0.0, 1.0
-    while not is_sooner(high):
+    while not is_faster(high):
         low, high = high, 2 * high
         if high > _LONGEST_WAIT_S:
             return math.inf
     while high - low > 1e-3:
         middle = (low + high) / 2
-        low, high = (low, middle) if is_sooner(middle) else (middle, high)
+        low, high = (low, middle) if is_faster(middle) else (middle, high)
     return high
 
 
 def _ratio(setup: Setup, ground: str) -> float | None:
-    split, alone = way.WAYS[way.SPLIT](setup).delay_s, way.WAYS[ground](setup).delay_s
+    split, alone = strategies.STRATEGIES[strategies.SPLIT](setup).delay_s, strategies.STRATEGIES[ground](setup).delay_s
     return None if split is None or alone is None else split / alone

@@ -11,7 +11,7 @@ Places = tuple[float | str, ...]
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one axis: `series` has one value for each of `x`, None where a way cannot be done.
+    """Lines over one axis: `series` has one value for each of `x`, None where a strategy is not possible.
 
     `x` are names or numbers. `log_x`, `log_y`: logarithmic axes.
 
@@ -41,9 +41,9 @@ class Chart:
 
 @dataclass(frozen=True)
 class Map:
-    """A ratio over two axes, `values[y][x]`: below 1 splitting is sooner, above 1 it is not the answer.
+    """A ratio over two axes, `values[y][x]`: below 1 splitting is faster, above 1 it is slower.
 
-    None: it cannot be done.
+    None: not possible.
 
     Raises:
         ValueError: The rows do not fit the axes.
@@ -68,5 +68,5 @@ class Map:
 
 
 def tick(x: float | str) -> str:
-    """Return how a place of an axis is written."""
+    """Return the label of a place on an axis."""
     return x if isinstance(x, str) else f"{x:g}"

@@ -11,7 +11,7 @@ import numpy as np
 from orbitsplit._planner.problem import Problem, Stage, evaluate
 from orbitsplit._profiling.profile import ModelProfile
 
-from . import strategies as way
+from . import strategies
 from .charts import Chart
 from .published import (
     DOWNLINKS,
@@ -27,25 +27,25 @@ from .published import (
 )
 from .setup import RESOLUTION, Setup
 
-# The lines of the charts of delay; what is left out differs little from one that is here.
+# The lines of the charts of delay; those left out differ little from one of these.
 COMPARED = (
-    way.GROUND,
-    way.GROUND_PIPELINED,
-    way.GROUND_FAIR,
-    way.GROUND_RESIZED,
-    way.SINGLE,
-    way.UNIFORM,
-    way.PROPORTIONAL,
-    way.TOP,
-    way.SPLIT,
-    way.ANY,
+    strategies.GROUND,
+    strategies.GROUND_PIPELINED,
+    strategies.GROUND_FAIR,
+    strategies.GROUND_RESIZED,
+    strategies.SINGLE,
+    strategies.UNIFORM,
+    strategies.PROPORTIONAL,
+    strategies.TOP,
+    strategies.SPLIT,
+    strategies.ANY,
 )
 _SECONDS = "delay of all batches, s"
 
 
 def over_resolution(setup: Setup) -> Chart:
     """Return delay against the resolution of the images."""
-    settings = [setup.but(image=image) for image in RESOLUTIONS.values()]
+    settings = [setup.varied(image=image) for image in RESOLUTIONS.values()]
     return Chart(
         "delay_resolution",
         f"{setup.profile.model}: delay against input resolution, downlink {_gbit(setup.downlink_bytes_per_s)}",
@@ -54,8 +54,8 @@ def over_resolution(setup: Setup) -> Chart:
         tuple(RESOLUTIONS),
         _delays(settings, COMPARED),
         (
-            "The first satellite makes images as small as the model takes them: splits do not see the resolution.",
-            f"{way.SPLIT_OURS}: {way.planned(setup.but(codec=OUR_CODEC)).delay_s or 0:.2f} s.",
+            "The first satellite resizes images to the model's input: splits do not depend on the resolution.",
+            f"{strategies.SPLIT_OURS}: {strategies.planned(setup.varied(codec=OUR_CODEC)).delay_s or 0:.2f} s.",
         ),
         log_y=True,
     )
@@ -69,7 +69,7 @@ def over_downlink(setup: Setup) -> Chart:
         "downlink, Gbit/s",
         _SECONDS,
         DOWNLINKS,
-        _delays([setup.but(downlink_gbit=rate) for rate in DOWNLINKS], COMPARED),
+        _delays([setup.varied(downlink_gbit=rate) for rate in DOWNLINKS], COMPARED),
         log_x=True,
         log_y=True,
     )
@@ -79,7 +79,7 @@ def over_models(setup: Setup, profiles: Mapping[str, ModelProfile]) -> Chart:
     """Return delay against the size of the model."""
     notes = []
     for name, found in profiles.items():
-        alone = way.WAYS[way.SINGLE](setup.but(profile=found))
+        alone = strategies.STRATEGIES[strategies.SINGLE](setup.varied(profile=found))
         needed = (found.weight_bytes + found.workspace_bytes) / 1e9
         paper = f"{PAPER_MEMORY_GB[name]:g} GB in the paper" if name in PAPER_MEMORY_GB else "not in the paper"
         fit = "" if alone.delay_s is not None else f"; on one satellite: {alone.reason}"
@@ -90,7 +90,7 @@ def over_models(setup: Setup, profiles: Mapping[str, ModelProfile]) -> Chart:
         "model",
         _SECONDS,
         tuple(profiles),
-        _delays([setup.but(profile=found) for found in profiles.values()], COMPARED),
+        _delays([setup.varied(profile=found) for found in profiles.values()], COMPARED),
         tuple(notes),
         log_y=True,
     )
@@ -98,7 +98,7 @@ def over_models(setup: Setup, profiles: Mapping[str, ModelProfile]) -> Chart:
 
 def communication(setup: Setup) -> Chart:
     """Return bytes over all links against the resolution."""
-    found = [way.ways(setup.but(image=image), COMPARED) for image in RESOLUTIONS.values()]
+    found = [strategies.results(setup.varied(image=image), COMPARED) for image in RESOLUTIONS.values()]
     series = {
         name: tuple(None if at[name].link_bytes is None else (at[name].link_bytes or 0) / 1e6 for at in found)
         for name in COMPARED
@@ -117,7 +117,7 @@ def communication(setup: Setup) -> Chart:
 def compression(setup: Setup, *, faster: float = 1.0) -> Chart:
     """Return delay against the compression at every cut: the paper's stages, our codec and top-k.
 
-    With `faster`, all computers are so many times faster, which leaves more to the links.
+    With `faster`, all computers are faster by this factor, so that links weigh more.
     """
     setup = setup.faster(faster)
     codecs = {"the paper's stages": PAPER_CODEC, "our codec (klt)": OUR_CODEC, "top-k": TOP_K}
@@ -125,13 +125,15 @@ def compression(setup: Setup, *, faster: float = 1.0) -> Chart:
     notes = []
     series: dict[str, tuple[float | None, ...]] = {}
     for name, codec in codecs.items():
-        at = {level.ratio: way.planned(setup.but(codec=codec.at(k))) for k, level in enumerate(codec.levels)}
+        at = {level.ratio: strategies.planned(setup.varied(codec=codec.at(k))) for k, level in enumerate(codec.levels)}
         series[name] = tuple(at[ratio].delay_s if ratio in at else None for ratio in ratios)
         lost = ", ".join(f"{ratio:g}x {points:.3f}" for ratio, points in zip(at, codec.points, strict=True))
         notes.append(f"{name}, points lost at a cut: {lost}")
         whole = ", ".join(f"{ratio:g}x" for ratio, found in at.items() if len(found.stages) == 1)
         if whole:
-            notes.append(f"{name}: one satellite does all, as cuts would take too long or lose too much, at {whole}")
+            notes.append(
+                f"{name}: one satellite runs everything, as cuts would take too long or lose too much, at {whole}"
+            )
     return Chart(
         "compression" if faster == 1 else "compression_fast",
         f"{setup.profile.model}: best plan with one level at every cut, ISL {_gbit(setup.isl_bytes_per_s)}"
@@ -157,8 +159,8 @@ class RandomPlans:
 def random_plans(setup: Setup, *, count: int = RANDOM_PLANS, seed: int = 0) -> RandomPlans:
     """Score random splits on the satellites in their order, every cut at the paper's strongest level."""
     random = np.random.default_rng(seed)
-    setup = setup.but(codec=PAPER_CODEC.at(len(PAPER_CODEC.levels) - 1))
-    problem, best = setup.problem(), way.planned(setup)
+    setup = setup.varied(codec=PAPER_CODEC.at(len(PAPER_CODEC.levels) - 1))
+    problem, best = setup.problem(), strategies.planned(setup)
     layers, nodes = len(problem.layers), len(problem.nodes)
     points, ratios, too_large = [], [], 0
     for _ in range(count):
@@ -198,18 +200,18 @@ def robustness(setup: Setup, *, count: int = RANDOM_PLANS, seed: int = 0) -> Cha
     )
 
 
-_RULES = (way.UNIFORM, way.PROPORTIONAL, way.MIN_MAX, way.SINGLE, way.TOP)
+_BASELINES = (strategies.UNIFORM, strategies.PROPORTIONAL, strategies.MIN_MAX, strategies.SINGLE, strategies.TOP)
 
 
 def algorithms(setup: Setup, profiles: Mapping[str, ModelProfile]) -> Chart:
-    """Return the delays of splits by rule over the best plan's, by model."""
+    """Return the delays of heuristic baselines over the best plan's, by model."""
     return Chart(
         "algorithms",
-        f"Splits by rule against the best plan, {setup.batches} batches",
+        f"Heuristic baselines against the best plan, {setup.batches} batches",
         "model",
         "delay / delay of the best plan",
         tuple(profiles),
-        _over_best([setup.but(profile=found) for found in profiles.values()]),
+        _over_best([setup.varied(profile=found) for found in profiles.values()]),
         (f"The paper: uniform {PAPER_UNIFORM}, proportional {PAPER_PROPORTIONAL}.",),
     )
 
@@ -218,22 +220,22 @@ def algorithms_over_batches(setup: Setup, batches: Sequence[int] = (1, 2, 4, 8, 
     """Return the same against the number of batches in one request."""
     return Chart(
         "algorithms_batches",
-        f"{setup.profile.model}: splits by rule against the best plan",
+        f"{setup.profile.model}: heuristic baselines against the best plan",
         "batches in one request",
         "delay / delay of the best plan",
         tuple(float(count) for count in batches),
-        _over_best([setup.but(batches=count) for count in batches]),
+        _over_best([setup.varied(batches=count) for count in batches]),
         (
             f"The paper's {PAPER_UNIFORM} (uniform) and {PAPER_PROPORTIONAL} (proportional) need many batches: with"
-            " one, the quickest satellite alone is nearly best, and a proportional split far from it.",
+            " one, the fastest satellite alone is nearly optimal, and a proportional split far from it.",
         ),
         log_x=True,
     )
 
 
 def _over_best(settings: Sequence[Setup]) -> dict[str, tuple[float | None, ...]]:
-    delays = _delays(settings, (*_RULES, way.SPLIT))
-    best = delays.pop(way.SPLIT)
+    delays = _delays(settings, (*_BASELINES, strategies.SPLIT))
+    best = delays.pop(strategies.SPLIT)
     return {
         name: tuple(None if a is None or b is None else a / b for a, b in zip(values, best, strict=True))
         for name, values in delays.items()
@@ -241,7 +243,7 @@ def _over_best(settings: Sequence[Setup]) -> dict[str, tuple[float | None, ...]]
 
 
 def _delays(settings: Sequence[Setup], names: Sequence[str]) -> dict[str, tuple[float | None, ...]]:
-    found = [way.ways(setup, names) for setup in settings]
+    found = [strategies.results(setup, names) for setup in settings]
     return {name: tuple(at[name].delay_s for at in found) for name in names}
 
 

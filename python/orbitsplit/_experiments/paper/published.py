@@ -1,4 +1,4 @@
-"""What the paper says, its models and images, and codecs as levels: each number with where it is from."""
+"""The paper's figures, models and images, codecs as levels, and what is not known: each number with its source."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESOLUTIONS: Mapping[str, tuple[int, int]] = {
     "1080p": (1920, 1080),
 }
 SAMPLE_BYTES = 3
-MODEL_SIDE = 224  # pixels of what the model sees, after the first satellite has made it smaller
+MODEL_SIDE = 224  # pixels of the model's input, after the first satellite has resized the image
 CLASSES = 45  # of RESISC45, the result being a float32 for each
 
 # Gbit/s; the paper sweeps 0.2 to 0.8 and also gives 6.
@@ -68,14 +68,14 @@ def profiled(model: str) -> ModelProfile:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """Levels and the points of accuracy that each loses at a cut, the same at every cut: more is not known."""
+    """Levels and the points of accuracy that each loses at a cut, the same at every cut, as no more is known."""
 
     name: str
     levels: tuple[Level, ...]
     points: tuple[float, ...]
 
     def table(self, cuts: int) -> LevelTable:
-        """Return the levels for a model with so many cuts."""
+        """Return the levels for a model with this number of cuts."""
         return LevelTable(self.levels, (self.points,) * cuts)
 
     def at(self, level: int) -> Codec:
@@ -111,7 +111,7 @@ OUR_CODEC = _codec("our codec", dict.fromkeys((7.9, 11.4, 15.7, 26.4), 0.14 / OU
 TOP_K = _codec("top-k", {8.0: 0.71 / OUR_CUTS, 11.6: 1.43 / OUR_CUTS, 16.2: 2.71 / OUR_CUTS, 28.5: 19.29 / OUR_CUTS})
 LOSS_BUDGET = 1.0  # points: the paper's "less than 1 %"
 
-# What the abstract and the digests of arXiv 2604.04654 do not say, and what was taken instead.
+# What the abstract and the digests of arXiv 2604.04654 do not state, and what is assumed instead.
 UNKNOWN = (
     "Every formula: no equation of the paper was available. Delay here is that of DESIGN.md, section 3: resources in a"
     " row, overlapped, propagation once.",
@@ -121,11 +121,11 @@ UNKNOWN = (
     " tables too.",
     "Which satellite has which power mode, and what share of its peak a Jetson reaches. Here: 15, 30, 50, 30, 15 W, and"
     " half of the float32 peak on all devices, the server included. Tensor cores have peaks up to 8 times higher.",
-    "Whether the resolution changes the model's input. Here it does not: the first satellite makes images 224 pixels"
-    " wide, in no time.",
+    "Whether the resolution changes the model's input. Here it does not: the first satellite resizes images to 224"
+    " pixels, in no time.",
     "At which resolution the figure at 0.8 Gbit/s is, at which downlink the one at 1080p, and over what the bytes are"
     " counted.",
     "How long its codec takes, and what each of its stages loses at which cut. Here: as long as ours, 0.70 points in"
     " four equal parts.",
-    "Whether the ground server may run stages. Here it may not, but where a line says so.",
+    "Whether the ground server may run stages. Here it may not, unless a line says so.",
 )

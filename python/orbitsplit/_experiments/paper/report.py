@@ -1,4 +1,4 @@
-"""The report: ours beside the paper's, who wins where, every chart's numbers, and what could not be known."""
+"""The report: our results and the paper's, who wins where, the numbers of every chart, and what is not known."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def markdown(bench: PaperBench) -> str:
     parts = [
         "# The experiments of arXiv 2604.04654, on the cost model of orbitsplit",
         f"Model {bench.model}, batches of {BATCH}, {bench.setting}. Written by `orbitsplit bench paper`.",
-        "## Ours beside the paper's",
+        "## Our results and the paper's",
         _headlines(bench.headlines),
         "Delays and bytes of the best split on satellites, relative to each kind of ground-only; a plus means that"
-        " splitting takes more. The figures hang on the baseline far more than on the method.",
-        "## Every way, images of 720p and 1080p",
+        " splitting takes more. The figures depend on the baseline far more than on the method.",
+        "## All strategies, images of 720p and 1080p",
         *(_standings(bench, resolution) for resolution in ("720p", "1080p")),
         "## Who wins",
         _verdicts(bench.verdicts),
-        "## Where both delay figures of the paper come out",
+        "## Where both delay figures of the paper are reproduced",
         _agreements(bench.agreements),
-        "## What could not be known",
+        "## What is not known",
         "\n".join(f"- {line}" for line in UNKNOWN),
         "## Figures",
         *(_chart(shown) for shown in bench.charts),
@@ -34,7 +34,7 @@ def markdown(bench: PaperBench) -> str:
 
 
 def _headlines(found: Sequence[Headline]) -> str:
-    """Return a table of what is relative to ground-only, and one of the rest."""
+    """Return a table of the figures relative to ground-only, and one of the rest."""
     relative = [headline for headline in found if headline.paper.endswith("%")]
     against = list(relative[0].ours)
     rows = [
@@ -51,7 +51,7 @@ def _headlines(found: Sequence[Headline]) -> str:
 
 
 def _standings(bench: PaperBench, resolution: str) -> str:
-    """Return every way's delay at a resolution beside each kind of ground-only."""
+    """Return the delay of every strategy at a resolution, and relative to each kind of ground-only."""
     chart = bench.chart("delay_resolution")
     assert isinstance(chart, Chart)
     at = [str(x) for x in chart.x].index(resolution)
@@ -61,7 +61,7 @@ def _standings(bench: PaperBench, resolution: str) -> str:
     for name, value in delays.items():
         changes = ["-" if value is None else f"{100 * (value / other - 1):+.0f} %" for other in grounds.values()]
         rows.append((name, "-" if value is None else f"{value:.2f}", *changes))
-    return _table((f"way, {resolution}", "delay, s", *(f"against {name}" for name in grounds)), rows)
+    return _table((f"strategy, {resolution}", "delay, s", *(f"against {name}" for name in grounds)), rows)
 
 
 def _verdicts(found: Sequence[Verdict]) -> str:
@@ -107,7 +107,7 @@ def _numbers(shown: Chart | Map) -> str:
         rows = [(tick(y), *map(_cell, row)) for y, row in zip(shown.y, shown.values, strict=True)]
         return _table((f"{shown.y_label} \\ {shown.x_label}", *map(tick, shown.x)), rows)
     places = range(len(shown.x))
-    if len(places) > 21:  # in order: some of them say as much
+    if len(places) > 21:  # sorted values: some of them suffice
         places = range(len(places) // 20 - 1, len(places), len(places) // 20)
     rows = [(name, *(_cell(values[k]) for k in places)) for name, values in shown.series.items()]
     return _table((f"{shown.y_label} \\ {shown.x_label}", *(tick(shown.x[k]) for k in places)), rows)

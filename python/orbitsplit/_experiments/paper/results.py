@@ -17,7 +17,7 @@ FORMAT, VERSION = "orbitsplit-bench-paper", 1
 
 @dataclass(frozen=True)
 class PaperBench:
-    """All results; `setting` says what they are of, `files` what was written, `seconds` how long it took."""
+    """All results; `setting` describes the setting, `files` were written, `seconds` is the time it took."""
 
     model: str
     setting: str
@@ -29,7 +29,7 @@ class PaperBench:
     seconds: float = 0.0
 
     def chart(self, name: str) -> Chart | Map:
-        """Return the chart of this name.
+        """Return the chart with this name.
 
         Raises:
             ValueError: There is none.
@@ -40,7 +40,7 @@ class PaperBench:
         raise ValueError(f"no chart {name!r}; there are: {', '.join(chart.name for chart in self.charts)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data, without the files and the time, so that the same numbers give the same data."""
+        """Return JSON-ready data without the files and the time: the same numbers give the same data."""
         return document_of(
             FORMAT,
             VERSION,

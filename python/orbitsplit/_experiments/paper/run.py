@@ -1,4 +1,4 @@
-"""Runs every experiment and writes pictures, one table in Markdown and all numbers as JSON."""
+"""Runs all experiments and writes pictures, a report in Markdown and all numbers as JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from orbitsplit._io.json_document import write_document
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit.leo._scenarios.scenario import Scenario
 
-from . import break_even as even
-from . import experiments
-from . import strategies as way
+from . import break_even, experiments, strategies
 from .charts import Chart, Map
 from .headlines import agreements, headlines, verdicts
 from .published import MODELS, RANDOM_PLANS, profiled
@@ -40,7 +38,7 @@ def bench_paper(
     """Run the experiments of arXiv 2604.04654 and, with `output`, write them to that folder.
 
     Delay against resolution, downlink and model, bytes over links, stages of compression, `plans` random splits,
-    algorithms, and where "do not split" is the answer. All but those over `models` are of `model`. Written are
+    algorithms, and where "do not split" is the answer. All but those over `models` use `model`. The files are
     `report.md`, `results.json` and, with `pictures`, each chart as .png and .svg.
 
     Example:
@@ -54,17 +52,17 @@ def bench_paper(
         OSError: The folder cannot be written.
     """
     began = time.monotonic()
-    say = progress or (lambda _step, _fraction: None)
+    notify = progress or (lambda _step, _fraction: None)
     wanted = dict.fromkeys([*models, model])
     _check(list(wanted), plans)
     loaded = Scenario.load(scenario)
     folder = None if output is None else _folder(output, pictures=pictures)
-    say("profiling", 0.0)
+    notify("profiling", 0.0)
     profiles = {name: profiled(name) for name in wanted}
     setup = _setting(loaded, profiles[model])
-    found = run(setup, {name: profiles[name] for name in models}, plans=plans, seed=seed, progress=say)
+    found = run(setup, {name: profiles[name] for name in models}, plans=plans, seed=seed, progress=notify)
     files = () if folder is None else write(found, folder, pictures=pictures)
-    say("done", 1.0)
+    notify("done", 1.0)
     return PaperBench(**{**vars(found), "files": files, "seconds": time.monotonic() - began})
 
 
@@ -77,7 +75,7 @@ def _check(models: Sequence[str], plans: int) -> None:
 
 
 def _folder(output: str | Path, *, pictures: bool) -> Path:
-    """Return the folder, made; what pictures need is imported, to find out before the work that it is not there."""
+    """Create and return the folder; a package that pictures lack is an error before the work."""
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     if pictures:
@@ -86,9 +84,9 @@ def _folder(output: str | Path, *, pictures: bool) -> Path:
 
 
 def _setting(scenario: Scenario, profile: ModelProfile) -> Setup:
-    """Return the scenario's setting, in which some split fits."""
+    """Return the scenario's setting; raise if no split fits."""
     setup = Setup.of(scenario, profile)
-    split = way.planned(setup)
+    split = strategies.planned(setup)
     if split.delay_s is None:
         raise unusable(scenario, f"{profile.model} does not fit: {split.reason}")
     return setup
@@ -113,10 +111,10 @@ def run(
         "robustness": lambda: experiments.robustness(setup, count=plans, seed=seed),
         "algorithms": lambda: experiments.algorithms(setup, profiles),
         "algorithms by batches": lambda: experiments.algorithms_over_batches(setup),
-        "break-even over links": lambda: even.over_isl_and_hops(setup, "720p"),
-        "break-even over links, 1080p": lambda: even.over_isl_and_hops(setup, "1080p"),
-        "break-even over resolution": lambda: even.over_resolution_and_downlink(setup),
-        "break-even over waiting": lambda: even.over_waiting(setup),
+        "break-even over links": lambda: break_even.over_isl_and_hops(setup, "720p"),
+        "break-even over links, 1080p": lambda: break_even.over_isl_and_hops(setup, "1080p"),
+        "break-even over resolution": lambda: break_even.over_resolution_and_downlink(setup),
+        "break-even over waiting": lambda: break_even.over_waiting(setup),
     }
     charts = []
     for k, (name, step) in enumerate(steps.items()):

@@ -1,4 +1,4 @@
-"""One setting of the experiments: the satellites, the links, the input; and the planning problem it makes."""
+"""One setting of the experiments: satellites, links and input, and the planning problem that they make."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orbitsplit.leo._scenarios.scenario import Scenario
 from .published import BATCH, CLASSES, LOSS_BUDGET, MODEL_SIDE, PAPER_CODEC, RESOLUTIONS, SAMPLE_BYTES, Codec
 
 GBIT = 1e9 / 8
-# Where the data are already: no time at all, in a format that knows no infinite rate.
+# The rate where the data already are; a problem has no infinite rates.
 _AT_ONCE = 1e30
 
 # What a scenario must have to be a setting.
@@ -29,7 +29,7 @@ _NEEDED = (
     " compute in FLOP/s of every computer; memory on the satellites that together holds the model"
 )
 
-# Assumed: batches that one request brings, one after the other; the paper gives the size of a batch alone.
+# Assumed: batches of one request, one after the other; the paper only gives the size of a batch.
 BATCHES = 16
 # Assumed: the resolution where the paper varies something else.
 RESOLUTION = "720p"
@@ -39,7 +39,7 @@ RESOLUTION = "720p"
 class Setup:
     """Images are taken on the first of `satellites`; the one `hops` links further is in contact with the ground.
 
-    Satellites stand in a row, each linked to the next. Rates in bytes per second; `image` in pixels.
+    Satellites form a chain, each linked to the next. Rates in bytes per second; `image` in pixels.
     """
 
     profile: ModelProfile
@@ -65,7 +65,7 @@ class Setup:
 
         Raises:
             ValueError: The chain is one satellite, links are missing, no station with a node serves the last
-                satellite, or a computer's speed is a slow-down; the message says what a scenario must have.
+                satellite, or a computer's speed is a slow-down; the message lists the requirements.
         """
         chain = scenario.chain
         if len(chain) < 2:
@@ -88,7 +88,7 @@ class Setup:
             hops=len(chain) - 1,
         )
 
-    def but(self, **changes: Any) -> Setup:
+    def varied(self, **changes: Any) -> Setup:
         """Return the setting with other values; the rates also as `isl_gbit` and `downlink_gbit`."""
         for key in ("isl", "downlink"):
             if f"{key}_gbit" in changes:
@@ -96,22 +96,22 @@ class Setup:
         return replace(self, **changes)
 
     def faster(self, factor: float) -> Setup:
-        """Return the setting with satellites and server that compute so many times faster."""
+        """Return the setting with satellites and server that compute faster by a factor."""
 
-        def quick(node: Node) -> Node:
+        def scaled(node: Node) -> Node:
             assert node.flop_per_s is not None
             return replace(node, flop_per_s=factor * node.flop_per_s)
 
-        return replace(self, satellites=tuple(quick(node) for node in self.satellites), server=quick(self.server))
+        return replace(self, satellites=tuple(scaled(node) for node in self.satellites), server=scaled(self.server))
 
     @property
     def raw_bytes(self) -> float:
-        """Bytes of a batch as the camera delivers it."""
+        """Bytes of a batch of raw images."""
         return float(BATCH * SAMPLE_BYTES * self.image[0] * self.image[1])
 
     @property
     def input_bytes(self) -> float:
-        """Bytes of a batch as the model takes it, made smaller on the first satellite."""
+        """Bytes of a batch of the model's input, resized on the first satellite."""
         return float(BATCH * SAMPLE_BYTES * MODEL_SIDE**2)
 
     @property
@@ -131,7 +131,7 @@ class Setup:
     def problem_with_server(self, *, input_bytes: float | None = None) -> Problem:
         """Return the problem of the satellites and the server; the input is at the first satellite.
 
-        Each link carries its own hop, so that what is relayed is pipelined. `input_bytes` None: the raw images.
+        Each hop has a link of its own, so that relays are pipelined. `input_bytes` None: the raw images.
         """
         links = [
             Link(self.satellites[a].name, self.satellites[b].name, self.isl_bytes_per_s, self.isl_latency_s)
@@ -151,7 +151,7 @@ class Setup:
     def problem_of_all(self) -> Problem:
         """Return the problem in which the server may run stages too, the first one on raw images.
 
-        What is relayed over several links counts as sent over one that is as much slower.
+        A relay over several links counts as one link that is slower by their number.
         """
         links = self._relayed_links()
         for k, satellite in enumerate(self.satellites):
@@ -165,7 +165,7 @@ class Setup:
         return replace(found, ingress=replace(found.ingress, bandwidth_bytes_per_s=bandwidth, latency_s=latencies))
 
     def _relayed_links(self) -> list[Link]:
-        """Return links between all satellites: k hops away, a message takes k times as long, stored and forwarded."""
+        """Return links between all satellites: over k hops, store and forward takes k times as long."""
         return [
             Link(a.name, b.name, self.isl_bytes_per_s / abs(i - j), self.isl_latency_s * abs(i - j))
             for i, a in enumerate(self.satellites)
@@ -174,7 +174,7 @@ class Setup:
         ]
 
     def _down_from(self, satellite: int) -> tuple[float, float]:
-        """Return rate and latency from a satellite to the ground, by way of the one in contact."""
+        """Return rate and latency from a satellite to the ground, over the satellite in contact."""
         hops = abs(satellite - self.hops)
         rate = 1 / (hops / self.isl_bytes_per_s + 1 / self.downlink_bytes_per_s)
         return rate, hops * self.isl_latency_s + self.downlink_latency_s
@@ -203,8 +203,8 @@ class Setup:
         workspace = self.profile.workspace_bytes
         return replace(
             found,
-            # Weights and workspace alone: what our own processes keep beside them (libraries, batches that wait) is not
-            # part of these experiments.
+            # Only weights and workspace: these experiments leave out other memory of our processes (libraries, batches
+            # that wait).
             layer_memory_bytes=np.array([layer.weight_bytes for layer in self.profile.layers], dtype=np.float64),
             nodes=tuple(replace(node, headroom_bytes=min(node.memory_bytes, workspace)) for node in found.nodes),
             ingress=_external(input_bytes, ingress, more),
@@ -213,7 +213,7 @@ class Setup:
 
 
 def unusable(scenario: Scenario, fact: str) -> ValueError:
-    """Return the error of a scenario that cannot be a setting, with what one must have."""
+    """Return the error of a scenario that cannot be a setting, with the requirements."""
     return ValueError(
         f"scenario {scenario.name!r} cannot be used for the paper's experiments: {fact}. They need {_NEEDED}"
     )
@@ -244,7 +244,7 @@ def _links(scenario: Scenario, network: Network) -> tuple[list[Link], Link]:
 
 
 def _external(size: float, link: Mapping[str, Any], more: int) -> ExternalLink:
-    """Return a link of the satellites, and of `more` nodes on the ground, where the data are or stay."""
+    """Return an external link of the satellites, and of `more` nodes on the ground, which take no time."""
     return ExternalLink(
         bytes=size,
         bandwidth_bytes_per_s=np.concatenate([link["bandwidth"], np.full(more, _AT_ONCE)]),

@@ -1,8 +1,8 @@
-"""How to do the job, with delay and bytes over links: on the ground, on one satellite, split by rule, planned.
+"""The strategies, with delay and bytes over links: ground-only, one satellite, heuristic baselines, the best plan.
 
-Ground-only comes four ways. As the paper has it, raw images are relayed to the satellite in contact and go down, and
-one batch is done before the next starts. The fair variants overlap all that; then also start at the satellite in
-contact, or send what the model takes instead of raw images.
+Ground-only has four variants. In the paper's, raw images are relayed to the satellite in contact and go down, and one
+batch ends before the next starts. The fair variants overlap these steps; then also start at the satellite in contact,
+or send the model's input instead of raw images.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ANY = "planned, server may take part"
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """What one way takes: seconds for all batches, bytes over all links for one batch; or why it cannot be done.
+class Result:
+    """The cost of a strategy: seconds for all batches, bytes over all links for one batch; or why it is not possible.
 
     Bytes count once for every link they cross.
     """
@@ -46,67 +46,71 @@ class Way:
     reason: str = ""
 
 
-def ways(setup: Setup, names: Sequence[str] | None = None) -> dict[str, Way]:
-    """Return what each way takes, by name; default: all of them."""
-    return {name: WAYS[name](setup) for name in (WAYS if names is None else names)}
+def results(setup: Setup, names: Sequence[str] | None = None) -> dict[str, Result]:
+    """Return the results of strategies by name; default: all of them."""
+    return {name: STRATEGIES[name](setup) for name in (STRATEGIES if names is None else names)}
 
 
-def ground(setup: Setup) -> Way:
-    """Return ground-only as the paper has it: batch after batch."""
-    one = ground_pipelined(setup.but(batches=1))
-    return Way(None if one.delay_s is None else setup.batches * one.delay_s, one.link_bytes, reason=one.reason)
+def ground(setup: Setup) -> Result:
+    """Return ground-only as in the paper: batch after batch."""
+    one = ground_pipelined(setup.varied(batches=1))
+    return Result(None if one.delay_s is None else setup.batches * one.delay_s, one.link_bytes, reason=one.reason)
 
 
-def ground_pipelined(setup: Setup, *, input_bytes: float | None = None) -> Way:
+def ground_pipelined(setup: Setup, *, input_bytes: float | None = None) -> Result:
     """Return ground-only with links and server busy at the same time; `input_bytes` None: raw images."""
     found = unsplit(setup.problem_with_server(input_bytes=input_bytes), setup.server_index)
     if found.violations or not math.isfinite(found.total_s):
-        return Way(None, reason="; ".join(found.violations) or "no path to the ground")
+        return Result(None, reason="; ".join(found.violations) or "no path to the ground")
     size = setup.raw_bytes if input_bytes is None else input_bytes
-    return Way(found.total_s, size * (setup.hops + 1))
+    return Result(found.total_s, size * (setup.hops + 1))
 
 
-def ground_fair(setup: Setup) -> Way:
+def ground_fair(setup: Setup) -> Result:
     """Return ground-only with images taken where the ground is in contact."""
-    return ground_pipelined(setup.but(hops=0))
+    return ground_pipelined(setup.varied(hops=0))
 
 
-def ground_resized(setup: Setup) -> Way:
-    """Return ground-only with images made smaller before they are sent."""
+def ground_resized(setup: Setup) -> Result:
+    """Return ground-only with images resized before they are sent."""
     return ground_pipelined(setup, input_bytes=setup.input_bytes)
 
 
-def planned(setup: Setup) -> Way:
+def planned(setup: Setup) -> Result:
     """Return the best plan on satellites."""
     return of_stages(setup, setup.problem(), _solved(setup.problem()))
 
 
-def planned_with_server(setup: Setup) -> Way:
-    """Return the best plan in which the server may take part, or ground-only where that is sooner."""
+def planned_with_server(setup: Setup) -> Result:
+    """Return the best plan in which the server may take part, or ground-only if that is faster."""
     problem = setup.problem_of_all()
     mixed = of_stages(setup, problem, _solved(problem))
     alone = ground_pipelined(setup)
     if mixed.delay_s is None or (alone.delay_s is not None and alone.delay_s <= mixed.delay_s):
-        return Way(alone.delay_s, alone.link_bytes, (Stage(setup.server_index, 0, len(problem.layers)),), alone.reason)
+        return Result(
+            alone.delay_s, alone.link_bytes, (Stage(setup.server_index, 0, len(problem.layers)),), alone.reason
+        )
     return mixed
 
 
-def of_stages(setup: Setup, problem: Problem, stages: Sequence[Stage]) -> Way:
-    """Return what given stages take, or which limit they break."""
+def of_stages(setup: Setup, problem: Problem, stages: Sequence[Stage]) -> Result:
+    """Return the cost of given stages, or the limit that they violate."""
     if not stages:
-        return Way(None, reason=solve(problem).reason or "no plan")
+        return Result(None, reason=solve(problem).reason or "no plan")
     result = evaluate(problem, stages)
     if not result.is_feasible:
-        return Way(None, stages=tuple(stages), reason="; ".join(result.violations))
-    return Way(result.objective_s, _link_bytes(setup, problem, stages), tuple(stages))
+        return Result(None, stages=tuple(stages), reason="; ".join(result.violations))
+    return Result(result.objective_s, _link_bytes(setup, problem, stages), tuple(stages))
 
 
-def _by_rule(rule: Callable[[Problem], Sequence[Stage]]) -> Callable[[Setup], Way]:
-    def way(setup: Setup) -> Way:
+def _baseline(split: Callable[[Problem], Sequence[Stage]]) -> Callable[[Setup], Result]:
+    """Return the strategy of a heuristic baseline."""
+
+    def strategy(setup: Setup) -> Result:
         problem = setup.problem()
-        return of_stages(setup, problem, rule(problem))
+        return of_stages(setup, problem, split(problem))
 
-    return way
+    return strategy
 
 
 def _solved(problem: Problem) -> Sequence[Stage]:
@@ -126,17 +130,17 @@ def _link_bytes(setup: Setup, problem: Problem, stages: Sequence[Stage]) -> floa
     return total + (0.0 if last == server else setup.result_bytes * (abs(last - setup.hops) + 1))
 
 
-WAYS: Mapping[str, Callable[[Setup], Way]] = {
+STRATEGIES: Mapping[str, Callable[[Setup], Result]] = {
     GROUND: ground,
     GROUND_PIPELINED: ground_pipelined,
     GROUND_FAIR: ground_fair,
     GROUND_RESIZED: ground_resized,
-    SINGLE: _by_rule(single_node),
-    UNIFORM: _by_rule(uniform),
-    PROPORTIONAL: _by_rule(proportional),
-    MIN_MAX: _by_rule(min_max_split),
-    TOP: lambda setup: planned(setup.but(codec=TOP_K)),
+    SINGLE: _baseline(single_node),
+    UNIFORM: _baseline(uniform),
+    PROPORTIONAL: _baseline(proportional),
+    MIN_MAX: _baseline(min_max_split),
+    TOP: lambda setup: planned(setup.varied(codec=TOP_K)),
     SPLIT: planned,
-    SPLIT_OURS: lambda setup: planned(setup.but(codec=OUR_CODEC)),
+    SPLIT_OURS: lambda setup: planned(setup.varied(codec=OUR_CODEC)),
     ANY: planned_with_server,
 }

@@ -134,7 +134,7 @@ class Constellation:
         return Nearest() if self.pattern is None else Grid()
 
     def index(self, satellite: str) -> int:
-        """Return the position of the satellite with this name.
+        """Return the index of the satellite with this name.
 
         Raises:
             ValueError: There is no such satellite.

@@ -50,7 +50,7 @@ _ELEMENTS = re.compile(r"1 [ 0-9A-Z][ 0-9]{4}[UCS ] |2 [ 0-9A-Z][ 0-9]{4} ")
 
 @dataclass(frozen=True, slots=True)
 class Satellite:
-    """One satellite: its name, its record for SGP4, and the largest distance in days from its epoch to propagate to."""
+    """One satellite: its name, its record for SGP4, and the most days from its epoch that it may be propagated."""
 
     name: str
     record: Any = field(repr=False, compare=False)
@@ -116,26 +116,7 @@ def from_elements(
         "max_age_days": max_age_days,
     }
     _check_elements(name, elements)
-    axis_km = EARTH_RADIUS_KM + altitude_km
-    when = Times.of(epoch)
-    record = Satrec()
-    inclination = math.radians(inclination_deg)
-    record.sgp4init(
-        WGS72,
-        "i",
-        number,
-        float(when.day[0] - _SGP4_EPOCH + when.fraction[0]),
-        bstar,
-        0.0,
-        0.0,
-        eccentricity,
-        math.radians(argument_of_perigee_deg % 360),
-        inclination,
-        math.radians(mean_anomaly_deg % 360),
-        _kozai_mean_motion(axis_km, eccentricity, inclination),
-        math.radians(raan_deg % 360),
-    )
-    return Satellite(name, record, max_age_days)
+    return Satellite(name, _record_of_elements(elements, Times.of(epoch), number), max_age_days)
 
 
 def from_tle(text: str, *, source: str = "TLE", max_age_days: float = MEASURED_AGE_DAYS) -> tuple[Satellite, ...]:
@@ -300,6 +281,27 @@ def _check_line(line: str, number: str, where: str) -> None:
         raise ValueError(
             f"{where} ends with the checksum {line[68]}, its other characters give {total}: it was damaged or edited"
         )
+
+
+def _record_of_elements(elements: Mapping[str, float], epoch: Times, number: int) -> Any:
+    eccentricity, inclination = elements["eccentricity"], math.radians(elements["inclination_deg"])
+    record = Satrec()
+    record.sgp4init(
+        WGS72,
+        "i",
+        number,
+        float(epoch.day[0] - _SGP4_EPOCH + epoch.fraction[0]),
+        elements["bstar"],
+        0.0,
+        0.0,
+        eccentricity,
+        math.radians(elements["argument_of_perigee_deg"] % 360),
+        inclination,
+        math.radians(elements["mean_anomaly_deg"] % 360),
+        _kozai_mean_motion(EARTH_RADIUS_KM + elements["altitude_km"], eccentricity, inclination),
+        math.radians(elements["raan_deg"] % 360),
+    )
+    return record
 
 
 def _record_of_tle(first: str, second: str, source: str, number: int) -> Any:

@@ -75,7 +75,7 @@ class Section:
         return int(number)
 
     def choice(self, key: str, choices: Sequence[str]) -> str | None:
-        """Return the value if it is one of `choices`, which a number's place allows, else None."""
+        """Return the value if it is one of `choices`, words allowed in place of a number; else None."""
         entry = self.table.get(key)
         value = entry.get("value") if isinstance(entry, dict) else None
         if value not in choices:
