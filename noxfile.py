@@ -33,7 +33,9 @@ def lint(session: nox.Session) -> None:
     install(session, "ruff", "clang-format", "codespell", "tomli")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("clang-format", "--dry-run", "--Werror", *cpp_files())
+    sources = cpp_files()
+    session.log(f"clang-format --dry-run --Werror on {len(sources)} files")
+    session.run("clang-format", "--dry-run", "--Werror", *sources, log=False)
     session.run("codespell")
 
 
