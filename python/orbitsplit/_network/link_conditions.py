@@ -17,8 +17,7 @@ from typing import Any
 
 from orbitsplit._io.files import read_text
 from orbitsplit._io.json_document import data_of, document_of
-from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
-from orbitsplit._io.units import parse_quantity
+from orbitsplit._io.toml import check_table_keys, parse_toml, quantity_of, tables_of
 from orbitsplit._io.validation import (
     check_integer,
     check_keys,
@@ -183,7 +182,7 @@ class LinkConditions:
         ]
         try:
             return cls(tuple(links), seed=data.get("seed", 0))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
     def of(self, source: str, target: str) -> LinkShape | None:
@@ -248,7 +247,7 @@ def _links(table: Mapping[str, Any], where: str) -> list[LinkShape]:
     try:
         forth = LinkShape(names[0], names[1], **values)
         return [forth, replace(forth, source=names[1], target=names[0])] if "between" in table else [forth]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -267,11 +266,11 @@ def _shape(table: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _rate(value: Any, key: str) -> float:
-    return parse_quantity(value, "bytes_per_s", key)
+    return quantity_of(value, "bytes_per_s", key)
 
 
 def _seconds(value: Any, key: str) -> float:
-    return parse_quantity(value, "seconds", key)
+    return quantity_of(value, "seconds", key)
 
 
 def _end(value: Any, key: str) -> float:

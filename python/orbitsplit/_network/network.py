@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.files import read_text, write_text
-from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
-from orbitsplit._io.units import parse_quantity
+from orbitsplit._io.toml import check_table_keys, parse_toml, quantity_of, tables_of
 
 _NODE_QUANTITIES = {
     "memory": "bytes",
@@ -166,7 +165,7 @@ class Network:
         ]
         try:
             return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
     def to_toml(self) -> str:
@@ -226,9 +225,7 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
     optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
     check_table_keys(table, required=("name", "memory"), optional=optional, where=where)
     values = {
-        key: parse_quantity(table[key], kind, f"{where}.{key}")
-        for key, kind in _NODE_QUANTITIES.items()
-        if key in table
+        key: quantity_of(table[key], kind, f"{where}.{key}") for key, kind in _NODE_QUANTITIES.items() if key in table
     }
     half_duplex = table.get("half_duplex", False)
     if not isinstance(half_duplex, bool):
@@ -246,7 +243,7 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
             headroom_bytes=_whole(table.get("headroom", 0), values.get("headroom", 0.0)),
             half_duplex=half_duplex,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -266,11 +263,11 @@ def _links(table: Mapping[str, Any], where: str) -> list[Link]:
     else:
         check_table_keys(table, required=("from", "to", "bandwidth"), optional=("latency",), where=where)
         pairs = [(table["from"], table["to"])]
-    rate = parse_quantity(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
-    latency = parse_quantity(table.get("latency", 0.0), "seconds", f"{where}.latency")
+    rate = quantity_of(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
+    latency = quantity_of(table.get("latency", 0.0), "seconds", f"{where}.latency")
     try:
         return [Link(str(source), str(target), rate, latency) for source, target in pairs]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
