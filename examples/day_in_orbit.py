@@ -1,10 +1,10 @@
 """Decide when and where the images of a satellite are classified over a day: on board, on the ground, or on both.
 
 Four satellites of a ring with Jetson computers pass a station that has a GPU. At several times of the day one of them
-has taken 3,200 images. `plan_in_time` decides where they are classified and which pass carries what, so that the
-classes are soonest on the ground; beside it stand two simple rules: start at once, and wait for the next pass.
-Positions are SGP4's, layers are counted from the configuration of a vision transformer. Needs the extras `leo` and
-`models`.
+has taken 3,200 images. `plan_in_time` decides where they are classified and in which passes files are transferred, so
+that the classes reach the ground first. Two heuristic baselines are printed for comparison: start at once, and wait for
+the next pass. Positions are SGP4's, layers are counted from the configuration of a vision transformer. Needs the extras
+`leo` and `models`.
 
     python examples/day_in_orbit.py
 """
@@ -38,7 +38,7 @@ def fleet_and_station() -> leo.Constellation:
 
 
 def main() -> None:
-    """Print the passes of the day, and for each request when three ways of planning have its result on the ground."""
+    """Print the passes of the day, and for each request when three strategies have its result on the ground."""
     fleet = fleet_and_station()
     for contact in fleet.contacts(fleet.epoch, fleet.epoch + timedelta(days=1)):
         if contact.satellite == SATELLITES[0]:
@@ -50,17 +50,12 @@ def main() -> None:
     table = leo.Timetable.of(fleet, fleet.epoch, fleet.epoch + timedelta(days=2), step_s=30, satellites=SATELLITES)
     for minutes in REQUESTS_MIN:
         requested = fleet.epoch + timedelta(minutes=minutes)
+        request = leo.TimedRequest(
+            requested=requested, source=SATELLITES[0], input_bytes=INPUT_BYTES, output_bytes=OUTPUT_BYTES
+        )
         print(f"requested at {requested:%H:%M}:")
         for plan in (leo.plan_in_time, leo.start_now, leo.wait_for_pass):
-            timed = plan(
-                profile,
-                table,
-                workload,
-                requested=requested,
-                source=SATELLITES[0],
-                input_bytes=INPUT_BYTES,
-                output_bytes=OUTPUT_BYTES,
-            )
+            timed = plan(profile, table, workload, request)
             print(f"  {plan.__name__}: {timed.reason}; complete after {timed.duration_s / 60:.1f} min")
 
 

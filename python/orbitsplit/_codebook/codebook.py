@@ -236,9 +236,9 @@ class Codebook:
                 accuracy=record_of("accuracy", document["accuracy"], AccuracyCurve),
                 provenance=mapping_of("provenance", document["provenance"]),
             )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a valid codebook: {type(error).__name__} {error}") from error
-        except ValueError as error:
+        except KeyError as error:
+            raise ValueError(f"{path} is not a valid codebook: there is no {error}") from error
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a valid codebook: {error}") from error
         if book.hex_id != document.get("id"):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Arrays and a JSON document in one .safetensors file, complete or not at all. Needs safetensors when it is used."""
+"""Arrays and a JSON document in one .safetensors file. Reading and writing import safetensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .files import atomic_write
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 # The keys of a file's metadata: the document, and SHA-256 of it and of the arrays, because safetensors has no checksum.
@@ -17,7 +19,7 @@ _DOCUMENT, _DIGEST, _ARRAYS = "orbitsplit", "orbitsplit.sha256", "orbitsplit.arr
 
 
 class _File(Mapping[str, npt.NDArray[Any]]):
-    """The arrays of a file, each read when it is asked for, and not kept."""
+    """The arrays of a file, each read at every access."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
@@ -37,38 +39,36 @@ class _File(Mapping[str, npt.NDArray[Any]]):
         return len(self._file.keys())
 
     def document(self) -> Any:
-        """Return the document that was written beside the arrays, None if there is none."""
+        """Return the document that was written with the arrays, None if there is none."""
         metadata = self._file.metadata() or {}
         text = metadata.get(_DOCUMENT, "null")
         if _DOCUMENT in metadata and _digest([text.encode()]) != metadata.get(_DIGEST):
-            raise ValueError("its document is not what its checksum says")
+            raise ValueError("its document does not match its checksum")
         return json.loads(text)
 
     def check(self) -> None:
-        """Raise ValueError if the arrays are not those that were written."""
+        """Raise `ValueError` if the arrays are not those that were written."""
         if _digest_of(self) != (self._file.metadata() or {}).get(_ARRAYS):
-            raise ValueError("its arrays are not what their checksum says")
+            raise ValueError("its arrays do not match their checksum")
 
 
 def write_tensors(path: str | Path, tensors: Arrays, document: Mapping[str, Any]) -> None:
-    """Write arrays and a JSON document as one file that appears complete or not at all. Raises OSError."""
+    """Write arrays and a JSON document as one file, whole or not at all; see `atomic_write`. Raises `OSError`."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    target = Path(path)
-    beside = target.with_name(target.name + ".writing")
     text = json.dumps(document, allow_nan=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     metadata = {_DOCUMENT: text, _DIGEST: _digest([text.encode()]), _ARRAYS: _digest_of(arrays)}
-    try:
-        save_file(arrays, beside, metadata=metadata)
-    except SafetensorError as error:
-        raise OSError(f"{target} cannot be written: {error}") from error
-    beside.replace(target)
+    with atomic_write(path) as unfinished:
+        try:
+            save_file(arrays, unfinished, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _digest(parts: Iterable[bytes]) -> str:
-    import hashlib  # a fiftieth of a second that `import orbitsplit` does not have to take
+    import hashlib  # takes 20 ms, which `import orbitsplit` saves
 
     digest = hashlib.sha256()
     for part in parts:
@@ -83,9 +83,13 @@ def _digest_of(arrays: Arrays) -> str:
 def read_tensors(
     path: str | Path, format_name: str, version: int, *, is_checked: bool = False
 ) -> tuple[dict[str, Any], Arrays]:
-    """Return what `write_tensors` wrote, arrays as they are asked for, or all `is_checked` first.
+    """Return the document and the arrays that `write_tensors` wrote.
 
-    Raises ValueError for a file that is something else or damaged, FileNotFoundError.
+    Arrays are read at each access; with `is_checked`, their checksum is verified first, which reads all of them.
+
+    Raises:
+        ValueError: The file is something else, of another version, or damaged; the message names it.
+        FileNotFoundError: There is no such file.
     """
     from safetensors import SafetensorError
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+from .units import parse_quantity
+
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
     """Return the tables of TOML text.
@@ -29,6 +31,14 @@ def tables_of(data: Mapping[str, Any], key: str, source: str) -> Sequence[Mappin
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
         raise ValueError(f"{source}: {key} must be an array of tables, written [[{key}]]")
     return value
+
+
+def quantity_of(value: object, kind: str, where: str) -> float:
+    """Return a value of a file as `parse_quantity` does. Raises `ValueError` for a wrong type, too."""
+    try:
+        return parse_quantity(value, kind, where)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optional: Sequence[str], where: str) -> None:

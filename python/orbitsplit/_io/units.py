@@ -33,15 +33,19 @@ def parse_quantity(value: object, kind: str, where: str) -> float:
         1250000.0
 
     Raises:
+        TypeError: Neither a number nor a string; the message starts with `where`.
         ValueError: Not a number with a known unit, not finite, or negative; the message starts with `where`.
     """
     units = UNITS[kind]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    wanted = f"{where} is {value!r}, expected a number with one of {', '.join(units)}"
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(wanted)
+    if not isinstance(value, str):
         number = float(value)
-    elif isinstance(value, str) and (match := _QUANTITY.fullmatch(value)) and match[2] in units:
+    elif (match := _QUANTITY.fullmatch(value)) and match[2] in units:
         number = float(match[1]) * units[match[2]]
     else:
-        raise ValueError(f"{where} is {value!r}, expected a number with one of {', '.join(units)}")
+        raise ValueError(wanted)
     if not math.isfinite(number) or number < 0:
         raise ValueError(f"{where} is {value!r}, it must be finite and not negative")
     return number

@@ -20,13 +20,13 @@ LARGEST_BYTES = 2**63 - 1
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:
+    """Check the types of a record's fields: what is neither a string nor a boolean is a number."""
     for part in dataclasses.fields(record):
         value = getattr(record, part.name)
         if part.name in strings:
             check_string(f"{key}.{part.name}", value)
         elif part.name in booleans:
-            if not isinstance(value, bool):
-                raise TypeError(f"{key}.{part.name} is {value!r}, must be true or false")
+            check_boolean(f"{key}.{part.name}", value)
         else:
             check_number(f"{key}.{part.name}", value)
 
@@ -34,6 +34,11 @@ def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Seq
 def check_string(key: str, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{key} is {value!r}, must be a string")
+
+
+def check_boolean(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{key} is {value!r}, must be true or false")
 
 
 def check_number(key: str, value: Any) -> None:

@@ -12,11 +12,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from orbitsplit._io.files import atomic_folder, unfinished_prefix
 
 from . import child_process
 
@@ -75,21 +76,19 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _build(source: Path, target: Path, report: Progress) -> None:
-    prefix = f".{target.name}-"
-    for leftover in target.parent.glob(f"{prefix}*"):  # of a caller that was killed; the lock is ours
+    for leftover in target.parent.glob(
+        f"{unfinished_prefix(target)}*"
+    ):  # of callers that were killed: the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent, ignore_cleanup_errors=True) as name:
-        unfinished = Path(name) / "model"
-        unfinished.mkdir()
-        # Two processes, because either half is one thread of Python parsing, and because the gigabytes that the
-        # weights need on the way must not stay with the caller.
-        with (
-            _converter("weights", source, unfinished) as weights,
-            _converter("tokenizer", source, unfinished) as tokenizer,
-        ):
-            _follow(weights, source, report)
-            _follow(tokenizer, source, report)
-        os.replace(unfinished, target)
+    # Two processes, because either half is one thread of Python parsing, and because the gigabytes that the weights
+    # need temporarily must not stay with the caller.
+    with (
+        atomic_folder(target) as unfinished,
+        _converter("weights", source, unfinished) as weights,
+        _converter("tokenizer", source, unfinished) as tokenizer,
+    ):
+        _follow(weights, source, report)
+        _follow(tokenizer, source, report)
 
 
 @contextmanager

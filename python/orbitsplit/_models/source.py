@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import tempfile
 from pathlib import Path
@@ -16,11 +17,16 @@ from transformers import (
     MODEL_MAPPING,
     AutoConfig,
     AutoTokenizer,
+    GenerationConfig,
 )
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from orbitsplit._io.files import read_text
+
 from .gguf import Progress, convert_gguf, converted_path
+
+_CONFIG = "config.json"
 
 
 def open_model(
@@ -34,8 +40,8 @@ def open_model(
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{path} is not a model directory: it has no config.json")
+        if not (path / _CONFIG).is_file():
+            raise ValueError(f"{path} is not a model directory: it has no {_CONFIG}")
         return path
     if path.is_file():
         if path.suffix != ".gguf":
@@ -70,7 +76,8 @@ def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None
 
 def load_tokenizer(model: str | Path) -> Any:
     """Load a model's tokenizer, set up for generation: padding on the left, a padding token always present."""
-    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    config = read_config(model) if _has_byte_order_mark(model) else None
+    tokenizer = AutoTokenizer.from_pretrained(model, config=config, trust_remote_code=False)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -81,7 +88,32 @@ def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
     """Return the configuration of a model directory, hub id, or of a configuration itself (a copy)."""
     if isinstance(model, PreTrainedConfig):
         return copy.deepcopy(model)
-    # Not left to its default, which asks on the terminal whether to run code that lies beside the model.
+    file = Path(model) / _CONFIG
+    text = read_text(file) if file.is_file() else ""
+    if not _has_byte_order_mark(model):
+        return _load_config(model)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, _CONFIG).write_text(text, encoding="utf-8")
+        config = _load_config(folder)
+    config.name_or_path = str(model)
+    return config
+
+
+def load_options(model: str | Path, config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what the loader of a model's weights needs beside its configuration, which it may read once more."""
+    if not _has_byte_order_mark(model) or (Path(model) / "generation_config.json").is_file():
+        return {}
+    return {"generation_config": GenerationConfig.from_model_config(config)}
+
+
+def _has_byte_order_mark(model: str | Path) -> bool:
+    """Say whether the configuration in a directory begins with a mark, which transformers takes for an error."""
+    file = Path(model) / _CONFIG
+    return file.is_file() and file.read_bytes().startswith(codecs.BOM_UTF8)
+
+
+def _load_config(model: str | Path) -> PreTrainedConfig:
+    # trust_remote_code by default asks on the terminal whether to run code that comes with the model.
     config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
     return config
 

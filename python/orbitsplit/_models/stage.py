@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 from orbitsplit._io.dtypes import SAFETENSORS_DTYPES
 
 from .architecture import Layout, Passthrough, find_layers, find_layout, modules_outside, running_unknown_code
-from .source import example_inputs, forget_padding, model_class, read_config, unsupported
+from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported
 
 # What is resident twice at a time.
 _PIECE_BYTES = 8 << 20
@@ -89,7 +89,9 @@ class StageModel:
         stored = _stored_dtype(model, config)
         architecture = _stage_class(model_class(config), layout, start, stop, stored)
         with _quiet_loading():
-            loaded, info = architecture.from_pretrained(model, config=config, dtype=dtype, output_loading_info=True)
+            loaded, info = architecture.from_pretrained(
+                model, config=config, dtype=dtype, output_loading_info=True, **load_options(model, config)
+            )
         _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
         _convert_parameters(loaded)
         _forget_embeddings(loaded, layout, start)

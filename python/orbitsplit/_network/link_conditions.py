@@ -18,8 +18,7 @@ from typing import Any
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text
 from orbitsplit._io.json_document import data_of, document_of
-from orbitsplit._io.toml import check_table_keys, parse_toml, tables_of
-from orbitsplit._io.units import parse_quantity
+from orbitsplit._io.toml import check_table_keys, parse_toml, quantity_of, tables_of
 from orbitsplit._io.validation import (
     check_integer,
     check_keys,
@@ -188,7 +187,7 @@ class LinkConditions:
         ]
         try:
             return cls(tuple(links), seed=data.get("seed", 0))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
     @takes_renamed(target="destination")
@@ -256,7 +255,7 @@ def _links(table: Mapping[str, Any], where: str) -> list[LinkShape]:
     try:
         forth = LinkShape(*ends, **values)
         return [forth, LinkShape(*reversed(ends), **values)] if "between" in table else [forth]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -275,11 +274,11 @@ def _shape(table: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _rate(value: Any, key: str) -> float:
-    return parse_quantity(value, "bytes_per_s", key)
+    return quantity_of(value, "bytes_per_s", key)
 
 
 def _seconds(value: Any, key: str) -> float:
-    return parse_quantity(value, "seconds", key)
+    return quantity_of(value, "seconds", key)
 
 
 def _end(value: Any, key: str) -> float:

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
-from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, tables_of
-from orbitsplit._io.units import parse_quantity
+from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
 
 from .link_ends import end_keys, ends_of
 
@@ -177,7 +176,7 @@ class Network:
         ]
         try:
             return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
     def to_toml(self) -> str:
@@ -237,9 +236,7 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
     optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
     check_table_keys(table, required=("name", "memory"), optional=optional, where=where)
     values = {
-        key: parse_quantity(table[key], kind, f"{where}.{key}")
-        for key, kind in _NODE_QUANTITIES.items()
-        if key in table
+        key: quantity_of(table[key], kind, f"{where}.{key}") for key, kind in _NODE_QUANTITIES.items() if key in table
     }
     half_duplex = table.get("half_duplex", False)
     if not isinstance(half_duplex, bool):
@@ -257,7 +254,7 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
             headroom_bytes=_whole(table.get("headroom", 0), values.get("headroom", 0.0)),
             half_duplex=half_duplex,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
@@ -271,11 +268,11 @@ def _links(table: Mapping[str, Any], where: str) -> list[Link]:
     check_table_keys(table, required=(*end_keys(table), "bandwidth"), optional=("latency",), where=where)
     source, destination = ends_of(table, where)
     pairs = [(source, destination), (destination, source)] if "between" in table else [(source, destination)]
-    rate = parse_quantity(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
-    latency = parse_quantity(table.get("latency", 0.0), "seconds", f"{where}.latency")
+    rate = quantity_of(table["bandwidth"], "bytes_per_s", f"{where}.bandwidth")
+    latency = quantity_of(table.get("latency", 0.0), "seconds", f"{where}.latency")
     try:
         return [Link(str(a), str(b), rate, latency) for a, b in pairs]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 

@@ -12,6 +12,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('pictures need matplotlib: pip install "orbitsplit[report]"') from error
 
+from orbitsplit._io.files import atomic_write
+
 from .trace import Trace
 
 # Distinguishable with the common colour-vision deficiencies (Okabe and Ito's palette).
@@ -54,7 +56,8 @@ def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
     axes[-1].set_xlabel("seconds since the first prompt; prefill dark, generation light")
     handles = [Patch(color=colour, label=kind) for kind, colour in _COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.savefig(path, dpi=120)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=120)
 
 
 def _draw(axis: Any, title: str, trace: Trace) -> None:

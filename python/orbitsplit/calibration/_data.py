@@ -16,7 +16,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._io.files import read_text
 from orbitsplit._models.gguf import Progress
-from orbitsplit._models.source import load_tokenizer, model_class, open_model, read_config
+from orbitsplit._models.source import load_options, load_tokenizer, model_class, open_model, read_config
 
 from ._statistics import GOLDEN
 from ._task import Batch, Distributions, Embeddings, Task
@@ -38,7 +38,8 @@ def load_model(
     if not isinstance(model, PreTrainedModel):
         source = open_model(model, progress=progress)
         config = read_config(source)
-        model = model_class(config).from_pretrained(source, config=config, dtype=dtype)
+        options = load_options(source, config)
+        model = model_class(config).from_pretrained(source, config=config, dtype=dtype, **options)
     # Of a model with a head that is neither, such as that of masked tokens, the encoder counts.
     judged = is_causal(model) or is_classifier(model)
     encoder: PreTrainedModel = model if judged else model.base_model

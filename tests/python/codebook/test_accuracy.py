@@ -111,9 +111,13 @@ def test_a_limit_that_is_no_fraction_is_refused(limit: float) -> None:
         ((-0.1, 0.1, 3), r"drop_per_loss of the accuracy curve is -0\.1"),
         ((0.1, math.inf, 3), "error of the accuracy curve is inf"),
         ((0.1, -1.0, 3), r"error of the accuracy curve is -1\.0"),
-        (("steep", 0.1, 3), "drop_per_loss"),
     ],
 )
 def test_a_curve_that_makes_no_sense_is_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AccuracyCurve(*arguments)
+
+
+def test_a_curve_of_a_wrong_type_is_named() -> None:
+    with pytest.raises(TypeError, match="drop_per_loss is 'steep', must be a number"):
+        AccuracyCurve("steep", 0.1, 3)  # type: ignore[arg-type]

@@ -298,7 +298,7 @@ def test_a_flipped_bit_in_the_numbers_is_damage_that_is_named(path: Path) -> Non
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"book\.safetensors is damaged: its arrays are not what their checksum says"):
+    with pytest.raises(ValueError, match=r"book\.safetensors is damaged: its arrays do not match their checksum"):
         Codebook.load(path)
 
 

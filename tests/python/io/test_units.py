@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from orbitsplit._io.units import format_bytes, format_seconds, parse_quantity
@@ -27,9 +29,15 @@ def test_parse(value: object, kind: str, expected: float) -> None:
     assert parse_quantity(value, kind, "x") == pytest.approx(expected, rel=1e-15)
 
 
-@pytest.mark.parametrize("value", ["", "fast", "8", "8 gb", "8 Gbit", "nan GB", "1 GB/s", True, None, float("nan"), -1])
+@pytest.mark.parametrize("value", ["", "fast", "8", "8 gb", "8 Gbit", "nan GB", "1 GB/s", float("nan"), -1])
 def test_nonsense_names_the_place_and_the_value(value: object) -> None:
     with pytest.raises(ValueError, match="x is "):
+        parse_quantity(value, "bytes", "x")
+
+
+@pytest.mark.parametrize("value", [True, None, [1], b"1 GB"])
+def test_what_is_neither_a_number_nor_a_string_is_a_type_error(value: object) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"x is {value!r}, expected a number with one of B, kB")):
         parse_quantity(value, "bytes", "x")
 
 

@@ -38,7 +38,16 @@ from orbitsplit._models.source import (
     open_model,
     read_config,
 )
-from tests.support.tiny_models import LAYERS, VOCABULARY, save_tiny_model, tiny_config, tiny_model, tiny_prompts
+from orbitsplit._models.stage import StageModel
+from tests.support.tiny_models import (
+    LAYERS,
+    VOCABULARY,
+    save_tiny_model,
+    save_tiny_tokenizer,
+    tiny_config,
+    tiny_model,
+    tiny_prompts,
+)
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -158,8 +167,8 @@ def test_a_damaged_gguf_leaves_nothing_behind(gguf_file: Path, tmp_path: Path) -
 def test_what_a_killed_conversion_left_is_removed(
     gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leftover = tmp_path / ".key-killed" / "model"
-    leftover.mkdir(parents=True)
+    leftover = tmp_path / ".key-killed"
+    leftover.mkdir()
     (leftover / "config.json").write_text("half")
 
     def interrupt(*_: object) -> None:
@@ -313,3 +322,33 @@ def test_layers_of_a_configuration() -> None:
 def test_importing_the_conversion_does_not_import_torch() -> None:
     code = "import sys, orbitsplit._models.gguf; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_config_with_a_byte_order_mark_is_that_without(tmp_path: Path) -> None:
+    tiny_config("gemma3_text").save_pretrained(tmp_path)
+    plain = read_config(tmp_path)
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text(), encoding="utf-8-sig")
+    marked = read_config(tmp_path)
+    assert type(marked) is type(plain)
+    assert marked.to_dict() == plain.to_dict()
+    assert marked.name_or_path == plain.name_or_path == str(tmp_path)
+
+
+@pytest.mark.parametrize("has_generation_config", [True, False])
+def test_a_model_whose_config_has_a_byte_order_mark_is_loaded(has_generation_config: bool, tmp_path: Path) -> None:
+    whole = save_tiny_model(tmp_path)
+    save_tiny_tokenizer(tmp_path)
+    ids, mask = tiny_prompts((4,))
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text(), encoding="utf-8-sig")
+    if not has_generation_config:
+        (tmp_path / "generation_config.json").unlink()
+    stage = StageModel.load(tmp_path, 0, LAYERS + 2)
+    with torch.no_grad():
+        torch.testing.assert_close(stage.forward(ids, mask, stage.new_cache()), whole(ids).logits[:, -1])
+    assert load_tokenizer(tmp_path)("the station").input_ids == [4, 8]
+
+
+def test_a_config_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(b'{"architectures": ["\xff"]}')
+    with pytest.raises(ValueError, match=r"config\.json is not UTF-8 text: byte 0xff at offset 20$"):
+        read_config(tmp_path)

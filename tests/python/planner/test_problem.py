@@ -108,34 +108,37 @@ TYPES = [
     (("layers",), "ab", "layers is str, must be a list"),
     (("layers",), ["a", 3], "layers[1] is 3, must be a string"),
     (("nodes", 0), [1], "nodes[0] is list, must be an object with keys"),
-    (("nodes", 0, "ram"), 1, 'nodes[0] has the unknown key "ram"'),
     (("nodes", 0, "name"), 7, "nodes[0].name is 7, must be a string"),
     (("nodes", 0, "memory_bytes"), "4 GB", "nodes[0].memory_bytes is '4 GB', must be a number"),
     (("nodes", 0, "half_duplex"), 1, "nodes[0].half_duplex is 1, must be true or false"),
-    (("speed",), 1, 'the problem has the unknown key "speed"'),
-    (("layer_time_s",), [[1, 2]], "layer_time_s has shape (1, 2), must be numbers of shape (2, 2)"),
-    (("layer_time_s",), [[1, 2], [3]], "layer_time_s has rows of different lengths"),
     (("layer_time_s", 0, 0), True, "layer_time_s holds something that is no number"),
     (("layer_time_s", 0, 0), None, "layer_time_s holds something that is no number"),
     (("cut_bytes", 0), "8", "cut_bytes holds something that is no number"),
-    (("loss",), [0.5], "loss has shape (1,), must be numbers of shape (1, 1)"),
     (("loss_budget",), "1", "loss_budget is '1', must be a number"),
     (("micro_batches",), 2.0, "micro_batches is 2.0, must be an integer"),
     (("micro_batches",), True, "micro_batches is True, must be an integer"),
+    (("name",), 4, "name is 4, must be a string"),
+    (("pins",), [1], "pins is list, must be an object with keys"),
+    (("pins",), {"required": [0.5]}, "pins.required[0] is 0.5, must be an integer"),
+]
+
+FORMS = [
+    (("nodes", 0, "ram"), 1, 'nodes[0] has the unknown key "ram"'),
+    (("speed",), 1, 'the problem has the unknown key "speed"'),
+    (("layer_time_s",), [[1, 2]], "layer_time_s has shape (1, 2), must be numbers of shape (2, 2)"),
+    (("layer_time_s",), [[1, 2], [3]], "layer_time_s has rows of different lengths"),
+    (("loss",), [0.5], "loss has shape (1,), must be numbers of shape (1, 1)"),
     (("new_tokens",), 2**40, "new_tokens is 1099511627776, must be at most 2147483647"),
     (("order",), "any", 'order is \'any\', must be "fixed" or "free"'),
     (("latency_occupies_link",), 1, "latency_occupies_link is 1, must be true or false"),
-    (("name",), 4, "name is 4, must be a string"),
     (("ingress",), {"bytes": 1}, 'ingress has no key "bandwidth_bytes_per_s"'),
     (
         ("ingress",),
         {"bytes": 1, "bandwidth_bytes_per_s": [1], "latency_s": [0, 0]},
         "ingress.bandwidth_bytes_per_s has shape (1,), must be numbers of shape (2,)",
     ),
-    (("pins",), [1], "pins is list, must be an object with keys"),
     (("pins",), {"nodes": []}, 'pins has the unknown key "nodes"'),
     (("pins",), {"required": ["x"]}, 'pins.required[0] is "x", the name of 0 out of: n, m'),
-    (("pins",), {"required": [0.5]}, "pins.required[0] is 0.5, must be an integer"),
     (("pins",), {"layers": {"1": 0, "b": 1}}, "pins.layers[1] is given twice"),
 ]
 
@@ -150,6 +153,12 @@ def test_wrong_values_are_refused_alike(backend, path, value, message, monkeypat
 
 @pytest.mark.parametrize(("path", "value", "message"), TYPES)
 def test_wrong_types_are_refused(path, value, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Problem.from_dict(changed(path, value))
+
+
+@pytest.mark.parametrize(("path", "value", "message"), FORMS)
+def test_wrong_forms_are_refused(path, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Problem.from_dict(changed(path, value))
 

@@ -74,7 +74,6 @@ def test_json_round_trip(tmp_path: Path) -> None:
         ({"version": 7}, "version 7"),
         ({"events": [[0, "sleep", 0, 0, 0.0, 1.0]]}, r"events\[0\] has kind 'sleep'"),
         ({"events": [[0, "send"]]}, r"events\[0\] has 2 values"),
-        ({"events": [["a", "send", 0, 0, 0.0, 1.0]]}, r"events\[0\]: node is 'a'"),
         ({"slowdowns": [1.0]}, "slowdowns are 1, must be 0 or 2"),
         ({"colour": 1}, "colour"),
         ({"events": [[2, "send", 0, 0, 0.0, 1.0]]}, "node 2, the trace has 2 nodes"),
@@ -83,6 +82,11 @@ def test_json_round_trip(tmp_path: Path) -> None:
 def test_what_is_no_trace_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Trace.from_dict({**TRACE.to_dict(), **change})
+
+
+def test_an_event_of_a_wrong_type_is_named() -> None:
+    with pytest.raises(TypeError, match=r"events\[0\]: node is 'a'"):
+        Trace.from_dict({**TRACE.to_dict(), "events": [["a", "send", 0, 0, 0.0, 1.0]]})
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "is list, must be an object")])

@@ -229,13 +229,17 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"prompt_tokens": 0}, "prompt_tokens is 0, must be at least 1"),
         ({"tied_bytes": -1}, "tied_bytes is -1, must be finite"),
         ({"overhead_decode_s": float("nan")}, "overhead_decode_s is nan"),
-        ({"layers": [7]}, r"layers\[0\] is int, must be an object"),
     ],
 )
 def test_data_that_is_no_profile_is_refused(change: dict[str, Any], message: str) -> None:
     data = profile(tiny_config()).to_dict()
     with pytest.raises(ValueError, match=message):
         ModelProfile.from_dict({**data, **change})
+
+
+def test_data_of_a_wrong_type_are_named() -> None:
+    with pytest.raises(TypeError, match=r"layers\[0\] is int, must be an object"):
+        ModelProfile.from_dict({**profile(tiny_config()).to_dict(), "layers": [7]})
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

@@ -14,6 +14,8 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError('pictures need matplotlib: pip install "orbitsplit[report]"') from error
 
+from orbitsplit._io.files import atomic_write
+
 from .charts import Chart, Map, tick
 
 FORMATS = (".png", ".svg")
@@ -29,7 +31,8 @@ def draw(shown: Chart | Map, folder: Path) -> tuple[Path, ...]:
         paths = tuple(folder / f"{shown.name}{ending}" for ending in FORMATS)
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            figure.savefig(path, dpi=110, metadata=metadata)
+            with atomic_write(path) as unfinished:
+                figure.savefig(unfinished, dpi=110, metadata=metadata)
     return paths
 
 

@@ -33,6 +33,7 @@ class FixedRate:
         62500000.0
 
     Raises:
+        TypeError: Neither a number nor a string.
         ValueError: Not a rate, or 0.
     """
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orbitsplit._io.toml import check_table_keys, format_value, tables_of
-from orbitsplit._io.units import parse_quantity
+from orbitsplit._io.toml import check_table_keys, format_value, quantity_of, tables_of
 
 from .provenance import ORIGINS, Sourced
 
@@ -59,7 +58,7 @@ class Section:
             return default
         value = self._tagged(key)
         if kind is not None:
-            number = parse_quantity(value, kind, f"{self.where}.{key}")
+            number = quantity_of(value, kind, f"{self.where}.{key}")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(f"{self.where}.{key} is {value!r}, must be a finite number")
         else:
