@@ -247,7 +247,7 @@ def test_mistakes_in_a_document_are_named(document: dict[str, Any], message: str
     ("document", "message"),
     [
         ({**LinkConditions().to_dict(), "links": 3}, "links is int, must be a list"),
-        (changed({"source": 3}), "from of a link is 3, must be a string"),
+        (changed({"source": 3}), "source of a link is 3, must be a string"),
         (changed({"seed": 0.5}), "seed is 0.5, must be an integer"),
         (changed({"bytes_per_s": "1"}), "bandwidth of 'a' -> 'b' is '1', must be a number"),
         (changed({"rates": 3}), "rates of 'a' -> 'b' is int, must be a list"),
