@@ -17,7 +17,7 @@ from pathlib import Path
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._parent.sessions import Where
+from orbitsplit.runtime._parent.session import Where
 from orbitsplit.runtime._worker import process
 
 _CONTROL = "orbitsplit/control"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 import torch
 from torch import Tensor
@@ -142,3 +145,26 @@ def test_outputs_of_a_forward_are_joined_by_name() -> None:
     generation.end(0, 0, {"logits": torch.tensor([[1.0]])})
     generation.wait()
     assert generation.outputs()["logits"].tolist() == [[1.0], [2.0]]
+
+
+def test_two_threads_that_end_a_batch_at_once_end_it_once() -> None:
+    # Both saw that it was not over: the caller was told twice, and not of the error that the result raised.
+    both = threading.Barrier(2)
+
+    class Meeting(threading.Event):
+        def is_set(self) -> bool:
+            value = super().is_set()
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.2)  # in vain where only one may come here at a time
+            return value
+
+    ends: list[BaseException | None] = []
+    generation = Generation([GroupState(Group(0, 1, 1, None, 6), torch.tensor([[1]]))], on_end=ends.append)
+    generation._over = Meeting()
+    first, second = (threading.Thread(target=generation._finish, args=(ValueError(name),)) for name in "ab")
+    first.start()
+    second.start()
+    first.join(10)
+    second.join(10)
+    assert len(ends) == 1
+    assert generation._error is ends[0]

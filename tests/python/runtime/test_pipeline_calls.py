@@ -27,7 +27,7 @@ from transformers.generation.streamers import BaseStreamer
 import orbitsplit as osp
 from orbitsplit._models import child_process
 from orbitsplit.runtime import Pipeline
-from orbitsplit.runtime._parent.sessions import Where
+from orbitsplit.runtime._parent.session import Where
 from tests.support.tiny_models import (
     LAYERS,
     VOCABULARY,

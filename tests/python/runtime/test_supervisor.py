@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -205,4 +208,82 @@ def test_a_worker_that_does_not_leave_its_session_is_ended(monkeypatch: pytest.M
     workers, _ = make_workers(monkeypatch, [None, -9, None, None, None], {0: LOST})
     workers.settle(PLAN, SESSION, osp.TransportError("lost", kind="killed", node="node 1"))
     assert workers.assign(PLAN, SESSION + 1) == (0, 3, 4)
+    workers.end()
+
+
+# Other threads.
+
+
+class Announced:
+    """A lock that tells when a thread of the given name comes for it."""
+
+    def __init__(self, lock: Any, name: str) -> None:
+        self._lock, self._name, self.is_wanted = lock, name, threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.current_thread().name == self._name:
+            self.is_wanted.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+
+
+def start_with(monkeypatch: pytest.MonkeyPatch, starting: Callable[[], Process]) -> Workers:
+    monkeypatch.setattr(supervisor.child_process, "start", lambda *_args, **_options: starting())
+    return Workers(Store(), heartbeat_timeout_s=8.0, stall_timeout_s=5.0, environment={})  # type: ignore[arg-type]
+
+
+def test_a_process_that_is_being_started_at_the_end_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It was entered when the others had been killed, and lived on.
+    process = Process()
+    ender = threading.Thread(target=lambda: workers.end(), name="ender")
+
+    def starting() -> Process:
+        ender.start()
+        assert lock.is_wanted.wait(10)
+        return process
+
+    workers = start_with(monkeypatch, starting)
+    lock = workers._lock = Announced(workers._lock, "ender")  # type: ignore[assignment]
+    workers.assign(osp.Plan.manual(cuts=[], layers=3), SESSION)
+    ender.join(10)
+    assert not ender.is_alive()
+    assert process.returncode == -9
+
+
+def test_no_process_is_started_once_the_end_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The end went through processes and nodes while others were added: RuntimeError, or one was passed over.
+    refused: list[str] = []
+
+    class Waited(Process):
+        def wait(self, timeout: float | None = None) -> int | None:
+            if timeout is not None and not refused:
+                with pytest.raises(osp.TransportError) as caught:
+                    workers.assign(osp.Plan.manual(cuts=[1, 2, 3], layers=3), SESSION + 1)
+                refused.append(str(caught.value))
+            return super().wait(timeout)
+
+    processes = [Waited() for _ in range(3)]
+    left = iter(processes)
+    workers = start_with(monkeypatch, lambda: next(left))
+    workers.assign(PLAN, SESSION)
+    workers.end()
+    assert refused == ['no process is started for node "node 3": all were ended']
+    assert [process.returncode for process in processes] == [-9, -9, -9]
+
+
+def test_process_ids_while_a_node_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The node was gone between the look whether it is there and the one at its process: KeyError.
+    class Vanishing(dict[str, Any]):
+        def __contains__(self, node: object) -> bool:
+            return super().pop(node, None) is not None
+
+    workers, _ = make_workers(monkeypatch, [None, None, None], {})
+    for number, worker in enumerate(workers._processes.values()):
+        worker.process.pid = 10 + number  # type: ignore[union-attr]
+    kept = workers._processes
+    workers._processes = Vanishing(kept)
+    assert workers.pids(PLAN) == (10, 11, 12)
+    workers._processes = kept
     workers.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import orbitsplit
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.transport import ControlStore, Transport
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +226,18 @@ def test_who_waits_can_be_freed(seen: list[dict[str, Any]]) -> None:
 @pytest.mark.timeout(120)
 def test_who_loses_the_other_is_told(seen: list[dict[str, Any]]) -> None:
     assert seen[1]["lost"].startswith("link broke: ")
+
+
+def test_an_interruption_that_comes_late_leaves_other_connections_alone(
+    store: ControlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It ended whatever connection had the number of a descriptor by then, such as one of the next session.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    transport = Transport(store.address, "late", rank=0, stages=1, timeout_s=30.0)
+    one, other = socket.socketpair()
+    with one, other:
+        transport._connections.add(one.fileno())
+        transport.close()
+        transport.interrupt()
+        one.sendall(b"alive")
+        assert other.recv(5) == b"alive"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ class CodecFile:
 
     def __init__(self, plan: Plan, codebook: Codebook | str | Path | None) -> None:
         self.path: str | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._remove: weakref.finalize[[str], CodecFile] | None = None
         if plan.codebook is None:
             return  # what is given and not needed does no harm
         if codebook is None:
@@ -35,15 +37,20 @@ class CodecFile:
         book = codebook if isinstance(codebook, Codebook) else Codebook.load(codebook)
         if book.hex_id != plan.codebook:
             raise ValueError(f"the plan needs codebook {plan.codebook}, this is codebook {book.hex_id}")
-        self._folder = tempfile.TemporaryDirectory(prefix="orbitsplit-")
-        self.path = str(Path(self._folder.name) / "codecs.safetensors")
+        folder = tempfile.mkdtemp(prefix="orbitsplit-")
+        # Not a TemporaryDirectory, which warns when it is collected: the warning about a dropped pipeline is enough.
+        self._remove = weakref.finalize(self, _remove_folder, folder)
+        self.path = str(Path(folder) / "codecs.safetensors")
         _write(self.path, plan, book)
 
     def remove(self) -> None:
-        """Remove the file."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """Remove the file; from any thread, and more than once."""
+        if self._remove is not None:
+            self._remove()
+
+
+def _remove_folder(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(path: str, plan: Plan, book: Codebook) -> None:

@@ -374,6 +374,7 @@ class Transport:
         timeout = datetime.timedelta(seconds=timeout_s)
         before = set(_connections())
         self._interrupted = threading.Event()
+        self._closing = threading.Lock()
         try:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)
         except RuntimeError as error:
@@ -390,10 +391,11 @@ class Transport:
         Gloo has no way to call a wait off; a connection that ends does.
         """
         self._interrupted.set()
-        for descriptor in self._connections:
-            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-                connection.getpeername()  # fails for what only listens, which Gloo does not expect to end
-                connection.shutdown(socket.SHUT_RDWR)
+        with self._closing:
+            for descriptor in self._connections:
+                with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                    connection.getpeername()  # fails for what only listens, which Gloo does not expect to end
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def wait_until(self, moment_s: float, link: str) -> None:
         """Return at `moment_s` of the monotonic clock. Raises PeerLostError if interrupted."""
@@ -407,6 +409,8 @@ class Transport:
 
     def close(self) -> None:
         """Leave the group."""
+        with self._closing:
+            self._connections.clear()  # their numbers may be those of other connections from now on
         dist.destroy_process_group()
 
 

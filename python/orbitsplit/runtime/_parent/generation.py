@@ -58,15 +58,16 @@ class Generation:
         pad_token_id: int = 0,
         on_tokens: OnTokens | None = None,
         on_end: OnEnd | None = None,
-        send_cancel: Callable[[int], None] = lambda _group: None,
+        send_cancel: Callable[[int], None] | None = None,
     ) -> None:
         self.states = {state.group.id: state for state in states}
         self._pad_token_id = pad_token_id
         self._on_tokens = on_tokens
         self._on_end = on_end
-        self._send_cancel = send_cancel
+        self._send_cancel = send_cancel or _ignore
         self._emitted = 0
         self._over = threading.Event()
+        self._finishing = threading.Lock()
         self._error: BaseException | None = None
         self.is_cancelled = False
 
@@ -180,10 +181,16 @@ class Generation:
                 return
 
     def _finish(self, error: BaseException | None) -> None:
-        if self._over.is_set():
-            return
-        self._error = error
-        self._over.set()
+        with self._finishing:  # the end comes once, whichever thread brings it
+            if self._over.is_set():
+                return
+            self._error = error
+            self._over.set()
+        self._send_cancel = _ignore  # a result that is kept must not keep the pipeline's sessions
         if self._on_end is not None:
             with suppress(Exception):  # as above; there is nobody left to tell
                 self._on_end(error)
+
+
+def _ignore(_group: int) -> None:
+    pass

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import random
+import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +28,10 @@ from orbitsplit.runtime._messages.groups import Group, Sampling, described_input
 
 from .generation import Generation, GroupState, OnEnd, OnTokens
 from .prompts import check_inputs, check_token, check_tokens, padding_mask
-from .recovery import Recovery
+from .recovery import Recovery, Replan
 from .run_report import Run, measure
-from .sessions import Progress, Replan, Sessions, Where
+from .session import Callbacks, Progress, Where
+from .sessions import Sessions
 
 # Temperature, top_k and top_p of transformers' generate where neither the caller nor the model says any.
 _USUAL_SAMPLING = (1.0, 50, 1.0)
@@ -94,7 +97,7 @@ class Pipeline:
         if conditions is not None:
             conditions.check(stage.node for stage in plan.stages)
         self.last_run: Run | None = None
-        self._progress = progress or (lambda phase, fraction: None)
+        self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
             raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
         path = open_model(model, progress=progress)
@@ -104,16 +107,16 @@ class Pipeline:
             path,
             codebook=codebook,
             conditions=conditions,
-            replan=replan,
             exact_resume=exact_resume,
+            callbacks=self._callbacks,
             most_groups=most_groups,
             secret=secret,
             start_timeout_s=start_timeout_s,
             heartbeat_timeout_s=heartbeat_timeout_s,
             stall_timeout_s=stall_timeout_s,
-            progress=self._progress,
             where=where or Where(),
         )
+        self._finalizer = weakref.finalize(self, _abandon, self._sessions)
 
     @property
     def plan(self) -> Plan:
@@ -265,6 +268,7 @@ class Pipeline:
     def close(self) -> None:
         """End all processes. Closing twice is fine."""
         self._sessions.close()
+        self._finalizer.detach()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -350,7 +354,7 @@ class Pipeline:
         """Submit a batch, wait for it, and take the measurements."""
 
         def report() -> None:
-            self._progress("generating", min(1.0, generation.new_tokens / steps))
+            self._callbacks.progress("generating", min(1.0, generation.new_tokens / steps))
 
         self._sessions.submit(generation)
         try:
@@ -363,17 +367,24 @@ class Pipeline:
             if isinstance(error, TransportError) or not generation.is_over:
                 self._sessions.fail(error)
             raise error from None
-        self._progress("generating", 1.0)
+        self._callbacks.progress("generating", 1.0)
 
     def _measure(self, generation: Generation) -> Run | None:
         """Return what stages recorded, None where they did not in one session."""
         states = list(generation.states.values())
         groups = [state.group for state in states]
-        records = self._sessions.records(groups, {state.ended_in for state in states})
-        if records is None:
+        found = self._sessions.records(groups, {state.ended_in for state in states})
+        if found is None:
             return None
+        session, records = found
         parsed = [[StageRecord.from_json(data) for data in of_stage] for of_stage in records]
-        return measure(self.plan, groups, generation.new_tokens, self._sessions.ready, parsed)
+        return measure(session.plan, groups, generation.new_tokens, session.ready, parsed)
+
+
+def _abandon(sessions: Sessions) -> None:
+    if sessions.abandon():
+        message = f"a pipeline of {len(sessions.plan.stages)} processes was dropped without close(): they are ended now"
+        warnings.warn(message, ResourceWarning, stacklevel=2)
 
 
 def _first(*values: float | None) -> float:

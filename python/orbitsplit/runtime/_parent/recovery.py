@@ -1,12 +1,41 @@
-"""What is told of a loss that a pipeline survived."""
+"""Losses of a pipeline: what is lost, the plan without it, and what is told of a loss that was survived."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
+
+# From the plan that ran, and the nodes and links lost so far, to the plan that goes on.
+Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
+
+
+@dataclass
+class Losses:
+    """The nodes and links that a pipeline has lost so far."""
+
+    nodes: list[str] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, error: TransportError) -> None:
+        """Add what an error says is lost."""
+        if error.link is not None:
+            self.links.append(error.link)
+        elif error.node is not None:
+            self.nodes.append(error.node)
+
+    def plan_without(self, replan: Replan, before: Plan, error: TransportError) -> Plan:
+        """Return the plan that `replan` finds without what is lost. Raises TransportError if it uses that again."""
+        found = replan(before, tuple(self.nodes), tuple(self.links))
+        nodes = [stage.node for stage in found.stages]
+        ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
+        if again := [*(set(nodes) & set(self.nodes)), *(ring & set(self.links))]:
+            raise TransportError(f"{error}; the plan found without it uses it again: {again[0]}")
+        return replace(found, dtype=before.dtype, threads=before.threads)
 
 
 @dataclass(frozen=True, slots=True)

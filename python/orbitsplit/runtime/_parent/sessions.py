@@ -7,12 +7,12 @@ and one supervisor, which looks at the processes and, after a loss, sees to the 
 from __future__ import annotations
 
 import itertools
-import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,48 +30,27 @@ from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from .generation import Generation, GroupState
-from .recovery import Recovery
+from .listener import Listener
+from .recovery import Losses, Recovery, Replan
+from .session import Callbacks, Session, Where, check_memory
 from .supervisor import Workers, stage_name
 
-Progress = Callable[[str, float], None]
-# From the plan that ran, and the nodes and links lost so far, to the plan that goes on.
-Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
-
 _CHECK_S = 0.05
+# How long the exit of the interpreter waits until the processes of a pipeline that was not closed have ended.
+_JOIN_S = 5.0
+_DROPPED = "it was dropped without close()"
 # Of groups that ended in none that could be measured.
 _NO_SESSION = -1
 # What a loss is, after which others can go on; anything else would happen again.
 _LOSSES = ("killed", "hangs", "memory", "link")
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where the processes of a pipeline are: all on this machine, or some on others, started by torchrun.
-
-    The control store is served at `address`; `elsewhere[k]` is the node of stage k where its process is started by
-    somebody else, None where it is started here. Rates and delays of links are emulated where `emulates`.
-    """
-
-    address: str = "127.0.0.1"
-    port: int = 0
-    elsewhere: tuple[str | None, ...] = ()
-    emulates: bool = True
-
-
-@dataclass
-class _Losses:
-    nodes: list[str] = field(default_factory=list)
-    links: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, error: TransportError) -> None:
-        if error.link is not None:
-            self.links.append(error.link)
-        elif error.node is not None:
-            self.nodes.append(error.node)
-
-
 class Sessions:
-    """The plan that runs, its processes, and the batches under way. Arguments as for `Pipeline`."""
+    """The plan that runs, its processes, and the batches under way. Arguments as for `Pipeline`.
+
+    Its threads keep it alive, and nothing of it refers to the pipeline: `callbacks` are the pipeline's and held weakly,
+    so that a pipeline which is dropped is collected, whose finalizer calls `abandon`.
+    """
 
     def __init__(
         self,
@@ -80,32 +59,31 @@ class Sessions:
         *,
         codebook: Codebook | str | Path | None,
         conditions: LinkConditions | None,
-        replan: Replan | None,
+        callbacks: Callbacks,
         exact_resume: bool,
         most_groups: int | None,
         secret: str | None,
         start_timeout_s: float,
         heartbeat_timeout_s: float,
         stall_timeout_s: float,
-        progress: Progress,
         where: Where,
     ) -> None:
-        self.plan = plan
-        self.ready: list[Ready] = []
+        self.current = Session(-1, plan)
         self.recoveries: list[Recovery] = []
         self.group_numbers = itertools.count()
         self._model = model
         self._codebook = codebook
         self._conditions = conditions
-        self._replan = replan
         self._exact_resume = exact_resume
+        self._callbacks = weakref.ref(callbacks)
         self._most_groups = most_groups
         self._start_timeout_s = start_timeout_s
-        self._progress = progress
         self._where = where
         self._origin_s: float | None = None
-        self._losses = _Losses()
+        self._losses = Losses()
         self._unusable: str | None = None
+        self._is_abandoned = False
+        self._has_ended = threading.Event()
         # Guards what follows: callers, listener and supervisor change it.
         self._lock = threading.RLock()
         self._session = 0
@@ -121,7 +99,7 @@ class Sessions:
             environment={} if secret is None else {SECRET_VARIABLE: secret},
             elsewhere=where.elsewhere,
         )
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         try:
             self._begin(plan)
         except BaseException as error:
@@ -129,6 +107,18 @@ class Sessions:
             raise
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._supervisor.start()
+        # When the interpreter exits; finalizers run last first, so after the one of a pipeline that was not closed.
+        weakref.finalize(self, _join, self._supervisor)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that runs, or that ran last."""
+        return self.current.plan
+
+    @property
+    def ready(self) -> tuple[Ready, ...]:
+        """What each stage reported when it was ready."""
+        return self.current.ready
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -137,8 +127,9 @@ class Sessions:
 
     def check_usable(self) -> None:
         """Raise TransportError if the pipeline has ended."""
-        if self._unusable is not None:
-            raise TransportError(f"the pipeline cannot be used: {self._unusable}", kind="unusable")
+        reason = self._unusable or (_DROPPED if self._is_abandoned else None)
+        if reason is not None:
+            raise TransportError(f"the pipeline cannot be used: {reason}", kind="unusable")
 
     def submit(self, generation: Generation) -> None:
         """Begin the groups of a batch, at once or when there is a session."""
@@ -155,29 +146,29 @@ class Sessions:
             if self._unusable is None and self._is_ready:
                 self._request(control.pack_cancel(group))
 
-    def records(self, groups: Sequence[Group], sessions: set[int | None]) -> list[list[bytes]] | None:
-        """Return what each stage recorded of each group, None if the groups ran in several sessions."""
+    def records(self, groups: Sequence[Group], sessions: set[int | None]) -> tuple[Session, list[list[bytes]]] | None:
+        """Return a session and what each of its stages recorded of each group, None if the groups ran in several."""
         with self._lock:
+            current = self.current
             if sessions != {self._session} or not self._is_ready:
                 return None
-            plan, session = self.plan, self._session
-        workers = self._workers.numbers(plan)
-        keys = [control.record_key(session, group.id, worker) for group in groups for worker in workers]
+        keys = [control.record_key(current.number, group.id, worker) for group in groups for worker in current.workers]
         store = ControlStore.join(self._store.address)
         deadline_s = time.monotonic() + self._start_timeout_s
         while not all(map(store.has, keys)):
-            if self._session != session or self._unusable is not None or time.monotonic() > deadline_s:
+            if self._session != current.number or self._unusable is not None or time.monotonic() > deadline_s:
                 return None
             time.sleep(0.002)
         values = [store.get(key) for key in keys]
         for key in keys:
             store.remove(key)
-        return [values[k :: len(workers)] for k in range(len(workers))]
+        return current, [values[k :: len(current.workers)] for k in range(len(current.workers))]
 
     def late(self, error: TransportError) -> TransportError:
         """Return the error of a batch that took too long, with what the first stage is doing."""
+        plan = self.plan
         return TransportError(
-            f"{stage_name(self.plan, 0)} {error}", kind="timeout", node=self.plan.stages[0].node, tokens=error.tokens
+            f"{stage_name(plan, 0)} {error}", kind="timeout", node=plan.stages[0].node, tokens=error.tokens
         )
 
     def fail(self, error: BaseException) -> None:
@@ -192,21 +183,35 @@ class Sessions:
         self._fail_generations(error)
 
     def close(self) -> None:
-        """End all processes. Closing twice is fine."""
+        """End all processes; they have ended on return, whoever ends them. Closing twice is fine."""
         with self._lock:
-            if self._unusable is not None:
-                return
-            self._unusable = "it is closed"
-            if self._is_ready:
-                self._request(control.STOP)
-        self._end(grace_s=5.0)
-        self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
+            is_ending = self._unusable is not None
+            if not is_ending:
+                self._unusable = "it is closed"
+                if self._is_ready:
+                    self._request(control.STOP)
+        if not is_ending:
+            self._end(grace_s=5.0)
+            self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
+        elif threading.current_thread() is not self._listener:  # which the thread that ends everything waits for
+            self._has_ended.wait()
+
+    def abandon(self) -> bool:
+        """Let the supervisor end everything soon; return whether that is needed.
+
+        Called by a finalizer, which may interrupt any thread anywhere: so it takes no lock and waits for nothing.
+        """
+        self._is_abandoned = True
+        return self._unusable is None
 
     def _end(self, grace_s: float) -> None:
-        self._workers.end(grace_s)
-        self._codecs.remove()
-        if self._listener is not None:
-            self._listener.end()
+        try:
+            self._workers.end(grace_s)
+            self._codecs.remove()
+            if self._listener is not None:
+                self._listener.end()
+        finally:
+            self._has_ended.set()
 
     def _fail_generations(self, error: TransportError) -> None:
         with self._lock:
@@ -243,21 +248,23 @@ class Sessions:
 
         def report() -> None:
             self.check_usable()
-            self._progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
+            callbacks = self._callbacks()
+            if callbacks is not None:
+                callbacks.progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
 
         values = self._workers.wait_for(
             plan, self._session, keys, limit_s=self._start_timeout_s, on_poll=report, doing="starting"
         )
         report()
-        ready = [Ready.from_json(value) for value in values]
-        _check_memory(plan, ready)
+        ready = tuple(Ready.from_json(value) for value in values)
+        check_memory(plan, ready)
         self._end_complete()
         with self._lock:
             self.check_usable()
-            self.plan, self.ready = plan, ready
+            self.current = Session(self._session, plan, workers, ready)
             self._requests, self._is_ready = 0, True
             self._origin_s = self._origin_s or time.monotonic()
-            self._listener = _Listener(self._store.address, self._session, self._on_events)
+            self._listener = Listener(self._store.address, self._session, self._on_events)
             self._listener.start()
             for generation in {id(g): g for g in self._generations.values()}.values():
                 for state in generation.unfinished():
@@ -284,30 +291,40 @@ class Sessions:
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Take what the first stage reports; called by a listener."""
-        for kind, group, value in events:
-            with self._lock:
-                if session != self._session:
-                    return  # lost since: it is restarted, and these tokens are made again
-                generation = self._generations.get(group)
-                if generation is None:
-                    continue
-            if kind == "tokens":
-                generation.take(group, value)
-                continue
-            outputs = None
-            if kind == "end" and not generation.states[group].group.generates:
-                data = self._take_outputs(session, group)
-                if data is None:
-                    return  # lost meanwhile: the group is restarted, or fails with the others
-                outputs = load_tensors(data)
-            with self._lock:
-                if session != self._session or self._generations.pop(group, None) is None:
-                    return
-            if kind == "end":
-                generation.end(group, session, outputs)
-            else:
-                links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(self.plan.stages))
-                generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind="damage"))
+        try:
+            for kind, group, value in events:
+                if not self._take_event(session, kind, group, value):
+                    return  # lost since: its group is begun again, or fails with the others
+        except BaseException as error:
+            # A thread that ended in silence would leave callers waiting.
+            self.fail(TransportError(f"nothing can go on: {type(error).__name__}: {error}"))
+
+    def _take_event(self, session: int, kind: str, group: int, value: Any) -> bool:
+        """Take one event; return whether its session goes on."""
+        with self._lock:
+            if session != self._session:
+                return False
+            generation, plan = self._generations.get(group), self.plan
+        if generation is None:
+            return True
+        if kind == "tokens":
+            generation.take(group, value)
+            return True
+        outputs = None
+        if kind == "end" and not generation.states[group].group.generates:
+            data = self._take_outputs(session, group)
+            if data is None:
+                return False
+            outputs = load_tensors(data)
+        with self._lock:
+            if session != self._session or self._generations.pop(group, None) is None:
+                return False
+        if kind == "end":
+            generation.end(group, session, outputs)
+        else:
+            links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
+            generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind="damage"))
+        return True
 
     def _take_outputs(self, session: int, group: int) -> bytes | None:
         """Wait for what the last stage put out, which may be lost after the first has told of the end: None then."""
@@ -324,11 +341,10 @@ class Sessions:
         while self._unusable is None:
             try:
                 try:
+                    self.check_usable()
                     self._workers.check(self.plan, self._session)
                 except TransportError as error:
                     self._recover(error)
-                    if self._unusable is not None:  # ended meanwhile, perhaps before the last process was started
-                        self._end(grace_s=0.0)
             except BaseException as error:
                 # A thread that ended in silence would leave callers waiting.
                 self.fail(TransportError(f"nothing can go on: {type(error).__name__}: {error}"))
@@ -367,52 +383,24 @@ class Sessions:
             self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
             return
 
+    @property
+    def _replan(self) -> Replan | None:
+        callbacks = self._callbacks()
+        return None if callbacks is None else callbacks.replan
+
     def _next_plan(self, before: Plan, error: TransportError) -> Plan:
-        assert self._replan is not None
-        found = self._replan(before, tuple(self._losses.nodes), tuple(self._losses.links))
-        nodes = [stage.node for stage in found.stages]
-        ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
-        if again := [*(set(nodes) & set(self._losses.nodes)), *(ring & set(self._losses.links))]:
-            raise TransportError(f"{error}; the plan found without it uses it again: {again[0]}")
-        plan = replace(found, dtype=before.dtype, threads=before.threads)
-        self._codecs.remove()
-        self._codecs = CodecFile(plan, self._codebook)
+        replan = self._replan
+        if replan is None:
+            raise TransportError(_DROPPED, kind="unusable")
+        plan = self._losses.plan_without(replan, before, error)
+        codecs = CodecFile(plan, self._codebook)
+        with self._lock:
+            if self._unusable is None:  # else the new file is the one that is not needed
+                self._codecs, codecs = codecs, self._codecs
+        codecs.remove()
         return plan
 
 
-class _Listener(threading.Thread):
-    """Reads what the first stage reports in one session."""
-
-    def __init__(self, address: str, session: int, on_events: Callable[[int, list[list[Any]]], None]) -> None:
-        super().__init__(name="listener", daemon=True)
-        self._store = ControlStore.join(address)
-        self._waker = ControlStore.join(address)
-        self._session = session
-        self._on_events = on_events
-        self._number = 0
-
-    def run(self) -> None:
-        """Read until ended."""
-        while True:
-            key = control.events_key(self._session, self._number)
-            data = self._store.get(key)
-            self._store.remove(key)
-            if data == control.STOP:
-                return
-            self._number += 1
-            self._on_events(self._session, json.loads(data))
-
-    def end(self) -> None:
-        """End the thread: nothing is reported any more."""
-        while self.is_alive() and self is not threading.current_thread():
-            self._waker.put(control.events_key(self._session, self._number), control.STOP)
-            self.join(0.1)
-
-
-def _check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
-    for rank, (stage, loaded) in enumerate(zip(plan.stages, ready, strict=True)):
-        if stage.memory_bytes is not None and loaded.weight_bytes > stage.memory_bytes:
-            raise ValueError(
-                f"{stage_name(plan, rank)} needs {loaded.weight_bytes:,} bytes for its weights in {plan.dtype}, "
-                f"its limit is {stage.memory_bytes:,}"
-            )
+def _join(thread: threading.Thread) -> None:
+    if thread is not threading.current_thread():
+        thread.join(_JOIN_S)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -50,6 +51,10 @@ class _Process:
     def has_ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
+    def close_log(self) -> None:
+        if self.log is not None:
+            self.log.close()
+
 
 class Workers:
     """One process for each node of a plan. Whatever happens, none outlives this object, its interpreter, or `end`.
@@ -71,6 +76,9 @@ class Workers:
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._environment = environment
+        # One thread starts and ends processes of nodes; any may ask for them, or end all.
+        self._lock = threading.Lock()
+        self._has_ended = False
         self._processes = {node: _Process(k, None, None) for k, node in enumerate(elsewhere) if node is not None}
         self._next_number = len(elsewhere)
         self._started: list[subprocess.Popen[bytes]] = []
@@ -81,27 +89,27 @@ class Workers:
 
     def pids(self, plan: Plan) -> tuple[int, ...]:
         """Return the process id of each stage (0: on another machine)."""
-        processes = (self._processes[stage.node].process for stage in plan.stages if stage.node in self._processes)
+        with self._lock:
+            workers = [self._processes.get(stage.node) for stage in plan.stages]
+        processes = (worker.process for worker in workers if worker is not None)
         return tuple(0 if process is None else process.pid for process in processes)
-
-    def numbers(self, plan: Plan) -> list[int]:
-        """Return the number of each stage's worker."""
-        return [self._processes[stage.node].number for stage in plan.stages]
 
     def assign(self, plan: Plan, session: int) -> tuple[int, ...]:
         """Return the number of each stage's worker; processes of nodes that have none are started for the session.
 
         Those of nodes that the plan does not need are forgotten: they end by themselves.
+
+        Raises TransportError after `end`.
         """
         needed = {stage.node for stage in plan.stages}
-        for node in set(self._processes) - needed:
-            log = self._processes.pop(node).log
-            if log is not None:
-                log.close()
+        with self._lock:
+            obsolete = [self._processes.pop(node) for node in set(self._processes) - needed]
+        for worker in obsolete:
+            worker.close_log()
         for stage in plan.stages:
             if stage.node not in self._processes:
                 self._start(stage.node, session, plan.threads)
-        return tuple(self.numbers(plan))
+        return tuple(self._processes[stage.node].number for stage in plan.stages)
 
     def wait_for(
         self,
@@ -170,38 +178,45 @@ class Workers:
                 self._end(stage.node)
 
     def end(self, grace_s: float = 0.0) -> None:
-        """End all processes, those by force that have not ended after `grace_s` seconds."""
+        """End all processes, those by force that have not ended after `grace_s` seconds. None is started any more."""
+        with self._lock:
+            self._has_ended = True
+            started, workers = list(self._started), list(self._processes.values())
         deadline_s = time.monotonic() + grace_s
-        for process in self._started:
+        for process in started:
             try:
                 process.wait(max(0.0, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 break
-        _kill_all(self._started)  # not by the finalizer, which works once: a process may be started after the end
-        for worker in self._processes.values():
-            if worker.log is not None:
-                worker.log.close()
+        _kill_all(started)
+        for worker in workers:
+            worker.close_log()
 
     def _start(self, node: str, session: int, threads: int) -> None:
-        log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         number, self._next_number = self._next_number, self._next_number + 1
         environment = {**_environment(threads), **self._environment}
         arguments = (self._store.address, str(number), str(session))
-        try:
-            process = child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
-        except BaseException:
-            log.close()
-            raise
-        self._started.append(process)
-        self._processes[node] = _Process(number, process, log)
+        # Under the lock, so that `end` finds every process that was started.
+        with self._lock:
+            if self._has_ended:
+                raise TransportError(f'no process is started for node "{node}": all were ended', kind="unusable")
+            log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+            try:
+                process = child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+            except BaseException:
+                log.close()
+                raise
+            self._started.append(process)
+            self._processes[node] = _Process(number, process, log)
 
     def _end(self, node: str) -> None:
-        worker = self._processes.pop(node)
+        with self._lock:
+            worker = self._processes.pop(node)
         if worker.process is not None:
             _kill_all([worker.process])
-            self._started.remove(worker.process)
-        if worker.log is not None:
-            worker.log.close()
+            with self._lock:
+                self._started.remove(worker.process)
+        worker.close_log()
 
     def _is_over(self, worker: _Process, session: int) -> bool:
         """Say whether a worker has ended, or is about to because of an error of its own."""
@@ -328,8 +343,12 @@ def stage_name(plan: Plan, rank: int) -> str:
 def _last_lines(log: IO[bytes] | None) -> str:
     if log is None:
         return ""
-    log.seek(0)
-    lines = log.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    try:
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+    except ValueError:  # closed: another thread has ended all processes
+        return ""
+    lines = text.splitlines()[-_LOG_LINES:]
     return "\n\n" + "\n".join(lines) if lines else ""
 
 
@@ -339,7 +358,8 @@ def _signal_name(number: int) -> str:
     return f"{number} ({names[number]})" if number in names else str(number)
 
 
-def _kill_all(processes: list[subprocess.Popen[bytes]]) -> None:
+def _kill_all(started: list[subprocess.Popen[bytes]]) -> None:
+    processes = list(started)  # the finalizer's argument may change meanwhile
     for process in processes:
         if process.poll() is None:
             process.kill()

@@ -46,14 +46,16 @@ class Heart(threading.Thread):
             time.sleep(_SIGN_OF_LIFE_S if self.sender is None else _BUSY_SIGN_OF_LIFE_S)
 
     def _sign(self, count: int) -> SignOfLife:
-        sender, receiver, now_s = self.sender, self.receiver, time.monotonic()
+        # The session first: it changes when the channels of the one before are gone, so no counts of that one get the
+        # number of the next.
+        session, sender, receiver, now_s = self.session, self.sender, self.receiver, time.monotonic()
         if sender is None or receiver is None:
-            return SignOfLife(count, self.phase, self.session)
+            return SignOfLife(count, self.phase, session)
         waiting_since_s = receiver.waiting_since_s
         return SignOfLife(
             count,
             self.phase,
-            self.session,
+            session,
             received=receiver.received,
             waiting_s=0.0 if waiting_since_s is None else now_s - waiting_since_s,
             sent=sender.sent,

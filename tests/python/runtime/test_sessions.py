@@ -1,0 +1,299 @@
+"""The parent's threads among each other, with workers made up: each test forces the order that once went wrong."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import orbitsplit as osp
+from orbitsplit.runtime import Generation, Pipeline
+from orbitsplit.runtime._messages.control import StageRecord
+from orbitsplit.runtime._parent import pipeline, sessions
+from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline
+from tests.support.tiny_models import LAYERS
+
+pytestmark = pytest.mark.timeout(60)
+
+PROMPT = torch.full((1, 3), 5)
+LOSS = osp.TransportError('node "node 1" was killed', kind="killed", node="node 1")
+
+
+def other_plan(*_loss: Any) -> osp.Plan:
+    """Return a plan of three stages without node 1."""
+    plan, nodes = osp.Plan.manual(cuts=[1, 2], layers=LAYERS), ("node 0", "node 2", "node 3")
+    return replace(plan, stages=tuple(replace(stage, node=n) for stage, n in zip(plan.stages, nodes, strict=True)))
+
+
+def wait_until(claim: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not claim():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def lose_node_1(pipe: Pipeline, workers: FakeWorkers) -> None:
+    """Lose a node, and return when another plan runs."""
+    workers.losses.append(LOSS)
+    wait_until(lambda: pipe.recoveries)
+
+
+@contextmanager
+def another_thread(work: Callable[[], Any]) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield thread
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+def generated(pipe: Pipeline, stages: FakeStages, **options: Any) -> Generation:
+    """Return a batch of one token that has ended."""
+    generation = pipe.submit(PROMPT, max_new_tokens=1, **options)
+    (group,) = generation.states
+    stages.report(("tokens", group, [7]), ("end", group, None))
+    generation.wait(WAIT_S)
+    return generation
+
+
+class HookedLock:
+    """A lock that calls `on_release` each time that it was released by the thread that made it."""
+
+    def __init__(self, lock: Any, on_release: Callable[[], None]) -> None:
+        self._lock, self._thread, self._on_release = lock, threading.current_thread(), on_release
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+        if threading.current_thread() is self._thread:
+            self._on_release()
+
+
+def test_a_loss_while_records_are_looked_up_gives_no_measurements(tmp_path: Path) -> None:
+    # The numbers of workers were looked up after the lock was released, when one of them was gone: KeyError.
+    with fake_pipeline(tmp_path, replan=other_plan) as (pipe, workers):
+        generation = generated(pipe, FakeStages(pipe))
+        inner: Any = pipe._sessions
+        groups = [state.group for state in generation.states.values()]
+        inner._lock = HookedLock(inner._lock, lambda: pipe.recoveries or lose_node_1(pipe, workers))
+        assert inner.records(groups, {0}) is None
+        assert "node 1" not in workers.numbers
+
+
+def test_a_loss_while_records_are_read_leaves_the_run_with_the_plan_that_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What two stages had recorded was measured with the plan of three that ran by then: ValueError.
+    with fake_pipeline(tmp_path, replan=other_plan) as (pipe, workers):
+
+        class Hooked(StageRecord):
+            @classmethod
+            def from_json(cls, data: bytes) -> Any:
+                if not pipe.recoveries:
+                    lose_node_1(pipe, workers)
+                return StageRecord.from_json(data)
+
+        monkeypatch.setattr(pipeline, "StageRecord", Hooked)
+        stages = FakeStages(pipe)
+
+        def work() -> None:
+            ((group, _),) = stages.requests(1)
+            stages.report(("tokens", group.id, [7]), ("end", group.id, None))
+            stages.record(group.id)
+
+        with another_thread(work):
+            pipe.generate(PROMPT, max_new_tokens=1)
+        assert pipe.last_run is not None
+        assert [stage.node for stage in pipe.last_run.stages] == ["node 0", "node 1"]
+        assert [stage.node for stage in pipe.plan.stages] == ["node 0", "node 2", "node 3"]
+
+
+def test_closing_returns_when_all_has_ended_whoever_ends_it(tmp_path: Path) -> None:
+    # It returned at once while the supervisor was still killing processes.
+    order: list[str] = []
+    is_ending, is_waited_for = threading.Event(), threading.Event()
+    with fake_pipeline(tmp_path) as (pipe, workers):
+
+        def end() -> None:
+            is_ending.set()
+            assert is_waited_for.wait(WAIT_S)
+            order.append("ended")
+
+        class Announced(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                is_waited_for.set()
+                return super().wait(timeout)
+
+        workers.on_end = end
+        pipe._sessions._has_ended = Announced()
+        workers.losses.append(LOSS)
+        assert is_ending.wait(WAIT_S)
+        pipe.close()
+        order.append("closed")
+    assert order == ["ended", "closed"]
+
+
+def test_closing_from_a_callback_while_another_thread_ends_everything(tmp_path: Path) -> None:
+    # Were it to wait as well, that thread and the listener would wait for each other.
+    is_called, is_ending = threading.Event(), threading.Event()
+    with fake_pipeline(tmp_path) as (pipe, workers):
+
+        def on_tokens(_tokens: torch.Tensor) -> None:
+            is_called.set()
+            assert is_ending.wait(WAIT_S)
+            pipe.close()
+
+        workers.on_end = is_ending.set
+        generation = pipe.submit(PROMPT, max_new_tokens=9, on_tokens=on_tokens)
+        FakeStages(pipe).report(("tokens", next(iter(generation.states)), [7]))
+        assert is_called.wait(WAIT_S)
+        pipe.close()
+        with pytest.raises(osp.TransportError, match="the pipeline was closed") as caught:
+            generation.wait(WAIT_S)
+        assert caught.value.tokens.tolist() == [[5, 5, 5, 7]]
+
+
+class FakeCodecFile:
+    made: list[FakeCodecFile]
+
+    def __init__(self, _plan: osp.Plan, _codebook: Any) -> None:
+        self.path = None
+        self.is_removed = False
+        self.made.append(self)
+
+    def remove(self) -> None:
+        self.is_removed = True
+
+
+def test_closing_while_a_plan_is_looked_for_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCodecFile.made = []
+    monkeypatch.setattr(sessions, "CodecFile", FakeCodecFile)
+    is_planning, may_return = threading.Event(), threading.Event()
+
+    def slowly(*_loss: Any) -> osp.Plan:
+        is_planning.set()
+        assert may_return.wait(WAIT_S)
+        return other_plan()
+
+    with fake_pipeline(tmp_path, replan=slowly) as (pipe, workers):
+        workers.losses.append(LOSS)
+        assert is_planning.wait(WAIT_S)
+        pipe.close()
+        supervisor = pipe._sessions._supervisor
+        may_return.set()
+        supervisor.join(WAIT_S)
+        assert not supervisor.is_alive()
+    assert [file.is_removed for file in FakeCodecFile.made] == [True, True]
+
+
+def test_an_error_while_events_are_taken_ends_the_pipeline_and_leaves_nobody_waiting(tmp_path: Path) -> None:
+    # It ended the thread that takes them, in silence.
+    with fake_pipeline(tmp_path) as (pipe, _):
+        generation = pipe.submit(PROMPT, max_new_tokens=2)
+        FakeStages(pipe).report(("tokens", next(iter(generation.states)), "not a list"))
+        with pytest.raises(osp.TransportError, match="nothing can go on: "):
+            generation.wait(WAIT_S)
+        with pytest.raises(osp.TransportError, match="the pipeline cannot be used"):
+            pipe.submit(PROMPT, max_new_tokens=2)
+        join(threads_of(pipe))
+
+
+def test_a_callback_may_close_the_pipeline(tmp_path: Path) -> None:
+    # The thread that had called it read on, for as long as the interpreter.
+    with fake_pipeline(tmp_path) as (pipe, _):
+        generation = pipe.submit(PROMPT, max_new_tokens=9, on_tokens=lambda _tokens: pipe.close())
+        FakeStages(pipe).report(("tokens", next(iter(generation.states)), [7]))
+        with pytest.raises(osp.TransportError, match="the pipeline was closed"):
+            generation.wait(WAIT_S)
+        join(threads_of(pipe))
+
+
+def join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+
+
+def threads_of(pipe: Pipeline) -> list[threading.Thread]:
+    found = [pipe._sessions._supervisor, pipe._sessions._listener]
+    return [thread for thread in found if thread is not None]
+
+
+def test_a_pipeline_in_a_cycle_with_its_callers_functions_is_collected(tmp_path: Path) -> None:
+    # Its threads held what the caller gave it, and so itself.
+    held: dict[str, Any] = {}
+
+    def refer_back(held: dict[str, Any]) -> Callable[..., Any]:
+        return lambda *_arguments: held
+
+    pipe, workers = open_fake_pipeline(tmp_path, progress=refer_back(held), replan=refer_back(held))
+    held["pipe"] = pipe
+    generated(pipe, FakeStages(pipe))
+    threads, dead = threads_of(pipe), weakref.ref(pipe)
+    del pipe, held
+    with pytest.warns(ResourceWarning, match=r"a pipeline of 2 processes was dropped without close\(\)"):
+        gc.collect()
+    assert dead() is None
+    join(threads)
+    assert workers.calls == ["end"]
+
+
+def test_a_pipeline_that_is_dropped_while_it_recovers_ends(tmp_path: Path) -> None:
+    is_planning, may_return = threading.Event(), threading.Event()
+
+    def slowly(*_loss: Any) -> osp.Plan:
+        is_planning.set()
+        assert may_return.wait(WAIT_S)
+        return other_plan()
+
+    pipe, workers = open_fake_pipeline(tmp_path, replan=slowly)
+    generation, supervisor = pipe.submit(PROMPT, max_new_tokens=1), pipe._sessions._supervisor
+    workers.losses.append(LOSS)
+    assert is_planning.wait(WAIT_S)
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del pipe
+    may_return.set()
+    supervisor.join(WAIT_S)
+    assert not supervisor.is_alive()
+    assert workers.calls == ["settle", "end"]
+    with pytest.raises(osp.TransportError, match=r"it was dropped without close\(\)"):
+        generation.wait(WAIT_S)
+
+
+def test_a_pipeline_that_was_closed_or_has_failed_is_dropped_in_silence(tmp_path: Path) -> None:
+    closed, _ = open_fake_pipeline(tmp_path)
+    closed.close()
+    failed, workers = open_fake_pipeline(tmp_path)
+    workers.losses.append(LOSS)
+    wait_until(lambda: workers.calls)
+    threads = threads_of(closed) + threads_of(failed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del closed, failed
+        gc.collect()
+    join(threads)
+
+
+def test_a_result_that_is_kept_keeps_neither_pipeline_nor_sessions(tmp_path: Path) -> None:
+    # It held the sessions, and so the control store with its port.
+    pipe, _ = open_fake_pipeline(tmp_path)
+    generation = generated(pipe, FakeStages(pipe))
+    threads, dead = threads_of(pipe), weakref.ref(pipe._sessions)
+    pipe.close()
+    join(threads)
+    del pipe, threads
+    gc.collect()
+    assert dead() is None
+    assert generation.result().tolist() == [[5, 5, 5, 7]]
