@@ -423,9 +423,9 @@ def generate_with_frames(
 
     handles = []
     for stage in plan.stages[:-1]:
-        assert stage.level is not None
+        assert stage.codebook_level is not None
         module = model.model.layers[stage.cut] if stage.cut < LAYERS else model.model.norm
-        handles.append(module.register_forward_pre_hook(sending(stage.cut, stage.level)))
+        handles.append(module.register_forward_pre_hook(sending(stage.cut, stage.codebook_level)))
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
