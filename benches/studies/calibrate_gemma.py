@@ -168,9 +168,7 @@ def plans(count: int = 50, rows: int = 4) -> None:
         plan = osp.Plan.manual(list(chosen), book.model.layers, codebook=book, levels=list(chosen.values()))
         passages = texts("held-out, to verify")
         checked = osp.verify(plan, demo_model(), passages, codebook=book, max_accuracy_drop=0.01, samples=16, seed=seed)
-        codecs: dict[int, AnyCodec] = {
-            stage.cut: book[stage.cut, stage.level] for stage in checked.plan.stages if stage.level is not None
-        }
+        codecs: dict[int, AnyCodec] = {cut: book[cut, level] for cut, level in checked.plan.codebook_levels.items()}
         elsewhere = others.measure(codecs)
         print(f"seed {seed}, cuts {list(chosen)}: kept {checked.is_within}\n{checked}")
         print(f"on other topics: {100 * elsewhere.drop:+.2f} ± {100 * elsewhere.drop_error:.2f} points", flush=True)

@@ -133,9 +133,7 @@ def _verified(book: osp.Codebook, seeds: int = 50, limit: float = 0.01) -> str:
         checked = osp.verify(plan, digits_vit(), data, codebook=book, max_accuracy_drop=limit)
         kept += checked.is_within
         tightened += len(checked.trials) > 1
-        codecs: dict[int, AnyCodec] = {
-            stage.cut: book[stage.cut, stage.level] for stage in checked.plan.stages if stage.level is not None
-        }
+        codecs: dict[int, AnyCodec] = {cut: book[cut, level] for cut, level in checked.plan.codebook_levels.items()}
         elsewhere += held_out(digits_vit(), (images[other], labels[other])).measure(codecs).drop <= limit
     return f"{kept} of {seeds} verified plans keep {limit:g} ({tightened} were tightened), {elsewhere} on other images"
 

@@ -101,9 +101,7 @@ def _network() -> osp.Network:
 
 def _accuracy(plan: osp.Plan, model: Path, book: osp.Codebook) -> Measured:
     """Measure what the plan's codecs cost on topics that neither calibration nor `verify` has seen."""
-    codecs: dict[int, AnyCodec] = {
-        stage.cut: book[stage.cut, stage.level] for stage in plan.stages if stage.level is not None
-    }
+    codecs: dict[int, AnyCodec] = {cut: book[cut, level] for cut, level in plan.codebook_levels.items()}
     return held_out(
         model, texts("held-out, to check"), prompt_tokens=PROMPT_TOKENS, samples=13, dtype=torch.bfloat16
     ).measure(codecs)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from orbitsplit._codec.codecs import Codec
+from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.units import format_seconds
@@ -38,14 +39,18 @@ FORMAT = "orbitsplit-plan"
 VERSION = 1
 
 
+@takes_renamed(level="codebook_level")
 @dataclass(frozen=True, slots=True)
 class PlanStage:
     """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
 
-    `codec` is None on the last stage, and where the activation travels uncompressed. With `level` it is the name of
-    that level, by number, which the plan's codebook has at this cut. `slowdown` s makes the
-    runtime emulate a node s times slower than this machine (1: run at full speed). `memory_bytes` is the
-    node's limit, None where there is none.
+    `codec` is None on the last stage, and where the activation is sent uncompressed. `codebook_level` is the index of a
+    level that the plan's codebook has at this cut; `codec` is then that level's name. `slowdown` s makes the runtime
+    emulate a node s times slower than this machine (1: run at full speed). `memory_bytes` is the node's limit in bytes,
+    None without a limit.
+
+    Raises:
+        ValueError: A field is out of range, an unknown codec, or a codebook level without its name as `codec`.
     """
 
     node: str
@@ -55,7 +60,9 @@ class PlanStage:
     slowdown: float = 1.0
     memory_bytes: int | None = None
     half_duplex: bool = False
-    level: int | None = None
+    codebook_level: int | None = None
+
+    level = renamed_attribute("PlanStage.level", "codebook_level")
 
     @property
     def cut(self) -> int:
@@ -68,12 +75,13 @@ class PlanStage:
         check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
         if self.codec is not None:
             check_string(f"codec of the stage on {self.node!r}", self.codec)
-            if self.level is None:
+            if self.codebook_level is None:
                 Codec.parse(self.codec)
-        if self.level is not None:
-            check_count(f"level of the stage on {self.node!r}", self.level, 0)
+        if self.codebook_level is not None:
+            check_count(f"codebook_level of the stage on {self.node!r}", self.codebook_level, 0)
             if self.codec is None:
-                raise ValueError(f"the stage on {self.node!r} has level {self.level} and no codec, the level's name")
+                fact = f"the stage on {self.node!r} has codebook_level {self.codebook_level}"
+                raise ValueError(f"{fact} and no codec, which must be the level's name")
         _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
         if self.slowdown < 1:
             raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
@@ -174,7 +182,7 @@ class Plan:
         nodes = [stage.node for stage in self.stages]
         if self.stages[-1].codec is not None:
             raise ValueError(f"the last stage has codec {self.stages[-1].codec!r}, nothing is sent from it")
-        if self.codebook is None and any(stage.level is not None for stage in self.stages):
+        if self.codebook is None and self.codebook_levels:
             raise ValueError("a stage has a level of a codebook, and the plan names no codebook")
         if self.max_accuracy_drop is not None:
             _check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
@@ -229,6 +237,12 @@ class Plan:
         )
         return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2)
 
+    @property
+    def codebook_levels(self) -> dict[int, int]:
+        """The index of the codebook's level by cut, of the cuts that have one; `with_levels` takes it."""
+        found = {stage.cut: stage.codebook_level for stage in self.stages}
+        return {cut: level for cut, level in found.items() if level is not None}
+
     def with_levels(self, codebook: Codebook, levels: Mapping[int, int | None]) -> Plan:
         """Return the plan with these levels of a codebook at its cuts (None: uncompressed), and no prediction.
 
@@ -246,14 +260,13 @@ class Plan:
         for k, cut in enumerate(cuts):
             level = levels.get(cut)
             name = None if level is None else codebook.level_at(cut, level).name
-            stages[k] = replace(stages[k], codec=name, level=level)
-        has_level = any(stage.level is not None for stage in stages)
-        named = codebook.hex_id if has_level else None
+            stages[k] = replace(stages[k], codec=name, codebook_level=level)
+        named = codebook.hex_id if any(level is not None for level in levels.values()) else None
         return replace(self, stages=tuple(stages), codebook=named, prediction=None, certificate=None)
 
     def uncompressed(self) -> Plan:
         """Return the plan with nothing compressed, and no prediction."""
-        stages = tuple(replace(stage, codec=None, level=None) for stage in self.stages)
+        stages = tuple(replace(stage, codec=None, codebook_level=None) for stage in self.stages)
         return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -269,8 +282,8 @@ class Plan:
         """
         values = data_of(FORMAT, VERSION, document)
         check_keys("the plan", values, cls)
-        for key, record in (("stages", PlanStage), ("links", PlanLink)):
-            values[key] = records_of(key, list_of(key, values[key]), record)
+        values["stages"] = records_of("stages", _stage_records(values["stages"]), PlanStage)
+        values["links"] = records_of("links", list_of("links", values["links"]), PlanLink)
         if "workload" in values:
             values["workload"] = record_of("workload", values["workload"], Workload)
         if values.get("prediction") is not None:
@@ -326,6 +339,12 @@ def _busiest(plan: Plan, prediction: Prediction) -> list[str]:
             f"step, busiest is {resource} with {format_seconds(seconds)}"
         )
     return lines
+
+
+def _stage_records(stages: Any) -> list[Mapping[str, Any]]:
+    """Return the stages of a document; `codebook_level` is called `level` in those of version 0.1."""
+    records = [mapping_of(f"stages[{k}]", stage) for k, stage in enumerate(list_of("stages", stages))]
+    return [{"codebook_level" if key == "level" else key: value for key, value in stage.items()} for stage in records]
 
 
 def _prediction(data: Any) -> Prediction:

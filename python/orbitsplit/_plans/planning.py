@@ -258,10 +258,10 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     stages = tuple(
         _plan_stage(problem, stage, node, of.codebook) for stage, node in zip(solution.stages, nodes, strict=True)
     )
-    order = [stage.node for stage in solution.stages]
+    uses_codebook = any(stage.codebook_level is not None for stage in stages)
     return Plan(
         stages=stages,
-        links=_plan_links(problem, order),
+        links=_plan_links(problem, [stage.node for stage in solution.stages]),
         layers=len(problem.layers),
         workload=of.workload,
         return_latency_s=result.return_s,
@@ -269,7 +269,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         dtype=of.profile.dtype,
         threads=of.profile.threads or 1,
         prediction=prediction,
-        codebook=of.codebook.hex_id if of.codebook is not None and any(s.level is not None for s in stages) else None,
+        codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
         max_accuracy_drop=of.max_accuracy_drop,
     )
 
@@ -350,7 +350,7 @@ def _plan_stage(problem: Problem, stage: Stage, node: Node, codebook: Codebook |
         slowdown=1.0 if node.slowdown is None else node.slowdown,
         memory_bytes=node.memory_bytes,
         half_duplex=node.half_duplex,
-        level=level,
+        codebook_level=level,
     )
 
 

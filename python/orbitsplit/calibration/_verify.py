@@ -277,9 +277,9 @@ def _check_codebook(plan: Plan, codebook: Codebook | None) -> None:
 def _codecs(plan: Plan, codebook: Codebook | None) -> dict[int, CalibratedCodec | str]:
     codecs: dict[int, CalibratedCodec | str] = {}
     for stage in plan.stages[:-1]:
-        if stage.level is not None:
+        if stage.codebook_level is not None:
             assert codebook is not None
-            codecs[stage.cut] = codebook[stage.cut, stage.level]
+            codecs[stage.cut] = codebook[stage.cut, stage.codebook_level]
         elif stage.codec is not None:
             codecs[stage.cut] = stage.codec
     return codecs
@@ -288,4 +288,4 @@ def _codecs(plan: Plan, codebook: Codebook | None) -> dict[int, CalibratedCodec 
 def _predicted(plan: Plan, codebook: Codebook | None) -> float:
     if codebook is None:
         return 0.0 if plan.prediction is None else plan.prediction.loss
-    return sum(codebook.level_at(s.cut, s.level).loss for s in plan.stages[:-1] if s.level is not None)
+    return sum(codebook.level_at(cut, level).loss for cut, level in plan.codebook_levels.items())

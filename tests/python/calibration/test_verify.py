@@ -63,9 +63,9 @@ class Digits:
 def codecs_of(plan: osp.Plan, book: osp.Codebook | None) -> dict[int, AnyCodec]:
     found: dict[int, AnyCodec] = {}
     for stage in plan.stages[:-1]:
-        if stage.level is not None:
+        if stage.codebook_level is not None:
             assert book is not None
-            found[stage.cut] = book[stage.cut, stage.level]
+            found[stage.cut] = book[stage.cut, stage.codebook_level]
         elif stage.codec is not None:
             found[stage.cut] = stage.codec
     return found
@@ -115,7 +115,7 @@ def test_figures_of_a_classifier_are_those_of_the_whole_model(digits: Digits) ->
     low, high = found.drop_interval
     assert (low + high) / 2 == pytest.approx(found.measured.drop)
     assert (high - low) / 2 == pytest.approx(1.96 * found.measured.drop_error, rel=1e-3)
-    levels = [digits.book.level_at(stage.cut, stage.level) for stage in plan.stages[:-1] if stage.level is not None]
+    levels = [digits.book.level_at(cut, level) for cut, level in plan.codebook_levels.items()]
     assert found.predicted_loss == pytest.approx(sum(level.loss for level in levels))
 
 
@@ -241,7 +241,8 @@ def test_slow_links_are_compressed_first(digits: Digits) -> None:
             links = tuple(osp.PlanLink(bytes_per_s=rate) for rate in rates)
             found = digits.verify(replace(plan, links=links)).plan
             assert found.links == links
-            levels = [None if s.level is None else digits.book.level_at(s.cut, s.level) for s in found.stages[:-1]]
+            chosen = [(stage.cut, stage.codebook_level) for stage in found.stages[:-1]]
+            levels = [None if level is None else digits.book.level_at(cut, level) for cut, level in chosen]
             bits.append([32.0 if level is None else level.bits_per_element for level in levels])
         assert bits[0][0] <= bits[1][0]
         assert bits[1][1] <= bits[0][1]

@@ -170,17 +170,32 @@ def book() -> Codebook:
 
 def test_manual_levels_are_those_of_a_codebook(tmp_path: Path) -> None:
     plan = Plan.manual(cuts=[2, 3, 4], layers=6, codebook=book(), levels=[1, None, 0])
-    assert [(s.cut, s.codec, s.level) for s in plan.stages[:-1]] == [
+    assert [(s.cut, s.codec, s.codebook_level) for s in plan.stages[:-1]] == [
         (2, "coarse", 1),
         (3, None, None),
         (4, "coarse", 0),
     ]
-    assert plan.codebook == book().hex_id
+    assert (plan.codebook, plan.codebook_levels) == (book().hex_id, {2: 1, 4: 0})
+    assert plan.with_levels(book(), plan.codebook_levels) == plan
     assert str(plan).startswith("node 0[0:3] -coarse-> node 1[3:4] -raw-> node 2[4:5] -coarse-> ")
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     limited = replace(plan, max_accuracy_drop=0.01)
     limited.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == limited
+
+
+def test_the_old_name_of_the_codebook_level_still_works_and_warns() -> None:
+    stage = PlanStage("a", 0, 3, "fine", codebook_level=1)
+    with pytest.warns(DeprecationWarning, match="PlanStage.level is now PlanStage.codebook_level"):
+        assert stage.level == 1
+    with pytest.warns(DeprecationWarning, match=r"PlanStage\(level=\) is now PlanStage\(codebook_level=\)"):
+        assert PlanStage("a", 0, 3, "fine", level=1) == stage  # type: ignore[call-arg]
+    document = Plan.manual(cuts=[2, 4], layers=6, codebook=book(), levels=[1, None]).to_dict()
+    assert [stage["codebook_level"] for stage in document["stages"]] == [1, None, None]
+    stages = [
+        {"level" if key == "codebook_level" else key: stage[key] for key in stage} for stage in document["stages"]
+    ]
+    assert Plan.from_dict({**document, "stages": stages}) == Plan.from_dict(document)  # a document of version 0.1
 
 
 def test_levels_of_a_plan_can_be_changed() -> None:
@@ -189,7 +204,7 @@ def test_levels_of_a_plan_can_be_changed() -> None:
     numbers |= dict.fromkeys(("total_s", "prefill_s", "token_step_s", "loss", "lower_bound_s", "gap"), 1.0)
     before = replace(before, prediction=Prediction(**numbers, stage_memory_bytes=(1,), status="optimal"), model="toy")
     after = before.with_levels(book(), {2: 0, 4: None})
-    assert [(s.codec, s.level) for s in after.stages] == [("fine", 0), (None, None), (None, None)]
+    assert [(s.codec, s.codebook_level) for s in after.stages] == [("fine", 0), (None, None), (None, None)]
     assert after.codebook == book().hex_id
     assert after.prediction is None  # of the plan with other codecs
     assert (after.links, after.workload, after.model) == (before.links, before.workload, "toy")
@@ -229,8 +244,8 @@ def test_a_level_needs_the_name_of_its_codebook() -> None:
     plan = Plan.manual(cuts=[2], layers=6, codebook=book(), levels=[0])
     with pytest.raises(ValueError, match="a stage has a level of a codebook, and the plan names no codebook"):
         replace(plan, codebook=None)
-    with pytest.raises(ValueError, match="level of the stage on 'a' is -1"):
-        PlanStage("a", 0, 1, "fine", level=-1)
+    with pytest.raises(ValueError, match="codebook_level of the stage on 'a' is -1"):
+        PlanStage("a", 0, 1, "fine", codebook_level=-1)
     with pytest.raises(ValueError, match="fine"):
         PlanStage("a", 0, 1, "fine")
     with pytest.raises(ValueError, match=r"max_accuracy_drop is -0\.1"):

@@ -316,8 +316,8 @@ def calibrated_plan(codebook: osp.Codebook | None = None, of: ModelProfile | Non
 
 
 def losses_of(result: osp.Plan, codebook: osp.Codebook) -> list[float]:
-    stages = [stage for stage in result.stages[:-1] if stage.level is not None]
-    levels = [codebook.level_at(stage.cut, stage.level or 0) for stage in stages]
+    stages = [stage for stage in result.stages[:-1] if stage.codebook_level is not None]
+    levels = [codebook.level_at(stage.cut, stage.codebook_level or 0) for stage in stages]
     assert [stage.codec for stage in stages] == [level.name for level in levels]
     return [level.loss for level in levels]
 
@@ -329,7 +329,7 @@ def test_a_plan_keeps_the_accuracy_that_the_codebook_expects(drop: float) -> Non
     losses = losses_of(result, book())
     assert result.prediction.loss == pytest.approx(sum(losses))
     assert 0.5 * sum(losses) <= drop + 1e-12  # half a point of accuracy for each hundredth of a nat
-    assert result.codebook == (book().hex_id if any(stage.level is not None for stage in result.stages) else None)
+    assert result.codebook == (book().hex_id if result.codebook_levels else None)
     assert result.max_accuracy_drop == drop
     assert osp.Plan.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     assert all(stage.codec is None for stage in result.stages if stage.cut == 0)  # not calibrated

@@ -439,9 +439,9 @@ def generate_with_frames(
 
     handles = []
     for stage in plan.stages[:-1]:
-        assert stage.level is not None
+        assert stage.codebook_level is not None
         module = model.model.layers[stage.cut] if stage.cut < LAYERS else model.model.norm
-        handles.append(module.register_forward_pre_hook(sending(stage.cut, stage.level)))
+        handles.append(module.register_forward_pre_hook(sending(stage.cut, stage.codebook_level)))
     try:
         return greedy(model, input_ids, mask, new_tokens, groups=1, eos_token_id=-1), sizes
     finally:

@@ -57,7 +57,7 @@ def _write(path: str, plan: Plan, book: Codebook) -> None:
     tensors: dict[str, npt.NDArray[Any]] = {}
     codecs: dict[str, dict[str, Any]] = {}
     for link, stage in enumerate(plan.stages[:-1]):
-        codec = None if stage.level is None else book[stage.cut, stage.level]
+        codec = None if stage.codebook_level is None else book[stage.cut, stage.codebook_level]
         if isinstance(codec, CalibratedCodec):
             given = {name: getattr(codec, name) for name in _ARRAYS}
             tensors |= {f"{link}.{name}": array for name, array in given.items() if array is not None}
