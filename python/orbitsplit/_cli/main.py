@@ -1,9 +1,9 @@
 """The command line: parses, calls one public function, prints. Whatever it can do, the Python API can do.
 
-_cli_options   the app, consoles and options that commands share
-_cli_planning  solve, pareto, profile, calibrate, verify, plan
-_cli_running   simulate, run, serve, demo
-_cli_leo       leo, bench paper
+options   the app, consoles and options that commands share
+planning  solve, pareto, profile, calibrate, verify, plan
+running   simulate, run, serve, demo
+leo       leo, bench paper
 """
 
 from __future__ import annotations
