@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ._codec.calibrated import CalibratedCodec
@@ -143,6 +144,10 @@ __all__ = [
     "verify",
     "without",
 ]
+
+
+# Whoever wants to see what is logged adds a handler; without one, nothing is printed.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

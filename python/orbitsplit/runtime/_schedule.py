@@ -100,6 +100,9 @@ class Report(Protocol):
     def end(self, group: int) -> None:
         """Say that a group has ended."""
 
+    def retry(self, group: int, tokens: int, failures: int) -> None:
+        """Say that a group is restarted with the tokens that it got, after so many corrupted messages in a row."""
+
     def fail(self, group: int, reason: str) -> None:
         """Say that a group is given up."""
 
@@ -186,6 +189,7 @@ class Lead:
             self._report.fail(running.group.id, f"{running.damages} of its messages in a row arrived damaged")
             self._forget(running)
             return
+        self._report.retry(running.group.id, len(running.got), running.damages)
         self._outlet.repeat(running.group.id)
 
     def _finish(self, running: _Running) -> None:

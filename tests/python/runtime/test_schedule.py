@@ -119,12 +119,16 @@ class Reported:
     got: dict[int, list[Tensor]] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    retried: list[tuple[int, int, int]] = field(default_factory=list)
 
     def tokens(self, group: int, tokens: Tensor) -> None:
         self.got.setdefault(group, []).append(tokens)
 
     def end(self, group: int) -> None:
         self.ended.append(group)
+
+    def retry(self, group: int, tokens: int, failures: int) -> None:
+        self.retried.append((group, tokens, failures))
 
     def fail(self, group: int, reason: str) -> None:
         self.failed[group] = reason
@@ -288,6 +292,7 @@ def test_a_damaged_message_changes_no_token(hop: int, step: int) -> None:
     chain.run()
     assert left == [0]
     assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 6, (9,))
+    assert chain.report.retried == [(0, step, 1)]
     # It was sent again, and nothing was computed again, which might round differently.
     assert [len(toy.begun) for toy in chain.toys] == [1, 1, 1]
 
@@ -298,6 +303,7 @@ def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
         prompts = make_prompts(1, 2, number)
         chain.lead.begin(make_group(number, prompts, 3), prompts)
     chain.run()
+    assert chain.report.retried == [(0, 0, count + 1) for count in range(MOST_DAMAGES)]
     assert chain.report.failed == {0: f"{MOST_DAMAGES + 1} of its messages in a row arrived damaged"}
     assert chain.report.ended == [1]
     assert all(not toy.caches for toy in chain.toys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ SESSION = 4
 class Process:
     returncode: int | None = None
     stdin: None = None
+    pid: int = 7
 
     def poll(self) -> int | None:
         return self.returncode
@@ -204,9 +206,16 @@ def test_what_is_left_keeps_its_processes_and_a_lost_node_gets_none(monkeypatch:
     workers.end()
 
 
-def test_a_worker_that_does_not_leave_its_session_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_leave_its_session_is_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     workers, _ = make_workers(monkeypatch, [None, -9, None, None, None], {0: LOST})
-    workers.settle(PLAN, SESSION, osp.TransportError("lost", kind="killed", node="node 1"))
+    with caplog.at_level(logging.INFO, logger="orbitsplit.runtime"):
+        workers.settle(PLAN, SESSION, osp.TransportError("lost", kind="killed", node="node 1"))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f'node "node 2" did not leave session {SESSION} within 0 s'),
+        ("WARNING", 'node "node 2": process 7 killed'),
+    ]
     assert workers.assign(PLAN, SESSION + 1) == (0, 3, 4)
     workers.end()
 

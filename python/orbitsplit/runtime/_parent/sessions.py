@@ -29,6 +29,7 @@ from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
+from . import log
 from .generation import Generation, GroupState
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
@@ -135,6 +136,7 @@ class Sessions:
         """Begin the groups of a batch, at once or when there is a session."""
         with self._lock:
             self.check_usable()
+            log.submitted(state.group for state in generation.states.values())
             for group, state in generation.states.items():
                 self._generations[group] = generation
                 if self._is_ready:
@@ -177,10 +179,17 @@ class Sessions:
             if self._unusable is not None:
                 return
             self._unusable = (str(error) or type(error).__name__).splitlines()[0]
+        log.ended(error)
         self._end(grace_s=0.0)
         if not isinstance(error, TransportError):
             error = TransportError(self._unusable, kind="unusable")
         self._fail_generations(error)
+
+    def _fail_unexpectedly(self, error: BaseException) -> None:
+        # A thread that ended in silence would leave callers waiting.
+        failure = TransportError(f"nothing can go on: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        self.fail(failure)
 
     def close(self) -> None:
         """End all processes; they have ended on return, whoever ends them. Closing twice is fine."""
@@ -191,6 +200,7 @@ class Sessions:
                 if self._is_ready:
                     self._request(control.STOP)
         if not is_ending:
+            log.ended(None)
             self._end(grace_s=5.0)
             self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
         elif threading.current_thread() is not self._listener:  # which the thread that ends everything waits for
@@ -229,6 +239,7 @@ class Sessions:
         Raises TransportError if the pipeline was ended meanwhile.
         """
         self.check_usable()
+        started_s = time.monotonic()
         workers = self._workers.assign(plan, self._session)
         setup = Setup(
             plan=plan.to_dict(),
@@ -258,6 +269,7 @@ class Sessions:
         report()
         ready = tuple(Ready.from_json(value) for value in values)
         check_memory(plan, ready)
+        log.ready(self._session, plan, time.monotonic() - started_s)
         self._end_complete()
         with self._lock:
             self.check_usable()
@@ -296,8 +308,7 @@ class Sessions:
                 if not self._take_event(session, kind, group, value):
                     return  # lost since: its group is begun again, or fails with the others
         except BaseException as error:
-            # A thread that ended in silence would leave callers waiting.
-            self.fail(TransportError(f"nothing can go on: {type(error).__name__}: {error}"))
+            self._fail_unexpectedly(error)
 
     def _take_event(self, session: int, kind: str, group: int, value: Any) -> bool:
         """Take one event; return whether its session goes on."""
@@ -306,6 +317,9 @@ class Sessions:
                 return False
             generation, plan = self._generations.get(group), self.plan
         if generation is None:
+            return True
+        if kind == "retry":
+            log.restarted(group, *value)
             return True
         if kind == "tokens":
             generation.take(group, value)
@@ -322,6 +336,7 @@ class Sessions:
         if kind == "end":
             generation.end(group, session, outputs)
         else:
+            log.given_up(group)
             links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
             generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind="damage"))
         return True
@@ -346,8 +361,7 @@ class Sessions:
                 except TransportError as error:
                     self._recover(error)
             except BaseException as error:
-                # A thread that ended in silence would leave callers waiting.
-                self.fail(TransportError(f"nothing can go on: {type(error).__name__}: {error}"))
+                self._fail_unexpectedly(error)
             time.sleep(_CHECK_S)
 
     def _recover(self, error: TransportError) -> None:
@@ -361,6 +375,7 @@ class Sessions:
                 return
             with self._lock:
                 self._session, self._is_ready = self._session + 1, False
+            log.lost(lost_session, error)
             self._losses.add(error)
             if self._listener is not None:
                 self._listener.end()
@@ -381,6 +396,9 @@ class Sessions:
             loading_s = max(ready.loading_s for ready in self.ready)
             seconds, (first, *further) = time.monotonic() - started_s, errors
             self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
+            with self._lock:
+                requests = len({id(generation) for generation in self._generations.values()})
+            log.recovered(self.recoveries[-1], self._session, requests)
             return
 
     @property

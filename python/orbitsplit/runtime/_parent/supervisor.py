@@ -22,6 +22,8 @@ from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Failure, SignOfLife
 from orbitsplit.runtime._messages.transport import ControlStore
 
+from .log import LOG
+
 _POLL_S = 0.02
 # Signs of life are read this often; workers write them every second, or every quarter at work.
 _READ_S = 0.25
@@ -175,6 +177,8 @@ class Workers:
         for stage in plan.stages:
             worker_or_none = self._processes.get(stage.node)
             if worker_or_none is not None and (stage.node in remaining or self._is_over(worker_or_none, session)):
+                if stage.node in remaining:
+                    LOG.warning('node "%s" did not leave session %d within %g s', stage.node, session, _SETTLING_S)
                 self._end(stage.node)
 
     def end(self, grace_s: float = 0.0) -> None:
@@ -188,7 +192,9 @@ class Workers:
                 process.wait(max(0.0, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 break
-        _kill_all(started)
+        killed = _kill_all(started)
+        if killed and grace_s:
+            LOG.warning("%d of %d processes did not end within %g s and were killed", killed, len(started), grace_s)
         for worker in workers:
             worker.close_log()
 
@@ -208,12 +214,14 @@ class Workers:
                 raise
             self._started.append(process)
             self._processes[node] = _Process(number, process, log)
+        LOG.debug('node "%s": process %d started for session %d', node, process.pid, session)
 
     def _end(self, node: str) -> None:
         with self._lock:
             worker = self._processes.pop(node)
         if worker.process is not None:
-            _kill_all([worker.process])
+            if _kill_all([worker.process]):
+                LOG.warning('node "%s": process %d killed', node, worker.process.pid)
             with self._lock:
                 self._started.remove(worker.process)
         worker.close_log()
@@ -358,15 +366,17 @@ def _signal_name(number: int) -> str:
     return f"{number} ({names[number]})" if number in names else str(number)
 
 
-def _kill_all(started: list[subprocess.Popen[bytes]]) -> None:
+def _kill_all(started: list[subprocess.Popen[bytes]]) -> int:
+    """Kill and wait for processes; return how many were running."""
     processes = list(started)  # the finalizer's argument may change meanwhile
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.kill()
     for process in processes:
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
+    return len(running)
 
 
 def _environment(threads: int) -> dict[str, str]:

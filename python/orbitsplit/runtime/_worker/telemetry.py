@@ -89,6 +89,10 @@ class Reporter(threading.Thread):
         """Tell that a group has ended."""
         self._queue.put(["end", group, None])
 
+    def retry(self, group: int, tokens: int, failures: int) -> None:
+        """Tell that a group is restarted with the tokens that it got, after so many corrupted messages in a row."""
+        self._queue.put(["retry", group, [tokens, failures]])
+
     def fail(self, group: int, reason: str) -> None:
         """Tell that a group is given up."""
         self._queue.put(["fail", group, reason])

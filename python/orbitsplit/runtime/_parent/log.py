@@ -1,0 +1,92 @@
+"""What the parent logs as `orbitsplit.runtime`: nodes, links and numbers.
+
+The text of an error is never logged, since it may quote a prompt; whoever made the request gets it with the exception.
+
+    DEBUG    requests, processes started
+    INFO     a session is ready, the pipeline was closed
+    WARNING  losses, processes killed, recoveries with the nodes that joined, messages that arrived corrupted
+    ERROR    a request is given up, the pipeline has ended
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from orbitsplit._errors import TransportError
+from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages.groups import Group
+
+from .recovery import Recovery
+
+LOG = logging.getLogger("orbitsplit.runtime")
+
+
+def submitted(groups: Iterable[Group]) -> None:
+    """Log a request."""
+    for group in groups:
+        LOG.debug(
+            "group %d: %d rows of %d tokens, up to %d new ones",
+            group.id,
+            group.rows,
+            group.tokens,
+            group.max_new_tokens,
+        )
+
+
+def ready(session: int, plan: Plan, seconds: float) -> None:
+    """Log that a session takes work."""
+    LOG.info("session %d is ready after %.1f s: %d stages on %s", session, seconds, len(plan.stages), _nodes(plan))
+
+
+def lost(session: int, error: TransportError) -> None:
+    """Log a loss."""
+    LOG.warning("session %d is lost: %s", session, _fault(error))
+
+
+def recovered(recovery: Recovery, session: int, requests: int) -> None:
+    """Log that work resumes after one or more losses."""
+    before = {stage.node for stage in recovery.before.stages}
+    joined = [stage.node for stage in recovery.after.stages if stage.node not in before]
+    LOG.warning(
+        "recovered from %d losses in %.1f s, %.1f s of them to load: session %d on %s (joined: %s), %d requests resume",
+        1 + len(recovery.further),
+        recovery.seconds,
+        recovery.loading_s,
+        session,
+        _nodes(recovery.after),
+        ", ".join(joined) or "none",
+        requests,
+    )
+
+
+def restarted(group: int, tokens: int, failures: int) -> None:
+    """Log that a group is restarted after corrupted messages."""
+    LOG.warning("group %d is restarted with %d new tokens: corrupted messages in a row: %d", group, tokens, failures)
+
+
+def given_up(group: int) -> None:
+    """Log that a group is given up."""
+    LOG.error("group %d is given up", group)
+
+
+def ended(error: BaseException | None) -> None:
+    """Log that the pipeline has ended: closed (None), or because of an error."""
+    if error is None:
+        LOG.info("the pipeline is closed")
+    else:
+        LOG.error("the pipeline has ended: %s", _fault(error))
+
+
+def _nodes(plan: Plan) -> str:
+    return ", ".join(stage.node for stage in plan.stages)
+
+
+def _fault(error: BaseException) -> str:
+    if not isinstance(error, TransportError):
+        return type(error).__name__
+    if error.link is not None:
+        return f'link from node "{error.link[0]}" to node "{error.link[1]}" ({error.kind})'
+    if error.node is not None:
+        return f'node "{error.node}" ({error.kind})'
+    return error.kind if error.__cause__ is None else type(error.__cause__).__name__
