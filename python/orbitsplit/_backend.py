@@ -6,32 +6,37 @@ is made when a function is first needed, because importing Numba takes longer th
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 _MODULES = {"native": "._core", "numba": "._numba"}
+_chosen: ModuleType | None = None
 
 
-@functools.cache
 def backend() -> ModuleType:
     """Return the module that implements planner and codecs.
 
     Raises `ValueError` for an unknown `ORBITSPLIT_BACKEND`, `ImportError` if the one asked for is not
     installed.
     """
-    name = os.environ.get("ORBITSPLIT_BACKEND", "")
-    if name:
-        return load_backend(name)
+    global _chosen
+    if _chosen is None:
+        _chosen = _choose()
+    return _chosen
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[ModuleType]:
+    """Use the backend `name` until the block ends, in every thread: for comparing both in one process."""
+    global _chosen
+    before, _chosen = _chosen, load_backend(name)
     try:
-        return load_backend("native")
-    except ModuleNotFoundError:
-        pass
-    try:
-        return load_backend("numba")
-    except ImportError as error:
-        raise ImportError(f"the C++ extension of orbitsplit is missing, and {error}") from error
+        yield _chosen
+    finally:
+        _chosen = before
 
 
 def load_backend(name: str) -> ModuleType:
@@ -51,3 +56,17 @@ def load_backend(name: str) -> ModuleType:
 def backend_name() -> str:
     """Return "native" or "numba"."""
     return "native" if backend().__name__.endswith("._core") else "numba"
+
+
+def _choose() -> ModuleType:
+    name = os.environ.get("ORBITSPLIT_BACKEND", "")
+    if name:
+        return load_backend(name)
+    try:
+        return load_backend("native")
+    except ModuleNotFoundError:
+        pass
+    try:
+        return load_backend("numba")
+    except ImportError as error:
+        raise ImportError(f"the C++ extension of orbitsplit is missing, and {error}") from error
