@@ -47,7 +47,7 @@ def solve(
     gap: Annotated[float, typer.Option(help="Relative gap that is good enough.")] = 0.0,
     time_limit: TimeLimit = None,
     certificate: Annotated[
-        bool, typer.Option("--certificate", help="Also say what binds and what the alternatives take.")
+        bool, typer.Option("--certificate", help="Also list binding constraints and alternatives.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -259,7 +259,7 @@ def plan(
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Also say what binds and what other plans take.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also list binding constraints and alternatives.")] = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:

@@ -141,7 +141,7 @@ def on_one_node(problem: Problem, node: int, tied_bytes: float) -> Alternative:
 def unsplit_alternative(problem: Problem, way: Unsplit) -> Alternative:
     """Return everything on one node as an alternative."""
     relays = ", ".join(problem.nodes[relay].name for relay in way.path[:-1])
-    name = f"all on {problem.nodes[way.node].name}" + (f", input by way of {relays}" if relays else "")
+    name = f"all on {problem.nodes[way.node].name}" + (f", input relayed by {relays}" if relays else "")
     return Alternative(name, _finite(way.total_s), "; ".join(way.violations))
 
 

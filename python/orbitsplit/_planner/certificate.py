@@ -96,31 +96,34 @@ class Certificate:
         if self.total_s is None or self.gap is None or self.lower_bound_s is None:
             return f"{self.status}: {self.reason}"
         objective = "" if self.objective == "latency" else f" of {self.objective.replace('_', ' ')}"
-        bound = f"no plan is under {format_seconds(self.lower_bound_s)} (gap {100 * self.gap:.2g} %)"
+        bound = f"lower bound {format_seconds(self.lower_bound_s)} (gap {100 * self.gap:.2g} %)"
         return f"{self.status}: {format_seconds(self.total_s)}{objective}, {bound}"
 
     def _sections(self) -> list[str]:
         lines = []
         if self.binding:
-            lines += ["what binds:", *_table([self._binding_row(binding) for binding in self.binding])]
+            lines += ["binding constraints:", *_table([self._binding_row(binding) for binding in self.binding])]
         if self.slack:
-            lines += ["what costs nothing: " + ", ".join(self.slack)]
+            lines += ["slack constraints: " + ", ".join(self.slack)]
         if self.alternatives:
-            lines += ["instead:", *_table([self._alternative_row(other) for other in self.alternatives])]
+            lines += ["alternatives:", *_table([self._alternative_row(other) for other in self.alternatives])]
         if self.relaxations:
-            lines += ["what would make it feasible:", *(f"  {relaxation.text}" for relaxation in self.relaxations)]
+            lines += [
+                "smallest relaxation of each kind:",
+                *(f"  {relaxation.text}" for relaxation in self.relaxations),
+            ]
         if self.unanswered:
-            lines += ["not answered in the time given: " + ", ".join(self.unanswered)]
+            lines += ["not answered within the time limit: " + ", ".join(self.unanswered)]
         return lines
 
     def _binding_row(self, binding: Binding) -> tuple[str, ...]:
-        note = binding.relaxed if binding.is_proven else f"{binding.relaxed}, or less"
+        note = binding.relaxed if binding.is_proven else f"{binding.relaxed}; upper bound"
         return (binding.constraint, format_seconds(binding.total_s), self._change(binding.total_s), note)
 
     def _alternative_row(self, other: Alternative) -> tuple[str, ...]:
         if other.total_s is None:
             return (other.name, "-", "", other.breaks)
-        note = other.breaks if other.is_proven else "or less"
+        note = other.breaks if other.is_proven else "upper bound"
         return (other.name, format_seconds(other.total_s), self._change(other.total_s), note)
 
     def _change(self, total_s: float) -> str:

@@ -68,7 +68,7 @@ def certificate(
         found, unanswered = _relaxations(problem, search)
         return Certificate(**known, relaxations=found, unanswered=unanswered)
     if solution.objective_s is None:
-        return Certificate(**known, unanswered=("everything else",))
+        return Certificate(**known, unanswered=("binding constraints", "alternatives"))
     # Memory, number of nodes, loss budget, pins, compression; speed, link and absence of each node of the plan.
     most_searches = len(problem.nodes) + 7 + 3 * len(solution.stages)
     findings = _Findings(search, solution.stages, solution.objective_s, most_searches)
@@ -237,7 +237,7 @@ def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution
     for node in [stage.node for stage in solution.stages] if len(problem.nodes) > 1 else ():
         name = f"without {problem.nodes[node].name}"
         if node in pins.required or node in pins.layers.values():
-            findings.alternatives.append(Alternative(name, None, "the pins ask for it"))
+            findings.alternatives.append(Alternative(name, None, "the pins require it"))
         else:
             findings.restrict(name, without(problem, nodes=(node,)))
     findings.restrict("without compression", without_compression(problem))

@@ -69,7 +69,7 @@ def _memory(problem: Problem, search: Solve, tied_bytes: float) -> Relaxation:
     nodes = range(len(problem.nodes))
     every = _least_memory(problem, search, nodes, tied_bytes)
     if every is None:
-        return Relaxation("memory", None, "memory: no amount of it is enough")
+        return Relaxation("memory", None, "memory: no amount is enough")
     text = f"memory: {format_bytes(every)} more on every node"
     alone = [(amount, n) for n in nodes if (amount := _least_memory(problem, search, (n,), tied_bytes)) is not None]
     if alone and len(nodes) > 1:
@@ -130,7 +130,7 @@ def _loss(problem: Problem, search: Solve) -> Relaxation:
 def _links(problem: Problem, search_best: Solve) -> Relaxation:
     best = _plan(_counting_missing_links(problem), search_best)
     if best is None:
-        return Relaxation("links", None, "links: no number of them is enough")
+        return Relaxation("links", None, "links: no number is enough")
     missing = _missing_links(problem, best.stages)
     return Relaxation("links", float(len(missing)), "links: " + " and ".join(missing))
 
@@ -189,8 +189,8 @@ def _missing_links(problem: Problem, stages: Sequence[Stage]) -> list[str]:
 def _nodes(problem: Problem, more_nodes: Sequence[tuple[int, Solve]]) -> Relaxation:
     for count, search in more_nodes:
         if _plan(problem, search) is not None:
-            return Relaxation("nodes", float(count), f"nodes: up to {count} of them")
-    return Relaxation("nodes", None, "nodes: no number of them is enough")
+            return Relaxation("nodes", float(count), f"nodes: max_nodes {count}")
+    return Relaxation("nodes", None, "nodes: no number is enough")
 
 
 def _pins(problem: Problem, search: Solve) -> Relaxation:

@@ -175,4 +175,4 @@ def test_unsplit_names_a_node_that_does_not_exist() -> None:
 def test_alternatives_say_how_the_input_travels() -> None:
     ingress = {"bytes": 4, "bandwidth_bytes_per_s": [2, 0], "latency_s": [0, 0]}
     names = [other.name for other in osp.alternatives(chain([9, 9], ingress=ingress))]
-    assert names[-2:] == ["all on n0", "all on n1, input by way of n0"]
+    assert names[-2:] == ["all on n0", "all on n1, input relayed by n0"]

@@ -94,7 +94,7 @@ def check_alternatives(data: dict, found: Certificate, aim: dict) -> None:
     for other in found.alternatives:
         p = copy.deepcopy(data)
         if other.name.startswith("without node"):
-            if other.breaks == "the pins ask for it":
+            if other.breaks == "the pins require it":
                 continue
             pins = p.setdefault("pins", {})
             pins.setdefault("forbidden", []).append(names.index(other.name.removeprefix("without ")))
@@ -177,8 +177,8 @@ def test_text_and_json() -> None:
     problem = Problem.load(PROBLEMS / "example_16_free.json")
     found = osp.certificate(problem)
     text = str(found)
-    assert text.startswith("optimal: 218 ms, no plan is under 218 ms (gap 0 %)\nwhat binds:\n")
-    for part in ("speed of n2", "memory of n0", "loss budget", "what costs nothing: memory of n1", "do not split: "):
+    assert text.startswith("optimal: 218 ms, lower bound 218 ms (gap 0 %)\nbinding constraints:\n")
+    for part in ("speed of n2", "memory of n0", "loss budget", "slack constraints: memory of n1", "do not split: "):
         assert part in text
     assert Certificate.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
     with pytest.raises(ValueError, match='unknown key "colour"'):
@@ -206,10 +206,10 @@ def test_infeasible_text_names_amounts_and_nodes() -> None:
     lines = str(osp.certificate(Problem.from_dict(data))).splitlines()
     assert lines[0].startswith("infeasible: the layers need 7.01044 GB together")
     assert lines[1:] == [
-        "what would make it feasible:",
+        "smallest relaxation of each kind:",
         "  memory: 987 MB more on every node, or 4.07 GB more on n1 alone",
         "  loss: no budget is enough",
-        "  links: no number of them is enough",
+        "  links: no number is enough",
     ]
 
 

@@ -237,7 +237,7 @@ def test_a_plan_explains_itself() -> None:
     ]  # fmt: skip
     lines = explained.explain().splitlines()
     assert lines[0] == str(explained)
-    assert [line.split(":")[0] for line in lines[1:5]] == ["prefill", "generation", "optimal", "what binds"]
+    assert [line.split(":")[0] for line in lines[1:5]] == ["prefill", "generation", "optimal", "binding constraints"]
     assert plain.explain().splitlines() == lines[:3]
     assert osp.Plan.manual(cuts=[2, 3], layers=6).explain().count("\n") == 0
 
