@@ -1,8 +1,11 @@
 // The planner from C++: a plan, a proof, invalid options; and bounds that never exceed what they bound.
 // tests/python/test_planner.py checks the optima by exhaustive search.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <random>
+#include <thread>
 
 #include "check.hpp"
 #include "planner/cost.hpp"
@@ -17,6 +20,7 @@ using namespace orbitsplit;
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
+const TimeLimit unlimited(infinity);
 
 void check_solution() {
     const Solution solution = solve(small_problem());
@@ -55,13 +59,11 @@ void check_options() {
 }
 
 // Everything that makes a relaxation differ from a plan: codec seconds, half-duplex nodes, several groups.
-Problem random_problem(std::mt19937& random, Order order) {
+Problem random_problem(std::mt19937& random, Order order, std::size_t layers, std::size_t nodes) {
     const auto number = [&](double low, double high) {
         return low + (high - low) * static_cast<double>(random() % 1024) / 1024;
     };
     Problem p;
-    const std::size_t layers = 2 + random() % 6;
-    const std::size_t nodes = 1 + random() % 4;
     p.order = order;
     p.layers.assign(layers, "layer");
     for (std::size_t n = 0; n < nodes; ++n)
@@ -84,6 +86,12 @@ Problem random_problem(std::mt19937& random, Order order) {
     p.new_tokens = random() % 4;
     p.latency_occupies_link = random() % 2 == 0;
     return p;
+}
+
+Problem random_problem(std::mt19937& random, Order order) {
+    const std::size_t layers = 2 + random() % 6;
+    const std::size_t nodes = 1 + random() % 4;
+    return random_problem(random, order, layers, nodes);
 }
 
 // The vertex at which a chain of these stages ends.
@@ -139,8 +147,8 @@ void check_bounds_on(const Problem& p, const planner::Tables& t, const Solution&
     for (const planner::Metric& metric : t.metrics) {
         for (const double multiplier : {0.0, 0.5, 4.0}) {
             planner::Interval whole;
-            whole.relaxations.push_back(
-                std::make_shared<const planner::Relaxation>(planner::relax(t, metric, infinity, multiplier)));
+            whole.relaxations.push_back(std::make_shared<const planner::Relaxation>(
+                planner::relax(t, metric, infinity, multiplier, unlimited)));
             CHECK(whole.relaxations[0]->root - multiplier * t.loss_limit <=
                   best.objective_s * (1 + planner::rounding));
             std::vector<planner::Interval> intervals;
@@ -158,10 +166,10 @@ void check_bounds_on(const Problem& p, const planner::Tables& t, const Solution&
 void check_bounds(const Problem& p, planner::Options options) {
     const Solution best = planner::solve(p, options);
     if (best.status != Status::optimal) return;
-    check_bounds_on(p, planner::make_tables(p, options), best);
+    check_bounds_on(p, planner::make_tables(p, options, unlimited), best);
     if (p.order == Order::fixed) return;
     options.max_bitset_nodes = 0;
-    planner::Tables t = planner::make_tables(p, options);
+    planner::Tables t = planner::make_tables(p, options, unlimited);
     for (const int k : {1, 2, 3}) {
         CHECK(t.k_cycle == k);
         check_bounds_on(p, t, best);
@@ -170,11 +178,11 @@ void check_bounds(const Problem& p, planner::Options options) {
 }
 
 void check_root(const Problem& p, const planner::Options& options) {
-    const planner::Tables t = planner::make_tables(p, options);
-    const planner::Relaxation least = planner::least_loss(t);
+    const planner::Tables t = planner::make_tables(p, options, unlimited);
+    const planner::Relaxation least = planner::least_loss(t, unlimited);
     if (least.root > t.loss_limit) return;
-    const planner::Root root = planner::explore_root(p, t, options.objective, least, planner::Clock(infinity),
-                                                     {}, options.max_bytes);
+    const planner::Root root =
+        planner::explore_root(p, t, options.objective, least, unlimited, {}, options.max_bytes);
     const Solution best = planner::solve(p, options);
     if (best.status == Status::optimal && best.objective_s < root.incumbent.cutoff()) {
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding));
@@ -186,17 +194,16 @@ void check_root(const Problem& p, const planner::Options& options) {
 void check_root_bisection(const Problem& p, const planner::Options& options) {
     const Solution best = planner::solve(p, options);
     if (best.status != Status::optimal) return;
-    const planner::Tables t = planner::make_tables(p, options);
-    const planner::Relaxation least = planner::least_loss(t);
+    const planner::Tables t = planner::make_tables(p, options, unlimited);
+    const planner::Relaxation least = planner::least_loss(t, unlimited);
     planner::Incumbent incumbent;
     incumbent.objective_s = 1.5 * best.objective_s + 0.1;
     for (const std::size_t max_bytes : {std::size_t{0}, std::size_t{100'000}}) {
-        const planner::Clock clock(infinity);
         planner::Root root =
-            planner::bisect_root(p, t, options.objective, least, clock, incumbent, 1e-3, max_bytes);
+            planner::bisect_root(p, t, options.objective, least, unlimited, incumbent, 1e-3, max_bytes);
         CHECK(root.lower_bound_s <= best.objective_s * (1 + planner::rounding) ||
               root.incumbent.objective_s <= best.objective_s * (1 + planner::rounding));
-        CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
+        CHECK(planner::search(p, t, least, root, unlimited, 1'000'000).is_complete);
         CHECK(std::fabs(root.incumbent.objective_s - best.objective_s) <= 1e-9 * best.objective_s);
     }
 }
@@ -217,7 +224,7 @@ planner::Root root_with(const planner::Tables& t, const Solution& best, Broken b
     for (const planner::Metric& metric : t.metrics) {
         planner::Interval whole;
         if (broken == Broken::interval) whole.low = 0.01 * best.objective_s;
-        planner::Relaxation made = planner::relax(t, metric, infinity, 0);
+        planner::Relaxation made = planner::relax(t, metric, infinity, 0, unlimited);
         if (broken == Broken::relaxation) made = scaled(std::move(made));
         whole.relaxations.push_back(std::make_shared<const planner::Relaxation>(std::move(made)));
         root.intervals.emplace_back().push_back(std::move(whole));
@@ -229,16 +236,16 @@ planner::Root root_with(const planner::Tables& t, const Solution& best, Broken b
 double search_with(const Problem& p, const Solution& best, Broken broken, int max_bitset_nodes) {
     planner::Options options;
     options.max_bitset_nodes = max_bitset_nodes;
-    const planner::Clock clock(infinity);
-    planner::Tables t = planner::make_tables(p, options);
+    planner::Tables t = planner::make_tables(p, options, unlimited);
     for (int k = 1; !t.keys_are_exact && k <= 3; ++k) {
         const Broken in_vertices = broken == Broken::vertices ? Broken::interval : Broken::none;
-        planner::extend_vertices(planner::promising_vertices(t, root_with(t, best, in_vertices)), t);
+        planner::extend_vertices(planner::promising_vertices(t, root_with(t, best, in_vertices), unlimited),
+                                 t);
     }
-    planner::Relaxation least = planner::least_loss(t);
+    planner::Relaxation least = planner::least_loss(t, unlimited);
     planner::Root root = root_with(t, best, broken);
     if (broken == Broken::loss_to_go) least = scaled(std::move(least));
-    CHECK(planner::search(p, t, least, root, clock, 1'000'000).is_complete);
+    CHECK(planner::search(p, t, least, root, unlimited, 1'000'000).is_complete);
     return root.incumbent.stages.empty() ? infinity : root.incumbent.objective_s;
 }
 
@@ -262,10 +269,66 @@ void check_that_broken_bounds_lose_optima() {
     }
 }
 
+// A stop at any call of the function leaves a true bound, and a plan or none: never a wrong proof.
+void check_stop(const Problem& p, planner::Options options) {
+    const Solution best = planner::solve(p, options);
+    for (int calls = 0, made = 0; made == calls; calls += 1 + calls / 4) {
+        made = 0;
+        options.stop_requested = [&] { return made == calls || (++made, false); };
+        const Solution stopped = planner::solve(p, options);
+        CHECK(stopped.lower_bound_s <= best.objective_s * (1 + planner::rounding));
+        CHECK(stopped.objective_s >= best.objective_s * (1 - planner::rounding));
+        CHECK(stopped.stages.empty() || evaluate(p, stopped.stages).is_feasible);
+        if (stopped.status == best.status) continue;
+        CHECK(stopped.status == (stopped.stages.empty() ? Status::unknown : Status::feasible));
+        CHECK(stopped.reason == "a stop was requested");
+    }
+}
+
+void check_stops() {
+    std::mt19937 random(5);
+    for (int i = 0; i < 24; ++i) {
+        Problem p = random_problem(random, i % 3 == 0 ? Order::fixed : Order::free, 12, 7);
+        if (i % 4 == 3) p.loss_budget = 0.01;
+        planner::Options options;
+        options.max_bitset_nodes = i % 2 == 0 ? 64 : 0;
+        if (i % 5 == 0) options.max_nodes = 3;
+        check_stop(p, options);
+    }
+}
+
+// A problem that takes hours ends soon after a stop is requested.
+void check_stop_takes_effect() {
+    std::mt19937 random(3);
+    Problem p = random_problem(random, Order::free, 80, 64);
+    p.levels.resize(8, {"c", 5, 0.1, 0.1});
+    p.loss.resize((p.layers.size() - 1) * p.levels.size(), 0.01);
+    SolveOptions options;
+    options.max_labels = 2'000'000'000;
+    std::atomic<bool> is_requested = false;
+    options.stop_requested = [&] { return is_requested.load(); };
+    std::chrono::steady_clock::time_point requested;
+    std::thread caller([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        requested = std::chrono::steady_clock::now();
+        is_requested = true;
+    });
+    const Solution stopped = solve(p, options);
+    const auto ended = std::chrono::steady_clock::now();
+    caller.join();
+    CHECK(stopped.status == Status::feasible);
+    CHECK(stopped.reason == "a stop was requested");
+    const double seconds = std::chrono::duration<double>(ended - requested).count();
+    std::cerr << "stopped after " << seconds << " s\n";
+    CHECK(seconds < 2);  // 0.02 on an idle machine
+}
+
 }  // namespace
 
 int main() {
     check_that_broken_bounds_lose_optima();
+    check_stops();
+    check_stop_takes_effect();
     check_solution();
     check_infeasible();
     check_options();

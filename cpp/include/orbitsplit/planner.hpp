@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
@@ -26,6 +27,10 @@ struct SolveOptions {
     std::optional<int> max_nodes = std::nullopt;  // none: no limit
     double gap = 0;  // a plan proven to be within this relative distance of the optimum is good enough
     double time_limit_s = std::numeric_limits<double>::infinity();
+    // Called by the solving thread, up to some thousand times a second. After it returned true, and only true is
+    // returned from then on, solve() returns within milliseconds, as at the time limit: the best plan so far and its
+    // gap. For a std::stop_token: [token] { return token.stop_requested(); }. An exception leaves solve().
+    std::function<bool()> stop_requested = {};
     std::size_t max_labels = 5'000'000;
     // For labels, and for bounds at most half of it. The first bounds come on top.
     std::size_t max_bytes = 2'000'000'000;
@@ -34,9 +39,9 @@ struct SolveOptions {
 
 enum class Status {
     optimal,
-    feasible,    // a limit of the options was reached, or the gap they allow; Solution::gap bounds the error
+    feasible,  // a limit of the options was reached or a stop requested, or the gap they allow; gap bounds the error
     infeasible,  // proven: no plan exists; Solution::reason says why
-    unknown,     // a limit of the options was reached before any plan was found
+    unknown,     // a limit of the options was reached or a stop requested before any plan was found
 };
 
 const char* status_name(Status status);

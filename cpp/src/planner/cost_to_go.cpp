@@ -42,13 +42,19 @@ double best_level(const Tables& t, const Metric& m, const Relaxation& r, int bou
     return best;
 }
 
+// Operations of a relaxation at one boundary: an upper estimate for the time limit.
+std::size_t operations_of_boundary(const Tables& t) {
+    return t.neighbour.size() * t.levels + static_cast<std::size_t>(t.vertices()) * t.layers;
+}
+
 // Transfers do not depend on the visited set. With many visited sets the best level of every link at every boundary is
 // computed once, by (boundary, link); with a single one it is not, because most are never used.
-std::vector<double> best_levels(const Tables& t, const Metric& m, const Relaxation& r) {
+std::vector<double> best_levels(const Tables& t, const Metric& m, const Relaxation& r,
+                                const TimeLimit& time_limit) {
     std::vector<double> best;
     if (t.visited_sets == 1) return best;
     best.reserve(t.layers * t.neighbour.size());
-    for (int i = 0; i < t.layers; ++i) {
+    for (int i = 0; i < t.layers && !time_limit.is_stopped_after(operations_of_boundary(t)); ++i) {
         for (int v = 0; v < t.vertices(); ++v) {
             for (int e = t.neighbour_start[v]; e < t.neighbour_start[v + 1]; ++e)
                 best.push_back(best_level(t, m, r, i, t.node_of[v], e));
@@ -98,13 +104,15 @@ bool is_state(const Tables& t, unsigned visited, int vertex) {
     return remembered < t.k_cycle ? stages == remembered : stages >= remembered;
 }
 
-void fill_visited(const Tables& t, const Metric& m, const std::vector<double>& transfers, Relaxation& r,
-                  unsigned visited) {
+// Returns false if a stop was requested; checked at every boundary if `operations`, those at a boundary, are not 0.
+bool fill_visited(const Tables& t, const Metric& m, const std::vector<double>& transfers, Relaxation& r,
+                  unsigned visited, std::size_t operations, const TimeLimit& time_limit) {
     for (int v = 0; v < t.vertices(); ++v) {
         if (is_state(t, visited, v) && may_end(t, m, r.limit, visited, t.node_of[v]))
             r.to_go_departed[state(t, visited, t.layers, v)] = m.egress_sum[t.node_of[v]];
     }
     for (int i = t.layers - 1; i >= 0; --i) {
+        if (operations > 0 && time_limit.is_stopped_after(operations)) return false;
         for (int v = 0; v < t.vertices(); ++v) {
             if (is_state(t, visited, v))
                 r.to_go_arrived[state(t, visited, i, v)] = best_stage(t, m, r, visited, i, v);
@@ -114,6 +122,19 @@ void fill_visited(const Tables& t, const Metric& m, const std::vector<double>& t
                 r.to_go_departed[state(t, visited, i, v)] = best_transfer(t, m, transfers, r, visited, i, v);
         }
     }
+    return true;
+}
+
+bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time_limit) {
+    const std::vector<double> transfers = best_levels(t, m, r, time_limit);
+    const std::size_t operations = operations_of_boundary(t);
+    const bool is_long =
+        operations > 10'000;  // a check at every boundary would take some percent of a short one
+    for (unsigned visited = t.visited_sets; visited-- > t.count_step;) {
+        if (!fill_visited(t, m, transfers, r, visited, is_long ? operations : 0, time_limit)) return false;
+        if (!is_long && time_limit.is_stopped_after(operations * t.layers)) return false;
+    }
+    return true;
 }
 
 // The weight of reaching a chain's first node, or infinity.
@@ -132,8 +153,8 @@ double start_value(const Tables& t, const Metric& m, const Relaxation& r, int no
 // state.
 class ForwardPass {
   public:
-    ForwardPass(const Tables& t, const Metric& m, const Relaxation& r)
-        : t_(t), m_(m), r_(r), transfers_(best_levels(t, m, r)) {
+    ForwardPass(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit)
+        : t_(t), m_(m), r_(r), time_limit_(time_limit), transfers_(best_levels(t, m, r, time_limit)) {
         arrived_.assign(r.to_go_arrived.size(), infinity);
         departed_ = arrived_;
     }
@@ -147,9 +168,11 @@ class ForwardPass {
         for (int i = 0; i < t_.layers; ++i) {
             // Stages that end at a boundary were computed before; what arrives there must be sent first.
             for (unsigned visited = 0; visited < t_.visited_sets && i > 0; ++visited) {
+                if (is_stopped()) return std::vector<double>(t_.vertices(), 0);
                 for (int v = 0; v < t_.vertices(); ++v) send(visited, i, v);
             }
             for (unsigned visited = 0; visited < t_.visited_sets; ++visited) {
+                if (is_stopped()) return std::vector<double>(t_.vertices(), 0);
                 for (int v = 0; v < t_.vertices(); ++v) {
                     const std::size_t at = state(t_, visited, i, v);
                     if (arrived_[at] == infinity) continue;
@@ -162,6 +185,8 @@ class ForwardPass {
     }
 
   private:
+    bool is_stopped() const { return time_limit_.is_stopped_after(operations_of_boundary(t_)); }
+
     void send(unsigned visited, int boundary, int vertex) {
         const double so_far = departed_[state(t_, visited, boundary, vertex)];
         if (so_far == infinity) return;
@@ -188,6 +213,7 @@ class ForwardPass {
     const Tables& t_;
     const Metric& m_;
     const Relaxation& r_;
+    const TimeLimit& time_limit_;
     const std::vector<double> transfers_;
     std::vector<double> arrived_;  // least cost of getting to a state
     std::vector<double> departed_;
@@ -308,26 +334,32 @@ Metric without_time(const Tables& t) {
 
 }  // namespace
 
-Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier) {
+Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
+                 const TimeLimit& time_limit) {
     Relaxation r;
     r.limit = limit;
     r.multiplier = multiplier;
     const std::size_t states = state(t, t.visited_sets, 0, 0);
     r.to_go_departed.assign(states, infinity);
     r.to_go_arrived.assign(states, infinity);
-    const std::vector<double> transfers = best_levels(t, metric, r);
-    for (unsigned visited = t.visited_sets; visited-- > t.count_step;)
-        fill_visited(t, metric, transfers, r, visited);
+    if (!fill(t, metric, r, time_limit)) {
+        r.to_go_departed.assign(states, 0);
+        r.to_go_arrived.assign(states, 0);
+        return r;
+    }
     r.root = infinity;
     for (int n = 0; n < t.nodes; ++n) r.root = std::min(r.root, start_value(t, metric, r, n));
     return r;
 }
 
-std::vector<double> bounds_through(const Tables& t, const Metric& metric, const Relaxation& relaxation) {
-    return ForwardPass(t, metric, relaxation).run();
+std::vector<double> bounds_through(const Tables& t, const Metric& metric, const Relaxation& relaxation,
+                                   const TimeLimit& time_limit) {
+    return ForwardPass(t, metric, relaxation, time_limit).run();
 }
 
-Relaxation least_loss(const Tables& t) { return relax(t, without_time(t), infinity, 1); }
+Relaxation least_loss(const Tables& t, const TimeLimit& time_limit) {
+    return relax(t, without_time(t), infinity, 1, time_limit);
+}
 
 Walk relaxed_optimum(const Tables& t, const Metric& metric, const Relaxation& relaxation) {
     return Walker(t, metric, relaxation, nullptr).run();

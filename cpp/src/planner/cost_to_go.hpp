@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "planner/tables.hpp"
+#include "support/time_limit.hpp"
 
 namespace orbitsplit::planner {
 
@@ -53,13 +54,16 @@ inline bool is_blocked(const Tables& t, unsigned visited, int node) {
     return has_visited(t, visited, node) || visited >> t.ng_size >= t.most_stages;
 }
 
-Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier);
+// A relaxation whose bounds are all 0 if a stop is requested: they hold, and nothing is left to do for them.
+Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
+                 const TimeLimit& time_limit);
 
-// By vertex: the least (sum + multiplier * loss) of any relaxed plan through it.
-std::vector<double> bounds_through(const Tables& t, const Metric& metric, const Relaxation& relaxation);
+// By vertex: the least (sum + multiplier * loss) of any relaxed plan through it. All 0 if a stop is requested.
+std::vector<double> bounds_through(const Tables& t, const Metric& metric, const Relaxation& relaxation,
+                                   const TimeLimit& time_limit);
 
 // The relaxation whose only cost is loss: the least loss of any completion.
-Relaxation least_loss(const Tables& t);
+Relaxation least_loss(const Tables& t, const TimeLimit& time_limit);
 
 struct Walk {
     bool is_complete = false;

@@ -65,8 +65,9 @@ std::string explain_total(const Problem& problem) {
     return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
 }
 
-double least_loss_with(const Problem& problem, const Options& options, double relief_bytes) {
-    return least_loss(make_tables(problem, options, relief_bytes)).root;
+double least_loss_with(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                       double relief_bytes) {
+    return least_loss(make_tables(problem, options, time_limit, relief_bytes), time_limit).root;
 }
 
 // Whether no node can repeat in relaxed plans: then memory, links and loss of some plan are theirs.
@@ -74,18 +75,22 @@ bool is_exact(const Tables& t) { return !t.is_free || t.ng_size == t.nodes; }
 
 // The least additional memory on every node with which some chain of linked nodes holds the layers, or "" if none
 // does.
-std::string explain_memory(const Problem& problem, const Tables& t, const Options& options) {
+std::string explain_memory(const Problem& problem, const Tables& t, const Options& options,
+                           const TimeLimit& time_limit) {
+    const std::string fact =
+        "no chain of " + at_most(options) + "linked nodes holds the layers in their order";
     double enough = 0;
     for (double bytes : problem.layer_memory_bytes) enough += bytes;
-    if (least_loss_with(problem, options, enough) == infinity) return "";
+    if (least_loss_with(problem, options, time_limit, enough) == infinity) return "";
     double too_little = 0;
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
         const double middle = too_little + (enough - too_little) / 2;
-        (least_loss_with(problem, options, middle) < infinity ? enough : too_little) = middle;
+        const bool is_enough = least_loss_with(problem, options, time_limit, middle) < infinity;
+        if (time_limit.is_stopped()) return fact;
+        (is_enough ? enough : too_little) = middle;
     }
     const std::string more = text::bytes(std::ceil(enough)) + " more on every node";
-    return "no chain of " + at_most(options) + "linked nodes holds the layers in their order; " +
-           (is_exact(t) ? more + " would" : "it takes at least " + more);
+    return fact + "; " + (is_exact(t) ? more + " would" : "it takes at least " + more);
 }
 
 // Whether there are no links at all although a plan could use one.
@@ -116,11 +121,12 @@ std::string trivially_infeasible(const Problem& problem) {
 }
 
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
-                               const Options& options) {
+                               const Options& options, const TimeLimit& time_limit) {
     const std::string trivial = trivially_infeasible(problem);
     if (!trivial.empty()) return trivial;
     if (least.root == infinity) {
-        const std::string reason = lacks_links(problem, t) ? "" : explain_memory(problem, t, options);
+        const std::string reason =
+            lacks_links(problem, t) ? "" : explain_memory(problem, t, options, time_limit);
         return reason.empty() ? explain_links(problem, options, t) : reason;
     }
     if (least.root > t.loss_limit) {

@@ -14,6 +14,6 @@ std::string trivially_infeasible(const Problem& problem);
 
 // `least` is the least-loss relaxation of t, which was made with the options. Only called if no plan exists.
 std::string explain_infeasible(const Problem& problem, const Tables& t, const Relaxation& least,
-                               const Options& options);
+                               const Options& options, const TimeLimit& time_limit);
 
 }  // namespace orbitsplit::planner

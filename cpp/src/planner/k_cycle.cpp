@@ -81,7 +81,7 @@ class VertexExtension {
 
 }  // namespace
 
-std::vector<char> promising_vertices(const Tables& t, const Root& root) {
+std::vector<char> promising_vertices(const Tables& t, const Root& root, const TimeLimit& time_limit) {
     // A better plan is in some interval of every metric, and that interval's bounds on its vertices hold for it.
     std::vector<char> is_kept(t.vertices(), 1);
     for (std::size_t a = 0; a < t.metrics.size(); ++a) {
@@ -89,7 +89,7 @@ std::vector<char> promising_vertices(const Tables& t, const Root& root) {
         for (const Interval& interval : root.intervals[a]) {
             std::vector<double> bound(t.vertices(), 0);
             for (const auto& relaxation : interval.relaxations) {
-                const std::vector<double> sums = bounds_through(t, t.metrics[a], *relaxation);
+                const std::vector<double> sums = bounds_through(t, t.metrics[a], *relaxation, time_limit);
                 for (int v = 0; v < t.vertices(); ++v)
                     bound[v] =
                         std::max(bound[v], sums[v] - relaxation->multiplier * t.loss_limit + interval.low);

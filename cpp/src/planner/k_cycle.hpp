@@ -15,7 +15,7 @@
 namespace orbitsplit::planner {
 
 // By vertex: whether a plan that improves on the incumbent may go through it, as far as the intervals tell.
-std::vector<char> promising_vertices(const Tables& t, const Root& root);
+std::vector<char> promising_vertices(const Tables& t, const Root& root, const TimeLimit& time_limit);
 
 // The number of links between vertices after extend_vertices().
 double extended_link_count(const Tables& t, const std::vector<char>& is_kept);

@@ -75,20 +75,21 @@ Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& ord
 // Tries orders of all nodes, or of some, against an incumbent.
 class Attempts {
   public:
-    Attempts(const Problem& problem, const Options& options, const Clock& clock, Incumbent& incumbent)
+    Attempts(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+             Incumbent& incumbent)
         : problem_(problem),
           node_free_(without_nodes(problem)),
           options_(options),
-          clock_(clock),
+          time_limit_(time_limit),
           incumbent_(incumbent) {}
 
     // Explores one order; true if it holds a better plan than the incumbent.
     bool attempt(const NodeOrder& order) {
         const Problem fixed = in_order(problem_, node_free_, order);
-        const Tables t = make_tables(fixed, options_);
-        const Relaxation least = least_loss(t);
+        const Tables t = make_tables(fixed, options_, time_limit_);
+        const Relaxation least = least_loss(t, time_limit_);
         if (least.root > t.loss_limit) return false;
-        Incumbent found = explore_root(fixed, t, options_.objective, least, clock_,
+        Incumbent found = explore_root(fixed, t, options_.objective, least, time_limit_,
                                        {incumbent_.objective_s, {}, incumbent_.gap}, options_.max_bytes / 2)
                               .incumbent;
         if (found.stages.empty()) return false;
@@ -101,19 +102,19 @@ class Attempts {
     const Problem& problem_;
     const Problem node_free_;
     const Options& options_;
-    const Clock& clock_;
+    const TimeLimit& time_limit_;
     Incumbent& incumbent_;
 };
 
 class OrderSearch {
   public:
-    OrderSearch(const Problem& problem, const Options& options, const Clock& clock, int most_orders,
+    OrderSearch(const Problem& problem, const Options& options, const TimeLimit& time_limit, int most_orders,
                 Incumbent& incumbent)
         : problem_(problem),
-          clock_(clock),
+          time_limit_(time_limit),
           incumbent_(incumbent),
           orders_left_(most_orders),
-          attempts_(problem, options, clock, incumbent) {}
+          attempts_(problem, options, time_limit, incumbent) {}
 
     void run() {
         if (incumbent_.stages.empty()) find_any();
@@ -128,7 +129,7 @@ class OrderSearch {
         std::iota(order.begin(), order.end(), 0);
         if (attempts_.attempt(order)) return;
         for (int first = 0; first < static_cast<int>(order.size()); ++first) {
-            if (attempts_.attempt(chain_from(first)) || clock_.is_over()) return;
+            if (attempts_.attempt(chain_from(first)) || time_limit_.is_reached()) return;
         }
     }
 
@@ -161,7 +162,7 @@ class OrderSearch {
     }
 
     // Counts one more order.
-    bool is_over() { return orders_left_-- <= 0 || clock_.is_over(); }
+    bool is_over() { return orders_left_-- <= 0 || time_limit_.is_reached(); }
 
     // Moves every node to every other position, then swaps every pair, until a change helps.
     bool improve(const NodeOrder& order) {
@@ -188,7 +189,7 @@ class OrderSearch {
     }
 
     const Problem& problem_;
-    const Clock& clock_;
+    const TimeLimit& time_limit_;
     Incumbent& incumbent_;
     int orders_left_;
     Attempts attempts_;
@@ -197,8 +198,9 @@ class OrderSearch {
 // Changes of a chain by one node, along links.
 class ChainSearch {
   public:
-    ChainSearch(const Problem& problem, const Options& options, const Clock& clock, Incumbent& incumbent)
-        : clock_(clock), incumbent_(incumbent), attempts_(problem, options, clock, incumbent) {
+    ChainSearch(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                Incumbent& incumbent)
+        : time_limit_(time_limit), incumbent_(incumbent), attempts_(problem, options, time_limit, incumbent) {
         const int nodes = static_cast<int>(problem.nodes.size());
         most_ = std::min<std::size_t>(nodes, problem.layers.size());
         if (options.max_nodes) most_ = std::min<std::size_t>(most_, *options.max_nodes);
@@ -223,7 +225,7 @@ class ChainSearch {
     }
 
     void run() {
-        while (!incumbent_.stages.empty() && !clock_.is_over() && improve()) {
+        while (!incumbent_.stages.empty() && !time_limit_.is_reached() && improve()) {
         }
     }
 
@@ -282,11 +284,11 @@ class ChainSearch {
             }
             chain.insert(chain.end(), part.begin(), part.end());
         }
-        if (chain.empty() || chain.size() > most_ || clock_.is_over()) return false;
+        if (chain.empty() || chain.size() > most_ || time_limit_.is_reached()) return false;
         return attempts_.attempt(chain);
     }
 
-    const Clock& clock_;
+    const TimeLimit& time_limit_;
     Incumbent& incumbent_;
     Attempts attempts_;
     std::size_t most_ = 0;
@@ -298,14 +300,14 @@ class ChainSearch {
 
 }  // namespace
 
-void improve_by_orders(const Problem& problem, const Options& options, const Clock& clock, int most_orders,
-                       Incumbent& incumbent) {
-    OrderSearch(problem, options, clock, most_orders, incumbent).run();
+void improve_by_orders(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                       int most_orders, Incumbent& incumbent) {
+    OrderSearch(problem, options, time_limit, most_orders, incumbent).run();
 }
 
-void improve_by_chains(const Problem& problem, const Options& options, const Clock& clock,
+void improve_by_chains(const Problem& problem, const Options& options, const TimeLimit& time_limit,
                        Incumbent& incumbent) {
-    ChainSearch(problem, options, clock, incumbent).run();
+    ChainSearch(problem, options, time_limit, incumbent).run();
 }
 
 }  // namespace orbitsplit::planner

@@ -3,18 +3,18 @@
 
 #include "planner/options.hpp"
 #include "planner/root.hpp"
-#include "support/clock.hpp"
+#include "support/time_limit.hpp"
 
 namespace orbitsplit::planner {
 
 // Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps, most_orders were
 // tried or time is over. Without an incumbent it first looks for one: by index, then along the fastest links.
-void improve_by_orders(const Problem& problem, const Options& options, const Clock& clock, int most_orders,
-                       Incumbent& incumbent);
+void improve_by_orders(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                       int most_orders, Incumbent& incumbent);
 
 // The same along links, for networks in which most pairs of nodes have none: the incumbent's chain loses, gains or
 // exchanges a node. Does nothing without an incumbent.
-void improve_by_chains(const Problem& problem, const Options& options, const Clock& clock,
+void improve_by_chains(const Problem& problem, const Options& options, const TimeLimit& time_limit,
                        Incumbent& incumbent);
 
 }  // namespace orbitsplit::planner

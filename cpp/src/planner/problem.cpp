@@ -19,6 +19,8 @@ std::string indexed(const std::string& key, std::size_t index) {
     return key + "[" + std::to_string(index) + "]";
 }
 
+bool is_number(double value, double least) { return std::isfinite(value) && value >= least; }
+
 void check_number(const std::string& key, double value, double least) {
     if (!std::isfinite(value)) reject(key + " is " + text::number(value) + ", must be finite");
     if (value < least)
@@ -33,7 +35,10 @@ void check_size(const std::string& key, std::size_t size, std::size_t expected) 
 
 void check_vector(const std::string& key, const std::vector<double>& values, std::size_t size) {
     check_size(key, values.size(), size);
-    for (std::size_t i = 0; i < size; ++i) check_number(indexed(key, i), values[i], 0);
+    // Keys are only made for invalid values: a large network has millions of links.
+    for (std::size_t i = 0; i < size; ++i) {
+        if (!is_number(values[i], 0)) check_number(indexed(key, i), values[i], 0);
+    }
 }
 
 void check_matrix(const std::string& key, const std::vector<double>& values, std::size_t rows,
@@ -41,7 +46,8 @@ void check_matrix(const std::string& key, const std::vector<double>& values, std
     check_size(key, values.size(), rows * columns);
     for (std::size_t i = 0; i < rows; ++i) {
         for (std::size_t j = 0; j < columns; ++j) {
-            check_number(indexed(indexed(key, i), j), values[i * columns + j], 0);
+            const double value = values[i * columns + j];
+            if (!is_number(value, 0)) check_number(indexed(indexed(key, i), j), value, 0);
         }
     }
 }

@@ -15,8 +15,8 @@ constexpr int multiplier_steps = 4;
 class RootExplorer {
   public:
     RootExplorer(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                 const Clock& clock, Incumbent incumbent, std::size_t max_bytes)
-        : problem_(problem), t_(t), objective_(objective), least_(least), clock_(clock) {
+                 const TimeLimit& time_limit, Incumbent incumbent, std::size_t max_bytes)
+        : problem_(problem), t_(t), objective_(objective), least_(least), time_limit_(time_limit) {
         root_.incumbent = std::move(incumbent);
         has_room_ = 2 * interval_count * (multiplier_steps + 1) * relaxation_bytes(t) <= max_bytes;
     }
@@ -32,7 +32,7 @@ class RootExplorer {
         std::vector<double> least_sum;
         for (const auto& intervals : root_.intervals) least_sum.push_back(intervals.front().bound);
         for (int round = 1; has_room_ && round <= rounds && root_.incumbent.objective_s < infinity; ++round) {
-            for (std::size_t a = 0; a < t_.metrics.size() && !clock_.is_over(); ++a) {
+            for (std::size_t a = 0; a < t_.metrics.size() && !time_limit_.is_reached(); ++a) {
                 refine(t_.metrics[a], root_.intervals[a], least_sum[a], round == rounds);
             }
         }
@@ -45,7 +45,7 @@ class RootExplorer {
     // Adds a relaxation at one multiplier; its diving heuristic may improve the incumbent.
     const Relaxation& add(const Metric& metric, Interval& interval, double multiplier) {
         interval.relaxations.push_back(
-            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier)));
+            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_)));
         const Relaxation& made = *interval.relaxations.back();
         const double bound = made.root - multiplier * t_.loss_limit + interval.low;
         if (interval.relaxations.size() == 1 || bound > interval.bound) {
@@ -78,7 +78,7 @@ class RootExplorer {
         // If sums have no weight, the interval's end replaces them.
         double next = inherited > 0 ? inherited : (over_sum > 0 ? over_sum : interval.high) / over_loss;
         for (int step = 0; step < multiplier_steps && next < infinity; ++step) {
-            if (interval.bound >= root_.incumbent.cutoff() || clock_.is_over()) return;
+            if (interval.bound >= root_.incumbent.cutoff() || time_limit_.is_reached()) return;
             const Relaxation& penalised = add(metric, interval, next);
             const double loss = relaxed_optimum(t_, metric, penalised).loss;
             const double sum = penalised.root - next * loss;
@@ -107,7 +107,7 @@ class RootExplorer {
             for (int part = 0; part < parts && wide.low < high; ++part) {
                 Interval narrow;
                 narrow.low = part == 0 ? wide.low : finer.back().high;
-                if (clock_.is_over()) {
+                if (time_limit_.is_reached()) {
                     finer.push_back(rest_of(wide, narrow.low));
                     break;
                 }
@@ -140,7 +140,7 @@ class RootExplorer {
     const Tables& t_;
     const Objective objective_;
     const Relaxation& least_;
-    const Clock& clock_;
+    const TimeLimit& time_limit_;
     bool has_room_ = true;
     Root root_;
 };
@@ -167,8 +167,8 @@ double lower_bound_s(const std::vector<std::vector<Interval>>& intervals) {
 }
 
 Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                  const Clock& clock, Incumbent incumbent, std::size_t max_bytes) {
-    return RootExplorer(problem, t, objective, least, clock, std::move(incumbent), max_bytes).run();
+                  const TimeLimit& time_limit, Incumbent incumbent, std::size_t max_bytes) {
+    return RootExplorer(problem, t, objective, least, time_limit, std::move(incumbent), max_bytes).run();
 }
 
 }  // namespace orbitsplit::planner

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "planner/cost_to_go.hpp"
-#include "support/clock.hpp"
+#include "support/time_limit.hpp"
 
 namespace orbitsplit::planner {
 
@@ -54,6 +54,6 @@ inline std::size_t relaxation_bytes(const Tables& t) {
 // Only plans better than the incumbent count; it may be an objective without stages. Divides no interval if the
 // relaxations could take more than max_bytes.
 Root explore_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                  const Clock& clock, Incumbent incumbent, std::size_t max_bytes);
+                  const TimeLimit& time_limit, Incumbent incumbent, std::size_t max_bytes);
 
 }  // namespace orbitsplit::planner

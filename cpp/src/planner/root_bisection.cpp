@@ -28,12 +28,12 @@ struct Span {
 class RootBisection {
   public:
     RootBisection(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                  const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes)
+                  const TimeLimit& time_limit, Incumbent incumbent, double narrowest, std::size_t max_bytes)
         : problem_(problem),
           t_(t),
           objective_(objective),
           least_(least),
-          clock_(clock),
+          time_limit_(time_limit),
           narrowest_(narrowest),
           max_bytes_(max_bytes) {
         root_.incumbent = std::move(incumbent);
@@ -50,14 +50,14 @@ class RootBisection {
         std::vector<Span> spans(1);
         try_multiplier(metric, spans[0], 0);
         const double least_sum = spans[0].interval.bound;
-        for (int step = 0; step < multiplier_steps && !clock_.is_over(); ++step)
+        for (int step = 0; step < multiplier_steps && !time_limit_.is_reached(); ++step)
             improve_multiplier(metric, spans[0]);
         if (root_.incumbent.stages.empty())
             offer(problem_, objective_, diving_heuristic_for_loss(t_, least_), root_.incumbent);
         const bool is_bounded = root_.incumbent.objective_s < infinity;
         if (is_bounded && (metric.prefill_max > 0 || metric.decode_max > 0)) {
             spans[0].interval.high = root_.incumbent.objective_s - least_sum;
-            while (!clock_.is_over() && has_room(spans) && bisect_lowest(metric, spans)) {
+            while (!time_limit_.is_reached() && has_room(spans) && bisect_lowest(metric, spans)) {
             }
         }
         std::vector<Interval> intervals;
@@ -76,7 +76,8 @@ class RootBisection {
     // One more relaxation; kept if its bound is the interval's best.
     void try_multiplier(const Metric& metric, Span& span, double multiplier) {
         Interval& interval = span.interval;
-        auto made = std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier));
+        auto made =
+            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_));
         const double bound = made->root - multiplier * t_.loss_limit + interval.low;
         if (made->root < infinity) {
             offer(problem_, objective_, diving_heuristic(t_, metric, *made, least_), root_.incumbent);
@@ -130,7 +131,7 @@ class RootBisection {
     const Tables& t_;
     const Objective objective_;
     const Relaxation& least_;
-    const Clock& clock_;
+    const TimeLimit& time_limit_;
     const double narrowest_;
     const std::size_t max_bytes_;
     Root root_;
@@ -139,8 +140,8 @@ class RootBisection {
 }  // namespace
 
 Root bisect_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                 const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes) {
-    return RootBisection(problem, t, objective, least, clock, std::move(incumbent), narrowest, max_bytes)
+                 const TimeLimit& time_limit, Incumbent incumbent, double narrowest, std::size_t max_bytes) {
+    return RootBisection(problem, t, objective, least, time_limit, std::move(incumbent), narrowest, max_bytes)
         .run();
 }
 

@@ -9,6 +9,6 @@ namespace orbitsplit::planner {
 // all are fathomed or a limit is reached: time, a width of `narrowest` relative to the incumbent, or max_bytes of
 // relaxations. Bisects nothing without an incumbent.
 Root bisect_root(const Problem& problem, const Tables& t, Objective objective, const Relaxation& least,
-                 const Clock& clock, Incumbent incumbent, double narrowest, std::size_t max_bytes);
+                 const TimeLimit& time_limit, Incumbent incumbent, double narrowest, std::size_t max_bytes);
 
 }  // namespace orbitsplit::planner

@@ -38,25 +38,25 @@ bool is_affordable(const Tables& t, double links, std::size_t max_bytes) {
 
 }  // namespace
 
-Root explore_root_k_cycle(const Problem& problem, const Options& options, const Clock& clock, Tables& t,
-                          Relaxation& least, Incumbent incumbent) {
+Root explore_root_k_cycle(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                          Tables& t, Relaxation& least, Incumbent incumbent) {
     const std::size_t max_bytes = options.max_bytes / 2;
     Root root;
     double proven = 0;
     double width = widest;
     while (true) {
-        root =
-            bisect_root(problem, t, options.objective, least, clock, std::move(incumbent), width, max_bytes);
+        root = bisect_root(problem, t, options.objective, least, time_limit, std::move(incumbent), width,
+                           max_bytes);
         proven = root.lower_bound_s = std::max(proven, root.lower_bound_s);
-        if (!clock.is_over()) improve_by_chains(problem, options, clock, root.incumbent);
-        if (clock.is_over() || root.incumbent.stages.empty() || proven >= root.incumbent.cutoff())
+        if (!time_limit.is_reached()) improve_by_chains(problem, options, time_limit, root.incumbent);
+        if (time_limit.is_reached() || root.incumbent.stages.empty() || proven >= root.incumbent.cutoff())
             return root;
-        const std::vector<char> is_kept = promising_vertices(t, root);
+        const std::vector<char> is_kept = promising_vertices(t, root, time_limit);
         const int stages = static_cast<int>(std::min<unsigned>(t.most_stages, std::min(t.nodes, t.layers)));
         if (t.k_cycle < stages && lowest_repeats(t, root) &&
             is_affordable(t, extended_link_count(t, is_kept), max_bytes)) {
             extend_vertices(is_kept, t);
-            least = least_loss(t);
+            least = least_loss(t, time_limit);
         } else if (width > narrowest) {
             width = std::max(narrowest, width / 4);
         } else {

@@ -13,6 +13,7 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t clock_interval = 256;  // expansions between two checks of the time limit
+constexpr std::size_t expansion_operations = 10'000;
 
 struct StateKey {
     std::uint64_t position;  // arrived or not, boundary, node, first node
@@ -55,7 +56,7 @@ class Search {
         }
     }
 
-    SearchResult run(const Clock& clock, std::size_t max_labels) {
+    SearchResult run(const TimeLimit& time_limit, std::size_t max_labels) {
         start();
         SearchResult result;
         for (std::size_t step = 1; !heap_.empty(); ++step) {
@@ -65,7 +66,9 @@ class Search {
             if (open.bound >= incumbent_.cutoff()) break;
             if (pool_[open.label].is_dominated) continue;
             if (pool_.size() >= max_labels) result.stopped_by = "labels";
-            if (step % clock_interval == 0 && clock.is_over()) result.stopped_by = "time";
+            if (time_limit.is_stopped_after(expansion_operations) ||
+                (step % clock_interval == 0 && time_limit.is_reached()))
+                result.stopped_by = stopped_by(time_limit);
             if (!result.stopped_by.empty()) {
                 result.lower_bound_s = open.bound;
                 break;
@@ -318,8 +321,8 @@ class Search {
 }  // namespace
 
 SearchResult search(const Problem& problem, const Tables& t, const Relaxation& least, Root& root,
-                    const Clock& clock, std::size_t max_labels) {
-    return Search(problem, t, least, root).run(clock, max_labels);
+                    const TimeLimit& time_limit, std::size_t max_labels) {
+    return Search(problem, t, least, root).run(time_limit, max_labels);
 }
 
 }  // namespace orbitsplit::planner

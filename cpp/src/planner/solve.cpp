@@ -11,8 +11,8 @@
 #include "planner/root_bisection.hpp"
 #include "planner/root_k_cycle.hpp"
 #include "planner/search.hpp"
-#include "support/clock.hpp"
 #include "support/text.hpp"
+#include "support/time_limit.hpp"
 
 namespace orbitsplit {
 
@@ -67,6 +67,7 @@ void check(const Problem& problem, const planner::Options& options) {
 }
 
 std::string stopped_reason(const planner::SearchResult& result, const planner::Options& options) {
+    if (result.stopped_by == "stop") return "a stop was requested";
     if (result.stopped_by == "time")
         return "the time limit of " + text::number(options.time_limit_s) + " s was reached";
     if (result.stopped_by == "bytes")
@@ -97,7 +98,7 @@ planner::Incumbent given_incumbent(const Problem& problem, const planner::Option
 // Labels may take the memory that the root's relaxations leave.
 planner::SearchResult search_within(const Problem& problem, const planner::Tables& t,
                                     const planner::Relaxation& least, planner::Root& root,
-                                    const planner::Clock& clock, const planner::Options& options,
+                                    const TimeLimit& time_limit, const planner::Options& options,
                                     std::size_t max_labels) {
     std::size_t held = 0;
     for (const auto& intervals : root.intervals) {
@@ -106,7 +107,7 @@ planner::SearchResult search_within(const Problem& problem, const planner::Table
     }
     const std::size_t room = (options.max_bytes - std::min(held, options.max_bytes)) / label_bytes;
     planner::SearchResult result =
-        planner::search(problem, t, least, root, clock, std::min(max_labels, room));
+        planner::search(problem, t, least, root, time_limit, std::min(max_labels, room));
     if (result.stopped_by == "labels" && room < max_labels) result.stopped_by = "bytes";
     return result;
 }
@@ -114,47 +115,50 @@ planner::SearchResult search_within(const Problem& problem, const planner::Table
 // Free order that a first search does not solve gets a better incumbent and, where affordable, bounds with a larger
 // ng-set: both prune more than further labels would.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
-                                const planner::Relaxation& least, const planner::Clock& clock,
+                                const planner::Relaxation& least, const TimeLimit& time_limit,
                                 const planner::Options& options, planner::Root& root) {
     constexpr std::size_t first_labels = 20'000;
     constexpr int first_orders = 30;
     constexpr double narrowest = 1e-3;  // width relative to the incumbent at which no interval is bisected
     const std::size_t max_labels = options.max_labels;
     const std::size_t max_bytes = options.max_bytes / 2;
-    root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent, max_bytes);
-    if (!t.is_free) return search_within(problem, t, least, root, clock, options, max_labels);
+    root = planner::explore_root(problem, t, options.objective, least, time_limit, root.incumbent, max_bytes);
+    if (!t.is_free) return search_within(problem, t, least, root, time_limit, options, max_labels);
     planner::SearchResult first =
-        search_within(problem, t, least, root, clock, options, std::min(first_labels, max_labels));
+        search_within(problem, t, least, root, time_limit, options, std::min(first_labels, max_labels));
     if (first.is_complete) return first;
-    const planner::Tables larger = planner::make_tables(problem, options, 0, planner::thorough_operations);
+    const planner::Tables larger =
+        planner::make_tables(problem, options, time_limit, 0, planner::thorough_operations);
     const bool is_larger = larger.ng_size > t.ng_size;
     // A larger ng-set is worth more than the last percent of an incumbent, but much slower with a bad one.
     const int most_orders = is_larger ? first_orders : std::numeric_limits<int>::max();
-    planner::improve_by_orders(problem, options, clock, most_orders, root.incumbent);
-    if (clock.is_over()) {
-        first.stopped_by = "time";
+    planner::improve_by_orders(problem, options, time_limit, most_orders, root.incumbent);
+    if (time_limit.is_reached()) {
+        first.stopped_by = planner::stopped_by(time_limit);
         return first;
     }
     if (!is_larger || root.incumbent.stages.empty()) {
-        root = planner::explore_root(problem, t, options.objective, least, clock, root.incumbent, max_bytes);
-        return search_within(problem, t, least, root, clock, options, max_labels);
+        root = planner::explore_root(problem, t, options.objective, least, time_limit, root.incumbent,
+                                     max_bytes);
+        return search_within(problem, t, least, root, time_limit, options, max_labels);
     }
-    const planner::Relaxation larger_least = planner::least_loss(larger);
-    root = planner::bisect_root(problem, larger, options.objective, larger_least, clock, root.incumbent,
+    const planner::Relaxation larger_least = planner::least_loss(larger, time_limit);
+    root = planner::bisect_root(problem, larger, options.objective, larger_least, time_limit, root.incumbent,
                                 narrowest, max_bytes);
     planner::SearchResult result =
-        search_within(problem, larger, larger_least, root, clock, options, max_labels);
+        search_within(problem, larger, larger_least, root, time_limit, options, max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, first.lower_bound_s);
     return result;
 }
 
 // Free order of too many nodes for visited sets.
 planner::SearchResult find_best_k_cycle(const Problem& problem, planner::Tables t, planner::Relaxation least,
-                                        const planner::Clock& clock, const planner::Options& options,
+                                        const TimeLimit& time_limit, const planner::Options& options,
                                         planner::Root& root) {
-    root = planner::explore_root_k_cycle(problem, options, clock, t, least, root.incumbent);
+    root = planner::explore_root_k_cycle(problem, options, time_limit, t, least, root.incumbent);
     const double proven = root.lower_bound_s;
-    planner::SearchResult result = search_within(problem, t, least, root, clock, options, options.max_labels);
+    planner::SearchResult result =
+        search_within(problem, t, least, root, time_limit, options, options.max_labels);
     result.lower_bound_s = std::max(result.lower_bound_s, proven);
     return result;
 }
@@ -165,18 +169,18 @@ double relative_gap(const Solution& solution) {
     return distance > 0 ? distance / solution.objective_s : 0;
 }
 
-void fill(const Problem& problem, const planner::Options& options, const planner::Clock& clock,
+void fill(const Problem& problem, const planner::Options& options, const TimeLimit& time_limit,
           Solution& solution) {
-    const planner::Tables t = planner::make_tables(problem, options);
-    const planner::Relaxation least = planner::least_loss(t);
+    const planner::Tables t = planner::make_tables(problem, options, time_limit);
+    const planner::Relaxation least = planner::least_loss(t, time_limit);
     const bool may_exist = least.root <= t.loss_limit && planner::trivially_infeasible(problem).empty();
     planner::SearchResult result;
     result.is_complete = true;
     planner::Root root;
     root.incumbent = given_incumbent(problem, options);
     if (may_exist) {
-        result = t.keys_are_exact ? find_best(problem, t, least, clock, options, root)
-                                  : find_best_k_cycle(problem, t, least, clock, options, root);
+        result = t.keys_are_exact ? find_best(problem, t, least, time_limit, options, root)
+                                  : find_best_k_cycle(problem, t, least, time_limit, options, root);
     }
     solution.labels = result.labels;
     const bool has_plan = !root.incumbent.stages.empty();
@@ -188,7 +192,7 @@ void fill(const Problem& problem, const planner::Options& options, const planner
     } else if (!has_plan) {
         solution.status = Status::infeasible;
         solution.lower_bound_s = infinity;
-        solution.reason = planner::explain_infeasible(problem, t, least, options);
+        solution.reason = planner::explain_infeasible(problem, t, least, options, time_limit);
     } else {
         // Plans that are better by less than the gap may have been pruned.
         solution.status = options.gap > 0 ? Status::feasible : Status::optimal;
@@ -229,11 +233,11 @@ const char* objective_name(Objective objective) {
 }
 
 Solution planner::solve(const Problem& problem, const Options& options) {
-    const Clock clock(options.time_limit_s);
+    const TimeLimit time_limit(options.time_limit_s, options.stop_requested);
     check(problem, options);
     Solution solution;
-    fill(problem, options, clock, solution);
-    solution.seconds = clock.seconds();
+    fill(problem, options, time_limit, solution);
+    solution.seconds = time_limit.seconds();
     return solution;
 }
 

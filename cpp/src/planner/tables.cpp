@@ -108,10 +108,21 @@ void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
     }
 }
 
+// An upper estimate of the operations at one boundary.
+std::size_t operations_of_boundary(const Tables& t) {
+    return (t.neighbour.size() + static_cast<std::size_t>(t.nodes)) * t.levels;
+}
+
 // The most that encoding, and on a half-duplex node sending, can add to a stage that ends at a boundary.
-void fill_growth(const Problem& problem, bool with_egress, const Tables& t, PhaseTables& phase) {
+void fill_growth(const Problem& problem, bool with_egress, const Tables& t, const TimeLimit& time_limit,
+                 PhaseTables& phase) {
     phase.growth.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
+        if (time_limit.is_stopped_after(operations_of_boundary(t))) {
+            std::fill(phase.growth.begin() + t.boundary_node(i, 0),
+                      phase.growth.begin() + t.boundary_node(t.layers, 0), infinity);
+            break;
+        }
         for (int n = 0; n < t.nodes; ++n) {
             double most = 0;
             for (int k = 0; k < t.levels; ++k) {
@@ -150,11 +161,13 @@ double combined(const std::vector<double>& prefill, const std::vector<double>& t
     return token.empty() ? weight * prefill[index] : weight * prefill[index] + token_weight * token[index];
 }
 
-void fill_close(const Tables& t, Metric& metric) {
+void fill_close(const Tables& t, const TimeLimit& time_limit, Metric& metric) {
     metric.open_max.assign(t.layers + 1, 0);
-    metric.close_max.assign((t.layers + 1) * t.nodes, infinity);
+    metric.close_max.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
+        if (time_limit.is_stopped_after(operations_of_boundary(t))) break;
         metric.open_max[i] = infinity;
+        std::fill_n(metric.close_max.begin() + t.boundary_node(i, 0), t.nodes, infinity);
         for (int k = 0; k < t.levels; ++k) {
             const double decode = combined(t.prefill.decode, t.token.decode, t.boundary_level(i, k),
                                            metric.prefill_max, metric.decode_max);
@@ -176,7 +189,7 @@ void fill_close(const Tables& t, Metric& metric) {
     }
 }
 
-void fill_metric(const Problem& problem, const Tables& t, Metric& metric) {
+void fill_metric(const Problem& problem, const Tables& t, const TimeLimit& time_limit, Metric& metric) {
     metric.latency_sum = metric.prefill_sum + metric.decode_sum;
     metric.latency_max = problem.latency_occupies_link ? metric.prefill_max + metric.decode_max : 0;
     for (std::size_t i = 0; i < t.prefill.compute.size(); ++i) {
@@ -202,7 +215,7 @@ void fill_metric(const Problem& problem, const Tables& t, Metric& metric) {
         metric.egress_sum.push_back(metric.prefill_sum * (t.egress[n] + t.egress_delay[n]));
         metric.egress_max.push_back(metric.prefill_max * t.egress[n]);
     }
-    fill_close(t, metric);
+    fill_close(t, time_limit, metric);
 }
 
 void fill_weights(const Problem& problem, Objective objective, Tables& t) {
@@ -223,7 +236,7 @@ void fill_weights(const Problem& problem, Objective objective, Tables& t) {
     t.token_tracks = {t.weights.round_trip > 0, t.weights.bottleneck > t.weights.round_trip};
 }
 
-void fill_metrics(const Problem& problem, Tables& t) {
+void fill_metrics(const Problem& problem, const TimeLimit& time_limit, Tables& t) {
     Metric metric;
     metric.prefill_sum = t.weights.prefill_sum;
     metric.prefill_max = t.weights.prefill_max;
@@ -235,7 +248,7 @@ void fill_metrics(const Problem& problem, Tables& t) {
         t.metrics.push_back(metric);
         t.metrics.back().decode_max = t.weights.bottleneck;
     }
-    for (Metric& each : t.metrics) fill_metric(problem, t, each);
+    for (Metric& each : t.metrics) fill_metric(problem, t, time_limit, each);
 }
 
 // In free order the bounds remember which nodes of the ng-set were visited; each node doubles their work. Required
@@ -298,8 +311,8 @@ void fill_visited_sets(const Options& options, double most_operations, Tables& t
 
 }  // namespace
 
-Tables make_tables(const Problem& problem, const Options& options, double memory_relief_bytes,
-                   double most_operations) {
+Tables make_tables(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                   double memory_relief_bytes, double most_operations) {
     Tables t;
     t.layers = static_cast<int>(problem.layers.size());
     t.nodes = static_cast<int>(problem.nodes.size());
@@ -321,14 +334,14 @@ Tables make_tables(const Problem& problem, const Options& options, double memory
     fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);
     fill_external(problem, problem.egress, t.can_end, t.egress, t.egress_delay);
     fill_phase(problem, problem.layer_time_s, problem.cut_bytes, t, t.prefill);
-    fill_growth(problem, true, t, t.prefill);
+    fill_growth(problem, true, t, time_limit, t.prefill);
     if (t.generates) {
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
-        fill_growth(problem, false, t, t.token);
+        fill_growth(problem, false, t, time_limit, t.token);
         t.needs_return = lacks_return(problem, t);
         t.keeps_first = t.needs_return || t.token_tracks.sum;
     }
-    fill_metrics(problem, t);
+    fill_metrics(problem, time_limit, t);
     fill_node_keys(options, t);
     fill_visited_sets(options, most_operations, t);
     return t;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "planner/options.hpp"
+#include "support/time_limit.hpp"
 
 namespace orbitsplit::planner {
 
@@ -124,8 +125,9 @@ struct Tables {
 inline constexpr double quick_operations = 2e6;
 inline constexpr double thorough_operations = 1.5e8;
 
-// Adds memory_relief_bytes to the memory of every node.
-Tables make_tables(const Problem& problem, const Options& options, double memory_relief_bytes = 0,
-                   double most_operations = quick_operations);
+// Adds memory_relief_bytes to the memory of every node. If a stop is requested, growth is left infinite and open_max and
+// close_max 0, which prunes less.
+Tables make_tables(const Problem& problem, const Options& options, const TimeLimit& time_limit,
+                   double memory_relief_bytes = 0, double most_operations = quick_operations);
 
 }  // namespace orbitsplit::planner
