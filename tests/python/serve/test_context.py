@@ -92,7 +92,7 @@ def test_otherwise_the_context_of_the_model_is_the_limit(
 
 def test_more_than_the_context_of_the_model_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ValueError, match="context_tokens is 513, the context of .*tiny is 512"),
+        pytest.raises(ValueError, match=r"context_tokens is 513, the context of .*tiny is 512"),
         served(model, None, monkeypatch, context_tokens=513),
     ):
         pass
