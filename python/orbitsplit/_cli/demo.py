@@ -1,4 +1,4 @@
-"""`orbitsplit demo`: the whole job on a real model, with the public API alone, shown step by step."""
+"""`orbitsplit demo`: profile, calibrate, plan and run a real model with the public API, step by step."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from orbitsplit._plans.timeline import timeline
 
 from . import views
 
-# Passages of CPython's own documentation that are continued; the codecs are fitted to the other ones.
+# Passages of CPython's documentation to continue; the codecs are fitted to the others.
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
-# Less than `calibrate` does by default, for an answer within a minute.
+# Less than the defaults of `calibrate`, for a codebook within a minute.
 _CODECS, _LEVELS = ("klt",), (3.2, 2.4)
 _FIT_ROWS, _MEASURED_ROWS = 24, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the demo runs; `model` and `network` None stand for Gemma 3 270M and the bundled CubeSats."""
+    """What the demo runs; `model` None is Gemma 3 270M."""
 
     model: str | None = None
-    network: Path | None = None
+    network: osp.Network
     prompt_tokens: int = 128
     new_tokens: int = 24
     micro_batches: int = 4
@@ -43,26 +43,32 @@ class Settings:
     output: Path = Path("demo-output")
 
 
-def run(settings: Settings, console: Console) -> dict[str, Any]:
+def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict[str, Any]:
     """Run the demo, print each step to `console`, write plan, trace and timeline, and return all figures."""
-    with views.Report(console) as report:
-        model = demo_model(progress=report) if settings.model is None else open_model(settings.model, progress=report)
+
+    def progress_bars() -> views.ProgressBars:
+        return views.ProgressBars(console, is_visible=not is_quiet)
+
+    with progress_bars() as progress:
+        model = (
+            demo_model(progress=progress) if settings.model is None else open_model(settings.model, progress=progress)
+        )
         tokenizer = load_tokenizer(model)
-    network = osp.Network.sample("cubesat_chain") if settings.network is None else osp.Network.load(settings.network)
+    network = settings.network
     workload = osp.Workload(
         micro_batches=settings.micro_batches,
         prompt_tokens=settings.prompt_tokens,
         new_tokens=settings.new_tokens,
     )
 
-    console.rule("1. profile: what each layer costs on this machine, one thread")
-    with views.Report(console) as report:
-        profile = osp.profile(model, prompt_tokens=settings.prompt_tokens, measure=True, progress=report)
+    console.rule("1. profile: the cost of each layer on this machine, one thread")
+    with progress_bars() as progress:
+        profile = osp.profile(model, prompt_tokens=settings.prompt_tokens, measure=True, progress=progress)
     views.profile(console, profile)
     _show_why_split(console, profile, network)
 
-    console.rule("2. calibrate: what each cut tolerates, and codecs fitted to it")
-    with views.Report(console) as report:
+    console.rule("2. calibrate: codecs fitted to the activations at each cut")
+    with progress_bars() as progress:
         texts = [text for topic, text in sorted(pydoc_data.topics.topics.items()) if topic not in _PROMPT_TOPICS]
         book = osp.calibrate(
             model,
@@ -73,11 +79,11 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
             prompt_tokens=settings.prompt_tokens,
             fit_samples=_FIT_ROWS,
             measure_samples=_MEASURED_ROWS,
-            progress=report,
+            progress=progress,
         )
     views.codebook(console, book)
 
-    console.rule("3. plan: cuts, nodes, order and codecs, decided together")
+    console.rule("3. plan: cuts, nodes, order and codecs, optimised together")
     budget = settings.loss_budget
     plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget)
     problem = osp.build_problem(profile, network, workload, levels=book.table(plan.dtype), loss_budget=budget)
@@ -85,11 +91,11 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
     views.plan(console, plan)
     views.alternatives(console, plan, alternatives)
 
-    console.rule(f"4. run: {len(plan.stages)} processes, shaped links, slow nodes emulated")
+    console.rule(f"4. run: {len(plan.stages)} processes, links and slow nodes emulated")
     prompts = _passages(tokenizer, _PROMPT_TOPICS, settings.prompt_tokens)
-    with views.Report(console) as report, osp.Pipeline(plan, model, codebook=book, progress=report) as pipe:
+    with progress_bars() as progress, osp.Pipeline(plan, model, codebook=book, progress=progress) as pipe:
         rows = torch.cat([prompts] * -(-workload.sequences // len(prompts)))[: workload.sequences]
-        # No row ends early, so that the measured run is the workload that was planned.
+        # No row ends early, so that the measured workload is the planned one.
         tokens = pipe.generate(rows, max_new_tokens=settings.new_tokens, eos_token_id=())
         measured = pipe.last_run
     assert measured is not None
@@ -120,7 +126,7 @@ def _passages(tokenizer: Any, topics: Sequence[str], tokens: int) -> torch.Tenso
     rows = []
     for topic in topics:
         ids = tokenizer(pydoc_data.topics.topics[topic], return_tensors="pt").input_ids[0]
-        # A topic shorter than asked is repeated, so that all rows have the length that was planned for.
+        # A short topic is repeated, so that all rows have the planned length.
         rows.append(ids.repeat(-(-tokens // len(ids)))[:tokens])
     return torch.stack(rows)
 
@@ -128,7 +134,7 @@ def _passages(tokenizer: Any, topics: Sequence[str], tokens: int) -> torch.Tenso
 def _show_why_split(console: Console, profile: osp.ModelProfile, network: osp.Network) -> None:
     largest = max(network.nodes, key=lambda node: node.memory_bytes)
     console.print(
-        f"one node would need {format_bytes(profile.weight_bytes)} for the weights; "
-        f"the largest, {largest.name}, has {format_bytes(largest.memory_bytes)}",
+        f"the weights take {format_bytes(profile.weight_bytes)}; the largest node, {largest.name}, has "
+        f"{format_bytes(largest.memory_bytes)}",
         highlight=False,
     )

@@ -13,8 +13,9 @@ from rich.table import Table
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
 
-from . import views
-from .options import Json, app, check_writable, err, out, print_json
+from .logs import log
+from .options import Json, OutputFolder, app, out, print_json, progress_bars
+from .outputs import check_folder, check_writable, save
 
 if TYPE_CHECKING:
     from orbitsplit._network.network import Network
@@ -22,25 +23,27 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 20
 
-bench = typer.Typer(no_args_is_help=True, help="Experiments that are reproduced.")
+bench = typer.Typer(no_args_is_help=True, help="Reproduce published experiments.")
 app.add_typer(bench, name="bench")
 
 
 @app.command()
 def leo(
-    scenario: Annotated[str, typer.Argument(help="A scenario file (TOML), or paper, cubesat, sda_mesh, starlink.")],
+    scenario: Annotated[str, typer.Argument(help="Scenario file (TOML), or paper, cubesat, sda_mesh, starlink.")],
     at: Annotated[
-        str | None, typer.Option(help="Time of the network, as 2026-01-01T12:00:00Z; default: a contact.")
+        str | None, typer.Option(help="Time of the network, such as 2026-01-01T12:00:00Z. Default: the first contact.")
     ] = None,
-    hours: Annotated[float, typer.Option(help="Hours of contacts, from the epoch on.")] = 24.0,
-    transfer: Annotated[float | None, typer.Option(help="Bytes that one contact should carry down.")] = None,
+    hours: Annotated[float, typer.Option(help="Hours of contacts to compute, from the epoch.")] = 24.0,
+    transfer: Annotated[
+        float | None, typer.Option(help="Bytes to send down in one contact; a finding if they do not fit.")
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write the network to this file (TOML), for `plan --network`."),
+        typer.Option("--output", "-o", help="Also write the network to this file (TOML), for `orbitsplit plan`."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a constellation: satellites, contacts, what geometry does not allow, and the network at an instant.
+    """Show a constellation: its satellites, contacts, geometric conflicts, and its network at one time.
 
     Example: `orbitsplit leo paper --at 2026-01-01T00:00:00Z -o network.toml`
     """
@@ -48,6 +51,7 @@ def leo(
 
     check_writable(output)
     loaded = Scenario.load(scenario)
+    log.info("read %s", scenario)
     fleet = loaded.constellation
     if not 0 < hours <= 24 * 30:
         raise ValueError(f"hours is {hours:g}, must be over 0 and at most 720")
@@ -56,8 +60,7 @@ def leo(
     if at is None and contacts:
         when = contacts[0].highest
     network = loaded.network(when)
-    if output is not None:
-        network.save(output)
+    save(network, output)
     if as_json:
         print_json(_record(loaded, contacts, when, network, hours, transfer))
         return
@@ -70,33 +73,36 @@ def leo(
         out.print(escape(str(finding)), highlight=False, soft_wrap=True)
     _show_rest(len(findings), "findings")
     if not findings:
-        out.print("no findings: the chain's links are always there, nothing collides, every station is served")
+        out.print("no findings: links of the chain always available, no satellites collide, every station has contacts")
 
 
 @bench.command()
 def paper(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report, numbers and pictures.")],
-    scenario: Annotated[str, typer.Option(help="A scenario file (TOML), or the name of one.")] = "paper",
+    output: OutputFolder,
+    scenario: Annotated[str, typer.Option(help="Scenario file (TOML), or the name of one.")] = "paper",
     model: Annotated[str, typer.Option(help="ViT-B, ViT-L, ViT-H or ViT-G.")] = "ViT-L",
-    plans: Annotated[int, typer.Option(help="Random splits.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the random splits.")] = 0,
+    plans: Annotated[int, typer.Option(help="Number of random splits.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the random splits.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Reproduce the experiments of arXiv 2604.04654 and say where splitting does not pay.
+    """Reproduce the experiments of arXiv 2604.04654, and find where splitting does not pay.
 
     Example: `orbitsplit bench paper -o paper`
     """
-    with views.Report(err) as report:
-        found = osp.bench_paper(output, scenario=scenario, model=model, plans=plans, seed=seed, progress=report)
+    check_folder(output)
+    with progress_bars() as progress:
+        found = osp.bench_paper(output, scenario=scenario, model=model, plans=plans, seed=seed, progress=progress)
     if as_json:
         print_json({**found.to_dict(), "files": [str(path) for path in found.files], "seconds": found.seconds})
         return
-    table = Table("ground-only is", "best split", "ground-only", "answer")
+    table = Table("ground-only setting", "best split", "ground-only", "verdict")
     for verdict in found.verdicts:
         seconds = (format_seconds(value) for value in (verdict.split_s, verdict.ground_s))
         table.add_row(escape(verdict.setting), *seconds, "do not split" if verdict.loses else "split")
     out.print(table)
-    out.print(f"{len(found.files)} files in {format_seconds(found.seconds)}: {escape(str(output))}", highlight=False)
+    out.print(
+        f"wrote {len(found.files)} files to {escape(str(output))} in {format_seconds(found.seconds)}", highlight=False
+    )
 
 
 def _show_satellites(scenario: Scenario) -> None:
@@ -130,7 +136,7 @@ def _show_contacts(contacts: tuple[Contact, ...], hours: float) -> None:
         table.add_row(*map(escape, row))
     out.print(table)
     total = sum(contact.duration_s for contact in contacts)
-    out.print(f"{len(contacts)} contacts in {hours:g} h, {total / 3600:.1f} h in all", highlight=False)
+    out.print(f"{len(contacts)} contacts in {hours:g} h, {total / 3600:.1f} h in total", highlight=False)
 
 
 def _show_network(network: Network, when: datetime) -> None:
@@ -148,7 +154,7 @@ def _show_network(network: Network, when: datetime) -> None:
 
 def _show_rest(count: int, what: str) -> None:
     if count > _MOST_ROWS:
-        out.print(f"... of {count:,} {what}; all are in --json", highlight=False)
+        out.print(f"... of {count:,} {what}; --json lists all", highlight=False)
 
 
 def _record(

@@ -1,9 +1,13 @@
-"""The command line: parses, calls one public function, prints. Whatever it can do, the Python API can do.
+"""The command line: each command parses, calls one public function and prints. Whatever it does, the API can do.
 
-options   the app, consoles and options that commands share
+options   the app, its global options, and options that commands share
+inputs    files that are read, before anything that takes seconds to import
+outputs   files that are written
 planning  solve, pareto, profile, calibrate, verify, plan
 running   simulate, run, serve, demo
 leo       leo, bench paper
+views     results as tables
+logs      the log on standard error
 """
 
 from __future__ import annotations
@@ -12,11 +16,17 @@ import sys
 
 import orbitsplit as osp
 
-from . import (
-    leo,  # noqa: F401
-    planning,  # noqa: F401
-    running,  # noqa: F401
-)
+# Imported for their commands, which --help lists in this order.
+from . import planning  # noqa: F401
+
+# isort: split
+from . import running  # noqa: F401
+
+# isort: split
+from . import leo  # noqa: F401
+
+# isort: split
+from .logs import log
 from .options import BAD_INPUT, FAILED, app
 
 
@@ -32,6 +42,10 @@ def run() -> None:
         _fail(error, BAD_INPUT)
 
 
-def _fail(message: object, code: int) -> None:
+def _fail(error: Exception, code: int) -> None:
+    log.debug("the command failed", exc_info=error)
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        message = f"{error.filename}: {error.strerror}"
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

@@ -1,8 +1,9 @@
-"""What the commands share: the app, consoles, options, and how results are printed and written."""
+"""What the commands share: the app and its global options, consoles, options of several commands, printing."""
 
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,10 @@ import typer
 from rich.console import Console
 
 import orbitsplit as osp
-from orbitsplit._io.files import write_text
 
-# Bad input (a file, a key, a value) exits with 2, as click does for bad arguments; work that failed, with 1.
+from . import logs, views
+
+# Invalid input (a file, a key, a value) exits with 2, as click does for invalid arguments; work that failed, with 1.
 BAD_INPUT, FAILED = 2, 1
 
 app = typer.Typer(
@@ -28,16 +30,32 @@ err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result to this file.")]
-Model = Annotated[str, typer.Argument(help="A model directory, a GGUF file or a hub id.")]
-TimeLimit = Annotated[float | None, typer.Option(help="Seconds to search; then the best plan so far.")]
-Objective = Annotated[str, typer.Option(help="latency, throughput, time_to_first_token or time_per_token, in seconds.")]
-MaxNodes = Annotated[int | None, typer.Option(help="At most so many nodes take part.")]
-NetworkFile = Annotated[Path, typer.Option("--network", help="Network file (TOML).")]
-CodebookFile = Annotated[Path | None, typer.Option("--codebook", help="Written by `orbitsplit calibrate -o`.")]
-MaxAccuracyDrop = Annotated[float | None, typer.Option(help="Drop of accuracy allowed; 0.01 is one point.")]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; created if it is absent.")]
+ProblemFile = Annotated[Path, typer.Argument(help="Planning problem (JSON).")]
+PlanFile = Annotated[Path, typer.Argument(help="Plan, written by `orbitsplit plan -o`.")]
+Model = Annotated[str, typer.Argument(help="Model directory, GGUF file or hub id.")]
+ModelOfPlan = Annotated[
+    str | None, typer.Option("--model", help="Model directory, GGUF file or hub id. Default: the plan's model.")
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(help="Seconds after which the search returns the best plan found. Default: no limit.")
+]
+Objective = Annotated[
+    str, typer.Option(help="What to minimise: latency, throughput, time_to_first_token or time_per_token.")
+]
+MaxNodes = Annotated[int | None, typer.Option(help="Largest number of nodes to use. Default: no limit.")]
+NetworkFile = Annotated[Path, typer.Option("--network", help="Network (TOML).")]
+CodebookFile = Annotated[
+    Path | None, typer.Option("--codebook", help="Codebook, written by `orbitsplit calibrate -o`.")
+]
+MaxAccuracyDrop = Annotated[float | None, typer.Option(help="Largest drop in accuracy; 0.01 is one percentage point.")]
 PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
-ProfileFile = Annotated[Path | None, typer.Option("--profile", help="Profile to plan again with after a loss.")]
-NetworkForLoss = Annotated[Path | None, typer.Option("--network", help="Network to plan again for after a loss.")]
+ReplanProfile = Annotated[
+    Path | None, typer.Option("--profile", help="Profile for a new plan after a node or a link is lost.")
+]
+ReplanNetwork = Annotated[
+    Path | None, typer.Option("--network", help="Network for a new plan after a node or a link is lost.")
+]
 ExactResume = Annotated[
     bool,
     typer.Option(
@@ -45,41 +63,38 @@ ExactResume = Annotated[
         help="After a loss: replay known tokens one at a time, for the same text, or compute them at once, sooner.",
     ),
 ]
-LinksFile = Annotated[Path | None, typer.Option("--links", help="Link conditions over time (TOML).")]
-ModelInstead = Annotated[
-    str | None, typer.Option("--model", help="Directory, GGUF file or hub id; default: the plan's.")
-]
+LinksFile = Annotated[Path | None, typer.Option("--links", help="Conditions of the links over time (TOML).")]
+
+
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
+        print(f"orbitsplit {osp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def configure(
+    verbose: Annotated[
+        int,
+        typer.Option("--verbose", "-v", count=True, show_default=False, help="Log more to standard error; -vv: most."),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only, and draw no progress bars.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Configure what all commands do."""
+    if verbose and quiet:
+        raise ValueError("--verbose and --quiet exclude each other")
+    logs.configure(verbosity=verbose, is_quiet=quiet)
+    logs.log.debug("orbitsplit %s, Python %s", osp.__version__, platform.python_version())
+
+
+def progress_bars() -> views.ProgressBars:
+    """Return progress bars on standard error, which stay invisible with --quiet."""
+    return views.ProgressBars(err, is_visible=not logs.is_quiet())
 
 
 def print_json(data: Any) -> None:
     """Print one JSON object."""
     print(json.dumps(data, allow_nan=False))
-
-
-def check_writable(output: Path | None) -> None:
-    """Find out before long work, not after it, that its result cannot be written."""
-    if output is not None and (output.is_dir() or not output.resolve().parent.is_dir()):
-        raise ValueError(f"{output} cannot be written: it is a directory, or its folder does not exist")
-
-
-def check_picture(output: Path | None) -> None:
-    """Find out before a long run, not after it, that a picture cannot be drawn."""
-    if output is not None and output.suffix != ".json":
-        from orbitsplit._plans import timeline
-
-        timeline.check_format(output)
-
-
-def save_trace(trace: osp.Trace, output: Path | None) -> None:
-    """Write a trace as JSON (for trace viewers if the name ends so) or as a picture, where a file is given."""
-    if output is None:
-        return
-    if output.name.endswith(".chrome.json"):
-        write_text(output, json.dumps(trace.to_chrome()))
-        return
-    if output.suffix == ".json":
-        trace.save(output)
-        return
-    from orbitsplit._plans.timeline import timeline
-
-    timeline({output.stem: trace}, output)

@@ -1,11 +1,10 @@
-"""Commands about models and plans: solve, pareto, profile, calibrate, verify, plan."""
+"""Commands that work on models and plans: solve, pareto, profile, calibrate, verify, plan."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +14,12 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_seconds
+from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
 from orbitsplit._plans.planning import Order
 
 from . import views
+from .inputs import check_readable, load, load_network, load_optional, model_of
 from .options import (
     FAILED,
     CodebookFile,
@@ -26,36 +27,39 @@ from .options import (
     MaxAccuracyDrop,
     MaxNodes,
     Model,
+    ModelOfPlan,
     NetworkFile,
     Objective,
     Output,
+    PlanFile,
+    ProblemFile,
     PromptTokens,
     TimeLimit,
     app,
-    check_writable,
-    err,
     out,
     print_json,
+    progress_bars,
 )
+from .outputs import check_writable, save
 
 
 @app.command()
 def solve(
-    problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
+    problem: ProblemFile,
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
-    gap: Annotated[float, typer.Option(help="Relative gap that is good enough.")] = 0.0,
+    gap: Annotated[float, typer.Option(help="Relative gap at which the search stops.")] = 0.0,
     time_limit: TimeLimit = None,
     certificate: Annotated[
-        bool, typer.Option("--certificate", help="Also list binding constraints and alternatives.")
+        bool, typer.Option("--certificate", help="Also show binding constraints and alternatives.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Solve a planning problem exactly.
+    """Solve a planning problem to proven optimality, or until a limit is reached.
 
     Example: `orbitsplit solve problem.json --certificate --time-limit 10`
     """
-    loaded = osp.Problem.load(problem)
+    loaded = load(osp.Problem, problem)
     solution = osp.solve(loaded, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit)
     certified = None
     if certificate:
@@ -88,20 +92,22 @@ def _show_solution(problem: osp.Problem, solution: osp.Solution) -> None:
 
 @app.command()
 def pareto(
-    problem: Annotated[Path, typer.Argument(help="A planning problem (JSON).")],
+    problem: ProblemFile,
     over: Annotated[Over, typer.Option(help="The limit to tighten.")] = "loss_budget",
-    resolution: Annotated[float, typer.Option(help="Leave out points closer than this part of the limit.")] = 0.0,
+    resolution: Annotated[
+        float, typer.Option(help="Smallest distance between points, as a fraction of the limit.")
+    ] = 0.0,
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
     as_json: Json = False,
 ) -> None:
-    """Show the exact front of delay against the loss budget or the memory of the nodes.
+    """Compute the exact Pareto front of delay against the loss budget or the memory of the nodes.
 
     Example: `orbitsplit pareto problem.json --over memory --resolution 0.05`
     """
     front = osp.pareto(
-        osp.Problem.load(problem),
+        load(osp.Problem, problem),
         over,
         resolution=resolution,
         objective=objective,
@@ -134,18 +140,24 @@ def _solution_record(solution: osp.Solution) -> dict[str, Any]:
 def profile(
     model: Model,
     prompt_tokens: PromptTokens = 512,
-    measure: Annotated[bool, typer.Option("--measure", help="Also measure seconds per layer, one thread.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Sequences of each micro-batch.")] = 1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure the time of each layer, one thread.")
+    ] = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Say what each layer of a model costs: memory, work, and with --measure seconds on this machine.
+    """Determine the cost of each layer of a model: memory and FLOP, with --measure also seconds on this machine.
 
     Example: `orbitsplit profile my-model/ --prompt-tokens 256 --measure -o profile.json`
     """
-    with views.Report(err) as report:
-        result = osp.profile(model, prompt_tokens=prompt_tokens, measure=measure, progress=report)
-    if output is not None:
-        result.save(output)
+    check_writable(output)
+    find_model(model)
+    with progress_bars() as progress:
+        result = osp.profile(
+            model, prompt_tokens=prompt_tokens, batch_size=batch_size, measure=measure, progress=progress
+        )
+    save(result, output)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -155,31 +167,34 @@ def profile(
 @app.command()
 def calibrate(
     model: Model,
-    text: Annotated[list[Path], typer.Option("--text", help="Text file to calibrate on; may be given again.")],
+    text: Annotated[list[Path], typer.Option("--text", help="Text file to calibrate on; repeatable.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The codebook (.safetensors).")],
     prompt_tokens: PromptTokens = 512,
     cut: Annotated[
-        list[int] | None, typer.Option(help="Layers before a cut; may be given again. Default: all.")
+        list[int] | None, typer.Option(help="Number of layers before a cut; repeatable. Default: every cut.")
     ] = None,
     level: Annotated[
-        list[float] | None, typer.Option(help="Bits per element of a level; may be given again. Default: six of them.")
+        list[float] | None, typer.Option(help="Bits per element of a level; repeatable. Default: six levels.")
     ] = None,
     codec: Annotated[
-        list[str] | None, typer.Option(help="channel, fisher, klt, mask, trained or a fixed codec; may be given again.")
+        list[str] | None,
+        typer.Option(help="channel, fisher, klt, mask, trained or a fixed codec; repeatable. Default: all five."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws which passages are fitted to and which measured on.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the division of the text into fitting and measuring.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Fit codecs to what each cut of a model sends, and measure what they cost.
+    """Fit codecs to the activations at each cut of a model, and measure the loss that they cause.
 
-    Interrupted, it goes on when the same command is given again: until it ends, its state is in OUTPUT.partial.
+    The state is kept in OUTPUT.partial until the command ends; the same command resumes an interrupted calibration.
 
     Example: `orbitsplit calibrate my-model/ --text corpus.txt -o book.safetensors`
     """
+    check_writable(output)
+    check_readable(text)
+    find_model(model)
     from orbitsplit.calibration import CODECS, LEVELS
 
-    check_writable(output)
-    with views.Report(err) as report:
+    with progress_bars() as progress:
         book = osp.calibrate(
             model,
             text,
@@ -189,9 +204,9 @@ def calibrate(
             prompt_tokens=prompt_tokens,
             seed=seed,
             checkpoint=output.with_name(output.name + ".partial"),
-            progress=report,
+            progress=progress,
         )
-    book.save(output)
+    save(book, output)
     if as_json:
         print_json(book.to_dict())
     else:
@@ -200,42 +215,40 @@ def calibrate(
 
 @app.command()
 def verify(
-    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
-    text: Annotated[list[Path], typer.Option("--text", help="Held-out text file to measure on; may be given again.")],
+    plan: PlanFile,
+    text: Annotated[list[Path], typer.Option("--text", help="Held-out text file to measure on; repeatable.")],
     codebook: CodebookFile = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
-    profile: Annotated[Path | None, typer.Option(help="Profile to plan again with, where the limit is broken.")] = None,
-    network: Annotated[Path | None, typer.Option(help="Network to plan again for.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model directory, GGUF file or hub id; default: the plan's.")
-    ] = None,
+    profile: Annotated[Path | None, typer.Option(help="Profile for a new plan if this one exceeds the limit.")] = None,
+    network: Annotated[Path | None, typer.Option(help="Network for a new plan if this one exceeds the limit.")] = None,
+    model: ModelOfPlan = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what a plan's codecs cost on other text; -o writes the plan, tightened until the limit is kept.
+    """Measure the loss and the accuracy drop of a plan's codecs on held-out text, and tighten the plan to its limit.
 
-    Tightening makes a new plan with --profile and --network; without, it takes better levels at the plan's cuts.
+    With --profile and --network a tighter plan is computed, otherwise better levels are used at the same cuts. -o
+    writes the plan that keeps the limit. The exit code is 1 if none does.
 
-    Example: `orbitsplit verify plan.json --text held-out.txt --codebook book.safetensors -o verified.json`
+    Example: `orbitsplit verify plan.json --text held-out.txt --max-accuracy-drop 0.01 -o verified.json`
     """
     check_writable(output)
-    loaded = osp.Plan.load(plan)
-    named = model if model is not None else loaded.model
-    if named is None:
-        raise ValueError("the plan names no model: give one with --model")
-    book = None if codebook is None else osp.Codebook.load(codebook)
-    with views.Report(err) as report:
+    check_readable(text)
+    loaded = load(osp.Plan, plan)
+    book = load_optional(osp.Codebook, codebook)
+    replan = _replan_within(loaded, book, profile, network)
+    name = model_of(loaded, model)
+    with progress_bars() as progress:
         checked = osp.verify(
             loaded,
-            named,
+            name,
             text,
             codebook=book,
             max_accuracy_drop=max_accuracy_drop,
-            replan=_planning_again(loaded, book, profile, network),
-            progress=report,
+            replan=replan,
+            progress=progress,
         )
-    if output is not None:
-        checked.plan.save(output)
+    save(checked.plan, output)
     if as_json:
         print_json(checked.to_dict())
     else:
@@ -246,38 +259,39 @@ def verify(
 
 @app.command()
 def plan(
-    profile: Annotated[Path, typer.Argument(help="A profile written by `orbitsplit profile -o`.")],
+    profile: Annotated[Path, typer.Argument(help="Profile, written by `orbitsplit profile -o`.")],
     network: NetworkFile,
     codebook: CodebookFile = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
     loss_budget: Annotated[
-        float | None, typer.Option(help="Nats per token that compression may cost; without a limit nothing is lost.")
+        float | None, typer.Option(help="Largest loss in nats per token. Default: none, codecs are lossless.")
     ] = None,
-    micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
+    micro_batches: Annotated[int, typer.Option(help="Micro-batches in the pipeline.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
-    order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",
+    order: Annotated[Order, typer.Option(help="free: nodes in any order; fixed: as in the network file.")] = "free",
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Also list binding constraints and alternatives.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Also show binding constraints and alternatives.")] = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Decide cuts, nodes, their order and the codec at each cut.
+    """Choose cuts, nodes, their order and the codec at each cut, together.
 
     Example: `orbitsplit plan profile.json --network leo.toml --codebook book.safetensors --max-accuracy-drop 0.01`
     """
-    loaded = osp.ModelProfile.load(profile)
+    check_writable(output)
+    loaded = load(osp.ModelProfile, profile)
     result = osp.plan(
         loaded,
-        _network(network),
+        load_network(network),
         osp.Workload(
             micro_batches=micro_batches,
             prompt_tokens=loaded.prompt_tokens,
             new_tokens=new_tokens,
             batch_size=loaded.batch_size,
         ),
-        codebook=None if codebook is None else osp.Codebook.load(codebook),
+        codebook=load_optional(osp.Codebook, codebook),
         loss_budget=loss_budget,
         max_accuracy_drop=max_accuracy_drop,
         order=order,
@@ -286,41 +300,25 @@ def plan(
         time_limit_s=time_limit,
         explain=explain,
     )
-    if output is not None:
-        result.save(output)
+    save(result, output)
     if as_json:
         print_json(result.to_dict())
-    else:
-        views.plan(out, result)
-    if explain and not as_json:
+        return
+    views.plan(out, result)
+    if explain:
         out.print(escape(result.explain()), highlight=False, soft_wrap=True)
 
 
-def _planning_again(
+def _replan_within(
     plan: osp.Plan, book: osp.Codebook | None, profile: Path | None, network: Path | None
 ) -> Callable[[float], osp.Plan] | None:
-    """Return what plans for the same workload within a loss budget, None where profile and network are not given."""
+    """Return a function from a loss budget to a plan for the same workload, None without profile and network."""
     if profile is None and network is None:
         return None
     if profile is None or network is None or book is None:
-        raise ValueError("to plan again, give --profile, --network and --codebook")
-    of_model, nodes = osp.ModelProfile.load(profile), _network(network)
+        raise ValueError("to compute a new plan, give --profile, --network and --codebook")
+    of_model, nodes = load(osp.ModelProfile, profile), load_network(network)
     objective = "latency" if plan.prediction is None else plan.prediction.objective
     return lambda budget: osp.plan(
         of_model, nodes, plan.workload, codebook=book, loss_budget=budget, objective=objective
     )
-
-
-def _network(path: Path) -> osp.Network:
-    """Return the network of a file; where there is none, say what writes one if a scenario was meant."""
-    try:
-        return osp.Network.load(path)
-    except FileNotFoundError:
-        # Looked up as a file, because orbitsplit.leo needs sgp4.
-        scenarios = resources.files("orbitsplit") / "leo" / "scenarios"
-        if path.name != str(path) or not (scenarios / f"{path}.toml").is_file():
-            raise
-        raise ValueError(
-            f"there is no network file {str(path)!r}; `orbitsplit leo {path} -o FILE` writes the network"
-            " of the scenario of this name"
-        ) from None

@@ -9,39 +9,41 @@ import typer
 from rich.markup import escape
 
 import orbitsplit as osp
+from orbitsplit._models.model_path import find_model
+from orbitsplit.runtime._launcher import torchrun_rank
 
 from . import views
+from .inputs import RunFiles, RunInputs, check_readable, load, load_network
+from .logs import is_quiet
 from .options import (
     CodebookFile,
     ExactResume,
     Json,
     LinksFile,
-    ModelInstead,
-    NetworkForLoss,
+    ModelOfPlan,
     Output,
-    ProfileFile,
+    OutputFolder,
+    PlanFile,
     PromptTokens,
+    ReplanNetwork,
+    ReplanProfile,
     app,
-    check_picture,
-    check_writable,
     err,
     out,
     print_json,
-    save_trace,
+    progress_bars,
 )
+from .outputs import check_folder, check_trace, save_trace
 
 
 @app.command()
-def simulate(
-    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
-    output: Output = None,
-    as_json: Json = False,
-) -> None:
-    """Simulate a plan's prediction event by event; -o writes a picture (.png, .svg) or a trace (.json).
+def simulate(plan: PlanFile, output: Output = None, as_json: Json = False) -> None:
+    """Simulate a plan event by event, with the predicted times; -o writes a picture (.png, .svg) or a trace (.json).
 
     Example: `orbitsplit simulate plan.json -o timeline.png`
     """
-    trace = osp.simulate(osp.Plan.load(plan))
+    check_trace(output)
+    trace = osp.simulate(load(osp.Plan, plan))
     save_trace(trace, output)
     if as_json:
         print_json(trace.to_dict())
@@ -51,86 +53,94 @@ def simulate(
 
 @app.command(name="run")
 def run_plan(
-    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
-    prompt: Annotated[list[str], typer.Option("--prompt", help="Text to continue; may be given again.")],
-    model: ModelInstead = None,
+    plan: PlanFile,
+    prompt: Annotated[list[str], typer.Option("--prompt", help="Text to continue; repeatable.")],
+    model: ModelOfPlan = None,
     codebook: CodebookFile = None,
     new_tokens: Annotated[
-        int | None, typer.Option(help="Tokens to generate per prompt; default: the plan's, 32 if it has none.")
+        int | None, typer.Option(help="Tokens to generate per prompt. Default: as in the plan, 32 if it has none.")
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling; default: the model's.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Of sampling; default: the model's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of sampling.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample tokens instead of taking the likeliest.")] = False,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature. Default: the model's.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Top-p of sampling. Default: the model's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling. Default: a random one.")] = None,
     links: LinksFile = None,
-    profile: ProfileFile = None,
-    network: NetworkForLoss = None,
+    profile: ReplanProfile = None,
+    network: ReplanNetwork = None,
     exact_resume: ExactResume = True,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Run a plan, one process per stage; -o writes a picture (.png, .svg) or a trace (.json, .chrome.json).
 
-    With --profile and --network it goes on after the loss of a node or a link. Started by torchrun, with one process
-    for each stage, rank k is stage k; ORBITSPLIT_SECRET in the environment authenticates the messages.
+    With --profile and --network the run resumes after the loss of a node or a link. Started by torchrun, with one
+    process per stage, rank k is stage k. ORBITSPLIT_SECRET in the environment authenticates the messages.
 
     Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
     """
-    from orbitsplit.runtime import _torchrun as torchrun
-
-    rank = torchrun.torchrun_rank()
+    rank = torchrun_rank()
     if rank:
-        torchrun.follow(rank, model=model, codebook=codebook)
-    loaded = osp.Plan.load(plan)
-    check_writable(output)
-    check_picture(output)
+        _follow(rank, model, codebook)
+    if rank == 0 and not (links is None and profile is None and network is None):
+        raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
+    check_trace(output)
+    files = RunFiles(plan=plan, model=model, codebook=codebook, links=links, profile=profile, network=network)
+    inputs = files.load()
+    count = (inputs.plan.workload.new_tokens or 32) if new_tokens is None else new_tokens
     sampling: dict[str, Any] = {"do_sample": sample, "temperature": temperature, "top_p": top_p, "seed": seed}
-    with views.Report(err) as report:
-        replan = _replanning(codebook, profile, network)
-        pipe, tokenizer = _open(loaded, model, codebook, links, replan, exact_resume, report, is_torchrun=rank == 0)
-        count = (loaded.workload.new_tokens or 32) if new_tokens is None else new_tokens
+    with progress_bars() as progress:
+        pipe, tokenizer, _ = _open(inputs, progress, exact_resume=exact_resume, is_torchrun=rank == 0)
         with pipe:
-            inputs = tokenizer(prompt, return_tensors="pt", padding=True)
-            tokens = pipe.generate(inputs.input_ids, inputs.attention_mask, max_new_tokens=count, **sampling)
-    texts = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-    _show_run(loaded, pipe, list(zip(prompt, texts, strict=True)), as_json=as_json)
+            tokens = tokenizer(prompt, return_tensors="pt", padding=True)
+            texts = pipe.generate(tokens.input_ids, tokens.attention_mask, max_new_tokens=count, **sampling)
+    continued = tokenizer.batch_decode(texts[:, tokens.input_ids.shape[1] :], skip_special_tokens=True)
+    _show_run(inputs.plan, pipe, list(zip(prompt, continued, strict=True)), as_json=as_json)
     if pipe.last_run is not None:
         save_trace(pipe.last_run.trace, output)
 
 
 @app.command()
 def serve(
-    plan: Annotated[Path, typer.Argument(help="A plan written by `orbitsplit plan -o`.")],
-    model: ModelInstead = None,
+    plan: PlanFile,
+    model: ModelOfPlan = None,
     codebook: CodebookFile = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0: a free one.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model; default: its last part.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="ORBITSPLIT_API_KEY", help="Clients must send it.")] = None,
-    max_requests: Annotated[int, typer.Option(help="Requests that may wait or run; more are sent away.")] = 256,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model for clients. Default: the last part of its path.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="ORBITSPLIT_API_KEY", help="Key that clients must send. Default: none.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Most tokens of a prompt and its answer. Default: as many as the plan reserves memory for."),
+    ] = None,
+    max_requests: Annotated[int, typer.Option(help="Most choices that run or wait; more are refused.")] = 256,
     links: LinksFile = None,
-    profile: ProfileFile = None,
-    network: NetworkForLoss = None,
+    profile: ReplanProfile = None,
+    network: ReplanNetwork = None,
     exact_resume: ExactResume = True,
 ) -> None:
     """Serve a plan to OpenAI clients: /v1/completions and /v1/chat/completions, streaming or not.
 
     Example: `orbitsplit serve plan.json --port 8000`
     """
-    from orbitsplit.serve import serve_model
+    files = RunFiles(plan=plan, model=model, codebook=codebook, links=links, profile=profile, network=network)
+    inputs = files.load()
+    from orbitsplit.serve import ServerOptions, serve_model
 
-    loaded = osp.Plan.load(plan)
-    with views.Report(err) as report:
-        pipe, _ = _open(loaded, model, codebook, links, _replanning(codebook, profile, network), exact_resume, report)
+    options = ServerOptions(model_name=name, context_tokens=context, api_key=api_key, max_requests=max_requests)
+    with progress_bars() as progress:
+        pipe, _, path = _open(inputs, progress, exact_resume=exact_resume)
     with pipe:
         serve_model(
             pipe,
-            _path(loaded, model, None),
+            path,
             host,
             port,
-            model_name=name,
-            api_key=api_key,
-            max_requests=max_requests,
+            options=options,
+            log_level="error" if is_quiet() else "info",
             on_start=lambda url: err.print(f"serving at {url}/v1", highlight=False),
         )
 
@@ -138,90 +148,73 @@ def serve(
 @app.command()
 def demo(
     model: Annotated[
-        str | None, typer.Option(help="Model directory, GGUF file or hub id; default: Gemma 3 270M.")
+        str | None, typer.Option(help="Model directory, GGUF file or hub id. Default: Gemma 3 270M.")
     ] = None,
-    network: Annotated[Path | None, typer.Option(help="Network file; default: four CubeSats.")] = None,
+    network: Annotated[Path | None, typer.Option(help="Network (TOML). Default: four CubeSats.")] = None,
     prompt_tokens: PromptTokens = 128,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 24,
-    loss_budget: Annotated[float, typer.Option(help="Nats per token that compression may cost.")] = 0.1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for plan, trace and timeline.")] = Path(
-        "demo-output"
-    ),
+    loss_budget: Annotated[float, typer.Option(help="Largest loss in nats per token.")] = 0.1,
+    output: OutputFolder = Path("demo-output"),
     as_json: Json = False,
 ) -> None:
     """Plan, compress and run a real language model over four emulated satellites.
 
     Example: `orbitsplit demo --new-tokens 16`
     """
+    check_folder(output)
+    if model is not None:
+        find_model(model)
+    nodes = osp.Network.sample("cubesat_chain") if network is None else load_network(network)
     from .demo import Settings
     from .demo import run as run_demo
 
     settings = Settings(
         model=model,
-        network=network,
+        network=nodes,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         loss_budget=loss_budget,
         output=output,
     )
-    result = run_demo(settings, err if as_json else out)
+    result = run_demo(settings, err if as_json else out, is_quiet=is_quiet())
     if as_json:
         print_json(result)
 
 
-def _path(plan: osp.Plan, model: str | None, report: views.Report | None) -> Path | str:
-    from orbitsplit._models.source import open_model
+def _follow(rank: int, model: str | None, codebook: Path | None) -> None:
+    """Serve as the worker of a stage; does not return."""
+    if model is not None:
+        find_model(model)
+    check_readable([] if codebook is None else [codebook])
+    from orbitsplit.runtime import _torchrun as torchrun
 
-    named = model if model is not None else plan.model
-    if named is None:
-        raise ValueError("the plan names no model: give one with --model")
-    return open_model(named, progress=report)
+    torchrun.follow(rank, model=model, codebook=codebook)
 
 
 def _open(
-    plan: osp.Plan,
-    model: str | None,
-    codebook: Path | None,
-    links: Path | None,
-    replan: Any,
-    exact_resume: bool,
-    report: views.Report,
-    *,
-    is_torchrun: bool = False,
-) -> tuple[osp.Pipeline, Any]:
-    """Start the pipeline of a plan; return it and the model's tokenizer."""
-    from orbitsplit._models.source import load_tokenizer
+    inputs: RunInputs, progress: views.ProgressBars, *, exact_resume: bool, is_torchrun: bool = False
+) -> tuple[osp.Pipeline, Any, Path | str]:
+    """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id."""
+    from orbitsplit._models.source import load_tokenizer, open_model
 
-    if is_torchrun and (links is not None or replan is not None):
-        raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
-    path = _path(plan, model, report)
+    path = open_model(inputs.model, progress=progress)
     tokenizer = load_tokenizer(path)
     where = None
     if is_torchrun:
         from orbitsplit.runtime import _torchrun as torchrun
 
-        where = torchrun.lead(plan)
+        where = torchrun.lead(inputs.plan)
     pipe = osp.Pipeline(
-        plan,
+        inputs.plan,
         path,
-        codebook=codebook,
-        conditions=None if links is None else osp.LinkConditions.load(links),
-        replan=replan,
+        codebook=inputs.codebook,
+        conditions=inputs.conditions,
+        replan=inputs.replan,
         exact_resume=exact_resume,
-        progress=report,
+        progress=progress,
         where=where,
     )
-    return pipe, tokenizer
-
-
-def _replanning(codebook: Path | None, profile: Path | None, network: Path | None) -> Any:
-    """Return what plans again after a loss, None where profile and network are not given."""
-    if profile is None and network is None:
-        return None
-    if profile is None or network is None:
-        raise ValueError("to go on after a loss, give --profile and --network")
-    book = None if codebook is None else osp.Codebook.load(codebook)
-    return osp.replanner(osp.ModelProfile.load(profile), osp.Network.load(network), codebook=book)
+    return pipe, tokenizer, path
 
 
 def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], *, as_json: bool) -> None:
@@ -232,7 +225,7 @@ def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], 
         print_json({"texts": [text for _, text in texts], "run": run, "recoveries": recoveries})
         return
     for recovery in pipe.recoveries:
-        out.print(f"lost: {escape(str(recovery))}", highlight=False, soft_wrap=True)
+        out.print(f"recovered: {escape(str(recovery))}", highlight=False, soft_wrap=True)
     views.texts(out, texts)
     if measured is not None:
         views.run(out, measured)

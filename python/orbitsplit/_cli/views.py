@@ -1,4 +1,4 @@
-"""How results look in a terminal: tables and progress bars for the command line and the demo."""
+"""Results in a terminal: tables and progress bars of the command line and the demo."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
 
 
-class Report:
-    """A progress bar per step, fed by the `progress(step, fraction)` callbacks of the library."""
+class ProgressBars:
+    """A progress bar per step, driven by the `progress(step, fraction)` callbacks of the library."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, is_visible: bool = True) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
+        # Where there is no terminal, all that rich shows of a transient bar is an empty line.
+        is_shown = is_visible and console.is_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=not is_shown)
         self._tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> ProgressBars:
         self._progress.start()
         return self
 
@@ -30,7 +32,7 @@ class Report:
         self._progress.stop()
 
     def __call__(self, step: str, fraction: float) -> None:
-        # One bar for "statistics, batch 1 of 128" and all that follow: what is before the comma is the step.
+        # One bar for "statistics, batch 1 of 128" and the following batches: the step is what precedes the comma.
         name = step.split(",")[0]
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(step, total=1.0)
@@ -38,7 +40,7 @@ class Report:
 
 
 def profile(console: Console, profile: osp.ModelProfile) -> None:
-    """Show what embeddings, layers and head cost."""
+    """Show the cost of embeddings, layers and head."""
     layers = profile.layers
     blocks = layers[1:-1]
     is_measured = layers[0].prefill_s is not None
@@ -50,7 +52,7 @@ def profile(console: Console, profile: osp.ModelProfile) -> None:
 
 
 def _costs(layers: Sequence[osp.LayerProfile], is_measured: bool) -> tuple[str, str]:
-    """Return prefill and decode of some layers, in seconds where measured, else in FLOP."""
+    """Return the costs of prefill and decode of some layers, in seconds if they were measured, else in FLOP."""
     if is_measured:
         seconds = (sum(layer.prefill_s or 0.0 for layer in layers), sum(layer.decode_s or 0.0 for layer in layers))
         return format_seconds(seconds[0]), format_seconds(seconds[1])
@@ -59,9 +61,9 @@ def _costs(layers: Sequence[osp.LayerProfile], is_measured: bool) -> tuple[str, 
 
 
 def codebook(console: Console, book: osp.Codebook) -> None:
-    """Show bits and loss of each level: the least, the middle and the most loss over the cuts that have it."""
+    """Show bits and loss of each level: the minimum, median and maximum over the cuts that have it."""
     unit = book.provenance.get("unit", "nats")
-    view = Table("level", "bits per element", "cuts", f"loss, {escape(str(unit))}: least", "median", "most")
+    view = Table("level", "bits per element", "cuts", f"loss, {escape(str(unit))}: min", "median", "max")
     for level in book.table().levels[1:]:
         found = [one for cut in book.cuts for one in book.levels(cut) if one.name == level.name]
         losses = sorted(one.loss for one in found)
@@ -71,14 +73,14 @@ def codebook(console: Console, book: osp.Codebook) -> None:
     console.print(view)
     curve = book.accuracy
     console.print(
-        f"codebook {book.hex_id} of {escape(book.model.name)}: a loss of 0.1 is expected to cost "
-        f"{10 * curve.drop_per_loss:.2f} +- {10 * curve.error:.2f} points of accuracy",
+        f"codebook {book.hex_id} of {escape(book.model.name)}: expected drop in accuracy at a loss of 0.1: "
+        f"{10 * curve.drop_per_loss:.2f} +- {10 * curve.error:.2f} percentage points",
         highlight=False,
     )
 
 
 def plan(console: Console, plan: osp.Plan) -> None:
-    """Show the stages of a plan with what was predicted of them."""
+    """Show the stages of a plan and their predicted times and memory."""
     prediction = plan.prediction
     if prediction is None:
         console.print(str(plan), highlight=False)
@@ -87,7 +89,7 @@ def plan(console: Console, plan: osp.Plan) -> None:
     stage_s = prediction.decode_stage_s if generates else prediction.stage_s
     link_s = prediction.decode_link_s if generates else prediction.link_s
     each = "token step" if generates else "micro-batch"
-    table = Table("node", "layers", "memory needed", "of", f"busy per {each}", "codec of the cut", "link busy")
+    table = Table("node", "layers", "memory", "limit", f"busy per {each}", "codec", "link busy")
     for k, stage in enumerate(plan.stages):
         is_last = k == len(plan.stages) - 1
         table.add_row(
@@ -102,7 +104,7 @@ def plan(console: Console, plan: osp.Plan) -> None:
     console.print(table)
     objective = "" if prediction.objective == "latency" else f" in {prediction.objective}"
     console.print(
-        f"{prediction.status}: {format_seconds(prediction.total_s)} in all, of which prefill "
+        f"{prediction.status}: {format_seconds(prediction.total_s)} in total, prefill "
         f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %{objective}; "
         f"predicted loss {prediction.loss:.4f} nats/token",
         highlight=False,
@@ -110,9 +112,9 @@ def plan(console: Console, plan: osp.Plan) -> None:
 
 
 def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Alternative]) -> None:
-    """Show the plan beside what people do instead."""
+    """Compare the plan with the baselines."""
     assert plan.prediction is not None
-    table = Table("plan", "predicted total", "against ours", "breaks")
+    table = Table("plan", "predicted total", "relative", "violates")
     table.add_row("planned", format_seconds(plan.prediction.total_s), "1.00x", "-")
     for other in alternatives:
         total = "-" if other.total_s is None else format_seconds(other.total_s)
@@ -122,24 +124,24 @@ def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Al
 
 
 def totals(console: Console, trace: osp.Trace) -> None:
-    """Show the seconds each node spent on each kind of work."""
+    """Show the time that each node spent on each kind of work."""
     spent = trace.totals()
     kinds = [kind for kind in next(iter(spent.values())) if any(node[kind] > 0 for node in spent.values())]
     table = Table("node", *kinds)
     for node, seconds in spent.items():
         table.add_row(escape(node), *(format_seconds(seconds[kind]) for kind in kinds))
     console.print(table)
-    console.print(f"{format_seconds(trace.stop_s)} in all", highlight=False)
+    console.print(f"{format_seconds(trace.stop_s)} in total", highlight=False)
 
 
 def texts(console: Console, texts: Sequence[tuple[str, str]]) -> None:
-    """Show prompts and what they were continued with."""
+    """Show prompts and their continuations."""
     for prompt, text in texts:
         console.print(f"...{escape(repr(prompt[-60:]))} -> [bold]{escape(repr(text))}[/]", highlight=False)
 
 
 def run(console: Console, run: osp.Run) -> None:
-    """Show bytes on each link and memory of each process of a run."""
+    """Show the bytes on each link and the memory of each process of a run."""
     links = Table("link", "frames", "bytes on the wire", "uncompressed", "ratio", "busy")
     for link in run.links:
         links.add_row(
@@ -163,19 +165,19 @@ def run(console: Console, run: osp.Run) -> None:
             "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
         )
     console.print(memory)
-    console.print(f"{run.tokens_per_s:.2f} tokens per second over the whole run", highlight=False)
+    console.print(f"{run.tokens_per_s:.2f} tokens per second", highlight=False)
 
 
 def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
-    """Show predicted beside measured delays."""
+    """Compare predicted and measured delays."""
     if plan.prediction is None:
         return
     compared = run.against(plan)
     planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
     if compared is None:
         console.print(
-            f"took {format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; "
-            f"planned were {planned[0]} x {planned[1]} + {planned[2]}, so nothing is compared",
+            f"{format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; not "
+            f"compared with the prediction, which is for {planned[0]} x {planned[1]} + {planned[2]}",
             highlight=False,
         )
         return

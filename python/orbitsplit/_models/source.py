@@ -25,6 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit._io.files import read_text
 
 from .gguf import Progress, convert_gguf, converted_path
+from .model_path import find_model
 
 _CONFIG = "config.json"
 
@@ -38,18 +39,10 @@ def open_model(
     into `cache_dir` (default: orbitsplit/models in the XDG cache); `progress(step, fraction)` is told how far.
     Raises FileNotFoundError for a path that does not exist, ValueError for a file or directory that is no model.
     """
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        if not (path / _CONFIG).is_file():
-            raise ValueError(f"{path} is not a model directory: it has no {_CONFIG}")
-        return path
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ValueError(f"{path} is not a model: expected a directory with config.json or a .gguf file")
-        return convert_gguf(path, cache_dir=cache_dir, progress=progress)
-    if isinstance(path_or_id, Path) or path_or_id.startswith(("/", ".", "~")) or path.suffix == ".gguf":
-        raise FileNotFoundError(f"no model at {path_or_id}: the path does not exist")
-    return path_or_id
+    found = find_model(path_or_id)
+    if isinstance(found, Path) and found.is_file():
+        return convert_gguf(found, cache_dir=cache_dir, progress=progress)
+    return found
 
 
 def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:

@@ -25,12 +25,6 @@ _PATIENCE = datetime.timedelta(minutes=10)
 _SIOCGIFADDR = 0x8915  # Linux, netdevice(7)
 
 
-def torchrun_rank() -> int | None:
-    """Return this process's rank among those that torchrun started, None if it did not start this one."""
-    rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    return None if rank is None else int(rank)
-
-
 def lead(plan: Plan) -> Where:
     """Return where the processes of a plan are, on rank 0, and let the others know where the control store is.
 

@@ -39,8 +39,9 @@ def run(
     """Serve until SIGINT or SIGTERM, then return.
 
     `app` is from `create_app`. Port 0 takes a free one; `on_start` is called with the URL once connections are
-    accepted. After a signal no connections are accepted, and running requests have `grace_s` seconds to finish. Then
-    they are cancelled, and their clients get an error. A second SIGINT does not wait. `log_level` is that of uvicorn.
+    accepted and signals handled, and must return at once. After a signal no connections are accepted, and running
+    requests have `grace_s` seconds to finish. Then they are cancelled, and their clients receive an error. A second
+    SIGINT does not wait. `log_level` is that of uvicorn.
 
     Raises:
         OSError: The address cannot be bound.
@@ -48,10 +49,13 @@ def run(
     with _listen(host, port) as listening, warnings_on_stderr():
         bound = listening.getsockname()
         url = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
-        log.info("listening at %s", url)
-        if on_start is not None:
-            on_start(url)
-        Server(app, grace_s=grace_s, log_level=log_level).run(sockets=[listening])
+
+        def report() -> None:
+            log.info("listening at %s", url)
+            if on_start is not None:
+                on_start(url)
+
+        Server(app, grace_s=grace_s, log_level=log_level, on_start=report).run(sockets=[listening])
 
 
 def serve_model(
@@ -135,7 +139,9 @@ def _end_tokens(model: str | Path) -> int | list[int] | None:
 class Server(uvicorn.Server):
     """uvicorn's server, which ends the generations before their connections and does not raise signals again."""
 
-    def __init__(self, app: Starlette, *, grace_s: float, log_level: str) -> None:
+    def __init__(
+        self, app: Starlette, *, grace_s: float, log_level: str, on_start: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -149,6 +155,13 @@ class Server(uvicorn.Server):
         )
         self._admission = app.state.admission
         self._grace_s = grace_s
+        self._on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections; signals are handled from then on."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections; end the generations after the grace period."""

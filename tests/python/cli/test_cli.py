@@ -132,7 +132,7 @@ def test_a_missing_file_exits_with_2(
     assert "none.json" in capsys.readouterr().err
 
 
-COMMANDS = ("calibrate", "demo", "pareto", "plan", "profile", "run", "serve", "simulate", "solve", "verify")
+COMMANDS = ("calibrate", "demo", "leo", "pareto", "plan", "profile", "run", "serve", "simulate", "solve", "verify")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -144,7 +144,7 @@ def test_every_command_has_help_with_an_example_and_json(
     out = capsys.readouterr().out
     assert f"orbitsplit {command} " in out
     assert "Example" in out
-    # A server goes on; it has no result.
+    # A server has no result.
     assert ("--json" in out) == (command != "serve")
 
 
@@ -217,8 +217,8 @@ def test_calibrate_plan_verify_and_run_follow_each_other(
     book, verified = tmp_path / "book.safetensors", tmp_path / "verified.json"
     common = ("--prompt-tokens", 16)
     assert orbitsplit(monkeypatch, "profile", model, *common, "--measure", "-o", profile) == 0
-    asked = ("--codec", "klt", "--codec", "int8", "--level", 4, "--cut", 1, "--cut", 2)
-    assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, *asked, "-o", book) == 0
+    options = ("--codec", "klt", "--codec", "int8", "--level", 4, "--cut", 1, "--cut", 2)
+    assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, *options, "-o", book) == 0
     assert "klt 4" in capsys.readouterr().out
     assert not book.with_name("book.safetensors.partial").exists()
     given = ("--codebook", book)
@@ -253,7 +253,7 @@ def test_a_run_of_another_workload_is_not_compared_with_the_plan(capsys: pytest.
     )  # fmt: skip
     workload = osp.Workload(prompt_tokens=3, new_tokens=2)
     plan = osp.Plan((osp.PlanStage("a", 0, 3),), (), 3, workload=workload, prediction=prediction)
-    for new_tokens, shown in ((2, "1.000"), (32, "planned were 1 x 3 + 2")):
+    for new_tokens, shown in ((2, "1.000"), (32, "which is for 1 x 3 + 2")):
         trace = osp.Trace(nodes=("a",), events=())
         run = osp.Run(
             sequences=1, prompt_tokens=3, new_tokens=new_tokens, groups=1, prefill_s=1, decode_s=1, stages=(), links=(),
@@ -347,8 +347,8 @@ def test_a_run_draws_tokens_over_links_that_change_and_writes_a_trace_for_viewer
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--profile", "profile.json"), "to go on after a loss, give --profile and --network"),
-        (("--network", "network.toml"), "to go on after a loss, give --profile and --network"),
+        (("--profile", "profile.json"), "to resume after a loss, give --profile and --network"),
+        (("--network", "network.toml"), "to resume after a loss, give --profile and --network"),
         (("--links", "other.toml"), "the conditions name node 'mars'; the nodes are a, b"),
     ],
 )
@@ -372,7 +372,8 @@ def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(
 ) -> None:
     # It was ignored.
     monkeypatch.chdir(chain.folder)
-    monkeypatch.setattr("orbitsplit.runtime._torchrun.torchrun_rank", lambda: 0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("RANK", "0")
     after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
     for options in (("--links", "links.toml"), after_a_loss):
         assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2

@@ -1,0 +1,98 @@
+"""Options of every command: --version, -v and -vv, --quiet."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from orbitsplit.__main__ import main
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "solve": ("problem.json",),
+    "pareto": ("problem.json",),
+    "profile": ("my-model", "-o", "made.json"),
+    "plan": ("profile.json", "--network", "network.toml", "-o", "made.json"),
+    "simulate": ("plan.json", "-o", "made.json"),
+    "leo": ("paper", "--hours", "1", "-o", "made.toml"),
+}
+
+
+def orbitsplit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "orbitsplit", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_version(tmp_path: Path) -> None:
+    ended = orbitsplit(tmp_path, "--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"orbitsplit {version('orbitsplit')}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_logs_to_standard_error_with_v_and_more_with_vv(
+    command: str, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {word for word in COMMANDS[command] if (inputs / word).is_file()} or {"paper"} & {*COMMANDS[command]}
+    for option in ((), ("-v",), ("-vv",)):
+        monkeypatch.setattr(sys, "argv", ["orbitsplit", *option, command, *COMMANDS[command]])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        printed, log = capsys.readouterr()
+        assert "orbitsplit.cli" not in printed
+        assert ("DEBUG orbitsplit.cli: orbitsplit " in log) == (option == ("-vv",))
+        if command != "profile":  # whose model transformers reads
+            assert all((f"INFO orbitsplit.cli: read {name}" in log) == bool(option) for name in names)
+        made = next((word for word in COMMANDS[command] if word.startswith("made")), None)
+        assert made is None or (f"INFO orbitsplit.cli: wrote {made}" in log) == bool(option)
+
+
+def test_vv_has_the_traceback_of_an_error_and_others_do_not(tmp_path: Path) -> None:
+    for option, expected in (((), False), (("-v",), False), (("-vv",), True)):
+        ended = orbitsplit(tmp_path, *option, "solve", "missing.json")
+        assert ended.returncode == 2
+        assert ended.stderr.endswith("error: missing.json: No such file or directory\n")
+        assert ("Traceback" in ended.stderr) == expected
+
+
+def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
+    ended = orbitsplit(tmp_path, "-v", "--quiet", "solve", "missing.json")
+    assert (ended.returncode, ended.stderr) == (2, "error: --verbose and --quiet exclude each other\n")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("options", [("--quiet",), ("-v",)])
+def test_serve_logs_what_the_server_logs(options: tuple[str, ...], inputs: Path) -> None:
+    command = [sys.executable, "-m", "orbitsplit", *options, "serve", "plan.json", "--port", "0", "--context", "40"]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=inputs, stderr=subprocess.PIPE, text=True, env=env) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            log = ""
+            while not log.rpartition("\n")[0].rpartition("\n")[2].startswith("serving at"):
+                log += next(lines)
+            server.send_signal(signal.SIGTERM)
+            log += "".join(lines)
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+    assert ("INFO orbitsplit.serve: started: model my-model, 40 tokens per request" in log) == (options == ("-v",))
+    assert ("INFO orbitsplit.serve: stopped" in log) == (options == ("-v",))
+    # The plan reserves 16 + 8 tokens.
+    assert ("WARNING orbitsplit.serve: requests may have 40 tokens, the plan reserves" in log) == (options == ("-v",))
+
+
+def test_a_program_that_uses_the_library_configures_its_own_log() -> None:
+    # A library configures no handlers: importing it changes nothing.
+    code = (
+        "import logging, orbitsplit as osp, orbitsplit.serve\n"
+        "print([h for n in ('', 'orbitsplit') for h in logging.getLogger(n).handlers])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
+    assert ended.stdout == "[]\n"
