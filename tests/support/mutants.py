@@ -10,6 +10,7 @@ import numpy as np
 
 from orbitsplit import CalibratedCodec
 from orbitsplit._backend import load_backend
+from orbitsplit._codec.calibrated import prepared
 from orbitsplit._codec.codecs import Codec
 from tests.judges import codec as judge
 
@@ -68,7 +69,7 @@ def valid_frames() -> list[bytes]:
                 frames.append(_NATIVE.encode(bits, dtype, shape, *numbers))
     for shape in ((1, _WIDTH), (3, _WIDTH), (2, 35, _WIDTH), (300, _WIDTH), (0, _WIDTH)):
         x = rng.standard_normal(shape).astype(np.float32)
-        frames.append(CALIBRATED.prepared(_NATIVE).encode(x, 0, shape))
+        frames.append(prepared(CALIBRATED, _NATIVE).encode(x, 0, shape))
     return frames
 
 
@@ -82,7 +83,7 @@ def large_frames() -> list[bytes]:
         frames.append(_NATIVE.encode(bits, dtype, shape, judge.CODECS.index("lossless_bf16"), 64, 0.25))
     for rows in LARGE_ROWS:
         x = rng.standard_normal((rows, _WIDTH)).astype(np.float32)
-        frames.append(CALIBRATED.prepared(_NATIVE).encode(x, 0, x.shape))
+        frames.append(prepared(CALIBRATED, _NATIVE).encode(x, 0, x.shape))
     return frames
 
 

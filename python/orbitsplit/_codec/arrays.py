@@ -1,15 +1,17 @@
-"""Arrays and tensors as the memory that codecs read and write; torch is imported where a tensor asks for it."""
+"""Arrays and tensors as the memory that codecs read and write; torch is imported only to return a tensor."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.dtypes import DTYPES
+from orbitsplit._io.validation import check_is_integer
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +31,17 @@ def dtype_number(dtype: Any) -> int:
     return DTYPES.index(name)
 
 
+def shape_of(shape: Any) -> tuple[int, ...]:
+    """Return a shape as a tuple of Python's integers. Raises `TypeError` for what is no sequence of integers."""
+    if isinstance(shape, str) or not isinstance(shape, Iterable):
+        raise TypeError(f"shape is {shape!r}, must be a sequence of integers")
+    extents = tuple(shape)
+    for axis, extent in enumerate(extents):
+        if type(extent) is not int:
+            check_is_integer(f"shape[{axis}]", extent)
+    return tuple(map(int, extents))  # NumPy's overflow
+
+
 def is_torch_dtype(dtype: Any) -> bool:
     """Return whether a dtype is one of torch, without importing it."""
     torch = sys.modules.get("torch")
@@ -38,7 +51,10 @@ def is_torch_dtype(dtype: Any) -> bool:
 def _numpy_dtype_name(dtype: Any) -> str:
     if isinstance(dtype, str) and dtype == "bfloat16":
         return dtype
-    native = np.dtype(dtype)
+    try:
+        native = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"cannot compress {dtype!r}: supported are {', '.join(DTYPES)}") from None
     return native.name if native.isnative else f"byte-swapped {native.name}"
 
 
@@ -51,8 +67,7 @@ def view_bytes(x: Array) -> tuple[npt.NDArray[Any], int, tuple[int, ...]]:
         if not x.flags.c_contiguous:
             raise ValueError("the array is not C-contiguous; np.ascontiguousarray(x) makes a contiguous copy")
         return x, dtype_number(x.dtype), x.shape
-    # A tensor can only come from a torch that is already imported; importing it here would cost NumPy users
-    # seconds.
+    # A tensor implies that torch is imported already; importing it here would cost users of NumPy seconds.
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(x, torch.Tensor):
         raise TypeError(f"cannot compress {type(x).__name__}: give a NumPy array or a CPU torch tensor")
@@ -87,13 +102,13 @@ def as_tensor(data: npt.NDArray[Any], dtype: int, shape: tuple[int, ...]) -> tor
 
 
 def view_writable(out: Array) -> tuple[npt.NDArray[Any], int, tuple[int, ...]]:
-    """Return what `view_bytes` does of an array that will be written.
+    """Return what `view_bytes` does for an array that will be written.
 
-    Raises `ValueError` also where that is not allowed.
+    Raises `ValueError` also for an array that cannot be written.
     """
     data, dtype, shape = view_bytes(out)
     if not isinstance(out, np.ndarray) and out.requires_grad:
-        raise ValueError("out requires grad, which autograd would compute from values it has not seen")
+        raise ValueError("out requires grad, and autograd would not see that its values change")
     if not data.flags.writeable:
         raise ValueError("out is read-only")
     return data, dtype, shape

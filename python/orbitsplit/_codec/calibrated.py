@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass, field, fields
 from types import ModuleType
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from orbitsplit._backend import backend
 from orbitsplit._errors import CorruptFrameError
+from orbitsplit._io.deprecation import REMOVED_IN
+from orbitsplit._io.validation import check_number, check_range
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -19,7 +22,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class CalibratedCodec:
-    """Say how activations of one width are encoded at one cut of a model, with numbers that calibration found.
+    """A codec for activations of one width at one cut of a model, with numbers that calibration found.
 
     With x a row of `width` channels and T the transform:
 
@@ -29,19 +32,20 @@ class CalibratedCodec:
         y'   = sign(code) (|code| - shrink) step
         x'   = (T' y') / scale + shift, or with `inverse` instead of T'
 
-    Arrays have one float32 a channel; None leaves a step out. `step` is from 2^-126 to 2^120, `shift` from -2^126 to
+    Arrays have one float32 per channel; None leaves a step out. `step` is from 2^-126 to 2^120, `shift` from -2^126 to
     2^126, `threshold` at least 0, `rounding` in (0, 0.5], `shrink` in [0, 0.5). The transform is that of `matrix`
     ([width, width]) or Hadamard's on blocks of `hadamard` channels, a power of two; `scale` needs one (without, it
     belongs into `step`). A matrix is orthogonal, or comes with its `inverse` ([width, width]), both with magnitudes up
     to 2^40: with F a Fisher matrix and U orthogonal, T = U' F^(1/2) and its inverse F^(-1/2) U weigh errors by F.
 
-    `tables` ([T, 256], up to 64 of them) are expected frequencies of each byte in 256ths, of 1 to 255 in all; what they
-    lack of 256 is shared by the bytes that have 0. `table_of_channel` says which table each channel has; None: the
-    first. Without tables codes are stored as they are.
+    `tables` ([T, 256], up to 64 of them) are expected frequencies of each byte in 256ths, which add up to 1 to 255; the
+    rest to 256 is the frequency of an escape that codes the bytes of frequency 0. `table_of_channel` is the index of
+    each channel's table, by default 0. Without tables codes are stored unchanged.
 
     A frame holds `codebook`, `cut` and `level` and none of these numbers: its receiver needs the same codec.
 
     Raises:
+        TypeError: An array does not hold numbers, or a number is none; the message names it.
         ValueError: A number or a shape is not valid; the message names it.
 
     >>> codec = CalibratedCodec(codebook=7, step=np.full(4, 0.5, np.float32))
@@ -74,25 +78,31 @@ class CalibratedCodec:
         if self.tables is not None and self.table_of_channel is None:
             object.__setattr__(self, "table_of_channel", np.zeros(self.width, np.uint8))
         self._freeze("table_of_channel", np.uint8, 1)
-        _check_whole("codebook", self.codebook, 64)
-        _check_whole("cut", self.cut, 16)
-        _check_whole("level", self.level, 16)
-        _check_whole("hadamard", self.hadamard, 31)
+        for name, bits in (("codebook", 64), ("cut", 16), ("level", 16), ("hadamard", 31)):
+            check_range(name, getattr(self, name), 0, (1 << bits) - 1)
+        for name in ("rounding", "shrink"):
+            check_number(name, getattr(self, name))
         if self.tables is not None and (self.tables.shape[1] != 256 or not len(self.tables)):
             raise ValueError(f"tables has shape {list(self.tables.shape)}, it must have rows of 256")
         for name in ("matrix", "inverse"):
             matrix = getattr(self, name)
             if matrix is not None and matrix.shape != (self.width, self.width):
                 raise ValueError(f"{name} has shape {list(matrix.shape)}, it must be [{self.width}, {self.width}]")
-        # Here and not at the first frame: what is wrong with the numbers is an error of whoever made them.
-        self.prepared(backend())
+        # Here and not at the first frame: wrong numbers are an error of the code that makes the codec.
+        prepared(self, backend())
 
     def _freeze(self, name: str, dtype: type[np.float32] | type[np.uint8], axes: int) -> None:
         """Replace an array by a copy that cannot change."""
         given = getattr(self, name)
         if given is None:
             return
-        array = np.array(given)
+        try:
+            array = np.array(given)
+        except ValueError as error:
+            raise ValueError(f"{name} has rows of different lengths") from error
+        # A comparison of channels may tell which of two tables they have.
+        if array.dtype.kind not in ("biuf" if dtype is np.uint8 else "iuf"):
+            raise TypeError(f"{name} holds {array.dtype}, it must hold numbers")
         if array.ndim != axes:
             raise ValueError(f"{name} has {array.ndim} axes, it must have {axes}")
         if dtype is np.uint8 and not np.array_equal(array.astype(np.uint8), array):
@@ -108,13 +118,15 @@ class CalibratedCodec:
         return len(self.step)
 
     def prepared(self, module: ModuleType) -> Any:
-        """Return the backend's own form of this codec, made once."""
-        if module.__name__ not in self._prepared:
-            self._prepared[module.__name__] = _prepare(self, module)
-        return self._prepared[module.__name__]
+        """Return the backend's form of this codec. Deprecated: it is internal to `compress` and the others."""
+        advice = "compress, decompress, Encoder and Decoder take the codec itself"
+        warnings.warn(
+            f"CalibratedCodec.prepared goes in version {REMOVED_IN}; {advice}", DeprecationWarning, stacklevel=2
+        )
+        return prepared(self, module)
 
     def _numbers(self) -> tuple[Any, ...]:
-        """Everything a frame depends on, in a form that can be compared: arrays as their shape and bytes."""
+        """Return everything a frame depends on, in a form that can be compared: arrays as their shape and bytes."""
         values = (getattr(self, entry.name) for entry in fields(self) if entry.init)
         return tuple((x.shape, x.tobytes()) if isinstance(x, np.ndarray) else x for x in values)
 
@@ -134,14 +146,22 @@ class CalibratedCodec:
             f"transform={transform}, tables={tables})"
         )
 
-    # The backend's form cannot be pickled; it is made again from the numbers.
+    # The backend's form cannot be pickled; it is remade from the numbers.
     def __reduce__(self) -> tuple[Any, ...]:
         values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
         return functools.partial(CalibratedCodec, **values), ()
 
 
+def prepared(codec: CalibratedCodec, module: ModuleType) -> Any:
+    """Return a backend's own form of a codec, made once."""
+    forms = codec._prepared
+    if module.__name__ not in forms:
+        forms[module.__name__] = _prepare(codec, module)
+    return forms[module.__name__]
+
+
 class CodecOfLevel(Protocol):
-    """What holds the codecs of a model, one for each cut and level."""
+    """The codecs of a model, one for each cut and level."""
 
     @property
     def codebook_id(self) -> int: ...
@@ -150,7 +170,7 @@ class CodecOfLevel(Protocol):
 
 
 def check_codebook(codebook: CodecOfLevel) -> None:
-    """Raise `TypeError` for what has no codecs, such as the name of one: decoding needs none."""
+    """Raise `TypeError` for what has no codecs of levels, such as the name of a codec."""
     if not (hasattr(codebook, "codebook_id") and hasattr(codebook, "codec_of")):
         raise TypeError(
             f"codebook is a {type(codebook).__name__}, it must be a CalibratedCodec or have codecs of levels"
@@ -160,10 +180,10 @@ def check_codebook(codebook: CodecOfLevel) -> None:
 def select(codebook: CalibratedCodec | CodecOfLevel, key: tuple[int, int, int]) -> CalibratedCodec | None:
     """Return the codec that decodes a frame with this key (codebook, cut, level), None if it needs none.
 
-    Raises `CorruptFrameError` if the frame needs another codebook, `TypeError` for what is none.
+    Raises `CorruptFrameError` if the frame needs another codebook, `TypeError` for what is no codebook.
     """
     if isinstance(codebook, CalibratedCodec):
-        return codebook  # whose decoder compares the whole key
+        return codebook  # its decoder compares the whole key
     check_codebook(codebook)
     needed, cut, level = key
     if needed == 0:
@@ -178,11 +198,6 @@ def select(codebook: CalibratedCodec | CodecOfLevel, key: tuple[int, int, int]) 
         raise CorruptFrameError(
             f"frame needs cut {cut}, level {level} of codebook {needed}, which has none: {error}"
         ) from error
-
-
-def _check_whole(name: str, value: int, bits: int) -> None:
-    if not 0 <= value < 1 << bits:
-        raise ValueError(f"{name} is {value}, it must be from 0 to {(1 << bits) - 1}")
 
 
 def _prepare(codec: CalibratedCodec, module: ModuleType) -> Any:

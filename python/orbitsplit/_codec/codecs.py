@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from orbitsplit._backend import backend
 from orbitsplit._io.dtypes import DTYPES
+from orbitsplit._io.validation import check_is_integer, check_number, check_range, check_string
 
-from .arrays import as_tensor, dtype_number, view_bytes, view_writable
-from .calibrated import CalibratedCodec, CodecOfLevel, select
+from .arrays import as_tensor, dtype_number, shape_of, view_bytes, view_writable
+from .calibrated import CalibratedCodec, CodecOfLevel, prepared, select
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -29,17 +30,21 @@ _VALID = (
     "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk, topk:KEEP and lossless_bf16 "
     "(GROUP a multiple of 8 from 8 to 65536, KEEP in (0, 1])"
 )
-ANY_BYTES = (1 << 64) - 1  # where nothing of the array's size is allocated
+ANY_BYTES = (1 << 64) - 1  # no limit: nothing of the array's size is allocated
 _DEFAULT_GROUP = 64
 _DEFAULT_KEEP = 0.25
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Say how an activation is encoded: a name and what that codec can be told.
+    """A fixed codec: its name and its parameter.
 
-    `group` is the number of neighbouring elements of a row that share a scale (int8 and int4, default 64);
-    `keep` the fraction of each row that is kept (topk, default 0.25). Both are None where they mean nothing.
+    `group` is the number of adjacent elements of a row that share a scale (int8 and int4, default 64);
+    `keep` the fraction of each row that is kept (topk, default 0.25). Both are None for the other codecs.
+
+    Raises:
+        TypeError: The name is no string, `group` no integer or `keep` no number.
+        ValueError: There is no such codec, or it does not take the parameter or its value.
 
     >>> str(Codec.parse("int8:128"))
     'int8:128'
@@ -50,6 +55,11 @@ class Codec:
     keep: float | None = None
 
     def __post_init__(self) -> None:
+        check_string("the name of a codec", self.name)
+        if self.group is not None:
+            check_is_integer("group", self.group)
+        if self.keep is not None:
+            check_number("keep", self.keep)
         if self.name not in _CODECS:
             raise ValueError(f'codec "{self.name}" is unknown; {_VALID}')
         if self.name in ("int8", "int4"):
@@ -69,8 +79,9 @@ class Codec:
     def parse(cls, text: str) -> Codec:
         """Read "raw", "bf16", "lossless_bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
 
-        Raises `ValueError` that lists the valid forms.
+        Raises `ValueError` that lists the valid forms, `TypeError` for what is no string.
         """
+        check_string("codec", text)
         return _parse(text)
 
     def __str__(self) -> str:
@@ -105,20 +116,22 @@ def compress(
     """Encode an array into a frame.
 
     `x` is a C-contiguous NumPy array (float32, float16) or CPU torch tensor (float32, float16, bfloat16) of
-    any shape up to 8 axes; it is read in place. The rows that codecs speak of run along the last axis; a calibrated
-    codec takes rows of its width. `out` is writable, contiguous memory of at least `frame_bytes` bytes apart from `x`:
-    the frame is written to its beginning, and the result is a view of these bytes. `Encoder` saves time where many
-    arrays are alike. Large arrays are encoded on up to `threads` threads (1 to 256; topk and
-    lossless_bf16 use one); the frame does not depend on it.
+    any shape up to 8 axes; it is read in place. Rows lie along the last axis; a calibrated codec takes rows of its
+    width. `out` is writable, contiguous memory of at least `frame_bytes` bytes that does not overlap `x`: the frame is
+    written to its beginning, and the result is a view of these bytes. For many arrays of one shape, `Encoder` is
+    faster. Large arrays are encoded on up to `threads` threads (1 to 256; topk and lossless_bf16 use one); the frame
+    does not depend on it.
 
-    Raises `TypeError` for what is not such an array, codec or memory, `ValueError` for one that is not contiguous, for
-    an invalid codec, for an `out` that is too small or cannot be written, and for NaN or infinity in a codec that
-    cannot keep them (all but raw, bf16 and lossless_bf16); `out` then holds anything.
+    Raises `TypeError` for what is not such an array, codec, memory or number, `ValueError` for one that is not
+    contiguous, for an invalid codec or number of threads, for an `out` that is too small or cannot be written, and for
+    NaN or infinity in a codec that cannot keep them (all but raw, bf16 and lossless_bf16); the contents of `out` are
+    unspecified after an error.
 
     >>> frame = compress(np.ones((4, 64), np.float32), codec="int8")
     >>> len(frame)
     320
     """
+    check_threads(threads)
     data, dtype, shape = view_bytes(x)
     core, arguments = core_of(codec)
     if out is None:
@@ -139,30 +152,30 @@ def decompress(
 ) -> Any:
     """Decode a frame into an array of the original dtype and shape.
 
-    The result is a NumPy array, for bfloat16 a CPU torch tensor (NumPy has no bfloat16); `framework` asks for
+    The result is a NumPy array, for bfloat16 a CPU torch tensor (NumPy has no bfloat16); `framework` selects
     one or the other. `frame` is any contiguous bytes-like object; it is read in place and may come from an
     untrusted sender. At most `max_bytes` are allocated for the array. With `out`, an array or tensor of the
-    frame's dtype and shape, nothing is: it is written and returned, and after an error holds anything.
-    `codebook` has the codecs of calibrated frames; others do not need it. `Decoder` saves time where many
-    frames are alike. Large arrays are decoded on up to `threads` threads (1 to 256).
+    frame's dtype and shape, nothing is allocated: `out` is written and returned; its contents are unspecified after an
+    error. `codebook` has the codecs of calibrated frames; other frames do not need it. For many frames of one shape,
+    `Decoder` is faster. Large arrays are decoded on up to `threads` threads (1 to 256).
 
     Raises `CorruptFrameError` for anything that is not a valid frame within the limit, also for one that needs
-    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written, or a
-    negative `max_bytes`; `TypeError` for what is no codebook or a bfloat16 frame with `framework="numpy"`;
-    `ImportError` if torch is needed and missing.
+    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written, and
+    for a `max_bytes` or number of threads out of range; `TypeError` for what is no codebook, for an argument of a wrong
+    type and for a bfloat16 frame with `framework="numpy"`; `ImportError` if torch is needed and missing.
 
     >>> decompress(compress(np.arange(3, dtype=np.float32), codec="raw"))
     array([0., 1., 2.], dtype=float32)
     """
-    if framework not in (None, "numpy", "torch"):
-        raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
-    if not 0 <= max_bytes <= ANY_BYTES:
-        raise ValueError(f"max_bytes is {max_bytes}, it must be from 0 to {ANY_BYTES}")
+    check_framework(framework)
+    check_threads(threads)
+    if type(max_bytes) is not int or not 0 <= max_bytes <= ANY_BYTES:
+        check_range("max_bytes", max_bytes, 0, ANY_BYTES)
     view = memoryview(frame)
     if not view.c_contiguous:
         raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy")
     codec = None if codebook is None else select(codebook, backend().codebook_key(view, ANY_BYTES))
-    core = backend() if codec is None else codec.prepared(backend())
+    core = backend() if codec is None else prepared(codec, backend())
     if out is not None:
         memory, expected, extents = view_writable(out)
         core.decode_into(view, expected, extents, memory, threads=threads)
@@ -176,28 +189,47 @@ def decompress(
 
 
 def frame_bytes(shape: Sequence[int], dtype: Any, codec: str | Codec | CalibratedCodec = "int8") -> int:
-    """Return the size in bytes of the frame of an array, without one.
+    """Return the size in bytes of the frame of an array of a shape and dtype.
 
-    `dtype` is a NumPy or torch dtype or its name. For topk, lossless_bf16 and calibrated codecs it is an upper
+    `dtype` is a NumPy or torch dtype or its name. For topk, lossless_bf16 and calibrated codecs the size is an upper
     bound, else exact.
+
+    Raises:
+        TypeError: The shape is no sequence of integers, or the dtype or codec is none.
+        ValueError: The codec is invalid, the shape has more than 8 axes, a negative extent or 2^63 bytes or more, or
+            its rows have another width than the calibrated codec.
 
     >>> frame_bytes((4, 64), "float32", "int8")
     320
     """
+    extents = shape_of(shape)
     core, arguments = core_of(codec)
-    size: int = core.frame_bytes(dtype_number(dtype), tuple(shape), *arguments)
+    size: int = core.frame_bytes(dtype_number(dtype), extents, *arguments)
     return size
 
 
+def check_threads(threads: int) -> None:
+    """Raise `TypeError` or `ValueError` for what is no number of threads."""
+    if type(threads) is not int or not 1 <= threads <= 256:
+        check_range("threads", threads, 1, 256)
+
+
+def check_framework(framework: str | None) -> None:
+    """Raise `TypeError` or `ValueError` for what names no framework of arrays."""
+    if framework not in (None, "numpy", "torch"):
+        check_string("framework", framework)
+        raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
+
+
 def core_of(codec: str | Codec | CalibratedCodec) -> tuple[Any, tuple[Any, ...]]:
-    """Return what has the functions of the core for a codec, and what they are told of it."""
+    """Return what has the core's functions for a codec, and the arguments that describe the codec to them."""
     if isinstance(codec, CalibratedCodec):
-        return codec.prepared(backend()), ()
+        return prepared(codec, backend()), ()
     return backend(), codec_arguments(codec)
 
 
 def codec_arguments(codec: str | Codec) -> tuple[int, int, float]:
-    """Return a codec as the core takes it."""
+    """Return a fixed codec as the core takes it: its number, group and keep."""
     chosen = _parse(codec) if isinstance(codec, str) else codec
     if not isinstance(chosen, Codec):
         raise TypeError(f"codec is of type {type(codec).__name__}, it must be a name, a Codec or a CalibratedCodec")

@@ -1,4 +1,4 @@
-"""Encode and decode arrays that are alike, as in decode steps: everything but the work is done beforehand."""
+"""Encode and decode many arrays of one shape, as in decode steps: checks and allocations are done once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from orbitsplit._backend import backend
 from orbitsplit._io.dtypes import DTYPES, describe_array
 
-from .arrays import as_tensor, dtype_number, is_torch_dtype, view_bytes
-from .calibrated import CalibratedCodec, CodecOfLevel, check_codebook, select
-from .codecs import ANY_BYTES, Codec, codec_arguments
+from .arrays import as_tensor, dtype_number, is_torch_dtype, shape_of, view_bytes
+from .calibrated import CalibratedCodec, CodecOfLevel, check_codebook, prepared, select
+from .codecs import ANY_BYTES, Codec, check_framework, check_threads, codec_arguments
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -24,10 +24,10 @@ class Encoder:
     """Encode arrays of one dtype and shape, one after the other, into the same memory.
 
     `codec` is what `compress` takes, `dtype` a NumPy or torch dtype or its name. The frames are those of
-    `compress`, large arrays encoded on up to `threads` threads (1 to 256). An encoder serves one caller at a time.
+    `compress`; large arrays are encoded on up to `threads` threads (1 to 256). An encoder is not thread-safe.
 
-    Raises `TypeError` for a dtype that cannot be encoded, `ValueError` for an invalid codec, shape or number of
-    threads.
+    Raises `TypeError` for a dtype that cannot be encoded and for an argument of a wrong type, `ValueError` for an
+    invalid codec, shape or number of threads.
 
     >>> encoder = Encoder("int8", (1, 640), "float32")
     >>> len(encoder.encode(np.ones((1, 640), np.float32)))
@@ -39,11 +39,11 @@ class Encoder:
     def __init__(
         self, codec: str | Codec | CalibratedCodec, shape: Sequence[int], dtype: Any, *, threads: int = 1
     ) -> None:
-        _check_threads(threads)
+        check_threads(threads)
         self._dtype = dtype_number(dtype)
-        self._shape = tuple(shape)
+        self._shape = shape_of(shape)
         arguments: tuple[Any, ...]
-        arguments = (codec.prepared(backend()),) if isinstance(codec, CalibratedCodec) else codec_arguments(codec)
+        arguments = (prepared(codec, backend()),) if isinstance(codec, CalibratedCodec) else codec_arguments(codec)
         core = backend().Encoder(self._dtype, self._shape, *arguments, threads)
         self._encode = core.encode
         self._encode_bytes = core.encode_bytes
@@ -51,8 +51,8 @@ class Encoder:
     def encode(self, x: Array) -> memoryview:
         """Encode an array and return a view of its frame, which the next call overwrites.
 
-        `bytes(view)` keeps it. NumPy arrays are read in place, and so are CPU tensors of PyTorch 2.10 or later;
-        those of earlier versions as well, in some microseconds more.
+        `bytes(view)` copies it. NumPy arrays and CPU tensors are read in place; with PyTorch before 2.10, a tensor
+        takes some microseconds more.
 
         Raises what `compress` does, and `ValueError` for another dtype or shape than the encoder's.
         """
@@ -70,13 +70,13 @@ class Encoder:
 class Decoder:
     """Decode frames of one dtype and shape, one after the other, into the same array.
 
-    That is a NumPy array, or a CPU torch tensor where `framework` or the dtype says so: `torch.float32`, or
-    bfloat16, which NumPy does not have. Frames may be of any codec and come from an untrusted sender; `codebook` has
-    those of calibrated frames. Large ones are decoded on up to `threads` threads (1 to 256). A decoder serves one
-    caller at a time.
+    The array is a CPU torch tensor with `framework="torch"`, for a torch dtype and for bfloat16, which NumPy does not
+    have, else a NumPy array. Frames may be of any codec and come from an untrusted sender; `codebook` has the codecs of
+    calibrated frames. Large arrays are decoded on up to `threads` threads (1 to 256). A decoder is not thread-safe.
 
-    Raises `TypeError` for a dtype that cannot be decoded or a bfloat16 with `framework="numpy"`, `ValueError`
-    for an invalid shape or number of threads, `ImportError` if torch is needed and missing.
+    Raises `TypeError` for a dtype that cannot be decoded, bfloat16 with `framework="numpy"` and an argument of a wrong
+    type, `ValueError` for an invalid shape, framework or number of threads, `ImportError` if torch is needed and
+    missing.
 
     >>> decoder = Decoder((1, 640), "float32")
     >>> decoder.decode(Encoder("bf16", (1, 640), "float32").encode(np.ones((1, 640), np.float32))).sum()
@@ -94,10 +94,9 @@ class Decoder:
         framework: Literal["numpy", "torch"] | None = None,
         threads: int = 1,
     ) -> None:
-        _check_threads(threads)
-        if framework not in (None, "numpy", "torch"):
-            raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
-        number, extents = dtype_number(dtype), tuple(shape)
+        check_threads(threads)
+        check_framework(framework)
+        number, extents = dtype_number(dtype), shape_of(shape)
         is_bfloat16 = DTYPES[number] == "bfloat16"
         if is_bfloat16 and framework == "numpy":
             raise TypeError('NumPy has no bfloat16: decode into a tensor with framework="torch"')
@@ -111,8 +110,8 @@ class Decoder:
         """Decode a frame and return the array, the same one every time: the next call overwrites it.
 
         Raises `CorruptFrameError` for anything that is not a valid frame or needs another codebook, `ValueError` for
-        one of another dtype or shape than the decoder's or not contiguous. After a `CorruptFrameError` the array
-        holds anything.
+        one of another dtype or shape than the decoder's or not contiguous. The contents of the array are unspecified
+        after a `CorruptFrameError`.
         """
         try:
             self._decode(frame)
@@ -124,12 +123,12 @@ class Decoder:
 def _decode_function(
     codebook: CalibratedCodec | CodecOfLevel | None, dtype: int, shape: tuple[int, ...], memory: Any, threads: int
 ) -> Callable[[Buffer], None]:
-    """Return what decodes a frame into the memory of an array."""
+    """Return a function that decodes a frame into the memory of an array."""
     core = backend()
 
     def decoder(codec: CalibratedCodec | None) -> Callable[[Buffer], None]:
         decode: Callable[[Buffer], None] = core.Decoder(
-            dtype, shape, memory, None if codec is None else codec.prepared(core), threads
+            dtype, shape, memory, None if codec is None else prepared(codec, core), threads
         ).decode
         return decode
 
@@ -145,9 +144,3 @@ def _decode_function(
         of_key[key](frame)
 
     return decode_by_key
-
-
-def _check_threads(threads: int) -> None:
-    # What an encoder would refuse at its first array.
-    if not 1 <= threads <= 256:
-        raise ValueError(f"threads is {threads}, it must be from 1 to 256")

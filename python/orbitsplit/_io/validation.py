@@ -32,16 +32,19 @@ def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Seq
 
 
 def check_string(key: str, value: Any) -> None:
+    """Raise `TypeError` for what is no string."""
     if not isinstance(value, str):
         raise TypeError(f"{key} is {value!r}, must be a string")
 
 
 def check_boolean(key: str, value: Any) -> None:
+    """Raise `TypeError` for what is neither true nor false."""
     if not isinstance(value, bool):
         raise TypeError(f"{key} is {value!r}, must be true or false")
 
 
 def check_number(key: str, value: Any) -> None:
+    """Raise `TypeError` for what is no number, `ValueError` for an integer that no float holds."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{key} is {value!r}, must be a number")
     try:
@@ -50,17 +53,31 @@ def check_number(key: str, value: Any) -> None:
         raise ValueError(f"{key} has {len(str(value))} digits, must be at most 1.8e308") from None
 
 
-def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
+def check_is_integer(key: str, value: Any) -> None:
+    """Raise `TypeError` for what is no integer."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{key} is {value!r}, must be an integer")
+
+
+def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
+    """Raise `TypeError` for what is no integer, `ValueError` for one whose magnitude is above `most`."""
+    check_is_integer(key, value)
     if abs(int(value)) > most:
         raise ValueError(f"{key} is {value}, must be at most {most}")
 
 
 def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGER) -> None:
+    """Raise `TypeError` for what is no integer, `ValueError` for one below `least` or above `most`."""
     check_integer(key, value, most=most)
     if value < least:
         raise ValueError(f"{key} is {value}, must be at least {least}")
+
+
+def check_range(key: str, value: Any, least: int, most: int) -> None:
+    """Raise `TypeError` for what is no integer, `ValueError` for one that is not from `least` to `most`."""
+    check_is_integer(key, value)
+    if not least <= value <= most:
+        raise ValueError(f"{key} is {value}, it must be from {least} to {most}")
 
 
 def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:

@@ -11,6 +11,7 @@ import torch
 
 from orbitsplit import CalibratedCodec, CorruptFrameError, Decoder, Encoder, compress, decompress, frame_bytes
 from orbitsplit._backend import load_backend
+from orbitsplit._codec.calibrated import prepared
 from tests.golden.make_calibrated_frames import PATH, parameters_from
 from tests.judges import calibrated_frames as judge_calibrated
 from tests.judges import codec as judge
@@ -29,10 +30,10 @@ def each_isa():
     chosen = NATIVE.isa()
 
     def run(codec, function):
-        results = [function(codec.prepared(NUMBA))]
+        results = [function(prepared(codec, NUMBA))]
         for isa in NATIVE.isas():
             NATIVE.set_isa(isa)
-            results.append(function(codec.prepared(NATIVE)))
+            results.append(function(prepared(codec, NATIVE)))
         assert all(result == results[0] for result in results)
         return results[0]
 
@@ -117,7 +118,7 @@ def test_frames_are_those_of_the_judge(kind, tables, each_isa):
         codec = CalibratedCodec(**parameters)
         frame = each_isa(codec, lambda c, x=x: c.encode(x, 0, x.shape, 1))
         assert frame == judge_calibrated.encode(x.view(np.uint32), "float32", parameters), shape
-        assert len(frame) <= codec.prepared(NATIVE).frame_bytes(0, shape)
+        assert len(frame) <= prepared(codec, NATIVE).frame_bytes(0, shape)
         decoded = each_isa(codec, lambda c, frame=frame: c.decode(frame, 1 << 30, 1)[2].tobytes())
         assert decoded == judge_calibrated.decode(x.view(np.uint32), "float32", parameters)
 
@@ -255,7 +256,7 @@ def test_encoder_and_decoder_give_the_same(backend):
 
 @pytest.mark.parametrize("module", [NATIVE, NUMBA])
 def test_what_cannot_be_encoded_says_why(module):
-    codec = CalibratedCodec(codebook=1, step=np.full(8, 0.5), shift=np.full(8, -1e37)).prepared(module)
+    codec = prepared(CalibratedCodec(codebook=1, step=np.full(8, 0.5), shift=np.full(8, -1e37)), module)
     x = np.ones((3, 8), np.float32)
     for value, name in ((np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")):
         x[1, 2] = value
@@ -332,6 +333,56 @@ INVALID = [
 def test_parameters_have_limits(changes, message, backend):
     with pytest.raises(ValueError, match=message):
         CalibratedCodec(**{"codebook": 1, "step": np.ones(4), **changes})
+
+
+WRONG_TYPES = [
+    ({"codebook": "7"}, "codebook is '7', must be an integer"),
+    ({"codebook": 1.0}, "codebook is 1.0, must be an integer"),
+    ({"cut": None}, "cut is None, must be an integer"),
+    ({"level": True}, "level is True, must be an integer"),
+    ({"hadamard": 2.0}, "hadamard is 2.0, must be an integer"),
+    ({"rounding": "0.5"}, "rounding is '0.5', must be a number"),
+    ({"shrink": None}, "shrink is None, must be a number"),
+    ({"step": ["a", "b", "c", "d"]}, "step holds <U1, it must hold numbers"),
+    ({"shift": [None] * 4}, "shift holds object, it must hold numbers"),
+    ({"threshold": np.ones(4, np.bool_)}, "threshold holds bool, it must hold numbers"),
+    ({"matrix": np.eye(4, dtype=np.complex64)}, "matrix holds complex64, it must hold numbers"),
+    ({"tables": [["1"] * 256]}, "tables holds <U1, it must hold numbers"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG_TYPES)
+def test_parameters_of_a_wrong_type_are_named(changes, message, backend):
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        CalibratedCodec(**{"codebook": 1, "step": np.ones(4), **changes})
+
+
+def test_rows_of_different_lengths_are_named():
+    with pytest.raises(ValueError, match=r"^matrix has rows of different lengths$"):
+        CalibratedCodec(codebook=1, step=np.ones(2), matrix=[[1.0, 0.0], [1.0]])
+
+
+def test_numbers_may_be_of_any_kind(backend):
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    plain = CalibratedCodec(codebook=1, cut=2, level=3, step=np.ones(4), rounding=0.25, shrink=0.0, hadamard=2)
+    other = CalibratedCodec(
+        codebook=np.uint64(1),
+        cut=np.int16(2),
+        level=np.int64(3),
+        step=[1, 1, 1, 1],
+        rounding=np.float32(0.25),
+        shrink=0,
+        hadamard=np.uint8(2),
+    )
+    assert compress(x, other) == compress(x, plain)
+
+
+def test_the_form_of_a_backend_is_internal():
+    codec = CalibratedCodec(codebook=1, step=np.ones(4))
+    with pytest.warns(DeprecationWarning, match=r"CalibratedCodec\.prepared goes in version") as caught:
+        form = codec.prepared(NUMBA)
+    assert form is prepared(codec, NUMBA)
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("n", [2, 5, 64, 200])
@@ -471,7 +522,7 @@ def test_hostile_frames_are_refused(each_isa):
 @pytest.mark.parametrize("tables", [0, 3])
 def test_threads_do_not_change_a_frame(kind, tables):
     parameters, size = parameters_of(64, kind, tables=tables)
-    codec = CalibratedCodec(**parameters).prepared(NATIVE)
+    codec = prepared(CalibratedCodec(**parameters), NATIVE)
     for rows in (1, 256, 257, 1300):
         x = np.clip(activations((rows, 64), size), -1e30, 1e30)
         frame = codec.encode(x, 0, x.shape, 1)
@@ -484,7 +535,7 @@ def test_threads_do_not_change_a_frame(kind, tables):
         codec.encode(x, 0, x.shape, 3)
     for module in (NATIVE, NUMBA):
         with pytest.raises(ValueError, match="threads is 0, "):
-            CalibratedCodec(**parameters).prepared(module).encode(x, 0, x.shape, 0)
+            prepared(CalibratedCodec(**parameters), module).encode(x, 0, x.shape, 0)
 
 
 def test_a_frame_cannot_ask_for_more_than_the_limit():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from orbitsplit import CorruptFrameError, Decoder, Encoder
+from orbitsplit import CalibratedCodec, CorruptFrameError, Decoder, Encoder
 from orbitsplit._codec import arrays
 from orbitsplit._codec.codecs import Codec, compress, decompress, frame_bytes
 
@@ -276,6 +277,92 @@ def test_codec_parameters_have_limits():
         Codec("raw", group=64)
     with pytest.raises(ValueError, match="codec int8 has no keep"):
         Codec("int8", keep=0.5)
+
+
+X = np.ones((2, 8), np.float32)
+CODEC = CalibratedCodec(codebook=1, step=np.ones(8, np.float32))
+
+
+@pytest.mark.parametrize("codec", ["int8", CODEC])
+@pytest.mark.parametrize("threads", ["2", 2.0, True, None])
+def test_a_number_of_threads_of_a_wrong_type_is_refused(threads, codec, backend):
+    frame = compress(X, codec)
+    for call in (
+        lambda: compress(X, codec, threads=threads),
+        lambda: compress(X, codec, out=bytearray(1000), threads=threads),
+        lambda: decompress(frame, CODEC, threads=threads),
+        lambda: Encoder(codec, X.shape, X.dtype, threads=threads),
+        lambda: Decoder(X.shape, X.dtype, codebook=CODEC, threads=threads),
+    ):
+        with pytest.raises(TypeError, match=f"^threads is {re.escape(repr(threads))}, must be an integer$"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (5, "shape is 5, must be a sequence of integers"),
+        ("25", "shape is '25', must be a sequence of integers"),
+        (None, "shape is None, must be a sequence of integers"),
+        ((2, 8.0), r"shape\[1\] is 8.0, must be an integer"),
+        ((True, 8), r"shape\[0\] is True, must be an integer"),
+        (("2", 8), r"shape\[0\] is '2', must be an integer"),
+    ],
+)
+@pytest.mark.parametrize("codec", ["int8", CODEC])
+def test_a_shape_of_a_wrong_type_is_refused(shape, message, codec, backend):
+    for call in (
+        lambda: frame_bytes(shape, "float32", codec),
+        lambda: Encoder(codec, shape, "float32"),
+        lambda: Decoder(shape, "float32", codebook=CODEC),
+    ):
+        with pytest.raises(TypeError, match=f"^{message}$"):
+            call()
+
+
+def test_a_shape_may_be_of_any_integers(backend):
+    for shape in ([2, 8], torch.Size([2, 8]), np.array([2, 8]), (np.int32(2), np.uint8(8))):
+        assert frame_bytes(shape, "float32") == frame_bytes((2, 8), "float32")
+        assert Encoder("int8", shape, "float32").encode(X) == compress(X)
+        assert Decoder(shape, "float32").decode(compress(X)).shape == (2, 8)
+
+
+@pytest.mark.parametrize("dtype", ["nonsense", 7, None, int, "float64"])
+def test_what_is_no_dtype_of_frames_is_refused(dtype, backend):
+    for call in (
+        lambda: frame_bytes((2, 8), dtype),
+        lambda: Encoder("int8", (2, 8), dtype),
+        lambda: Decoder((2, 8), dtype),
+    ):
+        with pytest.raises(TypeError, match=r"^cannot compress .*: supported are float32, float16, bfloat16$"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_bytes": "1"}, "max_bytes is '1', must be an integer"),
+        ({"max_bytes": 1e6}, "max_bytes is 1000000.0, must be an integer"),
+        ({"framework": 3}, "framework is 3, must be a string"),
+    ],
+)
+def test_limits_and_frameworks_of_a_wrong_type_are_refused(arguments, message, backend):
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        decompress(compress(X), **arguments)
+
+
+def test_parameters_of_a_codec_of_a_wrong_type_are_refused():
+    with pytest.raises(TypeError, match=r"^the name of a codec is 8, must be a string$"):
+        Codec(8)
+    for group in ("64", 64.0, True):
+        with pytest.raises(TypeError, match=f"^group is {group!r}, must be an integer$"):
+            Codec("int8", group=group)
+    for keep in ("0.5", [0.5], True):
+        with pytest.raises(TypeError, match=f"^keep is {re.escape(repr(keep))}, must be a number$"):
+            Codec("topk", keep=keep)
+    for text in (8, None, ["int8"]):
+        with pytest.raises(TypeError, match=f"^codec is {re.escape(repr(text))}, must be a string$"):
+            Codec.parse(text)
 
 
 def test_frame_bytes_takes_dtypes_of_both_frameworks():

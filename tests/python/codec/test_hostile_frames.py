@@ -15,6 +15,7 @@ import pytest
 
 from orbitsplit import CorruptFrameError, Decoder
 from orbitsplit._backend import load_backend, use_backend
+from orbitsplit._codec.calibrated import prepared
 from orbitsplit._codec.codecs import compress, decompress
 from tests.support.mutants import CALIBRATED, CODECS, large_frames, mutants, patched, sealed, valid_frames
 
@@ -28,7 +29,7 @@ NUMBA_MUTANTS = min(MUTANTS, 6000)
 def outcome(module, frame):
     """What decoding gives: dtype, shape and bytes, or the message of the refusal."""
     is_calibrated = len(frame) > 5 and frame[5] == 6
-    core = CALIBRATED.prepared(module) if is_calibrated else module
+    core = prepared(CALIBRATED, module) if is_calibrated else module
     try:
         dtype, shape, data = core.decode(frame, MAX_BYTES)
     except CorruptFrameError as error:
