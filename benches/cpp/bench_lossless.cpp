@@ -3,7 +3,7 @@
 //
 //     bench_lossless [rounds [FILE.npy ...]]
 //
-// The files contain bfloat16 bits as 16-bit integers, as benches/activations.py saves them; each is measured
+// The files contain bfloat16 bits as 16-bit integers, as benches/studies/activations.py saves them; each is measured
 // separately. Without files: heavy-tailed channels, about as compressible as hidden states.
 #include <algorithm>
 #include <chrono>

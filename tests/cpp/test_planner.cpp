@@ -1,5 +1,5 @@
 // The planner from C++: a plan, a proof, invalid options; and bounds that never exceed what they bound.
-// tests/python/test_planner.py checks the optima by exhaustive search.
+// tests/python/planner/test_planner.py checks the optima by exhaustive search.
 #include <algorithm>
 #include <atomic>
 #include <chrono>

@@ -1,4 +1,4 @@
-// Problems: what validate() rejects, and the messages. tests/python/test_problem.py has the long table.
+// Problems: what validate() rejects, and the messages. tests/python/planner/test_problem.py has the long table.
 #include <cmath>
 
 #include "check.hpp"

@@ -178,7 +178,7 @@ def calibrate(
     ] = None,
     codec: Annotated[
         list[str] | None,
-        typer.Option(help="channel, fisher, klt, mask, trained or a fixed codec; repeatable. Default: all five."),
+        typer.Option(help="channel, fisher, klt, mask, trained or a fixed codec; repeatable. Default: fisher and klt."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the division of the text into fitting and measuring.")] = 0,
     as_json: Json = False,

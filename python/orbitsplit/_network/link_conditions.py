@@ -1,7 +1,7 @@
 """What links do over time, as an experimenter writes it in a TOML file: rates, delay, jitter, outages, corruption.
 
 All times count from the moment the pipeline is ready. Rates and delays given here stand instead of the plan's. This
-module holds the data and draws the random times; `runtime/_link_shaper.py` makes delivery times of them.
+module holds the data and draws the random times; `runtime/_emulation/link_shaper.py` makes delivery times of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers as they appear in messages, as in cpp/src/text.hpp."""
+"""Numbers as they appear in messages, as in cpp/src/support/text.hpp."""
 
 from __future__ import annotations
 

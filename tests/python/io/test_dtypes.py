@@ -23,7 +23,7 @@ def test_numbers_are_those_of_frames() -> None:
     torch = pytest.importorskip("torch")
     for number, name in enumerate(DTYPES):
         frame = osp.compress(torch.zeros(3, dtype=getattr(torch, name)), codec="raw")
-        assert frame[6] == number  # docs/frame_format.md: the dtype is byte 6
+        assert frame[6] == number  # docs/internals/frame_format.md: the dtype is byte 6
         assert osp.decompress(frame, framework="torch").dtype == getattr(torch, name)
 
 

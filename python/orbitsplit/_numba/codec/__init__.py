@@ -1,1 +1,1 @@
-"""The codecs in Numba, file by file as in `cpp/src/codec`."""
+"""The codecs in Numba; each file names its counterparts in `cpp/src/codec`, whose folders are flat here."""
