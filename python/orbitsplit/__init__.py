@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ._experiments.paper import PaperBench, bench_paper
     from ._network.link_conditions import LinkConditions
     from ._profiling.measure import profile
-    from .calibration import Measured, Trial, Verification, calibrate, verify
+    from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import Generation, LinkRun, Pipeline, Recovery, Run, StageRun
 
 # Public names whose modules are imported when they are first used: most because they import torch and transformers, the
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _LATER = {
     "AccuracyCurve": "._codebook.accuracy",
     "CalibratedModel": "._codebook.codebook",
+    "CalibrationOptions": ".calibration",
     "Codebook": "._codebook.codebook",
     "CodebookEntry": "._codebook.codebook",
     "CodebookLevel": "._codebook.codebook",
@@ -72,6 +73,7 @@ __all__ = [
     "Binding",
     "CalibratedCodec",
     "CalibratedModel",
+    "CalibrationOptions",
     "Certificate",
     "Codebook",
     "CodebookEntry",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,18 @@ def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGE
     check_integer(key, value, most=most)
     if value < least:
         raise ValueError(f"{key} is {value}, must be at least {least}")
+
+
+def check_path(key: str, value: Any) -> None:
+    """Raise `TypeError` for what is neither a path nor None."""
+    if value is not None and not isinstance(value, (str, Path)):
+        raise TypeError(f"{key} is {value!r}, must be a path")
+
+
+def check_callable(key: str, value: Any) -> None:
+    """Raise `TypeError` for what can neither be called nor is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{key} is {value!r}, must be a function")
 
 
 def check_range(key: str, value: Any, least: int, most: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
@@ -16,26 +16,27 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit._codebook.accuracy import AccuracyCurve, fit_curve
 from orbitsplit._codebook.codebook import CalibratedModel, Codebook
 from orbitsplit._codec.calibrated import CalibratedCodec
-from orbitsplit._io.validation import check_integer
+from orbitsplit._io.validation import check_callable, check_count, check_path
 from orbitsplit._models.fingerprint import hash_layer
 from orbitsplit._models.gguf import Progress
 from orbitsplit._profiling.timing import machine_name
 
 from ._activation_hooks import ActivationHooks
-from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, check_codecs, worth_keeping
+from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, worth_keeping
 from ._checkpoint import Checkpoint, State
-from ._data import Data, Samples, frozen, is_causal, is_classifier, load_model, task_of
+from ._data import Data, Samples, frozen, is_causal, is_classifier, load_model, name_of, task_of
 from ._measure import CutDownstream, Measured, Reference
+from ._options import CalibrationKeywords, CalibrationOptions, check_seed
 from ._statistics import CutStatistics, collect
 from ._task import Batch
 
-LEVELS = (5.0, 4.0, 3.2, 2.6, 2.1, 1.7)
-CODECS = ("fisher", "klt")
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-# Next-token predictions that count, of each row: the head over a large vocabulary costs more than the layers.
+# Next-token predictions used of each row: the head over a large vocabulary costs more than the layers.
 _FIT_POSITIONS, _MEASURED_POSITIONS = 256, 64
 
-# Plans of several cuts that the curve from loss to accuracy is fitted to, beside every level by itself.
+# Plans of several cuts to which the curve from loss to accuracy is fitted.
 _COMPOSITES = 16
 
 
@@ -54,84 +55,55 @@ def calibrate(
     model: str | Path | PreTrainedModel,
     data: Data,
     *,
+    options: CalibrationOptions | None = None,
     tokenizer: Any = None,
-    cuts: Sequence[int] | Literal["all", "inner"] = "all",
-    levels: Sequence[float] = LEVELS,
-    codecs: Sequence[str] = CODECS,
-    prompt_tokens: int = 512,
-    fit_samples: int | None = None,
-    measure_samples: int | None = None,
-    dtype: torch.dtype = torch.float32,
-    hull_only: bool = True,
-    seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: Progress | None = None,
+    **keywords: Unpack[CalibrationKeywords],
 ) -> Codebook:
-    """Measure what each cut of a model tolerates and fit codecs to it.
+    """Measure which errors each cut of a model tolerates and fit codecs to it.
 
-    `model` is a causal language model, a classifier of images or an encoder of texts (whose mean-pooled embeddings
-    count): a directory, a hub id, a GGUF file, or a model of transformers. `data` are texts or text files (Path), or
-    token ids [N, S]; for images a pair of tensors [N, C, H, W] and labels [N]. Texts become rows of `prompt_tokens`
-    tokens; `fit_samples` rows, texts or images are fitted to and `measure_samples` others measured on, drawn by `seed`.
+    `model` is a causal language model, a classifier of images or an encoder of texts (whose mean-pooled embeddings are
+    its output): a directory, a hub id, a GGUF file, or a model of transformers. `data` are texts or text files (Path),
+    or token ids [N, S]; for images a pair of tensors [N, C, H, W] and labels [N]. `tokenizer` is the model's by
+    default.
 
-    `cuts` are numbers of layers before the cut ("all": 0 to the number of layers; "inner": without the first and the
-    last). `levels` are bits per element. `codecs` are
+    `options` say what is fitted and measured. Fields of `CalibrationOptions` may also be given as keywords, which
+    override those of `options`: `calibrate(model, data, cuts=[5, 9])`.
 
-        channel   a step for each channel, in proportion to its deviation
-        fisher    a step for each channel by what errors there do to the output (diagonal Fisher information)
-        klt       the same by the whole Fisher information, in the principal axes of what is sent (a matrix product)
-        mask      what lies below a learned threshold of its channel is not sent, the rest in 4 or 8 bits
-                  (Gumbel-sigmoid gates trained through the frozen model, as in arXiv 2604.04654; trained for plans
-                  that have the mask of the same level at all cuts before it that kept one)
-        trained   the numbers of klt trained further, by distillation with a price on bits
-        int8 ...  any fixed codec, as it is
-
-    Memory beside the model: 16 width^2 bytes a cut with klt or trained, and a megabyte for each measured output of a
-    large vocabulary. Training takes minutes a level. What lies above the lower convex hull of loss over bits at its
-    cut by more than its standard error is left out (codecs with and without a matrix apart), unless `hull_only` is
-    false. With `checkpoint`, a path, work that is interrupted goes on when the same call is made again, and ends with
-    the same numbers (seconds apart); the file is removed at the end.
+    Memory beyond the model: 16 width^2 bytes per cut with klt or trained, and a megabyte for each measured output of a
+    large vocabulary. Training takes minutes per level. `progress(step, fraction)` is called from time to time. With
+    `checkpoint`, a path, an interrupted calibration resumes when the same call is made again, and ends with the same
+    numbers (except seconds); the file is removed at the end.
 
     Example:
         >>> book = osp.calibrate("path-or-hub-id", [Path("corpus.txt")], cuts=[5, 9, 14])     # doctest: +SKIP
         >>> book.save("book.safetensors")                                                     # doctest: +SKIP
 
     Raises:
-        ValueError: Data, cuts, levels or codecs are not valid, or the model's layers take more than a hidden state.
+        TypeError: An argument, an option or an item of the data has a wrong type; the message names it.
+        ValueError: Data, cuts, levels or codecs are not valid, the checkpoint belongs to another calibration, or the
+            model's layers take more than a hidden state.
     """
-    for what, given in (("cuts", cuts), ("levels", levels), ("codecs", codecs)):
-        if not isinstance(given, Sequence) or (isinstance(given, str) and what != "cuts"):
-            raise ValueError(f"{what} is {given!r}, expected a sequence of them")
-    check_codecs(codecs)
-    _check_levels(levels)
+    chosen = replace(CalibrationOptions() if options is None else _checked(options), **keywords)
+    check_path("checkpoint", checkpoint)
+    check_callable("progress", progress)
     report = progress or (lambda _step, _fraction: None)
     report("loading the model", 0.0)
-    name = model.name_or_path if isinstance(model, PreTrainedModel) else str(model)
-    loaded = load_model(model, dtype=dtype, progress=progress)
+    name = name_of(model)
+    loaded = load_model(model, dtype=chosen.dtype, progress=progress)
     hooked = ActivationHooks(loaded)
-    chosen = _cuts(cuts, len(hooked.layers))
-    samples = Samples(loaded, data, name=name, tokenizer=tokenizer, prompt_tokens=prompt_tokens)
-    fit_batches, measure_batches = _split(loaded, samples, fit_samples, measure_samples, seed)
+    cuts = _cuts(chosen.cuts, len(hooked.layers))
+    samples = Samples(loaded, data, name=name, tokenizer=tokenizer, prompt_tokens=chosen.prompt_tokens)
+    fit_batches, measure_batches = _split(loaded, samples, chosen)
+    if loaded.dtype != torch.float32 and set(chosen.codecs) & set(TRAINED):
+        raise ValueError(f"{' and '.join(TRAINED)} are trained in float32, the model is in {_dtype_name(loaded)}")
     identity = _identity(name, hooked, measure_batches[0])
-    asked = {
-        "model": list(identity.layer_hashes),
-        "data": samples.digest,
-        "cuts": list(chosen),
-        "levels": list(levels),
-        "codecs": list(codecs),
-        "samples": [_count(fit_batches), _count(measure_batches)],
-        "sample_shape": samples.shape,
-        "hull_only": hull_only,
-        "seed": seed,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "versions": {name: version(name) for name in ("orbitsplit", "torch", "transformers")},
-    }
-    if loaded.dtype != torch.float32 and set(codecs) & set(TRAINED):
-        raise ValueError(f"{' and '.join(TRAINED)} are trained in float32, the model is in {asked['dtype']}")
-    kept = Checkpoint(checkpoint, asked)
+    request = _request(identity, samples, cuts, (fit_batches, measure_batches), chosen, _dtype_name(loaded))
+    kept = Checkpoint(checkpoint, request)
     with frozen(loaded):
         try:
-            work = _Calibration(hooked, identity, fit_batches, measure_batches, asked, report)
+            work = _Calibration(hooked, identity, fit_batches, measure_batches, request, report)
             work.collect(kept)
             work.fit(kept)
             book = work.book(kept.state)
@@ -140,6 +112,40 @@ def calibrate(
             raise
     kept.remove()
     return book
+
+
+def _checked(options: CalibrationOptions) -> CalibrationOptions:
+    if not isinstance(options, CalibrationOptions):
+        raise TypeError(f"options is a {type(options).__name__}, must be CalibrationOptions")
+    return options
+
+
+def _request(
+    identity: CalibratedModel,
+    samples: Samples,
+    cuts: Sequence[int],
+    batches: tuple[Sequence[Batch], Sequence[Batch]],
+    options: CalibrationOptions,
+    dtype: str,
+) -> dict[str, Any]:
+    """Return what a calibration's numbers depend on, as JSON-ready data."""
+    return {
+        "model": list(identity.layer_hashes),
+        "data": samples.digest,
+        "cuts": list(cuts),
+        "levels": list(options.levels),
+        "codecs": list(options.codecs),
+        "samples": [_count(part) for part in batches],
+        "sample_shape": samples.shape,
+        "hull_only": options.hull_only,
+        "seed": options.seed,
+        "dtype": dtype,
+        "versions": {name: version(name) for name in ("orbitsplit", "torch", "transformers")},
+    }
+
+
+def _dtype_name(model: PreTrainedModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 class _Calibration:
@@ -151,13 +157,13 @@ class _Calibration:
         identity: CalibratedModel,
         fit_batches: Sequence[Batch],
         measure_batches: Sequence[Batch],
-        asked: dict[str, Any],
+        request: dict[str, Any],
         report: Progress,
     ) -> None:
         self._hooked = hooked
         self._identity = identity
         self._fit_batches = fit_batches
-        self._asked = asked
+        self._request = request
         self._report = report
         self._task = task_of(hooked.model)
         self._reference = Reference(hooked, self._task, measure_batches)
@@ -168,13 +174,13 @@ class _Calibration:
 
     def collect(self, kept: Checkpoint) -> None:
         """Collect statistics of all cuts that are not finished, where a codec needs them."""
-        asked, state, batches = self._asked, kept.state, len(self._fit_batches)
-        if not set(asked["codecs"]) & set(KINDS) or state.batches == batches:
+        request, state, batches = self._request, kept.state, len(self._fit_batches)
+        if not set(request["codecs"]) & set(KINDS) or state.batches == batches:
             return
         if not state.statistics:
-            is_whole = bool({"klt", "trained"} & set(asked["codecs"]))
+            is_whole = bool({"klt", "trained"} & set(request["codecs"]))
             state.statistics = {
-                cut: CutStatistics.empty(self._identity.width, is_whole=is_whole) for cut in asked["cuts"]
+                cut: CutStatistics.empty(self._identity.width, is_whole=is_whole) for cut in request["cuts"]
             }
 
         def before_batch() -> None:
@@ -189,8 +195,8 @@ class _Calibration:
             self._hooked,
             self._task,
             self._fit_batches,
-            asked["cuts"],
-            seed=asked["seed"],
+            request["cuts"],
+            seed=request["seed"],
             done=state.statistics,
             first_batch=state.batches,
             before_batch=before_batch,
@@ -200,22 +206,22 @@ class _Calibration:
 
     def fit(self, kept: Checkpoint) -> None:
         """Fit and measure the codecs of each cut that is not finished."""
-        asked, state = self._asked, kept.state
+        request, state = self._request, kept.state
         downstream: CutDownstream | None = None
-        for done, cut in enumerate(asked["cuts"]):
+        for done, cut in enumerate(request["cuts"]):
             if cut in state.entries:
                 continue
             self._report(
-                f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.65 * done / len(asked["cuts"])
+                f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.65 * done / len(request["cuts"])
             )
             downstream = CutDownstream(self._reference, cut, downstream)
             sources = Sources(
                 statistics=state.statistics.get(cut),
                 fitted=functools.partial(self._fitted_downstream, state, cut),
-                seed=asked["seed"],
+                seed=request["seed"],
             )
-            found = list(candidates(asked["codecs"], asked["levels"], sources, downstream))
-            chosen = best_first(worth_keeping(found) if asked["hull_only"] else found)
+            found = list(candidates(request["codecs"], request["levels"], sources, downstream))
+            chosen = best_first(worth_keeping(found) if request["hull_only"] else found)
             for candidate in chosen:
                 state.tensors |= candidate.tensors
             state.entries[cut] = tuple(candidate.entry for candidate in chosen)  # last: with it the cut is finished
@@ -239,7 +245,7 @@ class _Calibration:
     def book(self, state: State) -> Codebook:
         """Measure plans of several cuts, fit the curve from loss to accuracy, and return the codebook."""
         provenance = {
-            **{key: value for key, value in self._asked.items() if key not in ("model", "cuts")},
+            **{key: value for key, value in self._request.items() if key not in ("model", "cuts")},
             "unit": self._task.unit,
             "machine": machine_name(),
         }
@@ -261,7 +267,7 @@ class _Calibration:
 
     def _composites(self, book: Codebook) -> tuple[list[float], list[Measured]]:
         predicted, measured = [], []
-        for index, plan in enumerate(random_plans(book, _COMPOSITES, seed=self._asked["seed"])):
+        for index, plan in enumerate(random_plans(book, _COMPOSITES, seed=self._request["seed"])):
             self._report(f"plans of several cuts, {index + 1} of {_COMPOSITES}", 0.9 + 0.1 * index / _COMPOSITES)
             codecs: dict[int, CalibratedCodec | str] = {cut: book[cut, level] for cut, level in plan.items()}
             predicted.append(sum(book.levels(cut)[level].loss for cut, level in plan.items()))
@@ -270,7 +276,17 @@ class _Calibration:
 
 
 def random_plans(book: Codebook, count: int, *, seed: int, most_cuts: int = 6) -> list[dict[int, int]]:
-    """Return random choices of 1 to `most_cuts` cuts and a level at each, {cut: level}."""
+    """Return `count` random choices of 1 to `most_cuts` cuts of a codebook and a level at each, {cut: level}.
+
+    Raises:
+        TypeError: `count`, `seed` or `most_cuts` is no integer.
+        ValueError: `count` is below 0, `most_cuts` below 1, or the codebook has no cuts.
+    """
+    check_count("count", count, 0)
+    check_seed(seed)
+    check_count("most_cuts", most_cuts, 1)
+    if not book.cuts:
+        raise ValueError("the codebook has no cuts")
     source = random.Random(seed)
     plans = []
     for _ in range(count):
@@ -279,43 +295,29 @@ def random_plans(book: Codebook, count: int, *, seed: int, most_cuts: int = 6) -
     return plans
 
 
-def _check_levels(levels: Sequence[float]) -> None:
-    if not levels:
-        raise ValueError("there is no level to calibrate")
-    for bits in levels:
-        if not 0.05 <= bits <= 16:
-            raise ValueError(f"level {bits} is not from 0.05 to 16 bits per element")
-    if len(set(levels)) < len(levels):
-        raise ValueError(f"levels {', '.join(f'{bits:g}' for bits in levels)} name one twice")
-
-
 def _cuts(cuts: Sequence[int] | str, layers: int) -> tuple[int, ...]:
     if isinstance(cuts, str):
-        if cuts not in ("all", "inner"):
-            raise ValueError(f'cuts is "{cuts}"; valid are "all", "inner" and a sequence of whole numbers')
         return tuple(range(layers + 1) if cuts == "all" else range(1, layers))
     for cut in cuts:
-        check_integer("a cut", cut)
         if not 0 <= cut <= layers:
             raise ValueError(f"cut {cut} is not from 0 to {layers}, the number of layers")
     if not cuts or len(set(cuts)) < len(cuts):
         raise ValueError(f"cuts are {list(cuts)}, they must be one or more different numbers")
-    return tuple(sorted(cuts))
+    return tuple(sorted(map(int, cuts)))
 
 
-def _split(
-    model: PreTrainedModel, samples: Samples, fit: int | None, measure: int | None, seed: int
-) -> tuple[list[Batch], list[Batch]]:
-    """Return batches to fit to and others to measure on, drawn by seed."""
+def _split(model: PreTrainedModel, samples: Samples, options: CalibrationOptions) -> tuple[list[Batch], list[Batch]]:
+    """Return batches to fit to and others to measure on, drawn by the seed."""
     if samples.count < 2:
-        raise ValueError(f"there are {samples.count} samples, two are the least that is needed")
+        raise ValueError(f"there are {samples.count} samples, must be at least 2")
+    fit, measure = options.fit_samples, options.measure_samples
     sizes = _IMAGES if is_classifier(model) else _ROWS if is_causal(model) else _TEXTS
-    # Where there are few, a quarter of them is measured on.
+    # Of few samples, a quarter is measured on.
     wanted = min(sizes.measure, max(1, samples.count // 4)) if measure is None else measure
     rest = min(sizes.fit, samples.count - wanted) if fit is None else fit
     if wanted < 1 or rest < 1 or wanted + rest > samples.count:
-        raise ValueError(f"{rest} samples to fit and {wanted} to measure are asked for, of {samples.count} there are")
-    order = torch.randperm(samples.count, generator=torch.Generator().manual_seed(seed))
+        raise ValueError(f"{rest} samples to fit and {wanted} to measure are requested, there are {samples.count}")
+    order = torch.randperm(samples.count, generator=torch.Generator().manual_seed(options.seed))
     measured = samples.batches(order[:wanted], positions=_MEASURED_POSITIONS)
     return samples.batches(order[wanted : wanted + rest], positions=_FIT_POSITIONS), measured
 

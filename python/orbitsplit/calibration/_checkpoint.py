@@ -1,4 +1,4 @@
-"""Where a calibration stands: kept in a file, so that what was interrupted goes on and ends with the same numbers."""
+"""The state of a calibration in a file, from which an interrupted one resumes and ends with the same numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._codebook.codebook import CodebookEntry, read_entries
-from orbitsplit._io.tensor_file import read_tensors, write_tensors
+from orbitsplit._io.tensor_file import Arrays, read_tensors, write_tensors
+from orbitsplit._io.validation import check_count, list_of, mapping_of
 
 from ._statistics import CutStatistics
 
@@ -24,9 +25,9 @@ _SECONDS_BETWEEN = 30.0
 
 @dataclass
 class State:
-    """What is done: batches of the statistics, then cut after cut.
+    """What is finished: batches of the statistics, then cut after cut.
 
-    `is_between` is false while a batch is part of some statistics and not of others.
+    `is_between` is false while a batch has been added to the statistics of some cuts and not of others.
     """
 
     batches: int = 0
@@ -37,22 +38,25 @@ class State:
 
 
 class Checkpoint:
-    """The state of one calibration, kept in a file where there is a path.
+    """The state of one calibration, in a file if there is a path.
 
-    `asked` says what is calibrated, on what and how; a file of another calibration is refused.
-    Raises ValueError for that and for a file that is damaged or something else.
+    `request` is what its numbers depend on: model, data, options, versions. The file has it under the key "request",
+    files of version 0.1 under "asked", which is still read.
+
+    Raises:
+        ValueError: The file is that of another calibration, damaged or something else; the message names it.
     """
 
-    def __init__(self, path: str | Path | None, asked: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path | None, request: Mapping[str, Any]) -> None:
         self._path = None if path is None else Path(path)
-        self._asked = dict(asked)
+        self._request = dict(request)
         self._written_s = time.monotonic()
         self.state = State()
         if self._path is not None and self._path.exists():
             self._read(self._path)
 
     def save(self, *, is_due: bool = True) -> None:
-        """Write the state, unless it is not due and was written within the last half minute, or is no whole one."""
+        """Write the state if it is consistent, and if it is due or was last written more than half a minute ago."""
         if (
             self._path is None
             or not self.state.is_between
@@ -65,7 +69,7 @@ class Checkpoint:
         document = {
             "format": FORMAT,
             "version": VERSION,
-            "asked": self._asked,
+            "request": self._request,
             "batches": self.state.batches,
             "statistics": list(self.state.statistics),
             "entries": {str(cut): [asdict(entry) for entry in made] for cut, made in self.state.entries.items()},
@@ -74,23 +78,37 @@ class Checkpoint:
         self._written_s = time.monotonic()
 
     def remove(self) -> None:
-        """Forget the state: the calibration is complete."""
+        """Remove the file: the calibration is complete."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> None:
         document, arrays = read_tensors(path, FORMAT, VERSION, is_checked=True)
-        found = document["asked"]
-        for key, value in self._asked.items():
+        found = document.get("request", document.get("asked"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} is not a valid checkpoint: its request is {found!r}")
+        for key, value in self._request.items():
             if found.get(key) != value:
                 raise ValueError(
                     f"{path} is the checkpoint of another calibration: its {key} is {found.get(key)}, not {value}; "
                     f"delete it or name another"
                 )
-        cuts = document["statistics"]
-        self.state = State(
-            batches=document["batches"],
-            statistics={cut: CutStatistics.from_arrays(f"statistics.{cut}", arrays) for cut in cuts},
-            entries={int(cut): read_entries(cut, rows) for cut, rows in document["entries"].items()},
-            tensors={name: np.array(arrays[name]) for name in arrays if not name.startswith("statistics.")},
-        )
+        try:
+            self.state = _state_of(document, arrays)
+        except KeyError as error:
+            raise ValueError(f"{path} is not a valid checkpoint: there is no {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a valid checkpoint: {error}") from error
+
+
+def _state_of(document: Mapping[str, Any], arrays: Arrays) -> State:
+    count = document["batches"]
+    check_count("batches", count, 0)
+    cuts = list_of("statistics", document["statistics"])
+    entries = mapping_of("entries", document["entries"])
+    return State(
+        batches=count,
+        statistics={cut: CutStatistics.from_arrays(f"statistics.{cut}", arrays) for cut in cuts},
+        entries={int(cut): read_entries(cut, rows) for cut, rows in entries.items()},
+        tensors={name: np.array(arrays[name]) for name in arrays if not name.startswith("statistics.")},
+    )

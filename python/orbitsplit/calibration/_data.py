@@ -1,4 +1,4 @@
-"""Data made into batches: texts for language models and encoders, images for classifiers."""
+"""Data as batches: texts for language models and encoders, images for classifiers."""
 
 from __future__ import annotations
 
@@ -27,28 +27,37 @@ Data: TypeAlias = "Iterable[str | Path] | Tensor | tuple[Tensor, Tensor]"
 _IMAGES_A_BATCH, _TEXTS_A_BATCH = 64, 16
 
 
+def name_of(model: Any) -> str:
+    """Return the name of a model: its path or hub id. Raises `TypeError` for what is no model."""
+    if isinstance(model, PreTrainedModel):
+        return str(model.name_or_path)
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"model is a {type(model).__name__}, must be a path, a hub id or a model of transformers")
+    return str(model)
+
+
 def load_model(
     model: str | Path | PreTrainedModel, *, dtype: torch.dtype, progress: Progress | None = None
 ) -> PreTrainedModel:
     """Return a whole model: the architecture that its configuration names.
 
-    Raises ValueError where transformers has none or it has a decoder beside its encoder, FileNotFoundError for a path
-    that does not exist.
+    Raises `ValueError` for a model that transformers does not have and for an encoder-decoder model,
+    `FileNotFoundError` for a path that does not exist.
     """
     if not isinstance(model, PreTrainedModel):
         source = open_model(model, progress=progress)
         config = read_config(source)
         options = load_options(source, config)
         model = model_class(config).from_pretrained(source, config=config, dtype=dtype, **options)
-    # Of a model with a head that is neither, such as that of masked tokens, the encoder counts.
-    judged = is_causal(model) or is_classifier(model)
-    encoder: PreTrainedModel = model if judged else model.base_model
+    # Of a model with another head, such as one for masked tokens, the encoder is used.
+    has_task = is_causal(model) or is_classifier(model)
+    encoder: PreTrainedModel = model if has_task else model.base_model
     return encoder
 
 
 @contextmanager
 def frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Keep gradients from the weights of a model, and leave it as it was."""
+    """Compute no gradients of the weights of a model until the block ends."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
@@ -60,7 +69,7 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
 
 
 def task_of(model: PreTrainedModel) -> Task:
-    """Return how a model's output is judged, by what the model is for."""
+    """Return the task of a model, which compares its outputs."""
     return Distributions() if is_causal(model) or is_classifier(model) else Embeddings()
 
 
@@ -82,7 +91,8 @@ class Samples:
     """Data in the form the model takes it, and a digest of it: rows of tokens, images or padded texts.
 
     Raises:
-        ValueError: The data are empty, not of the kind the model takes, or no text is long enough.
+        TypeError: The data are not of the kind the model takes.
+        ValueError: The data are empty, of another shape or range than the model takes, or no text is long enough.
     """
 
     def __init__(
@@ -118,8 +128,8 @@ class Samples:
     def batches(self, chosen: Tensor, *, positions: int | None = None) -> list[Batch]:
         """Return the samples of these indices as batches.
 
-        Of a causal model's row of S tokens, `positions` next-token predictions count (None: all S - 1), evenly
-        spaced, from a place that differs from row to row.
+        Of a causal model's row of S tokens, `positions` next-token predictions are used (None: all S - 1), evenly
+        spaced, from an offset that differs from row to row.
         """
         first, second = self._tensors
         if is_classifier(self._model):
@@ -132,7 +142,7 @@ class Samples:
 
     def _padded_batch(self, part: Tensor) -> Batch:
         ids, mask = (tensor[part] for tensor in self._tensors)
-        used = mask.any(0).nonzero()  # not padded to the longest of all texts, but to that of the batch
+        used = mask.any(0).nonzero()  # padded to the longest text of the batch, not of the data
         columns = slice(int(used[0]), int(used[-1]) + 1)
         ids, mask = ids[:, columns], mask[:, columns]
         return Batch({"input_ids": ids, "attention_mask": mask}, mask=mask)
@@ -150,8 +160,10 @@ class Samples:
 
 def _check_ids(ids: Tensor, model: PreTrainedModel) -> None:
     least = 2 if is_causal(model) else 1  # a next token to predict
-    if ids.dim() != 2 or not len(ids) or ids.is_floating_point():
-        raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected a non-empty [N, S] of integers")
+    if ids.is_floating_point():
+        raise TypeError(f"token ids are {ids.dtype}, expected integers")
+    if ids.dim() != 2 or not len(ids):
+        raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected a non-empty [N, S]")
     if ids.shape[1] < least:
         raise ValueError(f"token ids have shape {tuple(ids.shape)}, rows of at least {least} tokens are needed")
     vocabulary = model.config.get_text_config().vocab_size
@@ -166,14 +178,14 @@ def _parts(chosen: Tensor, size: int) -> list[Tensor]:
 def _images(data: Data, classes: int) -> tuple[Tensor, Tensor]:
     images, labels = data if isinstance(data, tuple) and len(data) == 2 else (None, None)
     if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-        raise ValueError("a classifier of images needs a pair of tensors: images [N, C, H, W] and labels [N]")
+        raise TypeError("a classifier of images needs a pair of tensors: images [N, C, H, W] and labels [N]")
     if images.dim() != 4 or labels.shape != images.shape[:1] or not len(images):
         raise ValueError(
             f"images have shape {tuple(images.shape)} and labels {tuple(labels.shape)}, "
             f"expected a non-empty [N, C, H, W] and [N]"
         )
     if labels.is_floating_point():
-        raise ValueError(f"labels are {labels.dtype}, expected whole numbers")
+        raise TypeError(f"labels are {labels.dtype}, expected integers")
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels are from {int(labels.min())} to {int(labels.max())}, the model has {classes} classes")
     return images, labels
@@ -181,18 +193,23 @@ def _images(data: Data, classes: int) -> tuple[Tensor, Tensor]:
 
 def _texts(data: Any) -> Iterator[str]:
     if isinstance(data, (str, Path)):
-        raise ValueError("data is a single text or path, expected a sequence of them")
+        raise TypeError("data is a single text or path, expected a sequence of them")
+    if not isinstance(data, Iterable):
+        raise TypeError(f"data is {type(data).__name__}, expected texts (str) or text files (Path)")
     for item in data:
         if isinstance(item, Path):
             yield read_text(item)
         elif isinstance(item, str):
             yield item
         else:
-            raise ValueError(f"data holds {type(item).__name__}, expected texts (str) or text files (Path)")
+            raise TypeError(f"data holds {type(item).__name__}, expected texts (str) or text files (Path)")
 
 
 def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
-    """Return rows [N, tokens] of one text after the other, each beginning as the tokenizer begins a prompt."""
+    """Return rows [N, tokens] of the concatenated texts, each with the tokens that the tokenizer puts before a prompt.
+
+    Raises `ValueError` for too few tokens.
+    """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     begun = tokenizer("a")["input_ids"]
     start = begun[: len(begun) - len(bare)] if begun[len(begun) - len(bare) :] == bare else []
@@ -201,12 +218,10 @@ def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Te
         stream += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     step = tokens - len(start)
     if tokens < 2 or step < 1:
-        raise ValueError(f"rows of {tokens} tokens are asked for, at least {max(2, len(start) + 1)} are needed")
+        raise ValueError(f"prompt_tokens is {tokens}, must be at least {max(2, len(start) + 1)}")
     rows = [start + stream[at : at + step] for at in range(0, len(stream) - step + 1, step)]
     if len(rows) < 2:
-        raise ValueError(
-            f"the texts have {len(stream)} tokens, two rows of {tokens} tokens are the least that is needed"
-        )
+        raise ValueError(f"the texts have {len(stream)} tokens, must fill at least two rows of {tokens} tokens")
     ids = torch.tensor(rows)
     return ids, torch.ones_like(ids)
 
@@ -214,6 +229,6 @@ def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Te
 def _padded(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
     found: Sequence[str] = [text for text in texts if text.strip()]
     if len(found) < 2:
-        raise ValueError(f"there are {len(found)} texts, two are the least that is needed (a file is one text)")
+        raise ValueError(f"there are {len(found)} texts, must be at least 2 (a file is one text)")
     made = tokenizer(found, padding=True, truncation=True, max_length=tokens, return_tensors="pt")
     return made["input_ids"], made["attention_mask"]

@@ -1,4 +1,4 @@
-"""What codecs cost a model, measured with real frames: at one cut after another, or at several at once."""
+"""The loss of codecs in a model, measured with real frames: at one cut after another, or at several at once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from torch import Tensor
 
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import compress, decompress
+from orbitsplit._io.deprecation import renamed_attribute
+from orbitsplit._io.validation import check_range
 from orbitsplit._models.source import unsupported
 
 from ._activation_hooks import ActivationHooks
 from ._task import Batch, Task
 
-# Of float32 arithmetic in another order; a layer that reads more than the hidden state is off by far more.
+# The divergence that float32 arithmetic in another order makes; layers that read more than the hidden state make far
+# more.
 _SAME = 1e-5
 
-# Of a model's own outputs, so much is kept by default.
+# The memory for a model's own outputs by default.
 KEPT_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Transmitted:
-    """An activation that went through a codec: what arrived, the bytes of its frame, and seconds of one thread."""
+    """An activation after encoding and decoding, the bytes of its frame, and seconds of one thread."""
 
     received: Tensor
     frame_bytes: int
@@ -36,8 +39,8 @@ class Transmitted:
     decode_s: float
 
 
-# A codec of ours, or what does the same to an activation.
 AnyCodec: TypeAlias = "CalibratedCodec | str | Callable[[Tensor], Transmitted]"
+"""A calibrated codec, the name of a fixed one, or a function that encodes and decodes an activation [B, S, H]."""
 
 
 def transmit(hidden: Tensor, codec: AnyCodec) -> Transmitted:
@@ -54,12 +57,13 @@ def transmit(hidden: Tensor, codec: AnyCodec) -> Transmitted:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The cost of codecs on some data: mean loss and mean drop of accuracy (a fraction), with standard errors.
+    """The cost of codecs on some data: mean loss and mean drop in accuracy (a fraction), with standard errors.
 
-    `accuracy` is that of the model without codecs; `samples` how many outputs were compared; `bits_per_element` what
-    the frames took, where something was encoded, else 32. `expected_drop` is the drop if the model's own probabilities
-    are right, whatever the answers are; `nll_increase` the mean rise of the nats of the right answers. Errors count the
-    outputs of one text as one sample.
+    `loss` is in nats per token or sample (encoders: cosine distance). `accuracy` is that of the model without codecs;
+    `samples` is the number of compared outputs; `bits_per_element` the mean size of the frames, 32 if nothing was
+    encoded. `expected_drop` is the drop if the model's own probabilities are calibrated; it does not depend on labels.
+    `nll_increase` is the mean increase of the negative log-likelihood of the targets, in nats. Standard errors treat
+    the outputs of one text as one sample.
     """
 
     loss: float
@@ -74,15 +78,18 @@ class Measured:
     nll_increase: float
     nll_increase_error: float
 
+    surprise = renamed_attribute("Measured.surprise", "nll_increase")
+    surprise_error = renamed_attribute("Measured.surprise_error", "nll_increase_error")
+
     @property
     def perplexity_rise(self) -> float:
-        """By which part the perplexity of the right answers rises (0.01: 1 %)."""
+        """The relative increase of the perplexity of the targets (0.01: 1 %)."""
         return math.expm1(self.nll_increase)
 
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """The outputs of one batch with codecs beside those without, a value for each, and what the frames took."""
+    """The outputs of one batch with codecs compared with those without, each by a value, and the size of the frames."""
 
     loss: Tensor
     right: Tensor
@@ -94,10 +101,13 @@ class _Compared:
 
 
 class Reference:
-    """A model's own outputs on some batches, which those with codecs are compared with.
+    """A model's own outputs on some batches, with which outputs with codecs are compared; `held_out` makes one.
 
     The first `kept_bytes` of them are kept (next-token distributions over a large vocabulary take a megabyte each), the
-    others computed again whenever they are needed. Raises ValueError if they are not finite.
+    others are recomputed when needed. All batches are of one task.
+
+    Raises:
+        ValueError: The outputs are not finite.
     """
 
     def __init__(
@@ -132,13 +142,23 @@ class Reference:
     def measure(
         self, codecs: Mapping[int, AnyCodec], *, on_batch: Callable[[int], None] = lambda _index: None
     ) -> Measured:
-        """Return what codecs at several cuts at once cost, each getting what those before it left."""
+        """Return the cost of codecs at several cuts at once, {cut: codec}; each encodes what the earlier ones decoded.
+
+        `on_batch(index)` is called after each batch.
+
+        Raises:
+            TypeError: A cut is no integer, or a codec is none.
+            ValueError: The model has no such cut, a codec does not fit its activation, or outputs are not finite.
+        """
         return self.measure_each([codecs], on_batch=on_batch)[0]
 
     def measure_each(
         self, choices: Sequence[Mapping[int, AnyCodec]], *, on_batch: Callable[[int], None] = lambda _index: None
     ) -> list[Measured]:
-        """Return what `measure` does for each of several choices, each batch's reference computed once for all."""
+        """Return what `measure` does for each of several choices, computing the outputs without codecs once for all."""
+        for codecs in choices:
+            for cut in codecs:
+                check_range("a cut", cut, 0, len(self.hooked.layers))
         found: list[list[_Compared]] = [[] for _ in choices]
         for index, batch in enumerate(self.batches):
             reference = self.outputs(index)
@@ -195,10 +215,12 @@ class Reference:
 
 
 class CutDownstream:
-    """The layers behind one cut, for the batches of a reference: `DownstreamModel` of trained codecs, the judge of all.
+    """The layers behind one cut, on the batches of a reference; a `DownstreamModel`.
 
-    `before` is a downstream model of an earlier cut of the same reference: what is sent is computed from there.
-    Raises ValueError where the layers behind the cut take more than the hidden state.
+    `before` is the downstream model of an earlier cut of the same reference, from which the activation is computed.
+
+    Raises:
+        ValueError: The layers behind the cut take more than the hidden state.
     """
 
     def __init__(self, reference: Reference, cut: int, before: CutDownstream | None = None) -> None:
@@ -206,13 +228,13 @@ class CutDownstream:
         self.cut = cut
         self._is_exact: bool = before is None or before._is_exact
         hooked = reference.hooked
-        reference.outputs(0)  # a model must have run whole once before it runs in part
+        reference.outputs(0)  # `ActivationHooks` runs a model whole once before in part
         self._sent: list[Tensor] = []
         with torch.no_grad():
             for index, batch in enumerate(reference.batches):
                 start = None if before is None else (before.cut, before.sent(index))
                 self._sent.append(hooked.hidden(batch.inputs, cut, start=start))
-            if self._is_exact and abs(self._strayed()) > _SAME:
+            if self._is_exact and abs(self._divergence_of_other_inputs()) > _SAME:
                 raise ValueError(
                     unsupported(hooked.model.config, f"layers behind cut {cut} take more than its hidden state")
                 )
@@ -223,20 +245,20 @@ class CutDownstream:
         return len(self._reference.batches)
 
     def through(self, codec: CalibratedCodec | str) -> CutDownstream:
-        """Return the downstream model of the same cut where what is sent has gone through a codec."""
+        """Return the downstream model of the same cut whose activation has passed a codec."""
         changed = copy.copy(self)
         changed._is_exact = False
         changed._sent = [transmit(hidden, codec).received for hidden in self._sent]
         return changed
 
     def sent(self, batch: int) -> Tensor:
-        """Return what the cut sends for a batch, [B, S, H]."""
+        """Return the activation at the cut for a batch, [B, S, H]."""
         return self._sent[batch]
 
-    def _strayed(self) -> float:
-        """Return the loss when the hidden state arrives as it was and everything else is that of other inputs.
+    def _divergence_of_other_inputs(self) -> float:
+        """Return the loss with the hidden state of a batch and everything else from other inputs.
 
-        So it shows if a layer reads the embeddings, or what an earlier layer put aside in this forward or the last.
+        It is not 0 if a layer reads the embeddings, or what an earlier layer stored in this forward or the last.
         """
         reference = self._reference
         batch = reference.batches[0]
@@ -247,7 +269,7 @@ class CutDownstream:
         return float(reference.task.divergence(reference.outputs(0), outputs).mean())
 
     def sample(self, count: int) -> Tensor:
-        """Return up to `count` of the rows that are sent, without padding, evenly spaced, [R, H]."""
+        """Return up to `count` rows of the activation, without padding, evenly spaced, [R, H]."""
         each = -(-count // self.batches)
         found = []
         for batch, hidden in zip(self._reference.batches, self._sent, strict=True):
@@ -256,7 +278,7 @@ class CutDownstream:
         return torch.cat(found).float()
 
     def divergences(self, batch: int, received: Tensor) -> Tensor:
-        """Return how far each output is from the reference when the layers behind the cut get `received`, [n]."""
+        """Return the divergence of each output when the layers behind the cut get `received`, [n]."""
         reference = self._reference
         given = reference.batches[batch]
         result = reference.hooked.run(given.inputs, start=(self.cut, received))
@@ -267,16 +289,16 @@ class CutDownstream:
         return self.divergences(batch, received).mean()
 
     def loss(self, received: Sequence[Tensor]) -> tuple[float, float]:
-        """Return the mean loss and its standard error when these activations arrive, one for each batch."""
+        """Return the mean loss and its standard error when the layers get these activations, one for each batch."""
         with torch.no_grad():
             found = [self.divergences(index, hidden) for index, hidden in enumerate(received)]
         return self._reference.with_error(found)
 
 
 def mean_and_error(values: Sequence[Tensor], *, are_clusters: bool) -> tuple[float, float]:
-    """Return the mean of some batches of values and its standard error.
+    """Return the mean of batches of values and its standard error.
 
-    Values of one batch that belong together, as the predictions in one text, are one sample (`are_clusters`).
+    With `are_clusters`, the values of one batch, such as the predictions in one text, are one sample.
     """
     every = torch.cat(list(values))
     mean = every.mean()
@@ -284,5 +306,5 @@ def mean_and_error(values: Sequence[Tensor], *, are_clusters: bool) -> tuple[flo
         error = float(every.std()) / math.sqrt(len(every)) if len(every) > 1 else 0.0
         return float(mean), error
     groups = len(values)
-    strayed = torch.stack([(group - mean).sum() for group in values])
-    return float(mean), float(strayed.square().sum().sqrt()) / len(every) * math.sqrt(groups / (groups - 1))
+    deviations = torch.stack([(group - mean).sum() for group in values])
+    return float(mean), float(deviations.square().sum().sqrt()) / len(every) * math.sqrt(groups / (groups - 1))

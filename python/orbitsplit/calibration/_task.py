@@ -1,4 +1,4 @@
-"""What a model is for: which of its outputs count, how far they are from others, and how right they are."""
+"""The tasks of models: which outputs are compared, how far they diverge, and how accurate they are."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs of one forward.
+    """The inputs of one forward and what its outputs are compared with.
 
-    `targets` [n] are the right classes or next tokens of the n outputs, None where nothing is right or wrong;
-    `mask` [B, S] says which rows of the hidden state [B, S, H] are not padding, None: all. `positions` [P] are those
-    of a causal model whose next tokens count.
+    `targets` [n] are the labels or next tokens of the n outputs, None without labels; `mask` [B, S] is true for rows of
+    the hidden state [B, S, H] that are not padding (None: all). `positions` [P] are the positions of a causal model
+    whose next-token predictions are used.
     """
 
     inputs: Mapping[str, Any]
@@ -26,7 +26,7 @@ class Batch:
 
     @property
     def samples(self) -> int:
-        """How many texts, rows or images there are."""
+        """The number of texts, rows or images."""
         return len(next(iter(self.inputs.values())))
 
     def rows(self, hidden: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Batch:
         return hidden.flatten(0, -2) if self.mask is None else hidden[self.mask.bool()]
 
     def disturbed(self) -> dict[str, Any]:
-        """Return inputs of the same shape that say something else."""
+        """Return other inputs of the same shape."""
         changed = dict(self.inputs)
         if "input_ids" in changed:
             changed["input_ids"] = changed["input_ids"].roll(1, -1)
@@ -44,40 +44,41 @@ class Batch:
 
 
 class Task(Protocol):
-    """How a model's output is judged. n is the number of outputs of a batch: positions, images or texts."""
+    """Compares outputs of a model with reference outputs. n is the number of outputs of a batch: positions, images or
+    texts. `unit` is that of the divergence."""
 
     unit: str
 
     def outputs(self, result: Any, batch: Batch) -> Tensor:
-        """Return what counts of the output of a forward, [n, ...]."""
+        """Return the outputs to compare from the result of a forward, [n, ...]."""
         ...
 
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
-        """Return how far outputs are from those of the model without codecs, [n]; differentiable."""
+        """Return the divergence of outputs from those of the model without codecs, [n]; differentiable."""
         ...
 
     def surrogate(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        """Return a random scalar: the second moment of its gradient says what small errors do to the divergence."""
+        """Return a random scalar; the second moment of its gradient is the curvature of the divergence."""
         ...
 
     def scores(self, reference: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return how right each output is, from 0 to 1, [n]; accuracy is the mean."""
+        """Return the score of each output, from 0 to 1, [n]; accuracy is the mean."""
         ...
 
     def expected_drop(self, reference: Tensor, outputs: Tensor) -> Tensor:
-        """Return by how much scores are expected to fall if the reference is right about its own doubts, [n].
+        """Return the expected drop of each score if the reference's probabilities are calibrated, [n].
 
-        Never negative, and of far less variance than a difference of scores.
+        It is never negative, and its variance is far smaller than that of a difference of scores.
         """
         ...
 
     def nll(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return the nats of the right answers, [n] (perplexity is e to their mean); 0 where nothing is right."""
+        """Return the negative log-likelihood of the targets in nats, [n] (perplexity is e to the mean); 0 without."""
         ...
 
 
 class Distributions:
-    """Next tokens or classes: Kullback-Leibler divergence in nats, and whether the most likely one is right."""
+    """Next tokens or classes: Kullback-Leibler divergence in nats, and top-1 accuracy."""
 
     unit = "nats"
 
@@ -91,13 +92,13 @@ class Distributions:
         return nn.functional.kl_div(outputs, reference, log_target=True, reduction="none").sum(-1)
 
     def surrogate(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        # Classes drawn from the model itself: the gradient of their likelihood has the Fisher information as its
-        # second moment, and that is the curvature of the divergence. Labels would give the "empirical" one.
+        # Classes sampled from the model itself: the second moment of the gradient of their log-likelihood is the Fisher
+        # information, the curvature of the divergence. Labels would give the "empirical" Fisher information.
         drawn = torch.multinomial(outputs.detach().exp(), 1, generator=generator)
         return outputs.gather(1, drawn).sum()
 
     def scores(self, reference: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
-        # Without labels: whether the most likely one is still the same.
+        # Without labels: agreement with the reference.
         right = reference.argmax(-1) if batch.targets is None else batch.targets
         return (outputs.argmax(-1) == right).float()
 

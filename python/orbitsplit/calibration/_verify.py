@@ -1,4 +1,4 @@
-"""`verify`: what a plan really costs on data of the user, and a tighter plan where that is too much."""
+"""`verify`: the measured cost of a plan on the user's data, and tighter plans while it is above the limit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.dtypes import ITEM_BYTES
+from orbitsplit._io.validation import LARGEST_BYTES, check_callable, check_count, check_is_integer, check_number
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
 from orbitsplit._plans.plan import Plan
 
 from ._activation_hooks import ActivationHooks
-from ._data import Data, Samples, is_causal, load_model, task_of
+from ._data import Data, Samples, is_causal, load_model, name_of, task_of
 from ._measure import KEPT_BYTES, Measured, Reference
+from ._options import check_seed, check_torch_dtype
 
 _ROWS, _POSITIONS = 16, 128
 _MOST_TRIALS = 8
@@ -29,7 +31,11 @@ _MOST_TRIALS = 8
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A plan that was measured: what it was expected to lose (nothing of fixed codecs), and what it does."""
+    """A plan that was measured, with its predicted and measured cost.
+
+    `predicted_loss` is in nats per token or sample (encoders: cosine distance), as `measured.loss`: the sum of the
+    losses of the plan's levels in the codebook. Fixed codecs, whose loss is not known, count as 0.
+    """
 
     plan: Plan
     predicted_loss: float
@@ -44,9 +50,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found: the trials in order, the last of which is the answer if it `is_within` the limit.
+    """The result of `verify`: the trials in order; the last one decides whether the plan `is_within` the limit.
 
-    `plan` is the first measured plan within the limit, or the one of the least drop if there is none.
+    `plan` is the first measured plan within the limit, or the one with the smallest drop if there is none.
     """
 
     max_accuracy_drop: float
@@ -94,7 +100,7 @@ class Verification:
                 f"{found.bits_per_element:.2f} bits per element"
             )
         if not self.is_within:
-            lines.append("no plan that was tried keeps the limit; the best found is given")
+            lines.append("no measured plan is within the limit; the best one is returned")
         return "\n".join(lines)
 
 
@@ -111,28 +117,28 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Verification:
-    """Measure what a plan's codecs cost on held-out data, and tighten the plan until the limit is kept.
+    """Measure the cost of a plan's codecs on held-out data, and tighten the plan until it is within the limit.
 
-    `codebook` is the plan's, or its file. `data` as for `calibrate`, none of it used there; `samples` of it are drawn
-    by `seed` (default: all images or texts, 16 rows of a causal model's text). The limit is `max_accuracy_drop`, that
-    of the plan by default; a plan is within it if the measured mean drop is, and the interval that comes with it says
-    how sure that is. Where the drop is larger, the loss budget is cut in proportion, at least by a fifth, and the plan
-    made again by `replan(loss_budget)`, or, without it, by better levels at the same cuts (such a plan has no
-    prediction); the eighth and last has nothing compressed. Without a codebook and `replan` there is one trial.
+    `codebook` is the plan's, or its file. `data` is as for `calibrate`, and none of it was used there; `samples` of it
+    are drawn by `seed` (default: all images or texts, 16 rows of a causal model's text). The limit is
+    `max_accuracy_drop` (a fraction), by default that of the plan; a plan is within it if the measured mean drop is, and
+    `drop_interval` is the uncertainty of that mean. While the drop is larger, the loss budget is cut in proportion, by
+    at least a fifth, and the plan is remade by `replan(loss_budget)`, or, without it, from better levels at the same
+    cuts (such a plan has no prediction); the eighth and last plan compresses nothing. Without a codebook and `replan`
+    there is one trial.
 
     Example:
         >>> checked = osp.verify(plan, "path-or-hub-id", texts, codebook=book)               # doctest: +SKIP
         >>> checked.is_within, checked.plan                                                  # doctest: +SKIP
 
     Raises:
-        ValueError: The plan has no limit and none is given, it needs another codebook, or the model is not the
-            codebook's.
+        TypeError: An argument or an item of the data has a wrong type; the message names it.
+        ValueError: The plan has no limit and none is given, it needs another codebook, the model is not the codebook's,
+            or data are not valid.
     """
-    limit = plan.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
-    if limit is None:
-        raise ValueError("the plan was made without max_accuracy_drop: say which drop is allowed")
-    if not 0 <= limit <= 1:
-        raise ValueError(f"max_accuracy_drop is {limit}, must be from 0 to 1 (0.01 is one point)")
+    check_callable("replan", replan)
+    check_callable("progress", progress)
+    limit = _limit_of(plan, max_accuracy_drop)
     codebook = Codebook.load(codebook) if isinstance(codebook, (str, Path)) else codebook
     _check_codebook(plan, codebook)
     reference = held_out(
@@ -158,6 +164,18 @@ def verify(
     return Verification(limit, tuple(trials))
 
 
+def _limit_of(plan: Plan, max_accuracy_drop: float | None) -> float:
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}, must be a Plan")
+    limit = plan.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
+    if limit is None:
+        raise ValueError("max_accuracy_drop is missing: the plan was made without one")
+    check_number("max_accuracy_drop", limit)
+    if not 0 <= limit <= 1:
+        raise ValueError(f"max_accuracy_drop is {limit}, must be from 0 to 1 (0.01 is one point)")
+    return limit
+
+
 @dataclass(frozen=True, slots=True)
 class _Progress:
     step: str
@@ -172,7 +190,7 @@ class _Progress:
 def _tighter(
     trials: list[Trial], limit: float, codebook: Codebook | None, replan: Callable[[float], Plan] | None
 ) -> Plan | None:
-    """Return a plan with less loss than the last one, None if there is none left to try."""
+    """Return a plan with less loss than the last one, None if there is none left."""
     last = trials[-1]
     if len(trials) >= _MOST_TRIALS or not any(stage.codec for stage in last.plan.stages):
         return None
@@ -180,8 +198,8 @@ def _tighter(
         return None
     if len(trials) == _MOST_TRIALS - 1:
         return replace(last.plan.uncompressed(), max_accuracy_drop=limit)
-    part = min(0.8, 0.9 * limit / last.measured.drop)
-    budget = part * min(trial.predicted_loss or trial.measured.loss for trial in trials)
+    fraction = min(0.8, 0.9 * limit / last.measured.drop)
+    budget = fraction * min(trial.predicted_loss or trial.measured.loss for trial in trials)
     if replan is None:
         found = None if codebook is None else better_levels(last.plan, codebook, budget)
     else:
@@ -193,13 +211,13 @@ def _tighter(
 
 
 def better_levels(plan: Plan, codebook: Codebook, loss_budget: float) -> Plan:
-    """Return the plan with the levels of the fewest bits whose losses add up to no more than a budget.
+    """Return the plan with the levels of the fewest bits whose losses add up to at most a budget.
 
     Greedy from uncompressed, the step that saves most time on its link per loss first: on convex hulls this is optimal
-    but for the last step.
+    except for the last step.
     """
     cuts = [stage.cut for stage in plan.stages[:-1]]
-    # A link as fast as the machine gains nothing from fewer bits, unless all are.
+    # Links without a rate gain nothing from fewer bits, unless no link has one.
     rates = [link.bytes_per_s for link in plan.links]
     seconds = [(0.0 if any(rates) else 1.0) if rate is None else 1 / rate for rate in rates]
     chosen: dict[int, int | None] = dict.fromkeys(cuts)
@@ -241,12 +259,22 @@ def held_out(
     """Return a model on some data, ready to measure codecs at any cuts: `held_out(...).measure({cut: codec})`.
 
     `samples` are drawn by `seed` (default: all images or texts, 16 rows of `prompt_tokens` of a causal model's text),
-    and of each row `positions` next-token predictions count (None: all). Outputs of the model without codecs are kept
-    up to `kept_bytes`.
+    and of each row `positions` next-token predictions are used (None: all). Outputs of the model without codecs are
+    kept up to `kept_bytes`.
 
-    Raises ValueError for data that are not of the kind the model takes and for more samples than there are.
+    Raises:
+        TypeError: An argument or an item of the data has a wrong type; the message names it.
+        ValueError: The data are not valid, or there are fewer samples.
     """
-    name = model.name_or_path if isinstance(model, PreTrainedModel) else str(model)
+    name = name_of(model)
+    check_count("prompt_tokens", prompt_tokens, 1)
+    if samples is not None:
+        check_is_integer("samples", samples)
+    if positions is not None:
+        check_count("positions", positions, 1)
+    check_seed(seed)
+    check_torch_dtype("dtype", dtype)
+    check_count("kept_bytes", kept_bytes, 0, most=LARGEST_BYTES)
     loaded = load_model(model, dtype=dtype)
     given = Samples(loaded, data, name=name, tokenizer=tokenizer, prompt_tokens=prompt_tokens)
     wanted = (min(_ROWS, given.count) if is_causal(loaded) else given.count) if samples is None else samples
@@ -269,6 +297,8 @@ def _check_model(plan: Plan, reference: Reference, codebook: Codebook | None) ->
 
 
 def _check_codebook(plan: Plan, codebook: Codebook | None) -> None:
+    if codebook is not None and not isinstance(codebook, Codebook):
+        raise TypeError(f"codebook is a {type(codebook).__name__}, must be a Codebook or the path of one")
     if plan.codebook is not None and (codebook is None or codebook.hex_id != plan.codebook):
         given = "none is given" if codebook is None else f"this is codebook {codebook.hex_id}"
         raise ValueError(f"the plan needs codebook {plan.codebook}, {given}")

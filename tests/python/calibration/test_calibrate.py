@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 import orbitsplit as osp
+from orbitsplit import calibration
 from orbitsplit._codebook.codebook import CodebookEntry
+from orbitsplit._io.tensor_file import read_tensors, write_tensors
 from orbitsplit.calibration import _checkpoint, _statistics
 from orbitsplit.calibration._candidates import Candidate, worth_keeping
 from orbitsplit.calibration._fit import geometry
+from orbitsplit.calibration._options import CalibrationKeywords
 from orbitsplit.calibration._statistics import CutStatistics
 from tests.judges.calibration import AnyCodec, error_of_mean, judge, layers_of
 from tests.support.tiny_encoders import LABELS, tiny_bert, tiny_images, tiny_vit
@@ -545,6 +549,53 @@ def test_a_checkpoint_of_another_call_is_refused(model: PreTrainedModel, tmp_pat
     assert small(model, checkpoint=path).cuts == (1, 3)
 
 
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write a checkpoint again as a valid file, with another document."""
+    document, arrays = read_tensors(path, _checkpoint.FORMAT, _checkpoint.VERSION)
+    copies = {name: np.array(arrays[name]) for name in arrays}
+    change(document)
+    write_tensors(path, copies, document)
+
+
+def test_a_checkpoint_of_version_0_1_is_resumed(
+    whole: tuple[osp.Codebook, list[str]], model: PreTrainedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(Interrupted):
+        small(model, checkpoint=path, progress=interrupting(6, before := []))
+    # Its key was "asked".
+    rewritten(path, lambda document: document.update(asked=document.pop("request")))
+    after: list[str] = []
+    assert numbers(small(model, checkpoint=path, progress=lambda step, _fraction: after.append(step))) == numbers(
+        whole[0]
+    )
+    assert not {step for step in before if step.startswith("statistics")} & set(after)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda document: document.update(request=3), "its request is 3"),
+        (lambda document: document.pop("batches"), "there is no 'batches'"),
+        (lambda document: document.update(batches="2"), "batches is '2', must be an integer"),
+        (lambda document: document.update(batches=-2), "batches is -2, must be at least 0"),
+        (lambda document: document.update(statistics=3), "statistics is int, must be a list"),
+        (lambda document: document.update(statistics=[7]), r"there is no 'statistics\.7\.counts'"),
+        (lambda document: document.update(entries=[1]), "entries is list, must be an object with keys"),
+        (lambda document: document.update(entries={"1": [3]}), "entry 0 of cut 1 is int, must be an object with keys"),
+    ],
+)
+def test_a_checkpoint_that_makes_no_sense_is_named(
+    change: Callable[[dict[str, Any]], None], message: str, model: PreTrainedModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    with pytest.raises(Interrupted):
+        small(model, checkpoint=path, progress=interrupting(6, []))
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=rf"checkpoint is not a valid checkpoint: {message}"):
+        small(model, checkpoint=path)
+
+
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(model: PreTrainedModel, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("what must not be lost")
@@ -672,7 +723,6 @@ def test_samples_are_chosen_where_none_are_asked_for(model: PreTrainedModel) -> 
         ({"cuts": [-1]}, "cut -1 is not from 0 to 4"),
         ({"cuts": []}, "one or more different numbers"),
         ({"cuts": [1, 1]}, r"cuts are \[1, 1\]"),
-        ({"cuts": [1.5]}, r"1\.5"),
         ({"levels": ()}, "no level"),
         ({"levels": (0.01,)}, r"level 0\.01 is not from"),
         ({"levels": (17.0,)}, r"level 17\.0 is not from"),
@@ -681,15 +731,75 @@ def test_samples_are_chosen_where_none_are_asked_for(model: PreTrainedModel) -> 
         ({"codecs": ()}, "no codec"),
         ({"codecs": ("fisher", "klt", "fisher")}, "codec fisher is given 2 times"),
         ({"codecs": ("gzip",)}, "codec 'gzip' is neither channel, fisher, klt.* nor a fixed one"),
-        ({"fit_samples": 5, "measure_samples": 2}, "5 samples to fit and 2 to measure are asked for, of 6 there are"),
+        ({"fit_samples": 5, "measure_samples": 2}, "5 samples to fit and 2 to measure are requested, there are 6"),
         ({"fit_samples": 0}, "0 samples to fit"),
         ({"measure_samples": 0}, "0 to measure"),
         ({"fit_samples": -1}, "-1 samples to fit"),
+        ({"prompt_tokens": 0}, "prompt_tokens is 0, must be at least 1"),
+        ({"dtype": torch.float64}, "dtype is 'float64', must be one of float32, float16, bfloat16"),
+        ({"seed": 1 << 50}, "seed is 1125899906842624, must be at most 8796093022208"),
     ],
 )
 def test_what_makes_no_sense_is_named(model: PreTrainedModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cuts": [1.5]}, r"a cut is 1\.5, must be an integer"),
+        ({"cuts": ["1"]}, "a cut is '1', must be an integer"),
+        ({"cuts": 3}, "cuts is 3, must be a sequence"),
+        ({"levels": 4.0}, r"levels is 4\.0, must be a sequence"),
+        ({"levels": ("4",)}, "a level is '4', must be a number"),
+        ({"codecs": "klt"}, "codecs is 'klt', must be a sequence"),
+        ({"codecs": (8,)}, "a codec is 8, must be a string"),
+        ({"prompt_tokens": "512"}, "prompt_tokens is '512', must be an integer"),
+        ({"fit_samples": 4.0}, r"fit_samples is 4\.0, must be an integer"),
+        ({"measure_samples": "2"}, "measure_samples is '2', must be an integer"),
+        ({"dtype": "float32"}, r"dtype is 'float32', must be a torch\.dtype"),
+        ({"hull_only": 1}, "hull_only is 1, must be true or false"),
+        ({"seed": None}, "seed is None, must be an integer"),
+        ({"checkpoint": 3}, "checkpoint is 3, must be a path"),
+        ({"progress": "print"}, "progress is 'print', must be a function"),
+        ({"options": {"seed": 1}}, "options is a dict, must be CalibrationOptions"),
+        ({"colour": 1}, r"got an unexpected keyword argument 'colour'"),
+    ],
+)
+def test_what_has_a_wrong_type_is_named_before_anything_is_loaded(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        small("there/is/no/such/model", **options)
+
+
+@pytest.mark.parametrize("given", [3, None, nn.Linear(2, 2)], ids=["int", "None", "module"])
+def test_what_is_no_model_is_named(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"model is a \w+, must be a path, a hub id or a model of transformers"):
+        small(given)
+
+
+def test_options_are_those_of_keywords_which_override_them(model: PreTrainedModel) -> None:
+    options = osp.CalibrationOptions(
+        cuts=[1, 3], levels=(4.0, 2.0), codecs=("fisher", "klt"), fit_samples=4, measure_samples=MEASURED, seed=3
+    )
+    assert numbers(osp.calibrate(model, ids_of(), options=options)) == numbers(small(model, seed=3))
+    assert numbers(osp.calibrate(model, ids_of(), options=options, seed=0)) == numbers(small(model))
+    assert options.seed == 3
+
+
+def test_options_cannot_change_and_are_kept_as_they_were() -> None:
+    cuts = [1, 3]
+    options = osp.CalibrationOptions(cuts=cuts)
+    cuts.append(5)
+    assert options.cuts == (1, 3)
+    assert (options.levels, options.codecs) == (calibration.LEVELS, calibration.CODECS)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.seed = 3  # type: ignore[misc]
+
+
+def test_every_option_is_a_keyword_of_calibrate() -> None:
+    names = {field.name for field in dataclasses.fields(osp.CalibrationOptions)}
+    assert set(CalibrationKeywords.__annotations__) == names
 
 
 def test_codecs_and_levels_are_checked_before_anything_is_loaded() -> None:
@@ -703,29 +813,54 @@ def test_codecs_and_levels_are_checked_before_anything_is_loaded() -> None:
     [
         (torch.zeros(4, dtype=torch.long), r"token ids have shape \(4,\), expected a non-empty \[N, S\]"),
         (torch.zeros(0, 5, dtype=torch.long), r"token ids have shape \(0, 5\)"),
-        (torch.zeros(4, 5), r"token ids have shape \(4, 5\), expected .* integers"),
-        (torch.full((1, 8), 5), "there are 1 samples, two are the least"),
+        (torch.full((1, 8), 5), "there are 1 samples, must be at least 2"),
         (torch.full((6, 1), 5), "token"),  # nothing is predicted
         (torch.full((6, 8), VOCABULARY), "97"),
+        ([], "the texts have 0 tokens, must fill at least two rows of 20 tokens"),
+        (["the satellite"], "the texts have 2 tokens, must fill at least two rows of 20 tokens"),
+    ],
+    ids=["1-D", "empty", "one row", "one token", "vocabulary", "none", "short"],
+)
+def test_data_of_the_wrong_shape_is_named(directory: Path, model: PreTrainedModel, data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        osp.calibrate(directory, data, codecs=("int8",), cuts=[1], prompt_tokens=20)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (torch.zeros(4, 5), r"token ids are torch\.float32, expected integers"),
         ("a single text", "data is a single text or path, expected a sequence"),
         (Path("corpus.txt"), "data is a single text or path, expected a sequence"),
         ([1, 2, 3], "data holds int, expected texts"),
-        ([], "the texts have 0 tokens, two rows of 20 tokens are the least"),
-        (["the satellite"], "the texts have 2 tokens, two rows of 20 tokens are the least"),
+        (5, "data is int, expected texts"),
     ],
-    ids=["1-D", "empty", "floats", "one row", "one token", "vocabulary", "text", "path", "numbers", "none", "short"],
+    ids=["floats", "text", "path", "numbers", "number"],
 )
-def test_data_of_the_wrong_kind_or_shape_is_named(
-    directory: Path, model: PreTrainedModel, data: Any, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_data_of_the_wrong_kind_are_named(directory: Path, model: PreTrainedModel, data: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         osp.calibrate(directory, data, codecs=("int8",), cuts=[1], prompt_tokens=20)
 
 
 @pytest.mark.parametrize("tokens", [0, -3, 1])
 def test_rows_of_no_tokens_are_refused(directory: Path, model: PreTrainedModel, tokens: int) -> None:
-    with pytest.raises(ValueError, match="tokens"):
+    with pytest.raises(ValueError, match=f"prompt_tokens is {tokens}, must be at least"):
         osp.calibrate(directory, texts_of(2), codecs=("int8",), cuts=[1], prompt_tokens=tokens)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((tiny_images(4)[0], torch.zeros(3)), r"images have shape \(4, 1, 8, 8\) and labels \(3,\)"),
+        ((tiny_images(4)[0][:, 0], torch.zeros(4)), r"images have shape \(4, 8, 8\)"),
+        ((torch.zeros(0, 1, 8, 8), torch.zeros(0)), "non-empty"),
+        ((tiny_images(4)[0], torch.full((4,), LABELS)), "label"),
+    ],
+    ids=["count", "axes", "empty", "classes"],
+)
+def test_images_of_the_wrong_shape_are_named(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        osp.calibrate(tiny_vit(), data, codecs=("int8",), cuts=[1])
 
 
 @pytest.mark.parametrize(
@@ -734,24 +869,23 @@ def test_rows_of_no_tokens_are_refused(directory: Path, model: PreTrainedModel, 
         (ids_of(), "needs a pair of tensors"),
         (["a text", "another"], "needs a pair of tensors"),
         ((tiny_images(4)[0], [1, 2, 3, 4]), "needs a pair of tensors"),
-        ((tiny_images(4)[0], torch.zeros(3)), r"images have shape \(4, 1, 8, 8\) and labels \(3,\)"),
-        ((tiny_images(4)[0][:, 0], torch.zeros(4)), r"images have shape \(4, 8, 8\)"),
-        ((torch.zeros(0, 1, 8, 8), torch.zeros(0)), "non-empty"),
-        ((tiny_images(4)[0], torch.full((4,), LABELS)), "label"),
+        ((tiny_images(4)[0], torch.zeros(4)), r"labels are torch\.float32, expected integers"),
     ],
-    ids=["ids", "texts", "list", "count", "axes", "empty", "classes"],
+    ids=["ids", "texts", "list", "floats"],
 )
-def test_images_of_the_wrong_kind_or_shape_are_named(data: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_images_of_the_wrong_kind_are_named(data: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         osp.calibrate(tiny_vit(), data, codecs=("int8",), cuts=[1])
 
 
 def test_texts_for_an_encoder_are_checked(tmp_path: Path) -> None:
     save_tiny_tokenizer(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    for texts, message in ((["the satellite", "  "], "there are 1 texts, two are the least"), ([1], "data holds int")):
-        with pytest.raises(ValueError, match=message):
-            osp.calibrate(tiny_bert(), texts, tokenizer=tokenizer, codecs=("int8",), cuts=[1])
+    options: dict[str, Any] = {"tokenizer": tokenizer, "codecs": ("int8",), "cuts": [1]}
+    with pytest.raises(ValueError, match="there are 1 texts, must be at least 2"):
+        osp.calibrate(tiny_bert(), ["the satellite", "  "], **options)
+    with pytest.raises(TypeError, match="data holds int"):
+        osp.calibrate(tiny_bert(), [1], **options)  # type: ignore[list-item]
 
 
 class Remembering(nn.Module):

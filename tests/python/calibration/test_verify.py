@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ViTForImageClassification
 
 import orbitsplit as osp
-from orbitsplit.calibration import held_out
+from orbitsplit.calibration import held_out, random_plans
 from tests.judges.calibration import AnyCodec, Judged, error_of_mean, judge
 from tests.support.tiny_encoders import tiny_bert, tiny_images, tiny_vit, trained_vit
 from tests.support.tiny_models import LAYERS, tiny_model, tiny_prompts
@@ -386,7 +386,7 @@ def test_a_plan_for_other_layers_is_refused(language: PreTrainedModel, cut: int)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_accuracy_drop": None}, "the plan was made without max_accuracy_drop"),
+        ({"max_accuracy_drop": None}, "max_accuracy_drop is missing: the plan was made without one"),
         ({"max_accuracy_drop": -0.1}, r"max_accuracy_drop is -0\.1, must be from 0 to 1"),
         ({"max_accuracy_drop": 1.5}, r"max_accuracy_drop is 1\.5"),
         ({"samples": 0}, "samples is 0, must be from 1 to the 597 there are"),
@@ -398,8 +398,86 @@ def test_arguments_that_make_no_sense_are_named(digits: Digits, options: dict[st
         digits.verify(digits.plan("klt 4", None), **{"max_accuracy_drop": 0.1, **options})
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_accuracy_drop": "0.1"}, r"max_accuracy_drop is '0\.1', must be a number"),
+        ({"samples": 5.0}, r"samples is 5\.0, must be an integer"),
+        ({"seed": "1"}, "seed is '1', must be an integer"),
+        ({"replan": 0.5}, r"replan is 0\.5, must be a function"),
+        ({"progress": True}, "progress is True, must be a function"),
+        ({"codebook": 7}, "codebook is a int, must be a Codebook or the path of one"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(digits: Digits, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        digits.verify(digits.plan("klt 4", None), **{"max_accuracy_drop": 0.1, **options})
+
+
+def test_what_is_no_plan_or_no_model_is_named(digits: Digits) -> None:
+    plan = digits.plan("klt 4", None, limit=0.1)
+    with pytest.raises(TypeError, match="plan is a dict, must be a Plan"):
+        osp.verify({}, digits.model, digits.held_out, codebook=digits.book)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model is a int, must be a path, a hub id or a model of transformers"):
+        osp.verify(plan, 7, digits.held_out, codebook=digits.book)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"prompt_tokens": "8"}, TypeError, "prompt_tokens is '8', must be an integer"),
+        ({"positions": 0}, ValueError, "positions is 0, must be at least 1"),
+        ({"kept_bytes": -1}, ValueError, "kept_bytes is -1, must be at least 0"),
+        ({"dtype": "float32"}, TypeError, r"dtype is 'float32', must be a torch\.dtype"),
+    ],
+)
+def test_arguments_of_held_out_are_checked(
+    digits: Digits, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        held_out(digits.model, digits.held_out, **options)
+
+
+def test_cuts_that_a_model_does_not_have_are_named(digits: Digits) -> None:
+    reference = held_out(digits.model, digits.held_out, samples=2)
+    layers = len(digits.model.vit.layers)
+    for cut in (-1, layers + 1):
+        with pytest.raises(ValueError, match=f"a cut is {cut}, it must be from 0 to {layers}"):
+            reference.measure({cut: "int8"})
+    with pytest.raises(TypeError, match="a cut is '1', must be an integer"):
+        reference.measure({"1": "int8"})  # type: ignore[dict-item]
+
+
+def test_random_plans_are_of_cuts_and_levels_of_the_book(digits: Digits) -> None:
+    book = digits.book
+    plans = random_plans(book, 50, seed=1, most_cuts=2)
+    assert plans == random_plans(book, 50, seed=1, most_cuts=2)
+    assert plans != random_plans(book, 50, seed=2, most_cuts=2)
+    assert {len(plan) for plan in plans} == {1, 2}
+    assert all(0 <= level < len(book.levels(cut)) for plan in plans for cut, level in plan.items())
+    empty = osp.Codebook(book.model, {}, {}, accuracy=book.accuracy, provenance={})
+    for options, error, message in (
+        ({"count": "3"}, TypeError, "count is '3', must be an integer"),
+        ({"count": -1}, ValueError, "count is -1, must be at least 0"),
+        ({"most_cuts": 0}, ValueError, "most_cuts is 0, must be at least 1"),
+        ({"seed": 0.5}, TypeError, "seed is 0.5, must be an integer"),
+        ({"book": empty}, ValueError, "the codebook has no cuts"),
+    ):
+        given: dict[str, Any] = {"book": book, "count": 3, "seed": 0, **options}
+        with pytest.raises(error, match=message):
+            random_plans(**given)
+
+
+def test_surprise_is_an_old_name() -> None:
+    found = dataclasses.replace(measured(0.1), nll_increase=0.5, nll_increase_error=0.25)
+    with pytest.warns(DeprecationWarning, match=r"Measured\.surprise is now Measured\.nll_increase"):
+        assert found.surprise == 0.5
+    with pytest.warns(DeprecationWarning, match=r"Measured\.surprise_error is now Measured\.nll_increase_error"):
+        assert found.surprise_error == 0.25
+
+
 def test_data_of_another_kind_is_refused(digits: Digits) -> None:
-    with pytest.raises(ValueError, match="needs a pair of tensors"):
+    with pytest.raises(TypeError, match="needs a pair of tensors"):
         osp.verify(digits.plan("klt 4", None, limit=0.1), digits.model, ["a text"], codebook=digits.book)
 
 
