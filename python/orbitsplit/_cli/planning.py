@@ -251,8 +251,8 @@ def plan(
     codebook: CodebookFile = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
     loss_budget: Annotated[
-        float | None, typer.Option(help="Nats per token that compression may cost; without a limit nothing is lost.")
-    ] = None,
+        float, typer.Option(help="Nats per token that compression may cost; 0: nothing is lost, inf: no limit.")
+    ] = 0.0,
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the chain.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: any order of nodes; fixed: as in the network file.")] = "free",

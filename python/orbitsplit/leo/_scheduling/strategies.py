@@ -15,7 +15,7 @@ from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import ExternalLink
-from orbitsplit._planner.tied_weights import solve_with_one_copy
+from orbitsplit._planner.tied_weights import solve_with_tied_weights
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.planning import PlanNames, build_problem, plan_of
 from orbitsplit._profiling.profile import ModelProfile
@@ -86,7 +86,7 @@ class Asked:
         )
         names = [node.name for node in network.nodes]
         problem = replace(problem, ingress=_only(names, [first]), egress=_only(names, lasts))
-        confirming, solution = solve_with_one_copy(
+        confirming, solution = solve_with_tied_weights(
             problem, self.profile.tied_bytes, max_nodes=self.max_nodes, time_limit_s=self.time_limit_s
         )
         named = PlanNames(network, self.workload, self.profile, "latency", self.codebook, self.max_accuracy_drop)
