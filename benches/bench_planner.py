@@ -13,7 +13,7 @@ import pytest
 
 from benches.studies.growth import random_chain
 from orbitsplit import Problem, evaluate, solve
-from orbitsplit._backend import load_backend
+from orbitsplit._backend import use_backend
 from tests.support.paths import DATA
 
 PROBLEMS = DATA / "problems"
@@ -39,12 +39,12 @@ def test_solve(benchmark, name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_solve_numba(benchmark, name, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend("numba"))
+def test_solve_numba(benchmark, name):
     problem = load(name)
-    solve(problem)  # compiles
     benchmark.group = f"solve {name}"
-    solution = benchmark.pedantic(solve, (problem,), rounds=3)
+    with use_backend("numba"):
+        solve(problem)  # compiles
+        solution = benchmark.pedantic(solve, (problem,), rounds=3)
     check(problem, solution.objective_s)
 
 

@@ -19,10 +19,12 @@ from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
 from ._planner.certify import certificate
 from ._planner.level_table import LevelTable
 from ._planner.pareto import ParetoFront, ParetoPoint, pareto
-from ._planner.problem import Evaluation, Level, Problem, Solution, Stage, evaluate, solve
+from ._planner.problem import Evaluation, Level, Problem, Stage, evaluate
 from ._planner.restrict import without
+from ._planner.solve import Solution, SolveOptions, solve
 from ._planner.unsplit import Unsplit, unsplit
 from ._planner.weight_transfer import Move
+from ._plans.options import RunningPlan
 from ._plans.plan import Plan, PlanLink, PlanStage, Prediction
 from ._plans.planning import build_problem, plan
 from ._plans.replan import Option, Replan, replan
@@ -111,7 +113,9 @@ __all__ = [
     "Relaxation",
     "Replan",
     "Run",
+    "RunningPlan",
     "Solution",
+    "SolveOptions",
     "Stage",
     "StageRun",
     "Trace",

@@ -264,8 +264,8 @@ def plan(
     codebook: CodebookFile = None,
     max_accuracy_drop: MaxAccuracyDrop = None,
     loss_budget: Annotated[
-        float | None, typer.Option(help="Largest loss in nats per token. Default: none, codecs are lossless.")
-    ] = None,
+        float, typer.Option(help="Largest loss in nats per token; 0: codecs are lossless, inf: no limit.")
+    ] = 0.0,
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the pipeline.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: nodes in any order; fixed: as in the network file.")] = "free",

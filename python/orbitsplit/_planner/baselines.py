@@ -19,7 +19,8 @@ from orbitsplit._io.validation import Array
 
 from .certificate import Alternative
 from .objective import value_s
-from .problem import Problem, Stage, evaluate, solve
+from .problem import Problem, Stage, evaluate
+from .solve import solve
 from .unsplit import Unsplit, quickest_first, unsplit
 
 
@@ -111,12 +112,12 @@ def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternativ
     """
     return (
         uncompressed(problem),
-        *by_rule(problem),
+        *heuristic_baselines(problem),
         *(on_one_node(problem, node, tied_bytes) for node in range(len(problem.nodes))),
     )
 
 
-def by_rule(problem: Problem, objective: str = "latency") -> tuple[Alternative, ...]:
+def heuristic_baselines(problem: Problem, objective: str = "latency") -> tuple[Alternative, ...]:
     """Score the splits by rule."""
     return (
         scored(problem, "uniform", uniform(problem), objective),

@@ -1,4 +1,4 @@
-"""Why a plan is no better: what each constraint costs, what other plans would take, what would make one feasible.
+"""Certificates: binding constraints, alternatives, and the relaxations that make a problem feasible.
 
 Every answer is an evaluation or one more exact search, on a changed problem.
 """
@@ -10,17 +10,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .baselines import scored, single_node, unsplit_alternative, without_compression
 from .certificate import Alternative, Binding, Certificate, Relaxation
 from .level_table import lifted_budget
 from .objective import value_s
-from .problem import ExternalLink, Pins, Problem, Solution, Stage, evaluate
+from .problem import ExternalLink, Pins, Problem, Stage, evaluate
 from .relaxations import relaxations
 from .restrict import without
-from .tied_weights import solve_with_one_copy, with_one_copy
+from .solve import Solution, SolveKeywords, SolveOptions, solve_options
+from .tied_weights import solve_with_tied_weights, with_tied_weights
 from .unsplit import best_unsplit
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # A gain below this part of the objective is rounding.
 _ROUNDING = 1e-9
@@ -30,38 +34,42 @@ def certificate(
     problem: Problem,
     solution: Solution | None = None,
     *,
-    objective: str = "latency",
-    max_nodes: int | None = None,
     tied_bytes: float = 0,
-    time_limit_s: float | None = None,
+    options: SolveOptions | None = None,
+    **keywords: Unpack[SolveKeywords],
 ) -> Certificate:
-    """Say how good a solution is, which constraints bind, and what the alternatives would take.
+    """Determine how good a solution is, which constraints bind, and what the alternatives would take.
 
-    `solution` is what `solve` returned for this `objective` and `max_nodes`, None to solve first. A hard limit
-    (memory of a node, loss budget, pins, number of nodes) binds if lifting it alone gives a better plan; a link or a
-    node of the plan binds if there is a better plan once it is twice as fast. The alternatives are the best plans
-    without each node of the plan, without compression and on a single node, and "do not split" (see `unsplit`). For
-    an infeasible problem the certificate has instead the least memory, loss, links or nodes that would make it
-    feasible. `tied_bytes` are weights that first and last layer share.
+    A hard limit (memory of a node, loss budget, pins, number of nodes) is binding if lifting it alone gives a better
+    plan; a link or a node of the plan is binding if there is a better plan once it is twice as fast. The alternatives
+    are the best plans without each node of the plan, without compression and on a single node, and "do not split" (see
+    `unsplit`). The certificate of an infeasible problem has instead the smallest relaxation of each kind (memory, loss,
+    links, pins, nodes) that makes it feasible.
 
-    Each answer takes a search; after `time_limit_s` for all of them together, the rest is left unanswered.
+    Args:
+        problem: The problem.
+        solution: What `solve` returned for the same options; None: solve first.
+        tied_bytes: Bytes of weights that the first and the last layer share.
+        options: As for `solve`, and so are the keywords. `time_limit_s` is that of all searches together, one for each
+            answer; what it leaves open is listed in `Certificate.unanswered`.
+
+    Raises:
+        ValueError: An option is out of range.
+        TypeError: An option has another type.
 
     >>> print(certificate(Problem.load("problem.json")))       # doctest: +SKIP
     """
-    search = _Search(
-        deadline=math.inf if time_limit_s is None else time.monotonic() + time_limit_s,
-        objective=objective,
-        max_nodes=max_nodes,
-        tied_bytes=tied_bytes,
-        share=0.5,
-    )
+    options = solve_options("certificate", options, {**keywords})
+    limit_s = options.time_limit_s
+    deadline = math.inf if limit_s is None else time.monotonic() + limit_s
+    search = _Search(deadline=deadline, options=options, tied_bytes=tied_bytes, share=0.5)
     solution = search(problem) if solution is None else solution
     known: dict[str, Any] = {
         "status": solution.status,
         "total_s": solution.objective_s,
         "lower_bound_s": solution.lower_bound_s,
         "gap": solution.gap,
-        "objective": objective,
+        "objective": options.objective,
         "reason": solution.reason,
     }
     if solution.status == "infeasible":
@@ -72,52 +80,46 @@ def certificate(
     # Memory, number of nodes, loss budget, pins, compression; speed, link and absence of each node of the plan.
     most_searches = len(problem.nodes) + 7 + 3 * len(solution.stages)
     findings = _Findings(search, solution.stages, solution.objective_s, most_searches)
-    _find_what_binds(findings, problem, solution)
+    _find_binding_constraints(findings, problem, solution)
     _find_alternatives(findings, problem, solution)
     return Certificate(**known, **findings.parts())
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Search:
-    """Solves one problem after the other for the same objective, until a deadline.
+    """Solves several problems with the same options until a deadline.
 
-    Each of them takes at most a `share` of the time that is left, so that a hard one leaves time for the others.
+    Each search takes at most a `share` of the time that is left, so that a hard one leaves time for the others.
     """
 
     deadline: float
-    objective: str
-    max_nodes: int | None
+    options: SolveOptions
     tied_bytes: float
-    gap: float = 0.0
     share: float = 1.0
 
     def __call__(self, problem: Problem) -> Solution:
-        limit = None if self.deadline == math.inf else self.share * max(0.0, self.deadline - time.monotonic())
-        return solve_with_one_copy(
-            problem,
-            self.tied_bytes,
-            objective=self.objective,
-            max_nodes=self.max_nodes,
-            gap=self.gap,
-            time_limit_s=limit,
-        )[1]
+        limit_s = None if self.deadline == math.inf else self.share * max(0.0, self.deadline - time.monotonic())
+        options = replace(self.options, time_limit_s=limit_s)
+        return solve_with_tied_weights(problem, self.tied_bytes, options=options)[1]
+
+    def with_options(self, **changes: Any) -> _Search:
+        """Return a search with some options changed."""
+        return replace(self, options=replace(self.options, **changes))
 
 
 def _relaxations(problem: Problem, search: _Search) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
     # Whether there is a plan does not depend on the objective, and any plan answers it.
-    by_latency = replace(search, objective="latency", share=1.0)
-    any_plan = replace(by_latency, gap=0.999)
-    if search.max_nodes is None:
-        more_nodes = []
-    else:
-        counts = range(search.max_nodes + 1, len(problem.nodes) + 1)
-        more_nodes = [(count, replace(any_plan, max_nodes=count)) for count in counts]
+    by_latency = replace(search.with_options(objective="latency"), share=1.0)
+    any_plan = by_latency.with_options(gap=0.999)
+    max_nodes = search.options.max_nodes
+    counts = () if max_nodes is None else range(max_nodes + 1, len(problem.nodes) + 1)
+    more_nodes = [(count, any_plan.with_options(max_nodes=count)) for count in counts]
     return relaxations(problem, any_plan, by_latency, more_nodes=more_nodes, tied_bytes=search.tied_bytes)
 
 
 @dataclass
 class _Findings:
-    """Answers as they come in, about a plan of `stages` that takes `total_s`."""
+    """The answers so far, about a plan of `stages` that takes `total_s`."""
 
     search: _Search
     stages: tuple[Stage, ...]
@@ -129,7 +131,7 @@ class _Findings:
     unanswered: list[str] = field(default_factory=list)
 
     def parts(self) -> dict[str, Any]:
-        """Return the fields of a certificate, the dearest constraint first."""
+        """Return the fields of a certificate, the most expensive constraint first."""
         binding = sorted(self.binding, key=lambda found: found.total_s)
         return {
             "binding": tuple(binding),
@@ -139,10 +141,10 @@ class _Findings:
         }
 
     def relax(self, constraint: str, relaxed: str, problem: Problem, search: _Search | None = None) -> None:
-        """Note whether the relaxed problem, or a relaxed search, has a better plan."""
+        """Record whether the relaxed problem, or a relaxed search, has a better plan."""
         best = self._solve(problem, search or self.search)
         threshold = self.total_s * (1 - _ROUNDING)
-        # The plan itself may be better already, and a search that was stopped may not have come so far.
+        # The same plan may be better already, and a search that was stopped may not have found it.
         least_s = min(self._unchanged_s(problem), math.inf if best.objective_s is None else best.objective_s)
         if least_s < threshold:
             self.binding.append(Binding(constraint, relaxed, least_s, best.status == "optimal"))
@@ -152,7 +154,7 @@ class _Findings:
             self.unanswered.append(constraint)
 
     def restrict(self, name: str, problem: Problem) -> None:
-        """Note the best plan of a restricted problem."""
+        """Record the best plan of a restricted problem."""
         best = self._solve(problem, self.search)
         if best.status == "unknown":
             self.unanswered.append(name)
@@ -162,8 +164,8 @@ class _Findings:
             self.alternatives.append(Alternative(name, best.objective_s, "", is_proven=best.status == "optimal"))
 
     def _unchanged_s(self, problem: Problem) -> float:
-        whole = with_one_copy(problem, self.search.tied_bytes) if len(self.stages) == 1 else problem
-        return value_s(evaluate(whole, self.stages), self.search.objective)
+        whole = with_tied_weights(problem, self.search.tied_bytes) if len(self.stages) == 1 else problem
+        return value_s(evaluate(whole, self.stages), self.search.options.objective)
 
     def _solve(self, problem: Problem, search: _Search) -> Solution:
         share = 1 / max(1, self.searches_left)
@@ -171,14 +173,14 @@ class _Findings:
         return replace(search, share=share)(problem)
 
 
-def _find_what_binds(findings: _Findings, problem: Problem, solution: Solution) -> None:
+def _find_binding_constraints(findings: _Findings, problem: Problem, solution: Solution) -> None:
     _find_binding_memory(findings, problem)
     if problem.loss_budget is not None:
         findings.relax("loss budget", "lifted", replace(problem, loss_budget=lifted_budget(problem.loss)))
     if problem.pins != Pins():
         findings.relax("pins", "lifted", replace(problem, pins=Pins()))
-    if findings.search.max_nodes is not None:
-        findings.relax("number of nodes", "lifted", problem, replace(findings.search, max_nodes=None))
+    if findings.search.options.max_nodes is not None:
+        findings.relax("number of nodes", "lifted", problem, findings.search.with_options(max_nodes=None))
     for constraint, faster in _faster(problem, [stage.node for stage in solution.stages]):
         findings.relax(constraint, "twice as fast", faster)
 
@@ -186,7 +188,7 @@ def _find_what_binds(findings: _Findings, problem: Problem, solution: Solution) 
 def _find_binding_memory(findings: _Findings, problem: Problem) -> None:
     names = [f"memory of {node.name}" for node in problem.nodes]
     if len(names) > 1:
-        # Where lifting all of them together gains nothing, none of them does.
+        # If lifting all of them together gains nothing, none of them is binding.
         findings.relax("memory of all nodes", "lifted", _with_memory(problem, range(len(names))))
         if "memory of all nodes" in findings.slack:
             return
@@ -195,7 +197,7 @@ def _find_binding_memory(findings: _Findings, problem: Problem) -> None:
 
 
 def _with_memory(problem: Problem, lifted: Sequence[int]) -> Problem:
-    """Return the problem with room for every layer on each of some nodes."""
+    """Return the problem with memory for all layers on each of some nodes."""
     everything = math.ceil(problem.layer_memory_bytes.sum() * (1 + _ROUNDING))
     nodes = list(problem.nodes)
     for n in lifted:
@@ -233,7 +235,7 @@ def _faster_at(link: ExternalLink, node: int) -> ExternalLink:
 
 
 def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution) -> None:
-    pins, objective, tied_bytes = problem.pins, findings.search.objective, findings.search.tied_bytes
+    pins, objective, tied_bytes = problem.pins, findings.search.options.objective, findings.search.tied_bytes
     for node in [stage.node for stage in solution.stages] if len(problem.nodes) > 1 else ():
         name = f"without {problem.nodes[node].name}"
         if node in pins.required or node in pins.layers.values():
@@ -241,7 +243,7 @@ def _find_alternatives(findings: _Findings, problem: Problem, solution: Solution
         else:
             findings.restrict(name, without(problem, nodes=(node,)))
     findings.restrict("without compression", without_compression(problem))
-    whole = with_one_copy(problem, tied_bytes)
+    whole = with_tied_weights(problem, tied_bytes)
     alone = scored(whole, "on a single node", single_node(whole, objective=objective), objective)
-    way = unsplit_alternative(problem, best_unsplit(problem, objective=objective, tied_bytes=tied_bytes))
-    findings.alternatives += [alone, replace(way, name=f"do not split: {way.name}")]
+    whole_on_one = unsplit_alternative(problem, best_unsplit(problem, objective=objective, tied_bytes=tied_bytes))
+    findings.alternatives += [alone, replace(whole_on_one, name=f"do not split: {whole_on_one.name}")]

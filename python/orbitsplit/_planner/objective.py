@@ -1,4 +1,4 @@
-"""What a search minimises, as a field of an `Evaluation`."""
+"""The objectives of a search, as fields of an `Evaluation`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ FIELDS = {
 }
 
 
+def check_objective(objective: str) -> None:
+    """Raise ValueError unless there is such an objective."""
+    if objective not in FIELDS:
+        *most, last = FIELDS
+        raise ValueError(f'objective is "{objective}"; valid are {", ".join(most)} and {last}')
+
+
 def value_s(evaluation: Evaluation, objective: str) -> float:
     """Return the seconds that `solve` minimises for this objective. Raises ValueError for an unknown one."""
-    if objective not in FIELDS:
-        raise ValueError(f"objective is {objective!r}, must be one of {', '.join(FIELDS)}")
+    check_objective(objective)
     seconds: float = getattr(evaluation, FIELDS[objective])
     return seconds

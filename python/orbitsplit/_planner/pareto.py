@@ -1,19 +1,23 @@
-"""The front of delay against a limit: every plan worth having as the loss budget or the memory shrinks."""
+"""The Pareto front of delay against the loss budget, or against the memory of the nodes."""
 
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from orbitsplit._io.units import format_seconds
 
 from .level_table import lifted_budget
-from .problem import Problem, Solution, evaluate
-from .tied_weights import solve_with_one_copy
+from .problem import Problem, evaluate
+from .solve import Solution, SolveKeywords, SolveOptions, solve_options
+from .tied_weights import solve_with_tied_weights
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Over = Literal["loss_budget", "memory"]
 
@@ -25,9 +29,11 @@ _SAME_OBJECTIVE = 1e-11
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoPoint:
-    """The best plan within a limit, and the smallest limit that it keeps.
+    """The best plan within a limit, and the smallest limit within which it is possible.
 
-    `limit` is a loss budget, or how many times the memory of every node there is (headroom stays as it is).
+    Attributes:
+        limit: A loss budget, or the factor on the memory of every node (headroom stays as it is).
+        solution: The plan.
     """
 
     limit: float
@@ -36,9 +42,13 @@ class ParetoPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ParetoFront:
-    """Plans in order of growing limits and shrinking delays; none is as good as another in both.
+    """Plans in order of growing limits and shrinking delays; none is dominated by another.
 
-    `is_complete` is false where the time was over before the smallest limit was reached: tighter plans are missing.
+    Attributes:
+        over: The limit: "loss_budget", or "memory" of all nodes.
+        points: The plans.
+        is_complete: False if a limit of the search was reached before the smallest limit: plans at the tight end of the
+            front are missing.
     """
 
     over: Over
@@ -68,7 +78,9 @@ class ParetoFront:
             f"{len(point.solution.stages)} stages"
             for point in self.points
         ]
-        return "\n".join(lines if self.is_complete else ["(tighter plans are missing: out of time)", *lines])
+        return "\n".join(
+            lines if self.is_complete else ["(incomplete: the search ended before the smallest limits)", *lines]
+        )
 
 
 def pareto(
@@ -76,43 +88,53 @@ def pareto(
     over: Over = "loss_budget",
     *,
     resolution: float = 0.0,
-    objective: str = "latency",
-    max_nodes: int | None = None,
     tied_bytes: float = 0,
-    time_limit_s: float | None = None,
+    options: SolveOptions | None = None,
+    **keywords: Unpack[SolveKeywords],
 ) -> ParetoFront:
-    """Find the exact front of delay against the loss budget, or against the memory of the nodes.
+    """Find the exact Pareto front of delay against the loss budget, or against the memory of the nodes.
 
-    From no limit at all, each next search asks for less than the last plan needs, so that there is one search for
-    each point of the front, not one for each point of a grid. Limits closer than one part in 10^8 count as one;
-    `resolution` leaves out points that are closer than that part of the limit to the last. Limits of the other kind
-    stay as they are in the problem; the limit in question is not read. `objective` and `max_nodes` as in `solve`,
-    `tied_bytes` as in `certificate`.
+    Starting without a limit, each search is limited to less than the last plan needs (the epsilon-constraint method):
+    one search for each point of the front, not for each point of a grid. Limits closer than one part in 10^8 count as
+    one.
+
+    Args:
+        problem: The problem. Its own limit of the kind `over` is ignored, all others hold.
+        over: The limit that is tightened: "loss_budget" or "memory".
+        resolution: Points are left out that are closer than this part of the limit to the last one, 0 to below 1.
+        tied_bytes: Bytes of weights that the first and the last layer share.
+        options: As for `solve`, and so are the keywords. `time_limit_s` is that of all searches together; `gap` must be
+            0, because every point is proven.
+
+    Raises:
+        ValueError: `over`, `resolution` or an option is out of range.
+        TypeError: An option has another type.
 
     >>> front = pareto(Problem.load("problem.json"), over="memory")                    # doctest: +SKIP
     >>> [(point.limit, point.solution.objective_s) for point in front.points]           # doctest: +SKIP
-
-    Raises ValueError.
     """
+    options = solve_options("pareto", options, {**keywords})
+    if options.gap > 0:
+        raise ValueError(f"gap is {options.gap:g}, must be 0: every point of a Pareto front is proven")
     if over not in ("loss_budget", "memory"):
         raise ValueError(f'over is {over!r}, must be "loss_budget" or "memory"')
     if not 0 <= resolution < 1:
         raise ValueError(f"resolution is {resolution}, must be at least 0 and below 1")
     limited, limit_of = (_with_budget, _loss) if over == "loss_budget" else (_with_scale, _scale)
-    deadline = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
+    deadline = math.inf if options.time_limit_s is None else time.monotonic() + options.time_limit_s
     points: list[ParetoPoint] = []
     limit = math.inf
     while True:
-        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        confirming, solution = solve_with_one_copy(
-            limited(problem, limit), tied_bytes, objective=objective, max_nodes=max_nodes, time_limit_s=left
+        left_s = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        confirming, solution = solve_with_tied_weights(
+            limited(problem, limit), tied_bytes, options=replace(options, time_limit_s=left_s)
         )
         if solution.status == "infeasible":
             return ParetoFront(over=over, points=tuple(reversed(points)), is_complete=True)
         if solution.status != "optimal" or solution.objective_s is None:
             return ParetoFront(over=over, points=tuple(reversed(points)), is_complete=False)
         if points and solution.objective_s <= (points[-1].solution.objective_s or 0.0) * (1 + _SAME_OBJECTIVE):
-            points.pop()  # as quick with less
+            points.pop()  # as fast within a smaller limit
         needed = limit_of(problem, confirming, solution)
         points.append(ParetoPoint(limit=needed, solution=solution))
         if needed == 0:
@@ -135,7 +157,7 @@ def _with_scale(problem: Problem, scale: float) -> Problem:
     nodes = []
     for node in problem.nodes:
         memory = node.memory_bytes
-        if memory > 0:  # no scale makes anything of nothing
+        if memory > 0:  # no factor helps a node without memory
             memory = node.headroom_bytes + everything if math.isinf(scale) else memory * scale
         nodes.append(replace(node, memory_bytes=max(memory, node.headroom_bytes)))
     return replace(problem, nodes=tuple(nodes))

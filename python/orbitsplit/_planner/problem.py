@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ from orbitsplit._io.deprecation import renamed_attribute
 from orbitsplit._io.files import write_text
 from orbitsplit._io.json_document import load_document
 from orbitsplit._io.validation import (
-    LARGEST_BYTES,
     Array,
     array_of,
     check_fields,
@@ -33,10 +33,6 @@ from orbitsplit._io.validation import (
 )
 
 NO_LEVEL = -1
-# Free order: size of the ng-set, the nodes that the planner's bounds keep from repeating; each may double their work.
-MAX_NG_SIZE = 16
-# Free order of more nodes eliminates k-cycles instead of keeping visited sets.
-MAX_BITSET_NODES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +107,7 @@ class Problem:
     - `cut_bytes` (L-1,) uncompressed bytes over the cut after layer i
     - `loss` (L-1, K) additive loss of a level at the cut after layer i
     - `bandwidth_bytes_per_s`, `latency_s` (N, N) directed; bandwidth 0 means no link
-    - `loss_budget`: absent means no limit
+    - `loss_budget`: absent, null (None) or infinite means no limit
     - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
       `new_tokens` of 2 or more needs `layer_decode_time_s` (N, L) and `cut_decode_bytes` (L-1,)
     - `ingress`, `egress`: absent or null means that the data are there, or stay
@@ -226,28 +222,6 @@ class Evaluation:
     lap_s = renamed_attribute("Evaluation.lap_s", "round_trip_s")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Solution:
-    """The best plan found and how good it is proven to be.
-
-    `status` is "optimal"; "feasible" (a limit was reached, or the gap allowed; `gap` =
-    (objective - lower bound) / objective); "infeasible" (proven, `reason` says
-    why); or "unknown" (a limit was reached before any plan was found).
-    `objective_s`, `gap` and `loss` are None without a plan, `lower_bound_s` when infeasible. `seconds` is the
-    time the search took, `labels` how many partial plans it kept.
-    """
-
-    status: Literal["optimal", "feasible", "infeasible", "unknown"]
-    objective_s: float | None
-    lower_bound_s: float | None
-    gap: float | None
-    seconds: float
-    loss: float | None
-    stages: tuple[Stage, ...]
-    reason: str | None
-    labels: int
-
-
 def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluation:
     """Score a plan, whether or not it keeps the limits.
 
@@ -255,65 +229,11 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
     are no plan: gaps, a node twice, the wrong order, a level that does not exist.
     """
     sequence = stages if isinstance(stages, Sequence) else stages.stages
-    return Evaluation(**backend().evaluate(problem, _stage_rows(sequence)))
+    return Evaluation(**backend().evaluate(problem, stage_rows(sequence)))
 
 
-def solve(
-    problem: Problem,
-    *,
-    objective: str = "latency",
-    max_nodes: int | None = None,
-    gap: float = 0.0,
-    time_limit_s: float | None = None,
-    max_labels: int = 5_000_000,
-    max_bytes: int = 2_000_000_000,
-    incumbent: Sequence[Stage] | HasStages = (),
-) -> Solution:
-    """Find the plan of smallest objective that keeps memory, links, pins and loss budget.
-
-    `objective` is what an `Evaluation` has as `objective_s` ("latency"), `bottleneck_s` ("throughput"),
-    `prefill_s` ("time_to_first_token") or `token_step_s` ("time_per_token", which needs new tokens). A plan has at
-    most `max_nodes` stages.
-
-    Exact, or proven to be within `gap` of the best, which may be much faster. At `time_limit_s`, or when more than
-    `max_labels` partial plans are kept or take more than `max_bytes` together with the search's bounds, the best plan
-    so far is returned with a proven gap. The tables of the problem and the first bounds come on top; the Numba backend
-    may take twice as much. `incumbent` is a plan to start from, such as the one that runs: it saves time and is
-    ignored where it breaks a limit. What is proven does not depend on it, only which of equally good plans is returned.
-    Free order of more than 64 nodes needs few links for each, as in a constellation, and is quicker with `max_nodes`.
-    Raises ValueError, and TypeError for an `incumbent` that is no plan.
-
-    >>> solution = solve(Problem.load("problem.json"))       # doctest: +SKIP
-    >>> solution.status, solution.objective_s                # doctest: +SKIP
-    ('optimal', 0.21770332794428698)
-    """
-    check_integer("max_labels", max_labels)
-    check_integer("max_bytes", max_bytes, most=LARGEST_BYTES)
-    for name, limit in (("max_labels", max_labels), ("max_bytes", max_bytes)):
-        if limit < 1:
-            raise ValueError(f"{name} is {limit}, must be at least 1")
-    rows = _stage_rows(_stages_of(incumbent))
-    seconds = float("inf") if time_limit_s is None else float(time_limit_s)
-    if max_nodes is not None:
-        check_integer("max_nodes", max_nodes)
-    limits = max_nodes, float(gap), seconds, max_labels, max_bytes
-    found = backend().solve(problem, objective, *limits, rows, MAX_NG_SIZE, MAX_BITSET_NODES)
-    stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
-    if not stages:
-        found |= {"objective_s": None, "gap": None, "loss": None}
-    if found["status"] == "infeasible":
-        found["lower_bound_s"] = None
-    return Solution(**{**found, "stages": stages, "reason": found["reason"] or None})
-
-
-def _stages_of(plan: Sequence[Stage] | HasStages) -> Sequence[Stage]:
-    stages: Any = plan if isinstance(plan, Sequence) else getattr(plan, "stages", None)
-    if not isinstance(stages, Sequence) or isinstance(stages, str):
-        raise TypeError(f"incumbent is a {type(plan).__name__}, it must be stages or have them, as a Solution does")
-    return stages
-
-
-def _stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
+def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
+    """Return stages as rows (node, start, stop, level) of the backends. Raises ValueError for what is not a stage."""
     rows = []
     for k, stage in enumerate(stages):
         try:
@@ -355,6 +275,8 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         if getattr(problem, key) is not None:
             values[key] = _external_link(key, getattr(problem, key), nodes)
     _check_scalars(problem)
+    if problem.loss_budget == math.inf:
+        values["loss_budget"] = None
     return values
 
 

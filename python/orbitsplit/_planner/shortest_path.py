@@ -9,7 +9,7 @@ import numpy as np
 from orbitsplit._io.validation import Array
 
 
-def quickest_path(entry_s: Array, link_s: Array, node: int) -> tuple[int, ...]:
+def shortest_path_to(entry_s: Array, link_s: Array, node: int) -> tuple[int, ...]:
     """Return the nodes of the quickest way to `node`, () where there is none (Dijkstra; ties to the lower index).
 
     `entry_s` (N,) has the seconds at which the data are at each node before any link, `link_s` (N, N) those that
@@ -35,7 +35,7 @@ def quickest_path(entry_s: Array, link_s: Array, node: int) -> tuple[int, ...]:
     return tuple(path)
 
 
-def sending_s(size_bytes: float, bandwidth_bytes_per_s: Array) -> Array:
+def transmission_s(size_bytes: float, bandwidth_bytes_per_s: Array) -> Array:
     """Return the seconds to send over each link, infinite where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(bandwidth_bytes_per_s > 0, size_bytes / bandwidth_bytes_per_s, math.inf)

@@ -1,4 +1,4 @@
-"""Weights that the first and the last layer share: a problem counts them in both, a node that runs both holds one.
+"""Tied weights, which the first and the last layer share: a problem counts them in both, one node holds them once.
 
 A problem has one memory per layer, which is right for every plan but those of one stage; these few are solved apart.
 """
@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .problem import Problem, Solution, Stage, solve
+from .problem import Problem, Stage
+from .solve import Solution, SolveKeywords, SolveOptions, solve, solve_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-def with_one_copy(problem: Problem, tied_bytes: float) -> Problem:
-    """Return the problem with the shared weights counted once: right for plans of one stage only."""
+def with_tied_weights(problem: Problem, tied_bytes: float) -> Problem:
+    """Return the problem with the tied weights counted once: right for plans of one stage only."""
     if tied_bytes == 0:
         return problem
     memory = problem.layer_memory_bytes.copy()
@@ -22,32 +27,29 @@ def with_one_copy(problem: Problem, tied_bytes: float) -> Problem:
     return replace(problem, layer_memory_bytes=memory)
 
 
-def unlinked(problem: Problem, tied_bytes: float = 0) -> Problem:
-    """Return the problem without links, whose plans have one stage, with the shared weights counted once."""
-    return replace(with_one_copy(problem, tied_bytes), bandwidth_bytes_per_s=np.zeros_like(problem.latency_s))
+def without_links(problem: Problem, tied_bytes: float = 0) -> Problem:
+    """Return the problem without links, whose plans have one stage, with the tied weights counted once."""
+    return replace(with_tied_weights(problem, tied_bytes), bandwidth_bytes_per_s=np.zeros_like(problem.latency_s))
 
 
-def solve_with_one_copy(
+def solve_with_tied_weights(
     problem: Problem,
     tied_bytes: float,
     *,
-    objective: str = "latency",
-    max_nodes: int | None = None,
-    gap: float = 0.0,
-    time_limit_s: float | None = None,
+    options: SolveOptions | None = None,
     incumbent: Sequence[Stage] = (),
+    **keywords: Unpack[SolveKeywords],
 ) -> tuple[Problem, Solution]:
-    """Solve, counting the shared weights once where one node runs everything.
+    """Solve, counting the tied weights once where one node runs everything.
 
-    Returns the solution, and the problem that confirms it.
+    Returns the problem by which `evaluate` confirms the solution, and the solution. Options as for `solve`.
     """
-    solution = solve(
-        problem, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit_s, incumbent=incumbent
-    )
+    options = solve_options("solve_with_tied_weights", options, {**keywords})
+    solution = solve(problem, options=options, incumbent=incumbent)
     if tied_bytes == 0:
         return problem, solution
-    alone = unlinked(problem, tied_bytes)
-    best = solve(alone, objective=objective)
+    alone = without_links(problem, tied_bytes)
+    best = solve(alone, objective=options.objective)
     if best.objective_s is None or (solution.objective_s is not None and solution.objective_s <= best.objective_s):
         return problem, solution
     bound_s = solution.lower_bound_s

@@ -11,8 +11,8 @@ import numpy as np
 
 from .objective import value_s
 from .problem import Level, Pins, Problem, Stage, evaluate
-from .shortest_path import quickest_path, sending_s
-from .tied_weights import with_one_copy
+from .shortest_path import shortest_path_to, transmission_s
+from .tied_weights import with_tied_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_byt
     """
     if not 0 <= node < len(problem.nodes):
         raise ValueError(f"node is {node}, the nodes are 0 to {len(problem.nodes) - 1}")
-    whole = with_one_copy(problem, tied_bytes)
+    whole = with_tied_weights(problem, tied_bytes)
     direct = evaluate(whole, (Stage(node, 0, len(problem.layers)),))
     ways = [Unsplit(node, (node,), value_s(direct, objective), direct.violations)]
     if problem.ingress is not None:
@@ -128,15 +128,15 @@ def _paths(problem: Problem, node: int, stage_s: float) -> Iterator[tuple[int, .
     and the slowest does not matter once the stage itself is slower.
     """
     assert problem.ingress is not None
-    entry = sending_s(problem.ingress.bytes, problem.ingress.bandwidth_bytes_per_s)
-    link = sending_s(problem.ingress.bytes, problem.bandwidth_bytes_per_s)
+    entry = transmission_s(problem.ingress.bytes, problem.ingress.bandwidth_bytes_per_s)
+    link = transmission_s(problem.ingress.bytes, problem.bandwidth_bytes_per_s)
     for forbidden in problem.pins.forbidden:
         entry[forbidden] = link[:, forbidden] = math.inf
     entry_total, link_total = entry + problem.ingress.latency_s, link + problem.latency_s
     if problem.latency_occupies_link:
         entry, link = entry_total, link_total
     limit = math.inf
-    while path := quickest_path(
+    while path := shortest_path_to(
         np.where(entry < limit, entry_total, math.inf), np.where(link < limit, link_total, math.inf), node
     ):
         yield path

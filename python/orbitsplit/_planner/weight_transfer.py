@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from orbitsplit._io.validation import Array
 
 from .problem import Problem, Stage
-from .shortest_path import quickest_path, sending_s
+from .shortest_path import shortest_path_to, transmission_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Weights:
             delay = max(delay, sum(float(self._problem.latency_s[hop]) for hop in pairwise(move.path)))
         return delay + max((size / float(self._bandwidth[hop]) for hop, size in carried.items()), default=0.0)
 
-    def lacking_s(self) -> Array:
+    def fetch_s(self) -> Array:
         """Return the seconds to bring each layer alone to each node (N, L): 0 where it is, infinite where it cannot."""
         seconds = np.zeros(self._held.shape)
         for node, layer in np.argwhere(~self._held):
@@ -81,7 +81,7 @@ class Weights:
     def _move(self, layer: int, node: int) -> Move:
         size = float(self._weight_bytes[layer])
         entry = np.where(self._held[:, layer], 0.0, math.inf)
-        path = quickest_path(entry, sending_s(size, self._bandwidth) + self._problem.latency_s, node)
+        path = shortest_path_to(entry, transmission_s(size, self._bandwidth) + self._problem.latency_s, node)
         if not path:
             names = self._problem.layers, self._problem.nodes[node].name
             fact = f'the weights of layer {layer} ("{names[0][layer]}")'

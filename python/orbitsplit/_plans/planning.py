@@ -1,7 +1,8 @@
-"""From a profile, a network and a workload to a plan: builds the problem, solves it, names the result."""
+"""Plans made from a profile, a network and a workload: the problem is built and solved, the solution named."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,20 +11,25 @@ import numpy as np
 
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
+from orbitsplit._io.validation import check_number
 from orbitsplit._network.network import Network, Node
-from orbitsplit._planner.baselines import by_rule
+from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
-from orbitsplit._planner.level_table import ABSENT_LOSS
-from orbitsplit._planner.problem import Problem, Solution, Stage, evaluate
-from orbitsplit._planner.tied_weights import solve_with_one_copy, with_one_copy
+from orbitsplit._planner.level_table import ABSENT_LOSS, lifted_budget
+from orbitsplit._planner.problem import Problem, Stage, evaluate
+from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
+from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
 from orbitsplit._profiling.workload import Workload
 
-from .memory import crowded, layer_bytes, more_workspace, node_record, stage_bytes
+from .memory import extra_workspace, layer_bytes, node_record, nodes_without_room, stage_bytes
+from .options import PlanKeywords, RunningPlan, take_running
 from .plan import Plan, PlanLink, PlanStage, Prediction
 from .replan import replan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from typing_extensions import Unpack
 
     from orbitsplit._codebook.codebook import Codebook
     from orbitsplit._planner.level_table import LevelTable
@@ -41,56 +47,68 @@ def plan(
     *,
     levels: LevelTable | None = None,
     codebook: Codebook | None = None,
-    loss_budget: float | None = None,
+    loss_budget: float = 0.0,
     max_accuracy_drop: float | None = None,
     order: Order = "free",
-    objective: str = "latency",
-    max_nodes: int | None = None,
-    time_limit_s: float | None = None,
+    options: SolveOptions | None = None,
     explain: bool = False,
-    running: Plan | None = None,
-    runs: float = 1.0,
-    stores: Sequence[str] = (),
+    running: Plan | RunningPlan | None = None,
+    **keywords: Unpack[PlanKeywords],
 ) -> Plan:
     """Decide which nodes run which layers in which order, and how to encode the activation at each cut.
 
-    The plan minimises the seconds from the first prompt to the last token (prefill alone where
-    `workload.new_tokens` is 0), or another `objective` of `solve`, with at most `max_nodes` stages. Without a
-    `codebook` or `levels` activations travel uncompressed; with them, the loss added up over the cuts stays within
-    `loss_budget` nats per token (default: nothing is lost), or within what the codebook expects to cost
-    `max_accuracy_drop` (0.01: one point; `verify` measures it). After `time_limit_s` seconds the best plan found so
-    far is returned with its proven gap in `plan.prediction`. With `explain`, `plan.certificate` says what binds and
-    what other plans would take (see `certificate`; its searches take at most `time_limit_s` once more), and the error
-    of an infeasible problem what would make it feasible.
+    The plan minimises the seconds from the first prompt to the last token (of prefill alone if `workload.new_tokens` is
+    0), or another objective of `SolveOptions`.
 
-    With `running`, a plan of the same model that runs now, perhaps on nodes or links that are lost, the result is what
-    `replan` decides on, for latency: that plan kept, repaired or replaced, whichever takes least for moving weights
-    and `runs` runs; `stores` names nodes that keep all weights.
+    With `running`, a plan of the same model that runs now, the result is what `replan` decides for latency: that plan
+    kept, repaired or replaced, whichever takes least for moving weights and all runs.
+
+    Args:
+        profile: What each layer costs; made for the prompt length and batch size of the workload.
+        network: Nodes and links.
+        workload: The default is one prompt of the profile's length, without new tokens.
+        levels: Codecs and their losses. Without them and without a codebook, activations are sent uncompressed.
+        codebook: The same from calibration; only one of the two can be given.
+        loss_budget: The most that the losses of all cuts may add up to, in nats per token: 0 for nothing lost,
+            `math.inf` for no limit.
+        max_accuracy_drop: The same as a drop of accuracy, converted by the codebook (0.01: one point; `verify` measures
+            it); only one of the two can be given.
+        order: "free": any nodes in any order; "fixed": in the order of the network, any may be skipped.
+        options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
+            proven gap in `plan.prediction`.
+        explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
+            error of an infeasible problem then says which relaxations would make it feasible.
+        running: The plan that runs now, or a `RunningPlan`, whose other fields are also accepted as keywords.
 
     Example:
         >>> profile = osp.profile("path-or-hub-id", prompt_tokens=256)           # doctest: +SKIP
         >>> osp.plan(profile, osp.Network.load("network.toml"), osp.Workload(prompt_tokens=256))  # doctest: +SKIP
 
     Raises:
-        InfeasiblePlanError: No plan fits; the message says which limit is in the way.
-        ValueError: Profile, network, workload, levels and codebook do not belong together.
+        InfeasiblePlanError: There is no plan; the message names the limit that rules it out.
+        OrbitsplitError: A limit of the search was reached before any plan was found.
+        ValueError: Profile, network, workload, levels and codebook do not match, or a number is out of range.
+        TypeError: An argument has another type.
     """
+    given: dict[str, Any] = {**keywords}
+    running = take_running(running, given)
+    options = solve_options("plan", options, given)
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
+    _check_loss_budget(loss_budget)
     levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
-    asked: dict[str, Any] = {"objective": objective, "max_nodes": max_nodes, "time_limit_s": time_limit_s}
-    confirming, solution = solve_with_one_copy(problem, profile.tied_bytes, **asked)
-    if running is not None and codebook is not None and running.codebook not in (None, codebook.hex_id):
-        raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
-    if running is not None and solution.status != "infeasible":
-        confirming, solution = _going_on(running, problem, profile, runs=runs, stores=stores, **asked)
-    named = PlanNames(network, workload, profile, objective, codebook, max_accuracy_drop)
+    confirming, solution = solve_with_tied_weights(problem, profile.tied_bytes, options=options)
+    if running is not None:
+        _check_codebook_of(running.plan, codebook)
+        if solution.status != "infeasible":
+            confirming, solution = _replanned(running, problem, profile, options)
+    named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop)
     if not explain:
         return plan_of(confirming, solution, named)
-    why = certificate(problem, solution, tied_bytes=profile.tied_bytes, **asked)
+    why = certificate(problem, solution, tied_bytes=profile.tied_bytes, options=options)
     if solution.status == "infeasible":
         raise _infeasible(named, why.reason, *(relaxation.text for relaxation in why.relaxations))
-    why = replace(why, alternatives=(*why.alternatives, *by_rule(problem, objective)))
+    why = replace(why, alternatives=(*why.alternatives, *heuristic_baselines(problem, options.objective)))
     return replace(plan_of(confirming, solution, named), certificate=why)
 
 
@@ -101,50 +119,54 @@ def levels_and_budget(
     loss_budget: float | None,
     max_accuracy_drop: float | None,
 ) -> tuple[LevelTable | None, float]:
-    """Return the levels to plan with and the loss they may add up to."""
+    """Return the levels to plan with, and the most that their losses may add up to; a budget of None is 0.
+
+    Raises:
+        ValueError: Two of the arguments exclude each other, or the codebook is of a model of another shape.
+    """
+    budget = loss_budget or 0.0
     if codebook is None:
         if max_accuracy_drop is not None:
             raise ValueError("max_accuracy_drop needs a codebook, which knows what a loss costs")
-        return levels, loss_budget or 0.0
+        return levels, budget
     if levels is not None:
         raise ValueError("levels and a codebook are given, only one of them can say what codecs there are")
-    if loss_budget is not None and max_accuracy_drop is not None:
+    if budget > 0 and max_accuracy_drop is not None:
         raise ValueError("loss_budget and max_accuracy_drop are given, only one of them can be the limit")
     width = profile.cut_bytes_per_token // ITEM_BYTES[profile.dtype]
     codebook.model.check_shape(f"the profile of {profile.model}", len(profile.layers) - 2, width)
-    budget = loss_budget or 0.0
     if max_accuracy_drop is not None:
         budget = codebook.accuracy.loss_budget(max_accuracy_drop)
-    if not budget < ABSENT_LOSS / 2:
-        raise ValueError(f"loss_budget is {budget:g}, must be below {ABSENT_LOSS / 2:g}")
+    if math.isfinite(budget) and not budget < ABSENT_LOSS / 2:
+        raise ValueError(f"loss_budget is {budget:g}, must be below {ABSENT_LOSS / 2:g}, or infinite for no limit")
     return codebook.table(profile.dtype), budget
 
 
-def _going_on(
-    running: Plan,
-    problem: Problem,
-    profile: ModelProfile,
-    *,
-    runs: float,
-    stores: Sequence[str],
-    objective: str,
-    max_nodes: int | None,
-    time_limit_s: float | None,
+def _check_loss_budget(loss_budget: float) -> None:
+    if loss_budget is None:
+        raise TypeError("loss_budget is None, must be a number: 0 for nothing lost, math.inf for no limit")
+    check_number("loss_budget", loss_budget)
+
+
+def _check_codebook_of(running: Plan, codebook: Codebook | None) -> None:
+    if codebook is not None and running.codebook not in (None, codebook.hex_id):
+        raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
+
+
+def _replanned(
+    running: RunningPlan, problem: Problem, profile: ModelProfile, options: SolveOptions
 ) -> tuple[Problem, Solution]:
-    """Return what `replan` decides on as a solution, and the problem that confirms it."""
-    if objective != "latency":
-        raise ValueError(f"objective is {objective}, must be latency to go on from a running plan")
+    """Return what `replan` decides as a solution, and the problem that confirms it."""
     answer = replan(
-        running,
+        running.plan,
         problem,
-        runs=runs,
+        runs=running.runs,
         layer_weight_bytes=[layer.weight_bytes for layer in profile.layers],
-        stores=stores,
-        max_nodes=max_nodes,
+        stores=running.stores,
         tied_bytes=profile.tied_bytes,
-        time_limit_s=time_limit_s,
+        options=options,
     )
-    confirming = with_one_copy(problem, profile.tied_bytes) if len(answer.stages) == 1 else problem
+    confirming = with_tied_weights(problem, profile.tied_bytes) if len(answer.stages) == 1 else problem
     result = evaluate(confirming, answer.stages)
     bound_s = min(answer.lower_bound_s / answer.runs, result.objective_s)
     gap = 1 - bound_s / result.objective_s if result.objective_s > 0 else 0.0
@@ -171,37 +193,40 @@ def build_problem(
     loss_budget: float = 0.0,
     order: Order = "free",
 ) -> Problem:
-    """Return the arrays the planner sees for this model, network and workload; arguments as for `plan`.
+    """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
 
-    Memory of a layer is its weights and the keys and values of every sequence of the workload at full length. The
-    transient activations of a forward are added to each node's headroom as the transformer layers need them; what the
-    embeddings or the head need more counts in those. A headroom is at least what the process of a stage takes for
-    itself (`ModelProfile.process_bytes`). Weights shared by the embeddings and the head count in both, because either
-    stage holds a copy. A node that runs everything holds one copy, which the problem cannot say; `plan` scores these
-    few plans apart.
+    - Memory of a layer: its weights, and the keys and values of every sequence of the workload at full length.
+    - Headroom of a node: at least the memory that the process of a stage takes for itself
+      (`ModelProfile.process_bytes`), plus the transient activations of a forward of the transformer layers. What the
+      embeddings or the head need beyond that counts as memory of these layers.
+    - Tied weights of embeddings and head count in both layers, because stages on two nodes hold a copy each. A node
+      that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
 
     Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's
-            slow-down refers to a profile that was not measured, or `levels` belong to another model.
+        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slow-down
+            refers to a profile that was not measured, or `levels` are for a model of another number of layers.
+        TypeError: `loss_budget` is not a number.
     """
+    _check_loss_budget(loss_budget)
     _check_match(profile, workload, levels)
     activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1
+    loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()
     data: dict[str, Any] = {
         "name": f"{profile.model} on {network.name}",
         "layers": [layer.name for layer in profile.layers],
         "nodes": [node_record(node, profile, workload) for node in network.nodes],
         "layer_memory_bytes": [
-            layer_bytes(layer, workload) + more
-            for layer, more in zip(profile.layers, more_workspace(profile), strict=True)
+            layer_bytes(layer, workload) + extra
+            for layer, extra in zip(profile.layers, extra_workspace(profile), strict=True)
         ],
         "layer_time_s": [_prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
         "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
         "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
-        "loss": [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist(),
-        "loss_budget": loss_budget,
+        "loss": loss,
+        "loss_budget": lifted_budget(loss) if loss_budget == math.inf else loss_budget,
         "micro_batches": workload.micro_batches,
         "order": order,
     }
@@ -214,7 +239,7 @@ def build_problem(
 
 @dataclass(frozen=True, slots=True)
 class PlanNames:
-    """What a plan is of and for, beside the numbers of its problem."""
+    """What names the numbers of a problem and its solution: model, network, workload and options of a plan."""
 
     network: Network
     workload: Workload
@@ -225,12 +250,19 @@ class PlanNames:
 
 
 def _infeasible(of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
-    """Return the error that says these facts and which nodes have no room at all."""
-    return InfeasiblePlanError("; ".join([*map(str, texts), *crowded(of.network.nodes, of.profile, of.workload)]))
+    """Return the error with these facts, and the nodes that have no room for any layer."""
+    return InfeasiblePlanError(
+        "; ".join([*map(str, texts), *nodes_without_room(of.network.nodes, of.profile, of.workload)])
+    )
 
 
 def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
-    """Return a solution as a plan with what the cost model predicts; raises where there is none."""
+    """Return a solution as a plan with the predictions of the cost model.
+
+    Raises:
+        InfeasiblePlanError: The problem is infeasible.
+        OrbitsplitError: The search found no plan.
+    """
     if solution.status == "infeasible":
         raise _infeasible(of, solution.reason)
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
@@ -283,14 +315,14 @@ def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable |
                 f"profile the model again with {name}={of_workload}"
             )
     if workload.new_tokens > 0 and not profile.generates:
-        raise ValueError(f"{profile.model} generates no tokens, the workload asks for {workload.new_tokens} new ones")
+        raise ValueError(f"{profile.model} generates no tokens, the workload has {workload.new_tokens} new tokens")
     cuts = len(profile.layers) - 1
     if levels is not None and len(levels.loss) != cuts:
         raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
 
 
 def _level_records(levels: LevelTable, network: Network) -> list[dict[str, object]]:
-    """Return the levels with encode and decode seconds of a node of average speed: a level has one of each."""
+    """Return the levels with the encode and decode seconds of a node of mean speed, because a level has one of each."""
     slowdown = float(np.mean([1.0 if node.slowdown is None else node.slowdown for node in network.nodes]))
     return [
         {
@@ -306,8 +338,8 @@ def _level_records(levels: LevelTable, network: Network) -> list[dict[str, objec
 def _prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
     """Return the seconds of each layer on the node for one micro-batch of prompts."""
     if node.slowdown is not None:
-        # Every stage pays the overhead of a forward once. The problem has no cost per stage, so it is spread over
-        # the layers as if all nodes took part with equally many.
+        # Every stage pays the overhead of a forward once. A problem has no cost per stage, so the overhead is spread
+        # over the layers as if every node had a stage of the same number of layers.
         overhead = profile.overhead_prefill_s * nodes / len(profile.layers)
         return [node.slowdown * (_measured(layer.prefill_s, node) + overhead) for layer in profile.layers]
     return [_roofline(node, layer.prefill_flop, layer.weight_bytes) for layer in profile.layers]

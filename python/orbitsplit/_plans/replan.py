@@ -1,11 +1,11 @@
-"""What to do with a running plan when nodes or links are lost or changed: keep, repair or replace it."""
+"""Keep, repair or replace a running plan when nodes or links are lost or changed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,21 +13,32 @@ from numpy.typing import ArrayLike, NDArray
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import array_of, index_of
-from orbitsplit._planner.problem import HasStages, Problem, Solution, Stage, evaluate
-from orbitsplit._planner.tied_weights import solve_with_one_copy, with_one_copy
+from orbitsplit._planner.problem import HasStages, Problem, Stage, evaluate
+from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
+from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
 from orbitsplit._planner.weight_transfer import Move, Weights
 
+from .options import check_runs
 from .plan import Plan
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Decision = Literal["keep", "repair", "replace"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One way to go on: the plan, what it takes each run, and the weights that must move first.
+    """One of the three options: a plan, its seconds per run, and the weights that must move first.
 
-    `total_s` is `move_s` and all runs together. Where there is no such plan the numbers are None and `breaks` says
-    why.
+    Attributes:
+        decision: "keep", "repair" or "replace".
+        stages: The plan, in order of the layers; empty without one.
+        objective_s: Seconds of one run.
+        moves: Weights that must move before the first run.
+        move_s: Seconds until all of them have arrived.
+        total_s: `move_s` and all runs together.
+        breaks: Why there is no such plan, empty if there is one; the numbers are then None.
     """
 
     decision: Decision
@@ -41,7 +52,14 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Replan:
-    """The option that takes least, and all options. No plan takes less than `lower_bound_s` for all runs."""
+    """The decision, and what each option would take.
+
+    Attributes:
+        decision: The option with the smallest `total_s`.
+        options: Keep, repair and replace.
+        runs: The number of runs that were counted.
+        lower_bound_s: No plan takes fewer seconds for all runs, even if nothing had to move.
+    """
 
     decision: Decision
     options: tuple[Option, ...]
@@ -55,11 +73,11 @@ class Replan:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Return the stages to go on with."""
+        """Return the stages of the chosen option."""
         return self.chosen.stages
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as JSON-ready data."""
+        """Return the decision and all options as JSON-ready data."""
         return asdict(replace(self, options=())) | {"options": [_record(option) for option in self.options]}
 
     def __str__(self) -> str:
@@ -83,60 +101,72 @@ def replan(
     runs: float = 1.0,
     layer_weight_bytes: ArrayLike | None = None,
     stores: Sequence[int | str] = (),
-    max_nodes: int | None = None,
     tied_bytes: float = 0,
-    time_limit_s: float | None = None,
+    options: SolveOptions | None = None,
+    **keywords: Unpack[SolveKeywords],
 ) -> Replan:
-    """Decide between keeping a running plan, repairing it and replacing it, charging for weights that must move.
+    """Decide between keeping a running plan, repairing it and replacing it, including the time to move weights.
 
-    `problem` is what there is now: the nodes and links that are left (see `without`), with the speeds they have. A
-    node that it forbids, or that a `Plan` names and it has not, is lost with its weights. *Keep* changes nothing.
-    *Repair* leaves every layer of a remaining node where it is, finds a place for the others, and chooses levels
-    anew. *Replace* starts from nothing. Both take the better of two plans: the best once all is in place, and the
-    best when moving counts as computing. What goes on is where the next search starts (`incumbent` of `solve`).
+    - *Keep* changes nothing. `max_nodes` does not limit it.
+    - *Repair* leaves every layer of a remaining node where it is, finds nodes for the other layers, and chooses all
+      levels anew.
+    - *Replace* plans from scratch.
 
-    The option that takes least is chosen, in seconds to move and `runs` runs of the workload, so many as the
-    situation is expected to last. Weights of layers, `layer_weight_bytes` (L,) or all of the problem's memory of
-    the layer, come over the links, the quickest way, from nodes that ran the layer or from `stores`, nodes that
-    keep all weights; with every node a store nothing moves. `max_nodes` as in `solve`, but for *keep*; `tied_bytes` as
-    in `certificate`; each search takes at most `time_limit_s`.
+    Repair and replace take the better of two plans: the best one once all weights are in place, and the best one if
+    moving a layer's weights counts as computing time of that layer. The option of the smallest `total_s` is chosen:
+    seconds to move weights, and `runs` runs.
+
+    Args:
+        running: The plan that runs: a `Plan`, a sequence of stages, or anything that has one as `.stages`.
+        problem: What is there now: the remaining nodes and links (see `without`), at their present speeds. A node that
+            it forbids, or that a `Plan` names and it does not have, is lost with its weights.
+        runs: How many more runs of the workload are expected.
+        layer_weight_bytes: Bytes of the weights of each layer (L,), in place of the problem's `layer_memory_bytes`.
+            They are sent over the fastest path from a node that ran the layer, or from a store.
+        stores: Nodes that keep the weights of all layers, by name or index; if every node is one, nothing moves.
+        tied_bytes: Bytes of weights that the first and the last layer share.
+        options: As for `solve`, and so are the keywords. `time_limit_s` is that of each search; `objective` must be
+            "latency".
 
     Raises:
-        InfeasiblePlanError: Nothing can go on; the message says why for each option.
-        ValueError: The plan has other layers than the problem, or a store does not exist.
+        InfeasiblePlanError: No option is possible; the message gives the reason for each.
+        ValueError: The plan has other layers than the problem, a store does not exist, or an option is out of range.
+        TypeError: An option has another type.
 
     >>> answer = replan(plan, without(problem, nodes=["sat-1"]), runs=100)      # doctest: +SKIP
     >>> answer.decision, answer.stages                                          # doctest: +SKIP
     """
-    if not (math.isfinite(runs) and runs > 0):
-        raise ValueError(f"runs is {runs}, must be finite and above 0")
+    options = solve_options("replan", options, {**keywords})
+    if options.objective != "latency":
+        raise ValueError(f"objective is {options.objective}, must be latency to replan a running plan")
+    check_runs(runs)
     parts = _running_parts(running, problem)
     sizes = problem.layer_memory_bytes if layer_weight_bytes is None else layer_weight_bytes
     weight_bytes = array_of("layer_weight_bytes", sizes, (len(problem.layers),))
     weights = Weights(problem, _held(parts, problem, stores), weight_bytes)
-    scorer = _Scorer(problem, weights, runs, max_nodes, tied_bytes, time_limit_s)
-    # Each way to go on is a start for the search of the next: what is kept is a repair, what is repaired a replacement.
+    scorer = _Scorer(problem, weights, runs, tied_bytes, options)
+    # Each option is an incumbent of the next search: a kept plan is also a repair, a repaired one also a replacement.
     kept = _keep(parts, scorer)
-    repaired = _repair(parts, problem)
-    mended = scorer.solve(repaired, kept.stages)
-    best = scorer.solve(problem, mended.stages)
-    options = (
+    pinned = _with_layers_pinned(parts, problem)
+    repaired = scorer.solve(pinned, kept.stages)
+    replaced = scorer.solve(problem, repaired.stages)
+    found = (
         kept,
-        scorer.best_option("repair", repaired, mended),
-        scorer.best_option("replace", problem, best),
+        scorer.best_option("repair", pinned, repaired),
+        scorer.best_option("replace", problem, replaced),
     )
-    possible = [option for option in options if option.total_s is not None]
+    possible = [option for option in found if option.total_s is not None]
     if not possible:
-        reasons = "; ".join(f"{option.decision}: {option.breaks}" for option in options)
-        raise InfeasiblePlanError(f"nothing can go on: {reasons}")
+        reasons = "; ".join(f"{option.decision}: {option.breaks}" for option in found)
+        raise InfeasiblePlanError(f"no plan is possible: {reasons}")
     chosen = min(possible, key=lambda option: cast("float", option.total_s))
-    bound = runs * (best.lower_bound_s or 0.0)
-    return Replan(decision=chosen.decision, options=options, runs=runs, lower_bound_s=bound)
+    bound_s = runs * (replaced.lower_bound_s or 0.0)
+    return Replan(decision=chosen.decision, options=found, runs=runs, lower_bound_s=bound_s)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A stage of the running plan: `node` None is lost, `level` -1 is a codec that the problem has not."""
+    """A stage of the running plan: `node` None is a lost node, `level` -1 a codec that the problem does not have."""
 
     node: int | None
     start: int
@@ -147,26 +177,19 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores stages with what they take to get to."""
+    """Scores plans including the time to move weights."""
 
     problem: Problem
     weights: Weights
     runs: float
-    max_nodes: int | None
     tied_bytes: float
-    time_limit_s: float | None
+    options: SolveOptions
 
     def solve(self, problem: Problem, incumbent: Sequence[Stage]) -> Solution:
-        return solve_with_one_copy(
-            problem,
-            self.tied_bytes,
-            max_nodes=self.max_nodes,
-            time_limit_s=self.time_limit_s,
-            incumbent=incumbent,
-        )[1]
+        return solve_with_tied_weights(problem, self.tied_bytes, options=self.options, incumbent=incumbent)[1]
 
     def option(self, decision: Decision, stages: Sequence[Stage]) -> Option:
-        problem = with_one_copy(self.problem, self.tied_bytes) if len(stages) == 1 else self.problem
+        problem = with_tied_weights(self.problem, self.tied_bytes) if len(stages) == 1 else self.problem
         try:
             result = evaluate(problem, stages)
             moves = self.weights.moves(stages) if result.is_feasible else ()
@@ -185,12 +208,12 @@ class _Scorer:
         )
 
     def best_option(self, decision: Decision, problem: Problem, best: Solution) -> Option:
-        """Score the best plan of a problem and the best with moves charged as computing; return what takes less."""
+        """Score the best plan of a problem and the best with moves charged as computing; return the faster one."""
         if not best.stages:
             return Option(decision=decision, breaks=str(best.reason))
         candidates = [self.option(decision, best.stages)]
-        charge = self.weights.lacking_s() / self.runs
-        # What cannot move must not be chosen: the stand-in exceeds every plan that can.
+        charge = self.weights.fetch_s() / self.runs
+        # Weights that cannot arrive must not be chosen: their charge exceeds every plan whose weights can.
         charge[np.isinf(charge)] = 1 + 2 * (charge[np.isfinite(charge)].sum() + problem.layer_time_s.sum())
         sparing = self.solve(replace(problem, layer_time_s=problem.layer_time_s + charge), best.stages)
         if sparing.stages:
@@ -253,11 +276,11 @@ def _keep(parts: Sequence[_Part], scorer: _Scorer) -> Option:
     if lost:
         return Option(decision="keep", breaks=f"node {', '.join(lost)} is lost")
     if any(part.level == -1 for part in parts):
-        return Option(decision="keep", breaks="the problem has not every codec of the plan among its levels")
+        return Option(decision="keep", breaks="the levels of the problem lack a codec of the plan")
     return scorer.option("keep", [Stage(part.node or 0, part.start, part.stop, part.level) for part in parts])
 
 
-def _repair(parts: Sequence[_Part], problem: Problem) -> Problem:
+def _with_layers_pinned(parts: Sequence[_Part], problem: Problem) -> Problem:
     """Return the problem with every layer of a remaining node pinned to it, unless the problem pins it elsewhere."""
     stay = {layer: p.node for p in parts if p.node is not None for layer in range(p.start, p.stop)}
     return replace(problem, pins=replace(problem.pins, layers={**stay, **problem.pins.layers}))

@@ -1,13 +1,17 @@
-"""What a running pipeline asks for a plan after a loss."""
+"""The function that a running pipeline calls for a plan after a loss."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orbitsplit._io.keyword_options import refuse_keywords
 from orbitsplit._network.network import Network
+from orbitsplit._planner.solve import SolveOptions
 from orbitsplit._profiling.profile import ModelProfile
 
+from .options import PlanKeywords
 from .plan import Plan
 from .planning import plan
 
@@ -15,26 +19,34 @@ from .planning import plan
 def replanner(
     profile: ModelProfile, network: Network, **options: Any
 ) -> Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]:
-    """Return the `replan` of a `Pipeline`: plans on what is left of the network, for the workload of the running plan.
+    """Return the `replan` of a `Pipeline`: it plans on the rest of the network, for the workload of the running plan.
 
-    `options` are those of `plan` (codebook, max_accuracy_drop, order, ...). Every node is taken to have all weights in
-    its storage (unless `stores` says otherwise), so what moves is loaded and not sent.
+    The function takes the running plan, the names of lost nodes, and lost links as (source, destination). It raises
+    InfeasiblePlanError if no plan is possible without them; the message says which relaxations would make one possible.
 
-    The function raises InfeasiblePlanError where nothing is possible without what is lost; the message says what would
-    be needed.
+    Args:
+        profile: Of the model that runs.
+        network: The whole network, without losses.
+        options: Those of `plan` (codebook, max_accuracy_drop, order, ...). Every node is assumed to have all weights in
+            its storage, so that weights are loaded and not sent, unless `stores` names others.
+
+    Raises:
+        TypeError: `plan` has no such option.
 
     Example:
         >>> replan = osp.replanner(profile, network, codebook=book, max_accuracy_drop=0.01)    # doctest: +SKIP
         >>> osp.Pipeline(plan, model, codebook=book, replan=replan)                            # doctest: +SKIP
     """
 
+    known = {*inspect.signature(plan).parameters, *PlanKeywords.__annotations__}
+    refuse_keywords("plan", {name: value for name, value in options.items() if name not in known})
+
     def replan(running: Plan, nodes: Sequence[str], links: Sequence[tuple[str, str]]) -> Plan:
         left = network.without(nodes, links)
-        asked: dict[str, Any] = {"stores": [node.name for node in left.nodes], "explain": True, **options}
-        if options.get("objective", "latency") == "latency":
-            asked["running"] = running
-        else:
-            del asked["stores"]
-        return plan(profile, left, running.workload, **asked)
+        own = {"stores": [node.name for node in left.nodes], "explain": True, **options}
+        search = options.get("options") or SolveOptions(objective=options.get("objective", "latency"))
+        if search.objective == "latency":
+            own["running"] = running
+        return plan(profile, left, running.workload, **own)
 
     return replan

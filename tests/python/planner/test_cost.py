@@ -9,14 +9,11 @@ from random import Random
 import pytest
 
 from orbitsplit import Problem, Stage, evaluate, solve
-from orbitsplit._backend import load_backend
+from orbitsplit._backend import use_backend
 from tests.judges import planner as judge
 from tests.support.random_problems import random_problem, random_stages
 
-
-@pytest.fixture(params=["native", "numba"], autouse=True)
-def _backend(request, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(request.param))
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def chain(**changes: object) -> dict:
@@ -229,12 +226,12 @@ def test_random_plans_cost_what_the_judge_says(seed):
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_both_backends_score_alike_to_the_last_bit(seed, monkeypatch):
+def test_both_backends_score_alike_to_the_last_bit(seed):
     r = Random(seed)
     problem = Problem.from_dict(data := random_problem(r))
     stages = random_stages(r, data)
     results = []
     for name in ("native", "numba"):
-        monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda name=name: load_backend(name))
-        results.append(evaluate(problem, stages))
+        with use_backend(name):
+            results.append(evaluate(problem, stages))
     assert results[0] == results[1]

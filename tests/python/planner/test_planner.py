@@ -75,10 +75,8 @@ def check_against_judge(data: dict, backend: str, options: dict) -> None:
     assert judge.cost(data, stages, *limits) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("path", PROBLEMS, ids=lambda path: path.stem)
-def test_bundled_problems(path, backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_bundled_problems(path, backend):
     problem = Problem.load(path)
     solution = solve(problem)
     assert solution.status == problem.expected["status"] == "optimal"
@@ -175,10 +173,8 @@ def test_the_same_problem_gives_the_same_solution():
     assert first == second
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
-    monkeypatch.setattr("orbitsplit._planner.problem.MAX_NG_SIZE", 0)
+    monkeypatch.setattr("orbitsplit._planner.solve.MAX_NG_SIZE", 0)
     problem = Problem.from_dict(bundled("example_32_free"))
     solution = solve(problem, max_labels=500)
     optimum = problem.expected["objective_s"]
@@ -233,9 +229,7 @@ def test_a_plan_to_start_from_changes_no_proof(backend, max_bitset_nodes):
     assert helped > 0 or backend == "numba"  # which tries fewer
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_plan_to_start_from_is_the_least_that_is_returned(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_a_plan_to_start_from_is_the_least_that_is_returned(backend):
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
     fixed = solve(Problem.from_dict(bundled("example_80_fixed")))
     assert solve(problem, time_limit_s=0).objective_s > fixed.objective_s
@@ -249,7 +243,7 @@ def test_a_plan_to_start_from_is_the_least_that_is_returned(backend, monkeypatch
 
 @pytest.mark.parametrize("block", range(10))
 def test_an_unfinished_search_proves_a_true_bound(block, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.MAX_NG_SIZE", 0)
+    monkeypatch.setattr("orbitsplit._planner.solve.MAX_NG_SIZE", 0)
     for seed in range(20 * block, 20 * block + 20):
         data = random_problem(Random(seed))
         optimum = judge.best(data)
@@ -263,16 +257,14 @@ def test_an_unfinished_search_proves_a_true_bound(block, monkeypatch):
 
 
 def test_a_free_order_is_no_worse_than_the_fixed_one_even_unproven(monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.MAX_NG_SIZE", 4)
+    monkeypatch.setattr("orbitsplit._planner.solve.MAX_NG_SIZE", 4)
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
     solution = solve(problem, max_labels=2_000)
     assert solution.status == "feasible"
     assert solution.lower_bound_s < solution.objective_s < problem.expected["objective_s"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_time_limit_is_kept(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_a_time_limit_is_kept(backend):
     problem = Problem.from_dict(bundled("example_80_fixed", order="free"))
     solution = solve(problem, time_limit_s=0)
     assert solution.status == "feasible"
@@ -280,7 +272,6 @@ def test_a_time_limit_is_kept(backend, monkeypatch):
     assert solution.lower_bound_s <= problem.expected["objective_s"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -298,15 +289,12 @@ def test_a_time_limit_is_kept(backend, monkeypatch):
         ({"objective": "time_per_token"}, "objective is time_per_token, new_tokens is 0, must be at least 2"),
     ],
 )
-def test_wrong_options_are_refused(backend, options, message, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_wrong_options_are_refused(backend, options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         solve(Problem.from_dict(line()), **options)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_gap_that_is_allowed_is_proven(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_a_gap_that_is_allowed_is_proven(backend):
     for seed in range(60):
         data = random_problem(Random(seed))
         best = judge.best(data)
@@ -327,10 +315,8 @@ def test_a_large_free_problem_is_proven_to_one_percent():
     assert found[0]["objective_s"] < problem.expected["objective_s"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("order", ["fixed", "free"])
-def test_too_few_nodes_are_named(order, backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_too_few_nodes_are_named(order, backend):
     reason = solve(Problem.from_dict(line(order=order)), max_nodes=1).reason
     assert reason == "no chain of at most 1 linked nodes holds the layers in their order; 4 GB more on every node would"
     pins = {"required": ["x", "y", "z"]}
@@ -341,9 +327,7 @@ def test_too_few_nodes_are_named(order, backend, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_objectives_are_fields_of_the_evaluation(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_objectives_are_fields_of_the_evaluation(backend):
     returns = {"bandwidth_bytes_per_s": [[1] * 3] * 3}
     problem = Problem.from_dict(line(**{**GENERATION, **returns, "order": "free", "micro_batches": 4}))
     for objective, field in (
@@ -415,29 +399,23 @@ INFEASIBLE = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("order", ["fixed", "free"])
 @pytest.mark.parametrize(("changes", "reason"), INFEASIBLE)
-def test_infeasible_problems_say_why(changes, reason, order, backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_infeasible_problems_say_why(changes, reason, order, backend):
     solution = solve(Problem.from_dict(line(order=order, **changes)))
     assert (solution.status, solution.reason) == ("infeasible", reason)
     assert (solution.objective_s, solution.lower_bound_s, solution.gap, solution.loss) == (None,) * 4
     assert solution.stages == ()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_limit_before_any_plan_leaves_the_question_open(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_a_limit_before_any_plan_leaves_the_question_open(backend):
     solution = solve(Problem.from_dict(line(**GENERATION)), max_labels=1)
     assert (solution.status, solution.reason) == ("unknown", "the limit of 1 labels was reached")
     assert (solution.objective_s, solution.gap, solution.loss, solution.stages) == (None, None, None, ())
     assert solution.lower_bound_s is not None
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_smallest_loss_named_is_enough(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_the_smallest_loss_named_is_enough(backend):
     for seed in range(200):
         data = random_problem(Random(seed), most_layers=5, most_nodes=3)
         solution = solve(Problem.from_dict(data))
@@ -446,9 +424,7 @@ def test_the_smallest_loss_named_is_enough(backend, monkeypatch):
             assert float(told[1]) == pytest.approx(judge.least_loss(data), rel=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_one_layer_one_node_no_link_no_level(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_one_layer_one_node_no_link_no_level(backend):
     data = {
         "layers": ["only"],
         "nodes": [{"name": "alone", "memory_bytes": 1}],
@@ -503,9 +479,7 @@ def test_more_nodes_than_a_word_has_bits(seed):
     assert solved("native", Problem.from_dict(data))["objective_s"] <= expected * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_limit_on_large_networks_leaves_a_true_bound(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_a_limit_on_large_networks_leaves_a_true_bound(backend):
     problem = Problem.from_dict(random_grid(Random(1), 7, 10))
     optimum = solve(problem, max_nodes=4).objective_s
     for limits in ({"time_limit_s": 0}, {"max_labels": 1}):
@@ -514,9 +488,7 @@ def test_a_limit_on_large_networks_leaves_a_true_bound(backend, monkeypatch):
         assert solution.objective_s >= optimum * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_free_order_of_too_many_links_is_refused(backend, monkeypatch):
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
+def test_free_order_of_too_many_links_is_refused(backend):
     nodes, layers = 400, 1300
     data = line(
         layers=[str(i) for i in range(layers)],
@@ -534,12 +506,10 @@ def test_free_order_of_too_many_links_is_refused(backend, monkeypatch):
         solve(Problem.from_dict(data))
 
 
-@pytest.mark.parametrize("backend", ["native", "numba"])
-def test_too_little_memory_in_all_is_seen_without_a_search(backend, monkeypatch):
+def test_too_little_memory_in_all_is_seen_without_a_search(backend):
     # Twelve nodes in free order that hold half of the layers once searched until the time limit, and said nothing.
     data = bundled("example_80_fixed", order="free")
     data["layer_memory_bytes"] = [10 * size for size in data["layer_memory_bytes"]]
-    monkeypatch.setattr("orbitsplit._planner.problem.backend", lambda: load_backend(backend))
     solution = solve(Problem.from_dict(data), time_limit_s=0)
     assert solution.status == "infeasible"
     assert re.search("layers need .* together, the nodes hold|the largest node has", solution.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -245,13 +246,13 @@ def test_a_plan_explains_itself() -> None:
 def test_nodes_without_room_for_any_layer_are_named() -> None:
     """More for the layers alone would not do: what the process lacks comes first."""
     crowd = profile(library_bytes=5_000)
-    text = r'of the nodes "n0" \(900 B\) have no room at all: beside layers a stage takes [0-9.]+ kB \(libraries'
+    text = r'nodes without room for any layer: "n0" \(900 B\); beside its layers a stage takes [0-9.]+ kB \(libraries'
     for explain in (False, True):
         with pytest.raises(osp.InfeasiblePlanError, match=text):
             osp.plan(crowd, network(1.0, memory=900), explain=explain)
         with pytest.raises(osp.InfeasiblePlanError) as found:
             osp.plan(profile(), network(1.0, memory=900), explain=explain)
-        assert "no room at all" not in str(found.value)
+        assert "without room" not in str(found.value)
 
 
 def test_an_infeasible_plan_says_what_would_do() -> None:
@@ -391,3 +392,78 @@ def test_a_plan_with_levels_explains_itself_and_goes_on() -> None:
     assert replace(explained, certificate=None) == plain
     assert "without compression" in {other.name for other in explained.certificate.alternatives}  # type: ignore[union-attr]
     assert calibrated_plan(max_accuracy_drop=0.01, running=plain) == plain
+
+
+def test_options_of_the_search_are_an_object_or_keywords() -> None:
+    arguments = (profile(), network(1.0, 2.0, 1.5), Workload(prompt_tokens=PROMPT))
+    options = osp.SolveOptions(objective="throughput", max_nodes=2, max_labels=1000)
+    made = osp.plan(*arguments, options=options, explain=True)
+    assert made == osp.plan(*arguments, objective="throughput", max_nodes=2, max_labels=1000, explain=True)
+    assert made.prediction is not None
+    assert made.prediction.objective == "throughput"
+    with pytest.raises(TypeError, match=r"plan\(\) got options= and gap=, which is a field of it: give one of them"):
+        osp.plan(*arguments, options=options, gap=0.1)
+    with pytest.raises(TypeError, match=r"plan\(\) got an unexpected keyword argument 'speed'"):
+        osp.plan(*arguments, speed=1)  # type: ignore[call-arg]
+    rough = osp.plan(*arguments, gap=0.5)
+    assert rough.prediction is not None
+    assert (rough.prediction.status, rough.prediction.gap) == ("feasible", pytest.approx(0.5))
+
+
+def test_a_running_plan_comes_with_runs_and_stores_or_with_keywords() -> None:
+    workload = Workload(prompt_tokens=PROMPT)
+    whole = network(1.0, 1.0, 1.0, memory=2700)
+    before = osp.plan(profile(), whole, workload)
+    left = whole.without([before.stages[1].node])
+    stores = [node.name for node in left.nodes]
+    running = osp.RunningPlan(before, runs=3, stores=stores)
+    assert running.stores == tuple(stores)
+    after = osp.plan(profile(), left, workload, running=running)
+    assert after == osp.plan(profile(), left, workload, running=before, runs=3, stores=stores)
+    with pytest.raises(TypeError, match=r"plan\(\) got running= and runs=, which is a field of it"):
+        osp.plan(profile(), left, workload, running=running, runs=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"runs": 0}, "runs is 0, must be finite and above 0"),
+        ({"runs": math.inf}, "runs is inf, must be finite and above 0"),
+        ({"plan": 3}, "plan of a RunningPlan is 3, must be a Plan"),
+        ({"stores": "n1"}, "stores is 'n1', must be a sequence of names"),
+        ({"stores": [1]}, r"stores\[0\] is 1, must be a string"),
+    ],
+)
+def test_a_running_plan_that_makes_no_sense_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+        osp.RunningPlan(**{"plan": osp.Plan.manual(cuts=[], layers=2), **arguments})
+
+
+def test_a_replanner_refuses_unknown_options_before_there_is_a_loss() -> None:
+    with pytest.raises(TypeError, match=r"plan\(\) got an unexpected keyword argument 'colour'"):
+        osp.replanner(profile(), network(1.0), colour="red")
+    osp.replanner(profile(), network(1.0), max_nodes=1, stores=["n0"], options=None)
+
+
+def test_a_loss_budget_is_a_number_and_infinity_is_no_limit() -> None:
+    """None once meant that nothing may be lost, while in a problem it means that there is no limit."""
+    levels = osp.LevelTable(
+        levels=(osp.Level(name="raw", ratio=1), osp.Level(name="int4", ratio=8)), loss=((0.0, 2.0),) * 3
+    )
+    arguments = (profile(), network(2.0, 1.0, memory=9000), Workload(prompt_tokens=PROMPT))
+    for budget, codecs in ((0.0, {"raw"}), (1.9, {"raw"}), (math.inf, {"int4"})):
+        problem = osp.build_problem(*arguments, levels=levels, loss_budget=budget)
+        made = osp.plan(*arguments, levels=levels, loss_budget=budget)
+        assert problem.loss_budget == (None if budget == math.inf else budget)
+        assert {stage.codec or "raw" for stage in made.stages[:-1]} == codecs
+    for function in (osp.plan, osp.build_problem):
+        with pytest.raises(
+            TypeError, match=r"loss_budget is None, must be a number: 0 for nothing lost, math\.inf for no"
+        ):
+            function(*arguments, levels=levels, loss_budget=None)  # type: ignore[operator]
+
+
+def test_no_limit_of_loss_does_not_allow_levels_that_a_cut_does_not_have() -> None:
+    free = calibrated_plan(loss_budget=math.inf)
+    assert free.prediction is not None
+    assert 0 < free.prediction.loss == pytest.approx(sum(losses_of(free, book())))

@@ -59,7 +59,7 @@ class StrategyOptions:
 
     levels: LevelTable | None = None
     codebook: Codebook | None = None
-    loss_budget: float | None = None
+    loss_budget: float = 0.0
     max_accuracy_drop: float | None = None
     max_nodes: int | None = None
     time_limit_s: float | None = None
@@ -85,7 +85,7 @@ class PlanKeywords(RequestKeywords, total=False):
 
     levels: LevelTable | None
     codebook: Codebook | None
-    loss_budget: float | None
+    loss_budget: float
     max_accuracy_drop: float | None
     max_nodes: int | None
     time_limit_s: float | None

@@ -13,7 +13,7 @@ import numpy as np
 from orbitsplit._errors import OrbitsplitError
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.problem import ExternalLink, Problem
-from orbitsplit._planner.tied_weights import solve_with_one_copy
+from orbitsplit._planner.tied_weights import solve_with_tied_weights
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.planning import PlanNames, build_problem, plan_of
 from orbitsplit._profiling.profile import ModelProfile
@@ -75,7 +75,7 @@ class Task:
 
     def problem_on(self, network: Network) -> Problem:
         """Return the planning problem of the workload on a network."""
-        levels, budget = self.options.levels, self.options.loss_budget or 0.0
+        levels, budget = self.options.levels, self.options.loss_budget
         return build_problem(self.profile, network, self.workload, levels=levels, loss_budget=budget, order="free")
 
     def plan_names(self, network: Network) -> PlanNames:
@@ -95,7 +95,7 @@ class Task:
         """Return the fastest plan that begins on `first` and ends on one of `lasts`, or why there is none."""
         names = [node.name for node in network.nodes]
         problem = replace(self.problem_on(network), ingress=_only(names, [first]), egress=_only(names, lasts))
-        confirming, solution = solve_with_one_copy(
+        confirming, solution = solve_with_tied_weights(
             problem,
             self.profile.tied_bytes,
             max_nodes=self.options.max_nodes,

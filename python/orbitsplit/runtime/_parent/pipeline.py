@@ -52,8 +52,8 @@ class Pipeline:
     loss `replan(plan, nodes, links)` is asked for a plan without the nodes and links lost so far (see `replanner`);
     what was being generated goes on from the tokens there are, and `recoveries` says what happened. Their caches are
     made anew as they were made, token by token, so that the text is what it would have been; without `exact_resume` in
-    one forward, which is sooner and rounds differently (docs/guides/machines.md has figures). Without `replan`, or if it finds
-    no plan, all processes end and what was under way raises TransportError, as does all further use. A frame that
+    one forward, which is sooner and rounds differently (figures: docs/guides/machines.md). Without `replan`, or if it
+    finds no plan, all processes end and what was under way raises TransportError, as does all further use. A frame that
     arrives damaged is no loss: it is sent again.
 
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
