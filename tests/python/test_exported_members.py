@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import orbitsplit
+from orbitsplit import runtime
 
 
 def test_all_is_sorted_and_everything_in_it_exists() -> None:
@@ -23,6 +24,14 @@ def test_every_public_name_of_ours_is_in_all() -> None:
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("orbitsplit")
     }
     assert mine <= set(orbitsplit.__all__)
+
+
+@pytest.mark.parametrize(("old", "new"), [("StageRun", "StageMetrics"), ("LinkRun", "LinkMetrics")])
+def test_renamed_classes_are_found_with_a_warning(old: str, new: str) -> None:
+    for package in (orbitsplit, runtime):
+        with pytest.warns(DeprecationWarning, match=f"{old} is now .*{new}") as caught:
+            assert getattr(package, old) is getattr(package, new)
+        assert caught[0].filename == __file__
 
 
 def test_unknown_names_are_attribute_errors() -> None:

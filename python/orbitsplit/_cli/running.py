@@ -78,7 +78,7 @@ def run_plan(
 
     rank = torchrun.torchrun_rank()
     if rank:
-        torchrun.follow(rank, model=model, codebook=codebook)
+        torchrun.run_worker(rank, model=model, codebook=codebook)
     loaded = osp.Plan.load(plan)
     check_writable(output)
     check_picture(output)
@@ -193,11 +193,11 @@ def _open(
         raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
     path = _path(plan, model, report)
     tokenizer = load_tokenizer(path)
-    where = None
+    deployment = None
     if is_torchrun:
         from orbitsplit.runtime import _torchrun as torchrun
 
-        where = torchrun.lead(plan)
+        deployment = torchrun.deploy(plan)
     pipe = osp.Pipeline(
         plan,
         path,
@@ -205,7 +205,7 @@ def _open(
         conditions=None if links is None else osp.LinkConditions.load(links),
         replan=replan,
         progress=report,
-        where=where,
+        deployment=deployment,
     )
     return pipe, tokenizer
 
