@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ._network.link_conditions import LinkConditions
     from ._profiling.measure import profile
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
-    from .runtime import Generation, LinkRun, Pipeline, Recovery, Run, StageRun
+    from .runtime import Generation, LinkMetrics, Pipeline, Recovery, Run, StageMetrics
 
 # Public names whose modules are imported when they are first used: most because they import torch and transformers, the
 # paper's experiments because they import sgp4, codebooks because a twentieth of a second counts on every start.
@@ -54,13 +54,13 @@ _LATER = {
     "CodebookLevel": "._codebook.codebook",
     "Generation": ".runtime",
     "LinkConditions": "._network.link_conditions",
-    "LinkRun": ".runtime",
+    "LinkMetrics": ".runtime",
     "Measured": ".calibration",
     "PaperBench": "._experiments.paper",
     "Pipeline": ".runtime",
     "Recovery": ".runtime",
     "Run": ".runtime",
-    "StageRun": ".runtime",
+    "StageMetrics": ".runtime",
     "Trial": ".calibration",
     "Verification": ".calibration",
     "bench_paper": "._experiments.paper",
@@ -92,7 +92,7 @@ __all__ = [
     "LevelTable",
     "Link",
     "LinkConditions",
-    "LinkRun",
+    "LinkMetrics",
     "Measured",
     "ModelProfile",
     "Move",
@@ -117,7 +117,7 @@ __all__ = [
     "Solution",
     "SolveOptions",
     "Stage",
-    "StageRun",
+    "StageMetrics",
     "Trace",
     "TraceEvent",
     "TransportError",
@@ -152,7 +152,10 @@ __all__ = [
 ]
 
 
-# Whoever wants to see what is logged adds a handler; without one, nothing is printed.
+# Old public names, which warn for one version.
+_RENAMED = {"LinkRun": "LinkMetrics", "StageRun": "StageMetrics"}
+
+# Programs that want the log add a handler; without one, nothing is printed.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
@@ -163,6 +166,11 @@ def __getattr__(name: str) -> Any:
         return version("orbitsplit")
     if name == "leo":
         return importlib.import_module(".leo", __name__)  # says itself what it needs
+    if name in _RENAMED:
+        from ._io.deprecation import warn_renamed
+
+        warn_renamed(f"orbitsplit.{name}", f"orbitsplit.{_RENAMED[name]}")
+        return getattr(importlib.import_module(__name__), _RENAMED[name])
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -29,11 +29,11 @@ class CorruptFrameError(OrbitsplitError, ValueError):
 class TransportError(OrbitsplitError):
     """A node or a link of a running pipeline failed; the message names it.
 
-    `kind` says what happened: "killed" (a process ended), "hangs" (it gave no sign of life), "memory" (a stage ran out
-    of it), "link" (messages do not arrive), "damage" (they keep arriving damaged), "failed" (an error of the stage's
-    own), "timeout" (a limit given by the caller), "peer" (the consequence of another failure) or "unusable" (the
-    pipeline had ended before). `node` is the node's name or None, `link` a pair of names or None. `tokens` are those
-    that a call of `generate` had so far, [B, S + new] (a tensor), None elsewhere.
+    `kind` is "killed" (a process ended), "hangs" (it sent no heartbeat), "memory" (a stage ran out of it), "link"
+    (messages do not arrive), "corruption" (they keep arriving corrupted), "failed" (an error of the stage's own),
+    "timeout" (a limit of the caller), "peer" (the consequence of another failure) or "unusable" (the pipeline had ended
+    before). `node` is the node's name or None, `link` a pair of names or None. `tokens` are those that a call of
+    `generate` had so far, [B, S + new] (a tensor), None elsewhere.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import orbitsplit
+from orbitsplit import runtime
 from tests.support.paths import DATA
 
 # The public names before the packages were given rooms, with parameters of functions and members of classes.
@@ -32,6 +33,14 @@ def test_every_public_name_of_ours_is_in_all() -> None:
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("orbitsplit")
     }
     assert mine <= set(orbitsplit.__all__)
+
+
+@pytest.mark.parametrize(("old", "new"), [("StageRun", "StageMetrics"), ("LinkRun", "LinkMetrics")])
+def test_renamed_classes_are_found_with_a_warning(old: str, new: str) -> None:
+    for package in (orbitsplit, runtime):
+        with pytest.warns(DeprecationWarning, match=f"{old} is now .*{new}") as caught:
+            assert getattr(package, old) is getattr(package, new)
+        assert caught[0].filename == __file__
 
 
 def test_unknown_names_are_attribute_errors() -> None:

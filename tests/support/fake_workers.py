@@ -43,7 +43,7 @@ def ready(**changes: Any) -> Ready:
 class FakeWorkers:
     """Takes the place of `Workers`. What is in `losses` is raised by the next look at the workers, in turn.
 
-    `on_end` and `on_settle` are called in their place; both do nothing by default.
+    `on_end` and `on_quiesce` are called in their place; both do nothing by default.
     """
 
     def __init__(self, store: ControlStore, **_options: Any) -> None:
@@ -53,7 +53,7 @@ class FakeWorkers:
         self.numbers: dict[str, int] = {}
         self.calls: list[str] = []
         self.on_end: Callable[[], None] = lambda: None
-        self.on_settle: Callable[[], None] = lambda: None
+        self.on_quiesce: Callable[[], None] = lambda: None
 
     def assign(self, plan: osp.Plan, session: int) -> tuple[int, ...]:
         for stage in plan.stages:
@@ -80,9 +80,9 @@ class FakeWorkers:
         if self.losses:
             raise self.losses.pop(0)
 
-    def settle(self, plan: osp.Plan, session: int, error: osp.TransportError) -> None:
-        self.calls.append("settle")
-        self.on_settle()
+    def quiesce(self, plan: osp.Plan, session: int, error: osp.TransportError) -> None:
+        self.calls.append("quiesce")
+        self.on_quiesce()
         if error.node is not None:
             del self.numbers[error.node]
 

@@ -25,7 +25,7 @@ _MARK = "ORBITSPLIT_TEST_RUN"
 
 @dataclass
 class Machine:
-    """A machine's torchrun: what it was told, and what came of it."""
+    """A machine's torchrun: its command and environment, its process and output."""
 
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)

@@ -188,7 +188,7 @@ def _follow(rank: int, model: str | None, codebook: Path | None) -> None:
     check_readable([] if codebook is None else [codebook])
     from orbitsplit.runtime import _torchrun as torchrun
 
-    torchrun.follow(rank, model=model, codebook=codebook)
+    torchrun.run_worker(rank, model=model, codebook=codebook)
 
 
 def _open(
@@ -199,11 +199,11 @@ def _open(
 
     path = open_model(inputs.model, progress=progress)
     tokenizer = load_tokenizer(path)
-    where = None
+    deployment = None
     if is_torchrun:
         from orbitsplit.runtime import _torchrun as torchrun
 
-        where = torchrun.lead(inputs.plan)
+        deployment = torchrun.deploy(inputs.plan)
     pipe = osp.Pipeline(
         inputs.plan,
         path,
@@ -212,7 +212,7 @@ def _open(
         replan=inputs.replan,
         exact_resume=exact_resume,
         progress=progress,
-        where=where,
+        deployment=deployment,
     )
     return pipe, tokenizer, path
 

@@ -84,3 +84,32 @@ def _renaming(function: Callable[..., Any], name: str, names: Mapping[str, str])
         return function(*args, **given)
 
     return call
+
+
+class RenamedValue(str):
+    """A string constant that also equals its old value, with a warning; only the new value hashes alike.
+
+    >>> RenamedValue("corruption", old="damage") == "corruption"
+    True
+    """
+
+    __slots__ = ("_old",)
+    _old: str
+
+    def __new__(cls, value: str, *, old: str) -> RenamedValue:
+        made = super().__new__(cls, value)
+        made._old = old
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        if str.__eq__(self, other) is True:
+            return True
+        if other == self._old:
+            warn_renamed(repr(self._old), repr(str(self)))
+            return True
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__

@@ -1,6 +1,6 @@
 """Processes of our own: the workers of a pipeline, the converter of a GGUF file.
 
-`start` begins one and `run` is what it does first. Each runs this very package, and ends when its parent is gone.
+`start` starts one and `run` is its entry point. Each imports this very package, and ends when its parent has ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a process that calls `main(*arguments)` of a module of this package.
 
-    Its standard input is a pipe that nothing is written to: closed, by the parent or by its end, it ends the process.
+    Its standard input is a pipe to which nothing is written; the process ends when the pipe is closed, by the parent or
+    by the parent's end.
     """
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, module, *arguments],

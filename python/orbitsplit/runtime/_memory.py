@@ -11,12 +11,12 @@ _VMSTAT = Path("/proc/vmstat")
 
 
 def resident_bytes() -> int:
-    """Return the bytes resident now (their peak where the system does not tell)."""
+    """Return the bytes resident now (their peak where the system does not report that)."""
     return _from_status("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
-    """Return the most bytes that were resident at once since the process started its program."""
+    """Return the peak of resident bytes since the process started its program."""
     # Not ru_maxrss where there is a choice: Linux carries it over exec, so it counts the parent that started us.
     return _from_status("VmHWM") or _max_rss()
 
@@ -36,12 +36,12 @@ def _max_rss() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is that of an allocation that failed; torch has no exception of its own for it."""
+    """Return whether an error is a failed allocation, for which torch has no exception of its own."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory, 0 where it does not tell."""
+    """Return how many processes the kernel has killed for lack of memory, 0 where it does not report that."""
     if not _VMSTAT.exists():
         return 0
     lines = (line.split() for line in _VMSTAT.read_text(encoding="ascii").splitlines())

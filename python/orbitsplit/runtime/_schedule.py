@@ -1,16 +1,16 @@
-"""Who sends what when. Knows neither processes nor sockets, so it runs in a test as in a satellite.
+"""The schedule: which stage sends what, and when. It knows neither processes nor sockets.
 
-Rows run through the chain in groups. Each group has its own KV cache and runs on its own, so while one group is on a
-link another is computed: prefill fills the chain back to back, and a group starts to decode as soon as its first
-token is back, with no barrier in between. Groups may begin and end at any time.
+The rows of a batch run through the chain of stages in groups (micro-batches). Each group has its own KV cache and runs
+independently, so that one group is computed while another is on a link: prefill keeps the chain full, and a group
+starts to decode as soon as its first token has returned, without a barrier. Groups may start and end at any time.
 
-    first stage     Lead     begins groups, owns their tokens and their ends, sends the next step when a token is back
-    other stages    Follower forward whatever arrives; the last one turns logits into tokens for the first
+    first stage     FirstStage    starts groups, owns their tokens, sends the next step when a token returns
+    other stages    Follower      process what arrives; the last stage turns logits into tokens for the first
 
-Every message is an answer to one before it, except those that begin a group. A group has one message under way, so
-where one arrives damaged, nothing else of the group is on any link: this is told down the chain, and the first stage
-sends its last message of the group once more, as does every stage that it reaches, up to the one that missed it.
-Nothing is computed twice, so caches are what they would have been, to the last bit.
+Every message answers an earlier one, except those that start a group. A group has one message in flight, so when one
+arrives corrupted, no other message of the group is on any link: CORRUPTED is passed down the chain, and the first stage
+sends its last message of the group again, as does every stage that it reaches, up to the one that missed it. Nothing is
+computed twice, so caches are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from torch import Tensor
 
 from orbitsplit.runtime._messages.groups import Group
 
-# How often in a row a group's messages are sent again after damage, with no token in between. Damage is rare where
-# links work.
-MOST_DAMAGES = 8
+# How often in a row the messages of a group are sent again after corruption, without a token in between. Working links
+# corrupt rarely.
+MAX_CORRUPTIONS = 8
 
 
 class Kind(IntEnum):
     """What a message says."""
 
-    BEGIN = 0  # a group begins: its description, and what `x` of step 0 is
+    BEGIN = 0  # a group starts: its description, and `x` of step 0
     STEP = 1  # a further step
-    END = 2  # the group has ended, forget its cache
-    DAMAGED = 3  # what was to arrive was damaged
+    END = 2  # the group has ended: drop its cache
+    CORRUPTED = 3  # a message of the group arrived corrupted
     STOP = 4  # no more work
 
 
 class Message(NamedTuple):
-    """One message. `x` is an activation [b, S, H], or the new tokens [b] on the way back to the first stage."""
+    """One message. `x` is an activation [b, S, H], or the new tokens [b] that return to the first stage."""
 
     kind: Kind
     group: int = 0
@@ -52,75 +52,75 @@ class Message(NamedTuple):
 
 
 class Inlet(Protocol):
-    """Where a stage gets its messages from, in the order they were sent."""
+    """The source of a stage's messages, in the order in which they were sent."""
 
     def receive(self) -> Message:
         """Wait for the next message."""
 
 
 class Outlet(Protocol):
-    """Where a stage puts its results; no call waits for the receiver."""
+    """The destination of a stage's results; no call waits for the receiver."""
 
     def begin(self, group: Group, x: Tensor) -> None:
-        """Send the first result of a group on, with what the next stage must know of it."""
+        """Send the first result of a group, with the group's description."""
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Send a further result on."""
+        """Send a further result."""
 
     def repeat(self, group: int) -> None:
         """Send the last result of a group once more: a later stage did not get what was made of it."""
 
-    def tell(self, kind: Kind, group: int = 0) -> None:
-        """Send a message without a result on: END, DAMAGED or STOP."""
+    def notify(self, kind: Kind, group: int = 0) -> None:
+        """Send a message without a result on: END, CORRUPTED or STOP."""
 
 
 class Forward(Protocol):
     """What a stage computes, with one KV cache per group."""
 
     def begin(self, group: Group) -> None:
-        """Make room for a group."""
+        """Allocate the state of a group, replacing the state it may have."""
 
     def forward(self, group: int, step: int, x: Any) -> Tensor:
-        """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage.
+        """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b].
 
-        `x` is the activation of the stage before; on the first stage the tokens [b, S], or the inputs by name of a
-        group that generates nothing.
+        `x` is the activation of the previous stage; on the first stage the tokens [b, S], or for a group that generates
+        nothing the inputs by name.
         """
 
     def drop(self, group: int) -> None:
-        """Forget a group."""
+        """Drop the state of a group."""
 
 
 class Report(Protocol):
-    """Whom the first stage tells about its groups."""
+    """The receiver of the first stage's events."""
 
     def tokens(self, group: int, tokens: Tensor) -> None:
-        """Say that a group got one more token [b] in each row."""
+        """Report one more token [b] for each row of a group."""
 
     def end(self, group: int) -> None:
-        """Say that a group has ended."""
+        """Report that a group has ended."""
 
     def retry(self, group: int, tokens: int, failures: int) -> None:
-        """Say that a group is restarted with the tokens that it got, after so many corrupted messages in a row."""
+        """Report that a group restarts with `tokens` new tokens after `failures` corrupted messages in a row."""
 
     def fail(self, group: int, reason: str) -> None:
-        """Say that a group is given up."""
+        """Report that a group is given up."""
 
 
 @dataclass
 class _Running:
-    """A group under way: `x` is what it began with, `got` the tokens since then, one [b] a step."""
+    """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step."""
 
     group: Group
     x: Any
     rows_running: Tensor
     got: list[Tensor] = field(default_factory=list)
-    damages: int = 0
+    corruptions: int = 0
     is_cancelled: bool = False
 
 
-class Lead:
-    """The first stage. At most `most_groups` groups are under way; others wait in the order they came."""
+class FirstStage:
+    """The first stage. At most `most_groups` groups are in flight; others wait in order of arrival."""
 
     def __init__(self, stage: Forward, outlet: Outlet, report: Report, *, most_groups: int) -> None:
         self._stage = stage
@@ -131,14 +131,14 @@ class Lead:
         self._running: dict[int, _Running] = {}
 
     def begin(self, group: Group, x: Any) -> None:
-        """Begin a group: `x` are its tokens [b, S], or the inputs of its forward."""
+        """Start a group, or queue it: `x` are its tokens [b, S], or the inputs of its forward."""
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
         self._waiting.append(_Running(group, x, rows_running))
         self._fill()
 
     def cancel(self, group: int) -> None:
-        """End a group as soon as its message is back; one that has ended already is no matter."""
+        """End a group as soon as its message returns; a group that has ended is ignored."""
         for running in self._waiting:
             if running.group.id == group:
                 self._waiting.remove(running)
@@ -148,7 +148,7 @@ class Lead:
             self._running[group].is_cancelled = True
 
     def returned(self, message: Message) -> None:
-        """Take what the last stage sent: tokens, or the word that something was damaged."""
+        """Process a message of the last stage: tokens, or CORRUPTED."""
         running = self._running[message.group]
         if running.is_cancelled:
             self._finish(running)
@@ -156,7 +156,7 @@ class Lead:
             self._repeat(running)
         elif not running.group.generates:
             self._finish(running)
-        elif self._goes_on(running, message.x):
+        elif self._add_tokens(running, message.x):
             step = message.step + 1
             x = self._stage.forward(message.group, step, running.got[-1][:, None])
             self._outlet.send(message.group, step, x)
@@ -173,23 +173,23 @@ class Lead:
         self._stage.begin(running.group)
         self._outlet.begin(running.group, self._stage.forward(running.group.id, 0, running.x))
 
-    def _goes_on(self, running: _Running, tokens: Tensor) -> bool:
-        """Add one token to each row, as transformers' generate does: a row that has ended gets the pad token."""
+    def _add_tokens(self, running: _Running, tokens: Tensor) -> bool:
+        """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
         group = running.group
         tokens = torch.where(running.rows_running, tokens, group.pad_token_id)
         running.got.append(tokens)
-        running.damages = 0
+        running.corruptions = 0
         running.rows_running &= ~torch.isin(tokens, torch.tensor(group.eos_token_ids, dtype=torch.int64))
         self._report.tokens(group.id, tokens)
         return bool(running.rows_running.any()) and len(running.got) < group.max_new_tokens
 
     def _repeat(self, running: _Running) -> None:
-        running.damages += 1
-        if running.damages > MOST_DAMAGES:
-            self._report.fail(running.group.id, f"{running.damages} of its messages in a row arrived damaged")
+        running.corruptions += 1
+        if running.corruptions > MAX_CORRUPTIONS:
+            self._report.fail(running.group.id, f"{running.corruptions} of its messages in a row arrived corrupted")
             self._forget(running)
             return
-        self._report.retry(running.group.id, len(running.got), running.damages)
+        self._report.retry(running.group.id, len(running.got), running.corruptions)
         self._outlet.repeat(running.group.id)
 
     def _finish(self, running: _Running) -> None:
@@ -200,7 +200,7 @@ class Lead:
         group = running.group.id
         del self._running[group]
         self._stage.drop(group)
-        self._outlet.tell(Kind.END, group)
+        self._outlet.notify(Kind.END, group)
         self._fill()
 
 
@@ -219,7 +219,7 @@ class Follower:
             if kind is Kind.END:
                 self._stage.drop(group)
                 self._steps.pop(group, None)
-            self._outlet.tell(kind, group)
+            self._outlet.notify(kind, group)
             return kind is not Kind.STOP
         if self._steps.get(group) == step:
             self._outlet.repeat(group)
@@ -233,7 +233,7 @@ class Follower:
         return True
 
 
-def follow(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
+def run_follower(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
     """Run any other stage until it is told to stop."""
     follower = Follower(stage, outlet)
     while follower.take(inlet.receive()):
@@ -241,7 +241,7 @@ def follow(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
 
 
 class Loopback:
-    """Outlet of a chain of one stage: what it sends goes straight back, into the first stage's inbox."""
+    """Outlet of a chain of one stage: it puts messages into the stage's own inbox."""
 
     def __init__(self, put: Callable[[Message], None]) -> None:
         self._put = put
@@ -258,5 +258,5 @@ class Loopback:
         """Fail: what never leaves the process is not damaged."""
         raise AssertionError(f"a message of group {group} was lost within a process")
 
-    def tell(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0) -> None:
         """Tell nobody: there is no other stage."""

@@ -1,4 +1,4 @@
-"""Activations and tokens as messages: what is sent is received, and what is damaged is told or refused by name."""
+"""Activations and tokens as messages: what is sent is received, and corruption is reported or refused by name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GROUP = Group(id=3, rows=2, tokens=5, mask=None, max_new_tokens=8, is_recorded=T
 
 @dataclass
 class Memory:
-    """Both ends of a channel, in memory; `damaged` payloads arrive as the transport tells of them."""
+    """Both ends of a channel, in memory; corrupted payloads arrive as the transport returns them."""
 
     messages: deque[tuple[Header, bytes, bytes | None]] = field(default_factory=deque)
     last: dict[int, tuple[Header, bytes, bytes | None]] = field(default_factory=dict)
@@ -138,8 +138,8 @@ def test_what_is_sent_again_is_what_was_sent_and_counts_as_a_frame() -> None:
     ends = activation_ends("int8")
     ends.outlet.begin(GROUP, activation(5))
     first = ends.inlet.receive()
-    ends.outlet.tell(Kind.DAMAGED, 3)  # of a stage before: what was sent may yet be asked for
-    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+    ends.outlet.notify(Kind.CORRUPTED, 3)  # of a stage before: what was sent may yet be asked for
+    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
     ends.outlet.repeat(3)
     again = ends.inlet.receive()
     assert again._replace(x=None) == first._replace(x=None)
@@ -148,14 +148,14 @@ def test_what_is_sent_again_is_what_was_sent_and_counts_as_a_frame() -> None:
     assert [event[3:] for event in events if event[0] == "send"] == [(10.0, 12.0), (12.0, 14.0)]
     frame_bytes = len(osp.compress(activation(5), codec="int8"))
     assert ends.outlet.take_traffic(3) == Traffic(2, 2 * frame_bytes, 0, 2 * 2 * 5 * HIDDEN * 4)
-    ends.outlet.tell(Kind.END, 3)
+    ends.outlet.notify(Kind.END, 3)
     assert ends.memory.last == {}
 
 
-@pytest.mark.parametrize("kind", [Kind.END, Kind.DAMAGED, Kind.STOP])
+@pytest.mark.parametrize("kind", [Kind.END, Kind.CORRUPTED, Kind.STOP])
 def test_what_needs_no_activation_is_passed_on(kind: Kind) -> None:
     ends = activation_ends()
-    ends.outlet.tell(kind, 3)
+    ends.outlet.notify(kind, 3)
     assert ends.inlet.receive() == Message(kind, 3)
 
 
@@ -181,7 +181,7 @@ def test_what_an_emulated_link_had_delivered_already_is_received_not_waited_for(
 
 @pytest.mark.parametrize("step", [0, 1])
 @pytest.mark.parametrize("position", [0, 9, 30, -1])
-def test_a_damaged_frame_is_told(step: int, position: int) -> None:
+def test_a_corrupted_frame_is_reported(step: int, position: int) -> None:
     ends = activation_ends("int8")
     if step == 0:
         ends.outlet.begin(GROUP, activation())
@@ -189,18 +189,18 @@ def test_a_damaged_frame_is_told(step: int, position: int) -> None:
         ends.outlet.send(3, step, activation(1))
     header, description, frame = ends.memory.messages.pop()
     assert frame is not None
-    damaged = bytearray(frame)
-    damaged[position] ^= 0x40
-    ends.memory.messages.append((header, description, bytes(damaged)))
-    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
-    ends.memory.messages.append((header, description, None))  # as the transport tells of it
-    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+    corrupted = bytearray(frame)
+    corrupted[position] ^= 0x40
+    ends.memory.messages.append((header, description, bytes(corrupted)))
+    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
+    ends.memory.messages.append((header, description, None))  # as the transport returns it
+    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
 
 
 def test_a_valid_frame_larger_than_announced_is_not_decoded() -> None:
     ends = activation_ends()
     ends.memory.send(Header(Kind.STEP, 3, 0, rows=2, tokens=5), osp.compress(torch.zeros(2, 500, HIDDEN), codec="int8"))
-    assert ends.inlet.receive() == Message(Kind.DAMAGED, 3)
+    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
 
 
 def test_a_header_cannot_make_the_receiver_allocate_more_than_a_message_may_hold(
@@ -245,13 +245,13 @@ def test_tokens_arrive_as_they_were() -> None:
         assert torch.equal(arrived(message), tokens)
 
 
-def test_only_damage_is_told_to_the_first_stage() -> None:
+def test_only_corruption_is_reported_to_the_first_stage() -> None:
     memory = Memory()
     outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
-    outlet.tell(Kind.END, 1)
-    outlet.tell(Kind.STOP)
-    outlet.tell(Kind.DAMAGED, 2)
-    assert inlet.receive()[0] == Message(Kind.DAMAGED, 2)
+    outlet.notify(Kind.END, 1)
+    outlet.notify(Kind.STOP)
+    outlet.notify(Kind.CORRUPTED, 2)
+    assert inlet.receive()[0] == Message(Kind.CORRUPTED, 2)
     assert not memory.messages
 
 
@@ -276,7 +276,7 @@ def test_the_last_stage_keeps_no_buffers_of_groups_that_have_ended() -> None:
     for group in range(100):
         outlet.begin(replace(GROUP, id=group), torch.zeros(2, dtype=torch.int64))
         outlet.send(group, 1, torch.zeros(2, dtype=torch.int64))
-        outlet.tell(Kind.END, group)
+        outlet.notify(Kind.END, group)
     assert len(sent) == 200
     assert len({id(message()) for message in sent if message() is not None}) <= 20
 

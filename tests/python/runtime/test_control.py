@@ -10,9 +10,9 @@ import torch
 
 from orbitsplit.runtime._messages.control import (
     Failure,
+    Heartbeat,
     Ready,
     Setup,
-    SignOfLife,
     StageRecord,
     pack_begin,
     pack_cancel,
@@ -38,7 +38,7 @@ RECORDS: list[Record] = [
     Group(id=0, rows=1, tokens=1, mask=None, max_new_tokens=0, inputs=(("pixel_values", (1, 3, 8, 8), "float32"),)),
     Setup({"a": [1, 2]}, (0, 4), "model", None, {"seed": 1}, True, 12.5, 4, 600.0, "nonce"),
     Ready(7, 8, 0.5, True, (1, 2), None, 97, 1.25, (0.5, None, 1.0)),
-    SignOfLife(3, "waiting", 1, received=4, waiting_s=0.5, sent=5, dues_in_s=(-1.0, 2.0)),
+    Heartbeat(3, "waiting", 1, received=4, waiting_s=0.5, sent=5, arrivals_in_s=(-1.0, 2.0)),
     Failure("memory", "summary", 'a "quoted"\ntraceback', is_consequence=True),
     StageRecord(events=(("compute", 1, 0, 0.5, 1.5),), cpu_s=0.25, traffic=Traffic(2, 30, 4, 500), peak_bytes=7),
 ]
@@ -73,11 +73,11 @@ def test_inputs_of_a_forward_survive_a_request_by_name() -> None:
     assert request[0] == group
     assert isinstance(request[1], dict)
     assert all(torch.equal(request[1][name], value) for name, value in inputs.items())
-    stand_ins = group.stand_ins()
-    assert {name: (value.shape, value.dtype) for name, value in stand_ins.items()} == {
+    placeholders = group.placeholders()
+    assert {name: (value.shape, value.dtype) for name, value in placeholders.items()} == {
         name: (value.shape, value.dtype) for name, value in inputs.items()
     }
-    assert not any(value.any() for value in stand_ins.values())
+    assert not any(value.any() for value in placeholders.values())
 
 
 def test_the_end_of_a_group_survives_a_request() -> None:

@@ -1,11 +1,11 @@
-"""Messages in bytes: what is sealed is opened as it was, and what was changed on the way is told."""
+"""Messages as bytes: what is authenticated is verified, and what was changed on the way is detected."""
 
 from __future__ import annotations
 
 import pytest
 
 from orbitsplit import TransportError
-from orbitsplit.runtime._messages.framing import HEADER_BYTES, Header, Seal, channel_key
+from orbitsplit.runtime._messages.framing import HEADER_BYTES, Header, MessageAuthenticator, channel_key
 
 KEY = channel_key(b"secret", "session", 0, 1)
 LIMIT = 1 << 20
@@ -24,48 +24,48 @@ HEADER = Header(
 BODY = len(DESCRIPTION) + len(PAYLOAD)
 
 
-def sealed(key: bytes | None, header: Header = HEADER, *, before: int = 0) -> bytearray:
+def authenticated(key: bytes | None, header: Header = HEADER, *, before: int = 0) -> bytearray:
     """Return the part that a channel sends after some others."""
-    seal = Seal("link", key)
+    authenticator = MessageAuthenticator("link", key)
     for _ in range(before + 1):
         part = bytearray(HEADER_BYTES) + DESCRIPTION + PAYLOAD
-        seal.close(header, memoryview(part), BODY)
+        authenticator.authenticate(header, memoryview(part), BODY)
     return part
 
 
-def opened(part: bytes | bytearray, key: bytes | None) -> tuple[Header, bool]:
-    return Seal("link", key).open(memoryview(bytearray(part)), LIMIT)
+def verified(part: bytes | bytearray, key: bytes | None) -> tuple[Header, bool]:
+    return MessageAuthenticator("link", key).verify(memoryview(bytearray(part)), LIMIT)
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["crc", "hmac"])
 def test_a_header_has_96_bytes_and_a_round_trip(key: bytes | None) -> None:
     assert HEADER_BYTES == 96
-    assert opened(sealed(key), key) == (HEADER, True)
-    assert opened(sealed(key) + bytearray(50), key) == (HEADER, True)  # the buffer may be longer
+    assert verified(authenticated(key), key) == (HEADER, True)
+    assert verified(authenticated(key) + bytearray(50), key) == (HEADER, True)  # the buffer may be longer
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["crc", "hmac"])
-def test_a_changed_byte_of_header_or_description_is_refused_and_one_of_the_payload_told(key: bytes | None) -> None:
-    good = sealed(key)
+def test_a_changed_byte_of_header_or_description_is_refused_and_one_of_the_payload_detected(key: bytes | None) -> None:
+    good = authenticated(key)
     for place in range(len(good)):
         part = bytearray(good)
         part[place] ^= 0x10
         if place < HEADER_BYTES + len(DESCRIPTION):
             with pytest.raises(TransportError, match="link: "):
-                opened(part, key)
+                verified(part, key)
         else:
-            assert opened(part, key) == (HEADER, False)
+            assert verified(part, key) == (HEADER, False)
 
 
-def test_a_payload_with_a_check_of_its_own_is_checked_again_only_with_a_secret() -> None:
+def test_a_payload_with_a_check_of_its_own_is_checked_twice_only_with_a_secret() -> None:
     header = HEADER._replace(has_own_check=True)
     for key, is_whole in ((None, True), (KEY, False)):
-        part = sealed(key, header)
+        part = authenticated(key, header)
         part[-1] ^= 1
-        assert opened(part, key) == (header, is_whole)
+        assert verified(part, key) == (header, is_whole)
 
 
-def test_other_keys_open_nothing() -> None:
+def test_other_keys_verify_nothing() -> None:
     others = [
         None,
         channel_key(b"other", "session", 0, 1),
@@ -74,43 +74,43 @@ def test_other_keys_open_nothing() -> None:
         channel_key(b"secret", "session", 0, 2),
     ]
     for key in others:
-        with pytest.raises(TransportError, match="the header of part 0 is damaged"):
-            opened(sealed(KEY), key)
-    with pytest.raises(TransportError, match="not from whom it should be"):
-        opened(sealed(None), KEY)
+        with pytest.raises(TransportError, match="the header of part 0 is corrupted"):
+            verified(authenticated(KEY), key)
+    with pytest.raises(TransportError, match="corrupted or not authentic"):
+        verified(authenticated(None), KEY)
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["crc", "hmac"])
 def test_parts_come_once_and_in_order(key: bytes | None) -> None:
-    seal, limit = Seal("link", key), LIMIT
-    first, second, third = (memoryview(sealed(key, before=k)) for k in range(3))
-    seal.open(first, limit)
+    authenticator, limit = MessageAuthenticator("link", key), LIMIT
+    first, second, third = (memoryview(authenticated(key, before=k)) for k in range(3))
+    authenticator.verify(first, limit)
     for wrong, number in ((first, 0), (third, 2)):
         with pytest.raises(TransportError, match=f"part {number} at byte 0 of {BODY} arrived, expected number 1"):
-            seal.open(wrong, limit)
-    seal.open(second, limit)
-    seal.open(third, limit)
+            authenticator.verify(wrong, limit)
+    authenticator.verify(second, limit)
+    authenticator.verify(third, limit)
 
 
 def test_what_announces_too_much_is_refused_before_anything_is_allocated() -> None:
-    huge = sealed(None, HEADER._replace(payload_bytes=2**50))
+    huge = authenticated(None, HEADER._replace(payload_bytes=2**50))
     with pytest.raises(
         TransportError, match=f"a message announces {2**50 + len(DESCRIPTION)} bytes, the limit is {LIMIT}"
     ):
-        opened(huge, None)
+        verified(huge, None)
 
 
 def test_what_is_no_header_is_refused() -> None:
     with pytest.raises(TransportError, match="a message starts with"):
-        opened(bytes(HEADER_BYTES), None)
+        verified(bytes(HEADER_BYTES), None)
 
 
 def test_a_part_behind_the_first_continues_the_body() -> None:
-    seal = Seal("link", KEY)
+    authenticator = MessageAuthenticator("link", KEY)
     rest = PAYLOAD[100:]
     part = bytearray(HEADER_BYTES) + rest
     header = HEADER._replace(offset=len(DESCRIPTION) + 100)
-    seal.close(header, memoryview(part), len(rest))
-    assert opened(part, KEY) == (header, True)
+    authenticator.authenticate(header, memoryview(part), len(rest))
+    assert verified(part, KEY) == (header, True)
     part[-1] ^= 1
-    assert opened(part, KEY) == (header, False)
+    assert verified(part, KEY) == (header, False)

@@ -1,4 +1,4 @@
-"""A batch under way: tokens in order, its end, and what goes on after a loss."""
+"""A batch in flight: tokens in order, its end, and its rest after a loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAD = 9
 
 
 class Heard:
-    """What a caller was told."""
+    """The calls that a caller got."""
 
     def __init__(self) -> None:
         self.steps: list[list[int]] = []
@@ -84,7 +84,7 @@ def test_a_limit_of_time_keeps_the_tokens_so_far_and_does_not_end_it() -> None:
     assert heard.ends == []
 
 
-def test_what_goes_on_has_the_tokens_in_its_prompts() -> None:
+def test_what_resumes_has_the_tokens_in_its_prompts() -> None:
     generation, _ = make_generation()
     generation.take(4, [10, 7])  # the second row ends
     generation.take(4, [11, PAD])
@@ -98,7 +98,7 @@ def test_what_goes_on_has_the_tokens_in_its_prompts() -> None:
 
 
 def test_a_group_whose_last_token_came_is_complete_though_its_end_was_lost() -> None:
-    # It was begun again with no token left to make, which ended the pipeline.
+    # It was restarted with no token left to make, which ended the pipeline.
     generation, _ = make_generation()
     first, second = generation.states.values()
     assert [state.is_complete for state in (first, second)] == [False, False]
@@ -148,7 +148,7 @@ def test_outputs_of_a_forward_are_joined_by_name() -> None:
 
 
 def test_two_threads_that_end_a_batch_at_once_end_it_once() -> None:
-    # Both saw that it was not over: the caller was told twice, and not of the error that the result raised.
+    # Both saw that it was not over: the caller was called twice, and not with the error that the result raised.
     both = threading.Barrier(2)
 
     class Meeting(threading.Event):

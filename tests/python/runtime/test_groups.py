@@ -1,4 +1,4 @@
-"""Groups: masks, parts of a batch, and what a group is when it is begun again."""
+"""Groups: masks, parts of a batch, and groups that restart."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_groups_divide_the_rows_into_nearly_equal_parts(rows: int, groups: int) 
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_a_group_begun_again_has_its_tokens_in_its_prompts() -> None:
+def test_a_group_that_restarts_has_its_tokens_in_its_prompts() -> None:
     mask = torch.tensor([[0, 1], [1, 1], [1, 1]])
     sampling = Sampling(seed=1, rows=5, first_row=2, drawn=4)
     group = Group(3, 3, 2, packed_mask(mask), 10, eos_token_ids=(9,), sampling=sampling, ended_rows=(2,))
-    again = group.continued(torch.tensor([[5, 6, 7], [5, 9, 0], [0, 0, 0]]))
-    assert (again.id, again.rows, again.tokens, again.max_new_tokens) == (3, 3, 5, 7)
-    assert again.attention_mask().tolist() == [[0, 1, 1, 1, 1], [1] * 5, [1] * 5]
-    assert again.ended_rows == (1, 2)
-    assert again.sampling is not None
-    assert (again.sampling.drawn, again.sampling.first_row) == (7, 2)
+    restarted = group.continued(torch.tensor([[5, 6, 7], [5, 9, 0], [0, 0, 0]]))
+    assert (restarted.id, restarted.rows, restarted.tokens, restarted.max_new_tokens) == (3, 3, 5, 7)
+    assert restarted.attention_mask().tolist() == [[0, 1, 1, 1, 1], [1] * 5, [1] * 5]
+    assert restarted.ended_rows == (1, 2)
+    assert restarted.sampling is not None
+    assert (restarted.sampling.drawn, restarted.sampling.first_row) == (7, 2)

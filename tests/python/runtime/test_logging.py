@@ -55,27 +55,27 @@ def test_losses_and_the_recovery_are_logged_with_nodes_and_numbers(
         running = pipe.submit(PROMPT, max_new_tokens=4)
 
         def lose_a_link() -> None:
-            workers.on_settle = lambda: None
+            workers.on_quiesce = lambda: None
             raise osp.TransportError(QUOTING, kind="link", link=("x", "y"))
 
-        workers.on_settle = lose_a_link
+        workers.on_quiesce = lose_a_link
         workers.losses.append(osp.TransportError(QUOTING, kind="killed", node="b"))
         wait_until(lambda: [level for level, _ in lines(caplog)].count("WARNING") == 3)
         assert not running.is_over
         (recovery,) = pipe.recoveries
-    told = lines(caplog)
-    assert [message for level, message in told if level == "WARNING"] == [
+    logged = lines(caplog)
+    assert [message for level, message in logged if level == "WARNING"] == [
         'session 0 is lost: node "b" (killed)',
         'session 1 is lost: link from node "x" to node "y" (link)',
-        f"recovered from 2 losses in {recovery.seconds:.1f} s, 0.5 s of them to load: session 2 on a, spare "
+        f"recovered from 2 losses in {recovery.seconds:.1f} s, 0.5 s of them loading: session 2 on a, spare "
         "(joined: spare), 1 requests resume",
     ]
-    first, second, closed = [message for level, message in told if level == "INFO"]
+    first, second, closed = [message for level, message in logged if level == "INFO"]
     assert first.startswith("session 0 is ready after ")
     assert first.endswith(" s: 2 stages on a, b")
     assert second.startswith("session 2 is ready after ")
     assert closed == "the pipeline is closed"
-    assert ("DEBUG", "group 0: 2 rows of 3 tokens, up to 4 new ones") in told
+    assert ("DEBUG", "group 0: 2 rows of 3 tokens, up to 4 new ones") in logged
     assert_nothing_private(caplog)
 
 
@@ -91,9 +91,9 @@ def test_retries_and_what_is_given_up_are_logged_by_group(tmp_path: Path, caplog
         FakeStages(pipe).report(("retry", group, [5, 2]), ("fail", group, QUOTING))
         with pytest.raises(osp.TransportError, match="a group is given up"):
             generation.wait(WAIT_S)
-    told = lines(caplog)
-    assert ("WARNING", f"group {group} is restarted with 5 new tokens: corrupted messages in a row: 2") in told
-    assert ("ERROR", f"group {group} is given up") in told
+    logged = lines(caplog)
+    assert ("WARNING", f"group {group} restarts with 5 new tokens, corrupted messages in a row: 2") in logged
+    assert ("ERROR", f"group {group} is given up") in logged
     assert_nothing_private(caplog)
 
 

@@ -176,4 +176,4 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert why_unavailable() == "making network namespaces needs root, this is user 1000"
+    assert why_unavailable() == "creating network namespaces needs root, this is user 1000"

@@ -133,14 +133,14 @@ def test_the_result_is_as_short_as_the_longest_row(three_stages: Pipeline, unspl
     assert tokens.shape[1] <= 8
 
 
-def test_without_a_mask_padding_is_told_from_the_pad_token(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+def test_without_a_mask_padding_is_derived_from_the_pad_token(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
     input_ids, mask = tiny_prompts((6, 3))
     expected = greedy(unsplit, input_ids, mask, 8)
     assert torch.equal(three_stages.generate(input_ids, max_new_tokens=8), expected)
 
 
-def test_padding_is_told_from_the_pad_token_in_force(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
-    # It was told from the model's own pad token, whatever token the caller padded with.
+def test_padding_is_derived_from_the_pad_token_in_force(three_stages: Pipeline, unsplit: PreTrainedModel) -> None:
+    # It was derived from the model's own pad token, even if the caller padded with another.
     input_ids, mask = tiny_prompts((6, 3))
     other = 96
     assert (input_ids != other).all()
@@ -305,7 +305,7 @@ def test_a_lost_node_ends_the_run_with_an_error_that_names_it_and_has_the_tokens
     with Pipeline(make_plan(cuts), directory, progress=progress, heartbeat_timeout_s=4.0) as pipe:
         target.append(pipe)
         is_killed = signal_number == signal.SIGKILL
-        reason = r"was killed by signal 9 \(SIGKILL\)" if is_killed else "gave no sign of life for"
+        reason = r"was killed by signal 9 \(SIGKILL\)" if is_killed else "sent no heartbeat for"
         named = rf'node "node {rank}" \(stage {rank}, layers .*\) {reason}'
         prompt = torch.full((1, 3), 5)
         with pytest.raises(osp.TransportError, match=named) as caught:
@@ -360,15 +360,15 @@ def test_a_stage_must_fit_the_memory_of_its_node(directory: Path, unsplit: PreTr
         Pipeline(limited(needed - 1), directory)
 
 
-# Prints the workers' ids once tokens come out, then goes on until somebody ends it.
+# Prints the workers' ids when the first tokens arrive, and continues until it is ended.
 _PARENT = """
 import sys, torch
 from pathlib import Path
 import orbitsplit as osp
-told = []
+printed = []
 def progress(phase, fraction):
-    if phase == "generating" and fraction > 0 and not told:
-        told.append(True)
+    if phase == "generating" and fraction > 0 and not printed:
+        printed.append(True)
         print(*pipe.pids, flush=True)
 try:
     with osp.Pipeline(osp.Plan.manual(cuts=[2], layers=4), Path(sys.argv[1]), progress=progress) as pipe:

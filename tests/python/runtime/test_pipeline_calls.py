@@ -1,4 +1,4 @@
-"""Ways to call a pipeline: sampling, streaming, many callers at once, one forward of any model; damage and forgery."""
+"""Ways to call a pipeline: sampling, streaming, concurrent callers, one forward of any model, corruption, forgery."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from transformers.generation.streamers import BaseStreamer
 import orbitsplit as osp
 from orbitsplit._models import child_process
 from orbitsplit.runtime import Pipeline
-from orbitsplit.runtime._parent.session import Where
+from orbitsplit.runtime._parent.session import Deployment
 from tests.support.tiny_models import (
     LAYERS,
     VOCABULARY,
@@ -64,7 +64,7 @@ def make_plan(cuts: list[int], layers: int = LAYERS) -> osp.Plan:
 CORRUPT = osp.LinkConditions.from_toml('seed = 5\n[[links]]\nbetween = ["node 0", "node 1"]\ncorrupt = 0.1\n')
 
 
-@pytest.fixture(scope="module", params=["plain", "authenticated, damaged"])
+@pytest.fixture(scope="module", params=["plain", "authenticated, corrupted"])
 def pipe(directory: Path, request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     options: dict[str, Any] = {"secret": "s", "conditions": CORRUPT} if request.param != "plain" else {}
     with Pipeline(make_plan([1, 3]), directory, **options) as pipe:
@@ -217,16 +217,16 @@ def test_wrong_inputs_of_a_forward_are_refused(pipe: Pipeline, inputs: dict[str,
         pipe.forward(**inputs)
 
 
-def test_what_arrives_damaged_is_sent_again(pipe: Pipeline, request: pytest.FixtureRequest) -> None:
+def test_what_arrives_corrupted_is_sent_again(pipe: Pipeline, request: pytest.FixtureRequest) -> None:
     input_ids, mask = tiny_prompts((4, 6))
     pipe.generate(input_ids, mask, max_new_tokens=40, eos_token_id=())
     assert pipe.last_run is not None
-    damaged, whole = (link.frames - 2 * 40 for link in pipe.last_run.links)
+    corrupted, intact = (link.frames - 2 * 40 for link in pipe.last_run.links)
     if request.node.callspec.params["pipe"] == "plain":
-        assert (damaged, whole) == (0, 0)
+        assert (corrupted, intact) == (0, 0)
     else:
-        # The link behind the damaged one gets what arrived whole.
-        assert damaged > whole == 0
+        # The next link gets what arrived intact.
+        assert corrupted > intact == 0
 
 
 @pytest.mark.parametrize("where", ["argument", "environment"])
@@ -238,7 +238,7 @@ def test_an_empty_secret_is_refused(where: str, directory: Path, monkeypatch: py
         Pipeline(make_plan([2]), directory, secret="" if where == "argument" else None)
 
 
-def test_an_error_of_a_streamer_is_the_callers_and_the_pipeline_goes_on(
+def test_an_error_of_a_streamer_is_the_callers_and_the_pipeline_survives(
     pipe: Pipeline, unsplit: PreTrainedModel
 ) -> None:
     class Closed(BaseStreamer):
@@ -266,10 +266,10 @@ def test_a_stage_with_another_secret_is_refused(directory: Path) -> None:
     options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "environment": environment}
     with child_process.start(worker, *arguments, **options) as stranger:
         try:
-            where = Where(port=port, elsewhere=(None, "node 1"))
-            with Pipeline(make_plan([2]), directory, secret="ours", where=where) as pipe:
+            deployment = Deployment(port=port, remote_nodes=(None, "node 1"))
+            with Pipeline(make_plan([2]), directory, secret="ours", deployment=deployment) as pipe:
                 assert pipe.pids[1] == 0
-                with pytest.raises(osp.TransportError, match="is damaged or not from whom it should be") as caught:
+                with pytest.raises(osp.TransportError, match="is corrupted or not authentic") as caught:
                     pipe.generate(torch.full((1, 3), 5), max_new_tokens=4)
             assert (caught.value.kind, caught.value.node) == ("failed", "node 1")
             assert 'link from node "node 0" to node "node 1"' in str(caught.value)

@@ -1,4 +1,4 @@
-"""Prompts: which are taken, and what is told of those that are not."""
+"""Prompts: which are accepted, and the errors of others."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def make_plan(tiny: Subject, *, cuts: tuple[int, ...] = (2, 4)) -> osp.Plan:
 def opened(
     tiny: Subject, network: osp.Network | None = None, *, cuts: tuple[int, ...] = (2, 4), **options: Any
 ) -> Iterator[Pipeline]:
-    """Open a pipeline that can plan again, and see that none of its processes outlives it."""
+    """Open a pipeline that can replan, and check that none of its processes outlives it."""
     options = {"replan": osp.replanner(tiny.profile, network or make_network()), **options}
     patience: dict[str, Any] = {"heartbeat_timeout_s": chaos.HEARTBEAT_S, "stall_timeout_s": chaos.STALL_S}
     with Pipeline(make_plan(tiny, cuts=cuts), tiny.model, **patience, **options) as pipe:
@@ -109,7 +109,7 @@ def test_the_text_is_the_same_after_a_node_was_killed(tiny: Subject, rank: int) 
         assert 0 < recovery.loading_s < recovery.seconds < 15.0 + recovery.loading_s
         assert recovery.to_dict()["node"] == NAMES[rank]
         assert "was killed by signal 9" in str(recovery)
-        # It goes on being usable, with measurements.
+        # It stays usable, with measurements.
         pipe.generate(tiny.prompts, max_new_tokens=4, **ASKED)
         assert pipe.last_run is not None
 
@@ -157,7 +157,7 @@ def test_the_text_is_the_same_after_a_link_was_cut(tiny: Subject) -> None:
         assert ("s1", "s2") not in pairwise(nodes)
 
 
-def test_everything_under_way_goes_on_sampled_text_too(tiny: Subject) -> None:
+def test_everything_in_flight_resumes_sampled_text_too(tiny: Subject) -> None:
     asked: dict[str, Any] = {"max_new_tokens": 150, "do_sample": True, "temperature": 1.5, **ASKED}
     with opened(tiny) as pipe:
         undisturbed = [pipe.generate(tiny.prompts[:rows], seed=rows, **asked) for rows in (1, 2, 3)]
@@ -220,7 +220,7 @@ def test_a_node_that_runs_out_of_memory_is_lost(tiny: Subject) -> None:
 
 def test_without_another_plan_the_error_says_what_is_needed_and_has_the_tokens(tiny: Subject) -> None:
     with opened(tiny, tight_network(tiny, NAMES[:3])) as pipe:
-        reason = r'node "s1" .*without it nothing can go on: .*(memory|bytes|GB)'
+        reason = r'node "s1" .*without it the pipeline cannot recover: .*(memory|bytes|GB)'
         with pytest.raises(osp.TransportError, match=reason) as caught:
             generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL))
         assert (caught.value.kind, caught.value.node) == ("killed", "s1")
@@ -234,12 +234,12 @@ def test_without_another_plan_the_error_says_what_is_needed_and_has_the_tokens(t
 def test_a_plan_that_uses_what_was_lost_is_refused(tiny: Subject) -> None:
     with (
         opened(tiny, replan=lambda running, _nodes, _links: running) as pipe,
-        pytest.raises(osp.TransportError, match="the plan found without it uses it again: s1"),
+        pytest.raises(osp.TransportError, match="the plan that replaces it uses what was lost: s1"),
     ):
         generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL))
 
 
-def test_an_error_of_a_stage_is_not_tried_again(tiny: Subject) -> None:
+def test_an_error_of_a_stage_is_not_retried(tiny: Subject) -> None:
     with opened(tiny) as pipe:
         with pytest.raises(osp.TransportError, match=r"failed: ") as caught:
             # Of other inputs than a language model's; the parent lets them through, the model does not.
@@ -254,7 +254,7 @@ def test_replanning_that_fails_ends_the_pipeline(tiny: Subject) -> None:
 
     with (
         opened(tiny, replan=replan) as pipe,
-        pytest.raises(osp.TransportError, match="nothing can go on: RuntimeError: no idea"),
+        pytest.raises(osp.TransportError, match="the pipeline cannot recover: RuntimeError: no idea"),
     ):
         generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL))
 

@@ -55,7 +55,7 @@ def test_each_part_of_a_batch_gets_the_tokens_of_the_whole(
 
 
 @pytest.mark.parametrize("done", [1, 4])
-def test_drawing_goes_on_after_an_interruption_as_if_there_had_been_none(
+def test_sampling_resumes_after_an_interruption_as_if_there_had_been_none(
     drawn: list[tuple[Tensor, list[Tensor]]], done: int
 ) -> None:
     tokens, logits = drawn[3]

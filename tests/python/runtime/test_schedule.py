@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._schedule import MOST_DAMAGES, Follower, Kind, Lead, Loopback, Message, follow
+from orbitsplit.runtime._schedule import MAX_CORRUPTIONS, FirstStage, Follower, Kind, Loopback, Message, run_follower
 
 VOCABULARY, PAD = 23, 0
 
@@ -73,9 +73,9 @@ class ToyStage:
 
 @dataclass
 class Wire:
-    """A link in memory. `damages(message)` says which messages of activations arrive damaged."""
+    """A link in memory. `corrupts(message)` says which messages of activations arrive corrupted."""
 
-    damages: Callable[[Message], bool] = lambda _message: False
+    corrupts: Callable[[Message], bool] = lambda _message: False
     messages: deque[Message] = field(default_factory=deque)
     last: dict[int, Message] = field(default_factory=dict)
 
@@ -88,28 +88,28 @@ class Wire:
     def repeat(self, group: int) -> None:
         self._put(self.last[group])
 
-    def tell(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0) -> None:
         if kind is Kind.END:
             self.last.pop(group, None)
         self.messages.append(Message(kind, group))
 
     def _put(self, message: Message) -> None:
         self.last[message.group] = message
-        self.messages.append(Message(Kind.DAMAGED, message.group) if self.damages(message) else message)
+        self.messages.append(Message(Kind.CORRUPTED, message.group) if self.corruptions(message) else message)
 
     def receive(self) -> Message:
         return self.messages.popleft()
 
 
 class TokenWire(Wire):
-    """The link back to the first stage, which carries tokens and damage."""
+    """The link back to the first stage, which carries tokens and CORRUPTED."""
 
     def begin(self, group: Group, x: Tensor) -> None:
         self.send(group.id, 0, x)
 
-    def tell(self, kind: Kind, group: int = 0) -> None:
-        if kind is Kind.DAMAGED:
-            super().tell(kind, group)
+    def notify(self, kind: Kind, group: int = 0) -> None:
+        if kind is Kind.CORRUPTED:
+            super().notify(kind, group)
 
 
 @dataclass
@@ -138,14 +138,14 @@ class Chain:
     """Stages and links in memory; what is delivered next is chosen by a random number, each link keeps its order."""
 
     def __init__(
-        self, stages: int, *, most_groups: int = 99, seed: int = 0, damages: Callable[[Message], bool] | None = None
+        self, stages: int, *, most_groups: int = 99, seed: int = 0, corrupts: Callable[[Message], bool] | None = None
     ) -> None:
-        quiet = damages or (lambda _message: False)
+        quiet = corrupts or (lambda _message: False)
         self.toys = [ToyStage(k == stages - 1) for k in range(stages)]
         self.wires = [Wire(quiet) for _ in range(stages - 1)] + [TokenWire(quiet)]
         self.report = Reported()
         self.followers = [Follower(*ends) for ends in zip(self.toys[1:], self.wires[1:], strict=True)]
-        self.lead = Lead(self.toys[0], self.wires[0], self.report, most_groups=most_groups)
+        self.first = FirstStage(self.toys[0], self.wires[0], self.report, most_groups=most_groups)
         self._random = random.Random(seed)
 
     def deliver(self) -> bool:
@@ -155,7 +155,7 @@ class Chain:
             return False
         k = self._random.choice(ready)
         if k == len(self.wires) - 1:
-            self.lead.returned(self.wires[k].receive())
+            self.first.returned(self.wires[k].receive())
             return True
         self.followers[k].take(self.wires[k].receive())
         return True
@@ -186,19 +186,19 @@ batches = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1
     most_groups=st.integers(1, 5),
     eos=st.sets(st.integers(0, VOCABULARY - 1), max_size=4),
     seed=st.integers(0, 1000),
-    damage=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
+    corruption=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
 )
 def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
-    batches: list[tuple[int, int, int]], stages: int, most_groups: int, eos: set[int], seed: int, damage: float
+    batches: list[tuple[int, int, int]], stages: int, most_groups: int, eos: set[int], seed: int, corruption: float
 ) -> None:
     source = random.Random(seed)
-    chain = Chain(stages, most_groups=most_groups, seed=seed, damages=lambda _: source.random() < damage)
+    chain = Chain(stages, most_groups=most_groups, seed=seed, corrupts=lambda _: source.random() < corruption)
     groups = []
     for number, (rows, tokens, new_tokens) in enumerate(batches):
         prompts = make_prompts(rows, tokens, seed + number)
         groups.append((make_group(number, prompts, new_tokens, tuple(sorted(eos))), prompts))
-        chain.lead.begin(*groups[-1])
-        for _ in range(source.randrange(6)):  # groups begin amid others
+        chain.first.begin(*groups[-1])
+        for _ in range(source.randrange(6)):  # groups begin during others
             chain.deliver()
     chain.run()
     for group, prompts in groups:
@@ -206,7 +206,7 @@ def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
             expected = generate_by_rows(prompts.tolist(), group.max_new_tokens, group.eos_token_ids)
             assert chain.rows(group, prompts) == expected
             assert chain.report.ended.count(group.id) == 1
-    assert damage or not chain.report.failed
+    assert corruption or not chain.report.failed
     assert all(not toy.caches for toy in chain.toys)
     assert not any(wire.messages for wire in chain.wires)
 
@@ -215,10 +215,10 @@ def test_one_stage_sends_to_its_own_inbox() -> None:
     prompts = make_prompts(3, 2, 1)
     inbox: deque[Message] = deque()
     report = Reported()
-    lead = Lead(ToyStage(True), Loopback(inbox.append), report, most_groups=2)
-    lead.begin(make_group(0, prompts, 9, (4,)), prompts)
+    first = FirstStage(ToyStage(True), Loopback(inbox.append), report, most_groups=2)
+    first.begin(make_group(0, prompts, 9, (4,)), prompts)
     while inbox:
-        lead.returned(inbox.popleft())
+        first.returned(inbox.popleft())
     got = torch.cat([prompts, torch.stack(report.got[0], dim=1)], dim=1)
     assert got.tolist() == generate_by_rows(prompts.tolist(), 9, (4,))
 
@@ -227,27 +227,27 @@ def test_all_prompts_enter_before_any_group_decodes() -> None:
     chain = Chain(3)
     for number in range(4):
         prompts = make_prompts(1, 2, number)
-        chain.lead.begin(make_group(number, prompts, 3), prompts)
+        chain.first.begin(make_group(number, prompts, 3), prompts)
     assert chain.toys[0].calls == [(0, 0), (1, 0), (2, 0), (3, 0)]
 
 
-def test_a_group_goes_on_without_waiting_for_the_others() -> None:
+def test_a_group_continues_without_waiting_for_the_others() -> None:
     # Only group 0's tokens come back: it must reach its end although group 1 is stuck in prefill.
     chain = Chain(2)
     for number in range(2):
         prompts = make_prompts(1, 1, number)
-        chain.lead.begin(make_group(number, prompts, 3), prompts)
+        chain.first.begin(make_group(number, prompts, 3), prompts)
     for step in range(3):
-        chain.lead.returned(Message(Kind.STEP, 0, step, torch.tensor([5])))
+        chain.first.returned(Message(Kind.STEP, 0, step, torch.tensor([5])))
     assert [token.item() for token in chain.report.got[0]] == [5, 5, 5]
     assert chain.report.ended == [0]
 
 
-def test_no_more_groups_than_allowed_are_under_way_and_the_first_to_come_go_first() -> None:
+def test_no_more_groups_than_allowed_are_in_flight_in_order_of_arrival() -> None:
     chain = Chain(2, most_groups=2)
     for number in range(5):
         prompts = make_prompts(1, 1, number)
-        chain.lead.begin(make_group(number, prompts, 2), prompts)
+        chain.first.begin(make_group(number, prompts, 2), prompts)
     most = 0
     while chain.deliver():
         most = max(most, len(chain.toys[0].caches))
@@ -260,35 +260,35 @@ def test_a_cancelled_group_ends_with_the_tokens_it_has() -> None:
     chain = Chain(2, most_groups=1)
     for number in range(3):
         prompts = make_prompts(1, 1, number)
-        chain.lead.begin(make_group(number, prompts, 50), prompts)
+        chain.first.begin(make_group(number, prompts, 50), prompts)
     while len(chain.report.got.get(0, [])) < 3:
         chain.deliver()
-    chain.lead.cancel(1)  # waits still
+    chain.first.cancel(1)  # waits still
     assert chain.report.ended == [1]
-    chain.lead.cancel(0)
+    chain.first.cancel(0)
     chain.run()
     assert len(chain.report.got[0]) <= 4
     assert 1 not in chain.report.got
     assert chain.report.ended == [1, 0, 2]
-    chain.lead.cancel(2)  # is over
+    chain.first.cancel(2)  # is over
     assert chain.report.ended == [1, 0, 2]
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])
 @pytest.mark.parametrize("step", [0, 1, 4])
-def test_a_damaged_message_changes_no_token(hop: int, step: int) -> None:
+def test_a_corrupted_message_changes_no_token(hop: int, step: int) -> None:
     left = [1]
 
-    def damages(message: Message) -> bool:
+    def corrupts(message: Message) -> bool:
         is_it = message.step == step and message.kind in (Kind.BEGIN, Kind.STEP) and left[0] > 0
         left[0] -= is_it
         return is_it
 
     chain = Chain(3)
-    chain.wires[hop].damages = damages
+    chain.wires[hop].corrupts = corrupts
     prompts = make_prompts(2, 3, 5)
     group = make_group(0, prompts, 6, (9,))
-    chain.lead.begin(group, prompts)
+    chain.first.begin(group, prompts)
     chain.run()
     assert left == [0]
     assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 6, (9,))
@@ -298,13 +298,13 @@ def test_a_damaged_message_changes_no_token(hop: int, step: int) -> None:
 
 
 def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
-    chain = Chain(2, damages=lambda message: message.kind is Kind.BEGIN and message.group == 0)
+    chain = Chain(2, corrupts=lambda message: message.kind is Kind.BEGIN and message.group == 0)
     for number in range(2):
         prompts = make_prompts(1, 2, number)
-        chain.lead.begin(make_group(number, prompts, 3), prompts)
+        chain.first.begin(make_group(number, prompts, 3), prompts)
     chain.run()
-    assert chain.report.retried == [(0, 0, count + 1) for count in range(MOST_DAMAGES)]
-    assert chain.report.failed == {0: f"{MOST_DAMAGES + 1} of its messages in a row arrived damaged"}
+    assert chain.report.retried == [(0, 0, count + 1) for count in range(MAX_CORRUPTIONS)]
+    assert chain.report.failed == {0: f"{MAX_CORRUPTIONS + 1} of its messages in a row arrived corrupted"}
     assert chain.report.ended == [1]
     assert all(not toy.caches for toy in chain.toys)
 
@@ -312,7 +312,7 @@ def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
 def test_a_group_that_generates_nothing_ends_with_its_first_message() -> None:
     chain = Chain(3)
     prompts = make_prompts(2, 3, 0)
-    chain.lead.begin(make_group(0, prompts, 0), prompts)
+    chain.first.begin(make_group(0, prompts, 0), prompts)
     chain.run()
     assert chain.report.got == {}
     assert chain.report.ended == [0]
@@ -322,16 +322,16 @@ def test_a_group_that_generates_nothing_ends_with_its_first_message() -> None:
 def test_rows_that_ended_before_get_the_pad_token_only() -> None:
     chain = Chain(2)
     prompts = make_prompts(2, 2, 0)
-    chain.lead.begin(Group(0, 2, 2, None, 3, (), PAD, ended_rows=(1,)), prompts)
+    chain.first.begin(Group(0, 2, 2, None, 3, (), PAD, ended_rows=(1,)), prompts)
     chain.run()
     got = torch.stack(chain.report.got[0], dim=1)
     assert got[1].tolist() == [PAD] * 3
     assert [*prompts[0].tolist(), *got[0].tolist()] == generate_by_rows(prompts[:1].tolist(), 3, ())[0]
 
 
-def test_the_word_to_stop_reaches_all_stages() -> None:
+def test_the_request_to_stop_reaches_all_stages() -> None:
     wires = [Wire() for _ in range(3)]
-    wires[0].tell(Kind.STOP)
+    wires[0].notify(Kind.STOP)
     for k in range(2):
-        follow(ToyStage(False), wires[k], wires[k + 1])
+        run_follower(ToyStage(False), wires[k], wires[k + 1])
     assert wires[2].receive().kind is Kind.STOP

@@ -20,6 +20,7 @@ import orbitsplit as osp
 from orbitsplit.runtime import Generation, Pipeline
 from orbitsplit.runtime._messages.control import StageRecord
 from orbitsplit.runtime._parent import pipeline, sessions
+from orbitsplit.runtime._parent.session import Deployment
 from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline
 from tests.support.tiny_models import LAYERS
 
@@ -203,7 +204,7 @@ def test_an_error_while_events_are_taken_ends_the_pipeline_and_leaves_nobody_wai
     with fake_pipeline(tmp_path) as (pipe, _):
         generation = pipe.submit(PROMPT, max_new_tokens=2)
         FakeStages(pipe).report(("tokens", next(iter(generation.states)), "not a list"))
-        with pytest.raises(osp.TransportError, match="nothing can go on: "):
+        with pytest.raises(osp.TransportError, match="the pipeline cannot recover: "):
             generation.wait(WAIT_S)
         with pytest.raises(osp.TransportError, match="the pipeline cannot be used"):
             pipe.submit(PROMPT, max_new_tokens=2)
@@ -267,7 +268,7 @@ def test_a_pipeline_that_is_dropped_while_it_recovers_ends(tmp_path: Path) -> No
     may_return.set()
     supervisor.join(WAIT_S)
     assert not supervisor.is_alive()
-    assert workers.calls == ["settle", "end"]
+    assert workers.calls == ["quiesce", "end"]
     with pytest.raises(osp.TransportError, match=r"it was dropped without close\(\)"):
         generation.wait(WAIT_S)
 
@@ -297,3 +298,12 @@ def test_a_result_that_is_kept_keeps_neither_pipeline_nor_sessions(tmp_path: Pat
     gc.collect()
     assert dead() is None
     assert generation.result().tolist() == [[5, 5, 5, 7]]
+
+
+def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -> None:
+    with pytest.warns(DeprecationWarning, match=r"Pipeline\(where=\) is now Pipeline\(deployment=\)"):
+        pipe, _ = open_fake_pipeline(tmp_path, where=Deployment(emulates=False))
+    with pipe:
+        assert pipe._sessions._deployment == Deployment(emulates=False)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
+        open_fake_pipeline(tmp_path, wher=Deployment())

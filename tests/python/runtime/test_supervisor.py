@@ -1,4 +1,4 @@
-"""Telling the cause of a failure from what it caused, with processes and a store made up for the purpose."""
+"""The cause of a failure, as opposed to its consequences, with fake processes and a fake store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import orbitsplit as osp
-from orbitsplit.runtime._messages.control import Failure, SignOfLife, failure_key, sign_of_life_key
+from orbitsplit.runtime._messages.control import Failure, Heartbeat, failure_key, heartbeat_key
 from orbitsplit.runtime._parent import supervisor
 from orbitsplit.runtime._parent.supervisor import Workers
 
@@ -68,7 +68,7 @@ def make_workers(
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_GRACE_S", 0.0)
-    monkeypatch.setattr(supervisor, "_SETTLING_S", 0.0)
+    monkeypatch.setattr(supervisor, "_QUIESCE_S", 0.0)
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_failures_of_another_session_are_none(monkeypatch: pytest.MonkeyPatch) -
     workers.end()
 
 
-def test_a_node_that_the_kernel_killed_for_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_the_kernel_killed_for_memory_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     workers, _ = make_workers(monkeypatch, [None, -9, None], {})
     monkeypatch.setattr(supervisor, "oom_kills", lambda: workers._oom_kills + 1)
     with pytest.raises(osp.TransportError, match="because the machine ran out of memory") as caught:
@@ -136,29 +136,27 @@ def test_silence_is_measured_from_the_last_change(monkeypatch: pytest.MonkeyPatc
     workers, store = make_workers(monkeypatch, [None, None, None], {})
     for count in range(3):
         for rank in range(3):
-            store.values[sign_of_life_key(rank)] = SignOfLife(count, "serving").to_json()
+            store.values[heartbeat_key(rank)] = Heartbeat(count, "serving").to_json()
         workers.check(PLAN, SESSION)
         clock[0] += 60.0  # nobody looked for a minute, but the workers went on
     for rank in (0, 2):
-        store.values[sign_of_life_key(rank)] = SignOfLife(9, "serving").to_json()
-    with pytest.raises(
-        osp.TransportError, match=r'node "node 1" .* no sign of life for 60\.0 s, the limit is 8 s'
-    ) as e:
+        store.values[heartbeat_key(rank)] = Heartbeat(9, "serving").to_json()
+    with pytest.raises(osp.TransportError, match=r'node "node 1" .* no heartbeat for 60\.0 s, the limit is 8 s') as e:
         workers.check(PLAN, SESSION)
     assert (e.value.kind, e.value.node) == ("hangs", "node 1")
     workers.end()
 
 
-def put_signs(store: Store, count: int, *, sent: int, received: int, waiting_s: float, late_s: float) -> None:
+def put_heartbeats(store: Store, count: int, *, sent: int, received: int, waiting_s: float, late_s: float) -> None:
     """Let all be in order but for the link from node 0 to node 1."""
-    dues = (-late_s,) * min(sent, 3)
-    signs = (
-        SignOfLife(count, "serving", SESSION, received=1, waiting_s=0.0, sent=sent, dues_in_s=dues),
-        SignOfLife(count, "serving", SESSION, received=received, waiting_s=waiting_s, sent=1, dues_in_s=(-99.0,)),
-        SignOfLife(count, "serving", SESSION, received=1, waiting_s=99.0, sent=1, dues_in_s=(-99.0,)),
+    arrivals = (-late_s,) * min(sent, 3)
+    heartbeats = (
+        Heartbeat(count, "serving", SESSION, received=1, waiting_s=0.0, sent=sent, arrivals_in_s=arrivals),
+        Heartbeat(count, "serving", SESSION, received=received, waiting_s=waiting_s, sent=1, arrivals_in_s=(-99.0,)),
+        Heartbeat(count, "serving", SESSION, received=1, waiting_s=99.0, sent=1, arrivals_in_s=(-99.0,)),
     )
-    for rank, sign in enumerate(signs):
-        store.values[sign_of_life_key(rank)] = sign.to_json()
+    for rank, heartbeat in enumerate(heartbeats):
+        store.values[heartbeat_key(rank)] = heartbeat.to_json()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def put_signs(store: Store, count: int, *, sent: int, received: int, waiting_s: 
         (7, 6, 6.0, 6.0, True),
         (7, 7, 60.0, 60.0, False),  # all has arrived
         (7, 6, 4.0, 60.0, False),  # the receiver is busy, the message may be there
-        (7, 6, 60.0, 4.0, False),  # the message is under way
+        (7, 6, 60.0, 4.0, False),  # the message is in flight
         (9, 3, 6.0, 6.0, True),  # more than are remembered, of which the oldest is late
         (9, 3, 60.0, 4.0, False),
     ],
@@ -176,7 +174,7 @@ def test_a_link_is_lost_when_its_message_is_late_and_waited_for(
     monkeypatch: pytest.MonkeyPatch, sent: int, received: int, waiting_s: float, late_s: float, is_lost: bool
 ) -> None:
     workers, store = make_workers(monkeypatch, [None, None, None], {})
-    put_signs(store, 1, sent=sent, received=received, waiting_s=waiting_s, late_s=late_s)
+    put_heartbeats(store, 1, sent=sent, received=received, waiting_s=waiting_s, late_s=late_s)
     if not is_lost:
         workers.check(PLAN, SESSION)
         workers.end()
@@ -190,7 +188,7 @@ def test_a_link_is_lost_when_its_message_is_late_and_waited_for(
 def test_what_is_left_keeps_its_processes_and_a_lost_node_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
     workers, store = make_workers(monkeypatch, [None, -9, None, None, None], {0: LOST, 2: LOST})
     error = osp.TransportError("lost", kind="killed", node="node 1")
-    workers.settle(PLAN, SESSION, error)
+    workers.quiesce(PLAN, SESSION, error)
     assert f"interrupt/{SESSION}" in store.values
     two = osp.Plan.manual(cuts=[2], layers=3)
     left = osp.Plan(
@@ -211,7 +209,7 @@ def test_a_worker_that_does_not_leave_its_session_is_ended(
 ) -> None:
     workers, _ = make_workers(monkeypatch, [None, -9, None, None, None], {0: LOST})
     with caplog.at_level(logging.INFO, logger="orbitsplit.runtime"):
-        workers.settle(PLAN, SESSION, osp.TransportError("lost", kind="killed", node="node 1"))
+        workers.quiesce(PLAN, SESSION, osp.TransportError("lost", kind="killed", node="node 1"))
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", f'node "node 2" did not leave session {SESSION} within 0 s'),
         ("WARNING", 'node "node 2": process 7 killed'),
@@ -224,7 +222,7 @@ def test_a_worker_that_does_not_leave_its_session_is_ended(
 
 
 class Announced:
-    """A lock that tells when a thread of the given name comes for it."""
+    """A lock that signals when a thread of the given name comes for it."""
 
     def __init__(self, lock: Any, name: str) -> None:
         self._lock, self._name, self.is_wanted = lock, name, threading.Event()

@@ -127,15 +127,15 @@ def test_another_number_of_processes_than_stages_is_an_error(example: Example, t
         assert machines[0].out == ""
 
 
-def test_a_rank_that_is_never_heard_of_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_never_sends_a_heartbeat_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # A wrong option on one machine once left the others waiting for ten minutes.
     plan = osp.Plan.manual(cuts=[1], layers=2)
     patience = {"heartbeat_timeout_s": HEARTBEAT_S, "stall_timeout_s": 10.0}
-    workers = supervisor.Workers(ControlStore.host(), environment={}, elsewhere=("node 0", "node 1"), **patience)
+    workers = supervisor.Workers(ControlStore.host(), environment={}, remote_nodes=("node 0", "node 1"), **patience)
     workers.check(plan, session=0)
-    monkeypatch.setattr(supervisor, "_FIRST_SIGN_S", 0.0)
+    monkeypatch.setattr(supervisor, "_FIRST_HEARTBEAT_S", 0.0)
     monkeypatch.setattr(supervisor, "_READ_S", 0.0)
-    with pytest.raises(osp.TransportError, match=r'^node "node 0" \(stage 0, .* no sign of life within 0 s') as caught:
+    with pytest.raises(osp.TransportError, match=r'^node "node 0" \(stage 0, .* no heartbeat within 0 s') as caught:
         workers.check(plan, session=0)
     assert (caught.value.kind, caught.value.node) == ("hangs", "node 0")
 
@@ -159,9 +159,9 @@ def on_nodes(
     for rank, node in enumerate(NODES):
         where = ["--nnodes=3", f"--node-rank={rank}", *master]
         own = options if rank == 0 else asked("")
-        # Not told which interface: each finds that by itself.
-        told = ["env", "-u", "GLOO_SOCKET_IFNAME", *torchrun([*where, "--nproc-per-node=1"], plan, *own)]
-        command = spaces.command(node, told)
+        # Without the name of the interface, which each process finds by itself.
+        launch = ["env", "-u", "GLOO_SOCKET_IFNAME", *torchrun([*where, "--nproc-per-node=1"], plan, *own)]
+        command = spaces.command(node, launch)
         machines.append(Machine(command, dict((environments or {}).get(node, {}))))
     return machines
 
@@ -186,7 +186,7 @@ def test_a_machine_with_another_secret_ends_the_run(example: Example, spaces: Na
         assert machines.wait()[0] != 0
         assert 'error: node "sat-1" (stage 1, layers 2-3) failed' in machines[0].err
         assert 'link from node "sat-0" to node "sat-1"' in machines[0].err
-        assert "is damaged or not from whom it should be" in machines[0].err
+        assert "is corrupted or not authentic" in machines[0].err
         assert machines[0].out == ""
 
 
@@ -206,7 +206,7 @@ def test_a_killed_machine_ends_the_run_by_name_and_only_one_interface_was_open(
         codes = machines.wait()
         assert time.monotonic() - killed_s < HEARTBEAT_S + 7.0
         assert codes[0] == codes[1] == 1
-        assert 'error: node "sat-1" (stage 1, layers 2-3) gave no sign of life for' in machines[0].err
+        assert 'error: node "sat-1" (stage 1, layers 2-3) sent no heartbeat for' in machines[0].err
 
 
 def wait_for_traffic(machines: Machines) -> None:

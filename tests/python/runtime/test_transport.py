@@ -61,7 +61,7 @@ seen = {}
 def join(session):
     return Transport(address, session, rank=rank, stages=2, timeout_s=60)
 
-# Messages of all sizes, with and without a key, undamaged and damaged.
+# Messages of all sizes, with and without a key, intact and corrupted.
 sizes = [0, 1, 1000, (4 << 20) - 96, (4 << 20) - 95, 9 << 20, 7]
 KEY = b"k" * 32
 for name, key, corrupt in (("plain", None, 0.0), ("secret", KEY, 0.0), ("corrupt", None, 1.0), ("both", KEY, 1.0)):
@@ -136,7 +136,7 @@ except PeerLostError as error:
     seen["interrupted"] = str(error)
 transport.close()
 
-# Who loses the other is told.
+# The loss of the other is detected.
 transport = join("lost")
 if rank == 0:
     sender = Sender(transport, "link", 1, shaper=None)
@@ -199,7 +199,7 @@ def test_messages_of_any_size_arrive_in_order(seen: list[dict[str, Any]], name: 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["corrupt", "both"])
-def test_flipped_bits_are_told_and_what_follows_arrives(seen: list[dict[str, Any]], name: str) -> None:
+def test_flipped_bits_are_detected_and_what_follows_arrives(seen: list[dict[str, Any]], name: str) -> None:
     assert seen[1][name] == expected(arrives=False)
 
 
@@ -219,12 +219,12 @@ def test_an_emulated_link_delivers_when_it_says(seen: list[dict[str, Any]]) -> N
 
 
 @pytest.mark.timeout(120)
-def test_who_waits_can_be_freed(seen: list[dict[str, Any]]) -> None:
+def test_a_wait_can_be_interrupted(seen: list[dict[str, Any]]) -> None:
     assert all(side["interrupted"].startswith("link broke: ") for side in seen)
 
 
 @pytest.mark.timeout(120)
-def test_who_loses_the_other_is_told(seen: list[dict[str, Any]]) -> None:
+def test_the_loss_of_the_other_is_detected(seen: list[dict[str, Any]]) -> None:
     assert seen[1]["lost"].startswith("link broke: ")
 
 

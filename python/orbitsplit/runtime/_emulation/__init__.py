@@ -1,1 +1,1 @@
-"""Slow links and slow nodes emulated on one machine."""
+"""Slow links and slow nodes, emulated on one machine."""

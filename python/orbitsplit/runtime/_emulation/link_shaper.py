@@ -1,8 +1,8 @@
 """Slow and unreliable links, emulated on one machine by delivery times.
 
-The sender writes into each message when it would have arrived, the receiver waits for that moment. That takes no
-processor time, does not block the sender and needs no privileges. It relies on one monotonic clock for all processes,
-so on one host.
+The sender writes the time of delivery into each message, and the receiver waits for that time. This takes no processor
+time, does not block the sender and needs no privileges. It requires one monotonic clock for all processes, hence one
+host.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from orbitsplit._network.link_conditions import LinkShape
 
 
 class LinkShaper:
-    """Delivery times on one link: messages queue for its rate, then travel for its latency.
+    """Delivery times on one link: messages queue for transmission at its rate, then propagate for its latency.
 
-    Travelling does not occupy the link, so many messages may be under way at once, but none overtakes another.
-    While the link is down nothing more of a message is sent; the rest follows when it is up again. What has left
-    the sender travels on and arrives. A message that the link never finishes sending is delivered at infinity; if it
-    never starts sending it, its start is the moment it was queued.
+    Propagation does not occupy the link, so many messages may be in flight at once, but none overtakes another. While
+    the link is down, transmission stops; it resumes when the link is up. What was transmitted before arrives. A message
+    whose transmission never ends is delivered at infinity; if it never starts, its start is the time it was queued.
 
-    `conditions` are what this link does over time, since `origin_s` of the monotonic clock; what they say of rate
-    and latency stands instead of the other arguments. What is random depends on their seed and on the number of
-    messages before, so one shaper should serve a link for as long as the pipeline lives.
+    `conditions` describe the link over time, from `origin_s` of the monotonic clock on; their rate and latency override
+    the other arguments. Random effects depend on their seed and on the number of earlier messages, so one shaper should
+    serve a link as long as the pipeline lives.
     """
 
     def __init__(
@@ -48,11 +47,11 @@ class LinkShaper:
         self._segments = _segments(rates, conditions.outages(), origin_s)
         self._until_s, self._rate = next(self._segments)
         self._delivered_s = 0.0
-        # Three generators: how many messages were corrupted must not change how long the next one is delayed.
+        # Three generators, so that the number of corrupted messages does not change the next delay.
         self._jitter, self._corrupt, self._bit = (conditions.generator(key) for key in ("jitter", "corrupt", "bit"))
 
     def stamp(self, size: int, now_s: float) -> tuple[float, float, float]:
-        """Queue `size` bytes at `now_s`; return when the link starts them, ends them, and delivers them."""
+        """Queue `size` bytes at `now_s`; return when their transmission starts and ends, and their delivery time."""
         start_s = max(now_s, self.free_s)
         if self._conditions is None:
             self.free_s = start_s if self.bytes_per_s is None else start_s + size / self.bytes_per_s
@@ -64,11 +63,11 @@ class LinkShaper:
         return start_s, self.free_s, self._delivered_s
 
     def corrupts(self) -> bool:
-        """Decide whether the next message is corrupted; to be asked once for each."""
+        """Decide whether the next message is corrupted; call once per message."""
         return self._conditions is not None and self._corrupt.random() < self._conditions.corrupt
 
     def flip(self, payload: memoryview | bytearray) -> int | None:
-        """Flip one random bit of a corrupted message's payload, unsigned bytes; return which, None if it is empty."""
+        """Flip one random bit of a corrupted message's payload (unsigned bytes); return its index, None if empty."""
         if self._conditions is None or not len(payload):
             return None
         bit = self._bit.randrange(8 * len(payload))
@@ -76,17 +75,17 @@ class LinkShaper:
         return bit
 
     def _transmit(self, size: int, at_s: float) -> tuple[float, float]:
-        """Return when the first and the last bit of `size` bytes leave if the link is free from `at_s` on."""
+        """Return when the first and the last bit of `size` bytes are sent if the link is free from `at_s` on."""
         start_s = at_s = self._next_up(at_s)
         left = float(size)
         while at_s < math.inf and at_s + left / self._rate > self._until_s:
-            # Rounding may take a hair more than there is.
+            # Rounding may subtract slightly more than is left.
             left = max(0.0, left - (self._until_s - at_s) * self._rate)
             at_s = self._next_up(self._until_s)
         return start_s, at_s if at_s == math.inf else at_s + left / self._rate
 
     def _next_up(self, at_s: float) -> float:
-        """Go to the segment of the first moment from `at_s` on at which the link is up; return that moment."""
+        """Advance to the segment of the first time from `at_s` on at which the link is up; return that time."""
         while at_s < math.inf:
             if at_s >= self._until_s:
                 self._until_s, self._rate = next(self._segments)
@@ -100,7 +99,7 @@ class LinkShaper:
 def _segments(
     rates: Sequence[tuple[float, float]], outages: Iterable[tuple[float, float]], origin_s: float
 ) -> Iterator[tuple[float, float]]:
-    """Yield until when on the clock the link has which rate, in order and to infinity: 0 while it is down."""
+    """Yield (end, rate) of the segments in order, the last one to infinity; the rate is 0 while the link is down."""
     ends = [*(start_s for start_s, _ in rates[1:]), math.inf]
     k = 0
     for down_s, up_s in itertools.chain(outages, [(math.inf, math.inf)]):

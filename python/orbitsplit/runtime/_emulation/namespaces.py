@@ -1,12 +1,12 @@
-"""One Linux network namespace per node, so that real connections between nodes have the links' rates.
+"""One Linux network namespace per node, so that real connections between nodes have the rates of links.
 
-For runs over several "machines" on one: processes in different namespaces see each other through the network alone.
+They emulate several machines on one: processes in different namespaces reach each other only through the network.
 
-Each node has the interface `eth0` with its address, on a bridge that joins all nodes at full speed: what has no link
-(rendezvous, heartbeats) goes there. Two nodes with a link are also joined by a pair of virtual interfaces, with a
-token bucket filter (`tc tbf`) on the sending end of each direction; traffic between their addresses takes it. Delay is
-not emulated here (netem is not in every kernel): the pipeline's delivery times do that. Everything lies inside the
-namespaces, nothing is added to the host's own network but their names.
+Each node has the interface `eth0` with its address, on a bridge that connects all nodes at full speed for traffic
+without a link (rendezvous, heartbeats). Two nodes with a link are also connected by a pair of virtual interfaces, with
+a token bucket filter (`tc tbf`) at the sending end of each direction, and traffic between their addresses is routed
+there. Delay is not emulated here (netem is not in every kernel), but by the pipeline's delivery times. Everything is
+inside the namespaces; the host's own network gets nothing but their names.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from orbitsplit._errors import OrbitsplitError
 from orbitsplit._network.network import Link, Network, Node
 
 _MOST_NODES = 254 * 256
-# What may leave at once (less than a few packets, and the rate is not reached) and what may wait (less, and TCP loses).
+# The burst (with less than a few packets the rate is not reached) and the queue (with less, TCP loses packets).
 _BURST_BYTES, _BURST_S = 8_000, 0.002
 _QUEUE_BYTES, _QUEUE_S = 300_000, 0.05
 
 
 class Namespaces:
-    """The nodes of a network as network namespaces of this machine, while the `with` block lasts. Needs root.
+    """The nodes of a network as network namespaces of this machine, for the duration of the `with` block. Needs root.
 
-    `nodes` are the names of those to make, all by default. At the end, whatever ends the block, processes that still
-    run in the namespaces are killed and the namespaces are deleted.
+    `nodes` are the names of the nodes to create, all by default. When the block ends, for whatever reason, processes
+    that still run in the namespaces are killed and the namespaces are deleted.
 
     Example:
         >>> with Namespaces(Network.load("network.toml")) as spaces:  # doctest: +SKIP
         ...     subprocess.run(spaces.command("sat-0", ["ping", "-c1", spaces.address("sat-1")]), check=True)
 
     Raises:
-        ValueError: A node that the network does not have, or one named twice.
-        OrbitsplitError: This machine cannot do it; the message quotes the command that failed.
+        ValueError: A node is not in the network, or is named twice.
+        OrbitsplitError: This machine cannot create namespaces; the message quotes the command that failed.
     """
 
     def __init__(self, network: Network, nodes: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ class Namespaces:
             raise ValueError(f"{len(names)} nodes, there are addresses for {_MOST_NODES}")
         self._links = [link for link in network.links if link.source in names and link.destination in names]
         self._index = {name: k for k, name in enumerate(names)}
-        # The process and a random part: parallel runs, and threads of one, do not collide.
+        # The process and a random part, so that parallel runs, and threads of one, do not collide.
         self._prefix = f"orbitsplit-{os.getpid()}-{secrets.token_hex(3)}"
         self._bridge = f"{self._prefix}-bridge"
 
@@ -82,7 +82,7 @@ class Namespaces:
         return f"10.77.{high}.{low + 1}"
 
     def command(self, node: str, arguments: Sequence[str]) -> list[str]:
-        """Return the command that runs `arguments` on the node; Gloo is told its interface.
+        """Return the command that runs `arguments` on the node, with Gloo on the node's interface.
 
         Raises:
             ValueError: There is no such node.
@@ -106,13 +106,13 @@ class Namespaces:
             _run(f"ip -n {self._bridge} link set port{k} master bridge0 up")
             _run(f"ip -n {space} address add {self.address(node)}/16 dev eth0")
             _run(f"ip -n {space} link set eth0 up")
-        for source, target in {tuple(sorted((link.source, link.destination))) for link in self._links}:
-            self._join(source, target)
+        for one, other in {tuple(sorted((link.source, link.destination))) for link in self._links}:
+            self._join(one, other)
         for link in self._links:
             self._limit(link.source, link.destination, link.bytes_per_s)
 
     def _join(self, one: str, other: str) -> None:
-        # Routes both ways even for a link one way: a kernel that checks reverse paths drops what comes in elsewhere.
+        # Routes in both directions even for a link in one: a kernel that checks reverse paths drops packets otherwise.
         near, far = self.namespace(one), self.namespace(other)
         names = {one: f"to-{self._position(other)}", other: f"to-{self._position(one)}"}
         _run(f"ip link add {names[one]} netns {near} type veth peer name {names[other]} netns {far}")
@@ -122,32 +122,32 @@ class Namespaces:
             route = f"{self.address(peer)}/32 dev {names[node]} src {self.address(node)}"
             _run(f"ip -n {self.namespace(node)} route add {route}")
 
-    def _limit(self, source: str, target: str, bytes_per_s: float) -> None:
+    def _limit(self, source: str, destination: str, bytes_per_s: float) -> None:
         burst = max(_BURST_BYTES, round(_BURST_S * bytes_per_s))
         queue = max(_QUEUE_BYTES, round(_QUEUE_S * bytes_per_s))
         limit = f"tbf rate {round(8 * bytes_per_s)}bit burst {burst}b limit {queue}b"
-        _run(f"tc -n {self.namespace(source)} qdisc add dev to-{self._position(target)} root {limit}")
+        _run(f"tc -n {self.namespace(source)} qdisc add dev to-{self._position(destination)} root {limit}")
 
     def _delete(self) -> None:
         spaces = [self._bridge, *(self.namespace(node) for node in self._index)]
         for space in spaces:
-            with suppress(OrbitsplitError):  # it was not made yet
+            with suppress(OrbitsplitError):  # it was not created yet
                 for process in _run(f"ip netns pids {space}").split():
                     with suppress(ProcessLookupError):
                         os.kill(int(process), signal.SIGKILL)
-        # All in one command that is not interrupted by Ctrl-C, so that an impatient second one leaves nothing behind.
+        # One command, which Ctrl-C does not interrupt, so that a second Ctrl-C leaves nothing behind.
         lines = "".join(f"netns delete {space}\n" for space in spaces)
         with suppress(FileNotFoundError):
             _start(["ip", "-force", "-batch", "-"]).communicate(lines)
 
 
 def why_unavailable() -> str | None:
-    """Return why this machine cannot make namespaces joined by limited links; None if it can (it is tried out)."""
+    """Return why this machine cannot create namespaces with limited links, None if it can (which is tried)."""
     for program in ("ip", "tc"):
         if shutil.which(program) is None:
             return f"the program {program} is not installed (package iproute2)"
     if os.geteuid() != 0:
-        return f"making network namespaces needs root, this is user {os.geteuid()}"
+        return f"creating network namespaces needs root, this is user {os.geteuid()}"
     nodes = tuple(Node(name, 1, slowdown=1.0) for name in ("a", "b"))
     try:
         with Namespaces(Network("trial", nodes, (Link("a", "b", 1e6),))):
@@ -157,12 +157,12 @@ def why_unavailable() -> str | None:
 
 
 def is_available() -> bool:
-    """Say whether namespaces work here; `why_unavailable` says why not."""
+    """Return whether namespaces work here; `why_unavailable` returns the reason."""
     return why_unavailable() is None
 
 
 def _run(command: str) -> str:
-    """Run a command and return what it prints. Raises OrbitsplitError with what it complains about."""
+    """Run a command and return its output. Raises OrbitsplitError with its error message."""
     try:
         process = _start(shlex.split(command))
     except FileNotFoundError as error:

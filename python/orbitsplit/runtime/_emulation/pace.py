@@ -1,7 +1,7 @@
-"""Slow nodes, emulated on one machine by stretching the processor time of each piece of their work.
+"""Slow nodes, emulated on one machine by stretching the processor time of each piece of work.
 
-Several nodes that share a core disturb each other less than the wall clock would suggest, since a stretched piece
-waits most of its time.
+Several nodes that share a core disturb each other less than the wall clock suggests, since a stretched piece of work
+mostly waits.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Runs pieces of work at the speed of an emulated node and records when each ran.
+    """Runs pieces of work at the speed of an emulated node and records them.
 
-    `slowdown` s makes a piece that takes c seconds of processor time last s * c seconds. Processor time counts this
-    thread alone, so it is exact with one torch thread; with more, the time on the clock is stretched instead.
+    With `slowdown` s, a piece of work of c seconds of processor time lasts s * c seconds. Processor time counts only
+    this thread, so it is exact with one torch thread; with more threads, wall time is stretched instead.
     """
 
     def __init__(self, recorder: Recorder, *, slowdown: float = 1.0, threads: int = 1) -> None:
@@ -29,14 +29,14 @@ class Pace:
         self.held_until_s = 0.0
 
     def hold_until(self, free_s: float) -> None:
-        """Start no work before `free_s`: a half-duplex node cannot compute while it transmits."""
+        """Start no work before `free_s`, since a half-duplex node cannot compute while it transmits."""
         self.held_until_s = free_s
 
     def run(self, kind: str, group: int, step: int, work: Callable[[], T], *, is_brief: bool = False) -> T:
-        """Do `work`, last as long as the emulated node would, and record it.
+        """Do `work`, wait until the emulated node would have done it, and record it.
 
-        Reading a thread's processor time takes about as long as encoding the activation of a token: for such brief work
-        of a node that is not emulated, the time on the clock stands in for it.
+        Reading a thread's processor time takes about as long as encoding the activation of a token: for work that
+        `is_brief`, on a node that is not emulated, wall time is recorded instead.
         """
         start_s = time.monotonic()
         if start_s < self.held_until_s:
@@ -58,7 +58,7 @@ class Pace:
 
 
 def sleep_until(moment_s: float) -> None:
-    """Return at `moment_s` of the monotonic clock, at once if it has passed."""
+    """Return at `moment_s` of the monotonic clock, immediately if it has passed."""
     remaining_s = moment_s - time.monotonic()
     if remaining_s > 0:
         time.sleep(remaining_s)

@@ -1,1 +1,1 @@
-"""What processes send each other: activations and tokens over Gloo, control records over the store."""
+"""Messages between processes: activations and tokens over Gloo, control records over the store."""

@@ -1,4 +1,4 @@
-"""The calibrated codecs of a plan in a temporary file: each process reads those of its own links, not the codebook."""
+"""The calibrated codecs of a plan in a temporary file, from which each process reads those of its own links."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _SCALARS = ("codebook", "cut", "level", "rounding", "shrink", "hadamard")
 
 
 class CodecFile:
-    """Where the calibrated codecs of a plan lie as long as its processes run; `path` is None where it has none.
+    """A temporary file of a plan's calibrated codecs; `path` is None for a plan without any.
 
-    Raises ValueError if the plan needs a codebook and has none, or another.
+    Raises ValueError if the plan needs a codebook and none, or another one, is given.
     """
 
     def __init__(self, plan: Plan, codebook: Codebook | str | Path | None) -> None:
         self.path: str | None = None
         self._remove: weakref.finalize[[str], CodecFile] | None = None
         if plan.codebook is None:
-            return  # what is given and not needed does no harm
+            return  # a codebook that is not needed is ignored
         if codebook is None:
             raise ValueError(f"the plan needs codebook {plan.codebook}: pass it to Pipeline")
         book = codebook if isinstance(codebook, Codebook) else Codebook.load(codebook)
@@ -69,7 +69,7 @@ def _write(path: str, plan: Plan, book: Codebook) -> None:
 def read_codecs(
     path: str | None, stages: Sequence[PlanStage], links: Sequence[int]
 ) -> tuple[dict[int, CalibratedCodec | str], CalibratedModel | None]:
-    """Return the codecs of some links, and the model that they were calibrated for (None: no codebook)."""
+    """Return the codecs of the given links, and the model for which they were calibrated (None: no codebook)."""
     if path is None:
         return {link: stages[link].codec or "raw" for link in links}, None
     document, tensors = read_tensors(path, _FORMAT, _VERSION)

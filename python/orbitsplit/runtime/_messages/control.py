@@ -1,7 +1,7 @@
-"""What the parent and its workers tell each other through the control store: keys, and records as JSON.
+"""The protocol between the parent and its workers over the control store: keys, and records as JSON.
 
-A session is the time in which one plan runs with nothing lost. After a loss the next one begins, with another plan
-and, of the processes, those that are left. Keys of a session have its number in them.
+A session is the time during which one plan runs without a loss. After a loss the next session starts, with another plan
+and the processes that are left. The keys of a session contain its number.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .record import Record, Traffic
 
 _TOKENS = ".tokens"  # no input of a model has a name like that
 
-# A request to end: no more work.
+# The request to stop: no more work.
 STOP = b""
 
-# The environment variable of the secret that messages are authenticated with; not in the store, which anybody reads
-# who reaches it.
+# The environment variable with the secret that authenticates messages. It is never put into the store, which anybody
+# can read who can connect to it.
 SECRET_VARIABLE = "ORBITSPLIT_SECRET"
 
 
@@ -36,23 +36,23 @@ def setup_key(session: int) -> str:
 
 
 def ready_key(session: int, worker: int) -> str:
-    """Return the key a worker sets once it can take work."""
+    """Return the key that a worker sets when it is ready for work."""
     return f"ready/{session}/{worker}"
 
 
 def failure_key(session: int, worker: int) -> str:
-    """Return the key a worker sets when it fails, or has lost another."""
+    """Return the key that a worker sets when it fails, or loses another worker."""
     return f"failure/{session}/{worker}"
 
 
 def interrupt_key(session: int) -> str:
-    """Return the key the parent sets so that no worker waits for another any more."""
+    """Return the key that the parent sets to interrupt workers that wait for each other."""
     return f"interrupt/{session}"
 
 
-def sign_of_life_key(worker: int) -> str:
-    """Return the key a worker sets every second."""
-    return f"sign-of-life/{worker}"
+def heartbeat_key(worker: int) -> str:
+    """Return the key that a worker sets with each heartbeat."""
+    return f"heartbeat/{worker}"
 
 
 def request_key(session: int, number: int) -> str:
@@ -61,29 +61,29 @@ def request_key(session: int, number: int) -> str:
 
 
 def events_key(session: int, number: int) -> str:
-    """Return the key of what the first stage reports next."""
+    """Return the key of the first stage's next list of events."""
     return f"events/{session}/{number}"
 
 
 def outputs_key(session: int, group: int) -> str:
-    """Return the key of what the last stage puts out for a group that generates nothing."""
+    """Return the key of the last stage's outputs for a group that generates nothing."""
     return f"outputs/{session}/{group}"
 
 
 def record_key(session: int, group: int, worker: int) -> str:
-    """Return the key of what a worker did for a group."""
+    """Return the key of a worker's `StageRecord` of a group."""
     return f"record/{session}/{group}/{worker}"
 
 
 @dataclass(frozen=True, slots=True)
 class Setup(Record):
-    """What a worker needs to know before any work: the plan (as `Plan.to_dict`) and how to load its stage.
+    """The configuration of a session: the plan (as `Plan.to_dict`) and what a worker needs to load its stage.
 
-    `workers[k]` is the worker that runs stage k; those that are not named are not needed any more. `codecs` is the path
-    of the plan's calibrated codecs, None where it has none; `conditions` are those of links (`LinkConditions.to_dict`).
-    `emulates` says whether links are as slow as the plan says; conditions count from `origin_s` on the monotonic clock,
-    in the first session (None) from when all stages have connected. `nonce` makes the keys of this session unlike
-    all others.
+    `workers[k]` is the number of the worker that runs stage k; workers that are not listed end. `codecs` is the path of
+    the plan's calibrated codecs, None for a plan without any; `conditions` is `LinkConditions.to_dict`. If `emulates`,
+    links and nodes are emulated as the plan describes them; the time of conditions counts from `origin_s` on the
+    monotonic clock, or if that is None (first session) from when all stages have connected. `nonce` makes the
+    authentication keys of the session unique.
     """
 
     plan: dict[str, Any]
@@ -104,10 +104,10 @@ class Setup(Record):
 
 @dataclass(frozen=True, slots=True)
 class Ready(Record):
-    """A worker has loaded its stage; `baseline_bytes` were resident before, `loading_s` it took.
+    """A worker has loaded its stage in `loading_s`; `baseline_bytes` were resident before that.
 
-    `generates` says whether the model generates tokens, of which `vocabulary` exist. `sampling` is what its generation
-    config says of it: temperature, top_k, top_p. `clock_offset_s` is the time of day on the monotonic clock's zero.
+    `generates` tells whether the model generates tokens, out of `vocabulary`. `sampling` is temperature, top_k and
+    top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
     """
 
     weight_bytes: int
@@ -122,12 +122,12 @@ class Ready(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class SignOfLife(Record):
-    """A worker is alive: `count` grows, `phase` says what it does.
+class Heartbeat(Record):
+    """A worker is alive: `count` grows, `phase` describes what it does.
 
-    `received` and `sent` count its messages of a session; `waiting_s` is how long it has waited for the next one, and
-    `dues_in_s` says of the last ones sent in how many seconds they should arrive. All seconds are differences, because
-    clocks of several machines differ.
+    `received` and `sent` count its messages of a session. `waiting_s` is how long it has waited for the next message,
+    `arrivals_in_s` in how many seconds the last messages sent are expected to arrive (negative: overdue). All times are
+    differences, because the clocks of several machines differ.
     """
 
     count: int
@@ -136,12 +136,12 @@ class SignOfLife(Record):
     received: int = 0
     waiting_s: float = 0.0
     sent: int = 0
-    dues_in_s: tuple[float, ...] = ()
+    arrivals_in_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Failure(Record):
-    """A worker failed: why (see `TransportError.kind`), or `is_consequence`: it only lost another stage."""
+    """A worker failed; `kind` as in `TransportError`. `is_consequence`: it only lost its connection to a stage."""
 
     kind: str
     summary: str
@@ -151,9 +151,9 @@ class Failure(Record):
 
 @dataclass(frozen=True, slots=True)
 class StageRecord(Record):
-    """What a stage did for one group: the recorder's events, and the traffic on its outgoing link.
+    """The measurements of one group on one stage: the recorder's events, and the traffic on its outgoing link.
 
-    `cpu_s` is the processor time of its work before any slow-down, as far as that is read (see `Pace.run`).
+    `cpu_s` is the processor time without the emulated slow-down, as far as it is measured (see `Pace.run`).
     """
 
     events: tuple[tuple[str, int, int, float, float], ...]
@@ -163,7 +163,7 @@ class StageRecord(Record):
 
 
 def pack_begin(group: Group, x: torch.Tensor | Mapping[str, torch.Tensor]) -> bytes:
-    """Return the request to begin a group with its tokens, or the inputs of its forward. Nothing is pickled."""
+    """Return the request to start a group with its tokens, or the inputs of its forward. Nothing is pickled."""
     named = {_TOKENS: x} if isinstance(x, torch.Tensor) else x
     tensors = {name: value.contiguous() for name, value in named.items()}
     data: bytes = save_tensors(tensors, metadata={"group": group.to_json().decode()})
@@ -171,12 +171,12 @@ def pack_begin(group: Group, x: torch.Tensor | Mapping[str, torch.Tensor]) -> by
 
 
 def pack_cancel(group: int) -> bytes:
-    """Return the request to end a group early."""
+    """Return the request to cancel a group."""
     return json.dumps({"cancel": group}).encode()
 
 
 def unpack_request(data: bytes) -> tuple[Group, torch.Tensor | dict[str, torch.Tensor]] | int:
-    """Return a group and what it begins with, or the group to end early."""
+    """Return a group and its initial input, or the number of the group to cancel."""
     if data[:1] == b"{":
         return int(json.loads(data)["cancel"])
     # The head of a safetensors file: eight bytes of length, then JSON.

@@ -1,12 +1,12 @@
-"""What a message is in bytes: a header, a description, a payload, and how all three are checked. Knows no sockets.
+"""Messages as bytes: a header, a description, a payload, and the checks of all three. It knows no sockets.
 
-    header        96 bytes, little-endian; its last 16 check the rest of it and the description
-    description   of a group that begins (JSON), otherwise empty
+    header        96 bytes, little-endian; the last 16 check the rest of the header and the description
+    description   of a group that starts (JSON), otherwise empty
     payload       a frame, or tokens
 
-A message longer than a transport takes at once goes in parts, each behind a header of its own. Without a secret the
-checks are CRC-32 and find damage. With one they are HMAC-SHA-256 (RFC 2104, its first 16 bytes, as RFC 2104 section 5
-allows) and find forgery too: the key belongs to one session and one direction of one link, and every part is numbered,
+A message longer than the transport's limit is split into parts, each with its own header. Without a secret the checks
+are CRC-32 and detect corruption. With one they are HMAC-SHA-256 (RFC 2104, truncated to 16 bytes as its section 5
+allows) and also detect forgery: the key belongs to one session and one direction of one link, and parts are numbered,
 so that nothing can be replayed.
 """
 
@@ -33,11 +33,11 @@ _NO_CHECK = bytes(_CHECK_BYTES)
 
 
 class Header(NamedTuple):
-    """What precedes every part: where the message belongs, its size, and when the emulated link delivers it.
+    """The header of every part: the group and step of the message, its size, and its delivery on an emulated link.
 
-    `rows` and `tokens` are the b and S of an activation [b, S, H]. `number` counts the parts of a channel, `offset` is
-    where in description and payload, one behind the other, this part begins. A payload that `has_own_check` (a frame)
-    is not checked again without a secret.
+    `rows` and `tokens` are the b and S of an activation [b, S, H]. `number` counts the parts of a channel; `offset` is
+    the part's first byte in the concatenation of description and payload. A payload that `has_own_check` (a frame) is
+    not checked again without a secret. `deliver_s` is on the monotonic clock, 0 where the link is not emulated.
     """
 
     kind: int
@@ -58,8 +58,8 @@ class Header(NamedTuple):
         return self.description_bytes + self.payload_bytes
 
 
-class Seal:
-    """Writes and reads the headers of one channel, whose parts it counts."""
+class MessageAuthenticator:
+    """Writes and verifies the headers of one channel, whose parts it counts."""
 
     def __init__(self, link: str, key: bytes | None = None) -> None:
         self._link = link
@@ -67,11 +67,11 @@ class Seal:
         self._check = _plain_check if key is None else self._keyed_check
         self._number = 0
 
-    # Every hop of a decode step goes through `close` and `open`, with caches that were cold before: what looks
-    # unrolled here, such as the unpacked header, is a tenth of a hop.
+    # Every hop of a decode step runs through `authenticate` and `verify`, with cold caches: what looks unrolled here,
+    # such as the unpacked header, is a tenth of a hop.
 
-    def close(self, header: Header, part: memoryview, body: int) -> None:
-        """Write the header to the first 96 bytes of a part, whose other `body` bytes are there already."""
+    def authenticate(self, header: Header, part: memoryview, body: int) -> None:
+        """Write the header into the first 96 bytes of a part, whose `body` bytes follow already."""
         kind, group, step, rows, tokens, description_bytes, payload_bytes, has_own_check, deliver_s, _, offset = header
         described = _described(description_bytes, offset, body) if description_bytes else 0
         checked = _NO_CHECK
@@ -101,11 +101,11 @@ class Seal:
             part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described] if described else None
         )
 
-    def open(self, part: memoryview, most_bytes: int) -> tuple[Header, bool]:
-        """Return the header of a part, and whether its payload is what was sent (as far as it has no own check).
+    def verify(self, part: memoryview, most_bytes: int) -> tuple[Header, bool]:
+        """Return the header of a part, and whether its payload is intact (True for one that has its own check).
 
-        `part` may be longer than what was sent. Raises TransportError where the header is not one of this channel's
-        next part, is damaged or forged, or announces a body of more than `most_bytes`.
+        `part` may be longer than what was sent. Raises TransportError if the header is not that of this channel's next
+        part, is corrupted or forged, or announces a body of more than `most_bytes`.
         """
         (
             magic, version, kind, flags, number, group, step, rows, tokens,
@@ -126,7 +126,7 @@ class Seal:
         described = _described(description_bytes, offset, body) if description_bytes else 0
         expected = self._check(part[:_CHECKED], part[HEADER_BYTES : HEADER_BYTES + described] if described else None)
         if not hmac.compare_digest(expected, check):
-            what = "is damaged" if self._keyed is None else "is damaged or not from whom it should be"
+            what = "is corrupted" if self._keyed is None else "is corrupted or not authentic"
             raise TransportError(f"{self._link}: the header of part {number} {what}")
         self._number += 1
         has_own_check = flags == _HAS_OWN_CHECK
@@ -149,7 +149,7 @@ class Seal:
         return header, hmac.compare_digest(self._check(payload), checked)
 
     def _keyed_check(self, first: memoryview, second: memoryview | None = None) -> bytes:
-        # A copy is begun already: half of what hmac.digest takes.
+        # A copy has the key's block hashed already: half the time of hmac.digest.
         assert self._keyed is not None
         code = self._keyed.copy()
         code.update(first)
@@ -164,7 +164,7 @@ def _plain_check(first: memoryview, second: memoryview | None = None) -> bytes:
 
 
 def _described(description_bytes: int, offset: int, body: int) -> int:
-    """Return how many of a part's `body` bytes are of the description."""
+    """Return how many of a part's `body` bytes belong to the description."""
     return max(0, min(description_bytes - offset, body))
 
 

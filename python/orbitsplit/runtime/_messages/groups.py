@@ -1,4 +1,4 @@
-"""What every stage must know of a group of sequences; it travels with the group's first message."""
+"""Descriptions of groups of sequences, which travel to every stage with the first message of a group."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .record import Record
 
 @dataclass(frozen=True, slots=True)
 class Sampling(Record):
-    """How new tokens are drawn: as transformers draws them for a batch of `rows` rows, `first_row` the group's first.
+    """Parameters of sampling as transformers samples for a batch of `rows` rows; `first_row` is the group's first row.
 
-    `drawn` tokens of each row were drawn before, so that many draws of the generator are passed over. `top_k` 0 and
-    `top_p` 1 leave all tokens in.
+    `drawn` tokens of each row were sampled before: as many draws of the generator are skipped. `top_k` 0 and `top_p` 1
+    keep all tokens.
     """
 
     seed: int
@@ -33,7 +33,7 @@ class Sampling(Record):
 
 @dataclass(frozen=True, slots=True)
 class Group(Record):
-    """Some rows of a batch that run through the chain together, with a KV cache of their own on each stage.
+    """Rows of a batch that run through the chain together, with a KV cache of their own on each stage (a micro-batch).
 
     `rows` sequences of `tokens` tokens, padding included; `mask` says which are no padding (None: all). They get up to
     `max_new_tokens` tokens each, `ended_rows` none but the pad token; 0 is one forward without a cache, of whose
@@ -61,7 +61,7 @@ class Group(Record):
         return self.max_new_tokens > 0
 
     def attention_mask(self) -> Tensor:
-        """Return the mask [rows, tokens] of what is no padding, int64."""
+        """Return the attention mask [rows, tokens], int64: 0 for padding."""
         shape = (self.rows, self.tokens)
         if self.mask is None:
             return torch.ones(shape, dtype=torch.int64)
@@ -69,12 +69,12 @@ class Group(Record):
         bits = np.unpackbits(packed, count=self.rows * self.tokens)
         return torch.from_numpy(bits.astype(np.int64)).reshape(shape)
 
-    def stand_ins(self) -> dict[str, Tensor]:
-        """Return zeros instead of the inputs of a forward, for stages that look at their shapes only."""
+    def placeholders(self) -> dict[str, Tensor]:
+        """Return zeros in place of the inputs of a forward, for stages that need only their shapes."""
         return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, shape, dtype in self.inputs}
 
     def continued(self, got: Tensor) -> Group:
-        """Return the group as it is restarted after it got some tokens [rows, n]: they follow its prompts then."""
+        """Return the group as it restarts after it got some tokens [rows, n], which become part of its prompts."""
         done = got.shape[1]
         mask = torch.cat([self.attention_mask(), torch.ones(self.rows, done, dtype=torch.int64)], dim=1)
         ended = torch.isin(got, torch.tensor(self.eos_token_ids, dtype=torch.int64)).any(dim=1)
@@ -90,7 +90,7 @@ class Group(Record):
 
 
 def packed_mask(mask: Tensor) -> str | None:
-    """Return a mask as a description holds it, None where nothing is padding."""
+    """Return a mask as a description contains it, None without padding."""
     bits = (mask != 0).numpy()
     return None if bits.all() else base64.b64encode(np.packbits(bits).tobytes()).decode()
 
@@ -101,7 +101,7 @@ def described_inputs(inputs: Mapping[str, Tensor]) -> tuple[tuple[str, tuple[int
 
 
 def rows_of(rows: int, groups: int) -> list[slice]:
-    """Return how rows are divided into groups; sizes differ by one at most, larger groups first."""
+    """Return the rows of each group; sizes differ by at most one, larger groups first."""
     size, larger = divmod(rows, groups)
     starts = [group * size + min(group, larger) for group in range(groups + 1)]
     return [slice(start, stop) for start, stop in pairwise(starts)]

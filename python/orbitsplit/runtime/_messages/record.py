@@ -1,6 +1,6 @@
-"""Plain records, and how they travel between processes: as JSON.
+"""Plain records that travel between processes as JSON.
 
-Nothing is pickled: whoever reaches the control store can send wrong data, not code.
+Nothing is pickled: whoever can connect to the control store can send wrong data, but no code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _restored(kind: Any, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What went over a link: frames, their bytes in prefill and decode, and `original_bytes` before compression."""
+    """The traffic of a link: frames, their bytes in prefill and decode, and `original_bytes` before compression."""
 
     frames: int = 0
     prefill_bytes: int = 0
@@ -51,7 +51,7 @@ class Traffic:
 
     @property
     def ratio(self) -> float:
-        """Return original over compressed bytes."""
+        """Return the compression ratio: original over compressed bytes."""
         return self.original_bytes / self.frame_bytes
 
     def __add__(self, other: Traffic) -> Traffic:

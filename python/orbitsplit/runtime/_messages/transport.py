@@ -1,14 +1,13 @@
-"""Messages between processes; the only module that calls torch.distributed.
+"""Transport of messages between processes; the only module that calls torch.distributed.
 
-Two things another engine would have to offer as well:
+Another engine would have to offer these two as well:
 
-    ControlStore   a key-value store held by the parent: work, results, errors, signs of life
-    Transport      this process's membership in the group of all stages, with an ordered channel to and from another:
-                   Sender, Receiver
+    ControlStore   a key-value store served by the parent: work, results, errors, heartbeats
+    Transport      membership of this process in the group of all stages, with ordered channels: Sender, Receiver
 
-A part of a message (see _wire) goes out as one Gloo message and is received into a buffer posted ahead, which may be
-longer than the part but never shorter: Gloo aborts the receiving process then. So no part is longer than
-`PART_BYTES`, and every buffer is that long; pages of it become resident only as far as parts reach.
+A part of a message (see framing) is one Gloo message, received into a buffer that was posted ahead. The buffer may be
+longer than the part but never shorter, or Gloo aborts the receiving process. So no part is longer than `PART_BYTES`,
+and every buffer has that length; its pages become resident only as far as parts reach.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from orbitsplit._errors import TransportError
 from orbitsplit.runtime._emulation.link_shaper import LinkShaper
 
-from .framing import HEADER_BYTES, Header, Seal
+from .framing import HEADER_BYTES, Header, MessageAuthenticator
 
-# A wait ends with a message or with the failure of the peer's connection. A peer that hangs is for the parent to find
-# (heartbeats): no time limit here could tell it from a slow link.
+# A wait ends with a message, or with the failure of the connection. Peers that hang are detected by the parent
+# (heartbeats): no time limit here could tell them from a slow link.
 _FOREVER = datetime.timedelta(days=30)
 
 PART_BYTES = 4 << 20
-# What a header may announce. Larger activations are not what this is for; a forged header must not take all memory.
+# The largest message that a header may announce: a forged header must not allocate all memory.
 MESSAGE_BYTES = 1 << 30
 
-# Receives posted ahead, so that a message that arrives while the stage computes is taken off the link.
+# Receives posted ahead, so that messages leave the link while the stage computes.
 _DEPTH = 4
-# Of so many messages a sender remembers when they should arrive.
-DUES = 64
-# Messages without an answer (ends of groups) whose buffers are kept before the oldest is waited for.
+# The number of messages whose expected arrival a sender remembers.
+ARRIVALS_KEPT = 64
+# The number of messages without an answer (ends of groups) whose buffers are kept before the sender waits.
 _MOST_UNANSWERED = 16
 _TAG = 1
 
@@ -57,19 +56,19 @@ _INLINE, _CHUNKED = b"=", b"#"
 
 
 class PeerLostError(TransportError):
-    """The connection to another stage broke: the consequence of a failure elsewhere, rarely the cause."""
+    """The connection to another stage broke: mostly the consequence of a failure elsewhere."""
 
 
 class ControlStore:
-    """Keys and bytes shared by the parent and its workers; a key is there once `put` has returned."""
+    """Keys and bytes shared by the parent and its workers; a key is visible once `put` has returned."""
 
     def __init__(self, store: TCPStore) -> None:
         self._store = store
 
     @classmethod
     def host(cls, address: str = "127.0.0.1", port: int = 0) -> ControlStore:
-        """Serve a new store at one address of this host (0: a port that the system chooses)."""
-        # An own listener, since the store's would accept connections on all interfaces.
+        """Serve a new store at one address of this host (port 0: the system chooses one)."""
+        # A socket of our own, since the store's would accept connections on all interfaces.
         listener = socket.create_server((address, port))
         port = listener.getsockname()[1]
         descriptor = listener.detach()
@@ -81,7 +80,7 @@ class ControlStore:
 
     @classmethod
     def join(cls, address: str) -> ControlStore:
-        """Connect to a store. A client that waits blocks its other callers: one client per thread."""
+        """Connect to a store. A client that waits blocks its other callers, so use one per thread."""
         host, _, port = address.rpartition(":")
         return cls(TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=_FOREVER))
 
@@ -104,18 +103,18 @@ class ControlStore:
         self._store.set(key, value)  # type: ignore[arg-type]  # the stub says str; bytes go through as they are
 
     def get(self, key: str) -> bytes:
-        """Return the bytes of a key, waiting until somebody puts them."""
+        """Return the bytes of a key; wait until it is set."""
         value: bytes = self._store.get(key)
         if value[:1] == _INLINE:
             return value[1:]
         return b"".join(self._store.get(f"{key}#{k}") for k in range(int(value[1:])))
 
     def has(self, key: str) -> bool:
-        """Return whether the key is there."""
+        """Return whether a key is set."""
         return bool(self._store.check([key]))
 
     def remove(self, key: str) -> None:
-        """Forget a key, if it is there."""
+        """Delete a key; one that is not set is ignored."""
         if not self.has(key):
             return
         value: bytes = self._store.get(key)
@@ -134,29 +133,29 @@ class Sender:
         rank: int,
         *,
         shaper: LinkShaper | None,
-        usual: LinkShaper | None = None,
+        planned: LinkShaper | None = None,
         key: bytes | None = None,
     ) -> None:
-        """Open the channel to a rank. `shaper` emulates the link (None: it is real), `usual` as it is planned with."""
+        """Open the channel to a rank. `shaper` emulates the link (None: it is real), `planned` is that of the plan."""
         self._transport = transport
         self._link = link
         self._rank = rank
-        self._seal = Seal(link, key)
+        self._authenticator = MessageAuthenticator(link, key)
         self.shaper = shaper
-        self._usual = usual
+        self._planned = planned
         self.sent = 0
-        self.dues_s: deque[float] = deque(maxlen=DUES)
+        self.expected_arrivals_s: deque[float] = deque(maxlen=ARRIVALS_KEPT)
         self._under_way: dict[int, list[_Sent]] = {}
         self._unanswered: deque[_Sent] = deque()
 
     def send(
         self, header: Header, payload: bytes | memoryview = b"", *, description: bytes = b"", is_answered: bool = True
     ) -> tuple[float, float]:
-        """Send a message; return from when to when it occupies the link, on the monotonic clock.
+        """Send a message; return when it starts and stops to occupy the link, on the monotonic clock.
 
-        The header says what it is and how large; its time of delivery is filled in. A message that `is_answered` keeps
-        its buffers until the next of its group, which is sent when this one has long arrived. On an emulated link the
-        payload alone takes time. Raises PeerLostError if the connection broke.
+        The header must have the sizes of description and payload; its time of delivery is filled in. The buffers of a
+        message that `is_answered` are kept until the next message of its group, which is sent long after the arrival of
+        this one. On an emulated link only the payload takes time. Raises PeerLostError if the connection broke.
         """
         assert len(payload) == header.payload_bytes, "a header has the size of its payload"
         assert len(description) == header.description_bytes, "a header has the size of its description"
@@ -199,7 +198,9 @@ class Sender:
         """Count a message; return from when to when it occupies the link, and when it is delivered (0.0: at once)."""
         now_s = time.monotonic()
         stamp = (now_s, now_s, 0.0) if self.shaper is None else self.shaper.stamp(payload_bytes, now_s)
-        self.dues_s.append(stamp[2] if self._usual is None else self._usual.stamp(payload_bytes, now_s)[2])
+        self.expected_arrivals_s.append(
+            stamp[2] if self._planned is None else self._planned.stamp(payload_bytes, now_s)[2]
+        )
         self.sent += 1
         return stamp
 
@@ -219,7 +220,7 @@ class Sender:
     def _post(
         self, header: Header, description: bytes, payload: bytes | memoryview, spare: Sequence[_Sent]
     ) -> list[_Sent]:
-        """Hand a message to Gloo, part by part; a spare buffer of the right size is written to again."""
+        """Pass a message to Gloo, part by part; a spare buffer of the right size is reused."""
         most = PART_BYTES - HEADER_BYTES
         if header.body_bytes <= most:
             return [self._post_part(header, description, payload, spare[0] if spare else None)]
@@ -245,7 +246,7 @@ class Sender:
     def _close_and_post(self, header: Header, message: Tensor, buffer: memoryview) -> _Sent:
         """Write the header of a part whose body is in its buffer, the memory of `message`, and hand it to Gloo."""
         size = len(buffer) - HEADER_BYTES
-        self._seal.close(header, buffer, size)
+        self._authenticator.authenticate(header, buffer, size)
         sent = message
         described = max(0, min(header.description_bytes - header.offset, size))
         if self.shaper is not None and header.offset == 0 and described < size and self.shaper.corrupts():
@@ -295,13 +296,13 @@ def _buffer(size: int) -> tuple[Tensor, memoryview]:
 
 
 class Receiver:
-    """The receiving end of a channel: some receives are always posted before their messages are sent."""
+    """The receiving end of a channel: receives are posted before their messages are sent."""
 
     def __init__(self, transport: Transport, link: str, rank: int, *, key: bytes | None = None) -> None:
         self._transport = transport
         self._link = link
         self._rank = rank
-        self._seal = Seal(link, key)
+        self._authenticator = MessageAuthenticator(link, key)
         self.received = 0
         self.waiting_since_s: float | None = None
         self._posted: deque[_Posted] = deque()
@@ -312,33 +313,33 @@ class Receiver:
     def receive(self) -> tuple[Header, memoryview, memoryview | None]:
         """Wait until the next message is delivered; return its header, description and payload.
 
-        The payload is None if it is damaged, and valid until the next call. Raises TransportError if the header is
-        damaged, PeerLostError if the connection broke or was interrupted.
+        The payload is None if it is corrupted, and valid until the next call. Raises TransportError if the header is
+        corrupted, PeerLostError if the connection broke or was interrupted.
         """
         self.waiting_since_s = time.monotonic()
-        header, body, is_whole = self._receive_part()
+        header, body, is_intact = self._receive_part()
         described = header.description_bytes
         if described + header.payload_bytes > len(body):
-            body, is_whole = self._rest(header, body, is_whole)
+            body, is_intact = self._rest(header, body, is_intact)
         if header.deliver_s:
             self._transport.wait_until(header.deliver_s, self._link)
         self.received += 1
         self.waiting_since_s = None
-        return header, body[:described], (body[described:] if described else body) if is_whole else None
+        return header, body[:described], (body[described:] if described else body) if is_intact else None
 
-    def _rest(self, header: Header, body: memoryview, is_whole: bool) -> tuple[memoryview, bool]:
-        """Receive the other parts of a message; return its whole body, and whether that is what was sent."""
+    def _rest(self, header: Header, body: memoryview, is_intact: bool) -> tuple[memoryview, bool]:
+        """Receive the other parts of a message; return its whole body, and whether it is intact."""
         whole = bytearray(header.body_bytes)
         whole[: len(body)] = body
         reached = len(body)
         while reached < len(whole):
-            part, body, is_part_whole = self._receive_part()
+            part, body, is_part_intact = self._receive_part()
             if (part.offset, part.group, part.body_bytes) != (reached, header.group, len(whole)):
                 raise TransportError(f"{self._link}: a part at byte {part.offset} arrived, expected {reached}")
             whole[reached : reached + len(body)] = body
             reached += len(body)
-            is_whole = is_whole and is_part_whole
-        return memoryview(whole), is_whole
+            is_intact = is_intact and is_part_intact
+        return memoryview(whole), is_intact
 
     def _receive_part(self) -> tuple[Header, memoryview, bool]:
         if self._in_use is not None:
@@ -350,9 +351,9 @@ class Receiver:
         except RuntimeError as error:
             raise self._transport.lost(self._link, error) from error
         self._in_use = arriving
-        header, is_whole = self._seal.open(arriving.buffer, MESSAGE_BYTES)
+        header, is_intact = self._authenticator.verify(arriving.buffer, MESSAGE_BYTES)
         stop = min(PART_BYTES, HEADER_BYTES + header.description_bytes + header.payload_bytes - header.offset)
-        return header, arriving.buffer[HEADER_BYTES:stop], is_whole
+        return header, arriving.buffer[HEADER_BYTES:stop], is_intact
 
     def _post(self, message: Tensor, buffer: memoryview) -> None:
         try:
@@ -363,7 +364,7 @@ class Receiver:
 
 
 class Transport:
-    """This process's membership in the group of all stages of one session; stage k has rank k."""
+    """The membership of this process in the group of all stages of one session; stage k has rank k."""
 
     def __init__(self, address: str, session: str, *, rank: int, stages: int, timeout_s: float) -> None:
         """Join the group, waiting up to `timeout_s` for the other stages.
@@ -386,9 +387,9 @@ class Transport:
         self._connections = set(_connections()) - before
 
     def interrupt(self) -> None:
-        """Break all connections, from any thread: whoever waits for a message or sends one gets PeerLostError.
+        """Break all connections, from any thread: threads that send or wait get PeerLostError.
 
-        Gloo has no way to call a wait off; a connection that ends does.
+        Gloo cannot cancel a wait; it ends only with its connection.
         """
         self._interrupted.set()
         with self._closing:
@@ -404,18 +405,18 @@ class Transport:
             raise PeerLostError(f"{link}: interrupted")
 
     def lost(self, link: str, error: RuntimeError) -> PeerLostError:
-        """Return what Gloo's error on a link means."""
+        """Return the exception for an error of Gloo on a link."""
         return PeerLostError(f"{link} broke: {error}")
 
     def close(self) -> None:
         """Leave the group."""
         with self._closing:
-            self._connections.clear()  # their numbers may be those of other connections from now on
+            self._connections.clear()  # from now on other connections may have these descriptors
         dist.destroy_process_group()
 
 
 def _connections() -> Iterator[int]:
-    """Yield the descriptors of this process's sockets, as far as the system shows them."""
+    """Yield the descriptors of this process's sockets, where the system lists them."""
     folder = Path("/proc/self/fd")
     if not folder.is_dir():
         return

@@ -1,1 +1,1 @@
-"""The caller's process: it starts the stages, feeds them, and replaces them after a loss."""
+"""The caller's process: it starts the stages, sends them work, and recovers from losses."""

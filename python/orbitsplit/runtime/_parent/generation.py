@@ -1,4 +1,4 @@
-"""A batch under way, as its caller sees it: tokens so far, the end, and what goes on after a loss."""
+"""A batch in flight as its caller sees it: its tokens so far, its end, and its rest after a loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OnEnd = Callable[[BaseException | None], None]
 
 @dataclass
 class GroupState:
-    """A group of a batch: what it began with, the tokens [b] it got since, and the session it ended in."""
+    """The state of a group of a batch: its initial input, the tokens [b] since then, and the session it ended in."""
 
     group: Group
     x: Any
@@ -32,12 +32,12 @@ class GroupState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it got all its tokens, though nothing has told of its end."""
+        """Whether the group has all its tokens, although its end was not reported."""
         group = self.remaining()[0]
         return self.group.generates and (group.max_new_tokens == 0 or len(group.ended_rows) == group.rows)
 
     def remaining(self) -> tuple[Group, Any]:
-        """Return the group and what it begins with, as if the tokens it got had been in its prompts."""
+        """Return the group and its input as it restarts, with the tokens so far in its prompts."""
         if not self.got:
             return self.group, self.x
         got = torch.stack(self.got, dim=1)
@@ -45,10 +45,10 @@ class GroupState:
 
 
 class Generation:
-    """What `Pipeline.submit` returns: a batch that is being generated for.
+    """A batch in flight, returned by `Pipeline.submit`.
 
     `on_tokens(tokens)` is called for each step with the new tokens [B] of all rows (the pad token in rows that have
-    ended), `on_end(error)` once after the last of them; both by a thread of the pipeline, so they must return at once.
+    ended), `on_end(error)` once after the last step; both by a thread of the pipeline, so they must return immediately.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Generation:
 
     @property
     def new_tokens(self) -> int:
-        """The steps that the furthest row has made."""
+        """The number of steps of the row with the most tokens."""
         return max(len(state.got) for state in self.states.values())
 
     @property
     def is_over(self) -> bool:
-        """Whether the last token has come, or an error."""
+        """Whether the last token has arrived, or an error."""
         return self._over.is_set()
 
     def cancel(self) -> None:
-        """End soon, with the tokens there are. Cancelling twice, or after the end, is fine."""
+        """End soon, with the tokens so far. Cancelling twice, or after the end, has no effect."""
         self.is_cancelled = True
         for group, state in self.states.items():
             if state.ended_in is None and not self.is_over:
@@ -97,8 +97,8 @@ class Generation:
         """Wait for the end.
 
         Raises:
-            TransportError: A node or a link failed and nothing could go on, or `timeout_s` seconds passed; its
-                `tokens` are those so far.
+            TransportError: A node or a link failed and the pipeline could not recover, or `timeout_s` seconds passed;
+                its `tokens` are those so far.
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._over.wait(0.02):
@@ -112,7 +112,7 @@ class Generation:
 
     def tokens(self) -> Tensor:
         """Return prompts and the new tokens so far [B, S + new], rows that have fewer filled with the pad token."""
-        taken = [(state, list(state.got)) for state in self.states.values()]  # more may come meanwhile
+        taken = [(state, list(state.got)) for state in self.states.values()]  # more may arrive meanwhile
         most = max(len(got) for _, got in taken)
         rows = []
         for state, got in taken:
@@ -121,19 +121,19 @@ class Generation:
         return torch.cat(rows)
 
     def outputs(self) -> dict[str, Tensor]:
-        """Return what the model puts out, by name, [B, ...]."""
+        """Return the model's outputs by name, [B, ...]."""
         parts = [state.outputs or {} for state in self.states.values()]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    # What follows is for the pipeline.
+    # The methods below are for the pipeline.
 
     def take(self, group: int, tokens: Sequence[int]) -> None:
-        """Note that a group got a token in each row."""
+        """Add a token to each row of a group."""
         self.states[group].got.append(torch.tensor(tokens, dtype=torch.int64))
         self._emit()
 
     def end(self, group: int, session: int, outputs: dict[str, Tensor] | None = None) -> None:
-        """Note that a group has ended; with the last of them the batch is over."""
+        """End a group; the batch ends with its last group."""
         state = self.states[group]
         state.outputs, state.ended_in = outputs, session
         self._emit()
@@ -141,7 +141,7 @@ class Generation:
             self._finish(None)
 
     def fail(self, error: TransportError) -> None:
-        """Note that nothing goes on."""
+        """End the batch with an error."""
         if self.is_over:
             return
         self._finish(
@@ -157,7 +157,7 @@ class Generation:
         return self.tokens() if generates else None
 
     def _emit(self) -> None:
-        """Hand out steps that all groups have made, or ended before."""
+        """Call `on_tokens` for steps that all groups have made, or ended before."""
         if self._on_tokens is None:
             return
         states = self.states.values()
@@ -174,21 +174,21 @@ class Generation:
             try:
                 self._on_tokens(torch.cat(rows))
             except BaseException as error:
-                # The caller's own. The thread that called it serves others too.
+                # The error is the caller's own, and the thread that called it serves others too.
                 self._on_tokens = None
                 self.cancel()
                 self._finish(error)
                 return
 
     def _finish(self, error: BaseException | None) -> None:
-        with self._finishing:  # the end comes once, whichever thread brings it
+        with self._finishing:  # exactly one thread ends the batch
             if self._over.is_set():
                 return
             self._error = error
             self._over.set()
         self._send_cancel = _ignore  # a result that is kept must not keep the pipeline's sessions
         if self._on_end is not None:
-            with suppress(Exception):  # as above; there is nobody left to tell
+            with suppress(Exception):  # as above, and nobody is left to report it to
                 self._on_end(error)
 
 

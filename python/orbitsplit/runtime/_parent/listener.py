@@ -1,4 +1,4 @@
-"""Reads what the first stage reports in one session, in a thread of the parent."""
+"""A thread of the parent that reads the events of the first stage in one session."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Listener(threading.Thread):
             self._on_events(self._session, json.loads(data))
 
     def end(self) -> None:
-        """End the thread: nothing is reported any more, except to a caller that is called by it now."""
+        """End the thread: after return it makes no calls, except the one that may have led here."""
         self._is_ended = True
         while self.is_alive() and self is not threading.current_thread():
             self._waker.put(control.events_key(self._session, self._number), control.STOP)

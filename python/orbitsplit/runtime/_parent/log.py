@@ -1,6 +1,6 @@
 """What the parent logs as `orbitsplit.runtime`: nodes, links and numbers.
 
-The text of an error is never logged, since it may quote a prompt; whoever made the request gets it with the exception.
+The text of an error is never logged, since it may quote a prompt; the caller gets it with the exception.
 
     DEBUG    requests, processes started
     INFO     a session is ready, the pipeline was closed
@@ -49,7 +49,7 @@ def recovered(recovery: Recovery, session: int, requests: int) -> None:
     before = {stage.node for stage in recovery.before.stages}
     joined = [stage.node for stage in recovery.after.stages if stage.node not in before]
     LOG.warning(
-        "recovered from %d losses in %.1f s, %.1f s of them to load: session %d on %s (joined: %s), %d requests resume",
+        "recovered from %d losses in %.1f s, %.1f s of them loading: session %d on %s (joined: %s), %d requests resume",
         1 + len(recovery.further),
         recovery.seconds,
         recovery.loading_s,
@@ -61,8 +61,8 @@ def recovered(recovery: Recovery, session: int, requests: int) -> None:
 
 
 def restarted(group: int, tokens: int, failures: int) -> None:
-    """Log that a group is restarted after corrupted messages."""
-    LOG.warning("group %d is restarted with %d new tokens: corrupted messages in a row: %d", group, tokens, failures)
+    """Log that a group restarts after corrupted messages."""
+    LOG.warning("group %d restarts with %d new tokens, corrupted messages in a row: %d", group, tokens, failures)
 
 
 def given_up(group: int) -> None:

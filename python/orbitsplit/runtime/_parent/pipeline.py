@@ -1,4 +1,4 @@
-"""Run a plan: one process per stage, tokens and outputs like transformers' own, and on it goes after a failure."""
+"""Run a plan: one process per stage, with the tokens and outputs of transformers, and recovery after losses."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from transformers.utils.generic import ModelOutput
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import TransportError
+from orbitsplit._io.deprecation import renamed_keywords
 from orbitsplit._models.source import layer_count, open_model, read_config
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
@@ -30,7 +31,7 @@ from .generation import Generation, GroupState, OnEnd, OnTokens
 from .prompts import check_inputs, check_token, check_tokens, padding_mask
 from .recovery import Recovery, Replan
 from .run_report import Run, measure
-from .session import Callbacks, Progress, Where
+from .session import Callbacks, Deployment, Progress
 from .sessions import Sessions
 
 # Temperature, top_k and top_p of transformers' generate where neither the caller nor the model says any.
@@ -40,31 +41,33 @@ _USUAL_SAMPLING = (1.0, 50, 1.0)
 class Pipeline:
     """The processes of a plan: started on construction, ended by `close` or at the end of a `with` block.
 
-    `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads the weights of
-    its own stage only (and compares them with the `codebook`, which a plan with levels needs: itself or its file), in
-    `dtype` (float32, bfloat16 or float16), and computes with `threads` threads; both are the plan's by default, and
-    `plan` is the plan with what is in force. Links have the rates and latencies of the plan, or what `conditions` say
-    of them over time, and nodes their slow-downs. At most `most_groups` groups of sequences are under way at once (by
-    default the plan's micro-batches, or as many as there are stages); others wait their turn.
+    A pipeline that is dropped without `close` ends its processes with a ResourceWarning.
 
-    Processes have `start_timeout_s` seconds to get ready. Later one that gives no sign of life for
+    `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads only the weights of
+    its own stage in `dtype` (float32, bfloat16 or float16) and computes with `threads` threads; both are the plan's by
+    default, and `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its
+    file), with which the weights are compared. Links have the rates and latencies of the plan, or vary over time as
+    `conditions` describe, and nodes have their slow-downs. At most `most_groups` groups of sequences are in flight at
+    once (by default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
+
+    Processes have `start_timeout_s` seconds to get ready. Later, a process that sends no heartbeat for
     `heartbeat_timeout_s` seconds is lost, and so is a link whose message is `stall_timeout_s` seconds late. After a
-    loss `replan(plan, nodes, links)` is asked for a plan without the nodes and links lost so far (see `replanner`);
-    what was being generated goes on from the tokens there are, and `recoveries` says what happened. Their caches are
-    made anew as they were made, token by token, so that the text is what it would have been; without `exact_resume` in
-    one forward, which is sooner and rounds differently (figures: docs/guides/machines.md). Without `replan`, or if it
-    finds no plan, all processes end and what was under way raises TransportError, as does all further use. A frame that
-    arrives damaged is no loss: it is sent again.
+    loss, `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
+    generation resumes from the tokens so far, and `recoveries` reports it. The caches are rebuilt as they were built,
+    one known token at a time, so that the text is what it would have been; without `exact_resume` in one forward, which
+    is sooner and rounds differently (figures: docs/guides/machines.md). Without `replan`, or if it finds no plan, all
+    processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
+    is sent again.
 
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
-    `last_run` holds the measurements of the last `generate` or `forward`, None if something was lost during it.
+    `last_run` holds the measurements of the last `generate` or `forward`, None if a node or a link was lost during it.
 
     Example:
         >>> with Pipeline(plan, "path-or-hub-id") as pipe:                     # doctest: +SKIP
         ...     tokens = pipe.generate(input_ids, attention_mask=mask, max_new_tokens=64)
 
     Raises:
-        ValueError: The plan is for another number of layers, no model is given, the codebook is not the plan's, or the
+        ValueError: The plan has another number of layers, no model is given, the codebook is not the plan's, or the
             weights of a stage exceed the memory of its node.
         TransportError: A process failed to get ready; the message names its node.
     """
@@ -86,8 +89,10 @@ class Pipeline:
         heartbeat_timeout_s: float = 8.0,
         stall_timeout_s: float = 10.0,
         progress: Progress | None = None,
-        where: Where | None = None,
+        deployment: Deployment | None = None,
+        **renamed: Any,
     ) -> None:
+        deployment = renamed_keywords("Pipeline", renamed, {"where": "deployment"}).get("deployment", deployment)
         model = plan.model if model is None else model
         if model is None:
             raise ValueError("the plan names no model: pass one to Pipeline")
@@ -114,13 +119,13 @@ class Pipeline:
             start_timeout_s=start_timeout_s,
             heartbeat_timeout_s=heartbeat_timeout_s,
             stall_timeout_s=stall_timeout_s,
-            where=where or Where(),
+            deployment=deployment or Deployment(),
         )
         self._finalizer = weakref.finalize(self, _abandon, self._sessions)
 
     @property
     def plan(self) -> Plan:
-        """The plan that is running: after a loss, the one that was found for what is left."""
+        """The running plan: after a loss, the plan that replaced the first one."""
         return self._sessions.plan
 
     @property
@@ -130,7 +135,7 @@ class Pipeline:
 
     @property
     def recoveries(self) -> tuple[Recovery, ...]:
-        """What was lost so far, and how it went on."""
+        """The recoveries from losses so far."""
         return tuple(self._sessions.recoveries)
 
     def generate(
@@ -152,18 +157,18 @@ class Pipeline:
         """Generate and return prompts and new tokens [B, S + new], as transformers' generate does.
 
         `input_ids` [B, S] are int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without
-        a mask, padding is told from the pad token, unless that ends a sequence too. Stops at `max_new_tokens` or when
-        every row has ended; ended rows are filled with the pad token. The tokens default to those of the model's
-        generation config; an empty sequence for `eos_token_id` ends no row early. Greedy, or with `do_sample` drawn:
-        the same tokens as transformers' after `torch.manual_seed(seed)`, with `temperature`, `top_k` and `top_p` of the
-        generation config where they are not given. The batch runs in as many groups as the plan has micro-batches (at
-        most B). Other settings of the generation config (penalties, forced tokens) are not applied. A `streamer` of
-        transformers gets the prompts and then each step's tokens.
+        a mask, padding is derived from the pad token, unless that ends sequences too. Generation stops at
+        `max_new_tokens` or when every row has ended; ended rows are filled with the pad token. Both tokens default to
+        those of the model's generation config; an empty sequence for `eos_token_id` ends no row early. Decoding is
+        greedy, or with `do_sample` sampled: the tokens of transformers after `torch.manual_seed(seed)`, with
+        `temperature`, `top_k` and `top_p` defaulting to the generation config. The batch runs in as many groups as the
+        plan has micro-batches (at most B). Other settings of the generation config (penalties, forced tokens) are not
+        applied. A `streamer` of transformers gets the prompts and then each step's tokens.
 
         Raises:
             ValueError: Shapes, types, counts, tokens or padding are wrong. The pipeline can be used again.
-            TransportError: A node or a link failed and nothing could go on, or `timeout_s` seconds passed; `tokens` are
-                those so far. The pipeline cannot be used again.
+            TransportError: A node or a link failed and the pipeline could not recover, or `timeout_s` seconds passed;
+                `tokens` are those so far. The pipeline cannot be used again.
         """
         on_tokens: OnTokens | None = None
         if streamer is not None:
@@ -202,10 +207,10 @@ class Pipeline:
         on_tokens: OnTokens | None = None,
         on_end: OnEnd | None = None,
     ) -> Generation:
-        """Start to generate and return at once; arguments as for `generate`. May be called from any thread.
+        """Start to generate and return immediately; arguments as for `generate`. May be called from any thread.
 
         `on_tokens(tokens)` is called for each step with the new tokens [B], `on_end(error)` once at the end, both by a
-        thread of the pipeline: they must return at once.
+        thread of the pipeline: they must return immediately.
 
         Raises ValueError for wrong arguments, TransportError if the pipeline has ended.
         """
@@ -224,9 +229,9 @@ class Pipeline:
         return generation
 
     def stream(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Iterator[Tensor]:
-        """Yield the new tokens [B] of each step as they come; arguments as for `submit`, without its callbacks.
+        """Yield the new tokens [B] of each step as they arrive; arguments as for `submit`, without its callbacks.
 
-        What is not read to its end is cancelled. Raises as `generate`.
+        Generation is cancelled if the iterator is not read to its end. Raises as `generate`.
         """
         steps: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
         generation = self.submit(input_ids, attention_mask, on_tokens=steps.put, on_end=steps.put, **options)
@@ -266,7 +271,7 @@ class Pipeline:
         return ModelOutput(generation.outputs())
 
     def close(self) -> None:
-        """End all processes. Closing twice is fine."""
+        """End all processes and return when they have ended. May be called twice."""
         self._sessions.close()
         self._finalizer.detach()
 
@@ -305,7 +310,7 @@ class Pipeline:
         mask = padding_mask(input_ids, attention_mask, pad_token_id=pad, eos_token_ids=eos)
         if pad is None:
             pad = eos[0] if eos else 0
-        # Ended rows of a group go on with it through the model.
+        # Ended rows of a group still run through the model.
         check_token("pad_token_id is", pad, vocabulary=model.vocabulary)
         rows, tokens = input_ids.shape
         input_ids = input_ids.to("cpu", torch.int64)
@@ -328,7 +333,7 @@ class Pipeline:
         )
 
     def _number(self) -> int:
-        # Taken from any thread; one operation of the interpreter, so no two get the same.
+        # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
         return next(self._sessions.group_numbers)
 
     def _sampling(
@@ -351,7 +356,7 @@ class Pipeline:
         return Sampling(random.getrandbits(63) if seed is None else seed, temperature, top_k, top_p)
 
     def _run(self, generation: Generation, steps: int, timeout_s: float | None) -> None:
-        """Submit a batch, wait for it, and take the measurements."""
+        """Submit a batch, wait for it, and measure it."""
 
         def report() -> None:
             self._callbacks.progress("generating", min(1.0, generation.new_tokens / steps))
@@ -362,15 +367,15 @@ class Pipeline:
             self.last_run = self._measure(generation)
         except BaseException as error:
             if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
-                error = self._sessions.late(error)
-            # An error of the caller's own streamer is no reason to end what serves others.
+                error = self._sessions.timed_out(error)
+            # An error of the caller's own streamer must not end a pipeline that serves others.
             if isinstance(error, TransportError) or not generation.is_over:
                 self._sessions.fail(error)
             raise error from None
         self._callbacks.progress("generating", 1.0)
 
     def _measure(self, generation: Generation) -> Run | None:
-        """Return what stages recorded, None where they did not in one session."""
+        """Return the measurements of a batch, None if it ran in several sessions."""
         states = list(generation.states.values())
         groups = [state.group for state in states]
         found = self._sessions.records(groups, {state.ended_in for state in states})
@@ -388,7 +393,7 @@ def _abandon(sessions: Sessions) -> None:
 
 
 def _first(*values: float | None) -> float:
-    """Return the first of the values that is one."""
+    """Return the first value that is not None."""
     return next(value for value in values if value is not None)
 
 

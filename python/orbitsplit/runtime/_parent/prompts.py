@@ -1,4 +1,4 @@
-"""Prompts as transformers' generate takes them: token ids, and padding on the left with its mask."""
+"""Prompts in the format of transformers' generate: token ids, padded on the left, and their mask."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def check_token(what: str, token: int, *, vocabulary: int) -> None:
 def padding_mask(
     input_ids: Tensor, attention_mask: Tensor | None, *, pad_token_id: int | None, eos_token_ids: Sequence[int]
 ) -> Tensor:
-    """Return the mask [B, S] of what is no padding: the given one, or told from the pad token.
+    """Return the mask [B, S] of tokens that are not padding: the given one, or derived from the pad token.
 
     Raises:
-        ValueError: The shapes differ, or a row is not padding, if any, and then tokens only.
+        ValueError: The shapes differ, or a row has padding after a token.
     """
     if attention_mask is not None:
         if attention_mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {list(attention_mask.shape)}, input_ids are {list(input_ids.shape)}")
         mask, source = attention_mask != 0, "attention_mask"
     elif pad_token_id is None or pad_token_id in eos_token_ids:
-        # As in transformers: what ends a sequence, or is no pad token at all, may be a token of the prompt.
+        # As in transformers: a token that also ends sequences may be part of a prompt.
         return torch.ones_like(input_ids, dtype=torch.bool)
     else:
         mask, source = input_ids != pad_token_id, f"input_ids (token {pad_token_id} is padding, without a mask)"
@@ -49,12 +49,12 @@ def padding_mask(
     return mask
 
 
-# Inputs of a forward. Of others, values might matter on stages that do not get them.
+# Inputs of a forward. Stages after the first get only the shapes of inputs, so others are refused.
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
 
 
 def check_inputs(inputs: Mapping[str, Tensor], *, vocabulary: int | None) -> tuple[int, int]:
-    """Return rows and tokens of the inputs of one forward; images have one token as far as masks count.
+    """Return rows and tokens of the inputs of one forward; an image counts as one token.
 
     Raises:
         ValueError: An input is unknown, or shapes do not agree.

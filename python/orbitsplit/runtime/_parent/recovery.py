@@ -1,4 +1,4 @@
-"""Losses of a pipeline: what is lost, the plan without it, and what is told of a loss that was survived."""
+"""Recovery from losses: the nodes and links lost, the plan without them, and the report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
 
-# From the plan that ran, and the nodes and links lost so far, to the plan that goes on.
+# Maps the plan that ran, and the nodes and links lost so far, to the plan that replaces it.
 Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
 
 
@@ -22,28 +22,28 @@ class Losses:
     links: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, error: TransportError) -> None:
-        """Add what an error says is lost."""
+        """Add the node or link that an error names."""
         if error.link is not None:
             self.links.append(error.link)
         elif error.node is not None:
             self.nodes.append(error.node)
 
     def plan_without(self, replan: Replan, before: Plan, error: TransportError) -> Plan:
-        """Return the plan that `replan` finds without what is lost. Raises TransportError if it uses that again."""
+        """Return the plan of `replan` without the losses. Raises TransportError if it uses one of them."""
         found = replan(before, tuple(self.nodes), tuple(self.links))
         nodes = [stage.node for stage in found.stages]
         ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
         if again := [*(set(nodes) & set(self.nodes)), *(ring & set(self.links))]:
-            raise TransportError(f"{error}; the plan found without it uses it again: {again[0]}")
+            raise TransportError(f"{error}; the plan that replaces it uses what was lost: {again[0]}")
         return replace(found, dtype=before.dtype, threads=before.threads)
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How a pipeline went on after a loss: why, from which plan to which, and the seconds until it could go on.
+    """One recovery of a pipeline: the loss, the plans before and after, and the seconds until work resumed.
 
-    `loading_s` of them the slowest stage spent on reading its weights, and starting a process where it was a new one.
-    `further` are the losses before it could go on, after the first.
+    `loading_s` is the part of `seconds` in which the slowest stage read its weights, and started its process if that is
+    new. `further` are losses after the first, before work resumed.
     """
 
     error: TransportError
@@ -66,7 +66,7 @@ class Recovery:
 
     def __str__(self) -> str:
         causes = "; then ".join(str(error).splitlines()[0] for error in (self.error, *self.further))
-        return f"{causes}; went on after {self.seconds:.1f} s as {self.after}"
+        return f"{causes}; resumed after {self.seconds:.1f} s as {self.after}"
 
 
 def _described(error: TransportError) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run of a pipeline took: seconds, bytes and memory, by stage and by link."""
+"""Measurements of a run: seconds, bytes and memory, per stage and per link."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from orbitsplit.runtime._messages.record import Traffic
 
 
 @dataclass(frozen=True, slots=True)
-class StageRun:
-    """One stage of a run, in seconds and bytes.
+class StageMetrics:
+    """The measurements of one stage in a run.
 
-    `compute_s`, `encode_s` and `decode_s` are what the node spent, its slow-down included; `cpu_s` is the processor
-    time behind all three (of encoding and decoding tokens on a node that is not emulated, time on the clock).
-    `baseline_bytes` were resident before the stage was loaded (interpreter and libraries), `peak_bytes` at most;
-    `memory_bytes` is the node's limit, None where there is none.
+    `compute_s`, `encode_s` and `decode_s` are the node's times, emulated slow-down included; `cpu_s` is the processor
+    time of all three (wall time for encoding and decoding tokens on a node that is not emulated). `baseline_bytes` were
+    resident before the stage was loaded (interpreter and libraries), `peak_bytes` is the peak of resident memory;
+    `memory_bytes` is the node's limit, None without one.
     """
 
     node: str
@@ -40,13 +40,13 @@ class StageRun:
 
     @property
     def used_bytes(self) -> int:
-        """Return the peak memory without the interpreter and its libraries."""
+        """Peak memory without the interpreter and its libraries."""
         return self.peak_bytes - self.baseline_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinkRun(Traffic):
-    """One link of a run: its traffic, from node `source` to node `destination`, and the seconds it was occupied."""
+class LinkMetrics(Traffic):
+    """The measurements of one link in a run: its traffic, its ends `source` and `destination`, its busy time."""
 
     source: str
     destination: str
@@ -55,10 +55,10 @@ class LinkRun(Traffic):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of `Pipeline.generate` or `forward`, measured.
+    """The measurements of one call of `Pipeline.generate` or `forward`.
 
-    `prefill_s` lasts from the first stage's start on the first group to the last stage's end of prefill on the last
-    one, `decode_s` from there to the arrival of the last token at the first stage. `new_tokens` is per sequence.
+    `prefill_s` lasts from the start of the first group on the first stage to the end of the last group's prefill on the
+    last stage, `decode_s` from there to the arrival of the last token at the first stage. `new_tokens` is per sequence.
     """
 
     sequences: int
@@ -67,29 +67,29 @@ class Run:
     groups: int
     prefill_s: float
     decode_s: float
-    stages: tuple[StageRun, ...]
-    links: tuple[LinkRun, ...]
+    stages: tuple[StageMetrics, ...]
+    links: tuple[LinkMetrics, ...]
     trace: Trace
 
     @property
     def total_s(self) -> float:
-        """Return the seconds from the start to the last token."""
+        """Seconds from the start to the last token."""
         return self.prefill_s + self.decode_s
 
     @property
     def tokens_per_s(self) -> float:
-        """Return new tokens of all sequences (padding included) per second of the whole run."""
+        """New tokens of all sequences, padding included, per second of the whole run."""
         return self.sequences * self.new_tokens / self.total_s
 
     @property
     def token_step_s(self) -> float:
-        """Return the mean seconds per token step after prefill, 0 for a single token."""
+        """Mean seconds per token step after prefill, 0 for a single token."""
         return self.decode_s / (self.new_tokens - 1) if self.new_tokens > 1 else 0.0
 
     def against(self, plan: Plan) -> dict[str, tuple[float, float]] | None:
         """Return predicted and measured seconds of `prefill_s`, `decode_s` and `total_s`.
 
-        None where the plan predicts nothing, or for another number of sequences, tokens of a prompt or new tokens.
+        None if the plan has no prediction, or one for another number of sequences, prompt tokens or new tokens.
         """
         planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
         if plan.prediction is None or planned != (self.sequences, self.prompt_tokens, self.new_tokens):
@@ -118,9 +118,9 @@ def measure(
     ready: Sequence[Ready],
     records: Sequence[Sequence[StageRecord]],
 ) -> Run:
-    """Make a run's figures from what stages recorded: `records[k][g]` is what stage k did for group g of the batch."""
+    """Return the measurements of a run, given the record `records[k][g]` of each stage k and group g of the batch."""
     nodes = tuple(stage.node for stage in plan.stages)
-    # Groups are numbered over the life of a pipeline; in a run from 0 on.
+    # Groups are numbered over the lifetime of a pipeline, in a run from 0.
     numbers = {group.id: number for number, group in enumerate(groups)}
     recorded = [
         [
@@ -145,19 +145,19 @@ def measure(
         prefill_s=prefill_stop_s - origin_s,
         decode_s=stop_s - prefill_stop_s if new_tokens else 0.0,
         stages=tuple(
-            _stage_run(stage, totals[stage.node], loaded, record)
+            _stage_metrics(stage, totals[stage.node], loaded, record)
             for stage, loaded, record in zip(plan.stages, ready, joined, strict=True)
         ),
-        links=tuple(_link_run(nodes[k], nodes[k + 1], totals[nodes[k]], joined[k]) for k in range(len(plan.links))),
+        links=tuple(_link_metrics(nodes[k], nodes[k + 1], totals[nodes[k]], joined[k]) for k in range(len(plan.links))),
         trace=trace,
     )
 
 
 def _clock_shifts(ready: Sequence[Ready]) -> list[float]:
-    """Return what to add to each stage's times so that all are on the first one's clock.
+    """Return the offsets that bring each stage's times to the clock of the first stage.
 
-    Monotonic clocks of different machines differ by hours, that of one machine not at all; between machines the clocks
-    of the day are relied on.
+    Processes of one machine share a monotonic clock; those of different machines differ by hours, and are aligned by
+    the time of day.
     """
     shifts = [stage.clock_offset_s - ready[0].clock_offset_s for stage in ready]
     return [0.0 if abs(shift_s) < 1.0 else shift_s for shift_s in shifts]
@@ -172,8 +172,8 @@ def _joined(records: Sequence[StageRecord]) -> StageRecord:
     )
 
 
-def _stage_run(stage: PlanStage, seconds: dict[str, float], loaded: Ready, record: StageRecord) -> StageRun:
-    return StageRun(
+def _stage_metrics(stage: PlanStage, seconds: dict[str, float], loaded: Ready, record: StageRecord) -> StageMetrics:
+    return StageMetrics(
         node=stage.node,
         start=stage.start,
         stop=stage.stop,
@@ -189,5 +189,5 @@ def _stage_run(stage: PlanStage, seconds: dict[str, float], loaded: Ready, recor
     )
 
 
-def _link_run(source: str, destination: str, seconds: dict[str, float], record: StageRecord) -> LinkRun:
-    return LinkRun(source=source, destination=destination, busy_s=seconds["send"], **asdict(record.traffic))
+def _link_metrics(source: str, destination: str, seconds: dict[str, float], record: StageRecord) -> LinkMetrics:
+    return LinkMetrics(source=source, destination=destination, busy_s=seconds["send"], **asdict(record.traffic))

@@ -1,4 +1,4 @@
-"""What a pipeline's sessions are given, and what belongs together while one runs."""
+"""Parts of a session: its deployment, its state, the functions that it calls."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
-    """Where the processes of a pipeline are: all on this machine, or some on others, started by torchrun.
+class Deployment:
+    """The machines of a pipeline's processes: all on this machine, or some on others, started by torchrun.
 
-    The control store is served at `address`; `elsewhere[k]` is the node of stage k where its process is started by
-    somebody else, None where it is started here. Rates and delays of links are emulated where `emulates`.
+    The control store is served at `address`. `remote_nodes[k]` is the node of stage k if its process is not started
+    here, else None. If `emulates`, links and nodes are emulated as the plan describes them.
     """
 
     address: str = "127.0.0.1"
     port: int = 0
-    elsewhere: tuple[str | None, ...] = ()
+    remote_nodes: tuple[str | None, ...] = ()
     emulates: bool = True
 
 
 @dataclass
 class Callbacks:
-    """What a pipeline calls of its caller's; either may refer back to the pipeline."""
+    """The caller's functions that a pipeline calls; they may refer back to the pipeline."""
 
     progress: Progress
     replan: Replan | None
@@ -38,7 +38,7 @@ class Callbacks:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What belongs together while a plan runs: replaced as a whole after a loss, never changed."""
+    """The state of a session that is ready; after a loss it is replaced as a whole, never changed."""
 
     number: int
     plan: Plan

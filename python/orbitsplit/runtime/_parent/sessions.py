@@ -1,7 +1,7 @@
-"""Sessions of a pipeline: a plan runs until something is lost, then another runs what is left.
+"""Sessions of a pipeline: a plan runs until a node or a link is lost, then the next plan resumes the work.
 
-Two threads of the parent work here beside its callers: a listener for each session, for what the first stage reports,
-and one supervisor, which looks at the processes and, after a loss, sees to the next session.
+Besides the callers, two threads of the parent run here: a listener for each session, which reads the events of the
+first stage, and one supervisor, which checks the processes and starts the next session after a loss.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safetensors.torch import load as load_tensors
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, TransportError
+from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
@@ -33,24 +34,24 @@ from . import log
 from .generation import Generation, GroupState
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
-from .session import Callbacks, Session, Where, check_memory
+from .session import Callbacks, Deployment, Session, check_memory
 from .supervisor import Workers, stage_name
 
 _CHECK_S = 0.05
-# How long the exit of the interpreter waits until the processes of a pipeline that was not closed have ended.
+# How long the exit of the interpreter waits for the end of a pipeline that was not closed.
 _JOIN_S = 5.0
 _DROPPED = "it was dropped without close()"
-# Of groups that ended in none that could be measured.
+# The session of groups that ended without measurements.
 _NO_SESSION = -1
-# What a loss is, after which others can go on; anything else would happen again.
+# The kinds of errors that are losses, after which the others can resume; any other error would recur.
 _LOSSES = ("killed", "hangs", "memory", "link")
 
 
 class Sessions:
-    """The plan that runs, its processes, and the batches under way. Arguments as for `Pipeline`.
+    """The running plan, its processes, and the batches in flight. Arguments as for `Pipeline`.
 
-    Its threads keep it alive, and nothing of it refers to the pipeline: `callbacks` are the pipeline's and held weakly,
-    so that a pipeline which is dropped is collected, whose finalizer calls `abandon`.
+    Its threads keep it alive, but it holds no reference to the pipeline, and only a weak one to the pipeline's
+    `callbacks`: so a pipeline that is dropped is collected, and its finalizer calls `abandon`.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Sessions:
         start_timeout_s: float,
         heartbeat_timeout_s: float,
         stall_timeout_s: float,
-        where: Where,
+        deployment: Deployment,
     ) -> None:
         self.current = Session(-1, plan)
         self.recoveries: list[Recovery] = []
@@ -79,26 +80,26 @@ class Sessions:
         self._callbacks = weakref.ref(callbacks)
         self._most_groups = most_groups
         self._start_timeout_s = start_timeout_s
-        self._where = where
+        self._deployment = deployment
         self._origin_s: float | None = None
         self._losses = Losses()
         self._unusable: str | None = None
         self._is_abandoned = False
         self._has_ended = threading.Event()
-        # Guards what follows: callers, listener and supervisor change it.
+        # Guards the attributes below, which callers, listener and supervisor change.
         self._lock = threading.RLock()
         self._session = 0
         self._is_ready = False
         self._requests = 0
         self._generations: dict[int, Generation] = {}
         self._codecs = CodecFile(plan, codebook)
-        self._store = ControlStore.host(where.address, where.port)
+        self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(
             ControlStore.join(self._store.address),
             heartbeat_timeout_s=heartbeat_timeout_s,
             stall_timeout_s=stall_timeout_s,
             environment={} if secret is None else {SECRET_VARIABLE: secret},
-            elsewhere=where.elsewhere,
+            remote_nodes=deployment.remote_nodes,
         )
         self._listener: Listener | None = None
         try:
@@ -108,12 +109,12 @@ class Sessions:
             raise
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._supervisor.start()
-        # When the interpreter exits; finalizers run last first, so after the one of a pipeline that was not closed.
+        # At the exit of the interpreter finalizers run in reverse order: this one after that of the pipeline.
         weakref.finalize(self, _join, self._supervisor)
 
     @property
     def plan(self) -> Plan:
-        """The plan that runs, or that ran last."""
+        """The plan of the current session, or of the last one."""
         return self.current.plan
 
     @property
@@ -133,7 +134,7 @@ class Sessions:
             raise TransportError(f"the pipeline cannot be used: {reason}", kind="unusable")
 
     def submit(self, generation: Generation) -> None:
-        """Begin the groups of a batch, at once or when there is a session."""
+        """Start the groups of a batch, immediately or with the next session."""
         with self._lock:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
@@ -143,13 +144,13 @@ class Sessions:
                     self._request_begin(state)
 
     def cancel(self, group: int) -> None:
-        """End a group soon."""
+        """Cancel a group."""
         with self._lock:
             if self._unusable is None and self._is_ready:
                 self._request(control.pack_cancel(group))
 
     def records(self, groups: Sequence[Group], sessions: set[int | None]) -> tuple[Session, list[list[bytes]]] | None:
-        """Return a session and what each of its stages recorded of each group, None if the groups ran in several."""
+        """Return the session of the groups and each stage's records of them, None if they ran in several sessions."""
         with self._lock:
             current = self.current
             if sessions != {self._session} or not self._is_ready:
@@ -166,15 +167,15 @@ class Sessions:
             store.remove(key)
         return current, [values[k :: len(current.workers)] for k in range(len(current.workers))]
 
-    def late(self, error: TransportError) -> TransportError:
-        """Return the error of a batch that took too long, with what the first stage is doing."""
+    def timed_out(self, error: TransportError) -> TransportError:
+        """Return the error of a batch that took too long, with the name of the first stage."""
         plan = self.plan
         return TransportError(
             f"{stage_name(plan, 0)} {error}", kind="timeout", node=plan.stages[0].node, tokens=error.tokens
         )
 
     def fail(self, error: BaseException) -> None:
-        """End all processes, and every batch under way with an error."""
+        """End all processes, and every batch in flight with an error."""
         with self._lock:
             if self._unusable is not None:
                 return
@@ -186,13 +187,13 @@ class Sessions:
         self._fail_generations(error)
 
     def _fail_unexpectedly(self, error: BaseException) -> None:
-        # A thread that ended in silence would leave callers waiting.
-        failure = TransportError(f"nothing can go on: {type(error).__name__}: {error}")
+        # A thread that ended silently would leave its callers waiting.
+        failure = TransportError(f"the pipeline cannot recover: {type(error).__name__}: {error}")
         failure.__cause__ = error
         self.fail(failure)
 
     def close(self) -> None:
-        """End all processes; they have ended on return, whoever ends them. Closing twice is fine."""
+        """End all processes and return when they have ended, whichever thread ends them. May be called twice."""
         with self._lock:
             is_ending = self._unusable is not None
             if not is_ending:
@@ -203,13 +204,13 @@ class Sessions:
             log.ended(None)
             self._end(grace_s=5.0)
             self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
-        elif threading.current_thread() is not self._listener:  # which the thread that ends everything waits for
+        elif threading.current_thread() is not self._listener:  # the thread that ends everything waits for the listener
             self._has_ended.wait()
 
     def abandon(self) -> bool:
-        """Let the supervisor end everything soon; return whether that is needed.
+        """Make the supervisor end everything soon; return whether that is needed.
 
-        Called by a finalizer, which may interrupt any thread anywhere: so it takes no lock and waits for nothing.
+        It is called by a finalizer, which may interrupt any thread anywhere, so it takes no lock and does not wait.
         """
         self._is_abandoned = True
         return self._unusable is None
@@ -234,7 +235,7 @@ class Sessions:
         self._requests += 1
 
     def _begin(self, plan: Plan) -> None:
-        """Begin a session: assign the stages, wait until they are ready, and hand over what is under way.
+        """Start a session: assign the stages, wait until they are ready, and resume the batches in flight.
 
         Raises TransportError if the pipeline was ended meanwhile.
         """
@@ -247,7 +248,7 @@ class Sessions:
             model=str(self._model),
             codecs=self._codecs.path,
             conditions=None if self._conditions is None else self._conditions.to_dict(),
-            emulates=self._where.emulates,
+            emulates=self._deployment.emulates,
             origin_s=self._origin_s,
             most_groups=self._most_groups or max(plan.workload.micro_batches, len(plan.stages)),
             start_timeout_s=self._start_timeout_s,
@@ -289,7 +290,7 @@ class Sessions:
         self._request(control.pack_begin(group if self._exact_resume else replace(group, replayed=0), x))
 
     def _end_complete(self) -> None:
-        """End the groups that got all their tokens in a session that was lost before it told of their ends."""
+        """End the groups that got all their tokens in a session that was lost before it reported their ends."""
         with self._lock:
             found = [
                 (group, generation)
@@ -302,16 +303,16 @@ class Sessions:
             generation.end(group, _NO_SESSION)
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
-        """Take what the first stage reports; called by a listener."""
+        """Process events of the first stage; called by a listener."""
         try:
             for kind, group, value in events:
                 if not self._take_event(session, kind, group, value):
-                    return  # lost since: its group is begun again, or fails with the others
+                    return  # the session was lost: its groups are restarted, or fail
         except BaseException as error:
             self._fail_unexpectedly(error)
 
     def _take_event(self, session: int, kind: str, group: int, value: Any) -> bool:
-        """Take one event; return whether its session goes on."""
+        """Process one event; return whether its session is still current."""
         with self._lock:
             if session != self._session:
                 return False
@@ -338,11 +339,12 @@ class Sessions:
         else:
             log.given_up(group)
             links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
-            generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind="damage"))
+            kind = RenamedValue("corruption", old="damage")
+            generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind=kind))
         return True
 
     def _take_outputs(self, session: int, group: int) -> bytes | None:
-        """Wait for what the last stage put out, which may be lost after the first has told of the end: None then."""
+        """Wait for the outputs of the last stage; return None if it is lost after the first stage reported the end."""
         key, store = control.outputs_key(session, group), ControlStore.join(self._store.address)
         while not store.has(key):
             if session != self._session or self._unusable is not None:
@@ -365,7 +367,7 @@ class Sessions:
             time.sleep(_CHECK_S)
 
     def _recover(self, error: TransportError) -> None:
-        """Go on after a loss, and after further losses on the way, or end everything."""
+        """Recover from a loss, and from further losses meanwhile, or end everything."""
         started_s = time.monotonic()
         before, plan, errors = self.plan, self.plan, [error]
         while self._unusable is None:
@@ -381,8 +383,8 @@ class Sessions:
                 self._listener.end()
             try:
                 self.check_usable()
-                # Of the plan that was lost last: its workers may be others than those that ran before.
-                self._workers.settle(plan, lost_session, error)
+                # The plan that was lost last: its workers may differ from those of the plan before the first loss.
+                self._workers.quiesce(plan, lost_session, error)
                 plan = self._next_plan(before, error)
                 self._begin(plan)
             except TransportError as another:
@@ -390,7 +392,7 @@ class Sessions:
                 errors.append(error)
                 continue
             except InfeasiblePlanError as reason:
-                message = f"{str(error).splitlines()[0]}; without it nothing can go on: {reason}"
+                message = f"{str(error).splitlines()[0]}; without it the pipeline cannot recover: {reason}"
                 self.fail(TransportError(message, kind=error.kind, node=error.node, link=error.link))
                 return
             loading_s = max(ready.loading_s for ready in self.ready)

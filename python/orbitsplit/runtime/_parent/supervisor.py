@@ -1,4 +1,4 @@
-"""The worker processes seen from the parent: start them, notice what is wrong with one, end them all."""
+"""The worker processes of a parent: start them, detect failures, end them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from orbitsplit._models import child_process
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import Failure, SignOfLife
+from orbitsplit.runtime._messages.control import Failure, Heartbeat
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from .log import LOG
 
 _POLL_S = 0.02
-# Signs of life are read this often; workers write them every second, or every quarter at work.
+# The interval of reading heartbeats; workers write them every second, or four times a second at work.
 _READ_S = 0.25
-# How long a worker that torchrun started may take to be heard of: it imports what the parent has imported already.
-_FIRST_SIGN_S = 120.0
-# When one worker is seen to fail, how long the others have to report, so that the cause is told from what it caused.
+# The limit for the first heartbeat of a worker that torchrun started, which imports its libraries first.
+_FIRST_HEARTBEAT_S = 120.0
+# After one failure, the time for the others to report, so that the cause can be told from its consequences.
 _GRACE_S = 0.7
-# How long a worker that lost its session may take to say so before it is ended: it may be amid a forward.
-_SETTLING_S = 5.0
+# The time for a worker to leave a lost session before it is killed: it may be in the middle of a forward.
+_QUIESCE_S = 5.0
 _LOG_LINES = 12
 # The priority of a cause that is only the consequence of another.
 _CONSEQUENCE = 3
@@ -41,12 +41,12 @@ _WORKER = "orbitsplit.runtime._worker.process"
 
 @dataclass
 class _Process:
-    """A worker: its number, its process (None: on another machine), and when it was last heard of."""
+    """A worker: its number, its process (None: on another machine), and its last heartbeat."""
 
     number: int
     process: subprocess.Popen[bytes] | None
     log: IO[bytes] | None
-    sign: SignOfLife | None = None
+    heartbeat: Heartbeat | None = None
     changed_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -59,10 +59,10 @@ class _Process:
 
 
 class Workers:
-    """One process for each node of a plan. Whatever happens, none outlives this object, its interpreter, or `end`.
+    """One process for each node of a plan. No process outlives this object, its interpreter, or `end`.
 
-    `elsewhere` are nodes whose processes somebody else starts (torchrun, on other machines): number k is the worker of
-    `elsewhere[k]`, None where it is started here.
+    `remote_nodes` are nodes whose processes are started elsewhere (by torchrun, on other machines): worker k is that of
+    `remote_nodes[k]`, None if it is started here.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class Workers:
         heartbeat_timeout_s: float,
         stall_timeout_s: float,
         environment: dict[str, str],
-        elsewhere: Sequence[str | None] = (),
+        remote_nodes: Sequence[str | None] = (),
     ) -> None:
         self._store = store
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._stall_timeout_s = stall_timeout_s
         self._environment = environment
-        # One thread starts and ends processes of nodes; any may ask for them, or end all.
+        # One thread starts and ends the processes of nodes; others read their ids, or end all of them.
         self._lock = threading.Lock()
         self._has_ended = False
-        self._processes = {node: _Process(k, None, None) for k, node in enumerate(elsewhere) if node is not None}
-        self._next_number = len(elsewhere)
+        self._processes = {node: _Process(k, None, None) for k, node in enumerate(remote_nodes) if node is not None}
+        self._next_number = len(remote_nodes)
         self._started: list[subprocess.Popen[bytes]] = []
         self._last_read_s = 0.0
         self._oom_kills = oom_kills()
-        # Also runs when the interpreter exits; if that is killed, the workers see their standard input close.
+        # It also runs at the exit of the interpreter; if that is killed, the workers' standard input is closed.
         weakref.finalize(self, _kill_all, self._started)
 
     def pids(self, plan: Plan) -> tuple[int, ...]:
@@ -97,11 +97,9 @@ class Workers:
         return tuple(0 if process is None else process.pid for process in processes)
 
     def assign(self, plan: Plan, session: int) -> tuple[int, ...]:
-        """Return the number of each stage's worker; processes of nodes that have none are started for the session.
+        """Return the number of each stage's worker; start the processes of nodes that have none for the session.
 
-        Those of nodes that the plan does not need are forgotten: they end by themselves.
-
-        Raises TransportError after `end`.
+        Workers of nodes that are not in the plan end by themselves. Raises TransportError after `end`.
         """
         needed = {stage.node for stage in plan.stages}
         with self._lock:
@@ -126,7 +124,7 @@ class Workers:
         """Wait until all keys (of stage 0, 1, ...) are in the store and return their values.
 
         Raises:
-            TransportError: A worker died, failed or hangs, or `limit_s` seconds passed; the message names it.
+            TransportError: A worker died, failed or hangs, or `limit_s` seconds passed; the message names the worker.
         """
         started_s = time.monotonic()
         missing = list(keys)
@@ -144,11 +142,11 @@ class Workers:
         return [self._store.get(key) for key in keys]
 
     def check(self, plan: Plan, session: int) -> None:
-        """Look at every worker once.
+        """Check every worker once.
 
         Raises:
-            TransportError: One died, reported a failure or gave no sign of life for too long, or a link does not
-                deliver; names the cause.
+            TransportError: A worker died, reported a failure or sent no heartbeat for too long, or a link does not
+                deliver; the message names the cause.
         """
         if any(self._has_failed(plan, rank, session) for rank in range(len(plan.stages))):
             raise self._find_cause(plan, session)
@@ -157,18 +155,18 @@ class Workers:
             return
         self._last_read_s = now_s
         for rank in range(len(plan.stages)):
-            self._check_sign(plan, rank)
+            self._check_heartbeat(plan, rank)
         self._check_links(plan, session)
 
-    def settle(self, plan: Plan, session: int, error: TransportError) -> None:
-        """End a session after a loss: the lost node's process is ended, the others leave the session.
+    def quiesce(self, plan: Plan, session: int, error: TransportError) -> None:
+        """Quiesce a session after a loss: kill the lost node's process, and let the others leave the session.
 
-        One that does not leave it in time is ended as well; its node gets a new process.
+        A process that does not leave it in time is killed as well; its node gets a new process.
         """
         if error.node in self._processes:
             self._end(error.node)
         self._store.put(control.interrupt_key(session), b"")
-        deadline_s = time.monotonic() + _SETTLING_S
+        deadline_s = time.monotonic() + _QUIESCE_S
         remaining = {stage.node for stage in plan.stages if stage.node in self._processes}
         while remaining := {node for node in remaining if not self._has_left(node, session)}:
             if time.monotonic() >= deadline_s:
@@ -178,11 +176,11 @@ class Workers:
             worker_or_none = self._processes.get(stage.node)
             if worker_or_none is not None and (stage.node in remaining or self._is_over(worker_or_none, session)):
                 if stage.node in remaining:
-                    LOG.warning('node "%s" did not leave session %d within %g s', stage.node, session, _SETTLING_S)
+                    LOG.warning('node "%s" did not leave session %d within %g s', stage.node, session, _QUIESCE_S)
                 self._end(stage.node)
 
     def end(self, grace_s: float = 0.0) -> None:
-        """End all processes, those by force that have not ended after `grace_s` seconds. None is started any more."""
+        """End all processes, kill those that are left after `grace_s` seconds, and start none any more."""
         with self._lock:
             self._has_ended = True
             started, workers = list(self._started), list(self._processes.values())
@@ -202,7 +200,7 @@ class Workers:
         number, self._next_number = self._next_number, self._next_number + 1
         environment = {**_environment(threads), **self._environment}
         arguments = (self._store.address, str(number), str(session))
-        # Under the lock, so that `end` finds every process that was started.
+        # Under the lock, so that `end` knows of every process that was started.
         with self._lock:
             if self._has_ended:
                 raise TransportError(f'no process is started for node "{node}": all were ended', kind="unusable")
@@ -227,55 +225,55 @@ class Workers:
         worker.close_log()
 
     def _is_over(self, worker: _Process, session: int) -> bool:
-        """Say whether a worker has ended, or is about to because of an error of its own."""
+        """Return whether a worker has ended, or is about to because of an error of its own."""
         key = control.failure_key(session, worker.number)
         if worker.has_ended or not self._store.has(key):
             return worker.has_ended
         return not Failure.from_json(self._store.get(key)).is_consequence
 
-    def _check_sign(self, plan: Plan, rank: int) -> None:
-        """Raise TransportError if a worker gave no sign of life for too long."""
+    def _check_heartbeat(self, plan: Plan, rank: int) -> None:
+        """Raise TransportError if a worker sent no heartbeat for too long."""
         node = plan.stages[rank].node
         worker = self._processes[node]
-        self._read_sign(worker)
+        self._read_heartbeat(worker)
         silent_s = time.monotonic() - worker.changed_s
-        if worker.sign is None and worker.process is None and silent_s > _FIRST_SIGN_S:
+        if worker.heartbeat is None and worker.process is None and silent_s > _FIRST_HEARTBEAT_S:
             raise TransportError(
-                f"{stage_name(plan, rank)} gave no sign of life within {_FIRST_SIGN_S:g} s of the start: see what its "
-                "machine says",
+                f"{stage_name(plan, rank)} sent no heartbeat within {_FIRST_HEARTBEAT_S:g} s of the start: see the "
+                "output of its machine",
                 kind="hangs",
                 node=node,
             )
-        if worker.sign is not None and silent_s > self._heartbeat_timeout_s:
+        if worker.heartbeat is not None and silent_s > self._heartbeat_timeout_s:
             raise TransportError(
-                f"{stage_name(plan, rank)} gave no sign of life for {silent_s:.1f} s, the limit is "
+                f"{stage_name(plan, rank)} sent no heartbeat for {silent_s:.1f} s, the limit is "
                 f"{self._heartbeat_timeout_s:g} s{self._phase(plan, rank)}",
                 kind="hangs",
                 node=node,
             )
 
-    def _read_sign(self, worker: _Process) -> None:
-        key = control.sign_of_life_key(worker.number)
+    def _read_heartbeat(self, worker: _Process) -> None:
+        key = control.heartbeat_key(worker.number)
         if not self._store.has(key):
             return
-        sign = SignOfLife.from_json(self._store.get(key))
-        if worker.sign is None or worker.sign.count != sign.count:
+        heartbeat = Heartbeat.from_json(self._store.get(key))
+        if worker.heartbeat is None or worker.heartbeat.count != heartbeat.count:
             worker.changed_s = time.monotonic()
-        worker.sign = sign
+        worker.heartbeat = heartbeat
 
     def _check_links(self, plan: Plan, session: int) -> None:
-        """Raise TransportError if a message should have arrived long ago and its receiver still waits."""
+        """Raise TransportError if a message is long overdue and its receiver is waiting."""
         stages = plan.stages
         for rank, stage in enumerate(stages[: len(stages) if len(stages) > 1 else 0]):
             after = stages[(rank + 1) % len(stages)]
-            sent, received = self._processes[stage.node].sign, self._processes[after.node].sign
+            sent, received = self._processes[stage.node].heartbeat, self._processes[after.node].heartbeat
             if sent is None or received is None or not sent.session == received.session == session:
                 continue
             if sent.sent <= received.received or received.waiting_s <= self._stall_timeout_s:
                 continue
-            # Of more messages than are remembered the oldest that is remembered, which is due later.
-            first = max(0, len(sent.dues_in_s) - (sent.sent - received.received))
-            late_s = -sent.dues_in_s[first]
+            # If more messages are missing than are remembered, the oldest that is remembered, which is expected later.
+            first = max(0, len(sent.arrivals_in_s) - (sent.sent - received.received))
+            late_s = -sent.arrivals_in_s[first]
             if late_s > self._stall_timeout_s:
                 raise TransportError(
                     f'link from node "{stage.node}" to node "{after.node}" does not deliver: '
@@ -294,8 +292,8 @@ class Workers:
     def _find_cause(self, plan: Plan, session: int) -> TransportError:
         """Return the error of the most likely cause among all workers that failed.
 
-        A process killed from outside comes first, then one that reported an error of its own, then one that aborted
-        or ended without a word; one that merely lost its neighbour comes last.
+        In this order: a process killed from outside, one that reported an error of its own, one that aborted or exited
+        without a report, one that lost its connection to a neighbour.
         """
         deadline_s = time.monotonic() + _GRACE_S
         ranks = range(len(plan.stages))
@@ -305,14 +303,14 @@ class Workers:
         priority, error = min(causes, key=lambda cause: cause[0])
         if priority < _CONSEQUENCE:
             return error
-        # One of the others, on another machine, was lost: which one shows by its silence.
+        # A worker on another machine was lost: the one whose heartbeats stop.
         deadline_s = time.monotonic() + self._heartbeat_timeout_s + _GRACE_S
         while time.monotonic() < deadline_s:
             others = [rank for rank in ranks if not self._has_failed(plan, rank, session)]
             if not others:
                 break
             for rank in others:
-                self._check_sign(plan, rank)
+                self._check_heartbeat(plan, rank)
             time.sleep(_POLL_S)
         return error
 
@@ -338,12 +336,12 @@ class Workers:
         return 2, TransportError(message, kind="killed", node=node)
 
     def _phase(self, plan: Plan, rank: int) -> str:
-        sign = self._processes[plan.stages[rank].node].sign
-        return " (it gave no sign of life yet)" if sign is None else f" (it is {sign.phase})"
+        heartbeat = self._processes[plan.stages[rank].node].heartbeat
+        return " (it sent no heartbeat yet)" if heartbeat is None else f" (it is {heartbeat.phase})"
 
 
 def stage_name(plan: Plan, rank: int) -> str:
-    """Return how messages call a stage: by its node, number and layers."""
+    """Return the name of a stage in messages: its node, number and layers."""
     stage = plan.stages[rank]
     return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
 
@@ -361,7 +359,7 @@ def _last_lines(log: IO[bytes] | None) -> str:
 
 
 def _signal_name(number: int) -> str:
-    # Real-time signals have no name of their own.
+    # Real-time signals have no name.
     names = {int(known): known.name for known in signal.Signals}
     return f"{number} ({names[number]})" if number in names else str(number)
 
@@ -381,7 +379,7 @@ def _kill_all(started: list[subprocess.Popen[bytes]]) -> int:
 
 def _environment(threads: int) -> dict[str, str]:
     environment = {"OMP_NUM_THREADS": str(threads)}
-    # All stages are on this host, so Gloo need not (and should not) listen on its other interfaces.
+    # All stages are on this host, so Gloo should not listen on its other interfaces.
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
         environment["GLOO_SOCKET_IFNAME"] = loopback

@@ -1,1 +1,1 @@
-"""A stage's process: it receives activations, runs its layers and sends the result on."""
+"""The process of a stage: it receives activations, runs its layers and sends the result."""

@@ -1,4 +1,4 @@
-"""Activations and tokens as messages: a stage's inlet and outlet, over the transport.
+"""A stage's inlet and outlet: activations and tokens as messages of the transport.
 
 activations   compressed frames, from each stage to the next, on a link of the plan
 tokens        plain int64, from the last stage back to the first; only their latency is emulated
@@ -28,12 +28,12 @@ _TOKEN_BYTES = 8
 
 
 def codebook_of(codec: CalibratedCodec | str) -> CalibratedCodec | None:
-    """Return what decoding a codec's frames needs."""
+    """Return the codec that decodes the frames of a calibrated codec, None for another."""
     return codec if isinstance(codec, CalibratedCodec) else None
 
 
 class ActivationOutlet:
-    """Encodes activations and sends them on."""
+    """Encodes activations and sends them."""
 
     def __init__(self, sender: Sender, pace: Pace, *, codec: CalibratedCodec | str, half_duplex: bool) -> None:
         self._sender = sender
@@ -61,7 +61,7 @@ class ActivationOutlet:
         counts = self._counts.get(group)
         self._record(header, start_s, stop_s, 0 if counts is None else counts[4])
 
-    def tell(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0) -> None:
         """Send a message without an activation on."""
         if kind is Kind.END:
             self._sender.forget(group)
@@ -124,13 +124,13 @@ class ActivationInlet:
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._link = link
-        # What a step decodes into is read before the next one comes.
+        # The array that a step is decoded into is read before the next step arrives.
         self._decoders: dict[int, Decoder] = {}
 
     def receive(self) -> Message:
-        """Wait for the next message. One whose frame is damaged says so instead.
+        """Wait for the next message; CORRUPTED replaces one whose frame is.
 
-        Raises TransportError if a message makes no sense, or its frame another activation than announced.
+        Raises TransportError if a message is invalid, or its frame holds another activation than announced.
         """
         asked_s = time.monotonic()
         header, description, payload = self._receiver.receive()
@@ -144,17 +144,17 @@ class ActivationInlet:
             return Message(kind, group)
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
-            return Message(Kind.DAMAGED, group)
+            return Message(Kind.CORRUPTED, group)
         try:
             x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=step > 0)
         except CorruptFrameError:
-            return Message(Kind.DAMAGED, group)
+            return Message(Kind.CORRUPTED, group)
         except ValueError as error:
             raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
         return Message(kind, group, step, x, begun)
 
     def _decode(self, payload: memoryview, header: Header) -> Tensor:
-        """Decode a frame. Raises ValueError if it holds another activation than announced, or one that is too large."""
+        """Decode a frame. Raises ValueError if it holds another activation than announced, or too large a one."""
         if header.step and header.tokens == 1:
             decoder = self._decoders.get(header.rows)
             if decoder is None:
@@ -192,9 +192,9 @@ class TokenOutlet:
         """Send the last tokens of a group once more."""
         self._sender.repeat(group)
 
-    def tell(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0) -> None:
         """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""
-        if kind is Kind.DAMAGED:
+        if kind is Kind.CORRUPTED:
             self._sender.send(Header(kind, group), is_answered=False)
         elif kind is Kind.END:
             self._sender.forget(group)
@@ -208,14 +208,14 @@ class TokenInlet:
         self._link = link
 
     def receive(self) -> tuple[Message, Header, float]:
-        """Wait for new tokens [b], or the word that something was damaged; return also the header, and when it came.
+        """Wait for new tokens [b], or CORRUPTED; return also the header and the time of arrival.
 
         Raises TransportError if the message is neither.
         """
         header, _, payload = self._receiver.receive()
         kind = _kind(header, self._link)
-        if kind is Kind.DAMAGED or payload is None:
-            return Message(Kind.DAMAGED, header.group), header, time.monotonic()
+        if kind is Kind.CORRUPTED or payload is None:
+            return Message(Kind.CORRUPTED, header.group), header, time.monotonic()
         if kind is not Kind.STEP or len(payload) != _TOKEN_BYTES * header.rows:
             raise TransportError(f"{self._link}: {len(payload)} bytes of kind {kind.name} are not {header.rows} tokens")
         tokens = (
@@ -225,14 +225,14 @@ class TokenInlet:
 
 
 def _check_size(shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Return the bytes of an activation; a header may announce any shape, and a small frame hold a large array."""
+    """Return the bytes of an activation; a header may announce any shape, and a small frame may hold a large array."""
     size = math.prod(shape) * dtype.itemsize
     if size > MESSAGE_BYTES:
         raise ValueError(f"an activation {tuple(shape)} in {dtype} takes {size} bytes, the limit is {MESSAGE_BYTES}")
     return size
 
 
-_KINDS = {int(kind): kind for kind in Kind}  # in a third of the time of a look-up in the enumeration
+_KINDS = {int(kind): kind for kind in Kind}  # a third of the time of a look-up in the enumeration
 
 
 def _kind(header: Header, link: str) -> Kind:
@@ -243,8 +243,8 @@ def _kind(header: Header, link: str) -> Kind:
 
 
 def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float) -> None:
-    """Record how long a message was waited for: until it was due, and until it was there."""
-    if not header.deliver_s:  # a link that is not emulated does not tell when a message was due
+    """Record the wait for a message: until its delivery time, and from there to its arrival."""
+    if not header.deliver_s:  # a link that is not emulated has no delivery times
         pace.recorder.add("wait", header.group, header.step, asked_s, got_s)
         return
     due_s = min(max(asked_s, header.deliver_s), got_s)

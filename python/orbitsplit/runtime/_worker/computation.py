@@ -1,4 +1,4 @@
-"""What a stage computes: the forwards of its groups, at the node's pace, with a KV cache for each."""
+"""The computation of a stage: forwards of its groups at the node's pace, with a KV cache for each group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sampling import Sampler, greedy
 
 @dataclass
 class _Held:
-    """What a stage holds for a group."""
+    """The state of a group on a stage."""
 
     group: Group
     mask: Tensor
@@ -28,27 +28,27 @@ class _Held:
 
 
 class Computation:
-    """The work of a stage.
+    """The computation of a stage.
 
-    `put_out(group, outputs)` gets what the last stage puts out for groups that generate nothing, `ended(group)` every
-    group that is over.
+    `emit(group, outputs)` is called on the last stage with the outputs of groups that generate nothing, `ended(group)`
+    with every group that has ended.
     """
 
     def __init__(
         self,
         model: StageModel,
         pace: Pace,
-        put_out: Callable[[int, dict[str, Tensor]], None],
+        emit: Callable[[int, dict[str, Tensor]], None],
         ended: Callable[[Group], None],
     ) -> None:
         self._model = model
         self._pace = pace
-        self._put_out = put_out
+        self._emit = emit
         self._ended = ended
         self._held: dict[int, _Held] = {}
 
     def begin(self, group: Group) -> None:
-        """Make room for a group."""
+        """Allocate the state of a group, replacing the state it may have."""
         mask = group.attention_mask()
         cache, pick = None, greedy
         if group.generates:
@@ -61,13 +61,13 @@ class Computation:
         self._held[group.id] = _Held(group, mask, cache, pick)
 
     def forward(self, group: int, step: int, x: Any) -> Tensor:
-        """Return the activation [b, S, H] that leaves the stage, or the new tokens [b] on the last stage."""
+        """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]."""
         held = self._held[group]
         work = self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
         return self._pace.run("compute", group, step, work)
 
     def drop(self, group: int) -> None:
-        """Forget a group."""
+        """Drop the state of a group."""
         held = self._held.pop(group, None)
         if held is not None:
             self._ended(held.group)
@@ -94,13 +94,13 @@ class Computation:
 
     def _forwarding(self, held: _Held, x: Any) -> Callable[[], Tensor]:
         def work() -> Tensor:
-            inputs = x if self._model.is_first else held.group.stand_ins()
+            inputs = x if self._model.is_first else held.group.placeholders()
             if "attention_mask" in inputs and not self._model.is_first:
                 inputs["attention_mask"] = held.mask.to(inputs["attention_mask"].dtype)
             output = self._model.forward_once(None if self._model.is_first else x, inputs)
             if isinstance(output, Tensor):
                 return output
-            self._put_out(held.group.id, output)
+            self._emit(held.group.id, output)
             return torch.zeros(0, dtype=torch.int64)
 
         return work

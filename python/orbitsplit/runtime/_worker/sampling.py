@@ -1,4 +1,4 @@
-"""New tokens from logits, as transformers' generate chooses them."""
+"""New tokens from logits: greedy and sampled, with the results of transformers' generate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from orbitsplit.runtime._messages.groups import Sampling
 
 
 class Sampler:
-    """Draws the tokens of one group.
+    """Samples the tokens of one group.
 
-    transformers draws for a whole batch at once, from torch's generator. The same numbers come out for a part of the
-    batch if all of them are drawn and those of the other rows are thrown away: exponential noise for every row and
-    token, and the token of the largest ratio of probability to noise (what `torch.multinomial` does for one draw).
+    transformers samples for a whole batch at once, from torch's generator. A part of the batch gets the same tokens if
+    noise is drawn for the whole batch and that of other rows is discarded: exponential noise for every row and token,
+    and the token with the largest ratio of probability to noise (as `torch.multinomial` does for one sample).
     """
 
     def __init__(self, sampling: Sampling, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""A stage at work in one session: its channels, its codecs, its loop."""
+"""The server of a stage in one session: its channels, its codecs, its loop."""
 
 from __future__ import annotations
 
@@ -33,18 +33,25 @@ from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
-from orbitsplit.runtime._schedule import Kind, Lead, Loopback, Message, Outlet, follow
+from orbitsplit.runtime._schedule import FirstStage, Kind, Loopback, Message, Outlet, run_follower
 
 from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
 from .computation import Computation
-from .telemetry import Heart, Reporter, Requests
+from .telemetry import HeartbeatThread, Reporter, Requests
 
 
-class Serving:
-    """A stage of a plan, connected to the others. Leaving the `with` block disconnects it."""
+class StageServer:
+    """Serves one stage of a plan, connected to the others; the `with` block ends with the connections."""
 
     def __init__(
-        self, address: str, setup: Setup, plan: Plan, session: int, rank: int, model: StageModel, heart: Heart
+        self,
+        address: str,
+        setup: Setup,
+        plan: Plan,
+        session: int,
+        rank: int,
+        model: StageModel,
+        heartbeat: HeartbeatThread,
     ) -> None:
         self._address = address
         self._setup = setup
@@ -52,7 +59,7 @@ class Serving:
         self._session = session
         self._rank = rank
         self._model = model
-        self._heart = heart
+        self._heartbeat = heartbeat
         self._last = len(plan.stages) - 1
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
         self._codecs = self._load_codecs()
@@ -68,15 +75,15 @@ class Serving:
             )
         self._origin_s = setup.origin_s or time.monotonic()
 
-    def __enter__(self) -> Serving:
+    def __enter__(self) -> StageServer:
         self._reporter.start()
         if self._transport is not None:
             watch = threading.Thread(target=self._watch, args=(self._transport,), name="watch", daemon=True)
             watch.start()
             try:
-                self._heart.receiver = self._open_receiver(self._transport)
-                self._heart.sender = self._open_sender(self._transport)
-            except BaseException:  # a neighbour that was lost just now; the next session joins a group anew
+                self._heartbeat.receiver = self._open_receiver(self._transport)
+                self._heartbeat.sender = self._open_sender(self._transport)
+            except BaseException:  # a neighbour was lost just now; the next session joins a new group
                 self._transport.close()
                 raise
         return self
@@ -84,54 +91,54 @@ class Serving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._heart.sender = self._heart.receiver = None
+        self._heartbeat.sender = self._heartbeat.receiver = None
         if self._transport is not None:
             self._transport.close()
 
     def run(self) -> None:
-        """Serve until told to stop. Raises PeerLostError if a neighbour is lost, or the session is interrupted."""
-        sender, receiver = self._heart.sender, self._heart.receiver
+        """Serve until STOP. Raises PeerLostError if a neighbour is lost, or the session is interrupted."""
+        sender, receiver = self._heartbeat.sender, self._heartbeat.receiver
         inbox: SimpleQueue[Any] = SimpleQueue()
         outlet: Outlet = Loopback(inbox.put)
         if sender is not None:
             outlet = TokenOutlet(sender) if self._rank == self._last else self._activation_outlet(sender)
-        stage = Computation(self._model, self._pace, self._reporter.put_out, functools.partial(self._record, outlet))
+        stage = Computation(self._model, self._pace, self._reporter.outputs, functools.partial(self._record, outlet))
         if self._rank > 0:
             assert receiver is not None, "only a chain of one stage has no links"
-            follow(stage, self._activation_inlet(receiver), outlet)
+            run_follower(stage, self._activation_inlet(receiver), outlet)
         else:
             Requests(self._address, self._session, inbox).start()
             if receiver is not None:
                 inlet = TokenInlet(receiver, self._link_name(self._last, 0))
                 threading.Thread(target=_collect, args=(inlet, inbox), name="tokens", daemon=True).start()
-            lead = Lead(stage, outlet, self._reporter, most_groups=self._setup.most_groups)
-            self._lead(lead, inbox)
-            outlet.tell(Kind.STOP)
+            first = FirstStage(stage, outlet, self._reporter, most_groups=self._setup.most_groups)
+            self._run_first(first, inbox)
+            outlet.notify(Kind.STOP)
         if sender is not None:
             sender.drain()
         self._reporter.flush()
 
-    def _lead(self, lead: Lead, inbox: SimpleQueue[Any]) -> None:
-        """Give the first stage what comes: requests of the parent, messages of the last stage."""
+    def _run_first(self, first: FirstStage, inbox: SimpleQueue[Any]) -> None:
+        """Feed the first stage with requests of the parent and messages of the last stage."""
         while True:
             asked_s = time.monotonic()
             event = inbox.get()
             if event is None:
                 return
             if isinstance(event, Message):
-                lead.returned(event)
+                first.returned(event)
             elif isinstance(event, Arrival):
                 record_arrival(self._pace, event.header, asked_s, event.got_s)
-                lead.returned(event.message)
+                first.returned(event.message)
             elif isinstance(event, int):
-                lead.cancel(event)
+                first.cancel(event)
             elif isinstance(event, BaseException):
                 raise event
             else:
-                lead.begin(*event)
+                first.begin(*event)
 
     def _record(self, outlet: Outlet, group: Group) -> None:
-        """Publish what the stage did for a group that has ended."""
+        """Publish the measurements of a group that has ended."""
         traffic = outlet.take_traffic(group.id) if isinstance(outlet, ActivationOutlet) else Traffic()
         events, cpu_s = self._pace.recorder.take(group.id)
         if group.is_recorded:
@@ -140,7 +147,7 @@ class Serving:
             self._reporter.put(key, record.to_json())
 
     def _watch(self, transport: Transport) -> None:
-        """Interrupt the session when the parent says so."""
+        """Interrupt the session when the parent requests it."""
         with suppress(RuntimeError):  # the store is gone with the parent
             ControlStore.join(self._address).get(control.interrupt_key(self._session))
             transport.interrupt()
@@ -155,17 +162,17 @@ class Serving:
         bytes_per_s, latency_s = None, self._plan.return_latency_s
         if after > 0:
             bytes_per_s, latency_s = self._plan.links[self._rank].bytes_per_s, self._plan.links[self._rank].latency_s
-        usual = LinkShaper(bytes_per_s, latency_s)
+        planned = LinkShaper(bytes_per_s, latency_s)
         if not self._setup.emulates:
-            return Sender(transport, name, after, shaper=None, usual=usual, key=key)
+            return Sender(transport, name, after, shaper=None, planned=planned, key=key)
         conditions = None
         if self._setup.conditions is not None and after > 0:
             stages, known = self._plan.stages, LinkConditions.from_dict(self._setup.conditions)
             conditions = known.of(stages[self._rank].node, stages[after].node)
         if conditions is None:
-            return Sender(transport, name, after, shaper=usual, key=key)
+            return Sender(transport, name, after, shaper=planned, key=key)
         shaper = LinkShaper(bytes_per_s, latency_s, conditions=conditions, origin_s=self._origin_s)
-        return Sender(transport, name, after, shaper=shaper, usual=usual, key=key)
+        return Sender(transport, name, after, shaper=shaper, planned=planned, key=key)
 
     def _activation_outlet(self, sender: Sender) -> ActivationOutlet:
         half_duplex = self._plan.stages[self._rank].half_duplex
@@ -190,9 +197,9 @@ class Serving:
         return f'link from node "{stages[source].node}" to node "{stages[destination].node}"'
 
     def _load_codecs(self) -> dict[int, CalibratedCodec | str]:
-        """Return the codecs of the links before and behind the stage.
+        """Return the codecs of the links into and out of the stage.
 
-        Raises ValueError if the codebook was calibrated for other weights than the stage has.
+        Raises ValueError if the codebook was calibrated for other weights than those of the stage.
         """
         links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
         found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
@@ -208,13 +215,13 @@ class Serving:
         x = torch.zeros(1, 2, self._model.hidden_size, dtype=self._dtype)
         for codec in self._codecs.values():
             decompress(compress(x, codec=codec), codebook_of(codec), framework="torch")
-        # What is loaded stays: a collection amid the work would look through all of it, for tens of milliseconds.
+        # What is loaded stays: a collection during the work would traverse all of it, for tens of milliseconds.
         gc.collect()
         gc.freeze()
 
 
 class Arrival(NamedTuple):
-    """A message of the last stage, with its header and the time it came, on the monotonic clock."""
+    """A message of the last stage, with its header and its time of arrival on the monotonic clock."""
 
     message: Message
     header: Header
@@ -222,7 +229,7 @@ class Arrival(NamedTuple):
 
 
 def _collect(inlet: TokenInlet, inbox: SimpleQueue[Any]) -> None:
-    """Put what the last stage sends into the inbox of the first, and at last the error that ends the session."""
+    """Put messages of the last stage into the inbox of the first, and finally the error that ends the session."""
     try:
         while True:
             inbox.put(Arrival(*inlet.receive()))

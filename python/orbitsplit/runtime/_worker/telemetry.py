@@ -1,8 +1,8 @@
-"""Between a worker and the parent, beside the work: threads of their own, so that no stage waits for the store.
+"""Communication of a worker with the parent, in threads of its own, so that no stage waits for the store.
 
-Heart      writes a sign of life every second
-Reporter   writes what the stage has to tell: tokens, ends, outputs, records
-Requests   reads what the parent asks of the first stage, into its inbox
+HeartbeatThread   writes a heartbeat every second, or more often during a session
+Reporter          writes tokens, ends, outputs and records of a stage
+Requests          reads the parent's requests to the first stage into its inbox
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import SignOfLife
+from orbitsplit.runtime._messages.control import Heartbeat
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender
 
-_SIGN_OF_LIFE_S = 1.0
-# Signs of life come more often while messages are counted on a link: what is lost shows by that.
-_BUSY_SIGN_OF_LIFE_S = 0.25
+_HEARTBEAT_S = 1.0
+# More often while messages are counted on a link, since their counts show what is lost.
+_BUSY_HEARTBEAT_S = 0.25
 
 
-class Heart(threading.Thread):
-    """Writes a sign of life to the store as long as the process lives."""
+class HeartbeatThread(threading.Thread):
+    """Writes heartbeats to the store as long as the process lives."""
 
     def __init__(self, address: str, worker: int) -> None:
-        super().__init__(name="heart", daemon=True)
+        super().__init__(name="heartbeat", daemon=True)
         self.phase = "starting"
         self.session = 0
         self.sender: Sender | None = None
@@ -39,32 +39,32 @@ class Heart(threading.Thread):
         self._worker = worker
 
     def run(self) -> None:
-        """Beat."""
+        """Write heartbeats."""
         store = ControlStore.join(self._address)
         for count in itertools.count():
-            store.put(control.sign_of_life_key(self._worker), self._sign(count).to_json())
-            time.sleep(_SIGN_OF_LIFE_S if self.sender is None else _BUSY_SIGN_OF_LIFE_S)
+            store.put(control.heartbeat_key(self._worker), self._heartbeat(count).to_json())
+            time.sleep(_HEARTBEAT_S if self.sender is None else _BUSY_HEARTBEAT_S)
 
-    def _sign(self, count: int) -> SignOfLife:
-        # The session first: it changes when the channels of the one before are gone, so no counts of that one get the
-        # number of the next.
+    def _heartbeat(self, count: int) -> Heartbeat:
+        # The session is read first: it changes after the channels of the previous session are gone, so that no counts
+        # get the number of the next session.
         session, sender, receiver, now_s = self.session, self.sender, self.receiver, time.monotonic()
         if sender is None or receiver is None:
-            return SignOfLife(count, self.phase, session)
+            return Heartbeat(count, self.phase, session)
         waiting_since_s = receiver.waiting_since_s
-        return SignOfLife(
+        return Heartbeat(
             count,
             self.phase,
             session,
             received=receiver.received,
             waiting_s=0.0 if waiting_since_s is None else now_s - waiting_since_s,
             sent=sender.sent,
-            dues_in_s=tuple(due_s - now_s for due_s in sender.dues_s.copy()),
+            arrivals_in_s=tuple(due_s - now_s for due_s in sender.expected_arrivals_s.copy()),
         )
 
 
 class Reporter(threading.Thread):
-    """Writes to the store what a worker has to tell in one session, in the order it was told."""
+    """Writes what a worker reports in one session to the store, in order."""
 
     def __init__(self, address: str, session: int) -> None:
         super().__init__(name="reporter", daemon=True)
@@ -76,33 +76,33 @@ class Reporter(threading.Thread):
         """Set a key."""
         self._queue.put((key, data))
 
-    def put_out(self, group: int, outputs: dict[str, Tensor]) -> None:
-        """Tell what a group puts out."""
+    def outputs(self, group: int, outputs: dict[str, Tensor]) -> None:
+        """Report the outputs of a group."""
         tensors = {name: value.contiguous() for name, value in outputs.items()}
         self.put(control.outputs_key(self._session, group), save_tensors(tensors))
 
     def tokens(self, group: int, tokens: Tensor) -> None:
-        """Tell that a group got one more token [b] in each row."""
+        """Report one more token [b] for each row of a group."""
         self._queue.put(["tokens", group, tokens.tolist()])
 
     def end(self, group: int) -> None:
-        """Tell that a group has ended."""
+        """Report that a group has ended."""
         self._queue.put(["end", group, None])
 
     def retry(self, group: int, tokens: int, failures: int) -> None:
-        """Tell that a group is restarted with the tokens that it got, after so many corrupted messages in a row."""
+        """Report that a group restarts with `tokens` new tokens after `failures` corrupted messages in a row."""
         self._queue.put(["retry", group, [tokens, failures]])
 
     def fail(self, group: int, reason: str) -> None:
-        """Tell that a group is given up."""
+        """Report that a group is given up."""
         self._queue.put(["fail", group, reason])
 
     def flush(self) -> None:
-        """Wait until all is written."""
+        """Wait until everything is written."""
         self._queue.join()
 
     def run(self) -> None:
-        """Write, as long as the process lives."""
+        """Write as long as the process lives."""
         number = 0
         while True:
             taken = [self._queue.get()]
@@ -131,7 +131,7 @@ class Requests(threading.Thread):
         self._inbox = inbox
 
     def run(self) -> None:
-        """Read until told to stop."""
+        """Read until the request to stop."""
         for number in itertools.count():
             key = control.request_key(self._session, number)
             data = self._store.get(key)
