@@ -95,7 +95,7 @@ class Wire:
 
     def _put(self, message: Message) -> None:
         self.last[message.group] = message
-        self.messages.append(Message(Kind.CORRUPTED, message.group) if self.corruptions(message) else message)
+        self.messages.append(Message(Kind.CORRUPTED, message.group) if self.corrupts(message) else message)
 
     def receive(self) -> Message:
         return self.messages.popleft()
