@@ -450,7 +450,7 @@ def test_a_loss_budget_is_a_number_and_infinity_is_no_limit() -> None:
     levels = osp.LevelTable(
         levels=(osp.Level(name="raw", ratio=1), osp.Level(name="int4", ratio=8)), loss=((0.0, 2.0),) * 3
     )
-    arguments = (profile(), network(2.0, 1.0, memory=9000), Workload(prompt_tokens=PROMPT))
+    arguments = (profile(), network(1.0, 1.0, memory=2700), Workload(prompt_tokens=PROMPT))
     for budget, codecs in ((0.0, {"raw"}), (1.9, {"raw"}), (math.inf, {"int4"})):
         problem = osp.build_problem(*arguments, levels=levels, loss_budget=budget)
         made = osp.plan(*arguments, levels=levels, loss_budget=budget)
