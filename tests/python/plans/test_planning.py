@@ -290,7 +290,7 @@ def test_a_running_plan_goes_on_without_a_lost_node() -> None:
         (spare, before.stages[0].stop, 4),
     ]
     assert osp.plan(profile(), whole, workload, running=before) == before
-    with pytest.raises(osp.InfeasiblePlanError, match="are on no node that is left, nor in a store"):
+    with pytest.raises(osp.InfeasiblePlanError, match="are on no remaining node, nor in a store"):
         osp.plan(profile(), left, workload, running=before)
     with pytest.raises(ValueError, match="objective is throughput, must be latency"):
         osp.plan(profile(), left, workload, running=before, objective="throughput")
