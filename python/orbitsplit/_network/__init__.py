@@ -1,1 +1,1 @@
-"""Networks of nodes and links, and conditions of links that change while a pipeline runs."""
+"""Networks of nodes and links, and conditions of links over time."""

@@ -1,7 +1,7 @@
-"""What links do over time, as an experimenter writes it in a TOML file: rates, delay, jitter, outages, corruption.
+"""Conditions of links over time, usually read from a TOML file: rates, delay, jitter, outages, corruption.
 
-All times count from the moment the pipeline is ready. Rates and delays given here stand instead of the plan's. This
-module holds the data and draws the random times; `runtime/_emulation/link_shaper.py` makes delivery times of them.
+All times count from the moment the pipeline is ready. Rates and delays replace those of the plan. This module has the
+data and draws the random times; `runtime/_emulation/link_shaper.py` computes delivery times from them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from .link_ends import end_keys, ends_of
 FORMAT = "orbitsplit-link-conditions"
 VERSION = 1
 
-# Bursts are drawn one by one since time 0: a shorter mean would make them a cost of its own.
+# Bursts are drawn in sequence from time 0: a shorter mean would make drawing them expensive.
 _SHORTEST_GAP_S = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class LossBursts:
-    """Random times during which nothing gets through: seconds between two of them and of each, on average.
+    """Random outages with exponentially distributed gaps and durations (the Gilbert-Elliott model in continuous time).
 
-    Both are exponentially distributed (the on/off model of Gilbert and Elliott in continuous time).
+    Attributes:
+        every_s: Mean seconds from the end of a burst to the next one, at least 0.001.
+        lasting_s: Mean seconds of a burst, above 0.
 
     Raises:
-        ValueError: Less than a millisecond between bursts, or bursts that do not last.
+        ValueError: A mean is out of range.
     """
 
     every_s: float
@@ -60,11 +62,19 @@ class LossBursts:
 
 @dataclass(frozen=True, slots=True)
 class LinkShape:
-    """What one directed link does over time; None leaves the plan's value.
+    """The conditions of one directed link.
 
-    `jitter_s` is the largest random delay added to a message. `rates` are pairs of a time in seconds, the first 0, and
-    the bytes per second from then on. `down` are pairs of times between which nothing gets through, the last one
-    may end at infinity. `corrupt` is the probability that one bit of a message is flipped.
+    Attributes:
+        source: Name of the sending node.
+        destination: Name of the receiving node.
+        bytes_per_s: Rate; None: that of the plan.
+        latency_s: Delay; None: that of the plan.
+        jitter_s: The largest random delay that is added to a message.
+        rates: Pairs of a time in seconds, the first 0, and the bytes per second from then on.
+        down: Pairs of the start and the end of an outage in seconds; the last end may be infinite.
+        bursts: Random outages.
+        corrupt: Probability that one bit of a message is flipped.
+        seed: Seed of all random numbers of the link.
 
     Raises:
         ValueError: A number out of range, times out of order, or two rates for one time.
@@ -107,7 +117,7 @@ class LinkShape:
         _check_down(f"down of {link}", self.down)
 
     def outages(self) -> Iterator[tuple[float, float]]:
-        """Yield from when to when nothing gets through, in order and apart from each other; endless with bursts."""
+        """Yield start and end of each outage in seconds, in order and disjoint; without end if there are bursts."""
         found: tuple[float, float] | None = None
         for start_s, stop_s in heapq.merge(self.down, self._burst_times()):
             if found is None:
@@ -123,7 +133,7 @@ class LinkShape:
             yield found
 
     def generator(self, purpose: str) -> random.Random:
-        """Return a generator that depends on the seed, the link's names and the purpose alone."""
+        """Return a generator that depends only on the seed, the names of both nodes and the purpose."""
         return random.Random(json.dumps([self.seed, self.source, self.destination, purpose]))
 
     def _burst_times(self) -> Iterator[tuple[float, float]]:
@@ -139,7 +149,11 @@ class LinkShape:
 
 @dataclass(frozen=True, slots=True)
 class LinkConditions:
-    """What the links of an experiment do over time, and the seed of all that is random about it.
+    """The conditions of links over time.
+
+    Attributes:
+        links: The links with conditions; all others are as the plan has them.
+        seed: Seed of all random numbers.
 
     Example:
         >>> text = '[[links]]\\nbetween = ["a", "b"]\\nbandwidth = "8 Mbit/s"\\ndown = [["10 s", "12 s"]]'
@@ -165,6 +179,8 @@ class LinkConditions:
     @classmethod
     def load(cls, path: str | Path) -> LinkConditions:
         """Read the conditions from a TOML file; quantities may carry a unit. `docs/guides/links.md` describes the keys.
+
+        Version 0.1 named the ends of a link `from` and `to`, which are still read.
 
         Raises:
             ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.

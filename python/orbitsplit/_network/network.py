@@ -29,12 +29,17 @@ _NODE_QUANTITIES = {
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A computer: memory in bytes and a speed.
+    """A computer with a memory and a speed: either `slowdown`, or `flop_per_s` and optionally `memory_bytes_per_s`.
 
-    The speed is either `slowdown`, how many times slower than the machine that measured the profile, or
-    `flop_per_s` and, for layers bound by reading their weights, `memory_bytes_per_s`. Memory is what there is beside
-    the interpreter. Of it `headroom_bytes` are kept for whatever is not weights, keys and values, and workspace: at
-    least what the process of a stage takes for itself, which may be more than is given here.
+    Attributes:
+        name: Unique name.
+        memory_bytes: Memory beside the Python interpreter.
+        slowdown: How many times slower than the machine that measured the profile, at least 1.
+        flop_per_s: Compute rate.
+        memory_bytes_per_s: Rate of reading weights, which bounds decoding; None: not counted.
+        headroom_bytes: Memory that is not for weights, keys and values, and workspace. A plan keeps at least what the
+            process of a stage takes for itself, which may be more.
+        half_duplex: Whether the node cannot compute and transmit at once.
 
     Raises:
         ValueError: No speed, two speeds, or a number out of range.
@@ -68,9 +73,13 @@ class Node:
 @takes_renamed(target="destination")
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A directed connection from the node `source` to the node `destination`.
+    """A directed connection between two nodes.
 
-    It transmits `bytes_per_s` bytes a second; each message arrives `latency_s` seconds after it was transmitted.
+    Attributes:
+        source: Name of the sending node.
+        destination: Name of the receiving node.
+        bytes_per_s: Rate.
+        latency_s: Propagation delay of each message, which does not occupy the link.
 
     Raises:
         ValueError: Source and destination are the same node, or a number is out of range.
@@ -95,6 +104,11 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Network:
     """Nodes and directed links at one instant.
+
+    Attributes:
+        name: Name of the network.
+        nodes: The nodes.
+        links: The links, at most one from each node to each other node.
 
     Example:
         >>> network = Network.sample("cubesat_chain")
@@ -143,7 +157,7 @@ class Network:
 
     def save(self, path: str | Path) -> None:
         """Write the network as TOML; `load` returns one that is equal."""
-        # Encoded before the file is opened: a name that UTF-8 cannot hold leaves a file that is there as it is.
+        # Encoded before the file is opened: a name that UTF-8 cannot encode leaves an existing file unchanged.
         write_text(path, self.to_toml())
 
     @classmethod
@@ -151,7 +165,7 @@ class Network:
         """Read a network that ships with orbitsplit, e.g. `cubesat_chain`.
 
         Raises:
-            ValueError: There is no such sample; the message lists what there is.
+            ValueError: There is no such sample; the message lists the samples.
         """
         folder = resources.files("orbitsplit") / "networks"
         names = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
@@ -201,7 +215,7 @@ class Network:
         """Return the network without some nodes, their links, and some other links, given as (source, destination).
 
         Raises:
-            ValueError: There is no such node, or no node is left. Links that are not there are no matter.
+            ValueError: There is no such node, or no node is left. Links that do not exist are ignored.
         """
         for node in nodes:
             self.index(node)
@@ -217,11 +231,11 @@ class Network:
         )
 
     def bandwidth_bytes_per_s(self) -> npt.NDArray[np.float64]:
-        """Return the N x N matrix of link rates, row sends to column, 0 where there is no link."""
+        """Return the link rates (N, N) in bytes per second, from row to column; 0: no link."""
         return self._matrix("bytes_per_s")
 
     def latency_s(self) -> npt.NDArray[np.float64]:
-        """Return the N x N matrix of link delays in seconds, row sends to column."""
+        """Return the link latencies (N, N) in seconds, from row to column; 0 where there is no link."""
         return self._matrix("latency_s")
 
     def _matrix(self, attribute: str) -> npt.NDArray[np.float64]:
@@ -259,7 +273,7 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
 
 
 def _whole(given: object, parsed: float) -> int:
-    """Return bytes as they were given where that is a whole number: a float keeps 53 bits of it."""
+    """Return bytes as given if that is an integer: a float has only 53 bits."""
     return given if isinstance(given, int) else int(parsed)
 
 
@@ -277,7 +291,7 @@ def _links(table: Mapping[str, Any], where: str) -> list[Link]:
 
 
 def _node_keys(node: Node) -> dict[str, object]:
-    """Return what `_node` reads, None for a key to be left out."""
+    """Return the keys that `_node` reads, None for a key to be left out."""
     return {
         "name": node.name,
         "memory": node.memory_bytes,
@@ -290,7 +304,7 @@ def _node_keys(node: Node) -> dict[str, object]:
 
 
 def _link_keys(link: Link) -> dict[str, object]:
-    """Return what `_links` reads, None for a key to be left out. One way each: `between` would change their order."""
+    """Return the keys that `_links` reads, None for a key to be left out. `between` would change the links' order."""
     return {
         "source": link.source,
         "destination": link.destination,

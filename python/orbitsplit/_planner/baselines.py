@@ -1,7 +1,7 @@
-"""What people do instead of searching: splits by rule, to be scored by `evaluate` beside a plan.
+"""Heuristic baselines: splits that other systems use instead of a search, to be compared with a plan.
 
-Each function returns stages on the nodes in their given order, with the best single level at every cut; whether
-they fit a node's memory, the links, the pins or the loss budget is for `evaluate` to say.
+Each function returns stages on the nodes in their given order, with the best single level at every cut. They may
+violate memory, links, pins or the loss budget; `evaluate` reports that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .certificate import Alternative
 from .objective import value_s
 from .problem import Problem, Stage, evaluate
 from .solve import solve
-from .unsplit import Unsplit, quickest_first, unsplit
+from .unsplit import Unsplit, fastest_first, unsplit
 
 
 class Span(NamedTuple):
@@ -33,15 +33,21 @@ class Span(NamedTuple):
 
 
 def uniform(problem: Problem) -> tuple[Stage, ...]:
-    """Split the layers into equal counts, one for each node."""
+    """Split the layers into equal counts, one stage for each node.
+
+    Nodes that are left when there are fewer layers have no stage.
+    """
     return _with_best_level(problem, _shares(np.ones(len(problem.layers)), np.ones(len(problem.nodes))))
 
 
 def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") -> tuple[Stage, ...]:
-    """Split the layers so that each node's share of them is its share of the speed, or of the memory (as exo does).
+    """Split the layers in proportion to the nodes' speed, or to their usable memory (as exo does).
 
     By speed, a layer weighs its mean seconds over the nodes, and a node's speed is the inverse of its seconds for
-    all layers; by memory, layers weigh the same.
+    all layers; by memory, all layers weigh the same.
+
+    Raises:
+        ValueError: `to` is neither "speed" nor "memory".
     """
     work = np.asarray(problem.layer_time_s).mean(axis=0)
     if to == "memory":
@@ -49,7 +55,7 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
         share = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
     elif to == "speed":
         total = np.asarray(problem.layer_time_s).sum(axis=1)
-        # A node that takes no time would get everything.
+        # A node that takes no time would get all layers.
         share = 1.0 / total if (total > 0).all() else np.zeros(len(problem.nodes))
     else:
         raise ValueError(f'to is {to!r}, must be "speed" or "memory"')
@@ -57,7 +63,7 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
 
 
 def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
-    """Fill one node after the other up to its memory, as accelerate does; the last one takes what is left over.
+    """Fill the nodes in order up to their memory, as accelerate does; the last one takes all remaining layers.
 
     A node that cannot hold the next layer is skipped.
     """
@@ -76,11 +82,11 @@ def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
 
 
 def min_max_split(problem: Problem) -> tuple[Stage, ...]:
-    """Make the busiest stage or link as quick as possible, as PipeDream and EdgeShard do, for the best single level.
+    """Minimise the longest occupancy of a stage or link, as PipeDream and EdgeShard do, for the best single level.
 
-    A dynamic programme over (layers placed, last node) that keeps memory and skips nodes where that pays. It looks
-    at computing and sending alone: not at codec seconds, propagation, ingress or egress, generation or pins.
-    Where no split fits, `uniform`.
+    A dynamic programme over (layers placed, last node) that respects memory and may skip nodes. It counts computing and
+    transmission alone: no codec seconds, propagation, ingress, egress, generation or pins. If no split fits, the result
+    is that of `uniform`.
     """
     compute = _compute_s(problem)
     ratios = sorted({level.ratio for level in problem.levels}) or [1.0]
@@ -91,10 +97,14 @@ def min_max_split(problem: Problem) -> tuple[Stage, ...]:
 
 
 def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage, ...]:
-    """Run everything on one node: the quickest of those that keep the limits, else of all."""
+    """Run all layers on one node: the fastest of the nodes that respect the limits, else of all nodes.
+
+    Raises:
+        ValueError: There is no such objective (see `SolveOptions`).
+    """
     best: tuple[Stage, ...] = ()
     best_rank: tuple[bool, float, int] | None = None
-    for node, least_s in quickest_first(problem, objective):
+    for node, least_s in fastest_first(problem, objective):
         if best_rank is not None and not best_rank[0] and least_s >= best_rank[1]:
             break
         result = evaluate(problem, (Stage(node, 0, len(problem.layers)),))
@@ -105,10 +115,10 @@ def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage,
 
 
 def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternative, ...]:
-    """Score what people do instead of planning; what breaks a limit is scored as if it did not.
+    """Score the alternatives to a plan; those that violate a limit are scored too.
 
-    These are the best plan without compression, the splits by rule, and everything on one node (see `unsplit`),
-    which holds one copy of the `tied_bytes` that embeddings and head share.
+    They are the best plan without compression, the heuristic baselines, and all layers on each single node (see
+    `unsplit`), which holds the `tied_bytes` that the first and the last layer share once.
     """
     return (
         uncompressed(problem),
@@ -118,7 +128,7 @@ def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternativ
 
 
 def heuristic_baselines(problem: Problem, objective: str = "latency") -> tuple[Alternative, ...]:
-    """Score the splits by rule."""
+    """Score the heuristic baselines."""
     return (
         scored(problem, "uniform", uniform(problem), objective),
         scored(problem, "proportional to speed", proportional(problem), objective),
@@ -129,25 +139,25 @@ def heuristic_baselines(problem: Problem, objective: str = "latency") -> tuple[A
 
 
 def scored(problem: Problem, name: str, stages: Sequence[Stage], objective: str = "latency") -> Alternative:
-    """Return stages with what they take and break."""
+    """Return stages as an alternative, with their seconds and violations."""
     result = evaluate(problem, stages)
     return Alternative(name, _finite(value_s(result, objective)), "; ".join(result.violations))
 
 
 def on_one_node(problem: Problem, node: int, tied_bytes: float) -> Alternative:
-    """Return everything on one node, with the nodes that relay its input."""
+    """Return all layers on one node as an alternative, with the nodes that relay its input."""
     return unsplit_alternative(problem, unsplit(problem, node, tied_bytes=tied_bytes))
 
 
-def unsplit_alternative(problem: Problem, way: Unsplit) -> Alternative:
-    """Return everything on one node as an alternative."""
-    relays = ", ".join(problem.nodes[relay].name for relay in way.path[:-1])
-    name = f"all on {problem.nodes[way.node].name}" + (f", input relayed by {relays}" if relays else "")
-    return Alternative(name, _finite(way.total_s), "; ".join(way.violations))
+def unsplit_alternative(problem: Problem, found: Unsplit) -> Alternative:
+    """Return an unsplit plan as an alternative."""
+    relays = ", ".join(problem.nodes[relay].name for relay in found.path[:-1])
+    name = f"all on {problem.nodes[found.node].name}" + (f", input relayed by {relays}" if relays else "")
+    return Alternative(name, _finite(found.total_s), "; ".join(found.violations))
 
 
 def without_compression(problem: Problem) -> Problem:
-    """Return the problem with its levels of ratio 1 alone."""
+    """Return the problem with only its levels of ratio 1."""
     raw = [k for k, level in enumerate(problem.levels) if level.ratio == 1]
     return replace(problem, levels=tuple(problem.levels[k] for k in raw), loss=problem.loss[:, raw])
 
@@ -187,9 +197,9 @@ def _with_each_level(problem: Problem, spans: Sequence[Span]) -> list[tuple[Stag
 
 
 def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[Stage, ...]:
-    """Return the quickest that keeps the limits, else the quickest within the loss budget, else what loses least.
+    """Return the fastest that respects all limits, else the fastest within the loss budget, else that of least loss.
 
-    Without levels nothing can be cut, and one node is all that is left.
+    Without levels nothing can be cut: all layers are on one node.
     """
     budget = math.inf if problem.loss_budget is None else problem.loss_budget * (1 + 1e-9)
 
@@ -202,7 +212,7 @@ def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[St
 
 
 def _compute_s(problem: Problem) -> Array:
-    """Return seconds of layers [start, stop) on each node, [nodes, start, stop]; infinite where they do not fit."""
+    """Return the seconds of layers [start, stop) on each node (N, start, stop), infinite if they do not fit."""
     layers = len(problem.layers)
     ends = np.zeros((len(problem.nodes), layers + 1))
     ends[:, 1:] = np.cumsum(problem.layer_time_s, axis=1)
@@ -213,18 +223,18 @@ def _compute_s(problem: Problem) -> Array:
 
 
 def _min_max_spans(problem: Problem, compute: Array, ratio: float) -> list[Span]:
-    """Return the split of smallest bottleneck when every cut is packed by `ratio`, [] where none fits."""
+    """Return the split of smallest bottleneck if every cut is compressed by `ratio`, [] if none fits."""
     nodes, ends = len(problem.nodes), len(problem.layers) + 1
     busiest = np.full((nodes, ends), math.inf)  # by last node and layers placed
-    came_from = np.zeros((nodes, ends, 2), dtype=np.int64)  # the node before, and the layers it left behind
-    packed = np.concatenate([[0.0], problem.cut_bytes / ratio, [0.0]])
+    came_from = np.zeros((nodes, ends, 2), dtype=np.int64)  # the previous node, and the layers before it
+    compressed = np.concatenate([[0.0], problem.cut_bytes / ratio, [0.0]])
     for m in range(nodes):
         arrival = np.full(ends, math.inf)
         arrival[0] = 0
         sender = np.full(ends, -1)
         for n in range(m):
             if problem.bandwidth_bytes_per_s[n, m] > 0:
-                sent = np.maximum(busiest[n], packed / problem.bandwidth_bytes_per_s[n, m])
+                sent = np.maximum(busiest[n], compressed / problem.bandwidth_bytes_per_s[n, m])
                 sender = np.where(sent < arrival, n, sender)
                 arrival = np.minimum(arrival, sent)
         joined = np.maximum(arrival[:, None], compute[m])

@@ -1,6 +1,6 @@
-"""What is known of a plan beside its stages: how good it is proven to be, what binds, what else there is.
+"""Certificates of plans: the proven bound, binding constraints, alternatives and relaxations.
 
-Plain data with a text and a JSON form; `certificate` in `_certifying` makes it.
+Plain data with a text and a JSON form; `certificate` in `certify.py` makes it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from orbitsplit._io.validation import check_keys, list_of, mapping_of, records_o
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Another way to run the model: the seconds it would take, and which limits it breaks (empty: none).
+    """Another plan for the same problem.
 
-    `total_s` is None where there is no such plan at all; `breaks` then says why. Where `is_proven` is false the search
-    for the plan was stopped: it may take less.
+    Attributes:
+        name: What distinguishes it, such as "without sat-1".
+        total_s: Seconds of the objective; None if there is no such plan.
+        breaks: The limits that it violates, or why there is none; empty if it violates no limit.
+        is_proven: False if the search was stopped: `total_s` is then an upper bound.
     """
 
     name: str
@@ -29,10 +32,13 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A constraint without which the best plan would be better.
+    """A binding constraint: if it is relaxed, the best plan is better.
 
-    `constraint` names it, `relaxed` says what was granted ("lifted", "twice as fast"), `total_s` what the best plan
-    would then take. Where `is_proven` is false the search for that plan was stopped: it may take less.
+    Attributes:
+        constraint: Its name, such as "memory of sat-1".
+        relaxed: How it was relaxed: "lifted" or "twice as fast".
+        total_s: Seconds of the objective of the best plan after that.
+        is_proven: False if the search was stopped: `total_s` is then an upper bound.
     """
 
     constraint: str
@@ -43,9 +49,13 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Relaxation:
-    """The least change of one kind that makes an infeasible problem feasible; `amount` None: none does.
+    """The smallest change of one kind that makes an infeasible problem feasible.
 
-    The amount is in bytes of memory, in the unit of the loss, or a number of links or nodes; `text` says it in words.
+    Attributes:
+        kind: "memory", "loss", "links", "pins" or "nodes".
+        amount: Bytes more on every node, a loss budget, a number of links or nodes, or 1 for lifted pins; None if no
+            amount is enough.
+        text: The same in words.
     """
 
     kind: Literal["memory", "loss", "links", "pins", "nodes"]
@@ -55,11 +65,20 @@ class Relaxation:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """How good a plan is, and why it is no better.
+    """How good a plan is, and which constraints keep it from being better.
 
-    `binding` has the constraints that cost something, dearest first; `slack` names those that cost nothing.
-    `alternatives` are the best plans under a further restriction. All seconds are those of the `objective`. An
-    infeasible problem has `relaxations` instead. `unanswered` lists what the time limit left open.
+    Attributes:
+        status: As in a `Solution`.
+        total_s: Seconds of the objective; None without a plan.
+        lower_bound_s: No plan takes fewer seconds; None if infeasible.
+        gap: (total - lower bound) / total; None without a plan.
+        objective: As in `SolveOptions`; all seconds are of this objective.
+        reason: Why the problem is infeasible, or which limit ended the search; None if optimal.
+        binding: Binding constraints, the one with the largest effect first.
+        slack: Names of the constraints whose relaxation does not improve the plan.
+        alternatives: The best plans under a further restriction.
+        relaxations: Of an infeasible problem, the smallest relaxation of each kind.
+        unanswered: Names of constraints and alternatives that the limits of the search left undecided.
     """
 
     status: str
@@ -80,7 +99,7 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """Make a certificate from what `to_dict` returned. Raises ValueError naming the key."""
+        """Make a certificate from what `to_dict` returned. Raises ValueError or TypeError naming the key."""
         values = dict(mapping_of("certificate", data))
         check_keys("certificate", values, cls)
         for key, record in (("binding", Binding), ("alternatives", Alternative), ("relaxations", Relaxation)):

@@ -1,4 +1,4 @@
-"""What each codec saves and loses at each cut of a model. Plain data; needs no torch."""
+"""Tables of levels: what each codec saves and loses at each cut of a model. Plain data; needs no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orbitsplit._io.validation import check_fields, check_keys, check_number, li
 
 from .problem import Level
 
-# The loss of a level at a cut that does not have it. Budgets stay below half of it.
+# The loss of a level that a cut does not have. Budgets stay below half of it.
 ABSENT_LOSS = 1e6
 
 FORMAT = "orbitsplit-levels"
@@ -24,17 +24,19 @@ VERSION = 1
 
 
 def lifted_budget(loss: npt.ArrayLike) -> float | None:
-    """Return the loss budget that forbids nothing but levels that are not there; None where all are."""
+    """Return the loss budget that rules out only levels that a cut does not have; None if all cuts have all levels."""
     return ABSENT_LOSS / 2 if np.max(loss, initial=0.0) >= ABSENT_LOSS else None
 
 
 @dataclass(frozen=True, slots=True)
 class LevelTable:
-    """Codecs and what each loses at each cut.
+    """Codecs, and the loss of each at each cut.
 
-    The names of `levels` are codecs. `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats
-    per token: the mean KL divergence of the next-token distribution from that of the unsplit model. `provenance` says
-    how it was found.
+    Attributes:
+        levels: K levels, whose names are codecs.
+        loss: C rows of K numbers: `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats
+            per token: the mean KL divergence of the next-token distribution from that of the unsplit model.
+        provenance: How the losses were measured.
 
     Raises:
         ValueError: A row of `loss` has another length than `levels`, or a loss is not finite or negative.

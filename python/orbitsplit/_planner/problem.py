@@ -1,4 +1,4 @@
-"""Problems, their evaluation and their solution: the planner on plain arrays, in SI units."""
+"""Planning problems as plain arrays in SI units, and the evaluation of plans."""
 
 from __future__ import annotations
 
@@ -37,9 +37,13 @@ NO_LEVEL = -1
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemNode:
-    """A node as the planner sees it; its layers may use `memory_bytes - headroom_bytes`.
+    """A node of a problem.
 
-    A half-duplex node cannot compute and transmit at once.
+    Attributes:
+        name: Unique name.
+        memory_bytes: Memory; the layers of its stage may use `memory_bytes - headroom_bytes`.
+        headroom_bytes: Memory that is kept free.
+        half_duplex: Whether the node cannot compute and transmit at once.
     """
 
     name: str
@@ -50,7 +54,14 @@ class ProblemNode:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """One rate-distortion point of a codec: ratio is original / compressed, seconds are per original byte."""
+    """One rate-distortion point of a codec.
+
+    Attributes:
+        name: Name of the codec.
+        ratio: Original bytes / compressed bytes, at least 1.
+        encode_s_per_byte: Seconds of the sender per original byte.
+        decode_s_per_byte: Seconds of the receiver per original byte.
+    """
 
     name: str
     ratio: float
@@ -60,10 +71,12 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExternalLink:
-    """Where every micro-batch comes from (ingress) or its result goes (egress), by node.
+    """The links over which the input of each micro-batch arrives (ingress) or its result leaves (egress).
 
-    `bandwidth_bytes_per_s` and `latency_s` have one value for each node; bandwidth 0 means that the node cannot
-    be first (ingress) or last (egress).
+    Attributes:
+        bytes: Size of the input or result of one micro-batch.
+        bandwidth_bytes_per_s: (N,), by node; 0 means that the node cannot be first (ingress) or last (egress).
+        latency_s: (N,), by node.
     """
 
     bytes: float
@@ -73,7 +86,13 @@ class ExternalLink:
 
 @dataclass(frozen=True, kw_only=True)
 class Pins:
-    """Fixed choices, by index: layers that must run on a node, nodes that must or must not take part."""
+    """Fixed choices, by index.
+
+    Attributes:
+        layers: The node on which a layer must run, by layer.
+        required: Nodes that must have a stage.
+        forbidden: Nodes that must not have a stage.
+    """
 
     layers: Mapping[int, int] = field(default_factory=dict)
     required: tuple[int, ...] = ()
@@ -81,7 +100,14 @@ class Pins:
 
 
 class Stage(NamedTuple):
-    """Layers [start, stop) on one node; `level` is that of the cut after them, None on the last stage."""
+    """Consecutive layers on one node.
+
+    Attributes:
+        node: Index of the node.
+        start: Index of the first layer.
+        stop: Index after the last layer.
+        level: Index of the level at the cut after the stage, None on the last stage.
+    """
 
     node: int
     start: int
@@ -98,27 +124,30 @@ class HasStages(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """What the planner is asked: L layers, N nodes, K levels, as arrays in SI units.
+    """The planner's input: L layers, N nodes and K levels as arrays in SI units.
 
     Keys and shapes are those of a problem file:
 
     - `layers` L names, `nodes`, `levels`; `layer_memory_bytes` (L,)
     - `layer_time_s` (N, L) seconds per micro-batch
-    - `cut_bytes` (L-1,) uncompressed bytes over the cut after layer i
+    - `cut_bytes` (L-1,) uncompressed bytes that cross the cut after layer i, per micro-batch
     - `loss` (L-1, K) additive loss of a level at the cut after layer i
     - `bandwidth_bytes_per_s`, `latency_s` (N, N) directed; bandwidth 0 means no link
     - `loss_budget`: absent, null (None) or infinite means no limit
     - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
       `new_tokens` of 2 or more needs `layer_decode_time_s` (N, L) and `cut_decode_bytes` (L-1,)
-    - `ingress`, `egress`: absent or null means that the data are there, or stay
+    - `ingress`, `egress`: absent or null means that the input is on the first node, and the result stays on the last
     - `order`: "fixed" (default; nodes in increasing index, any may be skipped) or "free" (any subset, any order)
-    - `latency_occupies_link` (default false)
+    - `latency_occupies_link` (default false): latency is part of the occupancy of a link
     - `pins`: `{"layers": {"3": "node name"}, "required": ["node name"], "forbidden": [2]}`, every part
       optional; a layer is given by index (digits) or name, a node by index or name
-    - `name` and `expected` are kept and not read
+    - `name` and `expected` are kept and ignored
 
-    Arrays are kept as read-only float64. Raises ValueError naming the key, the index, the value and the
-    limit.
+    Arrays are kept as read-only float64.
+
+    Raises:
+        ValueError: A value or a shape is wrong; the message names the key, the index, the value and the limit.
+        TypeError: A value has another type.
     """
 
     layers: tuple[str, ...]
@@ -145,7 +174,7 @@ class Problem:
     expected: Any = None
 
     def __post_init__(self) -> None:
-        """Bring every attribute to its type and shape, then let the backend check the values."""
+        """Convert every attribute to its type and shape, and let the backend check the values."""
         for key, value in _normalised(self).items():
             object.__setattr__(self, key, value)
         backend().validate_problem(self)
@@ -158,7 +187,7 @@ class Problem:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Problem:
-        """Make a problem from the keys of a problem file. Raises ValueError naming the key."""
+        """Make a problem from the keys of a problem file. Raises ValueError or TypeError naming the key."""
         values = dict(mapping_of("the problem", data))
         check_keys("the problem", values, cls)
         for key in ("layers", "nodes", "levels"):
@@ -191,14 +220,26 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a plan costs: seconds for all micro-batches and tokens, and what breaks a limit.
+    """What the cost model (cost.hpp) predicts for a plan, and which limits the plan violates.
 
-    `stage_s[k]` and `link_s[k]` are occupancies of stage k and of the link after it, per micro-batch; a
-    half-duplex stage's contains its link's. `decode_stage_s` and `decode_link_s` are the same per token step,
-    empty without generation. `latency_s` is the propagation added once to the prefill, `round_trip_s` one
-    token's way through all stages with its return `return_s`, `token_step_s` the steady time of a step,
-    `bottleneck_s` the longest occupancy, of a token step where the problem has them. `violations` has one
-    sentence for each broken limit.
+    Attributes:
+        objective_s: Seconds of all micro-batches and all tokens; infinite if a link is missing.
+        prefill_s: Seconds of the prefill of all micro-batches (the makespan).
+        token_step_s: Seconds from one token of a sequence group to its next, in steady state; 0 without generation.
+        round_trip_s: Seconds of one token through all stages, its return included; 0 without generation.
+        bottleneck_s: The longest occupancy of a stage or link, of a token step if the problem generates tokens.
+        return_s: Latency from the last node back to the first; 0 without generation.
+        loss: The sum of the losses at the cuts.
+        latency_s: Propagation of the prefill, which is added once; 0 if latency occupies links.
+        ingress_s: Occupancy of the ingress per micro-batch.
+        egress_s: Occupancy of the egress per micro-batch.
+        stage_s: Occupancies of the stages per micro-batch; that of a half-duplex stage includes the link after it.
+        link_s: Occupancies of the links per micro-batch; link k joins stage k to stage k + 1.
+        decode_stage_s: `stage_s` per token step; empty without generation.
+        decode_link_s: `link_s` per token step; empty without generation.
+        stage_memory_bytes: Memory of the layers of each stage.
+        is_feasible: Whether no limit is violated.
+        violations: One sentence for each violated limit.
     """
 
     objective_s: float
@@ -223,17 +264,23 @@ class Evaluation:
 
 
 def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluation:
-    """Score a plan, whether or not it keeps the limits.
+    """Score a plan by the cost model, whether or not it respects the limits.
 
-    `stages` is a sequence of `Stage`, or anything that has one as `.stages`. Raises ValueError for stages that
-    are no plan: gaps, a node twice, the wrong order, a level that does not exist.
+    Args:
+        problem: The problem.
+        stages: A sequence of `Stage`, or anything that has one as `.stages`, such as a `Solution`.
+
+    Raises:
+        ValueError: The stages are not a plan: gaps, a node twice, wrong order, a level that does not exist.
+
+    >>> evaluate(problem, solution).objective_s                # doctest: +SKIP
     """
     sequence = stages if isinstance(stages, Sequence) else stages.stages
     return Evaluation(**backend().evaluate(problem, stage_rows(sequence)))
 
 
 def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
-    """Return stages as rows (node, start, stop, level) of the backends. Raises ValueError for what is not a stage."""
+    """Return stages as the rows (node, start, stop, level) of a backend. Raises ValueError for what is not a stage."""
     rows = []
     for k, stage in enumerate(stages):
         try:
@@ -249,7 +296,7 @@ def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
 
 
 def _normalised(problem: Problem) -> dict[str, Any]:
-    """Return every attribute in its type and shape. Raises ValueError naming the key."""
+    """Return every attribute in its type and shape. Raises ValueError or TypeError naming the key."""
     layers, nodes, levels = len(problem.layers), len(problem.nodes), len(problem.levels)
     cuts = max(layers - 1, 0)
     shapes = {

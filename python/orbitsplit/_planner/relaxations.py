@@ -1,4 +1,4 @@
-"""The least change of each kind that makes an infeasible problem feasible."""
+"""The smallest change of each kind that makes an infeasible problem feasible."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .solve import Solution
 
 Solve = Callable[[Problem], Solution]
 
-# Two losses closer than this, relatively, are one: four times the tolerance of a loss budget.
+# Losses within this relative distance count as equal: four times the tolerance of a loss budget.
 _SAME_LOSS = 4e-9
 
 
 class _OutOfTimeError(Exception):
-    """A search was stopped before it knew whether there is a plan."""
+    """A search was stopped before it was known whether there is a plan."""
 
 
 def relaxations(
@@ -33,12 +33,12 @@ def relaxations(
     more_nodes: Sequence[tuple[int, Solve]] = (),
     tied_bytes: float = 0,
 ) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
-    """Return the least relaxation of each kind, and the kinds for which the search was stopped first.
+    """Return the smallest relaxation of each kind, and the kinds for which a search was stopped before it was known.
 
-    `search` may return any plan, `search_best` returns that of smallest latency. `more_nodes` has searches that allow
-    more nodes than `search` does, by growing numbers of nodes.
+    `search` may return any plan, `search_best` returns that of smallest latency. `more_nodes` are searches that allow
+    more nodes than `search` does, with that number, in increasing order.
     """
-    # Whether there is a plan does not depend on how many micro-batches share it, and one is the easiest to solve.
+    # Feasibility does not depend on the number of micro-batches, and one is the easiest to solve.
     alone = replace(problem, micro_batches=1, groups=None)
     kinds: dict[str, Callable[[], Relaxation]] = {
         "memory": lambda: _memory(alone, search, tied_bytes),
@@ -59,7 +59,7 @@ def relaxations(
 
 
 def _plan(problem: Problem, search: Solve) -> Solution | None:
-    """Return a plan that keeps every limit, None where there is none."""
+    """Return a plan that respects all limits, None if there is none."""
     best = search(problem)
     if best.status == "unknown":
         raise _OutOfTimeError
@@ -80,9 +80,9 @@ def _memory(problem: Problem, search: Solve, tied_bytes: float) -> Relaxation:
 
 
 def _least_memory(problem: Problem, search: Solve, grown: Sequence[int], tied_bytes: float) -> float | None:
-    """Return the fewest whole bytes more on each of some nodes that let a plan fit, None where none do.
+    """Return the least additional bytes on each of some nodes with which a plan fits, None if none do.
 
-    Only memory at which one more stage fits can make a difference: a search by halving over these.
+    Only amounts at which one more stage fits can make a difference: a binary search over these.
     """
     held = np.concatenate([[0.0], np.cumsum(problem.layer_memory_bytes)])
     stages = np.append((held[None, :] - held[:, None])[np.triu_indices(len(held), 1)], held[-1] - tied_bytes)
@@ -113,7 +113,7 @@ def _loss(problem: Problem, search: Solve) -> Relaxation:
     if least is None or problem.loss_budget is None:
         return Relaxation("loss", None, "loss: no budget is enough")
     too_little = problem.loss_budget
-    # By halving down to one part in a million, then from each plan to any that loses less.
+    # By bisection down to one part in a million, then from each plan to any plan that loses less.
     while True:
         assert least.loss is not None
         middle = (too_little + least.loss) / 2
@@ -137,10 +137,10 @@ def _links(problem: Problem, search_best: Solve) -> Relaxation:
 
 
 def _counting_missing_links(problem: Problem) -> Problem:
-    """Return the problem with every link, whose plans take a second for each link that it lacked.
+    """Return the problem with all links, whose plans take one second for each link that was missing.
 
-    While generating, the way forward counts twice and the return once: the plan with the fewest new links on its
-    way forward wins, and among these one whose return exists.
+    With generation, links of the chain count twice and the return once: the plan with the fewest new links in its chain
+    is the best, and among these one whose return exists.
     """
     nodes = len(problem.nodes)
     generates = problem.new_tokens >= 2
@@ -168,7 +168,7 @@ def _counting(link: ExternalLink | None) -> ExternalLink | None:
 
 
 def _missing_links(problem: Problem, stages: Sequence[Stage]) -> list[str]:
-    """Return in words the links that a plan needs and the problem has not."""
+    """Return in words the links that a plan needs and the problem does not have."""
     names = [node.name for node in problem.nodes]
     first, last = stages[0].node, stages[-1].node
     words = []
@@ -180,7 +180,7 @@ def _missing_links(problem: Problem, stages: Sequence[Stage]) -> list[str]:
             bandwidth[a, b] = 1
             words.append(f"one from {names[a]} to {names[b]}")
     linked = evaluate(replace(problem, bandwidth_bytes_per_s=bandwidth, ingress=None, egress=None), stages)
-    if not linked.is_feasible:  # the new tokens have no way back
+    if not linked.is_feasible:  # the new tokens cannot return
         words.append(f"one from {names[last]} back to {names[first]}")
     if problem.egress is not None and problem.egress.bandwidth_bytes_per_s[last] == 0:
         words.append(f"egress from {names[last]}")

@@ -1,4 +1,4 @@
-"""A problem after nodes or links are gone."""
+"""A problem without some of its nodes and links."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from .problem import Pins, Problem
 def without(
     problem: Problem, *, nodes: Sequence[int | str] = (), links: Sequence[tuple[int | str, int | str]] = ()
 ) -> Problem:
-    """Return the problem in which some nodes take no part and some links (from, to) do not exist.
+    """Return the problem in which some nodes are forbidden and some links, given as (source, destination), are missing.
 
-    Nodes are given by name or index and keep their indices; pins that ask for them are dropped. Raises ValueError
-    for one that does not exist.
+    Nodes are given by name or index and keep their indices; pins to them are dropped.
+
+    Raises:
+        ValueError: There is no such node.
+
+    >>> left = without(problem, nodes=["sat-1"], links=[("sat-0", "sat-2")])    # doctest: +SKIP
     """
     names = [node.name for node in problem.nodes]
 
@@ -28,8 +32,8 @@ def without(
 
     gone = {index(f"nodes[{i}]", node) for i, node in enumerate(nodes)}
     bandwidth = problem.bandwidth_bytes_per_s.copy()
-    for i, (a, b) in enumerate(links):
-        bandwidth[index(f"links[{i}]: the first node", a), index(f"links[{i}]: the second node", b)] = 0
+    for i, (source, destination) in enumerate(links):
+        bandwidth[index(f"links[{i}]: the source", source), index(f"links[{i}]: the destination", destination)] = 0
     pins = Pins(
         layers={layer: node for layer, node in problem.pins.layers.items() if node not in gone},
         required=tuple(node for node in problem.pins.required if node not in gone),

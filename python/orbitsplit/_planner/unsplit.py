@@ -1,4 +1,4 @@
-"""Everything on one node: the answer "do not split", with the raw input relayed to that node where that pays."""
+"""All layers on one node: the answer "do not split", with the raw input relayed over links if that is faster."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from .tied_weights import with_tied_weights
 
 @dataclass(frozen=True, slots=True)
 class Unsplit:
-    """Everything on `node`: `path` has the nodes that the raw input passes, `node` last.
+    """The score of a plan that runs all layers on one node.
 
-    `total_s` is what the objective counts, infinite where the input cannot get there; `violations` as in an
-    `Evaluation`.
+    Attributes:
+        node: Index of the node.
+        path: Indices of the nodes that the raw input passes, `node` last.
+        total_s: Seconds of the objective, infinite if the input cannot reach the node.
+        violations: One sentence for each violated limit, as in an `Evaluation`.
     """
 
     node: int
@@ -30,42 +33,49 @@ class Unsplit:
 
 
 def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_bytes: float = 0) -> Unsplit:
-    """Score the plan that splits nothing: send the raw input to `node`, run every layer there.
+    """Score the plan that does not split: send the raw input to one node and run all layers there.
 
-    With the ground server as `node` this is ground-only execution. The input arrives by the ingress of the
-    problem: straight to the node, or at another one and from there over links, uncompressed, whichever is
-    sooner; every hop is one more resource of the pipeline. Without an ingress the data are at the node. The
-    `tied_bytes` that first and last layer share are held once. `objective` as in `solve`. Raises ValueError for a
-    node that does not exist.
+    With the ground server as `node` this is ground-only execution. The input arrives by the ingress of the problem,
+    directly or at another node and from there over links, uncompressed, whichever is faster; every hop is one more
+    resource of the pipeline. Without an ingress the input is at the node.
+
+    Args:
+        problem: The problem.
+        node: Index of the node.
+        objective: As in `SolveOptions`.
+        tied_bytes: Bytes of weights that the first and the last layer share: they are held once.
+
+    Raises:
+        ValueError: There is no such node or objective.
     """
     if not 0 <= node < len(problem.nodes):
         raise ValueError(f"node is {node}, the nodes are 0 to {len(problem.nodes) - 1}")
     whole = with_tied_weights(problem, tied_bytes)
     direct = evaluate(whole, (Stage(node, 0, len(problem.layers)),))
-    ways = [Unsplit(node, (node,), value_s(direct, objective), direct.violations)]
+    found = [Unsplit(node, (node,), value_s(direct, objective), direct.violations)]
     if problem.ingress is not None:
         paths = [path for path in _paths(problem, node, direct.stage_s[0]) if len(path) > 1]
-        ways += [_relayed(whole, path, objective) for path in paths]
-    return min(ways, key=lambda way: (way.total_s, len(way.path)))
+        found += [_relayed(whole, path, objective) for path in paths]
+    return min(found, key=lambda one: (one.total_s, len(one.path)))
 
 
 def best_unsplit(problem: Problem, *, objective: str = "latency", tied_bytes: float = 0) -> Unsplit:
-    """Return the best node for everything: the soonest of those that keep the limits, else of all."""
+    """Return the best unsplit plan: the fastest of the nodes that respect the limits, else of all nodes."""
     best: Unsplit | None = None
-    for node, least_s in quickest_first(problem, objective):
+    for node, least_s in fastest_first(problem, objective):
         if best is not None and not best.violations and least_s >= best.total_s:
             break
-        way = unsplit(problem, node, objective=objective, tied_bytes=tied_bytes)
-        if best is None or _rank(way) < _rank(best):
-            best = way
+        found = unsplit(problem, node, objective=objective, tied_bytes=tied_bytes)
+        if best is None or _rank(found) < _rank(best):
+            best = found
     assert best is not None
     return best
 
 
-def quickest_first(problem: Problem, objective: str = "latency") -> list[tuple[int, float]]:
-    """Return the nodes, each with what it at least takes to run everything, the quickest first.
+def fastest_first(problem: Problem, objective: str = "latency") -> list[tuple[int, float]]:
+    """Return the nodes by a lower bound on the seconds to run all layers, the fastest first.
 
-    Input, result and tokens only add to the computing of the micro-batches.
+    The bound is the computing of the micro-batches; input, result and tokens only add to it.
     """
     if objective == "latency":
         least_s = problem.layer_time_s.sum(axis=1) * problem.micro_batches
@@ -74,14 +84,14 @@ def quickest_first(problem: Problem, objective: str = "latency") -> list[tuple[i
     return [(int(node), float(least_s[node])) for node in np.argsort(least_s, kind="stable")]
 
 
-def _rank(way: Unsplit) -> tuple[bool, float, int]:
-    return bool(way.violations), way.total_s, way.node
+def _rank(found: Unsplit) -> tuple[bool, float, int]:
+    return bool(found.violations), found.total_s, found.node
 
 
 def _relayed(problem: Problem, path: tuple[int, ...], objective: str) -> Unsplit:
-    """Score one way of the input: each relay is a stage of one layer that costs nothing, its cut the raw input.
+    """Score one path of the input: each relay is a stage of one layer without cost, whose cut is the raw input.
 
-    Tokens stay on the last node, whatever way the input took.
+    Tokens stay on the last node, whatever the path.
     """
     node, hops, layers = path[-1], len(path) - 1, len(problem.layers)
     stages = [Stage(relay, k, k + 1, len(problem.levels)) for k, relay in enumerate(path[:-1])]
@@ -122,10 +132,10 @@ def _with_relays(problem: Problem, hops: int) -> Problem:
 
 
 def _paths(problem: Problem, node: int, stage_s: float) -> Iterator[tuple[int, ...]]:
-    """Yield the quickest path of the input, then the quickest whose slowest hop is quicker, and so on.
+    """Yield the shortest path of the input, then the shortest one whose slowest hop is faster, and so on.
 
-    The best path is among them: the pipeline's delay grows with the sum of the hops and with the slowest alone,
-    and the slowest does not matter once the stage itself is slower.
+    The best path is among them: the pipeline's delay depends only on the sum of the hops and on the slowest one, and
+    not on the slowest one once the stage itself is slower.
     """
     assert problem.ingress is not None
     entry = transmission_s(problem.ingress.bytes, problem.ingress.bandwidth_bytes_per_s)

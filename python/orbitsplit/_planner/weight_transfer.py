@@ -1,4 +1,4 @@
-"""Weights that must travel before a plan can run: what moves where, over which links, and how long it takes."""
+"""Transfer of weights before a plan can run: what moves where, over which links, and how long it takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from .shortest_path import shortest_path_to, transmission_s
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Weights of layers [start, stop) that travel along `path`, from a node that holds them to one that needs them."""
+    """A transfer of the weights of consecutive layers.
+
+    Attributes:
+        start: Index of the first layer.
+        stop: Index after the last layer.
+        path: Indices of the nodes from the source, which has the weights, to the destination, which needs them.
+        bytes: Size of the weights.
+    """
 
     start: int
     stop: int
@@ -28,10 +35,7 @@ class Move:
 
 
 class Weights:
-    """Where the weights of each layer are, and what it takes to bring them elsewhere.
-
-    `held` (N, L) says which node has the weights of which layer, `weight_bytes` (L,) how large they are.
-    """
+    """Which nodes have the weights of which layers (`held`, N x L), and the bytes of each layer (`weight_bytes`, L)."""
 
     def __init__(self, problem: Problem, held: NDArray[np.bool_], weight_bytes: Array) -> None:
         self._problem = problem
@@ -43,9 +47,9 @@ class Weights:
         self._bandwidth = bandwidth
 
     def moves(self, stages: Sequence[Stage]) -> tuple[Move, ...]:
-        """Return what each node lacks of its stage, each layer from the holder that has the quickest way.
+        """Return the moves of what each node lacks of its stage, each layer over the shortest path from a source.
 
-        Raises ValueError where no holder can reach the node.
+        Raises ValueError if no node that has a layer can reach the one that needs it.
         """
         found: list[Move] = []
         for stage in stages:
@@ -55,21 +59,21 @@ class Weights:
         return tuple(_joined(found))
 
     def seconds(self, moves: Sequence[Move]) -> float:
-        """Return how long the moves take: all links at once, each one carrying its bytes one after the other.
+        """Return how long the moves take: links transmit in parallel, each one its bytes in sequence.
 
-        Weights travel in pieces small against the whole, so that a relay sends while it receives; the longest
-        propagation along a path comes on top.
+        Weights are sent in pieces small against the whole, so that a relay transmits while it receives; the longest
+        propagation along a path is added.
         """
-        carried: dict[tuple[int, int], float] = defaultdict(float)
+        transmitted: dict[tuple[int, int], float] = defaultdict(float)
         delay = 0.0
         for move in moves:
             for hop in pairwise(move.path):
-                carried[hop] += move.bytes
+                transmitted[hop] += move.bytes
             delay = max(delay, sum(float(self._problem.latency_s[hop]) for hop in pairwise(move.path)))
-        return delay + max((size / float(self._bandwidth[hop]) for hop, size in carried.items()), default=0.0)
+        return delay + max((size / float(self._bandwidth[hop]) for hop, size in transmitted.items()), default=0.0)
 
     def fetch_s(self) -> Array:
-        """Return the seconds to bring each layer alone to each node (N, L): 0 where it is, infinite where it cannot."""
+        """Return the seconds to move each layer alone to each node (N, L): 0 if it is there, infinite if it cannot."""
         seconds = np.zeros(self._held.shape)
         for node, layer in np.argwhere(~self._held):
             try:
@@ -86,13 +90,13 @@ class Weights:
             names = self._problem.layers, self._problem.nodes[node].name
             fact = f'the weights of layer {layer} ("{names[0][layer]}")'
             if not self._held[:, layer].any():
-                raise ValueError(f"{fact} are on no node that is left, nor in a store")
-            raise ValueError(f'{fact} cannot reach node "{names[1]}" from any node that holds them')
+                raise ValueError(f"{fact} are on no remaining node, nor in a store")
+            raise ValueError(f'{fact} cannot reach node "{names[1]}" from any node that has them')
         return Move(layer, layer + 1, path, size)
 
 
 def _joined(moves: Sequence[Move]) -> list[Move]:
-    """Join moves of neighbouring layers along the same path."""
+    """Join moves of adjacent layers along the same path."""
     joined: list[Move] = []
     for move in moves:
         if joined and (joined[-1].stop, joined[-1].path) == (move.start, move.path):

@@ -1,7 +1,7 @@
-"""A plan: which node runs which layers, and how the activation is encoded at each cut.
+"""Plans: which node runs which layers, and how the activation is encoded at each cut.
 
-Layers are numbered as in a `Problem`: 0 is the embeddings, 1..n are the transformer layers, n + 1 is the head.
-A plan is plain data. `orbitsplit.plan` makes one, `orbitsplit.Pipeline` runs one, and neither needs the other.
+Layers are numbered as in a `Problem`: 0 is the embeddings, 1..n are the transformer layers, n + 1 is the head. A plan
+is plain data. `orbitsplit.plan` makes one, `orbitsplit.Pipeline` runs one, and neither needs the other.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PlanStage:
 
     @property
     def cut(self) -> int:
-        """The cut behind the stage: how many transformer layers lie before it."""
+        """The cut after the stage: the number of transformer layers before it."""
         return self.stop - 1
 
     def __post_init__(self) -> None:
@@ -93,7 +93,15 @@ class PlanStage:
 
 @dataclass(frozen=True, slots=True)
 class PlanLink:
-    """The link from one stage to the next: bytes per second (None: as fast as it goes) and seconds of delay."""
+    """The link from one stage to the next.
+
+    Attributes:
+        bytes_per_s: Rate; None: not limited.
+        latency_s: Delay of each message, which does not occupy the link.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
 
     bytes_per_s: float | None = None
     latency_s: float = 0.0
@@ -108,11 +116,22 @@ class PlanLink:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the cost model says of a plan, in seconds unless the name says otherwise.
+    """What the cost model predicts for a plan.
 
-    `stage_s[k]` and `link_s[k]` are occupancies per micro-batch in prefill, the `decode_` ones per token step of
-    one group. `loss` is in nats per token. `status`, `lower_bound_s` and `gap` certify how good the plan is for its
-    `objective` (that of `solve`).
+    Attributes:
+        total_s: Seconds from the first prompt to the last token.
+        prefill_s: Seconds of the prefill of all micro-batches.
+        token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
+        loss: The sum of the losses at the cuts, in nats per token.
+        stage_s: Occupancy of each stage per micro-batch in prefill.
+        link_s: Occupancy of each link per micro-batch in prefill.
+        decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
+        decode_link_s: Occupancy of each link per token step of one group; empty without generation.
+        stage_memory_bytes: Memory of each stage's process beside the interpreter.
+        status: As in a `Solution`.
+        lower_bound_s: No plan takes fewer seconds of the objective.
+        gap: (objective - lower bound) / objective.
+        objective: As in `SolveOptions`.
     """
 
     total_s: float
@@ -131,23 +150,31 @@ class Prediction:
 
     @property
     def decode_s(self) -> float:
-        """Return the seconds from the end of prefill to the last token."""
+        """Seconds from the end of prefill to the last token."""
         return self.total_s - self.prefill_s
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Stages in order, the links between them, and what was predicted; frozen, with a JSON round trip.
+    """Stages in order, the links between them, and predictions; frozen, with a JSON round trip.
 
-    `links[k]` joins stage k to stage k + 1. `return_latency_s` is how long a new token takes from the last
-    stage back to the first. `layers` counts the embeddings and the head. `dtype` and `threads` are those the model
-    was profiled with; running with others takes other memory and time. `codebook` is the id of the codebook that the
-    levels of its stages are from, `max_accuracy_drop` the limit it was planned for (a fraction; see `verify`).
-    `certificate` says why the plan is as it is (`plan(..., explain=True)`).
+    Attributes:
+        stages: The stages, in order of their layers.
+        links: `links[k]` joins stage k to stage k + 1.
+        layers: Number of layers; the embeddings and the head count.
+        workload: What the plan was made for.
+        return_latency_s: Seconds that a new token takes from the last stage back to the first.
+        model: Name or path of the model; None if unknown.
+        dtype: The dtype that the model was profiled with; another one takes other memory and time.
+        threads: The torch threads of a stage that the model was profiled with.
+        prediction: What the cost model predicts; None for a plan by hand.
+        certificate: The certificate of `plan(..., explain=True)`.
+        codebook: Hexadecimal id of the codebook that has the levels of the stages.
+        max_accuracy_drop: The limit that it was planned for, as a fraction (see `verify`).
 
     Raises:
-        ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is
-            not the number of stages less one.
+        ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
+            number of stages minus one.
     """
 
     stages: tuple[PlanStage, ...]
@@ -202,8 +229,8 @@ class Plan:
     ) -> Plan:
         """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
 
-        Nodes are called `node 0`, `node 1`, ... in order; links are as fast as the machine; nothing is compressed
-        unless `codecs` gives one codec per cut, or `levels` one level per cut of a `codebook` (None: uncompressed).
+        Nodes are called `node 0`, `node 1`, ... in order, and the rates of links are not limited. Nothing is compressed
+        unless `codecs` has one codec per cut, or `levels` one level of the `codebook` per cut (None: uncompressed).
 
         Example:
             >>> [(s.start, s.stop) for s in Plan.manual(cuts=[2, 3], layers=6).stages]
@@ -246,8 +273,9 @@ class Plan:
     def with_levels(self, codebook: Codebook, levels: Mapping[int, int | None]) -> Plan:
         """Return the plan with these levels of a codebook at its cuts (None: uncompressed), and no prediction.
 
-        Raises LookupError for a cut or level that the codebook or the plan does not have, ValueError for a codebook of
-        another number of layers.
+        Raises:
+            LookupError: The codebook or the plan does not have a cut, or the codebook a level.
+            ValueError: The codebook is for another number of layers.
         """
         if codebook.model.layers + 2 != self.layers:
             raise ValueError(
@@ -265,7 +293,7 @@ class Plan:
         return replace(self, stages=tuple(stages), codebook=named, prediction=None, certificate=None)
 
     def uncompressed(self) -> Plan:
-        """Return the plan with nothing compressed, and no prediction."""
+        """Return the plan without compression, and without a prediction."""
         stages = tuple(replace(stage, codec=None, codebook_level=None) for stage in self.stages)
         return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
@@ -306,10 +334,10 @@ class Plan:
         return load_document(path, cls.from_dict)
 
     def explain(self) -> str:
-        """Return in words what the plan is, what keeps it busiest, and why it is no better, as far as that is known."""
+        """Return a text with the plan, its bottlenecks if it has a prediction, and its certificate if it has one."""
         lines = [str(self)]
         if self.prediction is not None:
-            lines += _busiest(self, self.prediction)
+            lines += _bottlenecks(self, self.prediction)
         if self.certificate is not None:
             lines.append(str(self.certificate))
         return "\n".join(lines)
@@ -323,20 +351,20 @@ class Plan:
         return " ".join(parts)
 
 
-def _busiest(plan: Plan, prediction: Prediction) -> list[str]:
-    """Return a line for the prefill and one for generation: seconds, and the resource that limits the rate."""
+def _bottlenecks(plan: Plan, prediction: Prediction) -> list[str]:
+    """Return a line for the prefill and one for generation: seconds and the bottleneck."""
     nodes = [stage.node for stage in plan.stages]
     names = nodes + [f"the link {a} -> {b}" for a, b in pairwise(nodes)]
     seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
     lines = [
-        f"prefill: {format_seconds(prediction.prefill_s)}, busiest is {resource} with "
+        f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
         f"{format_seconds(seconds)} per micro-batch"
     ]
     if prediction.decode_stage_s:
         seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
         lines.append(
             f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
-            f"step, busiest is {resource} with {format_seconds(seconds)}"
+            f"step, bottleneck is {resource} with {format_seconds(seconds)}"
         )
     return lines
 
@@ -353,7 +381,7 @@ def _prediction(data: Any) -> Prediction:
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo what JSON does to tuples, so that a round trip gives an equal record."""
+    """Return the values with lists as tuples, which JSON does not have, so that a round trip gives an equal record."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 

@@ -1,6 +1,6 @@
-"""What a plan's prediction looks like in time: an event simulation of the chain with the plan's occupancies.
+"""An event simulation of a plan with its predicted occupancies.
 
-The cost model gives sums and maxima; the simulation gives the moment of every piece of work, to be drawn beside the
+The cost model gives sums and maxima; the simulation gives the start and end of every event, to be compared with the
 trace of a measured run. It shares no code with the cost model, so each checks the other.
 """
 
@@ -13,10 +13,10 @@ from .trace import Trace, TraceEvent
 
 
 def simulate(plan: Plan) -> Trace:
-    """Return what every node and link of the plan would do when, with the seconds of `plan.prediction`.
+    """Return the predicted trace of a plan: when each node and link is occupied, by the seconds of `plan.prediction`.
 
-    Micro-batches enter back to back; nodes and links serve them in order of arrival; a group takes its next step as
-    soon as its token is back at the first stage. `compute` events include encoding and decoding, as the predicted
+    Micro-batches enter back to back; nodes and links serve them in order of arrival; a group starts its next step as
+    soon as its token has returned to the first stage. `compute` events include encoding and decoding, as the predicted
     occupancy of a stage does.
 
     Raises:
@@ -33,7 +33,7 @@ def simulate(plan: Plan) -> Trace:
 
 
 class _Chain:
-    """Serial resources with the moments at which they become free."""
+    """Serial resources, with the times at which they become free."""
 
     def __init__(self, plan: Plan, prediction: Prediction) -> None:
         self.plan = plan

@@ -1,4 +1,4 @@
-"""Pictures of runs; needs matplotlib (extra `report`)."""
+"""Timelines of traces as pictures; needs matplotlib (extra `report`)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLOURS = {
 }
 
 
-# Vector formats and the one raster format that everything shows.
+# Vector formats, and the raster format that every viewer supports.
 _FORMATS = (".pdf", ".png", ".svg")
 
 
 def check_format(path: str | Path) -> None:
-    """Raise ValueError unless the ending of `path` is one that pictures are written in."""
+    """Raise ValueError unless pictures can be written with the suffix of `path`."""
     if Path(path).suffix not in _FORMATS:
         raise ValueError(f"{path} ends in {Path(path).suffix!r}, pictures end in one of {', '.join(_FORMATS)}")
 
@@ -39,11 +39,11 @@ def check_format(path: str | Path) -> None:
 def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
     """Draw traces below each other on one time axis, a row per node and per link, and write the picture to `path`.
 
-    The file's ending chooses the format (`.pdf`, `.png`, `.svg`). Waiting is left white; prefill is drawn in full
-    colour and generation lighter.
+    The suffix of the file chooses the format (`.pdf`, `.png`, `.svg`). Waiting is white; prefill has the full colour,
+    generation a lighter one.
 
     Raises:
-        ValueError: There is no trace, or the ending is another one.
+        ValueError: There is no trace, or the suffix is another one.
     """
     check_format(path)
     if not traces:
@@ -71,7 +71,7 @@ def _draw(axis: Any, title: str, trace: Trace) -> None:
                 (position[lane] - 0.4, 0.8),
                 facecolors=_COLOURS[event.kind],
                 alpha=1.0 if event.step == 0 else 0.55,
-                # Short events keep a visible width, or some of many equal ones would show and others not.
+                # Short events have a minimum width: otherwise some of many equal ones would be invisible.
                 edgecolor=_COLOURS[event.kind],
                 linewidth=0.5,
             )

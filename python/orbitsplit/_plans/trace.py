@@ -1,4 +1,4 @@
-"""What every node did when: the record of a run, as JSON and for trace viewers. Needs no torch."""
+"""Traces of runs: events of every node with their times, as JSON and for trace viewers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ FORMAT = "orbitsplit-trace"
 VERSION = 1
 
 # compute: a stage's forward. encode, decode: an activation into and out of a frame. send: a link is occupied.
-# wait: a node has nothing to do, or may not compute while it transmits. receive: a message that should have been
-# there already (the transport's own delay).
+# wait: a node is idle, or may not compute while it transmits. receive: a message that is late (the transport's own
+# delay).
 KINDS = ("compute", "encode", "send", "wait", "receive", "decode")
 
 
 class TraceEvent(NamedTuple):
-    """One thing one node did; `step` 0 is prefill. Seconds count from the start of the run."""
+    """One event of one node.
+
+    Attributes:
+        node: Name of the node.
+        kind: "compute", "encode", "send", "wait", "receive" or "decode".
+        group: Index of the sequence group.
+        step: Token step; 0 is the prefill.
+        start_s: Seconds since the start of the run.
+        stop_s: Seconds since the start of the run.
+    """
 
     node: str
     kind: str
@@ -32,37 +41,43 @@ class TraceEvent(NamedTuple):
 
     @property
     def duration_s(self) -> float:
-        """Return how long it took."""
+        """The duration in seconds."""
         return self.stop_s - self.start_s
 
 
 class Recorder:
-    """Collects the events of one node, of the groups it was told to, as cheaply as Python allows: a tuple per event."""
+    """Collects the events of one node for selected groups, at low cost: one tuple per event."""
 
     def __init__(self) -> None:
         self._events: dict[int, list[tuple[str, int, int, float, float, float]]] = {}
 
     def begin(self, group: int) -> None:
-        """Record what is done for a group from now on."""
+        """Start to record the events of a group."""
         self._events.setdefault(group, [])
 
     def add(self, kind: str, group: int, step: int, start_s: float, stop_s: float, cpu_s: float = 0.0) -> None:
-        """Record one event, if it is of such a group; times are of the monotonic clock, `cpu_s` processor time."""
+        """Record one event of a selected group; times are of the monotonic clock, `cpu_s` is processor time."""
         events = self._events.get(group)
         if events is not None:
             events.append((kind, group, step, start_s, stop_s, cpu_s))
 
     def take(self, group: int) -> tuple[tuple[tuple[str, int, int, float, float], ...], float]:
-        """Return the events of a group and their processor time, and record no more of it."""
+        """Return the events of a group and their processor time, and stop recording it."""
         events = self._events.pop(group, [])
         return tuple(event[:5] for event in events), math.fsum(event[5] for event in events)
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All events of a run, in order of start; JSON round trip and export for Chrome's and Perfetto's viewers.
+    """All events of a run, with a JSON round trip and an export for Chrome's and Perfetto's viewers.
 
-    `slowdowns[k]` states how much slower than this machine node k was emulated to be (empty: none was).
+    Attributes:
+        nodes: Names of the nodes, in order of their stages.
+        events: The events, in order of their start.
+        slowdowns: How many times slower than this machine each node was emulated; empty: no node was.
+
+    Raises:
+        ValueError: The number of slow-downs is neither 0 nor that of the nodes.
     """
 
     nodes: tuple[str, ...]
@@ -75,11 +90,11 @@ class Trace:
 
     @property
     def stop_s(self) -> float:
-        """Return when the last event ended, 0 without events."""
+        """End of the last event in seconds, 0 without events."""
         return max((event.stop_s for event in self.events), default=0.0)
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Return the seconds each node spent on each kind of event."""
+        """Return the seconds of each node by kind of event."""
         totals = {node: dict.fromkeys(KINDS, 0.0) for node in self.nodes}
         for event in self.events:
             totals[event.node][event.kind] += event.duration_s
@@ -168,9 +183,9 @@ def _event(key: str, row: Any, nodes: tuple[str, ...]) -> TraceEvent:
 def merge(
     nodes: tuple[str, ...], recorded: Sequence[Iterable[Any]], *, origin_s: float, slowdowns: tuple[float, ...]
 ) -> Trace:
-    """Join the recorders' events of all nodes (in the order of `nodes`) into one trace that starts at `origin_s`.
+    """Join the recorded events of all nodes (in the order of `nodes`) into one trace that starts at `origin_s`.
 
-    What began earlier (stages that wait for the first message) is counted from there.
+    Events that began earlier (stages that waited for the first message) count from there.
     """
     events = [
         TraceEvent(node, kind, group, step, max(0.0, start_s - origin_s), max(0.0, stop_s - origin_s))

@@ -30,23 +30,29 @@ def profile(
     threads: int = 1,
     progress: Callable[[str, float], None] | None = None,
 ) -> ModelProfile:
-    """Find out what each layer of a model costs: a causal language model, an encoder or a vision transformer.
+    """Profile the layers of a model: a causal language model, an encoder or a vision transformer.
 
-    `model` is a model directory, a `.gguf` file, a hub id or a transformers configuration. Without `measure` only
-    the configuration is read, so models of any size take about a second. With it the whole model is loaded and
-    run, and the seconds are medians with `threads` torch threads; with one thread they are processor seconds, so
-    that other work on the machine counts little.
+    Without `measure` only the configuration is read, so that models of any size take about a second. With `measure` the
+    whole model is loaded and run.
 
-    Of a model of images, of the size its configuration names, `prompt_tokens` does not count: that of the profile is
-    how many tokens an image becomes.
+    Args:
+        model: A model directory, a `.gguf` file, a hub id or a configuration of transformers.
+        prompt_tokens: Tokens of a prompt. It is ignored for a model of images, whose profile has the number of tokens
+            of an image of the configuration's size.
+        batch_size: Sequences, or images, of a forward.
+        dtype: "float32", "float16" or "bfloat16".
+        measure: Measure the seconds of each layer on this machine: medians, and with one thread processor seconds, so
+            that other load on the machine has little effect.
+        threads: Torch threads of the measurement.
+        progress: Called with a text for each step, and the fraction that is done.
 
     Example:
         >>> osp.profile("path-or-hub-id", prompt_tokens=256).layers[1].weight_bytes     # doctest: +SKIP
         22294528
 
     Raises:
-        ValueError: An architecture that cannot be split, more tokens than it takes, a count below 1, an unknown
-            dtype, or a configuration to be measured, which has no weights.
+        ValueError: The architecture cannot be split, the model takes fewer tokens, a count is below 1, the dtype is
+            unknown, or a configuration is to be measured, which has no weights.
     """
     _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
     report = progress or (lambda _step, _fraction: None)

@@ -1,4 +1,4 @@
-"""What each layer of a model costs: bytes, FLOP and, where measured, seconds. Plain data; needs no torch."""
+"""Profiles: bytes, FLOP and, if measured, seconds of each layer of a model. Plain data; needs no torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from .workload import Workload
 FORMAT = "orbitsplit-profile"
 VERSION = 1
 
-# A receiver has four buffers, of which the part that messages reach is resident, at most 4 MiB each.
+# A receiver has four buffers of at most 4 MiB, of which the part that messages fill is resident.
 _BUFFERS, _BUFFER_BYTES = 4, 4 << 20
-# Activations of a micro-batch that wait. One at a time does, but peaks measured with one were up to 15 % above, as if
-# the memory of what arrived were not used again for what is sent. Beside them one is computed, and put in its frame.
+# Waiting activations of each micro-batch. Only one waits at a time, but measured peaks were up to 15 % above a count of
+# one, as if the memory of the received activation were not reused for the one that is sent. In addition one activation
+# is computed, and one encoded.
 _WAITING, _PASSING = 2, 2
-# Memory blocks above this are given back when they are freed (glibc: the most that M_MMAP_THRESHOLD becomes by itself).
+# Larger memory blocks are returned to the system when freed (glibc: the maximum of the dynamic M_MMAP_THRESHOLD).
 _KEPT_BYTES = 32 << 20
 
 
@@ -29,11 +30,23 @@ _KEPT_BYTES = 32 << 20
 class LayerProfile:
     """Costs of one layer; times and FLOP are of one forward of the profile's `batch_size` sequences.
 
-    Prefill is the whole prompt or image at once, decode one token with `prompt_tokens` tokens of context. The cache
-    keeps `kv_bytes_per_token` per token and sequence, of the last `kv_tokens_max` tokens only where that is not None.
-    Seconds are None in a profile that was not measured. A model that does not generate has no cache, `decode_flop` 0
-    and no `decode_s`. `workspace_bytes` is the peak of transient activations, what the stage received included, None
-    in a profile that knows but the largest.
+    Prefill is the whole prompt or image at once, decode is one token after `prompt_tokens` tokens of context. A model
+    that does not generate has no cache, no `decode_s`, and a `decode_flop` of 0.
+
+    Attributes:
+        name: "embeddings", "layer 0", ... or "head".
+        weight_bytes: Bytes of the weights.
+        kv_bytes_per_token: Bytes of keys and values per token and sequence.
+        kv_tokens_max: The cache keeps at most this many tokens (a sliding window); None: all.
+        prefill_flop: FLOP of a prefill.
+        decode_flop: FLOP of a token.
+        prefill_s: Seconds of a prefill; None if not measured.
+        decode_s: Seconds of a token; None if not measured.
+        workspace_bytes: Peak of the transient activations, the received one included; None: that of the profile.
+
+    Raises:
+        ValueError: A number is negative or not finite.
+        TypeError: A field has another type.
     """
 
     name: str
@@ -51,7 +64,7 @@ class LayerProfile:
         _check_amounts(self, self.name, [f.name for f in fields(self) if f.name != "name"])
 
     def kv_bytes(self, tokens: int) -> int:
-        """Return the bytes of keys and values that one sequence of `tokens` tokens keeps in this layer."""
+        """Return the bytes of keys and values of one sequence of `tokens` tokens in this layer."""
         return self.kv_bytes_per_token * (tokens if self.kv_tokens_max is None else min(tokens, self.kv_tokens_max))
 
 
@@ -59,15 +72,30 @@ class LayerProfile:
 class ModelProfile:
     """Costs of a model by layer: the embeddings, the transformer layers, the head (with norms and pooler).
 
-    They are for `prompt_tokens` tokens a sequence; of a model of images, that is what an image becomes.
-    `cut_bytes_per_token` is the uncompressed activation per token and sequence, the same at every cut.
-    `workspace_bytes` is the peak of transient activations in the hungriest layer, what the stage received included,
-    with logits of the last position only where the model generates. `tied_bytes` are weights that the
-    embeddings and the head share, counted in both because stages on two nodes hold a copy each. Every forward of a
-    stage, of whatever layers, takes `overhead_prefill_s` or `overhead_decode_s` seconds beside its layers' (masks,
-    rotary embeddings; 0 if not measured). `threads` and `machine` say where seconds were measured, if they were.
-    `library_bytes` are what the libraries of a process take once they load and run a stage, None where nothing is
-    known of the process, and nothing counted.
+    Attributes:
+        model: Name or path of the model.
+        architecture: Class of transformers.
+        dtype: Name of the dtype of weights and activations.
+        prompt_tokens: Tokens of a sequence; of a model of images, the tokens that an image becomes.
+        batch_size: Sequences of a forward.
+        hidden_size: Width of the activation.
+        layers: The layers, embeddings first and head last.
+        cut_bytes_per_token: Bytes of the uncompressed activation per token and sequence, the same at every cut.
+        workspace_bytes: The largest peak of transient activations of a layer, the received one included; logits are of
+            the last position only if the model generates.
+        tied_bytes: Bytes of the weights that embeddings and head share; they count in both layers, because stages on
+            two nodes hold a copy each.
+        overhead_prefill_s: Seconds of a prefill of any stage in addition to its layers (masks, rotary embeddings); 0 if
+            not measured.
+        overhead_decode_s: The same of a token.
+        threads: Torch threads of the measurement; None if not measured.
+        machine: The machine of the measurement; None if not measured.
+        library_bytes: Memory of the libraries of a process that loads and runs a stage; None: the memory of processes
+            is not counted.
+
+    Raises:
+        ValueError: A number is out of range, or there are fewer than three layers.
+        TypeError: A field has another type.
     """
 
     model: str
@@ -98,31 +126,31 @@ class ModelProfile:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the layers have seconds."""
+        """Whether the layers have measured seconds."""
         return self.threads is not None
 
     @property
     def generates(self) -> bool:
-        """Whether it is of a model that generates tokens: others have no costs of decoding."""
+        """Whether the model generates tokens: others have no costs of decoding."""
         return any(layer.decode_flop > 0 for layer in self.layers)
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the whole model on one node, shared weights counted once."""
+        """Bytes of the weights of the whole model on one node, tied weights counted once."""
         return sum(layer.weight_bytes for layer in self.layers) - self.tied_bytes
 
     def stage_workspace_bytes(self, start: int, stop: int) -> int:
-        """Return the peak of transient activations in the layers [start, stop)."""
+        """Return the peak of transient activations in the layers [start, stop), in bytes."""
         sizes = (layer.workspace_bytes for layer in self.layers[start:stop])
         return max(self.workspace_bytes if size is None else size for size in sizes)
 
     def process_bytes(self, workload: Workload, workspace_bytes: int) -> int:
-        """Return what the process of a stage takes beside weights, cache, workspace and what it starts with.
+        """Return the bytes of a stage's process in addition to the interpreter, weights, cache and workspace.
 
-        Libraries that are loaded with the stage, the activations that wait between stages (of each micro-batch the one
-        that arrived, or its input, and the one that was sent, which is kept until the next of its group), the buffers
-        of a receiver, and what the allocator keeps of workspaces gone by, which is about another one, up to where it
-        keeps no block. 0 where `library_bytes` is None.
+        It consists of the libraries that a stage loads; the waiting activations (of each micro-batch the received one,
+        or its input, and the sent one, which is kept until the next one of its group); the buffers of a receiver; and
+        the memory that the allocator keeps of earlier workspaces, about one more of them up to the size of the largest
+        block that it keeps. 0 if `library_bytes` is None.
         """
         if self.library_bytes is None:
             return 0
@@ -163,7 +191,7 @@ class ModelProfile:
 
 
 def _check_amounts(record: Any, where: str, names: Sequence[str]) -> None:
-    """Raise unless the named fields are finite numbers, not negative, or None."""
+    """Raise unless each of the named fields is None, or finite and not negative."""
     for name in names:
         value = getattr(record, name)
         if value is None:

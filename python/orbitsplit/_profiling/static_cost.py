@@ -1,4 +1,4 @@
-"""What each layer of a model costs, found without its weights: a forward, and one of a token, on the meta device."""
+"""Costs of the layers of a model without its weights: a prefill, and one token, on the meta device."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _NOTHING_KEPT: tuple[int, int | None] = (0, None)
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """Costs of the n + 2 layers of a model, in bytes and FLOP; see `LayerProfile` for what each means.
+    """Costs of the n + 2 layers of a model, in bytes and FLOP, as in a `LayerProfile`.
 
-    They are of `tokens` tokens: those of a prompt, or what an image becomes.
+    They are of `tokens` tokens: those of a prompt or of an image.
     """
 
     hidden_size: int
@@ -48,7 +48,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
     """Count the costs of each layer for a prefill and, of a model that generates, then one token.
 
     Both are of `batch_size` texts of `prompt_tokens` tokens, or images. Raises ValueError for a model that cannot be
-    split, or cannot take so many tokens.
+    split, or does not take that many tokens.
     """
     layout = find_layout(config)
     model = build_on_meta(config, dtype=dtype)
@@ -63,7 +63,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
             decode_flop = _spread(meter.measure(batch_size, 1), like)
             kv = [_kv(cache.layers[index], batch_size) for index in like]
     tokens = layout.image_tokens or prompt_tokens
-    # Past the first stage, the hidden state that was received is there beside the embeddings' stand-in.
+    # After the first stage there is the received hidden state in addition to the placeholder of the embeddings.
     received_bytes = batch_size * tokens * layout.hidden_size * dtype.itemsize
     return LayerCosts(
         hidden_size=layout.hidden_size,
@@ -91,7 +91,7 @@ def _parameters(model: PreTrainedModel, names: frozenset[str]) -> dict[nn.Parame
 
 
 def _kv(layer: Any, batch_size: int) -> tuple[int, int | None]:
-    """Return bytes per token and sequence that a layer's cache keeps, and how many tokens at most."""
+    """Return the bytes per token and sequence of a layer's cache, and the most tokens that it keeps."""
     tensors = [value for value in vars(layer).values() if isinstance(value, Tensor) and value.dim() > 1]
     if not tensors:
         return _NOTHING_KEPT
@@ -103,9 +103,9 @@ def _kv(layer: Any, batch_size: int) -> tuple[int, int | None]:
 
 
 def _keep_one_of_each_kind(model: PreTrainedModel, layout: Layout) -> list[int]:
-    """Return for each layer the first one like it, and let only those first ones run.
+    """Return for each layer the index of the first layer of its kind, and let only these first ones run.
 
-    A forward on meta takes tens of milliseconds per layer, and most models have one or two kinds.
+    A forward on the meta device takes tens of milliseconds per layer, and most models have one or two kinds.
     """
     _, layers = find_layers(model)
     first: dict[str, int] = {}
@@ -132,7 +132,7 @@ def _spread(flop: tuple[int, ...], like: list[int]) -> tuple[int, ...]:
 
 @dataclass
 class _Meter:
-    """Divides the FLOP and the live bytes of forwards among the layers, of the bytes their peaks."""
+    """Attributes the FLOP and the peak of live bytes of a forward to the layers."""
 
     model: PreTrainedModel
     cache: Cache | None
@@ -156,7 +156,7 @@ class _Meter:
             self._mark()
             self.model(**inputs, **options)
             self._mark()
-        # The first mark is before the forward: what the inputs take is there during the first layer.
+        # The first mark is before the forward: the inputs are alive during the first layer.
         before = self.workspace_bytes or self.peaks[1:]
         self.workspace_bytes = [max(pair) for pair in zip(before, self.peaks[1:], strict=True)]
         return tuple(after - before for before, after in pairwise(self.marks))
@@ -188,16 +188,16 @@ class _Meter:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are alive, and their peak.
+    """Counts the bytes of live tensors, and their peak.
 
-    Two things run differently on the meta device than on a processor and are left out: the score matrix of
-    attention, which fused kernels never build, and the copies of expert weights that the only experts
-    implementation with meta kernels makes per token.
+    Two things differ on the meta device from a processor and are not counted: the score matrix of attention, which
+    fused kernels never build, and the copies of expert weights that the only experts implementation with meta kernels
+    makes per token.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        for weight in (*model.parameters(), *model.buffers()):  # their views are no new bytes
+        for weight in (*model.parameters(), *model.buffers()):  # their views are not new bytes
             weight.untyped_storage()._orbitsplit_counted = True  # type: ignore[attr-defined]
         self.bytes = 0
         self.peak = 0
@@ -205,17 +205,17 @@ class _LiveBytes(TorchDispatchMode):
         self._is_in_experts = False
 
     def take_peak(self) -> int:
-        """Return the peak since the last call, and start a new one."""
+        """Return the peak since the last call, and reset it."""
         peak, self.peak = self.peak, self.bytes
         return peak
 
     def enter_experts(self, entered: bool) -> None:
-        """Say whether the forward is now in a module of expert weights."""
+        """Set whether the forward is in a module of expert weights."""
         self._is_in_experts = entered
 
     @contextmanager
     def fused_attention(self) -> Iterator[None]:
-        """Count of an attention only its result."""
+        """Count only the result of an attention."""
         live = self
 
         class Fused(TorchFunctionMode):

@@ -1,4 +1,4 @@
-"""How long each layer of a model takes on this machine, measured in the model itself."""
+"""Seconds of each layer of a model on this machine, measured in the model itself."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from orbitsplit._models.stage import StageModel
 
 _PREFILLS = 3
 _DECODE_STEPS = 5
-# Nodes wait for messages between pieces of work, and a core that has idled is slower for the next piece: a forward took
-# 5 to 18 % longer after a pause than right behind another one. So each timed forward follows a pause as well, of so
-# many times the duration of the one before.
+# Nodes wait for messages between forwards, and a core is slower after it was idle: a forward took 5 to 18 % longer
+# after a pause than directly after another one. So each timed forward follows a pause too, of this many times the
+# duration of the previous forward.
 _PAUSE = 3.0
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Median seconds of the n + 2 layers, and of what a forward of any stage takes beside its layers.
+    """Median seconds of the n + 2 layers, and the overhead of a forward of any stage in addition to its layers.
 
     A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0.
     """
@@ -50,9 +50,9 @@ def measure_times(
     threads: int,
     progress: Callable[[str, float], None],
 ) -> LayerTimes:
-    """Measure prefills of [batch_size, prompt_tokens] and decode steps behind them, through `StageModel`.
+    """Measure prefills of [batch_size, prompt_tokens] and the decode steps after them, through `StageModel`.
 
-    Of a model that does not generate, measure forwards of so many texts, or of `batch_size` images.
+    Of a model that does not generate, measure forwards of texts of that shape, or of `batch_size` images.
     """
     layout = find_layout(read_config(model))
     layers = layout.layer_count + 2
@@ -62,7 +62,7 @@ def measure_times(
         whole = _Stopwatch(StageModel.load(model, 0, layers, dtype=dtype), layout, clock)
         whole.run(batch_size, prompt_tokens, lambda done: progress("timing the layers", 0.1 + 0.8 * done))
         del whole.stage
-        # A stage of one layer shows what comes on top: masks, rotary embeddings, the layers that are not there.
+        # A stage of one layer shows the overhead: masks, rotary embeddings, the placeholders of other layers.
         progress("timing the overhead of a stage", 0.9)
         single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype), layout, clock)
         single.run(batch_size, prompt_tokens, lambda _done: None)
@@ -75,7 +75,7 @@ def measure_times(
 
 
 def machine_name() -> str:
-    """Return processor model and core count, as far as the system tells."""
+    """Return the processor model, if known, and the number of cores."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -97,7 +97,7 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 
 class _Stopwatch:
-    """Times the layers of a stage, and what its forwards take beside them, by hooks on the modules."""
+    """Times the layers of a stage, and the overhead of its forwards, by hooks on the modules."""
 
     def __init__(self, stage: StageModel, layout: Layout, clock: Callable[[], float]) -> None:
         self.stage = stage
@@ -123,7 +123,7 @@ class _Stopwatch:
                 module.register_forward_hook(self._leave_embeddings)
 
     def run(self, batch_size: int, prompt_tokens: int, progress: Callable[[float], None]) -> None:
-        """Time prefills, each with decode steps behind it if the model generates; a first one only warms up."""
+        """Time prefills, each followed by decode steps if the model generates; the first one only warms up."""
         x, inputs = self._start(batch_size, prompt_tokens)
         for repetition in range(_PREFILLS + 1):
             prefill, *decodes = [self._time(work) for work in self._forwards(x, inputs)]
@@ -135,7 +135,7 @@ class _Stopwatch:
                 self.decode_overheads += [overhead for _, overhead in decodes]
 
     def _forwards(self, x: Tensor | None, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
-        """Yield a prefill and the decode steps behind it, or the one forward of a model that does not generate."""
+        """Yield a prefill and its decode steps, or the one forward of a model that does not generate."""
         if not self.stage.generates:
             yield functools.partial(self.stage.forward_once, x, inputs)
             return
@@ -147,7 +147,7 @@ class _Stopwatch:
             yield functools.partial(self.stage.forward, x if step == 0 else x[:, :1], mask, cache)
 
     def _start(self, batch_size: int, prompt_tokens: int) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Return what a prefill starts with: random ids or hidden state, and random inputs of the model."""
+        """Return the arguments of a prefill: random ids or a random hidden state, and random inputs of the model."""
         generator = torch.Generator().manual_seed(0)
         inputs = example_inputs(self.stage.config, rows=batch_size, tokens=prompt_tokens)
         for name, tensor in inputs.items():

@@ -1,4 +1,4 @@
-"""The workload: what a plan is made for."""
+"""The workload that a plan is made for."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from orbitsplit._io.validation import check_count
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked of the model.
+    """The prompts of a batch, and the tokens to generate.
 
-    `micro_batches` micro-batches of `batch_size` sequences each enter the chain one after the other, every
-    sequence with `prompt_tokens` tokens; then `new_tokens` tokens are generated per sequence (0: prefill only).
-    While generating, all micro-batches are in flight.
+    Attributes:
+        micro_batches: Number of micro-batches, which enter the chain back to back; all are in flight during generation.
+        prompt_tokens: Tokens of each prompt.
+        new_tokens: Tokens to generate per sequence; 0: prefill only.
+        batch_size: Sequences of a micro-batch.
 
     Raises:
-        ValueError: A count is not a whole number or below its minimum.
+        ValueError: A count is below its minimum.
+        TypeError: A count is not an integer.
     """
 
     micro_batches: int = 1
@@ -35,5 +38,5 @@ class Workload:
 
     @property
     def sequences(self) -> int:
-        """Return the number of sequences of the whole batch."""
+        """Number of sequences of all micro-batches."""
         return self.micro_batches * self.batch_size

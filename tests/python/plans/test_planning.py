@@ -290,7 +290,7 @@ def test_a_running_plan_goes_on_without_a_lost_node() -> None:
         (spare, before.stages[0].stop, 4),
     ]
     assert osp.plan(profile(), whole, workload, running=before) == before
-    with pytest.raises(osp.InfeasiblePlanError, match="are on no node that is left, nor in a store"):
+    with pytest.raises(osp.InfeasiblePlanError, match="are on no remaining node, nor in a store"):
         osp.plan(profile(), left, workload, running=before)
     with pytest.raises(ValueError, match="objective is throughput, must be latency"):
         osp.plan(profile(), left, workload, running=before, objective="throughput")
@@ -450,7 +450,7 @@ def test_a_loss_budget_is_a_number_and_infinity_is_no_limit() -> None:
     levels = osp.LevelTable(
         levels=(osp.Level(name="raw", ratio=1), osp.Level(name="int4", ratio=8)), loss=((0.0, 2.0),) * 3
     )
-    arguments = (profile(), network(2.0, 1.0, memory=9000), Workload(prompt_tokens=PROMPT))
+    arguments = (profile(), network(1.0, 1.0, memory=2700), Workload(prompt_tokens=PROMPT))
     for budget, codecs in ((0.0, {"raw"}), (1.9, {"raw"}), (math.inf, {"int4"})):
         problem = osp.build_problem(*arguments, levels=levels, loss_budget=budget)
         made = osp.plan(*arguments, levels=levels, loss_budget=budget)

@@ -58,7 +58,7 @@ def test_a_lost_node_is_repaired_from_a_store() -> None:
 def test_weights_that_nobody_has_are_an_error_that_names_the_layer() -> None:
     left = osp.without(problem(), nodes=["n1"])
     with pytest.raises(
-        osp.InfeasiblePlanError, match=r'keep: node n1 is lost; repair: .*layer 2 \("c"\) are on no node'
+        osp.InfeasiblePlanError, match=r'keep: node n1 is lost; repair: .*layer 2 \("c"\) are on no remaining node'
     ):
         osp.replan(RUNNING, left)
 
@@ -176,7 +176,7 @@ def test_without_drops_nodes_links_and_pins() -> None:
     assert left.bandwidth_bytes_per_s.tolist() == [[0, 2, 0], [2, 0, 2], [2, 2, 0]]
     with pytest.raises(ValueError, match=r'nodes\[0\] is "n9"'):
         osp.without(pinned, nodes=["n9"])
-    with pytest.raises(ValueError, match="the first node is 7, the nodes are 0 to 2"):
+    with pytest.raises(ValueError, match="the source is 7, the nodes are 0 to 2"):
         osp.without(pinned, links=[(7, 0)])
 
 
