@@ -1,4 +1,4 @@
-"""A whole model whose hidden states can be watched, replaced and entered at any cut."""
+"""A whole model whose hidden states can be read and replaced at any cut, and that can run from any cut."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ AtCut = Callable[[Tensor], Tensor]
 
 
 class ActivationHooks:
-    """Runs a model of transformers with its hidden states in hand: cut c lies after c transformer layers.
+    """Runs a model of transformers with hooks on its hidden states: cut c lies after c transformer layers.
 
-    Raises ValueError for a model without a list of layers.
+    Raises:
+        ValueError: The model has no list of layers.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -40,10 +41,10 @@ class ActivationHooks:
         *,
         start: tuple[int, Tensor] | None = None,
     ) -> Any:
-        """Return the model's output for `inputs`, with what `at` makes of the hidden state at each of its cuts.
+        """Return the model's output for `inputs`; `at` maps cuts to functions that replace the hidden state there.
 
-        With `start`, a cut and a hidden state, the layers before that cut do not run, and those behind get the hidden
-        state. A model must have run whole once before.
+        With `start`, a cut and a hidden state [B, S, H], the layers before that cut do not run, and those behind it get
+        the hidden state. The model must have run whole once before.
         """
         first, hidden = start if start is not None else (0, None)
         actions = dict(at or {})
@@ -56,7 +57,7 @@ class ActivationHooks:
         return result
 
     def hidden(self, inputs: Mapping[str, Any], cut: int, *, start: tuple[int, Tensor] | None = None) -> Tensor:
-        """Return the hidden state at a cut; no layer behind it runs."""
+        """Return the hidden state at a cut, [B, S, H]; no layer behind it runs."""
 
         def leave(states: Tensor) -> Tensor:
             raise _Left(states)
@@ -65,10 +66,10 @@ class ActivationHooks:
             self.run(inputs, {cut: leave}, start=start)
         except _Left as left:
             return left.hidden
-        raise AssertionError(f"the forward did not come to cut {cut}")
+        raise AssertionError(f"the forward did not reach cut {cut}")
 
     def hidden_at(self, inputs: Mapping[str, Any], cuts: Sequence[int]) -> dict[int, Tensor]:
-        """Return the hidden states at some cuts; no layer behind the last of them runs."""
+        """Return the hidden states at some cuts, each [B, S, H]; no layer behind the last of them runs."""
         found: dict[int, Tensor] = {}
 
         def keep(cut: int) -> AtCut:
@@ -89,7 +90,7 @@ class ActivationHooks:
 
     @contextmanager
     def _without(self, first: int) -> Iterator[None]:
-        """Let the layers before a cut pass the hidden state on."""
+        """Replace the layers before a cut by ones that return the hidden state unchanged, until the block ends."""
         try:
             for index in range(first):
                 self._list[index] = Passthrough(index, self._layers[index], self._tuple_length)
@@ -132,7 +133,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Left(BaseException):
-    """Leaves a forward at a cut; not an Exception, which a forward may catch."""
+    """Ends a forward at a cut; not an Exception, which a forward may catch."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()

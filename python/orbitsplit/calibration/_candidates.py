@@ -1,4 +1,4 @@
-"""The codecs that are tried at a cut, and which of them are worth keeping."""
+"""Candidate codecs at a cut, and the selection of those on the convex hull."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._numbers import CodecNumbers
 from ._statistics import SAMPLE_ROWS, CutStatistics
 from ._training import Training
 
-# The arrays that all levels of a kind that is fitted to statistics share at one cut.
+# The arrays that all levels of a statistical kind share at one cut.
 _SHARED = ("shift", "matrix", "inverse")
 
 # Kinds that are trained through the frozen model, level by level.
@@ -33,26 +33,26 @@ _MASK_STEPS, _DISTILL_STEPS = 200, 200
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An entry of a codebook, measured, and its arrays by the names of their tensors."""
+    """A measured entry of a codebook, and its arrays by the names of their tensors."""
 
     entry: CodebookEntry
     tensors: dict[str, npt.NDArray[Any]]
 
     @property
     def has_matrix(self) -> bool:
-        """Whether rows are multiplied by a matrix, which takes time."""
+        """Whether encoding multiplies rows by a matrix, which is slower."""
         return "matrix" in self.entry.arrays
 
 
 def check_codecs(codecs: Sequence[str]) -> None:
-    """Raise ValueError for a kind of codec that cannot be calibrated, and for one that is given twice."""
+    """Raise `ValueError` for a kind of codec that cannot be calibrated, and for one that is given twice."""
     if not codecs:
         raise ValueError("there is no codec to calibrate")
     for name in codecs:
         if list(codecs).count(name) > 1:
             raise ValueError(f"codec {name} is given {list(codecs).count(name)} times")
         if name == "raw":
-            raise ValueError("codec raw loses nothing and is in every plan anyway: leave it out")
+            raise ValueError("codec raw is lossless and available to every plan: leave it out")
         if name not in KINDS:
             try:
                 Codec.parse(name)
@@ -62,8 +62,12 @@ def check_codecs(codecs: Sequence[str]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What codecs of one cut are made from: `statistics` (None where only fixed ones are); for trained ones a seed, and
-    the downstream model, by level name because masks of earlier cuts precede it, on the batches that are fitted to."""
+    """The inputs of fitting codecs at one cut.
+
+    `statistics` are None if all codecs are fixed. Trained codecs need `seed` and `fitted(level name)`, which returns
+    the downstream model on the batches that are fitted to; it depends on the level because masks of earlier cuts
+    precede it.
+    """
 
     statistics: CutStatistics | None
     fitted: Callable[[str], CutDownstream]
@@ -71,7 +75,7 @@ class Sources:
     _geometries: dict[str, CodecNumbers] = field(default_factory=dict)
 
     def geometry(self, kind: str) -> CodecNumbers:
-        """Return `geometry` of the statistics, made once for all levels: that of klt takes two eigendecompositions."""
+        """Return `geometry` of the statistics, computed once for all levels: klt takes two eigendecompositions."""
         assert self.statistics is not None
         if kind not in self._geometries:
             self._geometries[kind] = geometry(kind, self.statistics)
@@ -97,7 +101,7 @@ def _make(kind: str, bits: float, sources: Sources) -> Fitted:
         return fit(sources.geometry(kind), statistics.sample, bits)
     fitted = sources.fitted(f"{kind} {bits:g}")
     if kind == "mask":
-        value_bits = 8 if bits >= 3 else 4  # fewer leave more of few bits to what is kept
+        value_bits = 8 if bits >= 3 else 4  # at few bits, coarser values leave more bits for more of them
         training = Training(steps=_MASK_STEPS, learning_rate=0.03, seed=sources.seed)
         mask = learn_mask(fitted, bits=bits, value_bits=value_bits, training=training)
         return finish(mask.numbers, fitted.sample(SAMPLE_ROWS), bits, varies="threshold")
@@ -133,17 +137,17 @@ def _measure(name: str, fitted: Fitted | None, downstream: CutDownstream, kind: 
 
 
 def worth_keeping(found: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates on the lower convex hull of loss over bits, or above it by no more than their error.
+    """Return the candidates on the lower convex hull of loss over bits, or above it by at most their standard error.
 
-    Without that allowance the noise of a few rows of text leaves gaps between the levels. Nothing is kept that takes
-    more bits than another and loses no less. Those with a matrix have a hull of their own: they need fewer bits and
-    more time, and which counts depends on the links. Ties are broken by the order of `found`.
+    Without that tolerance the noise of a few rows of text leaves gaps between the levels. Dominated candidates, with
+    more bits and no smaller loss than another, are dropped. Candidates with a matrix have a hull of their own: they
+    need fewer bits and more time, and the links decide which is better. Ties are broken by the order of `found`.
     """
     return [c for matrix in (False, True) for c in _near_hull([c for c in found if c.has_matrix == matrix])]
 
 
 def best_first(found: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates in the order of their quality."""
+    """Return candidates by increasing loss."""
     return sorted(found, key=lambda c: (c.entry.level.loss, -c.entry.level.bits_per_element))
 
 

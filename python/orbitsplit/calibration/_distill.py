@@ -1,4 +1,4 @@
-"""The trained codec: its numbers found by distillation, with a price for each bit that they make the codes take."""
+"""The trained codec: its numbers are trained by distillation, with a Lagrange multiplier on the bits of its codes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ._downstream import DownstreamModel, SampledRows, training_batches
 from ._numbers import ESCAPE, CodecNumbers, Floats, entropy_bits, quantised, with_bits
 from ._training import Training, mean_divergence, train
 
-# A code has at least this probability, which also stands for the escape that all tables have.
+# The least probability of a code, which also accounts for the escape that all tables have.
 _FLOOR = 2.0**-16
 _TRAINING = Training(steps=300, learning_rate=0.01)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distilled:
-    """Numbers of a trained codec, and what it does: bits per element for an ideal entropy coder, and the divergence
-    before and after training, at equal bits, on batches kept from training."""
+    """Numbers of a trained codec, its bits per element for an ideal entropy coder, and the divergence before and after
+    training, at equal bits, on held-out batches."""
 
     numbers: CodecNumbers
     bits: float
@@ -38,26 +38,26 @@ def distill(
 ) -> Distilled:
     """Train the numbers of a codec through the frozen model, for `bits` per element after entropy coding.
 
-    Steps, shift, shrink and (where `initial` has a matrix) scale and matrix follow the gradient of the divergence plus
-    the price of the bits, which follows the target. Codes are rounded in the forward pass and the gradient goes
-    straight through; bits are those of a Laplace distribution a channel at codes with uniform noise (Balle et al.
-    2017). The matrix stays orthogonal by Cayley's map. At the end one factor on all steps makes `bits` exact for an
-    ideal coder. The start is returned if batches kept from training are no better off.
+    Steps, shift, shrink and (if `initial` has a matrix) scale and matrix minimise the divergence plus a Lagrange
+    multiplier times the bits, which is adapted to the target. Codes are rounded in the forward pass with a
+    straight-through gradient; bits are those of one Laplace distribution per channel at codes with uniform noise
+    (Balle et al. 2017). Cayley's map keeps the matrix orthogonal. At the end one factor on all steps makes `bits` exact
+    for an ideal coder. The initial numbers are returned if the divergence on held-out batches did not fall.
 
     Raises:
         ValueError: `bits` cannot be reached, or the downstream model has no usable data.
     """
     sample = SampledRows(downstream)
     start = with_bits(initial, sample.rows, bits)
-    trained, judged = training_batches(downstream.batches)
-    before = mean_divergence(downstream, start, judged)
+    trained, held_out = training_batches(downstream.batches)
+    before = mean_divergence(downstream, start, held_out)
     generator = torch.Generator().manual_seed(training.seed)
     codec = _Trained(start, sample.rows, generator, trains_matrix=trains_matrix)
-    # Where a step costs what it saves, if errors grow with its square.
-    price = 2 * math.log(2) * max(before, 1e-6) / min(bits, 1.0)
-    train(codec, downstream, trained, sample, training, takes=bits, price=price)
+    # The multiplier at which the first step is optimal, if the divergence grows with the square of the step.
+    multiplier = 2 * math.log(2) * max(before, 1e-6) / min(bits, 1.0)
+    train(codec, downstream, trained, sample, training, target_rate=bits, multiplier=multiplier)
     distilled = with_bits(codec.numbers(), sample.rows, bits)
-    after = mean_divergence(downstream, distilled, judged)
+    after = mean_divergence(downstream, distilled, held_out)
     numbers = distilled if after < before else start
     return Distilled(
         numbers=numbers,
@@ -68,7 +68,7 @@ def distill(
 
 
 class _Trained(nn.Module):
-    """The numbers in training; all parameters are 0 at the start, and of the size of relative changes."""
+    """The numbers in training; the parameters are relative changes, 0 at the start."""
 
     def __init__(self, start: CodecNumbers, rows: Tensor, generator: torch.Generator, *, trains_matrix: bool) -> None:
         super().__init__()
@@ -83,14 +83,14 @@ class _Trained(nn.Module):
         self._deviation = rows.std(0)
 
     def groups(self, learning_rate: float) -> list[dict[str, object]]:
-        """Return the parameters for an optimizer. The matrix has width^2 of them, each of which turns all channels."""
+        """Return the parameters for an optimizer; the matrix, whose width^2 parameters rotate all channels, is slow."""
         slow = {"params": [self._skew], "lr": learning_rate / math.sqrt(self._start.width)}
         others = [self._step, self._scale, self._shift, self._shrink, self._log_spread]
         return [slow, {"params": others, "lr": learning_rate}]
 
-    def forward(self, sent: Tensor, usual: Tensor, _done: float) -> tuple[Tensor, Tensor]:
-        """Return what arrives of what is sent, [..., width], and the bits per element that usual rows take."""
-        # Not by a clamp in the graph, whose gradient is zero beyond its ends: no way back.
+    def forward(self, sent: Tensor, inlier: Tensor, _done: float) -> tuple[Tensor, Tensor]:
+        """Return the decoded activation, [..., width], and the bits per element of the inlier rows."""
+        # Not by a clamp in the graph: beyond its ends its gradient is zero, and the value would stay there.
         self._shrink.data.clamp_(0, 0.49)
         step, shift, scale, matrix, inverse = self._current()
         y = (sent - shift) * scale if matrix is None else ((sent - shift) * scale) @ matrix.T
@@ -100,7 +100,7 @@ class _Trained(nn.Module):
         shrunk = codes.sign() * (codes.abs() - self._shrink)
         y_received = torch.where(codes == ESCAPE, y, (u + (codes - u).detach() + shrunk - codes) * step)
         received = y_received if inverse is None else y_received @ inverse.T
-        noisy = u[usual] + torch.rand(u[usual].shape, generator=self._generator) - 0.5
+        noisy = u[inlier] + torch.rand(u[inlier].shape, generator=self._generator) - 0.5
         return received / scale + shift, laplace_bits(noisy, self._log_spread.exp()).mean()
 
     def numbers(self) -> CodecNumbers:
@@ -120,7 +120,7 @@ class _Trained(nn.Module):
         start, width = self._start, self._start.width
         step = torch.from_numpy(start.step) * self._step.exp()
         shift = _or(start.shift, torch.zeros(width)) + self._shift * self._deviation
-        if start.matrix is None:  # a scale would only undo the steps
+        if start.matrix is None:  # a scale would be redundant with the steps
             return step, shift, torch.ones(width), None, None
         matrix = torch.from_numpy(start.matrix)
         inverse = matrix.T if start.inverse is None else torch.from_numpy(start.inverse)
@@ -131,8 +131,8 @@ class _Trained(nn.Module):
 
 
 def laplace_bits(u: Tensor, spread: Tensor) -> Tensor:
-    """Return the bits of codes u [..., width], which need not be whole, each if Laplace's distribution with the mean
-    magnitude `spread` [width] gives the probability of a code as that of u - 1/2 to u + 1/2."""
+    """Return the bits of each code u [..., width], which may be fractional: -log2 of the probability of u - 1/2 to
+    u + 1/2 under a Laplace distribution with mean magnitude `spread` [width]."""
     magnitude, half = u.abs(), 0.5
     inside = 1 - (torch.exp((magnitude.clamp_max(half) - half) / spread) + torch.exp((-magnitude - half) / spread)) / 2
     beyond = magnitude.clamp_min(half)

@@ -1,4 +1,4 @@
-"""What training a codec needs of a model: what a cut sends, and how the layers behind it take what arrives."""
+"""The part of a model that training a codec needs: the activation at a cut, and the layers behind it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ._statistics import OUTLIER_RATIO
 
-_JUDGED_EACH = 5
+_HELD_OUT_EACH = 5
 
 
 class DownstreamModel(Protocol):
-    """What lies behind one cut of a frozen model, for some batches of data.
+    """The layers behind one cut of a frozen model, on batches of data.
 
-    Every fifth batch judges what is trained on the others, so batches must not share texts or images.
+    Every fifth batch is held out to evaluate what is trained on the others, so batches must not share texts or images.
     """
 
     @property
@@ -24,11 +24,11 @@ class DownstreamModel(Protocol):
         ...
 
     def sent(self, batch: int) -> Tensor:
-        """Return what the cut sends for a batch, [..., width] in float32, without a gradient."""
+        """Return the activation at the cut for a batch, [..., width] in float32, without a gradient."""
         ...
 
     def divergence(self, batch: int, received: Tensor) -> Tensor:
-        """Return how far the model strays when the layers behind the cut get `received`, shaped as what was sent.
+        """Return the divergence of the model's outputs when the layers behind the cut get `received`, [..., width].
 
         A scalar, the mean over tokens or samples (Kullback-Leibler: nats), differentiable in `received`.
         """
@@ -36,9 +36,9 @@ class DownstreamModel(Protocol):
 
 
 class SampledRows:
-    """Rows from all batches of a downstream model, as many of each, and how they are spread.
+    """Rows of the activation, equally many from all batches of a downstream model.
 
-    `rows` [R, width] are those that are no outliers; `outlier_norm` is the norm from which a row is one.
+    `rows` [R, width] are the inliers; `outlier_norm` is the norm from which a row is an outlier.
 
     Raises:
         ValueError: The downstream has no batches, or all its rows are zero.
@@ -52,24 +52,26 @@ class SampledRows:
         norms = rows.norm(dim=-1)
         self.outlier_norm = OUTLIER_RATIO * norms.median().item()
         if not self.outlier_norm > 0:
-            raise ValueError("half of all rows are zero, there is nothing to train a codec on")
+            raise ValueError("at least half of all rows are zero, a codec cannot be trained on them")
         self.rows = rows[norms < self.outlier_norm]
 
     def is_inlier(self, sent: Tensor) -> Tensor:
-        """Say of each row of [..., width] whether it is no outlier, [...]."""
-        usual: Tensor = sent.norm(dim=-1) < self.outlier_norm
-        return usual
+        """Return whether each row of [..., width] is no outlier, [...]."""
+        inlier: Tensor = sent.norm(dim=-1) < self.outlier_norm
+        return inlier
 
 
 def training_batches(batches: int) -> tuple[list[int], list[int]]:
-    """Return the batches to train on and those to judge the result by: every fifth, or all if there are too few."""
-    judged = list(range(_JUDGED_EACH - 1, batches, _JUDGED_EACH))
+    """Return the batches to train on and the held-out ones: every fifth, or all for both if there are fewer."""
+    held_out = list(range(_HELD_OUT_EACH - 1, batches, _HELD_OUT_EACH))
     everything = list(range(batches))
-    return ([batch for batch in everything if batch not in judged], judged) if judged else (everything, everything)
+    return (
+        ([batch for batch in everything if batch not in held_out], held_out) if held_out else (everything, everything)
+    )
 
 
 def batch_order(batches: list[int], steps: int, generator: torch.Generator) -> list[int]:
-    """Return which batch each training step uses: all of them in random order, again and again."""
+    """Return the batch of each training step: passes over all batches, each in random order."""
     passes = -(-steps // len(batches))
     order = torch.cat([torch.randperm(len(batches), generator=generator) for _ in range(passes)])
     return [batches[index] for index in order[:steps].tolist()]

@@ -1,4 +1,4 @@
-"""From the statistics of a cut to a codec of a given number of bits."""
+"""Fit a codec of a given number of bits to the statistics of a cut."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from orbitsplit._backend import backend
 from ._numbers import ESCAPE, CodecNumbers, Floats
 from ._statistics import CutStatistics
 
-# Tables of a codec: channels are sorted by the bits they take and share a table with their neighbours. Eight tables
-# instead of 32 take 0.02 bits more on hidden states of Gemma 3 270M, 64 take 0.003 less.
+# Tables of a codec: channels are sorted by their bits, and neighbours share a table. Eight tables instead of 32 take
+# 0.02 bits more on hidden states of Gemma 3 270M, 64 take 0.003 less.
 _TABLES = 32
 
-# What is added to every sensitivity, as a part of their mean: sampled gradients say the less of the least of them the
-# fewer there are for each channel. On Gemma 3 270M at 2.5 bits, 3 % is best with gradients of 1 or 2 rows of 512
-# tokens, 1 to 3 % with 5, 0.1 to 0.3 % with 18 and 0.1 % with 88, where 1 % loses 1 to 7 % more.
+# The ridge added to every sensitivity, as a fraction of their mean: the fewer gradients were sampled per channel, the
+# less reliable the smallest sensitivities are. On Gemma 3 270M at 2.5 bits, 3 % is best with gradients of 1 or 2 rows
+# of 512 tokens, 1 to 3 % with 5, 0.1 to 0.3 % with 18 and 0.1 % with 88, where 1 % loses 1 to 7 % more.
 _RIDGE_OF_ONE_GRADIENT_A_CHANNEL = 0.07
 _LEAST_RIDGE, _MOST_RIDGE = 0.001, 0.1
 
-# How near to what was asked the bits on the sample are; other data differ by more.
+# The relative tolerance of the bits on the sample; other data differ by more.
 _BITS_TOLERANCE = 0.002
 
 _MOST_SECANTS = 24
 
-# Steps are no smaller than 2^-14 of the elements' root mean square: below lies the rounding of float32, which must not
-# be coded where the sample has no variance.
+# Steps are at least 2^-14 of the elements' root mean square: smaller ones would code the rounding of float32 in
+# channels without variance.
 _MOST_OCTAVES = 14.0
 
-_ESCAPE_BITS = 16.0  # the value, beside the code
+_ESCAPE_BITS = 16.0  # of the value, in addition to the code
 
 STATISTICAL = ("channel", "fisher", "klt")
 
 
 def geometry(kind: str, statistics: CutStatistics) -> CodecNumbers:
-    """Return how a kind of codec compares errors: numbers whose steps mean something in proportion only.
+    """Return the error metric of a kind of codec, as numbers whose steps are relative.
 
-    channel   errors count in proportion to the deviation of their channel
-    fisher    errors count by the diagonal of the Fisher information: what they do to the model's output
-    klt       errors count by the whole Fisher information F, and the coordinates are the principal axes of what is
-              sent, measured so: with F = W W, those of W covariance W. Of all linear transforms it is the one that
-              codes a Gaussian source in the fewest bits at a given e'Fe of its errors e (reverse water-filling), and
-              one step then suits all coordinates.
+    channel   errors are weighted by the inverse of their channel's standard deviation
+    fisher    errors are weighted by the diagonal of the Fisher information: their effect on the model's output
+    klt       errors are weighted by the whole Fisher information F, in the principal axes of the activation under that
+              metric: with F = W W, those of W covariance W. Of all linear transforms this one codes a Gaussian source
+              in the fewest bits at a given e'Fe of its errors e (reverse water-filling), and one step is optimal for
+              all coordinates.
 
-    Raises ValueError for another kind.
+    Raises `ValueError` for another kind.
     """
     shift = statistics.mean.numpy().astype(np.float32)
     if kind == "channel":
@@ -73,7 +73,7 @@ def _ridge(statistics: CutStatistics) -> float:
 def _principal_axes(statistics: CutStatistics, shift: Floats) -> CodecNumbers:
     fisher = statistics.fisher / max(1, statistics.gradients)
     ridge = max(_ridge(statistics) * float(fisher.diagonal().mean()), 1e-30)
-    # So that the least sensitivity is one, whatever the model's outputs and widths are.
+    # In units of the ridge, so that the least sensitivity is 1 for any model.
     sensitivity, axes = torch.linalg.eigh(fisher / ridge + torch.eye(len(fisher), dtype=fisher.dtype))
     root = sensitivity.clamp_min(1.0).sqrt()
     half, inverse_half = (axes * root) @ axes.T, (axes / root) @ axes.T
@@ -88,7 +88,7 @@ def _principal_axes(statistics: CutStatistics, shift: Floats) -> CodecNumbers:
 
 
 def _positive(profile: Tensor) -> Floats:
-    """Return a profile without zeros (channels that never change), its median one."""
+    """Return a profile scaled to a median of 1, without zeros (of constant channels)."""
     values = profile.numpy()
     known = values[values > 0]
     middle = float(np.median(known)) if len(known) else 1.0
@@ -97,7 +97,7 @@ def _positive(profile: Tensor) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A fitted codec: arguments of `CalibratedCodec` that are arrays, those that are not, and the bits expected."""
+    """A fitted codec: its array and scalar arguments of `CalibratedCodec`, and the bits per element on the sample."""
 
     arrays: dict[str, npt.NDArray[Any]]
     scalars: dict[str, float]
@@ -105,9 +105,9 @@ class Fitted:
 
 
 def fit(geometry: CodecNumbers, sample: Tensor, bits: float) -> Fitted:
-    """Return the codec of this geometry whose steps take `bits` per element on the sample [R, H], escapes included.
+    """Return the codec of this geometry whose steps take `bits` per element on the sample [R, H], including escapes.
 
-    Raises ValueError if the sample is empty.
+    Raises `ValueError` if the sample is empty.
     """
     return _fitted(*_start(geometry, sample, bits))
 
@@ -123,9 +123,9 @@ def _start(geometry: CodecNumbers, sample: Tensor, bits: float) -> tuple[CodecNu
 
 
 def finish(numbers: CodecNumbers, sample: Tensor, bits: float, *, varies: Literal["step", "threshold"]) -> Fitted:
-    """Return the codec of trained numbers, steps or thresholds brought to `bits` per element on the sample [R, H].
+    """Return the codec of trained numbers, steps or thresholds scaled to `bits` per element on the sample [R, H].
 
-    Raises ValueError as `fit`.
+    Raises `ValueError` as `fit`.
     """
     coded = _coded(numbers, sample, bits, varies)
     return _fitted(coded.numbers, coded)
@@ -142,14 +142,14 @@ def _fitted(numbers: CodecNumbers, coded: _Coded) -> Fitted:
 
 
 def _rounding(bits: float) -> float:
-    """Return where a fraction rounds up: a dead zone pays where most codes are 0, and costs where few are."""
+    """Return the rounding: a dead zone lowers the loss at a given rate if most codes are 0, else it raises it."""
     return 0.5 if bits >= 3 else 0.45 if bits >= 2 else 0.4
 
 
 def _coded(numbers: CodecNumbers, sample: Tensor, bits: float, varies: str) -> _Coded:
-    """Scale steps or thresholds until the sample takes `bits`, by secants: twice the step is about one bit less.
+    """Scale steps or thresholds until the sample takes `bits`, by the secant method: doubling steps saves about a bit.
 
-    Where the sample has few different values, bits jump; then the nearest that was seen counts.
+    If the sample has few distinct values, bits jump; then the nearest found is returned.
     """
     if not len(sample):
         raise ValueError("there are no rows to fit a codec to")
@@ -168,7 +168,7 @@ def _coded(numbers: CodecNumbers, sample: Tensor, bits: float, varies: str) -> _
     for _ in range(_MOST_SECANTS):
         if abs(best.bits - bits) <= _BITS_TOLERANCE * bits:
             break
-        # Bounded, because codes of few bits hardly change with the step, nor those that are nearly all escapes.
+        # Bounded: with few bits, or nearly all codes escapes, bits hardly depend on the step.
         change = min(2.0, max(-2.0, (bits - found.bits) / slope))
         before, octaves = found.bits, max(least, octaves + change)
         found = at(octaves)
@@ -179,7 +179,7 @@ def _coded(numbers: CodecNumbers, sample: Tensor, bits: float, varies: str) -> _
 
 
 class _Coded:
-    """The codes of transformed rows [R, H], the tables fitted to them, and the bits per element they take."""
+    """The codes of transformed rows [R, H], the tables fitted to them, and their bits per element."""
 
     def __init__(self, numbers: CodecNumbers, y: Tensor) -> None:
         self.numbers = numbers
@@ -199,7 +199,7 @@ class _Coded:
         self.bits = (float((counts * _cost(self.tables)).sum()) + _ESCAPE_BITS * escapes) / flat.size
 
     def shrink(self) -> float:
-        """Return by how much of a step values lie below their codes on average: what decoding takes off."""
+        """Return the mean distance of magnitudes below their codes, in steps, which decoding subtracts."""
         used = (self._codes != 0) & (self._codes != ESCAPE)
         if not used.any():
             return 0.0
@@ -208,7 +208,7 @@ class _Coded:
 
 
 def _cost(tables: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Return the bits of each symbol [T, 256]; those without a frequency take the escape and eight bits more."""
+    """Return the bits of each symbol [T, 256]; those of frequency 0 take the escape's bits and eight more."""
     escape = 256 - tables.sum(1, dtype=np.int64)
     with np.errstate(divide="ignore"):
         own = 8 - np.log2(tables.astype(np.float64))

@@ -1,4 +1,4 @@
-"""The learned threshold mask: what is not worth sending, found by training gates through the frozen model."""
+"""The learned threshold mask: gates trained through the frozen model drop the elements it needs least."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TRAINING = Training(steps=200, learning_rate=0.03)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedMask:
-    """Numbers of a codec with thresholds, and what it does: the share of all elements that it keeps, bits per element
-    for an ideal entropy coder, and the divergence on batches kept from training.
+    """Numbers of a codec with thresholds, the fraction of elements that it keeps, its bits per element for an ideal
+    entropy coder, and the divergence on held-out batches.
 
-    `divergence_before` is that of thresholds in proportion to each channel's deviation, at equal bits.
+    `divergence_before` is that of thresholds in proportion to each channel's standard deviation, at equal bits.
     """
 
     numbers: CodecNumbers
@@ -35,28 +35,29 @@ class LearnedMask:
 def learn_mask(
     downstream: DownstreamModel, *, bits: float, value_bits: int = 8, training: Training = _TRAINING
 ) -> LearnedMask:
-    """Learn below which magnitude each channel is not worth sending, for `bits` per element after entropy coding.
+    """Learn for each channel the threshold below which elements are dropped, for `bits` per element when coded.
 
     Elements within the threshold of their channel's shift become the shift; others are quantised to `value_bits`. The
-    gates are Gumbel sigmoids (Maddison et al. 2017) with straight-through estimates, trained with a price for what they
-    keep that follows the target; at the end one factor on all thresholds makes `bits` exact for an ideal coder. The
-    start is returned if batches kept from training are no better off.
+    gates are Gumbel sigmoids (Maddison et al. 2017) with straight-through estimates, trained with a Lagrange multiplier
+    on the fraction they keep, which is adapted to the target; at the end one factor on all thresholds makes `bits`
+    exact for an ideal coder. The initial numbers are returned if the divergence on held-out batches did not fall.
 
     Raises:
-        ValueError: `bits` cannot be reached, `value_bits` is not from 2 to 8, or no data is usable.
+        ValueError: `bits` cannot be reached, `value_bits` is not from 2 to 8, or the downstream model has no usable
+            data.
     """
     if not 2 <= value_bits <= 8:
         raise ValueError(f"value_bits is {value_bits}, it must be from 2 to 8")
     sample = SampledRows(downstream)
     start = with_bits(_initial(sample.rows, value_bits), sample.rows, bits, of=("threshold",))
-    trained, judged = training_batches(downstream.batches)
+    trained, held_out = training_batches(downstream.batches)
     gates = _Gates(start, torch.Generator().manual_seed(training.seed))
     kept = _kept(start, sample.rows)
-    # All that is kept costs what the start loses.
-    price = max(mean_divergence(downstream, start, trained[:1]), 1e-6) / kept
-    train(gates, downstream, trained, sample, training, takes=kept, price=price)
+    # The multiplier at which keeping everything costs as much as the initial divergence.
+    multiplier = max(mean_divergence(downstream, start, trained[:1]), 1e-6) / kept
+    train(gates, downstream, trained, sample, training, target_rate=kept, multiplier=multiplier)
     learned = with_bits(gates.numbers(), sample.rows, bits, of=("threshold",))
-    before, after = (mean_divergence(downstream, numbers, judged) for numbers in (start, learned))
+    before, after = (mean_divergence(downstream, numbers, held_out) for numbers in (start, learned))
     numbers = learned if after < before else start
     return LearnedMask(
         numbers=numbers,
@@ -86,8 +87,8 @@ class _Gates(nn.Module):
         """Return the parameters for an optimizer."""
         return [{"params": [self._log_threshold, self._moved], "lr": learning_rate}]
 
-    def forward(self, sent: Tensor, usual: Tensor, done: float) -> tuple[Tensor, Tensor]:
-        """Return what arrives of what is sent, [..., width], and the share of usual rows that is kept."""
+    def forward(self, sent: Tensor, inlier: Tensor, done: float) -> tuple[Tensor, Tensor]:
+        """Return the decoded activation, [..., width], and the fraction of the inlier rows' elements that is kept."""
         temperature = _HOT * (_COLD / _HOT) ** done
         shift = self._shift + self._moved * self._value_scale
         y = sent - shift
@@ -96,8 +97,8 @@ class _Gates(nn.Module):
         soft = torch.sigmoid((logits + uniform.logit()) / temperature)
         gate = (soft > 0.5).float() + soft - soft.detach()
         quantised = y + (torch.round(y / self._step) * self._step - y).detach()
-        kept = torch.sigmoid(logits / temperature)[usual].mean()
-        return torch.where(usual[..., None], quantised * gate + shift, sent), kept
+        kept = torch.sigmoid(logits / temperature)[inlier].mean()
+        return torch.where(inlier[..., None], quantised * gate + shift, sent), kept
 
     def numbers(self) -> CodecNumbers:
         shift = self._shift + self._moved.detach() * self._value_scale

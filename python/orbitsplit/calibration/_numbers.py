@@ -1,4 +1,4 @@
-"""The numbers of a calibrated codec, and what it does to activations, in PyTorch."""
+"""The numbers of a calibrated codec, and its quantisation in PyTorch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 Floats = npt.NDArray[np.float32]
 
 ESCAPE = -128
-# A byte of the stream for the escape's code, another where no table has it, and two for the value.
+# One byte of the stream for the escape's code, one more for tables without it, and two for the value.
 _ESCAPE_BITS = 32.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodecNumbers:
-    """What a `CalibratedCodec` of one cut computes with; the names and their meaning are the same.
+    """The numbers of a `CalibratedCodec` of one cut that transform and quantise; names and meanings are the same.
 
-    Arrays have one float32 a channel, `matrix` and `inverse` are [width, width]; None leaves a step out.
+    Arrays have one float32 per channel, `matrix` and `inverse` are [width, width]; None leaves a step out.
     """
 
     step: Floats
@@ -55,7 +55,7 @@ class CodecNumbers:
         return quantised(y, torch.from_numpy(self.step), rounding=self.rounding, threshold=self._threshold())
 
     def received(self, rows: Tensor) -> Tensor:
-        """Return what rows [..., width] are after encoding and decoding; escapes come back exactly."""
+        """Return rows [..., width] after encoding and decoding; escapes are exact."""
         y, step = self.transformed(rows), torch.from_numpy(self.step)
         codes = self.codes_of(y)
         y = torch.where(codes == ESCAPE, y, codes.sign() * (codes.abs() - self.shrink) * step)
@@ -77,7 +77,7 @@ def quantised(y: Tensor, step: Tensor, *, rounding: float, threshold: Tensor | N
 
 
 def entropy_bits(codes: Tensor) -> float:
-    """Return the bits per element that codes [R, width] take with an ideal table of its own for each channel."""
+    """Return the bits per element of codes [R, width] with an ideal table for each channel."""
     rows, width = codes.shape
     symbols = codes.long() + 256 * torch.arange(width) - ESCAPE
     counts = torch.bincount(symbols.flatten(), minlength=256 * width).double().view(width, 256)
@@ -87,9 +87,9 @@ def entropy_bits(codes: Tensor) -> float:
 
 
 def with_bits(numbers: CodecNumbers, rows: Tensor, bits: float, *, of: tuple[str, ...] = ("step",)) -> CodecNumbers:
-    """Multiply steps, thresholds or both (`of`) by the one factor at which rows [R, width] take `bits` per element.
+    """Return the numbers with steps, thresholds or both (`of`) scaled so that rows [R, width] take `bits` per element.
 
-    Raises ValueError if no factor does.
+    Raises `ValueError` if no factor does.
     """
 
     def scaled(log_factor: float) -> CodecNumbers:
@@ -103,8 +103,8 @@ def with_bits(numbers: CodecNumbers, rows: Tensor, bits: float, *, of: tuple[str
 
 
 def _falling_root(function: Callable[[float], float], span: float) -> float | None:
-    """Return where a falling function of [-span, span] crosses zero."""
-    # Outwards from 0, because far below it all codes are escapes, and bits fall again.
+    """Return the root of a falling function in [-span, span], None without one."""
+    # Outwards from 0: at very small factors all codes are escapes, and bits fall again.
     low = high = 0.0
     while function(low) < 0:
         low -= 0.5

@@ -57,7 +57,7 @@ class CalibrationOptions:
         mask      elements below a learned threshold of their channel are dropped, the others take 4 or 8 bits
                   (Gumbel-sigmoid gates trained through the frozen model, as in arXiv 2604.04654; trained for plans
                   with the mask of the same level at all earlier cuts that kept one)
-        trained   the numbers of klt, trained further by distillation with a price on bits
+        trained   the numbers of klt, trained further by distillation with a penalty on bits
         int8 ...  any fixed codec
 
     Texts become rows of `prompt_tokens` tokens. `fit_samples` rows, texts or images are fitted to and `measure_samples`

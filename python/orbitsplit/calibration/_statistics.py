@@ -1,4 +1,4 @@
-"""What one pass over the data says of every cut: means, covariances, and how sensitive the model is to errors there."""
+"""Statistics of every cut from one pass over the data: means, covariances, Fisher information, sampled rows."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from orbitsplit._io.tensor_file import Arrays
 from ._activation_hooks import ActivationHooks
 from ._task import Batch, Task
 
-# A row this many times longer than the median one of its batch is an outlier (attention sinks are 10 to 1000 times): it
-# would rule every mean, and its codes are escapes anyway.
+# A row whose norm is this many times the median of its batch is an outlier (attention sinks: 10 to 1000 times). It
+# would dominate every mean, and its codes are escapes anyway.
 OUTLIER_RATIO = 8.0
 
-# The fractional parts of its multiples are spread evenly however many there are.
+# The fractional parts of its multiples are evenly spread, however many there are.
 GOLDEN = 0.6180339887498949
 
-# Rows kept as they are, to choose steps and to count codes; 10 MB for a width of 640.
+# Rows kept unchanged, to choose steps and to count codes; 10 MB for a width of 640.
 SAMPLE_ROWS = 4096
 _SAMPLED_EACH = 5
 
 
 @dataclass
 class CutStatistics:
-    """Sums over the ordinary rows of one cut, and a sample of all its rows.
+    """Sums over the inlier rows of one cut, and a sample of all its rows.
 
     `total` [H], `products` [H, H] (sum of x x') and `fisher` [H, H] (sum of g g', g the gradient of the task's
-    surrogate, over `gradients` rows) are float64 and grow; `sample` [R, H] is float32. Without a need for whole
+    surrogate, over `gradients` rows) are float64 and grow; `sample` [R, H] is float32. If no codec needs whole
     matrices, `products` and `fisher` are their diagonals [H].
     """
 
@@ -45,28 +45,28 @@ class CutStatistics:
 
     @classmethod
     def empty(cls, width: int, *, is_whole: bool) -> CutStatistics:
-        """Return the statistics of nothing, of whole matrices or of their diagonals."""
+        """Return statistics of no rows, with whole matrices or their diagonals."""
         zeros = torch.zeros((width, width) if is_whole else (width,), dtype=torch.float64)
         return cls(0, 0, 0, torch.zeros(width, dtype=torch.float64), zeros, zeros.clone(), torch.zeros(0, width))
 
     def add(self, rows: Tensor, gradients: Tensor | None) -> None:
-        """Count the rows [R, H] of a batch, and their gradients."""
+        """Add the rows [R, H] of a batch, and their gradients."""
         norms = rows.norm(dim=1)
-        ordinary = norms <= OUTLIER_RATIO * norms.median()
-        x = rows[ordinary]
+        inlier = norms <= OUTLIER_RATIO * norms.median()
+        x = rows[inlier]
         self.count += len(x)
-        self.outliers += int((~ordinary).sum())
+        self.outliers += int((~inlier).sum())
         self.total += x.sum(0, dtype=torch.float64)
         _add_squares(self.products, x)
         if gradients is not None:
             self.gradients += len(x)
-            _add_squares(self.fisher, gradients[ordinary])
+            _add_squares(self.fisher, gradients[inlier])
 
     def keep(self, rows: Tensor, quota: int) -> None:
-        """Let `quota` of the rows [R, H] of a batch join the sample.
+        """Add `quota` of the rows [R, H] of a batch to the sample.
 
-        They are evenly spaced, from a place that differs from call to call: first tokens are outliers in many models,
-        and must not be more frequent in the sample than they are.
+        They are evenly spaced, from an offset that differs from call to call: first tokens are outliers in many models,
+        and must not be over-represented in the sample.
         """
         quota = min(quota, len(rows))
         start = len(self.sample) * GOLDEN % 1
@@ -94,7 +94,7 @@ class CutStatistics:
         return _diagonal(self.fisher) / max(1, self.gradients)
 
     def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """Return the numbers as named arrays; `from_arrays` takes them back."""
+        """Return the numbers as named arrays; `from_arrays` reads them."""
         tensors = {name: getattr(self, name).numpy() for name in ("total", "products", "fisher", "sample")}
         return {
             **{f"{prefix}.{name}": array for name, array in tensors.items()},
@@ -134,12 +134,13 @@ def collect(
 ) -> None:
     """Add the batches from `first_batch` on to the statistics in `done`, one forward for each.
 
-    Every fifth batch gives rows to the sample and nothing to the sums: steps and tables are then fitted to rows that
-    the transform was not. Fitted to its own rows, that of Gemma 3 270M (640 channels, 16,000 rows) takes 0.15 bits more
-    on others. All the others take a backward, which costs as much as two forwards and the head: gradients of 88 rows of
-    Gemma 3 270M instead of 18 lose 8 % less at 2.5 bits.
-    `before_batch()` is called when a batch is about to become part of the statistics, `after_batch(i)` when batch i is
-    part of all of them. The same seed gives the same numbers, however often the work was interrupted between batches.
+    Every fifth batch adds rows to the sample and nothing to the sums, so that steps and tables are fitted to other rows
+    than the transform. Fitted to the rows of its transform, the codec of Gemma 3 270M (640 channels, 16,000 rows) takes
+    0.15 bits more on others. All other batches take a backward, which costs as much as two forwards and the head:
+    with gradients of 88 rows instead of 18, Gemma 3 270M loses 8 % less at 2.5 bits.
+
+    `before_batch()` is called before a batch is added, `after_batch(i)` when batch i has been added to all statistics.
+    The same seed gives the same numbers, however often the work was interrupted between batches.
     """
     sampled = [index for index in range(len(batches)) if _is_sampled(index, len(batches))]
     quota = -(-SAMPLE_ROWS // len(sampled))
@@ -172,7 +173,7 @@ def _with_gradients(
 
     def watch(cut: int) -> Callable[[Tensor], Tensor]:
         def at(states: Tensor) -> Tensor:
-            # Weights are frozen, so that the first cut is where gradients begin.
+            # Weights are frozen, so the graph begins at the first cut.
             states = states if states.requires_grad else states.detach().requires_grad_()
             states.retain_grad()
             hidden[cut] = states

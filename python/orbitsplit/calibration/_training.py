@@ -1,4 +1,4 @@
-"""The training loop of codecs: divergence of the frozen model, plus a price for what the codec lets through."""
+"""The training loop of codecs: divergence of the frozen model plus a Lagrange multiplier times the rate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from ._downstream import DownstreamModel, SampledRows, batch_order
 from ._numbers import CodecNumbers
 
-_PRICE_GAIN = 0.05
-_RISE_STEPS = 20
+_MULTIPLIER_GAIN = 0.05
+_WARM_UP_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How long and how fast numbers are trained, from which random numbers, and who hears the share that is done."""
+    """Hyperparameters of training; `progress(fraction)` is called after each step."""
 
     steps: int
     learning_rate: float
@@ -39,10 +39,10 @@ class Trained(Protocol):
         """Return the parameters, as an optimizer takes them."""
         ...
 
-    def __call__(self, sent: Tensor, usual: Tensor, done: float) -> tuple[Tensor, Tensor]:
-        """Return what arrives of what is sent, [..., width], and what usual rows take, a scalar.
+    def __call__(self, sent: Tensor, inlier: Tensor, done: float) -> tuple[Tensor, Tensor]:
+        """Return the decoded activation, [..., width], and the rate of the inlier rows, a scalar.
 
-        `usual` [...] says which rows are no outliers, `done` what share of the training is over.
+        `inlier` [...] is false for rows that are outliers; `done` is the finished fraction of the training.
         """
         ...
 
@@ -54,36 +54,36 @@ def train(
     sample: SampledRows,
     training: Training,
     *,
-    takes: float,
-    price: float,
+    target_rate: float,
+    multiplier: float,
 ) -> None:
-    """Train a codec on some batches so that the model strays least while usual rows take about `takes`.
+    """Train a codec on some batches to minimise the divergence at a rate of about `target_rate`.
 
-    `price` is the Lagrange multiplier at the start; it rises while more is taken and falls while less is.
+    `multiplier` is the initial Lagrange multiplier; it rises while the rate is above the target and falls below it.
     """
     optimizer = torch.optim.Adam(codec.groups(training.learning_rate))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, training.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, training.steps))
     generator = torch.Generator().manual_seed(training.seed)
     for step, batch in enumerate(batch_order(batches, training.steps, generator)):
         sent = downstream.sent(batch)
-        received, taken = codec(sent, sample.is_inlier(sent), step / training.steps)
+        received, rate = codec(sent, sample.is_inlier(sent), step / training.steps)
         optimizer.zero_grad()
-        torch.autograd.backward(downstream.divergence(batch, received) + price * taken)
+        torch.autograd.backward(downstream.divergence(batch, received) + multiplier * rate)
         optimizer.step()
         schedule.step()
-        price *= math.exp(_PRICE_GAIN * max(-1.0, min(1.0, taken.item() / takes - 1)))
+        multiplier *= math.exp(_MULTIPLIER_GAIN * max(-1.0, min(1.0, rate.item() / target_rate - 1)))
         if training.progress is not None:
             training.progress((step + 1) / training.steps)
 
 
 @torch.no_grad()
 def mean_divergence(downstream: DownstreamModel, numbers: CodecNumbers, batches: list[int]) -> float:
-    """Return how far the model strays with a codec, the mean over batches."""
+    """Return the divergence of the model with a codec, the mean over batches."""
     return statistics.fmean(
         downstream.divergence(batch, numbers.received(downstream.sent(batch))).item() for batch in batches
     )
 
 
-def _share_of_rate(step: int, steps: int) -> float:
-    """Rise over the first steps, then fall along a cosine."""
-    return min(1.0, (step + 1) / _RISE_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def _schedule(step: int, steps: int) -> float:
+    """Return the factor of the learning rate: a linear warm-up times a cosine decay."""
+    return min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
