@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._cost import NO_LEVEL
-from ._jit import inlined, jit
+from ._jit import inlined, jit, slices
 from ._tables import Floats, Ints, Metric, Tables, without_time
 
 
@@ -37,8 +37,11 @@ def relax(t: Tables, metric: Metric, limit: float, price: float) -> Relaxation:
     """Solve one backward dynamic programme."""
     shape = (t.pasts, t.layers + 1, len(t.node_of))
     depart, arrive = np.full(shape, math.inf), np.full(shape, math.inf)
-    root = _relax(t, metric, limit, price, depart, arrive)
-    return Relaxation(limit, price, root, depart, arrive)
+    transfers = _best_levels(t, metric, limit, price)
+    for start, stop in slices((t.pasts - t.count_step) * t.layers, _row_operations(t)):
+        _fill(t, metric, transfers, limit, depart, arrive, start, stop)
+    weights, at = _starts(t, metric, limit)
+    return Relaxation(limit, price, float((weights + arrive[at]).min()), depart, arrive)
 
 
 def least_loss(t: Tables) -> Relaxation:
@@ -184,24 +187,34 @@ def _may_end(t: Tables, m: Metric, limit: float, past: int, node: int) -> bool:
     return bool(t.half_duplex[node] or m.egress_max[node] <= limit)
 
 
-@inlined
 def _best_levels(t: Tables, m: Metric, limit: float, price: float) -> Floats:
     """Transfers do not depend on the past: return the best level of every link, boundaries x links."""
     best = np.full((t.layers, len(t.neighbour)), np.inf)
-    for i in range(t.layers):
+    for start, stop in slices(t.layers, len(t.neighbour) * t.levels):
+        _fill_best_levels(t, m, limit, price, best, start, stop)
+    return best
+
+
+@jit
+def _fill_best_levels(t: Tables, m: Metric, limit: float, price: float, best: Floats, start: int, stop: int) -> None:
+    for i in range(start, stop):
         for p in range(len(t.node_of)):
             for e in range(t.neighbour_start[p], t.neighbour_start[p + 1]):
                 for k in range(t.levels):
                     value = _transfer_weight(t, m, limit, t.node_of[p], e, (i, k)) + price * t.loss[i, k]
                     best[i, e] = min(best[i, e], value)
-    return best
 
 
-@inlined
-def _start_weight(t: Tables, m: Metric, limit: float, node: int) -> float:
-    if t.start_place[node] < 0 or not t.can_start[node] or m.ingress_max[node] > limit:
-        return np.inf
-    return float(m.ingress_sum[node])
+def _starts(t: Tables, m: Metric, limit: float) -> tuple[Floats, tuple[Ints, int, Ints]]:
+    """Return by node the weight of reaching a chain's first stage, or infinity, and the index of its state."""
+    is_open = t.can_start & (m.ingress_max <= limit) & (t.start_place >= 0)
+    pasts = np.where(t.tracked_bit < 0, 0, 1 << np.maximum(t.tracked_bit, 0)) + t.count_step
+    return np.where(is_open, m.ingress_sum, math.inf), (pasts, 0, t.start_place)
+
+
+def _row_operations(t: Tables) -> int:
+    """Operations of a relaxation for one past at one boundary, at most."""
+    return len(t.neighbour) + len(t.node_of) * t.layers
 
 
 @inlined
@@ -217,72 +230,83 @@ def _is_state(t: Tables, past: int, place: int) -> bool:
 
 
 @jit
-def _fill(t: Tables, m: Metric, transfers: Floats, limit: float, depart: Floats, arrive: Floats) -> None:
+def _fill(
+    t: Tables,
+    m: Metric,
+    transfers: Floats,
+    limit: float,
+    depart: Floats,
+    arrive: Floats,
+    start: int,
+    end: int,
+) -> None:
+    """Fill rows, one for each past and boundary, from the last past and boundary to the first."""
     # Arrays are taken out of their tuples once: in a loop that costs more than what the loop does.
     tracked_bit, max_stop, start_of, neighbour = t.tracked_bit, t.max_stop, t.neighbour_start, t.neighbour
     compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
     node_of, places = t.node_of, len(t.node_of)
     layers, step, tracked, most_stages = t.layers, t.count_step, t.tracked, t.most_stages
-    for past in range(t.pasts - 1, step - 1, -1):
+    for row in range(start, end):
+        past, i = t.pasts - 1 - row // layers, layers - 1 - row % layers
         may_send = past >> tracked < most_stages
-        for p in range(places):
+        for p in range(places if i == layers - 1 else 0):
             if _is_state(t, past, p) and _may_end(t, m, limit, past, node_of[p]):
                 depart[past, layers, p] = m.egress_sum[node_of[p]]
-        for i in range(layers - 1, -1, -1):
-            for p in range(places):
-                if not _is_state(t, past, p):
-                    continue
-                best = np.inf
-                n = node_of[p]
-                for stop in range(i + 1, max_stop[n, i] + 1):
-                    rest = depart[past, stop, p]
-                    busy = compute_max[n, stop] - compute_max[n, i]
-                    if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
-                        best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
-                arrive[past, i, p] = best
-            for p in range(places):
-                if i == 0 or not may_send or not _is_state(t, past, p):
-                    continue
-                best = np.inf
-                for e in range(start_of[p], start_of[p + 1]):
-                    to, next_past = neighbour[e], past
-                    bit = tracked_bit[node_of[to]]
-                    if bit >= 0:
-                        next_past = past | (1 << bit)
-                        if next_past == past:
-                            continue
-                    best = min(best, transfers[i, e] + arrive[next_past + step, i, to])
-                depart[past, i, p] = best
-
-
-@jit
-def _relax(t: Tables, m: Metric, limit: float, price: float, depart: Floats, arrive: Floats) -> float:
-    _fill(t, m, _best_levels(t, m, limit, price), limit, depart, arrive)
-    root = np.inf
-    for n in range(t.nodes):
-        weight = _start_weight(t, m, limit, n)
-        if weight < np.inf:
-            root = min(root, weight + arrive[with_node(t, 0, n), 0, t.start_place[n]])
-    return root
+        for p in range(places):
+            if not _is_state(t, past, p):
+                continue
+            best = np.inf
+            n = node_of[p]
+            for stop in range(i + 1, max_stop[n, i] + 1):
+                rest = depart[past, stop, p]
+                busy = compute_max[n, stop] - compute_max[n, i]
+                if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
+                    best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
+            arrive[past, i, p] = best
+        for p in range(places):
+            if i == 0 or not may_send or not _is_state(t, past, p):
+                continue
+            best = np.inf
+            for e in range(start_of[p], start_of[p + 1]):
+                to, next_past = neighbour[e], past
+                bit = tracked_bit[node_of[to]]
+                if bit >= 0:
+                    next_past = past | (1 << bit)
+                    if next_past == past:
+                        continue
+                best = min(best, transfers[i, e] + arrive[next_past + step, i, to])
+            depart[past, i, p] = best
 
 
 def through(t: Tables, metric: Metric, relaxation: Relaxation) -> Floats:
     """Return by place the least value of any relaxed plan that goes through it."""
     reach = np.full(relaxation.arrive.shape, math.inf)
     depart = np.full(relaxation.arrive.shape, math.inf)
-    return _through(t, metric, relaxation.limit, relaxation.price, relaxation.arrive, reach, depart)
+    transfers = _best_levels(t, metric, relaxation.limit, relaxation.price)
+    weights, at = _starts(t, metric, relaxation.limit)
+    is_open = weights < math.inf
+    reach[at[0][is_open], 0, at[2][is_open]] = weights[is_open]
+    best = np.full(len(t.node_of), math.inf)
+    for start, end in slices(t.layers, t.pasts * _row_operations(t)):
+        _through(t, metric, transfers, relaxation.limit, relaxation.arrive, reach, depart, best, start, end)
+    return best
 
 
 @jit
-def _through(t: Tables, m: Metric, limit: float, price: float, arrive: Floats, reach: Floats, depart: Floats) -> Floats:
-    transfers = _best_levels(t, m, limit, price)
+def _through(
+    t: Tables,
+    m: Metric,
+    transfers: Floats,
+    limit: float,
+    arrive: Floats,
+    reach: Floats,
+    depart: Floats,
+    best: Floats,
+    start: int,
+    end: int,
+) -> None:
     places, node_of, neighbour, max_stop = len(t.node_of), t.node_of, t.neighbour, t.max_stop
-    best = np.full(places, np.inf)
-    for n in range(t.nodes):
-        weight = _start_weight(t, m, limit, n)
-        if weight < np.inf:
-            reach[with_node(t, 0, n), 0, t.start_place[n]] = weight
-    for i in range(t.layers):
+    for i in range(start, end):
         for past in range(t.pasts if i > 0 else 0):
             for p in range(places):
                 if depart[past, i, p] == np.inf:
@@ -303,4 +327,3 @@ def _through(t: Tables, m: Metric, limit: float, price: float, arrive: Floats, r
                     if not busy + m.open_max[i] + m.close_max[stop, n] > limit:
                         stage = m.compute_sum[n, stop] - m.compute_sum[n, i]
                         depart[past, stop, p] = min(depart[past, stop, p], value + stage)
-    return best
