@@ -1,6 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings.hpp"
+#include "interrupts.hpp"
 #include "planner/options.hpp"
 #include "problem_from.hpp"
 
@@ -23,10 +24,12 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
                double gap, double time_limit_s, std::size_t max_labels, std::size_t max_bytes,
                const StageArray& incumbent, int max_ng_size, int max_bitset_nodes) {
     const orbitsplit::Problem core = problem_from(problem);
+    Interrupts interrupts;
     const orbitsplit::planner::Options options{{.objective = objective_from(objective),
                                                 .max_nodes = max_nodes,
                                                 .gap = gap,
                                                 .time_limit_s = time_limit_s,
+                                                .stop_requested = interrupts.stop_requested(),
                                                 .max_labels = max_labels,
                                                 .max_bytes = max_bytes,
                                                 .incumbent = stages_from(incumbent)},
@@ -37,6 +40,7 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
         py::gil_scoped_release release;
         solution = orbitsplit::planner::solve(core, options);
     }
+    interrupts.rethrow();
     py::list stages;
     for (const orbitsplit::Stage& stage : solution.stages) {
         stages.append(py::make_tuple(stage.node, stage.start, stage.stop, stage.level));

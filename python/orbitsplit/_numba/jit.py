@@ -6,12 +6,15 @@ functions call, delete `__pycache__`, or they keep running the old one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numba
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# Operations of compiled code between two returns to Python, which handles signals only there: some 50 ms.
+_OPERATIONS = 20_000_000
 
 
 def jit(function: _Function) -> _Function:
@@ -24,3 +27,10 @@ def inlined(function: _Function) -> _Function:
     """Compile a function into its callers: a boundary costs a second of compilation where arrays cross it."""
     compiled: _Function = numba.njit(inline="always")(function)
     return compiled
+
+
+def slices(count: int, operations: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges that cover `count` steps of so many operations, each short enough for a prompt Ctrl-C."""
+    step = max(1, _OPERATIONS // max(1, operations))
+    for start in range(0, count, step):
+        yield start, min(start + step, count)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orbitsplit._numba.jit import inlined, jit
+from orbitsplit._numba.jit import inlined, jit, slices
 
 from .cost import NO_LEVEL
 from .metrics import Metric
@@ -43,8 +43,11 @@ def relax(t: Tables, metric: Metric, limit: float, multiplier: float) -> Relaxat
     """Run one backward dynamic programme."""
     shape = (t.visited_sets, t.layers + 1, len(t.node_of))
     to_go_departed, to_go_arrived = np.full(shape, math.inf), np.full(shape, math.inf)
-    root = _relax(t, metric, limit, multiplier, to_go_departed, to_go_arrived)
-    return Relaxation(limit, multiplier, root, to_go_departed, to_go_arrived)
+    transfers = _best_levels(t, metric, limit, multiplier)
+    for start, stop in slices((t.visited_sets - t.count_step) * t.layers, _row_operations(t)):
+        _fill(t, metric, transfers, limit, to_go_departed, to_go_arrived, start, stop)
+    weights, at = _starts(t, metric, limit)
+    return Relaxation(limit, multiplier, float((weights + to_go_arrived[at]).min()), to_go_departed, to_go_arrived)
 
 
 def least_loss(t: Tables) -> Relaxation:
@@ -203,24 +206,36 @@ def _may_end(t: Tables, m: Metric, limit: float, visited: int, node: int) -> boo
     return bool(t.half_duplex[node] or m.egress_max[node] <= limit)
 
 
-@inlined
 def _best_levels(t: Tables, m: Metric, limit: float, multiplier: float) -> Floats:
     """Return the value of the best level of every link (boundaries x links): no visited set changes it."""
     best = np.full((t.layers, len(t.neighbour)), np.inf)
-    for i in range(t.layers):
+    for start, stop in slices(t.layers, len(t.neighbour) * t.levels):
+        _fill_best_levels(t, m, limit, multiplier, best, start, stop)
+    return best
+
+
+@jit
+def _fill_best_levels(
+    t: Tables, m: Metric, limit: float, multiplier: float, best: Floats, start: int, stop: int
+) -> None:
+    for i in range(start, stop):
         for v in range(len(t.node_of)):
             for e in range(t.neighbour_start[v], t.neighbour_start[v + 1]):
                 for k in range(t.levels):
                     value = _transfer_weight(t, m, limit, t.node_of[v], e, (i, k)) + multiplier * t.loss[i, k]
                     best[i, e] = min(best[i, e], value)
-    return best
 
 
-@inlined
-def _start_weight(t: Tables, m: Metric, limit: float, node: int) -> float:
-    if t.start_vertex[node] < 0 or not t.can_start[node] or m.ingress_max[node] > limit:
-        return np.inf
-    return float(m.ingress_sum[node])
+def _starts(t: Tables, m: Metric, limit: float) -> tuple[Floats, tuple[Ints, int, Ints]]:
+    """Return by node the weight of reaching a chain's first stage, or infinity, and the index of its state."""
+    is_open = t.can_start & (m.ingress_max <= limit) & (t.start_vertex >= 0)
+    visited = np.where(t.ng_bit < 0, 0, 1 << np.maximum(t.ng_bit, 0)) + t.count_step
+    return np.where(is_open, m.ingress_sum, math.inf), (visited, 0, t.start_vertex)
+
+
+def _row_operations(t: Tables) -> int:
+    """Return an upper bound of the operations of a relaxation for one visited set at one boundary."""
+    return len(t.neighbour) + len(t.node_of) * t.layers
 
 
 @inlined
@@ -236,74 +251,83 @@ def _is_state(t: Tables, visited: int, vertex: int) -> bool:
 
 
 @jit
-def _fill(t: Tables, m: Metric, transfers: Floats, limit: float, to_go_departed: Floats, to_go_arrived: Floats) -> None:
+def _fill(
+    t: Tables,
+    m: Metric,
+    transfers: Floats,
+    limit: float,
+    to_go_departed: Floats,
+    to_go_arrived: Floats,
+    start: int,
+    end: int,
+) -> None:
+    """Fill rows, one for each visited set and boundary, from the last of both to the first."""
     # Arrays are read from their tuples once: inside the loops that costs more than the loops themselves.
     ng_bit, max_stop, start_of, neighbour = t.ng_bit, t.max_stop, t.neighbour_start, t.neighbour
     compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
     node_of, vertices = t.node_of, len(t.node_of)
     layers, step, ng_size, most_stages = t.layers, t.count_step, t.ng_size, t.most_stages
-    for visited in range(t.visited_sets - 1, step - 1, -1):
+    for row in range(start, end):
+        visited, i = t.visited_sets - 1 - row // layers, layers - 1 - row % layers
         may_send = visited >> ng_size < most_stages
-        for v in range(vertices):
+        for v in range(vertices if i == layers - 1 else 0):
             if _is_state(t, visited, v) and _may_end(t, m, limit, visited, node_of[v]):
                 to_go_departed[visited, layers, v] = m.egress_sum[node_of[v]]
-        for i in range(layers - 1, -1, -1):
-            for v in range(vertices):
-                if not _is_state(t, visited, v):
-                    continue
-                best = np.inf
-                n = node_of[v]
-                for stop in range(i + 1, max_stop[n, i] + 1):
-                    rest = to_go_departed[visited, stop, v]
-                    busy = compute_max[n, stop] - compute_max[n, i]
-                    if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
-                        best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
-                to_go_arrived[visited, i, v] = best
-            for v in range(vertices):
-                if i == 0 or not may_send or not _is_state(t, visited, v):
-                    continue
-                best = np.inf
-                for e in range(start_of[v], start_of[v + 1]):
-                    next_vertex, next_visited = neighbour[e], visited
-                    bit = ng_bit[node_of[next_vertex]]
-                    if bit >= 0:
-                        next_visited = visited | (1 << bit)
-                        if next_visited == visited:
-                            continue
-                    best = min(best, transfers[i, e] + to_go_arrived[next_visited + step, i, next_vertex])
-                to_go_departed[visited, i, v] = best
-
-
-@jit
-def _relax(
-    t: Tables, m: Metric, limit: float, multiplier: float, to_go_departed: Floats, to_go_arrived: Floats
-) -> float:
-    _fill(t, m, _best_levels(t, m, limit, multiplier), limit, to_go_departed, to_go_arrived)
-    root = np.inf
-    for n in range(t.nodes):
-        weight = _start_weight(t, m, limit, n)
-        if weight < np.inf:
-            root = min(root, weight + to_go_arrived[with_node(t, 0, n), 0, t.start_vertex[n]])
-    return root
+        for v in range(vertices):
+            if not _is_state(t, visited, v):
+                continue
+            best = np.inf
+            n = node_of[v]
+            for stop in range(i + 1, max_stop[n, i] + 1):
+                rest = to_go_departed[visited, stop, v]
+                busy = compute_max[n, stop] - compute_max[n, i]
+                if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
+                    best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
+            to_go_arrived[visited, i, v] = best
+        for v in range(vertices):
+            if i == 0 or not may_send or not _is_state(t, visited, v):
+                continue
+            best = np.inf
+            for e in range(start_of[v], start_of[v + 1]):
+                next_vertex, next_visited = neighbour[e], visited
+                bit = ng_bit[node_of[next_vertex]]
+                if bit >= 0:
+                    next_visited = visited | (1 << bit)
+                    if next_visited == visited:
+                        continue
+                best = min(best, transfers[i, e] + to_go_arrived[next_visited + step, i, next_vertex])
+            to_go_departed[visited, i, v] = best
 
 
 def bounds_through(t: Tables, metric: Metric, relaxation: Relaxation) -> Floats:
     """Return by vertex the least (sum + multiplier * loss) of any relaxed plan through it."""
     arrived = np.full(relaxation.to_go_arrived.shape, math.inf)
-    return _forward_pass(t, metric, relaxation, arrived, arrived.copy())
+    departed = arrived.copy()
+    transfers = _best_levels(t, metric, relaxation.limit, relaxation.multiplier)
+    weights, at = _starts(t, metric, relaxation.limit)
+    is_open = weights < math.inf
+    arrived[at[0][is_open], 0, at[2][is_open]] = weights[is_open]
+    best = np.full(len(t.node_of), math.inf)
+    for start, end in slices(t.layers, t.visited_sets * _row_operations(t)):
+        _forward_pass(t, metric, relaxation, transfers, arrived, departed, best, start, end)
+    return best
 
 
 @jit
-def _forward_pass(t: Tables, m: Metric, r: Relaxation, arrived: Floats, departed: Floats) -> Floats:
+def _forward_pass(
+    t: Tables,
+    m: Metric,
+    r: Relaxation,
+    transfers: Floats,
+    arrived: Floats,
+    departed: Floats,
+    best: Floats,
+    start: int,
+    end: int,
+) -> None:
     """Fill the least cost of getting to a state, before and after its stage; with the cost-to-go it bounds plans."""
-    transfers = _best_levels(t, m, r.limit, r.multiplier)
     vertices, node_of, neighbour, max_stop = len(t.node_of), t.node_of, t.neighbour, t.max_stop
-    best = np.full(vertices, np.inf)
-    for n in range(t.nodes):
-        weight = _start_weight(t, m, r.limit, n)
-        if weight < np.inf:
-            arrived[with_node(t, 0, n), 0, t.start_vertex[n]] = weight
-    for i in range(t.layers):
+    for i in range(start, end):
         # Stages that end at a boundary were computed before; what arrives there must be sent first.
         for visited in range(t.visited_sets if i > 0 else 0):
             for v in range(vertices):
@@ -326,4 +350,3 @@ def _forward_pass(t: Tables, m: Metric, r: Relaxation, arrived: Floats, departed
                     if not busy + m.open_max[i] + m.close_max[stop, n] > r.limit:
                         stage = m.compute_sum[n, stop] - m.compute_sum[n, i]
                         departed[visited, stop, v] = min(departed[visited, stop, v], so_far + stage)
-    return best
