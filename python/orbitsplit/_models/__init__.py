@@ -1,1 +1,1 @@
-"""Models of transformers: where they come from, how they are built, and what a stage of one is."""
+"""Models of transformers: their sources, their structure, and stages of them."""

@@ -1,4 +1,4 @@
-"""How a model is built of layers, found by looking at it: no table of architectures."""
+"""The structure of a model, found by inspecting it: there is no table of architectures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .source import build_on_meta, can_generate, example_inputs, layer_count, model_class, unsupported
 
-# More than one row, because heads that look for padding refuse several rows where they would be wrong.
+# More than one row: heads that search for padding tokens refuse several rows if they cannot find them.
 _PROBE_ROWS, _PROBE_TOKENS = 2, 3
 
 
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Return name and list of the transformer layers of a model.
 
-    It is the ModuleList as long as the configuration's `num_hidden_layers`; of several, the one with most
-    parameters. Raises ValueError when there is none.
+    It is the ModuleList of length `num_hidden_layers` of the configuration; of several, the one with the most
+    parameters. Raises `ValueError` if there is none.
     """
     count = layer_count(model.config, type(model))
     candidates = [
@@ -44,7 +44,7 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def modules_outside(model: PreTrainedModel, layers_name: str) -> dict[str, nn.Module]:
-    """Return the largest modules, by name, that neither hold the layer list nor are in it."""
+    """Return the largest modules, by name, that neither contain the layer list nor are in it."""
     parts = layers_name.split(".")
     holders = [".".join(parts[:depth]) for depth in range(len(parts))]
     children = (
@@ -56,7 +56,7 @@ def modules_outside(model: PreTrainedModel, layers_name: str) -> dict[str, nn.Mo
 
 
 def has_parameters(module: nn.Module) -> bool:
-    """Say whether a module holds any parameter."""
+    """Return whether a module has any parameter."""
     return next(module.parameters(), None) is not None
 
 
@@ -82,10 +82,10 @@ class Layout:
 
 
 def find_layout(config: PreTrainedConfig) -> Layout:
-    """Find out how a model runs its layers, from one forward on the meta device.
+    """Return how a model runs its layers, from one forward on the meta device.
 
-    Raises ValueError, naming the architecture and the reason, for a model whose layers depend on more than the
-    hidden state of the layer before: split, it would compute something else.
+    Raises `ValueError`, naming the architecture and the reason, for a model whose layers depend on more than the
+    hidden state of the layer before: split into stages, it would compute something else.
     """
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     if shared:
@@ -95,7 +95,7 @@ def find_layout(config: PreTrainedConfig) -> Layout:
     if can_generate(config):
         if "past_key_values" not in inspect.signature(model_class(config).forward).parameters:
             raise ValueError(unsupported(config, "its forward takes no past_key_values"))
-        # With a cache, because without one masks are made by looking at values, which meta tensors lack.
+        # With a cache: without one, masks are made from values, which meta tensors do not have.
         options["past_key_values"] = DynamicCache(config=config.get_text_config(decoder=True))
     with running_unknown_code(config, "it does not run without weights"):
         model = build_on_meta(config)
@@ -107,7 +107,7 @@ def find_layout(config: PreTrainedConfig) -> Layout:
 
 @contextmanager
 def running_unknown_code(config: PreTrainedConfig, failure: str) -> Iterator[None]:
-    """Turn whatever an architecture's code raises into a ValueError of one line that names it."""
+    """Raise any exception of an architecture's code as a `ValueError` of one line that names the architecture."""
     try:
         yield
     except Exception as error:
@@ -116,10 +116,10 @@ def running_unknown_code(config: PreTrainedConfig, failure: str) -> Iterator[Non
 
 
 class _Origins(TorchDispatchMode):
-    """Follows what is computed from tensors that only one stage has, by marks on their memory.
+    """Tracks tensors computed from data that only one stage has, by marks on their memory.
 
-    The marked ones are the inputs, the hidden states of earlier layers and, while `marks_weights`, all that is
-    computed from a weight.
+    Marked are the inputs, the hidden states of earlier layers and, while `marks_weights`, everything computed from a
+    weight.
     """
 
     def __init__(self) -> None:
@@ -140,25 +140,25 @@ class _Origins(TorchDispatchMode):
 
 
 def mark(tensor: Tensor) -> None:
-    """Note that a tensor's memory holds what only one stage has."""
+    """Mark a tensor's memory as data that only one stage has."""
     tensor.untyped_storage()._orbitsplit_marked = True  # type: ignore[attr-defined]
 
 
 def is_marked(tensor: Tensor) -> bool:
-    """Say whether a tensor's memory is marked."""
+    """Return whether a tensor's memory is marked."""
     return getattr(tensor.untyped_storage(), "_orbitsplit_marked", False)
 
 
 @dataclass
 class _Probe:
-    """Watches one forward: what runs before, between and after the layers, and what passes between them."""
+    """Observes one forward: which modules run before, between and after the layers, and what the layers exchange."""
 
     model: PreTrainedModel
     generates: bool
     ran: dict[str, set[str]] = field(default_factory=lambda: {"before": set(), "between": set(), "after": set()})
     origins: _Origins = field(default_factory=_Origins)
     phase: str = "before"
-    left: Tensor | None = None  # the hidden state behind the layer that ran last
+    left: Tensor | None = None  # the hidden state behind the last layer that ran
     tuple_length: int | None = None
     fault: str | None = None
 
@@ -169,7 +169,7 @@ class _Probe:
             for part in module.modules():
                 part.register_forward_pre_hook(lambda *_, name=name: self.ran[self.phase].add(name))
             if has_parameters(module):
-                module.register_forward_hook(self._put_out)
+                module.register_forward_hook(self._mark_output)
         for index, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(self._enter(index), with_kwargs=True)
             layer.register_forward_hook(self._leave(index))
@@ -182,21 +182,21 @@ class _Probe:
             output = self.model(**inputs, **options)
         returned = output.values() if isinstance(output, Mapping) else output
         if any(is_marked(value) for value in returned if isinstance(value, Tensor)):
-            self._blame("what comes after the layers takes more than the hidden state of the last one")
+            self._record_fault("what comes after the layers takes more than the hidden state of the last one")
 
     def _enter(self, index: int) -> Any:
         def hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             hidden = args[0] if args else kwargs["hidden_states"]
             beside = [value for value in _tensors((args, kwargs)) if value is not hidden]
             if index > 0 and hidden is not self.left:
-                self._blame(f"the hidden state is changed between layers {index - 1} and {index}")
+                self._record_fault(f"the hidden state is changed between layers {index - 1} and {index}")
             if self.left is not None and hidden.shape != self.left.shape:
-                self._blame(f"the hidden state has another shape behind layer {index - 1} than before")
+                self._record_fault(f"the hidden state has another shape behind layer {index - 1} than before")
             if any(is_marked(value) or isinstance(value, nn.Parameter) for value in beside):
-                self._blame(f"layer {index} takes more than the hidden state of the layer before it")
+                self._record_fault(f"layer {index} takes more than the hidden state of the layer before it")
             self.phase, self.left = "between", hidden
             self.origins.marks_weights = False
-            # From here on, what is computed from the hidden state as it came shows.
+            # From here on, a use of the original hidden state is detected.
             mark(hidden)
             fresh = torch.empty_like(hidden)
             return ((fresh, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": fresh})
@@ -211,7 +211,7 @@ class _Probe:
                     mark(extra)
                 output = output[0]
             if self.left is not None and output.shape != self.left.shape:
-                self._blame(f"the hidden state has another shape behind layer {index} than before")
+                self._record_fault(f"the hidden state has another shape behind layer {index} than before")
             self.left = output
             is_last = index == len(self.layers) - 1
             self.phase = "after" if is_last else "between"
@@ -219,12 +219,12 @@ class _Probe:
 
         return hook
 
-    def _put_out(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if self.phase != "after":  # the first stage's, and on others not there
+    def _mark_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if self.phase != "after":  # computed by the first stage only
             for tensor in _tensors(output):
                 mark(tensor)
 
-    def _blame(self, fault: str) -> None:
+    def _record_fault(self, fault: str) -> None:
         self.fault = self.fault or fault
 
     def layout(self) -> Layout:
@@ -235,7 +235,7 @@ class _Probe:
         if self.phase != "after" or self.left is None:
             self.fault = "the forward does not run its layers in order"
         elif self.left.dim() != 3:
-            self._blame(f"the hidden state has {self.left.dim()} dimensions, not rows, tokens and channels")
+            self._record_fault(f"the hidden state has {self.left.dim()} dimensions, not rows, tokens and channels")
         if self.fault is not None or self.left is None:
             raise ValueError(unsupported(self.model.config, str(self.fault)))
         before, after = weighty & self.ran["before"], weighty & self.ran["after"]
@@ -257,10 +257,10 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 class Passthrough(nn.Module):
-    """Stands for a layer that is not there: passes the hidden state on and keeps the length of the KV cache.
+    """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
 
-    Lengths, masks and positions are read from the first layer of each kind in the cache. So the cache grows here
-    too, by one byte per token; without it, left-padded batches are silently wrong.
+    transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
+    here too, by one byte per token; otherwise left-padded batches are silently wrong.
     """
 
     def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:

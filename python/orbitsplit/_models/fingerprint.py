@@ -8,13 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-# Elements of each tensor that count, evenly spaced: other weights differ everywhere, and reading all would take as
+# Elements of each tensor that are hashed, evenly spaced: other weights differ everywhere, and hashing all would take as
 # long as loading the model.
 _SAMPLED = 256
 
 
 def hash_layers(layers: Mapping[int, nn.Module]) -> dict[int, str]:
-    """Return the digests of layers by index, of those that can be compared: none in float16."""
+    """Return the digests of layers by index, except layers in float16, which cannot be compared."""
     return {
         index: hash_layer(layer)
         for index, layer in layers.items()
@@ -25,7 +25,7 @@ def hash_layers(layers: Mapping[int, nn.Module]) -> dict[int, str]:
 def hash_layer(layer: nn.Module) -> str:
     """Return a SHA-256 of a layer's weights, rounded to bfloat16, so that loading in bfloat16 does not change it.
 
-    Loading in float16 does (numbers are rounded twice): such a layer cannot be compared.
+    Loading in float16 changes it, because numbers are rounded twice.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(layer.named_parameters()):

@@ -1,7 +1,7 @@
-"""GGUF files made into directories that transformers loads stage by stage.
+"""GGUF files converted to directories that transformers loads stage by stage.
 
-transformers reads a GGUF file whole, for any stage: about a minute and 3 GB for 0.3 billion parameters, most of
-it metadata parsed in Python. So a file is converted once, into a cache directory named by its content.
+transformers reads a whole GGUF file for any stage: about a minute and 3 GB for 0.3 billion parameters, most of the time
+for metadata parsed in Python. So a file is converted once, into a cache directory named by its content.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from . import child_process
 
 Progress = Callable[[str, float], None]
 
-# Small enough that a stage opens few bytes beyond its own; a tensor is never divided.
+# Small enough that a stage reads few bytes beyond its own; a tensor is never divided.
 _SHARD_SIZE = "64MB"
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """Return the directory that holds converted models, by default in the XDG cache."""
+    """Return the directory of converted models, by default in the XDG cache."""
     if cache_dir is not None:
         return Path(cache_dir)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -36,7 +36,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def converted_path(sha256: str, cache_dir: str | Path | None = None) -> Path:
-    """Return where the conversion of the file with this hexadecimal SHA-256 is, or will be."""
+    """Return the directory of the converted file with this hexadecimal SHA-256; it may not exist."""
     return cache_root(cache_dir) / sha256[:16]
 
 
@@ -44,8 +44,11 @@ def convert_gguf(source: Path, *, cache_dir: str | Path | None = None, progress:
     """Return the converted directory of a GGUF file, converting it if no earlier call did.
 
     Concurrent callers wait for one conversion. An interrupted one leaves nothing that a later call could take for
-    a model: the directory gets its name only when it is complete. Raises ValueError with the reason when
-    transformers cannot read the file.
+    a model: the directory gets its name only when it is complete and on the disk.
+
+    Raises:
+        ValueError: transformers cannot read the file; the message has the reason.
+        OSError: The cache cannot be written.
     """
     report = progress or (lambda _step, _fraction: None)
     report("reading the GGUF file", 0.0)
@@ -69,7 +72,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    # The kernel frees the lock of a process that dies, so no stale lock can block a later call.
+    # The kernel releases the lock of a process that dies: no stale lock blocks a later call.
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -80,8 +83,8 @@ def _build(source: Path, target: Path, report: Progress) -> None:
         f"{unfinished_prefix(target)}*"
     ):  # of callers that were killed: the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
-    # Two processes, because either half is one thread of Python parsing, and because the gigabytes that the weights
-    # need temporarily must not stay with the caller.
+    # Two processes: each part is single-threaded parsing in Python, and the gigabytes that the weights need temporarily
+    # must not stay with the caller.
     with (
         atomic_folder(target) as unfinished,
         _converter("weights", source, unfinished) as weights,
@@ -94,7 +97,7 @@ def _build(source: Path, target: Path, report: Progress) -> None:
 @contextmanager
 def _converter(part: str, source: Path, target: Path) -> Iterator[subprocess.Popen[bytes]]:
     arguments = (part, str(source), str(target))
-    # Progress bars of the libraries are not ours to show, and errors come as messages on the standard output.
+    # Standard error has the progress bars of libraries; errors arrive as messages on standard output.
     child = child_process.start(__name__, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         yield child
@@ -121,7 +124,7 @@ def _follow(child: subprocess.Popen[bytes], source: Path, report: Progress) -> N
         raise ValueError(f"cannot convert {source}: {reason}")
 
 
-def _tell(kind: str, fraction: float, text: str, out: IO[str]) -> None:
+def _report(kind: str, fraction: float, text: str, out: IO[str]) -> None:
     print(kind, f"{fraction:.2f}", " ".join(text.split()), file=out, flush=True)
 
 
@@ -129,15 +132,15 @@ def _convert_weights(source: Path, target: Path, out: IO[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    _tell("progress", 0.02, "parsing metadata and dequantising weights", out)
-    # float32 holds the dequantised values exactly, and stages compute in it: they map the file as it is, while
-    # a half-precision file would cost each stage a converted copy beside the mapped pages.
+    _report("progress", 0.02, "parsing metadata and dequantising weights", out)
+    # float32 holds the dequantised values exactly, and stages compute in it: they map the file unchanged, while a
+    # half-precision file would cost each stage a converted copy in addition to the mapped pages.
     read = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    _tell("progress", 0.85, "writing safetensors shards", out)
+    _report("progress", 0.85, "writing safetensors shards", out)
     config = read.config
-    vars(config).pop("quantization_config", None)  # it would say that the weights are GGUF blocks
+    vars(config).pop("quantization_config", None)  # the weights are no longer GGUF blocks
     # save_pretrained refuses a model that came from GGUF, so its tensors move into a fresh one.
     with torch.device("meta"):
         fresh = type(read)(config)
@@ -152,16 +155,16 @@ def _convert_tokenizer(source: Path, target: Path, out: IO[str]) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.save_pretrained(target)
-    _tell("progress", 0.95, "tokenizer written", out)
+    _report("progress", 0.95, "tokenizer written", out)
 
 
 def main(part: str, source: str, target: str) -> None:
-    """Convert one part of a model, in a process of its own, and print how far it is."""
-    # A library that prints must not break the messages.
+    """Convert one part of a model, in a process of its own, and print progress and errors as messages."""
+    # What libraries print must not mix with the messages.
     out, sys.stdout = sys.stdout, sys.stderr
     convert = {"weights": _convert_weights, "tokenizer": _convert_tokenizer}[part]
     try:
         convert(Path(source), Path(target), out)
     except Exception as error:
-        _tell("error", 0.0, f"{type(error).__name__}: {error}", out)
+        _report("error", 0.0, f"{type(error).__name__}: {error}", out)
         sys.exit(1)

@@ -35,9 +35,12 @@ def open_model(
 ) -> Path | str:
     """Return what `StageModel.load` and `profile` take: a model directory or a hub id.
 
-    A directory with a config.json is returned as it is, and so is a hub id. A `.gguf` file is converted once,
-    into `cache_dir` (default: orbitsplit/models in the XDG cache); `progress(step, fraction)` is told how far.
-    Raises FileNotFoundError for a path that does not exist, ValueError for a file or directory that is no model.
+    A directory with a config.json and a hub id are returned unchanged. A `.gguf` file is converted once, into
+    `cache_dir` (default: orbitsplit/models in the XDG cache); `progress(step, fraction)` is called during conversion.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        ValueError: The file or directory is no model, or cannot be converted.
     """
     found = find_model(path_or_id)
     if isinstance(found, Path) and found.is_file():
@@ -60,7 +63,7 @@ def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None
     if converted.is_dir():
         return converted
     converted.parent.mkdir(parents=True, exist_ok=True)
-    # The package ships the file in parts; joined, they are needed for this one conversion only.
+    # The package ships the file in parts; the joined file is needed for this conversion only.
     with tempfile.TemporaryDirectory(prefix=".demo-", dir=converted.parent) as name:
         joined = Path(name) / package.MODEL_NAME
         package.assemble(joined)
@@ -68,7 +71,7 @@ def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """Load a model's tokenizer, set up for generation: padding on the left, a padding token always present."""
+    """Load a model's tokenizer, configured for generation: it pads on the left and always has a padding token."""
     config = read_config(model) if _has_byte_order_mark(model) else None
     tokenizer = AutoTokenizer.from_pretrained(model, config=config, trust_remote_code=False)
     tokenizer.padding_side = "left"
@@ -78,7 +81,10 @@ def load_tokenizer(model: str | Path) -> Any:
 
 
 def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
-    """Return the configuration of a model directory, hub id, or of a configuration itself (a copy)."""
+    """Return the configuration of a model directory or hub id, or a copy of a configuration.
+
+    A config.json may have a byte order mark. Raises `ValueError` for one that is not UTF-8, with its path.
+    """
     if isinstance(model, PreTrainedConfig):
         return copy.deepcopy(model)
     file = Path(model) / _CONFIG
@@ -112,10 +118,10 @@ def _load_config(model: str | Path) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Return the class that a checkpoint means: the first of its `architectures`.
+    """Return the class of a checkpoint: the first of its `architectures`.
 
-    Without any it is the causal language model of the configuration's type, else the base model. Raises ValueError for
-    an encoder-decoder model, and for a class or a type that transformers does not have.
+    Without any it is the causal language model of the configuration's type, else the base model. Raises `ValueError`
+    for an encoder-decoder model, and for a class or a type that transformers does not have.
     """
     if config.is_encoder_decoder:
         raise ValueError(unsupported(config, "encoder-decoder models are not split"))
@@ -134,17 +140,17 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def can_generate(config: PreTrainedConfig) -> bool:
-    """Say whether a configuration is that of a causal language model, which generates with a KV cache."""
+    """Return whether a configuration is that of a causal language model, which generates with a KV cache."""
     return model_class(config).can_generate() and not _is_encoder(config)
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:
-    # BERT and its kin have a causal language model as well, meant for configurations that say so.
+    # BERT and related models have a causal language model as well, for configurations with `is_decoder`.
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
 
 
 def split_config(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> PreTrainedConfig:
-    """Return the configuration of what is split: of the part that sees images, of the part that sees text, or all."""
+    """Return the configuration of the part that is split: the vision model, the text model, or the whole."""
     if (architecture or model_class(config)).main_input_name == "pixel_values":
         part: PreTrainedConfig = getattr(config, "vision_config", None) or config
         return part
@@ -152,9 +158,9 @@ def split_config(config: PreTrainedConfig, architecture: type[PreTrainedModel] |
 
 
 def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> int:
-    """Return how many transformer layers the model of a configuration has.
+    """Return the number of transformer layers of the model of a configuration.
 
-    `architecture` is the model's class where that is known. Raises ValueError where the configuration does not say.
+    `architecture` is the model's class if it is known. Raises `ValueError` if the configuration does not name it.
     """
     count = getattr(split_config(config, architecture), "num_hidden_layers", None)
     if not isinstance(count, int) or count < 1:
@@ -165,9 +171,9 @@ def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | 
 def example_inputs(
     config: PreTrainedConfig, *, rows: int, tokens: int, device: str | torch.device = "cpu"
 ) -> dict[str, Tensor]:
-    """Return inputs of zeros: `rows` texts of `tokens` tokens, or images of the size the configuration names.
+    """Return inputs of zeros: `rows` texts of `tokens` tokens, or images of the configuration's size.
 
-    Raises ValueError for a model that takes neither, such as one of sounds.
+    Raises `ValueError` for a model that takes neither, such as an audio model.
     """
     name = model_class(config).main_input_name
     if name == "input_ids":
@@ -193,7 +199,7 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
 
 
 def forget_padding(model: PreTrainedModel) -> None:
-    """Make a model's forward not look for padding tokens in its ids, which may be stand-ins or on the meta device."""
+    """Make a model's forward not search for padding tokens in its ids, which may be dummies or on the meta device."""
     for config in (model.config, split_config(model.config, type(model))):
         vars(config)["pad_token_id"] = None  # some configurations refuse None when it is assigned
 

@@ -1,9 +1,9 @@
 """One stage of a model: its layers, its weights and, of a causal language model, its KV cache.
 
 transformers' own forward stays in charge, so that masks, positions and caches are computed by the code that
-defines them. On a stage, that forward runs with stand-ins: layers of other stages pass the hidden state on, and
-modules of other stages (embeddings, final norm, pooler, head) are there in shape only. The received hidden state
-enters at the first layer; behind the last one the forward of all but the last stage is left.
+defines them. On a stage, that forward runs with placeholders: layers of other stages return the hidden state unchanged,
+and modules of other stages (embeddings, final norm, pooler, head) return tensors of the right shape without weights.
+The received hidden state enters at the first layer; all stages but the last end the forward behind their last layer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from orbitsplit._io.dtypes import SAFETENSORS_DTYPES
 from .architecture import Layout, Passthrough, find_layers, find_layout, modules_outside, running_unknown_code
 from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported
 
-# What is resident twice at a time.
+# The size of pieces in which weights are converted, resident twice at a time.
 _PIECE_BYTES = 8 << 20
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
@@ -144,8 +144,8 @@ class StageModel:
         """Run the stage on whole sequences or images, without a cache.
 
         `x` is the hidden state [B, S, H] of the stage before, None on the first stage. `inputs` are the model's on
-        every stage; past the first one only `attention_mask` and `position_ids` are looked at, of the others the
-        shapes. Returns the hidden state [B, S, H] to send, or on the last stage the tensors that the model returns, by
+        every stage; past the first one only `attention_mask` and `position_ids` are read, and the shapes of the
+        others. Returns the hidden state [B, S, H] to send, or on the last stage the tensors that the model returns, by
         name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
         """
         options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
@@ -161,7 +161,7 @@ class StageModel:
 
     def _inputs(self, x: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         tokens = x.shape[1]
-        # Past the first stage the ids are looked up by nobody; their shape is what counts.
+        # Past the first stage only the shape of the ids is used.
         inputs: dict[str, Any] = {"input_ids": x if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)}
         # As transformers' generate does it: positions from the mask, and the mask dropped where nothing is padded,
         # because attention is faster without (and rounds differently).
@@ -183,7 +183,7 @@ class StageModel:
             raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
 
     def _check_forward(self) -> None:
-        # Stand-ins of the embeddings give NaN, so a layer or head that reads them past the first layer shows here.
+        # Placeholders of the embeddings return NaN, so a layer or head that reads them past the first layer fails here.
         # The same forward warms up the allocator, so that the first timed one is like the others.
         with running_unknown_code(self.config, "a stage of it does not run"):
             outputs = self._try_forward()
@@ -211,15 +211,15 @@ def _aligned(x: Tensor) -> Tensor:
 
 
 class _StageExit(BaseException):
-    """Leaves a model's forward behind the last layer; not an Exception, which a forward may catch."""
+    """Ends a model's forward behind the last layer; not an Exception, which a forward may catch."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
 
 
-class _Ghost(nn.Module):
-    """Stands for a module of another stage: output of the right shape, filled with NaN, and no weights."""
+class _Placeholder(nn.Module):
+    """Replaces a module of another stage: its output has the right shape and is NaN; it has no weights."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -259,17 +259,17 @@ def _stage_class(
     members = {
         "__init__": initialise,
         "__module__": architecture.__module__,
-        # Asked of the first weight otherwise, and what runs after the layers may have none.
+        # By default these are the first weight's, and what runs after the layers may have none.
         "dtype": property(lambda model: model.config.dtype),
         "device": property(lambda model: next((weight.device for weight in model.parameters()), torch.device("cpu"))),
-        # The weights of other stages; those of the stage itself are checked for being there.
+        # The weights of other stages; missing weights of the stage itself are checked.
         "_keys_to_ignore_on_load_unexpected": [".*"],
     }
     return type(architecture.__name__, (architecture,), members)
 
 
 def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
-    """Replace what other stages own. The source of a tied head stays on the last stage until it is loaded."""
+    """Replace the modules of other stages. The source of a tied head stays on the last stage until it is loaded."""
     is_first, is_last = start == 0, stop == layout.layer_count + 2
     sources = set((model.all_tied_weights_keys or {}).values()) if is_last else set()
     if not is_last:
@@ -278,7 +278,7 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
         owned = (is_first and name in layout.before) or (is_last and name in layout.after)
         tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
         if name in layout.before | layout.after | layout.idle and not owned and not tied:
-            model.set_submodule(name, _Ghost(module))
+            model.set_submodule(name, _Placeholder(module))
     _, layers = find_layers(model)
     for index, layer in enumerate(layers):
         if not start <= index + 1 < stop:
@@ -286,7 +286,7 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
 
 
 def _stored_dtype(model: str | Path, config: PreTrainedConfig) -> torch.dtype | None:
-    """Return the dtype of all weights of a model directory or hub id, None where that is not one or is not known."""
+    """Return the dtype of all weights of a model directory or hub id, None if they have several or none is known."""
     if sys.platform != "linux" or getattr(config, "quantization_config", None) is not None:
         return None
     try:
@@ -302,7 +302,7 @@ def _dtypes_of(file: Path) -> set[str]:
     try:
         with safe_open(file, framework="pt") as opened:
             return {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError:  # the loader says what is wrong with it
+    except SafetensorError:  # the loader reports what is wrong with it
         return {"damaged"}
 
 
@@ -364,7 +364,7 @@ def _mapped_ranges() -> list[range]:
 
 
 def _forget_pages(address: int, size: int) -> None:
-    """Give back the whole pages of a mapped file in a range; what reads them again gets them from the file."""
+    """Release the whole pages of a mapped file in a range; a later read loads them from the file again."""
     start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
     stop = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
     if stop > start:
@@ -372,12 +372,12 @@ def _forget_pages(address: int, size: int) -> None:
 
 
 def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
-    # A tied head has its weight by now; the embeddings it came from must not run, nor hold anything else.
+    # A tied head has its weight by now; the embeddings it came from are neither run nor kept.
     if start > 0:
         for name in layout.before:
             module = model.get_submodule(name)
-            if not isinstance(module, _Ghost) and name not in layout.after:
-                model.set_submodule(name, _Ghost(module))
+            if not isinstance(module, _Placeholder) and name not in layout.after:
+                model.set_submodule(name, _Placeholder(module))
 
 
 def _check_complete(model: PreTrainedModel, missing: set[str], what: str) -> None:
