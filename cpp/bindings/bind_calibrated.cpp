@@ -64,8 +64,10 @@ py::bytes encode(const CalibratedCodec& codec, const py::object& data, int dtype
     const ByteView view(data);
     const std::uint64_t bound = frame_bytes(codec, dtype, shape);
     return bytes_of_frame(bound, [&](std::span<std::byte> out) {
-        const Unlocked unlocked(view.bytes().size());
-        return orbitsplit::compress_into(out, view.bytes(), static_cast<DType>(dtype), shape, codec, threads);
+        return unlocked(view.bytes().size(), threads, [&](const orbitsplit::Execution& execution) {
+            return orbitsplit::compress_into(out, view.bytes(), static_cast<DType>(dtype), shape, codec,
+                                             execution);
+        });
     });
 }
 
@@ -75,11 +77,10 @@ py::tuple decode(const CalibratedCodec& codec, const py::object& frame, std::uin
     const orbitsplit::Limits limits{.max_bytes = max_bytes};
     const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), limits);
     py::array_t<std::uint8_t> data(static_cast<py::ssize_t>(info.data_bytes()));
-    {
-        const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
-        const Unlocked unlocked(out.size());
-        orbitsplit::decompress_into(out, view.bytes(), codec, limits, threads);
-    }
+    const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
+    unlocked(out.size(), threads, [&](const orbitsplit::Execution& execution) {
+        orbitsplit::decompress_into(out, view.bytes(), codec, limits, execution);
+    });
     return py::make_tuple(static_cast<int>(info.dtype), py::tuple(py::cast(info.shape)), std::move(data));
 }
 
@@ -87,18 +88,20 @@ std::size_t encode_into(const CalibratedCodec& codec, const py::object& data, in
                         const py::object& out, int threads) {
     const ByteView view(data);
     const ByteView frame(out, Access::write);
-    const Unlocked unlocked(view.bytes().size());
-    return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<DType>(dtype), shape, codec,
-                                     threads);
+    return unlocked(view.bytes().size(), threads, [&](const orbitsplit::Execution& execution) {
+        return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<DType>(dtype), shape,
+                                         codec, execution);
+    });
 }
 
 void decode_into(const CalibratedCodec& codec, const py::object& frame, int dtype, const Shape& shape,
                  const py::object& out, int threads) {
     const ByteView view(frame);
     const ByteView array(out, Access::write);
-    const Unlocked unlocked(array.bytes().size());
-    orbitsplit::decompress_into(array.memory(), static_cast<DType>(dtype), shape, view.bytes(), codec,
-                                threads);
+    unlocked(array.bytes().size(), threads, [&](const orbitsplit::Execution& execution) {
+        orbitsplit::decompress_into(array.memory(), static_cast<DType>(dtype), shape, view.bytes(), codec,
+                                    execution);
+    });
 }
 
 Bytes table_from_counts(const py::array_t<std::uint64_t, py::array::c_style>& counts) {

@@ -28,9 +28,10 @@ py::bytes encode(const py::object& data, int dtype, const std::vector<std::int64
     const ByteView view(data);
     const std::uint64_t bound = frame_bytes(dtype, shape, kind, group, keep);
     return bytes_of_frame(bound, [&](std::span<std::byte> out) {
-        const Unlocked unlocked(view.bytes().size());
-        return orbitsplit::compress_into(out, view.bytes(), static_cast<orbitsplit::DType>(dtype), shape,
-                                         codec_of(kind, group, keep), threads);
+        return unlocked(view.bytes().size(), threads, [&](const orbitsplit::Execution& execution) {
+            return orbitsplit::compress_into(out, view.bytes(), static_cast<orbitsplit::DType>(dtype), shape,
+                                             codec_of(kind, group, keep), execution);
+        });
     });
 }
 
@@ -38,9 +39,10 @@ std::size_t encode_into(const py::object& data, int dtype, const std::vector<std
                         std::int32_t group, double keep, const py::object& out, int threads) {
     const ByteView view(data);
     const ByteView frame(out, Access::write);
-    const Unlocked unlocked(view.bytes().size());
-    return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<orbitsplit::DType>(dtype),
-                                     shape, codec_of(kind, group, keep), threads);
+    return unlocked(view.bytes().size(), threads, [&](const orbitsplit::Execution& execution) {
+        return orbitsplit::compress_into(frame.memory(), view.bytes(), static_cast<orbitsplit::DType>(dtype),
+                                         shape, codec_of(kind, group, keep), execution);
+    });
 }
 
 py::tuple decode(const py::object& frame, std::uint64_t max_bytes, int threads) {
@@ -48,11 +50,10 @@ py::tuple decode(const py::object& frame, std::uint64_t max_bytes, int threads) 
     const orbitsplit::Limits limits{.max_bytes = max_bytes};
     const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), limits);
     py::array_t<std::uint8_t> data(static_cast<py::ssize_t>(info.data_bytes()));
-    {
-        const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
-        const Unlocked unlocked(out.size());
-        orbitsplit::decompress_into(out, view.bytes(), limits, threads);
-    }
+    const std::span out(reinterpret_cast<std::byte*>(data.mutable_data()), info.data_bytes());
+    unlocked(out.size(), threads, [&](const orbitsplit::Execution& execution) {
+        orbitsplit::decompress_into(out, view.bytes(), limits, execution);
+    });
     return py::make_tuple(static_cast<int>(info.dtype), py::tuple(py::cast(info.shape)), std::move(data));
 }
 
@@ -60,15 +61,16 @@ void decode_into(const py::object& frame, int dtype, const std::vector<std::int6
                  const py::object& out, int threads) {
     const ByteView view(frame);
     const ByteView array(out, Access::write);
-    const Unlocked unlocked(array.bytes().size());
-    orbitsplit::decompress_into(array.memory(), static_cast<orbitsplit::DType>(dtype), shape, view.bytes(),
-                                threads);
+    unlocked(array.bytes().size(), threads, [&](const orbitsplit::Execution& execution) {
+        orbitsplit::decompress_into(array.memory(), static_cast<orbitsplit::DType>(dtype), shape,
+                                    view.bytes(), execution);
+    });
 }
 
 std::uint32_t crc32c(const py::object& data) {
     const ByteView view(data);
-    const Unlocked unlocked(view.bytes().size());
-    return orbitsplit::crc32c(view.bytes());
+    return unlocked(view.bytes().size(), 1,
+                    [&](const orbitsplit::Execution&) { return orbitsplit::crc32c(view.bytes()); });
 }
 
 }  // namespace

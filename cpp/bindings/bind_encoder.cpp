@@ -61,19 +61,17 @@ class Encoder {
         return orbitsplit::frame_bytes(dtype_, shape_, std::get<orbitsplit::Codec>(codec_));
     }
 
-    std::size_t compress(std::span<const std::byte> data) const {
+    std::size_t compress(std::span<const std::byte> data, const orbitsplit::Execution& execution) const {
         if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
-            return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, **calibrated, threads_);
+            return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, **calibrated, execution);
         return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_,
-                                         std::get<orbitsplit::Codec>(codec_), threads_);
+                                         std::get<orbitsplit::Codec>(codec_), execution);
     }
 
     py::object encode_span(std::span<const std::byte> data) {
-        std::size_t size = 0;
-        {
-            const Unlocked unlocked(data.size());
-            size = compress(data);
-        }
+        const std::size_t size = unlocked(data.size(), threads_, [&](const orbitsplit::Execution& execution) {
+            return compress(data, execution);
+        });
         // A new view for each frame, because the caller may release it.
         auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(frame_.ptr()));
         if (!view) throw py::error_already_set();
@@ -100,11 +98,13 @@ class Decoder {
 
     void decode(py::handle frame) {
         const ByteView view(frame);
-        const Unlocked unlocked(memory_.bytes().size());
-        if (codec_ != nullptr)
-            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), *codec_, threads_);
-        else
-            orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), threads_);
+        unlocked(memory_.bytes().size(), threads_, [&](const orbitsplit::Execution& execution) {
+            if (codec_ != nullptr)
+                orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), *codec_,
+                                            execution);
+            else
+                orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), execution);
+        });
     }
 
   private:

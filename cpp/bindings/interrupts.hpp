@@ -6,8 +6,8 @@
 #include <functional>
 #include <thread>
 
-// Python runs signal handlers on its main thread only: so the calling thread itself takes the lock at intervals and lets
-// them run. Calls from other threads are not interrupted.
+// Python runs signal handlers on its main thread only: so the calling thread itself takes the lock at intervals and
+// lets them run. Calls from other threads are not interrupted.
 class Interrupts {
   public:
     // For the core: whether a handler raised an exception, so that the call has to end. On the core's own threads it

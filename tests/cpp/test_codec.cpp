@@ -1,6 +1,7 @@
 // Codecs: what decoding returns and what encoding rejects, checked element by element in double precision.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "check.hpp"
+#include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 
 using namespace orbitsplit;
@@ -285,9 +287,51 @@ void test_instruction_sets() {
                  "isa is \"mmx\"; this processor and build have scalar");
 }
 
+// A stop at any check ends the call, on every thread; a function that never requests one changes nothing.
+template <class Call>
+void check_stops(Call call) {
+    for (const int threads : {1, 3}) {
+        std::atomic<int> checks = 0;
+        call(Execution(threads, [&] { return ++checks, false; }));
+        CHECK(checks > 2);
+        for (const int last : {0, checks / 2, checks - 1}) {
+            std::atomic<int> made = 0;
+            CHECK_THROWS(call(Execution(threads, [&] { return made++ >= last; })), StoppedError,
+                         "was stopped");
+        }
+    }
+}
+
+void test_stops() {
+    const std::vector<std::int64_t> shape{4096, 256};
+    std::vector<float> values(4096 * 256);
+    for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<float>(i * 2654435761U % 8191) - 4095;
+    const auto data = std::as_bytes(std::span(values));
+    std::vector<std::byte> out(data.size());
+    CalibratedParameters parameters;
+    parameters.key = {.codebook = 1, .cut = 0, .level = 0};
+    parameters.step.assign(256, 100.0F);
+    const CalibratedCodec calibrated(parameters);
+    for (const char* name : {"raw", "bf16", "int8", "int4", "topk", "topk:0.01", "lossless_bf16"}) {
+        const Codec codec = parse_codec(name);
+        const auto frame = compress(data, DType::float32, shape, codec);
+        check_stops([&](const Execution& execution) {
+            CHECK(compress(data, DType::float32, shape, codec, execution) == frame);
+        });
+        check_stops([&](const Execution& execution) { decompress_into(out, frame, {}, execution); });
+    }
+    const auto frame = compress(data, DType::float32, shape, calibrated);
+    check_stops([&](const Execution& execution) {
+        CHECK(compress(data, DType::float32, shape, calibrated, execution) == frame);
+    });
+    check_stops([&](const Execution& execution) { decompress_into(out, frame, calibrated, {}, execution); });
+}
+
 }  // namespace
 
 int main() {
+    test_stops();
     test_parse();
     test_instruction_sets();
     for (const std::string& name : isas()) {

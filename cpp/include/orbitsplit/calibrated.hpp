@@ -83,19 +83,22 @@ class CalibratedCodec {
 // An upper bound on the size of the frame in bytes.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const CalibratedCodec& codec);
 
-// As compress() and decompress() of codec.hpp, on up to `threads` threads (1 to 256); the frame does not depend on
+// As compress() and decompress() of codec.hpp, on up to execution.threads threads; the frame does not depend on
 // them. They also throw std::invalid_argument for a shape whose last axis is not the codec's width, and
 // CorruptFrameError for a frame that was encoded with another codec.
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
                                 std::span<const std::int64_t> shape, const CalibratedCodec& codec,
-                                int threads = 1);
+                                const Execution& execution = {});
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const CalibratedCodec& codec, int threads = 1);
+                          std::span<const std::int64_t> shape, const CalibratedCodec& codec,
+                          const Execution& execution = {});
 Decoded decompress(std::span<const std::byte> frame, const CalibratedCodec& codec, const Limits& limits = {},
-                   int threads = 1);
+                   const Execution& execution = {});
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame,
-                     const CalibratedCodec& codec, const Limits& limits = {}, int threads = 1);
+                     const CalibratedCodec& codec, const Limits& limits = {},
+                     const Execution& execution = {});
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame, const CalibratedCodec& codec, int threads = 1);
+                     std::span<const std::byte> frame, const CalibratedCodec& codec,
+                     const Execution& execution = {});
 
 }  // namespace orbitsplit

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "orbitsplit/error.hpp"
+#include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit {
@@ -43,18 +44,20 @@ Codec parse_codec(std::string_view text);
 // Size of the frame in bytes; exact, except for topk and lossless_bf16, where it is an upper bound.
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec);
 
-// Large arrays are encoded and decoded on up to `threads` threads, 1 to 256, by raw, bf16, int8 and int4 (topk and
-// lossless_bf16 use one); the bytes do not depend on them.
+// Large arrays are encoded and decoded on up to execution.threads threads by raw, bf16, int8 and int4 (topk and
+// lossless_bf16 use one); the bytes do not depend on them. All throw StoppedError when stopped.
 
 // Encodes row-major `data` of the given shape (at most max_rank axes; no axes: a scalar). Throws
 // std::invalid_argument if the size of the data does not match the shape, the codec is invalid or cannot represent a
 // value.
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
-                                std::span<const std::int64_t> shape, const Codec& codec, int threads = 1);
+                                std::span<const std::int64_t> shape, const Codec& codec,
+                                const Execution& execution = {});
 
 // The same into memory of the caller, at least frame_bytes() bytes. Returns the size of the frame.
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const Codec& codec, int threads = 1);
+                          std::span<const std::int64_t> shape, const Codec& codec,
+                          const Execution& execution = {});
 
 struct Decoded {
     DType dtype;
@@ -63,16 +66,17 @@ struct Decoded {
 };
 
 // Decodes untrusted bytes: returns an array, or throws CorruptFrameError before allocating more than limits.max_bytes.
-Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {}, int threads = 1);
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {},
+                   const Execution& execution = {});
 
 // The same into memory of the caller: exactly inspect(frame).data_bytes() bytes. After an error its contents are
 // unspecified.
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {},
-                     int threads = 1);
+                     const Execution& execution = {});
 
 // The same for a known dtype and shape. Throws std::invalid_argument for a frame of another dtype or shape.
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame, int threads = 1);
+                     std::span<const std::byte> frame, const Execution& execution = {});
 
 // The instruction set whose kernels run, and those that this processor and build support, slowest first: "scalar",
 // "avx2", "avx512" or "neon". Frames and arrays do not depend on it. On first use the fastest is selected, or the one

@@ -3,7 +3,8 @@
 //     std::runtime_error
 //     └── Error
 //         ├── InfeasiblePlanError   no plan respects memory, links and loss budget
-//         └── CorruptFrameError     bytes are not a valid frame
+//         ├── CorruptFrameError     bytes are not a valid frame
+//         └── StoppedError          a codec was stopped at the caller's request
 //
 // Invalid arguments (a negative time, a codec that does not exist) throw std::invalid_argument. Every message states
 // the fact, the numbers and the limit.
@@ -24,6 +25,11 @@ class InfeasiblePlanError : public Error {
 };
 
 class CorruptFrameError : public Error {
+  public:
+    using Error::Error;
+};
+
+class StoppedError : public Error {
   public:
     using Error::Error;
 };

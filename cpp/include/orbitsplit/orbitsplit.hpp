@@ -5,6 +5,7 @@
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/cost.hpp"
 #include "orbitsplit/error.hpp"
+#include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
 #include "orbitsplit/planner.hpp"
 #include "orbitsplit/problem.hpp"

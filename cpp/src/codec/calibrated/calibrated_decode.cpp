@@ -27,8 +27,11 @@ struct StreamView {
 // Decodes the streams of one frame. Throws CorruptFrameError.
 class StreamDecoder {
   public:
-    StreamDecoder(const Prepared& codec, DType dtype, Rows largest)
-        : codec_(codec), dtype_(dtype), scratch_(scratch_bytes(codec, dtype, largest, 3)) {
+    StreamDecoder(const Prepared& codec, DType dtype, Rows largest, const Execution& execution)
+        : codec_(codec),
+          dtype_(dtype),
+          execution_(execution),
+          scratch_(scratch_bytes(codec, dtype, largest, 3)) {
         const std::size_t floats = scratch_floats(codec, dtype, largest);
         floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
         if (!codec.tables) return;
@@ -76,8 +79,9 @@ class StreamDecoder {
 
     // Decodes the next rows of a stream and advances its values and data.
     void store(const std::int8_t* codes, Rows rows, StreamView& view) {
-        const std::size_t used = dequantise_rows(codec_, codes, rows, view.values.data(),
-                                                 view.values.size() / 2, dtype_, view.data, floats_);
+        const std::size_t used =
+            dequantise_rows(codec_, codes, rows, view.values.data(), view.values.size() / 2, dtype_,
+                            view.data, floats_, execution_);
         if (used == kernels::not_finite)
             throw CorruptFrameError("frame has escapes without a value or with one that is not finite");
         view.values = view.values.subspan(2 * used);
@@ -99,6 +103,7 @@ class StreamDecoder {
 
     const Prepared& codec_;
     DType dtype_;
+    const Execution& execution_;
     Scratch scratch_;
     float* floats_ = nullptr;
     std::int8_t* codes_ = nullptr;
@@ -166,8 +171,9 @@ class Streams {
     std::size_t index_ = 0;
 };
 
-void decode_range(const Prepared& codec, DType dtype, std::span<const StreamView> views) {
-    StreamDecoder decoder(codec, dtype, views.front().rows);
+void decode_range(const Prepared& codec, DType dtype, std::span<const StreamView> views,
+                  const Execution& execution) {
+    StreamDecoder decoder(codec, dtype, views.front().rows, execution);
     while (!views.empty()) {
         const bool is_pair = codec.tables && views.size() > 1 && views[0].rows.count == views[1].rows.count;
         if (is_pair)
@@ -181,16 +187,17 @@ void decode_range(const Prepared& codec, DType dtype, std::span<const StreamView
 }  // namespace
 
 void decode_payload(const Prepared& codec, const FrameInfo& info, std::span<const std::byte> payload,
-                    std::byte* data, int threads) {
+                    std::byte* data, const Execution& execution) {
     Streams streams(codec, info, payload, data);
     std::vector<StreamView> views;
     views.reserve(streams.left());
     while (streams.left() > 0) views.push_back(streams.next());
     // More parts than threads, because other programs may delay a thread.
-    const std::size_t parts = parts_of(views.size(), threads == 1 ? 1 : 4 * threads);
-    pool::run_parts(parts, threads, [&](std::size_t part) {
+    const std::size_t parts = parts_of(views.size(), execution.threads == 1 ? 1 : 4 * execution.threads);
+    pool::run_parts(parts, execution.threads, [&](std::size_t part) {
         const StreamRange range = range_of(views.size(), part, parts);
-        decode_range(codec, info.dtype, std::span(views).subspan(range.begin, range.end - range.begin));
+        decode_range(codec, info.dtype, std::span(views).subspan(range.begin, range.end - range.begin),
+                     execution);
     });
 }
 

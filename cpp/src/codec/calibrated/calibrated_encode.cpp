@@ -20,8 +20,11 @@ namespace {
 // Encodes the streams of one frame, one after another.
 class StreamEncoder {
   public:
-    StreamEncoder(const Prepared& codec, DType dtype, Rows largest)
-        : codec_(codec), dtype_(dtype), scratch_(scratch_bytes(codec, dtype, largest, 2)) {
+    StreamEncoder(const Prepared& codec, DType dtype, Rows largest, const Execution& execution)
+        : codec_(codec),
+          dtype_(dtype),
+          execution_(execution),
+          scratch_(scratch_bytes(codec, dtype, largest, 2)) {
         const std::size_t floats = scratch_floats(codec, dtype, largest);
         floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
         if (!codec.tables) return;
@@ -34,8 +37,9 @@ class StreamEncoder {
     std::optional<StreamSize> encode(const std::byte* in, Rows rows, std::byte* out) {
         if (codec_.tables) return encode_coded(in, rows, out);
         const std::size_t coded_bytes = rows.count * rows.length;
-        const std::size_t escapes = quantise_rows(
-            codec_, in, dtype_, rows, reinterpret_cast<std::int8_t*>(out), out + coded_bytes, floats_);
+        const std::size_t escapes =
+            quantise_rows(codec_, in, dtype_, rows, reinterpret_cast<std::int8_t*>(out), out + coded_bytes,
+                          floats_, execution_);
         if (escapes == kernels::not_finite) return std::nullopt;
         return StreamSize{static_cast<std::uint32_t>(coded_bytes), static_cast<std::uint32_t>(escapes)};
     }
@@ -52,7 +56,7 @@ class StreamEncoder {
             const Rows here{stream::rows_of_group(rows.count, group), rows.length};
             const std::size_t first = group * stream::group_rows * rows.length;
             escapes[group] = quantise_rows(codec_, in + first * item_bytes(dtype_), dtype_, here, codes_,
-                                           values + 2 * first, floats_);
+                                           values + 2 * first, floats_, execution_);
             if (escapes[group] == kernels::not_finite) return std::nullopt;
             if (here.count > 1) kernels::active().channels->to_columns(codes_, here, columns_);
             coder_->add_group(group,
@@ -72,6 +76,7 @@ class StreamEncoder {
 
     const Prepared& codec_;
     DType dtype_;
+    const Execution& execution_;
     Scratch scratch_;
     float* floats_ = nullptr;
     std::int8_t* codes_ = nullptr;
@@ -86,9 +91,9 @@ class StreamEncoder {
 
 // Encodes a range of streams back to back and returns their end. `sizes` has an entry for each stream of the frame.
 std::byte* encode_range(const Prepared& codec, const std::byte* data, const FrameInfo& info,
-                        StreamRange range, StreamSize* sizes, std::byte* out) {
+                        StreamRange range, StreamSize* sizes, std::byte* out, const Execution& execution) {
     const Rows rows = layout::rows_of(info.shape);
-    StreamEncoder encoder(codec, info.dtype, rows_of_stream(rows, range.begin));
+    StreamEncoder encoder(codec, info.dtype, rows_of_stream(rows, range.begin), execution);
     const std::size_t stream_bytes = stream::max_rows * rows.length * item_bytes(info.dtype);
     for (std::size_t k = range.begin; k < range.end; ++k) {
         const auto size = encoder.encode(data + k * stream_bytes, rows_of_stream(rows, k), out);
@@ -102,7 +107,7 @@ std::byte* encode_range(const Prepared& codec, const std::byte* data, const Fram
 // Each thread writes at the offset that its streams would have if all before were at their bound; then the gaps are
 // closed.
 std::byte* encode_ranges(const Prepared& codec, const std::byte* data, const FrameInfo& info,
-                         std::size_t parts, StreamSize* sizes, std::byte* out) {
+                         std::size_t parts, StreamSize* sizes, std::byte* out, const Execution& execution) {
     const Rows rows = layout::rows_of(info.shape);
     const std::size_t streams = streams_of(rows);
     const std::size_t bound = stream_bound(codec, rows_of_stream(rows, 0));
@@ -111,7 +116,8 @@ std::byte* encode_ranges(const Prepared& codec, const std::byte* data, const Fra
     };
     std::vector<std::byte*> ends(parts);
     pool::run_parts(parts, static_cast<int>(parts), [&](std::size_t part) {
-        ends[part] = encode_range(codec, data, info, range_of(streams, part, parts), sizes, begin_of(part));
+        ends[part] =
+            encode_range(codec, data, info, range_of(streams, part, parts), sizes, begin_of(part), execution);
     });
     std::byte* end = ends[0];
     for (std::size_t part = 1; part < parts; ++part) {
@@ -125,7 +131,7 @@ std::byte* encode_ranges(const Prepared& codec, const std::byte* data, const Fra
 }  // namespace
 
 std::size_t encode_payload(const Prepared& codec, const std::byte* data, FrameInfo& info, std::byte* payload,
-                           int threads) {
+                           const Execution& execution) {
     const Rows rows = layout::rows_of(info.shape);
     const std::size_t streams = streams_of(rows);
     if (streams == 0) return 0;
@@ -133,9 +139,9 @@ std::size_t encode_payload(const Prepared& codec, const std::byte* data, FrameIn
     std::vector<StreamSize> several(streams > 1 ? streams : 0);
     StreamSize* sizes = streams > 1 ? several.data() : &only;
     std::byte* out = payload + directory_bytes(rows);
-    const std::size_t parts = parts_of(streams, threads);
-    const std::byte* end = parts > 1 ? encode_ranges(codec, data, info, parts, sizes, out)
-                                     : encode_range(codec, data, info, {0, streams}, sizes, out);
+    const std::size_t parts = parts_of(streams, execution.threads);
+    const std::byte* end = parts > 1 ? encode_ranges(codec, data, info, parts, sizes, out, execution)
+                                     : encode_range(codec, data, info, {0, streams}, sizes, out, execution);
     if (streams > 1) std::memcpy(payload, sizes, directory_bytes(rows));
     info.parameter = sizes[streams - 1].escapes;
     return static_cast<std::size_t>(end - payload);

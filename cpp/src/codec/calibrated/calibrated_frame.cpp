@@ -48,14 +48,14 @@ FrameInfo inspect_for(const CalibratedCodec& codec, std::span<const std::byte> f
 }
 
 void decode_inspected(const CalibratedCodec& codec, std::span<std::byte> data, const FrameInfo& info,
-                      std::span<const std::byte> frame, int threads) {
-    pool::check_threads(threads);
+                      std::span<const std::byte> frame, const Execution& execution) {
+    pool::check_threads(execution.threads);
     if (info.codec != CodecKind::calibrated)
-        return decompress_into(data, frame, {.max_bytes = info.data_bytes()}, threads);
+        return decompress_into(data, frame, {.max_bytes = info.data_bytes()}, execution);
     encoding::check_array(info, data.size());
-    layout::verify_seal(frame);
+    layout::verify_seal(frame, execution);
     calibrated::decode_payload(calibrated::prepared(codec), info, frame.subspan(info.header_bytes()),
-                               data.data(), threads);
+                               data.data(), execution);
 }
 
 }  // namespace
@@ -66,46 +66,48 @@ std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, cons
 }
 
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const CalibratedCodec& codec, int threads) {
-    pool::check_threads(threads);
+                          std::span<const std::int64_t> shape, const CalibratedCodec& codec,
+                          const Execution& execution) {
+    pool::check_threads(execution.threads);
     FrameInfo info = declare(dtype, shape, codec);
     encoding::check_buffers(info, data.size(), frame.size());
     info.payload_bytes = calibrated::encode_payload(calibrated::prepared(codec), data.data(), info,
-                                                    frame.data() + info.header_bytes(), threads);
+                                                    frame.data() + info.header_bytes(), execution);
     const std::size_t size = info.header_bytes() + info.payload_bytes;
     layout::write_header(frame, info);
-    layout::seal(frame.first(size));
+    layout::seal(frame.first(size), execution);
     return size;
 }
 
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
                                 std::span<const std::int64_t> shape, const CalibratedCodec& codec,
-                                int threads) {
+                                const Execution& execution) {
     std::vector<std::byte> frame(frame_bytes(dtype, shape, codec));
-    frame.resize(compress_into(frame, data, dtype, shape, codec, threads));
+    frame.resize(compress_into(frame, data, dtype, shape, codec, execution));
     return frame;
 }
 
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame,
-                     const CalibratedCodec& codec, const Limits& limits, int threads) {
-    decode_inspected(codec, data, inspect_for(codec, frame, limits), frame, threads);
+                     const CalibratedCodec& codec, const Limits& limits, const Execution& execution) {
+    decode_inspected(codec, data, inspect_for(codec, frame, limits), frame, execution);
 }
 
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame, const CalibratedCodec& codec, int threads) {
+                     std::span<const std::byte> frame, const CalibratedCodec& codec,
+                     const Execution& execution) {
     // Nothing is allocated, so no limit applies: a frame of another shape is reported as such.
     const FrameInfo info =
         inspect_for(codec, frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
     encoding::check_array(info, dtype, shape);
-    decode_inspected(codec, data, info, frame, threads);
+    decode_inspected(codec, data, info, frame, execution);
 }
 
 Decoded decompress(std::span<const std::byte> frame, const CalibratedCodec& codec, const Limits& limits,
-                   int threads) {
+                   const Execution& execution) {
     const FrameInfo info = inspect_for(codec, frame, limits);
     Decoded decoded{
         .dtype = info.dtype, .shape = info.shape, .data = std::vector<std::byte>(info.data_bytes())};
-    decompress_into(decoded.data, frame, codec, limits, threads);
+    decompress_into(decoded.data, frame, codec, limits, execution);
     return decoded;
 }
 

@@ -5,6 +5,7 @@
 
 #include "codec/kernels/dispatch.hpp"
 #include "codec/kernels/elements.hpp"
+#include "support/stop.hpp"
 
 namespace orbitsplit::calibrated {
 
@@ -87,10 +88,12 @@ float* transform_back(const Prepared& codec, Rows rows, float* y) {
 
 // Calls `visit(rows of a block, first element)` until it returns false.
 template <class Visit>
-bool for_each_block(Rows rows, Visit visit) {
-    for (std::size_t row = 0; row < rows.count; row += block_rows)
+bool for_each_block(Rows rows, const Execution& execution, Visit visit) {
+    for (std::size_t row = 0; row < rows.count; row += block_rows) {
+        throw_if_stopped(execution);
         if (!visit(Rows{std::min(block_rows, rows.count - row), rows.length}, row * rows.length))
             return false;
+    }
     return true;
 }
 
@@ -102,11 +105,11 @@ std::size_t scratch_floats(const Prepared& codec, DType dtype, Rows rows) {
 }
 
 std::size_t quantise_rows(const Prepared& codec, const std::byte* in, DType dtype, Rows rows,
-                          std::int8_t* codes, std::byte* values, float* scratch) {
+                          std::int8_t* codes, std::byte* values, float* scratch, const Execution& execution) {
     const kernels::ChannelScales scales = codec.scales();
     const auto quantise = kernels::active().channels->quantise;
     std::size_t escapes = 0;
-    const bool is_finite = for_each_block(rows, [&](Rows block, std::size_t first) {
+    const bool is_finite = for_each_block(rows, execution, [&](Rows block, std::size_t first) {
         const std::byte* numbers = in + first * item_bytes(dtype);
         if (scratch != nullptr) {
             load_floats(numbers, dtype, block.count * block.length, scratch);
@@ -123,11 +126,11 @@ std::size_t quantise_rows(const Prepared& codec, const std::byte* in, DType dtyp
 
 std::size_t dequantise_rows(const Prepared& codec, const std::int8_t* codes, Rows rows,
                             const std::byte* values, std::size_t count, DType dtype, std::byte* out,
-                            float* scratch) {
+                            float* scratch, const Execution& execution) {
     const kernels::ChannelScales scales = codec.scales();
     const auto dequantise = kernels::active().channels->dequantise;
     std::size_t used = 0;
-    const bool is_valid = for_each_block(rows, [&](Rows block, std::size_t first) {
+    const bool is_valid = for_each_block(rows, execution, [&](Rows block, std::size_t first) {
         std::byte* here = out + first * item_bytes(dtype);
         std::byte* numbers = scratch != nullptr ? reinterpret_cast<std::byte*>(scratch) : here;
         const std::size_t taken =

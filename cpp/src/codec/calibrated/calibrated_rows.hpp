@@ -6,6 +6,7 @@
 
 #include "codec/calibrated/calibrated.hpp"
 #include "codec/kernels/kernels.hpp"
+#include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit::calibrated {
@@ -20,12 +21,12 @@ std::size_t scratch_floats(const Prepared& codec, DType dtype, layout::Rows rows
 // Writes a code for each element, and to `values` those of escapes. Returns their number, or kernels::not_finite if an
 // element was not finite or the transform exceeded the range of float32.
 std::size_t quantise_rows(const Prepared& codec, const std::byte* in, DType dtype, layout::Rows rows,
-                          std::int8_t* codes, std::byte* values, float* scratch);
+                          std::int8_t* codes, std::byte* values, float* scratch, const Execution& execution);
 
 // The reverse. Returns how many of `count` values were used, or kernels::not_finite if there are too few or one is not
 // finite.
 std::size_t dequantise_rows(const Prepared& codec, const std::int8_t* codes, layout::Rows rows,
                             const std::byte* values, std::size_t count, DType dtype, std::byte* out,
-                            float* scratch);
+                            float* scratch, const Execution& execution);
 
 }  // namespace orbitsplit::calibrated

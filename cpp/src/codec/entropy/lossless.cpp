@@ -12,6 +12,7 @@
 #include "codec/frame/crc32c.hpp"
 #include "codec/kernels/dispatch.hpp"
 #include "orbitsplit/error.hpp"
+#include "support/stop.hpp"
 
 namespace orbitsplit::lossless {
 
@@ -181,7 +182,7 @@ class Encoding {
 
 // Returns nothing if the coded form is not smaller than `limit` bytes.
 std::optional<Encoded> encode_coded(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
-                                    std::size_t limit) {
+                                    std::size_t limit, const Execution& execution) {
     const stream::SymbolTable table = stream::build_table(count_exponents(data, dtype, count));
     std::vector<std::byte> head = {coded};
     stream::append_table(table, head);
@@ -195,6 +196,7 @@ std::optional<Encoded> encode_coded(const std::byte* data, DType dtype, std::siz
     Encoding encoding(tables, data, dtype, count);
     Checksum checksum;
     for (std::size_t i = 0; i < streams; i += together_at(i, count)) {
+        throw_if_stopped(execution);
         const std::size_t together = together_at(i, count);
         encoding.encode(i, together, plane);
         const std::size_t first = i * stream_values;
@@ -311,9 +313,10 @@ class Decoding {
 
 }  // namespace
 
-Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload) {
+Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
+               const Execution& execution) {
     if (count == 0) return {0, 0};
-    if (const auto encoded = encode_coded(data, dtype, count, payload, largest_payload(count)))
+    if (const auto encoded = encode_coded(data, dtype, count, payload, largest_payload(count), execution))
         return *encoded;
     Source source(data, dtype);
     payload[0] = stored;
@@ -325,7 +328,7 @@ Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte*
 }
 
 std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_t count, std::byte* data,
-                     std::uint32_t header_checksum) {
+                     std::uint32_t header_checksum, const Execution& execution) {
     if (count == 0) return header_checksum;
     const std::byte form = payload[0];
     if (form == stored) {
@@ -341,8 +344,10 @@ std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_
                                 ", this reader knows 0 and 1");
     const Parts parts = take_apart(payload.subspan(1), count);
     Decoding decoding(parts, count, dtype, data);
-    for (std::size_t i = 0; i < parts.streams.size(); i += together_at(i, count))
+    for (std::size_t i = 0; i < parts.streams.size(); i += together_at(i, count)) {
+        throw_if_stopped(execution);
         decoding.decode(i, together_at(i, count));
+    }
     const std::span<const std::byte> head(payload.data(), parts.plane.data());
     return decoding.checksum().finish(crc32c(head, header_checksum), parts.directory);
 }

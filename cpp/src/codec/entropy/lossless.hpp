@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit::lossless {
@@ -20,11 +21,12 @@ struct Encoded {
 };
 
 // `payload` has room for largest_payload().
-Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload);
+Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
+               const Execution& execution);
 
 // Returns the checksum of the frame, continued from that of its header; until the caller has verified it, the values
 // are unspecified. Throws CorruptFrameError for an invalid payload.
 std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_t count, std::byte* data,
-                     std::uint32_t header_checksum);
+                     std::uint32_t header_checksum, const Execution& execution);
 
 }  // namespace orbitsplit::lossless

@@ -14,6 +14,7 @@
 #include "codec/frame/layout.hpp"
 #include "codec/kernels/dispatch.hpp"
 #include "support/pool.hpp"
+#include "support/stop.hpp"
 
 namespace orbitsplit {
 
@@ -61,86 +62,123 @@ FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec&
     return info;
 }
 
-// Replaces bitmaps by gaps if those are shorter; the payload shrinks.
-void shorten_positions(std::byte* bitmaps, FrameInfo& info) {
-    const layout::Rows rows = layout::rows_of(info.shape);
-    const std::size_t bitmap_bytes = rows.count * layout::bitmap_row_bytes(rows);
-    // Every gap takes at least one byte.
-    if (rows.count * info.parameter >= bitmap_bytes) return;
-    std::vector<std::byte> gaps(bitmap_bytes);
-    gaps.resize(kernels::active().select->gaps_of_bitmaps(bitmaps, rows, gaps.data(), bitmap_bytes));
-    if (gaps.size() == bitmap_bytes) return;
-    std::copy(gaps.begin(), gaps.end(), bitmaps);
-    info.index_gaps = true;
-    info.payload_bytes -= bitmap_bytes - gaps.size();
-}
-
-// Returns false if a value is not finite.
-bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload) {
-    const layout::Rows rows = layout::rows_of(info.shape);
-    std::byte* bitmaps = payload + rows.count * info.parameter * 2;
-    std::vector<std::uint32_t> scratch(rows.count > 0 ? 2 * rows.length : 0);
-    const auto* select_largest = kernels::active().select->select_largest;
-    if (!select_largest[static_cast<std::size_t>(info.dtype)](data, rows, info.parameter, scratch.data(),
-                                                              payload, bitmaps))
-        return false;
-    shorten_positions(bitmaps, info);
+// Calls `visit(rows of a chunk, first row)` for chunks of about 1 MB until it returns false.
+template <class Visit>
+bool for_each_chunk(layout::Rows rows, const Execution& execution, Visit visit) {
+    const std::size_t step =
+        std::max<std::size_t>(1, (std::size_t{1} << 18) / std::max<std::size_t>(1, rows.length));
+    for (std::size_t row = 0; row < rows.count; row += step) {
+        throw_if_stopped(execution);
+        if (!visit(layout::Rows{std::min(step, rows.count - row), rows.length}, row)) return false;
+    }
     return true;
 }
 
-void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload) {
+// Replaces bitmaps by gaps if those are shorter; the payload shrinks.
+void shorten_positions(std::byte* bitmaps, FrameInfo& info, const Execution& execution) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::size_t row_bytes = layout::bitmap_row_bytes(rows);
+    const std::size_t bitmap_bytes = rows.count * row_bytes;
+    // Every gap takes at least one byte.
+    if (rows.count * info.parameter >= bitmap_bytes) return;
+    std::vector<std::byte> gaps(bitmap_bytes);
+    std::size_t size = 0;
+    const bool are_shorter = for_each_chunk(rows, execution, [&](layout::Rows chunk, std::size_t row) {
+        size += kernels::active().select->gaps_of_bitmaps(bitmaps + row * row_bytes, chunk,
+                                                          gaps.data() + size, bitmap_bytes - size);
+        return size < bitmap_bytes;
+    });
+    if (!are_shorter) return;
+    std::copy_n(gaps.begin(), size, bitmaps);
+    info.index_gaps = true;
+    info.payload_bytes -= bitmap_bytes - size;
+}
+
+// Returns false if a value is not finite.
+bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload, const Execution& execution) {
+    const layout::Rows rows = layout::rows_of(info.shape);
+    const std::size_t row_bytes = rows.length * item_bytes(info.dtype);
+    std::byte* bitmaps = payload + rows.count * info.parameter * 2;
+    std::vector<std::uint32_t> scratch(rows.count > 0 ? 2 * rows.length : 0);
+    const auto select_largest =
+        kernels::active().select->select_largest[static_cast<std::size_t>(info.dtype)];
+    const bool is_finite = for_each_chunk(rows, execution, [&](layout::Rows chunk, std::size_t row) {
+        return select_largest(data + row * row_bytes, chunk, info.parameter, scratch.data(),
+                              payload + row * info.parameter * 2,
+                              bitmaps + row * layout::bitmap_row_bytes(rows));
+    });
+    if (is_finite) shorten_positions(bitmaps, info, execution);
+    return is_finite;
+}
+
+// Bytes of the first `count` gaps, each of which ends with a byte below 255; all bytes if there are fewer gaps.
+std::size_t gap_bytes(std::span<const std::byte> gaps, std::size_t count) {
+    std::size_t at = 0;
+    for (; count > 0 && at < gaps.size(); ++at) count -= static_cast<std::size_t>(gaps[at] != std::byte{255});
+    return at;
+}
+
+void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> payload,
+                 const Execution& execution) {
     const layout::Rows rows = layout::rows_of(info.shape);
     const std::size_t value_bytes = rows.count * info.parameter * 2;
     if (payload.size() < value_bytes)
         throw CorruptFrameError("frame has a payload of " + std::to_string(payload.size()) +
                                 " bytes, its values need " + std::to_string(value_bytes));
-    const std::span<const std::byte> positions = payload.subspan(value_bytes);
+    std::span<const std::byte> positions = payload.subspan(value_bytes);
     const kernels::Select& select = *kernels::active().select;
     const auto dtype = static_cast<std::size_t>(info.dtype);
-    const bool is_valid =
-        info.index_gaps ? select.place_by_gaps[dtype](payload.data(), positions.data(), positions.size(),
-                                                      rows, info.parameter, data.data())
-                        : select.place_by_bitmap[dtype](payload.data(), positions.data(), rows,
-                                                        info.parameter, data.data());
-    if (!is_valid)
+    const std::size_t kept = info.parameter;
+    const bool is_valid = for_each_chunk(rows, execution, [&](layout::Rows chunk, std::size_t row) {
+        const std::byte* values = payload.data() + row * kept * 2;
+        std::byte* out = data.data() + row * rows.length * item_bytes(info.dtype);
+        const std::span<const std::byte> here =
+            positions.first(info.index_gaps ? gap_bytes(positions, chunk.count * kept)
+                                            : chunk.count * layout::bitmap_row_bytes(rows));
+        positions = positions.subspan(here.size());
+        return info.index_gaps
+                   ? select.place_by_gaps[dtype](values, here.data(), here.size(), chunk, kept, out)
+                   : select.place_by_bitmap[dtype](values, here.data(), chunk, kept, out);
+    });
+    if (!is_valid || !positions.empty())
         throw CorruptFrameError("frame does not place exactly " + std::to_string(info.parameter) +
                                 " values in each row of " + std::to_string(rows.length));
 }
 
 void decode_lossless(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
-                     std::span<const std::byte> payload) {
+                     std::span<const std::byte> payload, const Execution& execution) {
     std::uint32_t checksum = 0;
     try {
         checksum = lossless::decode(payload, info.dtype, info.elements(), data.data(),
-                                    layout::header_checksum(frame));
+                                    layout::header_checksum(frame), execution);
     } catch (const CorruptFrameError&) {
-        layout::verify_seal(frame);  // a damaged frame is reported as damaged
+        layout::verify_seal(frame, execution);  // a damaged frame is reported as damaged
         throw;
     }
     layout::verify_seal(frame, checksum);
 }
 
 void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
-                    int threads) {
+                    const Execution& execution) {
     const std::span<const std::byte> payload = frame.subspan(info.header_bytes());
-    if (info.codec == CodecKind::lossless_bf16) return decode_lossless(data, info, frame, payload);
+    if (info.codec == CodecKind::lossless_bf16) return decode_lossless(data, info, frame, payload, execution);
     if (!slices::supports(info.codec)) {
-        layout::verify_seal(frame);
+        layout::verify_seal(frame, execution);
         if (info.codec == CodecKind::calibrated)
             throw CorruptFrameError("frame needs " + layout::describe(info.key) + ", none was given");
-        return decode_topk(data, info, payload);
+        return decode_topk(data, info, payload, execution);
     }
     const slices::Outcome outcome =
-        slices::decode(data.data(), info, payload.data(), layout::header_checksum(frame), threads);
+        slices::decode(data.data(), info, payload.data(), layout::header_checksum(frame), execution);
     layout::verify_seal(frame, outcome.checksum);
     if (!outcome.is_valid) throw CorruptFrameError("frame has a scale that is not a positive, normal number");
 }
 
 void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
-                      int threads) {
-    pool::check_threads(threads);
+                      const Execution& execution) {
+    pool::check_threads(execution.threads);
     encoding::check_array(info, data.size());
-    decode_payload(data, info, frame, threads);
+    decode_payload(data, info, frame, execution);
 }
 
 template <class Number>
@@ -176,25 +214,28 @@ std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, cons
 }
 
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const Codec& codec, int threads) {
-    pool::check_threads(threads);
+                          std::span<const std::int64_t> shape, const Codec& codec,
+                          const Execution& execution) {
+    pool::check_threads(execution.threads);
     FrameInfo info = declare(dtype, shape, codec);
     encoding::check_buffers(info, data.size(), frame.size());
     const std::string_view name = names[static_cast<std::size_t>(info.codec)];
     std::byte* payload = frame.data() + info.header_bytes();
     if (info.codec == CodecKind::lossless_bf16) {
-        const lossless::Encoded encoded = lossless::encode(data.data(), info.dtype, info.elements(), payload);
+        const lossless::Encoded encoded =
+            lossless::encode(data.data(), info.dtype, info.elements(), payload, execution);
         info.payload_bytes = encoded.bytes;
         layout::write_header(frame, info);
         layout::seal(frame, crc32c_combine(layout::header_checksum(frame), encoded.checksum, encoded.bytes));
     } else if (info.codec == CodecKind::topk) {
-        if (!encode_topk(data.data(), info, payload)) encoding::refuse_non_finite(data.data(), info, name);
+        if (!encode_topk(data.data(), info, payload, execution))
+            encoding::refuse_non_finite(data.data(), info, name);
         layout::write_header(frame, info);
-        layout::seal(frame.first(info.header_bytes() + info.payload_bytes));
+        layout::seal(frame.first(info.header_bytes() + info.payload_bytes), execution);
     } else {
         layout::write_header(frame, info);
         const auto checksum =
-            slices::encode(data.data(), info, payload, layout::header_checksum(frame), threads);
+            slices::encode(data.data(), info, payload, layout::header_checksum(frame), execution);
         if (!checksum) encoding::refuse_non_finite(data.data(), info, name);
         layout::seal(frame, *checksum);
     }
@@ -202,30 +243,31 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
 }
 
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
-                                std::span<const std::int64_t> shape, const Codec& codec, int threads) {
+                                std::span<const std::int64_t> shape, const Codec& codec,
+                                const Execution& execution) {
     std::vector<std::byte> frame(frame_bytes(dtype, shape, codec));
-    frame.resize(compress_into(frame, data, dtype, shape, codec, threads));
+    frame.resize(compress_into(frame, data, dtype, shape, codec, execution));
     return frame;
 }
 
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits,
-                     int threads) {
-    decode_inspected(data, inspect(frame, limits), frame, threads);
+                     const Execution& execution) {
+    decode_inspected(data, inspect(frame, limits), frame, execution);
 }
 
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame, int threads) {
+                     std::span<const std::byte> frame, const Execution& execution) {
     // Nothing is allocated, so no limit applies: a frame of another shape is reported as such.
     const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
     encoding::check_array(info, dtype, shape);
-    decode_inspected(data, info, frame, threads);
+    decode_inspected(data, info, frame, execution);
 }
 
-Decoded decompress(std::span<const std::byte> frame, const Limits& limits, int threads) {
+Decoded decompress(std::span<const std::byte> frame, const Limits& limits, const Execution& execution) {
     const FrameInfo info = inspect(frame, limits);
     Decoded decoded{
         .dtype = info.dtype, .shape = info.shape, .data = std::vector<std::byte>(info.data_bytes())};
-    decompress_into(decoded.data, frame, limits, threads);
+    decompress_into(decoded.data, frame, limits, execution);
     return decoded;
 }
 

@@ -9,6 +9,7 @@
 #include "codec/frame/layout.hpp"
 #include "codec/kernels/dispatch.hpp"
 #include "support/pool.hpp"
+#include "support/stop.hpp"
 
 namespace orbitsplit::slices {
 
@@ -17,6 +18,8 @@ namespace {
 // Bytes of the array in a slice: the slice and its encoded form stay in the L1 and L2 caches. Non-temporal stores were
 // slower, also for arrays of 10 MB.
 constexpr std::size_t slice_bytes = std::size_t{1} << 15;
+
+constexpr std::size_t checked_slices = 16;  // between two checks for a stop: 0.5 MB
 
 bool has_scales(CodecKind codec) { return codec == CodecKind::int8 || codec == CodecKind::int4; }
 
@@ -148,17 +151,20 @@ std::uint32_t combine(const std::vector<Part>& parts, const std::vector<std::siz
 
 // Calls work(part, element, end) for every slice, those of a part in order. Returns the frame's checksum.
 template <class Work>
-std::uint32_t for_each_slice(const Slicing& slicing, std::uint32_t header_checksum, int threads, Work work) {
+std::uint32_t for_each_slice(const Slicing& slicing, std::uint32_t header_checksum,
+                             const Execution& execution, Work work) {
     // More parts than threads, because other programs may delay a thread.
-    const std::size_t count =
-        std::min(slicing.count(), threads == 1 ? 1 : 4 * static_cast<std::size_t>(threads));
+    const std::size_t count = std::min(
+        slicing.count(), execution.threads == 1 ? 1 : 4 * static_cast<std::size_t>(execution.threads));
     std::vector<Part> parts(count);
     std::vector<std::size_t> elements(count + 1);
     for (std::size_t i = 0; i <= count; ++i) elements[i] = slicing.element_at(slicing.count() * i / count);
-    pool::run_parts(count, threads, [&](std::size_t i) {
+    pool::run_parts(count, execution.threads, [&](std::size_t i) {
         for (std::size_t slice = slicing.count() * i / count; slice < slicing.count() * (i + 1) / count;
-             ++slice)
+             ++slice) {
+            if (slice % checked_slices == 0) throw_if_stopped(execution);
             work(parts[i], slicing.element_at(slice), slicing.element_at(slice + 1));
+        }
     });
     return combine(parts, elements, slicing, header_checksum);
 }
@@ -170,7 +176,7 @@ bool supports(CodecKind codec) {
 }
 
 std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info, std::byte* payload,
-                                    std::uint32_t header_checksum, int threads) {
+                                    std::uint32_t header_checksum, const Execution& execution) {
     const Slicing slicing(info);
     if (slicing.count() == 0) return header_checksum;
     // A decode step's row: one checksum, nothing to combine.
@@ -180,7 +186,7 @@ std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info
     }
     std::atomic<bool> is_finite = true;
     const std::uint32_t checksum = for_each_slice(
-        slicing, header_checksum, threads, [&](Part& part, std::size_t element, std::size_t end) {
+        slicing, header_checksum, execution, [&](Part& part, std::size_t element, std::size_t end) {
             if (encode_slice(data, info, slicing, payload, element, end))
                 add(part, slicing, payload, element, end);
             else
@@ -190,7 +196,7 @@ std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info
 }
 
 Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
-               std::uint32_t header_checksum, int threads) {
+               std::uint32_t header_checksum, const Execution& execution) {
     const Slicing slicing(info);
     if (slicing.count() == 0) return {header_checksum, true};
     if (slicing.count() == 1)
@@ -198,7 +204,7 @@ Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
                 decode_slice(data, info, slicing, payload, 0, slicing.element_at(1))};
     std::atomic<bool> is_valid = true;
     const std::uint32_t checksum = for_each_slice(
-        slicing, header_checksum, threads, [&](Part& part, std::size_t element, std::size_t end) {
+        slicing, header_checksum, execution, [&](Part& part, std::size_t element, std::size_t end) {
             add(part, slicing, payload, element, end);
             if (!decode_slice(data, info, slicing, payload, element, end)) is_valid = false;
         });

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 
+#include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit::slices {
@@ -17,7 +18,7 @@ bool supports(CodecKind codec);
 
 // Returns nothing if a value is not finite and the codec cannot represent it.
 std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info, std::byte* payload,
-                                    std::uint32_t header_checksum, int threads);
+                                    std::uint32_t header_checksum, const Execution& execution);
 
 struct Outcome {
     std::uint32_t checksum;
@@ -25,6 +26,6 @@ struct Outcome {
 };
 
 Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
-               std::uint32_t header_checksum, int threads);
+               std::uint32_t header_checksum, const Execution& execution);
 
 }  // namespace orbitsplit::slices

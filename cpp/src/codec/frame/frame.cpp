@@ -1,5 +1,6 @@
 #include "orbitsplit/frame.hpp"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include "codec/entropy/lossless.hpp"
 #include "codec/frame/layout.hpp"
 #include "orbitsplit/error.hpp"
+#include "support/stop.hpp"
 
 static_assert(std::endian::native == std::endian::little,
               "frames are little-endian and written by plain stores");
@@ -84,7 +86,7 @@ void check_reserved(std::span<const std::byte> frame) {
     const bool has_codebook = load<std::uint64_t>(frame, codebook_at) != 0;
     if (is_calibrated == has_codebook) return;
     // Report damage first: there would be no point in looking for a codebook that a damaged header names.
-    layout::verify_seal(frame);
+    layout::verify_seal(frame, Execution{});
     if (has_codebook) corrupt("names a codebook, its codec has none");
     corrupt("is calibrated and names no codebook");
 }
@@ -139,8 +141,16 @@ std::size_t header_size(std::span<const std::byte> frame) {
     return layout::fixed_header_bytes + 8 * std::size_t{load<std::uint8_t>(frame, rank_at)};
 }
 
-std::uint32_t checksum(std::span<const std::byte> frame) {
-    return crc32c(frame.subspan(header_size(frame)), layout::header_checksum(frame));
+std::uint32_t checksum(std::span<const std::byte> frame, const Execution& execution) {
+    constexpr std::size_t checked_bytes = std::size_t{1} << 20;
+    std::uint32_t sum = layout::header_checksum(frame);
+    for (frame = frame.subspan(header_size(frame)); !frame.empty();) {
+        throw_if_stopped(execution);
+        const std::size_t here = std::min(frame.size(), checked_bytes);
+        sum = crc32c(frame.first(here), sum);
+        frame = frame.subspan(here);
+    }
+    return sum;
 }
 
 }  // namespace
@@ -265,9 +275,11 @@ void verify_seal(std::span<const std::byte> frame, std::uint32_t computed) {
         corrupt("is damaged: it carries checksum ", written, ", its bytes give ", computed);
 }
 
-void seal(std::span<std::byte> frame) { seal(frame, checksum(frame)); }
+void seal(std::span<std::byte> frame, const Execution& execution) { seal(frame, checksum(frame, execution)); }
 
-void verify_seal(std::span<const std::byte> frame) { verify_seal(frame, checksum(frame)); }
+void verify_seal(std::span<const std::byte> frame, const Execution& execution) {
+    verify_seal(frame, checksum(frame, execution));
+}
 
 }  // namespace layout
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "codec/kernels/rows.hpp"
+#include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit::layout {
@@ -44,7 +45,7 @@ void seal(std::span<std::byte> frame, std::uint32_t checksum);
 void verify_seal(std::span<const std::byte> frame, std::uint32_t checksum);
 
 // The same, computing the checksum.
-void seal(std::span<std::byte> frame);
-void verify_seal(std::span<const std::byte> frame);
+void seal(std::span<std::byte> frame, const Execution& execution);
+void verify_seal(std::span<const std::byte> frame, const Execution& execution);
 
 }  // namespace orbitsplit::layout
