@@ -198,13 +198,17 @@ def test_a_budget_forgives_the_rounding_of_its_sum():
         ([Stage(0, 0, 1, -2), Stage(1, 1, 3, None)], "stage 0 has level -2, the problem has 2 levels"),
         ([Stage(0, 0, 1, -1), Stage(1, 1, 3, None)], "stage 0 has level -1"),
         ([Stage(0, 0, 3, 0)], "stage 0 is the last, no cut follows it, but it has a level"),
-        ([Stage(0, 0, 2.0, 0), Stage(1, 2, 3, None)], "stop of stage 0 is 2.0, must be an integer"),
         ([(0, 0, 3, None, 5)], "stage 0 is (0, 0, 3, None, 5), must be (node, start, stop, level)"),
     ],
 )
 def test_stages_that_are_no_plan_are_refused(stages, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         score(stages)
+
+
+def test_a_stage_of_a_wrong_type_is_refused():
+    with pytest.raises(TypeError, match="stop of stage 0 is 2.0, must be an integer"):
+        score([Stage(0, 0, 2.0, 0), Stage(1, 2, 3, None)])
 
 
 def test_anything_with_stages_can_be_scored():

@@ -25,15 +25,22 @@ def test_round_trip(tmp_path: Path) -> None:
     [
         ({"format": "something"}, "expected format 'orbitsplit-levels' version 1, got 'something'"),
         ({"levels": [{"name": "raw"}]}, r'levels\[0\] has no key "ratio"'),
-        ({"levels": 3}, "levels is int"),
         ({"loss": [[0.0, float("nan")]]}, r"loss\[0\]\[1\] is nan"),
         ({"loss": [[0.0, -0.1]]}, r"loss\[0\]\[1\] is -0\.1"),
-        ({"loss": [[0.0, "x"]]}, r"loss\[0\]\[1\] is 'x'"),
         ({"loss": [[0.0]]}, r"loss\[0\] has 1 numbers, must be 2"),
     ],
 )
 def test_data_that_is_no_table_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        LevelTable.from_dict({**TABLE.to_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"levels": 3}, "levels is int"), ({"loss": [[0.0, "x"]]}, r"loss\[0\]\[1\] is 'x'")],
+)
+def test_data_of_a_wrong_type_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         LevelTable.from_dict({**TABLE.to_dict(), **change})
 
 
