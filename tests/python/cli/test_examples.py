@@ -74,7 +74,7 @@ def test_the_other_examples_are_understood(
 ) -> None:
     """Up to the work itself, of which `test_cli.py`, `test_demo.py` and `test_paper.py` have tests."""
     called = []
-    monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments: called.append("serve"))
+    monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
     monkeypatch.setattr("orbitsplit._cli.demo.run", lambda *_arguments, **_options: called.append("demo"))
     monkeypatch.setattr(osp, "bench_paper", lambda *_arguments, **_options: called.append("bench paper"))
     monkeypatch.setattr(sys, "argv", shlex.split(EXAMPLES[command]))

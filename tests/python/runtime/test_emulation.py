@@ -158,7 +158,7 @@ def test_the_same_seed_and_names_give_the_same_run() -> None:
 
     times, bits = run(link, bytes(64))
     assert run(link, b"\xff" * 64) == (times, bits)
-    for other in (replace(link, seed=2), replace(link, target="c")):
+    for other in (replace(link, seed=2), replace(link, destination="c")):
         assert run(other, bytes(64))[0] != times
         assert run(other, bytes(64))[1] != bits
     # What is corrupted does not change when messages arrive, and the other way round.

@@ -340,7 +340,7 @@ def test_a_plan_for_another_model_is_refused(directory: Path) -> None:
 def test_a_model_and_a_known_dtype_are_needed(directory: Path) -> None:
     with pytest.raises(ValueError, match="the plan names no model"):
         Pipeline(make_plan([2]))
-    with pytest.raises(ValueError, match="dtype is 'int8', must be one of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="dtype is 'int8', must be one of float32, float16, bfloat16"):
         Pipeline(make_plan([2]), directory, dtype="int8")
 
 
