@@ -207,7 +207,7 @@ def test_stages_that_are_no_plan_are_refused(stages, message):
 
 
 def test_a_stage_of_a_wrong_type_is_refused():
-    with pytest.raises(TypeError, match="stop of stage 0 is 2.0, must be an integer"):
+    with pytest.raises(TypeError, match=r"stop of stage 0 is 2\.0, must be an integer"):
         score([Stage(0, 0, 2.0, 0), Stage(1, 2, 3, None)])
 
 
