@@ -43,9 +43,9 @@ py::dict evaluate(const py::object& problem, const StageArray& stages) {
     using namespace py::literals;
     return py::dict(
         "objective_s"_a = score.objective_s, "prefill_s"_a = score.prefill_s,
-        "token_step_s"_a = score.token_step_s, "round_trip_s"_a = score.round_trip_s, "bottleneck_s"_a = score.bottleneck_s,
-        "return_s"_a = score.return_s, "loss"_a = score.loss, "latency_s"_a = score.latency_s,
-        "ingress_s"_a = score.ingress_s, "egress_s"_a = score.egress_s,
+        "token_step_s"_a = score.token_step_s, "round_trip_s"_a = score.round_trip_s,
+        "bottleneck_s"_a = score.bottleneck_s, "return_s"_a = score.return_s, "loss"_a = score.loss,
+        "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s, "egress_s"_a = score.egress_s,
         "stage_s"_a = py::tuple(py::cast(score.stage_s)), "link_s"_a = py::tuple(py::cast(score.link_s)),
         "decode_stage_s"_a = py::tuple(py::cast(score.decode_stage_s)),
         "decode_link_s"_a = py::tuple(py::cast(score.decode_link_s)),

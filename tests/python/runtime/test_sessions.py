@@ -306,4 +306,4 @@ def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -
     with pipe:
         assert pipe._sessions._deployment == Deployment(emulates=False)
     with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
-        open_fake_pipeline(tmp_path, wher=Deployment())
+        open_fake_pipeline(tmp_path, where=Deployment())
