@@ -305,5 +305,5 @@ def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -
         pipe, _ = open_fake_pipeline(tmp_path, where=Deployment(emulates=False))
     with pipe:
         assert pipe._sessions._deployment == Deployment(emulates=False)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
-        open_fake_pipeline(tmp_path, where=Deployment())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'place'"):
+        open_fake_pipeline(tmp_path, place=Deployment())
