@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orbitsplit._errors import InfeasiblePlanError
+from orbitsplit._io.keyword_options import refuse_keywords, take_options
 from orbitsplit._network.network import Node
 from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
 
 from .contact_plan import Timetable
-from .request import StrategyOptions, TimedRequest, refuse_keywords, take_options
+from .request import StrategyOptions, TimedRequest
 from .strategies import Candidate, on_ground, on_satellite, split_at, timed_plan
 from .task import Task, contact_plan_of, task_of
 from .timed_plan import TimedPlan

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orbitsplit._errors import InfeasiblePlanError
+from orbitsplit._io.keyword_options import refuse_keywords, take_options
 from orbitsplit._io.units import format_bytes
 from orbitsplit._network.network import Node
 from orbitsplit._plans.planning import levels_and_budget
@@ -19,7 +20,7 @@ from orbitsplit.leo._orbits.times import Times
 from .contact_plan import Timetable
 from .deferred import deferred
 from .energy import Ledger, Power, powers_of
-from .request import StrategyOptions, TimedRequest, refuse_keywords, take_options
+from .request import StrategyOptions, TimedRequest
 from .sharing import shared
 from .store_and_forward import Delivery
 from .strategies import MIN_GAIN_S, Candidate, Outcome, on_ground, on_satellite, split_at, timed_plan

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._planner.level_table import LevelTable
@@ -66,9 +65,6 @@ class StrategyOptions:
     shares: bool = True
 
 
-Options = TypeVar("Options", TimedRequest, StrategyOptions)
-
-
 class RequestKeywords(TypedDict, total=False):
     """The fields of `TimedRequest` as keywords."""
 
@@ -90,28 +86,3 @@ class PlanKeywords(RequestKeywords, total=False):
     max_nodes: int | None
     time_limit_s: float | None
     shares: bool
-
-
-def take_options(
-    function: str, name: str, kind: type[Options], given: Options | None, keywords: dict[str, Any]
-) -> Options:
-    """Return the option object `given`, or one made of those `keywords` that are its fields; remove these.
-
-    Raises:
-        TypeError: It is of another type, it is given as object and as keywords, or a required field is missing.
-    """
-    names = [field.name for field in dataclasses.fields(kind)]
-    own = {key: keywords.pop(key) for key in names if key in keywords}
-    if given is None:
-        return kind(**own)
-    if not isinstance(given, kind):
-        raise TypeError(f"{name} is {given!r}, must be a {kind.__name__}")
-    if own:
-        raise TypeError(f"{function}() got {name}= and {next(iter(own))}=, which is a field of it: give one of them")
-    return given
-
-
-def refuse_keywords(function: str, keywords: dict[str, Any]) -> None:
-    """Raise `TypeError` for keywords that no option object has taken."""
-    for key in keywords:
-        raise TypeError(f"{function}() got an unexpected keyword argument {key!r}")
