@@ -15,7 +15,6 @@ from openai import AsyncOpenAI, OpenAI
 from orbitsplit import TransportError
 from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_tokenizer, serving
 
-LOST = TransportError("node sat-1 was killed by signal 9", kind="killed", node="sat-1")
 POEM = "Über den Satelliten — 🛰️ – zieht ein stiller Schein. "
 
 
@@ -30,6 +29,11 @@ def client(served: Served) -> Iterator[OpenAI]:
     served.engine.seen.clear()
     with served.client() as connected:
         yield connected
+
+
+def loss() -> TransportError:
+    """Return a new error each time: one that was raised keeps the frames of its requests alive."""
+    return TransportError("node sat-1 was killed by signal 9", kind="killed", node="sat-1")
 
 
 def continued(prompt: str, count: int) -> str:
@@ -211,7 +215,7 @@ def test_a_pipeline_that_dies_amid_a_stream_says_so_in_it() -> None:
     with serving(engine) as served, served.client() as client:
         chunks = client.completions.create(model=MODEL, prompt="a", max_tokens=9, stream=True)
         assert next(chunks).choices[0].text.startswith("a")
-        engine.die(LOST)
+        engine.die(loss())
         with pytest.raises(openai.APIError, match="the pipeline failed: the process of a node ended"):
             list(chunks)
         served.server.wait_until(served.is_idle)
@@ -225,7 +229,7 @@ def test_a_pipeline_that_dies_is_503_from_then_on() -> None:
         async with AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
             asked = asyncio.create_task(client.completions.create(model=MODEL, prompt="a", max_tokens=9))
             await asyncio.to_thread(engine.wait_until, lambda: engine.budget == 0)
-            engine.die(LOST)
+            engine.die(loss())
             with pytest.raises(openai.InternalServerError, match="the process of a node ended") as refused:
                 await asked
             assert refused.value.status_code == 503

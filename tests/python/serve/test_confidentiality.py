@@ -91,11 +91,13 @@ def test_a_fault_of_the_server_is_500_without_its_text(
     assert SECRET in caplog.text
 
 
-@pytest.mark.parametrize("error", [RuntimeError(DETAILS), TypeError(DETAILS), OSError(2, "No such file", SECRET)])
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [(RuntimeError, (DETAILS,)), (TypeError, (DETAILS,)), (OSError, (2, "No such file", SECRET))]
+)
 def test_a_fault_of_the_engine_at_submission_is_500_without_its_text(
-    engine: FakeEngine, served: Served, error: Exception
+    engine: FakeEngine, served: Served, kind: type[Exception], arguments: tuple[Any, ...]
 ) -> None:
-    engine.refusal = error
+    engine.refusal = kind(*arguments)
     response = httpx.post(served.url + COMPLETIONS, json=BODY)
     assert response.status_code == 500
     check_message(response.text)
@@ -166,16 +168,18 @@ def test_a_tokenizer_that_fails_is_500_without_its_text(broken: str, kind: type[
 
 
 @pytest.mark.parametrize(
-    ("error", "status"),
+    ("kind", "arguments", "status"),
     [
-        (TypeError(DETAILS), 400),
-        (ValueError(DETAILS), 400),
-        (TemplateSyntaxError(DETAILS, 3, "template", SECRET), 500),
-        (OSError(2, "No such file", SECRET), 500),
+        (TypeError, (DETAILS,), 400),
+        (ValueError, (DETAILS,), 400),
+        (TemplateSyntaxError, (DETAILS, 3, "template", SECRET), 500),
+        (OSError, (2, "No such file", SECRET), 500),
     ],
 )
-def test_a_chat_template_that_fails_is_no_text_of_python(error: Exception, status: int) -> None:
-    with serving(tokenizer=BrokenTokenizer("apply_chat_template", error)) as served:
+def test_a_chat_template_that_fails_is_no_text_of_python(
+    kind: type[Exception], arguments: tuple[Any, ...], status: int
+) -> None:
+    with serving(tokenizer=BrokenTokenizer("apply_chat_template", kind(*arguments))) as served:
         response = httpx.post(served.url + CHAT, json={"model": MODEL, "messages": MESSAGES})
         assert response.status_code == status
         check_message(response.text)
