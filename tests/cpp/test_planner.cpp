@@ -297,8 +297,8 @@ void check_stops() {
     }
 }
 
-// A problem that takes hours ends soon after a stop is requested.
-void check_stop_takes_effect() {
+// Solves a problem that takes hours, with a stop requested after `delay`; checks that it ends soon after.
+Solution stopped_after(std::chrono::milliseconds delay) {
     std::mt19937 random(3);
     Problem p = random_problem(random, Order::free, 80, 64);
     p.levels.resize(8, {"c", 5, 0.1, 0.1});
@@ -309,17 +309,26 @@ void check_stop_takes_effect() {
     options.stop_requested = [&] { return is_requested.load(); };
     std::chrono::steady_clock::time_point requested;
     std::thread caller([&] {
-        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        std::this_thread::sleep_for(delay);
         requested = std::chrono::steady_clock::now();
         is_requested = true;
     });
-    const Solution stopped = solve(p, options);
+    Solution stopped = solve(p, options);
     const auto ended = std::chrono::steady_clock::now();
     caller.join();
-    CHECK(stopped.status == Status::feasible);
-    CHECK(stopped.reason == "a stop was requested");
     const double seconds = std::chrono::duration<double>(ended - requested).count();
     CHECK(seconds < 2);  // 0.02 on an idle machine
+    CHECK(stopped.status == Status::feasible || stopped.status == Status::unknown);
+    CHECK(stopped.reason == "a stop was requested");
+    return stopped;
+}
+
+void check_stop_takes_effect() {
+    // How long it takes to find a first chain depends on the machine, which may be emulated.
+    std::chrono::milliseconds delay{500};
+    const std::chrono::milliseconds limit{60'000};
+    while (delay < limit && stopped_after(delay).status != Status::feasible) delay *= 2;
+    CHECK(delay < limit);
 }
 
 }  // namespace
