@@ -178,7 +178,7 @@ def test_the_run_records_seconds_and_memory(three_stages: Pipeline) -> None:
         ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, r"\[1, 0\]"),
         ({"input_ids": torch.zeros(1, 3)}, r"torch.float32 \[1, 3\]"),
         ({"attention_mask": torch.ones(1, 2)}, r"attention_mask is \[1, 2\], input_ids are \[1, 3\]"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0, it must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, must be at least 1"),
         ({"attention_mask": torch.tensor([[1, 1, 0]])}, "row 0 of attention_mask has padding after its first token"),
         ({"input_ids": torch.tensor([[5, VOCABULARY, 5]])}, "input_ids hold 97, the model's tokens are 0 to 96"),
         ({"input_ids": torch.ones(1, 3, dtype=torch.bool)}, r"input_ids are torch.bool \[1, 3\], expected"),

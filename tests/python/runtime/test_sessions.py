@@ -304,6 +304,6 @@ def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -
     with pytest.warns(DeprecationWarning, match=r"Pipeline\(where=\) is now Pipeline\(deployment=\)"):
         pipe, _ = open_fake_pipeline(tmp_path, where=Deployment(emulates=False))
     with pipe:
-        assert pipe._sessions._deployment == Deployment(emulates=False)
+        assert pipe._sessions._settings.deployment == Deployment(emulates=False)
     with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
         open_fake_pipeline(tmp_path, wher=Deployment())

@@ -108,6 +108,7 @@ class Ready(Record):
 
     `generates` tells whether the model generates tokens, out of `vocabulary`. `sampling` is temperature, top_k and
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
+    `positions` is the size of the first stage's table of positions, None for a model without such a table.
     """
 
     weight_bytes: int
@@ -119,6 +120,7 @@ class Ready(Record):
     vocabulary: int | None
     clock_offset_s: float
     sampling: tuple[float | None, int | None, float | None]
+    positions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

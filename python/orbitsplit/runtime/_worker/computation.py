@@ -52,7 +52,6 @@ class Computation:
         mask = group.attention_mask()
         cache, pick = None, greedy
         if group.generates:
-            mask = torch.cat([mask, torch.ones(group.rows, group.max_new_tokens, dtype=torch.int64)], dim=1)
             cache = self._model.new_cache()
             if group.sampling is not None and self._model.is_last:
                 pick = Sampler(group.sampling, group.rows).pick
@@ -73,8 +72,12 @@ class Computation:
             self._ended(held.group)
 
     def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor]:
-        mask, cache = held.mask[:, : held.group.tokens + step], held.cache
+        length, cache = held.group.tokens + step, held.cache
         assert cache is not None, "a group that generates has a cache"
+        if held.mask.shape[1] < length:
+            # It grows with the sequence: a request may allow far more new tokens than memory holds.
+            held.mask = torch.cat([held.mask, torch.ones_like(held.mask)], dim=1)
+        mask = held.mask[:, :length]
 
         def work() -> Tensor:
             output = self._model.forward(x, mask, cache)
