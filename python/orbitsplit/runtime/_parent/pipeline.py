@@ -160,7 +160,8 @@ class Pipeline:
             TypeError, ValueError: An argument is wrong, or exceeds what the model can do; the message names it. Nothing
                 was started, and the pipeline can be used again.
             TransportError: A node or a link failed and the pipeline could not recover, or `timeout_s` seconds passed;
-                `tokens` are those so far. The pipeline cannot be used again.
+                `tokens` are those so far. The pipeline cannot be used again, except after an error of kind "request"
+                or "corruption", which is of this batch alone.
         """
         if timeout_s is not None:
             timeout_s = number("timeout_s", timeout_s, least=0)
@@ -290,8 +291,8 @@ class Pipeline:
         except BaseException as error:
             if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
                 error = self._sessions.timed_out(error)
-            # An error of the caller's own streamer must not end a pipeline that serves others.
-            if isinstance(error, TransportError) or not generation.is_over:
+            # An error of this batch alone, or of the caller's own streamer, must not end what serves others.
+            if not generation.is_over:
                 self._sessions.fail(error)
             raise error from None
         self._callbacks.progress("generating", 1.0)

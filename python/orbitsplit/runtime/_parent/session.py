@@ -10,11 +10,10 @@ from pathlib import Path
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import Ready, Setup
+from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
 
 from .options import Timeouts
 from .recovery import Replan
-from .supervisor import stage_name
 
 Progress = Callable[[str, float], None]
 

@@ -21,7 +21,7 @@ from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, stage_name
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
@@ -30,7 +30,7 @@ from .generation import Generation
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
-from .supervisor import Workers, stage_name
+from .supervisor import Workers
 
 _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
@@ -109,13 +109,15 @@ class Sessions:
 
     def submit(self, generation: Generation) -> None:
         """Start the groups of a batch, immediately or with the next session."""
+        # Packed before anything is registered: what cannot be sent must not be restarted after a loss.
+        packed = [control.pack_begin(*state.remaining()) for state in generation.states.values()]
         with self._lock:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
-            for group, state in generation.states.items():
+            for group, data in zip(generation.states, packed, strict=True):
                 self._generations[group] = generation
                 if self._is_ready:
-                    self._request(control.pack_begin(*state.remaining()))
+                    self._request(data)
 
     def cancel(self, group: int) -> None:
         """Cancel a group."""
@@ -296,10 +298,9 @@ class Sessions:
         if kind == "end":
             generation.end(group, session, outputs)
         else:
-            log.given_up(group)
-            links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
-            kind = RenamedValue("corruption", old="damage")
-            generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind=kind))
+            log.given_up(group, value[0])
+            generation.cancel()  # the other groups of the batch; the pipeline's other batches are not affected
+            generation.fail(_group_error(plan, *value))
         return True
 
     def _take_outputs(self, session: int, group: int) -> bytes | None:
@@ -378,6 +379,14 @@ class Sessions:
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
         return plan
+
+
+def _group_error(plan: Plan, kind: str, reason: str) -> TransportError:
+    if kind == "request":
+        return TransportError(f"the request failed on {reason}", kind=kind)
+    links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
+    kind = RenamedValue("corruption", old="damage")
+    return TransportError(f"a group is given up on the links {links}: {reason}", kind=kind)
 
 
 def _join(thread: threading.Thread) -> None:

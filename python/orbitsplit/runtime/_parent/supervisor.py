@@ -19,7 +19,7 @@ from orbitsplit._models import child_process
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import Failure, Heartbeat
+from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from .log import LOG
@@ -337,12 +337,6 @@ class Workers:
     def _phase(self, plan: Plan, rank: int) -> str:
         heartbeat = self._processes[plan.stages[rank].node].heartbeat
         return " (it sent no heartbeat yet)" if heartbeat is None else f" (it is {heartbeat.phase})"
-
-
-def stage_name(plan: Plan, rank: int) -> str:
-    """Return the name of a stage in messages: its node, number and layers."""
-    stage = plan.stages[rank]
-    return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
 
 
 def _last_lines(log: IO[bytes] | None) -> str:

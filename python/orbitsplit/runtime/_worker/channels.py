@@ -55,9 +55,9 @@ class ActivationOutlet:
         """Encode an activation [b, 1, H] and send it."""
         self._send(Kind.STEP, group, step, x, b"")
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         """Send a message without an activation."""
-        self._sender.send(Header(kind, group), is_answered=False)
+        _notify(self._sender, kind, group, reason)
 
     def take_traffic(self, group: int) -> Traffic:
         """Return the traffic of a group, and drop it."""
@@ -128,7 +128,7 @@ class ActivationInlet:
             if begun.is_recorded:
                 self._pace.recorder.begin(begun.id)
         elif kind is not Kind.STEP:
-            return Message(kind, group)
+            return Message(kind, group, reason=_reason(description))
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
             return Message(Kind.CORRUPTED, group)
@@ -174,10 +174,10 @@ class TokenOutlet:
         tokens = x.contiguous().numpy().tobytes()
         self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
-        """Report corruption; the first stage is the origin of END and needs no message."""
-        if kind is Kind.CORRUPTED:
-            self._sender.send(Header(kind, group), is_answered=False)
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+        """Report corruption or an error; the first stage is the origin of END and needs no message."""
+        if kind in (Kind.CORRUPTED, Kind.FAILED):
+            _notify(self._sender, kind, group, reason)
         elif kind is Kind.END:
             self._sender.forget(group)
 
@@ -190,12 +190,14 @@ class TokenInlet:
         self._link = link
 
     def receive(self) -> tuple[Message, Header, float]:
-        """Wait for new tokens [b], or CORRUPTED; return also the header and the time of arrival.
+        """Wait for new tokens [b], CORRUPTED or FAILED; return also the header and the time of arrival.
 
-        Raises TransportError if the message is neither.
+        Raises TransportError if the message is none of them.
         """
-        header, _, payload = self._receiver.receive()
+        header, description, payload = self._receiver.receive()
         kind = _kind(header, self._link)
+        if kind is Kind.FAILED:
+            return Message(kind, header.group, reason=_reason(description)), header, time.monotonic()
         if kind is Kind.CORRUPTED or payload is None:
             return Message(Kind.CORRUPTED, header.group), header, time.monotonic()
         if kind is not Kind.STEP or len(payload) != _TOKEN_BYTES * header.rows:
@@ -204,6 +206,16 @@ class TokenInlet:
             torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
         )
         return Message(kind, header.group, header.step, tokens), header, time.monotonic()
+
+
+def _notify(sender: Sender, kind: Kind, group: int, reason: str) -> None:
+    description = reason.encode()
+    header = Header(kind, group, description_bytes=len(description))
+    sender.send(header, description=description, is_answered=False)
+
+
+def _reason(description: memoryview) -> str:
+    return bytes(description).decode(errors="replace")
 
 
 def _check_size(shape: Sequence[int], dtype: torch.dtype) -> int:

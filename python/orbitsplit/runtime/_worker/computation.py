@@ -28,7 +28,7 @@ class _Held:
 
 
 class Computation:
-    """The computation of a stage.
+    """The computation of a stage; `name` is that of the stage in messages.
 
     `emit(group, outputs)` is called on the last stage with the outputs of groups that generate nothing, `ended(group)`
     with every group that has ended.
@@ -36,11 +36,13 @@ class Computation:
 
     def __init__(
         self,
+        name: str,
         model: StageModel,
         pace: Pace,
         emit: Callable[[int, dict[str, Tensor]], None],
         ended: Callable[[Group], None],
     ) -> None:
+        self.name = name
         self._model = model
         self._pace = pace
         self._emit = emit

@@ -128,11 +128,11 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Re
         sampling=(None, None, None)
         if generation is None
         else (generation.temperature, generation.top_k, generation.top_p),
-        positions=_positions(model),
+        positions=position_limit(model),
     )
 
 
-def _positions(model: StageModel) -> int | None:
+def position_limit(model: StageModel) -> int | None:
     """Return how many positions the stage's table of learned positions has, None without a table (rotary, ALiBi)."""
     most = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if not model.is_first or not isinstance(most, int):
