@@ -46,7 +46,7 @@ class FakeWorkers:
     `on_end` and `on_quiesce` are called in their place; both do nothing by default.
     """
 
-    def __init__(self, store: ControlStore, **_options: Any) -> None:
+    def __init__(self, store: ControlStore, _timeouts: osp.Timeouts, **_options: Any) -> None:
         self.store = store
         self.reported = ready()
         self.losses: list[osp.TransportError] = []

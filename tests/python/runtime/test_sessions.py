@@ -304,6 +304,55 @@ def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -
     with pytest.warns(DeprecationWarning, match=r"Pipeline\(where=\) is now Pipeline\(deployment=\)"):
         pipe, _ = open_fake_pipeline(tmp_path, where=Deployment(emulates=False))
     with pipe:
-        assert pipe._sessions._deployment == Deployment(emulates=False)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'place'"):
-        open_fake_pipeline(tmp_path, place=Deployment())
+        assert pipe._sessions._settings.deployment == Deployment(emulates=False)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
+        open_fake_pipeline(tmp_path, wher=Deployment())
+
+
+def test_a_request_that_fails_ends_its_batch_alone(tmp_path: Path) -> None:
+    # The pipeline ended with it, other callers' requests too, and the error was reported as the node's failure.
+    plan = replace(other_plan(), workload=osp.Workload(micro_batches=2))
+    with fake_pipeline(tmp_path, plan=plan) as (pipe, workers):
+        stages, calls = FakeStages(pipe), []
+        failing = pipe.submit(PROMPT.repeat(2, 1), max_new_tokens=9, on_tokens=calls.append, on_end=calls.append)
+        other = pipe.submit(PROMPT, max_new_tokens=1)
+        first, second = failing.states
+        (third,) = other.states
+        reason = 'node "node 0" (stage 0, layers 0-1): IndexError: index 7 is out of range'
+        stages.report(("tokens", first, [7]), ("tokens", second, [8]), ("fail", first, ["request", reason]))
+        with pytest.raises(osp.TransportError, match="the request failed on node") as caught:
+            failing.result(WAIT_S)
+        assert (caught.value.kind, caught.value.node) == ("request", None)
+        assert caught.value.tokens[:, -1].tolist() == [7, 8]
+        # The rest of the batch is cancelled, and nobody is called after the end.
+        assert stages.requests(5)[3:] == [first, second]
+        stages.report(("tokens", second, [9]), ("end", second, None), ("tokens", third, [6]), ("end", third, None))
+        assert other.result(WAIT_S).tolist() == [[5, 5, 5, 6]]
+        assert [type(call) for call in calls] == [torch.Tensor, osp.TransportError]
+        assert workers.calls == []
+
+
+def test_generate_leaves_a_pipeline_usable_whose_request_failed(tmp_path: Path) -> None:
+    with fake_pipeline(tmp_path) as (pipe, workers):
+        stages = FakeStages(pipe)
+
+        def fail() -> None:
+            ((group, _),) = stages.requests(1)
+            stages.report(("fail", group.id, ["request", "it"]))
+
+        with another_thread(fail), pytest.raises(osp.TransportError, match="the request failed on it"):
+            pipe.generate(PROMPT, max_new_tokens=1)
+        assert generated(pipe, stages).result().tolist() == [[5, 5, 5, 7]]
+        assert workers.calls == []
+
+
+def test_a_request_that_cannot_be_sent_is_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It stayed among the batches in flight, and was restarted after a loss.
+    def refuse(*_arguments: Any) -> bytes:
+        raise RuntimeError("cannot be packed")
+
+    with fake_pipeline(tmp_path) as (pipe, _):
+        monkeypatch.setattr(sessions.control, "pack_begin", refuse)
+        with pytest.raises(RuntimeError, match="cannot be packed"):
+            pipe.submit(PROMPT, max_new_tokens=1)
+        assert pipe._sessions._generations == {}

@@ -7,26 +7,22 @@ first stage, and one supervisor, which checks the processes and starts the next 
 from __future__ import annotations
 
 import itertools
-import secrets
 import threading
 import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
 
-from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, TransportError
 from orbitsplit._io.deprecation import RenamedValue
-from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, stage_name
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
@@ -34,8 +30,8 @@ from . import log
 from .generation import Generation, GroupState
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
-from .session import Callbacks, Deployment, Session, check_memory
-from .supervisor import Workers, stage_name
+from .session import Callbacks, Session, Settings, check_memory
+from .supervisor import Workers
 
 _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
@@ -48,39 +44,18 @@ _LOSSES = ("killed", "hangs", "memory", "link")
 
 
 class Sessions:
-    """The running plan, its processes, and the batches in flight. Arguments as for `Pipeline`.
+    """The running plan, its processes, and the batches in flight.
 
     Its threads keep it alive, but it holds no reference to the pipeline, and only a weak one to the pipeline's
     `callbacks`: so a pipeline that is dropped is collected, and its finalizer calls `abandon`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        model: Path | str,
-        *,
-        codebook: Codebook | str | Path | None,
-        conditions: LinkConditions | None,
-        callbacks: Callbacks,
-        exact_resume: bool,
-        most_groups: int | None,
-        secret: str | None,
-        start_timeout_s: float,
-        heartbeat_timeout_s: float,
-        stall_timeout_s: float,
-        deployment: Deployment,
-    ) -> None:
+    def __init__(self, plan: Plan, settings: Settings, callbacks: Callbacks) -> None:
         self.current = Session(-1, plan)
         self.recoveries: list[Recovery] = []
         self.group_numbers = itertools.count()
-        self._model = model
-        self._codebook = codebook
-        self._conditions = conditions
-        self._exact_resume = exact_resume
+        self._settings = settings
         self._callbacks = weakref.ref(callbacks)
-        self._most_groups = most_groups
-        self._start_timeout_s = start_timeout_s
-        self._deployment = deployment
         self._origin_s: float | None = None
         self._losses = Losses()
         self._unusable: str | None = None
@@ -92,13 +67,13 @@ class Sessions:
         self._is_ready = False
         self._requests = 0
         self._generations: dict[int, Generation] = {}
-        self._codecs = CodecFile(plan, codebook)
+        self._codecs = CodecFile(plan, settings.codebook)
+        deployment = settings.deployment
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(
             ControlStore.join(self._store.address),
-            heartbeat_timeout_s=heartbeat_timeout_s,
-            stall_timeout_s=stall_timeout_s,
-            environment={} if secret is None else {SECRET_VARIABLE: secret},
+            settings.timeouts,
+            environment={} if settings.secret is None else {SECRET_VARIABLE: settings.secret},
             remote_nodes=deployment.remote_nodes,
         )
         self._listener: Listener | None = None
@@ -135,13 +110,15 @@ class Sessions:
 
     def submit(self, generation: Generation) -> None:
         """Start the groups of a batch, immediately or with the next session."""
+        # Packed before anything is registered: what cannot be sent must not be restarted after a loss.
+        packed = [control.pack_begin(*state.remaining()) for state in generation.states.values()]
         with self._lock:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
-            for group, state in generation.states.items():
+            for group, data in zip(generation.states, packed, strict=True):
                 self._generations[group] = generation
                 if self._is_ready:
-                    self._request_begin(state)
+                    self._request(data)
 
     def cancel(self, group: int) -> None:
         """Cancel a group."""
@@ -157,7 +134,7 @@ class Sessions:
                 return None
         keys = [control.record_key(current.number, group.id, worker) for group in groups for worker in current.workers]
         store = ControlStore.join(self._store.address)
-        deadline_s = time.monotonic() + self._start_timeout_s
+        deadline_s = time.monotonic() + self._settings.timeouts.start_s
         while not all(map(store.has, keys)):
             if self._session != current.number or self._unusable is not None or time.monotonic() > deadline_s:
                 return None
@@ -242,18 +219,7 @@ class Sessions:
         self.check_usable()
         started_s = time.monotonic()
         workers = self._workers.assign(plan, self._session)
-        setup = Setup(
-            plan=plan.to_dict(),
-            workers=workers,
-            model=str(self._model),
-            codecs=self._codecs.path,
-            conditions=None if self._conditions is None else self._conditions.to_dict(),
-            emulates=self._deployment.emulates,
-            origin_s=self._origin_s,
-            most_groups=self._most_groups or max(plan.workload.micro_batches, len(plan.stages)),
-            start_timeout_s=self._start_timeout_s,
-            nonce=secrets.token_hex(16),
-        )
+        setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
         self._store.put(control.setup_key(self._session), setup.to_json())
         keys = [control.ready_key(self._session, worker) for worker in workers]
         store = ControlStore.join(self._store.address)
@@ -265,7 +231,7 @@ class Sessions:
                 callbacks.progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
 
         values = self._workers.wait_for(
-            plan, self._session, keys, limit_s=self._start_timeout_s, on_poll=report, doing="starting"
+            plan, self._session, keys, limit_s=self._settings.timeouts.start_s, on_poll=report, doing="starting"
         )
         report()
         ready = tuple(Ready.from_json(value) for value in values)
@@ -287,7 +253,7 @@ class Sessions:
 
     def _request_begin(self, state: GroupState) -> None:
         group, x = state.remaining()
-        self._request(control.pack_begin(group if self._exact_resume else replace(group, replayed=0), x))
+        self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
 
     def _end_complete(self) -> None:
         """End the groups that got all their tokens in a session that was lost before it reported their ends."""
@@ -337,10 +303,9 @@ class Sessions:
         if kind == "end":
             generation.end(group, session, outputs)
         else:
-            log.given_up(group)
-            links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
-            kind = RenamedValue("corruption", old="damage")
-            generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind=kind))
+            log.given_up(group, value[0])
+            generation.cancel()  # the other groups of the batch; the pipeline's other batches are not affected
+            generation.fail(_group_error(plan, *value))
         return True
 
     def _take_outputs(self, session: int, group: int) -> bytes | None:
@@ -413,12 +378,20 @@ class Sessions:
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
         plan = self._losses.plan_without(replan, before, error)
-        codecs = CodecFile(plan, self._codebook)
+        codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
         return plan
+
+
+def _group_error(plan: Plan, kind: str, reason: str) -> TransportError:
+    if kind == "request":
+        return TransportError(f"the request failed on {reason}", kind=kind)
+    links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
+    kind = RenamedValue("corruption", old="damage")
+    return TransportError(f"a group is given up on the links {links}: {reason}", kind=kind)
 
 
 def _join(thread: threading.Thread) -> None:

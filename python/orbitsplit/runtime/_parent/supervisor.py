@@ -19,10 +19,11 @@ from orbitsplit._models import child_process
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import Failure, Heartbeat
+from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from .log import LOG
+from .options import Timeouts
 
 _POLL_S = 0.02
 # The interval of reading heartbeats; workers write them every second, or four times a second at work.
@@ -68,15 +69,13 @@ class Workers:
     def __init__(
         self,
         store: ControlStore,
+        timeouts: Timeouts,
         *,
-        heartbeat_timeout_s: float,
-        stall_timeout_s: float,
         environment: dict[str, str],
         remote_nodes: Sequence[str | None] = (),
     ) -> None:
         self._store = store
-        self._heartbeat_timeout_s = heartbeat_timeout_s
-        self._stall_timeout_s = stall_timeout_s
+        self._timeouts = timeouts
         self._environment = environment
         # One thread starts and ends the processes of nodes; others read their ids, or end all of them.
         self._lock = threading.Lock()
@@ -244,10 +243,10 @@ class Workers:
                 kind="hangs",
                 node=node,
             )
-        if worker.heartbeat is not None and silent_s > self._heartbeat_timeout_s:
+        if worker.heartbeat is not None and silent_s > self._timeouts.heartbeat_s:
             raise TransportError(
                 f"{stage_name(plan, rank)} sent no heartbeat for {silent_s:.1f} s, the limit is "
-                f"{self._heartbeat_timeout_s:g} s{self._phase(plan, rank)}",
+                f"{self._timeouts.heartbeat_s:g} s{self._phase(plan, rank)}",
                 kind="hangs",
                 node=node,
             )
@@ -269,15 +268,15 @@ class Workers:
             sent, received = self._processes[stage.node].heartbeat, self._processes[after.node].heartbeat
             if sent is None or received is None or not sent.session == received.session == session:
                 continue
-            if sent.sent <= received.received or received.waiting_s <= self._stall_timeout_s:
+            if sent.sent <= received.received or received.waiting_s <= self._timeouts.stall_s:
                 continue
             # If more messages are missing than are remembered, the oldest that is remembered, which is expected later.
             first = max(0, len(sent.arrivals_in_s) - (sent.sent - received.received))
             late_s = -sent.arrivals_in_s[first]
-            if late_s > self._stall_timeout_s:
+            if late_s > self._timeouts.stall_s:
                 raise TransportError(
                     f'link from node "{stage.node}" to node "{after.node}" does not deliver: '
-                    f"a message is {late_s:.0f} s late, the limit is {self._stall_timeout_s:g} s",
+                    f"a message is {late_s:.0f} s late, the limit is {self._timeouts.stall_s:g} s",
                     kind="link",
                     link=(stage.node, after.node),
                 )
@@ -304,7 +303,7 @@ class Workers:
         if priority < _CONSEQUENCE:
             return error
         # A worker on another machine was lost: the one whose heartbeats stop.
-        deadline_s = time.monotonic() + self._heartbeat_timeout_s + _GRACE_S
+        deadline_s = time.monotonic() + self._timeouts.heartbeat_s + _GRACE_S
         while time.monotonic() < deadline_s:
             others = [rank for rank in ranks if not self._has_failed(plan, rank, session)]
             if not others:
@@ -338,12 +337,6 @@ class Workers:
     def _phase(self, plan: Plan, rank: int) -> str:
         heartbeat = self._processes[plan.stages[rank].node].heartbeat
         return " (it sent no heartbeat yet)" if heartbeat is None else f" (it is {heartbeat.phase})"
-
-
-def stage_name(plan: Plan, rank: int) -> str:
-    """Return the name of a stage in messages: its node, number and layers."""
-    stage = plan.stages[rank]
-    return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
 
 
 def _last_lines(log: IO[bytes] | None) -> str:
