@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 import orbitsplit as osp
 from orbitsplit._models.source import demo_model
 from orbitsplit.runtime import Pipeline
+from orbitsplit.runtime._parent import worker_process
+from tests.support.processes import workers
 from tests.support.tiny_models import (
     HIDDEN,
     LAYERS,
@@ -513,7 +515,7 @@ def test_a_wrong_codebook_is_refused_before_anything_starts(
     def never(*_arguments: object, **_options: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(subprocess, "Popen", never)
+    monkeypatch.setattr(worker_process, "start", never)
     other = osp.calibrate(directory, tiny_prompts((30,) * 4)[0], cuts=CUTS, levels=(2.0,), codecs=("fisher",))
     other.save(tmp_path / "other.safetensors")
     message = f"the plan needs codebook {book.hex_id}, this is codebook {other.hex_id}"
@@ -541,11 +543,11 @@ def test_other_weights_are_refused_by_their_layer(unsplit: PreTrainedModel, book
     unsplit.save_pretrained(tmp_path)
     with torch.no_grad():
         weight.copy_(kept)
-    children = len(psutil.Process().children(recursive=True))
+    before = workers()
     with pytest.raises((ValueError, osp.TransportError), match=r"layer 2 of .* has other weights") as refused:
         Pipeline(with_levels(book), tmp_path, codebook=book)
     assert book.model.name in str(refused.value)
-    assert len(psutil.Process().children(recursive=True)) <= children
+    assert workers() <= before
 
 
 def test_a_codebook_that_is_not_needed_does_no_harm(directory: Path, book: osp.Codebook) -> None:

@@ -23,6 +23,7 @@ from orbitsplit.runtime._messages.control import unpack_request
 from orbitsplit.runtime._messages.groups import Group
 from tests.support import chaos
 from tests.support.chaos import PROMPT_TOKENS, Subject
+from tests.support.processes import workers
 from tests.support.tiny_models import computing_in_groups, load_unsplit
 
 pytestmark = pytest.mark.timeout(180)
@@ -70,10 +71,10 @@ def opened(
     options = {"replan": osp.replanner(tiny.profile, network or make_network()), **options}
     patience: dict[str, Any] = {"heartbeat_timeout_s": chaos.HEARTBEAT_S, "stall_timeout_s": chaos.STALL_S}
     with Pipeline(make_plan(tiny, cuts=cuts), tiny.model, **patience, **options) as pipe:
-        children = set(psutil.Process().children(recursive=True))
+        children = workers()
         assert len(children) >= len(pipe.pids)
         yield pipe
-        children |= set(psutil.Process().children(recursive=True))
+        children |= workers()
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
@@ -181,7 +182,7 @@ def test_a_node_that_is_lost_while_it_joins_is_a_further_loss(tiny: Subject) -> 
     struck: list[int] = []
 
     def progress(phase: str, _fraction: float) -> None:
-        joining = set(psutil.Process().children()) - first if first and not struck else ()
+        joining = workers() - first if first and not struck else ()
         for process in sorted(joining, key=lambda process: process.pid)[:1]:
             assert phase == "starting 3 processes"
             struck.append(process.pid)
@@ -189,7 +190,7 @@ def test_a_node_that_is_lost_while_it_joins_is_a_further_loss(tiny: Subject) -> 
 
     network = tight_network(tiny, ("s0", "s1", "s2", "s3", "s4"))
     with opened(tiny, network, cuts=(3,), progress=progress) as pipe:
-        first |= set(psutil.Process().children())
+        first |= workers()
         assert torch.equal(generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL)), tiny.expected)
         (recovery,) = pipe.recoveries
         (further,) = recovery.further

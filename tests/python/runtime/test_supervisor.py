@@ -59,7 +59,7 @@ def make_workers(
     monkeypatch: pytest.MonkeyPatch, codes: list[int | None], failures: dict[int, Failure]
 ) -> tuple[Workers, Store]:
     started = iter(codes)
-    monkeypatch.setattr(supervisor.child_process, "start", lambda *_args, **_options: Process(next(started)))
+    monkeypatch.setattr(supervisor.worker_process, "start", lambda *_args, **_options: Process(next(started)))
     store = Store({failure_key(SESSION, number): failure.to_json() for number, failure in failures.items()})
     workers = Workers(store, Timeouts(heartbeat_s=8.0, stall_s=5.0), environment={})  # type: ignore[arg-type]
     assert workers.assign(PLAN, SESSION) == (0, 1, 2)
@@ -238,7 +238,7 @@ class Announced:
 
 
 def start_with(monkeypatch: pytest.MonkeyPatch, starting: Callable[[], Process]) -> Workers:
-    monkeypatch.setattr(supervisor.child_process, "start", lambda *_args, **_options: starting())
+    monkeypatch.setattr(supervisor.worker_process, "start", lambda *_args, **_options: starting())
     return Workers(Store(), Timeouts(heartbeat_s=8.0, stall_s=5.0), environment={})  # type: ignore[arg-type]
 
 

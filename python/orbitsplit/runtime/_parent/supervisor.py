@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from orbitsplit._errors import TransportError
-from orbitsplit._models import child_process
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
 from orbitsplit.runtime._messages.transport import ControlStore
 
+from . import worker_process
 from .log import LOG
 from .options import Timeouts
+from .worker_process import WorkerProcess
 
 _POLL_S = 0.02
 # The interval of reading heartbeats; workers write them every second, or four times a second at work.
@@ -37,7 +38,6 @@ _QUIESCE_S = 5.0
 _LOG_LINES = 12
 # The priority of a cause that is only the consequence of another.
 _CONSEQUENCE = 3
-_WORKER = "orbitsplit.runtime._worker.process"
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Process:
     """A worker: its number, its process (None: on another machine), and its last heartbeat."""
 
     number: int
-    process: subprocess.Popen[bytes] | None
+    process: WorkerProcess | None
     log: IO[bytes] | None
     heartbeat: Heartbeat | None = None
     changed_s: float = field(default_factory=time.monotonic)
@@ -82,7 +82,7 @@ class Workers:
         self._has_ended = False
         self._processes = {node: _Process(k, None, None) for k, node in enumerate(remote_nodes) if node is not None}
         self._next_number = len(remote_nodes)
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[WorkerProcess] = []
         self._last_read_s = 0.0
         self._oom_kills = oom_kills()
         # It also runs at the exit of the interpreter; if that is killed, the workers' standard input is closed.
@@ -205,13 +205,13 @@ class Workers:
                 raise TransportError(f'no process is started for node "{node}": all were ended', kind="unusable")
             log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
             try:
-                process = child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+                process = worker_process.start(*arguments, log=log, environment=environment)
             except BaseException:
                 log.close()
                 raise
             self._started.append(process)
             self._processes[node] = _Process(number, process, log)
-        LOG.debug('node "%s": process %d started for session %d', node, process.pid, session)
+        LOG.debug('node "%s": a process is started for session %d', node, session)
 
     def _end(self, node: str) -> None:
         with self._lock:
@@ -323,7 +323,7 @@ class Workers:
             if failure.is_consequence:
                 return _CONSEQUENCE, TransportError(message, kind="peer")
             return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
-        code = 0 if worker.process is None else worker.process.returncode
+        code = (0 if worker.process is None else worker.process.poll()) or 0
         if code < 0:
             # Gloo may abort a process that lost its neighbour.
             priority = 2 if -code == signal.SIGABRT else 0
@@ -357,7 +357,7 @@ def _signal_name(number: int) -> str:
     return f"{number} ({names[number]})" if number in names else str(number)
 
 
-def _kill_all(started: list[subprocess.Popen[bytes]]) -> int:
+def _kill_all(started: list[WorkerProcess]) -> int:
     """Kill and wait for processes; return how many were running."""
     processes = list(started)  # the finalizer's argument may change meanwhile
     running = [process for process in processes if process.poll() is None]
