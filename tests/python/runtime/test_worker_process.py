@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -151,12 +152,18 @@ def test_a_server_is_kept_for_the_next_worker_in_the_same_environment(
 ) -> None:
     make_server(tmp_path, monkeypatch)
     monkeypatch.setattr(worker_process, "_servers", worker_process._Servers())
-    pids = []
-    for name in ("1", "1", "2"):
-        monkeypatch.setenv("CHANGES", name)
+    pids, lines = [], []
+    for probe, threads in (("1", "1"), ("2", "1"), (None, "1"), (None, "2")):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.delenv("PROBE", raising=False)
+        if probe is not None:
+            monkeypatch.setenv("PROBE", probe)
         assert worker_process.start("0", log=log, environment={}).wait(END_S) == 0
         pids.append(worker_process.server_pid())
-    assert pids[0] == pids[1] != pids[2]
+        lines.append(json.loads(output(log).splitlines()[-1])[1])
+    # What libraries read when they are imported needs another server, other variables do not.
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+    assert lines == ["1", "2", None, None]
 
 
 def test_a_server_ends_with_its_interpreter(tmp_path: Path) -> None:

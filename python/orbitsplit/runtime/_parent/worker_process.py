@@ -20,8 +20,13 @@ from orbitsplit._models import child_process
 
 _WORKER = "orbitsplit.runtime._worker.process"
 _SERVER = "orbitsplit.runtime._worker.fork_server"
-_MAX_MESSAGE_BYTES = 1 << 16
+_MAX_MESSAGE_BYTES = 1 << 18
 _POLL_S = 0.05
+# Variables that libraries read when they are imported begin so: where one has changed, another server is needed.
+_READ_ON_IMPORT = (
+    *("PYTHON", "LD_", "ORBITSPLIT_ISA", "TORCH", "ATEN_", "PYTORCH_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_"),
+    *("ONEDNN_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "SAFETENSORS_", "NUMBA_", "MALLOC_", "CUDA_"),
+)
 # The time for a server to end by itself at the exit of the interpreter.
 _END_S = 5.0
 
@@ -135,10 +140,10 @@ class ForkServer:
         return self._server.pid
 
     def is_usable(self) -> bool:
-        """Return whether the server runs, in the environment that this process has now."""
+        """Return whether the server runs, with libraries imported as they would be now."""
         self.read_messages()
         is_ours = self._owner == os.getpid()  # not that of the process that this one was forked from
-        return is_ours and not self._has_ended and self._environment == dict(os.environ)
+        return is_ours and not self._has_ended and not any(map(_is_read_on_import, self._changed_variables()))
 
     def start(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> ForkedProcess:
         """Ask for a worker; return before it is forked. Raises OSError if the server takes no more requests."""
@@ -148,7 +153,7 @@ class ForkServer:
             request = {
                 "start": self._numbers,
                 "arguments": arguments,
-                "environment": dict(environment),
+                "environment": {**self._changed_variables(), **environment},
                 "directory": os.getcwd(),
             }
             process = ForkedProcess(self, self._numbers, os.fdopen(kept, "wb", buffering=0), log)
@@ -159,6 +164,11 @@ class ForkServer:
                 raise
             self._processes[self._numbers] = process
         return process
+
+    def _changed_variables(self) -> dict[str, str | None]:
+        """Return the environment variables that have changed since the server was started, None for a removed one."""
+        before, now = self._environment, dict(os.environ)
+        return {name: now.get(name) for name in before | now if before.get(name) != now.get(name)}
 
     def kill(self, number: int) -> None:
         """Kill a worker: by the server, since only it knows that the process id is still that of the worker."""
@@ -204,6 +214,10 @@ class ForkServer:
                 process.log.flush()
             process.ended(code or 1)
         self._processes.clear()
+
+
+def _is_read_on_import(variable: str) -> bool:
+    return variable.startswith(_READ_ON_IMPORT)
 
 
 class _Servers:

@@ -21,7 +21,7 @@ from orbitsplit._models import child_process
 
 from . import process as worker
 
-MAX_MESSAGE_BYTES = 1 << 16
+MAX_MESSAGE_BYTES = 1 << 18
 # Without workers for so long, the server ends: the memory of the libraries is the machine's again.
 IDLE_S = 60.0
 
@@ -98,7 +98,11 @@ class ForkServer:
                 os.close(descriptor)
             for one in (self._channel, self._wakeup, self._signalled):
                 one.close()
-            os.environ.update(request["environment"])
+            for name, value in request["environment"].items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
             with suppress(OSError):  # it is gone, or not ours to enter: as with a process that is started there
                 os.chdir(request["directory"])
             child_process.exit_with_parent()
