@@ -176,6 +176,24 @@ def test_a_node_that_was_not_in_the_plan_joins_where_it_is_needed(tiny: Subject)
         assert [recovery.before.stages[1].node for recovery in pipe.recoveries] == ["s1"]
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_node_that_is_lost_while_the_others_start_is_recovered_from(tiny: Subject, rank: int) -> None:
+    # It ended the start, with a plan without it at hand.
+    struck: list[int] = []
+
+    def progress(phase: str, _fraction: float) -> None:
+        started = sorted(one.pid for one in workers())
+        if phase == "starting 3 processes" and len(started) == 3 and not struck:
+            struck.append(started[rank])
+            os.kill(started[rank], signal.SIGKILL)
+
+    with opened(tiny, progress=progress) as pipe:
+        (recovery,) = pipe.recoveries
+        assert (recovery.error.kind, recovery.error.node) == ("killed", f"s{rank}")
+        assert f"s{rank}" not in {stage.node for stage in pipe.plan.stages}
+        assert torch.equal(pipe.generate(tiny.prompts, max_new_tokens=tiny.new_tokens, **ASKED), tiny.expected)
+
+
 def test_a_node_that_is_lost_while_it_joins_is_a_further_loss(tiny: Subject) -> None:
     # The other one that joins was left waiting for it, up to the limit for a start: it was not of the plan before.
     first: set[psutil.Process] = set()

@@ -24,6 +24,7 @@ from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import SECRET_VARIABLE, StageRecord
 
+from . import log
 from .arguments import boolean, callback, integer, number
 from .generation import Generation, OnEnd, OnTokens
 from .options import GenerationKeywords, GenerationOptions, Timeouts, generation_options, timeouts_of
@@ -58,6 +59,9 @@ class Pipeline:
     processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
     is sent again.
 
+    A stage that used more memory than its node has is logged as a warning and marked in the table of a run; with
+    `strict_memory` the call raises TransportError of kind "memory" instead, and the pipeline goes on.
+
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
     `last_run` holds the measurements of the last `generate` or `forward`, None if a node or a link was lost during it.
 
@@ -83,6 +87,7 @@ class Pipeline:
         conditions: LinkConditions | None = None,
         replan: Replan | None = None,
         exact_resume: bool = True,
+        strict_memory: bool = False,
         most_groups: int | None = None,
         secret: str | None = None,
         timeouts: Timeouts | None = None,
@@ -100,6 +105,7 @@ class Pipeline:
         if threads is not None:
             threads = integer("threads", threads, least=1)
         exact_resume = boolean("exact_resume", exact_resume)
+        self._strict_memory = boolean("strict_memory", strict_memory)
         callback("replan", replan)
         callback("progress", progress)
         plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
@@ -132,6 +138,11 @@ class Pipeline:
     def pids(self) -> tuple[int, ...]:
         """The process id of each stage."""
         return self._sessions.pids
+
+    @property
+    def failure(self) -> str | None:
+        """Why the pipeline has ended without `close`, in one line; None while it can be used."""
+        return self._sessions.failure
 
     @property
     def recoveries(self) -> tuple[Recovery, ...]:
@@ -292,6 +303,7 @@ class Pipeline:
         try:
             generation.wait(timeout_s, on_poll=report)
             self.last_run = self._measure(generation)
+            self._check_memory(generation)
         except BaseException as error:
             if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
                 error = self._sessions.timed_out(error)
@@ -300,6 +312,16 @@ class Pipeline:
                 self._sessions.fail(error)
             raise error from None
         self._callbacks.progress("generating", 1.0)
+
+    def _check_memory(self, generation: Generation) -> None:
+        """Warn of stages that used more memory than their nodes have; with `strict_memory` raise TransportError."""
+        excess = None if self.last_run is None else self.last_run.memory_excess()
+        if excess is None:
+            return
+        if self._strict_memory:
+            generates = all(state.group.generates for state in generation.states.values())
+            raise TransportError(excess, kind="memory", tokens=generation.tokens() if generates else None)
+        log.memory_exceeded(excess)
 
     def _measure(self, generation: Generation) -> Run | None:
         """Return the measurements of a batch, None if it ran in several sessions."""

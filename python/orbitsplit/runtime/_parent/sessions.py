@@ -28,6 +28,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
 from .generation import Generation, GroupState
+from .host_checks import check_host
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
@@ -59,6 +60,7 @@ class Sessions:
         self._origin_s: float | None = None
         self._losses = Losses()
         self._unusable: str | None = None
+        self._is_closed = False
         self._is_abandoned = False
         self._has_ended = threading.Event()
         # Guards the attributes below, which callers, listener and supervisor change.
@@ -69,6 +71,7 @@ class Sessions:
         self._generations: dict[int, Generation] = {}
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
+        check_host(len(plan.stages), deployment.address)
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(
             ControlStore.join(self._store.address),
@@ -78,7 +81,7 @@ class Sessions:
         )
         self._listener: Listener | None = None
         try:
-            self._begin(plan)
+            self._start(plan)
         except BaseException as error:
             self.fail(error)
             raise
@@ -86,6 +89,20 @@ class Sessions:
         self._supervisor.start()
         # At the exit of the interpreter finalizers run in reverse order: this one after that of the pipeline.
         weakref.finalize(self, _join, self._supervisor)
+
+    def _start(self, plan: Plan) -> None:
+        """Begin the first session. Raises TransportError where a loss meanwhile cannot be recovered from."""
+        try:
+            self._begin(plan)
+        except TransportError as error:
+            final = self._recover(error)
+            if final is not None:
+                raise final from None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the pipeline has ended, in one line; None while it runs, and after `close`."""
+        return None if self._is_closed else self._unusable
 
     @property
     def plan(self) -> Plan:
@@ -174,7 +191,7 @@ class Sessions:
         with self._lock:
             is_ending = self._unusable is not None
             if not is_ending:
-                self._unusable = "it is closed"
+                self._unusable, self._is_closed = "it is closed", True
                 if self._is_ready:
                     self._request(control.STOP)
         if not is_ending:
@@ -326,20 +343,21 @@ class Sessions:
                     self.check_usable()
                     self._workers.check(self.plan, self._session)
                 except TransportError as error:
-                    self._recover(error)
+                    final = self._recover(error)
+                    if final is not None:
+                        self.fail(final)
             except BaseException as error:
                 self._fail_unexpectedly(error)
             time.sleep(_CHECK_S)
 
-    def _recover(self, error: TransportError) -> None:
-        """Recover from a loss, and from further losses meanwhile, or end everything."""
+    def _recover(self, error: TransportError) -> TransportError | None:
+        """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
         started_s = time.monotonic()
         before, plan, errors = self.plan, self.plan, [error]
         while self._unusable is None:
             lost_session = self._session
             if self._replan is None or error.kind not in _LOSSES:
-                self.fail(error)
-                return
+                return error
             with self._lock:
                 self._session, self._is_ready = self._session + 1, False
             log.lost(lost_session, error)
@@ -358,15 +376,15 @@ class Sessions:
                 continue
             except InfeasiblePlanError as reason:
                 message = f"{str(error).splitlines()[0]}; without it the pipeline cannot recover: {reason}"
-                self.fail(TransportError(message, kind=error.kind, node=error.node, link=error.link))
-                return
+                return TransportError(message, kind=error.kind, node=error.node, link=error.link)
             loading_s = max(ready.loading_s for ready in self.ready)
             seconds, (first, *further) = time.monotonic() - started_s, errors
             self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
             with self._lock:
                 requests = len({id(generation) for generation in self._generations.values()})
             log.recovered(self.recoveries[-1], self._session, requests)
-            return
+            return None
+        return None
 
     @property
     def _replan(self) -> Replan | None:

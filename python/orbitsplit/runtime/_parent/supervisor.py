@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -19,9 +18,11 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
+from orbitsplit.runtime._messages.interfaces import interface_names
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import worker_process
+from .host_checks import INTERFACE_VARIABLE
 from .log import LOG
 from .options import Timeouts
 from .worker_process import WorkerProcess
@@ -373,7 +374,7 @@ def _kill_all(started: list[WorkerProcess]) -> int:
 def _environment(threads: int) -> dict[str, str]:
     environment = {"OMP_NUM_THREADS": str(threads)}
     # All stages are on this host, so Gloo should not listen on its other interfaces.
-    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    if loopback is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
-        environment["GLOO_SOCKET_IFNAME"] = loopback
+    loopback = next((name for name in interface_names() if name in ("lo", "lo0")), None)
+    if loopback is not None and INTERFACE_VARIABLE not in os.environ:
+        environment[INTERFACE_VARIABLE] = loopback
     return environment
