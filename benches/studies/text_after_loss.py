@@ -48,7 +48,7 @@ class Continued:
 
 def generated(stage: StageModel, group: Group, x: Tensor, new_tokens: int) -> tuple[Tensor, float]:
     """Return tokens [1, new_tokens] and the seconds until the first of them."""
-    computation = Computation(stage, Pace(Recorder()), lambda *_: None, lambda _: None)
+    computation = Computation("it", stage, Pace(Recorder()), lambda *_: None, lambda _: None)
     computation.begin(group)
     started_s, made = time.process_time(), []
     for step in range(new_tokens):

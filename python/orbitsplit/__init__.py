@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from ._network.link_conditions import LinkConditions
     from ._profiling.measure import profile
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
-    from .runtime import Generation, LinkMetrics, Pipeline, Recovery, Run, StageMetrics
+    from .runtime import (
+        Generation,
+        GenerationOptions,
+        LinkMetrics,
+        Pipeline,
+        Recovery,
+        Run,
+        StageMetrics,
+        Timeouts,
+    )
 
 # Public names whose modules are imported when they are first used: most because they import torch and transformers, the
 # paper's experiments because they import sgp4, codebooks because a twentieth of a second counts on every start.
@@ -53,6 +62,7 @@ _LATER = {
     "CodebookEntry": "._codebook.codebook",
     "CodebookLevel": "._codebook.codebook",
     "Generation": ".runtime",
+    "GenerationOptions": ".runtime",
     "LinkConditions": "._network.link_conditions",
     "LinkMetrics": ".runtime",
     "Measured": ".calibration",
@@ -61,6 +71,7 @@ _LATER = {
     "Recovery": ".runtime",
     "Run": ".runtime",
     "StageMetrics": ".runtime",
+    "Timeouts": ".runtime",
     "Trial": ".calibration",
     "Verification": ".calibration",
     "bench_paper": "._experiments.paper",
@@ -86,6 +97,7 @@ __all__ = [
     "Encoder",
     "Evaluation",
     "Generation",
+    "GenerationOptions",
     "InfeasiblePlanError",
     "LayerProfile",
     "Level",
@@ -118,6 +130,7 @@ __all__ = [
     "SolveOptions",
     "Stage",
     "StageMetrics",
+    "Timeouts",
     "Trace",
     "TraceEvent",
     "TransportError",

@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import orbitsplit as osp
+from tests.support.processes import workers
 
 PROMPT_TOKENS = 8
 FAULTS = ("kill", "stop", "cut", "flip")
@@ -124,7 +125,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
     )
     began_s = time.monotonic()
     with pipe:
-        children = set(psutil.Process().children(recursive=True))
+        children = workers()
         timers = [_at_random(source, pipe, fault) for fault in faults if fault in ("kill", "stop")]
         text, message = "same", ""
         try:
@@ -139,7 +140,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
         seconds = time.monotonic() - began_s
         for timer in timers:
             timer.cancel()
-    children |= set(psutil.Process().children(recursive=True))
+    children |= workers()
     _, alive = psutil.wait_procs(children, timeout=10)
     recovery_s = tuple(recovery.seconds - recovery.loading_s for recovery in pipe.recoveries)
     return Outcome(what.name, faults, has_other_plans, text, seconds, recovery_s, message, len(alive))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,11 +44,20 @@ def ready(**changes: Any) -> Ready:
 class FakeWorkers:
     """Takes the place of `Workers`. What is in `losses` is raised by the next look at the workers, in turn.
 
-    `on_end` and `on_quiesce` are called in their place; both do nothing by default.
+    What is in `start_losses` is raised while sessions begin. `on_end` and `on_quiesce` are called in their place; both
+    do nothing by default.
     """
 
-    def __init__(self, store: ControlStore, **_options: Any) -> None:
+    def __init__(
+        self,
+        store: ControlStore,
+        _timeouts: osp.Timeouts,
+        *,
+        start_losses: Sequence[osp.TransportError] = (),
+        **_options: Any,
+    ) -> None:
         self.store = store
+        self.start_losses = list(start_losses)
         self.reported = ready()
         self.losses: list[osp.TransportError] = []
         self.numbers: dict[str, int] = {}
@@ -74,6 +84,8 @@ class FakeWorkers:
         doing: str,
     ) -> list[bytes]:
         on_poll()
+        if self.start_losses:
+            raise self.start_losses.pop(0)
         return [self.store.get(key) for key in keys]
 
     def check(self, plan: osp.Plan, session: int) -> None:
@@ -121,11 +133,13 @@ class FakeStages:
         return [control.unpack_request(self._store.get(key)) for key in keys]
 
 
-def open_fake_pipeline(folder: Path, plan: osp.Plan = PLAN, **options: Any) -> tuple[Pipeline, FakeWorkers]:
+def open_fake_pipeline(
+    folder: Path, plan: osp.Plan = PLAN, *, start_losses: Sequence[osp.TransportError] = (), **options: Any
+) -> tuple[Pipeline, FakeWorkers]:
     """Return a pipeline whose workers are fake, with a model of `tiny_config` that has no weights."""
     tiny_config().save_pretrained(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "Workers", FakeWorkers)
+        patch.setattr(sessions, "Workers", functools.partial(FakeWorkers, start_losses=start_losses))
         pipe = Pipeline(plan, folder, **options)
     workers: Any = pipe._sessions._workers
     return pipe, workers

@@ -68,6 +68,9 @@ def run_plan(
     profile: ReplanProfile = None,
     network: ReplanNetwork = None,
     exact_resume: ExactResume = True,
+    strict_memory: Annotated[
+        bool, typer.Option("--strict-memory", help="Fail if a stage used more memory than its node has.")
+    ] = False,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -89,7 +92,9 @@ def run_plan(
     count = (inputs.plan.workload.new_tokens or 32) if new_tokens is None else new_tokens
     sampling: dict[str, Any] = {"do_sample": sample, "temperature": temperature, "top_p": top_p, "seed": seed}
     with progress_bars() as progress:
-        pipe, tokenizer, _ = _open(inputs, progress, exact_resume=exact_resume, is_torchrun=rank == 0)
+        pipe, tokenizer, _ = _open(
+            inputs, progress, exact_resume=exact_resume, strict_memory=strict_memory, is_torchrun=rank == 0
+        )
         with pipe:
             tokens = tokenizer(prompt, return_tensors="pt", padding=True)
             texts = pipe.generate(tokens.input_ids, tokens.attention_mask, max_new_tokens=count, **sampling)
@@ -192,7 +197,12 @@ def _follow(rank: int, model: str | None, codebook: Path | None) -> None:
 
 
 def _open(
-    inputs: RunInputs, progress: views.ProgressBars, *, exact_resume: bool, is_torchrun: bool = False
+    inputs: RunInputs,
+    progress: views.ProgressBars,
+    *,
+    exact_resume: bool,
+    strict_memory: bool = False,
+    is_torchrun: bool = False,
 ) -> tuple[osp.Pipeline, Any, Path | str]:
     """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id."""
     from orbitsplit._models.source import load_tokenizer, open_model
@@ -211,6 +221,7 @@ def _open(
         conditions=inputs.conditions,
         replan=inputs.replan,
         exact_resume=exact_resume,
+        strict_memory=strict_memory,
         progress=progress,
         deployment=deployment,
     )

@@ -161,10 +161,13 @@ def run(console: Console, run: osp.Run) -> None:
             f"{stage.slowdown:g}x",
             format_bytes(stage.peak_bytes),
             format_bytes(stage.baseline_bytes),
-            format_bytes(stage.used_bytes),
+            f"[red]{format_bytes(stage.used_bytes)} !" if stage.exceeds_memory else format_bytes(stage.used_bytes),
             "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
         )
     console.print(memory)
+    excess = run.memory_excess()
+    if excess is not None:
+        console.print(f"[red]memory exceeded:[/] {escape(excess)}", highlight=False)
     console.print(f"{run.tokens_per_s:.2f} tokens per second", highlight=False)
 
 

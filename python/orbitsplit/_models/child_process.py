@@ -1,4 +1,4 @@
-"""Processes of our own: the workers of a pipeline, the converter of a GGUF file.
+"""Processes of our own: the workers of a pipeline and what forks them, the converter of a GGUF file.
 
 `start` starts one and `run` is its entry point. Each imports this very package, and ends when its parent has ended.
 """
@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -25,15 +27,16 @@ def start(
     stdout: int | IO[bytes],
     stderr: int | IO[bytes],
     environment: Mapping[str, str] | None = None,
+    stdin: int | socket.socket = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     """Start a process that calls `main(*arguments)` of a module of this package.
 
     Its standard input is a pipe to which nothing is written; the process ends when the pipe is closed, by the parent or
-    by the parent's end.
+    by the parent's end. With a socket instead, `main` reads from that, and has to return when it is closed.
     """
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, module, *arguments],
-        stdin=subprocess.PIPE,
+        stdin=stdin.fileno() if isinstance(stdin, socket.socket) else stdin,
         stdout=stdout,
         stderr=stderr,
         env={**_environment(), **(environment or {})},
@@ -44,13 +47,19 @@ def start(
 
 def run() -> None:
     """Call the module named on the command line, in a process that `start` started."""
-    threading.Thread(target=_exit_with_parent, name="parent guard", daemon=True).start()
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        exit_with_parent()
     _, module, *arguments = sys.argv
     import_module(module).main(*arguments)
 
 
-def _exit_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):
+def exit_with_parent() -> None:
+    """Start a thread that ends this process when its standard input, a pipe, is closed."""
+    threading.Thread(target=_wait_for_parent, name="parent guard", daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    while os.read(0, 1):
         pass
     os._exit(1)
 

@@ -18,20 +18,32 @@ from orbitsplit._io.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     from ._parent.generation import Generation
+    from ._parent.options import GenerationOptions, Timeouts
     from ._parent.pipeline import Pipeline
     from ._parent.recovery import Recovery
     from ._parent.run_report import LinkMetrics, Run, StageMetrics
 
 _MODULES = {
     "Generation": "_parent.generation",
+    "GenerationOptions": "_parent.options",
     "LinkMetrics": "_parent.run_report",
     "Pipeline": "_parent.pipeline",
     "Recovery": "_parent.recovery",
     "Run": "_parent.run_report",
     "StageMetrics": "_parent.run_report",
+    "Timeouts": "_parent.options",
 }
 
-__all__ = ["Generation", "LinkMetrics", "Pipeline", "Recovery", "Run", "StageMetrics"]
+__all__ = [
+    "Generation",
+    "GenerationOptions",
+    "LinkMetrics",
+    "Pipeline",
+    "Recovery",
+    "Run",
+    "StageMetrics",
+    "Timeouts",
+]
 
 # Old public names, which warn for one version.
 _RENAMED = {"LinkRun": "LinkMetrics", "StageRun": "StageMetrics"}

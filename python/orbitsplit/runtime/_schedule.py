@@ -10,11 +10,13 @@ starts to decode as soon as its first token has returned, without a barrier. Gro
 Every message answers an earlier one, except those that start a group. A group has one message in flight, so when one
 arrives corrupted, no other message of the group is on any link: CORRUPTED is passed down the chain, and the first stage
 sends its last message of the group again, as does every stage that it reaches, up to the one that missed it. Nothing is
-computed twice, so caches are the same to the last bit.
+computed twice, so caches are the same to the last bit. In the same way FAILED reports that a stage raised an error for
+a group, which ends that group alone.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,11 +26,15 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from orbitsplit._errors import TransportError
+from orbitsplit.runtime._memory import is_out_of_memory
 from orbitsplit.runtime._messages.groups import Group
 
 # How often in a row the messages of a group are sent again after corruption, without a token in between. Working links
 # corrupt rarely.
 MAX_CORRUPTIONS = 8
+# The length to which the text of an error is cut, in characters.
+_REASON_LENGTH = 500
 
 
 class Kind(IntEnum):
@@ -39,16 +45,21 @@ class Kind(IntEnum):
     END = 2  # the group has ended: drop its cache
     CORRUPTED = 3  # a message of the group arrived corrupted
     STOP = 4  # no more work
+    FAILED = 5  # a stage raised an error for the group
 
 
 class Message(NamedTuple):
-    """One message. `x` is an activation [b, S, H], or the new tokens [b] that return to the first stage."""
+    """One message. `x` is an activation [b, S, H], or the new tokens [b] that return to the first stage.
+
+    `reason` is the error of a message FAILED.
+    """
 
     kind: Kind
     group: int = 0
     step: int = 0
     x: Tensor | None = None
     begun: Group | None = None
+    reason: str = ""
 
 
 class Inlet(Protocol):
@@ -70,12 +81,14 @@ class Outlet(Protocol):
     def repeat(self, group: int) -> None:
         """Send the last result of a group once more: a later stage did not get what was made of it."""
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
-        """Send a message without a result on: END, CORRUPTED or STOP."""
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+        """Send a message without a result on: END, CORRUPTED, FAILED or STOP."""
 
 
 class Forward(Protocol):
-    """What a stage computes, with one KV cache per group."""
+    """What a stage computes, with one KV cache per group; `name` is the stage's in messages."""
+
+    name: str
 
     def begin(self, group: Group) -> None:
         """Allocate the state of a group, replacing the state it may have."""
@@ -103,8 +116,8 @@ class Report(Protocol):
     def retry(self, group: int, tokens: int, failures: int) -> None:
         """Report that a group restarts with `tokens` new tokens after `failures` corrupted messages in a row."""
 
-    def fail(self, group: int, reason: str) -> None:
-        """Report that a group is given up."""
+    def fail(self, group: int, kind: str, reason: str) -> None:
+        """Report that a group has failed: of kind "corruption" or "request", as of `TransportError`."""
 
 
 @dataclass
@@ -148,18 +161,18 @@ class FirstStage:
             self._running[group].is_cancelled = True
 
     def returned(self, message: Message) -> None:
-        """Process a message of the last stage: tokens, or CORRUPTED."""
+        """Process a message of the last stage: tokens, CORRUPTED or FAILED."""
         running = self._running[message.group]
         if running.is_cancelled:
             self._finish(running)
+        elif message.kind is Kind.FAILED:
+            self._fail(running, "request", message.reason)
         elif message.x is None:
             self._repeat(running)
         elif not running.group.generates:
             self._finish(running)
         elif self._add_tokens(running, message.x):
-            step = message.step + 1
-            x = self._stage.forward(message.group, step, running.got[-1][:, None])
-            self._outlet.send(message.group, step, x)
+            self._continue(running, message.step + 1)
         else:
             self._finish(running)
 
@@ -167,11 +180,26 @@ class FirstStage:
         while self._waiting and len(self._running) < self._most_groups:
             running = self._waiting.popleft()
             self._running[running.group.id] = running
-            self._start(running)
+            if (reason := self._start(running)) is not None:
+                self._report.fail(running.group.id, "request", reason)
+                self._drop(running)  # not by `_fail`, which would fill again within this loop
 
-    def _start(self, running: _Running) -> None:
-        self._stage.begin(running.group)
-        self._outlet.begin(running.group, self._stage.forward(running.group.id, 0, running.x))
+    def _start(self, running: _Running) -> str | None:
+        """Run the first step; return the error that the stage raised for the group, if any."""
+
+        def work() -> None:
+            self._stage.begin(running.group)
+            self._outlet.begin(running.group, self._stage.forward(running.group.id, 0, running.x))
+
+        return _error_of(self._stage, work)
+
+    def _continue(self, running: _Running, step: int) -> None:
+        def work() -> None:
+            group = running.group.id
+            self._outlet.send(group, step, self._stage.forward(group, step, running.got[-1][:, None]))
+
+        if (reason := _error_of(self._stage, work)) is not None:
+            self._fail(running, "request", reason)
 
     def _add_tokens(self, running: _Running, tokens: Tensor) -> bool:
         """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
@@ -186,22 +214,26 @@ class FirstStage:
     def _repeat(self, running: _Running) -> None:
         running.corruptions += 1
         if running.corruptions > MAX_CORRUPTIONS:
-            self._report.fail(running.group.id, f"{running.corruptions} of its messages in a row arrived corrupted")
-            self._forget(running)
+            self._fail(running, "corruption", f"{running.corruptions} of its messages in a row arrived corrupted")
             return
         self._report.retry(running.group.id, len(running.got), running.corruptions)
         self._outlet.repeat(running.group.id)
 
     def _finish(self, running: _Running) -> None:
         self._report.end(running.group.id)
-        self._forget(running)
+        self._drop(running)
+        self._fill()
 
-    def _forget(self, running: _Running) -> None:
+    def _fail(self, running: _Running, kind: str, reason: str) -> None:
+        self._report.fail(running.group.id, kind, reason)
+        self._drop(running)
+        self._fill()
+
+    def _drop(self, running: _Running) -> None:
         group = running.group.id
         del self._running[group]
         self._stage.drop(group)
         self._outlet.notify(Kind.END, group)
-        self._fill()
 
 
 class Follower:
@@ -211,26 +243,37 @@ class Follower:
         self._stage = stage
         self._outlet = outlet
         self._steps: dict[int, int] = {}  # of each group the last one that arrived whole
+        self._errors: dict[int, str] = {}  # of each group that failed here
 
     def take(self, message: Message) -> bool:
         """Take the next message; return whether there will be more."""
-        kind, group, step, x, begun = message
-        if kind is not Kind.BEGIN and kind is not Kind.STEP:
+        kind, group = message.kind, message.group
+        if kind not in (Kind.BEGIN, Kind.STEP):
             if kind is Kind.END:
                 self._stage.drop(group)
                 self._steps.pop(group, None)
-            self._outlet.notify(kind, group)
+                self._errors.pop(group, None)
+            self._outlet.notify(kind, group, message.reason)
             return kind is not Kind.STOP
-        if self._steps.get(group) == step:
+        is_new = self._steps.get(group) != message.step
+        if is_new:
+            self._steps[group] = message.step
+            error = _error_of(self._stage, functools.partial(self._process, message))
+            if error is not None:
+                self._errors[group] = error
+        if group in self._errors:
+            self._outlet.notify(Kind.FAILED, group, self._errors[group])
+        elif not is_new:
             self._outlet.repeat(group)
-            return True
-        self._steps[group] = step
-        if begun is not None:
-            self._stage.begin(begun)
-            self._outlet.begin(begun, self._stage.forward(group, step, x))
-        else:
-            self._outlet.send(group, step, self._stage.forward(group, step, x))
         return True
+
+    def _process(self, message: Message) -> None:
+        if message.begun is not None:
+            self._stage.begin(message.begun)
+            self._outlet.begin(message.begun, self._stage.forward(message.group, 0, message.x))
+        else:
+            x = self._stage.forward(message.group, message.step, message.x)
+            self._outlet.send(message.group, message.step, x)
 
 
 def run_follower(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
@@ -238,6 +281,22 @@ def run_follower(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
     follower = Follower(stage, outlet)
     while follower.take(inlet.receive()):
         pass
+
+
+def _error_of(stage: Forward, work: Callable[[], None]) -> str | None:
+    """Do the work of a group; return the error if it is of this group alone.
+
+    Raises what concerns the stage as a whole: TransportError, and errors of memory.
+    """
+    try:
+        work()
+    except TransportError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return f"{stage.name}: {type(error).__name__}: {error}"[:_REASON_LENGTH]
+    return None
 
 
 class Loopback:
@@ -258,5 +317,5 @@ class Loopback:
         """Fail: what never leaves the process is not damaged."""
         raise AssertionError(f"a message of group {group} was lost within a process")
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
-        """Tell nobody: there is no other stage."""
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+        """Do nothing: there is no other stage."""

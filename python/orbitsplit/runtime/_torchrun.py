@@ -8,21 +8,19 @@ nothing is emulated.
 from __future__ import annotations
 
 import datetime
-import fcntl
 import os
 import socket
-import struct
 from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
 from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages.interfaces import interface_address, interface_names
 from orbitsplit.runtime._parent.session import Deployment
 from orbitsplit.runtime._worker import process
 
 _CONTROL = "orbitsplit/control"
 _PATIENCE = datetime.timedelta(minutes=10)
-_SIOCGIFADDR = 0x8915  # Linux, netdevice(7)
 
 
 def deploy(plan: Plan) -> Deployment:
@@ -64,12 +62,7 @@ def _choose_interface(master: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((master, 9))  # sends nothing: the system chooses the route
         own = probe.getsockname()[0]
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:15])
-            try:
-                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-            except OSError:
-                continue  # an interface without an address
-            if socket.inet_ntoa(answer[20:24]) == own:
-                os.environ["GLOO_SOCKET_IFNAME"] = name
-                return
+    for name in interface_names():
+        if interface_address(name) == own:
+            os.environ["GLOO_SOCKET_IFNAME"] = name
+            return

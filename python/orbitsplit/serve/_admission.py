@@ -17,7 +17,7 @@ _FAILURES = {
     "hangs": "a node does not respond",
     "memory": "a node ran out of memory",
     "link": "a link does not deliver",
-    "damage": "a link delivers damaged messages",
+    "corruption": "a link delivers damaged messages",
     "timeout": "a time limit was exceeded",
     "unusable": "it ended after an earlier failure",
 }
@@ -77,6 +77,9 @@ class Admission:
             log.error("the pipeline failed: %s", error)
             self._logged_failure = str(error)
         kind = error.kind if isinstance(error, TransportError) else ""
+        if kind == "request":  # the pipeline works, and serves others
+            message = "a stage failed at this request; the server's log has the details"
+            return ApiError(500, message, code="request_failed")
         self.failure = _FAILURES.get(kind, "a stage failed")
         return ApiError(503, f"the pipeline failed: {self.failure}", code="pipeline_failed")
 

@@ -68,6 +68,7 @@ def create_app(engine: Engine, tokenizer: Any, options: ServerOptions | None = N
     # A redirect would name http:// and this port, whatever the address of the proxy that clients know.
     app.router.redirect_slashes = False
     app.state.admission = service.admission
+    app.state.engine = engine
     return app
 
 

@@ -19,7 +19,8 @@ class Engine(Protocol):
     """Generates sequences concurrently, first come, first served.
 
     An engine may also have `recoveries`, a sequence of losses that it survived, which the server logs, and `plan`, an
-    `orbitsplit.Plan`, which `serve_model` reads for the tokens per request that it reserves memory for.
+    `orbitsplit.Plan`, which `serve_model` reads for the tokens per request that it reserves memory for. `failure` says
+    why the engine has ended, None while it works: the server ends with it.
     """
 
     def submit(

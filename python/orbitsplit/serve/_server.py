@@ -15,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from transformers import GenerationConfig
 
+from orbitsplit._errors import TransportError
 from orbitsplit._models.source import load_tokenizer, read_config
 from orbitsplit._plans.plan import Plan
 
@@ -45,6 +46,7 @@ def run(
 
     Raises:
         OSError: The address cannot be bound.
+        TransportError: The engine has ended and cannot go on. The server has shut down then, as after a signal.
     """
     with _listen(host, port) as listening, warnings_on_stderr():
         bound = listening.getsockname()
@@ -56,6 +58,14 @@ def run(
                 on_start(url)
 
         Server(app, grace_s=grace_s, log_level=log_level, on_start=report).run(sockets=[listening])
+        failure = engine_failure(app)
+        if failure is not None:
+            raise TransportError(f"the server has ended with its pipeline: {failure}", kind="unusable")
+
+
+def engine_failure(app: Starlette) -> str | None:
+    """Return why the engine of an application can serve no more, None if it can or does not say."""
+    return getattr(app.state.engine, "failure", None)
 
 
 def serve_model(
@@ -81,7 +91,7 @@ def serve_model(
         TypeError: An option is unknown or of a wrong type.
         ValueError: An option is out of range, `context_tokens` exceeds the model's context, or is not given and
             neither the plan nor the model limits the context.
-        OSError: As `run`.
+        OSError, TransportError: As `run`.
     """
     options = merged(options, keywords)
     tokenizer = load_tokenizer(model)
@@ -153,9 +163,14 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(grace_s) + _FLUSH_S,
             )
         )
+        self._app = app
         self._admission = app.state.admission
         self._grace_s = grace_s
         self._on_start = on_start
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to shut down: after a signal, or when the engine has ended."""
+        return await super().on_tick(counter) or engine_failure(self._app) is not None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections; signals are handled from then on."""

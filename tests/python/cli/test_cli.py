@@ -380,6 +380,24 @@ def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(
         assert "are for runs whose processes are all on this machine" in capsys.readouterr().err
 
 
+def test_serve_ends_when_its_pipeline_cannot_go_on(chain: Chain) -> None:
+    # It answered 503 for ever.
+    command = [sys.executable, "-m", "orbitsplit", "serve", "plan.json", "--port", "0"]
+    with subprocess.Popen(command, cwd=chain.folder, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            assert any(line.startswith("serving at") for line in lines)
+            stage = max(psutil.Process(server.pid).children(recursive=True), key=lambda one: one.pid)
+            stage.kill()
+            _, output = server.communicate(timeout=30)
+        finally:
+            server.kill()
+    assert server.returncode == 1
+    assert "error: the server has ended with its pipeline: node " in output
+    assert "was killed by signal 9" in output
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_answers_openai_clients_and_ends_in_order(number: signal.Signals, chain: Chain) -> None:
     options = ["--port", "0", "--api-key", "open sesame"]
@@ -404,5 +422,5 @@ def test_serve_answers_openai_clients_and_ends_in_order(number: signal.Signals, 
             server.kill()
     assert answer.choices[0].text == chain.continued("The satellite", 10, do_sample=False)
     assert server.returncode == 0
-    assert len(children) == 2
+    assert len(children) == 3  # two stages and the fork server
     assert psutil.wait_procs(children, timeout=10)[1] == []

@@ -159,6 +159,12 @@ def test_what_needs_no_activation_is_passed_on(kind: Kind) -> None:
     assert ends.inlet.receive() == Message(kind, 3)
 
 
+def test_an_error_for_a_group_is_passed_on_with_its_text() -> None:
+    ends = activation_ends()
+    ends.outlet.notify(Kind.FAILED, 3, "ValueError: größer")
+    assert ends.inlet.receive() == Message(Kind.FAILED, 3, reason="ValueError: größer")
+
+
 def test_sending_and_working_are_recorded() -> None:
     ends = activation_ends()
     ends.outlet.begin(GROUP, activation())
@@ -245,13 +251,15 @@ def test_tokens_arrive_as_they_were() -> None:
         assert torch.equal(arrived(message), tokens)
 
 
-def test_only_corruption_is_reported_to_the_first_stage() -> None:
+def test_only_corruption_and_errors_are_reported_to_the_first_stage() -> None:
     memory = Memory()
     outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
     outlet.notify(Kind.END, 1)
     outlet.notify(Kind.STOP)
     outlet.notify(Kind.CORRUPTED, 2)
+    outlet.notify(Kind.FAILED, 4, "ValueError: no")
     assert inlet.receive()[0] == Message(Kind.CORRUPTED, 2)
+    assert inlet.receive()[0] == Message(Kind.FAILED, 4, reason="ValueError: no")
     assert not memory.messages
 
 

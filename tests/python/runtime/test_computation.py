@@ -42,7 +42,7 @@ class Chain:
             held: dict[int, Cache] = {}
             self._held.append(held)
             self._computations.append(
-                Computation(Kept(stage, held), Pace(Recorder()), lambda *_: None, lambda _: None)  # type: ignore[arg-type]
+                Computation("it", Kept(stage, held), Pace(Recorder()), lambda *_: None, lambda _: None)  # type: ignore[arg-type]
             )
 
     def run(self, group: Group, x: Tensor, steps: int) -> Tensor:

@@ -80,6 +80,16 @@ def test_inputs_of_a_forward_survive_a_request_by_name() -> None:
     assert not any(value.any() for value in placeholders.values())
 
 
+def test_one_tensor_may_be_several_inputs() -> None:
+    # RuntimeError: some tensors share memory.
+    ids = torch.tensor([[1, 2, 3]])
+    inputs = {"input_ids": ids, "token_type_ids": ids, "attention_mask": ids[:, :]}
+    request = unpack_request(pack_begin(Group(0, 1, 3, None, 0, inputs=described_inputs(inputs)), inputs))
+    assert isinstance(request, tuple)
+    assert isinstance(request[1], dict)
+    assert all(torch.equal(request[1][name], ids) for name in inputs)
+
+
 def test_the_end_of_a_group_survives_a_request() -> None:
     assert unpack_request(pack_cancel(2**40)) == 2**40
 

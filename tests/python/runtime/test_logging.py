@@ -88,12 +88,12 @@ def test_retries_and_what_is_given_up_are_logged_by_group(tmp_path: Path, caplog
     with fake_pipeline(tmp_path) as (pipe, _):
         generation = pipe.submit(PROMPT, max_new_tokens=4)
         (group,) = generation.states
-        FakeStages(pipe).report(("retry", group, [5, 2]), ("fail", group, QUOTING))
+        FakeStages(pipe).report(("retry", group, [5, 2]), ("fail", group, ["corruption", QUOTING]))
         with pytest.raises(osp.TransportError, match="a group is given up"):
             generation.wait(WAIT_S)
     logged = lines(caplog)
     assert ("WARNING", f"group {group} restarts with 5 new tokens, corrupted messages in a row: 2") in logged
-    assert ("ERROR", f"group {group} is given up") in logged
+    assert ("ERROR", f"group {group} is given up (corruption)") in logged
     assert_nothing_private(caplog)
 
 

@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 import orbitsplit as osp
 from orbitsplit._models.source import demo_model
 from orbitsplit.runtime import Pipeline
+from orbitsplit.runtime._parent import worker_process
+from tests.support.processes import workers
 from tests.support.tiny_models import (
     HIDDEN,
     LAYERS,
@@ -194,7 +196,7 @@ def test_the_run_records_seconds_and_memory(three_stages: Pipeline) -> None:
         ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, r"\[1, 0\]"),
         ({"input_ids": torch.zeros(1, 3)}, r"torch.float32 \[1, 3\]"),
         ({"attention_mask": torch.ones(1, 2)}, r"attention_mask is \[1, 2\], input_ids are \[1, 3\]"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0, it must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, must be at least 1"),
         ({"attention_mask": torch.tensor([[1, 1, 0]])}, "row 0 of attention_mask has padding after its first token"),
         ({"input_ids": torch.tensor([[5, VOCABULARY, 5]])}, "input_ids hold 97, the model's tokens are 0 to 96"),
         ({"input_ids": torch.ones(1, 3, dtype=torch.bool)}, r"input_ids are torch.bool \[1, 3\], expected"),
@@ -208,6 +210,18 @@ def test_wrong_arguments_leave_the_pipeline_usable(
     with pytest.raises(ValueError, match=message):
         three_stages.generate(**{**good, **arguments})  # type: ignore[arg-type]
     assert three_stages.generate(**good).shape == (1, 4)  # type: ignore[arg-type]
+
+
+def test_a_request_that_fails_in_one_stage_leaves_others_running(
+    three_stages: Pipeline, unsplit: PreTrainedModel
+) -> None:
+    input_ids, mask = tiny_prompts((6, 3))
+    running = three_stages.submit(input_ids, mask, max_new_tokens=64, eos_token_id=())
+    for _ in range(3):
+        with pytest.raises(osp.TransportError, match=r'the request failed on node "node 0"') as caught:
+            three_stages.forward(pixel_values=torch.zeros(1, 3, 4, 4))  # a Llama takes token ids
+        assert caught.value.kind == "request"
+    assert torch.equal(running.result(timeout_s=60), greedy(unsplit, input_ids, mask, 64, eos_token_id=-1))
 
 
 def test_shaped_links_take_their_time(slow_links: Pipeline) -> None:
@@ -248,18 +262,23 @@ def test_slow_nodes_take_longer_by_the_stated_factor(slow_links: Pipeline) -> No
     assert run.trace.slowdowns == (1.0, 3.0, 1.0, 1.0)
 
 
-def test_one_stage_is_a_plain_model_whose_failure_names_its_node(tmp_path: Path) -> None:
+def test_one_stage_is_a_plain_model_and_a_request_that_fails_names_its_node(tmp_path: Path) -> None:
     unsplit = save_tiny_model(tmp_path, "gpt2")
     with Pipeline(make_plan([], micro_batches=2), tmp_path) as pipe:
         input_ids, mask = tiny_prompts((7, 4, 5))
         assert torch.equal(pipe.generate(input_ids, mask, max_new_tokens=12), greedy(unsplit, input_ids, mask, 12))
         assert pipe.last_run is not None
         assert pipe.last_run.links == ()
-        with pytest.raises(osp.TransportError, match=r'node "node 0" \(stage 0, layers 0-5\) failed: IndexError'):
-            pipe.generate(torch.full((1, 600), 5), max_new_tokens=4)  # it has embeddings for 512 positions
-        with pytest.raises(osp.TransportError, match=r"the pipeline cannot be used: node .node 0."):
-            pipe.generate(input_ids, mask, max_new_tokens=1)
-        assert alive(pipe.pids) == []
+        # It ended the pipeline, as a failure of the node.
+        with pytest.raises(ValueError, match="input_ids have 600 tokens, the model has 512 positions"):
+            pipe.generate(torch.full((1, 600), 5), max_new_tokens=4)
+        running = pipe.submit(input_ids, mask, max_new_tokens=12)
+        where = r'the request failed on node "node 0" \(stage 0, layers 0-5\): ValueError: You have to specify either'
+        with pytest.raises(osp.TransportError, match=where) as caught:
+            pipe.forward(pixel_values=torch.zeros(1, 3, 4, 4))  # the model takes token ids
+        assert (caught.value.kind, caught.value.node) == ("request", None)
+        assert torch.equal(running.result(timeout_s=60), greedy(unsplit, input_ids, mask, 12))
+        assert len(alive(pipe.pids)) == 1
 
 
 @pytest.mark.real_model
@@ -496,7 +515,7 @@ def test_a_wrong_codebook_is_refused_before_anything_starts(
     def never(*_arguments: object, **_options: object) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(subprocess, "Popen", never)
+    monkeypatch.setattr(worker_process, "start", never)
     other = osp.calibrate(directory, tiny_prompts((30,) * 4)[0], cuts=CUTS, levels=(2.0,), codecs=("fisher",))
     other.save(tmp_path / "other.safetensors")
     message = f"the plan needs codebook {book.hex_id}, this is codebook {other.hex_id}"
@@ -524,11 +543,11 @@ def test_other_weights_are_refused_by_their_layer(unsplit: PreTrainedModel, book
     unsplit.save_pretrained(tmp_path)
     with torch.no_grad():
         weight.copy_(kept)
-    children = len(psutil.Process().children(recursive=True))
+    before = workers()
     with pytest.raises((ValueError, osp.TransportError), match=r"layer 2 of .* has other weights") as refused:
         Pipeline(with_levels(book), tmp_path, codebook=book)
     assert book.model.name in str(refused.value)
-    assert len(psutil.Process().children(recursive=True)) <= children
+    assert workers() <= before
 
 
 def test_a_codebook_that_is_not_needed_does_no_harm(directory: Path, book: osp.Codebook) -> None:

@@ -181,9 +181,9 @@ def test_a_cancelled_batch_ends_with_the_tokens_it_has(pipe: Pipeline) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, r"temperature 0\.0 must be above 0"),
-        ({"top_k": -1}, "top_k -1 at least 0"),
-        ({"top_p": 1.5}, r"top_p 1\.5 from above 0 to 1"),
+        ({"temperature": 0.0}, r"temperature is 0\.0, must be above 0"),
+        ({"top_k": -1}, "top_k is -1, must be at least 0"),
+        ({"top_p": 1.5}, r"top_p is 1\.5, must be at most 1"),
     ],
 )
 def test_wrong_settings_of_sampling_are_refused(pipe: Pipeline, options: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ from orbitsplit.runtime._messages.control import unpack_request
 from orbitsplit.runtime._messages.groups import Group
 from tests.support import chaos
 from tests.support.chaos import PROMPT_TOKENS, Subject
+from tests.support.processes import workers
 from tests.support.tiny_models import computing_in_groups, load_unsplit
 
 pytestmark = pytest.mark.timeout(180)
@@ -70,10 +71,10 @@ def opened(
     options = {"replan": osp.replanner(tiny.profile, network or make_network()), **options}
     patience: dict[str, Any] = {"heartbeat_timeout_s": chaos.HEARTBEAT_S, "stall_timeout_s": chaos.STALL_S}
     with Pipeline(make_plan(tiny, cuts=cuts), tiny.model, **patience, **options) as pipe:
-        children = set(psutil.Process().children(recursive=True))
+        children = workers()
         assert len(children) >= len(pipe.pids)
         yield pipe
-        children |= set(psutil.Process().children(recursive=True))
+        children |= workers()
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
@@ -175,13 +176,31 @@ def test_a_node_that_was_not_in_the_plan_joins_where_it_is_needed(tiny: Subject)
         assert [recovery.before.stages[1].node for recovery in pipe.recoveries] == ["s1"]
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_node_that_is_lost_while_the_others_start_is_recovered_from(tiny: Subject, rank: int) -> None:
+    # It ended the start, with a plan without it at hand.
+    struck: list[int] = []
+
+    def progress(phase: str, _fraction: float) -> None:
+        started = sorted(one.pid for one in workers())
+        if phase == "starting 3 processes" and len(started) == 3 and not struck:
+            struck.append(started[rank])
+            os.kill(started[rank], signal.SIGKILL)
+
+    with opened(tiny, progress=progress) as pipe:
+        (recovery,) = pipe.recoveries
+        assert (recovery.error.kind, recovery.error.node) == ("killed", f"s{rank}")
+        assert f"s{rank}" not in {stage.node for stage in pipe.plan.stages}
+        assert torch.equal(pipe.generate(tiny.prompts, max_new_tokens=tiny.new_tokens, **ASKED), tiny.expected)
+
+
 def test_a_node_that_is_lost_while_it_joins_is_a_further_loss(tiny: Subject) -> None:
     # The other one that joins was left waiting for it, up to the limit for a start: it was not of the plan before.
     first: set[psutil.Process] = set()
     struck: list[int] = []
 
     def progress(phase: str, _fraction: float) -> None:
-        joining = set(psutil.Process().children()) - first if first and not struck else ()
+        joining = workers() - first if first and not struck else ()
         for process in sorted(joining, key=lambda process: process.pid)[:1]:
             assert phase == "starting 3 processes"
             struck.append(process.pid)
@@ -189,7 +208,7 @@ def test_a_node_that_is_lost_while_it_joins_is_a_further_loss(tiny: Subject) -> 
 
     network = tight_network(tiny, ("s0", "s1", "s2", "s3", "s4"))
     with opened(tiny, network, cuts=(3,), progress=progress) as pipe:
-        first |= set(psutil.Process().children())
+        first |= workers()
         assert torch.equal(generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL)), tiny.expected)
         (recovery,) = pipe.recoveries
         (further,) = recovery.further
@@ -241,11 +260,12 @@ def test_a_plan_that_uses_what_was_lost_is_refused(tiny: Subject) -> None:
 
 def test_an_error_of_a_stage_is_not_retried(tiny: Subject) -> None:
     with opened(tiny) as pipe:
-        with pytest.raises(osp.TransportError, match=r"failed: ") as caught:
+        with pytest.raises(osp.TransportError, match=r"the request failed on node") as caught:
             # Of other inputs than a language model's; the parent lets them through, the model does not.
             pipe.forward(pixel_values=torch.zeros(1, 3, 4, 4))
-        assert caught.value.kind == "failed"
+        assert caught.value.kind == "request"
         assert pipe.recoveries == ()
+        assert pipe.generate(tiny.prompts, max_new_tokens=1, **ASKED).shape == (3, PROMPT_TOKENS + 1)
 
 
 def test_replanning_that_fails_ends_the_pipeline(tiny: Subject) -> None:

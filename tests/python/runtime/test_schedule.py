@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from orbitsplit import TransportError
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._schedule import MAX_CORRUPTIONS, FirstStage, Follower, Kind, Loopback, Message, run_follower
 
@@ -42,9 +43,14 @@ def generate_by_rows(prompts: list[list[int]], new_tokens: int, eos: tuple[int, 
 
 @dataclass
 class ToyStage:
-    """Keeps all tokens of a group; passes them on, or on the last stage predicts from them."""
+    """Keeps all tokens of a group; passes them on, or on the last stage predicts from them.
+
+    `raises(group, step)` may raise an error in the place of a forward.
+    """
 
     is_last: bool
+    name: str = "toy"
+    raises: Callable[[int, int], None] = lambda _group, _step: None
     caches: dict[int, list[Tensor]] = field(default_factory=dict)
     begun: list[Group] = field(default_factory=list)
     calls: list[tuple[int, int]] = field(default_factory=list)
@@ -55,6 +61,7 @@ class ToyStage:
 
     def forward(self, group: int, step: int, x: Any) -> Tensor:
         self.calls.append((group, step))
+        self.raises(group, step)
         cache = self.caches[group]
         assert len(cache) == step, "a step is missing or came twice"
         cache.append(x)
@@ -88,10 +95,10 @@ class Wire:
     def repeat(self, group: int) -> None:
         self._put(self.last[group])
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         if kind is Kind.END:
             self.last.pop(group, None)
-        self.messages.append(Message(kind, group))
+        self.messages.append(Message(kind, group, reason=reason))
 
     def _put(self, message: Message) -> None:
         self.last[message.group] = message
@@ -107,9 +114,9 @@ class TokenWire(Wire):
     def begin(self, group: Group, x: Tensor) -> None:
         self.send(group.id, 0, x)
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
-        if kind is Kind.CORRUPTED:
-            super().notify(kind, group)
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+        if kind in (Kind.CORRUPTED, Kind.FAILED):
+            super().notify(kind, group, reason)
 
 
 @dataclass
@@ -118,7 +125,7 @@ class Reported:
 
     got: dict[int, list[Tensor]] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, tuple[str, str]] = field(default_factory=dict)
     retried: list[tuple[int, int, int]] = field(default_factory=list)
 
     def tokens(self, group: int, tokens: Tensor) -> None:
@@ -130,8 +137,8 @@ class Reported:
     def retry(self, group: int, tokens: int, failures: int) -> None:
         self.retried.append((group, tokens, failures))
 
-    def fail(self, group: int, reason: str) -> None:
-        self.failed[group] = reason
+    def fail(self, group: int, kind: str, reason: str) -> None:
+        self.failed[group] = (kind, reason)
 
 
 class Chain:
@@ -207,6 +214,7 @@ def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
             assert chain.rows(group, prompts) == expected
             assert chain.report.ended.count(group.id) == 1
     assert corruption or not chain.report.failed
+    assert all(kind == "corruption" for kind, _ in chain.report.failed.values())
     assert all(not toy.caches for toy in chain.toys)
     assert not any(wire.messages for wire in chain.wires)
 
@@ -304,7 +312,8 @@ def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
         chain.first.begin(make_group(number, prompts, 3), prompts)
     chain.run()
     assert chain.report.retried == [(0, 0, count + 1) for count in range(MAX_CORRUPTIONS)]
-    assert chain.report.failed == {0: f"{MAX_CORRUPTIONS + 1} of its messages in a row arrived corrupted"}
+    reason = f"{MAX_CORRUPTIONS + 1} of its messages in a row arrived corrupted"
+    assert chain.report.failed == {0: ("corruption", reason)}
     assert chain.report.ended == [1]
     assert all(not toy.caches for toy in chain.toys)
 
@@ -335,3 +344,97 @@ def test_the_request_to_stop_reaches_all_stages() -> None:
     for k in range(2):
         run_follower(ToyStage(False), wires[k], wires[k + 1])
     assert wires[2].receive().kind is Kind.STOP
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_an_error_for_one_group_ends_that_group_alone(stage: int, step: int) -> None:
+    # It ended the process of the stage, and with it all groups.
+    chain = Chain(3, most_groups=2)
+
+    def raises(group: int, at: int) -> None:
+        if (group, at) == (1, step):
+            raise IndexError("index 7 is out of range")
+
+    chain.toys[stage].raises = raises
+    groups = []
+    for number in range(4):
+        prompts = make_prompts(2, 3, number)
+        groups.append((make_group(number, prompts, 5), prompts))
+        chain.first.begin(*groups[-1])
+    chain.run()
+    assert chain.report.failed == {1: ("request", "toy: IndexError: index 7 is out of range")}
+    assert len(chain.report.got.get(1, [])) == step
+    assert sorted(chain.report.ended) == [0, 2, 3]
+    for group, prompts in groups:
+        if group.id != 1:
+            assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 5, ())
+    assert all(not toy.caches for toy in chain.toys)
+    assert not any(wire.messages for wire in chain.wires)
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), TransportError("the link broke")])
+def test_an_error_of_the_stage_as_a_whole_is_raised(error: Exception) -> None:
+    chain = Chain(2)
+
+    def raises(_group: int, _step: int) -> None:
+        raise error
+
+    chain.toys[1].raises = raises
+    prompts = make_prompts(1, 2, 0)
+    chain.first.begin(make_group(0, prompts, 2), prompts)
+    with pytest.raises(type(error), match=str(error)):
+        chain.run()
+
+
+def test_a_stage_that_failed_reports_it_again_when_asked_to_repeat() -> None:
+    toy, wire = ToyStage(False), Wire()
+
+    def raises(_group: int, step: int) -> None:
+        if step == 1:
+            raise ValueError("no")
+
+    toy.raises = raises
+    follower = Follower(toy, wire)
+    prompts = make_prompts(1, 1, 0)
+    for message in (
+        Message(Kind.BEGIN, 0, 0, prompts, make_group(0, prompts, 9)),
+        Message(Kind.STEP, 0, 1, prompts),
+        Message(Kind.STEP, 0, 1, prompts),
+    ):
+        assert follower.take(message)
+    assert [one.kind for one in wire.messages] == [Kind.BEGIN, Kind.FAILED, Kind.FAILED]
+    assert toy.calls == [(0, 0), (0, 1)]
+
+
+def test_any_number_of_groups_may_fail_in_a_row() -> None:
+    chain = Chain(2, most_groups=1)
+
+    def raises(group: int, _step: int) -> None:
+        if group:
+            raise ValueError("no")
+
+    chain.toys[0].raises = raises
+    for number in range(3000):  # more than calls may be nested
+        prompts = make_prompts(1, 1, number)
+        chain.first.begin(make_group(number, prompts, 2), prompts)
+    chain.run()
+    assert chain.report.ended == [0]
+    assert len(chain.report.failed) == 2999
+
+
+def test_a_cancelled_group_that_fails_ends_as_cancelled() -> None:
+    chain = Chain(2)
+
+    def raises(_group: int, step: int) -> None:
+        if step == 1:
+            raise ValueError("no")
+
+    chain.toys[1].raises = raises
+    prompts = make_prompts(1, 1, 0)
+    chain.first.begin(make_group(0, prompts, 9), prompts)
+    while chain.toys[1].calls != [(0, 0), (0, 1)]:
+        chain.deliver()
+    chain.first.cancel(0)
+    chain.run()
+    assert (chain.report.ended, chain.report.failed) == ([0], {})

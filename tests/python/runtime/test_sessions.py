@@ -21,7 +21,7 @@ from orbitsplit.runtime import Generation, Pipeline
 from orbitsplit.runtime._messages.control import StageRecord
 from orbitsplit.runtime._parent import pipeline, sessions
 from orbitsplit.runtime._parent.session import Deployment
-from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline
+from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline, ready
 from tests.support.tiny_models import LAYERS
 
 pytestmark = pytest.mark.timeout(60)
@@ -65,6 +65,19 @@ def generated(pipe: Pipeline, stages: FakeStages, **options: Any) -> Generation:
     stages.report(("tokens", group, [7]), ("end", group, None))
     generation.wait(WAIT_S)
     return generation
+
+
+def measured(pipe: Pipeline) -> torch.Tensor:
+    """Return what `generate` returns for one token, of a run with measurements."""
+    stages = FakeStages(pipe)
+
+    def work() -> None:
+        ((group, _),) = stages.requests(1)
+        stages.report(("tokens", group.id, [7]), ("end", group.id, None))
+        stages.record(group.id)
+
+    with another_thread(work):
+        return pipe.generate(PROMPT, max_new_tokens=1)
 
 
 class HookedLock:
@@ -304,6 +317,116 @@ def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -
     with pytest.warns(DeprecationWarning, match=r"Pipeline\(where=\) is now Pipeline\(deployment=\)"):
         pipe, _ = open_fake_pipeline(tmp_path, where=Deployment(emulates=False))
     with pipe:
-        assert pipe._sessions._deployment == Deployment(emulates=False)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'place'"):
-        open_fake_pipeline(tmp_path, place=Deployment())
+        assert pipe._sessions._settings.deployment == Deployment(emulates=False)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
+        open_fake_pipeline(tmp_path, wher=Deployment())
+
+
+def test_a_request_that_fails_ends_its_batch_alone(tmp_path: Path) -> None:
+    # The pipeline ended with it, other callers' requests too, and the error was reported as the node's failure.
+    plan = replace(other_plan(), workload=osp.Workload(micro_batches=2))
+    with fake_pipeline(tmp_path, plan=plan) as (pipe, workers):
+        stages, calls = FakeStages(pipe), []
+        failing = pipe.submit(PROMPT.repeat(2, 1), max_new_tokens=9, on_tokens=calls.append, on_end=calls.append)
+        other = pipe.submit(PROMPT, max_new_tokens=1)
+        first, second = failing.states
+        (third,) = other.states
+        reason = 'node "node 0" (stage 0, layers 0-1): IndexError: index 7 is out of range'
+        stages.report(("tokens", first, [7]), ("tokens", second, [8]), ("fail", first, ["request", reason]))
+        with pytest.raises(osp.TransportError, match="the request failed on node") as caught:
+            failing.result(WAIT_S)
+        assert (caught.value.kind, caught.value.node) == ("request", None)
+        assert caught.value.tokens[:, -1].tolist() == [7, 8]
+        # The rest of the batch is cancelled, and nobody is called after the end.
+        assert stages.requests(5)[3:] == [first, second]
+        stages.report(("tokens", second, [9]), ("end", second, None), ("tokens", third, [6]), ("end", third, None))
+        assert other.result(WAIT_S).tolist() == [[5, 5, 5, 6]]
+        assert [type(call) for call in calls] == [torch.Tensor, osp.TransportError]
+        assert workers.calls == []
+
+
+def test_generate_leaves_a_pipeline_usable_whose_request_failed(tmp_path: Path) -> None:
+    with fake_pipeline(tmp_path) as (pipe, workers):
+        stages = FakeStages(pipe)
+
+        def fail() -> None:
+            ((group, _),) = stages.requests(1)
+            stages.report(("fail", group.id, ["request", "it"]))
+
+        with another_thread(fail), pytest.raises(osp.TransportError, match="the request failed on it"):
+            pipe.generate(PROMPT, max_new_tokens=1)
+        assert generated(pipe, stages).result().tolist() == [[5, 5, 5, 7]]
+        assert workers.calls == []
+
+
+def test_a_request_that_cannot_be_sent_is_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It stayed among the batches in flight, and was restarted after a loss.
+    def refuse(*_arguments: Any) -> bytes:
+        raise RuntimeError("cannot be packed")
+
+    with fake_pipeline(tmp_path) as (pipe, _):
+        monkeypatch.setattr(sessions.control, "pack_begin", refuse)
+        with pytest.raises(RuntimeError, match="cannot be packed"):
+            pipe.submit(PROMPT, max_new_tokens=1)
+        assert pipe._sessions._generations == {}
+
+
+def loss(node: str, kind: str = "killed") -> osp.TransportError:
+    return osp.TransportError(f'node "{node}" was killed by signal 9', kind=kind, node=node)
+
+
+def test_a_loss_while_the_first_session_begins_is_recovered_from(tmp_path: Path) -> None:
+    # It ended the start, though another plan was there.
+    with fake_pipeline(tmp_path, start_losses=[loss("node 1")], replan=other_plan) as (pipe, workers):
+        assert pipe.plan == other_plan()
+        (recovery,) = pipe.recoveries
+        assert (recovery.error.node, recovery.before.stages[1].node) == ("node 1", "node 1")
+        assert workers.calls == ["quiesce"]
+        assert generated(pipe, FakeStages(pipe, session=1)).result().tolist() == [[5, 5, 5, 7]]
+        assert pipe.failure is None
+    assert pipe.failure is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "options", "message"),
+    [
+        ([loss("node 1")], {}, 'node "node 1" was killed by signal 9'),
+        ([loss("node 1", "failed")], {"replan": other_plan}, 'node "node 1" was killed by signal 9'),
+        ([loss("node 1"), loss("node 2")], {"replan": other_plan}, "the plan that replaces it uses what was lost"),
+    ],
+)
+def test_a_start_that_cannot_be_recovered_raises_why(
+    tmp_path: Path, losses: list[osp.TransportError], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(osp.TransportError, match=message):
+        open_fake_pipeline(tmp_path, start_losses=losses, **options)
+
+
+def test_a_pipeline_says_why_it_has_ended(tmp_path: Path) -> None:
+    with fake_pipeline(tmp_path) as (pipe, workers):
+        assert pipe.failure is None
+        workers.losses.append(loss("node 1"))
+        wait_until(lambda: pipe.failure is not None)
+        assert pipe.failure == 'node "node 1" was killed by signal 9'
+
+
+@pytest.mark.parametrize(("limit", "strict"), [(10, True), (9, False), (9, True)])
+def test_a_stage_above_its_memory_is_logged_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int, strict: bool
+) -> None:
+    # The table of a run showed 252 beside 250, without a mark or a warning. A stage uses 20 - 10 bytes here.
+    monkeypatch.setattr("tests.support.fake_workers.ready", lambda: ready(weight_bytes=1))
+    plan = osp.Plan.manual(cuts=[2], layers=LAYERS)
+    plan = replace(plan, stages=tuple(replace(stage, memory_bytes=limit) for stage in plan.stages))
+    is_refused = limit == 9 and strict
+    with fake_pipeline(tmp_path, plan=plan, strict_memory=strict) as (pipe, _):
+        if is_refused:
+            with pytest.raises(osp.TransportError, match='"node 0" used 10 bytes, its limit is 9; node "node 1"') as no:
+                measured(pipe)
+            assert (no.value.kind, no.value.tokens.tolist()) == ("memory", [[5, 5, 5, 7]])
+        else:
+            assert measured(pipe).tolist() == [[5, 5, 5, 7]]
+        assert pipe.last_run is not None
+        assert [stage.exceeds_memory for stage in pipe.last_run.stages] == [limit == 9] * 2
+        assert ("used 10 bytes" in caplog.text) == (limit == 9 and not strict)
+        assert pipe.failure is None

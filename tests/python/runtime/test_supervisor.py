@@ -13,6 +13,7 @@ import pytest
 import orbitsplit as osp
 from orbitsplit.runtime._messages.control import Failure, Heartbeat, failure_key, heartbeat_key
 from orbitsplit.runtime._parent import supervisor
+from orbitsplit.runtime._parent.options import Timeouts
 from orbitsplit.runtime._parent.supervisor import Workers
 
 PLAN = osp.Plan.manual(cuts=[1, 2], layers=3)
@@ -58,9 +59,9 @@ def make_workers(
     monkeypatch: pytest.MonkeyPatch, codes: list[int | None], failures: dict[int, Failure]
 ) -> tuple[Workers, Store]:
     started = iter(codes)
-    monkeypatch.setattr(supervisor.child_process, "start", lambda *_args, **_options: Process(next(started)))
+    monkeypatch.setattr(supervisor.worker_process, "start", lambda *_args, **_options: Process(next(started)))
     store = Store({failure_key(SESSION, number): failure.to_json() for number, failure in failures.items()})
-    workers = Workers(store, heartbeat_timeout_s=8.0, stall_timeout_s=5.0, environment={})  # type: ignore[arg-type]
+    workers = Workers(store, Timeouts(heartbeat_s=8.0, stall_s=5.0), environment={})  # type: ignore[arg-type]
     assert workers.assign(PLAN, SESSION) == (0, 1, 2)
     return workers, store
 
@@ -237,8 +238,8 @@ class Announced:
 
 
 def start_with(monkeypatch: pytest.MonkeyPatch, starting: Callable[[], Process]) -> Workers:
-    monkeypatch.setattr(supervisor.child_process, "start", lambda *_args, **_options: starting())
-    return Workers(Store(), heartbeat_timeout_s=8.0, stall_timeout_s=5.0, environment={})  # type: ignore[arg-type]
+    monkeypatch.setattr(supervisor.worker_process, "start", lambda *_args, **_options: starting())
+    return Workers(Store(), Timeouts(heartbeat_s=8.0, stall_s=5.0), environment={})  # type: ignore[arg-type]
 
 
 def test_a_process_that_is_being_started_at_the_end_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,8 +130,8 @@ def test_another_number_of_processes_than_stages_is_an_error(example: Example, t
 def test_a_rank_that_never_sends_a_heartbeat_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # A wrong option on one machine once left the others waiting for ten minutes.
     plan = osp.Plan.manual(cuts=[1], layers=2)
-    patience = {"heartbeat_timeout_s": HEARTBEAT_S, "stall_timeout_s": 10.0}
-    workers = supervisor.Workers(ControlStore.host(), environment={}, remote_nodes=("node 0", "node 1"), **patience)
+    timeouts = osp.Timeouts(heartbeat_s=HEARTBEAT_S, stall_s=10.0)
+    workers = supervisor.Workers(ControlStore.host(), timeouts, environment={}, remote_nodes=("node 0", "node 1"))
     workers.check(plan, session=0)
     monkeypatch.setattr(supervisor, "_FIRST_HEARTBEAT_S", 0.0)
     monkeypatch.setattr(supervisor, "_READ_S", 0.0)

@@ -46,7 +46,7 @@ def served(engine: FakeEngine) -> Iterator[Served]:
         yield running
 
 
-KINDS = ("killed", "hangs", "memory", "link", "damage", "failed", "timeout", "peer", "unusable")
+KINDS = ("killed", "hangs", "memory", "link", "corruption", "failed", "timeout", "peer", "unusable")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -30,6 +30,12 @@ STOP = b""
 SECRET_VARIABLE = "ORBITSPLIT_SECRET"
 
 
+def stage_name(plan: Plan, rank: int) -> str:
+    """Return the name of a stage in messages: its node, number and layers."""
+    stage = plan.stages[rank]
+    return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
+
+
 def setup_key(session: int) -> str:
     """Return the key of a session's setup."""
     return f"setup/{session}"
@@ -108,6 +114,7 @@ class Ready(Record):
 
     `generates` tells whether the model generates tokens, out of `vocabulary`. `sampling` is temperature, top_k and
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
+    `positions` is the size of the first stage's table of positions, None for a model without such a table.
     """
 
     weight_bytes: int
@@ -119,6 +126,7 @@ class Ready(Record):
     vocabulary: int | None
     clock_offset_s: float
     sampling: tuple[float | None, int | None, float | None]
+    positions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +173,8 @@ class StageRecord(Record):
 def pack_begin(group: Group, x: torch.Tensor | Mapping[str, torch.Tensor]) -> bytes:
     """Return the request to start a group with its tokens, or the inputs of its forward. Nothing is pickled."""
     named = {_TOKENS: x} if isinstance(x, torch.Tensor) else x
-    tensors = {name: value.contiguous() for name, value in named.items()}
+    # Clones, since safetensors refuses tensors that share memory, such as one tensor for two inputs.
+    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in named.items()}
     data: bytes = save_tensors(tensors, metadata={"group": group.to_json().decode()})
     return data
 

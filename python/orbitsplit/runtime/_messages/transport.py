@@ -34,6 +34,8 @@ from orbitsplit.runtime._emulation.link_shaper import LinkShaper
 
 from .framing import HEADER_BYTES, Header, MessageAuthenticator
 
+# A store that does not answer for so long is not there.
+_CONNECT = datetime.timedelta(seconds=60)
 # A wait ends with a message, or with the failure of the connection. Peers that hang are detected by the parent
 # (heartbeats): no time limit here could tell them from a slow link.
 _FOREVER = datetime.timedelta(days=30)
@@ -63,6 +65,7 @@ class ControlStore:
     """Keys and bytes shared by the parent and its workers; a key is visible once `put` has returned."""
 
     def __init__(self, store: TCPStore) -> None:
+        store.set_timeout(_FOREVER)
         self._store = store
 
     @classmethod
@@ -74,7 +77,7 @@ class ControlStore:
         descriptor = listener.detach()
         return cls(
             TCPStore(
-                address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, timeout=_FOREVER
+                address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor, timeout=_CONNECT
             )
         )
 
@@ -82,7 +85,7 @@ class ControlStore:
     def join(cls, address: str) -> ControlStore:
         """Connect to a store. A client that waits blocks its other callers, so use one per thread."""
         host, _, port = address.rpartition(":")
-        return cls(TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=_FOREVER))
+        return cls(TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=_CONNECT))
 
     @property
     def address(self) -> str:
@@ -373,13 +376,15 @@ class Transport:
         """
         store = PrefixStore(f"gloo/{session}", ControlStore.join(address)._store)
         timeout = datetime.timedelta(seconds=timeout_s)
-        before = set(_connections())
+        started_s, before = time.monotonic(), set(_connections())
         self._interrupted = threading.Event()
         self._closing = threading.Lock()
         try:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=stages, timeout=timeout)
         except RuntimeError as error:
-            raise PeerLostError(f"the {stages} stages did not connect within {timeout_s:g} s: {error}") from error
+            took_s = time.monotonic() - started_s
+            message = f"the {stages} stages did not connect in {took_s:.0f} s (the limit is {timeout_s:g} s): {error}"
+            raise PeerLostError(message) from error
         # Not by dist.send and its like, whose checks take as long as the message of one token.
         world = dist.group.WORLD
         assert world is not None, "it is there once init_process_group has returned"

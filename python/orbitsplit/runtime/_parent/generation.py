@@ -186,6 +186,7 @@ class Generation:
                 return
             self._error = error
             self._over.set()
+        self._on_tokens = None  # `on_end` is the last call
         self._send_cancel = _ignore  # a result that is kept must not keep the pipeline's sessions
         if self._on_end is not None:
             with suppress(Exception):  # as above, and nobody is left to report it to

@@ -65,9 +65,14 @@ def restarted(group: int, tokens: int, failures: int) -> None:
     LOG.warning("group %d restarts with %d new tokens, corrupted messages in a row: %d", group, tokens, failures)
 
 
-def given_up(group: int) -> None:
+def memory_exceeded(excess: str) -> None:
+    """Log that stages used more memory than their nodes have."""
+    LOG.warning("%s", excess)
+
+
+def given_up(group: int, kind: str) -> None:
     """Log that a group is given up."""
-    LOG.error("group %d is given up", group)
+    LOG.error("group %d is given up (%s)", group, kind)
 
 
 def ended(error: BaseException | None) -> None:

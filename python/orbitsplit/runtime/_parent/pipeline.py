@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import queue
-import random
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.generic import ModelOutput
@@ -25,17 +23,19 @@ from orbitsplit._models.source import layer_count, open_model, read_config
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import SECRET_VARIABLE, StageRecord
-from orbitsplit.runtime._messages.groups import Group, Sampling, described_inputs, packed_mask, rows_of
 
-from .generation import Generation, GroupState, OnEnd, OnTokens
-from .prompts import check_inputs, check_token, check_tokens, padding_mask
+from . import log
+from .arguments import boolean, callback, integer, number
+from .generation import Generation, OnEnd, OnTokens
+from .options import GenerationKeywords, GenerationOptions, Timeouts, generation_options, timeouts_of
 from .recovery import Recovery, Replan
+from .request import Request, forward_of, generation_of
 from .run_report import Run, measure
-from .session import Callbacks, Deployment, Progress
+from .session import Callbacks, Deployment, Progress, Settings
 from .sessions import Sessions
 
-# Temperature, top_k and top_p of transformers' generate where neither the caller nor the model says any.
-_USUAL_SAMPLING = (1.0, 50, 1.0)
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Pipeline:
@@ -50,14 +50,17 @@ class Pipeline:
     `conditions` describe, and nodes have their slow-downs. At most `most_groups` groups of sequences are in flight at
     once (by default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
 
-    Processes have `start_timeout_s` seconds to get ready. Later, a process that sends no heartbeat for
-    `heartbeat_timeout_s` seconds is lost, and so is a link whose message is `stall_timeout_s` seconds late. After a
-    loss, `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
+    `timeouts` are the limits after which a start has failed, or a node or a link is lost; the keywords
+    `start_timeout_s`, `heartbeat_timeout_s` and `stall_timeout_s` may be given instead. After a loss,
+    `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
     generation resumes from the tokens so far, and `recoveries` reports it. The caches are rebuilt as they were built,
     one known token at a time, so that the text is what it would have been; without `exact_resume` in one forward, which
     is sooner and rounds differently (figures: docs/guides/machines.md). Without `replan`, or if it finds no plan, all
     processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
     is sent again.
+
+    A stage that used more memory than its node has is logged as a warning and marked in the table of a run; with
+    `strict_memory` the call raises TransportError of kind "memory" instead, and the pipeline goes on.
 
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
     `last_run` holds the measurements of the last `generate` or `forward`, None if a node or a link was lost during it.
@@ -67,8 +70,9 @@ class Pipeline:
         ...     tokens = pipe.generate(input_ids, attention_mask=mask, max_new_tokens=64)
 
     Raises:
-        ValueError: The plan has another number of layers, no model is given, the codebook is not the plan's, or the
-            weights of a stage exceed the memory of its node.
+        TypeError: An argument has the wrong type; the message names it.
+        ValueError: An argument has a wrong value, the plan has another number of layers, no model is given, the
+            codebook is not the plan's, or the weights of a stage exceed the memory of its node.
         TransportError: A process failed to get ready; the message names its node.
     """
 
@@ -83,44 +87,46 @@ class Pipeline:
         conditions: LinkConditions | None = None,
         replan: Replan | None = None,
         exact_resume: bool = True,
+        strict_memory: bool = False,
         most_groups: int | None = None,
         secret: str | None = None,
-        start_timeout_s: float = 600.0,
-        heartbeat_timeout_s: float = 8.0,
-        stall_timeout_s: float = 10.0,
+        timeouts: Timeouts | None = None,
         progress: Progress | None = None,
         deployment: Deployment | None = None,
-        **renamed: Any,
+        **keywords: Any,
     ) -> None:
-        deployment = renamed_keywords("Pipeline", renamed, {"where": "deployment"}).get("deployment", deployment)
+        timeouts = timeouts_of(timeouts, keywords)
+        deployment = renamed_keywords("Pipeline", keywords, {"where": "deployment"}).get("deployment", deployment)
         model = plan.model if model is None else model
         if model is None:
             raise ValueError("the plan names no model: pass one to Pipeline")
-        if most_groups is not None and most_groups < 1:
-            raise ValueError(f"most_groups is {most_groups}, it must be at least 1")
+        if most_groups is not None:
+            most_groups = integer("most_groups", most_groups, least=1)
+        if threads is not None:
+            threads = integer("threads", threads, least=1)
+        exact_resume = boolean("exact_resume", exact_resume)
+        self._strict_memory = boolean("strict_memory", strict_memory)
+        callback("replan", replan)
+        callback("progress", progress)
         plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
         if conditions is not None:
             conditions.check(stage.node for stage in plan.stages)
+        _check_secret(secret)
         self.last_run: Run | None = None
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
-        if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
-            raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
-        self._sessions = Sessions(
-            plan,
-            path,
+        settings = Settings(
+            model=path,
             codebook=codebook,
             conditions=conditions,
             exact_resume=exact_resume,
-            callbacks=self._callbacks,
             most_groups=most_groups,
             secret=secret,
-            start_timeout_s=start_timeout_s,
-            heartbeat_timeout_s=heartbeat_timeout_s,
-            stall_timeout_s=stall_timeout_s,
+            timeouts=timeouts,
             deployment=deployment or Deployment(),
         )
+        self._sessions = Sessions(plan, settings, self._callbacks)
         self._finalizer = weakref.finalize(self, _abandon, self._sessions)
 
     @property
@@ -134,6 +140,11 @@ class Pipeline:
         return self._sessions.pids
 
     @property
+    def failure(self) -> str | None:
+        """Why the pipeline has ended without `close`, in one line; None while it can be used."""
+        return self._sessions.failure
+
+    @property
     def recoveries(self) -> tuple[Recovery, ...]:
         """The recoveries from losses so far."""
         return tuple(self._sessions.recoveries)
@@ -143,50 +154,43 @@ class Pipeline:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int,
-        eos_token_id: int | Sequence[int] | None = None,
-        pad_token_id: int | None = None,
-        do_sample: bool = False,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
+        options: GenerationOptions | None = None,
         streamer: BaseStreamer | None = None,
         timeout_s: float | None = None,
+        **keywords: Unpack[GenerationKeywords],
     ) -> Tensor:
         """Generate and return prompts and new tokens [B, S + new], as transformers' generate does.
 
-        `input_ids` [B, S] are int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without
-        a mask, padding is derived from the pad token, unless that ends sequences too. Generation stops at
-        `max_new_tokens` or when every row has ended; ended rows are filled with the pad token. Both tokens default to
-        those of the model's generation config; an empty sequence for `eos_token_id` ends no row early. Decoding is
-        greedy, or with `do_sample` sampled: the tokens of transformers after `torch.manual_seed(seed)`, with
-        `temperature`, `top_k` and `top_p` defaulting to the generation config. The batch runs in as many groups as the
-        plan has micro-batches (at most B). Other settings of the generation config (penalties, forced tokens) are not
-        applied. A `streamer` of transformers gets the prompts and then each step's tokens.
+        `options`, or keywords of the same names instead, are described at `GenerationOptions`. `input_ids` [B, S] are
+        int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without a mask, padding is
+        derived from the pad token, unless that ends sequences too. Sampled tokens are those of transformers after
+        `torch.manual_seed(seed)`. The batch runs in as many groups as the plan has micro-batches (at most B). Other
+        settings of the generation config (penalties, forced tokens) are not applied. A `streamer` of transformers gets
+        the prompts and then each step's tokens.
+
+        Example:
+            >>> pipe.generate(input_ids, max_new_tokens=64, do_sample=True, seed=1)   # doctest: +SKIP
 
         Raises:
-            ValueError: Shapes, types, counts, tokens or padding are wrong. The pipeline can be used again.
+            TypeError, ValueError: An argument is wrong, or exceeds what the model can do; the message names it. Nothing
+                was started, and the pipeline can be used again.
             TransportError: A node or a link failed and the pipeline could not recover, or `timeout_s` seconds passed;
-                `tokens` are those so far. The pipeline cannot be used again.
+                `tokens` are those so far. The pipeline cannot be used again, except after an error of kind "request"
+                or "corruption", which is of this batch alone.
         """
-        on_tokens: OnTokens | None = None
-        if streamer is not None:
-            on_tokens = streamer.put
-        generation = self._prepare(
-            input_ids,
-            attention_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-            sampling=self._sampling(do_sample, temperature, top_k, top_p, seed),
+        if timeout_s is not None:
+            timeout_s = number("timeout_s", timeout_s, least=0)
+        request = Request(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            options=generation_options("generate", options, keywords),
             is_recorded=True,
-            on_tokens=on_tokens,
-            on_end=None,
+            on_tokens=None if streamer is None else streamer.put,
         )
+        generation = self._generation_of(request)
         if streamer is not None:
             streamer.put(input_ids)
-        self._run(generation, max_new_tokens, timeout_s)
+        self._run(generation, request.options.max_new_tokens, timeout_s)
         if streamer is not None:
             streamer.end()
         return generation.tokens()
@@ -196,45 +200,47 @@ class Pipeline:
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
-        max_new_tokens: int,
-        eos_token_id: int | Sequence[int] | None = None,
-        pad_token_id: int | None = None,
-        do_sample: bool = False,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
+        options: GenerationOptions | None = None,
         on_tokens: OnTokens | None = None,
         on_end: OnEnd | None = None,
+        **keywords: Unpack[GenerationKeywords],
     ) -> Generation:
         """Start to generate and return immediately; arguments as for `generate`. May be called from any thread.
 
         `on_tokens(tokens)` is called for each step with the new tokens [B], `on_end(error)` once at the end, both by a
         thread of the pipeline: they must return immediately.
 
-        Raises ValueError for wrong arguments, TransportError if the pipeline has ended.
+        Raises TypeError or ValueError for wrong arguments, TransportError if the pipeline has ended.
         """
-        generation = self._prepare(
-            input_ids,
-            attention_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-            sampling=self._sampling(do_sample, temperature, top_k, top_p, seed),
-            is_recorded=False,
+        request = Request(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            options=generation_options("submit", options, keywords),
             on_tokens=on_tokens,
             on_end=on_end,
         )
+        generation = self._generation_of(request)
         self._sessions.submit(generation)
         return generation
 
-    def stream(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Iterator[Tensor]:
-        """Yield the new tokens [B] of each step as they arrive; arguments as for `submit`, without its callbacks.
+    def stream(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        options: GenerationOptions | None = None,
+        **keywords: Unpack[GenerationKeywords],
+    ) -> Iterator[Tensor]:
+        """Yield the new tokens [B] of each step as they arrive; arguments as for `generate`.
 
-        Generation is cancelled if the iterator is not read to its end. Raises as `generate`.
+        Generation starts with the first step, and is cancelled if the iterator is not read to its end. Raises as
+        `generate`.
         """
+        chosen_options = generation_options("stream", options, keywords)
         steps: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
-        generation = self.submit(input_ids, attention_mask, on_tokens=steps.put, on_end=steps.put, **options)
+        generation = self.submit(
+            input_ids, attention_mask, options=chosen_options, on_tokens=steps.put, on_end=steps.put
+        )
         try:
             while isinstance(step := steps.get(), Tensor):
                 yield step
@@ -251,22 +257,14 @@ class Pipeline:
 
         Raises as `generate`.
         """
-        rows, tokens = check_inputs(inputs, vocabulary=self._sessions.ready[0].vocabulary)
-        mask = inputs.get("attention_mask")
-        states = []
-        for part in rows_of(rows, min(self.plan.workload.micro_batches, rows)):
-            own = {name: value[part] for name, value in inputs.items()}
-            group = Group(
-                id=self._number(),
-                rows=part.stop - part.start,
-                tokens=tokens,
-                mask=None if mask is None else packed_mask(mask[part]),
-                max_new_tokens=0,
-                inputs=described_inputs(own),
-                is_recorded=True,
-            )
-            states.append(GroupState(group, own))
-        generation = Generation(states)
+        if timeout_s is not None:
+            timeout_s = number("timeout_s", timeout_s, least=0)
+        sessions = self._sessions
+        sessions.check_usable()
+        micro_batches = self.plan.workload.micro_batches
+        generation = forward_of(
+            inputs, sessions.ready[0], micro_batches=micro_batches, next_number=sessions.group_numbers.__next__
+        )
         self._run(generation, 1, timeout_s)
         return ModelOutput(generation.outputs())
 
@@ -283,77 +281,17 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _prepare(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        *,
-        max_new_tokens: int,
-        eos_token_id: int | Sequence[int] | None,
-        pad_token_id: int | None,
-        sampling: Sampling | None,
-        is_recorded: bool,
-        on_tokens: OnTokens | None,
-        on_end: OnEnd | None,
-    ) -> Generation:
-        self._sessions.check_usable()
-        model = self._sessions.ready[0]
-        if not model.generates or model.vocabulary is None:
-            raise ValueError("the model does not generate tokens: use forward")
-        check_tokens(input_ids, vocabulary=model.vocabulary)
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}, it must be at least 1")
-        if eos_token_id is None:
-            eos_token_id = model.eos_token_ids
-        eos = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
-        pad = model.pad_token_id if pad_token_id is None else pad_token_id
-        mask = padding_mask(input_ids, attention_mask, pad_token_id=pad, eos_token_ids=eos)
-        if pad is None:
-            pad = eos[0] if eos else 0
-        # Ended rows of a group still run through the model.
-        check_token("pad_token_id is", pad, vocabulary=model.vocabulary)
-        rows, tokens = input_ids.shape
-        input_ids = input_ids.to("cpu", torch.int64)
-        states = []
-        for part in rows_of(rows, min(self.plan.workload.micro_batches, rows)):
-            group = Group(
-                id=self._number(),
-                rows=part.stop - part.start,
-                tokens=tokens,
-                mask=packed_mask(mask[part].cpu()),
-                max_new_tokens=max_new_tokens,
-                eos_token_ids=eos,
-                pad_token_id=pad,
-                sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
-                is_recorded=is_recorded,
-            )
-            states.append(GroupState(group, input_ids[part]))
-        return Generation(
-            states, pad_token_id=pad, on_tokens=on_tokens, on_end=on_end, send_cancel=self._sessions.cancel
+    def _generation_of(self, request: Request) -> Generation:
+        sessions = self._sessions
+        sessions.check_usable()
+        return generation_of(
+            request,
+            sessions.ready[0],
+            micro_batches=self.plan.workload.micro_batches,
+            # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
+            next_number=sessions.group_numbers.__next__,
+            send_cancel=sessions.cancel,
         )
-
-    def _number(self) -> int:
-        # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
-        return next(self._sessions.group_numbers)
-
-    def _sampling(
-        self,
-        do_sample: bool,
-        temperature: float | None,
-        top_k: int | None,
-        top_p: float | None,
-        seed: int | None,
-    ) -> Sampling | None:
-        if not do_sample:
-            return None
-        of_model = self._sessions.ready[0].sampling
-        found = [_first(*values) for values in zip((temperature, top_k, top_p), of_model, _USUAL_SAMPLING, strict=True)]
-        temperature, top_k, top_p = float(found[0]), int(found[1]), float(found[2])
-        if not temperature > 0 or top_k < 0 or not 0 < top_p <= 1:
-            raise ValueError(
-                f"temperature {temperature} must be above 0, top_k {top_k} at least 0, top_p {top_p} from above 0 to 1"
-            )
-        return Sampling(random.getrandbits(63) if seed is None else seed, temperature, top_k, top_p)
 
     def _run(self, generation: Generation, steps: int, timeout_s: float | None) -> None:
         """Submit a batch, wait for it, and measure it."""
@@ -365,14 +303,25 @@ class Pipeline:
         try:
             generation.wait(timeout_s, on_poll=report)
             self.last_run = self._measure(generation)
+            self._check_memory(generation)
         except BaseException as error:
             if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
                 error = self._sessions.timed_out(error)
-            # An error of the caller's own streamer must not end a pipeline that serves others.
-            if isinstance(error, TransportError) or not generation.is_over:
+            # An error of this batch alone, or of the caller's own streamer, must not end what serves others.
+            if not generation.is_over:
                 self._sessions.fail(error)
             raise error from None
         self._callbacks.progress("generating", 1.0)
+
+    def _check_memory(self, generation: Generation) -> None:
+        """Warn of stages that used more memory than their nodes have; with `strict_memory` raise TransportError."""
+        excess = None if self.last_run is None else self.last_run.memory_excess()
+        if excess is None:
+            return
+        if self._strict_memory:
+            generates = all(state.group.generates for state in generation.states.values())
+            raise TransportError(excess, kind="memory", tokens=generation.tokens() if generates else None)
+        log.memory_exceeded(excess)
 
     def _measure(self, generation: Generation) -> Run | None:
         """Return the measurements of a batch, None if it ran in several sessions."""
@@ -392,9 +341,11 @@ def _abandon(sessions: Sessions) -> None:
         warnings.warn(message, ResourceWarning, stacklevel=2)
 
 
-def _first(*values: float | None) -> float:
-    """Return the first value that is not None."""
-    return next(value for value in values if value is not None)
+def _check_secret(secret: str | None) -> None:
+    if secret is not None and not isinstance(secret, str):
+        raise TypeError(f"secret is a {type(secret).__name__}, must be a string")  # without its value
+    if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
+        raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
 
 
 def _check_layers(plan: Plan, model: str | Path) -> None:

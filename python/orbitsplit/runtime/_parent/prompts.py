@@ -11,7 +11,8 @@ _ID_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_tokens(input_ids: Tensor, *, vocabulary: int) -> None:
-    """Raise ValueError unless `input_ids` are non-empty [B, S] and all of them tokens 0 to `vocabulary` - 1."""
+    """Raise unless `input_ids` is a non-empty tensor [B, S] of tokens 0 to `vocabulary` - 1."""
+    check_tensor("input_ids", input_ids)
     if input_ids.dim() != 2 or 0 in input_ids.shape or input_ids.dtype not in _ID_TYPES:
         raise ValueError(f"input_ids are {input_ids.dtype} {list(input_ids.shape)}, expected non-empty int64 [B, S]")
     for token in (int(input_ids.min()), int(input_ids.max())):
@@ -24,6 +25,28 @@ def check_token(what: str, token: int, *, vocabulary: int) -> None:
         raise ValueError(f"{what} {token}, the model's tokens are 0 to {vocabulary - 1}")
 
 
+def check_tensor(name: str, value: Tensor) -> None:
+    """Raise TypeError unless a value is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}, must be a tensor")
+
+
+def check_positions(tokens: int, new_tokens: int, *, positions: int | None) -> None:
+    """Raise ValueError if a model has fewer positions than prompts and new tokens need (None: any number).
+
+    The last new token is not fed back, so it needs none.
+    """
+    if positions is None:
+        return
+    if tokens > positions:
+        raise ValueError(f"input_ids have {tokens} tokens, the model has {positions} positions")
+    if tokens + new_tokens - 1 > positions:
+        raise ValueError(
+            f"max_new_tokens is {new_tokens}, must be at most {positions - tokens + 1} after {tokens} tokens: the "
+            f"model has {positions} positions"
+        )
+
+
 def padding_mask(
     input_ids: Tensor, attention_mask: Tensor | None, *, pad_token_id: int | None, eos_token_ids: Sequence[int]
 ) -> Tensor:
@@ -33,6 +56,7 @@ def padding_mask(
         ValueError: The shapes differ, or a row has padding after a token.
     """
     if attention_mask is not None:
+        check_tensor("attention_mask", attention_mask)
         if attention_mask.shape != input_ids.shape:
             raise ValueError(f"attention_mask is {list(attention_mask.shape)}, input_ids are {list(input_ids.shape)}")
         mask, source = attention_mask != 0, "attention_mask"
@@ -57,6 +81,7 @@ def check_inputs(inputs: Mapping[str, Tensor], *, vocabulary: int | None) -> tup
     """Return rows and tokens of the inputs of one forward; an image counts as one token.
 
     Raises:
+        TypeError: An input is not a tensor.
         ValueError: An input is unknown, or shapes do not agree.
     """
     unknown = sorted(set(inputs) - set(_INPUTS))
@@ -65,6 +90,8 @@ def check_inputs(inputs: Mapping[str, Tensor], *, vocabulary: int | None) -> tup
         raise ValueError(
             f"inputs are {', '.join(inputs) or 'none'}; expected input_ids or pixel_values, of {', '.join(_INPUTS)}"
         )
+    for name, value in inputs.items():
+        check_tensor(name, value)
     if main == "input_ids":
         check_tokens(inputs[main], vocabulary=vocabulary or 1 << 62)
     elif inputs[main].dim() != 4 or 0 in inputs[main].shape:

@@ -43,6 +43,11 @@ class StageMetrics:
         """Peak memory without the interpreter and its libraries."""
         return self.peak_bytes - self.baseline_bytes
 
+    @property
+    def exceeds_memory(self) -> bool:
+        """Whether the stage used more memory than its node has."""
+        return self.memory_bytes is not None and self.used_bytes > self.memory_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkMetrics(Traffic):
@@ -97,6 +102,15 @@ class Run:
         return {
             name: (getattr(plan.prediction, name), getattr(self, name)) for name in ("prefill_s", "decode_s", "total_s")
         }
+
+    def memory_excess(self) -> str | None:
+        """Return a sentence on the stages that used more memory than their nodes have, None if there are none."""
+        excess = [
+            f'node "{stage.node}" used {stage.used_bytes:,} bytes, its limit is {stage.memory_bytes:,}'
+            for stage in self.stages
+            if stage.exceeds_memory
+        ]
+        return "; ".join(excess) or None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the trace as JSON-ready data, derived figures included."""

@@ -1,15 +1,19 @@
-"""Parts of a session: its deployment, its state, the functions that it calls."""
+"""Parts of a session: its settings, its state, the functions that it calls."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from orbitsplit._codebook.codebook import Codebook
+from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import Ready
+from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
 
+from .options import Timeouts
 from .recovery import Replan
-from .supervisor import stage_name
 
 Progress = Callable[[str, float], None]
 
@@ -26,6 +30,35 @@ class Deployment:
     port: int = 0
     remote_nodes: tuple[str | None, ...] = ()
     emulates: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of all sessions of a pipeline; fields as the arguments of `Pipeline`."""
+
+    model: Path | str
+    codebook: Codebook | str | Path | None = None
+    conditions: LinkConditions | None = None
+    exact_resume: bool = True
+    most_groups: int | None = None
+    secret: str | None = field(default=None, repr=False)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    deployment: Deployment = field(default_factory=Deployment)
+
+    def setup(self, plan: Plan, workers: tuple[int, ...], *, codecs: str | None, origin_s: float | None) -> Setup:
+        """Return the configuration of a session for its workers."""
+        return Setup(
+            plan=plan.to_dict(),
+            workers=workers,
+            model=str(self.model),
+            codecs=codecs,
+            conditions=None if self.conditions is None else self.conditions.to_dict(),
+            emulates=self.deployment.emulates,
+            origin_s=origin_s,
+            most_groups=self.most_groups or max(plan.workload.micro_batches, len(plan.stages)),
+            start_timeout_s=self.timeouts.start_s,
+            nonce=secrets.token_hex(16),
+        )
 
 
 @dataclass

@@ -7,35 +7,32 @@ first stage, and one supervisor, which checks the processes and starts the next 
 from __future__ import annotations
 
 import itertools
-import secrets
 import threading
 import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
 
-from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, TransportError
 from orbitsplit._io.deprecation import RenamedValue
-from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, stage_name
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
 from .generation import Generation, GroupState
+from .host_checks import check_host
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
-from .session import Callbacks, Deployment, Session, check_memory
-from .supervisor import Workers, stage_name
+from .session import Callbacks, Session, Settings, check_memory
+from .supervisor import Workers
 
 _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
@@ -48,42 +45,22 @@ _LOSSES = ("killed", "hangs", "memory", "link")
 
 
 class Sessions:
-    """The running plan, its processes, and the batches in flight. Arguments as for `Pipeline`.
+    """The running plan, its processes, and the batches in flight.
 
     Its threads keep it alive, but it holds no reference to the pipeline, and only a weak one to the pipeline's
     `callbacks`: so a pipeline that is dropped is collected, and its finalizer calls `abandon`.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        model: Path | str,
-        *,
-        codebook: Codebook | str | Path | None,
-        conditions: LinkConditions | None,
-        callbacks: Callbacks,
-        exact_resume: bool,
-        most_groups: int | None,
-        secret: str | None,
-        start_timeout_s: float,
-        heartbeat_timeout_s: float,
-        stall_timeout_s: float,
-        deployment: Deployment,
-    ) -> None:
+    def __init__(self, plan: Plan, settings: Settings, callbacks: Callbacks) -> None:
         self.current = Session(-1, plan)
         self.recoveries: list[Recovery] = []
         self.group_numbers = itertools.count()
-        self._model = model
-        self._codebook = codebook
-        self._conditions = conditions
-        self._exact_resume = exact_resume
+        self._settings = settings
         self._callbacks = weakref.ref(callbacks)
-        self._most_groups = most_groups
-        self._start_timeout_s = start_timeout_s
-        self._deployment = deployment
         self._origin_s: float | None = None
         self._losses = Losses()
         self._unusable: str | None = None
+        self._is_closed = False
         self._is_abandoned = False
         self._has_ended = threading.Event()
         # Guards the attributes below, which callers, listener and supervisor change.
@@ -92,18 +69,19 @@ class Sessions:
         self._is_ready = False
         self._requests = 0
         self._generations: dict[int, Generation] = {}
-        self._codecs = CodecFile(plan, codebook)
+        self._codecs = CodecFile(plan, settings.codebook)
+        deployment = settings.deployment
+        check_host(len(plan.stages), deployment.address)
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(
             ControlStore.join(self._store.address),
-            heartbeat_timeout_s=heartbeat_timeout_s,
-            stall_timeout_s=stall_timeout_s,
-            environment={} if secret is None else {SECRET_VARIABLE: secret},
+            settings.timeouts,
+            environment={} if settings.secret is None else {SECRET_VARIABLE: settings.secret},
             remote_nodes=deployment.remote_nodes,
         )
         self._listener: Listener | None = None
         try:
-            self._begin(plan)
+            self._start(plan)
         except BaseException as error:
             self.fail(error)
             raise
@@ -111,6 +89,20 @@ class Sessions:
         self._supervisor.start()
         # At the exit of the interpreter finalizers run in reverse order: this one after that of the pipeline.
         weakref.finalize(self, _join, self._supervisor)
+
+    def _start(self, plan: Plan) -> None:
+        """Begin the first session. Raises TransportError where a loss meanwhile cannot be recovered from."""
+        try:
+            self._begin(plan)
+        except TransportError as error:
+            final = self._recover(error)
+            if final is not None:
+                raise final from None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the pipeline has ended, in one line; None while it runs, and after `close`."""
+        return None if self._is_closed else self._unusable
 
     @property
     def plan(self) -> Plan:
@@ -135,13 +127,15 @@ class Sessions:
 
     def submit(self, generation: Generation) -> None:
         """Start the groups of a batch, immediately or with the next session."""
+        # Packed before anything is registered: what cannot be sent must not be restarted after a loss.
+        packed = [control.pack_begin(*state.remaining()) for state in generation.states.values()]
         with self._lock:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
-            for group, state in generation.states.items():
+            for group, data in zip(generation.states, packed, strict=True):
                 self._generations[group] = generation
                 if self._is_ready:
-                    self._request_begin(state)
+                    self._request(data)
 
     def cancel(self, group: int) -> None:
         """Cancel a group."""
@@ -157,7 +151,7 @@ class Sessions:
                 return None
         keys = [control.record_key(current.number, group.id, worker) for group in groups for worker in current.workers]
         store = ControlStore.join(self._store.address)
-        deadline_s = time.monotonic() + self._start_timeout_s
+        deadline_s = time.monotonic() + self._settings.timeouts.start_s
         while not all(map(store.has, keys)):
             if self._session != current.number or self._unusable is not None or time.monotonic() > deadline_s:
                 return None
@@ -197,7 +191,7 @@ class Sessions:
         with self._lock:
             is_ending = self._unusable is not None
             if not is_ending:
-                self._unusable = "it is closed"
+                self._unusable, self._is_closed = "it is closed", True
                 if self._is_ready:
                     self._request(control.STOP)
         if not is_ending:
@@ -242,18 +236,7 @@ class Sessions:
         self.check_usable()
         started_s = time.monotonic()
         workers = self._workers.assign(plan, self._session)
-        setup = Setup(
-            plan=plan.to_dict(),
-            workers=workers,
-            model=str(self._model),
-            codecs=self._codecs.path,
-            conditions=None if self._conditions is None else self._conditions.to_dict(),
-            emulates=self._deployment.emulates,
-            origin_s=self._origin_s,
-            most_groups=self._most_groups or max(plan.workload.micro_batches, len(plan.stages)),
-            start_timeout_s=self._start_timeout_s,
-            nonce=secrets.token_hex(16),
-        )
+        setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
         self._store.put(control.setup_key(self._session), setup.to_json())
         keys = [control.ready_key(self._session, worker) for worker in workers]
         store = ControlStore.join(self._store.address)
@@ -265,7 +248,7 @@ class Sessions:
                 callbacks.progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
 
         values = self._workers.wait_for(
-            plan, self._session, keys, limit_s=self._start_timeout_s, on_poll=report, doing="starting"
+            plan, self._session, keys, limit_s=self._settings.timeouts.start_s, on_poll=report, doing="starting"
         )
         report()
         ready = tuple(Ready.from_json(value) for value in values)
@@ -287,7 +270,7 @@ class Sessions:
 
     def _request_begin(self, state: GroupState) -> None:
         group, x = state.remaining()
-        self._request(control.pack_begin(group if self._exact_resume else replace(group, replayed=0), x))
+        self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
 
     def _end_complete(self) -> None:
         """End the groups that got all their tokens in a session that was lost before it reported their ends."""
@@ -337,10 +320,9 @@ class Sessions:
         if kind == "end":
             generation.end(group, session, outputs)
         else:
-            log.given_up(group)
-            links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
-            kind = RenamedValue("corruption", old="damage")
-            generation.fail(TransportError(f"a group is given up on the links {links}: {value}", kind=kind))
+            log.given_up(group, value[0])
+            generation.cancel()  # the other groups of the batch; the pipeline's other batches are not affected
+            generation.fail(_group_error(plan, *value))
         return True
 
     def _take_outputs(self, session: int, group: int) -> bytes | None:
@@ -361,20 +343,21 @@ class Sessions:
                     self.check_usable()
                     self._workers.check(self.plan, self._session)
                 except TransportError as error:
-                    self._recover(error)
+                    final = self._recover(error)
+                    if final is not None:
+                        self.fail(final)
             except BaseException as error:
                 self._fail_unexpectedly(error)
             time.sleep(_CHECK_S)
 
-    def _recover(self, error: TransportError) -> None:
-        """Recover from a loss, and from further losses meanwhile, or end everything."""
+    def _recover(self, error: TransportError) -> TransportError | None:
+        """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
         started_s = time.monotonic()
         before, plan, errors = self.plan, self.plan, [error]
         while self._unusable is None:
             lost_session = self._session
             if self._replan is None or error.kind not in _LOSSES:
-                self.fail(error)
-                return
+                return error
             with self._lock:
                 self._session, self._is_ready = self._session + 1, False
             log.lost(lost_session, error)
@@ -393,15 +376,15 @@ class Sessions:
                 continue
             except InfeasiblePlanError as reason:
                 message = f"{str(error).splitlines()[0]}; without it the pipeline cannot recover: {reason}"
-                self.fail(TransportError(message, kind=error.kind, node=error.node, link=error.link))
-                return
+                return TransportError(message, kind=error.kind, node=error.node, link=error.link)
             loading_s = max(ready.loading_s for ready in self.ready)
             seconds, (first, *further) = time.monotonic() - started_s, errors
             self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
             with self._lock:
                 requests = len({id(generation) for generation in self._generations.values()})
             log.recovered(self.recoveries[-1], self._session, requests)
-            return
+            return None
+        return None
 
     @property
     def _replan(self) -> Replan | None:
@@ -413,12 +396,20 @@ class Sessions:
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
         plan = self._losses.plan_without(replan, before, error)
-        codecs = CodecFile(plan, self._codebook)
+        codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
         return plan
+
+
+def _group_error(plan: Plan, kind: str, reason: str) -> TransportError:
+    if kind == "request":
+        return TransportError(f"the request failed on {reason}", kind=kind)
+    links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
+    kind = RenamedValue("corruption", old="damage")
+    return TransportError(f"a group is given up on the links {links}: {reason}", kind=kind)
 
 
 def _join(thread: threading.Thread) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -15,14 +14,18 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from orbitsplit._errors import TransportError
-from orbitsplit._models import child_process
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import Failure, Heartbeat
+from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
+from orbitsplit.runtime._messages.interfaces import interface_names
 from orbitsplit.runtime._messages.transport import ControlStore
 
+from . import worker_process
+from .host_checks import INTERFACE_VARIABLE
 from .log import LOG
+from .options import Timeouts
+from .worker_process import WorkerProcess
 
 _POLL_S = 0.02
 # The interval of reading heartbeats; workers write them every second, or four times a second at work.
@@ -36,7 +39,6 @@ _QUIESCE_S = 5.0
 _LOG_LINES = 12
 # The priority of a cause that is only the consequence of another.
 _CONSEQUENCE = 3
-_WORKER = "orbitsplit.runtime._worker.process"
 
 
 @dataclass
@@ -44,7 +46,7 @@ class _Process:
     """A worker: its number, its process (None: on another machine), and its last heartbeat."""
 
     number: int
-    process: subprocess.Popen[bytes] | None
+    process: WorkerProcess | None
     log: IO[bytes] | None
     heartbeat: Heartbeat | None = None
     changed_s: float = field(default_factory=time.monotonic)
@@ -68,22 +70,20 @@ class Workers:
     def __init__(
         self,
         store: ControlStore,
+        timeouts: Timeouts,
         *,
-        heartbeat_timeout_s: float,
-        stall_timeout_s: float,
         environment: dict[str, str],
         remote_nodes: Sequence[str | None] = (),
     ) -> None:
         self._store = store
-        self._heartbeat_timeout_s = heartbeat_timeout_s
-        self._stall_timeout_s = stall_timeout_s
+        self._timeouts = timeouts
         self._environment = environment
         # One thread starts and ends the processes of nodes; others read their ids, or end all of them.
         self._lock = threading.Lock()
         self._has_ended = False
         self._processes = {node: _Process(k, None, None) for k, node in enumerate(remote_nodes) if node is not None}
         self._next_number = len(remote_nodes)
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: list[WorkerProcess] = []
         self._last_read_s = 0.0
         self._oom_kills = oom_kills()
         # It also runs at the exit of the interpreter; if that is killed, the workers' standard input is closed.
@@ -206,13 +206,13 @@ class Workers:
                 raise TransportError(f'no process is started for node "{node}": all were ended', kind="unusable")
             log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
             try:
-                process = child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+                process = worker_process.start(*arguments, log=log, environment=environment)
             except BaseException:
                 log.close()
                 raise
             self._started.append(process)
             self._processes[node] = _Process(number, process, log)
-        LOG.debug('node "%s": process %d started for session %d', node, process.pid, session)
+        LOG.debug('node "%s": a process is started for session %d', node, session)
 
     def _end(self, node: str) -> None:
         with self._lock:
@@ -244,10 +244,10 @@ class Workers:
                 kind="hangs",
                 node=node,
             )
-        if worker.heartbeat is not None and silent_s > self._heartbeat_timeout_s:
+        if worker.heartbeat is not None and silent_s > self._timeouts.heartbeat_s:
             raise TransportError(
                 f"{stage_name(plan, rank)} sent no heartbeat for {silent_s:.1f} s, the limit is "
-                f"{self._heartbeat_timeout_s:g} s{self._phase(plan, rank)}",
+                f"{self._timeouts.heartbeat_s:g} s{self._phase(plan, rank)}",
                 kind="hangs",
                 node=node,
             )
@@ -269,15 +269,15 @@ class Workers:
             sent, received = self._processes[stage.node].heartbeat, self._processes[after.node].heartbeat
             if sent is None or received is None or not sent.session == received.session == session:
                 continue
-            if sent.sent <= received.received or received.waiting_s <= self._stall_timeout_s:
+            if sent.sent <= received.received or received.waiting_s <= self._timeouts.stall_s:
                 continue
             # If more messages are missing than are remembered, the oldest that is remembered, which is expected later.
             first = max(0, len(sent.arrivals_in_s) - (sent.sent - received.received))
             late_s = -sent.arrivals_in_s[first]
-            if late_s > self._stall_timeout_s:
+            if late_s > self._timeouts.stall_s:
                 raise TransportError(
                     f'link from node "{stage.node}" to node "{after.node}" does not deliver: '
-                    f"a message is {late_s:.0f} s late, the limit is {self._stall_timeout_s:g} s",
+                    f"a message is {late_s:.0f} s late, the limit is {self._timeouts.stall_s:g} s",
                     kind="link",
                     link=(stage.node, after.node),
                 )
@@ -304,7 +304,7 @@ class Workers:
         if priority < _CONSEQUENCE:
             return error
         # A worker on another machine was lost: the one whose heartbeats stop.
-        deadline_s = time.monotonic() + self._heartbeat_timeout_s + _GRACE_S
+        deadline_s = time.monotonic() + self._timeouts.heartbeat_s + _GRACE_S
         while time.monotonic() < deadline_s:
             others = [rank for rank in ranks if not self._has_failed(plan, rank, session)]
             if not others:
@@ -324,7 +324,7 @@ class Workers:
             if failure.is_consequence:
                 return _CONSEQUENCE, TransportError(message, kind="peer")
             return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
-        code = 0 if worker.process is None else worker.process.returncode
+        code = (0 if worker.process is None else worker.process.poll()) or 0
         if code < 0:
             # Gloo may abort a process that lost its neighbour.
             priority = 2 if -code == signal.SIGABRT else 0
@@ -338,12 +338,6 @@ class Workers:
     def _phase(self, plan: Plan, rank: int) -> str:
         heartbeat = self._processes[plan.stages[rank].node].heartbeat
         return " (it sent no heartbeat yet)" if heartbeat is None else f" (it is {heartbeat.phase})"
-
-
-def stage_name(plan: Plan, rank: int) -> str:
-    """Return the name of a stage in messages: its node, number and layers."""
-    stage = plan.stages[rank]
-    return f'node "{stage.node}" (stage {rank}, layers {stage.start}-{stage.stop - 1})'
 
 
 def _last_lines(log: IO[bytes] | None) -> str:
@@ -364,7 +358,7 @@ def _signal_name(number: int) -> str:
     return f"{number} ({names[number]})" if number in names else str(number)
 
 
-def _kill_all(started: list[subprocess.Popen[bytes]]) -> int:
+def _kill_all(started: list[WorkerProcess]) -> int:
     """Kill and wait for processes; return how many were running."""
     processes = list(started)  # the finalizer's argument may change meanwhile
     running = [process for process in processes if process.poll() is None]
@@ -380,7 +374,7 @@ def _kill_all(started: list[subprocess.Popen[bytes]]) -> int:
 def _environment(threads: int) -> dict[str, str]:
     environment = {"OMP_NUM_THREADS": str(threads)}
     # All stages are on this host, so Gloo should not listen on its other interfaces.
-    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    if loopback is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
-        environment["GLOO_SOCKET_IFNAME"] = loopback
+    loopback = next((name for name in interface_names() if name in ("lo", "lo0")), None)
+    if loopback is not None and INTERFACE_VARIABLE not in os.environ:
+        environment[INTERFACE_VARIABLE] = loopback
     return environment

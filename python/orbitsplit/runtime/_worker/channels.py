@@ -61,11 +61,11 @@ class ActivationOutlet:
         counts = self._counts.get(group)
         self._record(header, start_s, stop_s, 0 if counts is None else counts[4])
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         """Send a message without an activation on."""
         if kind is Kind.END:
             self._sender.forget(group)
-        self._sender.send(Header(kind, group), is_answered=False)
+        _notify(self._sender, kind, group, reason)
 
     def take_traffic(self, group: int) -> Traffic:
         """Return what was sent of a group, and forget it."""
@@ -141,7 +141,7 @@ class ActivationInlet:
             if begun.is_recorded:
                 self._pace.recorder.begin(begun.id)
         elif kind is not Kind.STEP:
-            return Message(kind, group)
+            return Message(kind, group, reason=_reason(description))
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
             return Message(Kind.CORRUPTED, group)
@@ -192,10 +192,10 @@ class TokenOutlet:
         """Send the last tokens of a group once more."""
         self._sender.repeat(group)
 
-    def notify(self, kind: Kind, group: int = 0) -> None:
-        """Say that something arrived damaged; ends come from the first stage, which need not be told of them."""
-        if kind is Kind.CORRUPTED:
-            self._sender.send(Header(kind, group), is_answered=False)
+    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+        """Report corruption or an error; the first stage is the origin of END and needs no message."""
+        if kind in (Kind.CORRUPTED, Kind.FAILED):
+            _notify(self._sender, kind, group, reason)
         elif kind is Kind.END:
             self._sender.forget(group)
 
@@ -208,12 +208,14 @@ class TokenInlet:
         self._link = link
 
     def receive(self) -> tuple[Message, Header, float]:
-        """Wait for new tokens [b], or CORRUPTED; return also the header and the time of arrival.
+        """Wait for new tokens [b], CORRUPTED or FAILED; return also the header and the time of arrival.
 
-        Raises TransportError if the message is neither.
+        Raises TransportError if the message is none of them.
         """
-        header, _, payload = self._receiver.receive()
+        header, description, payload = self._receiver.receive()
         kind = _kind(header, self._link)
+        if kind is Kind.FAILED:
+            return Message(kind, header.group, reason=_reason(description)), header, time.monotonic()
         if kind is Kind.CORRUPTED or payload is None:
             return Message(Kind.CORRUPTED, header.group), header, time.monotonic()
         if kind is not Kind.STEP or len(payload) != _TOKEN_BYTES * header.rows:
@@ -222,6 +224,16 @@ class TokenInlet:
             torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
         )
         return Message(kind, header.group, header.step, tokens), header, time.monotonic()
+
+
+def _notify(sender: Sender, kind: Kind, group: int, reason: str) -> None:
+    description = reason.encode()
+    header = Header(kind, group, description_bytes=len(description))
+    sender.send(header, description=description, is_answered=False)
+
+
+def _reason(description: memoryview) -> str:
+    return bytes(description).decode(errors="replace")
 
 
 def _check_size(shape: Sequence[int], dtype: torch.dtype) -> int:

@@ -28,7 +28,7 @@ class _Held:
 
 
 class Computation:
-    """The computation of a stage.
+    """The computation of a stage; `name` is that of the stage in messages.
 
     `emit(group, outputs)` is called on the last stage with the outputs of groups that generate nothing, `ended(group)`
     with every group that has ended.
@@ -36,11 +36,13 @@ class Computation:
 
     def __init__(
         self,
+        name: str,
         model: StageModel,
         pace: Pace,
         emit: Callable[[int, dict[str, Tensor]], None],
         ended: Callable[[Group], None],
     ) -> None:
+        self.name = name
         self._model = model
         self._pace = pace
         self._emit = emit
@@ -52,7 +54,6 @@ class Computation:
         mask = group.attention_mask()
         cache, pick = None, greedy
         if group.generates:
-            mask = torch.cat([mask, torch.ones(group.rows, group.max_new_tokens, dtype=torch.int64)], dim=1)
             cache = self._model.new_cache()
             if group.sampling is not None and self._model.is_last:
                 pick = Sampler(group.sampling, group.rows).pick
@@ -80,6 +81,9 @@ class Computation:
         replayed = held.group.replayed if step == 0 else 0
         first = x.shape[1] - replayed
         stops = [held.group.tokens + step - replayed + k for k in range(replayed + 1)]
+        if held.mask.shape[1] < stops[-1]:
+            # It grows with the sequence: a request may allow far more new tokens than memory holds.
+            held.mask = torch.cat([held.mask, torch.ones_like(held.mask)], dim=1)
 
         def work() -> Tensor:
             outputs = [

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from orbitsplit._models.source import open_model
 from orbitsplit._models.stage import StageModel
@@ -127,7 +128,24 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Re
         sampling=(None, None, None)
         if generation is None
         else (generation.temperature, generation.top_k, generation.top_p),
+        positions=position_limit(model),
     )
+
+
+def position_limit(model: StageModel) -> int | None:
+    """Return how many positions the stage's table of learned positions has, None without a table (rotary, ALiBi)."""
+    most = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not model.is_first or not isinstance(most, int):
+        return None
+    tokens = model.model.get_input_embeddings()
+    for module in model.model.modules():
+        if not isinstance(module, nn.Embedding) or module is tokens:
+            continue
+        # OPT's table has two rows more than positions; RoBERTa's has no position for its rows up to the padding's.
+        if most <= module.num_embeddings <= most + 2:
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return min(most, module.num_embeddings - unused)
+    return None
 
 
 def main(

@@ -28,7 +28,7 @@ from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import read_codecs
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Setup, StageRecord
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Setup, StageRecord, stage_name
 from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.record import Traffic
@@ -102,7 +102,8 @@ class StageServer:
         outlet: Outlet = Loopback(inbox.put)
         if sender is not None:
             outlet = TokenOutlet(sender) if self._rank == self._last else self._activation_outlet(sender)
-        stage = Computation(self._model, self._pace, self._reporter.outputs, functools.partial(self._record, outlet))
+        name, record = stage_name(self._plan, self._rank), functools.partial(self._record, outlet)
+        stage = Computation(name, self._model, self._pace, self._reporter.outputs, record)
         if self._rank > 0:
             assert receiver is not None, "only a chain of one stage has no links"
             run_follower(stage, self._activation_inlet(receiver), outlet)

@@ -93,9 +93,9 @@ class Reporter(threading.Thread):
         """Report that a group restarts with `tokens` new tokens after `failures` corrupted messages in a row."""
         self._queue.put(["retry", group, [tokens, failures]])
 
-    def fail(self, group: int, reason: str) -> None:
-        """Report that a group is given up."""
-        self._queue.put(["fail", group, reason])
+    def fail(self, group: int, kind: str, reason: str) -> None:
+        """Report that a group has failed: of kind "corruption" or "request", as of `TransportError`."""
+        self._queue.put(["fail", group, [kind, reason]])
 
     def flush(self) -> None:
         """Wait until everything is written."""

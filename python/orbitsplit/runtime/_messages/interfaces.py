@@ -1,0 +1,27 @@
+"""Network interfaces of this machine: which there are, and their IPv4 addresses."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+import sys
+
+_SIOCGIFADDR = 0x8915  # Linux, netdevice(7)
+
+
+def interface_names() -> list[str]:
+    """Return the names of all interfaces."""
+    return [name for _, name in socket.if_nameindex()]
+
+
+def interface_address(name: str) -> str | None:
+    """Return the IPv4 address of an interface, None if it has none. Linux only."""
+    assert sys.platform == "linux"
+    request = struct.pack("256s", name.encode()[:15])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+        except OSError:
+            return None
+    return socket.inet_ntoa(answer[20:24])
