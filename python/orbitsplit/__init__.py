@@ -19,7 +19,7 @@ from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
 from ._planner.certify import certificate
 from ._planner.level_table import LevelTable
 from ._planner.pareto import ParetoFront, ParetoPoint, pareto
-from ._planner.problem import Evaluation, Level, Problem, Stage, evaluate
+from ._planner.problem import Evaluation, ExternalLink, Level, Pins, Problem, ProblemNode, Stage, evaluate
 from ._planner.restrict import without
 from ._planner.solve import Solution, SolveOptions, solve
 from ._planner.unsplit import Unsplit, unsplit
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ._codebook.accuracy import AccuracyCurve
     from ._codebook.codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
     from ._experiments.paper import PaperBench, bench_paper
-    from ._network.link_conditions import LinkConditions
+    from ._network.link_conditions import LinkConditions, LinkShape, LossBursts
     from ._profiling.measure import profile
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import (
@@ -65,6 +65,8 @@ _LATER = {
     "GenerationOptions": ".runtime",
     "LinkConditions": "._network.link_conditions",
     "LinkMetrics": ".runtime",
+    "LinkShape": "._network.link_conditions",
+    "LossBursts": "._network.link_conditions",
     "Measured": ".calibration",
     "PaperBench": "._experiments.paper",
     "Pipeline": ".runtime",
@@ -96,6 +98,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Evaluation",
+    "ExternalLink",
     "Generation",
     "GenerationOptions",
     "InfeasiblePlanError",
@@ -105,6 +108,8 @@ __all__ = [
     "Link",
     "LinkConditions",
     "LinkMetrics",
+    "LinkShape",
+    "LossBursts",
     "Measured",
     "ModelProfile",
     "Move",
@@ -115,12 +120,14 @@ __all__ = [
     "PaperBench",
     "ParetoFront",
     "ParetoPoint",
+    "Pins",
     "Pipeline",
     "Plan",
     "PlanLink",
     "PlanStage",
     "Prediction",
     "Problem",
+    "ProblemNode",
     "Recovery",
     "Relaxation",
     "Replan",

@@ -13,7 +13,8 @@ import numpy as np
 from tests.judges import stream as judge_stream
 
 DTYPES = ("float32", "float16", "bfloat16")
-CODECS = ("raw", "bf16", "int8", "int4", "topk", "lossless_bf16")
+CODECS = {"raw": 0, "bf16": 1, "int8": 2, "int4": 3, "topk": 4, "lossless_bf16": 5}
+_NAMES = {number: name for name, number in CODECS.items()}
 
 
 def crc32c(data: bytes) -> int:
@@ -85,7 +86,7 @@ def encode(bits: np.ndarray, dtype: str, codec: str, *, group: int = 64, keep: f
     else:
         parameter = group
         payload = _groups(values, codec, group)
-    fixed = b"OSPF" + bytes([1, CODECS.index(codec), DTYPES.index(dtype), len(shape)])
+    fixed = b"OSPF" + bytes([1, CODECS[codec], DTYPES.index(dtype), len(shape)])
     fixed += struct.pack("<HHIQQI", flags, 0, parameter, 0, len(payload), 0)
     axes = b"".join(struct.pack("<Q", n) for n in shape)
     checksum = crc32c(fixed + bytes(4) + axes + payload)
@@ -136,7 +137,7 @@ def _topk(rows: list[list[int]], values: list[list[float]], dtype: str, kept: in
 
 def decode(frame: bytes) -> bytes:
     """The elements of a valid frame as bytes."""
-    codec, dtype, rank = CODECS[frame[5]], DTYPES[frame[6]], frame[7]
+    codec, dtype, rank = _NAMES[frame[5]], DTYPES[frame[6]], frame[7]
     parameter = struct.unpack_from("<I", frame, 12)[0]
     shape = struct.unpack_from(f"<{rank}Q", frame, 40)
     payload = frame[40 + 8 * rank :]

@@ -65,7 +65,7 @@ def valid_frames() -> list[bytes]:
                 single = np.asarray(rng.standard_normal(shape), np.float32)
                 short = (single.view(np.uint32) >> 16).astype(np.uint16)
                 bits = (single, single.astype(np.float16), short)[dtype]
-                numbers = judge.CODECS.index(codec.name), codec.group or 64, codec.keep or 0.25
+                numbers = judge.CODECS[codec.name], codec.group or 64, codec.keep or 0.25
                 frames.append(_NATIVE.encode(bits, dtype, shape, *numbers))
     for shape in ((1, _WIDTH), (3, _WIDTH), (2, 35, _WIDTH), (300, _WIDTH), (0, _WIDTH)):
         x = rng.standard_normal(shape).astype(np.float32)
@@ -80,7 +80,7 @@ def large_frames() -> list[bytes]:
     for dtype, shape in enumerate(LARGE_SHAPES):
         single = np.asarray(rng.standard_normal(shape), np.float32)
         bits = (single, single.astype(np.float16), (single.view(np.uint32) >> 16).astype(np.uint16))[dtype]
-        frames.append(_NATIVE.encode(bits, dtype, shape, judge.CODECS.index("lossless_bf16"), 64, 0.25))
+        frames.append(_NATIVE.encode(bits, dtype, shape, judge.CODECS["lossless_bf16"], 64, 0.25))
     for rows in LARGE_ROWS:
         x = rng.standard_normal((rows, _WIDTH)).astype(np.float32)
         frames.append(prepared(CALIBRATED, _NATIVE).encode(x, 0, x.shape))

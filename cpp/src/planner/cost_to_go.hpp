@@ -71,7 +71,7 @@ struct Walk {
     std::vector<Stage> stages;
 };
 
-// Follows a relaxation's choices from the root: the relaxed optimum, in which XX.
+// Follows a relaxation's choices from the root: the relaxed optimum, in which nodes outside the ng-set may repeat.
 Walk relaxed_optimum(const Tables& t, const Metric& metric, const Relaxation& relaxation);
 
 // The same without repeating a node or exceeding the loss budget, as far as the least loss to go tells.

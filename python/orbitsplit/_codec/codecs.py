@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from .arrays import Array
 
-# Index = the number of the codec in a frame.
-_CODECS = ("raw", "bf16", "int8", "int4", "topk", "lossless_bf16")
+# The ids of the fixed codecs in a frame; 6 is that of calibrated codecs.
+_CODECS = {"raw": 0, "bf16": 1, "int8": 2, "int4": 3, "topk": 4, "lossless_bf16": 5}
 
 _VALID = (
     "valid are raw, bf16, int8, int8:GROUP, int4, int4:GROUP, topk, topk:KEEP and lossless_bf16 "
@@ -233,7 +233,7 @@ def codec_arguments(codec: str | Codec) -> tuple[int, int, float]:
     chosen = _parse(codec) if isinstance(codec, str) else codec
     if not isinstance(chosen, Codec):
         raise TypeError(f"codec is of type {type(codec).__name__}, it must be a name, a Codec or a CalibratedCodec")
-    return _CODECS.index(chosen.name), chosen.group or _DEFAULT_GROUP, chosen.keep or _DEFAULT_KEEP
+    return _CODECS[chosen.name], chosen.group or _DEFAULT_GROUP, chosen.keep or _DEFAULT_KEEP
 
 
 def _view_out(out: Buffer) -> memoryview:

@@ -33,7 +33,7 @@ class Node:
 
     Attributes:
         name: Unique name.
-        memory_bytes: Memory beside the Python interpreter.
+        memory_bytes: Memory in bytes, without what the Python interpreter takes.
         slowdown: How many times slower than the machine that measured the profile, at least 1.
         flop_per_s: Compute rate.
         memory_bytes_per_s: Rate of reading weights, which bounds decoding; None: not counted.

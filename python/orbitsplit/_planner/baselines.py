@@ -36,6 +36,8 @@ def uniform(problem: Problem) -> tuple[Stage, ...]:
     """Split the layers into equal counts, one stage for each node.
 
     Nodes that are left when there are fewer layers have no stage.
+
+    Raises nothing: limits that the stages violate are for `evaluate` to report.
     """
     return _with_best_level(problem, _shares(np.ones(len(problem.layers)), np.ones(len(problem.nodes))))
 
@@ -66,6 +68,8 @@ def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
     """Fill the nodes in order up to their memory, as accelerate does; the last one takes all remaining layers.
 
     A node that cannot hold the next layer is skipped.
+
+    Raises nothing: limits that the stages violate are for `evaluate` to report.
     """
     layers, memory = len(problem.layers), problem.layer_memory_bytes
     spans: list[Span] = []
@@ -87,6 +91,8 @@ def min_max_split(problem: Problem) -> tuple[Stage, ...]:
     A dynamic programme over (layers placed, last node) that respects memory and may skip nodes. It counts computing and
     transmission alone: no codec seconds, propagation, ingress, egress, generation or pins. If no split fits, the result
     is that of `uniform`.
+
+    Raises nothing: limits that the stages violate are for `evaluate` to report.
     """
     compute = _compute_s(problem)
     ratios = sorted({level.ratio for level in problem.levels}) or [1.0]
@@ -119,6 +125,10 @@ def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternativ
 
     They are the best plan without compression, the heuristic baselines, and all layers on each single node (see
     `unsplit`), which holds the `tied_bytes` that the first and the last layer share once.
+
+    Raises:
+        ValueError: `tied_bytes` is not finite.
+        TypeError: `tied_bytes` is no number.
     """
     return (
         uncompressed(problem),

@@ -127,7 +127,7 @@ class Prediction:
         link_s: Occupancy of each link per micro-batch in prefill.
         decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
         decode_link_s: Occupancy of each link per token step of one group; empty without generation.
-        stage_memory_bytes: Memory of each stage's process beside the interpreter.
+        stage_memory_bytes: Memory of each stage's process, in bytes, without that of the interpreter.
         status: As in a `Solution`.
         lower_bound_s: No plan takes fewer seconds of the objective.
         gap: (objective - lower bound) / objective.

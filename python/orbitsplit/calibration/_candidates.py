@@ -95,6 +95,7 @@ def candidates(
 
 
 def _make(kind: str, bits: float, sources: Sources) -> Fitted:
+    """Return the codec of a kind at one level. Raises `ValueError` for another kind than those of `KINDS`."""
     statistics = sources.statistics
     assert statistics is not None
     if kind in STATISTICAL:
@@ -105,9 +106,12 @@ def _make(kind: str, bits: float, sources: Sources) -> Fitted:
         training = Training(steps=_MASK_STEPS, learning_rate=0.03, seed=sources.seed)
         mask = learn_mask(fitted, bits=bits, value_bits=value_bits, training=training)
         return finish(mask.numbers, fitted.sample(SAMPLE_ROWS), bits, varies="threshold")
-    start = start_of(sources.geometry("klt"), statistics.sample, bits)
-    training = Training(steps=_DISTILL_STEPS, learning_rate=0.01, seed=sources.seed)
-    return finish(distill(fitted, start, bits=bits, training=training).numbers, statistics.sample, bits, varies="step")
+    if kind == "trained":
+        start = start_of(sources.geometry("klt"), statistics.sample, bits)
+        training = Training(steps=_DISTILL_STEPS, learning_rate=0.01, seed=sources.seed)
+        distilled = distill(fitted, start, bits=bits, training=training)
+        return finish(distilled.numbers, statistics.sample, bits, varies="step")
+    raise ValueError(f"codec {kind!r} is not calibrated, those are {', '.join(KINDS)}")
 
 
 def _measure(name: str, fitted: Fitted | None, downstream: CutDownstream, kind: str) -> Candidate:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 import orbitsplit as osp
+from orbitsplit.calibration import _candidates
 from orbitsplit.calibration._distill import distill
 from orbitsplit.calibration._fit import finish
 from orbitsplit.calibration._mask import learn_mask
 from orbitsplit.calibration._numbers import CodecNumbers, entropy_bits
+from orbitsplit.calibration._statistics import CutStatistics
 from orbitsplit.calibration._training import Training
 from tests.support.tiny_encoders import tiny_images, tiny_vit
 
@@ -148,6 +150,16 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         learn_mask(Quadratic(), bits=2.0, value_bits=9)
     with pytest.raises(ValueError, match="must be positive"):
         Training(steps=0, learning_rate=0.1)
+
+
+def test_a_kind_without_a_branch_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It was trained as "trained", under another name.
+    monkeypatch.setattr(_candidates, "KINDS", (*_candidates.KINDS, "new"))
+    sources = _candidates.Sources(
+        statistics=CutStatistics.empty(WIDTH, is_whole=True), fitted=lambda _name: Quadratic(), seed=0
+    )
+    with pytest.raises(ValueError, match="codec 'new' is not calibrated, those are channel, fisher, klt, mask, tra"):
+        next(_candidates.candidates(["new"], [2.0], sources, Quadratic()))
 
 
 def test_calibrate_trains_and_a_codebook_has_the_results() -> None:

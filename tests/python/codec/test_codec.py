@@ -30,7 +30,7 @@ def bits_of(values, dtype):
 
 def arguments(codec):
     parsed = Codec.parse(codec)
-    return judge.CODECS.index(parsed.name), parsed.group or 64, parsed.keep or 0.25
+    return judge.CODECS[parsed.name], parsed.group or 64, parsed.keep or 0.25
 
 
 def every_backend():

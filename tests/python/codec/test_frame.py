@@ -27,7 +27,7 @@ def test_golden_frames_stay_readable_and_are_written_again(golden, backend):
     assert list(shape) == golden["shape"]
     assert decoded.tobytes().hex() == golden["output"]
     codec = Codec.parse(golden["codec"])
-    numbers = judge.CODECS.index(codec.name), codec.group or 64, codec.keep or 0.25
+    numbers = judge.CODECS[codec.name], codec.group or 64, codec.keep or 0.25
     assert module.encode(data, dtype, shape, *numbers) == frame
 
 

@@ -12,7 +12,7 @@ from tests.judges import codec as judge
 from tests.judges import stream as judge_stream
 
 NATIVE, NUMBA = load_backend("native"), load_backend("numba")
-CODEC = judge.CODECS.index("lossless_bf16")
+CODEC = judge.CODECS["lossless_bf16"]
 BFLOAT16 = judge.DTYPES.index("bfloat16")
 
 

@@ -41,7 +41,7 @@ def _restore_isa():
 
 def outcomes(x, dtype, codec):
     """Yield (name, frame, array) of every implementation; a frame or array that is refused is the message."""
-    numbers = judge.CODECS.index(codec.name), codec.group or 64, codec.keep or 0.25
+    numbers = judge.CODECS[codec.name], codec.group or 64, codec.keep or 0.25
     sets = [(name, NATIVE) for name in NATIVE.isas()]
     for name, module in [*sets, ("numba", NUMBA)]:
         module.set_isa(name)

@@ -20,7 +20,15 @@ namespace orbitsplit {
 
 namespace {
 
-constexpr std::string_view names[] = {"raw", "bf16", "int8", "int4", "topk", "lossless_bf16"};
+struct Name {
+    std::string_view text;
+    CodecKind kind;
+};
+
+constexpr Name names[] = {
+    {"raw", CodecKind::raw},   {"bf16", CodecKind::bf16}, {"int8", CodecKind::int8},
+    {"int4", CodecKind::int4}, {"topk", CodecKind::topk}, {"lossless_bf16", CodecKind::lossless_bf16},
+};
 
 [[noreturn]] void refuse(std::string_view text) {
     throw std::invalid_argument(
@@ -193,9 +201,9 @@ Number parse_number(std::string_view number, std::string_view text) {
 
 Codec parse_codec(std::string_view text) {
     const std::size_t colon = text.find(':');
-    const auto* name = std::find(std::begin(names), std::end(names), text.substr(0, colon));
+    const auto* name = std::ranges::find(names, text.substr(0, colon), &Name::text);
     if (name == std::end(names)) refuse(text);
-    Codec codec{.kind = static_cast<CodecKind>(name - std::begin(names))};
+    Codec codec{.kind = name->kind};
     if (colon == std::string_view::npos) return codec;
     const std::string_view number = text.substr(colon + 1);
     if (has_group(codec.kind))
@@ -219,7 +227,7 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
     pool::check_threads(execution.threads);
     FrameInfo info = declare(dtype, shape, codec);
     encoding::check_buffers(info, data.size(), frame.size());
-    const std::string_view name = names[static_cast<std::size_t>(info.codec)];
+    const std::string_view name = std::ranges::find(names, info.codec, &Name::kind)->text;
     std::byte* payload = frame.data() + info.header_bytes();
     if (info.codec == CodecKind::lossless_bf16) {
         const lossless::Encoded encoded =

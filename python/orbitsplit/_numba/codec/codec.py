@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     Words = npt.NDArray[np.uint32]
     Singles = npt.NDArray[np.float32]
 
-_NAMES = ("raw", "bf16", "int8", "int4", "topk", "lossless_bf16")
+_NAMES = {RAW: "raw", BF16: "bf16", INT8: "int8", INT4: "int4", TOPK: "topk", LOSSLESS_BF16: "lossless_bf16"}
 _LARGEST = (np.float32(3.4028235e38), np.float32(65504.0), np.float32(3.3895314e38))
 _INFINITE_KEY = (0x7F800000, 0x7C000000, 0x7F800000)
 

@@ -28,7 +28,12 @@ _AU_KM = 149597870.7
 
 
 def period_s(altitude_km: float) -> float:
-    """Return the Kepler period in seconds of a circular orbit `altitude_km` above the equatorial radius."""
+    """Return the Kepler period in seconds of a circular orbit `altitude_km` above the equatorial radius.
+
+    Raises:
+        ValueError: The altitude is not finite, or not above 0.
+        TypeError: The altitude is no number.
+    """
     _check_altitude(altitude_km)
     return 2 * math.pi * math.sqrt((EARTH_RADIUS_KM + altitude_km) ** 3 / MU_KM3_PER_S2)
 
@@ -43,7 +48,8 @@ def maximal_range_km(
         4733
 
     Raises:
-        ValueError: An altitude is below the margin.
+        ValueError: An altitude is not finite, not above 0, or below the margin.
+        TypeError: An altitude is no number.
     """
     grazing = EARTH_RADIUS_KM + margin_km
     total = 0.0
@@ -59,6 +65,9 @@ def line_of_sight(a: Array, b: Array, *, margin_km: float = ATMOSPHERE_MARGIN_KM
     """Return whether points a and b [..., 3] see each other past a sphere of the equatorial radius + `margin_km`.
 
     The sphere, up to 21 km larger than the ellipsoid at the poles, errs on the side of no link.
+
+    Raises:
+        ValueError: The shapes of the arrays do not broadcast.
     """
     step = b - a
     squared = np.sum(step * step, axis=-1)
@@ -70,13 +79,21 @@ def line_of_sight(a: Array, b: Array, *, margin_km: float = ATMOSPHERE_MARGIN_KM
 
 
 def range_km(a: Array, b: Array) -> Array:
-    """Return distances [...] in km between points [..., 3]."""
+    """Return distances [...] in km between points [..., 3].
+
+    Raises:
+        ValueError: The shapes of the arrays do not broadcast.
+    """
     distance: Array = np.sqrt(np.sum((b - a) ** 2, axis=-1))
     return distance
 
 
 def delay_s(distance_km: Array) -> Array:
-    """Return the propagation delay in seconds at the speed of light."""
+    """Return the propagation delay [...] in seconds of distances [...] in km, at the speed of light.
+
+    Raises:
+        TypeError: The distances are no numbers.
+    """
     return np.asarray(distance_km) / LIGHT_KM_PER_S
 
 
