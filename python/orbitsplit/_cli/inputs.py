@@ -89,14 +89,16 @@ class RunFiles:
         if plan.codebook is not None and codebook is not None and codebook.hex_id != plan.codebook:
             raise ValueError(f"the plan needs codebook {plan.codebook}, {self.codebook} is codebook {codebook.hex_id}")
         conditions = load_optional(osp.LinkConditions, self.links)
-        if conditions is not None:
-            conditions.check(stage.node for stage in plan.stages)
         replan = None
         if self.profile is not None or self.network is not None:
             if self.profile is None or self.network is None:
                 raise ValueError("to resume after a loss, give --profile and --network")
             profile, network = load(osp.ModelProfile, self.profile), load_network(self.network)
             replan = osp.replanner(profile, network, codebook=codebook)
+            if conditions is not None:
+                conditions.check(node.name for node in network.nodes)
+        elif conditions is not None:
+            conditions.nodes_left_out(stage.node for stage in plan.stages)
         return RunInputs(plan, model, codebook, conditions, replan)
 
 

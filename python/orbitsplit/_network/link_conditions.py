@@ -10,7 +10,7 @@ import heapq
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -214,10 +214,23 @@ class LinkConditions:
     def check(self, nodes: Iterable[str]) -> None:
         """Raise ValueError if a link names a node that is not among `nodes`."""
         known = list(nodes)
-        for link in self.links:
-            for end in (link.source, link.destination):
-                if end not in known:
-                    raise ValueError(f"the conditions name node {end!r}; the nodes are {', '.join(known)}")
+        for end in self._nodes_beyond(known):
+            raise ValueError(f"the conditions name node {end!r}; the nodes are {', '.join(known)}")
+
+    def nodes_left_out(self, nodes: Iterable[str]) -> tuple[str, ...]:
+        """Return the nodes that links name and a plan over `nodes` leaves out, each once.
+
+        Raises:
+            ValueError: No link joins two of the nodes: these are conditions for something else.
+        """
+        known = list(nodes)
+        if self.links and not any(link.source in known and link.destination in known for link in self.links):
+            self.check(known)
+        return self._nodes_beyond(known)
+
+    def _nodes_beyond(self, nodes: Collection[str]) -> tuple[str, ...]:
+        ends = (end for link in self.links for end in (link.source, link.destination))
+        return tuple(dict.fromkeys(end for end in ends if end not in nodes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the conditions as JSON-ready data in SI units; `from_dict` takes it back."""

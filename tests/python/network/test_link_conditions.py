@@ -113,6 +113,16 @@ def test_nodes_are_checked_against_those_there_are() -> None:
         conditions.check(["sat-0", "sat-1"])
 
 
+def test_conditions_may_name_nodes_that_a_plan_leaves_out() -> None:
+    conditions = LinkConditions((LinkShape("a", "b"), LinkShape("b", "c"), LinkShape("d", "c")))
+    assert conditions.nodes_left_out(["a", "b", "c", "d"]) == ()
+    assert conditions.nodes_left_out(iter(["b", "a"])) == ("c", "d")
+    assert LinkConditions(()).nodes_left_out(["a"]) == ()
+    # None of the links can be of this plan: these are the conditions of another one.
+    with pytest.raises(ValueError, match="the conditions name node 'b'; the nodes are a, c"):
+        conditions.nodes_left_out(["a", "c"])
+
+
 def first_outages(link: LinkShape, count: int) -> list[tuple[float, float]]:
     return list(itertools.islice(link.outages(), count))
 

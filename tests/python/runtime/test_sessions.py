@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import orbitsplit as osp
+from orbitsplit._network.link_conditions import LinkShape
 from orbitsplit.runtime import Generation, Pipeline
 from orbitsplit.runtime._messages.control import StageRecord
 from orbitsplit.runtime._parent import pipeline, sessions
@@ -430,3 +431,14 @@ def test_a_stage_above_its_memory_is_logged_or_refused(
         assert [stage.exceeds_memory for stage in pipe.last_run.stages] == [limit == 9] * 2
         assert ("used 10 bytes" in caplog.text) == (limit == 9 and not strict)
         assert pipe.failure is None
+
+
+def test_conditions_of_nodes_that_the_plan_leaves_out_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # They were refused, so that no file could describe a whole network.
+    links = (LinkShape("node 0", "node 1"), LinkShape("node 1", "spare"))
+    with fake_pipeline(tmp_path, conditions=osp.LinkConditions(links)):
+        assert "conditions of links name nodes that the plan does not use: spare" in caplog.text
+    with pytest.raises(ValueError, match="the conditions name node 'spare'; the nodes are node 0, node 1"):
+        open_fake_pipeline(tmp_path, conditions=osp.LinkConditions(links[1:]))

@@ -65,6 +65,11 @@ def restarted(group: int, tokens: int, failures: int) -> None:
     LOG.warning("group %d restarts with %d new tokens, corrupted messages in a row: %d", group, tokens, failures)
 
 
+def conditions_unused(nodes: Iterable[str]) -> None:
+    """Log the nodes that conditions of links name and the plan leaves out."""
+    LOG.warning("conditions of links name nodes that the plan does not use: %s", ", ".join(nodes))
+
+
 def memory_exceeded(excess: str) -> None:
     """Log that stages used more memory than their nodes have."""
     LOG.warning("%s", excess)

@@ -110,7 +110,9 @@ class Pipeline:
         callback("progress", progress)
         plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
         if conditions is not None:
-            conditions.check(stage.node for stage in plan.stages)
+            unused = conditions.nodes_left_out(stage.node for stage in plan.stages)
+            if unused:
+                log.conditions_unused(unused)
         _check_secret(secret)
         self.last_run: Run | None = None
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
