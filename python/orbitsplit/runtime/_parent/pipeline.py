@@ -55,7 +55,7 @@ class Pipeline:
     `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
     generation resumes from the tokens so far, and `recoveries` reports it. The caches are rebuilt as they were built,
     one known token at a time, so that the text is what it would have been; without `exact_resume` in one forward, which
-    is sooner and rounds differently (figures: docs/guides/machines.md). Without `replan`, or if it finds no plan, all
+    is sooner and rounds differently (figures: docs/guides/running.md). Without `replan`, or if it finds no plan, all
     processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
     is sent again.
 
