@@ -17,8 +17,12 @@ def book_by_hand(
     drop_per_loss: float = 0.5,
     step: float = 0.25,
     layer_hashes: Sequence[str] | None = None,
+    has_matrix: bool = False,
 ) -> osp.Codebook:
     """Return a book with these levels at each cut: (name, bits per element, loss); of no model unless hashes say so."""
+    tensors = {"step": np.full(width, step, np.float32)}
+    if has_matrix:
+        tensors["matrix"] = np.eye(width, dtype=np.float32)
     entries = {
         cut: [
             osp.CodebookEntry(
@@ -30,7 +34,7 @@ def book_by_hand(
                     encode_s_per_byte=0.0,
                     decode_s_per_byte=0.0,
                 ),
-                arrays={"step": "step"},
+                arrays={name: name for name in tensors},
             )
             for name, bits, loss in found
         ]
@@ -46,7 +50,7 @@ def book_by_hand(
     return osp.Codebook(
         model,
         entries,
-        {"step": np.full(width, step, np.float32)},
+        tensors,
         accuracy=osp.AccuracyCurve(drop_per_loss, 0.01, 5),
         provenance={},
     )

@@ -27,6 +27,10 @@ VERSION = 1
 _NUMBERS = {entry.name for entry in fields(CalibratedCodec) if entry.init} - {"codebook", "cut", "level"}
 
 
+# A codec has its matrices as it was given them, and twice in the core, as rows and transposed; a test measures that.
+_MATRICES, _ARRAY_COPIES = ("matrix", "inverse"), 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodebookLevel:
     """One rate-distortion point at one cut, measured on data that nothing was fitted to.
@@ -166,6 +170,11 @@ class Codebook:
             self._codecs[cut, level] = CalibratedCodec(codebook=self.codebook_id, cut=cut, level=level, **numbers)
         return self._codecs[cut, level]
 
+    def codec_bytes(self, cut: int, level: int) -> int:
+        """Return the memory that the codec of a level takes in a process, in bytes; 0 for a fixed codec."""
+        arrays = self._entry(cut, level).arrays
+        return _ARRAY_COPIES * sum(self._tensors[arrays[name]].nbytes for name in _MATRICES if name in arrays)
+
     def table(self, dtype: str = "float32") -> LevelTable:
         """Return what the planner needs: levels with one ratio at all cuts, the least of them, and the loss at each.
 
@@ -192,6 +201,7 @@ class Codebook:
             levels=tuple(levels),
             loss=tuple(self._losses(cut, names) for cut in range(self.model.layers + 1)),
             provenance={"codebook": self.hex_id, **self.provenance},
+            codec_bytes=max(self.codec_bytes(cut, k) for cut in self.cuts for k in range(len(self.levels(cut)))),
         )
 
     def _losses(self, cut: int, names: Sequence[str]) -> tuple[float, ...]:

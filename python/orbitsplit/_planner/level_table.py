@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_fields, check_keys, check_number, list_of, mapping_of, records_of
+from orbitsplit._io.validation import (
+    LARGEST_BYTES,
+    check_count,
+    check_fields,
+    check_keys,
+    check_number,
+    list_of,
+    mapping_of,
+    records_of,
+)
 
 from .problem import Level
 
@@ -37,6 +46,7 @@ class LevelTable:
         loss: C rows of K numbers: `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats
             per token: the mean KL divergence of the next-token distribution from that of the unsplit model.
         provenance: How the losses were measured.
+        codec_bytes: The most memory that one of the codecs takes in the process of a stage; a stage has up to two.
 
     Raises:
         ValueError: A row of `loss` has another length than `levels`, or a loss is not finite or negative.
@@ -45,8 +55,10 @@ class LevelTable:
     levels: tuple[Level, ...]
     loss: tuple[tuple[float, ...], ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    codec_bytes: int = 0
 
     def __post_init__(self) -> None:
+        check_count("codec_bytes", self.codec_bytes, 0, most=LARGEST_BYTES)
         for k, level in enumerate(self.levels):
             check_fields(f"levels[{k}]", level, strings=("name",))
         for cut, row in enumerate(self.loss):
@@ -75,6 +87,7 @@ class LevelTable:
             levels=records_of("levels", list_of("levels", values["levels"]), Level),
             loss=tuple(tuple(list_of(f"loss[{cut}]", row)) for cut, row in enumerate(rows)),
             provenance=mapping_of("provenance", values.get("provenance", {})),
+            codec_bytes=values.get("codec_bytes", 0),
         )
 
     def save(self, path: str | Path) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The number of nodes that a message names.
 _MOST_NAMED = 4
+# One decodes what the stage receives, one encodes what it sends.
+_CODECS_PER_STAGE = 2
 
 
 def _common_workspace_bytes(profile: ModelProfile) -> int:
@@ -29,20 +31,23 @@ def extra_workspace(profile: ModelProfile) -> list[int]:
     return [max(0, profile.stage_workspace_bytes(k, k + 1) - common) for k in range(len(profile.layers))]
 
 
-def stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, layers_bytes: int) -> int:
-    """Return the memory of a stage's process beside the interpreter; `layers_bytes` is the problem's for its layers."""
+def stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, *, layers_bytes: int, codec_bytes: int) -> int:
+    """Return the memory of a stage's process beside the interpreter.
+
+    `layers_bytes` is the problem's for its layers, `codec_bytes` that of the codecs at its ends.
+    """
     workspace_bytes = profile.stage_workspace_bytes(stage.start, stage.stop)
     own_bytes = layers_bytes - sum(extra_workspace(profile)[stage.start : stage.stop])
-    return own_bytes + workspace_bytes + profile.process_bytes(workload, workspace_bytes)
+    return own_bytes + workspace_bytes + codec_bytes + profile.process_bytes(workload, workspace_bytes)
 
 
-def node_record(node: Node, profile: ModelProfile, workload: Workload) -> dict[str, object]:
-    """Return the node as a record of a problem."""
+def node_record(node: Node, profile: ModelProfile, workload: Workload, *, codec_bytes: int) -> dict[str, object]:
+    """Return the node as a record of a problem; `codec_bytes` is the most that one codec takes."""
     return {
         "name": node.name,
         "memory_bytes": node.memory_bytes,
         # A node too small for the process holds no layer; a problem requires headroom <= memory.
-        "headroom_bytes": min(node.memory_bytes, _own_bytes(node, profile, workload)),
+        "headroom_bytes": min(node.memory_bytes, _own_bytes(node, profile, workload, codec_bytes)),
         "half_duplex": node.half_duplex,
     }
 
@@ -52,15 +57,18 @@ def layer_bytes(layer: LayerProfile, workload: Workload) -> int:
     return layer.weight_bytes + workload.sequences * layer.kv_bytes(workload.prompt_tokens + workload.new_tokens)
 
 
-def _own_bytes(node: Node, profile: ModelProfile, workload: Workload) -> int:
-    """Return the memory of a node that layers cannot have."""
+def _own_bytes(node: Node, profile: ModelProfile, workload: Workload, codec_bytes: int) -> int:
+    """Return the memory of a node that layers cannot have: of its codecs the largest, since a problem has no other."""
     workspace_bytes = _common_workspace_bytes(profile)
-    return max(node.headroom_bytes, profile.process_bytes(workload, workspace_bytes)) + workspace_bytes
+    process_bytes = profile.process_bytes(workload, workspace_bytes) + _CODECS_PER_STAGE * codec_bytes
+    return max(node.headroom_bytes, process_bytes) + workspace_bytes
 
 
-def nodes_without_room(nodes: Sequence[Node], profile: ModelProfile, workload: Workload) -> list[str]:
+def nodes_without_room(
+    nodes: Sequence[Node], profile: ModelProfile, workload: Workload, *, codec_bytes: int
+) -> list[str]:
     """Return a sentence on the nodes that have no room for any layer, as part of an error; [] if there are none."""
-    lacking = [(node, _own_bytes(node, profile, workload)) for node in nodes]
+    lacking = [(node, _own_bytes(node, profile, workload, codec_bytes)) for node in nodes]
     lacking = [(node, own) for node, own in lacking if own > node.memory_bytes]
     if not lacking:
         return []
@@ -68,6 +76,6 @@ def nodes_without_room(nodes: Sequence[Node], profile: ModelProfile, workload: W
     more = f" and {len(lacking) - _MOST_NAMED} others" if len(lacking) > _MOST_NAMED else ""
     return [
         f"nodes without room for any layer: {named}{more}; beside its layers a stage takes "
-        f"{format_bytes(max(own for _, own in lacking))} (libraries, workspace, headroom, and the waiting activations "
-        f"of {workload.micro_batches} micro-batches)"
+        f"{format_bytes(max(own for _, own in lacking))} (libraries, codecs, workspace, headroom, and the waiting "
+        f"activations of {workload.micro_batches} micro-batches)"
     ]

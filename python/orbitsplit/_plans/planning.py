@@ -215,7 +215,10 @@ def build_problem(
     data: dict[str, Any] = {
         "name": f"{profile.model} on {network.name}",
         "layers": [layer.name for layer in profile.layers],
-        "nodes": [node_record(node, profile, workload) for node in network.nodes],
+        "nodes": [
+            node_record(node, profile, workload, codec_bytes=0 if levels is None else levels.codec_bytes)
+            for node in network.nodes
+        ],
         "layer_memory_bytes": [
             layer_bytes(layer, workload) + extra
             for layer, extra in zip(profile.layers, extra_workspace(profile), strict=True)
@@ -251,8 +254,14 @@ class PlanNames:
 
 def _infeasible(of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
     """Return the error with these facts, and the nodes that have no room for any layer."""
+    codec_bytes = 0 if of.codebook is None else of.codebook.table(of.profile.dtype).codec_bytes
     return InfeasiblePlanError(
-        "; ".join([*map(str, texts), *nodes_without_room(of.network.nodes, of.profile, of.workload)])
+        "; ".join(
+            [
+                *map(str, texts),
+                *nodes_without_room(of.network.nodes, of.profile, of.workload, codec_bytes=codec_bytes),
+            ]
+        )
     )
 
 
@@ -268,6 +277,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
         raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)
+    at_cuts = [_codec_bytes(problem, stage, of.codebook) for stage in solution.stages[:-1]]
     prediction = Prediction(
         total_s=result.objective_s,
         prefill_s=result.prefill_s,
@@ -278,8 +288,10 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         decode_stage_s=tuple(result.decode_stage_s),
         decode_link_s=tuple(result.decode_link_s),
         stage_memory_bytes=tuple(
-            stage_bytes(of.profile, of.workload, stage, int(size))
-            for stage, size in zip(solution.stages, result.stage_memory_bytes, strict=True)
+            stage_bytes(of.profile, of.workload, stage, layers_bytes=int(size), codec_bytes=before + after)
+            for stage, size, before, after in zip(
+                solution.stages, result.stage_memory_bytes, [0, *at_cuts], [*at_cuts, 0], strict=True
+            )
         ),
         status=solution.status,
         lower_bound_s=solution.lower_bound_s,
@@ -369,11 +381,20 @@ def _roofline(node: Node, flop: float, weight_bytes: int) -> float:
     return max(flop / node.flop_per_s, reading)
 
 
+def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:
+    """Return the memory of the codec at the cut after a stage, at each end."""
+    level = _codebook_level(problem, stage, codebook)
+    return 0 if codebook is None or level is None else codebook.codec_bytes(stage.stop - 1, level)
+
+
+def _codebook_level(problem: Problem, stage: Stage, codebook: Codebook | None) -> int | None:
+    codec = None if stage.level is None else problem.levels[stage.level].name
+    return None if codebook is None or codec in (None, "raw") else codebook.level_of(stage.stop - 1, str(codec))
+
+
 def _plan_stage(problem: Problem, stage: Stage, node: Node, codebook: Codebook | None) -> PlanStage:
     codec = None if stage.level is None else problem.levels[stage.level].name
-    level = None
-    if codebook is not None and codec not in (None, "raw"):
-        level = codebook.level_of(stage.stop - 1, str(codec))
+    level = _codebook_level(problem, stage, codebook)
     return PlanStage(
         node=node.name,
         start=stage.start,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -463,3 +465,34 @@ def test_other_weights_are_named_by_layer(book: Codebook) -> None:
 def test_more_layers_than_were_calibrated_are_refused(book: Codebook) -> None:
     with pytest.raises(ValueError, match="layer"):
         book.model.check_layers("this", dict(enumerate(("aa", "bb", "cc", "dd", "ee"))))
+
+
+MEASURE = """
+import gc, numpy as np, torch
+import orbitsplit as osp
+from orbitsplit.runtime._memory import resident_bytes
+
+WIDTH, COUNT = 1536, 4
+matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(WIDTH, WIDTH)))[0].astype(np.float32)
+step, x = np.full(WIDTH, 0.1, np.float32), torch.randn(1, 8, WIDTH)
+
+def use(**arrays):
+    codec = osp.CalibratedCodec(codebook=7, step=step, **arrays)
+    encoder, decoder = osp.Encoder(codec, x.shape, x.dtype), osp.Decoder(x.shape, x.dtype, codebook=codec)
+    decoder.decode(encoder.encode(x))
+    return codec, encoder, decoder
+
+kept = [use(hadamard=512)]  # with what the first one imports
+gc.collect()
+before = resident_bytes()
+kept += [use(matrix=matrix) for _ in range(COUNT)]
+gc.collect()
+print((resident_bytes() - before) / (COUNT * matrix.nbytes))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read as on Linux")
+def test_codecs_take_the_memory_that_is_said() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=120)
+    # Three copies of the matrix; the arrays that a codec was given are here those of all.
+    assert 1.8 < float(done.stdout) <= 3.3

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import orbitsplit as osp
@@ -119,11 +117,9 @@ def test_compute_in_flop_per_second_needs_no_measurement() -> None:
 
 
 def test_plan_names_nodes_codecs_and_links() -> None:
-    levels = SimpleNamespace(
-        levels=(SimpleNamespace(name="raw", ratio=1.0, encode_s_per_byte=0.0, decode_s_per_byte=0.0),
-                SimpleNamespace(name="int8", ratio=4.0, encode_s_per_byte=1e-6, decode_s_per_byte=1e-6)),
-        loss=np.array([[0.0, 0.1], [0.0, 0.1], [0.0, 0.1]]),
-    )  # fmt: skip
+    raw = osp.Level(name="raw", ratio=1.0)
+    int8 = osp.Level(name="int8", ratio=4.0, encode_s_per_byte=1e-6, decode_s_per_byte=1e-6)
+    levels = osp.LevelTable(levels=(raw, int8), loss=((0.0, 0.1),) * 3)
     workload = Workload(micro_batches=8, prompt_tokens=PROMPT)
     result = osp.plan(profile(), network(2.0, 1.0, memory=9000), workload, levels=levels, loss_budget=0.1)
     assert result.prediction is not None
@@ -156,7 +152,7 @@ def test_what_does_not_belong_together_is_refused(
 
 
 def test_levels_of_another_model_are_refused() -> None:
-    levels = SimpleNamespace(levels=(), loss=np.zeros((7, 0)))
+    levels = osp.LevelTable(levels=(), loss=((),) * 7)
     with pytest.raises(ValueError, match="the levels describe 7 cuts, the profiled model has 3"):
         osp.plan(profile(), network(1.0, 1.0), levels=levels)
 
@@ -307,13 +303,42 @@ def book(**changes: Any) -> osp.Codebook:
     return book_by_hand(LEVELS, **{"layers": 2, "width": 16, **changes})
 
 
-def calibrated_plan(codebook: osp.Codebook | None = None, of: ModelProfile | None = None, **options: Any) -> osp.Plan:
-    """Plan three stages of nodes so small that no two layers but the first fit on one."""
-    nodes = tuple(Node(f"n{k}", memory, slowdown=1.0) for k, memory in enumerate((3500, 4000, 4000)))
+def calibrated_plan(
+    codebook: osp.Codebook | None = None, of: ModelProfile | None = None, *, room: int = 0, **options: Any
+) -> osp.Plan:
+    """Plan three stages of nodes so small that no two layers but the first fit on one, with `room` more bytes."""
+    nodes = tuple(Node(f"n{k}", memory + room, slowdown=1.0) for k, memory in enumerate((3500, 4000, 4000)))
     links = tuple(Link(a.name, b.name, 640.0, 0.25) for a in nodes for b in nodes if a is not b)
     workload = Workload(micro_batches=3, prompt_tokens=PROMPT)
     given = book() if codebook is None else codebook
     return osp.plan(profile() if of is None else of, Network("test", nodes, links), workload, codebook=given, **options)
+
+
+def test_the_matrices_of_codecs_count_as_memory_of_both_stages() -> None:
+    # A demo's stage was planned at 236 MB of 250 MB, and used 252 MB.
+    without, given = book(), book(has_matrix=True)
+    matrix = 3 * 16 * 16 * 4
+    assert (without.codec_bytes(1, 0), given.codec_bytes(1, 0)) == (0, matrix)
+    assert given.table("float32").codec_bytes == matrix
+    lean = calibrated_plan(without, loss_budget=1.0)
+    full = calibrated_plan(given, room=2 * matrix, loss_budget=1.0)
+    assert len(full.stages) == len(lean.stages) > 1
+    assert lean.prediction is not None
+    assert full.prediction is not None
+    used = [0 if stage.codebook_level is None else matrix for stage in full.stages[:-1]]
+    assert any(used)
+    more = [before + after for before, after in zip([0, *used], [*used, 0], strict=True)]
+    assert [
+        after - before
+        for before, after in zip(lean.prediction.stage_memory_bytes, full.prediction.stage_memory_bytes, strict=True)
+    ] == more
+    # A problem knows no codec of a stage, so every node has room for the two largest.
+    workload = Workload(prompt_tokens=PROMPT)
+    rooms = []
+    for one in (without, given):
+        problem = osp.build_problem(profile(), network(1.0, 2.0), workload, levels=one.table())
+        rooms.append([node.headroom_bytes for node in problem.nodes])
+    assert rooms[1] == [room + 2 * matrix for room in rooms[0]]
 
 
 def losses_of(result: osp.Plan, codebook: osp.Codebook) -> list[float]:
