@@ -1,6 +1,6 @@
 """Split a model over several weak machines joined by slow links: plan, compress, run.
 
-`import orbitsplit` needs NumPy alone; what needs torch and transformers is imported when it is first used.
+Plans and codecs need NumPy alone; what needs torch and transformers is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -9,37 +9,36 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ._codec.calibrated import CalibratedCodec
-from ._codec.codecs import Codec, compress, decompress, frame_bytes
-from ._codec.stateful import Decoder, Encoder
-from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
-from ._network.network import Link, Network, Node
-from ._planner.baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
-from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
-from ._planner.certify import certificate
-from ._planner.level_table import LevelTable
-from ._planner.pareto import ParetoFront, ParetoPoint, pareto
-from ._planner.problem import Evaluation, ExternalLink, Level, Pins, Problem, ProblemNode, Stage, evaluate
-from ._planner.restrict import without
-from ._planner.solve import Solution, SolveOptions, solve
-from ._planner.unsplit import Unsplit, unsplit
-from ._planner.weight_transfer import Move
-from ._plans.options import RunningPlan
-from ._plans.plan import Plan, PlanLink, PlanStage, Prediction
-from ._plans.planning import build_problem, plan
-from ._plans.replan import Option, Replan, replan
-from ._plans.replanner import replanner
-from ._plans.simulate import simulate
-from ._plans.trace import Trace, TraceEvent
-from ._profiling.profile import LayerProfile, ModelProfile
-from ._profiling.workload import Workload
-
 if TYPE_CHECKING:
     from ._codebook.accuracy import AccuracyCurve
     from ._codebook.codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
+    from ._codec.calibrated import CalibratedCodec
+    from ._codec.codecs import Codec, compress, decompress, frame_bytes
+    from ._codec.stateful import Decoder, Encoder
+    from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
     from ._experiments.paper import PaperBench, bench_paper
     from ._network.link_conditions import LinkConditions, LinkShape, LossBursts
+    from ._network.network import Link, Network, Node
+    from ._planner.baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
+    from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
+    from ._planner.certify import certificate
+    from ._planner.level_table import LevelTable
+    from ._planner.pareto import ParetoFront, ParetoPoint, pareto
+    from ._planner.problem import Evaluation, ExternalLink, Level, Pins, Problem, ProblemNode, Stage, evaluate
+    from ._planner.restrict import without
+    from ._planner.solve import Solution, SolveOptions, solve
+    from ._planner.unsplit import Unsplit, unsplit
+    from ._planner.weight_transfer import Move
+    from ._plans.options import RunningPlan
+    from ._plans.plan import Plan, PlanLink, PlanStage, Prediction
+    from ._plans.planning import build_problem, plan
+    from ._plans.replan import Option, Replan, replan
+    from ._plans.replanner import replanner
+    from ._plans.simulate import simulate
+    from ._plans.trace import Trace, TraceEvent
     from ._profiling.measure import profile
+    from ._profiling.profile import LayerProfile, ModelProfile
+    from ._profiling.workload import Workload
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import (
         Generation,
@@ -52,34 +51,95 @@ if TYPE_CHECKING:
         Timeouts,
     )
 
-# Public names whose modules are imported when they are first used: most because they import torch and transformers, the
-# paper's experiments because they import sgp4, codebooks because a twentieth of a second counts on every start.
-_LATER = {
+# The module of each public name. It is imported when the name is first used, so that a program pays for what it uses:
+# plans need NumPy alone, models torch and transformers, the paper's experiments sgp4.
+_MODULES = {
     "AccuracyCurve": "._codebook.accuracy",
+    "Alternative": "._planner.certificate",
+    "Binding": "._planner.certificate",
+    "CalibratedCodec": "._codec.calibrated",
     "CalibratedModel": "._codebook.codebook",
     "CalibrationOptions": ".calibration",
+    "Certificate": "._planner.certificate",
     "Codebook": "._codebook.codebook",
     "CodebookEntry": "._codebook.codebook",
     "CodebookLevel": "._codebook.codebook",
+    "Codec": "._codec.codecs",
+    "CorruptFrameError": "._errors",
+    "Decoder": "._codec.stateful",
+    "Encoder": "._codec.stateful",
+    "Evaluation": "._planner.problem",
+    "ExternalLink": "._planner.problem",
     "Generation": ".runtime",
     "GenerationOptions": ".runtime",
+    "InfeasiblePlanError": "._errors",
+    "LayerProfile": "._profiling.profile",
+    "Level": "._planner.problem",
+    "LevelTable": "._planner.level_table",
+    "Link": "._network.network",
     "LinkConditions": "._network.link_conditions",
     "LinkMetrics": ".runtime",
     "LinkShape": "._network.link_conditions",
     "LossBursts": "._network.link_conditions",
     "Measured": ".calibration",
+    "ModelProfile": "._profiling.profile",
+    "Move": "._planner.weight_transfer",
+    "Network": "._network.network",
+    "Node": "._network.network",
+    "Option": "._plans.replan",
+    "OrbitsplitError": "._errors",
     "PaperBench": "._experiments.paper",
+    "ParetoFront": "._planner.pareto",
+    "ParetoPoint": "._planner.pareto",
+    "Pins": "._planner.problem",
     "Pipeline": ".runtime",
+    "Plan": "._plans.plan",
+    "PlanLink": "._plans.plan",
+    "PlanStage": "._plans.plan",
+    "Prediction": "._plans.plan",
+    "Problem": "._planner.problem",
+    "ProblemNode": "._planner.problem",
     "Recovery": ".runtime",
+    "Relaxation": "._planner.certificate",
+    "Replan": "._plans.replan",
     "Run": ".runtime",
+    "RunningPlan": "._plans.options",
+    "Solution": "._planner.solve",
+    "SolveOptions": "._planner.solve",
+    "Stage": "._planner.problem",
     "StageMetrics": ".runtime",
     "Timeouts": ".runtime",
+    "Trace": "._plans.trace",
+    "TraceEvent": "._plans.trace",
+    "TransportError": "._errors",
     "Trial": ".calibration",
+    "Unsplit": "._planner.unsplit",
     "Verification": ".calibration",
+    "Workload": "._profiling.workload",
+    "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
+    "build_problem": "._plans.planning",
     "calibrate": ".calibration",
+    "certificate": "._planner.certify",
+    "compress": "._codec.codecs",
+    "decompress": "._codec.codecs",
+    "evaluate": "._planner.problem",
+    "fill_in_order": "._planner.baselines",
+    "frame_bytes": "._codec.codecs",
+    "min_max_split": "._planner.baselines",
+    "pareto": "._planner.pareto",
+    "plan": "._plans.planning",
     "profile": "._profiling.measure",
+    "proportional": "._planner.baselines",
+    "replan": "._plans.replan",
+    "replanner": "._plans.replanner",
+    "simulate": "._plans.simulate",
+    "single_node": "._planner.baselines",
+    "solve": "._planner.solve",
+    "uniform": "._planner.baselines",
+    "unsplit": "._planner.unsplit",
     "verify": ".calibration",
+    "without": "._planner.restrict",
 }
 
 __all__ = [
@@ -191,10 +251,10 @@ def __getattr__(name: str) -> Any:
 
         warn_renamed(f"orbitsplit.{name}", f"orbitsplit.{_RENAMED[name]}")
         return getattr(importlib.import_module(__name__), _RENAMED[name])
-    if name not in _LATER:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(importlib.import_module(_LATER[name], __name__), name)
+        value = getattr(importlib.import_module(_MODULES[name], __name__), name)
     except ModuleNotFoundError as error:
         raise ImportError(
             f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[models]"'
