@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import GenerationConfig
@@ -14,42 +13,8 @@ from transformers import GenerationConfig
 import orbitsplit as osp
 from tests.support.books_by_hand import book_by_hand
 from tests.support.fake_engine import byte_tokenizer
+from tests.support.small_inputs import LINKS, NETWORK, PROBLEM
 from tests.support.tiny_models import HIDDEN, LAYERS, tiny_model
-
-PROBLEM: dict[str, Any] = {
-    "layers": ["a", "b", "c"],
-    "nodes": [{"name": "n0", "memory_bytes": 2}, {"name": "n1", "memory_bytes": 2}],
-    "layer_memory_bytes": [1, 1, 1],
-    "layer_time_s": [[1, 1, 1], [2, 2, 2]],
-    "cut_bytes": [4, 4],
-    "bandwidth_bytes_per_s": [[0, 1], [1, 0]],
-    "latency_s": [[0, 0.5], [0.5, 0]],
-    "levels": [{"name": "raw", "ratio": 1}, {"name": "int8", "ratio": 4}],
-    "loss": [[0, 0.1], [0, 0.1]],
-    "loss_budget": 0.1,
-}
-NETWORK = """
-[[nodes]]
-name = "a"
-memory = "1 GB"
-compute = "10 MFLOP/s"
-
-[[nodes]]
-name = "b"
-memory = "1 GB"
-compute = "10 MFLOP/s"
-
-[[links]]
-between = ["a", "b"]
-bandwidth = "100 Mbit/s"
-"""
-LINKS = """
-[[links]]
-from = "a"
-to = "b"
-latency = "2 ms"
-jitter = "1 ms"
-"""
 
 
 @pytest.fixture(scope="session")

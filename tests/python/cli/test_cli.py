@@ -21,6 +21,7 @@ import orbitsplit as osp
 from orbitsplit.__main__ import main
 from orbitsplit._cli import views
 from tests.support.fake_engine import byte_tokenizer
+from tests.support.small_inputs import LINKS, PROBLEM
 from tests.support.tiny_models import (
     LAYERS,
     computing_in_groups,
@@ -29,19 +30,6 @@ from tests.support.tiny_models import (
     save_tiny_tokenizer,
     tiny_model,
 )
-
-PROBLEM: dict[str, Any] = {
-    "layers": ["a", "b", "c"],
-    "nodes": [{"name": "n0", "memory_bytes": 2}, {"name": "n1", "memory_bytes": 2}],
-    "layer_memory_bytes": [1, 1, 1],
-    "layer_time_s": [[1, 1, 1], [2, 2, 2]],
-    "cut_bytes": [4, 4],
-    "bandwidth_bytes_per_s": [[0, 1], [1, 0]],
-    "latency_s": [[0, 0.5], [0.5, 0]],
-    "levels": [{"name": "raw", "ratio": 1}, {"name": "int8", "ratio": 4}],
-    "loss": [[0, 0.1], [0, 0.1]],
-    "loss_budget": 0.1,
-}
 
 
 def orbitsplit(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -185,7 +173,7 @@ def test_a_plan_that_does_not_exist_exits_with_1(
     assert "needs" in capsys.readouterr().err
 
 
-NETWORK = """
+BRACKETS = """
 [[nodes]]
 name = "sat[0]"          # brackets are markup to rich, and were once eaten
 memory = "1 GB"
@@ -212,7 +200,7 @@ def test_calibrate_plan_verify_and_run_follow_each_other(
     save_tiny_tokenizer(model)
     text, network = tmp_path / "text.txt", tmp_path / "network.toml"
     text.write_text("the satellite passes over the station and sends data " * 20)
-    network.write_text(NETWORK)
+    network.write_text(BRACKETS)
     profile, plan, trace = (tmp_path / f"{name}.json" for name in ("profile", "plan", "trace"))
     book, verified = tmp_path / "book.safetensors", tmp_path / "verified.json"
     common = ("--prompt-tokens", 16)
@@ -279,13 +267,6 @@ slowdown = 1.0
 [[links]]
 between = ["a", "b"]
 bandwidth = "100 Mbit/s"
-"""
-LINKS = """
-[[links]]
-source = "a"
-destination = "b"
-latency = "2 ms"
-jitter = "1 ms"
 """
 
 
