@@ -31,6 +31,7 @@ _CHECKSUM_AT = 36
 _MAGIC = b"OSPF"
 _VERSION = 1
 _INDEX_GAPS = 1
+_LARGEST_DEFAULT = 1 << 30
 
 
 @dataclass
@@ -126,7 +127,12 @@ def verify_seal(frame: Bytes) -> None:
         raise CorruptFrameError(f"frame is damaged: it carries checksum {written}, its bytes give {computed}")
 
 
-def inspect(frame: Bytes, max_bytes: int) -> FrameInfo:
+def default_max_bytes(frame_bytes: int) -> int:
+    """Return the bytes of the largest array that a frame of this size may hold unless its reader sets a limit."""
+    return min(_LARGEST_DEFAULT, (16 << 20) + 8192 * frame_bytes)
+
+
+def inspect(frame: Bytes, max_bytes: int | None) -> FrameInfo:
     """Read and check everything but the payload; raise `CorruptFrameError`."""
     _check_identity(frame)
     codec, dtype, rank, flags, spare, parameter, codebook, payload_bytes, cut, level = _FIXED.unpack(
@@ -180,11 +186,18 @@ def _check_parameter(info: FrameInfo) -> None:
         raise CorruptFrameError(f"frame keeps {info.parameter} values of rows of {info.row_length}")
 
 
-def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
+def _check_limit(array_bytes: int, frame_bytes: int, max_bytes: int | None) -> None:
+    limit = default_max_bytes(frame_bytes) if max_bytes is None else max_bytes
+    if array_bytes <= limit:
+        return
+    hint = f" for a frame of {frame_bytes} unless max_bytes is given" if max_bytes is None else ""
+    raise CorruptFrameError(f"frame declares an array of {array_bytes} bytes, the limit is {limit}{hint}")
+
+
+def _check_sizes(info: FrameInfo, present: int, max_bytes: int | None) -> None:
     if not fits(info.shape, info.dtype):
         raise CorruptFrameError("frame declares a shape of 2^63 bytes or more")
-    if info.data_bytes > max_bytes:
-        raise CorruptFrameError(f"frame declares an array of {info.data_bytes} bytes, the limit is {max_bytes}")
+    _check_limit(info.data_bytes, info.header_bytes + present, max_bytes)
     _check_parameter(info)
     if info.payload_bytes != present:
         raise CorruptFrameError(f"frame declares a payload of {info.payload_bytes} bytes, it has {present}")
@@ -216,6 +229,13 @@ def view_bytes(data: Buffer) -> Bytes:
         raise BufferError("memory is not contiguous")
     # An empty view with several axes cannot be cast.
     return np.frombuffer(view.cast("B") if view.nbytes else b"", np.uint8)
+
+
+def check_apart(written: Bytes, read: Bytes, what: str) -> None:
+    """Raise `ValueError` if two contiguous arrays overlap in memory."""
+    first, second = written.ctypes.data, read.ctypes.data
+    if written.size and read.size and first < second + read.nbytes and second < first + written.nbytes:
+        raise ValueError(f"{what} overlap in memory")
 
 
 def crc32c(data: Buffer) -> int:
