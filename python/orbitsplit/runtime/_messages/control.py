@@ -108,6 +108,7 @@ class Ready(Record):
 
     `generates` tells whether the model generates tokens, out of `vocabulary`. `sampling` is temperature, top_k and
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
+    `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
     """
 
     weight_bytes: int
@@ -119,6 +120,9 @@ class Ready(Record):
     vocabulary: int | None
     clock_offset_s: float
     sampling: tuple[float | None, int | None, float | None]
+    unapplied: tuple[str, ...] = ()
+    unapplied_sampling: tuple[str, ...] = ()
+    rope_change: tuple[str, int, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

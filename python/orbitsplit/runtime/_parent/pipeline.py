@@ -33,6 +33,7 @@ from .recovery import Recovery, Replan
 from .run_report import Run, measure
 from .session import Callbacks, Deployment, Progress
 from .sessions import Sessions
+from .unapplied import check_generation
 
 # Temperature, top_k and top_p of transformers' generate where neither the caller nor the model says any.
 _USUAL_SAMPLING = (1.0, 50, 1.0)
@@ -162,11 +163,13 @@ class Pipeline:
         those of the model's generation config; an empty sequence for `eos_token_id` ends no row early. Decoding is
         greedy, or with `do_sample` sampled: the tokens of transformers after `torch.manual_seed(seed)`, with
         `temperature`, `top_k` and `top_p` defaulting to the generation config. The batch runs in as many groups as the
-        plan has micro-batches (at most B). Other settings of the generation config (penalties, forced tokens) are not
-        applied. A `streamer` of transformers gets the prompts and then each step's tokens.
+        plan has micro-batches (at most B). Other settings of the generation config (penalties, min_p, forced
+        tokens) are not applied; a warning names them. A `streamer` of transformers gets the prompts and then each
+        step's tokens.
 
         Raises:
-            ValueError: Shapes, types, counts, tokens or padding are wrong. The pipeline can be used again.
+            ValueError: Shapes, types, counts, tokens or padding are wrong, or a text grows beyond the tokens at which
+                the model encodes positions differently (longrope). The pipeline can be used again.
             TransportError: A node or a link failed and the pipeline could not recover, or `timeout_s` seconds passed;
                 `tokens` are those so far. The pipeline cannot be used again.
         """
@@ -308,6 +311,13 @@ class Pipeline:
         eos = (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
         pad = model.pad_token_id if pad_token_id is None else pad_token_id
         mask = padding_mask(input_ids, attention_mask, pad_token_id=pad, eos_token_ids=eos)
+        check_generation(
+            model,
+            mask,
+            max_new_tokens=max_new_tokens,
+            micro_batches=self.plan.workload.micro_batches,
+            is_sampled=sampling is not None,
+        )
         if pad is None:
             pad = eos[0] if eos else 0
         # Ended rows of a group still run through the model.

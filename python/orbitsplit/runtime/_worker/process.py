@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.source import open_model
 from orbitsplit._models.stage import StageModel
 from orbitsplit._plans.plan import Plan
@@ -127,6 +128,9 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Re
         sampling=(None, None, None)
         if generation is None
         else (generation.temperature, generation.top_k, generation.top_p),
+        unapplied=unapplied_settings(generation, of_sampling=False),
+        unapplied_sampling=unapplied_settings(generation, of_sampling=True),
+        rope_change=rope_change(model.config) if model.generates else None,
     )
 
 
