@@ -280,16 +280,18 @@ class Passthrough(nn.Module):
     """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
 
     transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
-    here too, by one byte per token; otherwise left-padded batches are silently wrong.
+    here too, by one byte per token; otherwise left-padded batches are silently wrong. What models read of their layers,
+    such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no part.
     """
 
     def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
         super().__init__()
         self.index = index
         self.tuple_length = tuple_length
-        for name, value in vars(layer).items():  # forwards read such as `layer.attention_type`
-            if not name.startswith("_") and name != "training" and isinstance(value, (str, int, float, bool)):
-                setattr(self, name, value)
+        object.__setattr__(self, "_layer", layer)  # unregistered: its weights are not ours to load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_layer"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -257,28 +257,6 @@ def _stage_class(
     return type(architecture.__name__, (architecture,), members)
 
 
-def _initialise_own_layers(model: PreTrainedModel, layout: Layout) -> None:
-    """Hide the layers of other stages from code that initialises what each layer has, such as buffers."""
-    layers = layout.layers_of(model)
-    own = nn.ModuleList(layer for layer in layers if not isinstance(layer, Passthrough))
-    name = layout.layers_name.rpartition(".")
-    holder = model.get_submodule(name[0])
-
-    def hiding(initialise: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
-        def initialise_own(module: nn.Module) -> None:
-            holder._modules[name[2]] = own
-            try:
-                initialise(module)
-            finally:
-                holder._modules[name[2]] = layers
-
-        return initialise_own
-
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel) and layers in set(part.modules()):
-            vars(part)["_init_weights"] = hiding(part._init_weights)
-
-
 def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
     """Replace the modules of other stages. The source of a tied head stays on the last stage until it is loaded."""
     is_first, is_last = start == 0, stop == layout.layer_count + 2
@@ -293,8 +271,7 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
     layers = layout.layers_of(model)
     for index, layer in enumerate(layers):
         if not start <= index + 1 < stop:
-            layers[index] = Passthrough(index, layer, layout.tuple_length)
-    _initialise_own_layers(model, layout)
+            layers[index] = Passthrough(index, layer.to("meta"), layout.tuple_length)
 
 
 def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:

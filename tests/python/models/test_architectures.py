@@ -122,8 +122,9 @@ SPLIT: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("name", SPLIT)
-def test_two_stages_generate_what_the_unsplit_model_does(name: str, tmp_path: Path) -> None:
+def test_two_stages_generate_what_the_unsplit_model_does(name: str, padding: int, tmp_path: Path) -> None:
     architecture, model_type, fields = SPLIT[name]
     config = AutoConfig.for_model(model_type, **fields, architectures=[architecture])
     torch.manual_seed(0)
@@ -137,9 +138,11 @@ def test_two_stages_generate_what_the_unsplit_model_does(name: str, tmp_path: Pa
     top = len(osp.profile(tmp_path, prompt_tokens=PROMPT).layers)
     stages = [StageModel.load(tmp_path, 0, 2), StageModel.load(tmp_path, 2, top)]
     ids = torch.randint(3, 90, (2, PROMPT))
+    mask = torch.ones_like(ids)
+    mask[1, :padding] = 0
     expected = unsplit.generate(
         ids,
-        attention_mask=torch.ones_like(ids),
+        attention_mask=mask,
         generation_config=GenerationConfig(pad_token_id=0, eos_token_id=2),
         max_new_tokens=STEPS,
         min_new_tokens=STEPS,
@@ -147,7 +150,7 @@ def test_two_stages_generate_what_the_unsplit_model_does(name: str, tmp_path: Pa
         output_logits=True,
     )
     caches = [stage.new_cache() for stage in stages]
-    mask, x = torch.ones_like(ids), ids
+    x = ids
     for step in range(STEPS):
         hidden = stages[0].forward(x, mask, caches[0])
         logits = stages[1].forward(hidden, mask, caches[1])

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._errors import CorruptFrameError
-from orbitsplit._numba.jit import jit
+
+from .crc32c import extend_crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -240,43 +241,10 @@ def check_apart(written: Bytes, read: Bytes, what: str) -> None:
 
 def crc32c(data: Buffer) -> int:
     """Return the CRC-32C (Castagnoli) of the bytes: that of b"123456789" is 0xE3069283."""
-    return int(_crc32c(view_bytes(data), 0))
+    return int(extend_crc32c(view_bytes(data), 0))
 
 
 def _checksum(frame: Bytes) -> int:
     blank = np.zeros(4, np.uint8)
-    before = _crc32c(blank, _crc32c(frame[:_CHECKSUM_AT], 0))
-    return int(_crc32c(frame[_CHECKSUM_AT + 4 :], before))
-
-
-def _make_tables() -> npt.NDArray[np.int64]:
-    """Return tables[k, b]: the checksum of byte b followed by k zero bytes ("slicing by 8")."""
-    tables = np.empty((8, 256), np.int64)
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        tables[0, byte] = crc
-    for k in range(1, 8):
-        tables[k] = (tables[k - 1] >> 8) ^ tables[0, tables[k - 1] & 0xFF]
-    return tables
-
-
-_TABLES = _make_tables()
-
-
-@jit
-def _crc32c(data: Bytes, before: int) -> int:
-    # Signed 64-bit numbers throughout: mixed with unsigned ones Numba would go to float64.
-    crc = before ^ 0xFFFFFFFF
-    whole = len(data) // 8 * 8
-    for i in range(0, whole, 8):
-        for k in range(4):
-            crc ^= np.int64(data[i + k]) << (8 * k)
-        following = np.int64(0)
-        for k in range(4):
-            following ^= _TABLES[7 - k, (crc >> (8 * k)) & 0xFF] ^ _TABLES[3 - k, data[i + 4 + k]]
-        crc = following
-    for i in range(whole, len(data)):
-        crc = (crc >> 8) ^ _TABLES[0, (crc ^ np.int64(data[i])) & 0xFF]
-    return crc ^ 0xFFFFFFFF
+    before = extend_crc32c(blank, extend_crc32c(frame[:_CHECKSUM_AT], 0))
+    return int(extend_crc32c(frame[_CHECKSUM_AT + 4 :], before))
