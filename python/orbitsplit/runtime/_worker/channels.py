@@ -144,7 +144,8 @@ class ActivationInlet:
             if begun.is_recorded:
                 self._pace.recorder.begin(begun.id)
         elif kind is not Kind.STEP:
-            self._rows.pop(group, None)
+            if kind is Kind.END:
+                self._rows.pop(group, None)
             return Message(kind, group)
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
