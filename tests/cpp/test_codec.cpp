@@ -362,7 +362,7 @@ int main() {
         test_float16_stays_finite();
         test_refused_input();
         test_known_dtype_and_shape();
-    test_overlapping_memory();
+        test_overlapping_memory();
         test_unaligned_memory();
         test_threads();
     }

@@ -27,7 +27,8 @@ std::string describe(DType dtype, std::span<const std::int64_t> shape) {
 void check_apart(std::span<const std::byte> written, std::span<const std::byte> read, std::string_view what) {
     if (written.empty() || read.empty()) return;
     const std::less<> before;
-    if (before(written.data(), read.data() + read.size()) && before(read.data(), written.data() + written.size()))
+    if (before(written.data(), read.data() + read.size()) &&
+        before(read.data(), written.data() + written.size()))
         throw std::invalid_argument(std::string(what) + " overlap in memory");
 }
 
@@ -47,7 +48,8 @@ FrameInfo declare(CodecKind codec, DType dtype, std::span<const std::int64_t> sh
             .payload_bytes = 0};
 }
 
-void check_buffers(const FrameInfo& info, std::span<const std::byte> data, std::span<const std::byte> buffer) {
+void check_buffers(const FrameInfo& info, std::span<const std::byte> data,
+                   std::span<const std::byte> buffer) {
     if (data.size() != info.data_bytes())
         throw std::invalid_argument("data has " + std::to_string(data.size()) + " bytes, its shape needs " +
                                     std::to_string(info.data_bytes()));

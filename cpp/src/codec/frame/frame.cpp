@@ -118,8 +118,8 @@ void check_limit(std::uint64_t array_bytes, std::size_t frame_bytes, const Limit
     const std::uint64_t limit = limits.max_bytes.value_or(default_max_bytes(frame_bytes));
     if (array_bytes <= limit) return;
     if (limits.max_bytes) corrupt("declares an array of ", array_bytes, " bytes, the limit is ", limit);
-    corrupt("declares an array of ", array_bytes, " bytes, the limit is ", limit, " for a frame of ", frame_bytes,
-            " unless max_bytes is given");
+    corrupt("declares an array of ", array_bytes, " bytes, the limit is ", limit, " for a frame of ",
+            frame_bytes, " unless max_bytes is given");
 }
 
 void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& limits) {
