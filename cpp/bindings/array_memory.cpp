@@ -91,7 +91,8 @@ Memory memory_of_tensor(py::handle object, DType dtype, std::span<const std::int
 }  // namespace
 
 Memory array_memory(py::handle array, DType dtype, std::span<const std::int64_t> shape) {
-    if (py::isinstance<py::array>(array))
+    // Not subclasses: there may be more to their values, such as a mask.
+    if (Py_TYPE(array.ptr()) == py::detail::npy_api::get().PyArray_Type_)
         return memory_of_array(py::reinterpret_borrow<py::array>(array), dtype, shape);
     return memory_of_tensor(array, dtype, shape);
 }

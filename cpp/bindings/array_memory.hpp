@@ -10,7 +10,7 @@
 
 #include "orbitsplit/frame.hpp"
 
-// The memory of `array` if it is a C-contiguous NumPy array or CPU torch tensor of exactly this dtype and shape, else
+// The memory of `array` if it is a C-contiguous NumPy array (of no subclass) or CPU torch tensor of exactly this dtype and shape, else
 // nothing: the caller then reports why, or reads the array through its buffer. Valid as long as `array` is.
 std::optional<std::span<const std::byte>> array_memory(pybind11::handle array, orbitsplit::DType dtype,
                                                        std::span<const std::int64_t> shape);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -71,8 +72,8 @@ py::bytes encode(const CalibratedCodec& codec, const py::object& data, int dtype
     });
 }
 
-py::tuple decode(const CalibratedCodec& codec, const py::object& frame, std::uint64_t max_bytes,
-                 int threads) {
+py::tuple decode(const CalibratedCodec& codec, const py::object& frame,
+                 std::optional<std::uint64_t> max_bytes, int threads) {
     const ByteView view(frame);
     const orbitsplit::Limits limits{.max_bytes = max_bytes};
     const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), limits);

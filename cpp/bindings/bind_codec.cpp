@@ -1,6 +1,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -45,7 +46,7 @@ std::size_t encode_into(const py::object& data, int dtype, const std::vector<std
     });
 }
 
-py::tuple decode(const py::object& frame, std::uint64_t max_bytes, int threads) {
+py::tuple decode(const py::object& frame, std::optional<std::uint64_t> max_bytes, int threads) {
     const ByteView view(frame);
     const orbitsplit::Limits limits{.max_bytes = max_bytes};
     const orbitsplit::FrameInfo info = orbitsplit::inspect(view.bytes(), limits);

@@ -21,6 +21,7 @@ using orbitsplit::DType;
 using Shape = std::vector<std::int64_t>;
 
 // Encodes arrays of one dtype and shape into its own memory, a bytearray that cannot be resized while the view exists.
+// As Decoder, it is for one thread: orbitsplit.Encoder has one for each.
 class Encoder {
   public:
     Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep, int threads)
@@ -52,8 +53,13 @@ class Encoder {
           shape_(std::move(shape)),
           codec_(codec),
           threads_(threads),
-          frame_(py::bytearray(nullptr, bound())),
+          frame_(new_bytearray(bound())),
           memory_(frame_, Access::write) {}
+
+    // Not by PyByteArray_FromStringAndSize: where memory is short it also prints a SystemError (CPython up to 3.12).
+    static py::object new_bytearray(std::uint64_t bytes) {
+        return py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyByteArray_Type))(bytes);
+    }
 
     std::uint64_t bound() const {
         if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
@@ -82,7 +88,7 @@ class Encoder {
     Shape shape_;
     AnyCodec codec_;
     int threads_;
-    py::bytearray frame_;
+    py::object frame_;
     ByteView memory_;
 };
 

@@ -225,6 +225,22 @@ void test_known_dtype_and_shape() {
                  std::invalid_argument, "the buffer has 11 bytes, the array has 12");
 }
 
+void test_overlapping_memory() {
+    // Regression: the frame was written over values that were still to be read, under a checksum that fits.
+    std::vector<std::byte> memory(256);
+    const std::array<std::int64_t, 1> shape = {16};
+    const auto whole = std::span(memory);
+    for (const std::size_t at : {0U, 63U, 111U})
+        CHECK_THROWS(compress_into(whole.first(120), whole.subspan(at, 64), DType::float32, shape, {}),
+                     std::invalid_argument, "the array and the buffer of its frame overlap in memory");
+    CHECK(compress_into(whole, whole.subspan(112, 64), DType::float32, shape, {}) == 112);
+    const auto frame = whole.first(112);
+    for (const std::size_t at : {0U, 48U, 111U})
+        CHECK_THROWS(decompress_into(whole.subspan(at, 64), frame), std::invalid_argument,
+                     "the frame and the buffer of its array overlap in memory");
+    decompress_into(whole.subspan(112, 64), frame);
+}
+
 void test_unaligned_memory() {
     const std::vector<float> x = normals(200, 1);
     std::vector<std::byte> shifted(801);
@@ -346,6 +362,7 @@ int main() {
         test_float16_stays_finite();
         test_refused_input();
         test_known_dtype_and_shape();
+        test_overlapping_memory();
         test_unaligned_memory();
         test_threads();
     }

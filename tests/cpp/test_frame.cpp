@@ -2,6 +2,7 @@
 #include <array>
 #include <cstring>
 #include <random>
+#include <string>
 #include <string_view>
 
 #include "check.hpp"
@@ -130,7 +131,12 @@ void test_refused_headers() {
 void test_limits() {
     const Bytes frame = sample("topk");
     const Bytes huge = with(frame, 40, std::int64_t{1} << 58);
-    CHECK_THROWS(inspect(huge), CorruptFrameError, "bytes, the limit is 1073741824");
+    const std::uint64_t limit = (std::uint64_t{16} << 20) + 8192 * frame.size();
+    CHECK(default_max_bytes(frame.size()) == limit);
+    CHECK(default_max_bytes(std::size_t{1} << 40) == std::uint64_t{1} << 30);
+    CHECK_THROWS(inspect(huge), CorruptFrameError,
+                 "bytes, the limit is " + std::to_string(limit) + " for a frame of " +
+                     std::to_string(frame.size()) + " unless max_bytes is given");
     CHECK_THROWS(inspect(with(huge, 48, std::int64_t{1} << 58)), CorruptFrameError, "2^63 bytes or more");
     // An empty axis does not make the others valid: no array library supports such a shape.
     const Bytes empty = with(with(frame, 40, std::int64_t{0}), 48, std::int64_t{1} << 62);

@@ -54,7 +54,8 @@ std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
                                 std::span<const std::int64_t> shape, const Codec& codec,
                                 const Execution& execution = {});
 
-// The same into memory of the caller, at least frame_bytes() bytes. Returns the size of the frame.
+// The same into memory of the caller, at least frame_bytes() bytes that do not overlap the data. Returns the size of the
+// frame.
 std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
                           std::span<const std::int64_t> shape, const Codec& codec,
                           const Execution& execution = {});
@@ -65,12 +66,13 @@ struct Decoded {
     std::vector<std::byte> data;
 };
 
-// Decodes untrusted bytes: returns an array, or throws CorruptFrameError before allocating more than limits.max_bytes.
+// Decodes untrusted bytes: returns an array, or throws CorruptFrameError before allocating more than
+// limits.max_bytes.
 Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {},
                    const Execution& execution = {});
 
-// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes. After an error its contents are
-// unspecified.
+// The same into memory of the caller: exactly inspect(frame).data_bytes() bytes that do not overlap the frame. After an
+// error its contents are unspecified.
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {},
                      const Execution& execution = {});
 

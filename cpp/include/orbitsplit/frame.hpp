@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -36,9 +37,14 @@ inline constexpr std::size_t max_rank = 8;
 
 std::size_t item_bytes(DType dtype);
 
+// The largest array that a frame of this size may hold unless its reader sets a limit: 16 MiB and 8192 bytes for each
+// byte of the frame, at most 1 GiB. Codecs that store every element expand by a factor of 8 at most and the entropy
+// coder by less than 5700, but topk stores nothing of a row beyond its last value.
+std::uint64_t default_max_bytes(std::size_t frame_bytes);
+
 // What a reader is willing to allocate for a frame.
 struct Limits {
-    std::uint64_t max_bytes = std::uint64_t{1} << 30;  // of the decoded array
+    std::optional<std::uint64_t> max_bytes{};  // of the decoded array; none: default_max_bytes()
 };
 
 struct FrameInfo {

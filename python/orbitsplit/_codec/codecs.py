@@ -15,7 +15,7 @@ from orbitsplit._backend import backend
 from orbitsplit._io.dtypes import DTYPES
 from orbitsplit._io.validation import check_is_integer, check_number, check_range, check_string
 
-from .arrays import as_tensor, dtype_number, shape_of, view_bytes, view_writable
+from .arrays import as_tensor, dtype_number, shape_of, view_buffer, view_bytes, view_frame, view_writable
 from .calibrated import CalibratedCodec, CodecOfLevel, prepared, select
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Codec:
         if self.keep is not None:
             check_number("keep", self.keep)
         if self.name not in _CODECS:
-            raise ValueError(f'codec "{self.name}" is unknown; {_VALID}')
+            raise _unknown(self.name)
         if self.name in ("int8", "int4"):
             object.__setattr__(self, "group", _DEFAULT_GROUP if self.group is None else self.group)
         elif self.group is not None:
@@ -97,11 +97,15 @@ def _parse(text: str) -> Codec:
     name, colon, number = text.partition(":")
     if not colon:
         return Codec(name)
-    if name in ("int8", "int4") and re.fullmatch(r"[0-9]+", number):
+    if name in ("int8", "int4") and re.fullmatch(r"[0-9]{1,18}", number):
         return Codec(name, group=int(number))
     if name == "topk" and re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", number):
         return Codec(name, keep=float(number))
-    raise ValueError(f'codec "{text}" is unknown; {_VALID}')
+    raise _unknown(text)
+
+
+def _unknown(text: str) -> ValueError:
+    return ValueError(f'codec "{text if len(text) <= 60 else text[:57] + "..."}" is unknown; {_VALID}')
 
 
 @overload
@@ -123,9 +127,9 @@ def compress(
     does not depend on it.
 
     Raises `TypeError` for what is not such an array, codec, memory or number, `ValueError` for one that is not
-    contiguous, for an invalid codec or number of threads, for an `out` that is too small or cannot be written, and for
-    NaN or infinity in a codec that cannot keep them (all but raw, bf16 and lossless_bf16); the contents of `out` are
-    unspecified after an error.
+    contiguous, for an invalid codec or number of threads, for an `out` that is too small, cannot be written or overlaps
+    `x`, and for NaN or infinity in a codec that cannot keep them (all but raw, bf16 and lossless_bf16); the contents of
+    `out` are unspecified after an error.
 
     >>> frame = compress(np.ones((4, 64), np.float32), codec="int8")
     >>> len(frame)
@@ -137,7 +141,7 @@ def compress(
     if out is None:
         frame: bytes = core.encode(data, dtype, shape, *arguments, threads=threads)
         return frame
-    memory = _view_out(out)
+    memory = view_buffer(out)
     return memory[: core.encode_into(data, dtype, shape, *arguments, memory, threads=threads)]
 
 
@@ -146,7 +150,7 @@ def decompress(
     codebook: CalibratedCodec | CodecOfLevel | None = None,
     *,
     framework: Literal["numpy", "torch"] | None = None,
-    max_bytes: int = 1 << 30,
+    max_bytes: int | None = None,
     out: Array | None = None,
     threads: int = 1,
 ) -> Any:
@@ -154,26 +158,27 @@ def decompress(
 
     The result is a NumPy array, for bfloat16 a CPU torch tensor (NumPy has no bfloat16); `framework` selects
     one or the other. `frame` is any contiguous bytes-like object; it is read in place and may come from an
-    untrusted sender. At most `max_bytes` are allocated for the array. With `out`, an array or tensor of the
-    frame's dtype and shape, nothing is allocated: `out` is written and returned; its contents are unspecified after an
-    error. `codebook` has the codecs of calibrated frames; other frames do not need it. For many frames of one shape,
-    `Decoder` is faster. Large arrays are decoded on up to `threads` threads (1 to 256).
+    untrusted sender. At most `max_bytes` are allocated for the array; by default 16 MiB and 8192 bytes for each byte of
+    the frame, and never more than 1 GiB, as topk stores nothing of a row beyond its last value. With `out`, an array or
+    tensor of the frame's dtype and shape that does not overlap it, nothing is allocated: `out` is written and returned;
+    its contents are unspecified after an error. `codebook` has the codecs of calibrated frames; other frames do not
+    need it. For many frames of one shape, `Decoder` is faster. Large arrays are decoded on up to `threads` threads (1
+    to 256).
 
     Raises `CorruptFrameError` for anything that is not a valid frame within the limit, also for one that needs
-    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape or that cannot be written, and
-    for a `max_bytes` or number of threads out of range; `TypeError` for what is no codebook, for an argument of a wrong
-    type and for a bfloat16 frame with `framework="numpy"`; `ImportError` if torch is needed and missing.
+    another codebook, cut or level; `ValueError` for an `out` of another dtype or shape, that cannot be written or
+    overlaps the frame, and for a `max_bytes` or number of threads out of range; `TypeError` for what is no codebook,
+    for an argument of a wrong type and for a bfloat16 frame with `framework="numpy"`; `ImportError` if torch is needed
+    and missing.
 
     >>> decompress(compress(np.arange(3, dtype=np.float32), codec="raw"))
     array([0., 1., 2.], dtype=float32)
     """
     check_framework(framework)
     check_threads(threads)
-    if type(max_bytes) is not int or not 0 <= max_bytes <= ANY_BYTES:
+    if max_bytes is not None:
         check_range("max_bytes", max_bytes, 0, ANY_BYTES)
-    view = memoryview(frame)
-    if not view.c_contiguous:
-        raise ValueError("frame is not contiguous in memory; bytes(frame) makes a contiguous copy")
+    view = view_frame(frame)
     codec = None if codebook is None else select(codebook, backend().codebook_key(view, ANY_BYTES))
     core = backend() if codec is None else prepared(codec, backend())
     if out is not None:
@@ -234,18 +239,3 @@ def codec_arguments(codec: str | Codec) -> tuple[int, int, float]:
     if not isinstance(chosen, Codec):
         raise TypeError(f"codec is of type {type(codec).__name__}, it must be a name, a Codec or a CalibratedCodec")
     return _CODECS[chosen.name], chosen.group or _DEFAULT_GROUP, chosen.keep or _DEFAULT_KEEP
-
-
-def _view_out(out: Buffer) -> memoryview:
-    try:
-        memory = memoryview(out)
-    except TypeError:
-        raise TypeError(
-            f"out is a {type(out).__name__}, it must be a bytearray, a NumPy array or other writable memory"
-        ) from None
-    if memory.readonly:
-        raise ValueError("out is read-only")
-    if not memory.c_contiguous:
-        raise ValueError("out is not contiguous in memory")
-    # An empty view with several axes cannot be cast.
-    return memory.cast("B") if memory.nbytes else memoryview(bytearray())

@@ -26,12 +26,14 @@ _PROBE_ROWS, _PROBE_TOKENS = 2, 3
 def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """Return name and list of the transformer layers of a model.
 
-    It is the ModuleList of length `num_hidden_layers` of the configuration; of several, the one with the most
-    parameters. Raises `ValueError` if there is none.
+    It is the ModuleList of length `num_hidden_layers` of the configuration; of several, one that is not in the vision
+    model beside a text model, and the one with the most parameters. It is for whole models: a stage has
+    `Layout.layers_of`. Raises `ValueError` if there is none.
     """
     count = layer_count(model.config, type(model))
+    own = _own_modules(model)
     candidates = [
-        (sum(parameter.numel() for parameter in module.parameters()), name, module)
+        ((module in own, sum(parameter.numel() for parameter in module.parameters())), name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == count
     ]
@@ -41,6 +43,18 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         )
     _, name, layers = max(candidates, key=lambda candidate: candidate[0])
     return name, layers
+
+
+def _own_modules(model: PreTrainedModel) -> set[nn.Module]:
+    """Return the modules of a model without those of a part for other inputs: the vision model beside a text model."""
+    part: Any = model
+    if model.main_input_name != "pixel_values" and model.config.get_text_config(decoder=True) is not model.config:
+        part = model.get_decoder()
+    own = set(part.modules())
+    for module in part.modules():
+        if isinstance(module, PreTrainedModel) and module.main_input_name not in (model.main_input_name, "input_ids"):
+            own -= set(module.modules())
+    return own
 
 
 def modules_outside(model: PreTrainedModel, layers_name: str) -> dict[str, nn.Module]:
@@ -79,6 +93,12 @@ class Layout:
     tuple_length: int | None
     image_tokens: int | None
     generates: bool
+
+    def layers_of(self, model: nn.Module) -> nn.ModuleList:
+        """Return the list of layers of a model, also where layers and modules of other stages were replaced."""
+        layers = model.get_submodule(self.layers_name)
+        assert isinstance(layers, nn.ModuleList), "it was found as one"
+        return layers
 
 
 def find_layout(config: PreTrainedConfig) -> Layout:
@@ -260,16 +280,18 @@ class Passthrough(nn.Module):
     """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
 
     transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
-    here too, by one byte per token; otherwise left-padded batches are silently wrong.
+    here too, by one byte per token; otherwise left-padded batches are silently wrong. What models read of their layers,
+    such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no part.
     """
 
     def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
         super().__init__()
         self.index = index
         self.tuple_length = tuple_length
-        for name, value in vars(layer).items():  # forwards read such as `layer.attention_type`
-            if not name.startswith("_") and name != "training" and isinstance(value, (str, int, float, bool)):
-                setattr(self, name, value)
+        object.__setattr__(self, "_layer", layer)  # unregistered: its weights are not ours to load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_layer"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]

@@ -21,9 +21,11 @@ from transformers import (
 )
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from orbitsplit._io.files import read_text
 
+from .checkpoint import check_files
 from .gguf import Progress, convert_gguf, converted_path
 from .model_path import find_model
 
@@ -40,9 +42,11 @@ def open_model(
 
     Raises:
         FileNotFoundError: The path does not exist.
-        ValueError: The file or directory is no model, or cannot be converted.
+        ValueError: The file or directory is no model, is incomplete or damaged, or cannot be converted.
     """
     found = find_model(path_or_id)
+    if isinstance(found, Path):
+        check_files(found)
     if isinstance(found, Path) and found.is_file():
         return convert_gguf(found, cache_dir=cache_dir, progress=progress)
     return found
@@ -83,19 +87,36 @@ def load_tokenizer(model: str | Path) -> Any:
 def read_config(model: str | Path | PreTrainedConfig) -> PreTrainedConfig:
     """Return the configuration of a model directory or hub id, or a copy of a configuration.
 
-    A config.json may have a byte order mark. Raises `ValueError` for one that is not UTF-8, with its path.
+    A config.json may have a byte order mark. Raises `ValueError` for one that is not UTF-8, with its path, and for
+    weights that are quantized in a form that cannot be loaded here.
     """
     if isinstance(model, PreTrainedConfig):
         return copy.deepcopy(model)
     file = Path(model) / _CONFIG
     text = read_text(file) if file.is_file() else ""
     if not _has_byte_order_mark(model):
-        return _load_config(model)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, _CONFIG).write_text(text, encoding="utf-8")
-        config = _load_config(folder)
-    config.name_or_path = str(model)
+        config = _load_config(model)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, _CONFIG).write_text(text, encoding="utf-8")
+            config = _load_config(folder)
+        config.name_or_path = str(model)
+    _check_quantization(config, model)
     return config
+
+
+def _check_quantization(config: PreTrainedConfig, model: str | Path) -> None:
+    """Raise `ValueError` for quantized weights whose package, or whose processor, is missing: one line with both."""
+    quantization: Any = getattr(config, "quantization_config", None)
+    if not quantization:
+        return
+    try:
+        quantizer: Any = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
+        quantizer.validate_environment(device_map=None, dtype=None)
+    except Exception as error:  # whatever each of some twenty packages raises
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"{model}: weights quantized by {method} cannot be loaded: {reason}") from error
 
 
 def load_options(model: str | Path, config: PreTrainedConfig) -> dict[str, Any]:

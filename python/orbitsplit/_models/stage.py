@@ -9,39 +9,28 @@ The received hidden state enters at the first layer; all stages but the last end
 from __future__ import annotations
 
 import copy
-import ctypes
 import inspect
 import math
-import mmap
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from orbitsplit._io.dtypes import SAFETENSORS_DTYPES
-
-from .architecture import Layout, Passthrough, find_layers, find_layout, modules_outside, running_unknown_code
+from .architecture import Layout, Passthrough, find_layout, modules_outside, running_unknown_code
 from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported
+from .stored_dtype import convert_parameters, keep_stored, stored_dtype
 
-# The size of pieces in which weights are converted, resident twice at a time.
-_PIECE_BYTES = 8 << 20
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
-_DTYPES = {stored: getattr(torch, name) for stored, name in SAFETENSORS_DTYPES.items()}
-_MADV_DONTNEED = 4
-_WANTED = "_orbitsplit_wanted_dtypes"
 
 
 class StageModel:
@@ -67,7 +56,7 @@ class StageModel:
         self._received: Tensor | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
         forget_padding(model)
-        _, layers = find_layers(model)
+        self.transformer_layers = layers = layout.layers_of(model)
         if not self.is_first:
             layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
         self._leaves = not self.is_last
@@ -86,14 +75,14 @@ class StageModel:
         layers = layout.layer_count + 2
         if not 0 <= start < stop <= layers:
             raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
-        stored = _stored_dtype(model, config)
+        stored = stored_dtype(model, config)
         architecture = _stage_class(model_class(config), layout, start, stop, stored)
         with _quiet_loading():
             loaded, info = architecture.from_pretrained(
                 model, config=config, dtype=dtype, output_loading_info=True, **load_options(model, config)
             )
         _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
-        _convert_parameters(loaded)
+        convert_parameters(loaded)
         _forget_embeddings(loaded, layout, start)
         stage = cls(loaded, layout, start, stop)
         stage._check_forward()
@@ -249,12 +238,12 @@ def _filled(x: Tensor) -> Tensor:
 def _stage_class(
     architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int, stored: torch.dtype | None
 ) -> type[PreTrainedModel]:
-    """Return the architecture as it is on a stage, for transformers' own loader to fill; see `_keep_stored`."""
+    """Return the architecture as it is on a stage, for transformers' own loader to fill; see `keep_stored`."""
 
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         architecture.__init__(self, config, *args, **kwargs)
         _strip(self, layout, start, stop)
-        _keep_stored(self, stored)
+        keep_stored(self, stored)
 
     members = {
         "__init__": initialise,
@@ -279,96 +268,10 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
         tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
         if name in layout.before | layout.after | layout.idle and not owned and not tied:
             model.set_submodule(name, _Placeholder(module))
-    _, layers = find_layers(model)
+    layers = layout.layers_of(model)
     for index, layer in enumerate(layers):
         if not start <= index + 1 < stop:
-            layers[index] = Passthrough(index, layer, layout.tuple_length)
-
-
-def _stored_dtype(model: str | Path, config: PreTrainedConfig) -> torch.dtype | None:
-    """Return the dtype of all weights of a model directory or hub id, None if they have several or none is known."""
-    if sys.platform != "linux" or getattr(config, "quantization_config", None) is not None:
-        return None
-    try:
-        folder = Path(cached_file(str(model), "config.json", local_files_only=True)).parent
-    except OSError:
-        return None
-    names = {name for file in folder.glob("*.safetensors") for name in _dtypes_of(file)}
-    names = {name for name in names if not name.startswith(("I", "U", "BOOL"))}  # buffers of positions
-    return _DTYPES.get(names.pop()) if len(names) == 1 else None
-
-
-def _dtypes_of(file: Path) -> set[str]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    except SafetensorError:  # the loader reports what is wrong with it
-        return {"damaged"}
-
-
-def _keep_stored(model: PreTrainedModel, stored: torch.dtype | None) -> None:
-    """Make the loader leave a model's parameters, still on the meta device, as they are stored.
-
-    It would convert tensors whole, while the pages of the file that they came from stay resident until the last one is
-    loaded: of a float32 file three times the weights in bfloat16. `_convert_parameters` gives them the dtype that they
-    have now. A model that keeps some weights in float32 whatever is asked for is left to transformers.
-    """
-    kept = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
-    if stored is None or any(getattr(model, name, None) for name in kept):
-        return
-    wanted: dict[str, torch.dtype] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta and parameter.dtype in _DTYPES.values() and parameter.dtype != stored:
-            wanted[name] = parameter.dtype
-            parameter.data = parameter.data.to(stored)
-    setattr(model, _WANTED, wanted)
-
-
-def _convert_parameters(model: PreTrainedModel) -> None:
-    """Give the parameters of a loaded model the dtype that they were to have, one piece at a time."""
-    wanted: dict[str, torch.dtype] = vars(model).pop(_WANTED, {})
-    if not wanted:
-        return
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    mapped = _mapped_ranges()
-    for name, dtype in wanted.items():
-        parameter = parameters[name]
-        if parameter.dtype != dtype:  # not yet, as another name of a tied one
-            parameter.data = _converted(parameter.data, dtype, mapped)
-
-
-def _converted(stored: Tensor, dtype: torch.dtype, mapped: Iterable[range]) -> Tensor:
-    address, size = stored.data_ptr(), stored.nbytes
-    is_mapped = stored.is_contiguous() and any(address in part and address + size - 1 in part for part in mapped)
-    if not is_mapped or stored.dim() == 0:
-        return stored.to(dtype)
-    converted = torch.empty_like(stored, dtype=dtype)
-    rows = max(1, _PIECE_BYTES // max(1, math.prod(stored.shape[1:]) * stored.itemsize))
-    for start in range(0, len(stored), rows):
-        piece = stored[start : start + rows]
-        converted[start : start + rows] = piece
-        _forget_pages(piece.data_ptr(), piece.nbytes)
-    _forget_pages(address, size)  # pages at the seams of the pieces
-    return converted
-
-
-def _mapped_ranges() -> list[range]:
-    """Return the addresses at which this process maps files."""
-    found = []
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-        addresses, _, _, _, _, *path = line.split(maxsplit=5)
-        if path and path[0].startswith("/"):
-            start, stop = (int(part, 16) for part in addresses.split("-"))
-            found.append(range(start, stop))
-    return found
-
-
-def _forget_pages(address: int, size: int) -> None:
-    """Release the whole pages of a mapped file in a range; a later read loads them from the file again."""
-    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-    stop = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
-    if stop > start:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
+            layers[index] = Passthrough(index, layer.to("meta"), layout.tuple_length)
 
 
 def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:

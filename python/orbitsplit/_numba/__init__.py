@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .codec.calibrated import CalibratedCodec, codebook_key
 from .codec.codec import decode, decode_into, encode, encode_into, frame_bytes
+from .codec.dispatch import isa, isas, set_isa
 from .codec.encoder import Decoder, Encoder
 from .codec.frame import crc32c
-from .codec.isa import isa, isas, set_isa
 from .codec.symbol_table import table_from_counts
 from .planner.cost import evaluate
 from .planner.problem import validate_problem

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._models.architecture import Layout, Passthrough, find_layers, find_layout, running_unknown_code
+from orbitsplit._models.architecture import Layout, Passthrough, find_layout, running_unknown_code
 from orbitsplit._models.source import build_on_meta, example_inputs
 
 _NOTHING_KEPT: tuple[int, int | None] = (0, None)
@@ -55,7 +55,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
     weight_bytes, tied_bytes = _weights(model, layout)
     like = _keep_one_of_each_kind(model, layout)
     cache = DynamicCache(config=model.config.get_text_config(decoder=True)) if layout.generates else None
-    meter = _Meter(model, cache)
+    meter = _Meter(model, layout, cache)
     decode_flop, kv = (0,) * len(weight_bytes), [_NOTHING_KEPT] * len(like)
     with running_unknown_code(config, f"a forward of {layout.image_tokens or prompt_tokens} tokens fails"):
         prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
@@ -79,7 +79,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
 
 
 def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], int]:
-    _, layers = find_layers(model)
+    layers = layout.layers_of(model)
     first, last = (_parameters(model, names) for names in (layout.before, layout.after))
     own = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in layers]
     tied = sum(size for parameter, size in first.items() if parameter in last)
@@ -107,7 +107,7 @@ def _keep_one_of_each_kind(model: PreTrainedModel, layout: Layout) -> list[int]:
 
     A forward on the meta device takes tens of milliseconds per layer, and most models have one or two kinds.
     """
-    _, layers = find_layers(model)
+    layers = layout.layers_of(model)
     first: dict[str, int] = {}
     like = [first.setdefault(_kind(layer), index) for index, layer in enumerate(layers)]
     for index, layer in enumerate(layers):
@@ -135,6 +135,7 @@ class _Meter:
     """Attributes the FLOP and the peak of live bytes of a forward to the layers."""
 
     model: PreTrainedModel
+    layout: Layout
     cache: Cache | None
     workspace_bytes: list[int] = field(default_factory=list)
     flops: FlopCounterMode = field(default_factory=lambda: FlopCounterMode(display=False))
@@ -171,7 +172,7 @@ class _Meter:
 
     @contextmanager
     def _hooks(self) -> Iterator[None]:
-        _, layers = find_layers(self.model)
+        layers = self.layout.layers_of(self.model)
         handles = [layer.register_forward_pre_hook(self._mark) for layer in layers]
         handles.append(layers[-1].register_forward_hook(self._mark))
         for module in self.model.modules():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orbitsplit._models.architecture import Layout, find_layers, find_layout
+from orbitsplit._models.architecture import Layout, find_layout
 from orbitsplit._models.source import example_inputs, read_config, split_config
 from orbitsplit._models.stage import StageModel
 
@@ -111,8 +111,7 @@ class _Stopwatch:
         self._entered = 0.0
         self._left = 0.0
         self._layers_s: list[float] = []
-        _, layers = find_layers(stage.model)
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(layout.layers_of(stage.model)):
             if stage.start <= index + 1 < stage.stop:
                 layer.register_forward_pre_hook(self._enter)
                 layer.register_forward_hook(self._leave)

@@ -427,3 +427,116 @@ def test_a_forked_child_has_threads_of_its_own(backend):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": ":".join(sys.path)}
     )
     assert run.stdout.split() == ["0", "True"], run.stderr
+
+
+class Labelled(np.ndarray):
+    """A subclass with nothing beyond its values, as np.memmap is one."""
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore:.*quantize", "ignore:.*nested tensors")
+def test_arrays_of_every_kind_are_taken_or_refused_by_name(backend):
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    shifted = np.frombuffer(b"?" + x.tobytes(), np.float32, 24, offset=1).reshape(4, 6)
+    read_only = np.frombuffer(x.tobytes(), np.float32).reshape(4, 6)
+    encoder = Encoder("int8", (4, 6), "float32")
+    for same in (x.view(Labelled), x.view(np.matrix), np.rec.array(x), shifted, read_only, torch.from_numpy(x.copy())):
+        assert compress(same) == encoder.encode(same) == compress(x)
+    assert decompress(compress(np.array(x[0, 0]))).shape == ()
+    for wrong, error, message in (
+        (np.ma.masked_array(x, mask=x > 0), TypeError, r"the array is masked, and a frame has no mask; x.filled\(0\)"),
+        (np.ma.masked_array(x), TypeError, "the array is masked"),
+        (np.asfortranarray(x), ValueError, "the array is not C-contiguous"),
+        (x[::-1], ValueError, "the array is not C-contiguous"),
+        (x[:, ::-1], ValueError, "the array is not C-contiguous"),
+        (np.broadcast_to(x[0], (4, 6)), ValueError, "the array is not C-contiguous"),
+        (x.astype(">f4"), TypeError, "cannot compress byte-swapped float32"),
+        (x > 0, TypeError, "cannot compress bool"),
+        (x.astype(object), TypeError, "cannot compress object"),
+        (x.astype(np.complex64), TypeError, "cannot compress complex64"),
+        (x.astype(np.longdouble), TypeError, "cannot compress float"),
+        (np.zeros((4, 6), [("a", "f4")]), TypeError, "cannot compress void32"),
+        (x[0, 0], TypeError, "cannot compress float32: give a NumPy array"),
+        (torch.ones(4, 6, dtype=torch.bool), TypeError, "cannot compress bool"),
+        (torch.quantize_per_tensor(torch.ones(4, 6), 0.1, 0, torch.quint8), TypeError, "cannot compress quint8"),
+        (torch.ones(1, 6).expand(4, 6), ValueError, "the tensor is not contiguous"),
+        (
+            torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+            TypeError,
+            "cannot compress a nested tensor",
+        ),
+        (torch._neg_view(torch.ones(4, 6)), ValueError, "the tensor has its negative bit set"),
+    ):
+        for call in (compress, encoder.encode):
+            with pytest.raises(error, match=f"^{message}"):
+                call(wrong)
+
+
+def test_memory_for_an_array_of_every_kind_is_taken_or_refused_by_name(backend):
+    frame = compress(np.ones((4, 6), np.float32))
+    for wrong, error, message in (
+        (np.ma.zeros((4, 6), np.float32), TypeError, "out is masked"),
+        (np.zeros((4, 6), np.float32)[::-1], ValueError, "the array is not C-contiguous"),
+        (torch._neg_view(torch.ones(4, 6)), ValueError, "the tensor has its negative bit set"),
+        ([], TypeError, "out is a list, it must be a NumPy array or a CPU torch tensor"),
+        (memoryview(bytearray(96)), TypeError, "out is a memoryview, it must be a NumPy array"),
+    ):
+        with pytest.raises(error, match=f"^{message}"):
+            decompress(frame, out=wrong)
+
+
+def test_memory_for_a_frame_of_objects_or_with_a_mask_is_refused(backend):
+    """Regression: bytes were written over references to objects, which ends the process."""
+    objects = np.array([None] * 400)
+    with pytest.raises(TypeError, match=r"^out holds Python objects, which bytes must not replace$"):
+        compress(X, out=objects)
+    with pytest.raises(TypeError, match=r"^out holds Python objects"):
+        compress(X, out=np.zeros(100, [("a", "i4"), ("b", "O")]))
+    with pytest.raises(TypeError, match=r"^out is masked"):
+        compress(X, out=np.ma.zeros(400, np.uint8))
+    assert objects.tolist() == [None] * 400
+
+
+@pytest.mark.parametrize("codec", ["int8", "raw", "topk", "lossless_bf16", CODEC])
+def test_overlapping_memory_is_refused(codec, backend):
+    """Regression: a frame was written over values that were still to be read, under a checksum that fits."""
+    memory = bytearray(1000)
+    bound = frame_bytes(X.shape, X.dtype, codec)
+    for at in (0, 56, bound // 4 * 4 - 4):
+        x = np.frombuffer(memory, np.float32, 16, offset=at).reshape(2, 8)
+        with pytest.raises(ValueError, match=r"^the array and the buffer of its frame overlap in memory$"):
+            compress(x, codec, out=memory)
+    x = np.frombuffer(memory, np.float32, 16, offset=500).reshape(2, 8)
+    frame = compress(x, codec, out=memory)  # beside each other in one piece of memory
+    for at in (0, 56):
+        x = np.frombuffer(memory, np.float32, 16, offset=at).reshape(2, 8)
+        with pytest.raises(ValueError, match=r"^the frame and the buffer of its array overlap in memory$"):
+            decompress(frame, CODEC, out=x)
+    assert frame == compress(np.zeros((2, 8), np.float32), codec)
+
+
+@pytest.mark.parametrize("shape", [(2**63, 1), (2**70,), (-1, 2), (-(2**70),), (2**62, 2)])
+def test_extents_that_no_array_has_are_refused(shape, backend):
+    for call in (lambda: frame_bytes(shape, "float32"), lambda: Encoder("int8", shape, "float32")):
+        with pytest.raises(ValueError, match=r"^shape has a negative extent or 2\^63 bytes or more$"):
+            call()
+    with pytest.raises(ValueError, match=r"^shape has a negative extent or 2\^63 bytes or more$"):
+        Decoder(shape, "float32")
+
+
+@pytest.mark.parametrize("shape", [{2, 8}, {2: 0, 8: 0}, b"\2\10", np.array([[2, 8]])])
+def test_what_has_no_order_or_depth_of_a_shape_is_refused(shape, backend):
+    with pytest.raises(TypeError, match=r"^shape(\[0\])? is .*, must be (a sequence of integers|an integer)$"):
+        Encoder("int8", shape, "float32")
+
+
+@pytest.mark.parametrize("dtype", [["float32"], {}, [("a", "f4")]])
+def test_dtypes_that_cannot_be_looked_up_are_refused(dtype, backend):
+    with pytest.raises(TypeError, match=r"^cannot compress .*: supported are float32, float16, bfloat16$"):
+        frame_bytes((2,), dtype)
+
+
+def test_a_long_text_is_no_codec():
+    with pytest.raises(ValueError, match=r'^codec "int8:9{52}\.\.\." is unknown; valid are raw'):
+        compress(X, "int8:" + "9" * 5000)
+    with pytest.raises(ValueError, match=r'^codec "x{57}\.\.\." is unknown'):
+        Codec("x" * 10**6)

@@ -154,7 +154,7 @@ def test_tensors_of_every_kind_are_read_as_they_are():
     for same in (x.clone().requires_grad_(), torch.nn.Parameter(x), wide[1:], x.T.contiguous().T.contiguous()):
         assert encoder.encode(same) == compress(x, "raw")
     # Its memory holds the values with the other sign.
-    with pytest.raises(RuntimeError, match="negative bit"):
+    with pytest.raises(ValueError, match=r"negative bit set; x.resolve_neg\(\) makes a copy"):
         encoder.encode(torch._neg_view(x))
     # Strides of axes with one element mean nothing.
     column = torch.randn(6, 2)[:, :1].T
@@ -275,3 +275,120 @@ def test_frame_bytes_bounds_every_frame():
     x = np.random.default_rng(1).standard_normal((3, 700)).astype(np.float32)
     for codec in CODECS:
         assert len(Encoder(codec, x.shape, x.dtype).encode(x)) <= frame_bytes(x.shape, x.dtype, codec)
+
+
+@pytest.mark.parametrize("codec", ["int8", "lossless_bf16", "topk:0.1"])
+@pytest.mark.parametrize("rows", [1, 128])  # with Python's lock, and without it
+def test_threads_that_share_an_encoder_get_their_own_frames(codec, rows):
+    """Regression: a thread's frame was overwritten by another's before it was read, or while it was written."""
+    arrays = [np.random.default_rng(k).standard_normal((rows, 640)).astype(np.float32) for k in range(4)]
+    expected = [compress(x, codec) for x in arrays]
+    encoder, start = Encoder(codec, arrays[0].shape, "float32"), threading.Barrier(len(arrays))
+    wrong = []
+
+    def work(k):
+        start.wait()
+        for _ in range(20):
+            frame = encoder.encode(arrays[k])
+            start.wait()  # every thread has encoded before any reads
+            if frame != expected[k]:
+                wrong.append(k)
+            start.wait()
+
+    run_threads(work, len(arrays))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("rows", [1, 128])
+def test_threads_that_share_a_decoder_get_their_own_arrays(rows):
+    arrays = [np.random.default_rng(k).standard_normal((rows, 640)).astype(np.float32) for k in range(4)]
+    frames = [compress(x, "int8") for x in arrays]
+    decoder, start = Decoder(arrays[0].shape, "float32"), threading.Barrier(len(arrays))
+    wrong, results = [], [None] * len(arrays)
+
+    def work(k):
+        start.wait()
+        for _ in range(20):
+            results[k] = decoder.decode(frames[k])
+            start.wait()
+            if not np.array_equal(results[k], decompress(frames[k])):
+                wrong.append(k)
+            start.wait()
+
+    run_threads(work, len(arrays))
+    assert wrong == []
+    assert len({id(result) for result in results}) == len(arrays)
+
+
+def test_an_encoder_can_be_made_in_one_thread_and_used_in_another():
+    x = np.ones((2, 64), np.float32)
+    encoder, decoder, decoded = Encoder("int8", x.shape, x.dtype), Decoder(x.shape, x.dtype), []
+    run_threads(lambda _: decoded.append(decoder.decode(encoder.encode(x)).copy()), 1)
+    np.testing.assert_array_equal(decoded[0], decompress(compress(x)))
+
+
+def run_threads(work, count):
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("codec", "shape", "size"),
+    [
+        ("int8", (2**31, 2**20), 2322168557862968),
+        ("raw", (2**50,), 4503599627370544),
+        ("topk:1.0", (2**28, 2**31), None),
+    ],
+)
+def test_what_does_not_fit_into_memory_says_so(codec, shape, size, capfd):
+    """Regression: a RuntimeError, and a SystemError on stderr."""
+    size = size or frame_bytes(shape, "float32", codec)
+    what = ", ".join(map(str, shape))
+    with pytest.raises(MemoryError, match=rf"^cannot allocate {size} bytes for a frame of float32 \[{what}\]$"):
+        Encoder(codec, shape, "float32")
+    with pytest.raises(MemoryError, match="Unable to allocate"):
+        Decoder(shape, "float32")
+    assert capfd.readouterr().err == ""
+
+
+def test_frames_that_are_no_bytes_are_refused_by_name():
+    decoder, frame = Decoder((4, 64), "float32"), compress(np.ones((4, 64), np.float32))
+    as_array = np.frombuffer(frame, np.uint8)
+    for decode in (decoder.decode, decompress):
+        for wrong in ("frame", None, 5, [1]):
+            kind = type(wrong).__name__
+            with pytest.raises(TypeError, match=f"^frame: a bytes-like object is required, not '{kind}'$"):
+                decode(wrong)
+        with pytest.raises(TypeError, match=r"^frame: a bytes-like .* not 'Tensor', such as frame.numpy\(\)$"):
+            decode(torch.frombuffer(bytearray(frame), dtype=torch.uint8))
+        with pytest.raises(TypeError, match=r"^frame is masked, and a frame has no mask"):
+            decode(np.ma.masked_array(as_array, mask=False))
+        with pytest.raises(TypeError, match=r"^frame holds Python objects, it must hold bytes$"):
+            decode(np.array([None] * 50))
+        with pytest.raises(ValueError, match=r"^frame is not contiguous in memory"):
+            decode(np.repeat(as_array, 2)[::2])
+        for right in (as_array, bytearray(frame), memoryview(frame), torch.from_numpy(as_array.copy()).numpy()):
+            np.testing.assert_array_equal(decode(right), decompress(frame))
+
+
+def test_an_encoder_does_not_encode_its_own_frame():
+    """Regression: it wrote over what it still had to read."""
+    encoder, x = Encoder("raw", (4, 64), "float32"), np.ones((4, 64), np.float32)
+    frame = encoder.encode(x)
+    own = np.frombuffer(frame, np.float32, 256, offset=56).reshape(4, 64)
+    with pytest.raises(ValueError, match=r"^the array and the buffer of its frame overlap in memory$"):
+        encoder.encode(own)
+    assert encoder.encode(own.copy()) == compress(x, "raw")
+
+
+def test_a_decoder_does_not_decode_its_own_array():
+    decoder, x = Decoder((4, 64), "float32"), np.ones((4, 64), np.float32)
+    frame = compress(x)
+    own = memoryview(decoder.decode(frame)).cast("B")
+    own[: len(frame)] = frame
+    with pytest.raises(ValueError, match=r"^the frame and the buffer of its array overlap in memory$"):
+        decoder.decode(own[: len(frame)])

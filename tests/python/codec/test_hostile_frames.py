@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from orbitsplit import CorruptFrameError, Decoder
+from orbitsplit import CalibratedCodec, CorruptFrameError, Decoder
 from orbitsplit._backend import load_backend, use_backend
 from orbitsplit._codec.calibrated import prepared
 from orbitsplit._codec.codecs import compress, decompress
@@ -90,9 +91,65 @@ def test_a_frame_that_claims_2_to_the_60_elements_is_refused_in_microseconds(cod
         for _ in range(50):
             start = time.perf_counter()
             with pytest.raises(
-                CorruptFrameError, match="declares an array of 4611686018427387904 bytes, the limit is 1"
+                CorruptFrameError, match=r"declares an array of 4611686018427387904 bytes, the limit is 1[678]"
             ):
                 decompress(huge)
             seconds.append(time.perf_counter() - start)
         # The quickest of many: a busy machine delays some, work or memory for 2^60 elements would delay all.
         assert min(seconds) < limit_s
+
+
+def expansion_frames():
+    """Frames of each codec that stand for the largest arrays: one value of each row, or zeros, in long rows."""
+    x = np.zeros((64, 4096), np.float32)
+    x[:, 0] = 1
+    table = np.zeros((1, 256), np.uint8)
+    table[0, 0] = 255
+    codec = CalibratedCodec(codebook=1, step=np.ones(4096, np.float32), tables=table)
+    frames = {
+        name: compress(x, name) for name in ("raw", "bf16", "int8:65536", "int4:65536", "lossless_bf16", "topk:1e-9")
+    }
+    return x, frames | {"calibrated": compress(np.zeros_like(x), codec)}, codec
+
+
+def test_no_codec_but_topk_expands_beyond_the_default_limit(backend):
+    x, frames, codec = expansion_frames()
+    expansions = {name: x.nbytes / len(frame) for name, frame in frames.items()}
+    assert all(expansion < 8192 for expansion in expansions.values()), expansions
+    for name in ("raw", "bf16", "int8:65536", "int4:65536", "lossless_bf16"):
+        assert expansions[name] <= 8
+    # No limit of the codec's: 3 bytes for each row, of whatever length.
+    assert len(frames["topk:1e-9"]) == 40 + 16 + 64 * 3
+    for frame in frames.values():
+        assert decompress(frame, codec).shape == x.shape
+
+
+@pytest.mark.parametrize("length", [1 << 28, (1 << 22) + (1 << 18), 1 << 32])
+def test_a_small_frame_does_not_make_a_large_array(length, backend):
+    """Regression: a valid frame of 59 bytes made an array of 1 GiB, for seconds."""
+    x = np.zeros((1, 4096), np.float32)
+    x[0, 0] = 1
+    small = compress(x, "topk:0.0002")
+    frame = patched(small, 48, "<Q", length)
+    assert len(frame) == 59
+    limit = (16 << 20) + 8192 * 59
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            CorruptFrameError, match=rf"declares an array of {4 * length} bytes, the limit is {limit} for a"
+        ):
+            decompress(frame)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    within = patched(small, 48, "<Q", 1 << 22)
+    assert decompress(within).shape == (1, 1 << 22)
+    if length < 1 << 24:  # whoever knows the sender can have more
+        assert decompress(frame, max_bytes=4 * length).shape == (1, length)
+
+
+def test_the_default_limit_is_at_most_1_gib(backend):
+    x = np.ones(1 << 20, np.float32)
+    frame = patched(compress(x, "raw"), 40, "<Q", (1 << 28) + 1)
+    with pytest.raises(CorruptFrameError, match="bytes, the limit is 1073741824 for a frame of 4194352 unless"):
+        decompress(frame)

@@ -159,6 +159,10 @@ def test_the_converted_tokenizer_pads_on_the_left(gguf_file: Path, cache_dir: Pa
 def test_a_damaged_gguf_leaves_nothing_behind(gguf_file: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(gguf_file.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"damaged\.gguf is truncated: its 2000 bytes end within the header"):
+        open_model(damaged, cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    damaged.write_bytes(gguf_file.read_bytes().replace(b"qwen2", b"qwen?"))
     with pytest.raises(ValueError, match=r"cannot convert .*damaged\.gguf: \w+"):
         open_model(damaged, cache_dir=tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

@@ -300,3 +300,22 @@ def test_a_half_duplex_node_waits_for_its_own_transmission() -> None:
     ends = activation_ends(half_duplex=True)
     ends.outlet.begin(GROUP, activation())
     assert ends.pace.held_until_s == 12.0
+
+
+def test_headers_do_not_make_arrays_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: each number of rows that a forged header announced took an array of its own, for good."""
+    ends = activation_ends("topk:0.001")
+    kept: list[tuple[int, ...]] = []
+
+    def decoder(shape: tuple[int, ...], *args: Any, **options: Any) -> osp.Decoder:
+        kept.append(shape)
+        return osp.Decoder(shape, *args, **options)
+
+    monkeypatch.setattr(channels, "Decoder", decoder)
+    ends.outlet.begin(GROUP, activation())
+    ends.inlet.receive()
+    for rows in (1, 3, 1000, 2, 2):
+        x = torch.ones(rows, 1, HIDDEN)
+        ends.memory.send(Header(Kind.STEP, 3, 1, rows=rows, tokens=1), osp.compress(x, codec="topk:0.001"))
+        assert arrived(ends.inlet.receive()).shape == x.shape
+    assert kept == [(2, 1, HIDDEN)]

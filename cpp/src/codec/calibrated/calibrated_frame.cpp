@@ -52,7 +52,7 @@ void decode_inspected(const CalibratedCodec& codec, std::span<std::byte> data, c
     pool::check_threads(execution.threads);
     if (info.codec != CodecKind::calibrated)
         return decompress_into(data, frame, {.max_bytes = info.data_bytes()}, execution);
-    encoding::check_array(info, data.size());
+    encoding::check_array(info, data, frame);
     layout::verify_seal(frame, execution);
     calibrated::decode_payload(calibrated::prepared(codec), info, frame.subspan(info.header_bytes()),
                                data.data(), execution);
@@ -70,7 +70,7 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
                           const Execution& execution) {
     pool::check_threads(execution.threads);
     FrameInfo info = declare(dtype, shape, codec);
-    encoding::check_buffers(info, data.size(), frame.size());
+    encoding::check_buffers(info, data, frame);
     info.payload_bytes = calibrated::encode_payload(calibrated::prepared(codec), data.data(), info,
                                                     frame.data() + info.header_bytes(), execution);
     const std::size_t size = info.header_bytes() + info.payload_bytes;

@@ -185,7 +185,7 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
 void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
                       const Execution& execution) {
     pool::check_threads(execution.threads);
-    encoding::check_array(info, data.size());
+    encoding::check_array(info, data, frame);
     decode_payload(data, info, frame, execution);
 }
 
@@ -226,7 +226,7 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
                           const Execution& execution) {
     pool::check_threads(execution.threads);
     FrameInfo info = declare(dtype, shape, codec);
-    encoding::check_buffers(info, data.size(), frame.size());
+    encoding::check_buffers(info, data, frame);
     const std::string_view name = std::ranges::find(names, info.codec, &Name::kind)->text;
     std::byte* payload = frame.data() + info.header_bytes();
     if (info.codec == CodecKind::lossless_bf16) {

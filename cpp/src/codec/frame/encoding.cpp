@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -23,6 +24,14 @@ std::string describe(DType dtype, std::span<const std::int64_t> shape) {
     return text + "]";
 }
 
+void check_apart(std::span<const std::byte> written, std::span<const std::byte> read, std::string_view what) {
+    if (written.empty() || read.empty()) return;
+    const std::less<> before;
+    if (before(written.data(), read.data() + read.size()) &&
+        before(read.data(), written.data() + written.size()))
+        throw std::invalid_argument(std::string(what) + " overlap in memory");
+}
+
 }  // namespace
 
 FrameInfo declare(CodecKind codec, DType dtype, std::span<const std::int64_t> shape) {
@@ -39,20 +48,23 @@ FrameInfo declare(CodecKind codec, DType dtype, std::span<const std::int64_t> sh
             .payload_bytes = 0};
 }
 
-void check_buffers(const FrameInfo& info, std::size_t data_bytes, std::size_t buffer_bytes) {
-    if (data_bytes != info.data_bytes())
-        throw std::invalid_argument("data has " + std::to_string(data_bytes) + " bytes, its shape needs " +
+void check_buffers(const FrameInfo& info, std::span<const std::byte> data,
+                   std::span<const std::byte> buffer) {
+    if (data.size() != info.data_bytes())
+        throw std::invalid_argument("data has " + std::to_string(data.size()) + " bytes, its shape needs " +
                                     std::to_string(info.data_bytes()));
-    if (buffer_bytes < info.header_bytes() + info.payload_bytes)
-        throw std::invalid_argument("the buffer has " + std::to_string(buffer_bytes) +
-                                    " bytes, the frame may need " +
-                                    std::to_string(info.header_bytes() + info.payload_bytes));
+    const std::size_t needed = info.header_bytes() + info.payload_bytes;
+    if (buffer.size() < needed)
+        throw std::invalid_argument("the buffer has " + std::to_string(buffer.size()) +
+                                    " bytes, the frame may need " + std::to_string(needed));
+    check_apart(buffer.first(needed), data, "the array and the buffer of its frame");
 }
 
-void check_array(const FrameInfo& info, std::size_t data_bytes) {
-    if (data_bytes != info.data_bytes())
-        throw std::invalid_argument("the buffer has " + std::to_string(data_bytes) +
+void check_array(const FrameInfo& info, std::span<const std::byte> data, std::span<const std::byte> frame) {
+    if (data.size() != info.data_bytes())
+        throw std::invalid_argument("the buffer has " + std::to_string(data.size()) +
                                     " bytes, the array has " + std::to_string(info.data_bytes()));
+    check_apart(data, frame, "the frame and the buffer of its array");
 }
 
 void check_array(const FrameInfo& info, DType dtype, std::span<const std::int64_t> shape) {

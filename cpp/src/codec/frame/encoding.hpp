@@ -13,11 +13,11 @@ namespace orbitsplit::encoding {
 // The header of a frame of this array, without parameter, payload size and key.
 FrameInfo declare(CodecKind codec, DType dtype, std::span<const std::int64_t> shape);
 
-// The array must have the bytes of its shape, the buffer those of the largest possible frame.
-void check_buffers(const FrameInfo& info, std::size_t data_bytes, std::size_t buffer_bytes);
+// The array must have the bytes of its shape, the buffer those of the largest possible frame, and they must not overlap.
+void check_buffers(const FrameInfo& info, std::span<const std::byte> data, std::span<const std::byte> buffer);
 
-// The decoded array must have this size, or this dtype and shape.
-void check_array(const FrameInfo& info, std::size_t data_bytes);
+// The decoded array must have the size of `data`, which must not overlap its frame, or this dtype and shape.
+void check_array(const FrameInfo& info, std::span<const std::byte> data, std::span<const std::byte> frame);
 void check_array(const FrameInfo& info, DType dtype, std::span<const std::int64_t> shape);
 
 // Throws if an element is NaN or infinite, naming the first one.

@@ -114,12 +114,18 @@ void check_parameter(const FrameInfo& info) {
     }
 }
 
+void check_limit(std::uint64_t array_bytes, std::size_t frame_bytes, const Limits& limits) {
+    const std::uint64_t limit = limits.max_bytes.value_or(default_max_bytes(frame_bytes));
+    if (array_bytes <= limit) return;
+    if (limits.max_bytes) corrupt("declares an array of ", array_bytes, " bytes, the limit is ", limit);
+    corrupt("declares an array of ", array_bytes, " bytes, the limit is ", limit, " for a frame of ",
+            frame_bytes, " unless max_bytes is given");
+}
+
 void check_sizes(const FrameInfo& info, std::uint64_t present, const Limits& limits) {
     const auto elements = layout::count_elements(info.shape, info.dtype);
     if (!elements) corrupt("declares a shape of 2^63 bytes or more");
-    const std::uint64_t bytes = *elements * item_bytes(info.dtype);
-    if (bytes > limits.max_bytes)
-        corrupt("declares an array of ", bytes, " bytes, the limit is ", limits.max_bytes);
+    check_limit(*elements * item_bytes(info.dtype), info.header_bytes() + present, limits);
     check_parameter(info);
     if (info.payload_bytes != present)
         corrupt("declares a payload of ", info.payload_bytes, " bytes, it has ", present);
@@ -154,6 +160,13 @@ std::uint32_t checksum(std::span<const std::byte> frame, const Execution& execut
 }
 
 }  // namespace
+
+std::uint64_t default_max_bytes(std::size_t frame_bytes) {
+    constexpr std::uint64_t least = std::uint64_t{16} << 20;
+    constexpr std::uint64_t most = std::uint64_t{1} << 30;
+    constexpr std::uint64_t expansion = 8192;
+    return std::min(most, least + expansion * std::min<std::uint64_t>(frame_bytes, most / expansion));
+}
 
 std::size_t item_bytes(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
 

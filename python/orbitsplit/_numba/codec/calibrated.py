@@ -18,6 +18,7 @@ from .float_bits import bf16_from_singles, singles_from_bf16
 from .frame import (
     CALIBRATED,
     FrameInfo,
+    check_apart,
     check_threads,
     describe_key,
     inspect,
@@ -121,19 +122,20 @@ class CalibratedCodec:
         bound = self.frame_bytes(dtype, shape)
         if memory.size < bound:
             raise ValueError(f"the buffer has {memory.size} bytes, the frame may need {bound}")
+        check_apart(memory[:bound], view_bytes(data), "the array and the buffer of its frame")
         frame = self.encode(data, dtype, shape, threads)
         memory[: len(frame)] = np.frombuffer(frame, np.uint8)
         return len(frame)
 
     def decode_into(self, frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer, threads: int = 1) -> None:
         """Decode a frame of a dtype and shape into the bytes of an array."""
-        memory = view_bytes(out)
-        check_array(inspect(view_bytes(frame), (1 << 64) - 1), dtype, shape, memory.size)
+        given, memory = view_bytes(frame), view_bytes(out)
+        check_array(inspect(given, (1 << 64) - 1), dtype, shape, memory, given)
         data = self.decode(frame, memory.size, threads)[2]
         if data.size:  # memory of no bytes counts as read-only
             memory[:] = data
 
-    def decode(self, frame: Buffer, max_bytes: int, threads: int = 1) -> tuple[int, tuple[int, ...], Bytes]:
+    def decode(self, frame: Buffer, max_bytes: int | None, threads: int = 1) -> tuple[int, tuple[int, ...], Bytes]:
         """Decode a frame into dtype, shape and the bytes of the array; one thread does the work of all."""
         check_threads(threads)
         given = view_bytes(frame)

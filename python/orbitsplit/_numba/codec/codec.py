@@ -33,6 +33,7 @@ from .frame import (
     RAW,
     TOPK,
     FrameInfo,
+    check_apart,
     check_threads,
     describe_key,
     fits,
@@ -88,7 +89,7 @@ def encode(
     return frame.tobytes()
 
 
-def decode(frame: Buffer, max_bytes: int, threads: int = 1) -> tuple[int, tuple[int, ...], Bytes]:
+def decode(frame: Buffer, max_bytes: int | None, threads: int = 1) -> tuple[int, tuple[int, ...], Bytes]:
     """Decode a frame into dtype, shape and the bytes of the array."""
     check_threads(threads)
     given = view_bytes(frame)
@@ -106,6 +107,7 @@ def encode_into(
     bound = frame_bytes(dtype, shape, codec, group, keep)
     if memory.size < bound:
         raise ValueError(f"the buffer has {memory.size} bytes, the frame may need {bound}")
+    check_apart(memory[:bound], view_bytes(data), "the array and the buffer of its frame")
     frame = encode(data, dtype, shape, codec, group, keep, threads)
     memory[: len(frame)] = np.frombuffer(frame, np.uint8)
     return len(frame)
@@ -113,22 +115,23 @@ def encode_into(
 
 def decode_into(frame: Buffer, dtype: int, shape: Sequence[int], out: Buffer, threads: int = 1) -> None:
     """Decode a frame of a dtype and shape into the bytes of an array."""
-    info = inspect(view_bytes(frame), (1 << 64) - 1)
-    memory = view_bytes(out)
-    check_array(info, dtype, shape, memory.size)
+    given, memory = view_bytes(frame), view_bytes(out)
+    info = inspect(given, (1 << 64) - 1)
+    check_array(info, dtype, shape, memory, given)
     data = decode(frame, info.data_bytes, threads)[2]
     if data.size:  # memory of no bytes counts as read-only
         memory[:] = data
 
 
-def check_array(info: FrameInfo, dtype: int, shape: Sequence[int], size: int) -> None:
-    """Raise `ValueError` unless the frame holds an array of this dtype, shape and size in bytes."""
+def check_array(info: FrameInfo, dtype: int, shape: Sequence[int], memory: Bytes, frame: Bytes) -> None:
+    """Raise `ValueError` unless the frame holds an array of this dtype and shape, and `memory` apart takes it."""
     if (info.dtype, info.shape) != (dtype, tuple(shape)):
         raise ValueError(
             f"the frame holds {describe_array(info.dtype, info.shape)}, not {describe_array(dtype, shape)}"
         )
-    if size != info.data_bytes:
-        raise ValueError(f"the buffer has {size} bytes, the array has {info.data_bytes}")
+    if memory.size != info.data_bytes:
+        raise ValueError(f"the buffer has {memory.size} bytes, the array has {info.data_bytes}")
+    check_apart(memory, frame, "the frame and the buffer of its array")
 
 
 def _declare(dtype: int, shape: Sequence[int], codec: int, group: int, keep: float) -> FrameInfo:

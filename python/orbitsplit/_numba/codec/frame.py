@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._errors import CorruptFrameError
-from orbitsplit._numba.jit import jit
+
+from .crc32c import extend_crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ _CHECKSUM_AT = 36
 _MAGIC = b"OSPF"
 _VERSION = 1
 _INDEX_GAPS = 1
+_LARGEST_DEFAULT = 1 << 30
 
 
 @dataclass
@@ -126,7 +128,12 @@ def verify_seal(frame: Bytes) -> None:
         raise CorruptFrameError(f"frame is damaged: it carries checksum {written}, its bytes give {computed}")
 
 
-def inspect(frame: Bytes, max_bytes: int) -> FrameInfo:
+def default_max_bytes(frame_bytes: int) -> int:
+    """Return the bytes of the largest array that a frame of this size may hold unless its reader sets a limit."""
+    return min(_LARGEST_DEFAULT, (16 << 20) + 8192 * frame_bytes)
+
+
+def inspect(frame: Bytes, max_bytes: int | None) -> FrameInfo:
     """Read and check everything but the payload; raise `CorruptFrameError`."""
     _check_identity(frame)
     codec, dtype, rank, flags, spare, parameter, codebook, payload_bytes, cut, level = _FIXED.unpack(
@@ -180,11 +187,18 @@ def _check_parameter(info: FrameInfo) -> None:
         raise CorruptFrameError(f"frame keeps {info.parameter} values of rows of {info.row_length}")
 
 
-def _check_sizes(info: FrameInfo, present: int, max_bytes: int) -> None:
+def _check_limit(array_bytes: int, frame_bytes: int, max_bytes: int | None) -> None:
+    limit = default_max_bytes(frame_bytes) if max_bytes is None else max_bytes
+    if array_bytes <= limit:
+        return
+    hint = f" for a frame of {frame_bytes} unless max_bytes is given" if max_bytes is None else ""
+    raise CorruptFrameError(f"frame declares an array of {array_bytes} bytes, the limit is {limit}{hint}")
+
+
+def _check_sizes(info: FrameInfo, present: int, max_bytes: int | None) -> None:
     if not fits(info.shape, info.dtype):
         raise CorruptFrameError("frame declares a shape of 2^63 bytes or more")
-    if info.data_bytes > max_bytes:
-        raise CorruptFrameError(f"frame declares an array of {info.data_bytes} bytes, the limit is {max_bytes}")
+    _check_limit(info.data_bytes, info.header_bytes + present, max_bytes)
     _check_parameter(info)
     if info.payload_bytes != present:
         raise CorruptFrameError(f"frame declares a payload of {info.payload_bytes} bytes, it has {present}")
@@ -218,45 +232,19 @@ def view_bytes(data: Buffer) -> Bytes:
     return np.frombuffer(view.cast("B") if view.nbytes else b"", np.uint8)
 
 
+def check_apart(written: Bytes, read: Bytes, what: str) -> None:
+    """Raise `ValueError` if two contiguous arrays overlap in memory."""
+    first, second = written.ctypes.data, read.ctypes.data
+    if written.size and read.size and first < second + read.nbytes and second < first + written.nbytes:
+        raise ValueError(f"{what} overlap in memory")
+
+
 def crc32c(data: Buffer) -> int:
     """Return the CRC-32C (Castagnoli) of the bytes: that of b"123456789" is 0xE3069283."""
-    return int(_crc32c(view_bytes(data), 0))
+    return int(extend_crc32c(view_bytes(data), 0))
 
 
 def _checksum(frame: Bytes) -> int:
     blank = np.zeros(4, np.uint8)
-    before = _crc32c(blank, _crc32c(frame[:_CHECKSUM_AT], 0))
-    return int(_crc32c(frame[_CHECKSUM_AT + 4 :], before))
-
-
-def _make_tables() -> npt.NDArray[np.int64]:
-    """Return tables[k, b]: the checksum of byte b followed by k zero bytes ("slicing by 8")."""
-    tables = np.empty((8, 256), np.int64)
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        tables[0, byte] = crc
-    for k in range(1, 8):
-        tables[k] = (tables[k - 1] >> 8) ^ tables[0, tables[k - 1] & 0xFF]
-    return tables
-
-
-_TABLES = _make_tables()
-
-
-@jit
-def _crc32c(data: Bytes, before: int) -> int:
-    # Signed 64-bit numbers throughout: mixed with unsigned ones Numba would go to float64.
-    crc = before ^ 0xFFFFFFFF
-    whole = len(data) // 8 * 8
-    for i in range(0, whole, 8):
-        for k in range(4):
-            crc ^= np.int64(data[i + k]) << (8 * k)
-        following = np.int64(0)
-        for k in range(4):
-            following ^= _TABLES[7 - k, (crc >> (8 * k)) & 0xFF] ^ _TABLES[3 - k, data[i + 4 + k]]
-        crc = following
-    for i in range(whole, len(data)):
-        crc = (crc >> 8) ^ _TABLES[0, (crc ^ np.int64(data[i])) & 0xFF]
-    return crc ^ 0xFFFFFFFF
+    before = extend_crc32c(blank, extend_crc32c(frame[:_CHECKSUM_AT], 0))
+    return int(extend_crc32c(frame[_CHECKSUM_AT + 4 :], before))

@@ -115,6 +115,7 @@ class Ready(Record):
     `generates` tells whether the model generates tokens, out of `vocabulary`. `sampling` is temperature, top_k and
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
     `positions` is the size of the first stage's table of positions, None for a model without such a table.
+    `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
     """
 
     weight_bytes: int
@@ -127,6 +128,9 @@ class Ready(Record):
     clock_offset_s: float
     sampling: tuple[float | None, int | None, float | None]
     positions: int | None = None
+    unapplied: tuple[str, ...] = ()
+    unapplied_sampling: tuple[str, ...] = ()
+    rope_change: tuple[str, int, bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,8 +167,8 @@ class Pipeline:
         int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without a mask, padding is
         derived from the pad token, unless that ends sequences too. Sampled tokens are those of transformers after
         `torch.manual_seed(seed)`. The batch runs in as many groups as the plan has micro-batches (at most B). Other
-        settings of the generation config (penalties, forced tokens) are not applied. A `streamer` of transformers gets
-        the prompts and then each step's tokens.
+        settings of the generation config (penalties, min_p, forced tokens) are not applied; a warning names them. A
+        `streamer` of transformers gets the prompts and then each step's tokens.
 
         Example:
             >>> pipe.generate(input_ids, max_new_tokens=64, do_sample=True, seed=1)   # doctest: +SKIP

@@ -16,6 +16,7 @@ from .arguments import callback, integer, number
 from .generation import Generation, GroupState, OnEnd, OnTokens
 from .options import GenerationOptions
 from .prompts import check_inputs, check_positions, check_token, check_tokens, padding_mask
+from .unapplied import check_generation
 
 # Temperature, top_k and top_p of transformers' generate if neither the caller nor the model sets them.
 _USUAL_SAMPLING = (1.0, 50, 1.0)
@@ -61,6 +62,13 @@ def generation_of(
     pad = model.pad_token_id if options.pad_token_id is None else options.pad_token_id
     mask = padding_mask(request.input_ids, request.attention_mask, pad_token_id=pad, eos_token_ids=eos)
     check_positions(int(mask.sum(dim=1).max()), options.max_new_tokens, positions=model.positions)
+    check_generation(
+        model,
+        mask,
+        max_new_tokens=options.max_new_tokens,
+        micro_batches=micro_batches,
+        is_sampled=options.do_sample,
+    )
     if pad is None:
         pad = eos[0] if eos else 0
     # Ended rows of a group still run through the model.

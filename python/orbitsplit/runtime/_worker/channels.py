@@ -124,6 +124,8 @@ class ActivationInlet:
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._link = link
+        # The rows of each group that has begun and not ended.
+        self._rows: dict[int, int] = {}
         # The array that a step is decoded into is read before the next step arrives.
         self._decoders: dict[int, Decoder] = {}
 
@@ -138,9 +140,12 @@ class ActivationInlet:
         begun = None
         if kind is Kind.BEGIN:
             begun = Group.from_json(bytes(description))
+            self._rows[group] = header.rows
             if begun.is_recorded:
                 self._pace.recorder.begin(begun.id)
         elif kind is not Kind.STEP:
+            if kind is Kind.END:
+                self._rows.pop(group, None)
             return Message(kind, group, reason=_reason(description))
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
@@ -155,7 +160,8 @@ class ActivationInlet:
 
     def _decode(self, payload: memoryview, header: Header) -> Tensor:
         """Decode a frame. Raises ValueError if it holds another activation than announced, or too large a one."""
-        if header.step and header.tokens == 1:
+        # A decoder keeps its array: headers must not make more of them than there are sizes of groups.
+        if header.step and header.tokens == 1 and header.rows in self._rows.values():
             decoder = self._decoders.get(header.rows)
             if decoder is None:
                 shape = (header.rows, 1, self._hidden_size)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.source import open_model
 from orbitsplit._models.stage import StageModel
 from orbitsplit._plans.plan import Plan
@@ -129,6 +130,9 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Re
         if generation is None
         else (generation.temperature, generation.top_k, generation.top_p),
         positions=position_limit(model),
+        unapplied=unapplied_settings(generation, of_sampling=False),
+        unapplied_sampling=unapplied_settings(generation, of_sampling=True),
+        rope_change=rope_change(model.config) if model.generates else None,
     )
 
 

@@ -17,7 +17,6 @@ import torch
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import compress, decompress
 from orbitsplit._errors import TransportError
-from orbitsplit._models.architecture import find_layers
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.stage import StageModel
 from orbitsplit._network.link_conditions import LinkConditions
@@ -206,7 +205,7 @@ class StageServer:
         found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
         if calibrated is not None:
             stage = self._plan.stages[self._rank]
-            _, layers = find_layers(self._model.model)
+            layers = self._model.transformer_layers
             own = range(max(0, stage.start - 1), min(len(layers), stage.stop - 1))
             calibrated.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
         return found

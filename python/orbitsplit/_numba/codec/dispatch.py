@@ -1,4 +1,4 @@
-"""Instruction sets: Numba compiles for the processor it runs on, so there is one to choose from."""
+"""Kernel sets; the counterpart of dispatch.cpp. Numba compiles for the processor it runs on: there is only one."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ _NAME = "numba"
 
 
 def isa() -> str:
-    """Return the name of the kernels that run."""
+    """Return the name of the selected kernel set."""
     return _NAME
 
 
 def isas() -> list[str]:
-    """Return the names of all kernels there are."""
+    """Return the names of the available kernel sets."""
     return [_NAME]
 
 
 def set_isa(name: str) -> None:
-    """Choose kernels by name.
+    """Select a kernel set by name.
 
     Raises `ValueError` for a name that `isas` does not list.
     """
