@@ -19,7 +19,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     """
     tomllib = _tomllib()
     try:
-        data: dict[str, Any] = tomllib.loads(text)
+        data: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{source} is not TOML: {error}") from None
     return data

@@ -162,5 +162,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f'the key "{next(k for k in keys if keys.count(k) > 1)}" appears twice')
+        key = next(k for k in keys if keys.count(k) > 1)
+        raise ValueError(f'the key "{key[:80]}" appears twice')
     return result
