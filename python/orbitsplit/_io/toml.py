@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+from .quotation import quoted
 from .units import parse_quantity
 
 
@@ -48,7 +49,7 @@ def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optio
             raise ValueError(f"{where} lacks {key!r}")
     for key in table:
         if key not in (*required, *optional):
-            raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
+            raise ValueError(f"{where} has the unknown key {quoted(key)}; known: {', '.join((*required, *optional))}")
 
 
 def format_value(value: Any) -> str:
