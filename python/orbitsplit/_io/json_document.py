@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .files import read_text, write_text
-from .quotation import quoted
-from .validation import mapping_of, unique_keys
+from .validation import mapping_of, quoted, unique_keys
 
 Made = TypeVar("Made")
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from .quotation import quoted
 from .units import parse_quantity
+from .validation import quoted
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:

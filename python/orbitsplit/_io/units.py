@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-from .quotation import quoted
+from .validation import quoted
 
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _BYTES = {f"{prefix}B": factor for prefix, factor in _PREFIXES.items()}

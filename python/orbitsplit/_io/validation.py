@@ -13,13 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .quotation import quoted
-
 Array = NDArray[np.float64]
 
 _LARGEST_INTEGER = 2**31 - 1
 # Bytes, which the core counts in 64 bits.
 LARGEST_BYTES = 2**63 - 1
+# Two of them in a message, and what they stand beside, stay below 200 characters.
+LONGEST_QUOTE = 80
+
+
+def quoted(value: Any, limit: int = LONGEST_QUOTE) -> str:
+    """Return `repr` of a value, of a long one only its beginning and its length; at most `limit` characters quoted."""
+    if isinstance(value, str):
+        text, length = repr(value[:limit]), len(value)
+    else:
+        text = repr(value)
+        length = len(text)
+    if length <= limit and len(text) <= limit + 2:
+        return text
+    return f"{text[:limit]}... ({length:,} characters)"
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sgp4 import omm
 from sgp4.api import Satrec
 
 from orbitsplit import leo
@@ -162,6 +163,15 @@ def test_columns_of_a_tle_that_are_no_numbers(line: int, column: int, text: str,
     lines[line - 1] = with_checksum(lines[line - 1][:column] + text + lines[line - 1][column + len(text) :])
     with pytest.raises(ValueError, match=message):
         leo.from_tle("\n".join(lines))
+
+
+def test_records_are_those_of_sgp4s_own_reader(tmp_path: Path) -> None:
+    message = {**MESSAGE, "MEAN_MOTION_DDOT": 1e-5, "MEAN_MOTION_DOT": -2e-4}
+    judge = Satrec()
+    omm.initialize(judge, message)
+    record = load_message(tmp_path, message).satellites[0].record
+    for name in ("ndot", "nddot", "bstar", "ecco", "argpo", "inclo", "mo", "no_kozai", "nodeo", "jdsatepochF"):
+        assert getattr(record, name) == pytest.approx(getattr(judge, name), rel=1e-14)
 
 
 # Row 4: epochs.

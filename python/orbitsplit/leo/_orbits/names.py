@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orbitsplit._io.quotation import quoted
+from orbitsplit._io.validation import quoted
 
 from .satellites import Satellite
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from orbitsplit._io.quotation import quoted
+from orbitsplit._io.validation import quoted
 
 from .epoch import parse_epoch
 from .names import check_length

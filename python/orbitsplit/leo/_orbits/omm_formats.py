@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from io import StringIO
 from typing import Any
 
-from orbitsplit._io.quotation import quoted
-from orbitsplit._io.validation import unique_keys
+from orbitsplit._io.validation import quoted, unique_keys
 
 KINDS = ("csv", "json", "kvn", "xml")
 

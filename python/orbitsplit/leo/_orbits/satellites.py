@@ -233,7 +233,7 @@ def record_of_mean_elements(epoch: tuple[float, float], values: Mapping[str, flo
         epoch[0] - _SGP4_EPOCH + epoch[1] / DAY_S,
         values["BSTAR"],
         values["MEAN_MOTION_DOT"] * motion / 1440.0,
-        values["MEAN_MOTION_DDOT"] * 2 * motion / 1440.0**2,
+        values["MEAN_MOTION_DDOT"] * motion / 1440.0**2,
         values["ECCENTRICITY"],
         math.radians(values["ARG_OF_PERICENTER"]),
         math.radians(values["INCLINATION"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orbitsplit._io.quotation import quoted
+from orbitsplit._io.validation import quoted
 
 from .names import check_length
 from .recognition import appearance, looks_like
