@@ -46,7 +46,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     final = Path(os.path.realpath(path))
     if _is_written_in_place(Path(path), final):
-        yield Path(path)
+        with _naming(path):
+            yield Path(path)
         return
     with _naming(path):
         unfinished = _new_file(final)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .files import read_text, write_text
-from .validation import mapping_of, unique_keys
+from .validation import mapping_of, quoted, unique_keys
 
 Made = TypeVar("Made")
 
@@ -26,7 +26,9 @@ def data_of(format_name: str, version: int, document: Any) -> dict[str, Any]:
     found = dict(mapping_of(f"the {format_name}", document))
     given = (found.pop("format", None), found.pop("version", None))
     if given != (format_name, version):
-        raise ValueError(f"expected format {format_name!r} version {version}, got {given[0]!r} version {given[1]!r}")
+        raise ValueError(
+            f"expected format {format_name!r} version {version}, got {quoted(given[0])} version {quoted(given[1])}"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 from .units import parse_quantity
+from .validation import quoted
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
     """
     tomllib = _tomllib()
     try:
-        data: dict[str, Any] = tomllib.loads(text)
+        data: dict[str, Any] = tomllib.loads(text.removeprefix("\ufeff"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{source} is not TOML: {error}") from None
     return data
@@ -48,7 +49,7 @@ def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optio
             raise ValueError(f"{where} lacks {key!r}")
     for key in table:
         if key not in (*required, *optional):
-            raise ValueError(f"{where} has the unknown key {key!r}; known: {', '.join((*required, *optional))}")
+            raise ValueError(f"{where} has the unknown key {quoted(key)}; known: {', '.join((*required, *optional))}")
 
 
 def format_value(value: Any) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import re
 
+from .validation import quoted
+
 _PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 _BYTES = {f"{prefix}B": factor for prefix, factor in _PREFIXES.items()}
 _DECIMAL = {prefix: factor for prefix, factor in _PREFIXES.items() if not prefix.endswith("i")}
@@ -37,7 +39,7 @@ def parse_quantity(value: object, kind: str, where: str) -> float:
         ValueError: Not a number with a known unit, not finite, or negative; the message starts with `where`.
     """
     units = UNITS[kind]
-    wanted = f"{where} is {value!r}, expected a number with one of {', '.join(units)}"
+    wanted = f"{where} is {quoted(value)}, expected a number with one of {', '.join(units)}"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise TypeError(wanted)
     if not isinstance(value, str):
@@ -47,7 +49,7 @@ def parse_quantity(value: object, kind: str, where: str) -> float:
     else:
         raise ValueError(wanted)
     if not math.isfinite(number) or number < 0:
-        raise ValueError(f"{where} is {value!r}, it must be finite and not negative")
+        raise ValueError(f"{where} is {quoted(value)}, it must be finite and not negative")
     return number
 
 

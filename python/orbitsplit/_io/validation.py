@@ -18,6 +18,20 @@ Array = NDArray[np.float64]
 _LARGEST_INTEGER = 2**31 - 1
 # Bytes, which the core counts in 64 bits.
 LARGEST_BYTES = 2**63 - 1
+# Two of them in a message, and what they stand beside, stay below 200 characters.
+LONGEST_QUOTE = 80
+
+
+def quoted(value: Any, limit: int = LONGEST_QUOTE) -> str:
+    """Return `repr` of a value, of a long one only its beginning and its length; at most `limit` characters quoted."""
+    if isinstance(value, str):
+        text, length = repr(value[:limit]), len(value)
+    else:
+        text = repr(value)
+        length = len(text)
+    if length <= limit and len(text) <= limit + 2:
+        return text
+    return f"{text[:limit]}... ({length:,} characters)"
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:
@@ -35,19 +49,19 @@ def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Seq
 def check_string(key: str, value: Any) -> None:
     """Raise `TypeError` for what is no string."""
     if not isinstance(value, str):
-        raise TypeError(f"{key} is {value!r}, must be a string")
+        raise TypeError(f"{key} is {quoted(value)}, must be a string")
 
 
 def check_boolean(key: str, value: Any) -> None:
     """Raise `TypeError` for what is neither true nor false."""
     if not isinstance(value, bool):
-        raise TypeError(f"{key} is {value!r}, must be true or false")
+        raise TypeError(f"{key} is {quoted(value)}, must be true or false")
 
 
 def check_number(key: str, value: Any) -> None:
     """Raise `TypeError` for what is no number, `ValueError` for an integer that no float holds."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{key} is {value!r}, must be a number")
+        raise TypeError(f"{key} is {quoted(value)}, must be a number")
     try:
         float(value)
     except OverflowError:
@@ -57,7 +71,7 @@ def check_number(key: str, value: Any) -> None:
 def check_is_integer(key: str, value: Any) -> None:
     """Raise `TypeError` for what is no integer."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{key} is {value!r}, must be an integer")
+        raise TypeError(f"{key} is {quoted(value)}, must be an integer")
 
 
 def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
@@ -77,13 +91,13 @@ def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGE
 def check_path(key: str, value: Any) -> None:
     """Raise `TypeError` for what is neither a path nor None."""
     if value is not None and not isinstance(value, (str, Path)):
-        raise TypeError(f"{key} is {value!r}, must be a path")
+        raise TypeError(f"{key} is {quoted(value)}, must be a path")
 
 
 def check_callable(key: str, value: Any) -> None:
     """Raise `TypeError` for what can neither be called nor is None."""
     if value is not None and not callable(value):
-        raise TypeError(f"{key} is {value!r}, must be a function")
+        raise TypeError(f"{key} is {quoted(value)}, must be a function")
 
 
 def check_range(key: str, value: Any, least: int, most: int) -> None:
@@ -162,5 +176,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f'the key "{next(k for k in keys if keys.count(k) > 1)}" appears twice')
+        key = next(k for k in keys if keys.count(k) > 1)
+        raise ValueError(f'the key "{key[:80]}" appears twice')
     return result

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orbitsplit._io.toml import check_table_keys, parse_toml, quantity_of, tables_of
+from orbitsplit._io.validation import check_number
 
 
 def test_tables_come_in_the_order_of_the_file() -> None:
@@ -56,3 +57,16 @@ def test_python_without_tomllib_takes_tomli_and_else_names_the_extra(monkeypatch
     monkeypatch.setitem(sys.modules, "tomli", None)
     with pytest.raises(ImportError, match=r'pip install "orbitsplit\[cli\]"'):
         parse_toml("a = 1", "net.toml")
+
+
+def test_text_that_the_caller_read_may_have_a_byte_order_mark() -> None:
+    assert parse_toml("\ufeffa = 1", "x.toml") == {"a": 1}
+
+
+def test_a_value_of_megabytes_is_quoted_in_part() -> None:
+    with pytest.raises(ValueError, match="unknown key 'kkk") as caught:
+        check_table_keys({"k" * 5_000_000: 1}, required=(), optional=("a",), where="x.toml")
+    assert len(str(caught.value)) < 250
+    with pytest.raises(TypeError, match="a is '") as wrong:
+        check_number("a", "7" * 5_000_000)
+    assert len(str(wrong.value)) < 250

@@ -144,7 +144,7 @@ def test_a_damaged_tle_is_refused(text: str, message: str) -> None:
     [
         ("a.json", "{", "is not OMM in json"),
         ("a.json", "3", "is not OMM in json"),
-        ("a.json", '[{"OBJECT_NAME": "a"}]', "message 1 lacks CLASSIFICATION_TYPE"),
+        ("a.json", '[{"OBJECT_NAME": "a"}]', "message 1 lacks EPOCH"),
         ("a.json", (LEO / "iss.json").read_text().replace("15.50103472", '"fast"'), "message 1 has a wrong value"),
         ("a.json", (LEO / "iss.json").read_text().replace("15.50103472", "0"), "mean motion is 0 revolutions"),
         ("a.json", (LEO / "iss.json").read_text().replace("2019-12-09T", "yesterday "), "has a wrong value"),
@@ -152,7 +152,7 @@ def test_a_damaged_tle_is_refused(text: str, message: str) -> None:
         ("a.xml", "<omm/>", "holds no messages"),
         ("a.xml", "<omm><segment/></omm>", "is not OMM in xml"),
         ("a.csv", "", "holds no messages"),
-        ("a.csv", "OBJECT_NAME\nISS\n", "message 1 lacks CLASSIFICATION_TYPE"),
+        ("a.csv", "OBJECT_NAME\nISS\n", "message 1 lacks EPOCH"),
     ],
 )
 def test_a_damaged_omm_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

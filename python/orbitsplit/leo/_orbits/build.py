@@ -10,8 +10,9 @@ import numpy as np
 
 from orbitsplit._io.validation import check_number
 
-from . import satellites
+from . import element_files, tle
 from .constellation import Constellation, Equipment
+from .names import with_distinct_names
 from .satellites import DESIGNED_AGE_DAYS, MEASURED_AGE_DAYS, from_elements
 from .stations import Station
 from .walker import Pattern
@@ -110,13 +111,15 @@ def load(
     equipment: Equipment | None = None,
     stations: Sequence[Station] = (),
 ) -> Constellation:
-    """Return the satellites of a file: OMM where it ends in .csv, .xml or .json, two-line element sets otherwise.
+    """Return the satellites of a file: OMM where it ends in .csv, .json, .kvn or .xml, otherwise two-line element sets.
+
+    Satellites of one name get their catalogue numbers added to it, which a UserWarning says.
 
     Raises:
         ValueError: A line is damaged, a key missing or a value wrong; the message names the place.
     """
-    loaded = satellites.load(path, max_age_days=max_age_days)
-    return Constellation(Path(path).stem, loaded, None, equipment, tuple(stations))
+    loaded = element_files.load(path, max_age_days=max_age_days)
+    return Constellation(Path(path).stem, with_distinct_names(loaded, str(path)), None, equipment, tuple(stations))
 
 
 def from_tle(
@@ -132,8 +135,8 @@ def from_tle(
     Raises:
         ValueError: As `load`; the message names `source`.
     """
-    loaded = satellites.from_tle(text, source=source, max_age_days=max_age_days)
-    return Constellation(source, loaded, None, equipment, tuple(stations))
+    loaded = tle.from_tle(text, source=source, max_age_days=max_age_days)
+    return Constellation(source, with_distinct_names(loaded, source), None, equipment, tuple(stations))
 
 
 def _walker(

@@ -1,25 +1,19 @@
-"""Satellites as SGP4 propagates them: mean elements, two-line element sets (TLE), orbit mean-elements messages (OMM).
+"""Satellites as SGP4 propagates them, from mean elements and from the records of element sets.
 
 The one module that imports sgp4. Gravity is WGS72 throughout, the model that published element sets are made with.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._io.files import read_text
 from orbitsplit._io.validation import check_number
 
 from .earth import EARTH_RADIUS_KM
@@ -27,7 +21,6 @@ from .times import DAY_S, Times
 from .validation import check_name
 
 try:
-    from sgp4 import omm
     from sgp4.api import SGP4_ERRORS, WGS72, Satrec, SatrecArray
 except ModuleNotFoundError as error:
     raise ImportError('orbitsplit.leo needs sgp4, which is not installed: pip install "orbitsplit[leo]"') from error
@@ -44,17 +37,22 @@ _SGP4_RADIUS_KM = 6378.135
 _SGP4_XKE = 60.0 / math.sqrt(_SGP4_RADIUS_KM**3 / 398600.8)
 _SGP4_J2 = 0.001082616
 _SGP4_EPOCH = 2433281.5
-# How the lines of an element set start, and no name does: number, satellite, and on line 1 its classification.
-_ELEMENTS = re.compile(r"1 [ 0-9A-Z][ 0-9]{4}[UCS ] |2 [ 0-9A-Z][ 0-9]{4} ")
+# The largest number that sgp4 has a code of five characters for.
+_LARGEST_NUMBER = 339999
 
 
 @dataclass(frozen=True, slots=True)
 class Satellite:
-    """One satellite: its name, its record for SGP4, and the most days from its epoch that it may be propagated."""
+    """One satellite: its name, its record for SGP4, and the most days from its epoch that it may be propagated.
+
+    `catalogue_number` is the NORAD number of up to nine digits, None where the elements have none. The record has 0
+    in place of one above 339999, of which SGP4 has no use.
+    """
 
     name: str
     record: Any = field(repr=False, compare=False)
     max_age_days: float = MEASURED_AGE_DAYS
+    catalogue_number: int | None = None
 
     @property
     def epoch(self) -> datetime:
@@ -119,84 +117,6 @@ def from_elements(
     return Satellite(name, _record_of_elements(elements, Times.of(epoch), number), max_age_days)
 
 
-def from_tle(text: str, *, source: str = "TLE", max_age_days: float = MEASURED_AGE_DAYS) -> tuple[Satellite, ...]:
-    """Return the satellites of two-line element sets, each optionally after a line with its name.
-
-    Raises:
-        ValueError: A line has the wrong length, number or checksum, or lines do not belong together; the message
-            names `source` and the line.
-    """
-    lines = [(number, line.rstrip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    found: list[Satellite] = []
-    name, k = "", 0
-    while k < len(lines):
-        number, line = lines[k]
-        if not _ELEMENTS.match(line):
-            name, k = line.removeprefix("0 ").strip(), k + 1
-            if k == len(lines):
-                raise ValueError(f"{source}: line {number} is the name {name!r}, and no elements follow it")
-            if not lines[k][1].startswith("1 "):
-                raise ValueError(f"{source}: line {lines[k][0]} should start with '1 ', it is {lines[k][1]!r}")
-            continue
-        if k + 1 == len(lines):
-            raise ValueError(f"{source}: line {number} is the last, the other line of its element set is missing")
-        for expected, (place, content) in zip("12", lines[k : k + 2], strict=True):
-            _check_line(content, expected, f"{source}: line {place}")
-        first, second = line, lines[k + 1][1]
-        if first[2:7] != second[2:7]:
-            raise ValueError(
-                f"{source}: lines {number} and {lines[k + 1][0]} belong to satellites {first[2:7].strip()} and"
-                f" {second[2:7].strip()}"
-            )
-        found.append(Satellite(name or first[2:7].strip(), _record_of_tle(first, second, source, number), max_age_days))
-        name, k = "", k + 2
-    if not found:
-        raise ValueError(f"{source} holds no element sets")
-    return tuple(found)
-
-
-def from_omm(
-    text: str, kind: str, *, source: str = "OMM", max_age_days: float = MEASURED_AGE_DAYS
-) -> tuple[Satellite, ...]:
-    """Return the satellites of orbit mean-elements messages; `kind` is `"csv"`, `"xml"` or `"json"`.
-
-    Raises:
-        ValueError: The text is not of that kind, or a message lacks a key or has a wrong value; the message names it.
-    """
-    try:
-        messages = _messages(text, kind)
-    except (ElementTree.ParseError, json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise ValueError(f"{source} is not OMM in {kind}: {error}") from None
-    found = []
-    for k, message in enumerate(messages):
-        where = f"{source}: message {k + 1}"
-        record = Satrec()
-        try:
-            omm.initialize(record, message)
-        except KeyError as error:
-            raise ValueError(f"{where} lacks {error.args[0]}") from None
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{where} has a wrong value: {error}") from None
-        _check_record(record, where)
-        found.append(Satellite(str(message.get("OBJECT_NAME") or message["NORAD_CAT_ID"]), record, max_age_days))
-    if not found:
-        raise ValueError(f"{source} holds no messages")
-    return tuple(found)
-
-
-def load(path: str | Path, *, max_age_days: float = MEASURED_AGE_DAYS) -> tuple[Satellite, ...]:
-    """Return the satellites of a file: OMM where it ends in .csv, .xml or .json, two-line element sets otherwise.
-
-    Raises:
-        ValueError: As `from_tle` and `from_omm`.
-    """
-    kind = Path(path).suffix.lower().removeprefix(".")
-    text = read_text(path)
-    if kind in ("csv", "xml", "json"):
-        return from_omm(text, kind, source=str(path), max_age_days=max_age_days)
-    return from_tle(text, source=str(path), max_age_days=max_age_days)
-
-
 def records_of(satellites: Iterable[Satellite]) -> Any:
     """Return SGP4's array of the satellites, which propagates them all at once."""
     return SatrecArray([satellite.record for satellite in satellites])
@@ -244,6 +164,11 @@ def propagate(
             f"satellite {satellites[n].name!r} {fact} at {when:%Y-%m-%d %H:%M} UTC,"
             f" {_days(satellites[n], when):.1f} days from its epoch: {reason}; leave it out or use newer elements"
         )
+    if not np.isfinite(positions).all():
+        n = int(np.argwhere(~np.isfinite(positions))[0, 0])
+        raise ValueError(
+            f"satellite {satellites[n].name!r} cannot be propagated: SGP4 gives positions that are no numbers"
+        )
     return positions, velocities
 
 
@@ -271,18 +196,6 @@ def _kozai_mean_motion(axis_km: float, eccentricity: float, inclination: float) 
     return kozai
 
 
-def _check_line(line: str, number: str, where: str) -> None:
-    if not line.startswith(f"{number} "):
-        raise ValueError(f"{where} should start with '{number} ', it is {line!r}")
-    if len(line) != 69:
-        raise ValueError(f"{where} has {len(line)} characters, a line of a two-line element set has 69: {line!r}")
-    total = sum(int(c) if c.isdecimal() else c == "-" for c in line[:68]) % 10
-    if line[68] != str(total):
-        raise ValueError(
-            f"{where} ends with the checksum {line[68]}, its other characters give {total}: it was damaged or edited"
-        )
-
-
 def _record_of_elements(elements: Mapping[str, float], epoch: Times, number: int) -> Any:
     eccentricity, inclination = elements["eccentricity"], math.radians(elements["inclination_deg"])
     record = Satrec()
@@ -304,30 +217,41 @@ def _record_of_elements(elements: Mapping[str, float], epoch: Times, number: int
     return record
 
 
-def _record_of_tle(first: str, second: str, source: str, number: int) -> Any:
-    try:
-        record = Satrec.twoline2rv(first, second)
-    except ValueError as error:
-        raise ValueError(f"{source}: lines {number} and on are no element set: {error}") from None
-    _check_record(record, f"{source}: line {number}")
+def record_of_tle(first: str, second: str) -> Any:
+    """Return the record of two lines. Raises `ValueError` for what sgp4 does not read."""
+    return Satrec.twoline2rv(first, second)
+
+
+def record_of_mean_elements(epoch: tuple[float, float], values: Mapping[str, float], number: int) -> Any:
+    """Return the record of an epoch (Julian date of a midnight, seconds) and elements by their OMM keys."""
+    record = Satrec()
+    motion = math.pi / 720.0  # rev/day to rad/min
+    record.sgp4init(
+        WGS72,
+        "i",
+        number if number <= _LARGEST_NUMBER else 0,
+        epoch[0] - _SGP4_EPOCH + epoch[1] / DAY_S,
+        values["BSTAR"],
+        values["MEAN_MOTION_DOT"] * motion / 1440.0,
+        values["MEAN_MOTION_DDOT"] * motion / 1440.0**2,
+        values["ECCENTRICITY"],
+        math.radians(values["ARG_OF_PERICENTER"]),
+        math.radians(values["INCLINATION"]),
+        math.radians(values["MEAN_ANOMALY"]),
+        values["MEAN_MOTION"] * motion,
+        math.radians(values["RA_OF_ASC_NODE"]),
+    )
     return record
 
 
-def _check_record(record: Any, where: str) -> None:
+def check_record(record: Any, where: str) -> None:
+    """Raise `ValueError` for elements that SGP4 cannot propagate."""
     if not (math.isfinite(record.no_kozai) and record.no_kozai > 0):
         raise ValueError(
             f"{where}: the mean motion is {record.no_kozai * 720 / math.pi:g} revolutions a day, must be > 0"
         )
     if record.error:
         raise ValueError(f"{where}: {SGP4_ERRORS.get(record.error, record.error)}")
-
-
-def _messages(text: str, kind: str) -> list[Mapping[str, Any]]:
-    if kind == "csv":
-        return list(omm.parse_csv(StringIO(text)))
-    if kind == "xml":
-        return list(omm.parse_xml(StringIO(text)))
-    if kind == "json":
-        data = json.loads(text)
-        return [data] if isinstance(data, dict) else [dict(message) for message in data]
-    raise ValueError(f"OMM comes as csv, xml or json, not as {kind!r}")
+    error, position, _ = record.sgp4(record.jdsatepoch, record.jdsatepochF)
+    if not error and not all(math.isfinite(coordinate) for coordinate in position):
+        raise ValueError(f"{where}: SGP4 gives no position at the epoch, an element is far out of range")
