@@ -51,6 +51,7 @@ class PlanStage:
 
     Raises:
         ValueError: A field is out of range, an unknown codec, or a codebook level without its name as `codec`.
+        TypeError: A field has another type.
     """
 
     node: str
@@ -88,7 +89,7 @@ class PlanStage:
         if self.memory_bytes is not None:
             check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
         if not isinstance(self.half_duplex, bool):
-            raise ValueError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
+            raise TypeError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
 
 
 @dataclass(frozen=True, slots=True)

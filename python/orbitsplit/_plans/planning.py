@@ -16,7 +16,7 @@ from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
 from orbitsplit._planner.level_table import ABSENT_LOSS, lifted_budget
-from orbitsplit._planner.problem import Problem, Stage, evaluate
+from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
 from orbitsplit._profiling.workload import Workload
@@ -268,24 +268,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
         raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)
-    prediction = Prediction(
-        total_s=result.objective_s,
-        prefill_s=result.prefill_s,
-        token_step_s=result.token_step_s,
-        loss=result.loss,
-        stage_s=tuple(result.stage_s),
-        link_s=tuple(result.link_s),
-        decode_stage_s=tuple(result.decode_stage_s),
-        decode_link_s=tuple(result.decode_link_s),
-        stage_memory_bytes=tuple(
-            stage_bytes(of.profile, of.workload, stage, int(size))
-            for stage, size in zip(solution.stages, result.stage_memory_bytes, strict=True)
-        ),
-        status=solution.status,
-        lower_bound_s=solution.lower_bound_s,
-        gap=solution.gap,
-        objective=of.objective,
-    )
+    prediction = _prediction(solution, result, of)
     nodes = [of.network.nodes[stage.node] for stage in solution.stages]
     stages = tuple(
         _plan_stage(problem, stage, node, of.codebook) for stage, node in zip(solution.stages, nodes, strict=True)
@@ -303,6 +286,29 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         prediction=prediction,
         codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
         max_accuracy_drop=of.max_accuracy_drop,
+    )
+
+
+def _prediction(solution: Solution, result: Evaluation, of: PlanNames) -> Prediction:
+    assert solution.lower_bound_s is not None
+    assert solution.gap is not None
+    return Prediction(
+        total_s=result.objective_s,
+        prefill_s=result.prefill_s,
+        token_step_s=result.token_step_s,
+        loss=result.loss,
+        stage_s=tuple(result.stage_s),
+        link_s=tuple(result.link_s),
+        decode_stage_s=tuple(result.decode_stage_s),
+        decode_link_s=tuple(result.decode_link_s),
+        stage_memory_bytes=tuple(
+            stage_bytes(of.profile, of.workload, stage, int(size))
+            for stage, size in zip(solution.stages, result.stage_memory_bytes, strict=True)
+        ),
+        status=solution.status,
+        lower_bound_s=solution.lower_bound_s,
+        gap=solution.gap,
+        objective=of.objective,
     )
 
 

@@ -118,6 +118,34 @@ def test_a_node_that_makes_no_sense_is_named(changes: dict[str, Any], message: s
         Node(**{"name": "a", "memory_bytes": 100, "slowdown": 1.0, **changes})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 3}, "name of a node is 3, must be a string"),
+        ({"memory_bytes": "8 GB"}, "memory_bytes of node 'a' is '8 GB', must be a number"),
+        ({"memory_bytes": None}, "memory_bytes of node 'a' is None, must be a number"),
+        ({"slowdown": True}, "slowdown of node 'a' is True, must be a number"),
+        ({"half_duplex": 1}, "half_duplex of node 'a' is 1, must be true or false"),
+    ],
+)
+def test_a_wrong_type_of_a_node_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+        Node(**{"name": "a", "memory_bytes": 100, "slowdown": 1.0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (("a", 3, 1.0, 0.0), "destination of a link is 3, must be a string"),
+        (("a", "b", "1 Mbit/s", 0.0), "bandwidth of 'a' -> 'b' is '1 Mbit/s', must be a number"),
+        (("a", "b", 1.0, None), "latency of 'a' -> 'b' is None, must be a number"),
+    ],
+)
+def test_a_wrong_type_of_a_link_is_named(ends: tuple[Any, ...], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+        Link(*ends)
+
+
 # What UTF-8 can hold: quotes, backslashes, newlines, control characters and all planes, but no half of a pair.
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
