@@ -1,4 +1,4 @@
-"""The cost model: worked examples, the judge's formulas, broken limits and stages that are no plan."""
+"""The cost model: worked examples, the judge's formulas, violated limits and stages that are not a plan."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def test_a_half_duplex_node_is_busy_while_it_transmits():
 
 
 def test_ingress_and_egress_are_resources_of_the_prefill():
-    way_in = {"bytes": 8, "bandwidth_bytes_per_s": [2, 0], "latency_s": [1, 0]}
-    way_out = {"bytes": 3, "bandwidth_bytes_per_s": [0, 6], "latency_s": [0, 2]}
-    result = score(RAW, ingress=way_in, egress=way_out)
+    ingress = {"bytes": 8, "bandwidth_bytes_per_s": [2, 0], "latency_s": [1, 0]}
+    egress = {"bytes": 3, "bandwidth_bytes_per_s": [0, 6], "latency_s": [0, 2]}
+    result = score(RAW, ingress=ingress, egress=egress)
     assert (result.ingress_s, result.egress_s, result.latency_s) == (4, 0.5, 3.5)
     assert result.objective_s == 4 + 3 + 3 + 3 + 0.5 + 3.5 + 2 * 4
 
@@ -158,7 +158,7 @@ def test_one_new_token_comes_out_of_the_prefill():
         (RAW, {"pins": {"forbidden": [1]}}, 'node "right" is forbidden and has a stage'),
     ],
 )
-def test_broken_limits_are_told(stages, changes, violation):
+def test_violated_limits_are_reported(stages, changes, violation):
     result = score(stages, **changes)
     assert result.violations == (violation,)
     assert not result.is_feasible

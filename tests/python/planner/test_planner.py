@@ -130,7 +130,7 @@ def test_a_better_link_more_memory_or_a_larger_budget_never_worsens(r):
     a, b = r.randrange(len(data["nodes"])), r.randrange(len(data["nodes"]))
     better["bandwidth_bytes_per_s"][a][b] += 1.0
     if data["bandwidth_bytes_per_s"][a][b] > 0 or "new_tokens" not in data:
-        # A new link may be a longer way back for tokens than the chain: only then may it worsen a plan.
+        # A new link may return tokens more slowly than the chain: only then may it worsen a plan.
         assert objective(better) <= before * (1 + 1e-9)
     better = copy.deepcopy(data)
     better["nodes"][a]["memory_bytes"] += 3.0
@@ -357,7 +357,7 @@ def line(**changes: object) -> dict:
     }
 
 
-def way(*bandwidth: float) -> dict:
+def external(*bandwidth: float) -> dict:
     return {"bytes": 1, "bandwidth_bytes_per_s": bandwidth, "latency_s": [0] * 3}
 
 
@@ -370,10 +370,10 @@ INFEASIBLE = [
         "no chain of linked nodes holds the layers in their order; 1 GB more on every node would",
     ),
     ({"loss_budget": 0.2}, "the smallest loss any plan that fits reaches is 0.25, the budget is 0.2"),
-    ({"ingress": way(0, 0, 0)}, "no node may be first: ingress reaches none that the pins allow"),
-    ({"egress": way(0, 0, 0)}, "no node may be last: egress leaves none that the pins allow"),
+    ({"ingress": external(0, 0, 0)}, "no node may be first: ingress reaches none that the pins allow"),
+    ({"egress": external(0, 0, 0)}, "no node may be last: egress leaves none that the pins allow"),
     (
-        {"egress": way(1, 0, 0), "ingress": way(0, 1, 1)},
+        {"egress": external(1, 0, 0), "ingress": external(0, 1, 1)},
         "no chain of linked nodes joins those that ingress, egress and pins ask for, whatever their memory",
     ),
     (
@@ -419,9 +419,9 @@ def test_the_smallest_loss_named_is_enough(backend):
     for seed in range(200):
         data = random_problem(Random(seed), most_layers=5, most_nodes=3)
         solution = solve(Problem.from_dict(data))
-        told = re.match("the smallest loss any plan that fits reaches is (.*), the budget", solution.reason or "")
-        if told and data.get("new_tokens", 0) < 2:
-            assert float(told[1]) == pytest.approx(judge.least_loss(data), rel=1e-5)
+        reported = re.match("the smallest loss any plan that fits reaches is (.*), the budget", solution.reason or "")
+        if reported and data.get("new_tokens", 0) < 2:
+            assert float(reported[1]) == pytest.approx(judge.least_loss(data), rel=1e-5)
 
 
 def test_one_layer_one_node_no_link_no_level(backend):

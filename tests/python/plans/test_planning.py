@@ -255,7 +255,7 @@ def test_nodes_without_room_for_any_layer_are_named() -> None:
         assert "without room" not in str(found.value)
 
 
-def test_an_infeasible_plan_says_what_would_do() -> None:
+def test_the_error_of_an_infeasible_plan_names_relaxations() -> None:
     with pytest.raises(osp.InfeasiblePlanError, match=r"the largest node has 900 B; memory: .* on n0 alone"):
         osp.plan(profile(), network(1.0, 1.0, memory=1200), explain=True)
 
@@ -273,7 +273,7 @@ def test_a_plan_for_throughput_on_few_nodes() -> None:
     assert "of throughput" in result.explain()
 
 
-def test_a_running_plan_goes_on_without_a_lost_node() -> None:
+def test_a_running_plan_is_replanned_after_the_loss_of_a_node() -> None:
     workload = Workload(prompt_tokens=PROMPT)
     whole = network(1.0, 1.0, 1.0, memory=2700)
     before = osp.plan(profile(), whole, workload)
