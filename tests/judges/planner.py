@@ -69,16 +69,13 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
 
 
 def return_s(p, order):
-    """Seconds a token takes from the last node to the first."""
+    """Seconds a token takes from the last node to the first: over their link or back along the chain."""
     bandwidth, latency = p["bandwidth_bytes_per_s"], p["latency_s"]
     if len(order) == 1:
         return 0.0
-    if bandwidth[order[-1]][order[0]] > 0:
-        return latency[order[-1]][order[0]]
-    hops = list(itertools.pairwise(reversed(order)))
-    if any(bandwidth[a][b] == 0 for a, b in hops):
-        return math.inf
-    return sum(latency[a][b] for a, b in hops)
+    ways = [[(order[-1], order[0])], list(itertools.pairwise(reversed(order)))]
+    linked = [hops for hops in ways if all(bandwidth[a][b] > 0 for a, b in hops)]
+    return min((sum(latency[a][b] for a, b in hops) for hops in linked), default=math.inf)
 
 
 def loss(p, stages):

@@ -143,17 +143,23 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, cons
     }
 }
 
-// Whether there is a pair of last and first node without a direct link: its tokens return along the chain.
-bool lacks_return(const Problem& problem, const Tables& t) {
+// Without a direct link from a last to a first node tokens must return along the chain.
+void fill_return(const Problem& problem, Tables& t) {
+    t.most_return_s.assign(t.nodes, 0);
     for (int last = 0; last < t.nodes; ++last) {
-        const double* links = problem.bandwidth_bytes_per_s.data() + static_cast<std::size_t>(last) * t.nodes;
         for (int first = 0; first < t.nodes; ++first) {
-            if (last != first && t.can_start[first] && t.can_end[last] && links[first] <= 0) {
-                return true;
+            if (last == first || !t.can_start[first] || !t.can_end[last]) continue;
+            const std::size_t direct = static_cast<std::size_t>(last) * t.nodes + first;
+            double& most = t.most_return_s[first];
+            if (problem.bandwidth_bytes_per_s[direct] <= 0) {
+                most = infinity;
+                t.needs_return = true;
+            } else if (t.token_tracks.sum) {
+                most = std::max(most, problem.latency_s[direct]);
             }
         }
     }
-    return false;
+    t.keeps_first = t.needs_return || t.token_tracks.sum;
 }
 
 double combined(const std::vector<double>& prefill, const std::vector<double>& token, std::size_t index,
@@ -338,8 +344,7 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     if (t.generates) {
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, time_limit, t.token);
-        t.needs_return = lacks_return(problem, t);
-        t.keeps_first = t.needs_return || t.token_tracks.sum;
+        fill_return(problem, t);
     }
     fill_metrics(problem, time_limit, t);
     fill_node_keys(options, t);

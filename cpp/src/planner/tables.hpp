@@ -76,6 +76,9 @@ struct Tables {
     bool is_free = false;
     bool needs_return =
         false;  // for some pair of last and first node there is no direct link to return tokens
+    // Nodes: the slowest direct return to this first node, infinite if one is absent. Ways back along a chain that are
+    // slower do not differ.
+    std::vector<double> most_return_s;
     bool keeps_first = false;  // the first node is part of a label's state: tokens return to it
     Weights weights;
     Tracks tracks;          // of the prefill

@@ -113,15 +113,19 @@ def test_return_over_the_direct_link_or_back_along_the_chain():
     three = {
         "nodes": [{"name": name, "memory_bytes": 3} for name in "xyz"],
         "layer_time_s": [[1, 1, 1]] * 3,
-        "latency_s": [[0, 1, 9], [2, 0, 1], [64, 4, 0]],
+        "latency_s": [[0, 1, 9], [2, 0, 1], [5, 4, 0]],
         **GENERATION,
         "layer_decode_time_s": [[1, 1, 1]] * 3,
     }
     stages = [Stage(0, 0, 1, 0), Stage(1, 1, 2, 0), Stage(2, 2, 3, None)]
     direct = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [1, 0, 1], [1, 1, 0]])
     back = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [1, 0, 1], [0, 1, 0]])
+    only = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [0, 0, 1], [1, 1, 0]])
     none = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [0, 0, 1], [0, 1, 0]])
-    assert (direct.return_s, back.return_s, none.return_s) == (64, 4 + 2, math.inf)
+    assert (direct.return_s, back.return_s, only.return_s, none.return_s) == (5, 4 + 2, 5, math.inf)
+    three["latency_s"] = [[0, 1, 9], [2, 0, 1], [64, 4, 0]]
+    slow = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    assert slow.return_s == 4 + 2
     assert none.violations == (
         'tokens cannot return from node "z" to node "x": no link joins them, and none joins node "y" to node "x"',
     )

@@ -6,25 +6,19 @@ import copy
 import json
 import math
 import re
-from collections.abc import Sequence
 from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from orbitsplit import Problem, evaluate, solve
-from orbitsplit._backend import load_backend
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem, random_stages
+from tests.support.solving import BACKENDS, QUICK, RANDOMS, solved
 
 PROBLEMS = sorted((DATA / "problems").glob("*.json"))
-BACKENDS = ["native", "numba"]
-
-RANDOMS = st.randoms(use_true_random=False)
-QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
 def random_options(r: Random, data: dict) -> dict:
@@ -38,26 +32,6 @@ def random_options(r: Random, data: dict) -> dict:
         "max_ng_size": r.choice([16, 16, 1, 0]),
         "max_bitset_nodes": r.choice([64, 0]),
     }
-
-
-def solved(
-    backend: str,
-    problem: Problem,
-    *,
-    objective: str = "latency",
-    max_nodes: int | None = None,
-    gap: float = 0.0,
-    max_labels: int = 1_000_000,
-    max_bytes: int = 10**9,
-    incumbent: Sequence[tuple] = (),
-    max_ng_size: int = 16,
-    max_bitset_nodes: int = 64,
-) -> dict:
-    """Solve without the public function, which hides `max_ng_size` and `max_bitset_nodes`."""
-    rows = np.array([*incumbent], dtype=np.int32).reshape(-1, 4)
-    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_ng_size, max_bitset_nodes
-    found = load_backend(backend).solve(problem, *options)
-    return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
 
 
 def check_against_judge(data: dict, backend: str, options: dict) -> None:

@@ -220,17 +220,18 @@ class _Scorer:
         first, last = order[0], order[-1]
         if len(order) == 1:
             return 0.0
-        if bandwidth[last, first] > 0:
-            return float(latency[last, first])
+        direct = float(latency[last, first]) if bandwidth[last, first] > 0 else math.inf
         total = 0.0
         for destination, source in itertools.pairwise(order):
             if bandwidth[source, destination] <= 0:
+                if direct < math.inf:
+                    return direct
                 ends = f"{_node_name(self.problem, last)} to {_node_name(self.problem, first)}"
                 hop = f"{_node_name(self.problem, source)} to {_node_name(self.problem, destination)}"
                 self.violations.append(f"tokens cannot return from {ends}: no link joins them, and none joins {hop}")
                 return math.inf
             total += float(latency[source, destination])
-        return total
+        return min(direct, total)
 
     def score_memory(self, k: int) -> float:
         node, start, stop, _ = self.stages[k]
