@@ -86,7 +86,7 @@ std::string explain_memory(const Problem& problem, const Tables& t, const Option
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
         const double middle = too_little + (enough - too_little) / 2;
         const bool is_enough = least_loss_with(problem, options, time_limit, middle) < infinity;
-        if (time_limit.is_stopped()) return fact;
+        if (time_limit.is_reached()) return fact;
         (is_enough ? enough : too_little) = middle;
     }
     const std::string more = text::bytes(std::ceil(enough)) + " more on every node";
@@ -139,6 +139,7 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
         prefill_only.new_tokens = 0;
         Options for_any = options;
         for_any.objective = Objective::latency;
+        for_any.time_limit_s = time_limit.remaining_s();
         if (!solve(prefill_only, for_any).stages.empty()) {
             return "no plan that fits can return its tokens from the last node to the first: links lead one "
                    "way only";

@@ -12,7 +12,7 @@ namespace orbitsplit::planner {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t clock_interval = 256;  // expansions between two checks of the time limit
+constexpr std::size_t clock_interval = 16;   // expansions between two checks of the time limit
 constexpr std::size_t expansion_operations = 10'000;
 
 struct StateKey {
@@ -66,7 +66,7 @@ class Search {
             if (open.bound >= incumbent_.cutoff()) break;
             if (pool_[open.label].is_dominated) continue;
             if (pool_.size() >= max_labels) result.stopped_by = "labels";
-            if (time_limit.is_stopped_after(expansion_operations) ||
+            if (time_limit.must_end_after(expansion_operations) ||
                 (step % clock_interval == 0 && time_limit.is_reached()))
                 result.stopped_by = stopped_by(time_limit);
             if (!result.stopped_by.empty()) {

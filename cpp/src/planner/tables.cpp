@@ -118,7 +118,7 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, cons
                  PhaseTables& phase) {
     phase.growth.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
-        if (time_limit.is_stopped_after(operations_of_boundary(t))) {
+        if (time_limit.must_end_after(operations_of_boundary(t))) {
             std::fill(phase.growth.begin() + t.boundary_node(i, 0),
                       phase.growth.begin() + t.boundary_node(t.layers, 0), infinity);
             break;
@@ -171,7 +171,7 @@ void fill_close(const Tables& t, const TimeLimit& time_limit, Metric& metric) {
     metric.open_max.assign(t.layers + 1, 0);
     metric.close_max.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
-        if (time_limit.is_stopped_after(operations_of_boundary(t))) break;
+        if (time_limit.must_end_after(operations_of_boundary(t))) break;
         metric.open_max[i] = infinity;
         std::fill_n(metric.close_max.begin() + t.boundary_node(i, 0), t.nodes, infinity);
         for (int k = 0; k < t.levels; ++k) {

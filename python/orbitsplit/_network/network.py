@@ -35,7 +35,7 @@ class Node:
     Attributes:
         name: Unique name.
         memory_bytes: Memory beside the Python interpreter.
-        slowdown: How many times slower than the machine that measured the profile, at least 1.
+        slowdown: How many times slower than the machine that measured the profile; below 1 for a faster node.
         flop_per_s: Compute rate.
         memory_bytes_per_s: Rate of reading weights, which bounds decoding; None: not counted.
         headroom_bytes: Memory that is not for weights, keys and values, and workspace. A plan keeps at least what the
@@ -68,8 +68,8 @@ class Node:
             check_number(f"{name} of node {self.name!r}", value)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} of node {self.name!r} is {value}, must be finite and at least 0")
-        if self.slowdown is not None and self.slowdown < 1:
-            raise ValueError(f"slowdown of node {self.name!r} is {self.slowdown}, must be at least 1")
+        if self.slowdown == 0:
+            raise ValueError(f"slowdown of node {self.name!r} is 0, must be above 0")
         if self.flop_per_s == 0 or self.memory_bytes_per_s == 0:
             raise ValueError(f"compute and memory_bandwidth of node {self.name!r} must be positive, one is 0")
         if self.headroom_bytes > self.memory_bytes:

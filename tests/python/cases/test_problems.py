@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from orbitsplit import Problem
+from orbitsplit import Problem, certificate, solve
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem
@@ -84,3 +86,55 @@ def test_one_more_link_is_never_worse(backend: str, r: Random) -> None:
         after = solved(backend, Problem.from_dict(data))
         assert after["objective_s"] <= before["objective_s"] * (1 + 1e-9) or math.isinf(before["objective_s"])
         before = after
+
+
+@pytest.fixture(scope="module")
+def many_nodes() -> Problem:
+    """Return a problem of 200 layers on 64 nodes in free order, whose single steps once took seconds."""
+    draw = np.random.default_rng(1)
+    layers, nodes = 200, 64
+    return Problem.from_dict(
+        {
+            "layers": [f"layer {i}" for i in range(layers)],
+            "nodes": [{"name": f"n{n}", "memory_bytes": float(draw.integers(20, 60))} for n in range(nodes)],
+            "layer_memory_bytes": [1.0] * layers,
+            "layer_time_s": draw.uniform(0.5, 2, (nodes, layers)).tolist(),
+            "cut_bytes": draw.uniform(1, 3, layers - 1).tolist(),
+            "bandwidth_bytes_per_s": (draw.uniform(1, 4, (nodes, nodes)) * (1 - np.eye(nodes))).tolist(),
+            "latency_s": draw.uniform(0, 0.2, (nodes, nodes)).tolist(),
+            "levels": [{"name": "a", "ratio": 1}, {"name": "b", "ratio": 2}, {"name": "c", "ratio": 4}],
+            "loss": [[0, 0.1, 0.5]] * (layers - 1),
+            "loss_budget": 0.6,
+            "micro_batches": 4,
+            "order": "free",
+        }
+    )
+
+
+def least_excess_s(limit_s: float, run: Any) -> float:
+    """Return by how much a run exceeds its limit: the least of three, because other processes take time too."""
+    excess = []
+    for _ in range(3):
+        start = time.monotonic()
+        run()
+        excess.append(time.monotonic() - start - limit_s)
+    return min(excess)
+
+
+@pytest.mark.parametrize("limit_s", [0.2, 0.5, 1.0])
+def test_a_time_limit_holds_inside_long_steps(many_nodes: Problem, limit_s: float) -> None:
+    # 2.3 to 3.8 s at a limit of 1 s.
+    assert least_excess_s(limit_s, lambda: solve(many_nodes, time_limit_s=limit_s)) < 0.1
+
+
+def test_a_time_limit_holds_for_all_searches_of_a_certificate(many_nodes: Problem) -> None:
+    solution = solve(many_nodes, time_limit_s=0.2)
+    excess_s = least_excess_s(0.5, lambda: certificate(many_nodes, solution, time_limit_s=0.5))
+    assert excess_s < 0.25  # the problems of some hundred questions are made in any case
+
+
+def test_more_time_proves_no_less(many_nodes: Problem) -> None:
+    found = [solve(many_nodes, time_limit_s=limit_s) for limit_s in (0.2, 0.5, 1.0)]
+    bounds = [one.lower_bound_s for one in found]
+    assert bounds == sorted(bounds)
+    assert all(0 < one.lower_bound_s <= one.objective_s for one in found)

@@ -70,7 +70,7 @@ def test_between_joins_both_ways() -> None:
         ("nodes = 3", "array of tables"),
         ("nodes = []", "at least one node"),
         ('[[nodes]]\nname = "a"\nmemory = "1 GB"\n', "needs a speed"),
-        (ONE_NODE.replace("slowdown = 2", "slowdown = 0.5"), "slowdown of node 'a' is 0.5"),
+        (ONE_NODE.replace("slowdown = 2", "slowdown = 0"), "slowdown of node 'a' is 0, must be above 0"),
         (ONE_NODE.replace("slowdown = 2", 'slowdown = "fast"'), "slowdown is 'fast'"),
         (ONE_NODE.replace("1 GB", "1 parsec"), "memory is '1 parsec'"),
         (ONE_NODE.replace("1 GB", "-1 GB"), "must be finite and not negative"),

@@ -113,7 +113,7 @@ def test_json_of_a_wrong_type_is_named(data: dict[str, Any], message: str, tmp_p
     ("changes", "message"),
     [
         ({"codec": "gzip"}, "gzip"),
-        ({"slowdown": 0.5}, "slowdown of node 'a' is 0.5"),
+        ({"slowdown": 0.0}, "slowdown of node 'a' is 0, must be above 0"),
         ({"slowdown": float("inf")}, "slowdown of node 'a' is inf"),
         ({"stop": 0}, "stop of the stage on 'a' is 0"),
     ],

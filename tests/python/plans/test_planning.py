@@ -61,6 +61,13 @@ def network(*slowdowns: float, memory: int = 10_000) -> Network:
     return Network("test", nodes, links)
 
 
+def test_a_node_may_be_faster_than_the_machine_that_measured() -> None:
+    problem = osp.build_problem(profile(), network(1.0, 0.5), Workload(prompt_tokens=PROMPT))
+    assert problem.layer_time_s.tolist() == [[0, 1, 1, 0.5], [0, 0.5, 0.5, 0.25]]
+    found = osp.plan(profile(), network(1.0, 0.5, memory=10**12), Workload(prompt_tokens=PROMPT))
+    assert [(stage.node, stage.slowdown) for stage in found.stages] == [("n1", 0.5)]
+
+
 def test_problem_holds_what_the_profile_says() -> None:
     workload = Workload(micro_batches=3, prompt_tokens=PROMPT, new_tokens=NEW, batch_size=1)
     problem = osp.build_problem(profile(), network(1.0, 2.0), workload)
