@@ -232,8 +232,9 @@ class Scorer {
             result_.loss += problem_.loss[(stages_[k].stop - 1) * problem_.levels.size() + stages_[k].level];
         }
         if (result_.loss > loss_limit(problem_)) {
-            violate("the loss is " + text::number(result_.loss) + ", the budget is " +
-                    text::number(*problem_.loss_budget));
+            const double budget = *problem_.loss_budget;
+            violate("the loss is " + text::number(result_.loss, budget) + ", the budget is " +
+                    text::number(budget, result_.loss));
         }
         score_pins();
     }
@@ -245,8 +246,9 @@ class Scorer {
         result_.stage_memory_bytes.push_back(total);
         const ProblemNode& node = problem_.nodes[stage.node];
         if (total > usable_memory_bytes(node)) {
-            violate(stage_name(k) + " needs " + text::bytes(total) + ", " + node_name(problem_, stage.node) +
-                    " has " + text::bytes(usable_memory_bytes(node)));
+            const double usable = usable_memory_bytes(node);
+            violate(stage_name(k) + " needs " + text::bytes(total, usable) + ", " +
+                    node_name(problem_, stage.node) + " has " + text::bytes(usable, total));
         }
     }
 

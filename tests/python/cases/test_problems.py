@@ -138,3 +138,56 @@ def test_more_time_proves_no_less(many_nodes: Problem) -> None:
     bounds = [one.lower_bound_s for one in found]
     assert bounds == sorted(bounds)
     assert all(0 < one.lower_bound_s <= one.objective_s for one in found)
+
+
+def too_small(**changes: Any) -> dict[str, Any]:
+    """Return two layers of 2 GB on two nodes that hold one each, and what a test changes."""
+    return case(
+        "large_losses",
+        layers=["a", "b"],
+        nodes=[{"name": "n0", "memory_bytes": 2e9}, {"name": "n1", "memory_bytes": 2e9}],
+        layer_memory_bytes=[2e9, 2e9],
+        layer_time_s=[[1, 1], [1, 1]],
+        cut_bytes=[1],
+        bandwidth_bytes_per_s=[[0, 1], [1, 0]],
+        latency_s=[[0, 0], [0, 0]],
+        levels=[{"name": "raw", "ratio": 1}],
+        loss=[[0]],
+        loss_budget=0,
+        **changes,
+    )
+
+
+BARE = {
+    "a layer": (
+        {"layer_memory_bytes": [2e9, 2e9 + 1]},
+        'layer 1 ("b") needs 2000000001 B, the largest node has 2000000000 B',
+    ),
+    "all layers": (
+        {"layer_memory_bytes": [2e9, 1e9, 1e9 + 1], "layers": ["a", "b", "c"], "layer_time_s": [[1] * 3] * 2}
+        | {"cut_bytes": [1, 1], "loss": [[0], [0]]},
+        "the layers need 4000000001 B together, the nodes hold 4000000000 B",
+    ),
+    "a pinned layer": (
+        {"nodes": [{"name": "n0", "memory_bytes": 3e9}, {"name": "n1", "memory_bytes": 2e9 - 1}]}
+        | {"pins": {"layers": {"a": "n1"}}},
+        'layer 0 ("a") needs 2000000000 B, node "n1" to which it is pinned has 1999999999 B',
+    ),
+    "a loss": (
+        {"loss": [[0.3]], "loss_budget": 0.29999999},
+        "the smallest loss any plan that fits reaches is 0.3, the budget is 0.29999999",
+    ),
+    "no level": (
+        {"levels": [], "loss": [[]]},
+        "no node alone may run every layer, and levels is empty: a cut between two stages needs a level",
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", BARE)
+def test_what_is_barely_missing_is_told_apart(name: str, backend: str) -> None:
+    # "need 4 GB, hold 4 GB"; without levels no cause at all.
+    changes, reason = BARE[name]
+    found = solved(backend, Problem.from_dict({**too_small(), **changes}))
+    assert (found["status"], found["reason"]) == ("infeasible", reason)

@@ -241,7 +241,7 @@ class _Scorer:
         usable = usable_memory_bytes(self.problem.nodes[node])
         if total > usable:
             name = _node_name(self.problem, node)
-            self.violations.append(f"stage {k} needs {size(total)}, {name} has {size(usable)}")
+            self.violations.append(f"stage {k} needs {size(total, usable)}, {name} has {size(usable, total)}")
         return total
 
     def score_loss(self) -> float:
@@ -249,8 +249,8 @@ class _Scorer:
         for _, _, stop, level in self.stages[:-1]:
             total += float(self.problem.loss[stop - 1, level])
         if self.problem.loss_budget is not None and total > loss_limit(self.problem):
-            budget = number(self.problem.loss_budget)
-            self.violations.append(f"the loss is {number(total)}, the budget is {budget}")
+            budget = self.problem.loss_budget
+            self.violations.append(f"the loss is {number(total, budget)}, the budget is {number(budget, total)}")
         return total
 
     def score_pins(self) -> None:
