@@ -12,7 +12,7 @@ namespace orbitsplit::planner {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t clock_interval = 16;   // expansions between two checks of the time limit
+constexpr std::size_t clock_interval = 16;  // expansions between two checks of the time limit
 constexpr std::size_t expansion_operations = 10'000;
 
 struct StateKey {

@@ -146,8 +146,7 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     if (!is_larger || root.incumbent.stages.empty()) {
         root = planner::explore_root(problem, t, options.objective, least, time_limit, root.incumbent,
                                      max_bytes);
-        planner::SearchResult again =
-            search_within(problem, t, least, root, time_limit, options, max_labels);
+        planner::SearchResult again = search_within(problem, t, least, root, time_limit, options, max_labels);
         again.lower_bound_s = std::max(again.lower_bound_s, first.lower_bound_s);
         return again;
     }
