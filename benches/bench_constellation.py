@@ -1,4 +1,4 @@
-"""How near to the best plan of a whole constellation does ten seconds get?
+"""How small is the proven gap for a whole constellation after ten seconds?
 
 python -m benches.bench_constellation        # the table of benches/README.md, two minutes
 pytest benches/bench_constellation.py
@@ -16,7 +16,7 @@ from orbitsplit import Problem, Solution, evaluate, solve
 
 TIME_LIMIT_S = float(os.environ.get("TIME_LIMIT_S", "10"))
 MAX_NODES = 8
-# What differs between the nodes and links, by name: spread of the speeds, share of links at a tenth of the rate.
+# By name: the relative spread of the nodes' speeds, and the share of links at a tenth of the rate.
 NETWORKS = {
     "identical nodes": (0.0, 0.0),
     "speeds +-10 %": (0.1, 0.0),
@@ -27,17 +27,17 @@ NETWORKS = {
 
 
 def grid(planes: int, in_plane: int, spread: float, slow: float, *, layers: int = 32, levels: int = 6) -> Problem:
-    """Return a +grid: satellites linked to the next in their plane and to those beside them in both next planes.
+    """Return a +grid: satellites linked to both neighbours in their plane and to one in each adjacent plane.
 
-    A model takes four nodes at least; 16 micro-batches; links of 0.2 Gbit/s, as 5 ms of light.
+    The model needs at least four nodes; 16 micro-batches; links of 0.2 Gbit/s and 5 ms.
     """
     r = np.random.default_rng(1)
     nodes = planes * in_plane
     bandwidth, latency = np.zeros((nodes, nodes)), np.zeros((nodes, nodes))
     speed = r.uniform(1 - spread, 1 + spread, nodes)
     for a in range(nodes):
-        plane, place = divmod(a, in_plane)
-        for b in ((plane + 1) % planes * in_plane + place, plane * in_plane + (place + 1) % in_plane):
+        plane, position = divmod(a, in_plane)
+        for b in ((plane + 1) % planes * in_plane + position, plane * in_plane + (position + 1) % in_plane):
             bandwidth[a, b] = bandwidth[b, a] = 2.5e6 if r.random() < slow else 25e6
             latency[a, b] = latency[b, a] = 0.005
     loss = np.outer(r.uniform(0.5, 1.5, layers - 1), 0.001 * 4.0 ** (np.arange(levels) * 8 / levels) - 0.001)

@@ -1,4 +1,4 @@
-"""How fast is a proven optimum? What general solvers need for the same proof: bench_planner_peers.py.
+"""How long does a proven optimum take? For general solvers see bench_planner_peers.py.
 
 pytest benches/bench_planner.py                        # with timings
 pytest benches/bench_planner.py --benchmark-disable    # answers alone
@@ -66,7 +66,7 @@ def test_load(benchmark, name):
 
 @pytest.mark.parametrize("copies", [1, 2, 4])
 def test_growth_with_layers(benchmark, copies):
-    """Every layer cut into equal parts: the optimum cannot get worse, because the old cuts are still there."""
+    """Divide every layer into equal parts: the optimum cannot get worse, because all old cuts remain."""
     original = load("example_32_fixed_a")
     benchmark.group = "growth with layers (32 x copies, 5 nodes, 6 levels, fixed)"
     solution = benchmark(solve, cut_finer(original, copies))

@@ -1,4 +1,4 @@
-"""What do general solvers need for the proof that the planner gives?
+"""How long do general solvers take for the same proof of optimality?
 
     pytest benches/bench_planner_peers.py -s                     # with timings; minutes, for the larger problems
     pytest benches/bench_planner_peers.py --benchmark-disable    # answers alone, small problems
@@ -30,7 +30,7 @@ TICKS = 1e9
 
 @dataclass(frozen=True)
 class Answer:
-    """What a peer found in how many seconds; `bound_s` is its proof, equal to the objective if it finished."""
+    """The result of a peer and its seconds; `bound_s` is its lower bound, equal to the objective if it finished."""
 
     objective_s: float
     bound_s: float

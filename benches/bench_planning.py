@@ -1,7 +1,7 @@
-"""What does `plan()` take beside the search, and what does its explanation take?
+"""How long does `plan()` take in addition to the search, and how long does its certificate take?
 
     pytest benches/bench_planning.py                        # with timings
-    pytest benches/bench_planning.py --benchmark-disable    # answers alone
+    pytest benches/bench_planning.py --benchmark-disable    # answers only
 
 A model of the demo's shape (18 layers, embeddings and head, five codecs) on the demo's four CubeSats.
 """
@@ -51,25 +51,25 @@ def arguments() -> dict:
 
 
 def test_plan(benchmark, arguments):
-    benchmark.group = "plan beside its search"
+    benchmark.group = "plan and its search"
     plan = benchmark(osp.plan, **arguments)
     assert plan.prediction.status == "optimal"
     assert plan.prediction.total_s == osp.solve(osp.build_problem(**arguments)).objective_s
 
 
 def test_search_alone(benchmark, arguments):
-    benchmark.group = "plan beside its search"
+    benchmark.group = "plan and its search"
     problem = osp.build_problem(**arguments)
     assert benchmark(osp.solve, problem).status == "optimal"
 
 
 def test_build_problem(benchmark, arguments):
-    benchmark.group = "plan beside its search"
+    benchmark.group = "plan and its search"
     assert len(benchmark(osp.build_problem, **arguments).layers) == LAYERS + 2
 
 
 def test_explained_plan(benchmark, arguments):
-    benchmark.group = "plan beside its search"
+    benchmark.group = "plan and its search"
     plan = benchmark.pedantic(osp.plan, kwargs={**arguments, "explain": True}, rounds=5)
     assert plan.certificate.total_s == plan.prediction.total_s
     assert not plan.certificate.unanswered

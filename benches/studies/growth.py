@@ -29,7 +29,7 @@ SIZES = [
 
 
 def random_chain(layers: int, nodes: int, levels: int, seed: int = 1) -> Problem:
-    """Return nodes of different speed and memory, all linked; a loss budget that couples the cuts."""
+    """Return a problem of nodes of different speed and memory, all linked, with a loss budget that couples the cuts."""
     r = np.random.default_rng(seed)
     speed = r.uniform(0.5, 2, nodes)
     loss = np.outer(r.uniform(0.5, 1.5, layers - 1), 0.001 * 4.0 ** (np.arange(levels) * 8 / levels) - 0.001)
@@ -53,7 +53,7 @@ def random_chain(layers: int, nodes: int, levels: int, seed: int = 1) -> Problem
 
 
 def count_edges(p: Problem) -> int:
-    """Count stages that fit and transfers in fixed order."""
+    """Count the stages that fit and the transfers of fixed order."""
     layers, nodes = len(p.layers), len(p.nodes)
     before = np.concatenate([[0.0], np.cumsum(p.layer_memory_bytes)])
     stages = sum(

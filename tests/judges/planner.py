@@ -1,4 +1,4 @@
-"""The planner's judge: every plan of a small problem, scored by the formulas of the design, one after the other.
+"""The planner's judge: every plan of a small problem, scored by the formulas of the design.
 
 Works on the plain dict of a problem file and shares nothing with the package.
 """
@@ -21,7 +21,7 @@ def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: fl
     tokens = p.get("new_tokens", 0)
     if tokens >= 2:
         decode, delays = occupancies(p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False)
-        round_trip = sum(decode) + sum(delays) + way_back(p, [stage[0] for stage in stages])
+        round_trip = sum(decode) + sum(delays) + return_s(p, [stage[0] for stage in stages])
         groups = p.get("groups", p.get("micro_batches", 1))
         step, bottleneck = max(round_trip, groups * max(decode)), max(decode)
         if math.isinf(step):  # tokens cannot return
@@ -32,7 +32,7 @@ def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: fl
 
 
 def occupancies(p, stages, layer_time, cut_bytes, *, external):
-    """Seconds that each resource is busy, and the propagation delays that add once."""
+    """Occupancies of the resources, and the propagation delays, which add once."""
     busy, delays = [], []
 
     def link(size, bandwidth, latency):
@@ -43,22 +43,22 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
         delays.append(latency)
         return size / bandwidth
 
-    way_in, way_out = p.get("ingress"), p.get("egress")
-    if external and way_in is not None:
+    ingress, egress = p.get("ingress"), p.get("egress")
+    if external and ingress is not None:
         first = stages[0][0]
-        busy.append(link(way_in["bytes"], way_in["bandwidth_bytes_per_s"][first], way_in["latency_s"][first]))
+        busy.append(link(ingress["bytes"], ingress["bandwidth_bytes_per_s"][first], ingress["latency_s"][first]))
     for k, (node, start, stop, level) in enumerate(stages):
         stage = sum(layer_time[node][start:stop])
         if k > 0:
             stage += p["levels"][stages[k - 1][3]].get("decode_s_per_byte", 0) * cut_bytes[start - 1]
         sending = None
         if level is not None:
-            size, to = cut_bytes[stop - 1], stages[k + 1][0]
+            size, destination = cut_bytes[stop - 1], stages[k + 1][0]
             stage += p["levels"][level].get("encode_s_per_byte", 0) * size
-            packed = size / p["levels"][level]["ratio"]
-            sending = link(packed, p["bandwidth_bytes_per_s"][node][to], p["latency_s"][node][to])
-        elif external and way_out is not None:
-            sending = link(way_out["bytes"], way_out["bandwidth_bytes_per_s"][node], way_out["latency_s"][node])
+            compressed = size / p["levels"][level]["ratio"]
+            sending = link(compressed, p["bandwidth_bytes_per_s"][node][destination], p["latency_s"][node][destination])
+        elif external and egress is not None:
+            sending = link(egress["bytes"], egress["bandwidth_bytes_per_s"][node], egress["latency_s"][node])
         if sending is not None and p["nodes"][node].get("half_duplex", False):
             busy.append(stage + sending)
         else:
@@ -68,17 +68,14 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
     return busy, delays
 
 
-def way_back(p, order):
-    """Seconds a token takes from the last node to the first."""
+def return_s(p, order):
+    """Seconds a token takes from the last node to the first: over their link or back along the chain."""
     bandwidth, latency = p["bandwidth_bytes_per_s"], p["latency_s"]
     if len(order) == 1:
         return 0.0
-    if bandwidth[order[-1]][order[0]] > 0:
-        return latency[order[-1]][order[0]]
-    hops = list(itertools.pairwise(reversed(order)))
-    if any(bandwidth[a][b] == 0 for a, b in hops):
-        return math.inf
-    return sum(latency[a][b] for a, b in hops)
+    ways = [[(order[-1], order[0])], list(itertools.pairwise(reversed(order)))]
+    linked = [hops for hops in ways if all(bandwidth[a][b] > 0 for a, b in hops)]
+    return min((sum(latency[a][b] for a, b in hops) for hops in linked), default=math.inf)
 
 
 def loss(p, stages):
@@ -101,7 +98,7 @@ def keeps_limits(p, stages):
 
 
 def plans(p):
-    """Every way to cut, place and compress."""
+    """Every choice of cuts, nodes and levels."""
     layers, nodes, levels = len(p["layers"]), len(p["nodes"]), len(p["levels"])
     arrange = itertools.permutations if p.get("order", "fixed") == "free" else itertools.combinations
     for count in range(1, min(layers, nodes) + 1):
@@ -115,7 +112,7 @@ def plans(p):
 
 
 def linked_plans(p, most):
-    """The plans of up to so many nodes, without the many whose next node has no link from the last."""
+    """The plans of up to `most` nodes, without those that lack a link between two stages."""
     nodes, levels = range(len(p["nodes"])), range(len(p["levels"]))
     chains = [(n,) for n in nodes]
     while chains and len(chains[0]) <= min(most, len(p["layers"])):

@@ -21,10 +21,10 @@
 //     objective  = makespan + (T - 1) * step
 //
 // Decode occupancies are those of stages and links only, with decode times and decode bytes: ingress and
-// egress move the prompt and the result, once. The return is the latency of the link from the last node to
-// the first or, where that link does not exist, the latencies of the links back along the chain; the bytes of
-// a token are neglected. A plan of one stage has no return. The prefill yields the first token, so T = 1 needs
-// no token step.
+// egress move the prompt and the result, once. A token returns by the quicker of two ways, where they exist:
+// the latency of the link from the last node to the first, or the latencies of the links back along the chain;
+// the bytes of a token are neglected. A plan of one stage has no return. The prefill yields the first token, so
+// T = 1 needs no token step.
 //
 // solve() minimises one of four objectives: the total latency above, or
 //

@@ -208,12 +208,14 @@ class Scorer {
         const int first = stages_.front().node;
         const int last = stages_.back().node;
         if (stages_.size() == 1) return 0;
-        if (bandwidth_between(problem_, last, first) > 0) return latency_between(problem_, last, first);
+        const bool is_direct = bandwidth_between(problem_, last, first) > 0;
+        const double direct = is_direct ? latency_between(problem_, last, first) : infinity;
         double total = 0;
         for (std::size_t k = 0; k + 1 < stages_.size(); ++k) {
             const int source = stages_[k + 1].node;
             const int destination = stages_[k].node;
             if (bandwidth_between(problem_, source, destination) <= 0) {
+                if (is_direct) return direct;
                 violate("tokens cannot return from " + node_name(problem_, last) + " to " +
                         node_name(problem_, first) + ": no link joins them, and none joins " +
                         node_name(problem_, source) + " to " + node_name(problem_, destination));
@@ -221,7 +223,7 @@ class Scorer {
             }
             total += latency_between(problem_, source, destination);
         }
-        return total;
+        return std::min(direct, total);
     }
 
     void score_limits() {
@@ -230,8 +232,9 @@ class Scorer {
             result_.loss += problem_.loss[(stages_[k].stop - 1) * problem_.levels.size() + stages_[k].level];
         }
         if (result_.loss > loss_limit(problem_)) {
-            violate("the loss is " + text::number(result_.loss) + ", the budget is " +
-                    text::number(*problem_.loss_budget));
+            const double budget = *problem_.loss_budget;
+            violate("the loss is " + text::number(result_.loss, budget) + ", the budget is " +
+                    text::number(budget, result_.loss));
         }
         score_pins();
     }
@@ -243,8 +246,9 @@ class Scorer {
         result_.stage_memory_bytes.push_back(total);
         const ProblemNode& node = problem_.nodes[stage.node];
         if (total > usable_memory_bytes(node)) {
-            violate(stage_name(k) + " needs " + text::bytes(total) + ", " + node_name(problem_, stage.node) +
-                    " has " + text::bytes(usable_memory_bytes(node)));
+            const double usable = usable_memory_bytes(node);
+            violate(stage_name(k) + " needs " + text::bytes(total, usable) + ", " +
+                    node_name(problem_, stage.node) + " has " + text::bytes(usable, total));
         }
     }
 

@@ -54,7 +54,7 @@ std::vector<double> best_levels(const Tables& t, const Metric& m, const Relaxati
     std::vector<double> best;
     if (t.visited_sets == 1) return best;
     best.reserve(t.layers * t.neighbour.size());
-    for (int i = 0; i < t.layers && !time_limit.is_stopped_after(operations_of_boundary(t)); ++i) {
+    for (int i = 0; i < t.layers && !time_limit.must_end_after(operations_of_boundary(t)); ++i) {
         for (int v = 0; v < t.vertices(); ++v) {
             for (int e = t.neighbour_start[v]; e < t.neighbour_start[v + 1]; ++e)
                 best.push_back(best_level(t, m, r, i, t.node_of[v], e));
@@ -104,7 +104,7 @@ bool is_state(const Tables& t, unsigned visited, int vertex) {
     return remembered < t.k_cycle ? stages == remembered : stages >= remembered;
 }
 
-// Returns false if a stop was requested; checked at every boundary if `operations`, those at a boundary, are not 0.
+// Returns false if it must end early; checked at every boundary if `operations`, those at a boundary, are not 0.
 bool fill_visited(const Tables& t, const Metric& m, const std::vector<double>& transfers, Relaxation& r,
                   unsigned visited, std::size_t operations, const TimeLimit& time_limit) {
     for (int v = 0; v < t.vertices(); ++v) {
@@ -112,7 +112,7 @@ bool fill_visited(const Tables& t, const Metric& m, const std::vector<double>& t
             r.to_go_departed[state(t, visited, t.layers, v)] = m.egress_sum[t.node_of[v]];
     }
     for (int i = t.layers - 1; i >= 0; --i) {
-        if (operations > 0 && time_limit.is_stopped_after(operations)) return false;
+        if (operations > 0 && time_limit.must_end_after(operations)) return false;
         for (int v = 0; v < t.vertices(); ++v) {
             if (is_state(t, visited, v))
                 r.to_go_arrived[state(t, visited, i, v)] = best_stage(t, m, r, visited, i, v);
@@ -132,7 +132,7 @@ bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time
         operations > 10'000;  // a check at every boundary would take some percent of a short one
     for (unsigned visited = t.visited_sets; visited-- > t.count_step;) {
         if (!fill_visited(t, m, transfers, r, visited, is_long ? operations : 0, time_limit)) return false;
-        if (!is_long && time_limit.is_stopped_after(operations * t.layers)) return false;
+        if (!is_long && time_limit.must_end_after(operations * t.layers)) return false;
     }
     return true;
 }
@@ -168,11 +168,11 @@ class ForwardPass {
         for (int i = 0; i < t_.layers; ++i) {
             // Stages that end at a boundary were computed before; what arrives there must be sent first.
             for (unsigned visited = 0; visited < t_.visited_sets && i > 0; ++visited) {
-                if (is_stopped()) return std::vector<double>(t_.vertices(), 0);
+                if (must_end()) return std::vector<double>(t_.vertices(), 0);
                 for (int v = 0; v < t_.vertices(); ++v) send(visited, i, v);
             }
             for (unsigned visited = 0; visited < t_.visited_sets; ++visited) {
-                if (is_stopped()) return std::vector<double>(t_.vertices(), 0);
+                if (must_end()) return std::vector<double>(t_.vertices(), 0);
                 for (int v = 0; v < t_.vertices(); ++v) {
                     const std::size_t at = state(t_, visited, i, v);
                     if (arrived_[at] == infinity) continue;
@@ -185,7 +185,7 @@ class ForwardPass {
     }
 
   private:
-    bool is_stopped() const { return time_limit_.is_stopped_after(operations_of_boundary(t_)); }
+    bool must_end() const { return time_limit_.must_end_after(operations_of_boundary(t_)); }
 
     void send(unsigned visited, int boundary, int vertex) {
         const double so_far = departed_[state(t_, visited, boundary, vertex)];

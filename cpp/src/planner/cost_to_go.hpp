@@ -54,11 +54,11 @@ inline bool is_blocked(const Tables& t, unsigned visited, int node) {
     return has_visited(t, visited, node) || visited >> t.ng_size >= t.most_stages;
 }
 
-// A relaxation whose bounds are all 0 if a stop is requested: they hold, and nothing is left to do for them.
+// A relaxation whose bounds are all 0 if it must end early, by a request or the time limit: they hold.
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
                  const TimeLimit& time_limit);
 
-// By vertex: the least (sum + multiplier * loss) of any relaxed plan through it. All 0 if a stop is requested.
+// By vertex: the least (sum + multiplier * loss) of any relaxed plan through it. All 0 if it must end early.
 std::vector<double> bounds_through(const Tables& t, const Metric& metric, const Relaxation& relaxation,
                                    const TimeLimit& time_limit);
 

@@ -40,14 +40,14 @@ std::string explain_layer(const Problem& problem) {
     if (largest == -infinity) return "every node is forbidden";
     for (std::size_t i = 0; i < problem.layers.size(); ++i) {
         const double need = problem.layer_memory_bytes[i];
-        const std::string fact =
-            "layer " + std::to_string(i) + " (\"" + problem.layers[i] + "\") needs " + text::bytes(need);
-        if (need > largest) return fact + ", the largest node has " + text::bytes(largest);
+        const std::string fact = "layer " + std::to_string(i) + " (\"" + problem.layers[i] + "\") needs ";
+        if (need > largest)
+            return fact + text::bytes(need, largest) + ", the largest node has " + text::bytes(largest, need);
         if (pinned[i] < 0) continue;
         const double usable = usable_memory_bytes(problem.nodes[pinned[i]]);
         if (need > usable) {
-            return fact + ", " + node_name(problem, pinned[i]) + " to which it is pinned has " +
-                   text::bytes(usable);
+            return fact + text::bytes(need, usable) + ", " + node_name(problem, pinned[i]) +
+                   " to which it is pinned has " + text::bytes(usable, need);
         }
     }
     return "";
@@ -62,7 +62,8 @@ std::string explain_total(const Problem& problem) {
         if (!is_forbidden(problem, static_cast<int>(n))) held += usable_memory_bytes(problem.nodes[n]);
     }
     if (need <= held * (1 + 1e-12)) return "";  // equal up to rounding
-    return "the layers need " + text::bytes(need) + " together, the nodes hold " + text::bytes(held);
+    return "the layers need " + text::bytes(need, held) + " together, the nodes hold " +
+           text::bytes(held, need);
 }
 
 double least_loss_with(const Problem& problem, const Options& options, const TimeLimit& time_limit,
@@ -86,7 +87,7 @@ std::string explain_memory(const Problem& problem, const Tables& t, const Option
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
         const double middle = too_little + (enough - too_little) / 2;
         const bool is_enough = least_loss_with(problem, options, time_limit, middle) < infinity;
-        if (time_limit.is_stopped()) return fact;
+        if (time_limit.is_reached()) return fact;
         (is_enough ? enough : too_little) = middle;
     }
     const std::string more = text::bytes(std::ceil(enough)) + " more on every node";
@@ -125,20 +126,26 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
     const std::string trivial = trivially_infeasible(problem);
     if (!trivial.empty()) return trivial;
     if (least.root == infinity) {
+        if (problem.levels.empty() && problem.nodes.size() > 1 && t.most_stages > 1) {
+            return "no node alone may run every layer, and levels is empty: a cut between two stages needs a "
+                   "level";
+        }
         const std::string reason =
             lacks_links(problem, t) ? "" : explain_memory(problem, t, options, time_limit);
         return reason.empty() ? explain_links(problem, options, t) : reason;
     }
+    const double budget = problem.loss_budget.value_or(0);
     if (least.root > t.loss_limit) {
         return std::string("the smallest loss any plan that fits reaches is ") +
-               (is_exact(t) ? "" : "at least ") + text::number(least.root) + ", the budget is " +
-               text::number(problem.loss_budget.value_or(0));
+               (is_exact(t) ? "" : "at least ") + text::number(least.root, budget) + ", the budget is " +
+               text::number(budget, least.root);
     }
     if (t.needs_return) {
         Problem prefill_only = problem;
         prefill_only.new_tokens = 0;
         Options for_any = options;
         for_any.objective = Objective::latency;
+        for_any.time_limit_s = time_limit.remaining_s();
         if (!solve(prefill_only, for_any).stages.empty()) {
             return "no plan that fits can return its tokens from the last node to the first: links lead one "
                    "way only";

@@ -19,7 +19,7 @@ struct Label {
     Load prefill;
     Load token;
     double loss = 0;
-    double return_s = 0;  // latencies of the links back along the chain
+    double return_s = 0;  // latencies of the links back along the chain, at most Tables::most_return_s
     double bound = 0;
     std::uint64_t set_key = 0;  // free order: sum of the keys of the nodes with a stage
     std::int32_t parent = -1;

@@ -48,7 +48,7 @@ class RootExplorer {
             std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_)));
         const Relaxation& made = *interval.relaxations.back();
         const double bound = made.root - multiplier * t_.loss_limit + interval.low;
-        if (interval.relaxations.size() == 1 || bound > interval.bound) {
+        if (bound > interval.bound) {
             interval.bound = bound;
             interval.multiplier = multiplier;
         }
@@ -107,10 +107,14 @@ class RootExplorer {
             for (int part = 0; part < parts && wide.low < high; ++part) {
                 Interval narrow;
                 narrow.low = part == 0 ? wide.low : finer.back().high;
+                const Interval rest = rest_of(wide, narrow.low);
                 if (time_limit_.is_reached()) {
-                    finer.push_back(rest_of(wide, narrow.low));
+                    finer.push_back(rest);
                     break;
                 }
+                // What is proven of the whole holds for the part, even where its own relaxations are given up.
+                narrow.bound = rest.bound;
+                narrow.multiplier = rest.multiplier;
                 narrow.high = part + 1 == parts ? high : wide.low + (high - wide.low) * (part + 1) / parts;
                 if (is_last) {
                     optimise_multiplier(metric, narrow, wide.multiplier);

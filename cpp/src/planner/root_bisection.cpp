@@ -84,10 +84,12 @@ class RootBisection {
             const double loss = relaxed_optimum(t_, metric, *made).loss;
             (loss > t_.loss_limit ? span.over : span.under) = {made->root - multiplier * loss, loss};
         }
-        if (interval.relaxations.empty() || bound > interval.bound) {
+        const bool is_better = bound > interval.bound;
+        if (is_better || interval.relaxations.empty()) interval.relaxations.assign(1, std::move(made));
+        // A relaxation that was given up does not take back what is proven of the wider interval.
+        if (is_better) {
             interval.bound = bound;
             interval.multiplier = multiplier;
-            interval.relaxations.assign(1, std::move(made));
         }
     }
 

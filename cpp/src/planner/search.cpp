@@ -12,7 +12,7 @@ namespace orbitsplit::planner {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t clock_interval = 256;  // expansions between two checks of the time limit
+constexpr std::size_t clock_interval = 16;  // expansions between two checks of the time limit
 constexpr std::size_t expansion_operations = 10'000;
 
 struct StateKey {
@@ -66,7 +66,7 @@ class Search {
             if (open.bound >= incumbent_.cutoff()) break;
             if (pool_[open.label].is_dominated) continue;
             if (pool_.size() >= max_labels) result.stopped_by = "labels";
-            if (time_limit.is_stopped_after(expansion_operations) ||
+            if (time_limit.must_end_after(expansion_operations) ||
                 (step % clock_interval == 0 && time_limit.is_reached()))
                 result.stopped_by = stopped_by(time_limit);
             if (!result.stopped_by.empty()) {
@@ -147,10 +147,9 @@ class Search {
             child.is_arrived = true;
             child.visited = with_node(t_, parent.visited, destination);
             if (t_.is_free) child.set_key += t_.node_key[destination];
-            if (t_.needs_return) {
-                const std::size_t back = pair(destination, source);
-                const double latency = t_.token_tracks.sum ? problem_.latency_s[back] : 0;
-                child.return_s += problem_.bandwidth_bytes_per_s[back] > 0 ? latency : infinity;
+            if (t_.generates) {
+                const double longer = parent.return_s + latency_back(destination, source);
+                child.return_s = std::min(longer, t_.most_return_s[parent.first]);
             }
             for (int k = 0; k < t_.levels; ++k) send_at(parent, e, k, child);
         }
@@ -200,9 +199,7 @@ class Search {
         if (t_.tracks.max) close(label.prefill, t_.half_duplex[n], 0, t_.egress[n]);
         double round_trip = label.token.sum;
         if (t_.generates && n != label.first) {
-            const std::size_t direct = pair(n, label.first);
-            const double back =
-                problem_.bandwidth_bytes_per_s[direct] > 0 ? problem_.latency_s[direct] : label.return_s;
+            const double back = std::min(latency_back(n, label.first), label.return_s);
             if (back == infinity) return;
             round_trip += back;
         }
@@ -214,8 +211,11 @@ class Search {
         incumbent_.stages = stages_of(label);
     }
 
-    std::size_t pair(int source, int destination) const {
-        return static_cast<std::size_t>(source) * t_.nodes + destination;
+    // Of a token over one link, infinite without the link.
+    double latency_back(int source, int destination) const {
+        const std::size_t link = static_cast<std::size_t>(source) * t_.nodes + destination;
+        if (problem_.bandwidth_bytes_per_s[link] <= 0) return infinity;
+        return t_.token_tracks.sum ? problem_.latency_s[link] : 0;
     }
 
     // Whether a label's chain has a stage on a node, the last one included.

@@ -106,8 +106,10 @@ planner::SearchResult search_within(const Problem& problem, const planner::Table
             held += interval.relaxations.size() * planner::relaxation_bytes(t);
     }
     const std::size_t room = (options.max_bytes - std::min(held, options.max_bytes)) / label_bytes;
+    const double proven = root.lower_bound_s;
     planner::SearchResult result =
         planner::search(problem, t, least, root, time_limit, std::min(max_labels, room));
+    result.lower_bound_s = std::max(result.lower_bound_s, proven);
     if (result.stopped_by == "labels" && room < max_labels) result.stopped_by = "bytes";
     return result;
 }
@@ -127,6 +129,10 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     planner::SearchResult first =
         search_within(problem, t, least, root, time_limit, options, std::min(first_labels, max_labels));
     if (first.is_complete) return first;
+    if (time_limit.is_reached() && !root.incumbent.stages.empty()) {
+        first.stopped_by = planner::stopped_by(time_limit);
+        return first;
+    }
     const planner::Tables larger =
         planner::make_tables(problem, options, time_limit, 0, planner::thorough_operations);
     const bool is_larger = larger.ng_size > t.ng_size;
@@ -140,7 +146,9 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     if (!is_larger || root.incumbent.stages.empty()) {
         root = planner::explore_root(problem, t, options.objective, least, time_limit, root.incumbent,
                                      max_bytes);
-        return search_within(problem, t, least, root, time_limit, options, max_labels);
+        planner::SearchResult again = search_within(problem, t, least, root, time_limit, options, max_labels);
+        again.lower_bound_s = std::max(again.lower_bound_s, first.lower_bound_s);
+        return again;
     }
     const planner::Relaxation larger_least = planner::least_loss(larger, time_limit);
     root = planner::bisect_root(problem, larger, options.objective, larger_least, time_limit, root.incumbent,
@@ -156,11 +164,7 @@ planner::SearchResult find_best_k_cycle(const Problem& problem, planner::Tables 
                                         const TimeLimit& time_limit, const planner::Options& options,
                                         planner::Root& root) {
     root = planner::explore_root_k_cycle(problem, options, time_limit, t, least, root.incumbent);
-    const double proven = root.lower_bound_s;
-    planner::SearchResult result =
-        search_within(problem, t, least, root, time_limit, options, options.max_labels);
-    result.lower_bound_s = std::max(result.lower_bound_s, proven);
-    return result;
+    return search_within(problem, t, least, root, time_limit, options, options.max_labels);
 }
 
 // An objective of 0 equals every bound.

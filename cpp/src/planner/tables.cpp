@@ -118,7 +118,7 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, cons
                  PhaseTables& phase) {
     phase.growth.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
-        if (time_limit.is_stopped_after(operations_of_boundary(t))) {
+        if (time_limit.must_end_after(operations_of_boundary(t))) {
             std::fill(phase.growth.begin() + t.boundary_node(i, 0),
                       phase.growth.begin() + t.boundary_node(t.layers, 0), infinity);
             break;
@@ -143,17 +143,23 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, cons
     }
 }
 
-// Whether there is a pair of last and first node without a direct link: its tokens return along the chain.
-bool lacks_return(const Problem& problem, const Tables& t) {
+// Without a direct link from a last to a first node tokens must return along the chain.
+void fill_return(const Problem& problem, Tables& t) {
+    t.most_return_s.assign(t.nodes, 0);
     for (int last = 0; last < t.nodes; ++last) {
-        const double* links = problem.bandwidth_bytes_per_s.data() + static_cast<std::size_t>(last) * t.nodes;
         for (int first = 0; first < t.nodes; ++first) {
-            if (last != first && t.can_start[first] && t.can_end[last] && links[first] <= 0) {
-                return true;
+            if (last == first || !t.can_start[first] || !t.can_end[last]) continue;
+            const std::size_t direct = static_cast<std::size_t>(last) * t.nodes + first;
+            double& most = t.most_return_s[first];
+            if (problem.bandwidth_bytes_per_s[direct] <= 0) {
+                most = infinity;
+                t.needs_return = true;
+            } else if (t.token_tracks.sum) {
+                most = std::max(most, problem.latency_s[direct]);
             }
         }
     }
-    return false;
+    t.keeps_first = t.needs_return || t.token_tracks.sum;
 }
 
 double combined(const std::vector<double>& prefill, const std::vector<double>& token, std::size_t index,
@@ -165,7 +171,7 @@ void fill_close(const Tables& t, const TimeLimit& time_limit, Metric& metric) {
     metric.open_max.assign(t.layers + 1, 0);
     metric.close_max.assign((t.layers + 1) * t.nodes, 0);
     for (int i = 1; i < t.layers; ++i) {
-        if (time_limit.is_stopped_after(operations_of_boundary(t))) break;
+        if (time_limit.must_end_after(operations_of_boundary(t))) break;
         metric.open_max[i] = infinity;
         std::fill_n(metric.close_max.begin() + t.boundary_node(i, 0), t.nodes, infinity);
         for (int k = 0; k < t.levels; ++k) {
@@ -338,8 +344,7 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     if (t.generates) {
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, time_limit, t.token);
-        t.needs_return = lacks_return(problem, t);
-        t.keeps_first = t.needs_return || t.token_tracks.sum;
+        fill_return(problem, t);
     }
     fill_metrics(problem, time_limit, t);
     fill_node_keys(options, t);

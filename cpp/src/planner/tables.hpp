@@ -76,6 +76,9 @@ struct Tables {
     bool is_free = false;
     bool needs_return =
         false;  // for some pair of last and first node there is no direct link to return tokens
+    // Nodes: the slowest direct return to this first node, infinite if one is absent. Ways back along a chain that are
+    // slower do not differ.
+    std::vector<double> most_return_s;
     bool keeps_first = false;  // the first node is part of a label's state: tokens return to it
     Weights weights;
     Tracks tracks;          // of the prefill
@@ -125,7 +128,7 @@ struct Tables {
 inline constexpr double quick_operations = 2e6;
 inline constexpr double thorough_operations = 1.5e8;
 
-// Adds memory_relief_bytes to the memory of every node. If a stop is requested, growth is left infinite and open_max
+// Adds memory_relief_bytes to the memory of every node. If it must end early, growth is left infinite and open_max
 // and close_max 0, which prunes less.
 Tables make_tables(const Problem& problem, const Options& options, const TimeLimit& time_limit,
                    double memory_relief_bytes = 0, double most_operations = quick_operations);

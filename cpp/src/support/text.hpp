@@ -26,4 +26,26 @@ inline std::string bytes(double value) {
     return printed("%.6g", value) + " B";
 }
 
+// With as few digits, six at least, as tell a number from another one.
+inline std::string distinct(double value, double other) {
+    char buffer[64];
+    char compared[64];
+    for (int digits = 6; digits <= 17; ++digits) {
+        std::snprintf(buffer, sizeof buffer, "%.*g", digits, value);
+        std::snprintf(compared, sizeof compared, "%.*g", digits, other);
+        if (std::string(buffer) != compared) break;
+    }
+    return buffer;
+}
+
+// The same for a number that is compared to another one.
+inline std::string number(double value, double other) {
+    return value == other ? number(value) : distinct(value, other);
+}
+
+inline std::string bytes(double value, double other) {
+    const std::string rounded = bytes(value);
+    return value == other || rounded != bytes(other) ? rounded : distinct(value, other) + " B";
+}
+
 }  // namespace orbitsplit::text

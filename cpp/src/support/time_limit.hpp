@@ -1,6 +1,7 @@
 // When to end a computation early: after a time limit, or because the caller requested a stop.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <functional>
@@ -29,20 +30,28 @@ class TimeLimit {
         return is_stopped_;
     }
 
-    // The same for inner loops, with the work since the last call: asks the caller about ten thousand times a second.
-    bool is_stopped_after(std::size_t operations) const {
+    // For inner loops, with the work since the last call: a stop was requested, or the time limit has passed by so much
+    // that the step must be given up. Looks about ten thousand times a second.
+    bool must_end_after(std::size_t operations) const {
         operations_ += operations;
-        return operations_ < operations_between_checks ? is_stopped_ : is_stopped();
+        if (operations_ >= operations_between_checks)
+            must_end_ = is_stopped() || seconds() > limit_s_ + grace_s;
+        return must_end_;
     }
+
+    double remaining_s() const { return std::max(0.0, limit_s_ - seconds()); }
 
   private:
     static constexpr std::size_t operations_between_checks = 100'000;
+    // A step that is begun before the limit may end: most take a few milliseconds, and a result is worth more than none.
+    static constexpr double grace_s = 0.05;
 
     double limit_s_;
     std::function<bool()> stop_requested_;
     std::chrono::steady_clock::time_point start_;
     mutable std::size_t operations_ = 0;
     mutable bool is_stopped_ = false;
+    mutable bool must_end_ = false;
 };
 
 }  // namespace orbitsplit

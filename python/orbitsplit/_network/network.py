@@ -16,6 +16,7 @@ import numpy.typing as npt
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
+from orbitsplit._io.validation import check_number, check_string
 
 from .link_ends import end_keys, ends_of
 
@@ -34,7 +35,7 @@ class Node:
     Attributes:
         name: Unique name.
         memory_bytes: Memory in bytes, without what the Python interpreter takes.
-        slowdown: How many times slower than the machine that measured the profile, at least 1.
+        slowdown: How many times slower than the machine that measured the profile; below 1 for a faster node.
         flop_per_s: Compute rate.
         memory_bytes_per_s: Rate of reading weights, which bounds decoding; None: not counted.
         headroom_bytes: Memory that is not for weights, keys and values, and workspace. A plan keeps at least what the
@@ -43,6 +44,7 @@ class Node:
 
     Raises:
         ValueError: No speed, two speeds, or a number out of range.
+        TypeError: A field has another type.
     """
 
     name: str
@@ -54,14 +56,20 @@ class Node:
     half_duplex: bool = False
 
     def __post_init__(self) -> None:
+        check_string("name of a node", self.name)
+        if not isinstance(self.half_duplex, bool):
+            raise TypeError(f"half_duplex of node {self.name!r} is {self.half_duplex!r}, must be true or false")
         if (self.slowdown is None) == (self.flop_per_s is None):
             raise ValueError(f"node {self.name!r} needs a speed: either slowdown or compute, not both")
         for name in ("memory_bytes", "headroom_bytes", "slowdown", "flop_per_s", "memory_bytes_per_s"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is None and name not in ("memory_bytes", "headroom_bytes"):
+                continue
+            check_number(f"{name} of node {self.name!r}", value)
+            if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} of node {self.name!r} is {value}, must be finite and at least 0")
-        if self.slowdown is not None and self.slowdown < 1:
-            raise ValueError(f"slowdown of node {self.name!r} is {self.slowdown}, must be at least 1")
+        if self.slowdown == 0:
+            raise ValueError(f"slowdown of node {self.name!r} is 0, must be above 0")
         if self.flop_per_s == 0 or self.memory_bytes_per_s == 0:
             raise ValueError(f"compute and memory_bandwidth of node {self.name!r} must be positive, one is 0")
         if self.headroom_bytes > self.memory_bytes:
@@ -83,6 +91,7 @@ class Link:
 
     Raises:
         ValueError: Source and destination are the same node, or a number is out of range.
+        TypeError: A field has another type.
     """
 
     source: str
@@ -93,8 +102,12 @@ class Link:
     target = renamed_attribute("Link.target", "destination")
 
     def __post_init__(self) -> None:
+        check_string("source of a link", self.source)
+        check_string("destination of a link", self.destination)
         if self.source == self.destination:
             raise ValueError(f"link from node {self.source!r} to itself")
+        check_number(f"bandwidth of {self.source!r} -> {self.destination!r}", self.bytes_per_s)
+        check_number(f"latency of {self.source!r} -> {self.destination!r}", self.latency_s)
         if not (math.isfinite(self.bytes_per_s) and self.bytes_per_s > 0):
             raise ValueError(f"bandwidth of {self.source!r} -> {self.destination!r} is {self.bytes_per_s}, must be > 0")
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):

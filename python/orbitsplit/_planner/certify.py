@@ -85,6 +85,20 @@ def certificate(
     return Certificate(**known, **findings.parts())
 
 
+# What a search without time left returns: even the first bounds of many searches together would exceed the limit.
+_NOT_SOLVED = Solution(
+    status="unknown",
+    objective_s=None,
+    lower_bound_s=0.0,
+    gap=None,
+    seconds=0.0,
+    loss=None,
+    stages=(),
+    reason="the time limit was reached",
+    labels=0,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Search:
     """Solves several problems with the same options until a deadline.
@@ -98,9 +112,15 @@ class _Search:
     share: float = 1.0
 
     def __call__(self, problem: Problem) -> Solution:
+        if self.is_over():
+            return _NOT_SOLVED
         limit_s = None if self.deadline == math.inf else self.share * max(0.0, self.deadline - time.monotonic())
         options = replace(self.options, time_limit_s=limit_s)
         return solve_with_tied_weights(problem, self.tied_bytes, options=options)[1]
+
+    def is_over(self) -> bool:
+        """Return whether there is no time for another search."""
+        return time.monotonic() >= self.deadline
 
     def with_options(self, **changes: Any) -> _Search:
         """Return a search with some options changed."""

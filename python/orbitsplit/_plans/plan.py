@@ -46,11 +46,12 @@ class PlanStage:
 
     `codec` is None on the last stage, and where the activation is sent uncompressed. `codebook_level` is the index of a
     level that the plan's codebook has at this cut; `codec` is then that level's name. `slowdown` s makes the runtime
-    emulate a node s times slower than this machine (1: run at full speed). `memory_bytes` is the node's limit in bytes,
-    None without a limit.
+    emulate a node s times slower than this machine (1 or less: run at full speed). `memory_bytes` is the node's limit
+    in bytes, None without a limit.
 
     Raises:
         ValueError: A field is out of range, an unknown codec, or a codebook level without its name as `codec`.
+        TypeError: A field has another type.
     """
 
     node: str
@@ -83,12 +84,12 @@ class PlanStage:
                 fact = f"the stage on {self.node!r} has codebook_level {self.codebook_level}"
                 raise ValueError(f"{fact} and no codec, which must be the level's name")
         _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
-        if self.slowdown < 1:
-            raise ValueError(f"slowdown of node {self.node!r} is {self.slowdown}, must be at least 1")
+        if self.slowdown == 0:
+            raise ValueError(f"slowdown of node {self.node!r} is 0, must be above 0")
         if self.memory_bytes is not None:
             check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
         if not isinstance(self.half_duplex, bool):
-            raise ValueError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
+            raise TypeError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
 
 
 @dataclass(frozen=True, slots=True)

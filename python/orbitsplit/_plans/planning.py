@@ -16,7 +16,7 @@ from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
 from orbitsplit._planner.level_table import ABSENT_LOSS, lifted_budget
-from orbitsplit._planner.problem import Problem, Stage, evaluate
+from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
 from orbitsplit._profiling.workload import Workload
@@ -277,8 +277,32 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
         raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)
+    prediction = _prediction(problem, solution, result, of)
+    nodes = [of.network.nodes[stage.node] for stage in solution.stages]
+    stages = tuple(
+        _plan_stage(problem, stage, node, of.codebook) for stage, node in zip(solution.stages, nodes, strict=True)
+    )
+    uses_codebook = any(stage.codebook_level is not None for stage in stages)
+    return Plan(
+        stages=stages,
+        links=_plan_links(problem, [stage.node for stage in solution.stages]),
+        layers=len(problem.layers),
+        workload=of.workload,
+        return_latency_s=result.return_s,
+        model=of.profile.model,
+        dtype=of.profile.dtype,
+        threads=of.profile.threads or 1,
+        prediction=prediction,
+        codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
+        max_accuracy_drop=of.max_accuracy_drop,
+    )
+
+
+def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: PlanNames) -> Prediction:
+    assert solution.lower_bound_s is not None
+    assert solution.gap is not None
     at_cuts = [_codec_bytes(problem, stage, of.codebook) for stage in solution.stages[:-1]]
-    prediction = Prediction(
+    return Prediction(
         total_s=result.objective_s,
         prefill_s=result.prefill_s,
         token_step_s=result.token_step_s,
@@ -297,24 +321,6 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
         objective=of.objective,
-    )
-    nodes = [of.network.nodes[stage.node] for stage in solution.stages]
-    stages = tuple(
-        _plan_stage(problem, stage, node, of.codebook) for stage, node in zip(solution.stages, nodes, strict=True)
-    )
-    uses_codebook = any(stage.codebook_level is not None for stage in stages)
-    return Plan(
-        stages=stages,
-        links=_plan_links(problem, [stage.node for stage in solution.stages]),
-        layers=len(problem.layers),
-        workload=of.workload,
-        return_latency_s=result.return_s,
-        model=of.profile.model,
-        dtype=of.profile.dtype,
-        threads=of.profile.threads or 1,
-        prediction=prediction,
-        codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
-        max_accuracy_drop=of.max_accuracy_drop,
     )
 
 

@@ -74,7 +74,8 @@ class Trace:
     Attributes:
         nodes: Names of the nodes, in order of their stages.
         events: The events, in order of their start.
-        slowdowns: How many times slower than this machine each node was emulated; empty: no node was.
+        slowdowns: How many times slower than this machine each node was emulated; empty: no node was. Below 1
+            the node is planned to be faster, and ran as fast as this machine.
 
     Raises:
         ValueError: The number of slow-downs is neither 0 nor that of the nodes.
@@ -146,7 +147,7 @@ class Trace:
         records: list[dict[str, Any]] = []
         for pid, node in enumerate(self.nodes):
             slowdown = self.slowdowns[pid] if self.slowdowns else 1.0
-            label = node if slowdown == 1.0 else f"{node} ({slowdown:g}x slower than this machine)"
+            label = f"{node} ({slowdown:g}x slower than this machine)" if slowdown > 1.0 else node
             records.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": label}})
             for tid, thread in enumerate(("node", "outgoing link")):
                 records.append({"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": thread}})

@@ -10,6 +10,7 @@ import torch
 from transformers.configuration_utils import PreTrainedConfig
 
 from orbitsplit._io.dtypes import check_dtype
+from orbitsplit._io.validation import check_count
 from orbitsplit._models.source import model_class, open_model, read_config
 
 from .profile import LayerProfile, ModelProfile
@@ -120,8 +121,7 @@ def _check_arguments(
     model: object, prompt_tokens: int, batch_size: int, dtype: str, measure: bool, threads: int
 ) -> None:
     for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, it must be at least 1")
+        check_count(name, value, 1)
     check_dtype("dtype", dtype)
     if measure and isinstance(model, PreTrainedConfig):
         raise ValueError("a configuration has no weights to measure: give a model directory or a hub id")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_integer, check_keys, check_number, check_string, list_of, records_of
+from orbitsplit._io.validation import check_count, check_keys, check_number, check_string, list_of, records_of
 
 from .workload import Workload
 
@@ -118,9 +118,7 @@ class ModelProfile:
         if len(self.layers) < 3:
             raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
         for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
-            check_integer(name, getattr(self, name))
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+            check_count(name, getattr(self, name), 1)
         names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s", "library_bytes")
         _check_amounts(self, "the profile", names)
 

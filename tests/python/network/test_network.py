@@ -70,7 +70,7 @@ def test_between_joins_both_ways() -> None:
         ("nodes = 3", "array of tables"),
         ("nodes = []", "at least one node"),
         ('[[nodes]]\nname = "a"\nmemory = "1 GB"\n', "needs a speed"),
-        (ONE_NODE.replace("slowdown = 2", "slowdown = 0.5"), "slowdown of node 'a' is 0.5"),
+        (ONE_NODE.replace("slowdown = 2", "slowdown = 0"), "slowdown of node 'a' is 0, must be above 0"),
         (ONE_NODE.replace("slowdown = 2", 'slowdown = "fast"'), "slowdown is 'fast'"),
         (ONE_NODE.replace("1 GB", "1 parsec"), "memory is '1 parsec'"),
         (ONE_NODE.replace("1 GB", "-1 GB"), "must be finite and not negative"),
@@ -116,6 +116,34 @@ def test_a_node_that_makes_no_sense_is_named(changes: dict[str, Any], message: s
     # A negative headroom once granted memory that the node does not have.
     with pytest.raises(ValueError, match=message):
         Node(**{"name": "a", "memory_bytes": 100, "slowdown": 1.0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 3}, "name of a node is 3, must be a string"),
+        ({"memory_bytes": "8 GB"}, "memory_bytes of node 'a' is '8 GB', must be a number"),
+        ({"memory_bytes": None}, "memory_bytes of node 'a' is None, must be a number"),
+        ({"slowdown": True}, "slowdown of node 'a' is True, must be a number"),
+        ({"half_duplex": 1}, "half_duplex of node 'a' is 1, must be true or false"),
+    ],
+)
+def test_a_wrong_type_of_a_node_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+        Node(**{"name": "a", "memory_bytes": 100, "slowdown": 1.0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (("a", 3, 1.0, 0.0), "destination of a link is 3, must be a string"),
+        (("a", "b", "1 Mbit/s", 0.0), "bandwidth of 'a' -> 'b' is '1 Mbit/s', must be a number"),
+        (("a", "b", 1.0, None), "latency of 'a' -> 'b' is None, must be a number"),
+    ],
+)
+def test_a_wrong_type_of_a_link_is_named(ends: tuple[Any, ...], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{message}$"):
+        Link(*ends)
 
 
 # What UTF-8 can hold: quotes, backslashes, newlines, control characters and all planes, but no half of a pair.

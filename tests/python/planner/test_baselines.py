@@ -52,7 +52,7 @@ def test_proportional_to_memory_ignores_speed() -> None:
         ([3, 2, 9], [(0, 0, 3), (1, 3, 5), (2, 5, 6)]),
         ([6, 2, 9], [(0, 0, 6)]),
         ([0, 4, 9], [(1, 0, 4), (2, 4, 6)]),  # a node that cannot hold the next layer is skipped
-        ([2, 2, 1], [(0, 0, 2), (1, 2, 4), (2, 4, 6)]),  # what is left over goes to the last node
+        ([2, 2, 1], [(0, 0, 2), (1, 2, 4), (2, 4, 6)]),  # the remaining layers are on the last node
     ],
 )
 def test_fill_in_order(memory, expected) -> None:
@@ -70,7 +70,7 @@ def test_without_levels_nothing_is_cut() -> None:
         assert len(stages) == 1
 
 
-def test_single_node_is_the_quickest_that_fits() -> None:
+def test_single_node_is_the_fastest_that_fits() -> None:
     times = [[1] * 6, [2] * 6, [3] * 6]
     assert spans(osp.single_node(chain([5, 6, 7], layer_time_s=times))) == [(1, 0, 6)]
     assert spans(osp.single_node(chain([5, 5, 5], layer_time_s=times))) == [(0, 0, 6)]
@@ -103,9 +103,9 @@ def test_min_max_split_has_the_smallest_bottleneck(seed) -> None:
         assert found == osp.uniform(Problem.from_dict(data))
 
 
-def soonest_relay(p: dict, node: int) -> float:
+def fastest_relay(p: dict, node: int) -> float:
     """Every simple path of the raw input to the node, by the formula of a pipeline of hops and one stage."""
-    nodes, way_in = range(len(p["nodes"])), p["ingress"]
+    nodes, ingress = range(len(p["nodes"])), p["ingress"]
     others = [n for n in nodes if n != node and n not in p.get("pins", {}).get("forbidden", [])]
     best = math.inf
     for count in range(len(others) + 1):
@@ -113,11 +113,11 @@ def soonest_relay(p: dict, node: int) -> float:
             path = [*relays, node]
             through = {**p, "ingress": None, "egress": None}
             through["nodes"] = [{**n, "half_duplex": False} for n in p["nodes"]]
-            hops = [(way_in["bandwidth_bytes_per_s"][path[0]], way_in["latency_s"][path[0]])]
+            hops = [(ingress["bandwidth_bytes_per_s"][path[0]], ingress["latency_s"][path[0]])]
             hops += [(p["bandwidth_bytes_per_s"][a][b], p["latency_s"][a][b]) for a, b in itertools.pairwise(path)]
             if any(bandwidth == 0 for bandwidth, _ in hops):
                 continue
-            busy = [way_in["bytes"] / bandwidth for bandwidth, _ in hops]
+            busy = [ingress["bytes"] / bandwidth for bandwidth, _ in hops]
             delay = sum(latency for _, latency in hops)
             if p["latency_occupies_link"]:
                 busy = [b + latency for b, (_, latency) in zip(busy, hops, strict=True)]
@@ -145,9 +145,9 @@ def test_the_raw_input_takes_the_best_way(seed) -> None:
     for node in range(len(data["nodes"])):
         if node in data.get("pins", {}).get("forbidden", []):
             continue
-        way = osp.unsplit(problem, node)
-        assert way.path[-1] == node
-        assert way.total_s == pytest.approx(soonest_relay(data, node))
+        found = osp.unsplit(problem, node)
+        assert found.path[-1] == node
+        assert found.total_s == pytest.approx(fastest_relay(data, node))
 
 
 def test_unsplit_counts_what_the_objective_counts() -> None:
@@ -156,7 +156,7 @@ def test_unsplit_counts_what_the_objective_counts() -> None:
     decode = {"new_tokens": 3, "layer_decode_time_s": [[0.5] * 6] * 2, "cut_decode_bytes": [1] * 5}
     links = {"bandwidth_bytes_per_s": [[0, 5], [5, 0]]}
     problem = Problem.from_dict({**data, "ingress": ingress, **links, "micro_batches": 3})
-    # Straight to n1 the input takes 20 s; by way of n0 2 and 8 s, then 6 s of computing.
+    # Directly to n1 the input takes 20 s; over n0 2 and 8 s, then 6 s of computing.
     assert osp.unsplit(problem, 1, objective="throughput").total_s == 8
     assert osp.unsplit(problem, 1, objective="time_to_first_token").total_s == 2 + 1 + 8 + 6 + 2 * 8
     generating = Problem.from_dict({**problem.to_dict(), **decode})

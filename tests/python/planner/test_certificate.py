@@ -1,4 +1,4 @@
-"""What binds, what else there is, and what would make a problem feasible: every answer against enumeration."""
+"""Binding constraints, alternatives and relaxations: every answer against enumeration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBLEMS = DATA / "problems"
 
 
 def relaxed(data: dict, constraint: str, first: int, last: int) -> dict:
-    """Grant what the certificate says it granted, on the plain dict."""
+    """Relax a constraint as the certificate did, on the plain dict."""
     p = copy.deepcopy(data)
     names = [node["name"] for node in p["nodes"]]
     if constraint == "loss budget":
@@ -51,7 +51,7 @@ def relaxed(data: dict, constraint: str, first: int, last: int) -> dict:
 
 
 def random_aim(r: Random, data: dict) -> dict:
-    """Draw what the planner is asked for; latency is what most ask for."""
+    """Draw an objective, most often latency, and a limit on the nodes."""
     objectives = ["latency", "latency", "throughput", "time_to_first_token"]
     if data.get("new_tokens", 0) >= 2:
         objectives.append("time_per_token")
@@ -63,7 +63,7 @@ def best(data: dict, aim: dict) -> float:
 
 
 @pytest.mark.parametrize("seed", range(80))
-def test_what_binds_and_what_else_there_is(seed) -> None:
+def test_binding_constraints_and_alternatives(seed) -> None:
     r = Random(seed)
     data = random_problem(r, most_layers=5, most_nodes=3)
     aim = random_aim(r, data)
@@ -165,7 +165,7 @@ def test_the_least_relaxation_of_each_kind(data) -> None:
     assert amounts.get("pins") == (1.0 if data.get("pins") and judge.best(unpinned) < math.inf else None)
 
 
-def test_more_nodes_than_allowed_may_be_what_it_takes() -> None:
+def test_more_nodes_may_make_a_problem_feasible() -> None:
     problem = Problem.load(PROBLEMS / "example_16_free.json")
     found = osp.certificate(problem, max_nodes=1)
     assert [(relaxation.kind, relaxation.amount) for relaxation in found.relaxations][-1] == ("nodes", 3.0)
@@ -213,7 +213,9 @@ def test_infeasible_text_names_amounts_and_nodes() -> None:
     ]
 
 
-def test_the_command_line_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_certificate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = PROBLEMS / "example_16_free.json"
     for option in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["orbitsplit", "solve", str(path), "--certificate", *option])

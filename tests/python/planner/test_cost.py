@@ -1,4 +1,4 @@
-"""The cost model: worked examples, the judge's formulas, broken limits and stages that are no plan."""
+"""The cost model: worked examples, the judge's formulas, violated limits and stages that are not a plan."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def test_a_half_duplex_node_is_busy_while_it_transmits():
 
 
 def test_ingress_and_egress_are_resources_of_the_prefill():
-    way_in = {"bytes": 8, "bandwidth_bytes_per_s": [2, 0], "latency_s": [1, 0]}
-    way_out = {"bytes": 3, "bandwidth_bytes_per_s": [0, 6], "latency_s": [0, 2]}
-    result = score(RAW, ingress=way_in, egress=way_out)
+    ingress = {"bytes": 8, "bandwidth_bytes_per_s": [2, 0], "latency_s": [1, 0]}
+    egress = {"bytes": 3, "bandwidth_bytes_per_s": [0, 6], "latency_s": [0, 2]}
+    result = score(RAW, ingress=ingress, egress=egress)
     assert (result.ingress_s, result.egress_s, result.latency_s) == (4, 0.5, 3.5)
     assert result.objective_s == 4 + 3 + 3 + 3 + 0.5 + 3.5 + 2 * 4
 
@@ -113,15 +113,19 @@ def test_return_over_the_direct_link_or_back_along_the_chain():
     three = {
         "nodes": [{"name": name, "memory_bytes": 3} for name in "xyz"],
         "layer_time_s": [[1, 1, 1]] * 3,
-        "latency_s": [[0, 1, 9], [2, 0, 1], [64, 4, 0]],
+        "latency_s": [[0, 1, 9], [2, 0, 1], [5, 4, 0]],
         **GENERATION,
         "layer_decode_time_s": [[1, 1, 1]] * 3,
     }
     stages = [Stage(0, 0, 1, 0), Stage(1, 1, 2, 0), Stage(2, 2, 3, None)]
     direct = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [1, 0, 1], [1, 1, 0]])
     back = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [1, 0, 1], [0, 1, 0]])
+    only = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [0, 0, 1], [1, 1, 0]])
     none = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [0, 0, 1], [0, 1, 0]])
-    assert (direct.return_s, back.return_s, none.return_s) == (64, 4 + 2, math.inf)
+    assert (direct.return_s, back.return_s, only.return_s, none.return_s) == (5, 4 + 2, 5, math.inf)
+    three["latency_s"] = [[0, 1, 9], [2, 0, 1], [64, 4, 0]]
+    slow = score(stages, **three, bandwidth_bytes_per_s=[[0, 1, 1], [1, 0, 1], [1, 1, 0]])
+    assert slow.return_s == 4 + 2
     assert none.violations == (
         'tokens cannot return from node "z" to node "x": no link joins them, and none joins node "y" to node "x"',
     )
@@ -158,7 +162,7 @@ def test_one_new_token_comes_out_of_the_prefill():
         (RAW, {"pins": {"forbidden": [1]}}, 'node "right" is forbidden and has a stage'),
     ],
 )
-def test_broken_limits_are_told(stages, changes, violation):
+def test_violated_limits_are_reported(stages, changes, violation):
     result = score(stages, **changes)
     assert result.violations == (violation,)
     assert not result.is_feasible

@@ -6,25 +6,19 @@ import copy
 import json
 import math
 import re
-from collections.abc import Sequence
 from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
 from orbitsplit import Problem, evaluate, solve
-from orbitsplit._backend import load_backend
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem, random_stages
+from tests.support.solving import BACKENDS, QUICK, RANDOMS, solved
 
 PROBLEMS = sorted((DATA / "problems").glob("*.json"))
-BACKENDS = ["native", "numba"]
-
-RANDOMS = st.randoms(use_true_random=False)
-QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
 def random_options(r: Random, data: dict) -> dict:
@@ -38,26 +32,6 @@ def random_options(r: Random, data: dict) -> dict:
         "max_ng_size": r.choice([16, 16, 1, 0]),
         "max_bitset_nodes": r.choice([64, 0]),
     }
-
-
-def solved(
-    backend: str,
-    problem: Problem,
-    *,
-    objective: str = "latency",
-    max_nodes: int | None = None,
-    gap: float = 0.0,
-    max_labels: int = 1_000_000,
-    max_bytes: int = 10**9,
-    incumbent: Sequence[tuple] = (),
-    max_ng_size: int = 16,
-    max_bitset_nodes: int = 64,
-) -> dict:
-    """Solve without the public function, which hides `max_ng_size` and `max_bitset_nodes`."""
-    rows = np.array([*incumbent], dtype=np.int32).reshape(-1, 4)
-    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_ng_size, max_bitset_nodes
-    found = load_backend(backend).solve(problem, *options)
-    return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
 
 
 def check_against_judge(data: dict, backend: str, options: dict) -> None:
@@ -130,7 +104,7 @@ def test_a_better_link_more_memory_or_a_larger_budget_never_worsens(r):
     a, b = r.randrange(len(data["nodes"])), r.randrange(len(data["nodes"]))
     better["bandwidth_bytes_per_s"][a][b] += 1.0
     if data["bandwidth_bytes_per_s"][a][b] > 0 or "new_tokens" not in data:
-        # A new link may be a longer way back for tokens than the chain: only then may it worsen a plan.
+        # A new link may return tokens more slowly than the chain: only then may it worsen a plan.
         assert objective(better) <= before * (1 + 1e-9)
     better = copy.deepcopy(data)
     better["nodes"][a]["memory_bytes"] += 3.0
@@ -357,7 +331,7 @@ def line(**changes: object) -> dict:
     }
 
 
-def way(*bandwidth: float) -> dict:
+def external(*bandwidth: float) -> dict:
     return {"bytes": 1, "bandwidth_bytes_per_s": bandwidth, "latency_s": [0] * 3}
 
 
@@ -370,10 +344,10 @@ INFEASIBLE = [
         "no chain of linked nodes holds the layers in their order; 1 GB more on every node would",
     ),
     ({"loss_budget": 0.2}, "the smallest loss any plan that fits reaches is 0.25, the budget is 0.2"),
-    ({"ingress": way(0, 0, 0)}, "no node may be first: ingress reaches none that the pins allow"),
-    ({"egress": way(0, 0, 0)}, "no node may be last: egress leaves none that the pins allow"),
+    ({"ingress": external(0, 0, 0)}, "no node may be first: ingress reaches none that the pins allow"),
+    ({"egress": external(0, 0, 0)}, "no node may be last: egress leaves none that the pins allow"),
     (
-        {"egress": way(1, 0, 0), "ingress": way(0, 1, 1)},
+        {"egress": external(1, 0, 0), "ingress": external(0, 1, 1)},
         "no chain of linked nodes joins those that ingress, egress and pins ask for, whatever their memory",
     ),
     (
@@ -419,9 +393,9 @@ def test_the_smallest_loss_named_is_enough(backend):
     for seed in range(200):
         data = random_problem(Random(seed), most_layers=5, most_nodes=3)
         solution = solve(Problem.from_dict(data))
-        told = re.match("the smallest loss any plan that fits reaches is (.*), the budget", solution.reason or "")
-        if told and data.get("new_tokens", 0) < 2:
-            assert float(told[1]) == pytest.approx(judge.least_loss(data), rel=1e-5)
+        reported = re.match("the smallest loss any plan that fits reaches is (.*), the budget", solution.reason or "")
+        if reported and data.get("new_tokens", 0) < 2:
+            assert float(reported[1]) == pytest.approx(judge.least_loss(data), rel=1e-5)
 
 
 def test_one_layer_one_node_no_link_no_level(backend):

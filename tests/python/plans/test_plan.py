@@ -113,9 +113,8 @@ def test_json_of_a_wrong_type_is_named(data: dict[str, Any], message: str, tmp_p
     ("changes", "message"),
     [
         ({"codec": "gzip"}, "gzip"),
-        ({"slowdown": 0.5}, "slowdown of node 'a' is 0.5"),
+        ({"slowdown": 0.0}, "slowdown of node 'a' is 0, must be above 0"),
         ({"slowdown": float("inf")}, "slowdown of node 'a' is inf"),
-        ({"half_duplex": 1}, "half_duplex of node 'a' is 1"),
         ({"stop": 0}, "stop of the stage on 'a' is 0"),
     ],
 )
@@ -129,6 +128,7 @@ def test_a_stage_that_makes_no_sense_is_named(changes: dict[str, Any], message: 
     [
         ({"codec": 8}, "codec of the stage on 'a' is 8"),
         ({"memory_bytes": 1.5}, "memory_bytes of node 'a' is 1.5"),
+        ({"half_duplex": 1}, "half_duplex of node 'a' is 1, must be true or false"),
     ],
 )
 def test_a_stage_of_a_wrong_type_is_named(changes: dict[str, Any], message: str) -> None:

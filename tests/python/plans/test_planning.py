@@ -59,6 +59,13 @@ def network(*slowdowns: float, memory: int = 10_000) -> Network:
     return Network("test", nodes, links)
 
 
+def test_a_node_may_be_faster_than_the_machine_that_measured() -> None:
+    problem = osp.build_problem(profile(), network(1.0, 0.5), Workload(prompt_tokens=PROMPT))
+    assert problem.layer_time_s.tolist() == [[0, 1, 1, 0.5], [0, 0.5, 0.5, 0.25]]
+    found = osp.plan(profile(), network(1.0, 0.5, memory=10**12), Workload(prompt_tokens=PROMPT))
+    assert [(stage.node, stage.slowdown) for stage in found.stages] == [("n1", 0.5)]
+
+
 def test_problem_holds_what_the_profile_says() -> None:
     workload = Workload(micro_batches=3, prompt_tokens=PROMPT, new_tokens=NEW, batch_size=1)
     problem = osp.build_problem(profile(), network(1.0, 2.0), workload)
@@ -251,7 +258,7 @@ def test_nodes_without_room_for_any_layer_are_named() -> None:
         assert "without room" not in str(found.value)
 
 
-def test_an_infeasible_plan_says_what_would_do() -> None:
+def test_the_error_of_an_infeasible_plan_names_relaxations() -> None:
     with pytest.raises(osp.InfeasiblePlanError, match=r"the largest node has 900 B; memory: .* on n0 alone"):
         osp.plan(profile(), network(1.0, 1.0, memory=1200), explain=True)
 
@@ -269,7 +276,7 @@ def test_a_plan_for_throughput_on_few_nodes() -> None:
     assert "of throughput" in result.explain()
 
 
-def test_a_running_plan_goes_on_without_a_lost_node() -> None:
+def test_a_running_plan_is_replanned_after_the_loss_of_a_node() -> None:
     workload = Workload(prompt_tokens=PROMPT)
     whole = network(1.0, 1.0, 1.0, memory=2700)
     before = osp.plan(profile(), whole, workload)

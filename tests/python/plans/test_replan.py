@@ -1,4 +1,4 @@
-"""Keep, repair or replace: each option against enumeration, moves worked by hand, and what is lost with a node."""
+"""Keep, repair or replace: each option against enumeration, moves computed by hand, and lost weights."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_moves_share_links_and_relays_forward_while_they_receive() -> None:
     assert move.path == (0, 1, 2)
     answer = osp.replan(RUNNING, left, runs=1e6, layer_weight_bytes=[8, 8, 0, 0])
     # Node 2 takes over everything it can hold, 40 bytes of layers; what it takes comes over the slower link.
-    carried = sum(move.bytes for move in answer.chosen.moves if move.path[-1] == 2)
-    assert answer.chosen.move_s == pytest.approx(carried / 2 + 1.0)
+    moved = sum(move.bytes for move in answer.chosen.moves if move.path[-1] == 2)
+    assert answer.chosen.move_s == pytest.approx(moved / 2 + 1.0)
 
 
 def test_a_plan_is_matched_by_names() -> None:

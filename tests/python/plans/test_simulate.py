@@ -1,4 +1,4 @@
-"""The event simulation against the cost model's formulas: two independent ways to the same seconds."""
+"""The event simulation against the formulas of the cost model: two independent computations of the same seconds."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ def test_merge_orders_events_and_counts_seconds_from_the_origin() -> None:
     ]
 
 
-def test_a_recorder_keeps_only_groups_it_was_told_of_and_forgets_what_was_taken() -> None:
+def test_a_recorder_keeps_only_selected_groups_and_drops_what_was_taken() -> None:
     recorder = Recorder()
     recorder.begin(5)
     recorder.add("compute", 5, 0, 1.0, 2.0, cpu_s=0.75)
     recorder.add("compute", 6, 0, 1.0, 2.0, cpu_s=0.75)
-    recorder.begin(5)  # a group that begins again goes on
+    recorder.begin(5)  # a group that begins again continues
     recorder.add("encode", 5, 1, 2.0, 2.5, cpu_s=0.25)
     assert recorder.take(5) == ((("compute", 5, 0, 1.0, 2.0), ("encode", 5, 1, 2.0, 2.5)), 1.0)
     assert recorder.take(5) == recorder.take(6) == ((), 0.0)

@@ -252,8 +252,8 @@ def test_a_file_that_is_no_profile_is_named(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt_tokens": 0}, "prompt_tokens is 0, it must be at least 1"),
-        ({"batch_size": -1}, "batch_size is -1, it must be at least 1"),
+        ({"prompt_tokens": 0}, "prompt_tokens is 0, must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1, must be at least 1"),
         ({"dtype": "int8"}, "dtype is 'int8', must be one of float32, float16, bfloat16"),
         ({"measure": True}, "a configuration has no weights to measure"),
     ],

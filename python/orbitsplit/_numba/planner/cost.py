@@ -220,17 +220,18 @@ class _Scorer:
         first, last = order[0], order[-1]
         if len(order) == 1:
             return 0.0
-        if bandwidth[last, first] > 0:
-            return float(latency[last, first])
+        direct = float(latency[last, first]) if bandwidth[last, first] > 0 else math.inf
         total = 0.0
         for destination, source in itertools.pairwise(order):
             if bandwidth[source, destination] <= 0:
+                if direct < math.inf:
+                    return direct
                 ends = f"{_node_name(self.problem, last)} to {_node_name(self.problem, first)}"
                 hop = f"{_node_name(self.problem, source)} to {_node_name(self.problem, destination)}"
                 self.violations.append(f"tokens cannot return from {ends}: no link joins them, and none joins {hop}")
                 return math.inf
             total += float(latency[source, destination])
-        return total
+        return min(direct, total)
 
     def score_memory(self, k: int) -> float:
         node, start, stop, _ = self.stages[k]
@@ -240,7 +241,7 @@ class _Scorer:
         usable = usable_memory_bytes(self.problem.nodes[node])
         if total > usable:
             name = _node_name(self.problem, node)
-            self.violations.append(f"stage {k} needs {size(total)}, {name} has {size(usable)}")
+            self.violations.append(f"stage {k} needs {size(total, usable)}, {name} has {size(usable, total)}")
         return total
 
     def score_loss(self) -> float:
@@ -248,8 +249,8 @@ class _Scorer:
         for _, _, stop, level in self.stages[:-1]:
             total += float(self.problem.loss[stop - 1, level])
         if self.problem.loss_budget is not None and total > loss_limit(self.problem):
-            budget = number(self.problem.loss_budget)
-            self.violations.append(f"the loss is {number(total)}, the budget is {budget}")
+            budget = self.problem.loss_budget
+            self.violations.append(f"the loss is {number(total, budget)}, the budget is {number(budget, total)}")
         return total
 
     def score_pins(self) -> None:

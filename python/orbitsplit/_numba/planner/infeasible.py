@@ -24,16 +24,18 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: 
     if reason:
         return reason
     if least.root == math.inf:
+        if not problem.levels and t.nodes > 1 and t.most_stages > 1:
+            return "no node alone may run every layer, and levels is empty: a cut between two stages needs a level"
         return ("" if _lacks_links(t) else _explain_memory(problem, t, options)) or _explain_links(problem, options, t)
-    budget = number(problem.loss_budget or 0.0)
+    budget = problem.loss_budget or 0.0
     if least.root > t.loss_limit:
-        reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root)}"
-        return f"the smallest loss any plan that fits reaches is {reached}, the budget is {budget}"
+        reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root, budget)}"
+        return f"the smallest loss any plan that fits reaches is {reached}, the budget is {number(budget, least.root)}"
     if t.needs_return and solve(dataclasses.replace(problem, new_tokens=0))["stages"]:
         return "no plan that fits can return its tokens from the last node to the first: links lead one way only"
     limits = "memory, links and pins"
     if problem.loss_budget is not None:
-        limits += f" and a loss budget of {budget}"
+        limits += f" and a loss budget of {number(budget)}"
     if options.max_nodes is not None:
         return f"no chain of {_at_most(options)}linked nodes keeps {limits} together"
     return f"no plan keeps {limits} together"
@@ -59,13 +61,15 @@ def _explain_layer(problem: Problem) -> str:
         return "every node is forbidden"
     largest = max(_usable(problem))
     for i, need in enumerate(problem.layer_memory_bytes.tolist()):
-        fact = f'layer {i} ("{problem.layers[i]}") needs {size(need)}'
+        fact = f'layer {i} ("{problem.layers[i]}") needs'
         if need > largest:
-            return f"{fact}, the largest node has {size(largest)}"
+            return f"{fact} {size(need, largest)}, the largest node has {size(largest, need)}"
         if i in problem.pins.layers:
             node = problem.nodes[problem.pins.layers[i]]
-            if need > usable_memory_bytes(node):
-                return f'{fact}, node "{node.name}" to which it is pinned has {size(usable_memory_bytes(node))}'
+            usable = usable_memory_bytes(node)
+            if need > usable:
+                pinned = f'node "{node.name}" to which it is pinned has {size(usable, need)}'
+                return f"{fact} {size(need, usable)}, {pinned}"
     return ""
 
 
@@ -75,7 +79,9 @@ def _explain_total(problem: Problem) -> str:
         need += layer
     for usable in _usable(problem):
         held += usable
-    return "" if need <= held * (1 + 1e-12) else f"the layers need {size(need)} together, the nodes hold {size(held)}"
+    if need <= held * (1 + 1e-12):  # equal up to rounding
+        return ""
+    return f"the layers need {size(need, held)} together, the nodes hold {size(held, need)}"
 
 
 def _is_exact(t: Tables) -> bool:

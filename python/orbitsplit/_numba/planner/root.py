@@ -155,7 +155,7 @@ class RootExplorer(Root):
         made = relax(self._t, metric, interval.high, multiplier)
         interval.relaxations.append(made)
         bound = made.root - multiplier * self._t.loss_limit + interval.low
-        if len(interval.relaxations) == 1 or bound > interval.bound:
+        if bound > interval.bound:
             interval.bound, interval.multiplier = bound, multiplier
         if made.root < math.inf:
             self._offer(diving_heuristic(self._t, metric, made, self.least))
@@ -209,10 +209,12 @@ class RootExplorer(Root):
             for part in range(parts):
                 if wide.low >= high:
                     break
-                narrow = Interval(low=wide.low if part == 0 else finer[-1].high)
-                if self._clock.is_over():  # the relaxations of the whole bound its rest too
-                    bound = wide.bound + (narrow.low - wide.low)
-                    finer.append(dataclasses.replace(wide, low=narrow.low, bound=bound))
+                low = wide.low if part == 0 else finer[-1].high
+                # What is proven of the whole holds for its rest, and so do its relaxations.
+                bound = wide.bound + (low - wide.low)
+                narrow = Interval(low=low, bound=bound, multiplier=wide.multiplier)
+                if self._clock.is_over():
+                    finer.append(dataclasses.replace(wide, low=low, bound=bound))
                     break
                 is_top = part + 1 == parts
                 narrow.high = high if is_top else wide.low + (high - wide.low) * (part + 1) / parts

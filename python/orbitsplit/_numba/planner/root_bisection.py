@@ -89,8 +89,11 @@ class RootBisection(Root):
                 span.over = line
             else:
                 span.under = line
-        if not interval.relaxations or bound > interval.bound:
-            interval.bound, interval.multiplier, interval.relaxations = bound, multiplier, [made]
+        is_better = bound > interval.bound
+        if is_better or not interval.relaxations:
+            interval.relaxations = [made]
+        if is_better:
+            interval.bound, interval.multiplier = bound, multiplier
 
     def _improve_multiplier(self, metric: Metric, span: _Span) -> None:
         """Try the multiplier where the lines of a walk above the loss budget and one within it meet, as in root.py."""

@@ -152,6 +152,14 @@ def _copy(pool: LabelPool, parent: int) -> int:
 
 
 @inlined
+def _latency_back(t: Tables, source: int, destination: int) -> float:
+    """Return the latency of a token over one link, infinite without the link."""
+    if t.bandwidth_bytes_per_s[source, destination] <= 0:
+        return np.inf
+    return float(t.latency_s[source, destination]) if t.token_tracks.sum else 0.0
+
+
+@inlined
 def _finish(t: Tables, p: Pruning, pool: LabelPool, new: int) -> None:
     """Score a label that has placed every layer, and make it the incumbent if it is the best plan."""
     number, tag = pool.numbers[new], pool.indices[new]
@@ -167,8 +175,7 @@ def _finish(t: Tables, p: Pruning, pool: LabelPool, new: int) -> None:
         _close(number[PREFILL : PREFILL + 3], t.half_duplex[n], 0.0, t.egress[n])
     round_trip = number[TOKEN + SUM]
     if t.generates and n != tag[FIRST]:
-        is_direct = t.bandwidth_bytes_per_s[n, tag[FIRST]] > 0
-        back = t.latency_s[n, tag[FIRST]] if is_direct else number[RETURN]
+        back = min(_latency_back(t, n, tag[FIRST]), number[RETURN])
         if back == np.inf:
             return
         round_trip += back
@@ -220,9 +227,9 @@ def _send(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, parent: i
             if t.is_free:
                 pool.set_key[new] += t.node_key[destination]
             number[LOSS] = loss
-            if t.needs_return:
-                latency = t.latency_s[destination, source] if t.token_tracks.sum else 0.0
-                number[RETURN] += latency if t.bandwidth_bytes_per_s[destination, source] > 0 else np.inf
+            if t.generates:
+                longer = number[RETURN] + _latency_back(t, destination, source)
+                number[RETURN] = min(longer, t.most_return_s[tag[FIRST]])
             _transfer(t, t.prefill, t.tracks, (source, e), (i, k), number[PREFILL : PREFILL + 3])
             if t.generates:
                 _transfer(t, t.token, t.token_tracks, (source, e), (i, k), number[TOKEN : TOKEN + 3])

@@ -93,6 +93,8 @@ def _find_best(
     incumbent = root.incumbent
     if result.is_complete or not t.is_free:
         return result, incumbent
+    if clock.is_over() and len(incumbent.stages):
+        return result._replace(stopped_by="time"), incumbent
     larger = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
     is_larger = larger.ng_size > t.ng_size
     # A larger ng-set is worth more than the last percent of an incumbent, but much slower with a bad one.
@@ -101,7 +103,8 @@ def _find_best(
         return result._replace(stopped_by="time"), incumbent
     if not is_larger or not len(incumbent.stages):
         root = RootExplorer(problem, t, options.objective, metrics, least, clock, incumbent, half)
-        return _search_within(t, metrics, root, clock, options, most), root.incumbent
+        last = _search_within(t, metrics, root, clock, options, most)
+        return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), root.incumbent
     metrics, least = make_metrics(larger), least_loss(larger)
     root = RootBisection(problem, larger, options.objective, metrics, least, clock, incumbent, _NARROWEST, half)
     last = _search_within(larger, metrics, root, clock, options, most)
@@ -124,7 +127,9 @@ def _search_within(
     """Search with the labels that fit into the memory that the root's relaxations leave."""
     held = sum(len(interval.relaxations) for of in root.intervals for interval in of) * relaxation_bytes(t)
     room = max(0, options.max_bytes - held) // _LABEL_BYTES
+    proven = root.lower_bound_s()
     result = search(t, metrics, root, clock, min(max_labels, room))
+    result = result._replace(lower_bound_s=max(result.lower_bound_s, proven))
     return result._replace(stopped_by="bytes") if result.stopped_by == "labels" and room < max_labels else result
 
 

@@ -6,6 +6,7 @@ a chain visited before them. The arrays are in named tuples because Numba compil
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ class Tables(NamedTuple):
     generates: bool
     is_free: bool
     needs_return: bool  # for some pair of last and first node there is no direct link to return tokens
+    most_return_s: Floats  # nodes: the slowest direct return to this first node, infinite if one is absent
     keeps_first: bool  # the first node is part of a label's state: tokens return to it
     weights: Weights
     tracks: Tracks
@@ -150,7 +152,8 @@ def make_tables(
     )
     prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, external.egress)
     has_tokens = generates(problem)
-    needs_return = has_tokens and _lacks_return(problem, links)
+    most_return_s = _most_return_s(problem, links, token_tracks)
+    needs_return = has_tokens and bool(np.isinf(most_return_s).any())
     max_stop = _max_stop(problem, memory_relief_bytes)
     longest = int((max_stop - np.arange(len(problem.layers) + 1)).sum())
     return Tables(
@@ -160,6 +163,7 @@ def make_tables(
         generates=has_tokens,
         is_free=problem.order == "free",
         needs_return=needs_return,
+        most_return_s=most_return_s,
         keeps_first=has_tokens and (needs_return or token_tracks.sum),
         weights=weights,
         tracks=Tracks(weights.prefill_sum > 0, weights.prefill_max > 0),
@@ -280,11 +284,13 @@ def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Li
     return PhaseTables(compute, compressed, encode, decode, growth)
 
 
-def _lacks_return(problem: Problem, links: _Links) -> bool:
-    """Return whether a pair of last and first node has no direct link: its tokens return along the chain."""
-    missing = problem.bandwidth_bytes_per_s <= 0
-    np.fill_diagonal(missing, False)
-    return bool((missing & links.can_end[:, np.newaxis] & links.can_start[np.newaxis, :]).any())
+def _most_return_s(problem: Problem, links: _Links, tracks: Tracks) -> Floats:
+    """Return by first node the slowest direct return, infinite if one is absent: tokens then return along the chain."""
+    latency = problem.latency_s if tracks.sum else np.zeros_like(problem.latency_s)
+    direct = np.where(problem.bandwidth_bytes_per_s > 0, latency, math.inf)
+    np.fill_diagonal(direct, 0.0)
+    is_pair = links.can_end[:, np.newaxis] & links.can_start[np.newaxis, :]
+    return np.asarray(np.where(is_pair, direct, 0.0).max(axis=0))
 
 
 def _visited_sets(

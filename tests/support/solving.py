@@ -1,0 +1,38 @@
+"""Searches on either backend, with the options that the public function hides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
+
+from orbitsplit import Problem
+from orbitsplit._backend import load_backend
+
+BACKENDS = ["native", "numba"]
+
+RANDOMS = st.randoms(use_true_random=False)
+QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
+
+
+def solved(
+    backend: str,
+    problem: Problem,
+    *,
+    objective: str = "latency",
+    max_nodes: int | None = None,
+    gap: float = 0.0,
+    max_labels: int = 1_000_000,
+    max_bytes: int = 10**9,
+    incumbent: Sequence[tuple] = (),
+    max_ng_size: int = 16,
+    max_bitset_nodes: int = 64,
+) -> dict:
+    """Solve without the public function, which hides `max_ng_size` and `max_bitset_nodes`."""
+    rows = np.array([*incumbent], dtype=np.int32).reshape(-1, 4)
+    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_ng_size, max_bitset_nodes
+    found = load_backend(backend).solve(problem, *options)
+    return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
