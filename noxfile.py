@@ -25,6 +25,29 @@ nox.options.error_on_external_run = False  # compilers, and the shell scripts of
 BUILD = Path("build")
 CPP_FOLDERS = ("cpp", "benches/cpp", "tests/cpp", "tests/consumer", "tests/fuzz", "examples")
 FUZZ_EXECUTIONS = "300000"
+# Tests of results that must not depend on the processor, on threads, or on what a user's environment holds.
+EXACT_TESTS = (
+    "tests/python/runtime/test_pipeline_calls.py",
+    "tests/python/runtime/test_computation.py",
+    "tests/python/runtime/test_sampling.py",
+)
+CODEC_TESTS = ("tests/python/codec/test_codec.py", "tests/python/codec/test_frame.py")
+# What torch and its libraries would choose on older processors; None removes a variable.
+ENVIRONMENTS: tuple[tuple[tuple[str, ...], dict[str, str | None]], ...] = (
+    (EXACT_TESTS, {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}),
+    (
+        EXACT_TESTS,
+        {
+            "ATEN_CPU_CAPABILITY": "default",
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+            "OMP_NUM_THREADS": "4",
+            "LC_ALL": "C",
+            "HOME": None,
+        },
+    ),
+    (CODEC_TESTS, {"ORBITSPLIT_ISA": "scalar"}),
+)
 
 
 @nox.session(allow_parallel=True)
@@ -58,6 +81,14 @@ def imports(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The README's test command, word for word; arguments after `--` are appended."""
     session.run("bash", "-c", f"{readme_test_command()} {shlex.join(session.posargs)}")
+
+
+@nox.session
+def environments(session: nox.Session) -> None:
+    """Tests of exact results as on other processors, with other numbers of threads, and without a home or a locale."""
+    install(session, ".[test]")
+    for files, variables in ENVIRONMENTS:
+        session.run("pytest", "-q", *session.posargs, *files, env=variables)
 
 
 @nox.session(allow_parallel=True)
