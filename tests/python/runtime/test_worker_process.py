@@ -28,7 +28,8 @@ END_S = 20.0
 # In the place of the worker's main: says what it finds, then does what its first argument asks for.
 PROBE = """
 import json, os, signal, sys, threading
-def main(task, *arguments):
+def main(task, *arguments, imported_bytes):
+    assert imported_bytes > 1_000_000
     print(json.dumps([os.getcwd(), os.environ.get("PROBE"), os.getsid(0) == os.getpid(), threading.active_count(),
                       list(arguments)]), flush=True)
     if task == "wait":
