@@ -7,12 +7,27 @@ import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_SMAPS = Path("/proc/self/smaps")
 _VMSTAT = Path("/proc/vmstat")
 
 
 def resident_bytes() -> int:
     """Return the bytes resident now (their peak where the system does not report that)."""
     return _from_status("VmRSS") or peak_bytes()
+
+
+def library_bytes() -> int:
+    """Return the bytes of shared libraries that are resident, 0 where the system does not say."""
+    if not _SMAPS.exists():
+        return 0
+    total, is_library = 0, False
+    for line in _SMAPS.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, rest = line.partition(":")
+        if " " in key:  # the first line of a mapping: addresses, flags, file
+            is_library = ".so" in line.rpartition("/")[2]
+        elif key == "Rss" and is_library:
+            total += int(rest.split()[0]) * 1024
+    return total
 
 
 def peak_bytes() -> int:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import orbitsplit as osp
+from orbitsplit.__main__ import main
+from orbitsplit._cli import demo
 
 
 @pytest.mark.real_model
 @pytest.mark.timeout(600)
-def test_demo_plans_runs_and_keeps_every_limit(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
-    run = subprocess.run(
-        [*command, "-o", str(tmp_path / "out"), "--json"], capture_output=True, text=True, timeout=580, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    printed = json.loads(run.stdout)
+def test_demo_plans_runs_and_keeps_every_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Fitted to fewer rows than a user's demo, which takes minutes on a slow machine.
+    monkeypatch.setattr(demo, "_FIT_ROWS", 4)
+    command = ["orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
+    monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--json"])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    assert not exit_info.value.code
+    printed = json.loads(capsys.readouterr().out)
     plan = osp.Plan.from_dict(printed["plan"])
     assert len(plan.stages) == 4
     assert plan.prediction is not None

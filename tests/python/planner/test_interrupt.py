@@ -15,6 +15,7 @@ from orbitsplit import Problem, solve
 
 # A search over every order of 64 nodes, without a time limit: it would run for hours.
 SCRIPT = """
+import signal
 import time
 import numpy as np
 from orbitsplit import Problem, solve
@@ -39,6 +40,8 @@ def problem(layers, nodes, levels):
 
 small, large = problem(8, 5, 2), problem(80, 64, 8)
 expected = solve(small).objective_s
+# A program started in the background of a shell ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 try:
     solve(large, max_labels=2_000_000_000)
@@ -80,12 +83,15 @@ def seconds_to_interrupt(script: str, backend: str) -> float:
 
 
 CODEC_SCRIPT = """
+import signal
 import time
 import numpy as np
 import orbitsplit as osp
 
 x = np.random.default_rng(0).standard_normal((16384, 1024), dtype=np.float32)
 frame = osp.compress(x, codec="lossless_bf16")
+# A program started in the background of a shell ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 try:
     while True:

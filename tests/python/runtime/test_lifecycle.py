@@ -14,20 +14,13 @@ import torch
 
 import orbitsplit as osp
 from orbitsplit.runtime import Pipeline
-from tests.support.tiny_models import LAYERS, save_tiny_model
+from tests.support.tiny_models import LAYERS
 
 pytestmark = pytest.mark.timeout(120)
 
 PLAN = osp.Plan.manual(cuts=[2], layers=LAYERS)
 PROMPT = torch.full((1, 3), 5)
 WAIT_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(path, "llama")
-    return path
 
 
 def test_a_dropped_pipeline_ends_its_processes_and_threads_with_a_warning(directory: Path) -> None:

@@ -38,19 +38,6 @@ from tests.support.tiny_models import (
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(path, "llama")
-    return path
-
-
-@pytest.fixture(scope="module")
-def unsplit(directory: Path) -> PreTrainedModel:
-    """The judge: the same weights in one process, under transformers' own generate."""
-    return load_unsplit(directory)
-
-
 def make_plan(cuts: list[int], *, micro_batches: int = 1, codecs: list[str | None] | None = None) -> osp.Plan:
     plan = osp.Plan.manual(cuts=cuts, layers=LAYERS, codecs=codecs)
     return replace(plan, workload=osp.Workload(micro_batches=micro_batches, prompt_tokens=8, new_tokens=8))

@@ -32,26 +32,12 @@ from tests.support.tiny_models import (
     LAYERS,
     VOCABULARY,
     computing_in_groups,
-    load_unsplit,
     one_thread,
     save_tiny_model,
     tiny_prompts,
 )
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(path, "llama")
-    return path
-
-
-@pytest.fixture(scope="module")
-def unsplit(directory: Path) -> PreTrainedModel:
-    """The judge: the same weights in one process, under transformers' own generate."""
-    return load_unsplit(directory)
 
 
 GROUPS = 2

@@ -28,7 +28,8 @@ END_S = 20.0
 # In the place of the worker's main: says what it finds, then does what its first argument asks for.
 PROBE = """
 import json, os, signal, sys, threading
-def main(task, *arguments):
+def main(task, *arguments, imported_bytes):
+    assert imported_bytes > 1_000_000
     print(json.dumps([os.getcwd(), os.environ.get("PROBE"), os.getsid(0) == os.getpid(), threading.active_count(),
                       list(arguments)]), flush=True)
     if task == "wait":
@@ -128,8 +129,9 @@ def test_workers_end_with_their_server(server: ForkServer, log: IO[bytes]) -> No
 def test_a_server_that_cannot_start_is_the_end_of_its_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: IO[bytes]
 ) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('a broken installation')")
+    (tmp_path / "broken_server.py").write_text("raise ImportError('a broken installation')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(worker_process, "_SERVER", "broken_server")
     process = ForkServer().start(("0",), log, {})
     assert process.wait(60) == 1
     assert process.pid == 0

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from orbitsplit._models import child_process
+from orbitsplit.runtime._memory import library_bytes
 
 from . import process as worker
 
@@ -46,6 +47,7 @@ class ForkServer:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._workers: dict[int, int] = {}  # process ids and numbers
+        self._imported_bytes = library_bytes()
         self._wakeup, self._signalled = socket.socketpair()
         self._signalled.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -106,7 +108,7 @@ class ForkServer:
             with suppress(OSError):  # it is gone, or not ours to enter: as with a process that is started there
                 os.chdir(request["directory"])
             child_process.exit_with_parent()
-            worker.main(*request["arguments"])
+            worker.main(*request["arguments"], imported_bytes=self._imported_bytes)
         except BaseException:
             traceback.print_exc()
         os._exit(1)  # main ends the process itself

@@ -19,7 +19,7 @@ from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.source import open_model
 from orbitsplit._models.stage import StageModel
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._memory import is_out_of_memory, resident_bytes
+from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
 from orbitsplit.runtime._messages.control import Failure, Ready, Setup
@@ -40,6 +40,7 @@ class Worker:
         *,
         model: str | Path | None,
         codebook: str | Path | None,
+        imported_bytes: int = 0,
     ) -> None:
         self._own_model, self._own_codebook = model, codebook
         self._store = ControlStore.join(address)
@@ -47,7 +48,9 @@ class Worker:
         self._heartbeat = heartbeat
         self._model: StageModel | None = None
         self._loaded: tuple[object, ...] = ()
-        self._baseline_bytes = resident_bytes()
+        self._start_bytes = resident_bytes()
+        self._start_library_bytes = library_bytes()
+        self._imported_bytes = imported_bytes
 
     def serve(self, first_session: int) -> None:
         """Serve one session after the other, until the parent stops one or one does not need this worker."""
@@ -91,9 +94,18 @@ class Worker:
                 codecs.remove()  # they are read by now
         with serving:
             heartbeat.phase = "waiting for work"
-            ready = ready_record(model, self._baseline_bytes, loading_s)
+            ready = ready_record(model, self._baseline_bytes(), loading_s)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
+
+    def _baseline_bytes(self) -> int:
+        """Return what is not the stage's memory: the interpreter and its libraries, as after their import.
+
+        A process starts without the pages of libraries that its fork server touched when it imported them, and gets
+        them when it touches them itself. They count as the libraries', up to as many as the server had.
+        """
+        regained = min(library_bytes(), self._imported_bytes) - self._start_library_bytes
+        return self._start_bytes + max(0, regained)
 
     def _load(self, setup: Setup, plan: Plan, rank: int) -> StageModel:
         """Return the model of a stage: the one that is loaded, if it has the same layers."""
@@ -159,17 +171,20 @@ def main(
     *,
     model: str | Path | None = None,
     codebook: str | Path | None = None,
+    imported_bytes: int = 0,
 ) -> None:
     """Run as a worker of the control store at "host:port", then end the process.
 
-    `model` and `codebook` are paths on this machine, if the parent runs on another.
+    `model` and `codebook` are paths on this machine, if the parent runs on another. `imported_bytes` is the resident
+    memory of shared libraries in the fork server that this process comes from, after their import.
     """
     number = int(worker_number)
     heartbeat = HeartbeatThread(address, number)
     heartbeat.start()
     code = 0
     try:
-        Worker(address, number, heartbeat, model=model, codebook=codebook).serve(int(first_session))
+        worker = Worker(address, number, heartbeat, model=model, codebook=codebook, imported_bytes=imported_bytes)
+        worker.serve(int(first_session))
     except Exception:  # outside of a session: the store is gone, or this is a bug
         code = 1
         traceback.print_exc()
