@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from orbitsplit import Problem, Stage, certificate, evaluate, solve
+from orbitsplit import Problem, Stage, certificate, evaluate, pareto, solve
 from orbitsplit._backend import use_backend
 from tests.judges import planner as judge
 from tests.support.paths import DATA
@@ -258,3 +258,24 @@ def test_the_largest_magnitudes_stay_finite(backend: str) -> None:
     assert result.is_feasible
     assert result.objective_s == pytest.approx(found["objective_s"])
     assert math.isfinite(result.objective_s)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [1e-6, 0.5, 0.999, 1, 1.5, 1e3, 1e6, 1e12, 1e40, 1e90, 1e92])
+def test_large_losses_have_a_front_and_an_answered_certificate(scale: float, backend: str) -> None:
+    # The front was empty and the loss budget not answered: a loss of 1e6 stood for a level that is not there.
+    data = case("large_losses")
+    data["loss"] = [[value * scale for value in row] for row in data["loss"]]
+    data["loss_budget"] *= scale
+    front = [(1e6 * scale, judge.best({**data, "loss_budget": 1e6 * scale}))]
+    front.append((2e6 * scale, judge.best({**data, "loss_budget": math.inf})))
+    with use_backend(backend):
+        problem = Problem.from_dict(data)
+        found = pareto(problem)
+        answer = certificate(problem, solve(problem))
+    assert found.is_complete
+    assert [(point.limit, point.solution.objective_s) for point in found.points] == [
+        (pytest.approx(limit), pytest.approx(best_s)) for limit, best_s in front
+    ]
+    assert answer.unanswered == ()
+    assert "loss budget" in answer.slack
