@@ -19,12 +19,31 @@ std::string indexed(const std::string& key, std::size_t index) {
     return key + "[" + std::to_string(index) + "]";
 }
 
-bool is_number(double value, double least) { return std::isfinite(value) && value >= least; }
+// Sums and products of values within these limits stay finite: bytes over bandwidth are at most 1e200 s, times counts.
+// Memory of nodes and bandwidths, which are not added up, may be any finite number.
+constexpr double most_magnitude = 1e100;
+constexpr double least_bandwidth = 1e-100;
+constexpr double any_finite = std::numeric_limits<double>::max();
 
-void check_number(const std::string& key, double value, double least) {
+bool is_number(double value, double least) { return value >= least && value <= most_magnitude; }
+
+void check_number(const std::string& key, double value, double least, double most = most_magnitude) {
     if (!std::isfinite(value)) reject(key + " is " + text::number(value) + ", must be finite");
     if (value < least)
         reject(key + " is " + text::number(value) + ", must be at least " + text::number(least));
+    if (value > most)
+        reject(key + " is " + text::number(value) + ", must be at most " + text::number(most));
+}
+
+bool is_bandwidth(double value) {
+    return value == 0 || (value >= least_bandwidth && value <= any_finite);
+}
+
+void check_bandwidth(const std::string& key, double value) {
+    check_number(key, value, 0, any_finite);
+    if (!is_bandwidth(value))
+        reject(key + " is " + text::number(value) + ", must be 0 or at least " +
+               text::number(least_bandwidth));
 }
 
 void check_size(const std::string& key, std::size_t size, std::size_t expected) {
@@ -67,8 +86,9 @@ void check_nodes(const std::vector<ProblemNode>& nodes) {
         if (!names.insert(nodes[n].name).second) {
             reject(indexed("nodes", n) + ".name is \"" + nodes[n].name + "\", which another node has");
         }
-        check_number(indexed("nodes", n) + ".memory_bytes", nodes[n].memory_bytes, 0);
-        check_number(indexed("nodes", n) + ".headroom_bytes", nodes[n].headroom_bytes, 0);
+        check_number(indexed("nodes", n) + ".memory_bytes", nodes[n].memory_bytes, 0, any_finite);
+        check_number(indexed("nodes", n) + ".headroom_bytes", nodes[n].headroom_bytes, 0,
+                     any_finite);
         if (nodes[n].headroom_bytes > nodes[n].memory_bytes) {
             reject(indexed("nodes", n) + ".headroom_bytes is " + text::number(nodes[n].headroom_bytes) +
                    ", must be at most its memory_bytes " + text::number(nodes[n].memory_bytes));
@@ -102,7 +122,9 @@ void check_decode(const Problem& problem) {
 void check_external(const std::string& key, const std::optional<ExternalLink>& link, std::size_t nodes) {
     if (!link) return;
     check_number(key + ".bytes", link->bytes, 0);
-    check_vector(key + ".bandwidth_bytes_per_s", link->bandwidth_bytes_per_s, nodes);
+    check_size(key + ".bandwidth_bytes_per_s", link->bandwidth_bytes_per_s.size(), nodes);
+    for (std::size_t n = 0; n < nodes; ++n)
+        check_bandwidth(indexed(key + ".bandwidth_bytes_per_s", n), link->bandwidth_bytes_per_s[n]);
     check_vector(key + ".latency_s", link->latency_s, nodes);
 }
 
@@ -149,7 +171,13 @@ void validate(const Problem& problem) {
     check_vector("layer_memory_bytes", problem.layer_memory_bytes, layers);
     check_matrix("layer_time_s", problem.layer_time_s, nodes, layers);
     check_vector("cut_bytes", problem.cut_bytes, layers - 1);
-    check_matrix("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s, nodes, nodes);
+    check_size("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s.size(), nodes * nodes);
+    for (std::size_t i = 0; i < nodes * nodes; ++i) {
+        const double value = problem.bandwidth_bytes_per_s[i];
+        if (!is_bandwidth(value)) {
+            check_bandwidth(indexed(indexed("bandwidth_bytes_per_s", i / nodes), i % nodes), value);
+        }
+    }
     check_matrix("latency_s", problem.latency_s, nodes, nodes);
     check_levels(problem.levels);
     check_matrix("loss", problem.loss, layers - 1, problem.levels.size());

@@ -25,11 +25,13 @@ from orbitsplit._io.validation import (
 
 from .problem import Level
 
-# The loss of a level that a cut does not have. Budgets stay below half of it.
-ABSENT_LOSS = 1e6
+# The loss of a level that a cut does not have: the largest that a problem accepts. Budgets stay below half of it.
+ABSENT_LOSS = 1e100
 
 FORMAT = "orbitsplit-levels"
-VERSION = 1
+VERSION = 2
+# Files of version 1 gave levels that a cut does not have this loss, which losses of another unit reach.
+_ABSENT_IN_VERSION_1 = 1e6
 
 
 def lifted_budget(loss: npt.ArrayLike) -> float | None:
@@ -44,7 +46,8 @@ class LevelTable:
     Attributes:
         levels: K levels, whose names are codecs.
         loss: C rows of K numbers: `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats
-            per token: the mean KL divergence of the next-token distribution from that of the unsplit model.
+            per token: the mean KL divergence of the next-token distribution from that of the unsplit model. 1e100: the
+            cut does not have the level.
         provenance: How the losses were measured.
         codec_bytes: The most memory that one of the codecs takes in the process of a stage; a stage has up to two.
 
@@ -80,12 +83,15 @@ class LevelTable:
         Raises:
             ValueError: A key is missing, unknown or has a wrong value; the message names it.
         """
-        values = data_of(FORMAT, VERSION, document)
+        is_old = isinstance(document, Mapping) and (document.get("format"), document.get("version")) == (FORMAT, 1)
+        values = data_of(FORMAT, 1 if is_old else VERSION, document)
         check_keys("the table of levels", values, cls)
-        rows = list_of("loss", values["loss"])
+        rows = [list_of(f"loss[{cut}]", row) for cut, row in enumerate(list_of("loss", values["loss"]))]
+        if is_old:
+            rows = [[_loss_of_version_1(value) for value in row] for row in rows]
         return cls(
             levels=records_of("levels", list_of("levels", values["levels"]), Level),
-            loss=tuple(tuple(list_of(f"loss[{cut}]", row)) for cut, row in enumerate(rows)),
+            loss=tuple(map(tuple, rows)),
             provenance=mapping_of("provenance", values.get("provenance", {})),
             codec_bytes=values.get("codec_bytes", 0),
         )
@@ -102,3 +108,8 @@ class LevelTable:
             ValueError: The file is not JSON or not a table of levels.
         """
         return load_document(path, cls.from_dict)
+
+
+def _loss_of_version_1(value: Any) -> Any:
+    is_absent = isinstance(value, (int, float)) and _ABSENT_IN_VERSION_1 <= value < math.inf
+    return ABSENT_LOSS if is_absent else value

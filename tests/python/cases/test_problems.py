@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from random import Random
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from orbitsplit import Problem, certificate, solve
+from orbitsplit import Problem, Stage, certificate, evaluate, pareto, solve
+from orbitsplit._backend import use_backend
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem
@@ -191,3 +193,89 @@ def test_what_is_barely_missing_is_told_apart(name: str, backend: str) -> None:
     changes, reason = BARE[name]
     found = solved(backend, Problem.from_dict({**too_small(), **changes}))
     assert (found["status"], found["reason"]) == ("infeasible", reason)
+
+
+MOST = "must be at most 1e+100"
+EXTERNAL = {"bytes": 1, "bandwidth_bytes_per_s": [1, 1, 1], "latency_s": [0, 0, 0]}
+OVERFLOWING = [
+    (("layer_time_s", 1, 2), 1e308, f"layer_time_s[1][2] is 1e+308, {MOST}"),
+    (("layer_memory_bytes", 1), 1e308, f"layer_memory_bytes[1] is 1e+308, {MOST}"),
+    (("cut_bytes", 1), 1e200, f"cut_bytes[1] is 1e+200, {MOST}"),
+    (("latency_s", 0, 1), 2e100, f"latency_s[0][1] is 2e+100, {MOST}"),
+    (("loss", 1, 0), 1e101, f"loss[1][0] is 1e+101, {MOST}"),
+    (("loss_budget",), 1.7e308, f"loss_budget is 1.7e+308, {MOST}"),
+    (("levels", 1, "ratio"), 1e300, f"levels[1].ratio is 1e+300, {MOST}"),
+    (("levels", 0, "encode_s_per_byte"), 1e150, f"levels[0].encode_s_per_byte is 1e+150, {MOST}"),
+    (
+        ("bandwidth_bytes_per_s", 0, 2),
+        5e-324,
+        "bandwidth_bytes_per_s[0][2] is 4.94066e-324, must be 0 or at least 1e-100",
+    ),
+    (("ingress",), {**EXTERNAL, "bytes": 1e120}, f"ingress.bytes is 1e+120, {MOST}"),
+    (
+        ("egress",),
+        {**EXTERNAL, "bandwidth_bytes_per_s": [1, 1e-200, 1]},
+        "egress.bandwidth_bytes_per_s[1] is 1e-200, must be 0 or at least 1e-100",
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_times_whose_sum_overflows_are_refused(backend: str) -> None:
+    # "infeasible", and an evaluation with nan.
+    with use_backend(backend), pytest.raises(ValueError, match=re.escape(f"layer_time_s[0][0] is 1e+308, {MOST}")):
+        Problem.from_dict(case("overflow"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("path", "value", "message"), OVERFLOWING, ids=[str(row[0]) for row in OVERFLOWING])
+def test_magnitudes_whose_sums_overflow_are_refused(
+    path: tuple[Any, ...], value: Any, message: str, backend: str
+) -> None:
+    data: Any = case("large_losses")
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with use_backend(backend), pytest.raises(ValueError, match=re.escape(message)):
+        Problem.from_dict(data)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_largest_magnitudes_stay_finite(backend: str) -> None:
+    data = case(
+        "large_losses",
+        layer_time_s=[[1e100] * 3] * 3,
+        cut_bytes=[1e100] * 2,
+        bandwidth_bytes_per_s=[[0, 1e-100, 1e-100]] * 3,
+        latency_s=[[1e100] * 3] * 3,
+        micro_batches=2**31 - 1,
+    )
+    found = solved(backend, Problem.from_dict(data))
+    assert found["status"] == "optimal"
+    with use_backend(backend):
+        result = evaluate(Problem.from_dict(data), [Stage(0, 0, 1, 1), Stage(1, 1, 3)])
+    assert result.is_feasible
+    assert result.objective_s == pytest.approx(found["objective_s"])
+    assert math.isfinite(result.objective_s)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [1e-6, 0.5, 0.999, 1, 1.5, 1e3, 1e6, 1e12, 1e40, 1e90, 1e92])
+def test_large_losses_have_a_front_and_an_answered_certificate(scale: float, backend: str) -> None:
+    # The front was empty and the loss budget not answered: a loss of 1e6 stood for a level that is not there.
+    data = case("large_losses")
+    data["loss"] = [[value * scale for value in row] for row in data["loss"]]
+    data["loss_budget"] *= scale
+    front = [(1e6 * scale, judge.best({**data, "loss_budget": 1e6 * scale}))]
+    front.append((2e6 * scale, judge.best({**data, "loss_budget": math.inf})))
+    with use_backend(backend):
+        problem = Problem.from_dict(data)
+        found = pareto(problem)
+        answer = certificate(problem, solve(problem))
+    assert found.is_complete
+    assert [(point.limit, point.solution.objective_s) for point in found.points] == [
+        (pytest.approx(limit), pytest.approx(best_s)) for limit, best_s in front
+    ]
+    assert answer.unanswered == ()
+    assert "loss budget" in answer.slack

@@ -23,7 +23,7 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "something"}, "expected format 'orbitsplit-levels' version 1, got 'something'"),
+        ({"format": "something"}, "expected format 'orbitsplit-levels' version 2, got 'something'"),
         ({"levels": [{"name": "raw"}]}, r'levels\[0\] has no key "ratio"'),
         ({"loss": [[0.0, float("nan")]]}, r"loss\[0\]\[1\] is nan"),
         ({"loss": [[0.0, -0.1]]}, r"loss\[0\]\[1\] is -0\.1"),
@@ -42,6 +42,14 @@ def test_data_that_is_no_table_is_refused(change: dict[str, Any], message: str) 
 def test_data_of_a_wrong_type_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         LevelTable.from_dict({**TABLE.to_dict(), **change})
+
+
+def test_levels_that_a_cut_does_not_have_are_read_from_version_1() -> None:
+    old = {**TABLE.to_dict(), "version": 1, "loss": [[0.0, 1e6], [0.0, 0.5]]}
+    table = LevelTable.from_dict(old)
+    assert table.loss == ((0.0, 1e100), (0.0, 0.5))
+    assert LevelTable.from_dict(table.to_dict()) == table
+    assert LevelTable.from_dict({**old, "version": 2}).loss == ((0.0, 1e6), (0.0, 0.5))
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

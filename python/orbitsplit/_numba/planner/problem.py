@@ -13,6 +13,10 @@ from orbitsplit._numba.text import number
 
 Floats = NDArray[np.float64]
 _LARGEST_COUNT = 2**31 - 1
+# Sums and products within these limits stay finite (problem.cpp). Memory of nodes and bandwidths are not added up.
+_MOST_MAGNITUDE = 1e100
+_LEAST_BANDWIDTH = 1e-100
+_ANY_FINITE = float(np.finfo(np.float64).max)
 
 
 class Record(Protocol):
@@ -119,8 +123,10 @@ def validate_problem(problem: Problem) -> None:
     if not problem.layers:
         raise ValueError("layers is empty, needs at least one layer")
     _check_nodes(problem.nodes)
-    for key in ("layer_memory_bytes", "layer_time_s", "cut_bytes", "bandwidth_bytes_per_s", "latency_s"):
+    for key in ("layer_memory_bytes", "layer_time_s", "cut_bytes"):
         _check_array(key, getattr(problem, key))
+    _check_bandwidths("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s)
+    _check_array("latency_s", problem.latency_s)
     for k, level in enumerate(problem.levels):
         _check_number(f"levels[{k}].ratio", level.ratio, 1)
         _check_number(f"levels[{k}].encode_s_per_byte", level.encode_s_per_byte, 0)
@@ -138,18 +144,33 @@ def validate_problem(problem: Problem) -> None:
     _check_pins(problem.pins, len(problem.layers), len(problem.nodes))
 
 
-def _check_number(key: str, value: float, least: float) -> None:
+def _check_number(key: str, value: float, least: float, most: float = _MOST_MAGNITUDE) -> None:
     if not np.isfinite(value):
         raise ValueError(f"{key} is {number(value)}, must be finite")
     if value < least:
         raise ValueError(f"{key} is {number(value)}, must be at least {number(least)}")
+    if value > most:
+        raise ValueError(f"{key} is {number(value)}, must be at most {number(most)}")
 
 
-def _check_array(key: str, values: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-    wrong = np.argwhere(~np.isfinite(values) | (values < 0))
+def _check_array(key: str, values: Floats, most: float = _MOST_MAGNITUDE) -> None:
+    wrong = np.argwhere(~((values >= 0) & (values <= most)))
     if len(wrong):
         index = tuple(wrong[0])
-        _check_number(key + "".join(f"[{i}]" for i in index), float(values[index]), 0)
+        _check_number(_indexed(key, index), float(values[index]), 0, most)
+
+
+def _check_bandwidths(key: str, values: Floats) -> None:
+    wrong = np.argwhere(~((values == 0) | ((values >= _LEAST_BANDWIDTH) & (values <= _ANY_FINITE))))
+    if len(wrong):
+        index = tuple(wrong[0])
+        value = float(values[index])
+        _check_number(_indexed(key, index), value, 0, _ANY_FINITE)
+        raise ValueError(f"{_indexed(key, index)} is {number(value)}, must be 0 or at least {number(_LEAST_BANDWIDTH)}")
+
+
+def _indexed(key: str, index: Sequence[int]) -> str:
+    return key + "".join(f"[{i}]" for i in index)
 
 
 def _check_count(key: str, value: int, least: int) -> None:
@@ -165,8 +186,8 @@ def _check_nodes(nodes: Sequence[Any]) -> None:
         if node.name in names:
             raise ValueError(f'nodes[{n}].name is "{node.name}", which another node has')
         names.add(node.name)
-        _check_number(f"nodes[{n}].memory_bytes", node.memory_bytes, 0)
-        _check_number(f"nodes[{n}].headroom_bytes", node.headroom_bytes, 0)
+        _check_number(f"nodes[{n}].memory_bytes", node.memory_bytes, 0, _ANY_FINITE)
+        _check_number(f"nodes[{n}].headroom_bytes", node.headroom_bytes, 0, _ANY_FINITE)
         if node.headroom_bytes > node.memory_bytes:
             raise ValueError(
                 f"nodes[{n}].headroom_bytes is {number(node.headroom_bytes)}, must be at most its memory_bytes "
@@ -188,7 +209,7 @@ def _check_external(key: str, link: ExternalLink | None) -> None:
     if link is None:
         return
     _check_number(f"{key}.bytes", link.bytes, 0)
-    _check_array(f"{key}.bandwidth_bytes_per_s", link.bandwidth_bytes_per_s)
+    _check_bandwidths(f"{key}.bandwidth_bytes_per_s", link.bandwidth_bytes_per_s)
     _check_array(f"{key}.latency_s", link.latency_s)
 
 
