@@ -31,13 +31,10 @@ void check_number(const std::string& key, double value, double least, double mos
     if (!std::isfinite(value)) reject(key + " is " + text::number(value) + ", must be finite");
     if (value < least)
         reject(key + " is " + text::number(value) + ", must be at least " + text::number(least));
-    if (value > most)
-        reject(key + " is " + text::number(value) + ", must be at most " + text::number(most));
+    if (value > most) reject(key + " is " + text::number(value) + ", must be at most " + text::number(most));
 }
 
-bool is_bandwidth(double value) {
-    return value == 0 || (value >= least_bandwidth && value <= any_finite);
-}
+bool is_bandwidth(double value) { return value == 0 || (value >= least_bandwidth && value <= any_finite); }
 
 void check_bandwidth(const std::string& key, double value) {
     check_number(key, value, 0, any_finite);
@@ -87,8 +84,7 @@ void check_nodes(const std::vector<ProblemNode>& nodes) {
             reject(indexed("nodes", n) + ".name is \"" + nodes[n].name + "\", which another node has");
         }
         check_number(indexed("nodes", n) + ".memory_bytes", nodes[n].memory_bytes, 0, any_finite);
-        check_number(indexed("nodes", n) + ".headroom_bytes", nodes[n].headroom_bytes, 0,
-                     any_finite);
+        check_number(indexed("nodes", n) + ".headroom_bytes", nodes[n].headroom_bytes, 0, any_finite);
         if (nodes[n].headroom_bytes > nodes[n].memory_bytes) {
             reject(indexed("nodes", n) + ".headroom_bytes is " + text::number(nodes[n].headroom_bytes) +
                    ", must be at most its memory_bytes " + text::number(nodes[n].memory_bytes));
