@@ -27,7 +27,7 @@ VERSION = 1
 _NUMBERS = {entry.name for entry in fields(CalibratedCodec) if entry.init} - {"codebook", "cut", "level"}
 
 
-# A codec has its matrices as it was given them, and twice in the core, as rows and transposed; a test measures that.
+# A process holds about three copies of the matrices of a codec that encodes and decodes: a test measures that.
 _MATRICES, _ARRAY_COPIES = ("matrix", "inverse"), 3
 
 

@@ -9,13 +9,13 @@ import time
 from random import Random
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 
 from orbitsplit import Problem, Stage, certificate, evaluate, pareto, solve
 from orbitsplit._backend import use_backend
 from tests.judges import planner as judge
+from tests.support.many_nodes import many_nodes_problem
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem
 from tests.support.solving import BACKENDS, QUICK, RANDOMS, solved
@@ -93,24 +93,7 @@ def test_one_more_link_is_never_worse(backend: str, r: Random) -> None:
 @pytest.fixture(scope="module")
 def many_nodes() -> Problem:
     """Return a problem of 200 layers on 64 nodes in free order, whose single steps once took seconds."""
-    draw = np.random.default_rng(1)
-    layers, nodes = 200, 64
-    return Problem.from_dict(
-        {
-            "layers": [f"layer {i}" for i in range(layers)],
-            "nodes": [{"name": f"n{n}", "memory_bytes": float(draw.integers(20, 60))} for n in range(nodes)],
-            "layer_memory_bytes": [1.0] * layers,
-            "layer_time_s": draw.uniform(0.5, 2, (nodes, layers)).tolist(),
-            "cut_bytes": draw.uniform(1, 3, layers - 1).tolist(),
-            "bandwidth_bytes_per_s": (draw.uniform(1, 4, (nodes, nodes)) * (1 - np.eye(nodes))).tolist(),
-            "latency_s": draw.uniform(0, 0.2, (nodes, nodes)).tolist(),
-            "levels": [{"name": "a", "ratio": 1}, {"name": "b", "ratio": 2}, {"name": "c", "ratio": 4}],
-            "loss": [[0, 0.1, 0.5]] * (layers - 1),
-            "loss_budget": 0.6,
-            "micro_batches": 4,
-            "order": "free",
-        }
-    )
+    return many_nodes_problem()
 
 
 def least_excess_s(limit_s: float, run: Any) -> float:

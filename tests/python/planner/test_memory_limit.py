@@ -13,25 +13,11 @@ from tests.support.paths import ROOT
 ON_TOP = 64e6
 PROGRAM = """
 import sys
-import numpy as np
 import orbitsplit as osp
 from orbitsplit.runtime._memory import peak_bytes, resident_bytes
+from tests.support.many_nodes import many_nodes_problem
 
-draw, layers, nodes = np.random.default_rng(1), 200, 64
-problem = osp.Problem.from_dict({
-    "layers": [f"layer {i}" for i in range(layers)],
-    "nodes": [{"name": f"n{n}", "memory_bytes": float(draw.integers(20, 60))} for n in range(nodes)],
-    "layer_memory_bytes": [1.0] * layers,
-    "layer_time_s": draw.uniform(0.5, 2, (nodes, layers)).tolist(),
-    "cut_bytes": draw.uniform(1, 3, layers - 1).tolist(),
-    "bandwidth_bytes_per_s": (draw.uniform(1, 4, (nodes, nodes)) * (1 - np.eye(nodes))).tolist(),
-    "latency_s": draw.uniform(0, 0.2, (nodes, nodes)).tolist(),
-    "levels": [{"name": "a", "ratio": 1}, {"name": "b", "ratio": 2}, {"name": "c", "ratio": 4}],
-    "loss": [[0, 0.1, 0.5]] * (layers - 1),
-    "loss_budget": 0.6,
-    "micro_batches": 4,
-    "order": "free",
-})
+problem = many_nodes_problem()
 osp.solve, osp.evaluate
 before = resident_bytes()
 solution = osp.solve(problem, max_bytes=int(sys.argv[1]), time_limit_s=120)

@@ -6,7 +6,6 @@ Besides Python's own numbers those of NumPy and 0-d tensors are accepted, and re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 # The largest count that is accepted: what is beyond is a mistake.
@@ -49,12 +48,6 @@ def boolean(name: str, value: Any) -> bool:
     if type(found) is not bool:
         raise TypeError(f"{name} is {value!r}, must be True or False")
     return found
-
-
-def callback(name: str, value: Callable[..., object] | None) -> None:
-    """Check that a function was given, or None."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} is {value!r}, must be a function")
 
 
 def _scalar(value: Any) -> Any:

@@ -19,13 +19,14 @@ from transformers.utils.generic import ModelOutput
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import renamed_keywords
+from orbitsplit._io.validation import check_callable
 from orbitsplit._models.source import layer_count, open_model, read_config
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import SECRET_VARIABLE, StageRecord
 
 from . import log
-from .arguments import boolean, callback, integer, number
+from .arguments import boolean, integer, number
 from .generation import Generation, OnEnd, OnTokens
 from .options import GenerationKeywords, GenerationOptions, Timeouts, generation_options, timeouts_of
 from .recovery import Recovery, Replan
@@ -106,8 +107,8 @@ class Pipeline:
             threads = integer("threads", threads, least=1)
         exact_resume = boolean("exact_resume", exact_resume)
         self._strict_memory = boolean("strict_memory", strict_memory)
-        callback("replan", replan)
-        callback("progress", progress)
+        check_callable("replan", replan)
+        check_callable("progress", progress)
         plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
         if conditions is not None:
             unused = conditions.nodes_left_out(stage.node for stage in plan.stages)

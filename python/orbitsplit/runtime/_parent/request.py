@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from orbitsplit._io.validation import check_callable
 from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Group, Sampling, described_inputs, packed_mask, rows_of
 
-from .arguments import callback, integer, number
+from .arguments import integer, number
 from .generation import Generation, GroupState, OnEnd, OnTokens
 from .options import GenerationOptions
 from .prompts import check_inputs, check_positions, check_token, check_tokens, padding_mask
@@ -37,8 +38,8 @@ class Request:
     on_end: OnEnd | None = None
 
     def __post_init__(self) -> None:
-        callback("on_tokens", self.on_tokens)
-        callback("on_end", self.on_end)
+        check_callable("on_tokens", self.on_tokens)
+        check_callable("on_end", self.on_end)
 
 
 def generation_of(
