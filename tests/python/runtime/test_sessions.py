@@ -319,8 +319,8 @@ def test_the_old_name_of_deployment_is_accepted_with_a_warning(tmp_path: Path) -
         pipe, _ = open_fake_pipeline(tmp_path, where=Deployment(emulates=False))
     with pipe:
         assert pipe._sessions._settings.deployment == Deployment(emulates=False)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'wher'"):
-        open_fake_pipeline(tmp_path, wher=Deployment())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'somewhere'"):
+        open_fake_pipeline(tmp_path, somewhere=Deployment())
 
 
 def test_a_request_that_fails_ends_its_batch_alone(tmp_path: Path) -> None:
