@@ -269,6 +269,10 @@ def plan(
     micro_batches: Annotated[int, typer.Option(help="Micro-batches in the pipeline.")] = 1,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence.")] = 0,
     order: Annotated[Order, typer.Option(help="free: nodes in any order; fixed: as in the network file.")] = "free",
+    pin: Annotated[
+        list[str] | None,
+        typer.Option("--pin", help="Layers that a node must run: 'sat-1=layer 3,layer 4'; 'sat-1=': any."),
+    ] = None,
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
@@ -295,6 +299,7 @@ def plan(
         loss_budget=loss_budget,
         max_accuracy_drop=max_accuracy_drop,
         order=order,
+        pins=_pins(pin or []),
         objective=objective,
         max_nodes=max_nodes,
         time_limit_s=time_limit,
@@ -322,3 +327,15 @@ def _replan_within(
     return lambda budget: osp.plan(
         of_model, nodes, plan.workload, codebook=book, loss_budget=budget, objective=objective
     )
+
+
+def _pins(texts: list[str]) -> dict[str, list[str | int]]:
+    """Return the pins that `--pin` gives: layers by name, or by index where all are digits."""
+    pins: dict[str, list[str | int]] = {}
+    for text in texts:
+        node, is_pin, layers = text.partition("=")
+        if not is_pin:
+            raise ValueError(f"--pin is {text!r}, expected NODE=LAYER,LAYER")
+        named = [layer.strip() for layer in layers.split(",") if layer.strip()]
+        pins.setdefault(node.strip(), []).extend(int(layer) if layer.isdecimal() else layer for layer in named)
+    return pins

@@ -53,7 +53,9 @@ def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optio
 
 
 def format_value(value: Any) -> str:
-    """Return a string, boolean or number as TOML text; `parse_toml` reads back an equal value."""
+    """Return a string, boolean, number or list of them as TOML text; `parse_toml` reads back an equal value."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(format_value, value))}]"
     if isinstance(value, str):
         # TOML's basic strings have all escapes of JSON's, and in them DEL must be escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
-from orbitsplit._io.validation import check_number, check_string
+from orbitsplit._io.validation import check_number, check_string, quoted
 
 from .link_ends import end_keys, ends_of
 
@@ -122,6 +122,8 @@ class Network:
         name: Name of the network.
         nodes: The nodes.
         links: The links, at most one from each node to each other node.
+        pins: The layers, by name or index, that nodes must run, as pairs (node, layers). A node without layers must run
+            at least one. `plan` applies them.
 
     Example:
         >>> network = Network.sample("cubesat_chain")
@@ -129,12 +131,13 @@ class Network:
         ['sat-0', 'sat-1', 'sat-2', 'sat-3']
 
     Raises:
-        ValueError: No node, a name used twice, or a link to a node that does not exist.
+        ValueError: No node, a name used twice, or a link or pin of a node that does not exist.
     """
 
     name: str
     nodes: tuple[Node, ...]
     links: tuple[Link, ...] = ()
+    pins: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         names = Counter(node.name for node in self.nodes)  # keeps the order; constellations have thousands of nodes
@@ -151,6 +154,12 @@ class Network:
             if (link.source, link.destination) in pairs:
                 raise ValueError(f"two links from {link.source!r} to {link.destination!r}")
             pairs.add((link.source, link.destination))
+        pinned = [node for node, _ in self.pins]
+        for node in pinned:
+            if node not in names:
+                raise ValueError(f"a pin names node {node!r}; the nodes are {', '.join(names)}")
+            if pinned.count(node) > 1:
+                raise ValueError(f"node {node!r} has {pinned.count(node)} lists of pins, expected one")
 
     @classmethod
     def load(cls, path: str | Path) -> Network:
@@ -161,7 +170,7 @@ class Network:
         The file has `name`, `[[nodes]]` with `name`, `memory`, a speed (`slowdown`, or `compute` and optionally
         `memory_bandwidth`), optional `headroom` and `half_duplex`; and `[[links]]` with `bandwidth`, optional
         `latency` and either `source` and `destination` (one way; `from` and `to` in files of version 0.1) or
-        `between = [a, b]` (both ways).
+        `between = [a, b]` (both ways). `[[pins]]`, optional, has `node` and `layers`, a list of names and indices.
 
         Raises:
             ValueError: The file is not TOML, or a key is missing, unknown or has a wrong value.
@@ -194,15 +203,16 @@ class Network:
             ValueError: As `load`.
         """
         data = parse_toml(text, source)
-        check_table_keys(data, required=("nodes",), optional=("name", "links"), where=source)
+        check_table_keys(data, required=("nodes",), optional=("name", "links", "pins"), where=source)
         nodes = tuple(_node(table, f"{source}: nodes[{k}]") for k, table in enumerate(tables_of(data, "nodes", source)))
         links = [
             link
             for k, table in enumerate(tables_of(data, "links", source))
             for link in _links(table, f"{source}: links[{k}]")
         ]
+        pins = [_pin(table, f"{source}: pins[{k}]") for k, table in enumerate(tables_of(data, "pins", source))]
         try:
-            return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links))
+            return cls(name=str(data.get("name", source)), nodes=nodes, links=tuple(links), pins=tuple(pins))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
@@ -211,6 +221,7 @@ class Network:
         tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {format_value(self.name)}\n"]
         tables += [_table_of("nodes", _node_keys(node)) for node in self.nodes]
         tables += [_table_of("links", _link_keys(link)) for link in self.links]
+        tables += [_table_of("pins", {"node": node, "layers": list(layers)}) for node, layers in self.pins]
         return "\n".join(tables)
 
     def index(self, node: str) -> int:
@@ -225,7 +236,7 @@ class Network:
         return names.index(node)
 
     def without(self, nodes: Sequence[str] = (), links: Sequence[tuple[str, str]] = ()) -> Network:
-        """Return the network without some nodes, their links, and some other links, given as (source, destination).
+        """Return the network without some nodes, their links and pins, and some links, given as (source, destination).
 
         Raises:
             ValueError: There is no such node, or no node is left. Links that do not exist are ignored.
@@ -241,6 +252,7 @@ class Network:
                 for link in self.links
                 if not gone & {link.source, link.destination} and (link.source, link.destination) not in links
             ),
+            pins=tuple(pin for pin in self.pins if pin[0] not in gone),
         )
 
     def bandwidth_bytes_per_s(self) -> npt.NDArray[np.float64]:
@@ -283,6 +295,17 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _pin(table: Mapping[str, Any], where: str) -> tuple[str, tuple[str | int, ...]]:
+    check_table_keys(table, required=("node", "layers"), optional=(), where=where)
+    layers = table["layers"]
+    if not isinstance(layers, list):
+        raise ValueError(f"{where}.layers is {quoted(layers)}, expected a list of layers")
+    for k, layer in enumerate(layers):
+        if isinstance(layer, bool) or not isinstance(layer, (str, int)):
+            raise ValueError(f"{where}.layers[{k}] is {quoted(layer)}, expected a name or an index")
+    return str(table["node"]), tuple(layers)
 
 
 def _whole(given: object, parsed: float) -> int:

@@ -227,18 +227,21 @@ class Plan:
         codecs: Sequence[str | None] | None = None,
         codebook: Codebook | None = None,
         levels: Sequence[int | None] | None = None,
+        nodes: Sequence[str] | None = None,
     ) -> Plan:
         """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
 
-        Nodes are called `node 0`, `node 1`, ... in order, and the rates of links are not limited. Nothing is compressed
-        unless `codecs` has one codec per cut, or `levels` one level of the `codebook` per cut (None: uncompressed).
+        `nodes` are the names of the stages' nodes, by default `node 0`, `node 1`, ...; the rates of links are not
+        limited. Nothing is compressed unless `codecs` has one codec per cut, or `levels` one level of the `codebook`
+        per cut (None: uncompressed).
 
         Example:
             >>> [(s.start, s.stop) for s in Plan.manual(cuts=[2, 3], layers=6).stages]
             [(0, 3), (3, 4), (4, 8)]
 
         Raises:
-            ValueError: Cuts are not increasing, not in 0..layers, or `codecs` has another length than `cuts`.
+            ValueError: Cuts are not increasing, not in 0..layers, `codecs` has another length than `cuts`, or `nodes`
+                another than one more, or a name twice.
             LookupError: The codebook has no such cut or level.
         """
         check_count("layers", layers, 1)
@@ -247,8 +250,11 @@ class Plan:
                 raise ValueError("levels are those of a codebook: give one, and no codecs")
             if len(levels) != len(cuts):
                 raise ValueError(f"{len(cuts)} cuts need {len(cuts)} levels, got {len(levels)}")
-            plan = cls.manual(cuts, layers)
+            plan = cls.manual(cuts, layers, nodes=nodes)
             return plan.with_levels(codebook, dict(zip(cuts, levels, strict=True)))
+        names = [f"node {k}" for k in range(len(cuts) + 1)] if nodes is None else list(nodes)
+        if len(names) != len(cuts) + 1:
+            raise ValueError(f"{len(cuts)} cuts make {len(cuts) + 1} stages, got {len(names)} nodes")
         chosen = [None] * len(cuts) if codecs is None else list(codecs)
         if len(chosen) != len(cuts):
             raise ValueError(f"{len(cuts)} cuts need {len(cuts)} codecs, got {len(chosen)}")
@@ -260,7 +266,7 @@ class Plan:
             previous = cut
         edges = [0, *(cut + 1 for cut in cuts), layers + 2]
         stages = tuple(
-            PlanStage(node=f"node {k}", start=edges[k], stop=edges[k + 1], codec=codec)
+            PlanStage(node=names[k], start=edges[k], stop=edges[k + 1], codec=codec)
             for k, codec in enumerate([*chosen, None])
         )
         return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2)

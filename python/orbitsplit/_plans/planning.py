@@ -21,8 +21,10 @@ from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
 from orbitsplit._profiling.workload import Workload
 
+from .layer_times import decode_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record, nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
+from .pins import LayerPins, describe_pins, pins_of
 from .plan import Plan, PlanLink, PlanStage, Prediction
 from .replan import replan
 
@@ -50,6 +52,7 @@ def plan(
     loss_budget: float = 0.0,
     max_accuracy_drop: float | None = None,
     order: Order = "free",
+    pins: LayerPins | None = None,
     options: SolveOptions | None = None,
     explain: bool = False,
     running: Plan | RunningPlan | None = None,
@@ -74,6 +77,8 @@ def plan(
         max_accuracy_drop: The same as a drop of accuracy, converted by the codebook (0.01: one point; `verify` measures
             it); only one of the two can be given.
         order: "free": any nodes in any order; "fixed": in the order of the network, any may be skipped.
+        pins: The layers that must run on a node, by name or index: `{"sat-1": ["layer 3"]}`. A node with an empty list
+            must run at least one. They replace the pins that the network has for the same nodes.
         options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
             proven gap in `plan.prediction`.
         explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
@@ -96,7 +101,7 @@ def plan(
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
     _check_loss_budget(loss_budget)
     levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
-    problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order)
+    problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order, pins=pins)
     confirming, solution = solve_with_tied_weights(problem, profile.tied_bytes, options=options)
     if running is not None:
         _check_codebook_of(running.plan, codebook)
@@ -107,7 +112,7 @@ def plan(
         return plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=profile.tied_bytes, options=options)
     if solution.status == "infeasible":
-        raise _infeasible(named, why.reason, *(relaxation.text for relaxation in why.relaxations))
+        raise _infeasible(problem, named, why.reason, *(relaxation.text for relaxation in why.relaxations))
     why = replace(why, alternatives=(*why.alternatives, *heuristic_baselines(problem, options.objective)))
     return replace(plan_of(confirming, solution, named), certificate=why)
 
@@ -192,6 +197,7 @@ def build_problem(
     levels: LevelTable | None = None,
     loss_budget: float = 0.0,
     order: Order = "free",
+    pins: LayerPins | None = None,
 ) -> Problem:
     """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
 
@@ -223,7 +229,7 @@ def build_problem(
             layer_bytes(layer, workload) + extra
             for layer, extra in zip(profile.layers, extra_workspace(profile), strict=True)
         ],
-        "layer_time_s": [_prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
+        "layer_time_s": [prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
         "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
@@ -232,10 +238,11 @@ def build_problem(
         "loss_budget": lifted_budget(loss) if loss_budget == math.inf else loss_budget,
         "micro_batches": workload.micro_batches,
         "order": order,
+        "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
     }
     if workload.new_tokens > 0:
         data["new_tokens"] = workload.new_tokens
-        data["layer_decode_time_s"] = [_decode_s(profile, node, len(network.nodes)) for node in network.nodes]
+        data["layer_decode_time_s"] = [decode_s(profile, node, len(network.nodes)) for node in network.nodes]
         data["cut_decode_bytes"] = [activation_bytes] * cuts
     return Problem.from_dict(data)
 
@@ -252,13 +259,14 @@ class PlanNames:
     max_accuracy_drop: float | None
 
 
-def _infeasible(of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
-    """Return the error with these facts, and the nodes that have no room for any layer."""
+def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
+    """Return the error with these facts, the pins, and the nodes that have no room for any layer."""
     codec_bytes = 0 if of.codebook is None else of.codebook.table(of.profile.dtype).codec_bytes
     return InfeasiblePlanError(
         "; ".join(
             [
                 *map(str, texts),
+                *describe_pins(problem),
                 *nodes_without_room(of.network.nodes, of.profile, of.workload, codec_bytes=codec_bytes),
             ]
         )
@@ -273,7 +281,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         OrbitsplitError: The search found no plan.
     """
     if solution.status == "infeasible":
-        raise _infeasible(of, solution.reason)
+        raise _infeasible(problem, of, solution.reason)
     if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
         raise OrbitsplitError(f"no plan was found: {solution.reason}")
     result = evaluate(problem, solution.stages)
@@ -351,40 +359,6 @@ def _level_records(levels: LevelTable, network: Network) -> list[dict[str, objec
         }
         for level in levels.levels
     ]
-
-
-def _prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
-    """Return the seconds of each layer on the node for one micro-batch of prompts."""
-    if node.slowdown is not None:
-        # Every stage pays the overhead of a forward once. A problem has no cost per stage, so the overhead is spread
-        # over the layers as if every node had a stage of the same number of layers.
-        overhead = profile.overhead_prefill_s * nodes / len(profile.layers)
-        return [node.slowdown * (_measured(layer.prefill_s, node) + overhead) for layer in profile.layers]
-    return [_roofline(node, layer.prefill_flop, layer.weight_bytes) for layer in profile.layers]
-
-
-def _decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
-    """Return the seconds of each layer on the node for one token of one micro-batch."""
-    if node.slowdown is not None:
-        overhead = profile.overhead_decode_s * nodes / len(profile.layers)
-        return [node.slowdown * (_measured(layer.decode_s, node) + overhead) for layer in profile.layers]
-    return [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
-
-
-def _measured(seconds: float | None, node: Node) -> float:
-    if seconds is None:
-        raise ValueError(
-            f"node {node.name!r} has a slow-down relative to a measured profile, but this profile was not measured: "
-            f"use profile(..., measure=True), or give the node its compute in FLOP/s"
-        )
-    return seconds
-
-
-def _roofline(node: Node, flop: float, weight_bytes: int) -> float:
-    """Return the larger of compute time and the time to read the weights once."""
-    assert node.flop_per_s is not None
-    reading = 0.0 if node.memory_bytes_per_s is None else weight_bytes / node.memory_bytes_per_s
-    return max(flop / node.flop_per_s, reading)
 
 
 def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:

@@ -12,6 +12,7 @@ from orbitsplit._planner.solve import SolveOptions
 from orbitsplit._profiling.profile import ModelProfile
 
 from .options import PlanKeywords
+from .pins import check_pins, without_nodes
 from .plan import Plan
 from .planning import plan
 
@@ -28,10 +29,12 @@ def replanner(
         profile: Of the model that runs.
         network: The whole network, without losses.
         options: Those of `plan` (codebook, max_accuracy_drop, order, ...). Every node is assumed to have all weights in
-            its storage, so that weights are loaded and not sent, unless `stores` names others.
+            its storage, so that weights are loaded and not sent, unless `stores` names others. Pins of lost nodes no
+            longer hold.
 
     Raises:
-        TypeError: `plan` has no such option.
+        TypeError: `plan` has no such option, or the pins are no mapping.
+        ValueError: The pins name a node that the network does not have.
 
     Example:
         >>> replan = osp.replanner(profile, network, codebook=book, max_accuracy_drop=0.01)    # doctest: +SKIP
@@ -41,9 +44,14 @@ def replanner(
     known = {*inspect.signature(plan).parameters, *PlanKeywords.__annotations__}
     refuse_keywords("plan", {name: value for name, value in options.items() if name not in known})
 
+    if options.get("pins") is not None:
+        check_pins(options["pins"], [node.name for node in network.nodes])
+
     def replan(running: Plan, nodes: Sequence[str], links: Sequence[tuple[str, str]]) -> Plan:
         left = network.without(nodes, links)
         own = {"stores": [node.name for node in left.nodes], "explain": True, **options}
+        if own.get("pins") is not None:
+            own["pins"] = without_nodes(own["pins"], nodes)
         search = options.get("options") or SolveOptions(objective=options.get("objective", "latency"))
         if search.objective == "latency":
             own["running"] = running

@@ -158,6 +158,15 @@ def test_profile_plan_and_simulate_follow_each_other(
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
     assert orbitsplit(monkeypatch, "simulate", plan, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["nodes"] == [s.node for s in loaded.stages]
+    # The last layers would be on the same node: it is the faster one.
+    pins = ("--pin", "a=head, 2", "--pin", "b=", "--json")
+    assert orbitsplit(monkeypatch, *arguments[:-2], *pins) == 0
+    first, last = json.loads(capsys.readouterr().out)["stages"]
+    assert (first["node"], last["node"]) == ("b", "a")
+    assert last["start"] <= 2
+    for wrong, message in (("head", "--pin is 'head', expected NODE=LAYER,LAYER"), ("c=head", "pins name node 'c'")):
+        assert orbitsplit(monkeypatch, *arguments[:-2], "--pin", wrong) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_plan_that_does_not_exist_exits_with_1(
