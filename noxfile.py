@@ -195,4 +195,4 @@ def cpp_files() -> list[str]:
 def readme_test_command() -> str:
     """Return the line of README.md that installs the package and runs its tests."""
     lines = Path("README.md").read_text(encoding="utf-8").splitlines()
-    return next(line for line in lines if re.fullmatch(r"pip install .*\[test\].* && pytest", line))
+    return next(line for line in lines if re.fullmatch(r"pip install .*\[test\].* && pytest.*", line))

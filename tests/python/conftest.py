@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -14,3 +15,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test with the C++ extension and with Numba; the name of the one that is used."""
     with use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Undo what a command that runs in this process changes in the log."""
+    logger = logging.getLogger("orbitsplit")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)

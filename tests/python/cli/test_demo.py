@@ -18,8 +18,9 @@ from orbitsplit._cli import demo
 def test_demo_plans_runs_and_keeps_every_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Fitted to fewer rows than a user's demo, which takes minutes on a slow machine.
+    # One level fitted to few rows: a user's demo has two of more rows, and takes minutes on a slow machine.
     monkeypatch.setattr(demo, "_FIT_ROWS", 4)
+    monkeypatch.setattr(demo, "_LEVELS", (3.2,))
     command = ["orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
     monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--json"])
     with pytest.raises(SystemExit) as exit_info:
