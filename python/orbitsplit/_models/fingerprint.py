@@ -11,6 +11,8 @@ from torch import nn
 # Elements of each tensor that are hashed, evenly spaced: other weights differ everywhere, and hashing all would take as
 # long as loading the model.
 _SAMPLED = 256
+# The attribute of a layer with quantized weights that has the digest of the layer it was made from.
+SOURCE_HASH = "_orbitsplit_source_hash"
 
 
 def hash_layers(layers: Mapping[int, nn.Module]) -> dict[int, str]:
@@ -25,8 +27,12 @@ def hash_layers(layers: Mapping[int, nn.Module]) -> dict[int, str]:
 def hash_layer(layer: nn.Module) -> str:
     """Return a SHA-256 of a layer's weights, rounded to bfloat16, so that loading in bfloat16 does not change it.
 
-    Loading in float16 changes it, because numbers are rounded twice.
+    Loading in float16 changes it, because numbers are rounded twice. The digest of a layer whose weights `convert`
+    quantized is that of the layer it was made from.
     """
+    known: str | None = vars(layer).get(SOURCE_HASH)
+    if known is not None:
+        return known
     digest = hashlib.sha256()
     for name, parameter in sorted(layer.named_parameters()):
         flat = parameter.detach().reshape(-1)

@@ -28,6 +28,8 @@ from orbitsplit._io.files import read_text
 from .checkpoint import check_files
 from .gguf import Progress, convert_gguf, converted_path
 from .model_path import find_model
+from .quantized import quantize_modules
+from .quantizer import weights_config
 
 _CONFIG = "config.json"
 
@@ -212,6 +214,9 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
     architecture = model_class(config)
     with torch.device("meta"):
         model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
+    quantized = weights_config(config)
+    if quantized is not None:
+        quantize_modules(model, quantized.by_module())
     model.eval()
     forget_padding(model)
     if model._can_set_experts_implementation():

@@ -1,0 +1,136 @@
+"""Modules whose weights are quantized: linear layers and embeddings as transformers' models have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from orbitsplit._weights.matrix import QuantizedWeights, quantized_row_bytes
+
+# The most rows of x that are multiplied with the quantized weights; for more, weights are dequantized a panel at a time.
+_FEW_ROWS = 16
+# The size of a panel of dequantized weights.
+_PANEL_BYTES = 2 << 20
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer, y = x W^T + b, on weights in 8 or 4 bits.
+
+    `weight` [out_features, bytes of a row] is uint8; `x` and `y` have the dtype of activations, products are float32.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: nn.Parameter | None, weight_format: str) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.weight_format = in_features, out_features, weight_format
+        self.weight = _empty_weight(weight_format, out_features, in_features)
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y [..., out_features] for x [..., in_features]."""
+        if x.is_meta:
+            return nn.functional.linear(x, x.new_empty(self.out_features, self.in_features))
+        rows = x.reshape(-1, self.in_features).float().contiguous()
+        y = rows.new_empty(len(rows), self.out_features)
+        matrix = matrix_of(self.weight, self.weight_format, self.in_features)
+        if len(rows) <= _FEW_ROWS:
+            matrix.matmul(rows.numpy(), threads=torch.get_num_threads(), out=y.numpy())
+        else:
+            _multiply_panels(matrix, rows, y)
+        if self.bias is not None:
+            y += self.bias
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Return the arguments, for `print(model)`."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, weights={self.weight_format}"
+
+
+class QuantizedEmbedding(nn.Module):
+    """An embedding whose table is in 8 or 4 bits; what the original class does beside looking up rows, it still does.
+
+    `weight` [num_embeddings, bytes of a row] is uint8.
+    """
+
+    def __init__(self, original: nn.Embedding, weight_format: str) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = original.num_embeddings, original.embedding_dim
+        self.weight_format = weight_format
+        self.dtype = original.weight.dtype
+        self.weight = _empty_weight(weight_format, self.num_embeddings, self.embedding_dim)
+        original.padding_idx = None  # of training; the table of a forward has other rows
+        del original.weight
+        self.original = original
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the embeddings [..., embedding_dim] of ids [...]."""
+        flat = ids.reshape(-1)
+        if ids.is_meta:
+            rows = torch.empty(flat.numel(), self.embedding_dim, dtype=self.dtype, device="meta")
+        else:
+            if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.num_embeddings:
+                raise IndexError(
+                    f"token ids from {int(flat.min())} to {int(flat.max())}, must be from 0 to {self.num_embeddings - 1}"
+                )
+            matrix = matrix_of(self.weight, self.weight_format, self.embedding_dim)
+            rows = torch.from_numpy(matrix.rows(flat.numpy())).to(self.dtype)
+        self.original.weight = rows  # a table of the looked-up rows alone
+        try:
+            embedded: Tensor = self.original(torch.arange(flat.numel(), device=ids.device).reshape(ids.shape))
+        finally:
+            del self.original.weight
+        return embedded
+
+
+def matrix_of(weight: Tensor, weight_format: str, columns: int) -> QuantizedWeights:
+    """Return the matrix whose bytes a weight [rows, bytes of a row] is, without copying it."""
+    return QuantizedWeights(weight_format, (len(weight), columns), weight.detach().numpy())
+
+
+def _empty_weight(weight_format: str, rows: int, columns: int) -> nn.Parameter:
+    size = (rows, quantized_row_bytes(weight_format, columns))
+    return nn.Parameter(torch.empty(size, dtype=torch.uint8, device="meta"), requires_grad=False)
+
+
+def _multiply_panels(matrix: QuantizedWeights, x: Tensor, y: Tensor) -> None:
+    rows, columns = matrix.shape
+    size = max(1, _PANEL_BYTES // (4 * columns))
+    panel = np.empty((size, columns), np.float32)
+    for start in range(0, rows, size):
+        stop = min(start + size, rows)
+        matrix.dequantize(slice(start, stop), out=panel[: stop - start])
+        torch.mm(x, torch.from_numpy(panel[: stop - start]).t(), out=y[:, start:stop])
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, int]]]:
+    """Yield name, module and shape (outputs, inputs) of each weight that can be quantized: 32 columns share a scale."""
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+            shape = (module.out_features, module.in_features)
+        elif type(module) is Conv1D:
+            shape = (module.nf, module.nx)
+        elif isinstance(module, nn.Embedding):
+            shape = (module.num_embeddings, module.embedding_dim)
+        else:
+            continue
+        if shape[1] % 32 == 0:
+            yield name, module, shape
+
+
+def quantize_modules(model: PreTrainedModel, formats: Mapping[str, str]) -> None:
+    """Replace the modules that `formats` names, whose weights are on the meta device, by quantized ones."""
+    for name, module, (outputs, inputs) in list(weights_of(model)):
+        weight_format = formats.get(name)
+        if weight_format is None:
+            continue
+        replacement: Any
+        if isinstance(module, nn.Embedding):
+            replacement = QuantizedEmbedding(module, weight_format)
+        else:
+            replacement = QuantizedLinear(inputs, outputs, getattr(module, "bias", None), weight_format)
+        model.set_submodule(name, replacement)
