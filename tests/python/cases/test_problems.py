@@ -186,7 +186,8 @@ OVERFLOWING = [
     (("cut_bytes", 1), 1e200, f"cut_bytes[1] is 1e+200, {MOST}"),
     (("latency_s", 0, 1), 2e100, f"latency_s[0][1] is 2e+100, {MOST}"),
     (("loss", 1, 0), 1e101, f"loss[1][0] is 1e+101, {MOST}"),
-    (("loss_budget",), 1.7e308, f"loss_budget is 1.7e+308, {MOST}"),
+    # A sum over the cuts, which may exceed what a single loss may be.
+    (("loss_budget",), 1.7e308, "loss_budget is 1.7e+308, must be at most 1e+110"),
     (("levels", 1, "ratio"), 1e300, f"levels[1].ratio is 1e+300, {MOST}"),
     (("levels", 0, "encode_s_per_byte"), 1e150, f"levels[0].encode_s_per_byte is 1e+150, {MOST}"),
     (
@@ -244,7 +245,7 @@ def test_the_largest_magnitudes_stay_finite(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("scale", [1e-6, 0.5, 0.999, 1, 1.5, 1e3, 1e6, 1e12, 1e40, 1e90, 1e92])
+@pytest.mark.parametrize("scale", [1e-6, 0.5, 0.999, 1, 1.5, 1e3, 1e6, 1e12, 1e40, 1e90, 1e92, 3e93])
 def test_large_losses_have_a_front_and_an_answered_certificate(scale: float, backend: str) -> None:
     # The front was empty and the loss budget not answered: a loss of 1e6 stood for a level that is not there.
     data = case("large_losses")

@@ -163,9 +163,11 @@ class _Walker:
         weight = m.compressed_sum[i] * s_per_byte + m.latency_sum * latency + m.code_sum[i]
         at = (self.visited_with(t.node_of[next_vertex]), i, next_vertex)
         to_go = self.r.to_go_arrived[at][:, np.newaxis]
-        values = np.where(fits, weight, math.inf) + self.r.multiplier * t.loss[i] + to_go
+        has_level = t.loss[i] < math.inf  # 0 times infinity is no number
+        loss = np.where(has_level, t.loss[i], 0.0)
+        values = np.where(fits & has_level, weight, math.inf) + self.r.multiplier * loss + to_go
         to_come = None if self.least is None else self.least.to_go_arrived[at][:, np.newaxis]
-        choice = self.choose(values, t.loss[i], to_come)
+        choice = self.choose(values, loss, to_come)
         return (-1, NO_LEVEL) if choice < 0 else (int(next_vertex[choice // t.levels]), choice % t.levels)
 
 
@@ -222,6 +224,8 @@ def _fill_best_levels(
         for v in range(len(t.node_of)):
             for e in range(t.neighbour_start[v], t.neighbour_start[v + 1]):
                 for k in range(t.levels):
+                    if t.loss[i, k] == np.inf:  # 0 times infinity is no number
+                        continue
                     value = _transfer_weight(t, m, limit, t.node_of[v], e, (i, k)) + multiplier * t.loss[i, k]
                     best[i, e] = min(best[i, e], value)
 

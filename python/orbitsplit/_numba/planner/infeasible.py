@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from orbitsplit._numba.text import number, size
 
 from .cost import usable_memory_bytes
@@ -26,7 +28,10 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: 
     if least.root == math.inf:
         if not problem.levels and t.nodes > 1 and t.most_stages > 1:
             return "no node alone may run every layer, and levels is empty: a cut between two stages needs a level"
-        return ("" if _lacks_links(t) else _explain_memory(problem, t, options)) or _explain_links(problem, options, t)
+        reason = _explain_levels(problem, options)
+        if not reason and not _lacks_links(t):
+            reason = _explain_memory(problem, t, options)
+        return reason or _explain_links(problem, options, t)
     budget = problem.loss_budget or 0.0
     if least.root > t.loss_limit:
         reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root, budget)}"
@@ -87,6 +92,18 @@ def _explain_total(problem: Problem) -> str:
 def _is_exact(t: Tables) -> bool:
     """Return whether no node can repeat in relaxed plans: then memory, links and loss of some plan are theirs."""
     return not t.is_free or t.ng_size == t.nodes
+
+
+def _explain_levels(problem: Problem, options: Options) -> str:
+    """Return that plans would fit if all cuts had all levels, or ""."""
+    if not np.isinf(problem.loss).any():
+        return ""
+    with_all_levels = dataclasses.replace(problem, loss=np.zeros_like(problem.loss))
+    if least_loss(make_tables(with_all_levels, options)).root == math.inf:
+        return ""
+    return (
+        "no plan that fits has a level at each of its cuts: a cut does not have the levels whose loss is infinite there"
+    )
 
 
 def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:

@@ -61,7 +61,8 @@ def _metric(t: Tables, decode_sum: float, decode_max: float) -> Metric:
     egress_max = prefill_max * t.egress
     decodes = in_max(t.prefill.decode, t.token.decode)
     open_max = np.zeros(t.layers + 1)
-    open_max[1 : t.layers] = decodes[1 : t.layers].min(axis=1, initial=math.inf)
+    has_level = t.loss[1 : t.layers] < math.inf
+    open_max[1 : t.layers] = decodes[1 : t.layers].min(axis=1, initial=math.inf, where=has_level)
     return Metric(
         prefill_sum=prefill_sum,
         decode_sum=decode_sum,
@@ -87,14 +88,15 @@ def _metric(t: Tables, decode_sum: float, decode_max: float) -> Metric:
 def _close_max(t: Tables, compressed_max: Floats, encode_max: Floats, egress_max: Floats, latency_max: float) -> Floats:
     """Return the least that sending adds to a stage: encoding and, on a half-duplex node, transmission."""
     close = np.full((t.layers + 1, t.nodes), math.inf)
+    has_level = t.loss[1 : t.layers] < math.inf
     for n in range(t.nodes):
         if not t.half_duplex[n]:
-            close[1 : t.layers, n] = encode_max[1 : t.layers].min(axis=1, initial=math.inf)
+            close[1 : t.layers, n] = encode_max[1 : t.layers].min(axis=1, initial=math.inf, where=has_level)
             close[t.layers, n] = 0.0
             continue
         close[t.layers, n] = egress_max[n]
         for e in range(t.neighbour_start[n], t.neighbour_start[n + 1]):
             added = encode_max + compressed_max * t.s_per_byte[e] + latency_max * t.latency[e]
-            least = added[1 : t.layers].min(axis=1, initial=math.inf)
+            least = added[1 : t.layers].min(axis=1, initial=math.inf, where=has_level)
             close[1 : t.layers, n] = np.minimum(close[1 : t.layers, n], least)
     return close

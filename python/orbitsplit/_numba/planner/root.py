@@ -21,6 +21,8 @@ from .tables import Tables
 
 # Bounds within this relative distance count as equal: sums in another order differ by rounding.
 ROUNDING = 1e-12
+# Products of multipliers up to this one with losses and budgets are finite.
+MOST_MULTIPLIER = 1e100
 _INTERVAL_COUNT = 16
 _ROUNDS = 3
 _MULTIPLIER_STEPS = 4
@@ -183,7 +185,7 @@ class RootExplorer(Root):
         # If sums have no weight, the interval's end replaces them.
         multiplier = inherited if inherited > 0 else (over_sum if over_sum > 0 else interval.high) / over_loss
         for _ in range(_MULTIPLIER_STEPS):
-            if not multiplier < math.inf or interval.bound >= self.incumbent.cutoff() or self._clock.is_over():
+            if not multiplier <= MOST_MULTIPLIER or interval.bound >= self.incumbent.cutoff() or self._clock.is_over():
                 return
             penalised = self._add(metric, interval, multiplier)
             loss = relaxed_optimum(t, metric, penalised).loss

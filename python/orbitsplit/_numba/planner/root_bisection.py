@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .cost_to_go import Relaxation, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
 from .metrics import Metric
 from .problem import Problem
-from .root import Clock, Incumbent, Interval, Root, relaxation_bytes
+from .root import MOST_MULTIPLIER, Clock, Incumbent, Interval, Root, relaxation_bytes
 from .tables import Tables
 
 _MULTIPLIER_STEPS = 5
@@ -104,7 +104,7 @@ class RootBisection(Root):
             multiplier = (under.sum - over.sum) / (over.loss - under.loss)
         else:
             multiplier = 4 * last if last > 0 else over.sum / over.loss
-        if 0 < multiplier < math.inf and abs(multiplier - last) > 1e-3 * multiplier:
+        if 0 < multiplier <= MOST_MULTIPLIER and abs(multiplier - last) > 1e-3 * multiplier:
             self._try_multiplier(metric, span, multiplier)
 
     def _bisect_lowest(self, metric: Metric, spans: list[_Span]) -> bool:

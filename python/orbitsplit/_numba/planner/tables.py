@@ -70,8 +70,8 @@ class Tables(NamedTuple):
     tracks: Tracks
     token_tracks: Tracks
     latency_occupies_link: bool
-    loss_limit: float  # without a budget all losses are 0
-    loss: Floats  # boundaries x levels
+    loss_limit: float  # without a budget all finite losses are 0
+    loss: Floats  # boundaries x levels; infinite: the boundary does not have the level
     max_stop: Ints  # nodes x boundaries: where the longest stage from here stops
     k_cycle: int  # a vertex remembers at most this many nodes, its own included
     node_of: Ints  # vertices
@@ -270,7 +270,8 @@ def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Li
         encode[1:layers, k] = float(level.encode_s_per_byte) * cut_bytes
         decode[1:layers, k] = float(level.decode_s_per_byte) * cut_bytes
     growth = np.zeros((layers + 1, nodes))
-    growth[1:layers] = encode[1:layers].max(axis=1, initial=0.0)[:, np.newaxis]
+    has_level = problem.loss < math.inf
+    growth[1:layers] = encode[1:layers].max(axis=1, initial=0.0, where=has_level)[:, np.newaxis]
     for n, node in enumerate(problem.nodes):
         if not node.half_duplex:
             continue
@@ -279,7 +280,7 @@ def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Li
             sending = compressed[1:layers] / links.bandwidth[e]
             if problem.latency_occupies_link:
                 sending = sending + links.latency[e]
-            most = (encode[1:layers] + sending).max(axis=1, initial=0.0)
+            most = (encode[1:layers] + sending).max(axis=1, initial=0.0, where=has_level)
             growth[1:layers, n] = np.maximum(growth[1:layers, n], most)
     return PhaseTables(compute, compressed, encode, decode, growth)
 
@@ -362,8 +363,7 @@ def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links) -> Phase
 
 
 def _loss(problem: Problem) -> Floats:
-    """Return the loss by boundary and level; without a budget every loss is 0."""
+    """Return the loss by boundary and level; without a budget every finite loss is 0."""
     loss = np.zeros((len(problem.layers) + 1, len(problem.levels)))
-    if problem.loss_budget is not None:
-        loss[1:-1] = problem.loss
-    return loss
+    loss[1:-1] = problem.loss
+    return loss if problem.loss_budget is not None else np.where(loss < math.inf, 0.0, math.inf)
