@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._io.tensor_file import Arrays, read_tensors, write_tensors
 from orbitsplit._io.validation import check_fields, list_of, mapping_of, record_of
-from orbitsplit._planner.level_table import ABSENT_LOSS, LevelTable
+from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Level
 
 from .accuracy import AccuracyCurve
@@ -206,7 +207,7 @@ class Codebook:
 
     def _losses(self, cut: int, names: Sequence[str]) -> tuple[float, ...]:
         here = {level.name: level.loss for level in self.levels(cut)} if cut in self._entries else {}
-        return (0.0, *(here.get(name, ABSENT_LOSS) for name in names))
+        return (0.0, *(here.get(name, math.inf) for name in names))
 
     @property
     def hex_id(self) -> str:

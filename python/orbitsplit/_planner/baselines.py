@@ -215,7 +215,7 @@ def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[St
 
     def rank(stages: tuple[Stage, ...]) -> tuple[bool, bool, float, tuple[Stage, ...]]:
         result = evaluate(problem, stages)
-        is_over = result.loss > budget
+        is_over = result.loss > budget or math.isinf(result.loss)
         return not result.is_feasible, is_over, result.loss if is_over else result.objective_s, stages
 
     return min(candidates, key=rank) if candidates else single_node(problem)

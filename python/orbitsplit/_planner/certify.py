@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from .baselines import scored, single_node, unsplit_alternative, without_compression
 from .certificate import Alternative, Binding, Certificate, Relaxation
-from .level_table import lifted_budget
 from .objective import value_s
 from .problem import ExternalLink, Pins, Problem, Stage, evaluate
 from .relaxations import relaxations
@@ -196,7 +195,7 @@ class _Findings:
 def _find_binding_constraints(findings: _Findings, problem: Problem, solution: Solution) -> None:
     _find_binding_memory(findings, problem)
     if problem.loss_budget is not None:
-        findings.relax("loss budget", "lifted", replace(problem, loss_budget=lifted_budget(problem.loss)))
+        findings.relax("loss budget", "lifted", replace(problem, loss_budget=None))
     if problem.pins != Pins():
         findings.relax("pins", "lifted", replace(problem, pins=Pins()))
     if findings.search.options.max_nodes is not None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from orbitsplit._io.units import format_seconds
 
-from .level_table import lifted_budget
 from .problem import Problem, evaluate
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
 from .tied_weights import solve_with_tied_weights
@@ -143,7 +142,7 @@ def pareto(
 
 
 def _with_budget(problem: Problem, budget: float) -> Problem:
-    return replace(problem, loss_budget=lifted_budget(problem.loss) if math.isinf(budget) else budget)
+    return replace(problem, loss_budget=budget)
 
 
 def _loss(problem: Problem, confirming: Problem, solution: Solution) -> float:

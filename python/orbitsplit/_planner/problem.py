@@ -32,6 +32,8 @@ from orbitsplit._io.validation import (
     records_of,
 )
 
+from .losses import absent_as_infinity, infinity_as_absent
+
 NO_LEVEL = -1
 
 
@@ -131,7 +133,8 @@ class Problem:
     - `layers` L names, `nodes`, `levels`; `layer_memory_bytes` (L,)
     - `layer_time_s` (N, L) seconds per micro-batch
     - `cut_bytes` (L-1,) uncompressed bytes that cross the cut after layer i, per micro-batch
-    - `loss` (L-1, K) additive loss of a level at the cut after layer i
+    - `loss` (L-1, K) additive loss of a level at the cut after layer i; null (None) or infinite: the cut does not have
+      the level
     - `bandwidth_bytes_per_s`, `latency_s` (N, N) directed; bandwidth 0 means no link
     - `loss_budget`: absent, null (None) or infinite means no limit
     - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
@@ -203,7 +206,7 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of a problem file as plain lists and numbers; absent options are left out."""
         return {
-            key: _plain(value)
+            key: infinity_as_absent(_plain(value)) if key == "loss" else _plain(value)
             for key, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
             if value is not None and not (isinstance(value, Pins) and value == Pins())
         }
@@ -229,7 +232,7 @@ class Evaluation:
         round_trip_s: Seconds of one token through all stages, its return included; 0 without generation.
         bottleneck_s: The longest occupancy of a stage or link, of a token step if the problem generates tokens.
         return_s: Latency from the last node back to the first; 0 without generation.
-        loss: The sum of the losses at the cuts.
+        loss: The sum of the losses at the cuts; infinite if a cut does not have the level of the plan.
         latency_s: Propagation of the prefill, which is added once; 0 if latency occupies links.
         ingress_s: Occupancy of the ingress per micro-batch.
         egress_s: Occupancy of the egress per micro-batch.
@@ -314,7 +317,7 @@ def _normalised(problem: Problem) -> dict[str, Any]:
     for key, shape in shapes.items():
         value = getattr(problem, key)
         if value is not None or key not in ("layer_decode_time_s", "cut_decode_bytes"):
-            values[key] = array_of(key, value, shape)
+            values[key] = array_of(key, absent_as_infinity(value) if key == "loss" else value, shape)
     for key in ("micro_batches", "new_tokens", "groups"):
         if getattr(problem, key) is not None or key != "groups":
             check_integer(key, getattr(problem, key))

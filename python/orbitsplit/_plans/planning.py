@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,6 @@ from orbitsplit._io.validation import check_number
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
-from orbitsplit._planner.level_table import ABSENT_LOSS, lifted_budget
 from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
@@ -142,8 +140,6 @@ def levels_and_budget(
     codebook.model.check_shape(f"the profile of {profile.model}", len(profile.layers) - 2, width)
     if max_accuracy_drop is not None:
         budget = codebook.accuracy.loss_budget(max_accuracy_drop)
-    if math.isfinite(budget) and not budget < ABSENT_LOSS / 2:
-        raise ValueError(f"loss_budget is {budget:g}, must be below {ABSENT_LOSS / 2:g}, or infinite for no limit")
     return codebook.table(profile.dtype), budget
 
 
@@ -235,7 +231,7 @@ def build_problem(
         "latency_s": network.latency_s().tolist(),
         "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
         "loss": loss,
-        "loss_budget": lifted_budget(loss) if loss_budget == math.inf else loss_budget,
+        "loss_budget": loss_budget,
         "micro_batches": workload.micro_batches,
         "order": order,
         "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
