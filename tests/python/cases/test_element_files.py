@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,55 @@ def test_indented_and_commented_element_sets_are_read(text: str) -> None:
     assert found.names == ["ISS (ZARYA)"]
     _, position, _ = judge.sgp4(judge.jdsatepoch, judge.jdsatepochF)
     assert np.allclose(found.positions(found.epoch)[0, 0], position, atol=0.01)  # km; epoch to the microsecond
+
+
+# Files whose names say nothing of the format.
+
+
+@pytest.mark.parametrize("name", ["a.omm", "a.txt", "a.OMM", "a", "gp.php?FORMAT=json", "a.3le"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (TLE, "ISS (ZARYA)"),
+        (f"# fetched today\n{FIRST}\n{SECOND}\n", "25544"),
+        (CSV, "TEST 1"),
+        (json.dumps([MESSAGE]), "TEST 1"),
+        (json.dumps(MESSAGE, indent=2), "TEST 1"),
+        (KVN, "TEST 1"),
+        (
+            f"COMMENT a\nCOMMENT b\n\nEPOCH = {MESSAGE['EPOCH']}\n" + KVN.replace("EPOCH", "USER_DEFINED_EPOCH"),
+            "TEST 1",
+        ),
+        (XML, "ISS (ZARYA)"),
+        ("<!-- fetched today -->" + XML.partition("?>")[2], "ISS (ZARYA)"),
+        (XML.replace("UTF-8", "utf-16").encode("utf-16"), "ISS (ZARYA)"),
+        (codecs.BOM_UTF8 + KVN.encode(), "TEST 1"),
+    ],
+)
+def test_the_content_decides_where_the_name_is_no_format(
+    name: str, content: str | bytes, expected: str, tmp_path: Path
+) -> None:
+    """Each was read as two-line element sets, and refused."""
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    assert leo.load(tmp_path / name).names == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"error": "Too many requests"}',
+            "message 1 lacks EPOCH; it looks like a server.s message about a rate limit",
+        ),
+        ("<html><title>503</title></html>", "holds no element sets; it looks like HTML"),
+        ("", "holds no element sets; it is empty"),
+        (KVN.replace("EPOCH", "EPOCHE"), "message 1 lacks EPOCH"),
+        # A pattern that divides this in every way would take years.
+        ("COMMENT " * 200, "holds no element sets; it begins 'COMMENT"),
+    ],
+)
+def test_what_no_reader_takes_is_refused_under_any_name(text: str, message: str, tmp_path: Path) -> None:
+    assert re.search(message, refusal(tmp_path, "a.omm", text))
 
 
 # Row 8: satellites of one name.

@@ -111,7 +111,10 @@ def load(
     equipment: Equipment | None = None,
     stations: Sequence[Station] = (),
 ) -> Constellation:
-    """Return the satellites of a file: OMM where it ends in .csv, .json, .kvn or .xml, otherwise two-line element sets.
+    """Return the satellites of a file: orbit mean-elements messages (OMM) or two-line element sets.
+
+    The suffix .csv, .json, .kvn or .xml says that it holds OMM, .tle two-line element sets; with any other the content
+    decides.
 
     Satellites of one name get their catalogue numbers added to it, which a UserWarning says.
 
