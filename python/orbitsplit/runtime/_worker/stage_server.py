@@ -179,12 +179,14 @@ class StageServer:
         return ActivationOutlet(sender, self._pace, codec=self._codecs[self._rank], half_duplex=half_duplex)
 
     def _activation_inlet(self, receiver: Receiver) -> ActivationInlet:
+        workload = self._plan.workload
         return ActivationInlet(
             receiver,
             self._pace,
             hidden_size=self._model.hidden_size,
             dtype=self._dtype,
             link=self._link_name(self._rank - 1, self._rank),
+            planned_tokens=workload.batch_size * (workload.prompt_tokens + workload.new_tokens),
             codebook=codebook_of(self._codecs[self._rank - 1]),
         )
 
