@@ -358,6 +358,16 @@ class Plan:
         return " ".join(parts)
 
 
+def with_settings_of(plan: Plan, before: Plan) -> Plan:
+    """Return the plan that takes the place of another, with what users set of that one.
+
+    These are model, dtype and threads, and the limit of accuracy where the plan has none of its own.
+    """
+    drop = before.max_accuracy_drop if plan.max_accuracy_drop is None else plan.max_accuracy_drop
+    model = plan.model if before.model is None else before.model
+    return replace(plan, model=model, dtype=before.dtype, threads=before.threads, max_accuracy_drop=drop)
+
+
 def _bottlenecks(plan: Plan, prediction: Prediction) -> list[str]:
     """Return a line for the prefill and one for generation: seconds and the bottleneck."""
     nodes = [stage.node for stage in plan.stages]
