@@ -297,6 +297,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         layers=len(problem.layers),
         workload=of.workload,
         return_latency_s=result.return_s,
+        return_latencies_s=_return_latencies_s(problem, [stage.node for stage in solution.stages], result.return_s),
         model=of.profile.model,
         dtype=of.profile.dtype,
         threads=of.profile.threads or 1,
@@ -392,3 +393,13 @@ def _plan_links(problem: Problem, order: Sequence[int]) -> tuple[PlanLink, ...]:
         PlanLink(bytes_per_s=float(problem.bandwidth_bytes_per_s[a][b]), latency_s=float(problem.latency_s[a][b]))
         for a, b in pairwise(order)
     )
+
+
+def _return_latencies_s(problem: Problem, order: Sequence[int], return_s: float) -> tuple[float, ...]:
+    """Return the latencies of the links that a token returns over in `return_s`, from the last node on."""
+    if len(order) == 1 or problem.new_tokens < 2:
+        return ()
+    direct_s = float(problem.latency_s[order[-1]][order[0]])
+    if problem.bandwidth_bytes_per_s[order[-1]][order[0]] > 0 and direct_s == return_s:
+        return (direct_s,)
+    return tuple(float(problem.latency_s[a][b]) for a, b in pairwise(reversed(order)))

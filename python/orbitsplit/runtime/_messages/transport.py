@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
 from orbitsplit._errors import TransportError
-from orbitsplit.runtime._emulation.link_shaper import LinkShaper
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 
 from .framing import HEADER_BYTES, Header, MessageAuthenticator
 
@@ -135,7 +135,7 @@ class Sender:
         link: str,
         rank: int,
         *,
-        shaper: LinkShaper | None,
+        shaper: LinkShaper | PathShaper | None,
         planned: LinkShaper | None = None,
         key: bytes | None = None,
     ) -> None:
