@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,28 @@ def quoted(value: Any, limit: int = LONGEST_QUOTE) -> str:
     if length <= limit and len(text) <= limit + 2:
         return text
     return f"{text[:limit]}... ({length:,} characters)"
+
+
+def check_kind(key: str, value: Any, kind: type) -> None:
+    """Raise `TypeError` for what is no instance of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{key} is {quoted(value)}, must be {_with_article(kind)}")
+
+
+def tuple_of(key: str, values: Any, kind: type = object) -> tuple[Any, ...]:
+    """Return a sequence as a tuple. Raises `TypeError` for a string, and for a value that is no instance of `kind`."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        of = {object: "", str: " of names"}.get(kind, f" of {kind.__name__}")
+        raise TypeError(f"{key} is {quoted(values)}, must be a sequence{of}")
+    found = tuple(values)
+    for k, value in enumerate(found):
+        check_kind(f"{key}[{k}]", value, kind)
+    return found
+
+
+def _with_article(kind: type) -> str:
+    name = "string" if kind is str else kind.__name__
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:

@@ -21,6 +21,7 @@ from orbitsplit._io.validation import (
     list_of,
     mapping_of,
     records_of,
+    tuple_of,
 )
 
 from .problem import Level
@@ -62,10 +63,10 @@ class LevelTable:
 
     def __post_init__(self) -> None:
         check_count("codec_bytes", self.codec_bytes, 0, most=LARGEST_BYTES)
-        for k, level in enumerate(self.levels):
+        for k, level in enumerate(tuple_of("levels", self.levels, Level)):
             check_fields(f"levels[{k}]", level, strings=("name",))
-        for cut, row in enumerate(self.loss):
-            if len(row) != len(self.levels):
+        for cut, row in enumerate(tuple_of("loss", self.loss)):
+            if len(tuple_of(f"loss[{cut}]", row)) != len(self.levels):
                 raise ValueError(f"loss[{cut}] has {len(row)} numbers, must be {len(self.levels)}, one per level")
             for k, value in enumerate(row):
                 check_number(f"loss[{cut}][{k}]", value)

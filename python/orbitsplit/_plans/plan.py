@@ -22,12 +22,14 @@ from orbitsplit._io.validation import (
     LARGEST_BYTES,
     check_count,
     check_keys,
+    check_kind,
     check_number,
     check_string,
     list_of,
     mapping_of,
     record_of,
     records_of,
+    tuple_of,
 )
 from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
@@ -195,6 +197,9 @@ class Plan:
     max_accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
+        object.__setattr__(self, "links", tuple_of("links", self.links, PlanLink))
+        check_kind("workload", self.workload, Workload)
         check_count("layers", self.layers, 1)
         check_count("threads", self.threads, 1)
         check_dtype("dtype", self.dtype)
@@ -223,7 +228,7 @@ class Plan:
             raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
 
     def _check_return(self) -> None:
-        latencies_s = tuple(list_of("return_latencies_s", self.return_latencies_s))
+        latencies_s = tuple_of("return_latencies_s", self.return_latencies_s)
         object.__setattr__(self, "return_latencies_s", latencies_s)
         for k, latency_s in enumerate(latencies_s):
             _check_not_negative(f"return_latencies_s[{k}]", latency_s)

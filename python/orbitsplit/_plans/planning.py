@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_boolean, check_kind, check_number
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
-from orbitsplit._planner.level_table import ABSENT_LOSS, lifted_budget
+from orbitsplit._planner.level_table import ABSENT_LOSS, LevelTable, lifted_budget
 from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
+from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
 from .layer_times import decode_s, prefill_s
@@ -33,9 +35,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from orbitsplit._codebook.codebook import Codebook
-    from orbitsplit._planner.level_table import LevelTable
-    from orbitsplit._profiling.profile import ModelProfile
 
 Order = Literal["fixed", "free"]
 
@@ -95,6 +94,8 @@ def plan(
         ValueError: Profile, network, workload, levels and codebook do not match, or a number is out of range.
         TypeError: An argument has another type.
     """
+    check_kind("profile", profile, ModelProfile)
+    check_boolean("explain", explain)
     given: dict[str, Any] = {**keywords}
     running = take_running(running, given)
     options = solve_options("plan", options, given)
@@ -134,6 +135,7 @@ def levels_and_budget(
         if max_accuracy_drop is not None:
             raise ValueError("max_accuracy_drop needs a codebook, which knows what a loss costs")
         return levels, budget
+    check_kind("codebook", codebook, Codebook)
     if levels is not None:
         raise ValueError("levels and a codebook are given, only one of them can say what codecs there are")
     if budget > 0 and max_accuracy_drop is not None:
@@ -214,6 +216,11 @@ def build_problem(
         TypeError: `loss_budget` is not a number.
     """
     _check_loss_budget(loss_budget)
+    check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
+    check_kind("workload", workload, Workload)
+    if levels is not None:
+        check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
     activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1

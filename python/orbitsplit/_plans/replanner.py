@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orbitsplit._io.keyword_options import refuse_keywords
+from orbitsplit._io.validation import check_kind
 from orbitsplit._network.network import Network
 from orbitsplit._planner.solve import SolveOptions
 from orbitsplit._profiling.profile import ModelProfile
@@ -44,6 +45,8 @@ def replanner(
         >>> osp.Pipeline(plan, model, codebook=book, replan=replan)                            # doctest: +SKIP
     """
 
+    check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
     known = {*inspect.signature(plan).parameters, *PlanKeywords.__annotations__}
     refuse_keywords("plan", {name: value for name, value in options.items() if name not in known})
 

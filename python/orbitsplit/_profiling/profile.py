@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_count, check_keys, check_number, check_string, list_of, records_of
+from orbitsplit._io.validation import (
+    check_count,
+    check_keys,
+    check_number,
+    check_string,
+    list_of,
+    records_of,
+    tuple_of,
+)
 
 from .workload import Workload
 
@@ -115,6 +123,7 @@ class ModelProfile:
     library_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple_of("layers", self.layers, LayerProfile))
         if len(self.layers) < 3:
             raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
         for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
