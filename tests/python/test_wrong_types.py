@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import orbitsplit as osp
+from orbitsplit import leo
 from tests.support.books_by_hand import book_by_hand
 
 LAYERS = ("embeddings", "layer 0", "layer 1", "head")
@@ -162,3 +164,66 @@ def test_what_is_no_record_is_named_with_its_place() -> None:
         osp.plan(PROFILED, "x")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^plan is 'x', must be a Plan$"):
         osp.Pipeline("x")  # type: ignore[arg-type]
+
+
+NUMBERS: list[tuple[str, dict[str, Any], str]] = [
+    ("alternatives", {"problem": PROBLEM, "tied_bytes": -1}, "tied_bytes is -1, must be at least 0"),
+    ("alternatives", {"problem": PROBLEM, "tied_bytes": math.nan}, "tied_bytes is nan, must be finite"),
+    ("alternatives", {"problem": PROBLEM, "tied_bytes": 10**9}, "must be at most 1000, the bytes of the last layer"),
+    ("certificate", {"problem": PROBLEM, "tied_bytes": -1}, "tied_bytes is -1, must be at least 0"),
+    ("pareto", {"problem": PROBLEM, "tied_bytes": math.inf}, "tied_bytes is inf, must be finite"),
+    ("replan", {"running": PLAN, "problem": PROBLEM, "tied_bytes": -1}, "tied_bytes is -1, must be at least 0"),
+    ("unsplit", {"problem": PROBLEM, "node": 0, "tied_bytes": -1}, "tied_bytes is -1, must be at least 0"),
+    ("AccuracyCurve", {"drop_per_loss": 0, "error": 0, "points": -1}, "points of the accuracy curve is -1, must be at"),
+    ("CalibrationOptions", {"fit_samples": -1}, "fit_samples is -1, must be at least 1"),
+    ("CalibrationOptions", {"measure_samples": 0}, "measure_samples is 0, must be at least 1"),
+    ("ModelProfile", {**PROFILE, "threads": -1}, "threads is -1, must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), NUMBERS)
+def test_a_number_out_of_range_is_named_with_its_limit(name: str, arguments: dict[str, Any], message: str) -> None:
+    """Regression: some were accepted, and gave memory below 0."""
+    with pytest.raises(ValueError, match=message):
+        getattr(osp, name)(**arguments)
+
+
+@pytest.mark.parametrize("key", ["bits_per_element", "loss", "loss_error", "encode_s_per_byte", "decode_s_per_byte"])
+@pytest.mark.parametrize("wrong", [-1.0, math.nan, math.inf])
+def test_a_level_of_a_codebook_has_numbers(key: str, wrong: float) -> None:
+    right = {"bits_per_element": 3.0, "loss": 0.1, "loss_error": 0.0, "encode_s_per_byte": 0, "decode_s_per_byte": 0}
+    with pytest.raises(ValueError, match=rf"{key} of level 'l' is {wrong}, must be "):
+        osp.CodebookLevel(**{"name": "l", **right, key: wrong})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: leo.period_s(x), "the altitude is 'x', must be a number"),
+        (lambda x: leo.maximal_range_km(550, margin_km=x), "margin_km is 'x', must be a number"),
+        (lambda x: leo.delay_s(x), "distance_km is 'x', must be an array of numbers"),
+        (lambda x: leo.range_km([7000, 0, 0], x), "b is 'x', must be an array of numbers"),
+        (lambda x: leo.line_of_sight(x, [7000, 0, 0]), "a is 'x', must be an array of numbers"),
+        (lambda x: leo.from_tle(3), "text is 3, must be a string"),
+        (lambda x: leo.load(3), "path is 3, must be a path"),
+        (lambda x: leo.from_tle("", max_age_days=x), "max_age_days is 'x', must be a number"),
+        (lambda x: leo.energy_j(x, {}), "plan is 'x', must be a Plan"),
+        (lambda x: leo.calibrated_node("a", x, x, memory_bytes=1), "on_device is 'x', must be a ModelProfile"),
+        (
+            lambda x: leo.single("a", altitude_km=500, inclination_deg=0, stations=3),
+            "stations is 3, must be a sequence",
+        ),
+    ],
+)
+def test_what_orbits_are_given_is_refused_by_name(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call("x")
+
+
+def test_ranges_and_ages_are_not_negative() -> None:
+    assert leo.line_of_sight([7000, 0, 0], [7000, 100, 0])
+    for call in (lambda: leo.maximal_range_km(550, margin_km=-1), lambda: leo.line_of_sight(0, 0, margin_km=-1)):
+        with pytest.raises(ValueError, match="margin_km is -1, must be at least 0"):
+            call()
+    with pytest.raises(ValueError, match="max_age_days is nan, must be above 0"):
+        leo.from_tle("", max_age_days=math.nan)

@@ -15,7 +15,9 @@ from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._io.tensor_file import Arrays, read_tensors, write_tensors
 from orbitsplit._io.validation import (
+    check_count,
     check_fields,
+    check_finite,
     check_is_integer,
     check_kind,
     list_of,
@@ -57,6 +59,8 @@ class CodebookLevel:
 
     def __post_init__(self) -> None:
         check_fields(f"level {self.name}", self, strings=("name",))
+        for name in ("bits_per_element", "loss", "loss_error", "encode_s_per_byte", "decode_s_per_byte"):
+            check_finite(f"{name} of level {quoted(self.name)}", getattr(self, name), least=0)
 
     def ratio(self, dtype: str = "float32") -> float:
         """Return how many times smaller than in `dtype` the activation becomes."""
@@ -89,6 +93,10 @@ class CalibratedModel:
     layers: int
     width: int
     layer_hashes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width"):
+            check_count(f"{name} of the calibrated model", getattr(self, name), 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready data."""

@@ -128,6 +128,8 @@ class ModelProfile:
             raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
         for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
             check_count(name, getattr(self, name), 1)
+        if self.threads is not None:
+            check_count("threads", self.threads, 1)
         names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s", "library_bytes")
         _check_amounts(self, "the profile", names)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_number, quoted, tuple_of
 
 from . import element_files, tle
 from .constellation import Constellation, Equipment
@@ -101,7 +101,7 @@ def single(
         bstar=bstar,
         max_age_days=max_age_days,
     )
-    return Constellation(name, (satellite,), None, equipment, tuple(stations))
+    return Constellation(name, (satellite,), None, equipment, tuple_of("stations", stations))
 
 
 def load(
@@ -121,8 +121,13 @@ def load(
     Raises:
         ValueError: A line is damaged, a key missing or a value wrong; the message names the place.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"path is {quoted(path)}, must be a path")
+    _check_age(max_age_days)
     loaded = element_files.load(path, max_age_days=max_age_days)
-    return Constellation(Path(path).stem, with_distinct_names(loaded, str(path)), None, equipment, tuple(stations))
+    return Constellation(
+        Path(path).stem, with_distinct_names(loaded, str(path)), None, equipment, tuple_of("stations", stations)
+    )
 
 
 def from_tle(
@@ -138,8 +143,15 @@ def from_tle(
     Raises:
         ValueError: As `load`; the message names `source`.
     """
+    _check_age(max_age_days)
     loaded = tle.from_tle(text, source=source, max_age_days=max_age_days)
-    return Constellation(source, with_distinct_names(loaded, source), None, equipment, tuple(stations))
+    return Constellation(source, with_distinct_names(loaded, source), None, equipment, tuple_of("stations", stations))
+
+
+def _check_age(max_age_days: float) -> None:
+    check_number("max_age_days", max_age_days)
+    if not max_age_days > 0:
+        raise ValueError(f"max_age_days is {max_age_days}, must be above 0")
 
 
 def _walker(
@@ -169,4 +181,4 @@ def _walker(
         )
     kind = "delta" if pattern.spread_deg == 360 else "star"
     title = f"Walker {kind} {pattern.inclination_deg:g}: {pattern.total}/{pattern.planes}/{pattern.phasing}"
-    return Constellation(title, tuple(satellites), pattern, equipment, tuple(stations))
+    return Constellation(title, tuple(satellites), pattern, equipment, tuple_of("stations", stations))
