@@ -6,7 +6,8 @@ A value of the wrong type is a TypeError, a wrong value a ValueError; both name 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-_LARGEST_INTEGER = 2**31 - 1
+# The largest count that is accepted: what is beyond is a mistake.
+LARGEST_INTEGER = 2**31 - 1
 # Bytes, which the core counts in 64 bits.
 LARGEST_BYTES = 2**63 - 1
 # Two of them in a message, and what they stand beside, stay below 200 characters.
@@ -32,6 +34,28 @@ def quoted(value: Any, limit: int = LONGEST_QUOTE) -> str:
     if length <= limit and len(text) <= limit + 2:
         return text
     return f"{text[:limit]}... ({length:,} characters)"
+
+
+def check_kind(key: str, value: Any, kind: type) -> None:
+    """Raise `TypeError` for what is no instance of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{key} is {quoted(value)}, must be {_with_article(kind)}")
+
+
+def tuple_of(key: str, values: Any, kind: type = object) -> tuple[Any, ...]:
+    """Return a sequence as a tuple. Raises `TypeError` for a string, and for a value that is no instance of `kind`."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        of = {object: "", str: " of names"}.get(kind, f" of {kind.__name__}")
+        raise TypeError(f"{key} is {quoted(values)}, must be a sequence{of}")
+    found = tuple(values)
+    for k, value in enumerate(found):
+        check_kind(f"{key}[{k}]", value, kind)
+    return found
+
+
+def _with_article(kind: type) -> str:
+    name = "string" if kind is str else kind.__name__
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:
@@ -74,18 +98,33 @@ def check_is_integer(key: str, value: Any) -> None:
         raise TypeError(f"{key} is {quoted(value)}, must be an integer")
 
 
-def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
+def check_integer(key: str, value: Any, *, most: int = LARGEST_INTEGER) -> None:
     """Raise `TypeError` for what is no integer, `ValueError` for one whose magnitude is above `most`."""
+    check_count(key, value, -most, most=most)
+
+
+def check_count(key: str, value: Any, least: int, *, most: int = LARGEST_INTEGER) -> None:
+    """Raise `TypeError` for what is no integer, `ValueError` for one below `least` or above `most`."""
     check_is_integer(key, value)
-    if abs(int(value)) > most:
+    if value < least:
+        raise ValueError(f"{key} is {value}, must be at least {least}")
+    if value > most:
         raise ValueError(f"{key} is {value}, must be at most {most}")
 
 
-def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGER) -> None:
-    """Raise `TypeError` for what is no integer, `ValueError` for one below `least` or above `most`."""
-    check_integer(key, value, most=most)
-    if value < least:
-        raise ValueError(f"{key} is {value}, must be at least {least}")
+def check_finite(
+    key: str, value: Any, *, above: float | None = None, least: float | None = None, most: float = math.inf
+) -> None:
+    """Raise `TypeError` for what is no number, `ValueError` for one that is not finite or not within the limits."""
+    check_number(key, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{key} is {value}, must be finite")
+    if above is not None and not value > above:
+        raise ValueError(f"{key} is {value}, must be above {above:g}")
+    if least is not None and value < least:
+        raise ValueError(f"{key} is {value}, must be at least {least:g}")
+    if value > most:
+        raise ValueError(f"{key} is {value}, must be at most {most:g}")
 
 
 def check_path(key: str, value: Any) -> None:

@@ -27,6 +27,7 @@ from orbitsplit._io.validation import (
     list_of,
     mapping_of,
     record_of,
+    tuple_of,
 )
 
 from .link_ends import end_keys, ends_of
@@ -170,7 +171,7 @@ class LinkConditions:
     def __post_init__(self) -> None:
         check_integer("seed", self.seed)
         found: set[tuple[str, str]] = set()
-        for link in self.links:
+        for link in tuple_of("links", self.links, LinkShape):
             if (link.source, link.destination) in found:
                 raise ValueError(f"the link {link.source!r} -> {link.destination!r} appears twice")
             found.add((link.source, link.destination))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
-from orbitsplit._io.validation import check_number, check_string, quoted
+from orbitsplit._io.validation import check_number, check_string, quoted, tuple_of
 
 from .link_ends import end_keys, ends_of
 
@@ -140,6 +140,8 @@ class Network:
     pins: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple_of("nodes", self.nodes, Node))
+        object.__setattr__(self, "links", tuple_of("links", self.links, Link))
         names = Counter(node.name for node in self.nodes)  # keeps the order; constellations have thousands of nodes
         if not names:
             raise ValueError("a network needs at least one node")
@@ -154,6 +156,9 @@ class Network:
             if (link.source, link.destination) in pairs:
                 raise ValueError(f"two links from {link.source!r} to {link.destination!r}")
             pairs.add((link.source, link.destination))
+        for k, pin in enumerate(tuple_of("pins", self.pins)):
+            if len(tuple_of(f"pins[{k}]", pin)) != 2:
+                raise ValueError(f"pins[{k}] is {quoted(pin)}, must be a pair (node, layers)")
         pinned = [node for node, _ in self.pins]
         for node in pinned:
             if node not in names:

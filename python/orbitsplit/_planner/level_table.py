@@ -18,6 +18,7 @@ from orbitsplit._io.validation import (
     list_of,
     mapping_of,
     records_of,
+    tuple_of,
 )
 
 from .losses import absent_as_infinity, infinity_as_absent
@@ -54,9 +55,10 @@ class LevelTable:
 
     def __post_init__(self) -> None:
         check_count("codec_bytes", self.codec_bytes, 0, most=LARGEST_BYTES)
-        for k, level in enumerate(self.levels):
+        for k, level in enumerate(tuple_of("levels", self.levels, Level)):
             check_fields(f"levels[{k}]", level, strings=("name",))
-        object.__setattr__(self, "loss", tuple(map(tuple, absent_as_infinity(self.loss))))
+        rows = [tuple_of(f"loss[{cut}]", row) for cut, row in enumerate(tuple_of("loss", self.loss))]
+        object.__setattr__(self, "loss", tuple(map(tuple, absent_as_infinity(rows))))
         for cut, row in enumerate(self.loss):
             if len(row) != len(self.levels):
                 raise ValueError(f"loss[{cut}] has {len(row)} numbers, must be {len(self.levels)}, one per level")

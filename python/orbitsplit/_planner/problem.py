@@ -23,6 +23,7 @@ from orbitsplit._io.validation import (
     check_fields,
     check_integer,
     check_keys,
+    check_kind,
     check_number,
     check_string,
     index_of,
@@ -30,6 +31,7 @@ from orbitsplit._io.validation import (
     mapping_of,
     record_of,
     records_of,
+    tuple_of,
 )
 
 from .losses import absent_as_infinity, infinity_as_absent
@@ -278,14 +280,15 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
 
     >>> evaluate(problem, solution).objective_s                # doctest: +SKIP
     """
-    sequence = stages if isinstance(stages, Sequence) else stages.stages
+    check_kind("problem", problem, Problem)
+    sequence: Any = stages if isinstance(stages, Sequence) else getattr(stages, "stages", stages)
     return Evaluation(**backend().evaluate(problem, stage_rows(sequence)))
 
 
 def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
     """Return stages as the rows (node, start, stop, level) of a backend. Raises ValueError for what is not a stage."""
     rows = []
-    for k, stage in enumerate(stages):
+    for k, stage in enumerate(tuple_of("stages", stages)):
         try:
             node, start, stop, level = (NO_LEVEL if value is None else value for value in Stage(*stage))
         except TypeError as error:
@@ -300,7 +303,12 @@ def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
 
 def _normalised(problem: Problem) -> dict[str, Any]:
     """Return every attribute in its type and shape. Raises ValueError or TypeError naming the key."""
-    layers, nodes, levels = len(problem.layers), len(problem.nodes), len(problem.levels)
+    values: dict[str, Any] = {
+        "layers": tuple_of("layers", problem.layers),
+        "nodes": tuple_of("nodes", problem.nodes, ProblemNode),
+        "levels": tuple_of("levels", problem.levels, Level),
+    }
+    layers, nodes, levels = (len(values[key]) for key in ("layers", "nodes", "levels"))
     cuts = max(layers - 1, 0)
     shapes = {
         "layer_memory_bytes": (layers,),
@@ -312,8 +320,6 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "latency_s": (nodes, nodes),
         "loss": (cuts, levels),
     }
-    values: dict[str, Any] = {"layers": tuple(problem.layers), "nodes": tuple(problem.nodes)}
-    values["levels"] = tuple(problem.levels)
     for key, shape in shapes.items():
         value = getattr(problem, key)
         if value is not None or key not in ("layer_decode_time_s", "cut_decode_bytes"):
@@ -339,21 +345,23 @@ def _check_scalars(problem: Problem) -> None:
         check_fields(f"levels[{k}]", level, strings=("name",))
     if problem.loss_budget is not None:
         check_number("loss_budget", problem.loss_budget)
-    if problem.order not in ("fixed", "free"):
+    if not isinstance(problem.order, str) or problem.order not in ("fixed", "free"):
         raise ValueError(f'order is {problem.order!r}, must be "fixed" or "free"')
     if not isinstance(problem.latency_occupies_link, bool):
         raise ValueError(f"latency_occupies_link is {problem.latency_occupies_link!r}, must be true or false")
     if problem.name is not None:
         check_string("name", problem.name)
+    check_kind("pins", problem.pins, Pins)
     for key, members in (("required", problem.pins.required), ("forbidden", problem.pins.forbidden)):
-        for i, member in enumerate(members):
+        for i, member in enumerate(tuple_of(f"pins.{key}", members)):
             check_integer(f"pins.{key}[{i}]", member)
-    for pinned, host in problem.pins.layers.items():
+    for pinned, host in mapping_of("pins.layers", problem.pins.layers).items():
         check_integer("pins.layers: the layer", pinned)
         check_integer(f"pins.layers[{pinned}]", host)
 
 
 def _external_link(key: str, link: ExternalLink, nodes: int) -> ExternalLink:
+    check_kind(key, link, ExternalLink)
     check_number(f"{key}.bytes", link.bytes)
     return ExternalLink(
         bytes=link.bytes,

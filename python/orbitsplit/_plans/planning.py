@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_boolean, check_kind, check_number
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
+from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
+from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
 from .layer_times import decode_s, prefill_s
@@ -31,9 +34,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from orbitsplit._codebook.codebook import Codebook
-    from orbitsplit._planner.level_table import LevelTable
-    from orbitsplit._profiling.profile import ModelProfile
 
 Order = Literal["fixed", "free"]
 
@@ -93,6 +93,8 @@ def plan(
         ValueError: Profile, network, workload, levels and codebook do not match, or a number is out of range.
         TypeError: An argument has another type.
     """
+    check_kind("profile", profile, ModelProfile)
+    check_boolean("explain", explain)
     given: dict[str, Any] = {**keywords}
     running = take_running(running, given)
     options = solve_options("plan", options, given)
@@ -132,6 +134,7 @@ def levels_and_budget(
         if max_accuracy_drop is not None:
             raise ValueError("max_accuracy_drop needs a codebook, which knows what a loss costs")
         return levels, budget
+    check_kind("codebook", codebook, Codebook)
     if levels is not None:
         raise ValueError("levels and a codebook are given, only one of them can say what codecs there are")
     if budget > 0 and max_accuracy_drop is not None:
@@ -210,6 +213,11 @@ def build_problem(
         TypeError: `loss_budget` is not a number.
     """
     _check_loss_budget(loss_budget)
+    check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
+    check_kind("workload", workload, Workload)
+    if levels is not None:
+        check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
     activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1
@@ -293,6 +301,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         layers=len(problem.layers),
         workload=of.workload,
         return_latency_s=result.return_s,
+        return_latencies_s=_return_latencies_s(problem, [stage.node for stage in solution.stages], result.return_s),
         model=of.profile.model,
         dtype=of.profile.dtype,
         threads=of.profile.threads or 1,
@@ -388,3 +397,13 @@ def _plan_links(problem: Problem, order: Sequence[int]) -> tuple[PlanLink, ...]:
         PlanLink(bytes_per_s=float(problem.bandwidth_bytes_per_s[a][b]), latency_s=float(problem.latency_s[a][b]))
         for a, b in pairwise(order)
     )
+
+
+def _return_latencies_s(problem: Problem, order: Sequence[int], return_s: float) -> tuple[float, ...]:
+    """Return the latencies of the links that a token returns over in `return_s`, from the last node on."""
+    if len(order) == 1 or problem.new_tokens < 2:
+        return ()
+    direct_s = float(problem.latency_s[order[-1]][order[0]])
+    if problem.bandwidth_bytes_per_s[order[-1]][order[0]] > 0 and direct_s == return_s:
+        return (direct_s,)
+    return tuple(float(problem.latency_s[a][b]) for a, b in pairwise(reversed(order)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of
+from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of, tuple_of
 
 FORMAT = "orbitsplit-trace"
 VERSION = 1
@@ -86,7 +86,8 @@ class Trace:
     slowdowns: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.slowdowns) not in (0, len(self.nodes)):
+        tuple_of("events", self.events, TraceEvent)
+        if len(tuple_of("slowdowns", self.slowdowns)) not in (0, len(tuple_of("nodes", self.nodes, str))):
             raise ValueError(f"slowdowns are {len(self.slowdowns)}, must be 0 or {len(self.nodes)}, one per node")
 
     @property

@@ -13,7 +13,6 @@ from orbitsplit._io.validation import (
     check_boolean,
     check_count,
     check_integer,
-    check_is_integer,
     check_number,
     check_string,
 )
@@ -102,7 +101,7 @@ class CalibrationOptions:
         check_count("prompt_tokens", self.prompt_tokens, 1)
         for name in ("fit_samples", "measure_samples"):
             if getattr(self, name) is not None:
-                check_is_integer(name, getattr(self, name))
+                check_count(name, getattr(self, name), 1)
         check_torch_dtype("dtype", self.dtype)
         check_boolean("hull_only", self.hull_only)
         check_seed(self.seed)

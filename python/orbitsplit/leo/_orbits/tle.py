@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orbitsplit._io.validation import quoted
+from orbitsplit._io.validation import check_string, quoted
 
 from .names import check_length
 from .recognition import appearance, looks_like
@@ -44,6 +44,7 @@ def from_tle(text: str, *, source: str = "TLE", max_age_days: float = MEASURED_A
         ValueError: A line has the wrong length, number or checksum, or lines do not belong together; the message
             names `source` and the line.
     """
+    check_string("text", text)
     lines = [
         (number, line.strip())
         for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)

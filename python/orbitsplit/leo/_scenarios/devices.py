@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
+from orbitsplit._io.validation import check_kind
 from orbitsplit._network.network import Node
+from orbitsplit._profiling.profile import ModelProfile
 
 from .provenance import Sourced
-
-if TYPE_CHECKING:
-    from orbitsplit._profiling.profile import ModelProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,8 @@ def calibrated(known: Device, profile: ModelProfile) -> Device:
     Raises:
         ValueError: The profile was not measured.
     """
+    check_kind("known", known, Device)
+    check_kind("profile", profile, ModelProfile)
     reached = sum(layer.prefill_flop for layer in profile.layers) / _seconds(profile)
     share = Sourced(
         reached / known.peak_flop_per_s.value, "measured", f"{profile.model} on {profile.machine or 'the device'}"
@@ -85,6 +85,8 @@ def calibrated_node(name: str, on_device: ModelProfile, reference: ModelProfile,
     Raises:
         ValueError: A profile was not measured, the profiles differ in model or workload, or the device is faster.
     """
+    check_kind("on_device", on_device, ModelProfile)
+    check_kind("reference", reference, ModelProfile)
     for what in ("model", "dtype", "prompt_tokens", "batch_size"):
         ours, theirs = getattr(on_device, what), getattr(reference, what)
         if ours != theirs:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import check_kind
 from orbitsplit._plans.plan import Plan
 from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
@@ -131,6 +132,7 @@ def energy_j(plan: Plan, power: Power | Mapping[str, Power]) -> dict[str, float]
         ValueError: The plan has no prediction.
         TypeError: `power` is neither a `Power` nor powers by name.
     """
+    check_kind("plan", plan, Plan)
     powers = _powers_by_name(power, (stage.node for stage in plan.stages))
     return {
         load.node: load.joules(powers[load.node]) / plan.workload.sequences
