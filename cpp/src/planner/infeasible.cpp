@@ -100,7 +100,8 @@ std::string explain_levels(const Problem& problem, const Options& options, const
         return "";
     Problem with_all_levels = problem;
     with_all_levels.loss.assign(problem.loss.size(), 0);
-    if (least_loss_with(with_all_levels, options, time_limit, 0) == infinity) return "";
+    if (least_loss_with(with_all_levels, options, time_limit, 0) == infinity || time_limit.is_reached())
+        return "";
     return "no plan that fits has a level at each of its cuts: a cut does not have the levels whose loss is "
            "infinite there";
 }
