@@ -12,6 +12,7 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
+from orbitsplit._io.validation import quoted
 
 from .logs import log
 from .options import Json, OutputFolder, app, out, print_json, progress_bars
@@ -213,5 +214,5 @@ def _instant(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise ValueError(f"the time is {text!r}, expected one like 2026-01-01T12:00:00Z") from None
+        raise ValueError(f"the time is {quoted(text)}, expected one like 2026-01-01T12:00:00Z") from None
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)

@@ -22,6 +22,7 @@ from orbitsplit._io.validation import (
     check_is_integer,
     check_kind,
     list_of,
+    listed,
     mapping_of,
     quoted,
     record_of,
@@ -177,7 +178,7 @@ class Codebook:
         """Return the index of the level of this name at a cut. Raises LookupError if the cut does not have it."""
         names = [level.name for level in self.levels(cut)]
         if name not in names:
-            raise LookupError(f"cut {cut} of the codebook has no level {name!r}, it has {', '.join(names)}")
+            raise LookupError(f"cut {cut} of the codebook has no level {quoted(name)}, it has {listed(names)}")
         return names.index(name)
 
     def __getitem__(self, key: tuple[int, int]) -> CalibratedCodec | str:
@@ -284,7 +285,7 @@ class Codebook:
 
     def _at(self, cut: int) -> tuple[CodebookEntry, ...]:
         if cut not in self._entries:
-            raise LookupError(f"cut {cut} was not calibrated, the codebook has cuts {', '.join(map(str, self.cuts))}")
+            raise LookupError(f"cut {cut} was not calibrated, the codebook has cuts {listed(self.cuts)}")
         return self._entries[cut]
 
     def _entry(self, cut: int, level: int) -> CodebookEntry:

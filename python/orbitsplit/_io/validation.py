@@ -22,12 +22,28 @@ LARGEST_INTEGER = 2**31 - 1
 LARGEST_BYTES = 2**63 - 1
 # Two of them in a message, and what they stand beside, stay below 200 characters.
 LONGEST_QUOTE = 80
+LONGEST_LIST = 160
+
+
+def listed(values: Iterable[Any], limit: int = LONGEST_LIST) -> str:
+    """Return values separated by commas: the first ones, in `limit` characters, and how many more there are."""
+    texts = [value if isinstance(value, str) else str(value) for value in values]
+    shown, length = 0, 0
+    for text in texts:
+        length += min(len(text), LONGEST_QUOTE) + 2
+        if length > limit + 2:
+            break
+        shown += 1
+    found = ", ".join(_cut(text) for text in texts[:shown])
+    return found if shown == len(texts) else f"{found} and {len(texts) - shown:,} more"
 
 
 def quoted(value: Any, limit: int = LONGEST_QUOTE) -> str:
     """Return `repr` of a value, of a long one only its beginning and its length; at most `limit` characters quoted."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         text, length = repr(value[:limit]), len(value)
+    elif isinstance(value, int) and value.bit_length() > 4 * limit:  # of most digits Python refuses to print them
+        return f"an integer of about {value.bit_length() * math.log10(2):,.0f} digits"
     else:
         text = repr(value)
         length = len(text)
@@ -89,7 +105,8 @@ def check_number(key: str, value: Any) -> None:
     try:
         float(value)
     except OverflowError:
-        raise ValueError(f"{key} has {len(str(value))} digits, must be at most 1.8e308") from None
+        digits = math.floor(math.log10(abs(value))) + 1  # Python refuses to print many
+        raise ValueError(f"{key} has {digits} digits, must be at most 1.8e308") from None
 
 
 def check_is_integer(key: str, value: Any) -> None:
@@ -107,9 +124,9 @@ def check_count(key: str, value: Any, least: int, *, most: int = LARGEST_INTEGER
     """Raise `TypeError` for what is no integer, `ValueError` for one below `least` or above `most`."""
     check_is_integer(key, value)
     if value < least:
-        raise ValueError(f"{key} is {value}, must be at least {least}")
+        raise ValueError(f"{key} is {quoted(int(value))}, must be at least {least}")
     if value > most:
-        raise ValueError(f"{key} is {value}, must be at most {most}")
+        raise ValueError(f"{key} is {quoted(int(value))}, must be at most {most}")
 
 
 def check_finite(
@@ -143,7 +160,7 @@ def check_range(key: str, value: Any, least: int, most: int) -> None:
     """Raise `TypeError` for what is no integer, `ValueError` for one that is not from `least` to `most`."""
     check_is_integer(key, value)
     if not least <= value <= most:
-        raise ValueError(f"{key} is {value}, it must be from {least} to {most}")
+        raise ValueError(f"{key} is {quoted(int(value))}, it must be from {least} to {most}")
 
 
 def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -174,6 +191,11 @@ def mapping_of(key: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _cut(name: Any) -> str:
+    text = str(name)
+    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
+
+
 def list_of(key: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{key} is {type(value).__name__}, must be a list")
@@ -184,7 +206,7 @@ def check_keys(key: str, values: Mapping[str, Any], record: type) -> None:
     fields = {f.name: f for f in dataclasses.fields(record)}
     for name in values:
         if name not in fields:
-            raise ValueError(f'{key} has the unknown key "{name}"; the keys are {", ".join(fields)}')
+            raise ValueError(f'{key} has the unknown key "{_cut(name)}"; the keys are {", ".join(fields)}')
     for name, part in fields.items():
         has_default = part.default is not dataclasses.MISSING or part.default_factory is not dataclasses.MISSING
         if name not in values and not has_default:
@@ -205,7 +227,7 @@ def index_of(key: str, value: Any, names: Sequence[str]) -> int:
     if isinstance(value, str):
         if names.count(value) != 1:
             count = names.count(value)
-            raise ValueError(f'{key} is "{value}", the name of {count} out of: {", ".join(map(str, names))}')
+            raise ValueError(f'{key} is "{_cut(value)}", the name of {count} out of: {listed(names)}')
         return names.index(value)
     check_integer(key, value)
     return int(value)
@@ -216,5 +238,5 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         key = next(k for k in keys if keys.count(k) > 1)
-        raise ValueError(f'the key "{key[:80]}" appears twice')
+        raise ValueError(f'the key "{_cut(key)}" appears twice')
     return result

@@ -29,6 +29,7 @@ from orbitsplit._io.validation import (
     index_of,
     list_of,
     mapping_of,
+    quoted,
     record_of,
     records_of,
     tuple_of,
@@ -292,7 +293,7 @@ def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
         try:
             node, start, stop, level = (NO_LEVEL if value is None else value for value in Stage(*stage))
         except TypeError as error:
-            raise ValueError(f"stage {k} is {stage!r}, must be (node, start, stop, level)") from error
+            raise ValueError(f"stage {k} is {quoted(stage)}, must be (node, start, stop, level)") from error
         for key, value in zip(Stage._fields, (node, start, stop, level), strict=True):
             check_integer(f"{key} of stage {k}", value)
         if level == NO_LEVEL and stage[3:] == (NO_LEVEL,):
@@ -346,9 +347,9 @@ def _check_scalars(problem: Problem) -> None:
     if problem.loss_budget is not None:
         check_number("loss_budget", problem.loss_budget)
     if not isinstance(problem.order, str) or problem.order not in ("fixed", "free"):
-        raise ValueError(f'order is {problem.order!r}, must be "fixed" or "free"')
+        raise ValueError(f'order is {quoted(problem.order)}, must be "fixed" or "free"')
     if not isinstance(problem.latency_occupies_link, bool):
-        raise ValueError(f"latency_occupies_link is {problem.latency_occupies_link!r}, must be true or false")
+        raise ValueError(f"latency_occupies_link is {quoted(problem.latency_occupies_link)}, must be true or false")
     if problem.name is not None:
         check_string("name", problem.name)
     check_kind("pins", problem.pins, Pins)

@@ -26,7 +26,9 @@ from orbitsplit._io.validation import (
     check_number,
     check_string,
     list_of,
+    listed,
     mapping_of,
+    quoted,
     record_of,
     records_of,
     tuple_of,
@@ -74,24 +76,26 @@ class PlanStage:
 
     def __post_init__(self) -> None:
         check_string("the node of a stage", self.node)
-        check_count(f"start of the stage on {self.node!r}", self.start, 0)
-        check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
+        check_count(f"start of the stage on {quoted(self.node)}", self.start, 0)
+        check_count(f"stop of the stage on {quoted(self.node)}", self.stop, self.start + 1)
         if self.codec is not None:
-            check_string(f"codec of the stage on {self.node!r}", self.codec)
+            check_string(f"codec of the stage on {quoted(self.node)}", self.codec)
             if self.codebook_level is None:
                 Codec.parse(self.codec)
         if self.codebook_level is not None:
-            check_count(f"codebook_level of the stage on {self.node!r}", self.codebook_level, 0)
+            check_count(f"codebook_level of the stage on {quoted(self.node)}", self.codebook_level, 0)
             if self.codec is None:
-                fact = f"the stage on {self.node!r} has codebook_level {self.codebook_level}"
+                fact = f"the stage on {quoted(self.node)} has codebook_level {self.codebook_level}"
                 raise ValueError(f"{fact} and no codec, which must be the level's name")
-        _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
+        _check_not_negative(f"slowdown of node {quoted(self.node)}", self.slowdown)
         if self.slowdown == 0:
-            raise ValueError(f"slowdown of node {self.node!r} is 0, must be above 0")
+            raise ValueError(f"slowdown of node {quoted(self.node)} is 0, must be above 0")
         if self.memory_bytes is not None:
-            check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
+            check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
         if not isinstance(self.half_duplex, bool):
-            raise TypeError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
+            raise TypeError(
+                f"half_duplex of node {quoted(self.node)} is {quoted(self.half_duplex)}, must be true or false"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +216,22 @@ class Plan:
         expected = 0
         for stage in self.stages:
             if stage.start != expected:
-                raise ValueError(f"the stage on {stage.node!r} starts at layer {stage.start}, expected {expected}")
+                raise ValueError(
+                    f"the stage on {quoted(stage.node)} starts at layer {stage.start}, expected {expected}"
+                )
             expected = stage.stop
         if expected != self.layers:
             raise ValueError(f"the stages end at layer {expected}, the model has {self.layers}")
         nodes = [stage.node for stage in self.stages]
         if self.stages[-1].codec is not None:
-            raise ValueError(f"the last stage has codec {self.stages[-1].codec!r}, nothing is sent from it")
+            raise ValueError(f"the last stage has codec {quoted(self.stages[-1].codec)}, nothing is sent from it")
         if self.codebook is None and self.codebook_levels:
             raise ValueError("a stage has a level of a codebook, and the plan names no codebook")
         if self.max_accuracy_drop is not None:
             _check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
         twice = [node for node in nodes if nodes.count(node) > 1]
         if twice:
-            raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
+            raise ValueError(f"node {quoted(twice[0])} has {nodes.count(twice[0])} stages, a node runs at most one")
 
     def _check_return(self) -> None:
         latencies_s = tuple_of("return_latencies_s", self.return_latencies_s)
@@ -319,7 +325,7 @@ class Plan:
             )
         cuts = [stage.cut for stage in self.stages[:-1]]
         if unknown := set(levels) - set(cuts):
-            raise LookupError(f"the plan has no cut {min(unknown)}, it has {', '.join(map(str, cuts))}")
+            raise LookupError(f"the plan has no cut {min(unknown)}, it has {listed(cuts)}")
         stages = list(self.stages)
         for k, cut in enumerate(cuts):
             level = levels.get(cut)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
-from orbitsplit._io.validation import array_of, check_kind, index_of, tuple_of
+from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tuple_of
 from orbitsplit._planner.problem import HasStages, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
@@ -277,7 +277,7 @@ def _held(parts: Sequence[_Part], problem: Problem, stores: Sequence[int | str])
 def _keep(parts: Sequence[_Part], scorer: _Scorer) -> Option:
     lost = [part.name for part in parts if part.node is None]
     if lost:
-        return Option(decision="keep", breaks=f"node {', '.join(lost)} is lost")
+        return Option(decision="keep", breaks=f"node {listed(lost)} is lost")
     if any(part.level == -1 for part in parts):
         return Option(decision="keep", breaks="the levels of the problem lack a codec of the plan")
     return scorer.option("keep", [Stage(part.node or 0, part.start, part.stop, part.level) for part in parts])

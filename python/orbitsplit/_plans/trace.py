@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of, tuple_of
+from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of, quoted, tuple_of
 
 FORMAT = "orbitsplit-trace"
 VERSION = 1
@@ -178,7 +178,7 @@ def _event(key: str, row: Any, nodes: tuple[str, ...]) -> TraceEvent:
     for name, number in (("start_s", start_s), ("stop_s", stop_s)):
         check_number(f"{key}: {name}", number)
     if kind not in KINDS or not 0 <= node < len(nodes):
-        raise ValueError(f"{key} has kind {kind!r} and node {node}, the trace has {len(nodes)} nodes")
+        raise ValueError(f"{key} has kind {quoted(kind)} and node {node}, the trace has {len(nodes)} nodes")
     return TraceEvent(nodes[node], kind, group, step, start_s, stop_s)
 
 

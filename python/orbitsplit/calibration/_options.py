@@ -9,13 +9,7 @@ from typing import Any, Literal, TypedDict
 import torch
 
 from orbitsplit._io.dtypes import check_dtype
-from orbitsplit._io.validation import (
-    check_boolean,
-    check_count,
-    check_integer,
-    check_number,
-    check_string,
-)
+from orbitsplit._io.validation import check_boolean, check_count, check_integer, check_number, check_string, quoted
 
 from ._candidates import check_codecs
 
@@ -110,7 +104,7 @@ class CalibrationOptions:
 def check_torch_dtype(name: str, dtype: Any) -> None:
     """Raise `TypeError` for what is no dtype of torch, `ValueError` for one that frames do not have."""
     if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{name} is {dtype!r}, must be a torch.dtype")
+        raise TypeError(f"{name} is {quoted(dtype)}, must be a torch.dtype")
     check_dtype(name, str(dtype).removeprefix("torch."))
 
 
@@ -121,7 +115,7 @@ def check_seed(seed: Any) -> None:
 
 def _tuple_of(name: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"{name} is {values!r}, must be a sequence")
+        raise TypeError(f"{name} is {quoted(values)}, must be a sequence")
     return tuple(values)
 
 

@@ -116,6 +116,8 @@ def _check_line(line: str, number: str, where: str) -> None:
     for what, start, stop, pattern in _FIELDS[number]:
         value = line[start - 1 : stop]
         if not pattern.fullmatch(value):
-            raise ValueError(f"{where}: the {what}, in columns {start} to {stop}, is {value!r}, which is no number")
+            raise ValueError(
+                f"{where}: the {what}, in columns {start} to {stop}, is {quoted(value)}, which is no number"
+            )
     if number == "1" and line[_EPHEMERIS_TYPE] not in " 0":
-        raise ValueError(f"{where}: the ephemeris type, in column 63, is {line[_EPHEMERIS_TYPE]!r}, SGP4 needs 0")
+        raise ValueError(f"{where}: the ephemeris type, in column 63, is {quoted(line[_EPHEMERIS_TYPE])}, SGP4 needs 0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-from orbitsplit._io.validation import check_kind
+from orbitsplit._io.validation import check_kind, quoted
 from orbitsplit._network.network import Node
 from orbitsplit._profiling.profile import ModelProfile
 
@@ -57,7 +57,7 @@ def device(name: str) -> Device:
         ValueError: There is no such device.
     """
     if name not in DEVICES:
-        raise ValueError(f"no device {name!r}; there are: {', '.join(DEVICES)}")
+        raise ValueError(f"no device {quoted(name)}; there are: {', '.join(DEVICES)}")
     return DEVICES[name]
 
 
@@ -90,7 +90,9 @@ def calibrated_node(name: str, on_device: ModelProfile, reference: ModelProfile,
     for what in ("model", "dtype", "prompt_tokens", "batch_size"):
         ours, theirs = getattr(on_device, what), getattr(reference, what)
         if ours != theirs:
-            raise ValueError(f"{what} of the profile measured on the device is {ours!r}, of the reference {theirs!r}")
+            raise ValueError(
+                f"{what} of the profile measured on the device is {quoted(ours)}, of the reference {quoted(theirs)}"
+            )
     slowdown = _seconds(on_device) / _seconds(reference)
     if slowdown < 1:
         raise ValueError(
