@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
-from transformers import DynamicCache, GenerationConfig
+from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .architecture import Layout, Passthrough, find_layout, modules_outside, running_unknown_code
+from .kv_cache import growing_cache
 from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
 
@@ -103,9 +104,9 @@ class StageModel:
         """Bytes of the stage's own weights; a shared tensor counts once."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
 
-    def new_cache(self) -> Cache:
-        """Return an empty KV cache for one group of sequences."""
-        return DynamicCache(config=self.config.get_text_config(decoder=True))
+    def new_cache(self, most_tokens: int | None = None) -> Cache:
+        """Return an empty KV cache for one group of sequences, which end at `most_tokens` tokens if that is known."""
+        return growing_cache(self.config.get_text_config(decoder=True), most_tokens)
 
     @torch.inference_mode()
     def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache, *, without_head: bool = False) -> Tensor:

@@ -54,7 +54,7 @@ class Computation:
         mask = group.attention_mask()
         cache, pick = None, greedy
         if group.generates:
-            cache = self._model.new_cache()
+            cache = self._model.new_cache(group.tokens + group.max_new_tokens)
             if group.sampling is not None and self._model.is_last:
                 pick = Sampler(group.sampling, group.rows).pick
         if group.is_recorded:

@@ -1,0 +1,115 @@
+"""A KV cache that grows in place: each step writes its keys and values behind those of before.
+
+transformers' own dynamic layers join the past and the new tokens in fresh memory at each step, which moves the whole
+cache for one token. Here a layer has room for some more tokens, and is moved once that room is used up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.configuration_utils import PreTrainedConfig
+
+# Tokens that a layer has room for at a time: a cache is moved once in as many steps, and takes up to as many too much.
+ROOM_TOKENS = 32
+
+
+def growing_cache(config: PreTrainedConfig, most_tokens: int | None = None) -> Cache:
+    """Return an empty cache for a decoder's configuration; layers other than plain attention are transformers' own.
+
+    `most_tokens` is the length at which a sequence ends, if it is known: no room is taken for more.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [_growing(layer, most_tokens) for layer in cache.layers]
+    return cache
+
+
+def _growing(layer: Any, most_tokens: int | None) -> Any:
+    if type(layer) is DynamicLayer:
+        return _GrowingLayer(most_tokens)
+    if type(layer) is DynamicSlidingWindowLayer:
+        return _GrowingSlidingLayer(layer.sliding_window, most_tokens)
+    return layer
+
+
+class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+    """Keys and values [B, heads, S, D] as the filled part of larger tensors."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, most_tokens: int | None) -> None:
+        super().__init__()
+        self._key_room, self._value_room = _Room(most_tokens), _Room(most_tokens)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of new tokens, [B, heads, S, D] each, and return all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._key_room.append(self.keys, key_states)
+        self.values = self._value_room.append(self.values, value_states)
+        return self.keys, self.values
+
+
+class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
+    """The same of the last tokens only, as many as the attention's window sees."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, sliding_window: int, most_tokens: int | None) -> None:
+        super().__init__(sliding_window)
+        self._key_room, self._value_room = _Room(most_tokens), _Room(most_tokens)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append the keys and values of new tokens, [B, heads, S, D] each, and return those that the window sees."""
+        if self.record_past:
+            pair: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
+            return pair
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.cumulative_length += key_states.shape[-2]
+        keys = self._key_room.append(self.keys, key_states)
+        values = self._value_room.append(self.values, value_states)
+        self.keys = keys[:, :, -self.sliding_window + 1 :]
+        self.values = values[:, :, -self.sliding_window + 1 :]
+        return keys, values
+
+
+class _Room:
+    """A tensor [B, heads, R, D] of which some tokens in a row are filled."""
+
+    def __init__(self, most_tokens: int | None) -> None:
+        self._most = most_tokens
+        self._tensor: Tensor | None = None
+
+    def append(self, past: Tensor, new: Tensor) -> Tensor:
+        """Return past and new tokens as one view, moving the past ones only if there is no room behind them.
+
+        `past` is what an earlier call returned, a part of it, or any other tensor [B, heads, S, D]; it may be empty.
+        """
+        if past.numel() == 0:
+            past = new[:, :, :0]
+        known = past.shape[-2]
+        tokens = known + new.shape[-2]
+        start = self._start_of(past)
+        if self._tensor is None or start is None or start + tokens > self._tensor.shape[-2]:
+            rows = -(-tokens // ROOM_TOKENS) * ROOM_TOKENS
+            rows = rows if self._most is None else max(tokens, min(rows, self._most))
+            start, self._tensor = 0, new.new_empty(*new.shape[:-2], rows, new.shape[-1])
+            self._tensor[:, :, :known] = past
+        self._tensor[:, :, start + known : start + tokens] = new
+        return self._tensor[:, :, start : start + tokens]
+
+    def _start_of(self, past: Tensor) -> int | None:
+        """Return at which token of the room a view begins; None for a tensor elsewhere, or of other sequences."""
+        room = self._tensor
+        if room is None or past.untyped_storage().data_ptr() != room.untyped_storage().data_ptr():
+            return None
+        if past.stride() != room.stride() or past.shape[:2] != room.shape[:2]:
+            return None
+        start, rest = divmod(int(past.storage_offset()), room.shape[-1])
+        return start if rest == 0 else None

@@ -1,0 +1,88 @@
+"""A growing cache holds what transformers' own holds, to the last bit, whatever is done with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
+
+from orbitsplit._models.kv_cache import ROOM_TOKENS, growing_cache
+
+LLAMA = LlamaConfig(num_hidden_layers=2)
+GEMMA = Gemma3TextConfig(num_hidden_layers=2, sliding_window=40, layer_types=["sliding_attention", "full_attention"])
+STEPS = (5, 1, 1, 30, 1, 40, 1, 1, 90, *[1] * (2 * ROOM_TOKENS))
+
+
+def new_tokens(tokens: int, rows: int = 2) -> Tensor:
+    return torch.randn(rows, 3, tokens, 8)
+
+
+@pytest.mark.parametrize("most_tokens", [None, 1, sum(STEPS)])
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["full", "sliding"])
+@pytest.mark.parametrize("inference", [True, False])
+def test_every_step_sees_what_transformers_cache_has(config: Any, most_tokens: int | None, inference: bool) -> None:
+    grown, expected = growing_cache(config, most_tokens), DynamicCache(config=config)
+    with torch.inference_mode(inference):
+        for tokens in STEPS:
+            assert grown.get_mask_sizes(tokens, 0) == expected.get_mask_sizes(tokens, 0)
+            for layer in range(2):
+                keys, values = new_tokens(tokens), new_tokens(tokens)
+                for got, wanted in zip(
+                    grown.update(keys, values, layer), expected.update(keys, values, layer), strict=True
+                ):
+                    assert torch.equal(got, wanted)
+                assert torch.equal(grown.layers[layer].keys, expected.layers[layer].keys)
+            assert grown.get_seq_length() == expected.get_seq_length()
+
+
+@pytest.mark.parametrize("change", ["crop", "select", "repeat", "reorder", "reset"])
+def test_changes_between_steps(change: str) -> None:
+    grown, expected = growing_cache(LLAMA), DynamicCache(config=LLAMA)
+    rows = 2
+    for step in range(3 * ROOM_TOKENS):
+        keys, values = new_tokens(1, rows), new_tokens(1, rows)
+        for got, wanted in zip(grown.update(keys, values, 0), expected.update(keys, values, 0), strict=True):
+            assert torch.equal(got, wanted)
+        if step % 10 == 9:
+            for cache in (grown, expected):
+                if change == "crop":
+                    cache.layers[0].crop(-3)
+                elif change == "select":
+                    cache.layers[0].batch_select_indices(torch.tensor([1, 0]))
+                elif change == "repeat" and rows == 2:
+                    cache.layers[0].batch_repeat_interleave(2)
+                elif change == "reorder":
+                    cache.layers[0].reorder_cache(torch.tensor([1, 1]))
+                elif change == "reset":
+                    cache.reset()
+            rows = 4 if change == "repeat" else 2
+
+
+def test_a_sliding_layer_that_records_its_past_can_be_rolled_back() -> None:
+    caches = growing_cache(GEMMA), DynamicCache(config=GEMMA)
+    for tokens in (60, 1, 4, 1):
+        keys, values = new_tokens(tokens), new_tokens(tokens)
+        got, wanted = (cache.update(keys, values, 0)[0] for cache in caches)
+        assert torch.equal(got, wanted)
+        for cache in caches:
+            cache.layers[0].activate_past_recording()
+            if tokens == 4:
+                cache.layers[0].crop(-2)
+
+
+def test_the_past_stays_where_it_is_while_there_is_room() -> None:
+    cache = growing_cache(LLAMA)
+    addresses = [cache.update(new_tokens(1), new_tokens(1), 0)[0].data_ptr() for _ in range(4 * ROOM_TOKENS)]
+    assert len(set(addresses)) <= 5
+
+
+@pytest.mark.parametrize("most_tokens", [37, 64])
+def test_no_room_is_taken_beyond_the_end_of_the_sequence(most_tokens: int) -> None:
+    cache = growing_cache(LLAMA, most_tokens)
+    cache.update(new_tokens(30), new_tokens(30), 0)
+    for _ in range(most_tokens - 30):
+        keys, _values = cache.update(new_tokens(1), new_tokens(1), 0)
+    assert keys.untyped_storage().nbytes() == 2 * 3 * most_tokens * 8 * 4
