@@ -110,7 +110,7 @@ def _show_satellites(scenario: Scenario) -> None:
     table = Table("satellite", "altitude, km", "inclination, deg", "memory", "speed", "in the chain")
     network = scenario.network()
     for satellite, node in list(zip(scenario.constellation.satellites, network.nodes, strict=False))[:_MOST_ROWS]:
-        speed = f"slow-down {node.slowdown:g}" if node.flop_per_s is None else f"{node.flop_per_s / 1e12:.3g} TFLOP/s"
+        speed = f"slowdown {node.slowdown:g}" if node.flop_per_s is None else f"{node.flop_per_s / 1e12:.3g} TFLOP/s"
         table.add_row(
             escape(satellite.name),
             f"{satellite.apogee_km:,.0f}",

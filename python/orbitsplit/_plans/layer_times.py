@@ -32,7 +32,7 @@ def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
 def _measured(seconds: float | None, node: Node) -> float:
     if seconds is None:
         raise ValueError(
-            f"node {quoted(node.name)} has a slow-down relative to a measured "
+            f"node {quoted(node.name)} has a slowdown relative to a measured "
             f"profile, but this profile was not measured: "
             f"use profile(..., measure=True), or give the node its compute in FLOP/s"
         )

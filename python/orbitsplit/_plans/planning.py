@@ -208,7 +208,7 @@ def build_problem(
       that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
 
     Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slow-down
+        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
             refers to a profile that was not measured, or `levels` are for a model of another number of layers.
         TypeError: `loss_budget` is not a number.
     """

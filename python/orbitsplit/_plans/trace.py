@@ -78,7 +78,7 @@ class Trace:
             the node is planned to be faster, and ran as fast as this machine.
 
     Raises:
-        ValueError: The number of slow-downs is neither 0 nor that of the nodes.
+        ValueError: The number of slowdowns is neither 0 nor that of the nodes.
     """
 
     nodes: tuple[str, ...]

@@ -48,7 +48,7 @@ class Pipeline:
     its own stage in `dtype` (float32, bfloat16 or float16) and computes with `threads` threads; both are the plan's by
     default, and `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its
     file), with which the weights are compared. Links have the rates and latencies of the plan, or vary over time as
-    `conditions` describe, and nodes have their slow-downs. At most `most_groups` groups of sequences are in flight at
+    `conditions` describe, and nodes have their slowdowns. At most `most_groups` groups of sequences are in flight at
     once (by default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
 
     `timeouts` are the limits after which a start has failed, or a node or a link is lost; the keywords
