@@ -57,6 +57,21 @@ void check_limits() {
                  "stage 1 is on node 0 after node 1, the order is fixed");
 }
 
+// An infinite loss says that the cut does not have the level, whatever the budget.
+void check_absent_level() {
+    Problem problem = small_problem();
+    problem.loss = {0, 0.1, 0, std::numeric_limits<double>::infinity()};
+    for (const std::optional<double> budget : {std::optional<double>(), std::optional<double>(0.5)}) {
+        problem.loss_budget = budget;
+        const Evaluation score = evaluate(problem, {{0, 0, 2, 1}, {1, 2, 3, no_level}});
+        CHECK(!score.is_feasible);
+        CHECK(score.objective_s == 6 + 1.5 + 4.5 + 0.5 + 2 * 6);
+        CHECK(score.violations.size() == 1);
+        CHECK(score.violations.at(0) == "cut 1, after layer \"b\", does not have level \"half\"");
+        CHECK(evaluate(problem, {{0, 0, 1, 1}, {1, 1, 3, no_level}}).is_feasible);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -64,5 +79,6 @@ int main() {
     check_codec_seconds();
     check_generation();
     check_limits();
+    check_absent_level();
     return failures;
 }

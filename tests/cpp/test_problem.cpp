@@ -1,5 +1,6 @@
 // Problems: what validate() rejects, and the messages. tests/python/planner/test_problem.py has the long table.
 #include <cmath>
+#include <limits>
 
 #include "check.hpp"
 #include "orbitsplit/problem.hpp"
@@ -40,10 +41,25 @@ void check_sizes() {
                  std::invalid_argument, "ingress.bandwidth_bytes_per_s has 1 values, needs 2");
 }
 
+void check_losses() {
+    const double infinity = std::numeric_limits<double>::infinity();
+    validate(changed([&](Problem& p) { p.loss = {0, infinity, 1e100, infinity}; }));
+    CHECK_THROWS(validate(changed([](Problem& p) { p.loss[2] = 1.5e100; })), std::invalid_argument,
+                 "loss[1][0] is 1.5e+100, must be at most 1e+100");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.loss[3] = std::nan(""); })), std::invalid_argument,
+                 "loss[1][1] is nan, must be finite");
+    CHECK_THROWS(validate(changed([&](Problem& p) { p.loss[1] = -infinity; })), std::invalid_argument,
+                 "loss[0][1] is -inf, must be finite");
+    validate(changed([](Problem& p) { p.loss_budget = 2e100; }));
+    CHECK_THROWS(validate(changed([&](Problem& p) { p.loss_budget = infinity; })), std::invalid_argument,
+                 "loss_budget is inf, must be finite");
+}
+
 }  // namespace
 
 int main() {
     validate(small_problem());
+    check_losses();
     check_refusals();
     check_sizes();
     return failures;

@@ -79,7 +79,9 @@ def return_s(p, order):
 
 
 def loss(p, stages):
-    return sum(p["loss"][stop - 1][level] for _, _, stop, level in stages if level is not None)
+    """The sum over the cuts, infinite where a cut does not have the level."""
+    losses = [p["loss"][stop - 1][level] for _, _, stop, level in stages if level is not None]
+    return math.inf if None in losses else sum(losses)
 
 
 def keeps_limits(p, stages):
@@ -87,7 +89,8 @@ def keeps_limits(p, stages):
         room = p["nodes"][node]["memory_bytes"] - p["nodes"][node].get("headroom_bytes", 0)
         if sum(p["layer_memory_bytes"][start:stop]) > room:
             return False
-    if loss(p, stages) > p.get("loss_budget", math.inf) * (1 + 1e-9):
+    total = loss(p, stages)
+    if math.isinf(total) or total > p.get("loss_budget", math.inf) * (1 + 1e-9):
         return False
     pins = p.get("pins", {})
     used = {stage[0] for stage in stages}

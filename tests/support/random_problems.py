@@ -73,6 +73,22 @@ def random_problem(r: Random, *, most_layers: int = 6, most_nodes: int = 4, orde
     return problem
 
 
+def random_losses(r: Random, problem: dict) -> dict:
+    """Return the problem with losses of any magnitude, and None for levels that a cut does not have."""
+    scales = [10.0 ** r.choice([-30, -3, 0, 6, 50, 97]) for _ in range(r.randint(1, 2))]
+    absent = r.choice([0.0, 0.2, 0.6])
+    rows = [
+        [None if r.random() < absent else loss * r.choice(scales) for loss in row]
+        if r.random() < 0.9
+        else [None] * len(row)
+        for row in problem["loss"]
+    ]
+    changed = {**problem, "loss": rows}
+    if "loss_budget" in problem:
+        changed["loss_budget"] = problem["loss_budget"] * r.choice(scales)
+    return changed
+
+
 def random_pins(r: Random, layers: int, nodes: int) -> dict:
     """Draw pins that do not contradict each other."""
     pins: dict = {}

@@ -36,7 +36,8 @@
 // Limits do not depend on the objective: a plan for T >= 2 must be able to return its tokens in any case.
 //
 // Memory: the layers of a stage need at most memory_bytes - headroom_bytes of its node.
-// Loss: adds up over the cuts; the sum is at most the budget (and a relative 1e-9 for rounding).
+// Loss: adds up over the cuts; the sum is at most the budget (and a relative 1e-9 for rounding). A cut whose level
+// has an infinite loss does not have the level: no budget allows it.
 #pragma once
 
 #include <string>

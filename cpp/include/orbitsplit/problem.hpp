@@ -60,7 +60,7 @@ struct Problem {
     std::vector<double> bandwidth_bytes_per_s;  // nodes x nodes, directed; 0: no link
     std::vector<double> latency_s;              // nodes x nodes
     std::vector<Level> levels;
-    std::vector<double> loss;           // (layers - 1) x levels
+    std::vector<double> loss;           // (layers - 1) x levels; infinite: the cut does not have the level
     std::optional<double> loss_budget;  // none: no limit
     long long micro_batches = 1;
     long long new_tokens = 0;         // 0 or 1: prefill only

@@ -228,15 +228,23 @@ class Scorer {
 
     void score_limits() {
         for (std::size_t k = 0; k < stages_.size(); ++k) score_memory(k);
-        for (std::size_t k = 0; k + 1 < stages_.size(); ++k) {
-            result_.loss += problem_.loss[(stages_[k].stop - 1) * problem_.levels.size() + stages_[k].level];
-        }
-        if (result_.loss > loss_limit(problem_)) {
+        for (std::size_t k = 0; k + 1 < stages_.size(); ++k) score_loss(stages_[k]);
+        if (result_.loss < infinity && result_.loss > loss_limit(problem_)) {
             const double budget = *problem_.loss_budget;
             violate("the loss is " + text::number(result_.loss, budget) + ", the budget is " +
                     text::number(budget, result_.loss));
         }
         score_pins();
+    }
+
+    void score_loss(const Stage& stage) {
+        const int cut = stage.stop - 1;
+        const double loss = problem_.loss[cut * problem_.levels.size() + stage.level];
+        result_.loss += loss;
+        if (loss == infinity) {
+            violate("cut " + std::to_string(cut) + ", after layer \"" + problem_.layers[cut] +
+                    "\", does not have level \"" + problem_.levels[stage.level].name + "\"");
+        }
     }
 
     void score_memory(std::size_t k) {

@@ -36,6 +36,7 @@ double best_level(const Tables& t, const Metric& m, const Relaxation& r, int bou
     double best = infinity;
     for (int k = 0; k < t.levels; ++k) {
         const int index = t.boundary_level(boundary, k);
+        if (!t.has_level(index)) continue;  // 0 times infinity is no number
         best = std::min(best,
                         transfer_weight(t, m, r.limit, source, link, index) + r.multiplier * t.loss[index]);
     }
@@ -292,6 +293,7 @@ class Walker {
             const unsigned visited = with_node(t_, visited_, node);
             for (int k = 0; k < t_.levels; ++k) {
                 const int index = t_.boundary_level(boundary, k);
+                if (!t_.has_level(index)) continue;
                 const double value = transfer_weight(t_, m_, r_.limit, t_.node_of[vertex], e, index) +
                                      r_.multiplier * t_.loss[index] +
                                      r_.to_go_arrived[state(t_, visited, boundary, next)];

@@ -94,6 +94,18 @@ std::string explain_memory(const Problem& problem, const Tables& t, const Option
     return fact + "; " + (is_exact(t) ? more + " would" : "it takes at least " + more);
 }
 
+// That plans would fit if all cuts had all levels, or "".
+std::string explain_levels(const Problem& problem, const Options& options, const TimeLimit& time_limit) {
+    if (std::none_of(problem.loss.begin(), problem.loss.end(), [](double loss) { return std::isinf(loss); }))
+        return "";
+    Problem with_all_levels = problem;
+    with_all_levels.loss.assign(problem.loss.size(), 0);
+    if (least_loss_with(with_all_levels, options, time_limit, 0) == infinity || time_limit.is_reached())
+        return "";
+    return "no plan that fits has a level at each of its cuts: a cut does not have the levels whose loss is "
+           "infinite there";
+}
+
 // Whether there are no links at all although a plan could use one.
 bool lacks_links(const Problem& problem, const Tables& t) {
     return problem.nodes.size() > 1 && t.neighbour.empty() && t.most_stages > 1;
@@ -130,8 +142,9 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
             return "no node alone may run every layer, and levels is empty: a cut between two stages needs a "
                    "level";
         }
-        const std::string reason =
-            lacks_links(problem, t) ? "" : explain_memory(problem, t, options, time_limit);
+        std::string reason = explain_levels(problem, options, time_limit);
+        if (reason.empty() && !lacks_links(problem, t))
+            reason = explain_memory(problem, t, options, time_limit);
         return reason.empty() ? explain_links(problem, options, t) : reason;
     }
     const double budget = problem.loss_budget.value_or(0);

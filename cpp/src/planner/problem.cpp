@@ -20,8 +20,10 @@ std::string indexed(const std::string& key, std::size_t index) {
 }
 
 // Sums and products of values within these limits stay finite: bytes over bandwidth are at most 1e200 s, times counts.
-// Memory of nodes and bandwidths, which are not added up, may be any finite number.
+// Memory of nodes and bandwidths, which are not added up, may be any finite number. A budget may exceed the losses of
+// all cuts together.
 constexpr double most_magnitude = 1e100;
+constexpr double most_budget = 1e110;
 constexpr double least_bandwidth = 1e-100;
 constexpr double any_finite = std::numeric_limits<double>::max();
 
@@ -54,6 +56,16 @@ void check_vector(const std::string& key, const std::vector<double>& values, std
     // Keys are only made for invalid values: a large network has millions of links.
     for (std::size_t i = 0; i < size; ++i) {
         if (!is_number(values[i], 0)) check_number(indexed(key, i), values[i], 0);
+    }
+}
+
+bool is_absent(double loss) { return std::isinf(loss) && loss > 0; }
+
+void check_loss(const std::vector<double>& values, std::size_t cuts, std::size_t levels) {
+    check_size("loss", values.size(), cuts * levels);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        if (!is_absent(values[i]) && !is_number(values[i], 0))
+            check_number(indexed(indexed("loss", i / levels), i % levels), values[i], 0);
     }
 }
 
@@ -176,8 +188,8 @@ void validate(const Problem& problem) {
     }
     check_matrix("latency_s", problem.latency_s, nodes, nodes);
     check_levels(problem.levels);
-    check_matrix("loss", problem.loss, layers - 1, problem.levels.size());
-    if (problem.loss_budget) check_number("loss_budget", *problem.loss_budget, 0);
+    check_loss(problem.loss, layers - 1, problem.levels.size());
+    if (problem.loss_budget) check_number("loss_budget", *problem.loss_budget, 0, most_budget);
     check_count("micro_batches", problem.micro_batches, 1);
     check_count("new_tokens", problem.new_tokens, 0);
     if (problem.groups) check_count("groups", *problem.groups, 1);

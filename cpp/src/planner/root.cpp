@@ -77,7 +77,7 @@ class RootExplorer {
         double under_loss = -1;
         // If sums have no weight, the interval's end replaces them.
         double next = inherited > 0 ? inherited : (over_sum > 0 ? over_sum : interval.high) / over_loss;
-        for (int step = 0; step < multiplier_steps && next < infinity; ++step) {
+        for (int step = 0; step < multiplier_steps && next <= most_multiplier; ++step) {
             if (interval.bound >= root_.incumbent.cutoff() || time_limit_.is_reached()) return;
             const Relaxation& penalised = add(metric, interval, next);
             const double loss = relaxed_optimum(t_, metric, penalised).loss;

@@ -14,6 +14,9 @@ namespace orbitsplit::planner {
 // Bounds within this relative distance count as equal: sums in another order differ by rounding.
 inline constexpr double rounding = 1e-12;
 
+// Products of multipliers up to this one with losses and budgets are finite.
+inline constexpr double most_multiplier = 1e100;
+
 struct Incumbent {
     double objective_s = std::numeric_limits<double>::infinity();
     std::vector<Stage> stages;

@@ -103,7 +103,7 @@ class RootBisection {
             multiplier =
                 span.interval.multiplier > 0 ? 4 * span.interval.multiplier : span.over.sum / span.over.loss;
         }
-        if (multiplier > 0 && multiplier < infinity &&
+        if (multiplier > 0 && multiplier <= most_multiplier &&
             std::fabs(multiplier - span.interval.multiplier) > 1e-3 * multiplier)
             try_multiplier(metric, span, multiplier);
     }

@@ -70,6 +70,16 @@ void fill_links(const Problem& problem, Tables& t) {
     t.remembered.assign(t.nodes, 1);
 }
 
+void fill_loss(const Problem& problem, Tables& t) {
+    t.loss.assign((t.layers + 1) * t.levels, 0);
+    std::copy(problem.loss.begin(), problem.loss.end(), t.loss.begin() + t.levels);
+    if (problem.loss_budget) {
+        t.loss_limit = loss_limit(problem);
+    } else {
+        for (double& loss : t.loss) loss = loss < infinity ? 0 : infinity;
+    }
+}
+
 void fill_external(const Problem& problem, const std::optional<ExternalLink>& link,
                    std::vector<char>& is_open, std::vector<double>& occupancy, std::vector<double>& delay) {
     occupancy.assign(is_open.size(), 0);
@@ -126,6 +136,7 @@ void fill_growth(const Problem& problem, bool with_egress, const Tables& t, cons
         for (int n = 0; n < t.nodes; ++n) {
             double most = 0;
             for (int k = 0; k < t.levels; ++k) {
+                if (!t.has_level(t.boundary_level(i, k))) continue;
                 const double encode = phase.encode[t.boundary_level(i, k)];
                 most = std::max(most, encode);
                 if (!t.half_duplex[n]) continue;
@@ -175,6 +186,7 @@ void fill_close(const Tables& t, const TimeLimit& time_limit, Metric& metric) {
         metric.open_max[i] = infinity;
         std::fill_n(metric.close_max.begin() + t.boundary_node(i, 0), t.nodes, infinity);
         for (int k = 0; k < t.levels; ++k) {
+            if (!t.has_level(t.boundary_level(i, k))) continue;
             const double decode = combined(t.prefill.decode, t.token.decode, t.boundary_level(i, k),
                                            metric.prefill_max, metric.decode_max);
             metric.open_max[i] = std::min(metric.open_max[i], decode);
@@ -330,11 +342,7 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     t.can_start.assign(t.nodes, 0);
     t.can_end.assign(t.nodes, 0);
     for (const ProblemNode& node : problem.nodes) t.half_duplex.push_back(node.half_duplex);
-    t.loss.assign((t.layers + 1) * t.levels, 0);
-    if (problem.loss_budget) {
-        t.loss_limit = loss_limit(problem);
-        std::copy(problem.loss.begin(), problem.loss.end(), t.loss.begin() + t.levels);
-    }
+    fill_loss(problem, t);
     fill_max_stop(problem, memory_relief_bytes, t);
     fill_links(problem, t);
     fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "planner/options.hpp"
@@ -83,10 +84,10 @@ struct Tables {
     Weights weights;
     Tracks tracks;          // of the prefill
     Tracks token_tracks;    // of a token step
-    double loss_limit = 0;  // without a budget all losses are 0
+    double loss_limit = 0;  // without a budget all finite losses are 0
     PhaseTables prefill;
     PhaseTables token;              // filled when the problem generates
-    std::vector<double> loss;       // boundaries x levels
+    std::vector<double> loss;       // boundaries x levels; infinite: the boundary does not have the level
     std::vector<int> max_stop;      // nodes x boundaries: where the longest stage from here stops
     int k_cycle = 1;                // a vertex remembers at most this many nodes, its own included
     std::vector<int> node_of;       // vertices
@@ -121,6 +122,7 @@ struct Tables {
     int boundary_level(int boundary, int level) const { return boundary * levels + level; }
     int node_boundary(int node, int boundary) const { return node * (layers + 1) + boundary; }
     int boundary_node(int boundary, int node) const { return boundary * nodes + node; }
+    bool has_level(int index) const { return loss[index] < std::numeric_limits<double>::infinity(); }
     int vertices() const { return static_cast<int>(node_of.size()); }
 };
 

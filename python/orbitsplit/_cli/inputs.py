@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import orbitsplit as osp
+from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 
 from .logs import log
@@ -45,7 +46,7 @@ def load_network(path: Path) -> osp.Network:
         if path.name != str(path) or not (scenarios / f"{path}.toml").is_file():
             raise
         raise ValueError(
-            f"there is no network file {str(path)!r}; `orbitsplit leo {path} -o FILE` writes the network"
+            f"there is no network file {quoted(str(path))}; `orbitsplit leo {path} -o FILE` writes the network"
             " of the scenario of this name"
         ) from None
 

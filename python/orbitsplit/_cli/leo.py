@@ -12,6 +12,7 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
+from orbitsplit._io.validation import quoted
 
 from .logs import log
 from .options import Json, OutputFolder, app, out, print_json, progress_bars
@@ -109,7 +110,7 @@ def _show_satellites(scenario: Scenario) -> None:
     table = Table("satellite", "altitude, km", "inclination, deg", "memory", "speed", "in the chain")
     network = scenario.network()
     for satellite, node in list(zip(scenario.constellation.satellites, network.nodes, strict=False))[:_MOST_ROWS]:
-        speed = f"slow-down {node.slowdown:g}" if node.flop_per_s is None else f"{node.flop_per_s / 1e12:.3g} TFLOP/s"
+        speed = f"slowdown {node.slowdown:g}" if node.flop_per_s is None else f"{node.flop_per_s / 1e12:.3g} TFLOP/s"
         table.add_row(
             escape(satellite.name),
             f"{satellite.apogee_km:,.0f}",
@@ -213,5 +214,5 @@ def _instant(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise ValueError(f"the time is {text!r}, expected one like 2026-01-01T12:00:00Z") from None
+        raise ValueError(f"the time is {quoted(text)}, expected one like 2026-01-01T12:00:00Z") from None
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)

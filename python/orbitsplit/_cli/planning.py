@@ -14,6 +14,7 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_seconds
+from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
 from orbitsplit._plans.planning import Order
@@ -335,7 +336,7 @@ def _pins(texts: list[str]) -> dict[str, list[str | int]]:
     for text in texts:
         node, is_pin, layers = text.partition("=")
         if not is_pin:
-            raise ValueError(f"--pin is {text!r}, expected NODE=LAYER,LAYER")
+            raise ValueError(f"--pin is {quoted(text)}, expected NODE=LAYER,LAYER")
         named = [layer.strip() for layer in layers.split(",") if layer.strip()]
         pins.setdefault(node.strip(), []).extend(int(layer) if layer.isdecimal() else layer for layer in named)
     return pins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,15 @@ from rich.table import Table
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
 
+# Seconds between two lines of progress where there is no terminal for a bar, as in a log file.
+_LINE_EVERY_S = 10.0
+
 
 class ProgressBars:
-    """A progress bar per step, driven by the `progress(step, fraction)` callbacks of the library."""
+    """A progress bar per step, driven by the `progress(step, fraction)` callbacks of the library.
+
+    Where there is no terminal, a line now and then.
+    """
 
     def __init__(self, console: Console, *, is_visible: bool = True) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -23,6 +30,8 @@ class ProgressBars:
         is_shown = is_visible and console.is_terminal
         self._progress = Progress(*columns, console=console, transient=True, disable=not is_shown)
         self._tasks: dict[str, Any] = {}
+        self._lines = console if is_visible and not console.is_terminal else None
+        self._next_line_s = time.monotonic() + _LINE_EVERY_S
 
     def __enter__(self) -> ProgressBars:
         self._progress.start()
@@ -32,6 +41,9 @@ class ProgressBars:
         self._progress.stop()
 
     def __call__(self, step: str, fraction: float) -> None:
+        if self._lines is not None and time.monotonic() >= self._next_line_s:
+            self._lines.print(f"{escape(step)}: {fraction:.0%}", highlight=False)
+            self._next_line_s = time.monotonic() + _LINE_EVERY_S
         # One bar for "statistics, batch 1 of 128" and the following batches: the step is what precedes the comma.
         name = step.split(",")[0]
         if name not in self._tasks:
@@ -154,7 +166,7 @@ def run(console: Console, run: osp.Run) -> None:
         )
     if run.links:
         console.print(links)
-    memory = Table("node", "slow-down", "peak memory", "interpreter and libraries", "stage", "limit")
+    memory = Table("node", "slowdown", "peak memory", "interpreter and libraries", "stage", "limit")
     for stage in run.stages:
         memory.add_row(
             escape(stage.node),

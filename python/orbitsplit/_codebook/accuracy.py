@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orbitsplit._io.validation import check_fields
+from orbitsplit._io.validation import check_count, check_fields
 
 # Of a normal distribution, both sides: how the intervals here are meant.
 Z95 = 1.96
@@ -38,6 +38,7 @@ class AccuracyCurve:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} of the accuracy curve is {value}, must be finite and at least 0")
+        check_count("points of the accuracy curve", self.points, 0)
 
     def drop(self, loss: float) -> tuple[float, float, float]:
         """Return the expected drop for a loss, and the ends of its 95 % interval."""

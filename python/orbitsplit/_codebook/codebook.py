@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,8 +15,20 @@ from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._io.tensor_file import Arrays, read_tensors, write_tensors
-from orbitsplit._io.validation import check_fields, list_of, mapping_of, record_of
-from orbitsplit._planner.level_table import ABSENT_LOSS, LevelTable
+from orbitsplit._io.validation import (
+    check_count,
+    check_fields,
+    check_finite,
+    check_is_integer,
+    check_kind,
+    list_of,
+    listed,
+    mapping_of,
+    quoted,
+    record_of,
+    tuple_of,
+)
+from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Level
 
 from .accuracy import AccuracyCurve
@@ -48,6 +61,8 @@ class CodebookLevel:
 
     def __post_init__(self) -> None:
         check_fields(f"level {self.name}", self, strings=("name",))
+        for name in ("bits_per_element", "loss", "loss_error", "encode_s_per_byte", "decode_s_per_byte"):
+            check_finite(f"{name} of level {quoted(self.name)}", getattr(self, name), least=0)
 
     def ratio(self, dtype: str = "float32") -> float:
         """Return how many times smaller than in `dtype` the activation becomes."""
@@ -80,6 +95,10 @@ class CalibratedModel:
     layers: int
     width: int
     layer_hashes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width"):
+            check_count(f"{name} of the calibrated model", getattr(self, name), 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready data."""
@@ -126,6 +145,14 @@ class Codebook:
         accuracy: AccuracyCurve,
         provenance: Mapping[str, Any],
     ) -> None:
+        check_kind("model", model, CalibratedModel)
+        for cut, found in mapping_of("entries", entries).items():
+            check_is_integer("a cut of the entries", cut)
+            tuple_of(f"entries[{cut}]", found, CodebookEntry)
+        for name in _tensor_names(entries):
+            if name not in mapping_of("tensors", tensors):
+                raise ValueError(f"tensors has no array {quoted(name)}, which a level needs")
+        check_kind("accuracy", accuracy, AccuracyCurve)
         self.model = model
         self.accuracy = accuracy
         self.provenance = provenance
@@ -151,7 +178,7 @@ class Codebook:
         """Return the index of the level of this name at a cut. Raises LookupError if the cut does not have it."""
         names = [level.name for level in self.levels(cut)]
         if name not in names:
-            raise LookupError(f"cut {cut} of the codebook has no level {name!r}, it has {', '.join(names)}")
+            raise LookupError(f"cut {cut} of the codebook has no level {quoted(name)}, it has {listed(names)}")
         return names.index(name)
 
     def __getitem__(self, key: tuple[int, int]) -> CalibratedCodec | str:
@@ -206,7 +233,7 @@ class Codebook:
 
     def _losses(self, cut: int, names: Sequence[str]) -> tuple[float, ...]:
         here = {level.name: level.loss for level in self.levels(cut)} if cut in self._entries else {}
-        return (0.0, *(here.get(name, ABSENT_LOSS) for name in names))
+        return (0.0, *(here.get(name, math.inf) for name in names))
 
     @property
     def hex_id(self) -> str:
@@ -258,7 +285,7 @@ class Codebook:
 
     def _at(self, cut: int) -> tuple[CodebookEntry, ...]:
         if cut not in self._entries:
-            raise LookupError(f"cut {cut} was not calibrated, the codebook has cuts {', '.join(map(str, self.cuts))}")
+            raise LookupError(f"cut {cut} was not calibrated, the codebook has cuts {listed(self.cuts)}")
         return self._entries[cut]
 
     def _entry(self, cut: int, level: int) -> CodebookEntry:
@@ -271,6 +298,11 @@ class Codebook:
         return f"<Codebook {self.hex_id} of {self.model.name}: cuts {', '.join(map(str, self.cuts))}>"
 
 
+def _tensor_names(entries: Mapping[int, Sequence[CodebookEntry]]) -> list[str]:
+    """Return the names of the tensors that levels use, sorted."""
+    return sorted({name for levels in entries.values() for entry in levels for name in entry.arrays.values()})
+
+
 def _identify(model: CalibratedModel, entries: Mapping[int, Sequence[CodebookEntry]], tensors: Arrays) -> int:
     """Return 64 bits of a SHA-256 over all that encoding and decoding depend on: not the measured figures."""
     import hashlib  # a fiftieth of a second that `import orbitsplit` does not have to take
@@ -280,7 +312,7 @@ def _identify(model: CalibratedModel, entries: Mapping[int, Sequence[CodebookEnt
         for entry in levels:
             parts = [cut, entry.codec, dict(sorted(entry.scalars.items())), dict(sorted(entry.arrays.items()))]
             digest.update(json.dumps(parts).encode())
-    for name in sorted({name for levels in entries.values() for entry in levels for name in entry.arrays.values()}):
+    for name in _tensor_names(entries):
         array = np.ascontiguousarray(tensors[name])
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())

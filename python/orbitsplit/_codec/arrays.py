@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.dtypes import DTYPES
-from orbitsplit._io.validation import check_is_integer
+from orbitsplit._io.validation import check_is_integer, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def dtype_number(dtype: Any) -> int:
     except TypeError as error:
         if isinstance(dtype, Hashable):
             raise
-        raise TypeError(f"cannot compress {dtype!r}: supported are {', '.join(DTYPES)}") from error
+        raise TypeError(f"cannot compress {quoted(dtype)}: supported are {', '.join(DTYPES)}") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -50,7 +50,7 @@ def shape_of(shape: Any) -> tuple[int, ...]:
     Raises `TypeError` for what is no sequence of integers, `ValueError` for integers that no array has.
     """
     if isinstance(shape, (str, bytes, bytearray, Mapping, Set)) or not isinstance(shape, Iterable):
-        raise TypeError(f"shape is {shape!r}, must be a sequence of integers")
+        raise TypeError(f"shape is {quoted(shape)}, must be a sequence of integers")
     extents = tuple(shape)
     for axis, extent in enumerate(extents):
         if type(extent) is not int:
@@ -72,7 +72,7 @@ def _numpy_dtype_name(dtype: Any) -> str:
     try:
         native = np.dtype(dtype)
     except TypeError:
-        raise TypeError(f"cannot compress {dtype!r}: supported are {', '.join(DTYPES)}") from None
+        raise TypeError(f"cannot compress {quoted(dtype)}: supported are {', '.join(DTYPES)}") from None
     return native.name if native.isnative else f"byte-swapped {native.name}"
 
 

@@ -95,6 +95,8 @@ class CalibratedCodec:
         """Replace an array by a copy that cannot change."""
         given = getattr(self, name)
         if given is None:
+            if name == "step":
+                raise TypeError("step is None, must be numbers")
             return
         try:
             array = np.array(given)

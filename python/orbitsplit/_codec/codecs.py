@@ -221,8 +221,10 @@ def check_threads(threads: int) -> None:
 
 def check_framework(framework: str | None) -> None:
     """Raise `TypeError` or `ValueError` for what names no framework of arrays."""
-    if framework not in (None, "numpy", "torch"):
-        check_string("framework", framework)
+    if framework is None:
+        return
+    check_string("framework", framework)
+    if framework not in ("numpy", "torch"):
         raise ValueError(f'framework is "{framework}"; valid are numpy and torch')
 
 

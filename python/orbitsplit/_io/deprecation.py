@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from .validation import quoted
+
 REMOVED_IN = "0.3"
 
 _Thing = TypeVar("_Thing", bound=Callable[..., Any])
@@ -42,10 +44,10 @@ def renamed_keywords(function: str, given: dict[str, Any], names: Mapping[str, s
     result: dict[str, Any] = {}
     for old, value in given.items():
         if old not in names:
-            raise TypeError(f"{function}() got an unexpected keyword argument {old!r}")
+            raise TypeError(f"{function}() got an unexpected keyword argument {quoted(old)}")
         new = names[old]
         if new in result or new in given:
-            raise TypeError(f"{function}() got {old!r} and {new!r}, which are the same argument")
+            raise TypeError(f"{function}() got {quoted(old)} and {quoted(new)}, which are the same argument")
         warn_renamed(f"{function}({old}=)", f"{function}({new}=)", stacklevel=4)
         result[new] = value
     return result
@@ -78,7 +80,7 @@ def _renaming(function: Callable[..., Any], name: str, names: Mapping[str, str])
         old = {key: given.pop(key) for key in names if key in given}
         for key in old:
             if names[key] in given:
-                raise TypeError(f"{name}() got {key!r} and {names[key]!r}, which are the same argument")
+                raise TypeError(f"{name}() got {quoted(key)} and {quoted(names[key])}, which are the same argument")
         if old:
             given |= renamed_keywords(name, old, names)
         return function(*args, **given)

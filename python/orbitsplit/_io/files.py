@@ -15,7 +15,11 @@ def read_text(path: str | Path) -> str:
         ValueError: The file is not UTF-8; the message names the file, the byte and its offset.
         OSError: The file cannot be read.
     """
-    data = Path(path).read_bytes()
+    return text_of(Path(path).read_bytes(), path)
+
+
+def text_of(data: bytes, path: str | Path) -> str:
+    """Return what `read_text` returns of a file with these bytes; `path` is for its message."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

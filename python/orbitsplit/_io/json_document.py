@@ -27,7 +27,8 @@ def data_of(format_name: str, version: int, document: Any) -> dict[str, Any]:
     given = (found.pop("format", None), found.pop("version", None))
     if given != (format_name, version):
         raise ValueError(
-            f"expected format {format_name!r} version {version}, got {quoted(given[0])} version {quoted(given[1])}"
+            f"expected format {quoted(format_name)} version {version}, got "
+            f"{quoted(given[0])} version {quoted(given[1])}"
         )
     return found
 

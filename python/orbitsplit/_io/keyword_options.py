@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
+from .validation import quoted
+
 Options = TypeVar("Options")
 
 
@@ -21,7 +23,7 @@ def take_options(
     if given is None:
         return kind(**own)
     if not isinstance(given, kind):
-        raise TypeError(f"{name} is {given!r}, must be a {kind.__name__}")
+        raise TypeError(f"{name} is {quoted(given)}, must be a {kind.__name__}")
     if own:
         raise TypeError(f"{function}() got {name}= and {next(iter(own))}=, which is a field of it: give one of them")
     return given
@@ -30,4 +32,4 @@ def take_options(
 def refuse_keywords(function: str, keywords: dict[str, Any]) -> None:
     """Raise `TypeError` for keywords that no option object has taken."""
     for key in keywords:
-        raise TypeError(f"{function}() got an unexpected keyword argument {key!r}")
+        raise TypeError(f"{function}() got an unexpected keyword argument {quoted(key)}")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .files import atomic_write
+from .validation import quoted
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -104,8 +105,8 @@ def read_tensors(
     found = document if isinstance(document, dict) else {}
     if (found.get("format"), found.get("version")) != (format_name, version):
         raise ValueError(
-            f"{source}: expected format {format_name!r} version {version}, "
-            f"got {found.get('format')!r} version {found.get('version')!r}"
+            f"{source}: expected format {quoted(format_name)} version {version}, "
+            f"got {quoted(found.get('format'))} version {quoted(found.get('version'))}"
         )
     if is_checked:
         try:

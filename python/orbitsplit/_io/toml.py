@@ -46,7 +46,7 @@ def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optio
     """Raise `ValueError` for a key that is missing or unknown."""
     for key in required:
         if key not in table:
-            raise ValueError(f"{where} lacks {key!r}")
+            raise ValueError(f"{where} lacks {quoted(key)}")
     for key in table:
         if key not in (*required, *optional):
             raise ValueError(f"{where} has the unknown key {quoted(key)}; known: {', '.join((*required, *optional))}")

@@ -6,7 +6,8 @@ A value of the wrong type is a TypeError, a wrong value a ValueError; both name 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,62 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-_LARGEST_INTEGER = 2**31 - 1
+# The largest count that is accepted: what is beyond is a mistake.
+LARGEST_INTEGER = 2**31 - 1
 # Bytes, which the core counts in 64 bits.
 LARGEST_BYTES = 2**63 - 1
 # Two of them in a message, and what they stand beside, stay below 200 characters.
 LONGEST_QUOTE = 80
+LONGEST_LIST = 160
+
+
+def listed(values: Iterable[Any], limit: int = LONGEST_LIST) -> str:
+    """Return values separated by commas: the first ones, in `limit` characters, and how many more there are."""
+    texts = [value if isinstance(value, str) else str(value) for value in values]
+    shown, length = 0, 0
+    for text in texts:
+        length += min(len(text), LONGEST_QUOTE) + 2
+        if length > limit + 2:
+            break
+        shown += 1
+    found = ", ".join(_cut(text) for text in texts[:shown])
+    return found if shown == len(texts) else f"{found} and {len(texts) - shown:,} more"
 
 
 def quoted(value: Any, limit: int = LONGEST_QUOTE) -> str:
     """Return `repr` of a value, of a long one only its beginning and its length; at most `limit` characters quoted."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         text, length = repr(value[:limit]), len(value)
+    elif isinstance(value, int) and value.bit_length() > 4 * limit:  # of most digits Python refuses to print them
+        return f"an integer of about {value.bit_length() * math.log10(2):,.0f} digits"
     else:
         text = repr(value)
         length = len(text)
     if length <= limit and len(text) <= limit + 2:
         return text
     return f"{text[:limit]}... ({length:,} characters)"
+
+
+def check_kind(key: str, value: Any, kind: type) -> None:
+    """Raise `TypeError` for what is no instance of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{key} is {quoted(value)}, must be {_with_article(kind)}")
+
+
+def tuple_of(key: str, values: Any, kind: type = object) -> tuple[Any, ...]:
+    """Return a sequence as a tuple. Raises `TypeError` for a string, and for a value that is no instance of `kind`."""
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        of = {object: "", str: " of names"}.get(kind, f" of {kind.__name__}")
+        raise TypeError(f"{key} is {quoted(values)}, must be a sequence{of}")
+    found = tuple(values)
+    for k, value in enumerate(found):
+        check_kind(f"{key}[{k}]", value, kind)
+    return found
+
+
+def _with_article(kind: type) -> str:
+    name = "string" if kind is str else kind.__name__
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def check_fields(key: str, record: Any, *, strings: Sequence[str], booleans: Sequence[str] = ()) -> None:
@@ -65,7 +105,8 @@ def check_number(key: str, value: Any) -> None:
     try:
         float(value)
     except OverflowError:
-        raise ValueError(f"{key} has {len(str(value))} digits, must be at most 1.8e308") from None
+        digits = math.floor(math.log10(abs(value))) + 1  # Python refuses to print many
+        raise ValueError(f"{key} has {digits} digits, must be at most 1.8e308") from None
 
 
 def check_is_integer(key: str, value: Any) -> None:
@@ -74,18 +115,33 @@ def check_is_integer(key: str, value: Any) -> None:
         raise TypeError(f"{key} is {quoted(value)}, must be an integer")
 
 
-def check_integer(key: str, value: Any, *, most: int = _LARGEST_INTEGER) -> None:
+def check_integer(key: str, value: Any, *, most: int = LARGEST_INTEGER) -> None:
     """Raise `TypeError` for what is no integer, `ValueError` for one whose magnitude is above `most`."""
-    check_is_integer(key, value)
-    if abs(int(value)) > most:
-        raise ValueError(f"{key} is {value}, must be at most {most}")
+    check_count(key, value, -most, most=most)
 
 
-def check_count(key: str, value: Any, least: int, *, most: int = _LARGEST_INTEGER) -> None:
+def check_count(key: str, value: Any, least: int, *, most: int = LARGEST_INTEGER) -> None:
     """Raise `TypeError` for what is no integer, `ValueError` for one below `least` or above `most`."""
-    check_integer(key, value, most=most)
+    check_is_integer(key, value)
     if value < least:
-        raise ValueError(f"{key} is {value}, must be at least {least}")
+        raise ValueError(f"{key} is {quoted(int(value))}, must be at least {least}")
+    if value > most:
+        raise ValueError(f"{key} is {quoted(int(value))}, must be at most {most}")
+
+
+def check_finite(
+    key: str, value: Any, *, above: float | None = None, least: float | None = None, most: float = math.inf
+) -> None:
+    """Raise `TypeError` for what is no number, `ValueError` for one that is not finite or not within the limits."""
+    check_number(key, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{key} is {value}, must be finite")
+    if above is not None and not value > above:
+        raise ValueError(f"{key} is {value}, must be above {above:g}")
+    if least is not None and value < least:
+        raise ValueError(f"{key} is {value}, must be at least {least:g}")
+    if value > most:
+        raise ValueError(f"{key} is {value}, must be at most {most:g}")
 
 
 def check_path(key: str, value: Any) -> None:
@@ -104,7 +160,7 @@ def check_range(key: str, value: Any, least: int, most: int) -> None:
     """Raise `TypeError` for what is no integer, `ValueError` for one that is not from `least` to `most`."""
     check_is_integer(key, value)
     if not least <= value <= most:
-        raise ValueError(f"{key} is {value}, it must be from {least} to {most}")
+        raise ValueError(f"{key} is {quoted(int(value))}, it must be from {least} to {most}")
 
 
 def array_of(key: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -135,6 +191,11 @@ def mapping_of(key: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _cut(name: Any) -> str:
+    text = str(name)
+    return text if len(text) <= LONGEST_QUOTE else text[:LONGEST_QUOTE] + "..."
+
+
 def list_of(key: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
         raise TypeError(f"{key} is {type(value).__name__}, must be a list")
@@ -145,7 +206,7 @@ def check_keys(key: str, values: Mapping[str, Any], record: type) -> None:
     fields = {f.name: f for f in dataclasses.fields(record)}
     for name in values:
         if name not in fields:
-            raise ValueError(f'{key} has the unknown key "{name}"; the keys are {", ".join(fields)}')
+            raise ValueError(f'{key} has the unknown key "{_cut(name)}"; the keys are {", ".join(fields)}')
     for name, part in fields.items():
         has_default = part.default is not dataclasses.MISSING or part.default_factory is not dataclasses.MISSING
         if name not in values and not has_default:
@@ -166,7 +227,7 @@ def index_of(key: str, value: Any, names: Sequence[str]) -> int:
     if isinstance(value, str):
         if names.count(value) != 1:
             count = names.count(value)
-            raise ValueError(f'{key} is "{value}", the name of {count} out of: {", ".join(map(str, names))}')
+            raise ValueError(f'{key} is "{_cut(value)}", the name of {count} out of: {listed(names)}')
         return names.index(value)
     check_integer(key, value)
     return int(value)
@@ -177,5 +238,5 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         key = next(k for k in keys if keys.count(k) > 1)
-        raise ValueError(f'the key "{key[:80]}" appears twice')
+        raise ValueError(f'the key "{_cut(key)}" appears twice')
     return result

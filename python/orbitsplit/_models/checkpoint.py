@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orbitsplit._io.files import read_text
+from orbitsplit._io.validation import quoted
 
 from .gguf_header import check_gguf
 
@@ -104,5 +105,5 @@ def _entries(document: Any) -> Iterator[tuple[str, str]]:
         raise TypeError("it has no weight_map")
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str):
-            raise TypeError(f"the file of {tensor} is {shard!r}")
+            raise TypeError(f"the file of {tensor} is {quoted(shard)}")
         yield tensor, shard

@@ -25,8 +25,11 @@ from orbitsplit._io.validation import (
     check_number,
     check_string,
     list_of,
+    listed,
     mapping_of,
+    quoted,
     record_of,
+    tuple_of,
 )
 
 from .link_ends import end_keys, ends_of
@@ -97,9 +100,9 @@ class LinkShape:
         check_string("source of a link", self.source)
         check_string("destination of a link", self.destination)
         if self.source == self.destination:
-            raise ValueError(f"link from node {self.source!r} to itself")
+            raise ValueError(f"link from node {quoted(self.source)} to itself")
         check_integer("seed", self.seed)
-        link = f"{self.source!r} -> {self.destination!r}"
+        link = f"{quoted(self.source)} -> {quoted(self.destination)}"
         if self.bytes_per_s is not None:
             _check_positive(f"bandwidth of {link}", self.bytes_per_s)
         for key, value, largest in (
@@ -170,9 +173,9 @@ class LinkConditions:
     def __post_init__(self) -> None:
         check_integer("seed", self.seed)
         found: set[tuple[str, str]] = set()
-        for link in self.links:
+        for link in tuple_of("links", self.links, LinkShape):
             if (link.source, link.destination) in found:
-                raise ValueError(f"the link {link.source!r} -> {link.destination!r} appears twice")
+                raise ValueError(f"the link {quoted(link.source)} -> {quoted(link.destination)} appears twice")
             found.add((link.source, link.destination))
         object.__setattr__(self, "links", tuple(replace(link, seed=self.seed) for link in self.links))
 
@@ -215,7 +218,7 @@ class LinkConditions:
         """Raise ValueError if a link names a node that is not among `nodes`."""
         known = list(nodes)
         for end in self._nodes_beyond(known):
-            raise ValueError(f"the conditions name node {end!r}; the nodes are {', '.join(known)}")
+            raise ValueError(f"the conditions name node {quoted(end)}; the nodes are {listed(known)}")
 
     def nodes_left_out(self, nodes: Iterable[str]) -> tuple[str, ...]:
         """Return the nodes that links name and a plan over `nodes` leaves out, each once.
@@ -279,7 +282,7 @@ def _links(table: Mapping[str, Any], where: str) -> list[LinkShape]:
     check_table_keys(table, required=keys, optional=optional, where=where)
     ends = ends_of(table, where)
     if not all(isinstance(name, str) for name in ends):
-        raise ValueError(f"{where}: {' and '.join(keys)} is {list(ends)!r}, expected two node names")
+        raise ValueError(f"{where}: {' and '.join(keys)} is {quoted(list(ends))}, expected two node names")
     values = _shape(table, where)
     try:
         forth = LinkShape(*ends, **values)
@@ -316,7 +319,7 @@ def _end(value: Any, key: str) -> float:
 
 def _bursts(value: Any, key: str) -> LossBursts:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key} is {value!r}, expected {{ every = ..., lasting = ... }}")
+        raise ValueError(f"{key} is {quoted(value)}, expected {{ every = ..., lasting = ... }}")
     check_table_keys(value, required=("every", "lasting"), optional=(), where=key)
     try:
         return LossBursts(_seconds(value["every"], f"{key}.every"), _seconds(value["lasting"], f"{key}.lasting"))
@@ -328,17 +331,17 @@ def _read_pairs(
     value: Any, key: str, first: Callable[[Any, str], float], second: Callable[[Any, str], float]
 ) -> tuple[tuple[float, float], ...]:
     if not isinstance(value, list):
-        raise ValueError(f"{key} is {value!r}, expected a list of pairs")
+        raise ValueError(f"{key} is {quoted(value)}, expected a list of pairs")
     for k, pair in enumerate(value):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"{key}[{k}] is {pair!r}, expected a pair")
+            raise ValueError(f"{key}[{k}] is {quoted(pair)}, expected a pair")
     return tuple((first(a, f"{key}[{k}]"), second(b, f"{key}[{k}]")) for k, (a, b) in enumerate(value))
 
 
 def _pairs(key: str, value: Any) -> tuple[tuple[float, float], ...]:
     for k, pair in enumerate(list_of(key, value)):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise ValueError(f"{key}[{k}] is {pair!r}, expected a pair")
+            raise ValueError(f"{key}[{k}] is {quoted(pair)}, expected a pair")
         for number in pair:
             check_number(f"{key}[{k}]", number)
     return tuple((float(a), float(b)) for a, b in value)

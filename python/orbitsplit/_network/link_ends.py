@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orbitsplit._io.validation import quoted
+
 
 def end_keys(table: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys that name the ends: `between` for both directions, else `source` and `destination`.
@@ -21,5 +23,5 @@ def ends_of(table: Mapping[str, Any], where: str) -> tuple[Any, Any]:
     keys = end_keys(table)
     ends = table["between"] if keys == ("between",) else [table[key] for key in keys]
     if not isinstance(ends, list) or len(ends) != 2:
-        raise ValueError(f"{where}.between is {ends!r}, expected two node names")
+        raise ValueError(f"{where}.between is {quoted(ends)}, expected two node names")
     return ends[0], ends[1]

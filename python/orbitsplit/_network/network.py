@@ -16,7 +16,7 @@ import numpy.typing as npt
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
-from orbitsplit._io.validation import check_number, check_string, quoted
+from orbitsplit._io.validation import check_number, check_string, listed, quoted, tuple_of
 
 from .link_ends import end_keys, ends_of
 
@@ -58,23 +58,25 @@ class Node:
     def __post_init__(self) -> None:
         check_string("name of a node", self.name)
         if not isinstance(self.half_duplex, bool):
-            raise TypeError(f"half_duplex of node {self.name!r} is {self.half_duplex!r}, must be true or false")
+            raise TypeError(
+                f"half_duplex of node {quoted(self.name)} is {quoted(self.half_duplex)}, must be true or false"
+            )
         if (self.slowdown is None) == (self.flop_per_s is None):
-            raise ValueError(f"node {self.name!r} needs a speed: either slowdown or compute, not both")
+            raise ValueError(f"node {quoted(self.name)} needs a speed: either slowdown or compute, not both")
         for name in ("memory_bytes", "headroom_bytes", "slowdown", "flop_per_s", "memory_bytes_per_s"):
             value = getattr(self, name)
             if value is None and name not in ("memory_bytes", "headroom_bytes"):
                 continue
-            check_number(f"{name} of node {self.name!r}", value)
+            check_number(f"{name} of node {quoted(self.name)}", value)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} of node {self.name!r} is {value}, must be finite and at least 0")
+                raise ValueError(f"{name} of node {quoted(self.name)} is {value}, must be finite and at least 0")
         if self.slowdown == 0:
-            raise ValueError(f"slowdown of node {self.name!r} is 0, must be above 0")
+            raise ValueError(f"slowdown of node {quoted(self.name)} is 0, must be above 0")
         if self.flop_per_s == 0 or self.memory_bytes_per_s == 0:
-            raise ValueError(f"compute and memory_bandwidth of node {self.name!r} must be positive, one is 0")
+            raise ValueError(f"compute and memory_bandwidth of node {quoted(self.name)} must be positive, one is 0")
         if self.headroom_bytes > self.memory_bytes:
             raise ValueError(
-                f"headroom of node {self.name!r} is {self.headroom_bytes} bytes, its memory {self.memory_bytes}"
+                f"headroom of node {quoted(self.name)} is {self.headroom_bytes} bytes, its memory {self.memory_bytes}"
             )
 
 
@@ -105,13 +107,17 @@ class Link:
         check_string("source of a link", self.source)
         check_string("destination of a link", self.destination)
         if self.source == self.destination:
-            raise ValueError(f"link from node {self.source!r} to itself")
-        check_number(f"bandwidth of {self.source!r} -> {self.destination!r}", self.bytes_per_s)
-        check_number(f"latency of {self.source!r} -> {self.destination!r}", self.latency_s)
+            raise ValueError(f"link from node {quoted(self.source)} to itself")
+        check_number(f"bandwidth of {quoted(self.source)} -> {quoted(self.destination)}", self.bytes_per_s)
+        check_number(f"latency of {quoted(self.source)} -> {quoted(self.destination)}", self.latency_s)
         if not (math.isfinite(self.bytes_per_s) and self.bytes_per_s > 0):
-            raise ValueError(f"bandwidth of {self.source!r} -> {self.destination!r} is {self.bytes_per_s}, must be > 0")
+            raise ValueError(
+                f"bandwidth of {quoted(self.source)} -> {quoted(self.destination)} is {self.bytes_per_s}, must be > 0"
+            )
         if not (math.isfinite(self.latency_s) and self.latency_s >= 0):
-            raise ValueError(f"latency of {self.source!r} -> {self.destination!r} is {self.latency_s}, must be >= 0")
+            raise ValueError(
+                f"latency of {quoted(self.source)} -> {quoted(self.destination)} is {self.latency_s}, must be >= 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,26 +146,31 @@ class Network:
     pins: tuple[tuple[str, tuple[str | int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple_of("nodes", self.nodes, Node))
+        object.__setattr__(self, "links", tuple_of("links", self.links, Link))
         names = Counter(node.name for node in self.nodes)  # keeps the order; constellations have thousands of nodes
         if not names:
             raise ValueError("a network needs at least one node")
         for name, count in names.items():
             if count > 1:
-                raise ValueError(f"{count} nodes are called {name!r}, names must differ")
+                raise ValueError(f"{count} nodes are called {quoted(name)}, names must differ")
         pairs: set[tuple[str, str]] = set()
         for link in self.links:
             for end in (link.source, link.destination):
                 if end not in names:
-                    raise ValueError(f"a link names node {end!r}; the nodes are {', '.join(names)}")
+                    raise ValueError(f"a link names node {quoted(end)}; the nodes are {listed(names)}")
             if (link.source, link.destination) in pairs:
-                raise ValueError(f"two links from {link.source!r} to {link.destination!r}")
+                raise ValueError(f"two links from {quoted(link.source)} to {quoted(link.destination)}")
             pairs.add((link.source, link.destination))
+        for k, pin in enumerate(tuple_of("pins", self.pins)):
+            if len(tuple_of(f"pins[{k}]", pin)) != 2:
+                raise ValueError(f"pins[{k}] is {quoted(pin)}, must be a pair (node, layers)")
         pinned = [node for node, _ in self.pins]
         for node in pinned:
             if node not in names:
-                raise ValueError(f"a pin names node {node!r}; the nodes are {', '.join(names)}")
+                raise ValueError(f"a pin names node {quoted(node)}; the nodes are {listed(names)}")
             if pinned.count(node) > 1:
-                raise ValueError(f"node {node!r} has {pinned.count(node)} lists of pins, expected one")
+                raise ValueError(f"node {quoted(node)} has {pinned.count(node)} lists of pins, expected one")
 
     @classmethod
     def load(cls, path: str | Path) -> Network:
@@ -192,7 +203,7 @@ class Network:
         folder = resources.files("orbitsplit") / "networks"
         names = sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
         if name not in names:
-            raise ValueError(f"no sample network {name!r}; there are: {', '.join(names)}")
+            raise ValueError(f"no sample network {quoted(name)}; there are: {listed(names)}")
         return cls.from_toml((folder / f"{name}.toml").read_text(encoding="utf-8"), source=name)
 
     @classmethod
@@ -232,7 +243,7 @@ class Network:
         """
         names = [n.name for n in self.nodes]
         if node not in names:
-            raise ValueError(f"no node {node!r}; the nodes are {', '.join(names)}")
+            raise ValueError(f"no node {quoted(node)}; the nodes are {listed(names)}")
         return names.index(node)
 
     def without(self, nodes: Sequence[str] = (), links: Sequence[tuple[str, str]] = ()) -> Network:
@@ -279,10 +290,10 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
     }
     half_duplex = table.get("half_duplex", False)
     if not isinstance(half_duplex, bool):
-        raise ValueError(f"{where}.half_duplex is {half_duplex!r}, expected true or false")
+        raise ValueError(f"{where}.half_duplex is {quoted(half_duplex)}, expected true or false")
     slowdown = table.get("slowdown")
     if slowdown is not None and (isinstance(slowdown, bool) or not isinstance(slowdown, (int, float))):
-        raise ValueError(f"{where}.slowdown is {slowdown!r}, expected a number")
+        raise ValueError(f"{where}.slowdown is {quoted(slowdown)}, expected a number")
     try:
         return Node(
             name=str(table["name"]),

@@ -15,12 +15,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orbitsplit._io.validation import Array
+from orbitsplit._io.validation import Array, check_kind, quoted
 
 from .certificate import Alternative
-from .objective import value_s
+from .objective import check_objective, value_s
 from .problem import Problem, Stage, evaluate
 from .solve import solve
+from .tied_weights import check_tied_bytes
 from .unsplit import Unsplit, fastest_first, unsplit
 
 
@@ -37,8 +38,9 @@ def uniform(problem: Problem) -> tuple[Stage, ...]:
 
     Nodes that are left when there are fewer layers have no stage.
 
-    Raises nothing: limits that the stages violate are for `evaluate` to report.
+    Limits that the stages violate are for `evaluate` to report.
     """
+    check_kind("problem", problem, Problem)
     return _with_best_level(problem, _shares(np.ones(len(problem.layers)), np.ones(len(problem.nodes))))
 
 
@@ -51,16 +53,17 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
     Raises:
         ValueError: `to` is neither "speed" nor "memory".
     """
+    check_kind("problem", problem, Problem)
+    if not isinstance(to, str) or to not in ("speed", "memory"):
+        raise ValueError(f'to is {quoted(to)}, must be "speed" or "memory"')
     work = np.asarray(problem.layer_time_s).mean(axis=0)
     if to == "memory":
         work = np.ones(len(problem.layers))
         share = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
-    elif to == "speed":
+    else:
         total = np.asarray(problem.layer_time_s).sum(axis=1)
         # A node that takes no time would get all layers.
         share = 1.0 / total if (total > 0).all() else np.zeros(len(problem.nodes))
-    else:
-        raise ValueError(f'to is {to!r}, must be "speed" or "memory"')
     return _with_best_level(problem, _shares(work, share)) if share.sum() > 0 else uniform(problem)
 
 
@@ -69,8 +72,9 @@ def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
 
     A node that cannot hold the next layer is skipped.
 
-    Raises nothing: limits that the stages violate are for `evaluate` to report.
+    Limits that the stages violate are for `evaluate` to report.
     """
+    check_kind("problem", problem, Problem)
     layers, memory = len(problem.layers), problem.layer_memory_bytes
     spans: list[Span] = []
     start = 0
@@ -92,8 +96,9 @@ def min_max_split(problem: Problem) -> tuple[Stage, ...]:
     transmission alone: no codec seconds, propagation, ingress, egress, generation or pins. If no split fits, the result
     is that of `uniform`.
 
-    Raises nothing: limits that the stages violate are for `evaluate` to report.
+    Limits that the stages violate are for `evaluate` to report.
     """
+    check_kind("problem", problem, Problem)
     compute = _compute_s(problem)
     ratios = sorted({level.ratio for level in problem.levels}) or [1.0]
     splits = {tuple(spans) for ratio in ratios if (spans := _min_max_spans(problem, compute, ratio))}
@@ -108,6 +113,8 @@ def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage,
     Raises:
         ValueError: There is no such objective (see `SolveOptions`).
     """
+    check_kind("problem", problem, Problem)
+    check_objective(objective)
     best: tuple[Stage, ...] = ()
     best_rank: tuple[bool, float, int] | None = None
     for node, least_s in fastest_first(problem, objective):
@@ -127,9 +134,11 @@ def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternativ
     `unsplit`), which holds the `tied_bytes` that the first and the last layer share once.
 
     Raises:
-        ValueError: `tied_bytes` is not finite.
-        TypeError: `tied_bytes` is no number.
+        ValueError: `tied_bytes` is negative, or more than the last layer has.
+        TypeError: An argument has another type.
     """
+    check_kind("problem", problem, Problem)
+    check_tied_bytes(problem, tied_bytes)
     return (
         uncompressed(problem),
         *heuristic_baselines(problem),
@@ -215,7 +224,7 @@ def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[St
 
     def rank(stages: tuple[Stage, ...]) -> tuple[bool, bool, float, tuple[Stage, ...]]:
         result = evaluate(problem, stages)
-        is_over = result.loss > budget
+        is_over = result.loss > budget or math.isinf(result.loss)
         return not result.is_feasible, is_over, result.loss if is_over else result.objective_s, stages
 
     return min(candidates, key=rank) if candidates else single_node(problem)

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from orbitsplit._io.validation import check_kind
+
 from .baselines import scored, single_node, unsplit_alternative, without_compression
 from .certificate import Alternative, Binding, Certificate, Relaxation
-from .level_table import lifted_budget
 from .objective import value_s
 from .problem import ExternalLink, Pins, Problem, Stage, evaluate
 from .relaxations import relaxations
 from .restrict import without
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
-from .tied_weights import solve_with_tied_weights, with_tied_weights
+from .tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
 from .unsplit import best_unsplit
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def certificate(
 
     >>> print(certificate(Problem.load("problem.json")))       # doctest: +SKIP
     """
+    check_kind("problem", problem, Problem)
+    if solution is not None:
+        check_kind("solution", solution, Solution)
+    check_tied_bytes(problem, tied_bytes)
     options = solve_options("certificate", options, {**keywords})
     limit_s = options.time_limit_s
     deadline = math.inf if limit_s is None else time.monotonic() + limit_s
@@ -196,7 +201,7 @@ class _Findings:
 def _find_binding_constraints(findings: _Findings, problem: Problem, solution: Solution) -> None:
     _find_binding_memory(findings, problem)
     if problem.loss_budget is not None:
-        findings.relax("loss budget", "lifted", replace(problem, loss_budget=lifted_budget(problem.loss)))
+        findings.relax("loss budget", "lifted", replace(problem, loss_budget=None))
     if problem.pins != Pins():
         findings.relax("pins", "lifted", replace(problem, pins=Pins()))
     if findings.search.options.max_nodes is not None:

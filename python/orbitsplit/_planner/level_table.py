@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.validation import (
     LARGEST_BYTES,
@@ -21,22 +18,18 @@ from orbitsplit._io.validation import (
     list_of,
     mapping_of,
     records_of,
+    tuple_of,
 )
 
+from .losses import absent_as_infinity, infinity_as_absent
 from .problem import Level
 
-# The loss of a level that a cut does not have: the largest that a problem accepts. Budgets stay below half of it.
-ABSENT_LOSS = 1e100
-
 FORMAT = "orbitsplit-levels"
-VERSION = 2
-# Files of version 1 gave levels that a cut does not have this loss, which losses of another unit reach.
-_ABSENT_IN_VERSION_1 = 1e6
-
-
-def lifted_budget(loss: npt.ArrayLike) -> float | None:
-    """Return the loss budget that rules out only levels that a cut does not have; None if all cuts have all levels."""
-    return ABSENT_LOSS / 2 if np.max(loss, initial=0.0) >= ABSENT_LOSS else None
+VERSION = 3
+# Files of older versions gave levels that a cut does not have this loss, by version.
+_ABSENT_IN = {1: 1e6, 2: 1e100}
+# As in a problem.
+_MOST_LOSS = 1e100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +39,13 @@ class LevelTable:
     Attributes:
         levels: K levels, whose names are codecs.
         loss: C rows of K numbers: `loss[c][k]` is the loss of level k at the cut after c transformer layers, in nats
-            per token: the mean KL divergence of the next-token distribution from that of the unsplit model. 1e100: the
-            cut does not have the level.
+            per token: the mean KL divergence of the next-token distribution from that of the unsplit model. Infinite
+            (`None` is accepted for it): the cut does not have the level.
         provenance: How the losses were measured.
         codec_bytes: The most memory that one of the codecs takes in the process of a stage; a stage has up to two.
 
     Raises:
-        ValueError: A row of `loss` has another length than `levels`, or a loss is not finite or negative.
+        ValueError: A row of `loss` has another length than `levels`, or a loss is negative, above 1e100 or no number.
     """
 
     levels: tuple[Level, ...]
@@ -62,19 +55,23 @@ class LevelTable:
 
     def __post_init__(self) -> None:
         check_count("codec_bytes", self.codec_bytes, 0, most=LARGEST_BYTES)
-        for k, level in enumerate(self.levels):
+        for k, level in enumerate(tuple_of("levels", self.levels, Level)):
             check_fields(f"levels[{k}]", level, strings=("name",))
+        rows = [tuple_of(f"loss[{cut}]", row) for cut, row in enumerate(tuple_of("loss", self.loss))]
+        object.__setattr__(self, "loss", tuple(map(tuple, absent_as_infinity(rows))))
         for cut, row in enumerate(self.loss):
             if len(row) != len(self.levels):
                 raise ValueError(f"loss[{cut}] has {len(row)} numbers, must be {len(self.levels)}, one per level")
             for k, value in enumerate(row):
                 check_number(f"loss[{cut}][{k}]", value)
-                if not (math.isfinite(value) and value >= 0):
-                    raise ValueError(f"loss[{cut}][{k}] is {value}, must be finite and at least 0")
+                if not (0 <= value <= _MOST_LOSS or value == math.inf):
+                    raise ValueError(f"loss[{cut}][{k}] is {value}, must be from 0 to {_MOST_LOSS:g}, or infinite")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table as JSON-ready data; `from_dict` takes it back."""
-        return document_of(FORMAT, VERSION, asdict(self))
+        values = asdict(self)
+        values["loss"] = infinity_as_absent(self.loss)
+        return document_of(FORMAT, VERSION, values)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> LevelTable:
@@ -83,12 +80,14 @@ class LevelTable:
         Raises:
             ValueError: A key is missing, unknown or has a wrong value; the message names it.
         """
-        is_old = isinstance(document, Mapping) and (document.get("format"), document.get("version")) == (FORMAT, 1)
-        values = data_of(FORMAT, 1 if is_old else VERSION, document)
+        version = document.get("version") if isinstance(document, Mapping) else None
+        if not isinstance(version, int) or version not in _ABSENT_IN:
+            version = VERSION
+        values = data_of(FORMAT, version, document)
         check_keys("the table of levels", values, cls)
         rows = [list_of(f"loss[{cut}]", row) for cut, row in enumerate(list_of("loss", values["loss"]))]
-        if is_old:
-            rows = [[_loss_of_version_1(value) for value in row] for row in rows]
+        if version in _ABSENT_IN:
+            rows = [[_loss_of_old_version(value, _ABSENT_IN[version]) for value in row] for row in rows]
         return cls(
             levels=records_of("levels", list_of("levels", values["levels"]), Level),
             loss=tuple(map(tuple, rows)),
@@ -110,6 +109,5 @@ class LevelTable:
         return load_document(path, cls.from_dict)
 
 
-def _loss_of_version_1(value: Any) -> Any:
-    is_absent = isinstance(value, (int, float)) and _ABSENT_IN_VERSION_1 <= value < math.inf
-    return ABSENT_LOSS if is_absent else value
+def _loss_of_old_version(value: Any, least_absent: float) -> Any:
+    return math.inf if isinstance(value, (int, float)) and value >= least_absent else value

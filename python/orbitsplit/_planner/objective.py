@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from orbitsplit._io.validation import check_string
+
 from .problem import Evaluation
 
 FIELDS = {
@@ -13,7 +15,8 @@ FIELDS = {
 
 
 def check_objective(objective: str) -> None:
-    """Raise ValueError unless there is such an objective."""
+    """Raise TypeError for what is no string, ValueError unless there is such an objective."""
+    check_string("objective", objective)
     if objective not in FIELDS:
         *most, last = FIELDS
         raise ValueError(f'objective is "{objective}"; valid are {", ".join(most)} and {last}')

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from orbitsplit._io.units import format_seconds
+from orbitsplit._io.validation import check_kind, check_number, quoted
 
-from .level_table import lifted_budget
 from .problem import Problem, evaluate
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
-from .tied_weights import solve_with_tied_weights
+from .tied_weights import check_tied_bytes, solve_with_tied_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -113,11 +113,14 @@ def pareto(
     >>> front = pareto(Problem.load("problem.json"), over="memory")                    # doctest: +SKIP
     >>> [(point.limit, point.solution.objective_s) for point in front.points]           # doctest: +SKIP
     """
+    check_kind("problem", problem, Problem)
+    check_tied_bytes(problem, tied_bytes)
+    check_number("resolution", resolution)
     options = solve_options("pareto", options, {**keywords})
     if options.gap > 0:
         raise ValueError(f"gap is {options.gap:g}, must be 0: every point of a Pareto front is proven")
-    if over not in ("loss_budget", "memory"):
-        raise ValueError(f'over is {over!r}, must be "loss_budget" or "memory"')
+    if not isinstance(over, str) or over not in ("loss_budget", "memory"):
+        raise ValueError(f'over is {quoted(over)}, must be "loss_budget" or "memory"')
     if not 0 <= resolution < 1:
         raise ValueError(f"resolution is {resolution}, must be at least 0 and below 1")
     limited, limit_of = (_with_budget, _loss) if over == "loss_budget" else (_with_scale, _scale)
@@ -143,7 +146,7 @@ def pareto(
 
 
 def _with_budget(problem: Problem, budget: float) -> Problem:
-    return replace(problem, loss_budget=lifted_budget(problem.loss) if math.isinf(budget) else budget)
+    return replace(problem, loss_budget=budget)
 
 
 def _loss(problem: Problem, confirming: Problem, solution: Solution) -> float:

@@ -23,14 +23,19 @@ from orbitsplit._io.validation import (
     check_fields,
     check_integer,
     check_keys,
+    check_kind,
     check_number,
     check_string,
     index_of,
     list_of,
     mapping_of,
+    quoted,
     record_of,
     records_of,
+    tuple_of,
 )
+
+from .losses import absent_as_infinity, infinity_as_absent
 
 NO_LEVEL = -1
 
@@ -131,7 +136,8 @@ class Problem:
     - `layers` L names, `nodes`, `levels`; `layer_memory_bytes` (L,)
     - `layer_time_s` (N, L) seconds per micro-batch
     - `cut_bytes` (L-1,) uncompressed bytes that cross the cut after layer i, per micro-batch
-    - `loss` (L-1, K) additive loss of a level at the cut after layer i
+    - `loss` (L-1, K) additive loss of a level at the cut after layer i; null (None) or infinite: the cut does not have
+      the level
     - `bandwidth_bytes_per_s`, `latency_s` (N, N) directed; bandwidth 0 means no link
     - `loss_budget`: absent, null (None) or infinite means no limit
     - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
@@ -203,7 +209,7 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of a problem file as plain lists and numbers; absent options are left out."""
         return {
-            key: _plain(value)
+            key: infinity_as_absent(_plain(value)) if key == "loss" else _plain(value)
             for key, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
             if value is not None and not (isinstance(value, Pins) and value == Pins())
         }
@@ -229,7 +235,7 @@ class Evaluation:
         round_trip_s: Seconds of one token through all stages, its return included; 0 without generation.
         bottleneck_s: The longest occupancy of a stage or link, of a token step if the problem generates tokens.
         return_s: Latency from the last node back to the first; 0 without generation.
-        loss: The sum of the losses at the cuts.
+        loss: The sum of the losses at the cuts; infinite if a cut does not have the level of the plan.
         latency_s: Propagation of the prefill, which is added once; 0 if latency occupies links.
         ingress_s: Occupancy of the ingress per micro-batch.
         egress_s: Occupancy of the egress per micro-batch.
@@ -275,18 +281,19 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
 
     >>> evaluate(problem, solution).objective_s                # doctest: +SKIP
     """
-    sequence = stages if isinstance(stages, Sequence) else stages.stages
+    check_kind("problem", problem, Problem)
+    sequence: Any = stages if isinstance(stages, Sequence) else getattr(stages, "stages", stages)
     return Evaluation(**backend().evaluate(problem, stage_rows(sequence)))
 
 
 def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
     """Return stages as the rows (node, start, stop, level) of a backend. Raises ValueError for what is not a stage."""
     rows = []
-    for k, stage in enumerate(stages):
+    for k, stage in enumerate(tuple_of("stages", stages)):
         try:
             node, start, stop, level = (NO_LEVEL if value is None else value for value in Stage(*stage))
         except TypeError as error:
-            raise ValueError(f"stage {k} is {stage!r}, must be (node, start, stop, level)") from error
+            raise ValueError(f"stage {k} is {quoted(stage)}, must be (node, start, stop, level)") from error
         for key, value in zip(Stage._fields, (node, start, stop, level), strict=True):
             check_integer(f"{key} of stage {k}", value)
         if level == NO_LEVEL and stage[3:] == (NO_LEVEL,):
@@ -297,7 +304,12 @@ def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
 
 def _normalised(problem: Problem) -> dict[str, Any]:
     """Return every attribute in its type and shape. Raises ValueError or TypeError naming the key."""
-    layers, nodes, levels = len(problem.layers), len(problem.nodes), len(problem.levels)
+    values: dict[str, Any] = {
+        "layers": tuple_of("layers", problem.layers),
+        "nodes": tuple_of("nodes", problem.nodes, ProblemNode),
+        "levels": tuple_of("levels", problem.levels, Level),
+    }
+    layers, nodes, levels = (len(values[key]) for key in ("layers", "nodes", "levels"))
     cuts = max(layers - 1, 0)
     shapes = {
         "layer_memory_bytes": (layers,),
@@ -309,12 +321,10 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "latency_s": (nodes, nodes),
         "loss": (cuts, levels),
     }
-    values: dict[str, Any] = {"layers": tuple(problem.layers), "nodes": tuple(problem.nodes)}
-    values["levels"] = tuple(problem.levels)
     for key, shape in shapes.items():
         value = getattr(problem, key)
         if value is not None or key not in ("layer_decode_time_s", "cut_decode_bytes"):
-            values[key] = array_of(key, value, shape)
+            values[key] = array_of(key, absent_as_infinity(value) if key == "loss" else value, shape)
     for key in ("micro_batches", "new_tokens", "groups"):
         if getattr(problem, key) is not None or key != "groups":
             check_integer(key, getattr(problem, key))
@@ -336,21 +346,23 @@ def _check_scalars(problem: Problem) -> None:
         check_fields(f"levels[{k}]", level, strings=("name",))
     if problem.loss_budget is not None:
         check_number("loss_budget", problem.loss_budget)
-    if problem.order not in ("fixed", "free"):
-        raise ValueError(f'order is {problem.order!r}, must be "fixed" or "free"')
+    if not isinstance(problem.order, str) or problem.order not in ("fixed", "free"):
+        raise ValueError(f'order is {quoted(problem.order)}, must be "fixed" or "free"')
     if not isinstance(problem.latency_occupies_link, bool):
-        raise ValueError(f"latency_occupies_link is {problem.latency_occupies_link!r}, must be true or false")
+        raise ValueError(f"latency_occupies_link is {quoted(problem.latency_occupies_link)}, must be true or false")
     if problem.name is not None:
         check_string("name", problem.name)
+    check_kind("pins", problem.pins, Pins)
     for key, members in (("required", problem.pins.required), ("forbidden", problem.pins.forbidden)):
-        for i, member in enumerate(members):
+        for i, member in enumerate(tuple_of(f"pins.{key}", members)):
             check_integer(f"pins.{key}[{i}]", member)
-    for pinned, host in problem.pins.layers.items():
+    for pinned, host in mapping_of("pins.layers", problem.pins.layers).items():
         check_integer("pins.layers: the layer", pinned)
         check_integer(f"pins.layers[{pinned}]", host)
 
 
 def _external_link(key: str, link: ExternalLink, nodes: int) -> ExternalLink:
+    check_kind(key, link, ExternalLink)
     check_number(f"{key}.bytes", link.bytes)
     return ExternalLink(
         bytes=link.bytes,

@@ -19,6 +19,8 @@ Solve = Callable[[Problem], Solution]
 
 # Losses within this relative distance count as equal: four times the tolerance of a loss budget.
 _SAME_LOSS = 4e-9
+# Of links that are missing, as many are named.
+_MOST_NAMED = 4
 
 
 class _OutOfTimeError(Exception):
@@ -133,7 +135,8 @@ def _links(problem: Problem, search_best: Solve) -> Relaxation:
     if best is None:
         return Relaxation("links", None, "links: no number is enough")
     missing = _missing_links(problem, best.stages)
-    return Relaxation("links", float(len(missing)), "links: " + " and ".join(missing))
+    named = missing if len(missing) <= _MOST_NAMED else [*missing[:_MOST_NAMED], f"{len(missing) - _MOST_NAMED} more"]
+    return Relaxation("links", float(len(missing)), "links: " + " and ".join(named))
 
 
 def _counting_missing_links(problem: Problem) -> Problem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orbitsplit._io.validation import index_of
+from orbitsplit._io.validation import check_kind, index_of, quoted, tuple_of
 
 from .problem import Pins, Problem
 
@@ -19,9 +19,11 @@ def without(
 
     Raises:
         ValueError: There is no such node.
+        TypeError: An argument has another type.
 
     >>> left = without(problem, nodes=["sat-1"], links=[("sat-0", "sat-2")])    # doctest: +SKIP
     """
+    check_kind("problem", problem, Problem)
     names = [node.name for node in problem.nodes]
 
     def index(key: str, node: int | str) -> int:
@@ -30,9 +32,12 @@ def without(
             raise ValueError(f"{key} is {found}, the nodes are 0 to {len(names) - 1}")
         return found
 
-    gone = {index(f"nodes[{i}]", node) for i, node in enumerate(nodes)}
+    gone = {index(f"nodes[{i}]", node) for i, node in enumerate(tuple_of("nodes", nodes))}
     bandwidth = problem.bandwidth_bytes_per_s.copy()
-    for i, (source, destination) in enumerate(links):
+    for i, link in enumerate(tuple_of("links", links)):
+        if len(ends := tuple_of(f"links[{i}]", link)) != 2:
+            raise ValueError(f"links[{i}] is {quoted(link)}, must be a pair (source, destination)")
+        source, destination = ends
         bandwidth[index(f"links[{i}]: the source", source), index(f"links[{i}]: the destination", destination)] = 0
     pins = Pins(
         layers={layer: node for layer, node in problem.pins.layers.items() if node not in gone},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from orbitsplit._backend import backend
 from orbitsplit._io.keyword_options import refuse_keywords, take_options
-from orbitsplit._io.validation import LARGEST_BYTES, check_count, check_number, check_string
+from orbitsplit._io.validation import LARGEST_BYTES, check_count, check_kind, check_number, check_string
 
 from .objective import check_objective
 from .problem import NO_LEVEL, HasStages, Problem, Stage, stage_rows
@@ -138,6 +138,7 @@ def solve(
     >>> solution.status, solution.objective_s                # doctest: +SKIP
     ('optimal', 0.21770332794428698)
     """
+    check_kind("problem", problem, Problem)
     options = solve_options("solve", options, {**keywords})
     limit_s = float("inf") if options.time_limit_s is None else float(options.time_limit_s)
     limits = options.max_nodes, float(options.gap), limit_s, options.max_labels, options.max_bytes

@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from orbitsplit._io.validation import check_finite
+
 from .problem import Problem, Stage
 from .solve import Solution, SolveKeywords, SolveOptions, solve, solve_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+def check_tied_bytes(problem: Problem, tied_bytes: float) -> None:
+    """Raise `TypeError` for what is no number, `ValueError` for what the last layer cannot share with the first."""
+    check_finite("tied_bytes", tied_bytes, least=0)
+    most = float(problem.layer_memory_bytes[-1])
+    if tied_bytes > most:
+        raise ValueError(f"tied_bytes is {tied_bytes}, must be at most {most:g}, the bytes of the last layer")
 
 
 def with_tied_weights(problem: Problem, tied_bytes: float) -> Problem:

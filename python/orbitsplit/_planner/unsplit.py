@@ -9,10 +9,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from orbitsplit._io.validation import check_is_integer, check_kind
+
 from .objective import value_s
 from .problem import Level, Pins, Problem, Stage, evaluate
 from .shortest_path import shortest_path_to, transmission_s
-from .tied_weights import with_tied_weights
+from .tied_weights import check_tied_bytes, with_tied_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,12 @@ def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_byt
         tied_bytes: Bytes of weights that the first and the last layer share: they are held once.
 
     Raises:
-        ValueError: There is no such node or objective.
+        ValueError: There is no such node or objective, or `tied_bytes` is out of range.
+        TypeError: An argument has another type.
     """
+    check_kind("problem", problem, Problem)
+    check_is_integer("node", node)
+    check_tied_bytes(problem, tied_bytes)
     if not 0 <= node < len(problem.nodes):
         raise ValueError(f"node is {node}, the nodes are 0 to {len(problem.nodes) - 1}")
     whole = with_tied_weights(problem, tied_bytes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orbitsplit._io.validation import quoted
+
 if TYPE_CHECKING:
     from orbitsplit._network.network import Node
     from orbitsplit._profiling.profile import ModelProfile
@@ -30,7 +32,8 @@ def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
 def _measured(seconds: float | None, node: Node) -> float:
     if seconds is None:
         raise ValueError(
-            f"node {node.name!r} has a slow-down relative to a measured profile, but this profile was not measured: "
+            f"node {quoted(node.name)} has a slowdown relative to a measured "
+            f"profile, but this profile was not measured: "
             f"use profile(..., measure=True), or give the node its compute in FLOP/s"
         )
     return seconds

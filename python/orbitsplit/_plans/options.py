@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orbitsplit._io.validation import check_number, check_string
+from orbitsplit._io.validation import check_kind, check_number, tuple_of
 from orbitsplit._planner.solve import SolveKeywords
 
 from .plan import Plan
@@ -32,14 +32,9 @@ class RunningPlan:
     stores: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.plan, Plan):
-            raise TypeError(f"plan of a RunningPlan is {self.plan!r}, must be a Plan")
+        check_kind("plan of a RunningPlan", self.plan, Plan)
         check_runs(self.runs)
-        if isinstance(self.stores, str):
-            raise TypeError(f"stores is {self.stores!r}, must be a sequence of names")
-        for i, store in enumerate(self.stores):
-            check_string(f"stores[{i}]", store)
-        object.__setattr__(self, "stores", tuple(self.stores))
+        object.__setattr__(self, "stores", tuple_of("stores", self.stores, str))
 
 
 class PlanKeywords(SolveKeywords, total=False):

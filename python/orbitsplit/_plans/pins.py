@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orbitsplit._io.validation import check_is_integer
+from orbitsplit._io.validation import check_is_integer, listed, quoted
 from orbitsplit._network.network import Network
 from orbitsplit._planner.problem import Problem
 
@@ -22,9 +22,9 @@ def check_pins(pins: LayerPins, nodes: Sequence[str]) -> None:
         raise TypeError(f"pins is {type(pins).__name__}, must be a mapping from nodes to lists of layers")
     for node, layers in pins.items():
         if node not in nodes:
-            raise ValueError(f"pins name node {node!r}; the nodes are {', '.join(nodes)}")
+            raise ValueError(f"pins name node {quoted(node)}; the nodes are {listed(nodes)}")
         if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence):
-            raise TypeError(f"pins of node {node!r} are {layers!r}, must be a list of layers")
+            raise TypeError(f"pins of node {quoted(node)} are {quoted(layers)}, must be a list of layers")
 
 
 def pins_of(pins: LayerPins | None, network: Network, layers: Sequence[str]) -> dict[str, Any] | None:
@@ -47,7 +47,9 @@ def pins_of(pins: LayerPins | None, network: Network, layers: Sequence[str]) -> 
         for layer in pinned:
             index = _index_of(layer, node, layers)
             if node_of.setdefault(index, node) != node:
-                raise ValueError(f"layer {layers[index]!r} is pinned to two nodes, {node_of[index]!r} and {node!r}")
+                raise ValueError(
+                    f"layer {quoted(layers[index])} is pinned to two nodes, {quoted(node_of[index])} and {quoted(node)}"
+                )
     required = [node for node, pinned in named.items() if not pinned]
     return {"layers": {str(index): node for index, node in node_of.items()}, "required": required}
 
@@ -59,8 +61,11 @@ def without_nodes(pins: LayerPins, nodes: Sequence[str]) -> LayerPins:
 
 def describe_pins(problem: Problem) -> list[str]:
     """Return a sentence on the pins of a problem, as part of an error; [] without any."""
-    texts = [f"{problem.layers[k]!r} on {problem.nodes[n].name!r}" for k, n in sorted(problem.pins.layers.items())]
-    texts += [f"a stage on {problem.nodes[n].name!r}" for n in problem.pins.required]
+    texts = [
+        f"{quoted(problem.layers[k])} on {quoted(problem.nodes[n].name)}"
+        for k, n in sorted(problem.pins.layers.items())
+    ]
+    texts += [f"a stage on {quoted(problem.nodes[n].name)}" for n in problem.pins.required]
     if not texts:
         return []
     more = f" and {len(texts) - _MOST_NAMED} others" if len(texts) > _MOST_NAMED else ""
@@ -70,9 +75,9 @@ def describe_pins(problem: Problem) -> list[str]:
 def _index_of(layer: str | int, node: str, layers: Sequence[str]) -> int:
     if isinstance(layer, str):
         if layers.count(layer) != 1:
-            raise ValueError(f"node {node!r} is pinned to layer {layer!r}; the layers are {', '.join(layers)}")
+            raise ValueError(f"node {quoted(node)} is pinned to layer {quoted(layer)}; the layers are {listed(layers)}")
         return layers.index(layer)
-    check_is_integer(f"a layer pinned to node {node!r}", layer)
+    check_is_integer(f"a layer pinned to node {quoted(node)}", layer)
     if not 0 <= layer < len(layers):
-        raise ValueError(f"node {node!r} is pinned to layer {layer}, must be from 0 to {len(layers) - 1}")
+        raise ValueError(f"node {quoted(node)} is pinned to layer {layer}, must be from 0 to {len(layers) - 1}")
     return int(layer)

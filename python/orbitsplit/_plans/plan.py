@@ -22,12 +22,16 @@ from orbitsplit._io.validation import (
     LARGEST_BYTES,
     check_count,
     check_keys,
+    check_kind,
     check_number,
     check_string,
     list_of,
+    listed,
     mapping_of,
+    quoted,
     record_of,
     records_of,
+    tuple_of,
 )
 from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
@@ -72,24 +76,26 @@ class PlanStage:
 
     def __post_init__(self) -> None:
         check_string("the node of a stage", self.node)
-        check_count(f"start of the stage on {self.node!r}", self.start, 0)
-        check_count(f"stop of the stage on {self.node!r}", self.stop, self.start + 1)
+        check_count(f"start of the stage on {quoted(self.node)}", self.start, 0)
+        check_count(f"stop of the stage on {quoted(self.node)}", self.stop, self.start + 1)
         if self.codec is not None:
-            check_string(f"codec of the stage on {self.node!r}", self.codec)
+            check_string(f"codec of the stage on {quoted(self.node)}", self.codec)
             if self.codebook_level is None:
                 Codec.parse(self.codec)
         if self.codebook_level is not None:
-            check_count(f"codebook_level of the stage on {self.node!r}", self.codebook_level, 0)
+            check_count(f"codebook_level of the stage on {quoted(self.node)}", self.codebook_level, 0)
             if self.codec is None:
-                fact = f"the stage on {self.node!r} has codebook_level {self.codebook_level}"
+                fact = f"the stage on {quoted(self.node)} has codebook_level {self.codebook_level}"
                 raise ValueError(f"{fact} and no codec, which must be the level's name")
-        _check_not_negative(f"slowdown of node {self.node!r}", self.slowdown)
+        _check_not_negative(f"slowdown of node {quoted(self.node)}", self.slowdown)
         if self.slowdown == 0:
-            raise ValueError(f"slowdown of node {self.node!r} is 0, must be above 0")
+            raise ValueError(f"slowdown of node {quoted(self.node)} is 0, must be above 0")
         if self.memory_bytes is not None:
-            check_count(f"memory_bytes of node {self.node!r}", self.memory_bytes, 1, most=LARGEST_BYTES)
+            check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
         if not isinstance(self.half_duplex, bool):
-            raise TypeError(f"half_duplex of node {self.node!r} is {self.half_duplex!r}, must be true or false")
+            raise TypeError(
+                f"half_duplex of node {quoted(self.node)} is {quoted(self.half_duplex)}, must be true or false"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,8 @@ class Plan:
         layers: Number of layers; the embeddings and the head count.
         workload: What the plan was made for.
         return_latency_s: Seconds that a new token takes from the last stage back to the first.
+        return_latencies_s: The same of each link on its way: of the one from the last node to the first, or of those
+            back along the chain. Empty: the way is the link from the last node to the first.
         model: Name or path of the model; None if unknown.
         dtype: The dtype that the model was profiled with; another one takes other memory and time.
         threads: The torch threads of a stage that the model was profiled with.
@@ -183,6 +191,7 @@ class Plan:
     layers: int
     workload: Workload = field(default_factory=Workload)
     return_latency_s: float = 0.0
+    return_latencies_s: tuple[float, ...] = ()
     model: str | None = None
     dtype: str = "float32"
     threads: int = 1
@@ -192,31 +201,57 @@ class Plan:
     max_accuracy_drop: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
+        object.__setattr__(self, "links", tuple_of("links", self.links, PlanLink))
+        check_kind("workload", self.workload, Workload)
         check_count("layers", self.layers, 1)
         check_count("threads", self.threads, 1)
         check_dtype("dtype", self.dtype)
         _check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
+        self._check_return()
         if len(self.links) != len(self.stages) - 1:
             raise ValueError(f"{len(self.stages)} stages need {len(self.stages) - 1} links, got {len(self.links)}")
         expected = 0
         for stage in self.stages:
             if stage.start != expected:
-                raise ValueError(f"the stage on {stage.node!r} starts at layer {stage.start}, expected {expected}")
+                raise ValueError(
+                    f"the stage on {quoted(stage.node)} starts at layer {stage.start}, expected {expected}"
+                )
             expected = stage.stop
         if expected != self.layers:
             raise ValueError(f"the stages end at layer {expected}, the model has {self.layers}")
         nodes = [stage.node for stage in self.stages]
         if self.stages[-1].codec is not None:
-            raise ValueError(f"the last stage has codec {self.stages[-1].codec!r}, nothing is sent from it")
+            raise ValueError(f"the last stage has codec {quoted(self.stages[-1].codec)}, nothing is sent from it")
         if self.codebook is None and self.codebook_levels:
             raise ValueError("a stage has a level of a codebook, and the plan names no codebook")
         if self.max_accuracy_drop is not None:
             _check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
         twice = [node for node in nodes if nodes.count(node) > 1]
         if twice:
-            raise ValueError(f"node {twice[0]!r} has {nodes.count(twice[0])} stages, a node runs at most one")
+            raise ValueError(f"node {quoted(twice[0])} has {nodes.count(twice[0])} stages, a node runs at most one")
+
+    def _check_return(self) -> None:
+        latencies_s = tuple_of("return_latencies_s", self.return_latencies_s)
+        object.__setattr__(self, "return_latencies_s", latencies_s)
+        for k, latency_s in enumerate(latencies_s):
+            _check_not_negative(f"return_latencies_s[{k}]", latency_s)
+        if not latencies_s:
+            return
+        links = len(self.stages) - 1
+        if len(latencies_s) not in (1, links) or links == 0:
+            raise ValueError(f"return_latencies_s are of {len(latencies_s)} links, a token returns over 1 or {links}")
+        if not math.isclose(sum(latencies_s), self.return_latency_s, rel_tol=1e-9):
+            total = f"{sum(latencies_s)}, return_latency_s is {self.return_latency_s}"
+            raise ValueError(f"return_latencies_s add up to {total}")
+
+    @property
+    def return_way(self) -> tuple[str, ...]:
+        """The nodes that a new token passes from the last stage back to the first, both included."""
+        nodes = tuple(stage.node for stage in reversed(self.stages))
+        return nodes if len(self.return_latencies_s) > 1 else (nodes[0], nodes[-1])[: len(nodes)]
 
     @classmethod
     def manual(
@@ -290,7 +325,7 @@ class Plan:
             )
         cuts = [stage.cut for stage in self.stages[:-1]]
         if unknown := set(levels) - set(cuts):
-            raise LookupError(f"the plan has no cut {min(unknown)}, it has {', '.join(map(str, cuts))}")
+            raise LookupError(f"the plan has no cut {min(unknown)}, it has {listed(cuts)}")
         stages = list(self.stages)
         for k, cut in enumerate(cuts):
             level = levels.get(cut)
@@ -356,6 +391,16 @@ class Plan:
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
+
+
+def with_settings_of(plan: Plan, before: Plan) -> Plan:
+    """Return the plan that takes the place of another, with what users set of that one.
+
+    These are model, dtype and threads, and the limit of accuracy where the plan has none of its own.
+    """
+    drop = before.max_accuracy_drop if plan.max_accuracy_drop is None else plan.max_accuracy_drop
+    model = plan.model if before.model is None else before.model
+    return replace(plan, model=model, dtype=before.dtype, threads=before.threads, max_accuracy_drop=drop)
 
 
 def _bottlenecks(plan: Plan, prediction: Prediction) -> list[str]:

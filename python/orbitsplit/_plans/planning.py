@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_boolean, check_kind, check_number
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
-from orbitsplit._planner.level_table import ABSENT_LOSS, lifted_budget
+from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
+from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
 from .layer_times import decode_s, prefill_s
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from orbitsplit._codebook.codebook import Codebook
-    from orbitsplit._planner.level_table import LevelTable
-    from orbitsplit._profiling.profile import ModelProfile
 
 Order = Literal["fixed", "free"]
 
@@ -95,6 +93,8 @@ def plan(
         ValueError: Profile, network, workload, levels and codebook do not match, or a number is out of range.
         TypeError: An argument has another type.
     """
+    check_kind("profile", profile, ModelProfile)
+    check_boolean("explain", explain)
     given: dict[str, Any] = {**keywords}
     running = take_running(running, given)
     options = solve_options("plan", options, given)
@@ -134,6 +134,7 @@ def levels_and_budget(
         if max_accuracy_drop is not None:
             raise ValueError("max_accuracy_drop needs a codebook, which knows what a loss costs")
         return levels, budget
+    check_kind("codebook", codebook, Codebook)
     if levels is not None:
         raise ValueError("levels and a codebook are given, only one of them can say what codecs there are")
     if budget > 0 and max_accuracy_drop is not None:
@@ -142,8 +143,6 @@ def levels_and_budget(
     codebook.model.check_shape(f"the profile of {profile.model}", len(profile.layers) - 2, width)
     if max_accuracy_drop is not None:
         budget = codebook.accuracy.loss_budget(max_accuracy_drop)
-    if math.isfinite(budget) and not budget < ABSENT_LOSS / 2:
-        raise ValueError(f"loss_budget is {budget:g}, must be below {ABSENT_LOSS / 2:g}, or infinite for no limit")
     return codebook.table(profile.dtype), budget
 
 
@@ -209,11 +208,16 @@ def build_problem(
       that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
 
     Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slow-down
+        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
             refers to a profile that was not measured, or `levels` are for a model of another number of layers.
         TypeError: `loss_budget` is not a number.
     """
     _check_loss_budget(loss_budget)
+    check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
+    check_kind("workload", workload, Workload)
+    if levels is not None:
+        check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
     activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1
@@ -235,7 +239,7 @@ def build_problem(
         "latency_s": network.latency_s().tolist(),
         "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
         "loss": loss,
-        "loss_budget": lifted_budget(loss) if loss_budget == math.inf else loss_budget,
+        "loss_budget": loss_budget,
         "micro_batches": workload.micro_batches,
         "order": order,
         "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
@@ -297,6 +301,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         layers=len(problem.layers),
         workload=of.workload,
         return_latency_s=result.return_s,
+        return_latencies_s=_return_latencies_s(problem, [stage.node for stage in solution.stages], result.return_s),
         model=of.profile.model,
         dtype=of.profile.dtype,
         threads=of.profile.threads or 1,
@@ -392,3 +397,13 @@ def _plan_links(problem: Problem, order: Sequence[int]) -> tuple[PlanLink, ...]:
         PlanLink(bytes_per_s=float(problem.bandwidth_bytes_per_s[a][b]), latency_s=float(problem.latency_s[a][b]))
         for a, b in pairwise(order)
     )
+
+
+def _return_latencies_s(problem: Problem, order: Sequence[int], return_s: float) -> tuple[float, ...]:
+    """Return the latencies of the links that a token returns over in `return_s`, from the last node on."""
+    if len(order) == 1 or problem.new_tokens < 2:
+        return ()
+    direct_s = float(problem.latency_s[order[-1]][order[0]])
+    if problem.bandwidth_bytes_per_s[order[-1]][order[0]] > 0 and direct_s == return_s:
+        return (direct_s,)
+    return tuple(float(problem.latency_s[a][b]) for a, b in pairwise(reversed(order)))

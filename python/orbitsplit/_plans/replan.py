@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
-from orbitsplit._io.validation import array_of, index_of
+from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tuple_of
 from orbitsplit._planner.problem import HasStages, Problem, Stage, evaluate
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
-from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
+from orbitsplit._planner.tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
 from orbitsplit._planner.weight_transfer import Move, Weights
 
 from .options import check_runs
@@ -136,6 +136,8 @@ def replan(
     >>> answer = replan(plan, without(problem, nodes=["sat-1"]), runs=100)      # doctest: +SKIP
     >>> answer.decision, answer.stages                                          # doctest: +SKIP
     """
+    check_kind("problem", problem, Problem)
+    check_tied_bytes(problem, tied_bytes)
     options = solve_options("replan", options, {**keywords})
     if options.objective != "latency":
         raise ValueError(f"objective is {options.objective}, must be latency to replan a running plan")
@@ -230,7 +232,8 @@ def _running_parts(running: Plan | HasStages | Sequence[Stage], problem: Problem
     if isinstance(running, Plan):
         parts = _parts_of_plan(running, problem)
     else:
-        stages = running if isinstance(running, Sequence) else running.stages
+        given: Any = running if isinstance(running, Sequence) else getattr(running, "stages", running)
+        stages = tuple_of("running", given, Stage)
         names = [node.name for node in problem.nodes]
         for stage in stages:
             if not 0 <= stage.node < len(names):
@@ -262,7 +265,7 @@ def _held(parts: Sequence[_Part], problem: Problem, stores: Sequence[int | str])
     for part in parts:
         if part.node is not None:
             held[part.node, part.start : part.stop] = True
-    for i, store in enumerate(stores):
+    for i, store in enumerate(tuple_of("stores", stores)):
         node = index_of(f"stores[{i}]", store, names)
         if not 0 <= node < len(names):
             raise ValueError(f"stores[{i}] is {node}, the nodes are 0 to {len(names) - 1}")
@@ -274,7 +277,7 @@ def _held(parts: Sequence[_Part], problem: Problem, stores: Sequence[int | str])
 def _keep(parts: Sequence[_Part], scorer: _Scorer) -> Option:
     lost = [part.name for part in parts if part.node is None]
     if lost:
-        return Option(decision="keep", breaks=f"node {', '.join(lost)} is lost")
+        return Option(decision="keep", breaks=f"node {listed(lost)} is lost")
     if any(part.level == -1 for part in parts):
         return Option(decision="keep", breaks="the levels of the problem lack a codec of the plan")
     return scorer.option("keep", [Stage(part.node or 0, part.start, part.stop, part.level) for part in parts])

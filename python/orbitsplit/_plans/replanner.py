@@ -7,20 +7,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orbitsplit._io.keyword_options import refuse_keywords
+from orbitsplit._io.validation import check_kind
 from orbitsplit._network.network import Network
 from orbitsplit._planner.solve import SolveOptions
 from orbitsplit._profiling.profile import ModelProfile
 
 from .options import PlanKeywords
 from .pins import check_pins, without_nodes
-from .plan import Plan
+from .plan import Plan, with_settings_of
 from .planning import plan
 
 
 def replanner(
     profile: ModelProfile, network: Network, **options: Any
 ) -> Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]:
-    """Return the `replan` of a `Pipeline`: it plans on the rest of the network, for the workload of the running plan.
+    """Return the `replan` of a `Pipeline`: it plans on the rest of the network what the running plan was planned for.
+
+    The workload, model, dtype and threads are those of the running plan, and so are the objective and
+    `max_accuracy_drop` where no option says otherwise.
 
     The function takes the running plan, the names of lost nodes, and lost links as (source, destination). It raises
     InfeasiblePlanError if no plan is possible without them; the message says which relaxations would make one possible.
@@ -41,6 +45,8 @@ def replanner(
         >>> osp.Pipeline(plan, model, codebook=book, replan=replan)                            # doctest: +SKIP
     """
 
+    check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
     known = {*inspect.signature(plan).parameters, *PlanKeywords.__annotations__}
     refuse_keywords("plan", {name: value for name, value in options.items() if name not in known})
 
@@ -52,9 +58,13 @@ def replanner(
         own = {"stores": [node.name for node in left.nodes], "explain": True, **options}
         if own.get("pins") is not None:
             own["pins"] = without_nodes(own["pins"], nodes)
-        search = options.get("options") or SolveOptions(objective=options.get("objective", "latency"))
+        if options.get("options") is None and running.prediction is not None:
+            own.setdefault("objective", running.prediction.objective)
+        if options.get("codebook") is not None and not {"max_accuracy_drop", "loss_budget"} & options.keys():
+            own["max_accuracy_drop"] = running.max_accuracy_drop
+        search = options.get("options") or SolveOptions(objective=own.get("objective", "latency"))
         if search.objective == "latency":
             own["running"] = running
-        return plan(profile, left, running.workload, **own)
+        return with_settings_of(plan(profile, left, running.workload, **own), running)
 
     return replan

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 
+from orbitsplit._io.validation import check_kind
+
 from .plan import Plan, Prediction
 from .trace import Trace, TraceEvent
 
@@ -22,6 +24,7 @@ def simulate(plan: Plan) -> Trace:
     Raises:
         ValueError: The plan has no prediction (`Plan.manual` makes none).
     """
+    check_kind("plan", plan, Plan)
     if plan.prediction is None:
         raise ValueError("the plan has no prediction to simulate; plans from orbitsplit.plan have one")
     events = _Chain(plan, plan.prediction).run()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from orbitsplit._io.validation import quoted
+
 try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -33,7 +35,7 @@ _FORMATS = (".pdf", ".png", ".svg")
 def check_format(path: str | Path) -> None:
     """Raise ValueError unless pictures can be written with the suffix of `path`."""
     if Path(path).suffix not in _FORMATS:
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}, pictures end in one of {', '.join(_FORMATS)}")
+        raise ValueError(f"{path} ends in {quoted(Path(path).suffix)}, pictures end in one of {', '.join(_FORMATS)}")
 
 
 def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of
+from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of, quoted, tuple_of
 
 FORMAT = "orbitsplit-trace"
 VERSION = 1
@@ -78,7 +78,7 @@ class Trace:
             the node is planned to be faster, and ran as fast as this machine.
 
     Raises:
-        ValueError: The number of slow-downs is neither 0 nor that of the nodes.
+        ValueError: The number of slowdowns is neither 0 nor that of the nodes.
     """
 
     nodes: tuple[str, ...]
@@ -86,7 +86,8 @@ class Trace:
     slowdowns: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.slowdowns) not in (0, len(self.nodes)):
+        tuple_of("events", self.events, TraceEvent)
+        if len(tuple_of("slowdowns", self.slowdowns)) not in (0, len(tuple_of("nodes", self.nodes, str))):
             raise ValueError(f"slowdowns are {len(self.slowdowns)}, must be 0 or {len(self.nodes)}, one per node")
 
     @property
@@ -177,7 +178,7 @@ def _event(key: str, row: Any, nodes: tuple[str, ...]) -> TraceEvent:
     for name, number in (("start_s", start_s), ("stop_s", stop_s)):
         check_number(f"{key}: {name}", number)
     if kind not in KINDS or not 0 <= node < len(nodes):
-        raise ValueError(f"{key} has kind {kind!r} and node {node}, the trace has {len(nodes)} nodes")
+        raise ValueError(f"{key} has kind {quoted(kind)} and node {node}, the trace has {len(nodes)} nodes")
     return TraceEvent(nodes[node], kind, group, step, start_s, stop_s)
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers.configuration_utils import PreTrainedConfig
 
 from orbitsplit._io.dtypes import check_dtype
-from orbitsplit._io.validation import check_count
+from orbitsplit._io.validation import check_boolean, check_callable, check_count
 from orbitsplit._models.source import model_class, open_model, read_config
 
 from .profile import LayerProfile, ModelProfile
@@ -55,6 +55,7 @@ def profile(
         ValueError: The architecture cannot be split, the model takes fewer tokens, a count is below 1, the dtype is
             unknown, or a configuration is to be measured, which has no weights.
     """
+    check_callable("progress", progress)
     _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
     report = progress or (lambda _step, _fraction: None)
     source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
@@ -123,5 +124,6 @@ def _check_arguments(
     for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
         check_count(name, value, 1)
     check_dtype("dtype", dtype)
+    check_boolean("measure", measure)
     if measure and isinstance(model, PreTrainedConfig):
         raise ValueError("a configuration has no weights to measure: give a model directory or a hub id")

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_count, check_keys, check_number, check_string, list_of, records_of
+from orbitsplit._io.validation import (
+    check_count,
+    check_keys,
+    check_number,
+    check_string,
+    list_of,
+    records_of,
+    tuple_of,
+)
 
 from .workload import Workload
 
@@ -115,10 +123,13 @@ class ModelProfile:
     library_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple_of("layers", self.layers, LayerProfile))
         if len(self.layers) < 3:
             raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
         for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
             check_count(name, getattr(self, name), 1)
+        if self.threads is not None:
+            check_count("threads", self.threads, 1)
         names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s", "library_bytes")
         _check_amounts(self, "the profile", names)
 

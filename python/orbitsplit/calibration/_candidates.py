@@ -12,6 +12,7 @@ import numpy.typing as npt
 from orbitsplit._codebook.codebook import CodebookEntry, CodebookLevel
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import Codec
+from orbitsplit._io.validation import quoted
 
 from ._distill import distill
 from ._fit import STATISTICAL, Fitted, finish, fit, geometry, start_of
@@ -57,7 +58,9 @@ def check_codecs(codecs: Sequence[str]) -> None:
             try:
                 Codec.parse(name)
             except ValueError as error:
-                raise ValueError(f"codec {name!r} is neither {', '.join(KINDS)} nor a fixed one: {error}") from error
+                raise ValueError(
+                    f"codec {quoted(name)} is neither {', '.join(KINDS)} nor a fixed one: {error}"
+                ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +114,7 @@ def _make(kind: str, bits: float, sources: Sources) -> Fitted:
         training = Training(steps=_DISTILL_STEPS, learning_rate=0.01, seed=sources.seed)
         distilled = distill(fitted, start, bits=bits, training=training)
         return finish(distilled.numbers, statistics.sample, bits, varies="step")
-    raise ValueError(f"codec {kind!r} is not calibrated, those are {', '.join(KINDS)}")
+    raise ValueError(f"codec {quoted(kind)} is not calibrated, those are {', '.join(KINDS)}")
 
 
 def _measure(name: str, fitted: Fitted | None, downstream: CutDownstream, kind: str) -> Candidate:

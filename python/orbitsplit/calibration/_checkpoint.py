@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from orbitsplit._codebook.codebook import CodebookEntry, read_entries
 from orbitsplit._io.tensor_file import Arrays, read_tensors, write_tensors
-from orbitsplit._io.validation import check_count, list_of, mapping_of
+from orbitsplit._io.validation import check_count, list_of, mapping_of, quoted
 
 from ._statistics import CutStatistics
 
@@ -86,7 +86,7 @@ class Checkpoint:
         document, arrays = read_tensors(path, FORMAT, VERSION, is_checked=True)
         found = document.get("request", document.get("asked"))
         if not isinstance(found, dict):
-            raise ValueError(f"{path} is not a valid checkpoint: its request is {found!r}")
+            raise ValueError(f"{path} is not a valid checkpoint: its request is {quoted(found)}")
         for key, value in self._request.items():
             if found.get(key) != value:
                 raise ValueError(

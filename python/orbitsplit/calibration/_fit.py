@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orbitsplit._backend import backend
+from orbitsplit._io.validation import quoted
 
 from ._numbers import ESCAPE, CodecNumbers, Floats
 from ._statistics import CutStatistics
@@ -61,7 +62,7 @@ def geometry(kind: str, statistics: CutStatistics) -> CodecNumbers:
         return CodecNumbers(shift=shift, step=_positive(1 / weight.clamp_min(1e-30)))
     if kind == "klt":
         return _principal_axes(statistics, shift)
-    raise ValueError(f"codec {kind!r} is not fitted to statistics, those are {', '.join(STATISTICAL)}")
+    raise ValueError(f"codec {quoted(kind)} is not fitted to statistics, those are {', '.join(STATISTICAL)}")
 
 
 def _ridge(statistics: CutStatistics) -> float:

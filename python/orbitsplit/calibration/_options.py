@@ -9,14 +9,7 @@ from typing import Any, Literal, TypedDict
 import torch
 
 from orbitsplit._io.dtypes import check_dtype
-from orbitsplit._io.validation import (
-    check_boolean,
-    check_count,
-    check_integer,
-    check_is_integer,
-    check_number,
-    check_string,
-)
+from orbitsplit._io.validation import check_boolean, check_count, check_integer, check_number, check_string, quoted
 
 from ._candidates import check_codecs
 
@@ -102,7 +95,7 @@ class CalibrationOptions:
         check_count("prompt_tokens", self.prompt_tokens, 1)
         for name in ("fit_samples", "measure_samples"):
             if getattr(self, name) is not None:
-                check_is_integer(name, getattr(self, name))
+                check_count(name, getattr(self, name), 1)
         check_torch_dtype("dtype", self.dtype)
         check_boolean("hull_only", self.hull_only)
         check_seed(self.seed)
@@ -111,7 +104,7 @@ class CalibrationOptions:
 def check_torch_dtype(name: str, dtype: Any) -> None:
     """Raise `TypeError` for what is no dtype of torch, `ValueError` for one that frames do not have."""
     if not isinstance(dtype, torch.dtype):
-        raise TypeError(f"{name} is {dtype!r}, must be a torch.dtype")
+        raise TypeError(f"{name} is {quoted(dtype)}, must be a torch.dtype")
     check_dtype(name, str(dtype).removeprefix("torch."))
 
 
@@ -122,7 +115,7 @@ def check_seed(seed: Any) -> None:
 
 def _tuple_of(name: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Sequence):
-        raise TypeError(f"{name} is {values!r}, must be a sequence")
+        raise TypeError(f"{name} is {quoted(values)}, must be a sequence")
     return tuple(values)
 
 

@@ -18,7 +18,7 @@ from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._io.validation import LARGEST_BYTES, check_callable, check_count, check_is_integer, check_number
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
-from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan import Plan, with_settings_of
 
 from ._activation_hooks import ActivationHooks
 from ._data import Data, Samples, is_causal, load_model, name_of, task_of
@@ -207,7 +207,7 @@ def _tighter(
             found = replan(budget)
         except InfeasiblePlanError:
             found = None  # no plan fits without that much compression
-    return None if found is None else replace(found, max_accuracy_drop=limit)
+    return None if found is None else replace(with_settings_of(found, last.plan), max_accuracy_drop=limit)
 
 
 def better_levels(plan: Plan, codebook: Codebook, loss_budget: float) -> Plan:

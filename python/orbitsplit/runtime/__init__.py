@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from orbitsplit._io.deprecation import warn_renamed
+from orbitsplit._io.validation import quoted
 
 if TYPE_CHECKING:
     from ._parent.generation import Generation
@@ -56,4 +57,4 @@ def __getattr__(name: str) -> Any:
         name = _RENAMED[name]
     if name in _MODULES:
         return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {quoted(__name__)} has no attribute {quoted(name)}")

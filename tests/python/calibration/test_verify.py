@@ -257,8 +257,9 @@ def test_plans_are_made_again_with_falling_budgets(digits: Digits) -> None:
         budgets.append(budget)
         return digits.plan(*[fewest_bits(digits.book, cut, budget / 2) for cut in (1, 3)], cuts=(1, 3))
 
-    plan = digits.plan(COARSEST, "fisher 1", limit=0.004)
+    plan = replace(digits.plan(COARSEST, "fisher 1", limit=0.004), model="digits")
     found = digits.verify(plan, replan=replan)
+    assert found.plan.model == "digits"  # of the plan that was verified
     assert len(budgets) >= 1
     assert len(found.trials) == len(budgets) + 1
     for trial, budget in zip(found.trials, budgets, strict=False):

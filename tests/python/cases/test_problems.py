@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -97,29 +98,58 @@ def many_nodes() -> Problem:
 
 
 def least_excess_s(limit_s: float, run: Any) -> float:
-    """Return by how much a run exceeds its limit: the least of three, because other processes take time too."""
+    """Return by how much the processor time of a run exceeds its limit: the least of three.
+
+    A limit is of real time, which is at least as long, and longer by what other processes take.
+    """
     excess = []
     for _ in range(3):
-        start = time.monotonic()
+        start = time.process_time()
         run()
-        excess.append(time.monotonic() - start - limit_s)
+        excess.append(time.process_time() - start - limit_s)
     return min(excess)
 
 
+@pytest.fixture(scope="module", params=BACKENDS)
+def compiled_backend(request: pytest.FixtureRequest) -> str:
+    """Return a backend whose search was compiled before the time is taken, where it is compiled at first use."""
+    with use_backend(request.param):
+        assert solve(Problem.from_dict(case("slow_return_link", order="free"))).status == "optimal"
+    return str(request.param)
+
+
+def changed(problem: Problem, change: str) -> Problem:
+    """Return a problem whose long steps are others: fixed order, links that occupy their senders, tokens."""
+    if change == "half duplex":
+        return replace(problem, nodes=tuple(replace(node, half_duplex=True) for node in problem.nodes))
+    if change == "tokens":
+        times, sizes = problem.layer_time_s / 50, problem.cut_bytes / 100
+        return replace(problem, new_tokens=32, groups=4, layer_decode_time_s=times, cut_decode_bytes=sizes)
+    return replace(problem, order="free" if change == "free" else "fixed")
+
+
 @pytest.mark.parametrize("limit_s", [0.2, 0.5, 1.0])
-def test_a_time_limit_holds_inside_long_steps(many_nodes: Problem, limit_s: float) -> None:
-    # 2.3 to 3.8 s at a limit of 1 s.
-    assert least_excess_s(limit_s, lambda: solve(many_nodes, time_limit_s=limit_s)) < 0.1
+@pytest.mark.parametrize("change", ["free", "fixed", "half duplex", "tokens"])
+def test_a_time_limit_holds_inside_long_steps(
+    compiled_backend: str, many_nodes: Problem, change: str, limit_s: float
+) -> None:
+    # 2.3 to 3.8 s at a limit of 1 s; half duplex, with the loops of Numba, 1.2 s at a limit of 0.3 s.
+    problem = changed(many_nodes, change)
+    with use_backend(compiled_backend):
+        assert least_excess_s(limit_s, lambda: solve(problem, time_limit_s=limit_s)) < 0.1
 
 
-def test_a_time_limit_holds_for_all_searches_of_a_certificate(many_nodes: Problem) -> None:
-    solution = solve(many_nodes, time_limit_s=0.2)
-    excess_s = least_excess_s(0.5, lambda: certificate(many_nodes, solution, time_limit_s=0.5))
+def test_a_time_limit_holds_for_all_searches_of_a_certificate(compiled_backend: str, many_nodes: Problem) -> None:
+    with use_backend(compiled_backend):
+        solution = solve(many_nodes, time_limit_s=0.2)
+        excess_s = least_excess_s(0.5, lambda: certificate(many_nodes, solution, time_limit_s=0.5))
     assert excess_s < 0.25  # the problems of some hundred questions are made in any case
 
 
-def test_more_time_proves_no_less(many_nodes: Problem) -> None:
-    found = [solve(many_nodes, time_limit_s=limit_s) for limit_s in (0.2, 0.5, 1.0)]
+def test_more_time_proves_no_less(compiled_backend: str, many_nodes: Problem) -> None:
+    limits_s = (0.2, 0.5, 1.0) if compiled_backend == "native" else (1.0, 2.0, 4.0)  # for a plan there must be time
+    with use_backend(compiled_backend):
+        found = [solve(many_nodes, time_limit_s=limit_s) for limit_s in limits_s]
     bounds = [one.lower_bound_s for one in found]
     assert bounds == sorted(bounds)
     assert all(0 < one.lower_bound_s <= one.objective_s for one in found)
@@ -186,7 +216,8 @@ OVERFLOWING = [
     (("cut_bytes", 1), 1e200, f"cut_bytes[1] is 1e+200, {MOST}"),
     (("latency_s", 0, 1), 2e100, f"latency_s[0][1] is 2e+100, {MOST}"),
     (("loss", 1, 0), 1e101, f"loss[1][0] is 1e+101, {MOST}"),
-    (("loss_budget",), 1.7e308, f"loss_budget is 1.7e+308, {MOST}"),
+    # A sum over the cuts, which may exceed what a single loss may be.
+    (("loss_budget",), 1.7e308, "loss_budget is 1.7e+308, must be at most 1e+110"),
     (("levels", 1, "ratio"), 1e300, f"levels[1].ratio is 1e+300, {MOST}"),
     (("levels", 0, "encode_s_per_byte"), 1e150, f"levels[0].encode_s_per_byte is 1e+150, {MOST}"),
     (
@@ -244,7 +275,7 @@ def test_the_largest_magnitudes_stay_finite(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("scale", [1e-6, 0.5, 0.999, 1, 1.5, 1e3, 1e6, 1e12, 1e40, 1e90, 1e92])
+@pytest.mark.parametrize("scale", [1e-6, 0.5, 0.999, 1, 1.5, 1e3, 1e6, 1e12, 1e40, 1e90, 1e92, 3e93])
 def test_large_losses_have_a_front_and_an_answered_certificate(scale: float, backend: str) -> None:
     # The front was empty and the loss budget not answered: a loss of 1e6 stood for a level that is not there.
     data = case("large_losses")

@@ -35,7 +35,7 @@ def changed(name: str, *changes: tuple[str, str]) -> str:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("cubesat", ("", ""), "a slow-down (sat-0 4, sat-1 3, sat-2 5, sat-3 4.5, munich 1), and nothing is measured"),
+        ("cubesat", ("", ""), "a slowdown (sat-0 4, sat-1 3, sat-2 5, sat-3 4.5, munich 1), and nothing is measured"),
         ("paper", (r"satellites = .*", 'satellites = ["sat-1"]'), "its chain is sat-1 alone."),
         ("paper", (r"\[chain\]\nsatellites = .*", ""), "its chain is sat-0 alone."),
         ("paper", (r'"sat-1", ', ""), "there is no link from sat-0 to sat-2."),

@@ -117,7 +117,7 @@ def test_an_argument_is_given_once_and_known(planner: Callable[..., Any]) -> Non
     name = planner.__name__
     for keywords, message in (
         ({"request": request, "source": "sat-0"}, rf"{name}\(\) got request= and source=, which is a field of it"),
-        ({"request": fields}, "request is {.*}, must be a TimedRequest"),
+        ({"request": fields}, "request is {.*, must be a TimedRequest"),
         ({**fields, "sauce": "sat-0"}, rf"{name}\(\) got an unexpected keyword argument 'sauce'"),
         ({"source": "sat-0", "requested": fleet.epoch}, "missing 2 required .*'input_bytes' and 'output_bytes'"),
     ):

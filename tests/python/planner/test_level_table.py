@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ def test_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "something"}, "expected format 'orbitsplit-levels' version 2, got 'something'"),
+        ({"format": "something"}, "expected format 'orbitsplit-levels' version 3, got 'something'"),
         ({"levels": [{"name": "raw"}]}, r'levels\[0\] has no key "ratio"'),
         ({"loss": [[0.0, float("nan")]]}, r"loss\[0\]\[1\] is nan"),
-        ({"loss": [[0.0, -0.1]]}, r"loss\[0\]\[1\] is -0\.1"),
+        ({"loss": [[0.0, -0.1]]}, r"loss\[0\]\[1\] is -0\.1, must be from 0 to 1e\+100, or infinite"),
+        ({"loss": [[0.0, 1.1e100]]}, r"loss\[0\]\[1\] is 1\.1e\+100, must be from 0 to 1e\+100, or infinite"),
+        ({"version": 4}, "expected format 'orbitsplit-levels' version 3, got 'orbitsplit-levels' version 4"),
         ({"loss": [[0.0]]}, r"loss\[0\] has 1 numbers, must be 2"),
     ],
 )
@@ -44,12 +48,22 @@ def test_data_of_a_wrong_type_is_refused(change: dict[str, Any], message: str) -
         LevelTable.from_dict({**TABLE.to_dict(), **change})
 
 
-def test_levels_that_a_cut_does_not_have_are_read_from_version_1() -> None:
-    old = {**TABLE.to_dict(), "version": 1, "loss": [[0.0, 1e6], [0.0, 0.5]]}
-    table = LevelTable.from_dict(old)
-    assert table.loss == ((0.0, 1e100), (0.0, 0.5))
+@pytest.mark.parametrize("absent", [None, math.inf])
+def test_a_level_that_a_cut_does_not_have_is_null_in_a_file(absent: float | None, tmp_path: Path) -> None:
+    table = LevelTable(levels=(RAW, INT8), loss=((0.0, absent), (0.0, 1e99)))  # type: ignore[arg-type]
+    assert table.loss == ((0.0, math.inf), (0.0, 1e99))
+    table.save(tmp_path / "levels.json")
+    assert json.loads((tmp_path / "levels.json").read_text())["loss"] == [[0.0, None], [0.0, 1e99]]
+    assert LevelTable.load(tmp_path / "levels.json") == table
+
+
+@pytest.mark.parametrize(("version", "absent", "present"), [(1, 1e6, 9e5), (2, 1e100, 1e99), (3, None, 1e100)])
+def test_levels_that_a_cut_does_not_have_are_read_from_every_version(
+    version: int, absent: float | None, present: float
+) -> None:
+    table = LevelTable.from_dict({**TABLE.to_dict(), "version": version, "loss": [[0.0, absent], [0.0, present]]})
+    assert table.loss == ((0.0, math.inf), (0.0, present))
     assert LevelTable.from_dict(table.to_dict()) == table
-    assert LevelTable.from_dict({**old, "version": 2}).loss == ((0.0, 1e6), (0.0, 0.5))
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

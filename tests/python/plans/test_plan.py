@@ -66,6 +66,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
         layers=5,
         workload=Workload(micro_batches=3, prompt_tokens=7, new_tokens=2, batch_size=2),
         return_latency_s=0.25,
+        return_latencies_s=(0.25,),
         model="some/model",
     )
     plan.save(tmp_path / "plan.json")
@@ -84,6 +85,9 @@ def _edited(**changes: Any) -> dict[str, Any]:
         (_edited(colour=1), 'unknown key "colour"'),
         (_edited(stages=[]), "at least one stage"),
         (_edited(return_latency_s=float("nan")), "return_latency_s is nan"),
+        (_edited(return_latencies_s=[-1]), r"return_latencies_s\[0\] is -1"),
+        (_edited(return_latencies_s=[0.5]), "return_latencies_s add up to 0.5, return_latency_s is 0.0"),
+        (_edited(return_latencies_s=[0, 0]), "return_latencies_s are of 2 links, a token returns over 1 or 1"),
         (_edited(dtype="int3"), "dtype is 'int3'"),
         (_edited(threads=0), "threads is 0"),
         (_edited(stages=[{"node": "a", "start": 0, "stop": 4, "codec": "int8"}], links=[]), "nothing is sent"),

@@ -299,6 +299,34 @@ def test_a_running_plan_is_replanned_after_the_loss_of_a_node() -> None:
         osp.plan(profile(), left, workload, running=before, objective="throughput")
 
 
+@pytest.mark.parametrize(
+    ("direct_s", "new_tokens", "way"),
+    [
+        (None, NEW, ("n2", "n1", "n0")),
+        (9.0, NEW, ("n2", "n1", "n0")),
+        (0.125, NEW, ("n2", "n0")),
+        (None, 0, ("n2", "n0")),
+    ],
+)
+def test_a_plan_says_over_which_links_tokens_return(direct_s: float | None, new_tokens: int, way: tuple[str]) -> None:
+    names = ("n0", "n1", "n2")
+    links = [Link(a, b, 6400.0, 0.25) for a, b in (("n0", "n1"), ("n1", "n0"), ("n1", "n2"), ("n2", "n1"))]
+    links += [] if direct_s is None else [Link("n2", "n0", 6400.0, direct_s)]
+    nodes = tuple(Node(name, memory, slowdown=1.0) for name, memory in zip(names, (2300, 2200, 2200), strict=True))
+    workload = Workload(prompt_tokens=PROMPT, new_tokens=new_tokens)
+    made = osp.plan(profile(), Network("test", nodes, tuple(links)), workload, order="fixed")
+    assert [stage.node for stage in made.stages] == list(names)
+    latencies_s = () if new_tokens == 0 else (0.25, 0.25) if len(way) == 3 else (direct_s,)
+    assert (made.return_way, made.return_latencies_s) == (way, latencies_s)
+    assert made.return_latency_s == sum(latencies_s)
+    assert osp.Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+def test_a_plan_of_one_stage_has_no_way_back() -> None:
+    made = osp.plan(profile(), network(1.0), Workload(prompt_tokens=PROMPT, new_tokens=NEW))
+    assert (made.return_way, made.return_latencies_s) == (("n0",), ())
+
+
 # Two transformer layers: the cut before the first was not calibrated, and cuts differ in what they lose and save.
 LEVELS = {
     1: [("fine", 8, 0.001), ("middle", 4, 0.01), ("coarse", 2, 0.08)],

@@ -66,12 +66,15 @@ class Ends:
     inlet: ActivationInlet
 
 
-def activation_ends(codec: str = "raw", *, half_duplex: bool = False, dtype: torch.dtype = torch.float32) -> Ends:
+def activation_ends(
+    codec: str = "raw", *, half_duplex: bool = False, dtype: torch.dtype = torch.float32, planned_tokens: int = 10
+) -> Ends:
     memory, recorder = Memory(), Recorder()
     recorder.begin(GROUP.id)
     pace = Pace(recorder)
     outlet = ActivationOutlet(memory, pace, codec=codec, half_duplex=half_duplex)  # type: ignore[arg-type]
-    inlet = ActivationInlet(memory, pace, hidden_size=HIDDEN, dtype=dtype, link=LINK)  # type: ignore[arg-type]
+    shape: dict[str, Any] = {"hidden_size": HIDDEN, "dtype": dtype, "planned_tokens": planned_tokens}
+    inlet = ActivationInlet(memory, pace, link=LINK, **shape)  # type: ignore[arg-type]
     return Ends(memory, recorder, pace, outlet, inlet)
 
 
@@ -223,6 +226,78 @@ def test_a_header_cannot_make_the_receiver_allocate_more_than_a_message_may_hold
         ends.inlet.receive()
     with pytest.raises(ValueError, match="takes 2560 bytes, the limit is 2559"):
         ends.outlet.send(3, 2, torch.zeros(2, 5, HIDDEN))
+
+
+def forged(group: Group, frame: bytes, *, rows: int = 1, tokens: int = 1 << 18) -> Ends:
+    """Return ends of a link on which a header of these rows and tokens begins a group."""
+    ends = activation_ends()
+    ends.memory.send(Header(Kind.BEGIN, 3, 0, rows=rows, tokens=tokens), frame, description=group.to_json())
+    return ends
+
+
+def test_a_small_frame_cannot_make_an_array_far_beyond_the_plan() -> None:
+    """Regression: a header and a sparse frame of 67 bytes made an array of up to 1 GiB, whatever the plan was."""
+    tokens = 1 << 18
+    frame = osp.compress(torch.zeros(1, tokens * HIDDEN), codec="topk:1e-9")
+    assert len(frame) < 100
+    message = rf"\(1, {tokens}, 64\) in torch.float32 takes 67108864 bytes, the limit is {8192 * len(frame)}$"
+    with pytest.raises(osp.TransportError, match=message):
+        forged(replace(GROUP, rows=1, tokens=1, max_new_tokens=0), frame).inlet.receive()
+    for rows, step_tokens in ((1, tokens), (tokens, 1)):
+        ends = activation_ends()
+        ends.memory.send(Header(Kind.STEP, 3, 1, rows=rows, tokens=step_tokens), frame)
+        with pytest.raises(osp.TransportError, match=rf"takes 67108864 bytes, the limit is {8192 * len(frame)}$"):
+            ends.inlet.receive()
+
+
+@pytest.mark.parametrize("planned_tokens", [1, 1 << 14])
+def test_what_the_plan_lets_cross_has_no_other_limit(planned_tokens: int) -> None:
+    frame = osp.compress(torch.zeros(1, planned_tokens * HIDDEN), codec="topk:1e-9")
+    limit = max(planned_tokens * HIDDEN * 4, 8192 * len(frame))
+    for excess in (0, 1):
+        ends = activation_ends(planned_tokens=planned_tokens)
+        ends.memory.send(Header(Kind.STEP, 3, 1, rows=1, tokens=limit // (HIDDEN * 4) + excess), frame)
+        # Within the limit the frame is decoded: it holds another shape, or less than was announced.
+        message = rf"the limit is {limit}$" if excess else r"the frame holds torch.float32 \(1, \d+\), not"
+        with pytest.raises(osp.TransportError, match=message):
+            ends.inlet.receive()
+
+
+def test_a_longer_prompt_than_the_plan_has_is_received() -> None:
+    x = torch.randn(2, 5000, HIDDEN)
+    for codec in ("int8", "topk:0.001"):
+        ends = activation_ends(codec)
+        ends.outlet.begin(replace(GROUP, tokens=5000), x)
+        assert arrived(ends.inlet.receive()).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (replace(GROUP, rows=3), r"announces group, rows and tokens \(3, 2, 5\), its description says \(3, 3, 5\)"),
+        (replace(GROUP, tokens=6), r"\(3, 2, 5\), its description says \(3, 2, 6\)"),
+        (replace(GROUP, id=4), r"\(3, 2, 5\), its description says \(4, 2, 5\)"),
+        (replace(GROUP, tokens=1 << 40, max_new_tokens=0), r"attention_mask \(2, 1099511627776\) in torch.int64 takes"),
+        (
+            replace(GROUP, max_new_tokens=0, inputs=(("pixel_values", (2, 1 << 30), "float32"),)),
+            r"pixel_values \(2, 1073741824\) in torch.float32 takes 8589934592 bytes, the limit is ",
+        ),
+        (replace(GROUP, inputs=(("pixel_values", (2, 2), "load"),)), "its description is invalid"),
+        (replace(GROUP, rows="2"), "its description is invalid"),
+    ],
+)
+def test_a_description_that_its_header_does_not_announce_is_refused(group: Group, message: str) -> None:
+    """Regression: the mask and the inputs of a forward were allocated in any size."""
+    with pytest.raises(osp.TransportError, match=message):
+        forged(group, osp.compress(activation()), rows=2, tokens=5).inlet.receive()
+
+
+@pytest.mark.parametrize("description", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000])
+def test_a_description_that_is_none_is_refused(description: bytes) -> None:
+    ends = activation_ends()
+    ends.memory.send(Header(Kind.BEGIN, 3, 0, rows=2, tokens=5), osp.compress(activation()), description=description)
+    with pytest.raises(osp.TransportError, match=r'"b", group 3: its description is invalid: '):
+        ends.inlet.receive()
 
 
 @pytest.mark.parametrize(("step", "tokens"), [(0, 5), (1, 1)])

@@ -12,7 +12,7 @@ import pytest
 
 from orbitsplit._network.link_conditions import LinkShape, LossBursts
 from orbitsplit._plans.trace import Recorder
-from orbitsplit.runtime._emulation.link_shaper import LinkShaper
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 from orbitsplit.runtime._emulation.pace import Pace, sleep_until
 
 
@@ -73,6 +73,27 @@ def test_a_link_down_forever_delivers_at_infinity() -> None:
     assert half == (9.5, math.inf, math.inf)
     assert never == (20.0, math.inf, math.inf)  # a start that can be waited for and written down
     assert stamps(link, [(11.0, 1), (12.0, 1)], rate=None) == [(k, math.inf, math.inf) for k in (11.0, 12.0)]
+
+
+def test_a_path_is_its_links_one_after_the_other() -> None:
+    first = LinkShape("c", "b", bytes_per_s=10.0, latency_s=0.0)
+    second = LinkShape("b", "a", latency_s=2.0, down=((3.0, 6.0),))
+    path = PathShaper([LinkShaper(None, 0.5, first), LinkShaper(100.0, 0.5, second)])
+    assert path.stamp(10, 1.0) == (1.0, 2.0, 4.1)
+    # Whole at the middle in second 3.5, when the second link is down.
+    assert path.stamp(10, 2.5) == (2.5, 3.5, 8.1)
+    assert path.stamp(10, 20.0) == (20.0, 21.0, 23.1)
+    never = PathShaper([LinkShaper(conditions=replace(second, down=((3.0, math.inf),))), LinkShaper(None, 1.0)])
+    assert never.stamp(0, 4.0) == (4.0, math.inf, math.inf)
+
+
+def test_a_path_corrupts_where_one_of_its_links_does() -> None:
+    sound, corrupting = LinkShape("c", "b"), LinkShape("b", "a", corrupt=1.0)
+    for links, flips in (((sound, sound), 0), ((sound, corrupting), 1), ((corrupting, sound), 1)):
+        path, payload = PathShaper([LinkShaper(conditions=link) for link in links]), bytearray(8)
+        assert path.corrupts() == (flips == 1)
+        path.flip(payload)
+        assert sum(byte.bit_count() for byte in payload) == flips
 
 
 def random_shape(draw: random.Random) -> LinkShape:

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 import orbitsplit as osp
+from orbitsplit import LinkShape
 from orbitsplit._models import child_process
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._parent.session import Deployment
@@ -272,6 +273,29 @@ def test_the_times_of_conditions_count_from_when_the_pipeline_is_ready(directory
         assert 0.2 < pipe.last_run.prefill_s < 2.5
         pipe.generate(torch.full((1, 3), 5), max_new_tokens=2, eos_token_id=())
         assert pipe.last_run.prefill_s < 1.0
+
+
+@pytest.mark.parametrize(
+    ("latencies_s", "conditions", "step_s"),
+    [
+        ((), {("node 2", "node 0"): 0.3}, 0.3),
+        ((), {("node 2", "node 1"): 0.3}, 0.02),  # not on the way
+        ((0.01, 0.01), {("node 2", "node 1"): 0.3}, 0.31),
+        ((0.01, 0.01), {("node 2", "node 1"): 0.2, ("node 1", "node 0"): 0.2}, 0.4),
+        ((0.01, 0.01), {("node 2", "node 0"): 0.3}, 0.02),
+    ],
+)
+def test_tokens_return_under_the_conditions_of_their_way(
+    latencies_s: tuple[float, ...], conditions: dict[tuple[str, str], float], step_s: float, directory: Path
+) -> None:
+    """Regression: whatever the conditions said of these links, tokens returned after the plan's latency."""
+    plan = replace(make_plan([1, 2]), return_latency_s=0.02, return_latencies_s=latencies_s)
+    links = tuple(LinkShape(*ends, latency_s=latency_s) for ends, latency_s in conditions.items())
+    with Pipeline(plan, directory, conditions=osp.LinkConditions(links)) as pipe:
+        pipe.generate(torch.full((1, 3), 5), max_new_tokens=3, eos_token_id=())
+        assert pipe.last_run is not None
+        # Three tokens return; what is not on the way, the longest of the cases, would take as long as that.
+        assert 3 * step_s < pipe.last_run.decode_s < 3 * step_s + 0.8
 
 
 def test_a_forward_of_an_encoder(tmp_path: Path) -> None:

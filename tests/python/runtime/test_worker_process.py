@@ -185,3 +185,21 @@ def test_where_workers_cannot_be_forked_they_are_started(log: IO[bytes], monkeyp
     assert isinstance(process, subprocess.Popen)
     with process:
         process.kill()
+
+
+@pytest.mark.parametrize("count", [25, 40])
+def test_a_worker_with_more_variables_than_a_packet_holds_is_started(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: IO[bytes]
+) -> None:
+    """Regression: "Message too long", or a packet that the server read a part of."""
+    make_server(tmp_path, monkeypatch)
+    monkeypatch.setattr(worker_process, "_servers", worker_process._Servers())
+    assert worker_process.start("0", log=log, environment={}).wait(END_S) == 0
+    pid = worker_process.server_pid()
+    large = {f"LARGE_{k}": "x" * 10_000 for k in range(count)}
+    process = worker_process.start(NOWHERE, "0", "0", log=log, environment=large)
+    assert isinstance(process, subprocess.Popen)
+    with process:
+        process.kill()
+    assert worker_process.start("0", log=log, environment={}).wait(END_S) == 0
+    assert worker_process.server_pid() == pid

@@ -65,7 +65,7 @@ class Setup:
 
         Raises:
             ValueError: The chain is one satellite, links are missing, no station with a node serves the last
-                satellite, or a computer's speed is a slow-down; the message lists the requirements.
+                satellite, or a computer's speed is a slowdown; the message lists the requirements.
         """
         chain = scenario.chain
         if len(chain) < 2:
@@ -76,7 +76,7 @@ class Setup:
         server = network.nodes[network.index(down.destination)]
         slow = [f"{node.name} {node.slowdown:g}" for node in (*satellites, server) if node.slowdown is not None]
         if slow:
-            raise unusable(scenario, f"computers have a slow-down ({', '.join(slow)}), and nothing is measured here")
+            raise unusable(scenario, f"computers have a slowdown ({', '.join(slow)}), and nothing is measured here")
         return cls(
             profile=profile,
             satellites=satellites,

@@ -247,8 +247,12 @@ class _Scorer:
     def score_loss(self) -> float:
         total = 0.0
         for _, _, stop, level in self.stages[:-1]:
-            total += float(self.problem.loss[stop - 1, level])
-        if self.problem.loss_budget is not None and total > loss_limit(self.problem):
+            loss = float(self.problem.loss[stop - 1, level])
+            total += loss
+            if loss == math.inf:
+                cut = f'cut {stop - 1}, after layer "{self.problem.layers[stop - 1]}",'
+                self.violations.append(f'{cut} does not have level "{self.problem.levels[level].name}"')
+        if self.problem.loss_budget is not None and loss_limit(self.problem) < total < math.inf:
             budget = self.problem.loss_budget
             self.violations.append(f"the loss is {number(total, budget)}, the budget is {number(budget, total)}")
         return total

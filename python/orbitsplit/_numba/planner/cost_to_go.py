@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orbitsplit._numba.jit import inlined, jit, slices
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import NO_LEVEL
 from .metrics import Metric
@@ -39,20 +40,22 @@ class Walk(NamedTuple):
     loss: float
 
 
-def relax(t: Tables, metric: Metric, limit: float, multiplier: float) -> Relaxation:
-    """Run one backward dynamic programme."""
+def relax(t: Tables, metric: Metric, limit: float, multiplier: float, time_limit: TimeLimit) -> Relaxation:
+    """Run one backward dynamic programme. If it must end early, its bounds are all 0: they hold."""
     shape = (t.visited_sets, t.layers + 1, len(t.node_of))
     to_go_departed, to_go_arrived = np.full(shape, math.inf), np.full(shape, math.inf)
-    transfers = _best_levels(t, metric, limit, multiplier)
+    transfers = _best_levels(t, metric, limit, multiplier, time_limit)
     for start, stop in slices((t.visited_sets - t.count_step) * t.layers, _row_operations(t)):
+        if time_limit.must_end():
+            return Relaxation(limit, multiplier, 0.0, np.zeros(shape), np.zeros(shape))
         _fill(t, metric, transfers, limit, to_go_departed, to_go_arrived, start, stop)
     weights, at = _starts(t, metric, limit)
     return Relaxation(limit, multiplier, float((weights + to_go_arrived[at]).min()), to_go_departed, to_go_arrived)
 
 
-def least_loss(t: Tables) -> Relaxation:
+def least_loss(t: Tables, time_limit: TimeLimit) -> Relaxation:
     """Return the relaxation whose only cost is loss: the least loss of any completion."""
-    return relax(t, _without_time(t), math.inf, 1.0)
+    return relax(t, _without_time(t), math.inf, 1.0, time_limit)
 
 
 def relaxed_optimum(t: Tables, metric: Metric, relaxation: Relaxation) -> Walk:
@@ -163,9 +166,11 @@ class _Walker:
         weight = m.compressed_sum[i] * s_per_byte + m.latency_sum * latency + m.code_sum[i]
         at = (self.visited_with(t.node_of[next_vertex]), i, next_vertex)
         to_go = self.r.to_go_arrived[at][:, np.newaxis]
-        values = np.where(fits, weight, math.inf) + self.r.multiplier * t.loss[i] + to_go
+        has_level = t.loss[i] < math.inf  # 0 times infinity is no number
+        loss = np.where(has_level, t.loss[i], 0.0)
+        values = np.where(fits & has_level, weight, math.inf) + self.r.multiplier * loss + to_go
         to_come = None if self.least is None else self.least.to_go_arrived[at][:, np.newaxis]
-        choice = self.choose(values, t.loss[i], to_come)
+        choice = self.choose(values, loss, to_come)
         return (-1, NO_LEVEL) if choice < 0 else (int(next_vertex[choice // t.levels]), choice % t.levels)
 
 
@@ -206,10 +211,15 @@ def _may_end(t: Tables, m: Metric, limit: float, visited: int, node: int) -> boo
     return bool(t.half_duplex[node] or m.egress_max[node] <= limit)
 
 
-def _best_levels(t: Tables, m: Metric, limit: float, multiplier: float) -> Floats:
-    """Return the value of the best level of every link (boundaries x links): no visited set changes it."""
+def _best_levels(t: Tables, m: Metric, limit: float, multiplier: float, time_limit: TimeLimit) -> Floats:
+    """Return the value of the best level of every link (boundaries x links): no visited set changes it.
+
+    If it must end early, so must what asked for it.
+    """
     best = np.full((t.layers, len(t.neighbour)), np.inf)
     for start, stop in slices(t.layers, len(t.neighbour) * t.levels):
+        if time_limit.must_end():
+            break
         _fill_best_levels(t, m, limit, multiplier, best, start, stop)
     return best
 
@@ -222,6 +232,8 @@ def _fill_best_levels(
         for v in range(len(t.node_of)):
             for e in range(t.neighbour_start[v], t.neighbour_start[v + 1]):
                 for k in range(t.levels):
+                    if t.loss[i, k] == np.inf:  # 0 times infinity is no number
+                        continue
                     value = _transfer_weight(t, m, limit, t.node_of[v], e, (i, k)) + multiplier * t.loss[i, k]
                     best[i, e] = min(best[i, e], value)
 
@@ -299,16 +311,18 @@ def _fill(
             to_go_departed[visited, i, v] = best
 
 
-def bounds_through(t: Tables, metric: Metric, relaxation: Relaxation) -> Floats:
-    """Return by vertex the least (sum + multiplier * loss) of any relaxed plan through it."""
+def bounds_through(t: Tables, metric: Metric, relaxation: Relaxation, time_limit: TimeLimit) -> Floats:
+    """Return by vertex the least (sum + multiplier * loss) of any relaxed plan through it, 0 if it must end early."""
     arrived = np.full(relaxation.to_go_arrived.shape, math.inf)
     departed = arrived.copy()
-    transfers = _best_levels(t, metric, relaxation.limit, relaxation.multiplier)
+    transfers = _best_levels(t, metric, relaxation.limit, relaxation.multiplier, time_limit)
     weights, at = _starts(t, metric, relaxation.limit)
     is_open = weights < math.inf
     arrived[at[0][is_open], 0, at[2][is_open]] = weights[is_open]
     best = np.full(len(t.node_of), math.inf)
     for start, end in slices(t.layers, t.visited_sets * _row_operations(t)):
+        if time_limit.must_end():
+            return np.zeros(len(t.node_of))
         _forward_pass(t, metric, relaxation, transfers, arrived, departed, best, start, end)
     return best
 

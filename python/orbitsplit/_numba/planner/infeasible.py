@@ -7,7 +7,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from orbitsplit._numba.text import number, size
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import usable_memory_bytes
 from .cost_to_go import Relaxation, least_loss
@@ -18,7 +21,9 @@ from .tables import Tables, make_tables
 Solve = Callable[["Problem"], dict[str, Any]]
 
 
-def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: Options, solve: Solve) -> str:
+def explain_infeasible(
+    problem: Problem, t: Tables, least: Relaxation, options: Options, time_limit: TimeLimit, solve: Solve
+) -> str:
     """Return why no plan exists, in one sentence with the numbers. Only called if none does."""
     reason = trivially_infeasible(problem)
     if reason:
@@ -26,7 +31,10 @@ def explain_infeasible(problem: Problem, t: Tables, least: Relaxation, options: 
     if least.root == math.inf:
         if not problem.levels and t.nodes > 1 and t.most_stages > 1:
             return "no node alone may run every layer, and levels is empty: a cut between two stages needs a level"
-        return ("" if _lacks_links(t) else _explain_memory(problem, t, options)) or _explain_links(problem, options, t)
+        reason = _explain_levels(problem, options, time_limit)
+        if not reason and not _lacks_links(t):
+            reason = _explain_memory(problem, t, options, time_limit)
+        return reason or _explain_links(problem, options, t)
     budget = problem.loss_budget or 0.0
     if least.root > t.loss_limit:
         reached = f"{'' if _is_exact(t) else 'at least '}{number(least.root, budget)}"
@@ -89,27 +97,43 @@ def _is_exact(t: Tables) -> bool:
     return not t.is_free or t.ng_size == t.nodes
 
 
-def _explain_memory(problem: Problem, t: Tables, options: Options) -> str:
+def _least_loss_with(problem: Problem, options: Options, time_limit: TimeLimit, relief_bytes: float) -> float:
+    return least_loss(make_tables(problem, options, time_limit, relief_bytes), time_limit).root
+
+
+def _explain_levels(problem: Problem, options: Options, time_limit: TimeLimit) -> str:
+    """Return that plans would fit if all cuts had all levels, or ""."""
+    if not np.isinf(problem.loss).any():
+        return ""
+    with_all_levels = dataclasses.replace(problem, loss=np.zeros_like(problem.loss))
+    if _least_loss_with(with_all_levels, options, time_limit, 0.0) == math.inf or time_limit.is_reached():
+        return ""
+    return (
+        "no plan that fits has a level at each of its cuts: a cut does not have the levels whose loss is infinite there"
+    )
+
+
+def _explain_memory(problem: Problem, t: Tables, options: Options, time_limit: TimeLimit) -> str:
     """Return the least additional memory on every node with which some chain holds the layers, or ""."""
-
-    def is_enough(relief_bytes: float) -> bool:
-        return least_loss(make_tables(problem, options, relief_bytes)).root < math.inf
-
+    fact = f"no chain of {_at_most(options)}linked nodes holds the layers in their order"
     enough = 0.0
     for layer in problem.layer_memory_bytes.tolist():
         enough += layer
-    if not is_enough(enough):
+    if _least_loss_with(problem, options, time_limit, enough) == math.inf:
         return ""
     too_little = 0.0
     while enough - too_little > max(1.0, 1e-9 * enough):
         middle = too_little + (enough - too_little) / 2
-        if is_enough(middle):
+        is_enough = _least_loss_with(problem, options, time_limit, middle) < math.inf
+        if time_limit.is_reached():
+            return fact
+        if is_enough:
             enough = middle
         else:
             too_little = middle
     more = f"{size(math.ceil(enough))} more on every node"
     more = f"{more} would" if _is_exact(t) else f"it takes at least {more}"
-    return f"no chain of {_at_most(options)}linked nodes holds the layers in their order; {more}"
+    return f"{fact}; {more}"
 
 
 def _lacks_links(t: Tables) -> bool:

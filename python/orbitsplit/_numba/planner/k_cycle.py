@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from orbitsplit._numba.time_limit import TimeLimit
+
 from .cost_to_go import bounds_through
 from .metrics import Metric
 from .root import Root
@@ -24,7 +26,7 @@ class _Links(NamedTuple):
     number: Ints
 
 
-def promising_vertices(t: Tables, metrics: list[Metric], root: Root) -> Flags:
+def promising_vertices(t: Tables, metrics: list[Metric], root: Root, time_limit: TimeLimit) -> Flags:
     """Return by vertex whether a plan that improves on the incumbent may pass it, as far as the intervals tell."""
     # A better plan is in some interval of every metric, and that interval's bounds on its vertices hold for it.
     is_kept = np.ones(len(t.node_of), dtype=np.bool_)
@@ -33,7 +35,8 @@ def promising_vertices(t: Tables, metrics: list[Metric], root: Root) -> Flags:
         for interval in intervals:
             bound: Floats = np.zeros(len(t.node_of))
             for r in interval.relaxations:
-                bound = np.maximum(bound, bounds_through(t, metric, r) - r.multiplier * t.loss_limit + interval.low)
+                sums = bounds_through(t, metric, r, time_limit)
+                bound = np.maximum(bound, sums - r.multiplier * t.loss_limit + interval.low)
             least = np.minimum(least, bound)
         is_kept &= least < root.incumbent.cutoff()
     return is_kept

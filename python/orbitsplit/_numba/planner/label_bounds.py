@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from orbitsplit._numba.jit import inlined
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost_to_go import Relaxation
 from .label import ARRIVED, BOUNDARY, LOSS, MAX, PREFILL, SUM, TOKEN, VERTEX, VISITED
@@ -42,8 +43,10 @@ class Pruning(NamedTuple):
     to_go_arrived: Floats  # the same
 
 
-def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval]]) -> Pruning:
-    """Return the bounds with the relaxations of one state next to each other in memory."""
+def make_pruning(
+    t: Tables, metrics: list[Metric], intervals: list[list[Interval]], time_limit: TimeLimit
+) -> Pruning | None:
+    """Return the bounds with the relaxations of one state next to each other in memory, None if it must end early."""
     columns: list[Relaxation] = []
     metric, low, first, stop = [], [], [], []
     for a, of_metric in enumerate(intervals):
@@ -53,7 +56,12 @@ def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval
             first.append(len(columns))
             columns += interval.relaxations
             stop.append(len(columns))
-    empty = np.zeros((0, 0, 0, 0))
+    shape = (t.visited_sets, t.layers + 1, len(t.node_of), len(columns))
+    departed, arrived = np.empty(shape), np.empty(shape)
+    for c, relaxation in enumerate(columns):
+        if time_limit.must_end():
+            return None
+        departed[..., c], arrived[..., c] = relaxation.to_go_departed, relaxation.to_go_arrived
     return Pruning(
         layers=t.layers,
         nodes=t.nodes,
@@ -72,10 +80,8 @@ def make_pruning(t: Tables, metrics: list[Metric], intervals: list[list[Interval
         decode_sum=np.array([m.decode_sum for m in metrics]),
         prefill_max=np.array([m.prefill_max for m in metrics]),
         decode_max=np.array([m.decode_max for m in metrics]),
-        to_go_departed=np.ascontiguousarray(np.stack([r.to_go_departed for r in columns], axis=-1))
-        if columns
-        else empty,
-        to_go_arrived=np.ascontiguousarray(np.stack([r.to_go_arrived for r in columns], axis=-1)) if columns else empty,
+        to_go_departed=departed,
+        to_go_arrived=arrived,
     )
 
 

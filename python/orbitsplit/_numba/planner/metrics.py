@@ -5,10 +5,12 @@ In C++ they are part of the tables; here compiled code takes the tables and one 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
+
+from orbitsplit._numba.jit import jit, slices
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .tables import Floats, Tables
 
@@ -36,17 +38,20 @@ class Metric(NamedTuple):
     egress_max: Floats  # nodes
 
 
-def make_metrics(t: Tables) -> list[Metric]:
-    """Return the forms that bound the objective: by the round trip and, with several groups, by the bottleneck."""
+def make_metrics(t: Tables, time_limit: TimeLimit) -> list[Metric]:
+    """Return the forms that bound the objective: by the round trip and, with several groups, by the bottleneck.
+
+    If it must end early, `open_max` and `close_max` are left 0, which prunes less.
+    """
     metrics = []
     if t.token_tracks.sum or not t.token_tracks.max:
-        metrics.append(_metric(t, t.weights.round_trip, 0.0))
+        metrics.append(_metric(t, t.weights.round_trip, 0.0, time_limit))
     if t.token_tracks.max:
-        metrics.append(_metric(t, 0.0, t.weights.bottleneck))
+        metrics.append(_metric(t, 0.0, t.weights.bottleneck, time_limit))
     return metrics
 
 
-def _metric(t: Tables, decode_sum: float, decode_max: float) -> Metric:
+def _metric(t: Tables, decode_sum: float, decode_max: float, time_limit: TimeLimit) -> Metric:
     prefill_sum, prefill_max = t.weights.prefill_sum, t.weights.prefill_max
 
     def in_sum(prefill: Floats, token: Floats) -> Floats:
@@ -55,46 +60,50 @@ def _metric(t: Tables, decode_sum: float, decode_max: float) -> Metric:
     def in_max(prefill: Floats, token: Floats) -> Floats:
         return prefill_max * prefill + decode_max * token if t.generates else prefill_max * prefill
 
-    latency_max = prefill_max + decode_max if t.latency_occupies_link else 0.0
-    compressed_max = in_max(t.prefill.compressed, t.token.compressed)
-    encode_max = in_max(t.prefill.encode, t.token.encode)
-    egress_max = prefill_max * t.egress
-    decodes = in_max(t.prefill.decode, t.token.decode)
-    open_max = np.zeros(t.layers + 1)
-    open_max[1 : t.layers] = decodes[1 : t.layers].min(axis=1, initial=math.inf)
-    return Metric(
+    metric = Metric(
         prefill_sum=prefill_sum,
         decode_sum=decode_sum,
         prefill_max=prefill_max,
         decode_max=decode_max,
         latency_sum=prefill_sum + decode_sum,
-        latency_max=latency_max,
+        latency_max=prefill_max + decode_max if t.latency_occupies_link else 0.0,
         compute_sum=in_sum(t.prefill.compute, t.token.compute),
         compute_max=in_max(t.prefill.compute, t.token.compute),
         compressed_sum=in_sum(t.prefill.compressed, t.token.compressed),
-        compressed_max=compressed_max,
+        compressed_max=in_max(t.prefill.compressed, t.token.compressed),
         code_sum=in_sum(t.prefill.encode, t.token.encode) + in_sum(t.prefill.decode, t.token.decode),
-        encode_max=encode_max,
-        open_max=open_max,
-        close_max=_close_max(t, compressed_max, encode_max, egress_max, latency_max),
+        encode_max=in_max(t.prefill.encode, t.token.encode),
+        open_max=np.zeros(t.layers + 1),
+        close_max=np.zeros((t.layers + 1, t.nodes)),
         ingress_sum=prefill_sum * (t.ingress + t.ingress_delay),
         ingress_max=prefill_max * t.ingress,
         egress_sum=prefill_sum * (t.egress + t.egress_delay),
-        egress_max=egress_max,
+        egress_max=prefill_max * t.egress,
     )
+    metric.close_max[t.layers] = np.where(t.half_duplex, metric.egress_max, 0.0)
+    decode_max_s = in_max(t.prefill.decode, t.token.decode)
+    for start, stop in slices(t.layers - 1, (len(t.neighbour) + t.nodes) * t.levels):
+        if time_limit.must_end():
+            break
+        _fill_close(t, metric, decode_max_s, start + 1, stop + 1)
+    return metric
 
 
-def _close_max(t: Tables, compressed_max: Floats, encode_max: Floats, egress_max: Floats, latency_max: float) -> Floats:
-    """Return the least that sending adds to a stage: encoding and, on a half-duplex node, transmission."""
-    close = np.full((t.layers + 1, t.nodes), math.inf)
-    for n in range(t.nodes):
-        if not t.half_duplex[n]:
-            close[1 : t.layers, n] = encode_max[1 : t.layers].min(axis=1, initial=math.inf)
-            close[t.layers, n] = 0.0
-            continue
-        close[t.layers, n] = egress_max[n]
-        for e in range(t.neighbour_start[n], t.neighbour_start[n + 1]):
-            added = encode_max + compressed_max * t.s_per_byte[e] + latency_max * t.latency[e]
-            least = added[1 : t.layers].min(axis=1, initial=math.inf)
-            close[1 : t.layers, n] = np.minimum(close[1 : t.layers, n], least)
-    return close
+@jit
+def _fill_close(t: Tables, m: Metric, decode_max: Floats, start: int, stop: int) -> None:
+    """Fill the least that decoding adds to a stage, and that encoding and, on a half-duplex node, sending adds."""
+    for i in range(start, stop):
+        m.open_max[i] = np.inf
+        m.close_max[i] = np.inf
+        for k in range(t.levels):
+            if t.loss[i, k] == np.inf:
+                continue
+            m.open_max[i] = min(m.open_max[i], decode_max[i, k])
+            for n in range(t.nodes):
+                encode = m.encode_max[i, k]
+                if not t.half_duplex[n]:
+                    m.close_max[i, n] = min(m.close_max[i, n], encode)
+                    continue
+                for e in range(t.neighbour_start[n], t.neighbour_start[n + 1]):
+                    added = encode + m.compressed_max[i, k] * t.s_per_byte[e] + m.latency_max * t.latency[e]
+                    m.close_max[i, n] = min(m.close_max[i, n], added)

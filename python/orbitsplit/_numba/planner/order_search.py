@@ -8,29 +8,31 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from orbitsplit._numba.time_limit import TimeLimit
+
 from .cost_to_go import least_loss
 from .metrics import make_metrics
 from .options import Options
 from .problem import ExternalLink, Problem
-from .root import Clock, Incumbent, RootExplorer
+from .root import Incumbent, RootExplorer
 from .tables import make_tables
 
 
 def improve_by_orders(
-    problem: Problem, options: Options, clock: Clock, most_orders: int, incumbent: Incumbent
+    problem: Problem, options: Options, time_limit: TimeLimit, most_orders: int, incumbent: Incumbent
 ) -> Incumbent:
     """Improve the incumbent by moving and swapping nodes until neither helps, `most_orders` were tried or time is over.
 
     Without an incumbent it first looks for one: by index, then along the fastest links.
     """
-    search = _OrderSearch(problem, options, clock, incumbent)
+    search = _OrderSearch(problem, options, time_limit, incumbent)
     search.run(most_orders)
     return search.incumbent
 
 
-def improve_by_chains(problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> Incumbent:
+def improve_by_chains(problem: Problem, options: Options, time_limit: TimeLimit, incumbent: Incumbent) -> Incumbent:
     """Improve the incumbent along links: its chain loses, gains or exchanges a node. Needs an incumbent."""
-    search = _ChainSearch(problem, options, clock, incumbent)
+    search = _ChainSearch(problem, options, time_limit, incumbent)
     search.run()
     return search.incumbent
 
@@ -38,24 +40,23 @@ def improve_by_chains(problem: Problem, options: Options, clock: Clock, incumben
 class _Attempts:
     """Tries orders of all nodes, or of some, against an incumbent."""
 
-    def __init__(self, problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> None:
+    def __init__(self, problem: Problem, options: Options, time_limit: TimeLimit, incumbent: Incumbent) -> None:
         self.problem = problem
         self.options = options
-        self.clock = clock
+        self.time_limit = time_limit
         self.incumbent = incumbent
 
     def attempt(self, order: list[int]) -> bool:
         """Explore one order; true if it holds a better plan than the incumbent."""
         fixed = _in_order(self.problem, order)
-        t = make_tables(fixed, self.options)
-        least = least_loss(t)
+        t = make_tables(fixed, self.options, self.time_limit)
+        least = least_loss(t, self.time_limit)
         if least.root > t.loss_limit:
             return False
         half = self.options.max_bytes // 2
         start = Incumbent(self.incumbent.objective_s, self.incumbent.gap)
-        found = RootExplorer(
-            fixed, t, self.options.objective, make_metrics(t), least, self.clock, start, half
-        ).incumbent
+        metrics = make_metrics(t, self.time_limit)
+        found = RootExplorer(fixed, t, self.options.objective, metrics, least, self.time_limit, start, half).incumbent
         if not len(found.stages):
             return False
         found.stages[:, 0] = np.array(order, dtype=np.int32)[found.stages[:, 0]]
@@ -76,14 +77,14 @@ class _OrderSearch(_Attempts):
     def is_over(self) -> bool:
         """Count one more order; return whether that is too many or time is over."""
         self.orders_left -= 1
-        return self.orders_left < 0 or self.clock.is_over()
+        return self.orders_left < 0 or self.time_limit.is_reached()
 
     def find_any(self) -> None:
         nodes = len(self.problem.nodes)
         if self.attempt(list(range(nodes))):
             return
         for first in range(nodes):
-            if self.attempt(self.chain_from(first)) or self.clock.is_over():
+            if self.attempt(self.chain_from(first)) or self.time_limit.is_reached():
                 return
 
     def chain_from(self, first: int) -> list[int]:
@@ -113,8 +114,8 @@ class _OrderSearch(_Attempts):
 class _ChainSearch(_Attempts):
     """Changes of a chain by one node, along links."""
 
-    def __init__(self, problem: Problem, options: Options, clock: Clock, incumbent: Incumbent) -> None:
-        super().__init__(problem, options, clock, incumbent)
+    def __init__(self, problem: Problem, options: Options, time_limit: TimeLimit, incumbent: Incumbent) -> None:
+        super().__init__(problem, options, time_limit, incumbent)
         nodes, pins = len(problem.nodes), problem.pins
         self.most = min(nodes, len(problem.layers), options.max_nodes or nodes)
         self.must_stay = {*pins.required, *pins.layers.values()}
@@ -123,7 +124,7 @@ class _ChainSearch(_Attempts):
         np.fill_diagonal(self.is_link, False)
 
     def run(self) -> None:
-        while len(self.incumbent.stages) and not self.clock.is_over() and self.improve():
+        while len(self.incumbent.stages) and not self.time_limit.is_reached() and self.improve():
             pass
 
     def improve(self) -> bool:
@@ -161,7 +162,7 @@ class _ChainSearch(_Attempts):
         chain = left + middle + right
         if not all(self.is_link[a, b] for a, b in itertools.pairwise(chain)):
             return False
-        if not chain or len(chain) > self.most or self.clock.is_over():
+        if not chain or len(chain) > self.most or self.time_limit.is_reached():
             return False
         return self.attempt(chain)
 

@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 _LARGEST_COUNT = 2**31 - 1
 # Sums and products within these limits stay finite (problem.cpp). Memory of nodes and bandwidths are not added up.
 _MOST_MAGNITUDE = 1e100
+_MOST_BUDGET = 1e110  # may exceed the losses of all cuts together
 _LEAST_BANDWIDTH = 1e-100
 _ANY_FINITE = float(np.finfo(np.float64).max)
 
@@ -131,9 +132,10 @@ def validate_problem(problem: Problem) -> None:
         _check_number(f"levels[{k}].ratio", level.ratio, 1)
         _check_number(f"levels[{k}].encode_s_per_byte", level.encode_s_per_byte, 0)
         _check_number(f"levels[{k}].decode_s_per_byte", level.decode_s_per_byte, 0)
-    _check_array("loss", problem.loss)
+    # Infinite: the cut does not have the level.
+    _check_array("loss", np.where(problem.loss == np.inf, 0.0, problem.loss))
     if problem.loss_budget is not None:
-        _check_number("loss_budget", problem.loss_budget, 0)
+        _check_number("loss_budget", problem.loss_budget, 0, _MOST_BUDGET)
     _check_count("micro_batches", problem.micro_batches, 1)
     _check_count("new_tokens", problem.new_tokens, 0)
     if problem.groups is not None:

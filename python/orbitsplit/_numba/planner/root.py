@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import evaluate, value_s
 from .cost_to_go import Relaxation, Walk, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
@@ -21,25 +22,11 @@ from .tables import Tables
 
 # Bounds within this relative distance count as equal: sums in another order differ by rounding.
 ROUNDING = 1e-12
+# Products of multipliers up to this one with losses and budgets are finite.
+MOST_MULTIPLIER = 1e100
 _INTERVAL_COUNT = 16
 _ROUNDS = 3
 _MULTIPLIER_STEPS = 4
-
-
-class Clock:
-    """The time since a solve began, and its limit."""
-
-    def __init__(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._start = time.perf_counter()
-
-    def seconds(self) -> float:
-        """Return the seconds since the start."""
-        return time.perf_counter() - self._start
-
-    def is_over(self) -> bool:
-        """Return whether the limit has passed."""
-        return self.seconds() > self._limit_s
 
 
 def relaxation_bytes(t: Tables) -> int:
@@ -98,14 +85,14 @@ class Root:
         t: Tables,
         objective: str,
         least: Relaxation,
-        clock: Clock,
+        time_limit: TimeLimit,
         incumbent: Incumbent,
     ) -> None:
         self._problem = problem
         self._t = t
         self._objective = objective
         self.least = least
-        self._clock = clock
+        self._time_limit = time_limit
         self.incumbent = incumbent
         self.intervals: list[list[Interval]] = []
 
@@ -130,34 +117,35 @@ class RootExplorer(Root):
         objective: str,
         metrics: list[Metric],
         least: Relaxation,
-        clock: Clock,
+        time_limit: TimeLimit,
         incumbent: Incumbent,
         max_bytes: int,
     ) -> None:
-        super().__init__(problem, t, objective, least, clock, incumbent)
+        super().__init__(problem, t, objective, least, time_limit, incumbent)
         has_room = 2 * _INTERVAL_COUNT * (_MULTIPLIER_STEPS + 1) * relaxation_bytes(t) <= max_bytes
         for metric in metrics:
             whole = Interval()
             self._optimise_multiplier(metric, whole, 0.0)
             self.intervals.append([whole])
-        self._offer(diving_heuristic_for_loss(t, least))
+        if not time_limit.must_end() or not len(self.incumbent.stages):
+            self._offer(diving_heuristic_for_loss(t, least))
         least_sum = [intervals[0].bound for intervals in self.intervals]
         for step in range(1, _ROUNDS + 1):
             if not has_room or self.incumbent.objective_s == math.inf:
                 break
             for a, metric in enumerate(metrics):
-                if not clock.is_over():
+                if not time_limit.is_reached():
                     self.intervals[a] = self._refined(metric, self.intervals[a], least_sum[a], step == _ROUNDS)
         self.intervals = [self._without_fathomed(intervals) for intervals in self.intervals]
 
     def _add(self, metric: Metric, interval: Interval, multiplier: float) -> Relaxation:
         """Add a relaxation at one multiplier; its diving heuristic may improve the incumbent."""
-        made = relax(self._t, metric, interval.high, multiplier)
+        made = relax(self._t, metric, interval.high, multiplier, self._time_limit)
         interval.relaxations.append(made)
         bound = made.root - multiplier * self._t.loss_limit + interval.low
         if bound > interval.bound:
             interval.bound, interval.multiplier = bound, multiplier
-        if made.root < math.inf:
+        if made.root < math.inf and not self._time_limit.must_end():  # what was given up leads nowhere
             self._offer(diving_heuristic(self._t, metric, made, self.least))
         return made
 
@@ -174,7 +162,7 @@ class RootExplorer(Root):
         """
         t = self._t
         unpenalised = self._add(metric, interval, 0.0)
-        if unpenalised.root == math.inf:
+        if unpenalised.root == math.inf or self._time_limit.must_end():
             return
         over_sum, over_loss = unpenalised.root, relaxed_optimum(t, metric, unpenalised).loss
         if over_loss <= t.loss_limit:
@@ -183,7 +171,11 @@ class RootExplorer(Root):
         # If sums have no weight, the interval's end replaces them.
         multiplier = inherited if inherited > 0 else (over_sum if over_sum > 0 else interval.high) / over_loss
         for _ in range(_MULTIPLIER_STEPS):
-            if not multiplier < math.inf or interval.bound >= self.incumbent.cutoff() or self._clock.is_over():
+            if (
+                not multiplier <= MOST_MULTIPLIER
+                or interval.bound >= self.incumbent.cutoff()
+                or self._time_limit.is_reached()
+            ):
                 return
             penalised = self._add(metric, interval, multiplier)
             loss = relaxed_optimum(t, metric, penalised).loss
@@ -213,7 +205,7 @@ class RootExplorer(Root):
                 # What is proven of the whole holds for its rest, and so do its relaxations.
                 bound = wide.bound + (low - wide.low)
                 narrow = Interval(low=low, bound=bound, multiplier=wide.multiplier)
-                if self._clock.is_over():
+                if self._time_limit.is_reached():
                     finer.append(dataclasses.replace(wide, low=low, bound=bound))
                     break
                 is_top = part + 1 == parts

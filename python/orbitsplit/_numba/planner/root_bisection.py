@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from orbitsplit._numba.time_limit import TimeLimit
+
 from .cost_to_go import Relaxation, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
 from .metrics import Metric
 from .problem import Problem
-from .root import Clock, Incumbent, Interval, Root, relaxation_bytes
+from .root import MOST_MULTIPLIER, Incumbent, Interval, Root, relaxation_bytes
 from .tables import Tables
 
 _MULTIPLIER_STEPS = 5
@@ -48,12 +50,12 @@ class RootBisection(Root):
         objective: str,
         metrics: list[Metric],
         least: Relaxation,
-        clock: Clock,
+        time_limit: TimeLimit,
         incumbent: Incumbent,
         narrowest: float,
         max_bytes: int,
     ) -> None:
-        super().__init__(problem, t, objective, least, clock, incumbent)
+        super().__init__(problem, t, objective, least, time_limit, incumbent)
         self._narrowest = narrowest
         self._max_spans = max_bytes // relaxation_bytes(t) - 2
         self.intervals = [self._explore(metric) for metric in metrics]
@@ -63,13 +65,17 @@ class RootBisection(Root):
         self._try_multiplier(metric, spans[0], 0.0)
         least_sum = spans[0].interval.bound
         for _ in range(_MULTIPLIER_STEPS):
-            if not self._clock.is_over():
+            if not self._time_limit.is_reached():
                 self._improve_multiplier(metric, spans[0])
         if not len(self.incumbent.stages):
             self._offer(diving_heuristic_for_loss(self._t, self.least))
         if self.incumbent.objective_s < math.inf and (metric.prefill_max > 0 or metric.decode_max > 0):
             spans[0].interval.high = self.incumbent.objective_s - least_sum
-            while not self._clock.is_over() and len(spans) <= self._max_spans and self._bisect_lowest(metric, spans):
+            while (
+                not self._time_limit.is_reached()
+                and len(spans) <= self._max_spans
+                and self._bisect_lowest(metric, spans)
+            ):
                 pass
         return [span.interval for span in spans if self._is_promising(span)]
 
@@ -79,9 +85,9 @@ class RootBisection(Root):
     def _try_multiplier(self, metric: Metric, span: _Span, multiplier: float) -> None:
         """Make one more relaxation and keep it if its bound is the interval's best."""
         t, interval = self._t, span.interval
-        made = relax(t, metric, interval.high, multiplier)
+        made = relax(t, metric, interval.high, multiplier, self._time_limit)
         bound = made.root - multiplier * t.loss_limit + interval.low
-        if made.root < math.inf:
+        if made.root < math.inf and not self._time_limit.must_end():  # what was given up leads nowhere
             self._offer(diving_heuristic(t, metric, made, self.least))
             loss = relaxed_optimum(t, metric, made).loss
             line = _Line(made.root - multiplier * loss, loss)
@@ -104,11 +110,13 @@ class RootBisection(Root):
             multiplier = (under.sum - over.sum) / (over.loss - under.loss)
         else:
             multiplier = 4 * last if last > 0 else over.sum / over.loss
-        if 0 < multiplier < math.inf and abs(multiplier - last) > 1e-3 * multiplier:
+        if 0 < multiplier <= MOST_MULTIPLIER and abs(multiplier - last) > 1e-3 * multiplier:
             self._try_multiplier(metric, span, multiplier)
 
     def _bisect_lowest(self, metric: Metric, spans: list[_Span]) -> bool:
         """Bisect the interval with the smallest bound; the upper half keeps the relaxation, whose limit is the same."""
+        if len(spans) > self._max_spans:
+            return False
         spans[:] = [span for span in spans if self._is_promising(span)]
         if not spans:
             return False

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from orbitsplit._numba.time_limit import TimeLimit
+
 from .cost_to_go import Relaxation, least_loss, relaxed_optimum
 from .k_cycle import extend_vertices, extended_link_count, promising_vertices
 from .metrics import Metric
 from .options import Options
 from .order_search import improve_by_chains
 from .problem import Problem
-from .root import Clock, Incumbent
+from .root import Incumbent
 from .root_bisection import RootBisection
 from .tables import THOROUGH_OPERATIONS, Tables
 
@@ -20,7 +22,7 @@ _LEAST_RELAXATIONS = 24  # that must fit the memory
 def explore_root_k_cycle(
     problem: Problem,
     options: Options,
-    clock: Clock,
+    time_limit: TimeLimit,
     t: Tables,
     metrics: list[Metric],
     least: Relaxation,
@@ -34,19 +36,19 @@ def explore_root_k_cycle(
     max_bytes = options.max_bytes // 2
     proven, width = 0.0, _WIDEST
     while True:
-        root = RootBisection(problem, t, options.objective, metrics, least, clock, incumbent, width, max_bytes)
+        root = RootBisection(problem, t, options.objective, metrics, least, time_limit, incumbent, width, max_bytes)
         proven = max(proven, root.lower_bound_s())
-        if not clock.is_over():
-            root.incumbent = improve_by_chains(problem, options, clock, root.incumbent)
+        if not time_limit.is_reached():
+            root.incumbent = improve_by_chains(problem, options, time_limit, root.incumbent)
         incumbent = root.incumbent
-        if clock.is_over() or not len(incumbent.stages) or proven >= incumbent.cutoff():
+        if time_limit.is_reached() or not len(incumbent.stages) or proven >= incumbent.cutoff():
             return t, root, proven
-        is_kept = promising_vertices(t, metrics, root)
+        is_kept = promising_vertices(t, metrics, root, time_limit)
         stages = min(t.most_stages, t.nodes, t.layers)
         repeats = t.k_cycle < stages and _lowest_repeats(t, metrics, root)
         if repeats and _is_affordable(t, extended_link_count(t, is_kept), max_bytes):
             t = extend_vertices(t, is_kept)
-            least = least_loss(t)
+            least = least_loss(t, time_limit)
         elif width > _NARROWEST:
             width = max(_NARROWEST, width / 4)
         else:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orbitsplit._numba.jit import inlined, jit
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import NO_LEVEL
 from .cost_to_go import is_blocked, with_node
@@ -32,13 +33,15 @@ from .label import (
 from .label_bounds import Pruning, make_pruning
 from .label_pool import LABELS, OPENS, LabelPool, grown, has_stage_on, heap_pop, new_pool, push
 from .metrics import Metric
-from .root import ROUNDING, Clock, Root
+from .root import ROUNDING, Root
 from .tables import Floats, PhaseTables, Tables, Tracks
 
 # What a slice of the search ends with.
 EXHAUSTED, SLICE_DONE, POOL_FULL, LABELS_REACHED = range(4)
 
+# Expansions in a slice, and the children after which it ends earlier.
 _SLICE = 256
+_SLICE_CHILDREN = 20_000
 _FIRST_CAPACITY = 4096
 
 
@@ -55,10 +58,12 @@ class SearchResult(NamedTuple):
     stopped_by: str
 
 
-def search(t: Tables, metrics: list[Metric], root: Root, clock: Clock, max_labels: int) -> SearchResult:
+def search(t: Tables, metrics: list[Metric], root: Root, time_limit: TimeLimit, max_labels: int) -> SearchResult:
     """Improve the root's incumbent until it is proven best or a limit is reached."""
     least_to_go = root.least.to_go_arrived
-    p = make_pruning(t, metrics, root.intervals)
+    p = make_pruning(t, metrics, root.intervals, time_limit)
+    if p is None:
+        return SearchResult(False, 0.0, 0, "time")
     # Every better plan has a maximum of at least the lowest interval's end: below it labels do not differ.
     floor = 0.0
     if t.tracks.max and metrics[0].decode_max == 0 and root.intervals[0]:
@@ -66,13 +71,16 @@ def search(t: Tables, metrics: list[Metric], root: Root, clock: Clock, max_label
     most_children = _most_children(t)
     pool = new_pool(max(_FIRST_CAPACITY, 4 * most_children), root.incumbent.objective_s, root.incumbent.gap)
     _start(t, p, pool, floor)
-    end = SLICE_DONE
+    end, growing_s = SLICE_DONE, 0.0
     while end not in (EXHAUSTED, LABELS_REACHED):
         end = _run(t, p, least_to_go, pool, max_labels, most_children)
-        if end == POOL_FULL:
-            pool = grown(pool)
-        if end == SLICE_DONE and clock.is_over():
+        # Twice the room takes about twice the time that it took the last time.
+        if time_limit.remaining_s() <= (2 * growing_s if end == POOL_FULL else 0.0) and end in (POOL_FULL, SLICE_DONE):
             break
+        if end == POOL_FULL:
+            begun_s = time_limit.seconds()
+            pool = grown(pool)
+            growing_s = time_limit.seconds() - begun_s
     if pool.incumbent_parent[0] >= 0:
         root.incumbent.objective_s = float(pool.objective[0])
         root.incumbent.stages = _stages_of(t, pool)
@@ -240,7 +248,7 @@ def _send(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, parent: i
 def _run(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, max_labels: int, most_children: int) -> int:
     """Expand labels until the search ends, the slice is done or the pool is full."""
     room = len(pool.set_key) - most_children
-    for _ in range(_SLICE):
+    for _ in range(min(_SLICE, max(1, _SLICE_CHILDREN // most_children))):
         while pool.counters[OPENS] > 0 and pool.indices[pool.heap_label[0], DOMINATED]:
             heap_pop(pool)
         if pool.counters[OPENS] == 0 or pool.heap_bound[0] >= pool.objective[0] * pool.cutoff_factor[0]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orbitsplit._numba.text import number, size
+from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import OBJECTIVES, evaluate, generates, value_s
 from .cost_to_go import Relaxation, least_loss
@@ -18,7 +19,7 @@ from .metrics import Metric, make_metrics
 from .options import Options
 from .order_search import improve_by_orders
 from .problem import Problem, validate_problem
-from .root import Clock, Incumbent, Root, RootExplorer, offer, relaxation_bytes
+from .root import Incumbent, Root, RootExplorer, offer, relaxation_bytes
 from .root_bisection import RootBisection
 from .root_k_cycle import explore_root_k_cycle
 from .search import SearchResult, search
@@ -35,21 +36,22 @@ _NARROWEST = 1e-3  # width relative to the incumbent at which no interval is bis
 def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
     """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
     options = Options(*arguments)
-    clock = Clock(options.time_limit_s)
+    time_limit = TimeLimit(options.time_limit_s)
     _check(problem, options)
-    t = make_tables(problem, options)
-    least = least_loss(t)
+    t = make_tables(problem, options, time_limit)
+    least = least_loss(t, time_limit)
     result = SearchResult(True, math.inf, 0, "")
     incumbent = _given_incumbent(problem, options)
     if least.root <= t.loss_limit and not trivially_infeasible(problem):
         find = _find_best if t.keys_are_exact else _find_best_k_cycle
-        result, incumbent = find(problem, t, options, least, clock, incumbent)
+        result, incumbent = find(problem, t, options, least, time_limit, incumbent)
     found = _outcome(problem, options, result, incumbent.stages)
     if found["status"] == "infeasible":
+        for_any = options._replace(objective="latency", time_limit_s=time_limit.remaining_s())
         found["reason"] = explain_infeasible(
-            problem, t, least, options, lambda other: solve(other, *options._replace(objective="latency"))
+            problem, t, least, options, time_limit, lambda other: solve(other, *for_any)
         )
-    return {**found, "seconds": clock.seconds()}
+    return {**found, "seconds": time_limit.seconds()}
 
 
 def _given_incumbent(problem: Problem, options: Options) -> Incumbent:
@@ -84,51 +86,54 @@ def _outcome(problem: Problem, options: Options, result: SearchResult, rows: NDA
 
 
 def _find_best(
-    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
+    problem: Problem, t: Tables, options: Options, least: Relaxation, time_limit: TimeLimit, incumbent: Incumbent
 ) -> tuple[SearchResult, Incumbent]:
     """Search; if a first search does not solve free order, again with a better incumbent or a larger ng-set."""
-    metrics, most, half = make_metrics(t), options.max_labels, options.max_bytes // 2
-    root: Root = RootExplorer(problem, t, options.objective, metrics, least, clock, incumbent, half)
-    result = _search_within(t, metrics, root, clock, options, min(_FIRST_LABELS, most) if t.is_free else most)
+    metrics, most, half = make_metrics(t, time_limit), options.max_labels, options.max_bytes // 2
+    root: Root = RootExplorer(problem, t, options.objective, metrics, least, time_limit, incumbent, half)
+    # A search that has no plan leaves as much time to look for one along an order as the root took.
+    is_lost = t.is_free and not len(root.incumbent.stages)
+    until = time_limit.earlier_by(time_limit.seconds()) if is_lost else time_limit
+    result = _search_within(t, metrics, root, until, options, min(_FIRST_LABELS, most) if t.is_free else most)
     incumbent = root.incumbent
     if result.is_complete or not t.is_free:
         return result, incumbent
-    if clock.is_over() and len(incumbent.stages):
+    if time_limit.is_reached() and (len(incumbent.stages) or time_limit.must_end()):
         return result._replace(stopped_by="time"), incumbent
-    larger = make_tables(problem, options, 0.0, THOROUGH_OPERATIONS)
+    larger = make_tables(problem, options, time_limit, 0.0, THOROUGH_OPERATIONS)
     is_larger = larger.ng_size > t.ng_size
     # A larger ng-set is worth more than the last percent of an incumbent, but much slower with a bad one.
-    incumbent = improve_by_orders(problem, options, clock, _FIRST_ORDERS if is_larger else sys.maxsize, incumbent)
-    if clock.is_over():
+    incumbent = improve_by_orders(problem, options, time_limit, _FIRST_ORDERS if is_larger else sys.maxsize, incumbent)
+    if time_limit.is_reached():
         return result._replace(stopped_by="time"), incumbent
     if not is_larger or not len(incumbent.stages):
-        root = RootExplorer(problem, t, options.objective, metrics, least, clock, incumbent, half)
-        last = _search_within(t, metrics, root, clock, options, most)
+        root = RootExplorer(problem, t, options.objective, metrics, least, time_limit, incumbent, half)
+        last = _search_within(t, metrics, root, time_limit, options, most)
         return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), root.incumbent
-    metrics, least = make_metrics(larger), least_loss(larger)
-    root = RootBisection(problem, larger, options.objective, metrics, least, clock, incumbent, _NARROWEST, half)
-    last = _search_within(larger, metrics, root, clock, options, most)
+    metrics, least = make_metrics(larger, time_limit), least_loss(larger, time_limit)
+    root = RootBisection(problem, larger, options.objective, metrics, least, time_limit, incumbent, _NARROWEST, half)
+    last = _search_within(larger, metrics, root, time_limit, options, most)
     return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), root.incumbent
 
 
 def _find_best_k_cycle(
-    problem: Problem, t: Tables, options: Options, least: Relaxation, clock: Clock, incumbent: Incumbent
+    problem: Problem, t: Tables, options: Options, least: Relaxation, time_limit: TimeLimit, incumbent: Incumbent
 ) -> tuple[SearchResult, Incumbent]:
     """Search free order of too many nodes for visited sets."""
-    metrics = make_metrics(t)
-    t, root, proven = explore_root_k_cycle(problem, options, clock, t, metrics, least, incumbent)
-    result = _search_within(t, metrics, root, clock, options, options.max_labels)
+    metrics = make_metrics(t, time_limit)
+    t, root, proven = explore_root_k_cycle(problem, options, time_limit, t, metrics, least, incumbent)
+    result = _search_within(t, metrics, root, time_limit, options, options.max_labels)
     return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent
 
 
 def _search_within(
-    t: Tables, metrics: list[Metric], root: Root, clock: Clock, options: Options, max_labels: int
+    t: Tables, metrics: list[Metric], root: Root, time_limit: TimeLimit, options: Options, max_labels: int
 ) -> SearchResult:
     """Search with the labels that fit into the memory that the root's relaxations leave."""
     held = sum(len(interval.relaxations) for of in root.intervals for interval in of) * relaxation_bytes(t)
     room = max(0, options.max_bytes - held) // _LABEL_BYTES
     proven = root.lower_bound_s()
-    result = search(t, metrics, root, clock, min(max_labels, room))
+    result = search(t, metrics, root, time_limit, min(max_labels, room))
     result = result._replace(lower_bound_s=max(result.lower_bound_s, proven))
     return result._replace(stopped_by="bytes") if result.stopped_by == "labels" and room < max_labels else result
 

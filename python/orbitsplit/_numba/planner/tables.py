@@ -7,15 +7,18 @@ a chain visited before them. The arrays are in named tuples because Numba compil
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from orbitsplit._numba.jit import jit, slices
+from orbitsplit._numba.time_limit import TimeLimit
+
 from .cost import generates, group_count, loss_limit, usable_memory_bytes
 from .options import Options
 from .problem import ExternalLink, Problem
+from .visited_sets import make_visited_sets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,7 +26,6 @@ Ints = NDArray[np.int64]
 # Operations that one relaxation may take: they limit the ng-set.
 QUICK_OPERATIONS = 2e6
 THOROUGH_OPERATIONS = 1.5e8
-_UNREACHABLE = 2**31
 
 
 class PhaseTables(NamedTuple):
@@ -70,8 +72,8 @@ class Tables(NamedTuple):
     tracks: Tracks
     token_tracks: Tracks
     latency_occupies_link: bool
-    loss_limit: float  # without a budget all losses are 0
-    loss: Floats  # boundaries x levels
+    loss_limit: float  # without a budget all finite losses are 0
+    loss: Floats  # boundaries x levels; infinite: the boundary does not have the level
     max_stop: Ints  # nodes x boundaries: where the longest stage from here stops
     k_cycle: int  # a vertex remembers at most this many nodes, its own included
     node_of: Ints  # vertices
@@ -105,18 +107,6 @@ class Tables(NamedTuple):
     token: PhaseTables
 
 
-class _VisitedSets(NamedTuple):
-    node_key: NDArray[np.uint64]
-    keys_are_exact: bool
-    required: Ints
-    ng_bit: Ints
-    ng_size: int
-    required_ng: int
-    most_stages: int
-    count_step: int
-    visited_sets: int
-
-
 class _Links(NamedTuple):
     k_cycle: int
     node_of: Ints
@@ -140,9 +130,16 @@ class _External(NamedTuple):
 
 
 def make_tables(
-    problem: Problem, options: Options, memory_relief_bytes: float = 0.0, most_operations: float = QUICK_OPERATIONS
+    problem: Problem,
+    options: Options,
+    time_limit: TimeLimit,
+    memory_relief_bytes: float = 0.0,
+    most_operations: float = QUICK_OPERATIONS,
 ) -> Tables:
-    """Return the tables; `memory_relief_bytes` is added to the memory of every node."""
+    """Return the tables; `memory_relief_bytes` is added to the memory of every node.
+
+    If it must end early, growth is left infinite, which prunes less.
+    """
     weights = _weights(problem, options.objective)
     token_tracks = Tracks(weights.round_trip > 0, weights.bottleneck > weights.round_trip)
     links = _links(problem)
@@ -150,7 +147,7 @@ def make_tables(
         *_occupancy_and_delay(problem, problem.ingress, links.can_start),
         *_occupancy_and_delay(problem, problem.egress, links.can_end),
     )
-    prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, external.egress)
+    prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, external.egress, time_limit)
     has_tokens = generates(problem)
     most_return_s = _most_return_s(problem, links, token_tracks)
     needs_return = has_tokens and bool(np.isinf(most_return_s).any())
@@ -177,9 +174,11 @@ def make_tables(
         latency_s=problem.latency_s,
         half_duplex=np.array([node.half_duplex for node in problem.nodes]),
         **external._asdict(),
-        **_visited_sets(problem, prefill, links, options, longest, most_operations)._asdict(),
+        **make_visited_sets(
+            problem, prefill.compute[:, -1], len(links.neighbour), options, longest, most_operations
+        )._asdict(),
         prefill=prefill,
-        token=_token_phase(problem, prefill, links),
+        token=_token_phase(problem, prefill, links, time_limit),
     )
 
 
@@ -199,19 +198,28 @@ def _weights(problem: Problem, objective: str) -> Weights:
 def _max_stop(problem: Problem, relief: float) -> Ints:
     """Return where the longest stage from each boundary stops, by memory and pins, summed as `evaluate` does."""
     layers = len(problem.layers)
-    memory = problem.layer_memory_bytes.tolist()
+    pinned = np.full(layers, -1, dtype=np.int64)
+    for layer, node in problem.pins.layers.items():
+        pinned[layer] = node
+    usable = np.array([usable_memory_bytes(node) + relief for node in problem.nodes])
     max_stop = np.full((len(problem.nodes), layers + 1), layers, dtype=np.int64)
-    for n, node in enumerate(problem.nodes):
-        usable = usable_memory_bytes(node) + relief
-        for start in range(layers):
+    for start, stop in slices(layers, len(problem.nodes) * layers):
+        _fill_max_stop(problem.layer_memory_bytes.copy(), usable, pinned, max_stop, start, stop)
+    return max_stop
+
+
+@jit
+def _fill_max_stop(memory: Floats, usable: Floats, pinned: Ints, max_stop: Ints, first: int, end: int) -> None:
+    layers = len(memory)
+    for start in range(first, end):
+        for n in range(len(usable)):
             total, stop = 0.0, start
-            while stop < layers and problem.pins.layers.get(stop, n) == n:
+            while stop < layers and (pinned[stop] < 0 or pinned[stop] == n):
                 total += memory[stop]
-                if total > usable:
+                if total > usable[n]:
                     break
                 stop += 1
             max_stop[n, start] = stop
-    return max_stop
 
 
 def _links(problem: Problem) -> _Links:
@@ -260,7 +268,9 @@ def _occupancy_and_delay(
     return occupancy, delay
 
 
-def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Links, egress: Floats) -> PhaseTables:
+def _phase(
+    problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Links, egress: Floats, time_limit: TimeLimit
+) -> PhaseTables:
     nodes, layers, levels = len(problem.nodes), len(problem.layers), len(problem.levels)
     compute = np.zeros((nodes, layers + 1))
     np.cumsum(layer_time_s, axis=1, out=compute[:, 1:])
@@ -269,19 +279,42 @@ def _phase(problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Li
         compressed[1:layers, k] = cut_bytes / float(level.ratio)
         encode[1:layers, k] = float(level.encode_s_per_byte) * cut_bytes
         decode[1:layers, k] = float(level.decode_s_per_byte) * cut_bytes
+    half_duplex = np.array([node.half_duplex for node in problem.nodes])
+    occupying = links.latency if problem.latency_occupies_link else np.zeros_like(links.latency)
     growth = np.zeros((layers + 1, nodes))
-    growth[1:layers] = encode[1:layers].max(axis=1, initial=0.0)[:, np.newaxis]
-    for n, node in enumerate(problem.nodes):
-        if not node.half_duplex:
-            continue
-        growth[layers, n] = egress[n]
-        for e in range(links.neighbour_start[n], links.neighbour_start[n + 1]):
-            sending = compressed[1:layers] / links.bandwidth[e]
-            if problem.latency_occupies_link:
-                sending = sending + links.latency[e]
-            most = (encode[1:layers] + sending).max(axis=1, initial=0.0)
-            growth[1:layers, n] = np.maximum(growth[1:layers, n], most)
+    growth[1:layers] = math.inf
+    growth[layers] = np.where(half_duplex, egress, 0.0)
+    loss = _loss(problem)
+    for start, stop in slices(layers - 1, (len(links.neighbour) + nodes) * levels):
+        if time_limit.must_end():
+            break
+        _fill_growth(loss, encode, compressed, links, occupying, half_duplex, growth, start + 1, stop + 1)
     return PhaseTables(compute, compressed, encode, decode, growth)
+
+
+@jit
+def _fill_growth(
+    loss: Floats,
+    encode: Floats,
+    compressed: Floats,
+    links: _Links,
+    occupying: Floats,
+    half_duplex: NDArray[np.bool_],
+    growth: Floats,
+    start: int,
+    stop: int,
+) -> None:
+    """Fill the most that encoding, and on a half-duplex node sending, can add to a stage that ends at a boundary."""
+    for i in range(start, stop):
+        for n in range(len(half_duplex)):
+            growth[i, n] = 0.0
+            for k in range(loss.shape[1]):
+                if loss[i, k] == np.inf:
+                    continue
+                growth[i, n] = max(growth[i, n], encode[i, k])
+                for e in range(links.neighbour_start[n], links.neighbour_start[n + 1] if half_duplex[n] else 0):
+                    sending = compressed[i, k] / links.bandwidth[e] + occupying[e]
+                    growth[i, n] = max(growth[i, n], encode[i, k] + sending)
 
 
 def _most_return_s(problem: Problem, links: _Links, tracks: Tracks) -> Floats:
@@ -293,77 +326,16 @@ def _most_return_s(problem: Problem, links: _Links, tracks: Tracks) -> Floats:
     return np.asarray(np.where(is_pair, direct, 0.0).max(axis=0))
 
 
-def _visited_sets(
-    problem: Problem, prefill: PhaseTables, links: _Links, options: Options, longest: int, most_operations: float
-) -> _VisitedSets:
-    nodes, layers, is_free = len(problem.nodes), len(problem.layers), problem.order == "free"
-    is_limited = options.max_nodes is not None and options.max_nodes < min(nodes, layers)
-    most_stages = options.max_nodes if is_limited and options.max_nodes is not None else _UNREACHABLE
-    is_exact = nodes <= options.max_bitset_nodes or not is_free
-    required = sorted(set(problem.pins.required if is_free else ()))
-    operations = float(layers) * float(len(links.neighbour)) + float(longest)
-    if is_limited:
-        operations *= most_stages
-    max_ng_size = options.max_ng_size if is_free and is_exact else 0
-    ng_bit = _choose_ng_set(prefill, required, max_ng_size, operations, most_operations)
-    ng_size = int(ng_bit.max(initial=-1)) + 1
-    return _VisitedSets(
-        node_key=_node_keys(nodes, is_exact) if is_free else np.zeros(0, dtype=np.uint64),
-        keys_are_exact=is_exact,
-        required=np.array(required, dtype=np.int64),
-        ng_bit=ng_bit,
-        ng_size=ng_size,
-        required_ng=sum(1 << int(ng_bit[n]) for n in required if ng_bit[n] >= 0),
-        most_stages=most_stages,
-        count_step=(1 << ng_size) * is_limited,
-        visited_sets=(1 << ng_size) * (1 + most_stages * is_limited),
-    )
-
-
-def _choose_ng_set(
-    prefill: PhaseTables, required: Sequence[int], max_ng_size: int, operations: float, most_operations: float
-) -> Ints:
-    """Return the nodes' bits in the ng-set, -1 outside it; each node in it doubles the operations.
-
-    Required nodes come first, then the fastest, which a relaxation would repeat most often.
-    """
-    total = prefill.compute[:, -1].tolist()
-    ng_bit = np.full(len(total), -1, dtype=np.int64)
-    ranked = sorted(range(len(total)), key=lambda n: (n not in required, total[n], n))
-    for bit, n in enumerate(ranked[:max_ng_size]):
-        operations *= 2
-        if operations > most_operations:
-            break
-        ng_bit[n] = bit
-    return ng_bit
-
-
-def _node_keys(nodes: int, is_exact: bool) -> NDArray[np.uint64]:
-    """Return the keys that tell sets of nodes apart by one word: a bit for each node, or random ones of many nodes.
-
-    Random keys are summed (Zobrist hashing, with a sum instead of XOR) and drawn by splitmix64 (Steele, Lea, Flood,
-    OOPSLA 2014).
-    """
-    word, keys, drawn = 2**64 - 1, [], 0
-    for n in range(nodes):
-        drawn = drawn + 0x9E3779B97F4A7C15 & word
-        mixed = (drawn ^ drawn >> 30) * 0xBF58476D1CE4E5B9 & word
-        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & word
-        keys.append(1 << n if is_exact else mixed ^ mixed >> 31)
-    return np.array(keys, dtype=np.uint64)
-
-
-def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links) -> PhaseTables:
+def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links, time_limit: TimeLimit) -> PhaseTables:
     times, sizes = problem.layer_decode_time_s, problem.cut_decode_bytes
     if not generates(problem) or times is None:
         return PhaseTables(*(np.zeros_like(values) for values in prefill))
     no_egress = np.zeros(len(problem.nodes))
-    return _phase(problem, times, np.zeros(0) if sizes is None else sizes, links, no_egress)
+    return _phase(problem, times, np.zeros(0) if sizes is None else sizes, links, no_egress, time_limit)
 
 
 def _loss(problem: Problem) -> Floats:
-    """Return the loss by boundary and level; without a budget every loss is 0."""
+    """Return the loss by boundary and level; without a budget every finite loss is 0."""
     loss = np.zeros((len(problem.layers) + 1, len(problem.levels)))
-    if problem.loss_budget is not None:
-        loss[1:-1] = problem.loss
-    return loss
+    loss[1:-1] = problem.loss
+    return loss if problem.loss_budget is not None else np.where(loss < math.inf, 0.0, math.inf)

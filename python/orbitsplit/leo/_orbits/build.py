@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_number, quoted, tuple_of
 
 from . import element_files, tle
 from .constellation import Constellation, Equipment
@@ -101,7 +101,7 @@ def single(
         bstar=bstar,
         max_age_days=max_age_days,
     )
-    return Constellation(name, (satellite,), None, equipment, tuple(stations))
+    return Constellation(name, (satellite,), None, equipment, tuple_of("stations", stations))
 
 
 def load(
@@ -111,15 +111,23 @@ def load(
     equipment: Equipment | None = None,
     stations: Sequence[Station] = (),
 ) -> Constellation:
-    """Return the satellites of a file: OMM where it ends in .csv, .json, .kvn or .xml, otherwise two-line element sets.
+    """Return the satellites of a file: orbit mean-elements messages (OMM) or two-line element sets.
+
+    The suffix .csv, .json, .kvn or .xml says that it holds OMM, .tle two-line element sets; with any other the content
+    decides.
 
     Satellites of one name get their catalogue numbers added to it, which a UserWarning says.
 
     Raises:
         ValueError: A line is damaged, a key missing or a value wrong; the message names the place.
     """
+    if not isinstance(path, (str, Path)):
+        raise TypeError(f"path is {quoted(path)}, must be a path")
+    _check_age(max_age_days)
     loaded = element_files.load(path, max_age_days=max_age_days)
-    return Constellation(Path(path).stem, with_distinct_names(loaded, str(path)), None, equipment, tuple(stations))
+    return Constellation(
+        Path(path).stem, with_distinct_names(loaded, str(path)), None, equipment, tuple_of("stations", stations)
+    )
 
 
 def from_tle(
@@ -135,8 +143,15 @@ def from_tle(
     Raises:
         ValueError: As `load`; the message names `source`.
     """
+    _check_age(max_age_days)
     loaded = tle.from_tle(text, source=source, max_age_days=max_age_days)
-    return Constellation(source, with_distinct_names(loaded, source), None, equipment, tuple(stations))
+    return Constellation(source, with_distinct_names(loaded, source), None, equipment, tuple_of("stations", stations))
+
+
+def _check_age(max_age_days: float) -> None:
+    check_number("max_age_days", max_age_days)
+    if not max_age_days > 0:
+        raise ValueError(f"max_age_days is {max_age_days}, must be above 0")
 
 
 def _walker(
@@ -166,4 +181,4 @@ def _walker(
         )
     kind = "delta" if pattern.spread_deg == 360 else "star"
     title = f"Walker {kind} {pattern.inclination_deg:g}: {pattern.total}/{pattern.planes}/{pattern.phasing}"
-    return Constellation(title, tuple(satellites), pattern, equipment, tuple(stations))
+    return Constellation(title, tuple(satellites), pattern, equipment, tuple_of("stations", stations))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import quoted
 from orbitsplit._network.network import Link, Network, Node
 
 from .contacts import LONGEST_STEP_S, Contact, contacts_of
@@ -54,16 +55,16 @@ class Equipment:
 
     def __post_init__(self) -> None:
         if not isinstance(self.node, Node):
-            raise TypeError(f"the node of an equipment is {self.node!r}, must be a Node")
+            raise TypeError(f"the node of an equipment is {quoted(self.node)}, must be a Node")
         if self.topology is not None and not _has_method(self.topology, "pairs"):
             raise TypeError(
-                f"topology is {self.topology!r}, must be Grid(), Nearest() or an object with a method pairs"
+                f"topology is {quoted(self.topology)}, must be Grid(), Nearest() or an object with a method pairs"
             )
         for name in ("isl", "downlink", "uplink"):
             rate = getattr(self, name)
             if rate is not None and not _has_method(rate, "bytes_per_s"):
                 raise TypeError(
-                    f"{name} is {rate!r}, must be FixedRate(...), KaBand(), Optical() or an object with a method"
+                    f"{name} is {quoted(rate)}, must be FixedRate(...), KaBand(), Optical() or an object with a method"
                     " bytes_per_s"
                 )
         check_not_negative("margin_km", self.margin_km)
@@ -99,7 +100,7 @@ class Constellation:
         seen: set[str] = set()
         for name in [*self.names, *(station.name for station in self.stations)]:
             if name in seen:
-                raise ValueError(f"two satellites or stations are called {name!r}, names must differ")
+                raise ValueError(f"two satellites or stations are called {quoted(name)}, names must differ")
             seen.add(name)
         if self.pattern is not None and self.pattern.total != len(self.satellites):
             raise ValueError(f"the pattern has {self.pattern.total} satellites, {len(self.satellites)} are given")
@@ -141,7 +142,7 @@ class Constellation:
         """
         if satellite not in self._numbers:
             some = ", ".join(self.names[:5]) + (", ..." if len(self) > 5 else "")
-            raise ValueError(f"no satellite {satellite!r}; the satellites are {some}")
+            raise ValueError(f"no satellite {quoted(satellite)}; the satellites are {some}")
         return self._numbers[satellite]
 
     def equipped(self, equipment: Equipment) -> Constellation:
@@ -174,7 +175,7 @@ class Constellation:
             ValueError: As `states`, or there is no such frame.
         """
         if frame not in ("teme", "earth_fixed"):
-            raise ValueError(f"no frame {frame!r}; there are: teme, earth_fixed")
+            raise ValueError(f"no frame {quoted(frame)}; there are: teme, earth_fixed")
         when = Times.of(times)
         positions = self.states(when)[0]
         return positions if frame == "teme" else earth_fixed(positions, when)
@@ -217,7 +218,7 @@ class Constellation:
         equipment, when = self.equipment, Times.of(at)
         if equipment is None:
             raise ValueError(
-                f"constellation {self.name!r} has no equipment: give equipment=Equipment(node=osp.Node(...))"
+                f"constellation {quoted(self.name)} has no equipment: give equipment=Equipment(node=osp.Node(...))"
             )
         links: list[Link] = []
         if equipment.isl is not None:
@@ -249,7 +250,9 @@ class Constellation:
             ValueError: There are no stations, the step is too long, or as `states`.
         """
         if not self.stations:
-            raise ValueError(f"constellation {self.name!r} has no stations to be seen from: served_by(Station(...))")
+            raise ValueError(
+                f"constellation {quoted(self.name)} has no stations to be seen from: served_by(Station(...))"
+            )
         check_between("step_s", step_s, 1.0, LONGEST_STEP_S)
         ends = Times.of([*Times.of(start).datetimes(), *Times.of(stop).datetimes()])
         span = ends.datetimes()
@@ -268,9 +271,9 @@ class Constellation:
         for what, members, kind in (("satellite", self.satellites, Satellite), ("station", self.stations, Station)):
             for member in members:
                 if not isinstance(member, kind):
-                    raise TypeError(f"a {what} is {member!r}, must be a {kind.__name__}")
+                    raise TypeError(f"a {what} is {quoted(member)}, must be a {kind.__name__}")
         if self.equipment is not None and not isinstance(self.equipment, Equipment):
-            raise TypeError(f"the equipment is {self.equipment!r}, must be Equipment(node=...)")
+            raise TypeError(f"the equipment is {quoted(self.equipment)}, must be Equipment(node=...)")
 
     @cached_property
     def _records(self) -> Any:
@@ -297,7 +300,8 @@ class Constellation:
                 satellite, when = self.satellites[worst], Times.of(at).datetimes()[0]
                 days = abs(at - float(self._epochs[worst]))
                 raise ValueError(
-                    f"the elements of satellite {satellite.name!r} are of {satellite.epoch:%Y-%m-%d}, {when:%Y-%m-%d}"
+                    f"the elements of satellite {quoted(satellite.name)} are of "
+                    f"{satellite.epoch:%Y-%m-%d}, {when:%Y-%m-%d}"
                     f" is {days:,.0f} days away and the limit is {satellite.max_age_days:,.0f}: use newer elements,"
                     " another time, or a larger max_age_days"
                 )

@@ -11,6 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import check_finite, check_number, quoted
+
 from .times import J2000, Times
 
 Array = npt.NDArray[np.float64]
@@ -51,6 +53,7 @@ def maximal_range_km(
         ValueError: An altitude is not finite, not above 0, or below the margin.
         TypeError: An altitude is no number.
     """
+    check_finite("margin_km", margin_km, least=0)
     grazing = EARTH_RADIUS_KM + margin_km
     total = 0.0
     for altitude in (altitude_km, altitude_km if other_altitude_km is None else other_altitude_km):
@@ -69,6 +72,8 @@ def line_of_sight(a: Array, b: Array, *, margin_km: float = ATMOSPHERE_MARGIN_KM
     Raises:
         ValueError: The shapes of the arrays do not broadcast.
     """
+    check_finite("margin_km", margin_km, least=0)
+    a, b = _positions("a", a), _positions("b", b)
     step = b - a
     squared = np.sum(step * step, axis=-1)
     along = np.sum(a * step, axis=-1)
@@ -84,7 +89,7 @@ def range_km(a: Array, b: Array) -> Array:
     Raises:
         ValueError: The shapes of the arrays do not broadcast.
     """
-    distance: Array = np.sqrt(np.sum((b - a) ** 2, axis=-1))
+    distance: Array = np.sqrt(np.sum((_positions("b", b) - _positions("a", a)) ** 2, axis=-1))
     return distance
 
 
@@ -94,7 +99,7 @@ def delay_s(distance_km: Array) -> Array:
     Raises:
         TypeError: The distances are no numbers.
     """
-    return np.asarray(distance_km) / LIGHT_KM_PER_S
+    return _positions("distance_km", distance_km) / LIGHT_KM_PER_S
 
 
 def geodetic_km(latitude_deg: float, longitude_deg: float, altitude_km: float) -> Array:
@@ -160,6 +165,15 @@ def sunlit(positions: Array, sun: Array) -> npt.NDArray[np.bool_]:
     return lit
 
 
+def _positions(name: str, values: Array) -> Array:
+    """Return numbers of any shape as an array. Raises TypeError naming the argument for anything else."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} is {quoted(values)}, must be an array of numbers")
+    return array
+
+
 def _check_altitude(altitude_km: float) -> None:
+    check_number("the altitude", altitude_km)
     if not (math.isfinite(altitude_km) and altitude_km > 0):
         raise ValueError(f"the altitude is {altitude_km} km, must be finite and > 0")

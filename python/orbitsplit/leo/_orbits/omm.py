@@ -51,7 +51,7 @@ def from_omm(
         ValueError: The text is not of that kind, or a message lacks a key or has a wrong value; the message names it.
     """
     if kind not in KINDS:
-        raise ValueError(f"OMM comes as {', '.join(KINDS)}, not as {kind!r}")
+        raise ValueError(f"OMM comes as {', '.join(KINDS)}, not as {quoted(kind)}")
     beginning = text if isinstance(text, str) else text[:4000].decode("utf-8", "replace")
     try:
         messages = messages_of(text, kind)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orbitsplit._io.validation import check_number
+from orbitsplit._io.validation import check_number, quoted
 
 from .earth import EARTH_RADIUS_KM
 from .times import DAY_S, Times
@@ -129,20 +129,20 @@ def epochs_of(satellites: Iterable[Satellite]) -> npt.NDArray[np.float64]:
 
 def _check_elements(name: str, elements: Mapping[str, float]) -> None:
     for key, value in elements.items():
-        check_number(f"{key} of satellite {name!r}", value)
+        check_number(f"{key} of satellite {quoted(name)}", value)
         if key != "max_age_days" and not math.isfinite(value):
-            raise ValueError(f"{key} of satellite {name!r} is {value}, an element must be finite")
+            raise ValueError(f"{key} of satellite {quoted(name)} is {value}, an element must be finite")
     altitude_km, inclination_deg = elements["altitude_km"], elements["inclination_deg"]
     eccentricity = elements["eccentricity"]
     if altitude_km < _LOWEST_KM:
-        raise ValueError(f"altitude_km of satellite {name!r} is {altitude_km}, must be at least {_LOWEST_KM:g}")
+        raise ValueError(f"altitude_km of satellite {quoted(name)} is {altitude_km}, must be at least {_LOWEST_KM:g}")
     if not 0 <= inclination_deg <= 180:
-        raise ValueError(f"inclination of satellite {name!r} is {inclination_deg} deg, must be from 0 to 180")
+        raise ValueError(f"inclination of satellite {quoted(name)} is {inclination_deg} deg, must be from 0 to 180")
     if not 0 <= eccentricity < 1:
-        raise ValueError(f"eccentricity of satellite {name!r} is {eccentricity}, must be from 0 to under 1")
+        raise ValueError(f"eccentricity of satellite {quoted(name)} is {eccentricity}, must be from 0 to under 1")
     perigee_km = (EARTH_RADIUS_KM + altitude_km) * (1 - eccentricity) - EARTH_RADIUS_KM
     if perigee_km <= 0:
-        raise ValueError(f"perigee of satellite {name!r} is {perigee_km:.0f} km above the equator, must be > 0")
+        raise ValueError(f"perigee of satellite {quoted(name)} is {perigee_km:.0f} km above the equator, must be > 0")
 
 
 def propagate(
@@ -161,13 +161,13 @@ def propagate(
         fact = "has decayed" if code == 6 else "cannot be propagated"
         reason = SGP4_ERRORS.get(code, f"error {code} of SGP4")
         raise ValueError(
-            f"satellite {satellites[n].name!r} {fact} at {when:%Y-%m-%d %H:%M} UTC,"
+            f"satellite {quoted(satellites[n].name)} {fact} at {when:%Y-%m-%d %H:%M} UTC,"
             f" {_days(satellites[n], when):.1f} days from its epoch: {reason}; leave it out or use newer elements"
         )
     if not np.isfinite(positions).all():
         n = int(np.argwhere(~np.isfinite(positions))[0, 0])
         raise ValueError(
-            f"satellite {satellites[n].name!r} cannot be propagated: SGP4 gives positions that are no numbers"
+            f"satellite {quoted(satellites[n].name)} cannot be propagated: SGP4 gives positions that are no numbers"
         )
     return positions, velocities
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orbitsplit._io.validation import check_count
+from orbitsplit._io.validation import check_count, quoted
 from orbitsplit._network.network import Node
 
 from .earth import Array, geodetic_km, geodetic_up, rotated
@@ -37,7 +37,7 @@ class Station:
     def __post_init__(self) -> None:
         check_name("the name of a station", self.name)
         if self.node is not None and not isinstance(self.node, Node):
-            raise TypeError(f"the node of station {self.name!r} is {self.node!r}, must be a Node")
+            raise TypeError(f"the node of station {quoted(self.name)} is {quoted(self.node)}, must be a Node")
         for what, value, low, high in (
             ("latitude", self.latitude_deg, -90.0, 90.0),
             ("longitude", self.longitude_deg, -360.0, 360.0),
@@ -45,9 +45,9 @@ class Station:
             ("elevation mask", self.mask_deg, 0.0, 89.0),
             ("acquisition time", self.acquisition_s, 0.0, 3600.0),
         ):
-            check_between(f"{what} of station {self.name!r}", value, low, high)
+            check_between(f"{what} of station {quoted(self.name)}", value, low, high)
         if self.antennas is not None:
-            check_count(f"antennas of station {self.name!r}", self.antennas, 1)
+            check_count(f"antennas of station {quoted(self.name)}", self.antennas, 1)
 
     def position_km(self) -> Array:
         """Return the Earth-fixed position [3]."""

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import quoted
+
 from .validation import check_moment, check_positive
 
 DAY_S = 86400.0
@@ -126,7 +128,7 @@ def _of_datetime(value: datetime) -> tuple[float, float]:
 
 def _of_julian(value: Any) -> tuple[float, float]:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"the time is {value!r}, must be a datetime or a Julian date")
+        raise TypeError(f"the time is {quoted(value)}, must be a datetime or a Julian date")
     at = float(value)
     # Sputnik flew in 1957, which is also the first year a two-line element set can name.
     if not (math.isfinite(at) and 2435839.5 <= at <= 2816787.5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from orbitsplit._io.validation import quoted
+from orbitsplit._io.validation import check_string, quoted
 
 from .names import check_length
 from .recognition import appearance, looks_like
@@ -44,6 +44,7 @@ def from_tle(text: str, *, source: str = "TLE", max_age_days: float = MEASURED_A
         ValueError: A line has the wrong length, number or checksum, or lines do not belong together; the message
             names `source` and the line.
     """
+    check_string("text", text)
     lines = [
         (number, line.strip())
         for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1)
@@ -115,6 +116,8 @@ def _check_line(line: str, number: str, where: str) -> None:
     for what, start, stop, pattern in _FIELDS[number]:
         value = line[start - 1 : stop]
         if not pattern.fullmatch(value):
-            raise ValueError(f"{where}: the {what}, in columns {start} to {stop}, is {value!r}, which is no number")
+            raise ValueError(
+                f"{where}: the {what}, in columns {start} to {stop}, is {quoted(value)}, which is no number"
+            )
     if number == "1" and line[_EPHEMERIS_TYPE] not in " 0":
-        raise ValueError(f"{where}: the ephemeris type, in column 63, is {line[_EPHEMERIS_TYPE]!r}, SGP4 needs 0")
+        raise ValueError(f"{where}: the ephemeris type, in column 63, is {quoted(line[_EPHEMERIS_TYPE])}, SGP4 needs 0")

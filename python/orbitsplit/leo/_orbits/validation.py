@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from orbitsplit._io.validation import check_number, check_string
+from orbitsplit._io.validation import check_number, check_string, quoted
 
 
 def check_not_negative(key: str, value: Any) -> None:
@@ -44,9 +44,9 @@ def check_name(key: str, value: Any) -> None:
 def names_of(key: str, values: Any) -> tuple[str, ...]:
     """Return names as a tuple. Raises `TypeError` for a single string and for anything but a sequence of strings."""
     if isinstance(values, str):
-        raise TypeError(f"{key} is the string {values!r}, must be a sequence of names: [{values!r}]")
+        raise TypeError(f"{key} is the string {quoted(values)}, must be a sequence of names: [{quoted(values)}]")
     if not isinstance(values, Iterable):
-        raise TypeError(f"{key} is {values!r}, must be a sequence of names")
+        raise TypeError(f"{key} is {quoted(values)}, must be a sequence of names")
     names = tuple(values)
     for name in names:
         check_string(f"a name in {key}", name)
@@ -61,6 +61,6 @@ def has_time_zone(value: Any) -> bool:
 def check_moment(key: str, value: Any) -> None:
     """Check that an instant is a datetime with a time zone."""
     if not isinstance(value, datetime):
-        raise TypeError(f"{key} is {value!r}, must be a datetime with a time zone")
+        raise TypeError(f"{key} is {quoted(value)}, must be a datetime with a time zone")
     if not has_time_zone(value):
         raise ValueError(f"{key} is {value.isoformat()}, which has no time zone: give tzinfo=timezone.utc")

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
+from orbitsplit._io.validation import check_kind, quoted
 from orbitsplit._network.network import Node
+from orbitsplit._profiling.profile import ModelProfile
 
 from .provenance import Sourced
-
-if TYPE_CHECKING:
-    from orbitsplit._profiling.profile import ModelProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def device(name: str) -> Device:
         ValueError: There is no such device.
     """
     if name not in DEVICES:
-        raise ValueError(f"no device {name!r}; there are: {', '.join(DEVICES)}")
+        raise ValueError(f"no device {quoted(name)}; there are: {', '.join(DEVICES)}")
     return DEVICES[name]
 
 
@@ -69,6 +67,8 @@ def calibrated(known: Device, profile: ModelProfile) -> Device:
     Raises:
         ValueError: The profile was not measured.
     """
+    check_kind("known", known, Device)
+    check_kind("profile", profile, ModelProfile)
     reached = sum(layer.prefill_flop for layer in profile.layers) / _seconds(profile)
     share = Sourced(
         reached / known.peak_flop_per_s.value, "measured", f"{profile.model} on {profile.machine or 'the device'}"
@@ -77,25 +77,23 @@ def calibrated(known: Device, profile: ModelProfile) -> Device:
 
 
 def calibrated_node(name: str, on_device: ModelProfile, reference: ModelProfile, *, memory_bytes: int) -> Node:
-    """Return a node whose slow-down is the ratio of its measured layer times to those of `reference`.
+    """Return a node whose slowdown is the ratio of its measured layer times to those of `reference`.
 
     Plans made with `reference` then predict the node's own seconds, on average over the layers. Both are profiles of
     the same model, prompt length and batch size.
 
     Raises:
-        ValueError: A profile was not measured, the profiles differ in model or workload, or the device is faster.
+        ValueError: A profile was not measured, or the profiles differ in model or workload.
     """
+    check_kind("on_device", on_device, ModelProfile)
+    check_kind("reference", reference, ModelProfile)
     for what in ("model", "dtype", "prompt_tokens", "batch_size"):
         ours, theirs = getattr(on_device, what), getattr(reference, what)
         if ours != theirs:
-            raise ValueError(f"{what} of the profile measured on the device is {ours!r}, of the reference {theirs!r}")
-    slowdown = _seconds(on_device) / _seconds(reference)
-    if slowdown < 1:
-        raise ValueError(
-            f"the device needs {slowdown:.3g} of the reference's time, a slow-down must be at least 1: "
-            "use the device's profile as the reference"
-        )
-    return Node(name, memory_bytes, slowdown=slowdown)
+            raise ValueError(
+                f"{what} of the profile measured on the device is {quoted(ours)}, of the reference {quoted(theirs)}"
+            )
+    return Node(name, memory_bytes, slowdown=_seconds(on_device) / _seconds(reference))
 
 
 def _seconds(profile: ModelProfile) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.units import format_bytes, format_seconds
+from orbitsplit._io.validation import quoted
 from orbitsplit.leo._orbits.constellation import Constellation
 from orbitsplit.leo._orbits.contacts import Contact
 from orbitsplit.leo._orbits.earth import ATMOSPHERE_MARGIN_KM, EARTH_RADIUS_KM, Array, line_of_sight, range_km
@@ -70,7 +71,7 @@ def lint(
     begin = constellation.epoch if start is None else start
     found: list[Finding] = []
     if isinstance(chains, str):
-        raise TypeError(f"chains is the string {chains!r}, must be a sequence of chains: [[{chains!r}]]")
+        raise TypeError(f"chains is the string {quoted(chains)}, must be a sequence of chains: [[{quoted(chains)}]]")
     for chain in chains:
         found += lint_chain(constellation, chain, start=begin)
     found += lint_collisions(constellation, start=begin, collision_km=collision_km)
@@ -163,7 +164,8 @@ def _link_finding(
     return Finding(
         "link",
         share == 0,
-        f"{first!r} and {second!r} {when}: they are up to {float(range_km(a, b).max()):,.0f} km apart, and a line of"
+        f"{quoted(first)} and {quoted(second)} {when}: they are up to "
+        f"{float(range_km(a, b).max()):,.0f} km apart, and a line of"
         f" sight {margin_km:g} km above the Earth ends at {limit_km:,.0f} km; {' or '.join(fixes)} would hold the link",
     )
 
@@ -179,7 +181,7 @@ def _collision_finding(constellation: Constellation, first: str, second: str, km
     return Finding(
         "collision",
         True,
-        f"{first!r} and {second!r} come within {km:.1f} km of each other, the limit is {limit:g} km;"
+        f"{quoted(first)} and {quoted(second)} come within {km:.1f} km of each other, the limit is {limit:g} km;"
         f" {fix} would separate them",
     )
 
@@ -206,8 +208,9 @@ def _station_findings(
         Finding(
             "contact",
             True,
-            f"{format_bytes(transfer_bytes)} do not fit into a contact of station {station.name!r}: the longest in"
-            f" {hours:g} h, with {longest.satellite!r}, lasts {format_seconds(seconds)} and transmits"
+            f"{format_bytes(transfer_bytes)} do not fit into a contact of "
+            f"station {quoted(station.name)}: the longest in"
+            f" {hours:g} h, with {quoted(longest.satellite)}, lasts {format_seconds(seconds)} and transmits"
             f" {format_bytes(available)};"
             f" {8 * transfer_bytes / seconds / 1e6:,.1f} Mbit/s,"
             f" {math.ceil(transfer_bytes / max(available, 1.0))} contacts"
@@ -241,7 +244,8 @@ def _never_seen(constellation: Constellation, station: Station, start: datetime,
     return Finding(
         "station",
         True,
-        f"station {station.name!r} at latitude {station.latitude_deg:g} deg sees no satellite in {hours:g} h: they rise"
+        f"station {quoted(station.name)} at latitude {station.latitude_deg:g} "
+        f"deg sees no satellite in {hours:g} h: they rise"
         f" to {highest:.1f} deg, its mask is {station.mask_deg:g} deg; {fix}",
     )
 

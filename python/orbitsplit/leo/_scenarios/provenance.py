@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orbitsplit._io.validation import quoted
+
 ORIGINS = ("paper", "datasheet", "measured", "assumed")
 
 
@@ -21,7 +23,7 @@ class Sourced:
 
     def __post_init__(self) -> None:
         if self.origin not in ORIGINS:
-            raise ValueError(f"the origin {self.origin!r} must be one of {', '.join(ORIGINS)}")
+            raise ValueError(f"the origin {quoted(self.origin)} must be one of {', '.join(ORIGINS)}")
 
     def __str__(self) -> str:
         return f"{self.value:g} [{self.origin}{': ' + self.source if self.source else ''}]"

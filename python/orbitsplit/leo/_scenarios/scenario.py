@@ -13,6 +13,7 @@ from typing import Any
 
 from orbitsplit._io.files import read_text
 from orbitsplit._io.toml import parse_toml
+from orbitsplit._io.validation import listed, quoted
 from orbitsplit._network.network import Network, Node
 from orbitsplit.leo._orbits.build import single, walker_delta, walker_star
 from orbitsplit.leo._orbits.constellation import Constellation, Equipment
@@ -62,7 +63,9 @@ class Scenario:
         if str(path).endswith(".toml"):
             return cls.from_toml(read_text(path), source=str(path))
         if str(path) not in cls.names():
-            raise ValueError(f"no scenario {str(path)!r}; there are: {', '.join(cls.names())}, or give a .toml file")
+            raise ValueError(
+                f"no scenario {quoted(str(path))}; there are: {', '.join(cls.names())}, or give a .toml file"
+            )
         return cls.from_toml((_folder() / f"{path}.toml").read_text(encoding="utf-8"), source=str(path))
 
     @classmethod
@@ -132,7 +135,9 @@ class Scenario:
             if contact.satellite == satellite and contact.station in serving
         ]
         if not passes:
-            raise ValueError(f"no station with a node sees satellite {satellite!r} within {hours:g} h of the epoch")
+            raise ValueError(
+                f"no station with a node sees satellite {quoted(satellite)} within {hours:g} h of the epoch"
+            )
         return max(passes, key=lambda contact: contact.max_elevation_deg).highest
 
 
@@ -151,7 +156,7 @@ def _devices(top: Section) -> dict[str, Node]:
         section.check_keys(("name", "memory"), ("headroom", "slowdown", "compute", "memory_bandwidth"))
         table, name = section.table, section.text("name")
         if name in nodes or name in DEVICES:
-            raise ValueError(f"{section.where}: there is another device called {name!r}")
+            raise ValueError(f"{section.where}: there is another device called {quoted(name)}")
         bandwidth = section.number("memory_bandwidth", kind="bytes_per_s") if "memory_bandwidth" in table else None
         try:
             nodes[name] = Node(
@@ -169,14 +174,14 @@ def _devices(top: Section) -> dict[str, Node]:
 
 def _device_named(known: Mapping[str, Node], name: str, where: str) -> Node:
     if name not in known:
-        raise ValueError(f"{where} names {name!r}; there are: {', '.join(known)}")
+        raise ValueError(f"{where} names {quoted(name)}; there are: {listed(known)}")
     return known[name]
 
 
 def _constellation(section: Section) -> Constellation:
     kind = section.text("kind") if "kind" in section.table else None
     if kind not in _KINDS:
-        raise ValueError(f"{section.where}.kind is {kind!r}, must be one of {', '.join(_KINDS)}")
+        raise ValueError(f"{section.where}.kind is {quoted(kind)}, must be one of {', '.join(_KINDS)}")
     common = ("kind", "total", "altitude_km", "inclination_deg")
     own = ("spacing_km",) if kind == "train" else ("planes", "phasing")
     section.check_keys((*common, *own), ("raan_deg", "epoch"))
@@ -242,7 +247,7 @@ def _rate(section: Section, key: str) -> LinkRate | None:
 def _topology(section: Section) -> Topology | None:
     kind = section.text("topology") if "topology" in section.table else None
     if kind not in (None, "grid", "nearest"):
-        raise ValueError(f"{section.where}.topology is {kind!r}, must be grid or nearest")
+        raise ValueError(f"{section.where}.topology is {quoted(kind)}, must be grid or nearest")
     acquisition_s = section.number("acquisition_s", 0.0)
     if kind == "nearest":
         limit = section.number("max_range_km") if "max_range_km" in section.table else None

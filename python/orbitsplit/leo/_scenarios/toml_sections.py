@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orbitsplit._io.toml import check_table_keys, format_value, quantity_of, tables_of
+from orbitsplit._io.validation import quoted
 
 from .provenance import ORIGINS, Sourced
 
@@ -42,14 +43,14 @@ class Section:
         """Return a string."""
         value = self.table[key]
         if not isinstance(value, str) or not value:
-            raise ValueError(f"{self.where}.{key} is {value!r}, must be a string")
+            raise ValueError(f"{self.where}.{key} is {quoted(value)}, must be a string")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return one or more strings."""
         values = self.table[key]
         if not isinstance(values, list) or not values or not all(isinstance(v, str) and v for v in values):
-            raise ValueError(f"{self.where}.{key} is {values!r}, must be one or more strings in brackets")
+            raise ValueError(f"{self.where}.{key} is {quoted(values)}, must be one or more strings in brackets")
         return tuple(values)
 
     def number(self, key: str, default: float | None = None, *, kind: str | None = None) -> float:
@@ -60,7 +61,7 @@ class Section:
         if kind is not None:
             number = quantity_of(value, kind, f"{self.where}.{key}")
         elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{self.where}.{key} is {value!r}, must be a finite number")
+            raise ValueError(f"{self.where}.{key} is {quoted(value)}, must be a finite number")
         else:
             number = float(value)
         self._keep(key, number)
@@ -89,17 +90,19 @@ class Section:
         if not isinstance(entry, dict):
             is_value = isinstance(entry, (str, int, float)) and not isinstance(entry, bool)
             shown = format_value(entry) if is_value else "..."
-            raise ValueError(f"{where} is {entry!r} without an origin; write {key} = {form.replace('...', shown, 1)}")
+            raise ValueError(
+                f"{where} is {quoted(entry)} without an origin; write {key} = {form.replace('...', shown, 1)}"
+            )
         for name in entry:
             if name not in _ALLOWED:
-                raise ValueError(f"{where} has the unknown key {name!r}; known: {', '.join(_ALLOWED)}")
+                raise ValueError(f"{where} has the unknown key {quoted(name)}; known: {', '.join(_ALLOWED)}")
         for name in ("value", "origin"):
             if name not in entry:
                 raise ValueError(f"{where} has no {name}; write {key} = {form}")
         if entry["origin"] not in ORIGINS:
-            raise ValueError(f"{where}: the origin is {entry['origin']!r}, must be one of {', '.join(ORIGINS)}")
+            raise ValueError(f"{where}: the origin is {quoted(entry['origin'])}, must be one of {', '.join(ORIGINS)}")
         if not isinstance(entry.get("source", ""), str):
-            raise ValueError(f"{where}: the source is {entry['source']!r}, must be a string")
+            raise ValueError(f"{where}: the source is {quoted(entry['source'])}, must be a string")
         return entry["value"]
 
     def _keep(self, key: str, number: float) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.keyword_options import refuse_keywords, take_options
+from orbitsplit._io.validation import quoted
 from orbitsplit._network.network import Node
 from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
@@ -52,7 +53,7 @@ def start_now(
     outcomes = [on_satellite(task, task.source, begin_s), split_at(task, present, begin_s, looks_ahead=False)]
     found = [one for one in outcomes if isinstance(one, Candidate)]
     if not found:
-        raise InfeasiblePlanError(f"nothing can start on {request.source!r} now: {'; '.join(map(str, outcomes))}")
+        raise InfeasiblePlanError(f"nothing can start on {quoted(request.source)} now: {'; '.join(map(str, outcomes))}")
     best = min(found, key=lambda one: one.compute_s[1])
     return timed_plan(task, begin_s, best, "the fastest plan, started at once")
 
@@ -81,7 +82,9 @@ def wait_for_pass(
     first = task.contact_plan.cell(begin_s)
     down = task.graph.link_bytes_per_s[first:, task.source, task.ground]
     if not np.any(down):
-        raise InfeasiblePlanError(f"no station is in contact with {request.source!r} within {request.deadline_s:g} s")
+        raise InfeasiblePlanError(
+            f"no station is in contact with {quoted(request.source)} within {request.deadline_s:g} s"
+        )
     pass_s = max(begin_s, float(task.contact_plan.edges_s[first + int(np.argmax(down > 0))]))
     present = task.graph.earliest_delivery(task.source, task.source, task.input_bytes, pass_s)
     assert present is not None  # source and destination are the same
@@ -89,7 +92,9 @@ def wait_for_pass(
     outcomes.append(split_at(task, present, pass_s, looks_ahead=False))
     found = [one for one in outcomes if isinstance(one, Candidate)]
     if not found:
-        raise InfeasiblePlanError(f"waiting for a pass of {request.source!r} fails: {'; '.join(map(str, outcomes))}")
+        raise InfeasiblePlanError(
+            f"waiting for a pass of {quoted(request.source)} fails: {'; '.join(map(str, outcomes))}"
+        )
     best = min(found, key=lambda one: one.completion_s)
     return timed_plan(task, begin_s, best, "waited for the next pass")
 
@@ -113,5 +118,5 @@ def _task(
     contact_plan = contact_plan_of(constellation, request, step_s, None)
     task = task_of(profile, workload, contact_plan, request, computers, StrategyOptions(), uses_isl=False)
     if task.source == task.ground:
-        raise ValueError(f"the source is the station {request.source!r}, must be a satellite")
+        raise ValueError(f"the source is the station {quoted(request.source)}, must be a satellite")
     return task, contact_plan.seconds(request.requested)

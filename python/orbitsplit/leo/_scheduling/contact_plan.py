@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.deprecation import takes_renamed
+from orbitsplit._io.validation import quoted
 from orbitsplit._network.network import Link, Network, Node
 from orbitsplit.leo._orbits.constellation import Constellation, Equipment
 from orbitsplit.leo._orbits.contacts import Contact
@@ -196,7 +197,9 @@ class Timetable:
 
 def _checked(constellation: Constellation, start: datetime, stop: datetime, step_s: float, guard_s: float) -> Equipment:
     if constellation.equipment is None:
-        raise ValueError(f"constellation {constellation.name!r} has no equipment: give equipment=Equipment(node=...)")
+        raise ValueError(
+            f"constellation {quoted(constellation.name)} has no equipment: give equipment=Equipment(node=...)"
+        )
     check_between("step_s", step_s, 0.1, _LONGEST_CELL_S)
     check_between("guard_s", guard_s, 0.0, 600.0)
     check_moment("start", start)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from orbitsplit._io.validation import check_kind, quoted
 from orbitsplit._plans.plan import Plan
 from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._orbits.constellation import Constellation
@@ -106,7 +107,7 @@ def powers_of(power: Power | Mapping[str, Power] | None, satellites: Sequence[st
     powers = _powers_by_name(power, satellites)
     for name in powers:
         if name not in satellites:
-            raise ValueError(f"power names {name!r}, which is no satellite that takes part")
+            raise ValueError(f"power names {quoted(name)}, which is no satellite that takes part")
     return powers
 
 
@@ -115,10 +116,10 @@ def _powers_by_name(power: Power | Mapping[str, Power], names: Iterable[str]) ->
     if isinstance(power, Power):
         return dict.fromkeys(names, power)
     if not isinstance(power, Mapping):
-        raise TypeError(f"power is {power!r}, must be a Power or a Power for each name")
+        raise TypeError(f"power is {quoted(power)}, must be a Power or a Power for each name")
     for name, one in power.items():
         if not isinstance(one, Power):
-            raise TypeError(f"the power of {name!r} is {one!r}, must be a Power")
+            raise TypeError(f"the power of {quoted(name)} is {quoted(one)}, must be a Power")
     return dict(power)
 
 
@@ -131,6 +132,7 @@ def energy_j(plan: Plan, power: Power | Mapping[str, Power]) -> dict[str, float]
         ValueError: The plan has no prediction.
         TypeError: `power` is neither a `Power` nor powers by name.
     """
+    check_kind("plan", plan, Plan)
     powers = _powers_by_name(power, (stage.node for stage in plan.stages))
     return {
         load.node: load.joules(powers[load.node]) / plan.workload.sequences

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from orbitsplit._errors import OrbitsplitError
+from orbitsplit._io.validation import quoted
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.problem import ExternalLink, Problem
 from orbitsplit._planner.tied_weights import solve_with_tied_weights
@@ -157,9 +158,9 @@ def task_of(
 
 def _check_constellation(value: Any) -> None:
     if isinstance(value, Scenario):
-        raise TypeError(f"the constellation is the Scenario {value.name!r}; pass its .constellation")
+        raise TypeError(f"the constellation is the Scenario {quoted(value.name)}; pass its .constellation")
     if not isinstance(value, (Constellation, Timetable)):
-        raise TypeError(f"the constellation is {value!r}, must be a Constellation or a Timetable")
+        raise TypeError(f"the constellation is {quoted(value)}, must be a Constellation or a Timetable")
 
 
 def _destination(names: Sequence[str] | None, stations: list[str]) -> tuple[int, ...]:
@@ -172,7 +173,7 @@ def _destination(names: Sequence[str] | None, stations: list[str]) -> tuple[int,
         )
     for name in names:
         if name not in stations:
-            raise ValueError(f"no station {name!r}; the stations are {', '.join(stations)}")
+            raise ValueError(f"no station {quoted(name)}; the stations are {', '.join(stations)}")
     return tuple(stations.index(name) for name in names)
 
 
@@ -182,8 +183,8 @@ def _check_source(source: str, contact_plan: Timetable, stations: list[str]) -> 
     members = contact_plan.satellites
     if source in contact_plan.constellation.names:
         some = ", ".join(members[:5]) + (", ..." if len(members) > 5 else "")
-        raise ValueError(f"the source {source!r} does not take part; the satellites that do are {some}")
-    raise ValueError(f"no satellite or station {source!r}; there are {', '.join((*members[:5], *stations))}")
+        raise ValueError(f"the source {quoted(source)} does not take part; the satellites that do are {some}")
+    raise ValueError(f"no satellite or station {quoted(source)}; there are {', '.join((*members[:5], *stations))}")
 
 
 def _computers(contact_plan: Timetable, computers: Mapping[str, Node] | None) -> dict[str, Node]:
@@ -194,12 +195,12 @@ def _computers(contact_plan: Timetable, computers: Mapping[str, Node] | None) ->
     nodes |= {station.name: station.node for station in contact_plan.stations if station.node is not None}
     given = {} if computers is None else computers
     if not isinstance(given, Mapping):
-        raise TypeError(f"computers is {given!r}, must be nodes by name")
+        raise TypeError(f"computers is {quoted(given)}, must be nodes by name")
     for name, node in given.items():
         if not isinstance(node, Node):
-            raise TypeError(f"the computer of {name!r} is {node!r}, must be a Node")
+            raise TypeError(f"the computer of {quoted(name)} is {quoted(node)}, must be a Node")
         if name not in nodes:
-            raise ValueError(f"computers name {name!r}, which is no satellite or station with a node")
+            raise ValueError(f"computers name {quoted(name)}, which is no satellite or station with a node")
         nodes[name] = node
     return nodes
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from orbitsplit._io.deprecation import renamed_attribute
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.units import format_bytes
-from orbitsplit._io.validation import check_keys, check_string, list_of, mapping_of, record_of, records_of
+from orbitsplit._io.validation import check_keys, check_string, list_of, mapping_of, quoted, record_of, records_of
 from orbitsplit._plans.plan import Plan
 
 FORMAT = "orbitsplit-timed-plan"
@@ -145,7 +145,9 @@ class TimedPlan:
         values = _renamed(data_of(FORMAT, VERSION, document))
         check_keys("the timed plan", values, cls)
         if values["strategy"] not in get_args(Strategy):
-            raise ValueError(f"strategy is {values['strategy']!r}, must be one of {', '.join(get_args(Strategy))}")
+            raise ValueError(
+                f"strategy is {quoted(values['strategy'])}, must be one of {', '.join(get_args(Strategy))}"
+            )
         for key in _TIMES:
             values[key] = _instant(key, values[key])
         values["plan"] = Plan.from_dict(mapping_of("plan", values["plan"]))
@@ -215,9 +217,9 @@ def _instant(key: str, value: Any) -> datetime:
     try:
         when = datetime.fromisoformat(value)
     except ValueError:
-        raise ValueError(f"{key} is {value!r}, must be an instant such as 2026-01-01T00:00:00+00:00") from None
+        raise ValueError(f"{key} is {quoted(value)}, must be an instant such as 2026-01-01T00:00:00+00:00") from None
     if when.utcoffset() != timedelta(0):
-        raise ValueError(f"{key} is {value!r}, must be in UTC, with +00:00")
+        raise ValueError(f"{key} is {quoted(value)}, must be in UTC, with +00:00")
     return when
 
 

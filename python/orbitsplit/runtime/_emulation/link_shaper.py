@@ -96,6 +96,38 @@ class LinkShaper:
         return at_s
 
 
+class PathShaper:
+    """Delivery times over several links one after the other: each node sends a message on when all of it has arrived.
+
+    It is used as a `LinkShaper` is; a message occupies the first link only for its sender.
+    """
+
+    def __init__(self, links: Sequence[LinkShaper]) -> None:
+        self._links = links
+        self._corrupting: list[LinkShaper] = []
+
+    def stamp(self, size: int, now_s: float) -> tuple[float, float, float]:
+        """Queue `size` bytes at `now_s`; return when they start and stop to occupy the first link, and arrive."""
+        start_s, stop_s, delivered_s = self._links[0].stamp(size, now_s)
+        for link in self._links[1:]:
+            if delivered_s == math.inf:
+                break
+            delivered_s = link.stamp(size, delivered_s)[2]
+        return start_s, stop_s, delivered_s
+
+    def corrupts(self) -> bool:
+        """Decide whether the next message is corrupted on any of the links; call once per message."""
+        self._corrupting = [link for link in self._links if link.corrupts()]
+        return bool(self._corrupting)
+
+    def flip(self, payload: memoryview | bytearray) -> int | None:
+        """Flip a bit for each link that corrupts the message; return the index of the last, None if it is empty."""
+        flipped = None
+        for link in self._corrupting:
+            flipped = link.flip(payload)
+        return flipped
+
+
 def _segments(
     rates: Sequence[tuple[float, float]], outages: Iterable[tuple[float, float]], origin_s: float
 ) -> Iterator[tuple[float, float]]:

@@ -165,7 +165,7 @@ class Failure(Record):
 class StageRecord(Record):
     """The measurements of one group on one stage: the recorder's events, and the traffic on its outgoing link.
 
-    `cpu_s` is the processor time without the emulated slow-down, as far as it is measured (see `Pace.run`).
+    `cpu_s` is the processor time without the emulated slowdown, as far as it is measured (see `Pace.run`).
     """
 
     events: tuple[tuple[str, int, int, float, float], ...]

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
 from orbitsplit._errors import TransportError
-from orbitsplit.runtime._emulation.link_shaper import LinkShaper
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 
 from .framing import HEADER_BYTES, Header, MessageAuthenticator
 
@@ -135,7 +135,7 @@ class Sender:
         link: str,
         rank: int,
         *,
-        shaper: LinkShaper | None,
+        shaper: LinkShaper | PathShaper | None,
         planned: LinkShaper | None = None,
         key: bytes | None = None,
     ) -> None:
@@ -332,7 +332,8 @@ class Receiver:
 
     def _rest(self, header: Header, body: memoryview, is_intact: bool) -> tuple[memoryview, bool]:
         """Receive the other parts of a message; return its whole body, and whether it is intact."""
-        whole = bytearray(header.body_bytes)
+        # Not zeroed: its pages become resident as parts arrive, not because a header announces them.
+        whole = _buffer(header.body_bytes)[1]
         whole[: len(body)] = body
         reached = len(body)
         while reached < len(whole):
@@ -342,7 +343,7 @@ class Receiver:
             whole[reached : reached + len(body)] = body
             reached += len(body)
             is_intact = is_intact and is_part_intact
-        return memoryview(whole), is_intact
+        return whole, is_intact
 
     def _receive_part(self) -> tuple[Header, memoryview, bool]:
         if self._in_use is not None:

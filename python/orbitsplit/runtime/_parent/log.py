@@ -14,6 +14,7 @@ import logging
 from collections.abc import Iterable
 
 from orbitsplit._errors import TransportError
+from orbitsplit._io.validation import listed
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.groups import Group
 
@@ -67,7 +68,7 @@ def restarted(group: int, tokens: int, failures: int) -> None:
 
 def conditions_unused(nodes: Iterable[str]) -> None:
     """Log the nodes that conditions of links name and the plan leaves out."""
-    LOG.warning("conditions of links name nodes that the plan does not use: %s", ", ".join(nodes))
+    LOG.warning("conditions of links name nodes that the plan does not use: %s", listed(nodes))
 
 
 def memory_exceeded(excess: str) -> None:

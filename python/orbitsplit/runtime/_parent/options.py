@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypedDict
 
 from orbitsplit._io.keyword_options import refuse_keywords, take_options
+from orbitsplit._io.validation import quoted
 
 from .arguments import boolean, integer, number
 
@@ -119,6 +120,6 @@ def timeouts_of(timeouts: Timeouts | None, keywords: dict[str, Any]) -> Timeouts
 def _tokens(name: str, value: Any) -> tuple[int, ...]:
     """Return one token or several as a tuple."""
     if isinstance(value, (str, bytes)):
-        raise TypeError(f"{name} is {value!r}, must be an integer or a sequence of integers")
+        raise TypeError(f"{name} is {quoted(value)}, must be an integer or a sequence of integers")
     several = isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
     return tuple(integer(name, token, least=-_INT64, most=_INT64 - 1) for token in (value if several else (value,)))

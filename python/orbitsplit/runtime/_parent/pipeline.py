@@ -19,7 +19,7 @@ from transformers.utils.generic import ModelOutput
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import renamed_keywords
-from orbitsplit._io.validation import check_callable
+from orbitsplit._io.validation import check_callable, check_kind
 from orbitsplit._models.source import layer_count, open_model, read_config
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
@@ -48,7 +48,7 @@ class Pipeline:
     its own stage in `dtype` (float32, bfloat16 or float16) and computes with `threads` threads; both are the plan's by
     default, and `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its
     file), with which the weights are compared. Links have the rates and latencies of the plan, or vary over time as
-    `conditions` describe, and nodes have their slow-downs. At most `most_groups` groups of sequences are in flight at
+    `conditions` describe, and nodes have their slowdowns. At most `most_groups` groups of sequences are in flight at
     once (by default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
 
     `timeouts` are the limits after which a start has failed, or a node or a link is lost; the keywords
@@ -96,6 +96,9 @@ class Pipeline:
         deployment: Deployment | None = None,
         **keywords: Any,
     ) -> None:
+        check_kind("plan", plan, Plan)
+        if conditions is not None:
+            check_kind("conditions", conditions, LinkConditions)
         timeouts = timeouts_of(timeouts, keywords)
         deployment = renamed_keywords("Pipeline", keywords, {"where": "deployment"}).get("deployment", deployment)
         model = plan.model if model is None else model
@@ -109,7 +112,9 @@ class Pipeline:
         self._strict_memory = boolean("strict_memory", strict_memory)
         check_callable("replan", replan)
         check_callable("progress", progress)
-        plan = replace(plan, dtype=dtype or plan.dtype, threads=plan.threads if threads is None else threads)
+        plan = replace(
+            plan, dtype=plan.dtype if dtype is None else dtype, threads=plan.threads if threads is None else threads
+        )
         if conditions is not None:
             unused = conditions.nodes_left_out(stage.node for stage in plan.stages)
             if unused:

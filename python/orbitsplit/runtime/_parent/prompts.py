@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from orbitsplit._io.validation import listed
+
 _ID_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -88,7 +90,7 @@ def check_inputs(inputs: Mapping[str, Tensor], *, vocabulary: int | None) -> tup
     main = next((name for name in ("input_ids", "pixel_values") if name in inputs), None)
     if unknown or main is None:
         raise ValueError(
-            f"inputs are {', '.join(inputs) or 'none'}; expected input_ids or pixel_values, of {', '.join(_INPUTS)}"
+            f"inputs are {listed(inputs) or 'none'}; expected input_ids or pixel_values, of {', '.join(_INPUTS)}"
         )
     for name, value in inputs.items():
         check_tensor(name, value)

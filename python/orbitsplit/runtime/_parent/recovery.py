@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from orbitsplit._errors import TransportError
-from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan import Plan, with_settings_of
 
 # Maps the plan that ran, and the nodes and links lost so far, to the plan that replaces it.
 Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
@@ -35,7 +35,7 @@ class Losses:
         ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
         if again := [*(set(nodes) & set(self.nodes)), *(ring & set(self.links))]:
             raise TransportError(f"{error}; the plan that replaces it uses what was lost: {again[0]}")
-        return replace(found, dtype=before.dtype, threads=before.threads)
+        return with_settings_of(found, before)
 
 
 @dataclass(frozen=True, slots=True)

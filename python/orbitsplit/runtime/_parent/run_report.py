@@ -19,7 +19,7 @@ from orbitsplit.runtime._messages.record import Traffic
 class StageMetrics:
     """The measurements of one stage in a run.
 
-    `compute_s`, `encode_s` and `decode_s` are the node's times, emulated slow-down included; `cpu_s` is the processor
+    `compute_s`, `encode_s` and `decode_s` are the node's times, emulated slowdown included; `cpu_s` is the processor
     time of all three (wall time for encoding and decoding tokens on a node that is not emulated). `baseline_bytes` were
     resident before the stage was loaded (interpreter and libraries), `peak_bytes` is the peak of resident memory;
     `memory_bytes` is the node's limit, None without one.

@@ -6,6 +6,7 @@ import warnings
 
 from torch import Tensor
 
+from orbitsplit._io.validation import listed
 from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import rows_of
 
@@ -18,7 +19,7 @@ def check_generation(model: Ready, mask: Tensor, *, max_new_tokens: int, micro_b
     """
     settings = (*model.unapplied, *(model.unapplied_sampling if is_sampled else ()))
     if settings:
-        _warn(f"the model's generation config sets {', '.join(settings)}, which a pipeline does not apply")
+        _warn(f"the model's generation config sets {listed(settings)}, which a pipeline does not apply")
     if model.rope_change is None:
         return
     kind, limit, recomputes_cache = model.rope_change

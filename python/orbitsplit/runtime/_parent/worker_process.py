@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -17,10 +18,10 @@ from contextlib import suppress
 from typing import IO, Any, Protocol
 
 from orbitsplit._models import child_process
+from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
 _WORKER = "orbitsplit.runtime._worker.process"
 _SERVER = "orbitsplit.runtime._worker.fork_server"
-_MAX_MESSAGE_BYTES = 1 << 18
 _POLL_S = 0.05
 # Variables that libraries read when they are imported begin so: where one has changed, another server is needed.
 _READ_ON_IMPORT = (
@@ -58,8 +59,17 @@ class WorkerProcess(Protocol):
 
 def start(*arguments: str, log: IO[bytes], environment: Mapping[str, str]) -> WorkerProcess:
     """Start a worker with its arguments; `environment` is added to this process's, `log` gets its output."""
-    if sys.platform != "linux":  # elsewhere a fork is not safe after libraries of the system were loaded
-        return child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+    # Elsewhere a fork is not safe after libraries of the system were loaded.
+    if sys.platform == "linux":
+        try:
+            return _fork(arguments, log, environment)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:  # more variables were set since the server started than it is told of
+                raise
+    return child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+
+
+def _fork(arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> ForkedProcess:
     try:
         return _servers.usable().start(arguments, log, environment)
     except (BrokenPipeError, ConnectionResetError):  # it has just ended, idle for long
@@ -156,9 +166,12 @@ class ForkServer:
                 "environment": {**self._changed_variables(), **environment},
                 "directory": os.getcwd(),
             }
+            packet = json.dumps(request).encode()
+            if len(packet) > MAX_MESSAGE_BYTES:
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
             process = ForkedProcess(self, self._numbers, os.fdopen(kept, "wb", buffering=0), log)
             try:
-                socket.send_fds(self._channel, [json.dumps(request).encode()], [end.fileno(), log.fileno()])
+                socket.send_fds(self._channel, [packet], [end.fileno(), log.fileno()])
             except BaseException:
                 process.stdin.close()
                 raise
@@ -186,7 +199,7 @@ class ForkServer:
         with self._lock:
             while not self._has_ended:
                 try:
-                    data = self._channel.recv(_MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
+                    data = self._channel.recv(MAX_MESSAGE_BYTES, socket.MSG_DONTWAIT)
                 except BlockingIOError:
                     return
                 except OSError:

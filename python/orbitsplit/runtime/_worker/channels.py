@@ -25,6 +25,9 @@ from orbitsplit.runtime._messages.transport import MESSAGE_BYTES, Receiver, Send
 from orbitsplit.runtime._schedule import Kind, Message
 
 _TOKEN_BYTES = 8
+# The bytes of an activation for each byte of its frame that no frame of a codec in use exceeds; `decompress` allows as
+# many by default.
+_MOST_EXPANSION = 8192
 
 
 def codebook_of(codec: CalibratedCodec | str) -> CalibratedCodec | None:
@@ -95,18 +98,22 @@ class ActivationOutlet:
 
     def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
         if step == 0:
-            _check_size(shape, x.dtype)
+            _check_size(shape, x.dtype, MESSAGE_BYTES)
             frame: bytes = compress(x, codec=self._codec)
             return frame
         encoder = self._encoders.get(shape)
         if encoder is None:
-            _check_size(shape, x.dtype)
+            _check_size(shape, x.dtype, MESSAGE_BYTES)
             encoder = self._encoders[shape] = Encoder(self._codec, shape, x.dtype)
         return encoder.encode(x)
 
 
 class ActivationInlet:
-    """Receives activations and decodes them."""
+    """Receives activations and decodes them.
+
+    A message cannot make it allocate more than the activation of `planned_tokens` tokens, with which the plan was made,
+    or what the bytes of its frame can hold if that is more.
+    """
 
     def __init__(
         self,
@@ -116,6 +123,7 @@ class ActivationInlet:
         hidden_size: int,
         dtype: torch.dtype,
         link: str,
+        planned_tokens: int,
         codebook: CalibratedCodec | None = None,
     ) -> None:
         self._codebook = codebook
@@ -124,6 +132,7 @@ class ActivationInlet:
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._link = link
+        self._planned_bytes = planned_tokens * hidden_size * dtype.itemsize
         # The rows of each group that has begun and not ended.
         self._rows: dict[int, int] = {}
         # The array that a step is decoded into is read before the next step arrives.
@@ -139,7 +148,7 @@ class ActivationInlet:
         kind, group, step = _kind(header, self._link), header.group, header.step
         begun = None
         if kind is Kind.BEGIN:
-            begun = Group.from_json(bytes(description))
+            begun = self._begun(header, description)
             self._rows[group] = header.rows
             if begun.is_recorded:
                 self._pace.recorder.begin(begun.id)
@@ -158,20 +167,42 @@ class ActivationInlet:
             raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
         return Message(kind, group, step, x, begun)
 
+    def _begun(self, header: Header, description: memoryview) -> Group:
+        """Return the group that a message begins. Raises TransportError for one that its header does not announce."""
+        try:
+            group = Group.from_json(bytes(description))
+            limit = self._limit(header.payload_bytes)
+            for name, shape, dtype in (("attention_mask", (group.rows, group.tokens), "int64"), *group.inputs):
+                _check_size(shape, getattr(torch, dtype), limit, name)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise TransportError(f"{self._link}, group {header.group}: its description is invalid: {error}") from error
+        found, announced = (group.id, group.rows, group.tokens), (header.group, header.rows, header.tokens)
+        # What a forward without a cache hands on need not have the shape of its inputs: an image is one token.
+        if found[:2] != announced[:2] or (group.generates and found != announced):
+            raise TransportError(
+                f"{self._link}: a header announces group, rows and tokens {announced}, its description says {found}"
+            )
+        return group
+
+    def _limit(self, frame_bytes: int) -> int:
+        """Return the bytes that an array may take which a message with a frame of this size asks for."""
+        return min(MESSAGE_BYTES, max(self._planned_bytes, _MOST_EXPANSION * frame_bytes))
+
     def _decode(self, payload: memoryview, header: Header) -> Tensor:
         """Decode a frame. Raises ValueError if it holds another activation than announced, or too large a one."""
+        limit = self._limit(len(payload))
         # A decoder keeps its array: headers must not make more of them than there are sizes of groups.
         if header.step and header.tokens == 1 and header.rows in self._rows.values():
             decoder = self._decoders.get(header.rows)
             if decoder is None:
                 shape = (header.rows, 1, self._hidden_size)
-                _check_size(shape, self._dtype)
+                _check_size(shape, self._dtype, limit)
                 decoder = Decoder(shape, self._dtype, codebook=self._codebook, framework="torch")
                 self._decoders[header.rows] = decoder
             arrived: Tensor = decoder.decode(payload)
             return arrived
         expected = (header.rows, header.tokens, self._hidden_size)
-        size = _check_size(expected, self._dtype)
+        size = _check_size(expected, self._dtype, limit)
         x: Tensor = decompress(payload, self._codebook, framework="torch", max_bytes=max(1, size))
         if x.shape != expected or x.dtype != self._dtype:
             raise ValueError(f"the frame holds {x.dtype} {tuple(x.shape)}, not {self._dtype} {expected}")
@@ -242,11 +273,11 @@ def _reason(description: memoryview) -> str:
     return bytes(description).decode(errors="replace")
 
 
-def _check_size(shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Return the bytes of an activation; a header may announce any shape, and a small frame may hold a large array."""
+def _check_size(shape: Sequence[int], dtype: torch.dtype, limit: int, name: str = "an activation") -> int:
+    """Return the bytes of an array; a header may announce any shape, and a small frame may hold a large array."""
     size = math.prod(shape) * dtype.itemsize
-    if size > MESSAGE_BYTES:
-        raise ValueError(f"an activation {tuple(shape)} in {dtype} takes {size} bytes, the limit is {MESSAGE_BYTES}")
+    if size > limit:
+        raise ValueError(f"{name} {tuple(shape)} in {dtype} takes {size} bytes, the limit is {limit}")
     return size
 
 

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 from orbitsplit._models import child_process
 from orbitsplit.runtime._memory import library_bytes
+from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
 from . import process as worker
 
-MAX_MESSAGE_BYTES = 1 << 18
 # Without workers for so long, the server ends: the memory of the libraries is the machine's again.
 IDLE_S = 60.0
 

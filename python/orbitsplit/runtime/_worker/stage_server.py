@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from itertools import pairwise
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from orbitsplit._models.stage import StageModel
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.trace import Recorder
-from orbitsplit.runtime._emulation.link_shaper import LinkShaper
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
@@ -159,32 +160,53 @@ class StageServer:
     def _open_sender(self, transport: Transport) -> Sender:
         after = (self._rank + 1) % (self._last + 1)
         name, key = self._link_name(self._rank, after), self._key(self._rank, after)
-        bytes_per_s, latency_s = None, self._plan.return_latency_s
-        if after > 0:
-            bytes_per_s, latency_s = self._plan.links[self._rank].bytes_per_s, self._plan.links[self._rank].latency_s
-        planned = LinkShaper(bytes_per_s, latency_s)
+        planned = self._planned_shaper()
         if not self._setup.emulates:
             return Sender(transport, name, after, shaper=None, planned=planned, key=key)
-        conditions = None
-        if self._setup.conditions is not None and after > 0:
-            stages, known = self._plan.stages, LinkConditions.from_dict(self._setup.conditions)
-            conditions = known.of(stages[self._rank].node, stages[after].node)
-        if conditions is None:
+        shaper = self._conditions_shaper(planned)
+        if shaper is None:
             return Sender(transport, name, after, shaper=planned, key=key)
-        shaper = LinkShaper(bytes_per_s, latency_s, conditions=conditions, origin_s=self._origin_s)
         return Sender(transport, name, after, shaper=shaper, planned=planned, key=key)
+
+    def _planned_shaper(self) -> LinkShaper:
+        if self._rank == self._last:
+            return LinkShaper(None, self._plan.return_latency_s)
+        link = self._plan.links[self._rank]
+        return LinkShaper(link.bytes_per_s, link.latency_s)
+
+    def _conditions_shaper(self, planned: LinkShaper) -> LinkShaper | PathShaper | None:
+        """Return what emulates the link to the next stage, or those that a token returns over; None: as planned."""
+        if self._setup.conditions is None:
+            return None
+        if self._rank < self._last:
+            ends = [(self._plan.stages[self._rank].node, self._plan.stages[self._rank + 1].node)]
+            latencies_s = [planned.latency_s]
+        else:
+            ends = list(pairwise(self._plan.return_way))
+            latencies_s = list(self._plan.return_latencies_s) or [planned.latency_s]
+        known = LinkConditions.from_dict(self._setup.conditions)
+        found = [known.of(*link) for link in ends]
+        if not any(found):
+            return None
+        links = [
+            LinkShaper(planned.bytes_per_s, latency_s, conditions=conditions, origin_s=self._origin_s)
+            for latency_s, conditions in zip(latencies_s, found, strict=True)
+        ]
+        return links[0] if len(links) == 1 else PathShaper(links)
 
     def _activation_outlet(self, sender: Sender) -> ActivationOutlet:
         half_duplex = self._plan.stages[self._rank].half_duplex
         return ActivationOutlet(sender, self._pace, codec=self._codecs[self._rank], half_duplex=half_duplex)
 
     def _activation_inlet(self, receiver: Receiver) -> ActivationInlet:
+        workload = self._plan.workload
         return ActivationInlet(
             receiver,
             self._pace,
             hidden_size=self._model.hidden_size,
             dtype=self._dtype,
             link=self._link_name(self._rank - 1, self._rank),
+            planned_tokens=workload.batch_size * (workload.prompt_tokens + workload.new_tokens),
             codebook=codebook_of(self._codecs[self._rank - 1]),
         )
 

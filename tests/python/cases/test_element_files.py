@@ -1,228 +1,34 @@
-"""Element sets as users find them: each file that once failed, and more of its kind."""
+"""Files of element sets as users find them: encodings, what is no element set, satellites of one name."""
 
 from __future__ import annotations
 
 import codecs
 import json
-import math
-from datetime import datetime, timedelta, timezone
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from sgp4 import omm
 from sgp4.api import Satrec
 
 from orbitsplit import leo
 from orbitsplit._io.files import write_text
-from tests.support.paths import DATA
-
-CASES = DATA / "cases"
-MESSAGE: dict[str, Any] = json.loads((CASES / "omm_nine_digit_number.json").read_text())[0] | {"NORAD_CAT_ID": 25544}
-NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-TLE = (DATA / "leo" / "iss.tle").read_text()
-NAME, FIRST, SECOND = TLE.splitlines()
-KVN = "".join(f"{key} = {value}\n" for key, value in MESSAGE.items())
-CSV = ",".join(MESSAGE) + "\n" + ",".join(map(str, MESSAGE.values())) + "\n"
-
-
-def load_message(folder: Path, change: dict[str, Any]) -> leo.Constellation:
-    (folder / "a.json").write_text(json.dumps([{**MESSAGE, **change}]))
-    return leo.load(folder / "a.json")
-
-
-def refusal(folder: Path, name: str, content: str | bytes) -> str:
-    """Return the message with which a file is refused, without the path, of which it must begin with."""
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(ValueError, match=name.replace(".", r"\.")) as caught:
-        leo.load(path)
-    return str(caught.value).replace(str(path), "")
-
-
-def with_checksum(line: str) -> str:
-    return line[:68] + str(sum(int(c) if c in "0123456789" else c == "-" for c in line[:68]) % 10)
-
-
-# Row 2: catalogue numbers.
-
-
-def test_a_number_of_nine_digits_is_kept() -> None:
-    fleet = leo.load(CASES / "omm_nine_digit_number.json")
-    assert fleet.satellites[0].catalogue_number == 799501234
-    assert np.isfinite(fleet.positions(NOON)).all()
-
-
-@pytest.mark.parametrize(
-    ("given", "number"),
-    [
-        (1, 1),
-        (339999, 339999),
-        (340000, 340000),
-        (999999, 999999),
-        (100000000, 100000000),
-        (999999999, 999999999),
-        ("270288", 270288),
-        ("000025544", 25544),
-        (" 799501234 ", 799501234),
-        ("", None),
-    ],
+from tests.support.element_sets import (
+    CASES,
+    CSV,
+    FIRST,
+    KVN,
+    MESSAGE,
+    NAME,
+    NOON,
+    SECOND,
+    TLE,
+    XML,
+    load_message,
+    refusal,
 )
-def test_numbers_of_every_width(given: Any, number: int | None, tmp_path: Path) -> None:
-    fleet = load_message(tmp_path, {"NORAD_CAT_ID": given})
-    assert fleet.satellites[0].catalogue_number == number
-    assert np.array_equal(fleet.positions(NOON), load_message(tmp_path, {}).positions(NOON))
 
-
-@pytest.mark.parametrize("given", ["A0001", -5, 1.5, 10**9, "1e5", True, [1], float("nan")])
-def test_what_is_no_number_of_the_catalogue_is_refused(given: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="NORAD_CAT_ID is "):
-        load_message(tmp_path, {"NORAD_CAT_ID": given})
-
-
-# Row 3: keys that change what the numbers mean.
-
-
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("omm_nan_inclination.json", "INCLINATION is 'nan'"),
-        ("omm_theory_sgp4_xp.json", "MEAN_ELEMENT_THEORY is 'SGP4-XP'"),
-        ("omm_time_system_tai.json", "TIME_SYSTEM is 'TAI'"),
-    ],
-)
-def test_numbers_of_another_meaning_are_refused(name: str, key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        leo.load(CASES / name)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("EPHEMERIS_TYPE", 4),
-        ("EPHEMERIS_TYPE", "2"),
-        ("MEAN_ELEMENT_THEORY", "DSST"),
-        ("TIME_SYSTEM", "GPS"),
-        ("CENTER_NAME", "MOON"),
-        ("REF_FRAME", "EME2000"),
-        ("REF_FRAME_EPOCH", "2000-01-01T12:00:00"),
-        ("BTERM", 0.02),
-        ("CCSDS_OMM_VERS", "9.0"),
-        ("MEAN_MOTION", math.inf),
-        ("MEAN_MOTION", 1e308),
-        ("ECCENTRICITY", math.nan),
-        ("ECCENTRICITY", 1.0),
-        ("INCLINATION", 180.5),
-        ("RA_OF_ASC_NODE", -math.inf),
-        ("ARG_OF_PERICENTER", "NaN"),
-        ("MEAN_ANOMALY", "1_0"),
-        ("BSTAR", 1e300),
-        ("MEAN_MOTION_DOT", 10**400),
-        ("MEAN_MOTION_DDOT", "inf"),
-        ("MEAN_MOTION", True),
-        ("OBJECT_NAME", ["a"]),
-    ],
-)
-def test_a_value_that_sgp4_would_take_for_another_is_named(key: str, value: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"a\.json: message 1 has a wrong value: {key} is "):
-        load_message(tmp_path, {key: value})
-
-
-def test_a_message_that_says_what_sgp4_needs_is_read(tmp_path: Path) -> None:
-    said = {"CENTER_NAME": "Earth", "REF_FRAME": "TEME", "TIME_SYSTEM": "UTC", "MEAN_ELEMENT_THEORY": "SGP/SGP4"}
-    expected = load_message(tmp_path, {}).positions(NOON)
-    assert np.array_equal(load_message(tmp_path, {**said, "CCSDS_OMM_VERS": "2.0"}).positions(NOON), expected)
-    optional = ("EPHEMERIS_TYPE", "CLASSIFICATION_TYPE", "ELEMENT_SET_NO", "REV_AT_EPOCH", "OBJECT_ID")
-    assert np.array_equal(load_message(tmp_path, dict.fromkeys(optional)).positions(NOON), expected)
-
-
-@pytest.mark.parametrize("unit", ["[rad]", "[rev/s]", "[]"])
-def test_another_unit_is_refused(unit: str, tmp_path: Path) -> None:
-    message = refusal(tmp_path, "a.kvn", KVN.replace("INCLINATION = 51.64", f"INCLINATION = 51.64 {unit}"))
-    assert f"INCLINATION is in '{unit[1:-1]}', must be in deg" in message
-    xml = (DATA / "leo" / "iss.xml").read_text().replace("<INCLINATION>", f'<INCLINATION units="{unit[1:-1]}">')
-    assert "INCLINATION is in" in refusal(tmp_path, "a.xml", xml)
-
-
-@pytest.mark.parametrize(
-    ("line", "column", "text", "message"),
-    [
-        (2, 8, "     nan", "line 2: the inclination, in columns 9 to 16"),
-        (2, 8, "     inf", "line 2: the inclination"),
-        (2, 26, "  abc  ", "line 2: the eccentricity"),
-        (2, 52, "        nan", "line 2: the mean motion"),
-        (2, 52, "           ", "line 2: the mean motion"),
-        (1, 18, "19343.nanana  ", "line 1: the epoch"),
-        (1, 62, "4", "line 1: the ephemeris type, in column 63, is '4'"),
-    ],
-)
-def test_columns_of_a_tle_that_are_no_numbers(line: int, column: int, text: str, message: str) -> None:
-    """Each has a right checksum; sgp4 reads nan as a number."""
-    lines = [FIRST, SECOND]
-    lines[line - 1] = with_checksum(lines[line - 1][:column] + text + lines[line - 1][column + len(text) :])
-    with pytest.raises(ValueError, match=message):
-        leo.from_tle("\n".join(lines))
-
-
-def test_records_are_those_of_sgp4s_own_reader(tmp_path: Path) -> None:
-    message = {**MESSAGE, "MEAN_MOTION_DDOT": 1e-5, "MEAN_MOTION_DOT": -2e-4}
-    judge = Satrec()
-    omm.initialize(judge, message)
-    record = load_message(tmp_path, message).satellites[0].record
-    for name in ("ndot", "nddot", "bstar", "ecco", "argpo", "inclo", "mo", "no_kozai", "nodeo", "jdsatepochF"):
-        assert getattr(record, name) == pytest.approx(getattr(judge, name), rel=1e-14)
-
-
-# Row 4: epochs.
-
-
-def test_the_epochs_of_ccsds_are_read() -> None:
-    epochs = [satellite.epoch for satellite in leo.load(CASES / "omm_epochs.json").satellites]
-    assert epochs[:4] == [NOON] * 4
-    assert abs(epochs[4] - NOON - timedelta(microseconds=123457)) <= timedelta(microseconds=1)
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("2026-01-01 12:00:00", (2026, 1, 1, 12)),
-        ("2026-01-01T12:00:00.", (2026, 1, 1, 12)),
-        ("2026-01-01T12:00:00.5Z", (2026, 1, 1, 12, 0, 0, 500000)),
-        ("2024-060T00:00:00", (2024, 2, 29)),
-        ("2023-060T00:00:00", (2023, 3, 1)),
-        ("2024-366T23:59:59.999999Z", (2024, 12, 31, 23, 59, 59, 999999)),
-        ("2026-032 06:30:15.25", (2026, 2, 1, 6, 30, 15, 250000)),
-        ("2026-01-01T12:00:00.000000000000000", (2026, 1, 1, 12)),
-        ("2016-12-31T23:59:60", (2017, 1, 1)),
-        ("1999-12-31T23:59:59.1234567", (1999, 12, 31, 23, 59, 59, 123457)),
-        ("  2026-01-01T12:00:00Z  ", (2026, 1, 1, 12)),
-    ],
-)
-def test_an_epoch_is_the_moment_it_says(text: str, moment: tuple[int, ...], tmp_path: Path) -> None:
-    expected = datetime(*moment, tzinfo=timezone.utc)  # type: ignore[misc,arg-type]
-    assert abs(load_message(tmp_path, {"EPOCH": text}).epoch - expected) <= timedelta(microseconds=1)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "2026-13-01T00:00:00",
-        "2023-366T00:00:00",
-        "2026-000T00:00:00",
-        "2026-02-29T00:00:00",
-        "2026-01-01T24:00:00",
-        "2026-01-01T12:00:60",
-        "2026-01-01",
-        "2026-01-01T12:00:00+01:00",
-        "26001.5",
-        "0000-01-01T00:00:00",
-        "٢٠٢٦-01-01T00:00:00",
-    ],
-)
-def test_what_is_no_epoch_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="message 1 has a wrong value: EPOCH is "):
-        load_message(tmp_path, {"EPOCH": text})
+# Row 4: OMM as KVN.
 
 
 def test_kvn_says_what_json_says(tmp_path: Path) -> None:
@@ -272,7 +78,7 @@ def test_a_byte_order_mark_hides_no_name() -> None:
         ("a.json", json.dumps(MESSAGE), "TEST 1"),
         ("a.kvn", KVN, "TEST 1"),
         ("a.kvn", "CCSDS_OMM_VERS = 2.0\n" + KVN, "TEST 1"),
-        ("a.xml", (DATA / "leo" / "iss.xml").read_text(), "ISS (ZARYA)"),
+        ("a.xml", XML, "ISS (ZARYA)"),
         ("A.CSV", CSV, "TEST 1"),
     ],
 )
@@ -290,7 +96,7 @@ def test_text_that_the_caller_read_may_have_a_mark() -> None:
 
 @pytest.mark.parametrize("encoding", ["iso-8859-1", "utf-16", "windows-1252", "utf-8"])
 def test_xml_is_read_in_the_encoding_it_declares(encoding: str, tmp_path: Path) -> None:
-    text = (DATA / "leo" / "iss.xml").read_text().replace("ZARYA", "ZARYÄ").replace("UTF-8", encoding)
+    text = XML.replace("ZARYA", "ZARYÄ").replace("UTF-8", encoding)
     (tmp_path / "a.xml").write_bytes(text.encode(encoding))
     assert leo.load(tmp_path / "a.xml").names == ["ISS (ZARYÄ)"]
 
@@ -345,7 +151,7 @@ def test_a_rate_limit_is_recognised() -> None:
         ("a.tle", "<html>\n<body>\n", "it looks like HTML"),
         ("a.tle", KVN, "it looks like OMM in KVN"),
         ("a.tle", CSV, "it looks like OMM in CSV"),
-        ("a.tle", (DATA / "leo" / "iss.xml").read_text(), "it looks like XML"),
+        ("a.tle", XML, "it looks like XML"),
         ("a.tle", "x" * 5_000_000, "holds no element sets; it begins 'xxx"),
         ("a.tle", "Too many requests", "rate limit"),
         ("a.tle", "GP data has not updated since your last successful download of GROUP=active", "rate limit"),
@@ -394,6 +200,55 @@ def test_indented_and_commented_element_sets_are_read(text: str) -> None:
     assert found.names == ["ISS (ZARYA)"]
     _, position, _ = judge.sgp4(judge.jdsatepoch, judge.jdsatepochF)
     assert np.allclose(found.positions(found.epoch)[0, 0], position, atol=0.01)  # km; epoch to the microsecond
+
+
+# Files whose names say nothing of the format.
+
+
+@pytest.mark.parametrize("name", ["a.omm", "a.txt", "a.OMM", "a", "gp.php?FORMAT=json", "a.3le"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (TLE, "ISS (ZARYA)"),
+        (f"# fetched today\n{FIRST}\n{SECOND}\n", "25544"),
+        (CSV, "TEST 1"),
+        (json.dumps([MESSAGE]), "TEST 1"),
+        (json.dumps(MESSAGE, indent=2), "TEST 1"),
+        (KVN, "TEST 1"),
+        (
+            f"COMMENT a\nCOMMENT b\n\nEPOCH = {MESSAGE['EPOCH']}\n" + KVN.replace("EPOCH", "USER_DEFINED_EPOCH"),
+            "TEST 1",
+        ),
+        (XML, "ISS (ZARYA)"),
+        ("<!-- fetched today -->" + XML.partition("?>")[2], "ISS (ZARYA)"),
+        (XML.replace("UTF-8", "utf-16").encode("utf-16"), "ISS (ZARYA)"),
+        (codecs.BOM_UTF8 + KVN.encode(), "TEST 1"),
+    ],
+)
+def test_the_content_decides_where_the_name_is_no_format(
+    name: str, content: str | bytes, expected: str, tmp_path: Path
+) -> None:
+    """Each was read as two-line element sets, and refused."""
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    assert leo.load(tmp_path / name).names == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"error": "Too many requests"}',
+            "message 1 lacks EPOCH; it looks like a server.s message about a rate limit",
+        ),
+        ("<html><title>503</title></html>", "holds no element sets; it looks like HTML"),
+        ("", "holds no element sets; it is empty"),
+        (KVN.replace("EPOCH", "EPOCHE"), "message 1 lacks EPOCH"),
+        # A pattern that divides this in every way would take years.
+        ("COMMENT " * 200, "holds no element sets; it begins 'COMMENT"),
+    ],
+)
+def test_what_no_reader_takes_is_refused_under_any_name(text: str, message: str, tmp_path: Path) -> None:
+    assert re.search(message, refusal(tmp_path, "a.omm", text))
 
 
 # Row 8: satellites of one name.

@@ -1,0 +1,39 @@
+"""The plan that takes the place of another after a loss, whoever made it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import orbitsplit as osp
+from orbitsplit.runtime._parent.recovery import Losses
+
+BEFORE = replace(
+    osp.Plan.manual([1, 2], layers=3, nodes=["a", "b", "c"]),
+    model="toy",
+    dtype="bfloat16",
+    threads=2,
+    max_accuracy_drop=0.01,
+)
+LOST = osp.TransportError("node b failed", kind="failed", node="b")
+
+
+def losses() -> Losses:
+    found = Losses()
+    found.add(LOST)
+    return found
+
+
+def test_the_next_plan_has_what_the_user_set_of_the_last() -> None:
+    """Regression: the limit of accuracy was gone after the first loss."""
+    made = osp.Plan.manual([1], layers=3, nodes=["a", "c"])
+    found = losses().plan_without(lambda before, nodes, links: made, BEFORE, LOST)
+    assert found == replace(made, model="toy", dtype="bfloat16", threads=2, max_accuracy_drop=0.01)
+    own = replace(made, max_accuracy_drop=0.02)
+    assert losses().plan_without(lambda before, nodes, links: own, BEFORE, LOST).max_accuracy_drop == 0.02
+
+
+def test_a_plan_that_uses_what_was_lost_is_refused() -> None:
+    with pytest.raises(osp.TransportError, match="the plan that replaces it uses what was lost: b"):
+        losses().plan_without(lambda before, nodes, links: before, BEFORE, LOST)
