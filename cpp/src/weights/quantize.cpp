@@ -101,7 +101,7 @@ Candidate least_squares(const float* values, const float* importance, const Mome
         offset = 0;
     }
     if (!(scale > 0)) return {{0, 0}, std::numeric_limits<double>::infinity()};
-    return {{scale, -offset}, (moments.ww - scale * wq) - offset * moments.w};
+    return {{scale, 0.0 - offset}, (moments.ww - scale * wq) - offset * moments.w};
 }
 
 Fit fit_group(const float* values, const float* importance) {
@@ -118,11 +118,11 @@ Fit fit_group(const float* values, const float* importance) {
         moments.ww += (v * w) * w;
     }
     const double range = high - low;
-    if (!(range > 0)) return {0, -low};
-    Candidate best = {{range / largest_int4, -low}, std::numeric_limits<double>::infinity()};
+    if (!(range > 0)) return {0, 0.0 - low};  // never -0
+    Candidate best = {{range / largest_int4, 0.0 - low}, std::numeric_limits<double>::infinity()};
     for (int k = 0; k < attempts; ++k) {
         const double steps = 13.5 + 0.1 * k;
-        const Candidate found = least_squares(values, importance, moments, steps / range, -low);
+        const Candidate found = least_squares(values, importance, moments, steps / range, 0.0 - low);
         if (found.error < best.error) best = found;
     }
     return best.fit;

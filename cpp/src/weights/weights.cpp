@@ -74,10 +74,10 @@ Inputs block_of(std::span<std::byte> scratch, std::size_t inputs, std::size_t fi
             std::min(most_rows, inputs - first)};
 }
 
-void multiply_tile(const Products& kernels, WeightFormat format, const std::byte* weights,
+void multiply_tile(const Products& products, WeightFormat format, const std::byte* weights,
                    std::size_t outputs, std::size_t groups, Inputs x, float* y, std::size_t stride) {
     float tile[most_rows * most_tile_outputs];
-    kernels.multiply[static_cast<std::size_t>(format)](weights, outputs, groups, x, tile, outputs);
+    products.multiply[static_cast<std::size_t>(format)](weights, outputs, groups, x, tile, outputs);
     for (std::size_t r = 0; r < x.rows; ++r)
         std::memcpy(y + r * stride, tile + r * outputs, outputs * sizeof *y);
 }
@@ -115,11 +115,11 @@ void dequantize(const WeightMatrix& matrix, std::int64_t first, std::span<float>
                                     " are not within the " + std::to_string(matrix.rows) + " rows");
     const std::size_t groups = weights::groups_of(matrix);
     const std::size_t row_bytes = weights::row_bytes(matrix.format, groups);
-    const weights::Products& kernels = weights::active();
+    const weights::Kernels kernels = weights::active();
     const auto start = static_cast<std::size_t>(first);
     weights::by_parts(
         rows, weights::part_bytes / row_bytes, execution, [&](std::size_t row, std::size_t count) {
-            kernels.dequantise[static_cast<std::size_t>(matrix.format)](
+            kernels.conversions->dequantise[static_cast<std::size_t>(matrix.format)](
                 matrix.data.data() + (start + row) * row_bytes, count, groups, out.data() + row * columns);
         });
 }
@@ -135,11 +135,11 @@ void dequantize_rows(const WeightMatrix& matrix, std::span<const std::int64_t> i
     for (const std::int64_t index : indices) weights::check_index(index, matrix.rows);
     const std::size_t groups = weights::groups_of(matrix);
     const std::size_t row_bytes = weights::row_bytes(matrix.format, groups);
-    const weights::Products& kernels = weights::active();
+    const weights::Kernels kernels = weights::active();
     const std::size_t step = weights::part_bytes / row_bytes;
     weights::by_parts(indices.size(), step, execution, [&](std::size_t first, std::size_t count) {
         for (std::size_t k = first; k < first + count; ++k)
-            kernels.dequantise[static_cast<std::size_t>(matrix.format)](
+            kernels.conversions->dequantise[static_cast<std::size_t>(matrix.format)](
                 matrix.data.data() + static_cast<std::size_t>(indices[k]) * row_bytes, 1, groups,
                 out.data() + k * columns);
     });
@@ -163,11 +163,11 @@ void multiply(const WeightMatrix& matrix, std::span<const float> x, std::int64_t
     if (scratch.size() < needed)
         throw std::invalid_argument("scratch has " + std::to_string(scratch.size()) + " bytes, " +
                                     std::to_string(needed) + " are needed");
-    const weights::Products& kernels = weights::active();
+    const weights::Kernels kernels = weights::active();
     for (std::size_t r = 0; r < count; ++r) {
         const std::size_t in_block = r % weights::most_rows;
-        kernels.round(x.data() + r * groups * weights::group, groups, in_block,
-                      weights::block_of(scratch, count, r - in_block, groups));
+        kernels.conversions->round(x.data() + r * groups * weights::group, groups, in_block,
+                                   weights::block_of(scratch, count, r - in_block, groups));
     }
     const std::size_t row_bytes = weights::row_bytes(matrix.format, groups);
     const std::size_t tile =
@@ -176,10 +176,10 @@ void multiply(const WeightMatrix& matrix, std::span<const float> x, std::int64_t
     weights::by_parts(outputs, tiles * tile, execution, [&](std::size_t first, std::size_t n) {
         for (std::size_t from = first; from < first + n; from += tile)
             for (std::size_t r = 0; r < count; r += weights::most_rows)
-                weights::multiply_tile(kernels, matrix.format, matrix.data.data() + from * row_bytes,
-                                       std::min(tile, first + n - from), groups,
-                                       weights::block_of(scratch, count, r, groups),
-                                       y.data() + r * outputs + from, outputs);
+                weights::multiply_tile(
+                    *kernels.products, matrix.format, matrix.data.data() + from * row_bytes,
+                    std::min(tile, first + n - from), groups, weights::block_of(scratch, count, r, groups),
+                    y.data() + r * outputs + from, outputs);
     });
 }
 

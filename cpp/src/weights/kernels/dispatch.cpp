@@ -1,16 +1,22 @@
 #include "weights/kernels/dispatch.hpp"
 
+#include "support/isa.hpp"
+
 namespace orbitsplit {
 
-const weights::Products& weights::active() {
+weights::Kernels weights::active() {
     switch (active_isa()) {
 #if defined(ORBITSPLIT_ISA_X86)
         case Isa::avx2:
+            return {&avx2::conversions, &avx2::products};
         case Isa::avx512:
-            return avx2::products;
+            return {&avx2::conversions, &avx512::products};
+#elif defined(ORBITSPLIT_ISA_ARM)
+        case Isa::neon:
+            return {&neon::conversions, &neon::products};
 #endif
         default:
-            return scalar::products;
+            return {&scalar::conversions, &scalar::products};
     }
 }
 

@@ -5,7 +5,7 @@
 
 namespace orbitsplit::weights {
 
-// The kernels of active_isa().
-const Products& active();
+// Those of active_isa(). A set without its own kernels for a topic uses those of an earlier set.
+Kernels active();
 
 }  // namespace orbitsplit::weights

@@ -1,13 +1,12 @@
-// The numeric kernels of quantised weights: one struct of function pointers, filled in for each instruction set.
+// The numeric kernels of quantised weights: one struct of function pointers for each topic.
 //
 // scalar/ is the specification. As in codec/kernels/kernels.hpp, files of an instruction set include only this header,
-// similar ones and intrinsics, and define everything but their table in anonymous namespaces.
+// similar ones and intrinsics, and define everything but their tables in anonymous namespaces.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "support/isa.hpp"
 #include "weights/layout.hpp"
 
 namespace orbitsplit::weights {
@@ -49,27 +48,46 @@ constexpr std::size_t scale_at(std::size_t g, std::size_t row, std::size_t rows)
 }
 }  // namespace
 
-struct Products {
+struct Conversions {
     // Row `row` of x to codes: scale = max(largest magnitude / largest_code, smallest_scale), code = x * (1 / scale) rounded
     // to nearest, ties to even. A group with a value that is not finite has codes 0 and the scale NaN.
     void (*round)(const float* x, std::size_t groups, std::size_t row, Inputs out);
 
+    // The values of rows of weights: d * q, or (a * s) * q - b * m.
+    void (*dequantise[formats])(const std::byte* weights, std::size_t rows, std::size_t groups, float* out);
+};
+
+struct Products {
     // y[r * stride + n] for `outputs` rows n of weights and all rows r of x. The sum of a group in lane j is
     // d = sum of the products of codes at 2 j, 2 j + 1, 2 j + 16 and 2 j + 17; (scale of W * scale of x) * d is added to
     // the lane, group by group. int4 does so with s for the scale of W; in lane g % 8 of a second sum it adds
     // m * (sum of x), group by group, and y = a * first - b * second.
     void (*multiply[formats])(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x,
                               float* y, std::size_t stride);
+};
 
-    // The values of rows of weights: d * q, or (a * s) * q - b * m.
-    void (*dequantise[formats])(const std::byte* weights, std::size_t rows, std::size_t groups, float* out);
+struct Kernels {
+    const Conversions* conversions;
+    const Products* products;
 };
 
 namespace scalar {
+extern const Conversions conversions;
 extern const Products products;
-}
+}  // namespace scalar
+
 namespace avx2 {
+extern const Conversions conversions;
 extern const Products products;
-}
+}  // namespace avx2
+
+namespace avx512 {
+extern const Products products;
+}  // namespace avx512
+
+namespace neon {
+extern const Conversions conversions;
+extern const Products products;
+}  // namespace neon
 
 }  // namespace orbitsplit::weights
