@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._profiling.measure import profile
     from ._profiling.profile import LayerProfile, ModelProfile
     from ._profiling.workload import Workload
+    from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import (
         Generation,
@@ -99,6 +100,7 @@ _MODULES = {
     "Prediction": "._plans.plan",
     "Problem": "._planner.problem",
     "ProblemNode": "._planner.problem",
+    "QuantizedWeights": "._weights.quantized",
     "Recovery": ".runtime",
     "Relaxation": "._planner.certificate",
     "Replan": "._plans.replan",
@@ -188,6 +190,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "ProblemNode",
+    "QuantizedWeights",
     "Recovery",
     "Relaxation",
     "Replan",
