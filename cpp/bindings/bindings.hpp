@@ -10,3 +10,4 @@ void bind_planner(pybind11::module_& m);
 void bind_codec(pybind11::module_& m);
 void bind_encoder(pybind11::module_& m);
 void bind_calibrated(pybind11::module_& m);
+void bind_weights(pybind11::module_& m);

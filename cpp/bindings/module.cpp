@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, m) {
     bind_codec(m);
     bind_encoder(m);
     bind_calibrated(m);
+    bind_weights(m);
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._codec.stateful import Decoder, Encoder
     from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
     from ._experiments.paper import PaperBench, bench_paper
+    from ._models.convert import convert
     from ._network.link_conditions import LinkConditions, LinkShape, LossBursts
     from ._network.network import Link, Network, Node
     from ._planner.baselines import alternatives, fill_in_order, min_max_split, proportional, single_node, uniform
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ._profiling.measure import profile
     from ._profiling.profile import LayerProfile, ModelProfile
     from ._profiling.workload import Workload
+    from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import (
         Generation,
@@ -99,6 +101,7 @@ _MODULES = {
     "Prediction": "._plans.plan",
     "Problem": "._planner.problem",
     "ProblemNode": "._planner.problem",
+    "QuantizedWeights": "._weights.quantized",
     "Recovery": ".runtime",
     "Relaxation": "._planner.certificate",
     "Replan": "._plans.replan",
@@ -122,6 +125,7 @@ _MODULES = {
     "calibrate": ".calibration",
     "certificate": "._planner.certify",
     "compress": "._codec.codecs",
+    "convert": "._models.convert",
     "decompress": "._codec.codecs",
     "evaluate": "._planner.problem",
     "fill_in_order": "._planner.baselines",
@@ -188,6 +192,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "ProblemNode",
+    "QuantizedWeights",
     "Recovery",
     "Relaxation",
     "Replan",
@@ -211,6 +216,7 @@ __all__ = [
     "calibrate",
     "certificate",
     "compress",
+    "convert",
     "decompress",
     "evaluate",
     "fill_in_order",

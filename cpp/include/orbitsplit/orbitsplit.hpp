@@ -1,4 +1,4 @@
-// Everything: errors, problems, costs, the planner, frames and codecs.
+// Everything: errors, problems, costs, the planner, frames, codecs and quantised weights.
 #pragma once
 
 #include "orbitsplit/calibrated.hpp"
@@ -9,3 +9,4 @@
 #include "orbitsplit/frame.hpp"
 #include "orbitsplit/planner.hpp"
 #include "orbitsplit/problem.hpp"
+#include "orbitsplit/weights.hpp"

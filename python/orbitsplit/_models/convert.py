@@ -14,7 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 
 from orbitsplit._io.files import atomic_folder
-from orbitsplit._weights.matrix import QuantizedWeights, check_format
+from orbitsplit._io.validation import check_string, quoted
+from orbitsplit._weights.quantized import FORMATS, QuantizedWeights
 
 from .architecture import Layout, find_layout
 from .fingerprint import hash_layer
@@ -49,7 +50,10 @@ def convert(
             two formats.
         FileExistsError: The output is there already.
     """
-    formats = {"layers": check_format(weights), "ends": check_format(head or weights)}
+    head = weights if head is None else head
+    _check_format("weights", weights)
+    _check_format("head", head)
+    formats = {"layers": weights, "ends": head}
     target = Path(output)
     if target.exists():
         raise FileExistsError(f"{target} exists already")
@@ -74,6 +78,12 @@ def convert(
         }
         config.save_pretrained(folder)
     return target
+
+
+def _check_format(key: str, value: str) -> None:
+    check_string(key, value)
+    if value not in FORMATS:
+        raise ValueError(f"{key} is {quoted(value)}, must be one of {', '.join(FORMATS)}")
 
 
 def _chosen(model: torch.nn.Module, layout: Layout, formats: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from orbitsplit._weights.matrix import QuantizedWeights, quantized_row_bytes
+from orbitsplit._weights.quantized import QuantizedWeights, quantized_bytes
 
 # The most rows of x that are multiplied with the quantized weights; for more, weights are dequantized a panel at a time.
 _FEW_ROWS = 16
@@ -93,7 +93,7 @@ def matrix_of(weight: Tensor, weight_format: str, columns: int) -> QuantizedWeig
 
 
 def _empty_weight(weight_format: str, rows: int, columns: int) -> nn.Parameter:
-    size = (rows, quantized_row_bytes(weight_format, columns))
+    size = (rows, quantized_bytes(weight_format, (1, columns)))
     return nn.Parameter(torch.empty(size, dtype=torch.uint8, device="meta"), requires_grad=False)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from .codec.calibrated import CalibratedCodec, codebook_key
 from .codec.codec import decode, decode_into, encode, encode_into, frame_bytes
-from .codec.dispatch import isa, isas, set_isa
 from .codec.encoder import Decoder, Encoder
 from .codec.frame import crc32c
 from .codec.symbol_table import table_from_counts
+from .isa import isa, isas, set_isa
 from .planner.cost import evaluate
 from .planner.problem import validate_problem
 from .planner.solve import solve
+from .weights.quantize import quantize
+from .weights.weights import dequantize, dequantize_rows, multiply, quantized_bytes
 
 __all__ = [
     "CalibratedCodec",
@@ -20,12 +22,17 @@ __all__ = [
     "crc32c",
     "decode",
     "decode_into",
+    "dequantize",
+    "dequantize_rows",
     "encode",
     "encode_into",
     "evaluate",
     "frame_bytes",
     "isa",
     "isas",
+    "multiply",
+    "quantize",
+    "quantized_bytes",
     "set_isa",
     "solve",
     "table_from_counts",

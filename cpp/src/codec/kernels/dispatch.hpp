@@ -1,12 +1,11 @@
-// Selects kernels: those of the best instruction set of this processor, or of the one that the user requested.
+// The kernels of the instruction set that support/isa.hpp chose.
 #pragma once
 
 #include "codec/kernels/kernels.hpp"
 
 namespace orbitsplit::kernels {
 
-// Selected on first use, by ORBITSPLIT_ISA if that is set (std::invalid_argument unless isas() has it), and by
-// set_isa().
+// The kernels of active_isa().
 const Kernels& active();
 
 }  // namespace orbitsplit::kernels

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <limits>
 
-#include "codec/kernels/float_bits.hpp"
+#include "support/float_bits.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit::elements {

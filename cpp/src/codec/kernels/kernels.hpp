@@ -12,6 +12,7 @@
 
 #include "codec/kernels/rans.hpp"
 #include "codec/kernels/rows.hpp"
+#include "support/isa.hpp"
 
 namespace orbitsplit::kernels {
 
@@ -115,8 +116,6 @@ struct Rans {
 struct Checksum {
     std::uint32_t (*update)(std::uint32_t crc, const std::byte* bytes, std::size_t count);
 };
-
-enum class Isa : std::uint8_t { scalar, avx2, avx512, neon };
 
 struct Kernels {
     Isa isa;

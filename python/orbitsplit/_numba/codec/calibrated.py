@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._errors import CorruptFrameError
+from orbitsplit._numba.float_bits import bf16_from_singles, singles_from_bf16
 
 from .codec import check_array, declare, decode, refuse_non_finite, shorten, singles
-from .float_bits import bf16_from_singles, singles_from_bf16
 from .frame import (
     CALIBRATED,
     FrameInfo,

@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from orbitsplit._errors import CorruptFrameError
 from orbitsplit._io.dtypes import describe_array
-from orbitsplit._numba.jit import jit
-
-from .float_bits import (
+from orbitsplit._numba.float_bits import (
     bf16_from_singles,
     halves_from_singles,
     singles_from_bf16,
     singles_from_halves,
 )
+from orbitsplit._numba.jit import jit
+
 from .frame import (
     BF16,
     BFLOAT16,

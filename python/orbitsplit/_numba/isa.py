@@ -1,4 +1,4 @@
-"""Kernel sets; the counterpart of dispatch.cpp. Numba compiles for the processor it runs on: there is only one."""
+"""Instruction sets; the counterpart of isa.cpp. Numba compiles for the processor it runs on: there is only one."""
 
 from __future__ import annotations
 

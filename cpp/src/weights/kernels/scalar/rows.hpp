@@ -1,0 +1,42 @@
+// Rows of weights as the scalar kernels read them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "support/float_bits.hpp"
+#include "weights/layout.hpp"
+
+namespace orbitsplit::weights {
+
+namespace {
+
+template <class T>
+T load(const std::byte* bytes) {
+    T value;
+    std::memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
+inline float quiet(float value) { return value == value ? value : std::numeric_limits<float>::quiet_NaN(); }
+
+inline float scale_of(const std::byte* int8_group) {
+    return float_bits::single_from_half(load<std::uint16_t>(int8_group));
+}
+
+inline void expand_int8(const std::byte* codes, int* q) {
+    for (std::size_t i = 0; i < group; ++i) q[i] = static_cast<std::int8_t>(codes[i]);
+}
+
+inline void expand_int4(const std::byte* codes, int* q) {
+    for (std::size_t i = 0; i < int4_code_bytes; ++i) {
+        q[i] = std::to_integer<int>(codes[i]) & 15;
+        q[i + 16] = std::to_integer<int>(codes[i]) >> 4;
+    }
+}
+
+}  // namespace
+
+}  // namespace orbitsplit::weights
