@@ -91,6 +91,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "build_problem": {"profile": PROFILED, "network": NETWORK, "workload": WORKLOAD, "levels": None, "order": "free"},
     "certificate": {"problem": PROBLEM, "solution": None, "tied_bytes": 0},
     "compress": {"x": X, "codec": "int8", "threads": 1},
+    "convert": {"model": "missing-model", "output": "no-folder/out", "weights": "int8"},
     "decompress": {"frame": osp.compress(X), "framework": "numpy", "max_bytes": 1000, "threads": 1},
     "evaluate": {"problem": PROBLEM, "stages": osp.solve(PROBLEM).stages},
     "fill_in_order": {"problem": PROBLEM},

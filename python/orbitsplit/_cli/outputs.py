@@ -31,6 +31,13 @@ def check_folder(output: Path) -> None:
         raise ValueError(f"{output} is not a folder, or is in something that is not one")
 
 
+def check_new_folder(output: Path) -> None:
+    """Raise ValueError for a folder that is there already, or cannot be created."""
+    check_folder(output)
+    if output.exists():
+        raise ValueError(f"{output} exists already")
+
+
 def check_trace(output: Path | None) -> None:
     """Raise ValueError for a trace or a picture that cannot be written."""
     check_writable(output)

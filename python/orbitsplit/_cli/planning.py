@@ -1,4 +1,4 @@
-"""Commands that work on models and plans: solve, pareto, profile, calibrate, verify, plan."""
+"""Commands that work on models and plans: solve, pareto, profile, convert, calibrate, verify, plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import orbitsplit as osp
-from orbitsplit._io.units import format_seconds
+from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
@@ -21,6 +21,7 @@ from orbitsplit._plans.planning import Order
 
 from . import views
 from .inputs import check_readable, load, load_network, load_optional, model_of
+from .logs import log
 from .options import (
     FAILED,
     CodebookFile,
@@ -41,7 +42,7 @@ from .options import (
     print_json,
     progress_bars,
 )
-from .outputs import check_writable, save
+from .outputs import check_new_folder, check_writable, save
 
 
 @app.command()
@@ -163,6 +164,32 @@ def profile(
         print_json(result.to_dict())
     else:
         views.profile(out, result)
+
+
+@app.command()
+def convert(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the new model.")],
+    weights: Annotated[str, typer.Option(help="Format of the weights: int8 or int4.")] = "int8",
+    head: Annotated[
+        str | None, typer.Option(help="Format of embeddings and head. Default: that of the others.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model with its weights in 8 or 4 bits, which every command takes as a model.
+
+    Example: `orbitsplit convert my-model/ --weights int8 -o my-model-int8`
+    """
+    check_new_folder(output)
+    find_model(model)
+    with progress_bars() as progress:
+        folder = osp.convert(model, output, weights=weights, head=head, progress=progress)
+    log.info("wrote %s", folder)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if as_json:
+        print_json({"folder": str(folder), "weight_bytes": size})
+    else:
+        out.print(f"{folder}: {format_bytes(size)} of weights", highlight=False)
 
 
 @app.command()

@@ -136,7 +136,7 @@ def _converted(stage: StageModel, formats: Mapping[str, str]) -> Iterator[tuple[
             continue
         matrix = tensor.t() if isinstance(stage.model.get_submodule(module), Conv1D) else tensor
         values = matrix.float().contiguous().numpy()
-        data = torch.from_numpy(QuantizedWeights.quantize(values, formats[module]).data)
+        data = torch.tensor(QuantizedWeights.quantize(values, formats[module]).data)  # type: ignore[arg-type]
         yield name, data.reshape(len(values), -1)
 
 

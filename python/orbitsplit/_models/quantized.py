@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from orbitsplit._weights.quantized import QuantizedWeights, quantized_bytes
 
-# The most rows of x that are multiplied with the quantized weights; for more, weights are dequantized a panel at a time.
+# The most rows of x that are multiplied with quantized weights; for more, weights are dequantized a panel at a time.
 _FEW_ROWS = 16
 # The size of a panel of dequantized weights.
 _PANEL_BYTES = 2 << 20
@@ -65,6 +65,9 @@ class QuantizedEmbedding(nn.Module):
         self.weight = _empty_weight(weight_format, self.num_embeddings, self.embedding_dim)
         original.padding_idx = None  # of training; the table of a forward has other rows
         del original.weight
+        # No parameter, so that nothing is loaded into it; transformers initialises what an embedding calls so.
+        self._no_rows = torch.empty(0, self.embedding_dim, dtype=self.dtype)
+        original.weight = self._no_rows
         self.original = original
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -74,22 +77,21 @@ class QuantizedEmbedding(nn.Module):
             rows = torch.empty(flat.numel(), self.embedding_dim, dtype=self.dtype, device="meta")
         else:
             if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.num_embeddings:
-                raise IndexError(
-                    f"token ids from {int(flat.min())} to {int(flat.max())}, must be from 0 to {self.num_embeddings - 1}"
-                )
+                least, most = int(flat.min()), int(flat.max())
+                raise IndexError(f"token ids from {least} to {most}, must be from 0 to {self.num_embeddings - 1}")
             matrix = matrix_of(self.weight, self.weight_format, self.embedding_dim)
             rows = torch.from_numpy(matrix.rows(flat.numpy())).to(self.dtype)
         self.original.weight = rows  # a table of the looked-up rows alone
         try:
             embedded: Tensor = self.original(torch.arange(flat.numel(), device=ids.device).reshape(ids.shape))
         finally:
-            del self.original.weight
+            self.original.weight = self._no_rows
         return embedded
 
 
 def matrix_of(weight: Tensor, weight_format: str, columns: int) -> QuantizedWeights:
     """Return the matrix whose bytes a weight [rows, bytes of a row] is, without copying it."""
-    return QuantizedWeights(weight_format, (len(weight), columns), weight.detach().numpy())
+    return QuantizedWeights(weight_format, (len(weight), columns), weight.detach().numpy())  # type: ignore[arg-type]
 
 
 def _empty_weight(weight_format: str, rows: int, columns: int) -> nn.Parameter:

@@ -40,7 +40,7 @@ class WeightsConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transform
     ) -> None:
         if version != VERSION:
             raise ValueError(f"weights quantized by orbitsplit, version {version}; this version reads {VERSION}")
-        self.quant_method = METHOD  # type: ignore[assignment]  # one that transformers does not list
+        self.quant_method = METHOD  # one that transformers does not list
         self.version = version
         self.formats = {name: list(modules) for name, modules in formats.items()}
         self.layers = layers

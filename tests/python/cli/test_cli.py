@@ -120,7 +120,20 @@ def test_a_missing_file_exits_with_2(
     assert "none.json" in capsys.readouterr().err
 
 
-COMMANDS = ("calibrate", "demo", "leo", "pareto", "plan", "profile", "run", "serve", "simulate", "solve", "verify")
+COMMANDS = (
+    "calibrate",
+    "convert",
+    "demo",
+    "leo",
+    "pareto",
+    "plan",
+    "profile",
+    "run",
+    "serve",
+    "simulate",
+    "solve",
+    "verify",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

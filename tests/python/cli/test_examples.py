@@ -31,6 +31,7 @@ def examples(group: typer.Typer, *names: str) -> dict[str, str]:
 EXAMPLES = examples(app)
 OUTPUTS = {
     "profile": "profile.json",
+    "convert": "my-model-int8",
     "calibrate": "book.safetensors",
     "verify": "verified.json",
     "simulate": "timeline.png",

@@ -23,6 +23,7 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "solve": {"problem": ("problem.json",)},
     "pareto": {"problem": ("problem.json",)},
     "profile": {"model": MODEL, "output": ("-o", "out.json")},
+    "convert": {"model": MODEL, "output": ("-o", "out")},
     "calibrate": {"model": MODEL, "text": TEXT, "output": ("-o", "out.safetensors")},
     "verify": {"plan": PLAN, "text": TEXT, "codebook": RUN["codebook"], **AFTER_A_LOSS, "model": RUN["model"],
                "output": ("-o", "out.json")},
@@ -67,7 +68,7 @@ def _cases() -> list[Case]:
     for command, given in COMMANDS.items():
         for parameter in filter(None, given):
             missing = "no-folder/out.json" if parameter == "output" else NAMES.get(parameter, "missing.json")
-            if command in ("demo", "bench paper") and parameter == "output":
+            if command in ("demo", "bench paper", "convert") and parameter == "output":
                 missing = "problem.json/out"
             cases.append(Case(command, parameter, "missing", missing))
             if parameter in DOCUMENTS:
