@@ -34,7 +34,7 @@ class QuantizedWeights:
     >>> import numpy as np
     >>> weights = QuantizedWeights.quantize(np.ones((2, 32), np.float32), "int8")
     >>> weights.matmul(np.ones((1, 32), np.float32))
-    array([[31.992188, 31.992188]], dtype=float32)
+    array([[31.998049, 31.998049]], dtype=float32)
     """
 
     format: Literal["int8", "int4"]
