@@ -17,8 +17,8 @@
 // rounded to 16 bits (codes from -32639 to 32639 with a float32 scale, an error of at most 2^-15.9 of the largest
 // magnitude of the group), products of codes are summed exactly, and sums are added in one order. So results are the
 // same bits on every instruction set and for any number of threads. A row of x with NaN or infinity gives a row of
-// NaN, and every NaN that is written is 0x7FC00000. For many rows of x it is faster to dequantize some rows of W at a
-// time and multiply floats.
+// NaN, and every NaN that is written is 0x7FC00000. From about 100 rows of x on it is faster to dequantize some rows
+// of W at a time and multiply floats with a good BLAS.
 #pragma once
 
 #include <cstddef>

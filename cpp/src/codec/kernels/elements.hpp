@@ -8,8 +8,8 @@
 #include <cstring>
 #include <limits>
 
-#include "support/float_bits.hpp"
 #include "orbitsplit/frame.hpp"
+#include "support/float_bits.hpp"
 
 namespace orbitsplit::elements {
 

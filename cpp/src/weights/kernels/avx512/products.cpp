@@ -29,10 +29,12 @@ inline void store_scales(const std::byte* row, std::size_t groups, std::size_t g
 }
 
 // The sums over groups of two rows of weights, `step` bytes apart, and `Rows` rows of x.
+// Loops over rows are unrolled, so that their sums stay in registers also at -O2.
 template <class Format, std::size_t Rows>
 inline void sum_rows(const std::byte* row, std::size_t step, std::size_t groups, Inputs x, __m256* first,
                      __m256* second) {
     __m512 in_lanes[Rows];
+#pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) in_lanes[r] = _mm512_setzero_ps();
     const std::byte* codes = Format::codes(row, groups);
     const std::int16_t* words = x.codes;
@@ -48,6 +50,7 @@ inline void sum_rows(const std::byte* row, std::size_t step, std::size_t groups,
             const Words b = Format::expand(codes + step);
             const __m512i q_first = side_by_side(a.first, b.first);
             const __m512i q_second = side_by_side(a.second, b.second);
+#pragma GCC unroll 8
             for (std::size_t r = 0; r < Rows; ++r) {
                 const std::int16_t* of_x = words + r * group;
                 const __m512i d =
@@ -58,6 +61,7 @@ inline void sum_rows(const std::byte* row, std::size_t step, std::size_t groups,
             }
         }
     }
+#pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
         first[r] = _mm512_castps512_ps256(in_lanes[r]);
         second[r] = upper_of(in_lanes[r]);

@@ -57,6 +57,7 @@ inline float32x4_t four_lanes(const Words& q, std::size_t half, const std::int16
     return vcvtq_f32_s32(vpaddq_s32(a, b));
 }
 
+// Loops over rows are unrolled, so that their sums stay in registers also at -O2.
 template <class Format, std::size_t Rows>
 inline void sum_row(const std::byte* row, std::size_t groups, Inputs x, Sums* sums) {
     Sums in_lanes[Rows];
@@ -64,6 +65,7 @@ inline void sum_row(const std::byte* row, std::size_t groups, Inputs x, Sums* su
     for (std::size_t g = 0; g < groups; ++g, words += group * Rows) {
         const Words q = Format::expand(Format::codes(row, groups, g));
         const float of_weights = Format::scale(row, g);
+#pragma GCC unroll 8
         for (std::size_t r = 0; r < Rows; ++r) {
             const float32x4_t scale = vdupq_n_f32(of_weights * x.scales[scale_at(g, r, Rows)]);
             const std::int16_t* of_x = words + r * group;
@@ -71,6 +73,7 @@ inline void sum_row(const std::byte* row, std::size_t groups, Inputs x, Sums* su
                             vmulq_f32(scale, four_lanes(q, 1, of_x)));
         }
     }
+#pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) sums[r] = in_lanes[r];
 }
 
