@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 
 from orbitsplit._weights.quantized import QuantizedWeights, quantized_bytes
 
-# The most rows of x that are multiplied with quantized weights; for more, weights are dequantized a panel at a time.
-_FEW_ROWS = 16
+# The most rows of x that are multiplied with quantized weights; for more it is faster to dequantize a panel at a time
+# (`pytest benches/bench_weights.py`).
+_FEW_ROWS = 96
 # The size of a panel of dequantized weights.
 _PANEL_BYTES = 2 << 20
 

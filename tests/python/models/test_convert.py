@@ -61,7 +61,7 @@ def test_stages_compute_what_the_dequantized_weights_do(pair: tuple[Path, Path],
     judge = judge_of(pair[0])
     stages = [StageModel.load(pair[1], start, stop) for start, stop in pairwise(cuts)]
     caches = [stage.new_cache() for stage in stages]
-    ids, mask = tiny_prompts((40, 40))  # more rows than are multiplied with the quantized weights, and then two
+    ids, mask = tiny_prompts((60, 60))  # more rows than are multiplied with the quantized weights, and then two
     with torch.inference_mode():
         expected = judge(input_ids=ids, attention_mask=mask).logits[:, -1]
     x = ids
