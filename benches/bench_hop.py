@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -106,7 +107,9 @@ class Player:
         pace = Pace(Recorder())
         dtype: torch.dtype = getattr(torch, case.dtype)
         self._outlet = ActivationOutlet(sender, pace, codec=case.codec, half_duplex=False)
-        self._inlet = ActivationInlet(receiver, pace, hidden_size=SHAPE[-1], dtype=dtype, link=LINK)
+        self._inlet = ActivationInlet(
+            receiver, pace, hidden_size=SHAPE[-1], dtype=dtype, link=LINK, planned_tokens=math.prod(SHAPE[:-1])
+        )
         self._steps = 0
         self._group = Group(id=1, rows=1, tokens=1, mask=None, max_new_tokens=1 << 30, is_recorded=True)
         self._x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
