@@ -47,16 +47,6 @@ void round_group(const float* x, std::int16_t* codes, float& scale_out, float& s
     sum_out = scale * static_cast<float>(sum_of(sums));
 }
 
-void round(const float* x, std::size_t groups, std::size_t row, Inputs out) {
-    for (std::size_t g = 0; g < padded(groups); ++g) {
-        const std::size_t at = scale_at(g, row, out.rows);
-        if (g < groups)
-            round_group(x + g * group, out.codes + code_at(g, row, out.rows), out.scales[at], out.sums[at]);
-        else
-            out.scales[at] = out.sums[at] = 0.0F;
-    }
-}
-
 void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
     for (std::size_t g = 0; g < rows * groups; ++g, weights += int8_group_bytes, out += group) {
         const float scale = _cvtsh_ss(load<std::uint16_t>(weights));
@@ -83,21 +73,9 @@ inline void dequantise_group(const std::byte* codes, float scale, float minimum,
     }
 }
 
-void dequantise_int4(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
-    for (std::size_t row = 0; row < rows; ++row, weights += int4_row_bytes(groups)) {
-        const float scale = load<float>(weights);
-        const float minimum = load<float>(weights + 4);
-        for (std::size_t g = 0; g < groups; ++g, out += group) {
-            const auto s = static_cast<std::uint8_t>(weights[int4_scales_at + g]);
-            const auto m = static_cast<std::uint8_t>(weights[int4_minima_at(groups) + g]);
-            dequantise_group(weights + int4_codes_at(groups) + g * int4_code_bytes,
-                             scale * static_cast<float>(s), minimum * static_cast<float>(m), out);
-        }
-    }
-}
-
 }  // namespace
 
-constinit const Conversions avx2::conversions = {round, {dequantise_int8, dequantise_int4}};
+constinit const Conversions avx2::conversions = {round_row<round_group>,
+                                                 {dequantise_int8, dequantise_int4_rows<dequantise_group>}};
 
 }  // namespace orbitsplit::weights

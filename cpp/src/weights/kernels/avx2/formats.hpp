@@ -93,16 +93,6 @@ inline void store_int4(const std::byte* row, std::size_t groups, Inputs x, const
     for (std::size_t r = 0; r < Rows; ++r) y[r * stride] = values[r];
 }
 
-// Chooses the function for the number of rows of x, all of which are then in registers.
-template <template <std::size_t> class Multiply>
-void by_rows(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x, float* y,
-             std::size_t stride) {
-    constexpr decltype(&Multiply<1>::run) functions[most_rows] = {
-        Multiply<1>::run, Multiply<2>::run, Multiply<3>::run, Multiply<4>::run,
-        Multiply<5>::run, Multiply<6>::run, Multiply<7>::run, Multiply<8>::run};
-    functions[x.rows - 1](weights, outputs, groups, x, y, stride);
-}
-
 }  // namespace
 
 }  // namespace orbitsplit::weights

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "weights/kernels/kernels.hpp"
+#include "weights/kernels/vector/rows.hpp"
 
 namespace orbitsplit::weights {
 
@@ -23,13 +23,6 @@ inline __m256 quiet(__m256 x) {
 }
 
 inline bool is_finite(float value) { return __builtin_fabsf(value) < __builtin_inff(); }
-
-template <class T>
-inline T load(const std::byte* bytes) {
-    T value;
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return value;
-}
 
 inline __m128i load_16(const std::byte* bytes) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));

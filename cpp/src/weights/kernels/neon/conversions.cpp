@@ -33,16 +33,6 @@ void round_group(const float* x, std::int16_t* codes, float& scale_out, float& s
     sum_out = scale * static_cast<float>(vaddvq_s32(sums));
 }
 
-void round(const float* x, std::size_t groups, std::size_t row, Inputs out) {
-    for (std::size_t g = 0; g < padded(groups); ++g) {
-        const std::size_t at = scale_at(g, row, out.rows);
-        if (g < groups)
-            round_group(x + g * group, out.codes + code_at(g, row, out.rows), out.scales[at], out.sums[at]);
-        else
-            out.scales[at] = out.sums[at] = 0.0F;
-    }
-}
-
 // The values scale * q - minimum; the subtraction of 0 changes no value, not even the sign of a zero.
 void dequantise_group(const Words& q, float scale, float minimum, float* out) {
     for (std::size_t k = 0; k < parts; ++k) {
@@ -57,21 +47,13 @@ void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t gro
         dequantise_group(expand_int8(weights + 2), single_from_half(load<std::uint16_t>(weights)), 0.0F, out);
 }
 
-void dequantise_int4(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
-    for (std::size_t row = 0; row < rows; ++row, weights += int4_row_bytes(groups)) {
-        const float scale = load<float>(weights);
-        const float minimum = load<float>(weights + 4);
-        for (std::size_t g = 0; g < groups; ++g, out += group) {
-            const auto s = static_cast<std::uint8_t>(weights[int4_scales_at + g]);
-            const auto m = static_cast<std::uint8_t>(weights[int4_minima_at(groups) + g]);
-            dequantise_group(expand_int4(weights + int4_codes_at(groups) + g * int4_code_bytes),
-                             scale * static_cast<float>(s), minimum * static_cast<float>(m), out);
-        }
-    }
+void dequantise_int4_group(const std::byte* codes, float scale, float minimum, float* out) {
+    dequantise_group(expand_int4(codes), scale, minimum, out);
 }
 
 }  // namespace
 
-constinit const Conversions neon::conversions = {round, {dequantise_int8, dequantise_int4}};
+constinit const Conversions neon::conversions = {
+    round_row<round_group>, {dequantise_int8, dequantise_int4_rows<dequantise_int4_group>}};
 
 }  // namespace orbitsplit::weights

@@ -121,16 +121,6 @@ struct MultiplyInt4 {
     }
 };
 
-// Chooses the function for the number of rows of x.
-template <template <std::size_t> class Multiply>
-void by_rows(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x, float* y,
-             std::size_t stride) {
-    constexpr decltype(&Multiply<1>::run) functions[most_rows] = {
-        Multiply<1>::run, Multiply<2>::run, Multiply<3>::run, Multiply<4>::run,
-        Multiply<5>::run, Multiply<6>::run, Multiply<7>::run, Multiply<8>::run};
-    functions[x.rows - 1](weights, outputs, groups, x, y, stride);
-}
-
 }  // namespace
 
 constinit const Products neon::products = {{by_rows<MultiplyInt8>, by_rows<MultiplyInt4>}};

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "weights/kernels/kernels.hpp"
+#include "weights/kernels/vector/rows.hpp"
 
 namespace orbitsplit::weights {
 
@@ -17,13 +17,6 @@ inline float32x4_t quiet(float32x4_t x) {
 }
 
 inline bool is_finite(float value) { return __builtin_fabsf(value) < __builtin_inff(); }
-
-template <class T>
-inline T load(const std::byte* bytes) {
-    T value;
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return value;
-}
 
 inline float single_from_half(std::uint16_t half) {
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0);

@@ -31,16 +31,6 @@ void round_group(const float* x, std::int16_t* codes, float& scale_out, float& s
     sum_out = scale * static_cast<float>(sum);
 }
 
-void round(const float* x, std::size_t groups, std::size_t row, Inputs out) {
-    for (std::size_t g = 0; g < padded(groups); ++g) {
-        const std::size_t at = scale_at(g, row, out.rows);
-        if (g < groups)
-            round_group(x + g * group, out.codes + code_at(g, row, out.rows), out.scales[at], out.sums[at]);
-        else
-            out.scales[at] = out.sums[at] = 0.0F;
-    }
-}
-
 void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
     for (std::size_t g = 0; g < rows * groups; ++g, weights += int8_group_bytes, out += group) {
         const float scale = scale_of(weights);
@@ -49,22 +39,15 @@ void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t gro
     }
 }
 
-void dequantise_int4(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
+void dequantise_int4_group(const std::byte* codes, float scale, float minimum, float* out) {
     int q[group];
-    for (std::size_t row = 0; row < rows; ++row, weights += int4_row_bytes(groups))
-        for (std::size_t g = 0; g < groups; ++g, out += group) {
-            expand_int4(weights + int4_codes_at(groups) + g * int4_code_bytes, q);
-            const auto s = std::to_integer<std::uint8_t>(weights[int4_scales_at + g]);
-            const auto m = std::to_integer<std::uint8_t>(weights[int4_minima_at(groups) + g]);
-            const float scale = load<float>(weights) * static_cast<float>(s);
-            const float minimum = load<float>(weights + 4) * static_cast<float>(m);
-            for (std::size_t i = 0; i < group; ++i)
-                out[i] = quiet(scale * static_cast<float>(q[i]) - minimum);
-        }
+    expand_int4(codes, q);
+    for (std::size_t i = 0; i < group; ++i) out[i] = quiet(scale * static_cast<float>(q[i]) - minimum);
 }
 
 }  // namespace
 
-constinit const Conversions scalar::conversions = {round, {dequantise_int8, dequantise_int4}};
+constinit const Conversions scalar::conversions = {
+    round_row<round_group>, {dequantise_int8, dequantise_int4_rows<dequantise_int4_group>}};
 
 }  // namespace orbitsplit::weights

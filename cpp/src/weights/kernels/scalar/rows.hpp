@@ -3,22 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
 #include "support/float_bits.hpp"
-#include "weights/layout.hpp"
+#include "weights/kernels/vector/rows.hpp"
 
 namespace orbitsplit::weights {
 
 namespace {
-
-template <class T>
-T load(const std::byte* bytes) {
-    T value;
-    std::memcpy(&value, bytes, sizeof value);
-    return value;
-}
 
 inline float quiet(float value) { return value == value ? value : std::numeric_limits<float>::quiet_NaN(); }
 
