@@ -20,16 +20,35 @@ _FEW_ROWS = 96
 _PANEL_BYTES = 2 << 20
 
 
-class QuantizedLinear(nn.Module):
+class _Quantized(nn.Module):
+    """A module whose `weight` [rows, bytes of a row] is uint8: a matrix of quantized weights."""
+
+    def __init__(self, weight_format: str, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight_format, self._columns = weight_format, columns
+        size = (rows, quantized_bytes(weight_format, (1, columns)))
+        self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8, device="meta"), requires_grad=False)
+        self._matrix: tuple[int, QuantizedWeights] | None = None
+
+    def matrix(self) -> QuantizedWeights:
+        """Return the weights, not copied. Made once for each weight: it takes 15 us, half as long as a small product."""
+        address = self.weight.data_ptr()
+        if self._matrix is None or self._matrix[0] != address:
+            data = self.weight.detach().numpy()
+            made = QuantizedWeights(self.weight_format, (len(data), self._columns), data)  # type: ignore[arg-type]
+            self._matrix = address, made
+        return self._matrix[1]
+
+
+class QuantizedLinear(_Quantized):
     """A linear layer, y = x W^T + b, on weights in 8 or 4 bits.
 
     `weight` [out_features, bytes of a row] is uint8; `x` and `y` have the dtype of activations, products are float32.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: nn.Parameter | None, weight_format: str) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.weight_format = in_features, out_features, weight_format
-        self.weight = _empty_weight(weight_format, out_features, in_features)
+        super().__init__(weight_format, out_features, in_features)
+        self.in_features, self.out_features = in_features, out_features
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +57,7 @@ class QuantizedLinear(nn.Module):
             return nn.functional.linear(x, x.new_empty(self.out_features, self.in_features))
         rows = x.reshape(-1, self.in_features).float().contiguous()
         y = rows.new_empty(len(rows), self.out_features)
-        matrix = matrix_of(self.weight, self.weight_format, self.in_features)
+        matrix = self.matrix()
         if len(rows) <= _FEW_ROWS:
             matrix.matmul(rows.numpy(), threads=torch.get_num_threads(), out=y.numpy())
         else:
@@ -52,18 +71,16 @@ class QuantizedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, weights={self.weight_format}"
 
 
-class QuantizedEmbedding(nn.Module):
+class QuantizedEmbedding(_Quantized):
     """An embedding whose table is in 8 or 4 bits; what the original class does beside looking up rows, it still does.
 
     `weight` [num_embeddings, bytes of a row] is uint8.
     """
 
     def __init__(self, original: nn.Embedding, weight_format: str) -> None:
-        super().__init__()
+        super().__init__(weight_format, original.num_embeddings, original.embedding_dim)
         self.num_embeddings, self.embedding_dim = original.num_embeddings, original.embedding_dim
-        self.weight_format = weight_format
         self.dtype = original.weight.dtype
-        self.weight = _empty_weight(weight_format, self.num_embeddings, self.embedding_dim)
         original.padding_idx = None  # of training; the table of a forward has other rows
         del original.weight
         # No parameter, so that nothing is loaded into it; transformers initialises what an embedding calls so.
@@ -80,24 +97,13 @@ class QuantizedEmbedding(nn.Module):
             if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < self.num_embeddings:
                 least, most = int(flat.min()), int(flat.max())
                 raise IndexError(f"token ids from {least} to {most}, must be from 0 to {self.num_embeddings - 1}")
-            matrix = matrix_of(self.weight, self.weight_format, self.embedding_dim)
-            rows = torch.from_numpy(matrix.rows(flat.numpy())).to(self.dtype)
+            rows = torch.from_numpy(self.matrix().rows(flat.numpy())).to(self.dtype)
         self.original.weight = rows  # a table of the looked-up rows alone
         try:
             embedded: Tensor = self.original(torch.arange(flat.numel(), device=ids.device).reshape(ids.shape))
         finally:
             self.original.weight = self._no_rows
         return embedded
-
-
-def matrix_of(weight: Tensor, weight_format: str, columns: int) -> QuantizedWeights:
-    """Return the matrix whose bytes a weight [rows, bytes of a row] is, without copying it."""
-    return QuantizedWeights(weight_format, (len(weight), columns), weight.detach().numpy())  # type: ignore[arg-type]
-
-
-def _empty_weight(weight_format: str, rows: int, columns: int) -> nn.Parameter:
-    size = (rows, quantized_bytes(weight_format, (1, columns)))
-    return nn.Parameter(torch.empty(size, dtype=torch.uint8, device="meta"), requires_grad=False)
 
 
 def _multiply_panels(matrix: QuantizedWeights, x: Tensor, y: Tensor) -> None:
