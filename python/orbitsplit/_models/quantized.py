@@ -31,7 +31,7 @@ class _Quantized(nn.Module):
         self._matrix: tuple[int, QuantizedWeights] | None = None
 
     def matrix(self) -> QuantizedWeights:
-        """Return the weights, not copied. Made once for each weight: it takes 15 us, half as long as a small product."""
+        """Return the weights, not copied, made once for each weight: that takes half as long as a small product."""
         address = self.weight.data_ptr()
         if self._matrix is None or self._matrix[0] != address:
             data = self.weight.detach().numpy()
