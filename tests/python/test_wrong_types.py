@@ -228,3 +228,17 @@ def test_ranges_and_ages_are_not_negative() -> None:
             call()
     with pytest.raises(ValueError, match="max_age_days is nan, must be above 0"):
         leo.from_tle("", max_age_days=math.nan)
+
+
+def test_sequences_may_be_generators_and_are_kept_as_tuples() -> None:
+    event = osp.TraceEvent("n0", "compute", 0, 0, 0.0, 1.0)
+    trace = osp.Trace(nodes=iter(["n0"]), events=iter([event]), slowdowns=iter([1.0]))  # type: ignore[arg-type]
+    assert (trace.nodes, trace.events, trace.slowdowns) == (("n0",), (event,), (1.0,))
+    levels = (osp.Level("raw", 1.0, 0.0, 0.0),)
+    table = osp.LevelTable(iter(levels), iter([iter([0.5])]))  # type: ignore[arg-type]
+    assert (table.levels, table.loss) == (levels, ((0.5,),))
+
+
+def test_what_a_plan_had_by_position_is_still_there() -> None:
+    plan = osp.Plan(PLAN.stages, PLAN.links, PLAN.layers, PLAN.workload, 0.0, "my-model")
+    assert plan.model == "my-model"

@@ -21,7 +21,7 @@ from .architecture import Layout, find_layout
 from .fingerprint import hash_layer
 from .gguf import Progress
 from .quantized import weights_of
-from .quantizer import METHOD, VERSION
+from .quantizer import WeightsConfig
 from .source import build_on_meta, open_model, read_config
 from .stage import StageModel
 
@@ -68,14 +68,8 @@ def convert(
         layer_hashes = _write_weights(source, layout, chosen, folder, progress)
         _copy_others(source, folder)
         by_format = {name: [m for m, used in chosen.items() if used == name] for name in sorted(set(chosen.values()))}
-        vars(config)["quantization_config"] = {
-            "quant_method": METHOD,
-            "version": VERSION,
-            "formats": by_format,
-            "layers": layout.layers_name,
-            "layer_hashes": layer_hashes,
-            "source": str(model),
-        }
+        quantization = WeightsConfig(by_format, layout.layers_name, layer_hashes, str(model))
+        vars(config)["quantization_config"] = quantization.to_dict()
         config.save_pretrained(folder)
     return target
 

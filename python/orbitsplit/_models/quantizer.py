@@ -33,7 +33,7 @@ class WeightsConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transform
         self,
         formats: Mapping[str, list[str]],
         layers: str,
-        layer_hashes: list[str] | None = None,
+        layer_hashes: list[str],
         source: str = "",
         version: int = VERSION,
         **_kwargs: Any,
@@ -44,7 +44,7 @@ class WeightsConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transform
         self.version = version
         self.formats = {name: list(modules) for name, modules in formats.items()}
         self.layers = layers
-        self.layer_hashes = list(layer_hashes or [])
+        self.layer_hashes = list(layer_hashes)
         self.source = source
 
     def by_module(self) -> dict[str, str]:

@@ -55,7 +55,8 @@ class LevelTable:
 
     def __post_init__(self) -> None:
         check_count("codec_bytes", self.codec_bytes, 0, most=LARGEST_BYTES)
-        for k, level in enumerate(tuple_of("levels", self.levels, Level)):
+        object.__setattr__(self, "levels", tuple_of("levels", self.levels, Level))
+        for k, level in enumerate(self.levels):
             check_fields(f"levels[{k}]", level, strings=("name",))
         rows = [tuple_of(f"loss[{cut}]", row) for cut, row in enumerate(tuple_of("loss", self.loss))]
         object.__setattr__(self, "loss", tuple(map(tuple, absent_as_infinity(rows))))

@@ -171,8 +171,6 @@ class Plan:
         layers: Number of layers; the embeddings and the head count.
         workload: What the plan was made for.
         return_latency_s: Seconds that a new token takes from the last stage back to the first.
-        return_latencies_s: The same of each link on its way: of the one from the last node to the first, or of those
-            back along the chain. Empty: the way is the link from the last node to the first.
         model: Name or path of the model; None if unknown.
         dtype: The dtype that the model was profiled with; another one takes other memory and time.
         threads: The torch threads of a stage that the model was profiled with.
@@ -180,6 +178,8 @@ class Plan:
         certificate: The certificate of `plan(..., explain=True)`.
         codebook: Hexadecimal id of the codebook that has the levels of the stages.
         max_accuracy_drop: The limit that it was planned for, as a fraction (see `verify`).
+        return_latencies_s: `return_latency_s` of each link on the way of a token back: of the one from the last node to
+            the first, or of those back along the chain. Empty: the way is the link from the last node to the first.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
@@ -191,7 +191,6 @@ class Plan:
     layers: int
     workload: Workload = field(default_factory=Workload)
     return_latency_s: float = 0.0
-    return_latencies_s: tuple[float, ...] = ()
     model: str | None = None
     dtype: str = "float32"
     threads: int = 1
@@ -199,6 +198,7 @@ class Plan:
     certificate: Certificate | None = None
     codebook: str | None = None
     max_accuracy_drop: float | None = None
+    return_latencies_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))

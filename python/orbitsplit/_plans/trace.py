@@ -86,8 +86,9 @@ class Trace:
     slowdowns: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        tuple_of("events", self.events, TraceEvent)
-        if len(tuple_of("slowdowns", self.slowdowns)) not in (0, len(tuple_of("nodes", self.nodes, str))):
+        for name, kind in (("nodes", str), ("events", TraceEvent), ("slowdowns", object)):
+            object.__setattr__(self, name, tuple_of(name, getattr(self, name), kind))
+        if len(self.slowdowns) not in (0, len(self.nodes)):
             raise ValueError(f"slowdowns are {len(self.slowdowns)}, must be 0 or {len(self.nodes)}, one per node")
 
     @property

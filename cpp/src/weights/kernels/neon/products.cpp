@@ -24,7 +24,6 @@ struct Sums {
 inline float quiet(float value) { return value == value ? value : __builtin_nanf(""); }
 
 struct Int8 {
-    static std::size_t row_bytes(std::size_t groups) { return int8_row_bytes(groups); }
     static const std::byte* codes(const std::byte* row, std::size_t, std::size_t g) {
         return row + g * int8_group_bytes + 2;
     }
@@ -35,7 +34,6 @@ struct Int8 {
 };
 
 struct Int4 {
-    static std::size_t row_bytes(std::size_t groups) { return int4_row_bytes(groups); }
     static const std::byte* codes(const std::byte* row, std::size_t groups, std::size_t g) {
         return row + int4_codes_at(groups) + g * int4_code_bytes;
     }
