@@ -234,7 +234,7 @@ def test_sequences_may_be_generators_and_are_kept_as_tuples() -> None:
     event = osp.TraceEvent("n0", "compute", 0, 0, 0.0, 1.0)
     trace = osp.Trace(nodes=iter(["n0"]), events=iter([event]), slowdowns=iter([1.0]))  # type: ignore[arg-type]
     assert (trace.nodes, trace.events, trace.slowdowns) == (("n0",), (event,), (1.0,))
-    levels = (osp.Level("raw", 1.0, 0.0, 0.0),)
+    levels = (osp.Level(name="raw", ratio=1.0),)
     table = osp.LevelTable(iter(levels), iter([iter([0.5])]))  # type: ignore[arg-type]
     assert (table.levels, table.loss) == (levels, ((0.5,),))
 
