@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 import orbitsplit as osp
 from orbitsplit._models.model_path import find_model
 from orbitsplit.runtime._launcher import torchrun_rank
+from orbitsplit.runtime._parent import worker_process
 
 from . import views
 from .inputs import RunFiles, RunInputs, check_readable, load, load_network
@@ -205,27 +207,35 @@ def _open(
     is_torchrun: bool = False,
 ) -> tuple[osp.Pipeline, Any, Path | str]:
     """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id."""
+    progress("importing torch and transformers", 0.0)
+    if not is_torchrun:
+        worker_process.prepare(inputs.model)
     from orbitsplit._models.source import load_tokenizer, open_model
 
     path = open_model(inputs.model, progress=progress)
-    tokenizer = load_tokenizer(path)
     deployment = None
     if is_torchrun:
         from orbitsplit.runtime import _torchrun as torchrun
 
         deployment = torchrun.deploy(inputs.plan)
-    pipe = osp.Pipeline(
-        inputs.plan,
-        path,
-        codebook=inputs.codebook,
-        conditions=inputs.conditions,
-        replan=inputs.replan,
-        exact_resume=exact_resume,
-        strict_memory=strict_memory,
-        progress=progress,
-        deployment=deployment,
-    )
-    return pipe, tokenizer, path
+    with ThreadPoolExecutor(1) as loading:
+        tokenizer = loading.submit(load_tokenizer, path)  # large ones take as long as the stages
+        pipe = osp.Pipeline(
+            inputs.plan,
+            path,
+            codebook=inputs.codebook,
+            conditions=inputs.conditions,
+            replan=inputs.replan,
+            exact_resume=exact_resume,
+            strict_memory=strict_memory,
+            progress=progress,
+            deployment=deployment,
+        )
+    try:
+        return pipe, tokenizer.result(), path
+    except BaseException:
+        pipe.close()
+        raise
 
 
 def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], *, as_json: bool) -> None:

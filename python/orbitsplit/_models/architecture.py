@@ -101,12 +101,28 @@ class Layout:
         return layers
 
 
+# By the model's class and its whole configuration. A forward on the meta device takes a second or two, and every stage
+# of a pipeline needs its result: workers have what the server that forks them has found.
+_LAYOUTS: dict[tuple[type[PreTrainedModel], str], Layout] = {}
+_MOST_LAYOUTS = 64
+
+
 def find_layout(config: PreTrainedConfig) -> Layout:
-    """Return how a model runs its layers, from one forward on the meta device.
+    """Return how a model runs its layers, from one forward on the meta device; found once for each configuration.
 
     Raises `ValueError`, naming the architecture and the reason, for a model whose layers depend on more than the
     hidden state of the layer before: split into stages, it would compute something else.
     """
+    key = model_class(config), config.to_json_string(use_diff=False)
+    if key not in _LAYOUTS:
+        layout = _find_layout(config)
+        if len(_LAYOUTS) >= _MOST_LAYOUTS:
+            _LAYOUTS.clear()
+        _LAYOUTS[key] = layout
+    return _LAYOUTS[key]
+
+
+def _find_layout(config: PreTrainedConfig) -> Layout:
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     if shared:
         raise ValueError(unsupported(config, f"{shared} layers read the KV cache of earlier layers"))

@@ -26,7 +26,7 @@ from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, stage_n
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
-from . import log
+from . import log, worker_process
 from .generation import Generation, GroupState
 from .host_checks import check_host
 from .listener import Listener
@@ -69,6 +69,8 @@ class Sessions:
         self._is_ready = False
         self._requests = 0
         self._generations: dict[int, Generation] = {}
+        if not settings.deployment.remote_nodes or None in settings.deployment.remote_nodes:
+            worker_process.prepare(settings.model)
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address)

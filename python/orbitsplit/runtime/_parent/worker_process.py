@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 from orbitsplit._models import child_process
@@ -55,6 +56,17 @@ class WorkerProcess(Protocol):
 
     def kill(self) -> None:
         """End it immediately."""
+
+
+def prepare(model: str | Path | None = None) -> None:
+    """Prepare to start workers, beside what this process does until it starts some.
+
+    Importing torch and transformers takes as long in a worker as here. Of a `model` directory, how it runs its layers
+    is found once for all workers. Without an effect where workers are not forked.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):  # whoever starts a worker gets the error
+            _servers.usable().prepare(model)
 
 
 def start(*arguments: str, log: IO[bytes], environment: Mapping[str, str]) -> WorkerProcess:
@@ -177,6 +189,11 @@ class ForkServer:
                 raise
             self._processes[self._numbers] = process
         return process
+
+    def prepare(self, model: str | Path | None) -> None:
+        """Ask to prepare for a model directory; of a hub id nothing is looked up in advance. Raises as `start`."""
+        if model is not None and Path(model).is_dir():
+            self._channel.send(json.dumps({"prepare": str(Path(model).resolve())}).encode())
 
     def _changed_variables(self) -> dict[str, str | None]:
         """Return the environment variables that have changed since the server was started, None for a removed one."""

@@ -18,6 +18,8 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from orbitsplit._models import child_process
+from orbitsplit._models.architecture import find_layout
+from orbitsplit._models.source import read_config
 from orbitsplit.runtime._memory import library_bytes
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
@@ -40,6 +42,7 @@ def main() -> None:
 class ForkServer:
     """Answers `{"start": number, ...}` with `{"start": number, "pid": pid}`, and `{"kill": number}` with a kill.
 
+    `{"prepare": directory of a model}` finds the model's layout, so that workers forked later know it.
     A request to start comes with the descriptors of the worker's standard input and of its log. The end of a worker is
     reported as `{"end": number, "code": exit code}`, negative for a signal as in `subprocess`.
     """
@@ -74,10 +77,18 @@ class ForkServer:
         request = json.loads(data)
         if "start" in request:
             self._start(request, descriptors)
+        if "prepare" in request:
+            self._prepare(request["prepare"])
         for pid, number in self._workers.items():
             if number == request.get("kill"):
                 os.kill(pid, signal.SIGKILL)
         return True
+
+    def _prepare(self, model: str) -> None:
+        """Find a model's layout. What cannot be split, the workers report."""
+        with suppress(Exception):
+            find_layout(read_config(model))
+        gc.freeze()
 
     def _start(self, request: dict[str, Any], descriptors: Sequence[int]) -> None:
         pid = os.fork()
