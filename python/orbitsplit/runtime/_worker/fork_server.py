@@ -89,6 +89,7 @@ class ForkServer:
         with suppress(Exception):
             find_layout(read_config(model))
         gc.freeze()
+        self._imported_bytes = library_bytes()
 
     def _start(self, request: dict[str, Any], descriptors: Sequence[int]) -> None:
         pid = os.fork()

@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.generation_rules import rope_change, unapplied_settings
-from orbitsplit._models.source import open_model
+from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
@@ -48,9 +49,8 @@ class Worker:
         self._heartbeat = heartbeat
         self._model: StageModel | None = None
         self._loaded: tuple[object, ...] = ()
-        self._start_bytes = resident_bytes()
-        self._start_library_bytes = library_bytes()
         self._imported_bytes = imported_bytes
+        self._take_baseline()
 
     def serve(self, first_session: int) -> None:
         """Serve one session after the other, until the parent stops one or one does not need this worker."""
@@ -98,8 +98,12 @@ class Worker:
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
 
+    def _take_baseline(self) -> None:
+        self._start_bytes = resident_bytes()
+        self._start_library_bytes = library_bytes()
+
     def _baseline_bytes(self) -> int:
-        """Return what is not the stage's memory: the interpreter and its libraries, as after their import.
+        """Return what is not the stage's memory: the interpreter and its libraries, as before a stage is loaded.
 
         A process starts without the pages of libraries that its fork server touched when it imported them, and gets
         them when it touches them itself. They count as the libraries', up to as many as the server had.
@@ -112,6 +116,9 @@ class Worker:
         stage = plan.stages[rank]
         wanted = (setup.model, stage.start, stage.stop, plan.dtype)
         if self._model is None or self._loaded != wanted:
+            if not self._loaded:  # what the architecture imports, and its forward on the meta device, is no stage's
+                find_layout(read_config(setup.model))
+                self._take_baseline()
             self._model = None
             gc.unfreeze()
             gc.collect()
