@@ -3,8 +3,9 @@
     python -m benches.studies.stage_memory [CASE ...]
 
 Models in three or four stages at full speed, nothing compressed: Gemma 3 270M, also in 8 and 4 bits, and Llamas, a
-BERT and a vision transformer of random weights. For each stage the most memory that its process held while it loaded and while it ran,
-less that of a worker that has loaded torch, transformers and orbitsplit but no model, beside what the plan predicts.
+BERT and a vision transformer of random weights. For each stage the most memory that its process held while it loaded
+and while it ran, less that of a worker that has loaded torch, transformers and orbitsplit but no model, beside what
+the plan predicts.
 Every node has exactly the memory that the planner wants for its stage, so a plan that fits is what is run.
 """
 

@@ -17,8 +17,8 @@ from .profile import LayerProfile, ModelProfile
 from .static_cost import LayerCosts, count_costs
 from .timing import LayerTimes, machine_name, measure_times
 
-# What torch and transformers load with a stage and its first forwards, in addition to what a worker has loaded that knows
-# the model's layout: 3 to 8 MB of torch 2.13, transformers 5.23 (`python -m benches.studies.stage_memory`).
+# What torch and transformers load with a stage and its first forwards, in addition to what a worker has loaded that
+# knows the model's layout: 3 to 8 MB of torch 2.13, transformers 5.23 (`python -m benches.studies.stage_memory`).
 _LIBRARY_BYTES = 8_000_000
 
 

@@ -169,7 +169,7 @@ def test_a_measured_encoder_can_be_planned(name: str, tmp_path: Path, monkeypatc
     assert ModelProfile.load(tmp_path / "profile.json") == found
     workload = Workload(micro_batches=4, prompt_tokens=found.prompt_tokens)
     process_bytes = found.process_bytes(workload, found.workspace_bytes)
-    assert process_bytes > 25e6  # libraries
+    assert process_bytes > 7e6  # libraries
     memory_bytes = found.weight_bytes + found.workspace_bytes + process_bytes - 1  # not enough for all of it
     nodes = [Node(name, memory_bytes=memory_bytes, slowdown=2.0) for name in ("a", "b")]
     network = Network(name="two", nodes=tuple(nodes), links=(Link("a", "b", 1e6, 0.0), Link("b", "a", 1e6, 0.0)))
