@@ -28,14 +28,22 @@ from tests.support.tiny_models import computing_in_groups, load_unsplit
 
 pytestmark = pytest.mark.timeout(180)
 
+NEW_TOKENS = 120
 NAMES = ("s0", "s1", "s2", "s3")
 ASKED: dict[str, Any] = {"eos_token_id": (), "pad_token_id": 0}
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Iterator[Subject]:
+def long() -> Iterator[Subject]:
+    """A run of several seconds, into which faults fall at random."""
     with chaos.tiny_model() as model:
         yield chaos.subject("tiny", model, 400)
+
+
+@pytest.fixture(scope="module")
+def tiny(long: Subject) -> Subject:
+    """The first tokens of the same, where a fault comes after a number of tokens."""
+    return replace(long, new_tokens=NEW_TOKENS, expected=long.expected[:, : PROMPT_TOKENS + NEW_TOKENS])
 
 
 def make_network(names: tuple[str, ...] = NAMES, *, memory_bytes: int = 10**9) -> osp.Network:
@@ -142,7 +150,7 @@ def test_known_tokens_are_replayed_unless_a_quick_resume_is_asked_for(tiny: Subj
 
 def test_the_text_is_the_same_after_a_node_hung_and_then_another_was_killed(tiny: Subject) -> None:
     with opened(tiny) as pipe:
-        strikes = Strike(pipe, 1, signal.SIGSTOP), Strike(pipe, 0, signal.SIGKILL, after=200)
+        strikes = Strike(pipe, 1, signal.SIGSTOP), Strike(pipe, 0, signal.SIGKILL, after=60)
         assert torch.equal(generated(pipe, tiny, *strikes), tiny.expected)
         assert [recovery.error.kind for recovery in pipe.recoveries] == ["hangs", "killed"]
         assert len({recovery.error.node for recovery in pipe.recoveries}) == 2
@@ -299,6 +307,6 @@ def test_closing_while_it_recovers_leaves_no_process(tiny: Subject) -> None:
 
 
 @pytest.mark.parametrize("seed", [1000, 1001])
-def test_chaos(tiny: Subject, seed: int) -> None:
-    outcome = chaos.run_once(tiny, seed)
+def test_chaos(long: Subject, seed: int) -> None:
+    outcome = chaos.run_once(long, seed)
     assert chaos.is_fine(outcome), outcome
