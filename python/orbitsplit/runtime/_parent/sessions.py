@@ -69,11 +69,11 @@ class Sessions:
         self._is_ready = False
         self._requests = 0
         self._generations: dict[int, Generation] = {}
-        if not settings.deployment.remote_nodes or None in settings.deployment.remote_nodes:
-            worker_process.prepare(settings.model)
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address)
+        if not deployment.remote_nodes or None in deployment.remote_nodes:
+            worker_process.prepare(settings.model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(
             ControlStore.join(self._store.address),
