@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from .kv_cache import skip_tokens
 from .source import build_on_meta, can_generate, example_inputs, layer_count, model_class, unsupported
 
 # More than one row: heads that search for padding tokens refuse several rows if they cannot find them.
@@ -296,7 +297,7 @@ class Passthrough(nn.Module):
     """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
 
     transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
-    here too, by one byte per token; otherwise left-padded batches are silently wrong. What models read of their layers,
+    here too, by nothing or one byte per token; otherwise left-padded batches are silently wrong. What models read of their layers,
     such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no part.
     """
 
@@ -312,7 +313,12 @@ class Passthrough(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
-        if cache is not None and isinstance(cache.layers[self.index], CacheLayerMixin):
+        layer = None if cache is None else cache.layers[self.index]
+        if (
+            cache is not None
+            and isinstance(layer, CacheLayerMixin)
+            and not skip_tokens(layer, hidden.shape[0], hidden.shape[1])
+        ):
             shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8, device=hidden.device)
             cache.update(shadow, shadow, self.index)
         return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
@@ -15,6 +16,8 @@ from transformers.configuration_utils import PreTrainedConfig
 
 # Tokens that a layer has room for at a time: a cache is moved once in as many steps, and takes up to as many too much.
 ROOM_TOKENS = 32
+# The keys and values of a layer that another stage runs, of any number of sequences and tokens.
+_NOTHING = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
 
 
 def growing_cache(config: PreTrainedConfig, most_tokens: int | None = None) -> Cache:
@@ -33,6 +36,25 @@ def _growing(layer: Any, most_tokens: int | None) -> Any:
     if type(layer) is DynamicSlidingWindowLayer:
         return _GrowingSlidingLayer(layer.sliding_window, most_tokens)
     return layer
+
+
+def skip_tokens(layer: Any, sequences: int, tokens: int) -> bool:
+    """Count new tokens in a layer of a growing cache that another stage runs: lengths and masks are as if it ran here.
+
+    Returns False, and does nothing, for a layer that needs keys and values.
+    """
+    most = None
+    if isinstance(layer, _GrowingSlidingLayer) and not layer.record_past and layer.sliding_window > 1:
+        layer.cumulative_length += tokens
+        most = layer.sliding_window - 1
+    elif not isinstance(layer, _GrowingLayer):
+        return False
+    known = layer.keys.shape[-2] if layer.is_initialized else 0
+    if not layer.is_initialized:
+        layer.lazy_initialization(_NOTHING, _NOTHING)
+    length = known + tokens if most is None else min(known + tokens, most)
+    layer.keys = layer.values = _NOTHING.expand(sequences, 1, length, 1)
+    return True
 
 
 class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed

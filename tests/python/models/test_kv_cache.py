@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 
-from orbitsplit._models.kv_cache import ROOM_TOKENS, growing_cache
+from orbitsplit._models.kv_cache import ROOM_TOKENS, growing_cache, skip_tokens
 
 LLAMA = LlamaConfig(num_hidden_layers=2)
 GEMMA = Gemma3TextConfig(num_hidden_layers=2, sliding_window=40, layer_types=["sliding_attention", "full_attention"])
@@ -36,6 +36,25 @@ def test_every_step_sees_what_transformers_cache_has(config: Any, most_tokens: i
                     assert torch.equal(got, wanted)
                 assert torch.equal(grown.layers[layer].keys, expected.layers[layer].keys)
             assert grown.get_seq_length() == expected.get_seq_length()
+
+
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["full", "sliding"])
+def test_layers_of_other_stages_have_the_lengths_and_masks_of_those_that_run(config: Any) -> None:
+    skipped, expected = growing_cache(config), DynamicCache(config=config)
+    for tokens in STEPS:
+        for layer in range(2):
+            assert skipped.get_mask_sizes(tokens, layer) == expected.get_mask_sizes(tokens, layer)
+            assert skip_tokens(skipped.layers[layer], 2, tokens)
+            expected.update(new_tokens(tokens), new_tokens(tokens), layer)
+            assert skipped.layers[layer].keys.shape[-2] == expected.layers[layer].keys.shape[-2]
+            assert skipped.layers[layer].keys.untyped_storage().nbytes() == 1
+        assert skipped.get_seq_length() == expected.get_seq_length()
+
+
+def test_only_layers_of_a_growing_cache_are_skipped() -> None:
+    cache = DynamicCache(config=LLAMA)
+    assert not skip_tokens(cache.layers[0], 2, 1)
+    assert cache.get_seq_length() == 0
 
 
 @pytest.mark.parametrize("change", ["crop", "select", "repeat", "reorder", "reset"])
