@@ -297,8 +297,9 @@ class Passthrough(nn.Module):
     """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
 
     transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
-    here too, by nothing or one byte per token; otherwise left-padded batches are silently wrong. What models read of their layers,
-    such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no part.
+    here too, by nothing or one byte per token; otherwise left-padded batches are silently wrong. What models read of
+    their layers, such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no
+    part.
     """
 
     def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
