@@ -30,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ RELEASE = "llama-cpp-python==0.3.36"
 TARGETS = ("llama-bench", "llama-batched-bench", "llama-quantize", "ggml-rpc-server")
 PROMPT_TOKENS, NEW_TOKENS, SEQUENCES, SERVERS = 128, 32, 8, 4
 CUTS = (5, 10, 15)
+_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -285,14 +286,18 @@ def prompts(rows: int) -> torch.Tensor:
 
 def run(command: list[Any]) -> tuple[str, int]:
     """Run a program and return its output and the most memory that it held, in bytes."""
+    peak = 0
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        with subprocess.Popen([str(part) for part in command], stdout=output, stderr=errors) as process:
+            while process.poll() is None:
+                # Not what the system reports of a child: that has the parent's memory before the program starts.
+                with suppress(OSError, ValueError):
+                    peak = max(peak, peak_bytes(process.pid))
+                time.sleep(_POLL_S)
         for file in (output, errors):
             file.seek(0)
         assert process.returncode == 0, f"{command[0]} failed: {errors.read()[-2000:].decode(errors='replace')}"
-        return output.read().decode(), 1024 * usage.ru_maxrss
+        return output.read().decode(), peak
 
 
 if __name__ == "__main__":
