@@ -15,11 +15,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orbitsplit._io.validation import Array, check_kind, quoted
+from orbitsplit._io.validation import Array, check_choice, check_kind
 
 from .certificate import Alternative
 from .objective import check_objective, value_s
-from .problem import Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import Stage
 from .solve import solve
 from .tied_weights import check_tied_bytes
 from .unsplit import Unsplit, fastest_first, unsplit
@@ -54,8 +55,7 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
         ValueError: `to` is neither "speed" nor "memory".
     """
     check_kind("problem", problem, Problem)
-    if not isinstance(to, str) or to not in ("speed", "memory"):
-        raise ValueError(f'to is {quoted(to)}, must be "speed" or "memory"')
+    check_choice("to", to, ("speed", "memory"))
     work = np.asarray(problem.layer_time_s).mean(axis=0)
     if to == "memory":
         work = np.ones(len(problem.layers))

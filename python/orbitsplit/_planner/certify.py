@@ -17,7 +17,8 @@ from orbitsplit._io.validation import check_kind
 from .baselines import scored, single_node, unsplit_alternative, without_compression
 from .certificate import Alternative, Binding, Certificate, Relaxation
 from .objective import value_s
-from .problem import ExternalLink, Pins, Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import ExternalLink, Pins, Stage
 from .relaxations import relaxations
 from .restrict import without
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options

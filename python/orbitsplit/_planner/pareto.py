@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from orbitsplit._io.units import format_seconds
-from orbitsplit._io.validation import check_kind, check_number, quoted
+from orbitsplit._io.validation import check_choice, check_kind, check_number
 
 from .problem import Problem, evaluate
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
@@ -65,7 +65,7 @@ class ParetoFront:
                     "limit": point.limit,
                     "objective_s": point.solution.objective_s,
                     "loss": point.solution.loss,
-                    "stages": [stage._asdict() for stage in point.solution.stages],
+                    "stages": [stage.to_dict() for stage in point.solution.stages],
                 }
                 for point in self.points
             ],
@@ -119,8 +119,7 @@ def pareto(
     options = solve_options("pareto", options, {**keywords})
     if options.gap > 0:
         raise ValueError(f"gap is {options.gap:g}, must be 0: every point of a Pareto front is proven")
-    if not isinstance(over, str) or over not in ("loss_budget", "memory"):
-        raise ValueError(f'over is {quoted(over)}, must be "loss_budget" or "memory"')
+    check_choice("over", over, ("loss_budget", "memory"))
     if not 0 <= resolution < 1:
         raise ValueError(f"resolution is {resolution}, must be at least 0 and below 1")
     limited, limit_of = (_with_budget, _loss) if over == "loss_budget" else (_with_scale, _scale)

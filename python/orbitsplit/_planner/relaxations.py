@@ -12,7 +12,8 @@ from orbitsplit._io.units import format_bytes
 from orbitsplit._io.validation import Array
 
 from .certificate import Relaxation
-from .problem import ExternalLink, Pins, Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import ExternalLink, Pins, Stage
 from .solve import Solution
 
 Solve = Callable[[Problem], Solution]

@@ -13,7 +13,8 @@ import numpy as np
 
 from orbitsplit._io.validation import check_finite
 
-from .problem import Problem, Stage
+from .problem import Problem
+from .problem_parts import Stage
 from .solve import Solution, SolveKeywords, SolveOptions, solve, solve_options
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 from orbitsplit._io.validation import check_is_integer, check_kind
 
 from .objective import value_s
-from .problem import Level, Pins, Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import Level, Pins, Stage
 from .shortest_path import shortest_path_to, transmission_s
 from .tied_weights import check_tied_bytes, with_tied_weights
 

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tuple_of
-from orbitsplit._planner.problem import HasStages, Problem, Stage, evaluate
+from orbitsplit._planner.problem import Problem, evaluate
+from orbitsplit._planner.problem_parts import HasStages, Stage
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
 from orbitsplit._planner.weight_transfer import Move, Weights
@@ -224,7 +225,7 @@ class _Scorer:
 
 
 def _record(option: Option) -> dict[str, Any]:
-    return asdict(option) | {"stages": [stage._asdict() for stage in option.stages]}
+    return asdict(option) | {"stages": [stage.to_dict() for stage in option.stages]}
 
 
 def _running_parts(running: Plan | HasStages | Sequence[Stage], problem: Problem) -> list[_Part]:

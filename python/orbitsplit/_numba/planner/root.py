@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import evaluate, value_s
-from .cost_to_go import Relaxation, Walk, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
+from .cost_to_go import Relaxation, relax
 from .metrics import Metric
 from .problem import Problem
+from .relaxed_walk import Walk, diving_heuristic, diving_heuristic_for_loss, relaxed_optimum
 from .tables import Tables
 
 # Bounds within this relative distance count as equal: sums in another order differ by rounding.
@@ -40,7 +41,7 @@ class Incumbent:
 
     objective_s: float = math.inf
     gap: float = 0.0
-    stages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 4), dtype=np.int32))
+    stages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 5), dtype=np.int32))
 
     def cutoff(self) -> float:
         """Return the bound below which there is room for a plan that is better by more than the gap."""
