@@ -87,8 +87,10 @@ def _least_memory(problem: Problem, search: Solve, grown: Sequence[int], tied_by
 
     Only amounts at which one more stage fits can make a difference: a binary search over these.
     """
-    held = np.concatenate([[0.0], np.cumsum(problem.layer_memory_bytes)])
-    stages = np.append((held[None, :] - held[:, None])[np.triu_indices(len(held), 1)], held[-1] - tied_bytes)
+    memory = problem.layer_memory_bytes.reshape(-1, len(problem.layers))  # by weight level
+    held = np.concatenate([np.zeros((len(memory), 1)), np.cumsum(memory, axis=1)], axis=1)
+    starts, stops = np.triu_indices(held.shape[1], 1)
+    stages = np.append((held[:, stops] - held[:, starts]).ravel(), held[:, -1] - tied_bytes)
     room = np.array([problem.nodes[n].memory_bytes - problem.nodes[n].headroom_bytes for n in grown])
     more = np.unique(np.ceil(stages[None, :] - room[:, None]))
     more = more[more > 0]

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 def check_tied_bytes(problem: Problem, tied_bytes: float) -> None:
-    """Raise `TypeError` for what is no number, `ValueError` for what the last layer cannot share with the first."""
+    """Raise `TypeError` for what is no number, `ValueError` for what the last layer cannot share with the first.
+
+    With weight levels nothing is shared: the first layer may have another one than the last.
+    """
     check_finite("tied_bytes", tied_bytes, least=0)
-    most = float(problem.layer_memory_bytes[-1])
+    if problem.weight_levels and tied_bytes > 0:
+        raise ValueError(f"tied_bytes is {tied_bytes}, must be 0 for a problem with weight levels")
+    most = float(problem.layer_memory_bytes[..., -1].min())
     if tied_bytes > most:
         raise ValueError(f"tied_bytes is {tied_bytes}, must be at most {most:g}, the bytes of the last layer")
 

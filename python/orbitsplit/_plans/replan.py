@@ -131,13 +131,16 @@ def replan(
 
     Raises:
         InfeasiblePlanError: No option is possible; the message gives the reason for each.
-        ValueError: The plan has other layers than the problem, a store does not exist, or an option is out of range.
+        ValueError: The plan has other layers than the problem, a store does not exist, an option is out of range, or
+            the problem has weight levels.
         TypeError: An option has another type.
 
     >>> answer = replan(plan, without(problem, nodes=["sat-1"]), runs=100)      # doctest: +SKIP
     >>> answer.decision, answer.stages                                          # doctest: +SKIP
     """
     check_kind("problem", problem, Problem)
+    if problem.weight_levels:
+        raise ValueError(f"the problem has {len(problem.weight_levels)} weight levels, which replan does not know")
     check_tied_bytes(problem, tied_bytes)
     options = solve_options("replan", options, {**keywords})
     if options.objective != "latency":

@@ -149,9 +149,9 @@ def test_violated_limits_are_named(backend, stages, changes, message):
 
 def test_stages_need_weight_levels_of_the_problem(backend):
     problem = Problem.from_dict(chain())
-    with pytest.raises(ValueError, match="^stage 0 has no weight level, the problem has 2$"):
+    with pytest.raises(ValueError, match=r"^stage 0 has no weight level, the problem has 2$"):
         evaluate(problem, [Stage(0, 0, 3)])
-    with pytest.raises(ValueError, match="^stage 0 has weight level 2, the problem has 2 weight levels$"):
+    with pytest.raises(ValueError, match=r"^stage 0 has weight level 2, the problem has 2 weight levels$"):
         evaluate(problem, [Stage(0, 0, 3, None, 2)])
 
 
@@ -182,8 +182,8 @@ REASONS = [
     ({"layer_memory_bytes": [[3, 3, 3], [2.5, 2.5, 2.5]]}, "the layers need 7.5 B together, the nodes hold 6 B"),
     (
         {"weight_loss": [[0] * 3, [0, None, None]]},
-        "no plan that fits has a weight level for each of its stages: a layer does not have the weight levels whose loss "
-        "is infinite there",
+        "no plan that fits has a weight level for each of its stages: a layer does not have the weight levels whose "
+        "loss is infinite there",
     ),
     (
         {"loss_budget": 0.25},
