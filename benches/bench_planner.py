@@ -11,10 +11,11 @@ import json
 import numpy as np
 import pytest
 
-from benches.studies.growth import random_chain, with_weight_levels
+from benches.studies.growth import random_chain
 from orbitsplit import Problem, evaluate, solve
 from orbitsplit._backend import use_backend
 from tests.support.paths import DATA
+from tests.support.weight_levels import with_weight_levels
 
 PROBLEMS = DATA / "problems"
 SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from benches.studies.growth import with_weight_levels
 from orbitsplit import Problem, solve
 from tests.support.paths import DATA
+from tests.support.weight_levels import with_weight_levels
 
 PROBLEMS = DATA / "problems"
 SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]

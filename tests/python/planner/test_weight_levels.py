@@ -18,8 +18,10 @@ import pytest
 
 from orbitsplit import Problem, Stage, WeightLevel, evaluate, solve
 from tests.judges import planner as judge
+from tests.support.paths import DATA
 from tests.support.random_problems import random_losses, random_problem, random_weight_levels
 from tests.support.solving import BACKENDS, solved
+from tests.support.weight_levels import with_weight_levels
 
 INSTANCES = int(os.environ.get("ORBITSPLIT_WEIGHT_LEVEL_INSTANCES", "100"))
 BLOCKS = 10
@@ -90,6 +92,31 @@ def test_both_backends_plan_alike_to_the_last_bit(block):
         problem = Problem.from_dict(data)
         native, numba = (solved(backend, problem, **options) for backend in BACKENDS)
         assert native == numba
+
+
+@pytest.fixture(scope="module")
+def large() -> Problem:
+    """80 layers, 12 nodes, 8 levels and 3 weight levels in fixed order, for which the root is explored twice."""
+    return with_weight_levels(Problem.load(DATA / "problems" / "example_80_fixed.json"))
+
+
+def test_a_large_problem_is_solved_alike(large):
+    native, numba = (solved(backend, large) for backend in BACKENDS)
+    assert native == numba
+    assert native["status"] == "optimal"
+    assert native["labels"] > 1000  # more than the first search may make
+    assert {stage[4] for stage in native["stages"]} == {1, 2}
+
+
+def test_limits_of_a_large_search_leave_a_true_bound(large, backend):
+    optimum = solve(large).objective_s
+    for limit in ({"max_labels": 300}, {"max_labels": 1200}, {"time_limit_s": 0}, {"gap": 0.02}):
+        stopped = solve(large, **limit)
+        assert stopped.status == "feasible"
+        assert stopped.lower_bound_s <= optimum * (1 + 1e-9)
+        assert stopped.objective_s >= optimum * (1 - 1e-9)
+        assert evaluate(large, stopped).is_feasible
+    assert solve(large, incumbent=solve(large)).objective_s == optimum
 
 
 def chain(**changes: object) -> dict:
