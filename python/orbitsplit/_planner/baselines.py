@@ -22,7 +22,7 @@ from .objective import check_objective, value_s
 from .problem import Problem, evaluate
 from .problem_parts import Stage
 from .solve import solve
-from .tied_weights import check_tied_bytes
+from .tied_weights import TiedBytes, check_tied_bytes
 from .uniform_weights import best_uniform
 from .unsplit import Unsplit, fastest_first, unsplit
 
@@ -155,7 +155,7 @@ def _single_node(problem: Problem, objective: str) -> tuple[Stage, ...]:
     return best
 
 
-def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternative, ...]:
+def alternatives(problem: Problem, *, tied_bytes: TiedBytes = 0) -> tuple[Alternative, ...]:
     """Score the alternatives to a plan; those that violate a limit are scored too.
 
     They are the best plan without compression, the heuristic baselines, and all layers on each single node (see
@@ -191,7 +191,7 @@ def scored(problem: Problem, name: str, stages: Sequence[Stage], objective: str 
     return Alternative(name, _finite(value_s(result, objective)), "; ".join(result.violations))
 
 
-def on_one_node(problem: Problem, node: int, tied_bytes: float) -> Alternative:
+def on_one_node(problem: Problem, node: int, tied_bytes: TiedBytes) -> Alternative:
     """Return all layers on one node as an alternative, with the nodes that relay its input."""
     return unsplit_alternative(problem, unsplit(problem, node, tied_bytes=tied_bytes))
 

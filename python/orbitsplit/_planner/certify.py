@@ -25,7 +25,7 @@ from .problem_parts import ExternalLink, Pins, Stage
 from .relaxations import relaxations
 from .restrict import without
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
-from .tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
+from .tied_weights import TiedBytes, check_tied_bytes, solve_with_tied_weights, with_tied_weights
 from .unsplit import best_unsplit
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def certificate(
     problem: Problem,
     solution: Solution | None = None,
     *,
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
     options: SolveOptions | None = None,
     **keywords: Unpack[SolveKeywords],
 ) -> Certificate:
@@ -54,7 +54,7 @@ def certificate(
     Args:
         problem: The problem.
         solution: What `solve` returned for the same options; None: solve first.
-        tied_bytes: Bytes of weights that the first and the last layer share.
+        tied_bytes: Bytes of weights that the first and the last layer share; with weight levels a number for each.
         options: As for `solve`, and so are the keywords. `time_limit_s` is that of all searches together, one for each
             answer; what it leaves open is listed in `Certificate.unanswered`.
 
@@ -117,7 +117,7 @@ class _Search:
 
     deadline: float
     options: SolveOptions
-    tied_bytes: float
+    tied_bytes: TiedBytes
     share: float = 1.0
 
     def __call__(self, problem: Problem) -> Solution:

@@ -14,7 +14,7 @@ from orbitsplit._io.validation import check_choice, check_kind, check_number
 
 from .problem import Problem, evaluate
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
-from .tied_weights import check_tied_bytes, solve_with_tied_weights
+from .tied_weights import TiedBytes, check_tied_bytes, solve_with_tied_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,7 +88,7 @@ def pareto(
     over: Over = "loss_budget",
     *,
     resolution: float = 0.0,
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
     options: SolveOptions | None = None,
     **keywords: Unpack[SolveKeywords],
 ) -> ParetoFront:
@@ -102,7 +102,7 @@ def pareto(
         problem: The problem. Its own limit of the kind `over` is ignored, all others hold.
         over: The limit that is tightened: "loss_budget" or "memory".
         resolution: Points are left out that are closer than this part of the limit to the last one, 0 to below 1.
-        tied_bytes: Bytes of weights that the first and the last layer share.
+        tied_bytes: Bytes of weights that the first and the last layer share; with weight levels a number for each.
         options: As for `solve`, and so are the keywords. `time_limit_s` is that of all searches together; `gap` must be
             0, because every point is proven.
 

@@ -15,6 +15,7 @@ from .certificate import Relaxation
 from .problem import Problem, evaluate
 from .problem_parts import ExternalLink, Pins, Stage
 from .solve import Solution
+from .tied_weights import TiedBytes
 
 Solve = Callable[[Problem], Solution]
 
@@ -34,7 +35,7 @@ def relaxations(
     search_best: Solve,
     *,
     more_nodes: Sequence[tuple[int, Solve]] = (),
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
 ) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
     """Return the smallest relaxation of each kind, and the kinds for which a search was stopped before it was known.
 
@@ -69,7 +70,7 @@ def _plan(problem: Problem, search: Solve) -> Solution | None:
     return best if best.stages else None
 
 
-def _memory(problem: Problem, search: Solve, tied_bytes: float) -> Relaxation:
+def _memory(problem: Problem, search: Solve, tied_bytes: TiedBytes) -> Relaxation:
     nodes = range(len(problem.nodes))
     every = _least_memory(problem, search, nodes, tied_bytes)
     if every is None:
@@ -82,7 +83,7 @@ def _memory(problem: Problem, search: Solve, tied_bytes: float) -> Relaxation:
     return Relaxation("memory", every, text)
 
 
-def _least_memory(problem: Problem, search: Solve, grown: Sequence[int], tied_bytes: float) -> float | None:
+def _least_memory(problem: Problem, search: Solve, grown: Sequence[int], tied_bytes: TiedBytes) -> float | None:
     """Return the least additional bytes on each of some nodes with which a plan fits, None if none do.
 
     Only amounts at which one more stage fits can make a difference: a binary search over these.

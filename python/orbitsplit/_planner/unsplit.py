@@ -15,7 +15,7 @@ from .objective import value_s
 from .problem import Problem, evaluate
 from .problem_parts import Level, Pins, Stage
 from .shortest_path import shortest_path_to, transmission_s
-from .tied_weights import check_tied_bytes, with_tied_weights
+from .tied_weights import TiedBytes, check_tied_bytes, with_tied_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Unsplit:
     weight_level: int | None = None
 
 
-def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_bytes: float = 0) -> Unsplit:
+def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_bytes: TiedBytes = 0) -> Unsplit:
     """Score the plan that does not split: send the raw input to one node and run all layers there.
 
     With the ground server as `node` this is ground-only execution. The input arrives by the ingress of the problem,
@@ -49,7 +49,8 @@ def unsplit(problem: Problem, node: int, *, objective: str = "latency", tied_byt
         problem: The problem.
         node: Index of the node.
         objective: As in `SolveOptions`.
-        tied_bytes: Bytes of weights that the first and the last layer share: they are held once.
+        tied_bytes: Bytes of weights that the first and the last layer share, which are held once; with weight levels a
+            number for each.
 
     Raises:
         ValueError: There is no such node or objective, or `tied_bytes` is out of range.
@@ -75,7 +76,7 @@ def _at_weight_level(problem: Problem, node: int, objective: str, weight_level: 
     return min(found, key=lambda one: (one.total_s, len(one.path)))
 
 
-def best_unsplit(problem: Problem, *, objective: str = "latency", tied_bytes: float = 0) -> Unsplit:
+def best_unsplit(problem: Problem, *, objective: str = "latency", tied_bytes: TiedBytes = 0) -> Unsplit:
     """Return the best unsplit plan: the fastest of the nodes that respect the limits, else of all nodes."""
     best: Unsplit | None = None
     for node, least_s in fastest_first(problem, objective):

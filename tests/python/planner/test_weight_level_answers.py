@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from random import Random
 
 import pytest
@@ -172,9 +173,34 @@ def test_what_does_not_know_weight_levels_says_so():
     problem = Problem.from_dict(small())
     with pytest.raises(ValueError, match=r"^the problem has 2 weight levels, which replan does not know$"):
         osp.replan([Stage(0, 0, 2, None, 1)], problem)
+
+
+TIED = [
+    (1.0, TypeError, "tied_bytes is 1.0, must be a sequence"),
+    ([1e9], ValueError, "tied_bytes has 1 numbers, must have one for each of the 2 weight levels"),
+    ([1e9, 1e9], ValueError, "tied_bytes[1] is 1000000000.0, must be at most 5e+08, the bytes of the last layer"),
+    ([-1, 0], ValueError, "tied_bytes[0] is -1, must be at least 0"),
+    (["1", 0], TypeError, "tied_bytes[0] is '1', must be a number"),
+]
+
+
+@pytest.mark.parametrize(("tied", "error", "message"), TIED)
+def test_tied_bytes_are_given_for_each_weight_level(tied, error, message):
     for function in (osp.certificate, osp.pareto, osp.alternatives):
-        with pytest.raises(ValueError, match=r"^tied_bytes is 1, must be 0 for a problem with weight levels$"):
-            function(problem, tied_bytes=1)
+        with pytest.raises(error, match=re.escape(message)):
+            function(Problem.from_dict(small()), tied_bytes=tied)
+
+
+def test_one_node_holds_tied_weights_once_at_its_weight_level():
+    # Both layers in float32 are 4 GB, 2 GB of which they share: they fit one node, which is faster than two.
+    problem = Problem.from_dict(small(loss_budget=0.0))
+    assert osp.certificate(problem).total_s == 2 + 4 + 2
+    assert osp.certificate(problem, tied_bytes=[2e9, 0]).total_s == 4
+    assert osp.certificate(problem, tied_bytes=[1e9, 0.5e9]).total_s == 2 + 4 + 2
+    found = {each.name: each for each in osp.alternatives(problem, tied_bytes=[2e9, 0])}
+    assert (found["all on sat-0"].total_s, found["all on sat-0"].breaks) == (4, "")
+    front = osp.pareto(problem, tied_bytes=[2e9, 0.5e9])
+    assert [(point.limit, point.solution.objective_s) for point in front.points] == [(0, 4), (0.375, 3)]
 
 
 def test_alternatives_know_weight_levels():
