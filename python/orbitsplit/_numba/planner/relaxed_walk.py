@@ -74,10 +74,15 @@ class _Walker:
         bits = self.t.ng_bit[nodes]
         return np.where(bits < 0, self.visited, self.visited | 1 << np.maximum(bits, 0)) + self.t.count_step
 
-    def choose(self, values: Floats, loss: Floats, to_come: Floats | None) -> int:
+    def affordable(self, values: Floats, loss: Floats | float, to_come: Floats | None) -> Floats:
+        """Return the values, infinite where the loss budget is exceeded."""
+        if to_come is None:
+            return values
+        return np.where(self.loss + loss + to_come <= self.t.loss_limit, values, math.inf)
+
+    def choose(self, values: Floats, loss: Floats | float, to_come: Floats | None) -> int:
         """Return the index of the first least value within the loss budget, or -1."""
-        if to_come is not None:
-            values = np.where(self.loss + loss + to_come <= self.t.loss_limit, values, math.inf)
+        values = self.affordable(values, loss, to_come)
         if not values.size or not values.min() < math.inf:
             return -1
         return int(values.argmin())
@@ -87,28 +92,29 @@ class _Walker:
         at = (self.visited_with(nodes), 0, t.start_vertex)
         is_open = t.can_start & (m.ingress_max <= self.r.limit) & (t.start_vertex >= 0)
         values = np.where(is_open, m.ingress_sum + self.r.to_go_arrived[at], math.inf)
-        choice = self.choose(values, np.zeros(1), None if self.least is None else self.least.to_go_arrived[at])
+        choice = self.choose(values, 0.0, None if self.least is None else self.least.to_go_arrived[at])
         return choice if choice < 0 else int(t.start_vertex[choice])
 
     def pick_stage(self, start: int, vertex: int) -> tuple[int, int]:
         """Return where the stage stops, -1 if there is none, and its weight level."""
         t, m, node = self.t, self.m, self.t.node_of[vertex]
-        lanes = slice(node * t.weight_levels, (node + 1) * t.weight_levels)
-        stops = slice(start + 1, t.layers + 1)
-        busy = m.compute_max[lanes, stops] - m.compute_max[lanes, start, np.newaxis]
-        fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
-        fits &= np.arange(start + 1, t.layers + 1) <= t.max_stop[lanes, start, np.newaxis]
-        loss = np.zeros(fits.shape)
-        if t.has_weight_levels:
-            loss[fits] = t.stage_loss[:, start, stops][fits]
-        weight = np.where(fits, m.compute_sum[lanes, stops] - m.compute_sum[lanes, start, np.newaxis], math.inf)
-        at = (self.visited, stops, vertex)
-        to_come = None if self.least is None else self.least.to_go_departed[at]
-        choice = self.choose(weight + self.r.multiplier * loss + self.r.to_go_departed[at], loss, to_come)
-        if choice < 0:
-            return -1, NO_LEVEL
-        weight_level, longer = divmod(choice, fits.shape[1])
-        return start + 1 + longer, weight_level
+        choice, best = (-1, NO_LEVEL), math.inf
+        for w in range(t.weight_levels):
+            lane = node * t.weight_levels + w
+            stops = slice(start + 1, t.max_stop[lane, start] + 1)
+            busy = m.compute_max[lane, stops] - m.compute_max[lane, start]
+            fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
+            values = np.where(fits, m.compute_sum[lane, stops] - m.compute_sum[lane, start], math.inf)
+            loss: Floats | float = 0.0
+            if t.has_weight_levels:
+                loss = t.stage_loss[w, start, stops]
+                values += self.r.multiplier * loss
+            at = (self.visited, stops, vertex)
+            to_come = None if self.least is None else self.least.to_go_departed[at]
+            values = self.affordable(values + self.r.to_go_departed[at], loss, to_come)
+            if values.size and values.min() < best:
+                best, choice = values.min(), (start + 1 + int(values.argmin()), w)
+        return choice
 
     def pick_transfer(self, i: int, vertex: int) -> tuple[int, int]:
         t, m, node = self.t, self.m, self.t.node_of[vertex]
