@@ -15,6 +15,7 @@ from benches.studies.growth import random_chain
 from orbitsplit import Problem, evaluate, solve
 from orbitsplit._backend import use_backend
 from tests.support.paths import DATA
+from tests.support.weight_levels import with_weight_levels
 
 PROBLEMS = DATA / "problems"
 SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]
@@ -81,6 +82,21 @@ def test_random_chain(benchmark, size):
     solution = benchmark(solve, problem)
     assert solution.status == "optimal"
     assert evaluate(problem, solution).objective_s == solution.objective_s
+
+
+@pytest.mark.parametrize("name", ["example_32_fixed_a", "example_80_fixed"])
+def test_weight_levels(benchmark, name):
+    """Decide the precision of each stage too: no slower than the best plan of one precision for all stages."""
+    problem = with_weight_levels(load(name))
+    benchmark.group = f"solve {name} with 3 weight levels"
+    solution = benchmark(solve, problem)
+    assert solution.status == "optimal"
+    assert evaluate(problem, solution).objective_s == solution.objective_s
+    arrays = ("weight_levels", "layer_memory_bytes", "layer_time_s", "weight_loss")
+    for w in range(3):
+        only = {key: problem.to_dict()[key][w : w + 1] for key in arrays}
+        uniform = solve(Problem.from_dict({**problem.to_dict(), **only}))
+        assert uniform.objective_s is None or solution.objective_s <= uniform.objective_s * (1 + 1e-9)
 
 
 def test_free_order_to_one_percent(benchmark):

@@ -4,8 +4,8 @@
     pytest benches/bench_planner_peers.py --benchmark-disable    # answers alone, small problems
 
 The peers are HiGHS (through SciPy) and CP-SAT (OR-Tools) on the usual mixed-integer formulation: a flow through
-(boundary, node) with one binary for every stage and one for every transfer, and the maximum as a variable. A peer
-that does not finish in time must at least bracket our optimum.
+(boundary, node) with one binary for every stage (at every weight level) and one for every transfer, and the maximum as
+a variable. A peer that does not finish in time must at least bracket our optimum.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import pytest
 
 from orbitsplit import Problem, solve
 from tests.support.paths import DATA
+from tests.support.weight_levels import with_weight_levels
 
 PROBLEMS = DATA / "problems"
 SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]
 ALL = [*SMALL, "example_32_free", "example_80_fixed"]
+# The weights of these in float32, 8 or 4 bits, decided with the rest.
+WEIGHTED = ["example_32_fixed_a", "example_80_fixed"]
 TIME_LIMIT_S = 120
 # CP-SAT counts in integers: seconds and losses in these parts.
 TICKS = 1e9
@@ -40,12 +43,21 @@ class Answer:
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("peer", ["highs", "cp_sat"])
 def test_peer(benchmark, peer, name, capsys):
+    compare(benchmark, peer, name, Problem.load(PROBLEMS / f"{name}.json"), capsys)
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("peer", ["highs", "cp_sat"])
+def test_peer_with_weight_levels(benchmark, peer, name, capsys):
+    compare(benchmark, peer, name, with_weight_levels(Problem.load(PROBLEMS / f"{name}.json")), capsys)
+
+
+def compare(benchmark, peer: str, name: str, problem: Problem, capsys) -> None:
     pytest.importorskip("scipy")
     if peer == "cp_sat":
         pytest.importorskip("ortools")
     if benchmark.disabled and name not in SMALL:
         pytest.skip("a large problem, for timed runs")
-    problem = Problem.load(PROBLEMS / f"{name}.json")
     program = mixed_integer_program(problem)
     benchmark.group = f"prove {name}"
     answer = benchmark.pedantic({"highs": highs, "cp_sat": cp_sat}[peer], (program,), rounds=1)
@@ -137,11 +149,15 @@ def mixed_integer_program(p: Problem) -> dict:
     cost = [float(p.micro_batches - 1)]  # column 0: the maximum
     for n in range(nodes):
         entries += [(stage_time + n, 0, -1.0), (link_time + n, 0, -1.0)]
-    for n, a in itertools.product(range(nodes), range(layers)):
+    weight_levels = range(max(1, len(p.weight_levels)))
+    memory, times = p.layer_memory_bytes.reshape(-1, layers), p.layer_time_s.reshape(-1, nodes, layers)
+    for n, a, w in itertools.product(range(nodes), range(layers), weight_levels):
         for b in range(a + 1, layers + 1):
-            if p.layer_memory_bytes[a:b].sum() <= p.nodes[n].memory_bytes:
-                column, seconds = len(cost), float(p.layer_time_s[n, a:b].sum())
+            if memory[w, a:b].sum() <= p.nodes[n].memory_bytes:
+                column, seconds = len(cost), float(times[w, n, a:b].sum())
                 cost.append(seconds)
+                if p.weight_loss is not None:
+                    entries.append((loss, column, float(p.weight_loss[w, a:b].sum())))
                 entries += [(balance["arrive", a, n], column, -1.0), (balance["depart", b, n], column, 1.0)]
                 entries += [(used + n, column, 1.0), (stage_time + n, column, seconds)]
                 if a == 0:

@@ -43,7 +43,7 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
     interrupts.rethrow();
     py::list stages;
     for (const orbitsplit::Stage& stage : solution.stages) {
-        stages.append(py::make_tuple(stage.node, stage.start, stage.stop, stage.level));
+        stages.append(py::make_tuple(stage.node, stage.start, stage.stop, stage.level, stage.weight_level));
     }
     using namespace py::literals;
     return py::dict("status"_a = orbitsplit::status_name(solution.status),

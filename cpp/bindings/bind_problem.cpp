@@ -45,8 +45,9 @@ py::dict evaluate(const py::object& problem, const StageArray& stages) {
         "objective_s"_a = score.objective_s, "prefill_s"_a = score.prefill_s,
         "token_step_s"_a = score.token_step_s, "round_trip_s"_a = score.round_trip_s,
         "bottleneck_s"_a = score.bottleneck_s, "return_s"_a = score.return_s, "loss"_a = score.loss,
-        "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s, "egress_s"_a = score.egress_s,
-        "stage_s"_a = py::tuple(py::cast(score.stage_s)), "link_s"_a = py::tuple(py::cast(score.link_s)),
+        "weight_loss"_a = score.weight_loss, "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s,
+        "egress_s"_a = score.egress_s, "stage_s"_a = py::tuple(py::cast(score.stage_s)),
+        "link_s"_a = py::tuple(py::cast(score.link_s)),
         "decode_stage_s"_a = py::tuple(py::cast(score.decode_stage_s)),
         "decode_link_s"_a = py::tuple(py::cast(score.decode_link_s)),
         "stage_memory_bytes"_a = py::tuple(py::cast(score.stage_memory_bytes)),
@@ -68,6 +69,10 @@ orbitsplit::Problem problem_from(const py::object& problem) {
                                  level.attr("encode_s_per_byte").cast<double>(),
                                  level.attr("decode_s_per_byte").cast<double>()});
     }
+    for (const py::handle level : problem.attr("weight_levels")) {
+        result.weight_levels.push_back({level.attr("name").cast<std::string>()});
+    }
+    result.weight_loss = values(problem.attr("weight_loss"));
     result.layer_memory_bytes = values(problem.attr("layer_memory_bytes"));
     result.layer_time_s = values(problem.attr("layer_time_s"));
     result.layer_decode_time_s = values(problem.attr("layer_decode_time_s"));
@@ -94,7 +99,8 @@ std::vector<orbitsplit::Stage> stages_from(const StageArray& stages) {
     std::vector<orbitsplit::Stage> result;
     for (py::ssize_t k = 0; k < rows.shape(0); ++k) {
         result.push_back({static_cast<int>(rows(k, 0)), static_cast<int>(rows(k, 1)),
-                          static_cast<int>(rows(k, 2)), static_cast<int>(rows(k, 3))});
+                          static_cast<int>(rows(k, 2)), static_cast<int>(rows(k, 3)),
+                          static_cast<int>(rows(k, 4))});
     }
     return result;
 }

@@ -9,7 +9,7 @@
 
 #include "orbitsplit/cost.hpp"
 
-// Rows of (node, start, stop, level), level no_level for none.
+// Rows of (node, start, stop, level, weight level), a level no_level for none.
 using StageArray = pybind11::array_t<std::int32_t, pybind11::array::c_style>;
 
 orbitsplit::Problem problem_from(const pybind11::object& problem);

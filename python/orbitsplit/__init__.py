@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ._planner.certify import certificate
     from ._planner.level_table import LevelTable
     from ._planner.pareto import ParetoFront, ParetoPoint, pareto
-    from ._planner.problem import Evaluation, ExternalLink, Level, Pins, Problem, ProblemNode, Stage, evaluate
+    from ._planner.problem import Evaluation, Problem, evaluate
+    from ._planner.problem_parts import ExternalLink, Level, Pins, ProblemNode, Stage, WeightLevel
     from ._planner.restrict import without
     from ._planner.solve import Solution, SolveOptions, solve
     from ._planner.unsplit import Unsplit, unsplit
@@ -71,12 +72,12 @@ _MODULES = {
     "Decoder": "._codec.stateful",
     "Encoder": "._codec.stateful",
     "Evaluation": "._planner.problem",
-    "ExternalLink": "._planner.problem",
+    "ExternalLink": "._planner.problem_parts",
     "Generation": ".runtime",
     "GenerationOptions": ".runtime",
     "InfeasiblePlanError": "._errors",
     "LayerProfile": "._profiling.profile",
-    "Level": "._planner.problem",
+    "Level": "._planner.problem_parts",
     "LevelTable": "._planner.level_table",
     "Link": "._network.network",
     "LinkConditions": "._network.link_conditions",
@@ -93,14 +94,14 @@ _MODULES = {
     "PaperBench": "._experiments.paper",
     "ParetoFront": "._planner.pareto",
     "ParetoPoint": "._planner.pareto",
-    "Pins": "._planner.problem",
+    "Pins": "._planner.problem_parts",
     "Pipeline": ".runtime",
     "Plan": "._plans.plan",
     "PlanLink": "._plans.plan",
     "PlanStage": "._plans.plan",
     "Prediction": "._plans.plan",
     "Problem": "._planner.problem",
-    "ProblemNode": "._planner.problem",
+    "ProblemNode": "._planner.problem_parts",
     "QuantizedWeights": "._weights.quantized",
     "Recovery": ".runtime",
     "Relaxation": "._planner.certificate",
@@ -109,7 +110,7 @@ _MODULES = {
     "RunningPlan": "._plans.options",
     "Solution": "._planner.solve",
     "SolveOptions": "._planner.solve",
-    "Stage": "._planner.problem",
+    "Stage": "._planner.problem_parts",
     "StageMetrics": ".runtime",
     "Timeouts": ".runtime",
     "Trace": "._plans.trace",
@@ -118,6 +119,7 @@ _MODULES = {
     "Trial": ".calibration",
     "Unsplit": "._planner.unsplit",
     "Verification": ".calibration",
+    "WeightLevel": "._planner.problem_parts",
     "Workload": "._profiling.workload",
     "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
@@ -209,6 +211,7 @@ __all__ = [
     "Trial",
     "Unsplit",
     "Verification",
+    "WeightLevel",
     "Workload",
     "alternatives",
     "bench_paper",

@@ -57,6 +57,26 @@ void check_limits() {
                  "stage 1 is on node 0 after node 1, the order is fixed");
 }
 
+// Memory, times and losses are those of the stage's weight level.
+void check_weight_levels() {
+    Problem problem = small_problem();
+    problem.weight_levels = {{"float32"}, {"int8"}};
+    problem.layer_memory_bytes = {1, 1, 1, 0.25, 0.25, 0.25};
+    problem.layer_time_s = {1, 2, 4, 2, 1, 3, 0.5, 1, 2, 1, 0.5, 1};
+    problem.weight_loss = {0, 0, 0, 0.25, 0.5, std::numeric_limits<double>::infinity()};
+    const Evaluation score = evaluate(problem, {{0, 0, 2, 0, 1}, {1, 2, 3, no_level, 0}});
+    CHECK((score.stage_s == std::vector<double>{1.5, 3}));
+    CHECK((score.stage_memory_bytes == std::vector<double>{0.5, 1}));
+    CHECK(score.weight_loss == 0.75);
+    CHECK(score.loss == 0.75);
+    CHECK(evaluate(problem, {{0, 0, 3, no_level, 1}}).violations.at(0) ==
+          "layer 2 (\"c\") does not have weight level \"int8\" of stage 0");
+    CHECK_THROWS(evaluate(problem, raw), std::invalid_argument,
+                 "stage 0 has no weight level, the problem has 2");
+    CHECK_THROWS(evaluate(small_problem(), {{0, 0, 3, no_level, 0}}), std::invalid_argument,
+                 "stage 0 has weight level 0, the problem has 0 weight levels");
+}
+
 // An infinite loss says that the cut does not have the level, whatever the budget.
 void check_absent_level() {
     Problem problem = small_problem();
@@ -79,6 +99,7 @@ int main() {
     check_codec_seconds();
     check_generation();
     check_limits();
+    check_weight_levels();
     check_absent_level();
     return failures;
 }

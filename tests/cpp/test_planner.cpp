@@ -88,10 +88,27 @@ Problem random_problem(std::mt19937& random, Order order, std::size_t layers, st
     return p;
 }
 
+// Three weight levels: what there is, and two that take a random part of it, or more, and lose something.
+void add_weight_levels(std::mt19937& random, Problem& p) {
+    p.weight_levels = {{"float32"}, {"int8"}, {"int4"}};
+    p.weight_loss.assign(p.layers.size(), 0);
+    for (int w = 1; w < 3; ++w) {
+        for (std::size_t i = 0; i < p.layers.size(); ++i)
+            p.weight_loss.push_back(static_cast<double>(random() % 1024) / 4096);
+    }
+    for (std::vector<double>* values : {&p.layer_memory_bytes, &p.layer_time_s, &p.layer_decode_time_s}) {
+        const std::size_t block = values->size();
+        for (std::size_t i = 0; i < 2 * block; ++i)
+            values->push_back((*values)[i % block] * static_cast<double>(random() % 1200) / 1024);
+    }
+}
+
 Problem random_problem(std::mt19937& random, Order order) {
     const std::size_t layers = 2 + random() % 6;
     const std::size_t nodes = 1 + random() % 4;
-    return random_problem(random, order, layers, nodes);
+    Problem p = random_problem(random, order, layers, nodes);
+    if (random() % 2 == 0) add_weight_levels(random, p);
+    return p;
 }
 
 // The vertex at which a chain of these stages ends.
@@ -122,6 +139,8 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
         add(label.prefill, score.stage_s[k], has_link ? score.link_s[k] : 0);
         if (generates(p)) add(label.token, score.decode_stage_s[k], has_link ? score.decode_link_s[k] : 0);
         if (is_last) break;
+        for (int i = stages[k].start; !p.weight_levels.empty() && i < stages[k].stop; ++i)
+            label.loss += p.weight_loss[stages[k].weight_level * p.layers.size() + i];
         label.loss += p.loss[(stages[k].stop - 1) * p.levels.size() + stages[k].level];
         // Decoding is charged on arrival, before the next stage is known.
         const double decode = p.levels[stages[k].level].decode_s_per_byte;

@@ -33,6 +33,10 @@ void check_refusals() {
 
 // The Python package checks shapes before it calls the core; for C++ callers the core must.
 void check_sizes() {
+    CHECK_THROWS(validate(changed([](Problem& p) { p.weight_loss = {0}; })), std::invalid_argument,
+                 "weight_loss has 1 values, needs 0");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.weight_levels = {{"float32"}, {"int8"}}; })),
+                 std::invalid_argument, "layer_memory_bytes has 3 values, needs 6");
     CHECK_THROWS(validate(changed([](Problem& p) { p.layer_time_s.pop_back(); })), std::invalid_argument,
                  "layer_time_s has 5 values, needs 6");
     CHECK_THROWS(validate(changed([](Problem& p) { p.loss.clear(); })), std::invalid_argument,

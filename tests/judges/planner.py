@@ -10,7 +10,10 @@ import math
 
 
 def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: float = math.inf) -> float:
-    """Objective of a plan given as (node, start, stop, level or None), or infinity where it breaks a limit."""
+    """Objective of a plan, or infinity where it breaks a limit.
+
+    Its stages are (node, start, stop, level or None), and with weight levels also the weight level.
+    """
     if not keeps_limits(p, stages) or len(stages) > max_nodes:
         return math.inf
     prefill, delays = occupancies(p, stages, p["layer_time_s"], p["cut_bytes"], external=True)
@@ -47,8 +50,8 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
     if external and ingress is not None:
         first = stages[0][0]
         busy.append(link(ingress["bytes"], ingress["bandwidth_bytes_per_s"][first], ingress["latency_s"][first]))
-    for k, (node, start, stop, level) in enumerate(stages):
-        stage = sum(layer_time[node][start:stop])
+    for k, (node, start, stop, level, *weights) in enumerate(stages):
+        stage = sum(at_weight_level(layer_time, weights)[node][start:stop])
         if k > 0:
             stage += p["levels"][stages[k - 1][3]].get("decode_s_per_byte", 0) * cut_bytes[start - 1]
         sending = None
@@ -78,16 +81,23 @@ def return_s(p, order):
     return min((sum(latency[a][b] for a, b in hops) for hops in linked), default=math.inf)
 
 
+def at_weight_level(array, weights):
+    """The block of a stage's weight level, if there are weight levels."""
+    return array if weights in ([], [None]) else array[weights[0]]
+
+
 def loss(p, stages):
-    """The sum over the cuts, infinite where a cut does not have the level."""
-    losses = [p["loss"][stop - 1][level] for _, _, stop, level in stages if level is not None]
+    """The sum over the cuts and the weights, infinite where a cut or a layer does not have the level."""
+    losses = [p["loss"][stop - 1][level] for _, _, stop, level, *_ in stages if level is not None]
+    for _, start, stop, _, *weights in stages if "weight_levels" in p else ():
+        losses += p["weight_loss"][weights[0]][start:stop]
     return math.inf if None in losses else sum(losses)
 
 
 def keeps_limits(p, stages):
-    for node, start, stop, _ in stages:
+    for node, start, stop, _, *weights in stages:
         room = p["nodes"][node]["memory_bytes"] - p["nodes"][node].get("headroom_bytes", 0)
-        if sum(p["layer_memory_bytes"][start:stop]) > room:
+        if sum(at_weight_level(p["layer_memory_bytes"], weights)[start:stop]) > room:
             return False
     total = loss(p, stages)
     if math.isinf(total) or total > p.get("loss_budget", math.inf) * (1 + 1e-9):
@@ -95,13 +105,13 @@ def keeps_limits(p, stages):
     pins = p.get("pins", {})
     used = {stage[0] for stage in stages}
     for layer, pinned in pins.get("layers", {}).items():
-        if any(start <= int(layer) < stop and node != pinned for node, start, stop, _ in stages):
+        if any(start <= int(layer) < stop and node != pinned for node, start, stop, *_ in stages):
             return False
     return used.issuperset(pins.get("required", [])) and used.isdisjoint(pins.get("forbidden", []))
 
 
 def plans(p):
-    """Every choice of cuts, nodes and levels."""
+    """Every choice of cuts, nodes, levels and weight levels."""
     layers, nodes, levels = len(p["layers"]), len(p["nodes"]), len(p["levels"])
     arrange = itertools.permutations if p.get("order", "fixed") == "free" else itertools.combinations
     for count in range(1, min(layers, nodes) + 1):
@@ -109,9 +119,22 @@ def plans(p):
             edges = [0, *cuts, layers]
             for order in arrange(range(nodes), count):
                 for chosen in itertools.product(range(levels), repeat=count - 1):
-                    yield [
-                        (order[k], edges[k], edges[k + 1], chosen[k] if k + 1 < count else None) for k in range(count)
-                    ]
+                    yield from with_weight_levels(
+                        p,
+                        [
+                            (order[k], edges[k], edges[k + 1], chosen[k] if k + 1 < count else None)
+                            for k in range(count)
+                        ],
+                    )
+
+
+def with_weight_levels(p, stages):
+    """The plan, or with weight levels every choice of them."""
+    if "weight_levels" not in p:
+        yield stages
+        return
+    for chosen in itertools.product(range(len(p["weight_levels"])), repeat=len(stages)):
+        yield [(*stage, weights) for stage, weights in zip(stages, chosen, strict=True)]
 
 
 def linked_plans(p, most):

@@ -86,6 +86,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "SolveOptions": {"objective": "latency", "gap": 0.0, "time_limit_s": 1.0, "max_labels": 10, "max_nodes": 2},
     "Timeouts": {"start_s": 1.0},
     "Trace": {"nodes": ("a",), "events": (), "slowdowns": ()},
+    "WeightLevel": {"name": "int8"},
     "Workload": {"micro_batches": 1, "new_tokens": 0},
     "alternatives": {"problem": PROBLEM, "tied_bytes": 0},
     "build_problem": {"profile": PROFILED, "network": NETWORK, "workload": WORKLOAD, "levels": None, "order": "free"},

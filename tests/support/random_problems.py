@@ -89,6 +89,33 @@ def random_losses(r: Random, problem: dict) -> dict:
     return changed
 
 
+def random_weight_levels(r: Random, problem: dict, count: int = 3) -> dict:
+    """Return the problem with weight levels: lighter or not, faster or not, with losses, and absent ones."""
+    layers, absent = len(problem["layers"]), r.choice([0.0, 0.0, 0.2])
+    scales = [[r.choice([0.25, 0.5, 1.0, 1.0, 1.5]) for _ in range(3)] for _ in range(count)]
+    scales[0] = [1.0] * 3
+
+    def scaled(values: list, scale: float) -> list:
+        if values and isinstance(values[0], list):
+            return [scaled(row, scale) for row in values]
+        return [value * scale for value in values]
+
+    def losses(least: float) -> list:
+        return [None if r.random() < absent else r.choice([0.0, least, r.uniform(0, 0.5)]) for _ in range(layers)]
+
+    changed = {
+        **problem,
+        "weight_levels": [{"name": f"weights {w}"} for w in range(count)],
+        "weight_loss": [losses(0.1 * w) if w else [0.0] * layers for w in range(count)],
+    }
+    keys = ["layer_memory_bytes", "layer_time_s", "layer_decode_time_s"]
+    for part, key in enumerate(key for key in keys if key in problem):
+        changed[key] = [scaled(problem[key], scales[w][part]) for w in range(count)]
+    if r.random() < 0.2:  # the first level is not a reference without loss
+        changed["weight_loss"][0] = losses(0.2)
+    return changed
+
+
 def random_pins(r: Random, layers: int, nodes: int) -> dict:
     """Draw pins that do not contradict each other."""
     pins: dict = {}
@@ -106,7 +133,7 @@ def random_pins(r: Random, layers: int, nodes: int) -> dict:
 
 
 def random_stages(r: Random, problem: dict) -> list[tuple[int, int, int, int | None]]:
-    """Draw stages that are a plan of the problem, whether or not it keeps the limits."""
+    """Draw stages that are a plan of the problem without weight levels, whether or not it keeps the limits."""
     layers, nodes, levels = len(problem["layers"]), len(problem["nodes"]), len(problem["levels"])
     count = r.randint(1, min(layers, nodes))
     edges = [0, *sorted(r.sample(range(1, layers), count - 1)), layers]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orbitsplit import Problem
 from orbitsplit._backend import load_backend
 
+NO_LEVEL = -1
 BACKENDS = ["native", "numba"]
 
 RANDOMS = st.randoms(use_true_random=False)
@@ -31,8 +32,13 @@ def solved(
     max_ng_size: int = 16,
     max_bitset_nodes: int = 64,
 ) -> dict:
-    """Solve without the public function, which hides `max_ng_size` and `max_bitset_nodes`."""
-    rows = np.array([*incumbent], dtype=np.int32).reshape(-1, 4)
+    """Solve without the public function, which hides `max_ng_size` and `max_bitset_nodes`.
+
+    Stages are (node, start, stop, level), and with weight levels also the weight level.
+    """
+    given = [(*stage, *[NO_LEVEL] * (5 - len(stage))) for stage in incumbent]
+    rows = np.array(given, dtype=np.int32).reshape(-1, 5)
     options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_ng_size, max_bitset_nodes
     found = load_backend(backend).solve(problem, *options)
-    return {**found, "seconds": 0, "stages": [tuple(stage) for stage in found["stages"]]}
+    columns = 5 if problem.weight_levels else 4
+    return {**found, "seconds": 0, "stages": [tuple(stage)[:columns] for stage in found["stages"]]}

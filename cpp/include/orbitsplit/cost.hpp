@@ -36,8 +36,10 @@
 // Limits do not depend on the objective: a plan for T >= 2 must be able to return its tokens in any case.
 //
 // Memory: the layers of a stage need at most memory_bytes - headroom_bytes of its node.
-// Loss: adds up over the cuts; the sum is at most the budget (and a relative 1e-9 for rounding). A cut whose level
-// has an infinite loss does not have the level: no budget allows it.
+// Loss: adds up over the cuts and, with weight levels, over the layers; the sum is at most the budget (and a relative
+// 1e-9 for rounding). A cut whose level has an infinite loss does not have the level, nor has such a layer its weight
+// level: no budget allows it.
+// Weight levels: memory, times and losses of a stage's layers are those of its weight level.
 #pragma once
 
 #include <string>
@@ -52,12 +54,13 @@ enum class Objective { latency, throughput, time_to_first_token, time_per_token 
 inline constexpr int no_level = -1;
 
 // Consecutive layers [start, stop) on one node; level is that of the cut after them, no_level on the last
-// stage.
+// stage; weight_level is no_level in a problem without weight levels.
 struct Stage {
     int node = 0;
     int start = 0;
     int stop = 0;
     int level = no_level;
+    int weight_level = no_level;
 
     bool operator==(const Stage&) const = default;
 };
@@ -70,7 +73,8 @@ struct Evaluation {
     double bottleneck_s = 0;
     double return_s = 0;
     double loss = 0;
-    double latency_s = 0;  // propagation in the prefill; 0 with latency_occupies_link
+    double weight_loss = 0;  // the part of the loss that is of weights
+    double latency_s = 0;    // propagation in the prefill; 0 with latency_occupies_link
     double ingress_s = 0;
     double egress_s = 0;
     std::vector<double> stage_s;  // occupancies; that of a half-duplex stage includes its outgoing link

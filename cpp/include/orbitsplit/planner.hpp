@@ -2,10 +2,10 @@
 //
 // Exact: a label-setting A* over (layers placed, last node, visited nodes). Every label carries the sum and the
 // maximum of the occupancies, for prefill and decode separately, and the loss, because the objective is not
-// additive. Admissible bounds come from backward dynamic programmes over relaxations in which most nodes may
-// repeat. In free order a problem that a first search does not solve gets its incumbent from a local search over
-// orders. "Optimal" is up to a relative 1e-12 of floating-point rounding. The same problem gives the same plan on
-// every machine.
+// additive; with weight levels every stage also chooses the precision of its weights. Admissible bounds come from
+// backward dynamic programmes over relaxations in which most nodes may repeat. In free order a problem that a first
+// search does not solve gets its incumbent from a local search over orders. "Optimal" is up to a relative 1e-12 of
+// floating-point rounding. The same problem gives the same plan on every machine.
 //
 // Free order of more than 64 nodes, such as a constellation, is bounded by k-cycle elimination instead of visited
 // sets (cpp/src/planner/k_cycle.hpp): best with few links for each node and with max_nodes.

@@ -24,6 +24,11 @@ struct Level {
     double decode_s_per_byte = 0;
 };
 
+// One precision of the weights, of which every stage has one. What it costs and loses is in the problem's arrays.
+struct WeightLevel {
+    std::string name;
+};
+
 // Where a micro-batch comes from (ingress) or its result goes (egress): one link to or from every node.
 struct ExternalLink {
     double bytes = 0;
@@ -47,21 +52,24 @@ enum class Order {
     free,   // any subset of the nodes in any order
 };
 
-// Matrices are row-major. An empty decode array means that the problem has none.
+// Matrices are row-major. An empty decode array means that the problem has none. Without weight levels the arrays of
+// memory and times have one block, and weights lose nothing.
 struct Problem {
     std::string name;
     std::vector<std::string> layers;
     std::vector<ProblemNode> nodes;
-    std::vector<double> layer_memory_bytes;     // layers
-    std::vector<double> layer_time_s;           // nodes x layers, per micro-batch
-    std::vector<double> layer_decode_time_s;    // nodes x layers, per token step; may be empty
-    std::vector<double> cut_bytes;              // layers - 1
-    std::vector<double> cut_decode_bytes;       // layers - 1; may be empty
+    std::vector<double> layer_memory_bytes;   // weight levels x layers
+    std::vector<double> layer_time_s;         // weight levels x nodes x layers, per micro-batch
+    std::vector<double> layer_decode_time_s;  // weight levels x nodes x layers, per token step; may be empty
+    std::vector<double> cut_bytes;            // layers - 1
+    std::vector<double> cut_decode_bytes;     // layers - 1; may be empty
     std::vector<double> bandwidth_bytes_per_s;  // nodes x nodes, directed; 0: no link
     std::vector<double> latency_s;              // nodes x nodes
     std::vector<Level> levels;
     std::vector<double> loss;           // (layers - 1) x levels; infinite: the cut does not have the level
     std::optional<double> loss_budget;  // none: no limit
+    std::vector<WeightLevel> weight_levels;
+    std::vector<double> weight_loss;  // weight levels x layers; infinite: the layer does not have the level
     long long micro_batches = 1;
     long long new_tokens = 0;         // 0 or 1: prefill only
     std::optional<long long> groups;  // none: one for each micro-batch

@@ -33,6 +33,18 @@ void check_level(const Problem& problem, const std::vector<Stage>& stages, std::
     }
 }
 
+void check_weight_level(const Problem& problem, const std::vector<Stage>& stages, std::size_t k) {
+    const int level = stages[k].weight_level;
+    const int count = static_cast<int>(problem.weight_levels.size());
+    if (level == no_level) {
+        if (count > 0)
+            reject(stage_name(k) + " has no weight level, the problem has " + std::to_string(count));
+    } else if (level < 0 || level >= count) {
+        reject(stage_name(k) + " has weight level " + std::to_string(level) + ", the problem has " +
+               std::to_string(count) + " weight levels");
+    }
+}
+
 void check_node(const Problem& problem, const std::vector<Stage>& stages, std::size_t k) {
     const int node = stages[k].node;
     if (node < 0 || node >= static_cast<int>(problem.nodes.size())) {
@@ -65,12 +77,17 @@ void check_stages(const Problem& problem, const std::vector<Stage>& stages) {
         }
         check_node(problem, stages, k);
         check_level(problem, stages, k);
+        check_weight_level(problem, stages, k);
         expected = stage.stop;
     }
     if (expected != layers) {
         reject("the plan stops at layer " + std::to_string(expected) + ", the problem has " +
                std::to_string(layers));
     }
+}
+
+std::size_t weight_level_of(const Stage& stage) {
+    return static_cast<std::size_t>(std::max(0, stage.weight_level));
 }
 
 double bandwidth_between(const Problem& problem, int source, int destination) {
@@ -158,7 +175,8 @@ class Scorer {
 
     double computing_s(const Phase& phase, std::size_t k) const {
         const Stage& stage = stages_[k];
-        const double* times = phase.layer_time_s.data() + stage.node * problem_.layers.size();
+        const double* times =
+            phase.layer_time_s.data() + time_index(problem_, weight_level_of(stage), stage.node);
         double total = 0;
         for (int i = stage.start; i < stage.stop; ++i) total += times[i];
         if (k > 0) {
@@ -228,13 +246,32 @@ class Scorer {
 
     void score_limits() {
         for (std::size_t k = 0; k < stages_.size(); ++k) score_memory(k);
-        for (std::size_t k = 0; k + 1 < stages_.size(); ++k) score_loss(stages_[k]);
+        for (std::size_t k = 0; k < stages_.size(); ++k) {
+            if (!problem_.weight_levels.empty()) score_weight_loss(k);
+            if (k + 1 < stages_.size()) score_loss(stages_[k]);
+        }
         if (result_.loss < infinity && result_.loss > loss_limit(problem_)) {
             const double budget = *problem_.loss_budget;
             violate("the loss is " + text::number(result_.loss, budget) + ", the budget is " +
                     text::number(budget, result_.loss));
         }
         score_pins();
+    }
+
+    void score_weight_loss(std::size_t k) {
+        const Stage& stage = stages_[k];
+        const double* losses = problem_.weight_loss.data() + weight_level_of(stage) * problem_.layers.size();
+        double total = 0;
+        for (int i = stage.start; i < stage.stop; ++i) {
+            total += losses[i];
+            if (losses[i] == infinity) {
+                violate("layer " + std::to_string(i) + " (\"" + problem_.layers[i] +
+                        "\") does not have weight level \"" +
+                        problem_.weight_levels[stage.weight_level].name + "\" of " + stage_name(k));
+            }
+        }
+        result_.loss += total;
+        result_.weight_loss += total;
     }
 
     void score_loss(const Stage& stage) {
@@ -249,8 +286,10 @@ class Scorer {
 
     void score_memory(std::size_t k) {
         const Stage& stage = stages_[k];
+        const double* memory =
+            problem_.layer_memory_bytes.data() + weight_level_of(stage) * problem_.layers.size();
         double total = 0;
-        for (int i = stage.start; i < stage.stop; ++i) total += problem_.layer_memory_bytes[i];
+        for (int i = stage.start; i < stage.stop; ++i) total += memory[i];
         result_.stage_memory_bytes.push_back(total);
         const ProblemNode& node = problem_.nodes[stage.node];
         if (total > usable_memory_bytes(node)) {

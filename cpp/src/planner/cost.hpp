@@ -1,6 +1,8 @@
 // The terms that the cost model (orbitsplit/cost.hpp) and the planner's bounds are made of.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <limits>
 
 #include "orbitsplit/problem.hpp"
@@ -12,6 +14,16 @@ inline bool generates(const Problem& problem) { return problem.new_tokens >= 2; 
 
 inline long long group_count(const Problem& problem) {
     return problem.groups.value_or(problem.micro_batches);
+}
+
+// Blocks of the arrays of memory and times.
+inline std::size_t weight_level_count(const Problem& problem) {
+    return std::max<std::size_t>(1, problem.weight_levels.size());
+}
+
+// Of the first layer at a weight level, in the arrays of times.
+inline std::size_t time_index(const Problem& problem, std::size_t weight_level, std::size_t node) {
+    return (weight_level * problem.nodes.size() + node) * problem.layers.size();
 }
 
 inline double usable_memory_bytes(const ProblemNode& node) { return node.memory_bytes - node.headroom_bytes; }

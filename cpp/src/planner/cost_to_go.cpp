@@ -9,24 +9,6 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-// Weight of a stage in the sum, or infinity where the limit forbids it.
-inline double stage_weight(const Tables& t, const Metric& m, double limit, int node, int start, int stop) {
-    const int first = t.node_boundary(node, start);
-    const int last = t.node_boundary(node, stop);
-    const double busy = m.compute_max[last] - m.compute_max[first];
-    if (busy + m.open_max[start] + m.close_max[t.boundary_node(stop, node)] > limit) return infinity;
-    return m.compute_sum[last] - m.compute_sum[first];
-}
-
-// Weight of encoding, sending over a link and decoding, or infinity where the limit forbids it.
-inline double transfer_weight(const Tables& t, const Metric& m, double limit, int source, int link,
-                              int index) {
-    const double busy = m.compressed_max[index] * t.s_per_byte[link] + m.latency_max * t.latency[link];
-    const double encode = m.encode_max[index];
-    if (t.half_duplex[source] ? encode + busy > limit : (encode > limit || busy > limit)) return infinity;
-    return m.compressed_sum[index] * t.s_per_byte[link] + m.latency_sum * t.latency[link] + m.code_sum[index];
-}
-
 bool may_end(const Tables& t, const Metric& m, double limit, unsigned visited, int node) {
     if (!t.can_end[node] || (visited & t.required_ng) != t.required_ng) return false;
     return t.half_duplex[node] || m.egress_max[node] <= limit;
@@ -45,35 +27,83 @@ double best_level(const Tables& t, const Metric& m, const Relaxation& r, int bou
 
 // Operations of a relaxation at one boundary: an upper estimate for the time limit.
 std::size_t operations_of_boundary(const Tables& t) {
-    return t.neighbour.size() * t.levels + static_cast<std::size_t>(t.vertices()) * t.layers;
+    return t.neighbour.size() * t.levels +
+           static_cast<std::size_t>(t.vertices()) * t.layers * t.weight_levels;
 }
 
-// Transfers do not depend on the visited set. With many visited sets the best level of every link at every boundary is
-// computed once, by (boundary, link); with a single one it is not, because most are never used.
-std::vector<double> best_levels(const Tables& t, const Metric& m, const Relaxation& r,
-                                const TimeLimit& time_limit) {
-    std::vector<double> best;
+// What does not depend on the visited set. With many visited sets the best level of every link at every boundary, and
+// the best weight level of every stage, are found once; with a single one they are not, because most are never used.
+struct BestChoices {
+    std::vector<double> transfers;  // boundaries x links, or empty
+    std::vector<double> stages;     // nodes x starts x stops, or empty
+
+    // By stop, nullptr if they were not found.
+    const double* stages_from(const Tables& t, int node, int start) const {
+        if (stages.empty()) return nullptr;
+        const std::size_t row = static_cast<std::size_t>(node) * (t.layers + 1) + start;
+        return stages.data() + row * (t.layers + 1);
+    }
+};
+
+void fill_best_stages(const Tables& t, const Metric& m, const Relaxation& r, int start, BestChoices& best) {
+    for (int lane = 0; lane < t.lanes(); ++lane) {
+        const int node = lane / t.weight_levels;
+        const std::size_t row = (static_cast<std::size_t>(node) * (t.layers + 1) + start) * (t.layers + 1);
+        const double* losses = t.stage_losses(lane % t.weight_levels, start);
+        for (int stop = start + 1; stop <= t.max_stop[t.lane_boundary(lane, start)]; ++stop) {
+            const double weight =
+                stage_weight(t, m, r.limit, lane, node, start, stop) + r.multiplier * losses[stop];
+            best.stages[row + stop] = std::min(best.stages[row + stop], weight);
+        }
+    }
+}
+
+// If it must end early, so must what asked for it.
+BestChoices best_choices(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit) {
+    BestChoices best;
     if (t.visited_sets == 1) return best;
-    best.reserve(t.layers * t.neighbour.size());
+    best.transfers.reserve(t.layers * t.neighbour.size());
+    if (t.has_weight_levels())
+        best.stages.assign(static_cast<std::size_t>(t.nodes) * (t.layers + 1) * (t.layers + 1), infinity);
     for (int i = 0; i < t.layers && !time_limit.must_end_after(operations_of_boundary(t)); ++i) {
         for (int v = 0; v < t.vertices(); ++v) {
             for (int e = t.neighbour_start[v]; e < t.neighbour_start[v + 1]; ++e)
-                best.push_back(best_level(t, m, r, i, t.node_of[v], e));
+                best.transfers.push_back(best_level(t, m, r, i, t.node_of[v], e));
         }
+        if (t.has_weight_levels()) fill_best_stages(t, m, r, i, best);
     }
     return best;
 }
 
-double best_stage(const Tables& t, const Metric& m, const Relaxation& r, unsigned visited, int start,
-                  int vertex) {
-    double best = infinity;
-    const int node = t.node_of[vertex];
-    const int most = t.max_stop[t.node_boundary(node, start)];
-    const double* rest = r.to_go_departed.data() + state(t, visited, 0, vertex);
+// The least of the stages from a boundary with what follows them, `rest` by stop, or `best` if that is less. Apart for
+// weights that lose nothing, because this is the innermost loop.
+template <bool loses>
+double best_of_lane(const Tables& t, const Metric& m, const Relaxation& r, int lane, int node, int start,
+                    const double* rest, double best) {
+    const int most = t.max_stop[t.lane_boundary(lane, start)];
+    [[maybe_unused]] const double* losses = loses ? t.stage_losses(lane % t.weight_levels, start) : nullptr;
     for (int stop = start + 1; stop <= most; ++stop) {
         if (rest[stop] >= best) continue;
-        best = std::min(best, stage_weight(t, m, r.limit, node, start, stop) + rest[stop]);
+        double weight = stage_weight(t, m, r.limit, lane, node, start, stop);
+        if constexpr (loses) weight += r.multiplier * losses[stop];
+        best = std::min(best, weight + rest[stop]);
     }
+    return best;
+}
+
+double best_stage(const Tables& t, const Metric& m, const BestChoices& choices, const Relaxation& r,
+                  unsigned visited, int start, int vertex) {
+    const int node = t.node_of[vertex];
+    const double* rest = r.to_go_departed.data() + state(t, visited, 0, vertex);
+    double best = infinity;
+    if (!t.has_weight_levels()) return best_of_lane<false>(t, m, r, node, node, start, rest, best);
+    if (const double* weights = choices.stages_from(t, node, start)) {
+        const int most = longest_stop(t, node, start);
+        for (int stop = start + 1; stop <= most; ++stop) best = std::min(best, weights[stop] + rest[stop]);
+        return best;
+    }
+    for (int w = 0; w < t.weight_levels; ++w)
+        best = best_of_lane<true>(t, m, r, t.lane(node, w), node, start, rest, best);
     return best;
 }
 
@@ -106,7 +136,7 @@ bool is_state(const Tables& t, unsigned visited, int vertex) {
 }
 
 // Returns false if it must end early; checked at every boundary if `operations`, those at a boundary, are not 0.
-bool fill_visited(const Tables& t, const Metric& m, const std::vector<double>& transfers, Relaxation& r,
+bool fill_visited(const Tables& t, const Metric& m, const BestChoices& choices, Relaxation& r,
                   unsigned visited, std::size_t operations, const TimeLimit& time_limit) {
     for (int v = 0; v < t.vertices(); ++v) {
         if (is_state(t, visited, v) && may_end(t, m, r.limit, visited, t.node_of[v]))
@@ -116,38 +146,27 @@ bool fill_visited(const Tables& t, const Metric& m, const std::vector<double>& t
         if (operations > 0 && time_limit.must_end_after(operations)) return false;
         for (int v = 0; v < t.vertices(); ++v) {
             if (is_state(t, visited, v))
-                r.to_go_arrived[state(t, visited, i, v)] = best_stage(t, m, r, visited, i, v);
+                r.to_go_arrived[state(t, visited, i, v)] = best_stage(t, m, choices, r, visited, i, v);
         }
         for (int v = 0; i > 0 && v < t.vertices(); ++v) {
             if (is_state(t, visited, v))
-                r.to_go_departed[state(t, visited, i, v)] = best_transfer(t, m, transfers, r, visited, i, v);
+                r.to_go_departed[state(t, visited, i, v)] =
+                    best_transfer(t, m, choices.transfers, r, visited, i, v);
         }
     }
     return true;
 }
 
 bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time_limit) {
-    const std::vector<double> transfers = best_levels(t, m, r, time_limit);
+    const BestChoices choices = best_choices(t, m, r, time_limit);
     const std::size_t operations = operations_of_boundary(t);
     const bool is_long =
         operations > 10'000;  // a check at every boundary would take some percent of a short one
     for (unsigned visited = t.visited_sets; visited-- > t.count_step;) {
-        if (!fill_visited(t, m, transfers, r, visited, is_long ? operations : 0, time_limit)) return false;
+        if (!fill_visited(t, m, choices, r, visited, is_long ? operations : 0, time_limit)) return false;
         if (!is_long && time_limit.must_end_after(operations * t.layers)) return false;
     }
     return true;
-}
-
-// The weight of reaching a chain's first node, or infinity.
-double start_weight(const Tables& t, const Metric& m, double limit, int node) {
-    if (t.start_vertex[node] < 0 || !t.can_start[node] || m.ingress_max[node] > limit) return infinity;
-    return m.ingress_sum[node];
-}
-
-double start_value(const Tables& t, const Metric& m, const Relaxation& r, int node) {
-    const double weight = start_weight(t, m, r.limit, node);
-    if (weight == infinity) return infinity;
-    return weight + r.to_go_arrived[state(t, with_node(t, 0, node), 0, t.start_vertex[node])];
 }
 
 // A forward dynamic programme over the same stages and transfers; with the backward one it bounds the plans through a
@@ -155,7 +174,7 @@ double start_value(const Tables& t, const Metric& m, const Relaxation& r, int no
 class ForwardPass {
   public:
     ForwardPass(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit)
-        : t_(t), m_(m), r_(r), time_limit_(time_limit), transfers_(best_levels(t, m, r, time_limit)) {
+        : t_(t), m_(m), r_(r), time_limit_(time_limit), choices_(best_choices(t, m, r, time_limit)) {
         arrived_.assign(r.to_go_arrived.size(), infinity);
         departed_ = arrived_;
     }
@@ -195,9 +214,9 @@ class ForwardPass {
             const int node = t_.node_of[t_.neighbour[e]];
             if (is_blocked(t_, visited, node)) continue;
             double& least = arrived_[state(t_, with_node(t_, visited, node), boundary, t_.neighbour[e])];
-            const double transfer = transfers_.empty()
+            const double transfer = choices_.transfers.empty()
                                         ? best_level(t_, m_, r_, boundary, t_.node_of[vertex], e)
-                                        : transfers_[boundary * t_.neighbour.size() + e];
+                                        : choices_.transfers[boundary * t_.neighbour.size() + e];
             least = std::min(least, so_far + transfer);
         }
     }
@@ -205,9 +224,15 @@ class ForwardPass {
     void compute(unsigned visited, int start, int vertex) {
         const double so_far = arrived_[state(t_, visited, start, vertex)];
         const int node = t_.node_of[vertex];
-        for (int stop = start + 1; stop <= t_.max_stop[t_.node_boundary(node, start)]; ++stop) {
-            double& least = departed_[state(t_, visited, stop, vertex)];
-            least = std::min(least, so_far + stage_weight(t_, m_, r_.limit, node, start, stop));
+        for (int w = 0; w < t_.weight_levels; ++w) {
+            const int lane = t_.lane(node, w);
+            const double* losses = t_.stage_losses(w, start);
+            for (int stop = start + 1; stop <= t_.max_stop[t_.lane_boundary(lane, start)]; ++stop) {
+                double& least = departed_[state(t_, visited, stop, vertex)];
+                double weight = stage_weight(t_, m_, r_.limit, lane, node, start, stop);
+                if (losses != nullptr) weight += r_.multiplier * losses[stop];
+                least = std::min(least, so_far + weight);
+            }
         }
     }
 
@@ -215,115 +240,17 @@ class ForwardPass {
     const Metric& m_;
     const Relaxation& r_;
     const TimeLimit& time_limit_;
-    const std::vector<double> transfers_;
+    const BestChoices choices_;
     std::vector<double> arrived_;  // least cost of getting to a state
     std::vector<double> departed_;
 };
 
-// One walk along a relaxation's choices: the diving heuristic with a least-loss relaxation, else a relaxed plan.
-class Walker {
-  public:
-    Walker(const Tables& t, const Metric& m, const Relaxation& r, const Relaxation* least)
-        : t_(t), m_(m), r_(r), least_(least), used_(t.nodes, 0) {}
-
-    Walk run() {
-        int vertex = pick_start();
-        int boundary = 0;
-        while (vertex >= 0) {
-            const int node = t_.node_of[vertex];
-            visited_ = with_node(t_, visited_, node);
-            used_[node] = 1;
-            const int stop = pick_stop(boundary, vertex);
-            if (stop < 0) return {};
-            walk_.stages.push_back({node, boundary, stop, no_level});
-            boundary = stop;
-            if (stop == t_.layers) {
-                walk_.is_complete = true;
-                return walk_;
-            }
-            vertex = pick_transfer(boundary, vertex);
-        }
-        return {};
-    }
-
-  private:
-    bool fits(double more, double to_come) const {
-        return least_ == nullptr || walk_.loss + more + to_come <= t_.loss_limit;
-    }
-    double least_loss_to_go(unsigned visited, int boundary, int vertex) const {
-        return least_ == nullptr ? 0 : least_->to_go_arrived[state(t_, visited, boundary, vertex)];
-    }
-
-    int pick_start() const {
-        int choice = -1;
-        double best = infinity;
-        for (int n = 0; n < t_.nodes; ++n) {
-            const double value = start_value(t_, m_, r_, n);
-            if (value < best && fits(0, least_loss_to_go(with_node(t_, 0, n), 0, t_.start_vertex[n]))) {
-                best = value;
-                choice = t_.start_vertex[n];
-            }
-        }
-        return choice;
-    }
-
-    int pick_stop(int start, int vertex) const {
-        int choice = -1;
-        double best = infinity;
-        const int node = t_.node_of[vertex];
-        for (int stop = start + 1; stop <= t_.max_stop[t_.node_boundary(node, start)]; ++stop) {
-            const std::size_t next = state(t_, visited_, stop, vertex);
-            const double value = stage_weight(t_, m_, r_.limit, node, start, stop) + r_.to_go_departed[next];
-            if (value < best && fits(0, least_ == nullptr ? 0 : least_->to_go_departed[next])) {
-                best = value;
-                choice = stop;
-            }
-        }
-        return choice;
-    }
-
-    int pick_transfer(int boundary, int vertex) {
-        int choice = -1;
-        int level = 0;
-        double best = infinity;
-        for (int e = t_.neighbour_start[vertex]; e < t_.neighbour_start[vertex + 1]; ++e) {
-            const int next = t_.neighbour[e];
-            const int node = t_.node_of[next];
-            if (is_blocked(t_, visited_, node) || (least_ != nullptr && used_[node])) continue;
-            const unsigned visited = with_node(t_, visited_, node);
-            for (int k = 0; k < t_.levels; ++k) {
-                const int index = t_.boundary_level(boundary, k);
-                if (!t_.has_level(index)) continue;
-                const double value = transfer_weight(t_, m_, r_.limit, t_.node_of[vertex], e, index) +
-                                     r_.multiplier * t_.loss[index] +
-                                     r_.to_go_arrived[state(t_, visited, boundary, next)];
-                if (value < best && fits(t_.loss[index], least_loss_to_go(visited, boundary, next))) {
-                    best = value;
-                    choice = next;
-                    level = k;
-                }
-            }
-        }
-        if (choice >= 0) {
-            walk_.loss += t_.loss[t_.boundary_level(boundary, level)];
-            walk_.stages.back().level = level;
-        }
-        return choice;
-    }
-
-    const Tables& t_;
-    const Metric& m_;
-    const Relaxation& r_;
-    const Relaxation* least_;
-    std::vector<char> used_;
-    unsigned visited_ = 0;
-    Walk walk_;
-};
+}  // namespace
 
 Metric without_time(const Tables& t) {
     Metric m;
     m.prefill_sum = m.latency_sum = 0;
-    m.compute_sum.assign(t.nodes * (t.layers + 1), 0);
+    m.compute_sum.assign(t.lanes() * (t.layers + 1), 0);
     m.compute_max = m.compute_sum;
     m.compressed_sum.assign((t.layers + 1) * t.levels, 0);
     m.compressed_max = m.code_sum = m.encode_max = m.compressed_sum;
@@ -333,8 +260,6 @@ Metric without_time(const Tables& t) {
     m.ingress_max = m.egress_sum = m.egress_max = m.ingress_sum;
     return m;
 }
-
-}  // namespace
 
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
                  const TimeLimit& time_limit) {
@@ -361,19 +286,6 @@ std::vector<double> bounds_through(const Tables& t, const Metric& metric, const 
 
 Relaxation least_loss(const Tables& t, const TimeLimit& time_limit) {
     return relax(t, without_time(t), infinity, 1, time_limit);
-}
-
-Walk relaxed_optimum(const Tables& t, const Metric& metric, const Relaxation& relaxation) {
-    return Walker(t, metric, relaxation, nullptr).run();
-}
-
-Walk diving_heuristic(const Tables& t, const Metric& metric, const Relaxation& relaxation,
-                      const Relaxation& least) {
-    return Walker(t, metric, relaxation, &least).run();
-}
-
-Walk diving_heuristic_for_loss(const Tables& t, const Relaxation& least) {
-    return diving_heuristic(t, without_time(t), least, least);
 }
 
 }  // namespace orbitsplit::planner

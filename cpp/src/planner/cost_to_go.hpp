@@ -1,4 +1,4 @@
-// Cost-to-go: lower bounds on what a partial plan still costs, and the plans that attain them.
+// Cost-to-go: lower bounds on what a partial plan still costs.
 //
 // A relaxation is a backward dynamic programme over (visited set, boundary, vertex) in which a node may repeat unless
 // it is in the ng-set (Baldacci et al., Operations Research 2011; here one set for all nodes) or remembered by the
@@ -20,6 +20,7 @@
 // incumbent holds no better plan and is fathomed.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "planner/tables.hpp"
@@ -54,6 +55,44 @@ inline bool is_blocked(const Tables& t, unsigned visited, int node) {
     return has_visited(t, visited, node) || visited >> t.ng_size >= t.most_stages;
 }
 
+// Weight of a stage in the sum, or infinity where the limit forbids it.
+inline double stage_weight(const Tables& t, const Metric& m, double limit, int lane, int node, int start,
+                           int stop) {
+    const int first = t.lane_boundary(lane, start);
+    const int last = t.lane_boundary(lane, stop);
+    const double busy = m.compute_max[last] - m.compute_max[first];
+    if (busy + m.open_max[start] + m.close_max[t.boundary_node(stop, node)] > limit)
+        return std::numeric_limits<double>::infinity();
+    return m.compute_sum[last] - m.compute_sum[first];
+}
+
+// Weight of encoding, sending over a link and decoding, or infinity where the limit forbids it.
+inline double transfer_weight(const Tables& t, const Metric& m, double limit, int source, int link,
+                              int index) {
+    const double busy = m.compressed_max[index] * t.s_per_byte[link] + m.latency_max * t.latency[link];
+    const double encode = m.encode_max[index];
+    if (t.half_duplex[source] ? encode + busy > limit : (encode > limit || busy > limit))
+        return std::numeric_limits<double>::infinity();
+    return m.compressed_sum[index] * t.s_per_byte[link] + m.latency_sum * t.latency[link] + m.code_sum[index];
+}
+
+// The weight of reaching a chain's first node, or infinity.
+inline double start_weight(const Tables& t, const Metric& m, double limit, int node) {
+    if (t.start_vertex[node] < 0 || !t.can_start[node] || m.ingress_max[node] > limit)
+        return std::numeric_limits<double>::infinity();
+    return m.ingress_sum[node];
+}
+
+// A relaxation's value from a node on, or infinity.
+inline double start_value(const Tables& t, const Metric& m, const Relaxation& r, int node) {
+    const double weight = start_weight(t, m, r.limit, node);
+    if (weight == std::numeric_limits<double>::infinity()) return std::numeric_limits<double>::infinity();
+    return weight + r.to_go_arrived[state(t, with_node(t, 0, node), 0, t.start_vertex[node])];
+}
+
+// The metric that counts nothing: what is left is the loss.
+Metric without_time(const Tables& t);
+
 // A relaxation whose bounds are all 0 if it must end early, by a request or the time limit: they hold.
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
                  const TimeLimit& time_limit);
@@ -64,21 +103,5 @@ std::vector<double> bounds_through(const Tables& t, const Metric& metric, const 
 
 // The relaxation whose only cost is loss: the least loss of any completion.
 Relaxation least_loss(const Tables& t, const TimeLimit& time_limit);
-
-struct Walk {
-    bool is_complete = false;
-    double loss = 0;
-    std::vector<Stage> stages;
-};
-
-// Follows a relaxation's choices from the root: the relaxed optimum, in which nodes outside the ng-set may repeat.
-Walk relaxed_optimum(const Tables& t, const Metric& metric, const Relaxation& relaxation);
-
-// The same without repeating a node or exceeding the loss budget, as far as the least loss to go tells.
-Walk diving_heuristic(const Tables& t, const Metric& metric, const Relaxation& relaxation,
-                      const Relaxation& least);
-
-// The diving heuristic along the least loss, whatever the time.
-Walk diving_heuristic_for_loss(const Tables& t, const Relaxation& least);
 
 }  // namespace orbitsplit::planner

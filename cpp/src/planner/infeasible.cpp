@@ -27,6 +27,32 @@ bool is_forbidden(const Problem& problem, int node) {
     return std::find(forbidden.begin(), forbidden.end(), node) != forbidden.end();
 }
 
+bool is_absent(double loss) { return std::isinf(loss); }
+
+// The least memory of each layer at the weight levels that it has, infinite if it has none.
+std::vector<double> least_memory_bytes(const Problem& problem) {
+    const std::size_t layers = problem.layers.size();
+    if (problem.weight_levels.empty()) return problem.layer_memory_bytes;
+    std::vector<double> least(layers, infinity);
+    for (std::size_t i = 0; i < problem.layer_memory_bytes.size(); ++i) {
+        if (!is_absent(problem.weight_loss[i]))
+            least[i % layers] = std::min(least[i % layers], problem.layer_memory_bytes[i]);
+    }
+    return least;
+}
+
+// The most that all layers need at any weight level.
+double most_memory_bytes(const Problem& problem) {
+    const std::size_t layers = problem.layers.size();
+    double most = 0;
+    double total = 0;
+    for (std::size_t i = 0; i < problem.layer_memory_bytes.size(); ++i) {
+        total = i % layers == 0 ? problem.layer_memory_bytes[i] : total + problem.layer_memory_bytes[i];
+        most = std::max(most, total);
+    }
+    return most;
+}
+
 // A layer that no node it may run on can hold, or "".
 std::string explain_layer(const Problem& problem) {
     std::vector<int> pinned(problem.layers.size(), -1);
@@ -38,9 +64,12 @@ std::string explain_layer(const Problem& problem) {
         }
     }
     if (largest == -infinity) return "every node is forbidden";
+    const std::vector<double> least = least_memory_bytes(problem);
     for (std::size_t i = 0; i < problem.layers.size(); ++i) {
-        const double need = problem.layer_memory_bytes[i];
-        const std::string fact = "layer " + std::to_string(i) + " (\"" + problem.layers[i] + "\") needs ";
+        const double need = least[i];
+        const std::string name = "layer " + std::to_string(i) + " (\"" + problem.layers[i] + "\")";
+        if (need == infinity) return name + " does not have any weight level";
+        const std::string fact = name + " needs ";
         if (need > largest)
             return fact + text::bytes(need, largest) + ", the largest node has " + text::bytes(largest, need);
         if (pinned[i] < 0) continue;
@@ -56,7 +85,7 @@ std::string explain_layer(const Problem& problem) {
 // More memory in all layers than in all nodes, or "".
 std::string explain_total(const Problem& problem) {
     double need = 0;
-    for (double bytes : problem.layer_memory_bytes) need += bytes;
+    for (double bytes : least_memory_bytes(problem)) need += bytes;
     double held = 0;
     for (std::size_t n = 0; n < problem.nodes.size(); ++n) {
         if (!is_forbidden(problem, static_cast<int>(n))) held += usable_memory_bytes(problem.nodes[n]);
@@ -80,8 +109,7 @@ std::string explain_memory(const Problem& problem, const Tables& t, const Option
                            const TimeLimit& time_limit) {
     const std::string fact =
         "no chain of " + at_most(options) + "linked nodes holds the layers in their order";
-    double enough = 0;
-    for (double bytes : problem.layer_memory_bytes) enough += bytes;
+    double enough = most_memory_bytes(problem);
     if (least_loss_with(problem, options, time_limit, enough) == infinity) return "";
     double too_little = 0;
     while (enough - too_little > std::max(1.0, 1e-9 * enough)) {
@@ -96,14 +124,26 @@ std::string explain_memory(const Problem& problem, const Tables& t, const Option
 
 // That plans would fit if all cuts had all levels, or "".
 std::string explain_levels(const Problem& problem, const Options& options, const TimeLimit& time_limit) {
-    if (std::none_of(problem.loss.begin(), problem.loss.end(), [](double loss) { return std::isinf(loss); }))
-        return "";
+    if (std::none_of(problem.loss.begin(), problem.loss.end(), is_absent)) return "";
     Problem with_all_levels = problem;
     with_all_levels.loss.assign(problem.loss.size(), 0);
     if (least_loss_with(with_all_levels, options, time_limit, 0) == infinity || time_limit.is_reached())
         return "";
     return "no plan that fits has a level at each of its cuts: a cut does not have the levels whose loss is "
            "infinite there";
+}
+
+// That plans would fit if all layers had all weight levels, or "".
+std::string explain_weight_levels(const Problem& problem, const Options& options,
+                                  const TimeLimit& time_limit) {
+    if (std::none_of(problem.weight_loss.begin(), problem.weight_loss.end(), is_absent)) return "";
+    Problem with_all_levels = problem;
+    with_all_levels.weight_loss.assign(problem.weight_loss.size(), 0);
+    if (least_loss_with(with_all_levels, options, time_limit, 0) == infinity || time_limit.is_reached())
+        return "";
+    return "no plan that fits has a weight level for each of its stages: a layer does not have the weight "
+           "levels "
+           "whose loss is infinite there";
 }
 
 // Whether there are no links at all although a plan could use one.
@@ -143,6 +183,7 @@ std::string explain_infeasible(const Problem& problem, const Tables& t, const Re
                    "level";
         }
         std::string reason = explain_levels(problem, options, time_limit);
+        if (reason.empty()) reason = explain_weight_levels(problem, options, time_limit);
         if (reason.empty() && !lacks_links(problem, t))
             reason = explain_memory(problem, t, options, time_limit);
         return reason.empty() ? explain_links(problem, options, t) : reason;

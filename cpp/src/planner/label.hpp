@@ -27,7 +27,7 @@ struct Label {
     std::int32_t boundary = 0;
     std::int32_t vertex = 0;
     std::int32_t first = 0;
-    std::int32_t level = no_level;  // of the cut before this stage, set on arrival
+    std::int32_t level = no_level;  // of the cut before this stage once arrived, then its weight level
     std::uint32_t visited = 0;      // visited set as in cost_to_go.hpp
     bool is_arrived = false;        // on the node, nothing computed yet; else its stage ends at the boundary
     bool is_dominated = false;      // by a later label of the same state

@@ -4,18 +4,25 @@
 #include <numeric>
 #include <utility>
 
+#include "planner/cost.hpp"
+
 namespace orbitsplit::planner {
 
 namespace {
 
 using NodeOrder = std::vector<int>;
 
+// The rows of nodes in another order, in each of some blocks.
 std::vector<double> permuted_rows(const std::vector<double>& values, const NodeOrder& order,
-                                  std::size_t width) {
+                                  std::size_t width, std::size_t blocks = 1) {
     std::vector<double> result;
-    if (values.empty()) return result;
-    for (int node : order)
-        result.insert(result.end(), values.begin() + node * width, values.begin() + (node + 1) * width);
+    const std::size_t block = values.size() / blocks;
+    for (std::size_t first = 0; first < values.size(); first += block) {
+        for (int node : order) {
+            const auto row = values.begin() + static_cast<std::ptrdiff_t>(first + node * width);
+            result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(width));
+        }
+    }
     return result;
 }
 
@@ -38,6 +45,8 @@ Problem without_nodes(const Problem& problem) {
     result.levels = problem.levels;
     result.loss = problem.loss;
     result.loss_budget = problem.loss_budget;
+    result.weight_levels = problem.weight_levels;
+    result.weight_loss = problem.weight_loss;
     result.micro_batches = problem.micro_batches;
     result.new_tokens = problem.new_tokens;
     result.groups = problem.groups;
@@ -53,8 +62,10 @@ Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& ord
     Problem result = std::move(node_free);
     result.order = Order::fixed;
     for (int node : order) result.nodes.push_back(problem.nodes[node]);
-    result.layer_time_s = permuted_rows(problem.layer_time_s, order, problem.layers.size());
-    result.layer_decode_time_s = permuted_rows(problem.layer_decode_time_s, order, problem.layers.size());
+    const std::size_t layers = problem.layers.size();
+    const std::size_t blocks = weight_level_count(problem);
+    result.layer_time_s = permuted_rows(problem.layer_time_s, order, layers, blocks);
+    result.layer_decode_time_s = permuted_rows(problem.layer_decode_time_s, order, layers, blocks);
     const std::size_t nodes = problem.nodes.size();
     result.bandwidth_bytes_per_s = permuted_square(problem.bandwidth_bytes_per_s, order, nodes);
     result.latency_s = permuted_square(problem.latency_s, order, nodes);

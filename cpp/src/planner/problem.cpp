@@ -61,11 +61,12 @@ void check_vector(const std::string& key, const std::vector<double>& values, std
 
 bool is_absent(double loss) { return std::isinf(loss) && loss > 0; }
 
-void check_loss(const std::vector<double>& values, std::size_t cuts, std::size_t levels) {
-    check_size("loss", values.size(), cuts * levels);
+void check_loss(const std::string& key, const std::vector<double>& values, std::size_t rows,
+                std::size_t columns) {
+    check_size(key, values.size(), rows * columns);
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (!is_absent(values[i]) && !is_number(values[i], 0))
-            check_number(indexed(indexed("loss", i / levels), i % levels), values[i], 0);
+            check_number(indexed(indexed(key, i / columns), i % columns), values[i], 0);
     }
 }
 
@@ -77,6 +78,21 @@ void check_matrix(const std::string& key, const std::vector<double>& values, std
             const double value = values[i * columns + j];
             if (!is_number(value, 0)) check_number(indexed(indexed(key, i), j), value, 0);
         }
+    }
+}
+
+// Rows of layers: one for each node or, of memory, a single one; a block of them for each weight level, if there are
+// any.
+void check_layers(const Problem& problem, const std::string& key, const std::vector<double>& values,
+                  std::size_t rows, bool has_rows) {
+    const std::size_t layers = problem.layers.size();
+    check_size(key, values.size(), weight_level_count(problem) * rows * layers);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+        if (is_number(values[i], 0)) continue;
+        std::string place = key;
+        if (!problem.weight_levels.empty()) place = indexed(place, i / (rows * layers));
+        if (has_rows) place = indexed(place, i / layers % rows);
+        check_number(indexed(place, i % layers), values[i], 0);
     }
 }
 
@@ -116,7 +132,7 @@ void check_decode(const Problem& problem) {
     const std::size_t layers = problem.layers.size();
     const std::string tokens = " is missing, new_tokens is " + std::to_string(problem.new_tokens);
     if (!problem.layer_decode_time_s.empty()) {
-        check_matrix("layer_decode_time_s", problem.layer_decode_time_s, problem.nodes.size(), layers);
+        check_layers(problem, "layer_decode_time_s", problem.layer_decode_time_s, problem.nodes.size(), true);
     } else if (generates(problem)) {
         reject("layer_decode_time_s" + tokens);
     }
@@ -176,8 +192,8 @@ void validate(const Problem& problem) {
     if (layers == 0) reject("layers is empty, needs at least one layer");
     check_nodes(problem.nodes);
     const std::size_t nodes = problem.nodes.size();
-    check_vector("layer_memory_bytes", problem.layer_memory_bytes, layers);
-    check_matrix("layer_time_s", problem.layer_time_s, nodes, layers);
+    check_layers(problem, "layer_memory_bytes", problem.layer_memory_bytes, 1, false);
+    check_layers(problem, "layer_time_s", problem.layer_time_s, nodes, true);
     check_vector("cut_bytes", problem.cut_bytes, layers - 1);
     check_size("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s.size(), nodes * nodes);
     for (std::size_t i = 0; i < nodes * nodes; ++i) {
@@ -188,7 +204,8 @@ void validate(const Problem& problem) {
     }
     check_matrix("latency_s", problem.latency_s, nodes, nodes);
     check_levels(problem.levels);
-    check_loss(problem.loss, layers - 1, problem.levels.size());
+    check_loss("loss", problem.loss, layers - 1, problem.levels.size());
+    check_loss("weight_loss", problem.weight_loss, problem.weight_levels.size(), layers);
     if (problem.loss_budget) check_number("loss_budget", *problem.loss_budget, 0, most_budget);
     check_count("micro_batches", problem.micro_batches, 1);
     check_count("new_tokens", problem.new_tokens, 0);

@@ -10,7 +10,9 @@ namespace {
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr int interval_count = 16;
 constexpr int rounds = 3;
-constexpr int multiplier_steps = 4;
+
+// With weight levels the loss buys more, and in larger pieces: better multipliers save more labels than they take time.
+int multiplier_steps(const Tables& t) { return t.has_weight_levels() ? 8 : 4; }
 
 class RootExplorer {
   public:
@@ -18,7 +20,7 @@ class RootExplorer {
                  const TimeLimit& time_limit, Incumbent incumbent, std::size_t max_bytes)
         : problem_(problem), t_(t), objective_(objective), least_(least), time_limit_(time_limit) {
         root_.incumbent = std::move(incumbent);
-        has_room_ = 2 * interval_count * (multiplier_steps + 1) * relaxation_bytes(t) <= max_bytes;
+        has_room_ = 2 * interval_count * (multiplier_steps(t) + 1) * relaxation_bytes(t) <= max_bytes;
     }
 
     Root run() {
@@ -77,7 +79,7 @@ class RootExplorer {
         double under_loss = -1;
         // If sums have no weight, the interval's end replaces them.
         double next = inherited > 0 ? inherited : (over_sum > 0 ? over_sum : interval.high) / over_loss;
-        for (int step = 0; step < multiplier_steps && next <= most_multiplier; ++step) {
+        for (int step = 0; step < multiplier_steps(t_) && next <= most_multiplier; ++step) {
             if (interval.bound >= root_.incumbent.cutoff() || time_limit_.is_reached()) return;
             const Relaxation& penalised = add(metric, interval, next);
             const double loss = relaxed_optimum(t_, metric, penalised).loss;

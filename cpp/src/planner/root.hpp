@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "planner/cost_to_go.hpp"
+#include "planner/relaxed_walk.hpp"
 #include "support/time_limit.hpp"
 
 namespace orbitsplit::planner {

@@ -105,28 +105,64 @@ class Search {
         }
     }
 
-    // Appends every stage that fits the node.
+    // Appends every stage that fits the node, at every weight level that no other one makes useless.
     void compute(const Label& parent, std::int32_t index) {
-        const int last = t_.max_stop[t_.node_boundary(t_.node_of[parent.vertex], parent.boundary)];
+        const int node = t_.node_of[parent.vertex];
+        const int last = longest_stop(t_, node, parent.boundary);
         for (int stop = parent.boundary + 1; stop <= last; ++stop) {
-            Label child = parent;
-            child.parent = index;
-            child.boundary = stop;
-            child.is_arrived = false;
-            work(t_.prefill, t_.tracks, parent, stop, child.prefill);
-            if (t_.generates) work(t_.token, t_.token_tracks, parent, stop, child.token);
-            if (stop == t_.layers) {
-                finish(child);
-            } else {
-                push(child);
+            for (int w = 0; w < t_.weight_levels; ++w) {
+                if (is_useful(node, parent.boundary, stop, w)) compute_at(parent, index, stop, w);
             }
         }
     }
 
-    void work(const PhaseTables& phase, Tracks tracks, const Label& parent, int stop, Load& load) const {
-        const int node = t_.node_of[parent.vertex];
-        const double busy = phase.compute[t_.node_boundary(node, stop)] -
-                            phase.compute[t_.node_boundary(node, parent.boundary)];
+    void compute_at(const Label& parent, std::int32_t index, int stop, int weight_level) {
+        Label child = parent;
+        child.parent = index;
+        child.boundary = stop;
+        child.is_arrived = false;
+        child.level = weight_level;
+        if (const double* losses = t_.stage_losses(weight_level, parent.boundary)) {
+            child.loss += losses[stop];
+            const double loss_to_go = least_.to_go_departed[state(t_, child.visited, stop, child.vertex)];
+            if (child.loss + loss_to_go > t_.loss_limit) return;
+        }
+        const int lane = t_.lane(t_.node_of[parent.vertex], weight_level);
+        work(t_.prefill, t_.tracks, lane, parent.boundary, stop, child.prefill);
+        if (t_.generates) work(t_.token, t_.token_tracks, lane, parent.boundary, stop, child.token);
+        if (stop == t_.layers) {
+            finish(child);
+        } else {
+            push(child);
+        }
+    }
+
+    // Whether a stage fits the node at a weight level, and none at another one is as fast with as little loss.
+    bool is_useful(int node, int start, int stop, int weight_level) const {
+        const int lane = t_.lane(node, weight_level);
+        if (stop > t_.max_stop[t_.lane_boundary(lane, start)]) return false;
+        for (int w = 0; w < t_.weight_levels; ++w) {
+            const int other = t_.lane(node, w);
+            if (w == weight_level || stop > t_.max_stop[t_.lane_boundary(other, start)]) continue;
+            const double more[] = {
+                t_.stage_losses(w, start)[stop] - t_.stage_losses(weight_level, start)[stop],
+                busy(t_.prefill, other, start, stop) - busy(t_.prefill, lane, start, stop),
+                t_.generates ? busy(t_.token, other, start, stop) - busy(t_.token, lane, start, stop) : 0};
+            const bool is_no_worse = std::all_of(more, more + 3, [](double x) { return x <= 0; });
+            // Of equal ones the first is useful.
+            if (is_no_worse &&
+                (w < weight_level || std::any_of(more, more + 3, [](double x) { return x < 0; })))
+                return false;
+        }
+        return true;
+    }
+
+    double busy(const PhaseTables& phase, int lane, int start, int stop) const {
+        return phase.compute[t_.lane_boundary(lane, stop)] - phase.compute[t_.lane_boundary(lane, start)];
+    }
+
+    void work(const PhaseTables& phase, Tracks tracks, int lane, int start, int stop, Load& load) const {
+        const double busy = this->busy(phase, lane, start, stop);
         if (tracks.sum) load.sum += busy;
         if (!tracks.max) return;
         load.open += busy;
@@ -249,7 +285,8 @@ class Search {
         int level = no_level;
         while (true) {
             const Label* arrival = &pool_[end->parent];
-            stages.push_back({t_.node_of[end->vertex], arrival->boundary, end->boundary, level});
+            stages.push_back({t_.node_of[end->vertex], arrival->boundary, end->boundary, level,
+                              t_.weight_level(end->level)});
             level = arrival->level;
             if (arrival->parent < 0) break;
             end = &pool_[arrival->parent];

@@ -114,6 +114,25 @@ planner::SearchResult search_within(const Problem& problem, const planner::Table
     return result;
 }
 
+// Fixed order. With weight levels the bounds depend much on the incumbent, and the root's first ones had none: if a first
+// search does not solve the problem, the root is explored again.
+planner::SearchResult find_best_in_order(const Problem& problem, const planner::Tables& t,
+                                         const planner::Relaxation& least, const TimeLimit& time_limit,
+                                         const planner::Options& options, planner::Root& root) {
+    constexpr std::size_t first_labels = 1'000;
+    planner::SearchResult first;
+    if (t.has_weight_levels() && options.max_labels > first_labels) {
+        first = search_within(problem, t, least, root, time_limit, options, first_labels);
+        if (first.is_complete || first.stopped_by != "labels") return first;
+        root = planner::explore_root(problem, t, options.objective, least, time_limit, root.incumbent,
+                                     options.max_bytes / 2);
+    }
+    planner::SearchResult result =
+        search_within(problem, t, least, root, time_limit, options, options.max_labels);
+    result.lower_bound_s = std::max(result.lower_bound_s, first.lower_bound_s);
+    return result;
+}
+
 // Free order that a first search does not solve gets a better incumbent and, where affordable, bounds with a larger
 // ng-set: both prune more than further labels would.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
@@ -125,7 +144,7 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
     const std::size_t max_labels = options.max_labels;
     const std::size_t max_bytes = options.max_bytes / 2;
     root = planner::explore_root(problem, t, options.objective, least, time_limit, root.incumbent, max_bytes);
-    if (!t.is_free) return search_within(problem, t, least, root, time_limit, options, max_labels);
+    if (!t.is_free) return find_best_in_order(problem, t, least, time_limit, options, root);
     planner::SearchResult first =
         search_within(problem, t, least, root, time_limit, options, std::min(first_labels, max_labels));
     if (first.is_complete) return first;

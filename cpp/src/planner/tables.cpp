@@ -18,23 +18,26 @@ std::vector<char> node_set(int nodes, const std::vector<int>& members) {
     return set;
 }
 
-// The longest stage that starts at each boundary, by memory and pins. Summed from the start of the stage as in
-// evaluate(), so that both agree to the last bit.
+// The longest stage that starts at each boundary, by memory, pins and absent weight levels. Summed from the start of
+// the stage as in evaluate(), so that both agree to the last bit.
 void fill_max_stop(const Problem& problem, double relief, Tables& t) {
     std::vector<int> pinned(t.layers, -1);
     for (const Pin& pin : problem.pins.layers) pinned[pin.layer] = pin.node;
-    t.max_stop.assign(t.nodes * (t.layers + 1), t.layers);
-    for (int node = 0; node < t.nodes; ++node) {
+    t.max_stop.assign(t.lanes() * (t.layers + 1), t.layers);
+    for (int lane = 0; lane < t.lanes(); ++lane) {
+        const int node = lane / t.weight_levels;
+        const std::size_t row = static_cast<std::size_t>(lane % t.weight_levels) * t.layers;
         const double usable = usable_memory_bytes(problem.nodes[node]) + relief;
         for (int start = 0; start < t.layers; ++start) {
             double total = 0;
             int stop = start;
             while (stop < t.layers && (pinned[stop] < 0 || pinned[stop] == node)) {
-                total += problem.layer_memory_bytes[stop];
-                if (total > usable) break;
+                total += problem.layer_memory_bytes[row + stop];
+                const bool is_absent = t.has_weight_levels() && problem.weight_loss[row + stop] == infinity;
+                if (total > usable || is_absent) break;
                 ++stop;
             }
-            t.max_stop[t.node_boundary(node, start)] = stop;
+            t.max_stop[t.lane_boundary(lane, start)] = stop;
         }
     }
 }
@@ -80,6 +83,23 @@ void fill_loss(const Problem& problem, Tables& t) {
     }
 }
 
+// Summed from the start of the stage: losses may differ by so much that differences of prefix sums would be wrong.
+void fill_stage_loss(const Problem& problem, Tables& t) {
+    if (problem.weight_levels.empty()) return;
+    t.stage_loss.assign(static_cast<std::size_t>(t.weight_levels) * (t.layers + 1) * (t.layers + 1), 0);
+    double* losses = t.stage_loss.data();
+    for (int w = 0; w < t.weight_levels; ++w) {
+        const double* of_layer = problem.weight_loss.data() + static_cast<std::size_t>(w) * t.layers;
+        for (int start = 0; start <= t.layers; ++start, losses += t.layers + 1) {
+            double total = 0;
+            for (int stop = start + 1; stop <= t.layers; ++stop) {
+                if (problem.loss_budget || of_layer[stop - 1] == infinity) total += of_layer[stop - 1];
+                losses[stop] = total;
+            }
+        }
+    }
+}
+
 void fill_external(const Problem& problem, const std::optional<ExternalLink>& link,
                    std::vector<char>& is_open, std::vector<double>& occupancy, std::vector<double>& delay) {
     occupancy.assign(is_open.size(), 0);
@@ -98,12 +118,14 @@ void fill_external(const Problem& problem, const std::optional<ExternalLink>& li
 
 void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
                 const std::vector<double>& cut_bytes, const Tables& t, PhaseTables& phase) {
-    phase.compute.assign(t.nodes * (t.layers + 1), 0);
-    for (int n = 0; n < t.nodes; ++n) {
+    phase.compute.assign(t.lanes() * (t.layers + 1), 0);
+    for (int lane = 0; lane < t.lanes(); ++lane) {
+        const double* times =
+            layer_time_s.data() + time_index(problem, lane % t.weight_levels, lane / t.weight_levels);
         double total = 0;
         for (int i = 0; i < t.layers; ++i) {
-            total += layer_time_s[n * t.layers + i];
-            phase.compute[t.node_boundary(n, i + 1)] = total;
+            total += times[i];
+            phase.compute[t.lane_boundary(lane, i + 1)] = total;
         }
     }
     phase.compressed.assign((t.layers + 1) * t.levels, 0);
@@ -269,6 +291,14 @@ void fill_metrics(const Problem& problem, const TimeLimit& time_limit, Tables& t
     for (Metric& each : t.metrics) fill_metric(problem, t, time_limit, each);
 }
 
+// Of all layers on a node, at its fastest weight level.
+double least_time(const Tables& t, int node) {
+    double least = infinity;
+    for (int w = 0; w < t.weight_levels; ++w)
+        least = std::min(least, t.prefill.compute[t.lane_boundary(t.lane(node, w), t.layers)]);
+    return least;
+}
+
 // In free order the bounds remember which nodes of the ng-set were visited; each node doubles their work. Required
 // nodes come first, then the fastest, which a relaxation would repeat most often.
 void choose_ng_set(int max_ng_size, double most_operations, Tables& t) {
@@ -280,14 +310,13 @@ void choose_ng_set(int max_ng_size, double most_operations, Tables& t) {
     };
     std::sort(ranked.begin(), ranked.end(), [&](int a, int b) {
         if (is_required(a) != is_required(b)) return is_required(a);
-        const double time_a = t.prefill.compute[t.node_boundary(a, t.layers)];
-        const double time_b = t.prefill.compute[t.node_boundary(b, t.layers)];
+        const double time_a = least_time(t, a);
+        const double time_b = least_time(t, b);
         return time_a != time_b ? time_a < time_b : a < b;
     });
     double operations = static_cast<double>(t.layers) * static_cast<double>(t.neighbour.size());
     for (int n = 0; n < t.nodes; ++n) {
-        for (int start = 0; start < t.layers; ++start)
-            operations += t.max_stop[t.node_boundary(n, start)] - start;
+        for (int start = 0; start < t.layers; ++start) operations += longest_stop(t, n, start) - start;
     }
     if (t.count_step > 0) operations *= t.most_stages;
     for (int n : ranked) {
@@ -335,6 +364,7 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     t.layers = static_cast<int>(problem.layers.size());
     t.nodes = static_cast<int>(problem.nodes.size());
     t.levels = static_cast<int>(problem.levels.size());
+    t.weight_levels = static_cast<int>(weight_level_count(problem));
     t.generates = generates(problem);
     t.is_free = problem.order == Order::free;
     fill_weights(problem, options.objective, t);
@@ -343,6 +373,7 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     t.can_end.assign(t.nodes, 0);
     for (const ProblemNode& node : problem.nodes) t.half_duplex.push_back(node.half_duplex);
     fill_loss(problem, t);
+    fill_stage_loss(problem, t);
     fill_max_stop(problem, memory_relief_bytes, t);
     fill_links(problem, t);
     fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);

@@ -4,8 +4,11 @@
 //
 // Relaxations and labels move along a graph whose vertices are nodes, each together with the last nodes that a chain
 // visited before it. Initially there is one vertex for each node; k_cycle.hpp extends what vertices remember.
+//
+// A lane is a node at a weight level: what a stage's layers take depends on both. Without weight levels lanes are nodes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -30,8 +33,8 @@ struct Metric {
     double decode_max = 0;
     double latency_sum = 1;              // weight of a link's latency in the sum
     double latency_max = 0;              // the same in the maximum (latency_occupies_link)
-    std::vector<double> compute_sum;     // nodes x boundaries, prefix sums over the layers
-    std::vector<double> compute_max;     // nodes x boundaries
+    std::vector<double> compute_sum;     // lanes x boundaries, prefix sums over the layers
+    std::vector<double> compute_max;     // lanes x boundaries
     std::vector<double> compressed_sum;  // boundaries x levels, bytes: over a bandwidth, the weight of a link
     std::vector<double> compressed_max;  // boundaries x levels
     std::vector<double> code_sum;        // boundaries x levels, encode and decode
@@ -46,7 +49,7 @@ struct Metric {
 
 // One phase's occupancies: micro-batches, or token steps.
 struct PhaseTables {
-    std::vector<double> compute;     // nodes x boundaries, prefix sums
+    std::vector<double> compute;     // lanes x boundaries, prefix sums
     std::vector<double> compressed;  // boundaries x levels, bytes
     std::vector<double> encode;      // boundaries x levels
     std::vector<double> decode;      // boundaries x levels
@@ -73,6 +76,7 @@ struct Tables {
     int layers = 0;
     int nodes = 0;
     int levels = 0;
+    int weight_levels = 1;
     bool generates = false;
     bool is_free = false;
     bool needs_return =
@@ -86,14 +90,15 @@ struct Tables {
     Tracks token_tracks;    // of a token step
     double loss_limit = 0;  // without a budget all finite losses are 0
     PhaseTables prefill;
-    PhaseTables token;              // filled when the problem generates
-    std::vector<double> loss;       // boundaries x levels; infinite: the boundary does not have the level
-    std::vector<int> max_stop;      // nodes x boundaries: where the longest stage from here stops
-    int k_cycle = 1;                // a vertex remembers at most this many nodes, its own included
-    std::vector<int> node_of;       // vertices
-    std::vector<int> remembered;    // vertices: nodes remembered; fewer than k_cycle only at a chain's start
-    std::vector<int> oldest;        // vertices: the first node remembered
-    std::vector<int> start_vertex;  // nodes: where a chain starts, or -1
+    PhaseTables token;               // filled when the problem generates
+    std::vector<double> loss;        // boundaries x levels; infinite: the boundary does not have the level
+    std::vector<double> stage_loss;  // weight levels x starts x stops; empty: weights lose nothing
+    std::vector<int> max_stop;       // lanes x boundaries: where the longest stage from here stops
+    int k_cycle = 1;                 // a vertex remembers at most this many nodes, its own included
+    std::vector<int> node_of;        // vertices
+    std::vector<int> remembered;     // vertices: nodes remembered; fewer than k_cycle only at a chain's start
+    std::vector<int> oldest;         // vertices: the first node remembered
+    std::vector<int> start_vertex;   // nodes: where a chain starts, or -1
     std::vector<int> neighbour_start;   // vertices + 1
     std::vector<int> neighbour;         // vertices that may follow, in increasing index of their nodes
     std::vector<double> bandwidth;      // of the links to the neighbours, in the same order
@@ -120,11 +125,30 @@ struct Tables {
     std::vector<Metric> metrics;
 
     int boundary_level(int boundary, int level) const { return boundary * levels + level; }
-    int node_boundary(int node, int boundary) const { return node * (layers + 1) + boundary; }
+    int lanes() const { return nodes * weight_levels; }
+    int lane(int node, int weight_level) const { return node * weight_levels + weight_level; }
+    int lane_boundary(int lane, int boundary) const { return lane * (layers + 1) + boundary; }
     int boundary_node(int boundary, int node) const { return boundary * nodes + node; }
     bool has_level(int index) const { return loss[index] < std::numeric_limits<double>::infinity(); }
+    bool has_weight_levels() const { return !stage_loss.empty(); }
+    // The weight level of a stage as in Stage.
+    int weight_level(int level) const { return has_weight_levels() ? level : no_level; }
+    // By stop, nullptr if weights lose nothing.
+    const double* stage_losses(int weight_level, int start) const {
+        if (!has_weight_levels()) return nullptr;
+        const std::size_t row = static_cast<std::size_t>(weight_level) * (layers + 1) + start;
+        return stage_loss.data() + row * (layers + 1);
+    }
     int vertices() const { return static_cast<int>(node_of.size()); }
 };
+
+// Where the longest stage from a boundary on a node stops, at any weight level.
+inline int longest_stop(const Tables& t, int node, int start) {
+    int longest = start;
+    for (int w = 0; w < t.weight_levels; ++w)
+        longest = std::max(longest, t.max_stop[t.lane_boundary(t.lane(node, w), start)]);
+    return longest;
+}
 
 // Operations that one relaxation may take: they limit the ng-set.
 inline constexpr double quick_operations = 2e6;

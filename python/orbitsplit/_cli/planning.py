@@ -85,10 +85,13 @@ def _show_solution(problem: osp.Problem, solution: osp.Solution) -> None:
         f"loss {solution.loss:.4g}{budget}, found in {format_seconds(solution.seconds)}",
         highlight=False,
     )
-    table = Table("stage", "node", "layers", "level of the cut after it")
+    table = Table("stage", "node", "layers", "level of the cut after it", *(["weights"] * bool(problem.weight_levels)))
     for k, stage in enumerate(solution.stages):
-        level = "" if stage.level is None else problem.levels[stage.level].name
-        table.add_row(str(k), escape(problem.nodes[stage.node].name), f"{stage.start}-{stage.stop - 1}", escape(level))
+        cells = [problem.nodes[stage.node].name, f"{stage.start}-{stage.stop - 1}"]
+        cells.append("" if stage.level is None else problem.levels[stage.level].name)
+        if stage.weight_level is not None:
+            cells.append(problem.weight_levels[stage.weight_level].name)
+        table.add_row(str(k), *map(escape, cells))
     out.print(table)
 
 
@@ -133,7 +136,7 @@ def _solution_record(solution: osp.Solution) -> dict[str, Any]:
         "gap": finite(solution.gap),
         "seconds": solution.seconds,
         "loss": finite(solution.loss),
-        "stages": [{"node": s.node, "start": s.start, "stop": s.stop, "level": s.level} for s in solution.stages],
+        "stages": [stage.to_dict() for stage in solution.stages],
         "reason": solution.reason,
     }
 

@@ -29,7 +29,7 @@ from orbitsplit._io.validation import (
     tuple_of,
 )
 from orbitsplit._planner.level_table import LevelTable
-from orbitsplit._planner.problem import Level
+from orbitsplit._planner.problem_parts import Level
 
 from .accuracy import AccuracyCurve
 

@@ -98,6 +98,14 @@ def check_boolean(key: str, value: Any) -> None:
         raise TypeError(f"{key} is {quoted(value)}, must be true or false")
 
 
+def check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise `ValueError` for what is none of some strings."""
+    if not isinstance(value, str) or value not in choices:
+        *most, last = (f'"{choice}"' for choice in choices)
+        wanted = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{key} is {quoted(value)}, must be {wanted}")
+
+
 def check_number(key: str, value: Any) -> None:
     """Raise `TypeError` for what is no number, `ValueError` for an integer that no float holds."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
-from orbitsplit._io.validation import check_number, check_string, listed, quoted, tuple_of
+from orbitsplit._io.validation import check_boolean, check_number, check_string, listed, quoted, tuple_of
 
 from .link_ends import end_keys, ends_of
 
@@ -57,10 +57,7 @@ class Node:
 
     def __post_init__(self) -> None:
         check_string("name of a node", self.name)
-        if not isinstance(self.half_duplex, bool):
-            raise TypeError(
-                f"half_duplex of node {quoted(self.name)} is {quoted(self.half_duplex)}, must be true or false"
-            )
+        check_boolean(f"half_duplex of node {quoted(self.name)}", self.half_duplex)
         if (self.slowdown is None) == (self.flop_per_s is None):
             raise ValueError(f"node {quoted(self.name)} needs a speed: either slowdown or compute, not both")
         for name in ("memory_bytes", "headroom_bytes", "slowdown", "flop_per_s", "memory_bytes_per_s"):

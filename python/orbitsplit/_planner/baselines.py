@@ -1,7 +1,7 @@
 """Heuristic baselines: splits that other systems use instead of a search, to be compared with a plan.
 
-Each function returns stages on the nodes in their given order, with the best single level at every cut. They may
-violate memory, links, pins or the loss budget; `evaluate` reports that.
+Each function returns stages on the nodes in their given order, with the best single level at every cut and the best
+single weight level. They may violate memory, links, pins or the loss budget; `evaluate` reports that.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orbitsplit._io.validation import Array, check_kind, quoted
+from orbitsplit._io.validation import Array, check_choice, check_kind
 
 from .certificate import Alternative
 from .objective import check_objective, value_s
-from .problem import Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import Stage
 from .solve import solve
-from .tied_weights import check_tied_bytes
+from .tied_weights import TiedBytes, check_tied_bytes
+from .uniform_weights import best_uniform
 from .unsplit import Unsplit, fastest_first, unsplit
 
 
@@ -41,7 +43,7 @@ def uniform(problem: Problem) -> tuple[Stage, ...]:
     Limits that the stages violate are for `evaluate` to report.
     """
     check_kind("problem", problem, Problem)
-    return _with_best_level(problem, _shares(np.ones(len(problem.layers)), np.ones(len(problem.nodes))))
+    return best_uniform(problem, _uniform, _best)
 
 
 def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") -> tuple[Stage, ...]:
@@ -54,8 +56,15 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
         ValueError: `to` is neither "speed" nor "memory".
     """
     check_kind("problem", problem, Problem)
-    if not isinstance(to, str) or to not in ("speed", "memory"):
-        raise ValueError(f'to is {quoted(to)}, must be "speed" or "memory"')
+    check_choice("to", to, ("speed", "memory"))
+    return best_uniform(problem, lambda plain: _proportional(plain, to), _best)
+
+
+def _uniform(problem: Problem) -> tuple[Stage, ...]:
+    return _with_best_level(problem, _shares(np.ones(len(problem.layers)), np.ones(len(problem.nodes))))
+
+
+def _proportional(problem: Problem, to: str) -> tuple[Stage, ...]:
     work = np.asarray(problem.layer_time_s).mean(axis=0)
     if to == "memory":
         work = np.ones(len(problem.layers))
@@ -64,7 +73,7 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
         total = np.asarray(problem.layer_time_s).sum(axis=1)
         # A node that takes no time would get all layers.
         share = 1.0 / total if (total > 0).all() else np.zeros(len(problem.nodes))
-    return _with_best_level(problem, _shares(work, share)) if share.sum() > 0 else uniform(problem)
+    return _with_best_level(problem, _shares(work, share)) if share.sum() > 0 else _uniform(problem)
 
 
 def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
@@ -75,6 +84,10 @@ def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
     Limits that the stages violate are for `evaluate` to report.
     """
     check_kind("problem", problem, Problem)
+    return best_uniform(problem, _fill_in_order, _best)
+
+
+def _fill_in_order(problem: Problem) -> tuple[Stage, ...]:
     layers, memory = len(problem.layers), problem.layer_memory_bytes
     spans: list[Span] = []
     start = 0
@@ -99,11 +112,15 @@ def min_max_split(problem: Problem) -> tuple[Stage, ...]:
     Limits that the stages violate are for `evaluate` to report.
     """
     check_kind("problem", problem, Problem)
+    return best_uniform(problem, _min_max_split, _best)
+
+
+def _min_max_split(problem: Problem) -> tuple[Stage, ...]:
     compute = _compute_s(problem)
     ratios = sorted({level.ratio for level in problem.levels}) or [1.0]
     splits = {tuple(spans) for ratio in ratios if (spans := _min_max_spans(problem, compute, ratio))}
     if not splits:
-        return uniform(problem)
+        return _uniform(problem)
     return _best(problem, [stages for spans in sorted(splits) for stages in _with_each_level(problem, spans)])
 
 
@@ -115,6 +132,17 @@ def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage,
     """
     check_kind("problem", problem, Problem)
     check_objective(objective)
+
+    def rank(stages: tuple[Stage, ...]) -> tuple[bool, float]:
+        result = evaluate(problem, stages)
+        return not result.is_feasible, value_s(result, objective)
+
+    return best_uniform(
+        problem, lambda plain: _single_node(plain, objective), lambda _, candidates: min(candidates, key=rank)
+    )
+
+
+def _single_node(problem: Problem, objective: str) -> tuple[Stage, ...]:
     best: tuple[Stage, ...] = ()
     best_rank: tuple[bool, float, int] | None = None
     for node, least_s in fastest_first(problem, objective):
@@ -127,7 +155,7 @@ def single_node(problem: Problem, *, objective: str = "latency") -> tuple[Stage,
     return best
 
 
-def alternatives(problem: Problem, *, tied_bytes: float = 0) -> tuple[Alternative, ...]:
+def alternatives(problem: Problem, *, tied_bytes: TiedBytes = 0) -> tuple[Alternative, ...]:
     """Score the alternatives to a plan; those that violate a limit are scored too.
 
     They are the best plan without compression, the heuristic baselines, and all layers on each single node (see
@@ -163,7 +191,7 @@ def scored(problem: Problem, name: str, stages: Sequence[Stage], objective: str 
     return Alternative(name, _finite(value_s(result, objective)), "; ".join(result.violations))
 
 
-def on_one_node(problem: Problem, node: int, tied_bytes: float) -> Alternative:
+def on_one_node(problem: Problem, node: int, tied_bytes: TiedBytes) -> Alternative:
     """Return all layers on one node as an alternative, with the nodes that relay its input."""
     return unsplit_alternative(problem, unsplit(problem, node, tied_bytes=tied_bytes))
 
@@ -227,7 +255,7 @@ def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[St
         is_over = result.loss > budget or math.isinf(result.loss)
         return not result.is_feasible, is_over, result.loss if is_over else result.objective_s, stages
 
-    return min(candidates, key=rank) if candidates else single_node(problem)
+    return min(candidates, key=rank) if candidates else _single_node(problem, "latency")
 
 
 def _compute_s(problem: Problem) -> Array:

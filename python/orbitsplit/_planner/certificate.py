@@ -36,7 +36,8 @@ class Binding:
 
     Attributes:
         constraint: Its name, such as "memory of sat-1".
-        relaxed: How it was relaxed: "lifted" or "twice as fast".
+        relaxed: How it was relaxed: "lifted" or "twice as fast". With weight levels and the memory of a node also what
+            the lightest weight level there would save and lose.
         total_s: Seconds of the objective of the best plan after that.
         is_proven: False if the search was stopped: `total_s` is then an upper bound.
     """

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from orbitsplit._io.units import format_bytes
 from orbitsplit._io.validation import check_kind
 
 from .baselines import scored, single_node, unsplit_alternative, without_compression
 from .certificate import Alternative, Binding, Certificate, Relaxation
 from .objective import value_s
-from .problem import ExternalLink, Pins, Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import ExternalLink, Pins, Stage
 from .relaxations import relaxations
 from .restrict import without
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
-from .tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
+from .tied_weights import TiedBytes, check_tied_bytes, solve_with_tied_weights, with_tied_weights
 from .unsplit import best_unsplit
 
 if TYPE_CHECKING:
@@ -35,7 +39,7 @@ def certificate(
     problem: Problem,
     solution: Solution | None = None,
     *,
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
     options: SolveOptions | None = None,
     **keywords: Unpack[SolveKeywords],
 ) -> Certificate:
@@ -50,7 +54,7 @@ def certificate(
     Args:
         problem: The problem.
         solution: What `solve` returned for the same options; None: solve first.
-        tied_bytes: Bytes of weights that the first and the last layer share.
+        tied_bytes: Bytes of weights that the first and the last layer share; with weight levels a number for each.
         options: As for `solve`, and so are the keywords. `time_limit_s` is that of all searches together, one for each
             answer; what it leaves open is listed in `Certificate.unanswered`.
 
@@ -113,7 +117,7 @@ class _Search:
 
     deadline: float
     options: SolveOptions
-    tied_bytes: float
+    tied_bytes: TiedBytes
     share: float = 1.0
 
     def __call__(self, problem: Problem) -> Solution:
@@ -199,7 +203,7 @@ class _Findings:
 
 
 def _find_binding_constraints(findings: _Findings, problem: Problem, solution: Solution) -> None:
-    _find_binding_memory(findings, problem)
+    _find_binding_memory(findings, problem, solution.stages)
     if problem.loss_budget is not None:
         findings.relax("loss budget", "lifted", replace(problem, loss_budget=None))
     if problem.pins != Pins():
@@ -210,7 +214,7 @@ def _find_binding_constraints(findings: _Findings, problem: Problem, solution: S
         findings.relax(constraint, "twice as fast", faster)
 
 
-def _find_binding_memory(findings: _Findings, problem: Problem) -> None:
+def _find_binding_memory(findings: _Findings, problem: Problem, stages: Sequence[Stage]) -> None:
     names = [f"memory of {node.name}" for node in problem.nodes]
     if len(names) > 1:
         # If lifting all of them together gains nothing, none of them is binding.
@@ -218,7 +222,23 @@ def _find_binding_memory(findings: _Findings, problem: Problem) -> None:
         if "memory of all nodes" in findings.slack:
             return
     for node, name in enumerate(names):
-        findings.relax(name, "lifted", _with_memory(problem, (node,)))
+        lighter = "".join(_lighter(problem, stage) for stage in stages if stage.node == node)
+        findings.relax(name, f"lifted{lighter}", _with_memory(problem, (node,)))
+
+
+def _lighter(problem: Problem, stage: Stage) -> str:
+    """Return in words what the lightest weight level of a stage would save and lose, "" if it has that."""
+    if problem.weight_loss is None or stage.weight_level is None:
+        return ""
+    losses = problem.weight_loss[:, stage.start : stage.stop].sum(axis=1)
+    sizes = problem.layer_memory_bytes[:, stage.start : stage.stop].sum(axis=1)
+    lightest = int(np.argmin(np.where(np.isfinite(losses), sizes, math.inf)))
+    saved = float(sizes[stage.weight_level] - sizes[lightest])
+    if saved <= 0:
+        return ""
+    more = losses[lightest] - losses[stage.weight_level]
+    name = problem.weight_levels[lightest].name
+    return f"; {name} there would save {format_bytes(saved)} and add {more:.3g} to the loss"
 
 
 def _with_memory(problem: Problem, lifted: Sequence[int]) -> Problem:
@@ -239,7 +259,7 @@ def _faster(problem: Problem, chain: Sequence[int]) -> Iterator[tuple[str, Probl
             seconds = getattr(problem, key)
             if seconds is not None:
                 times[key] = seconds.copy()
-                times[key][n] /= 2
+                times[key][..., n, :] /= 2
         yield f"speed of {names[n]}", replace(problem, **times)
     for a, b in pairwise(chain):
         bandwidth, latency = problem.bandwidth_bytes_per_s.copy(), problem.latency_s.copy()

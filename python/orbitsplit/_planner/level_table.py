@@ -22,7 +22,7 @@ from orbitsplit._io.validation import (
 )
 
 from .losses import absent_as_infinity, infinity_as_absent
-from .problem import Level
+from .problem_parts import Level
 
 FORMAT = "orbitsplit-levels"
 VERSION = 3

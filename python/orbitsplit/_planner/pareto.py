@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from orbitsplit._io.units import format_seconds
-from orbitsplit._io.validation import check_kind, check_number, quoted
+from orbitsplit._io.validation import check_choice, check_kind, check_number
 
 from .problem import Problem, evaluate
 from .solve import Solution, SolveKeywords, SolveOptions, solve_options
-from .tied_weights import check_tied_bytes, solve_with_tied_weights
+from .tied_weights import TiedBytes, check_tied_bytes, solve_with_tied_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -65,7 +65,7 @@ class ParetoFront:
                     "limit": point.limit,
                     "objective_s": point.solution.objective_s,
                     "loss": point.solution.loss,
-                    "stages": [stage._asdict() for stage in point.solution.stages],
+                    "stages": [stage.to_dict() for stage in point.solution.stages],
                 }
                 for point in self.points
             ],
@@ -88,7 +88,7 @@ def pareto(
     over: Over = "loss_budget",
     *,
     resolution: float = 0.0,
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
     options: SolveOptions | None = None,
     **keywords: Unpack[SolveKeywords],
 ) -> ParetoFront:
@@ -102,7 +102,7 @@ def pareto(
         problem: The problem. Its own limit of the kind `over` is ignored, all others hold.
         over: The limit that is tightened: "loss_budget" or "memory".
         resolution: Points are left out that are closer than this part of the limit to the last one, 0 to below 1.
-        tied_bytes: Bytes of weights that the first and the last layer share.
+        tied_bytes: Bytes of weights that the first and the last layer share; with weight levels a number for each.
         options: As for `solve`, and so are the keywords. `time_limit_s` is that of all searches together; `gap` must be
             0, because every point is proven.
 
@@ -119,8 +119,7 @@ def pareto(
     options = solve_options("pareto", options, {**keywords})
     if options.gap > 0:
         raise ValueError(f"gap is {options.gap:g}, must be 0: every point of a Pareto front is proven")
-    if not isinstance(over, str) or over not in ("loss_budget", "memory"):
-        raise ValueError(f'over is {quoted(over)}, must be "loss_budget" or "memory"')
+    check_choice("over", over, ("loss_budget", "memory"))
     if not 0 <= resolution < 1:
         raise ValueError(f"resolution is {resolution}, must be at least 0 and below 1")
     limited, limit_of = (_with_budget, _loss) if over == "loss_budget" else (_with_scale, _scale)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from orbitsplit._io.json_document import load_document
 from orbitsplit._io.validation import (
     Array,
     array_of,
+    check_boolean,
+    check_choice,
     check_fields,
     check_integer,
     check_keys,
@@ -36,100 +38,15 @@ from orbitsplit._io.validation import (
 )
 
 from .losses import absent_as_infinity, infinity_as_absent
+from .problem_parts import NO_LEVEL, ExternalLink, HasStages, Level, Pins, ProblemNode, Stage, WeightLevel
 
-NO_LEVEL = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProblemNode:
-    """A node of a problem.
-
-    Attributes:
-        name: Unique name.
-        memory_bytes: Memory; the layers of its stage may use `memory_bytes - headroom_bytes`.
-        headroom_bytes: Memory that is kept free.
-        half_duplex: Whether the node cannot compute and transmit at once.
-    """
-
-    name: str
-    memory_bytes: float
-    headroom_bytes: float = 0.0
-    half_duplex: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Level:
-    """One rate-distortion point of a codec.
-
-    Attributes:
-        name: Name of the codec.
-        ratio: Original bytes / compressed bytes, at least 1.
-        encode_s_per_byte: Seconds of the sender per original byte.
-        decode_s_per_byte: Seconds of the receiver per original byte.
-    """
-
-    name: str
-    ratio: float
-    encode_s_per_byte: float = 0.0
-    decode_s_per_byte: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ExternalLink:
-    """The links over which the input of each micro-batch arrives (ingress) or its result leaves (egress).
-
-    Attributes:
-        bytes: Size of the input or result of one micro-batch.
-        bandwidth_bytes_per_s: (N,), by node; 0 means that the node cannot be first (ingress) or last (egress).
-        latency_s: (N,), by node.
-    """
-
-    bytes: float
-    bandwidth_bytes_per_s: Array
-    latency_s: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pins:
-    """Fixed choices, by index.
-
-    Attributes:
-        layers: The node on which a layer must run, by layer.
-        required: Nodes that must have a stage.
-        forbidden: Nodes that must not have a stage.
-    """
-
-    layers: Mapping[int, int] = field(default_factory=dict)
-    required: tuple[int, ...] = ()
-    forbidden: tuple[int, ...] = ()
-
-
-class Stage(NamedTuple):
-    """Consecutive layers on one node.
-
-    Attributes:
-        node: Index of the node.
-        start: Index of the first layer.
-        stop: Index after the last layer.
-        level: Index of the level at the cut after the stage, None on the last stage.
-    """
-
-    node: int
-    start: int
-    stop: int
-    level: int | None = None
-
-
-class HasStages(Protocol):
-    """Anything that has stages, such as a `Solution`."""
-
-    @property
-    def stages(self) -> Sequence[Stage]: ...
+# Arrays of losses, in which None or infinite is a level that is not there.
+_LOSSES = ("loss", "weight_loss")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
-    """The planner's input: L layers, N nodes and K levels as arrays in SI units.
+    """The planner's input: L layers, N nodes, K levels and W weight levels as arrays in SI units.
 
     Keys and shapes are those of a problem file:
 
@@ -143,6 +60,10 @@ class Problem:
     - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
       `new_tokens` of 2 or more needs `layer_decode_time_s` (N, L) and `cut_decode_bytes` (L-1,)
     - `ingress`, `egress`: absent or null means that the input is on the first node, and the result stays on the last
+    - `weight_levels`: W precisions of the weights, of which each stage has one. `layer_memory_bytes` is then (W, L),
+      `layer_time_s` and `layer_decode_time_s` are (W, N, L), and `weight_loss` (W, L) is the loss of each layer, which
+      adds to that of the cuts; null (None) or infinite: the layer does not have the weight level. Absent or empty:
+      there is one precision, which loses nothing
     - `order`: "fixed" (default; nodes in increasing index, any may be skipped) or "free" (any subset, any order)
     - `latency_occupies_link` (default false): latency is part of the occupancy of a link
     - `pins`: `{"layers": {"3": "node name"}, "required": ["node name"], "forbidden": [2]}`, every part
@@ -178,6 +99,8 @@ class Problem:
     pins: Pins = field(default_factory=Pins)
     name: str | None = None
     expected: Any = None
+    weight_levels: tuple[WeightLevel, ...] = ()
+    weight_loss: Array | None = None
 
     def __post_init__(self) -> None:
         """Convert every attribute to its type and shape, and let the backend check the values."""
@@ -200,6 +123,9 @@ class Problem:
             values[key] = list_of(key, values[key])
         values["nodes"] = records_of("nodes", values["nodes"], ProblemNode)
         values["levels"] = records_of("levels", values["levels"], Level)
+        if values.get("weight_levels") is not None:
+            given = list_of("weight_levels", values["weight_levels"])
+            values["weight_levels"] = records_of("weight_levels", given, WeightLevel)
         for key in ("ingress", "egress"):
             if values.get(key) is not None:
                 values[key] = record_of(key, values[key], ExternalLink)
@@ -209,9 +135,11 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the keys of a problem file as plain lists and numbers; absent options are left out."""
         return {
-            key: infinity_as_absent(_plain(value)) if key == "loss" else _plain(value)
+            key: infinity_as_absent(_plain(value)) if key in _LOSSES else _plain(value)
             for key, value in ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-            if value is not None and not (isinstance(value, Pins) and value == Pins())
+            if value is not None
+            and not (isinstance(value, Pins) and value == Pins())
+            and not (key == "weight_levels" and value == ())
         }
 
     @classmethod
@@ -235,7 +163,8 @@ class Evaluation:
         round_trip_s: Seconds of one token through all stages, its return included; 0 without generation.
         bottleneck_s: The longest occupancy of a stage or link, of a token step if the problem generates tokens.
         return_s: Latency from the last node back to the first; 0 without generation.
-        loss: The sum of the losses at the cuts; infinite if a cut does not have the level of the plan.
+        loss: The sum of the losses at the cuts, and of the weights if there are weight levels; infinite if a cut or a
+            layer does not have the level of the plan.
         latency_s: Propagation of the prefill, which is added once; 0 if latency occupies links.
         ingress_s: Occupancy of the ingress per micro-batch.
         egress_s: Occupancy of the egress per micro-batch.
@@ -246,6 +175,7 @@ class Evaluation:
         stage_memory_bytes: Memory of the layers of each stage.
         is_feasible: Whether no limit is violated.
         violations: One sentence for each violated limit.
+        weight_loss: The part of `loss` that is of the weights; 0 without weight levels.
     """
 
     objective_s: float
@@ -265,6 +195,7 @@ class Evaluation:
     stage_memory_bytes: tuple[float, ...]
     is_feasible: bool
     violations: tuple[str, ...]
+    weight_loss: float = 0.0
 
     lap_s = renamed_attribute("Evaluation.lap_s", "round_trip_s")
 
@@ -277,7 +208,8 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
         stages: A sequence of `Stage`, or anything that has one as `.stages`, such as a `Solution`.
 
     Raises:
-        ValueError: The stages are not a plan: gaps, a node twice, wrong order, a level that does not exist.
+        ValueError: The stages are not a plan: gaps, a node twice, wrong order, a level or a weight level that does not
+            exist.
 
     >>> evaluate(problem, solution).objective_s                # doctest: +SKIP
     """
@@ -287,19 +219,25 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
 
 
 def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:
-    """Return stages as the rows (node, start, stop, level) of a backend. Raises ValueError for what is not a stage."""
+    """Return stages as the rows (node, start, stop, level, weight level) of a backend.
+
+    Raises ValueError for what is not a stage.
+    """
     rows = []
     for k, stage in enumerate(tuple_of("stages", stages)):
         try:
-            node, start, stop, level = (NO_LEVEL if value is None else value for value in Stage(*stage))
+            whole = Stage(*stage)
         except TypeError as error:
             raise ValueError(f"stage {k} is {quoted(stage)}, must be (node, start, stop, level)") from error
-        for key, value in zip(Stage._fields, (node, start, stop, level), strict=True):
+        row = tuple(NO_LEVEL if value is None else value for value in whole)
+        for key, value in zip(Stage._fields, row, strict=True):
             check_integer(f"{key} of stage {k}", value)
-        if level == NO_LEVEL and stage[3:] == (NO_LEVEL,):
-            raise ValueError(f"stage {k} has level {NO_LEVEL}, must be a level of the problem or None")
-        rows.append((node, start, stop, level))
-    return np.array(rows, dtype=np.int32).reshape(len(rows), 4)
+        for key in ("level", "weight_level"):
+            if getattr(whole, key) == NO_LEVEL:
+                name = key.replace("_", " ")
+                raise ValueError(f"stage {k} has {name} {NO_LEVEL}, must be a {name} of the problem or None")
+        rows.append(row)
+    return np.array(rows, dtype=np.int32).reshape(len(rows), len(Stage._fields))
 
 
 def _normalised(problem: Problem) -> dict[str, Any]:
@@ -308,23 +246,30 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "layers": tuple_of("layers", problem.layers),
         "nodes": tuple_of("nodes", problem.nodes, ProblemNode),
         "levels": tuple_of("levels", problem.levels, Level),
+        "weight_levels": tuple_of("weight_levels", problem.weight_levels or (), WeightLevel),
     }
-    layers, nodes, levels = (len(values[key]) for key in ("layers", "nodes", "levels"))
+    layers, nodes, levels, weight_levels = (len(part) for part in values.values())
+    if (problem.weight_loss is not None) != (weight_levels > 0):
+        is_there, is_missing = ("weight_levels", "weight_loss") if weight_levels else ("weight_loss", "weight_levels")
+        raise ValueError(f"{is_missing} is missing, {is_there} is given")
     cuts = max(layers - 1, 0)
+    blocks = (weight_levels,) if weight_levels else ()
     shapes = {
-        "layer_memory_bytes": (layers,),
-        "layer_time_s": (nodes, layers),
-        "layer_decode_time_s": (nodes, layers),
+        "layer_memory_bytes": (*blocks, layers),
+        "layer_time_s": (*blocks, nodes, layers),
+        "layer_decode_time_s": (*blocks, nodes, layers),
         "cut_bytes": (cuts,),
         "cut_decode_bytes": (cuts,),
         "bandwidth_bytes_per_s": (nodes, nodes),
         "latency_s": (nodes, nodes),
         "loss": (cuts, levels),
+        "weight_loss": (weight_levels, layers),
     }
+    optional = ("layer_decode_time_s", "cut_decode_bytes", "weight_loss")
     for key, shape in shapes.items():
         value = getattr(problem, key)
-        if value is not None or key not in ("layer_decode_time_s", "cut_decode_bytes"):
-            values[key] = array_of(key, absent_as_infinity(value) if key == "loss" else value, shape)
+        if value is not None or key not in optional:
+            values[key] = array_of(key, absent_as_infinity(value) if key in _LOSSES else value, shape)
     for key in ("micro_batches", "new_tokens", "groups"):
         if getattr(problem, key) is not None or key != "groups":
             check_integer(key, getattr(problem, key))
@@ -344,12 +289,12 @@ def _check_scalars(problem: Problem) -> None:
         check_fields(f"nodes[{n}]", node, strings=("name",), booleans=("half_duplex",))
     for k, level in enumerate(problem.levels):
         check_fields(f"levels[{k}]", level, strings=("name",))
+    for w, weight_level in enumerate(problem.weight_levels or ()):
+        check_string(f"weight_levels[{w}].name", weight_level.name)
     if problem.loss_budget is not None:
         check_number("loss_budget", problem.loss_budget)
-    if not isinstance(problem.order, str) or problem.order not in ("fixed", "free"):
-        raise ValueError(f'order is {quoted(problem.order)}, must be "fixed" or "free"')
-    if not isinstance(problem.latency_occupies_link, bool):
-        raise ValueError(f"latency_occupies_link is {quoted(problem.latency_occupies_link)}, must be true or false")
+    check_choice("order", problem.order, ("fixed", "free"))
+    check_boolean("latency_occupies_link", problem.latency_occupies_link)
     if problem.name is not None:
         check_string("name", problem.name)
     check_kind("pins", problem.pins, Pins)

@@ -12,8 +12,10 @@ from orbitsplit._io.units import format_bytes
 from orbitsplit._io.validation import Array
 
 from .certificate import Relaxation
-from .problem import ExternalLink, Pins, Problem, Stage, evaluate
+from .problem import Problem, evaluate
+from .problem_parts import ExternalLink, Pins, Stage
 from .solve import Solution
+from .tied_weights import TiedBytes
 
 Solve = Callable[[Problem], Solution]
 
@@ -33,7 +35,7 @@ def relaxations(
     search_best: Solve,
     *,
     more_nodes: Sequence[tuple[int, Solve]] = (),
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
 ) -> tuple[tuple[Relaxation, ...], tuple[str, ...]]:
     """Return the smallest relaxation of each kind, and the kinds for which a search was stopped before it was known.
 
@@ -68,7 +70,7 @@ def _plan(problem: Problem, search: Solve) -> Solution | None:
     return best if best.stages else None
 
 
-def _memory(problem: Problem, search: Solve, tied_bytes: float) -> Relaxation:
+def _memory(problem: Problem, search: Solve, tied_bytes: TiedBytes) -> Relaxation:
     nodes = range(len(problem.nodes))
     every = _least_memory(problem, search, nodes, tied_bytes)
     if every is None:
@@ -81,13 +83,15 @@ def _memory(problem: Problem, search: Solve, tied_bytes: float) -> Relaxation:
     return Relaxation("memory", every, text)
 
 
-def _least_memory(problem: Problem, search: Solve, grown: Sequence[int], tied_bytes: float) -> float | None:
+def _least_memory(problem: Problem, search: Solve, grown: Sequence[int], tied_bytes: TiedBytes) -> float | None:
     """Return the least additional bytes on each of some nodes with which a plan fits, None if none do.
 
     Only amounts at which one more stage fits can make a difference: a binary search over these.
     """
-    held = np.concatenate([[0.0], np.cumsum(problem.layer_memory_bytes)])
-    stages = np.append((held[None, :] - held[:, None])[np.triu_indices(len(held), 1)], held[-1] - tied_bytes)
+    memory = problem.layer_memory_bytes.reshape(-1, len(problem.layers))  # by weight level
+    held = np.concatenate([np.zeros((len(memory), 1)), np.cumsum(memory, axis=1)], axis=1)
+    starts, stops = np.triu_indices(held.shape[1], 1)
+    stages = np.append((held[:, stops] - held[:, starts]).ravel(), held[:, -1] - tied_bytes)
     room = np.array([problem.nodes[n].memory_bytes - problem.nodes[n].headroom_bytes for n in grown])
     more = np.unique(np.ceil(stages[None, :] - room[:, None]))
     more = more[more > 0]

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from orbitsplit._io.validation import check_kind, index_of, quoted, tuple_of
 
-from .problem import Pins, Problem
+from .problem import Problem
+from .problem_parts import Pins
 
 
 def without(

@@ -11,7 +11,8 @@ from orbitsplit._io.keyword_options import refuse_keywords, take_options
 from orbitsplit._io.validation import LARGEST_BYTES, check_count, check_kind, check_number, check_string
 
 from .objective import check_objective
-from .problem import NO_LEVEL, HasStages, Problem, Stage, stage_rows
+from .problem import Problem, stage_rows
+from .problem_parts import NO_LEVEL, HasStages, Stage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -93,7 +94,7 @@ class Solution:
         lower_bound_s: No plan takes fewer seconds; None if infeasible.
         gap: (objective - lower bound) / objective; None without a plan.
         seconds: How long the search took.
-        loss: The sum of the losses at the cuts; None without a plan.
+        loss: The sum of the losses at the cuts, and of the weights if there are weight levels; None without a plan.
         stages: The plan, in order of the layers; empty without one.
         reason: Why the problem is infeasible, or which limit ended the search; None if optimal.
         labels: How many partial plans the search kept.
@@ -144,12 +145,18 @@ def solve(
     limits = options.max_nodes, float(options.gap), limit_s, options.max_labels, options.max_bytes
     rows = stage_rows(_stages_of(incumbent))
     found = backend().solve(problem, options.objective, *limits, rows, MAX_NG_SIZE, MAX_BITSET_NODES)
-    stages = tuple(Stage(n, a, b, None if k == NO_LEVEL else k) for n, a, b, k in found.pop("stages"))
+    stages = tuple(_stage_of(row) for row in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}
     if found["status"] == "infeasible":
         found["lower_bound_s"] = None
     return Solution(**{**found, "stages": stages, "reason": found["reason"] or None})
+
+
+def _stage_of(row: Sequence[int]) -> Stage:
+    """Return the stage of a backend's row, as `stage_rows` makes them."""
+    node, start, stop, *levels = row
+    return Stage(node, start, stop, *(None if level == NO_LEVEL else level for level in levels))
 
 
 def solve_options(function: str, options: SolveOptions | None, keywords: dict[str, Any]) -> SolveOptions:

@@ -7,44 +7,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orbitsplit._io.validation import check_finite
+from orbitsplit._io.validation import check_finite, tuple_of
 
-from .problem import Problem, Stage
+from .problem import Problem
+from .problem_parts import Stage
 from .solve import Solution, SolveKeywords, SolveOptions, solve, solve_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-def check_tied_bytes(problem: Problem, tied_bytes: float) -> None:
-    """Raise `TypeError` for what is no number, `ValueError` for what the last layer cannot share with the first."""
-    check_finite("tied_bytes", tied_bytes, least=0)
-    most = float(problem.layer_memory_bytes[-1])
-    if tied_bytes > most:
-        raise ValueError(f"tied_bytes is {tied_bytes}, must be at most {most:g}, the bytes of the last layer")
+# Bytes, or with weight levels the bytes at each of them; 0 for none in any case.
+TiedBytes = float | Sequence[float]
 
 
-def with_tied_weights(problem: Problem, tied_bytes: float) -> Problem:
+def check_tied_bytes(problem: Problem, tied_bytes: TiedBytes) -> None:
+    """Raise `TypeError` for what are no numbers, `ValueError` for what the last layer cannot share with the first."""
+    if not problem.weight_levels or (np.isscalar(tied_bytes) and tied_bytes == 0):
+        _check_shared("tied_bytes", tied_bytes, problem.layer_memory_bytes[..., -1].min())
+        return
+    at_levels = tuple_of("tied_bytes", tied_bytes)
+    if len(at_levels) != len(problem.weight_levels):
+        wanted = f"one for each of the {len(problem.weight_levels)} weight levels"
+        raise ValueError(f"tied_bytes has {len(at_levels)} numbers, must have {wanted}")
+    for w, shared in enumerate(at_levels):
+        _check_shared(f"tied_bytes[{w}]", shared, problem.layer_memory_bytes[w, -1])
+
+
+def _check_shared(key: str, shared: Any, most: float) -> None:
+    check_finite(key, shared, least=0)
+    if shared > most:
+        raise ValueError(f"{key} is {shared}, must be at most {most:g}, the bytes of the last layer")
+
+
+def with_tied_weights(problem: Problem, tied_bytes: TiedBytes) -> Problem:
     """Return the problem with the tied weights counted once: right for plans of one stage only."""
-    if tied_bytes == 0:
+    if not np.any(tied_bytes):
         return problem
     memory = problem.layer_memory_bytes.copy()
-    memory[-1] -= tied_bytes
+    memory[..., -1] -= tied_bytes
     return replace(problem, layer_memory_bytes=memory)
 
 
-def without_links(problem: Problem, tied_bytes: float = 0) -> Problem:
+def without_links(problem: Problem, tied_bytes: TiedBytes = 0) -> Problem:
     """Return the problem without links, whose plans have one stage, with the tied weights counted once."""
     return replace(with_tied_weights(problem, tied_bytes), bandwidth_bytes_per_s=np.zeros_like(problem.latency_s))
 
 
 def solve_with_tied_weights(
     problem: Problem,
-    tied_bytes: float,
+    tied_bytes: TiedBytes,
     *,
     options: SolveOptions | None = None,
     incumbent: Sequence[Stage] = (),
@@ -56,7 +72,7 @@ def solve_with_tied_weights(
     """
     options = solve_options("solve_with_tied_weights", options, {**keywords})
     solution = solve(problem, options=options, incumbent=incumbent)
-    if tied_bytes == 0:
+    if not np.any(tied_bytes):
         return problem, solution
     alone = without_links(problem, tied_bytes)
     best = solve(alone, objective=options.objective)

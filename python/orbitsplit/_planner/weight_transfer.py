@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from orbitsplit._io.validation import Array
 
-from .problem import Problem, Stage
+from .problem import Problem
+from .problem_parts import Stage
 from .shortest_path import shortest_path_to, transmission_s
 
 

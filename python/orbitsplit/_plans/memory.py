@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orbitsplit._network.network import Node
-    from orbitsplit._planner.problem import Stage
+    from orbitsplit._planner.problem_parts import Stage
     from orbitsplit._profiling.profile import LayerProfile, ModelProfile
     from orbitsplit._profiling.workload import Workload
 

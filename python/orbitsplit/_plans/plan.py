@@ -20,6 +20,7 @@ from orbitsplit._io.json_document import data_of, document_of, load_document, wr
 from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import (
     LARGEST_BYTES,
+    check_boolean,
     check_count,
     check_keys,
     check_kind,
@@ -92,10 +93,7 @@ class PlanStage:
             raise ValueError(f"slowdown of node {quoted(self.node)} is 0, must be above 0")
         if self.memory_bytes is not None:
             check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
-        if not isinstance(self.half_duplex, bool):
-            raise TypeError(
-                f"half_duplex of node {quoted(self.node)} is {quoted(self.half_duplex)}, must be true or false"
-            )
+        check_boolean(f"half_duplex of node {quoted(self.node)}", self.half_duplex)
 
 
 @dataclass(frozen=True, slots=True)

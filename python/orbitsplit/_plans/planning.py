@@ -16,7 +16,8 @@ from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
 from orbitsplit._planner.level_table import LevelTable
-from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
+from orbitsplit._planner.problem import Evaluation, Problem, evaluate
+from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile

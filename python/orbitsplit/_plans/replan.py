@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tuple_of
-from orbitsplit._planner.problem import HasStages, Problem, Stage, evaluate
+from orbitsplit._planner.problem import Problem, evaluate
+from orbitsplit._planner.problem_parts import HasStages, Stage
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
 from orbitsplit._planner.weight_transfer import Move, Weights
@@ -130,13 +131,16 @@ def replan(
 
     Raises:
         InfeasiblePlanError: No option is possible; the message gives the reason for each.
-        ValueError: The plan has other layers than the problem, a store does not exist, or an option is out of range.
+        ValueError: The plan has other layers than the problem, a store does not exist, an option is out of range, or
+            the problem has weight levels.
         TypeError: An option has another type.
 
     >>> answer = replan(plan, without(problem, nodes=["sat-1"]), runs=100)      # doctest: +SKIP
     >>> answer.decision, answer.stages                                          # doctest: +SKIP
     """
     check_kind("problem", problem, Problem)
+    if problem.weight_levels:
+        raise ValueError(f"the problem has {len(problem.weight_levels)} weight levels, which replan does not know")
     check_tied_bytes(problem, tied_bytes)
     options = solve_options("replan", options, {**keywords})
     if options.objective != "latency":
@@ -224,7 +228,7 @@ class _Scorer:
 
 
 def _record(option: Option) -> dict[str, Any]:
-    return asdict(option) | {"stages": [stage._asdict() for stage in option.stages]}
+    return asdict(option) | {"stages": [stage.to_dict() for stage in option.stages]}
 
 
 def _running_parts(running: Plan | HasStages | Sequence[Stage], problem: Problem) -> list[_Part]:

@@ -68,6 +68,26 @@ def test_solve_prints_one_object(
     }
 
 
+def test_solve_names_the_weight_level_of_each_stage(
+    problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {
+        "weight_levels": [{"name": "float32"}, {"name": "int8"}],
+        "layer_memory_bytes": [[2, 1, 1], [1, 1, 1]],
+        "layer_time_s": [[[1, 1, 1], [2, 2, 2]], [[1, 1, 1], [3, 3, 3]]],
+        "weight_loss": [[0, 0, 0], [0, 0, 0]],
+    }
+    problem.write_text(json.dumps({**PROBLEM, **weights}))
+    assert orbitsplit(monkeypatch, "solve", problem, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == [
+        {"node": 0, "start": 0, "stop": 2, "level": 1, "weight_level": 1},
+        {"node": 1, "start": 2, "stop": 3, "level": None, "weight_level": 0},
+    ]
+    assert orbitsplit(monkeypatch, "solve", problem) == 0
+    rows = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert rows == [["0", "n0", "0-1", "int8", "int8"], ["1", "n1", "2-2", "float32"]]
+
+
 def test_solve_says_infeasible_with_exit_code_0(
     problem: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

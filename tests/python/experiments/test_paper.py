@@ -22,7 +22,7 @@ from orbitsplit import leo
 from orbitsplit._cli.main import app
 from orbitsplit._experiments.paper import break_even, charts, experiments, headlines, published, strategies
 from orbitsplit._experiments.paper.setup import Setup
-from orbitsplit._planner.problem import Stage
+from orbitsplit._planner.problem_parts import Stage
 
 ISL, DOWN = 0.5e9 / 8, 0.8e9 / 8
 CHARTS = {

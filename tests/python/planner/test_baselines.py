@@ -79,7 +79,7 @@ def test_single_node_is_the_fastest_that_fits() -> None:
 def bottleneck(p: dict, stages) -> float:
     """Seconds of the busiest stage or link, computing and sending alone; infinite where a limit is broken."""
     busiest = 0.0
-    for k, (node, start, stop, level) in enumerate(stages):
+    for k, (node, start, stop, level, *_) in enumerate(stages):
         room = p["nodes"][node]["memory_bytes"] - p["nodes"][node]["headroom_bytes"]
         if sum(p["layer_memory_bytes"][start:stop]) > room:
             return math.inf

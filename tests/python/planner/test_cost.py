@@ -202,7 +202,9 @@ def test_a_budget_forgives_the_rounding_of_its_sum():
         ([Stage(0, 0, 1, -2), Stage(1, 1, 3, None)], "stage 0 has level -2, the problem has 2 levels"),
         ([Stage(0, 0, 1, -1), Stage(1, 1, 3, None)], "stage 0 has level -1"),
         ([Stage(0, 0, 3, 0)], "stage 0 is the last, no cut follows it, but it has a level"),
-        ([(0, 0, 3, None, 5)], "stage 0 is (0, 0, 3, None, 5), must be (node, start, stop, level)"),
+        ([(0, 0, 3, None, 5)], "stage 0 has weight level 5, the problem has 0 weight levels"),
+        ([Stage(0, 0, 3, None, -1)], "stage 0 has weight level -1"),
+        ([(0, 0, 3, None, None, 5)], "stage 0 is (0, 0, 3, None, None, 5), must be (node, start, stop, level)"),
     ],
 )
 def test_stages_that_are_no_plan_are_refused(stages, message):

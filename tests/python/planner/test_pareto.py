@@ -21,7 +21,7 @@ PROBLEMS = DATA / "problems"
 
 def needed_scale(data: dict, stages) -> float:
     scales = [0.0]
-    for node, start, stop, _ in stages:
+    for node, start, stop, *_ in stages:
         need = sum(data["layer_memory_bytes"][start:stop])
         if need > 0:
             scales.append((need + data["nodes"][node]["headroom_bytes"]) / data["nodes"][node]["memory_bytes"])

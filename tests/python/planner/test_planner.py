@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from orbitsplit import Problem, evaluate, solve
+from orbitsplit import Problem, Stage, evaluate, solve
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem, random_stages
@@ -414,7 +414,7 @@ def test_one_layer_one_node_no_link_no_level(backend):
     for order in ("fixed", "free"):
         solution = solve(Problem.from_dict({**data, "order": order}))
         assert (solution.status, solution.objective_s) == ("optimal", 6)
-        assert solution.stages == ((0, 0, 1, None),)
+        assert solution.stages == (Stage(0, 0, 1, None),)
 
 
 def random_grid(r: Random, planes: int, in_plane: int) -> dict:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from orbitsplit import Problem
-from orbitsplit._planner.problem import ExternalLink, Level, Pins, ProblemNode
+from orbitsplit._planner.problem_parts import ExternalLink, Level, Pins, ProblemNode
 from tests.support.random_problems import random_problem
 
 
@@ -115,6 +115,7 @@ TYPES = [
     (("loss_budget",), "1", "loss_budget is '1', must be a number"),
     (("micro_batches",), 2.0, "micro_batches is 2.0, must be an integer"),
     (("micro_batches",), True, "micro_batches is True, must be an integer"),
+    (("latency_occupies_link",), 1, "latency_occupies_link is 1, must be true or false"),
     (("name",), 4, "name is 4, must be a string"),
     (("pins",), [1], "pins is list, must be an object with keys"),
     (("pins",), {"required": [0.5]}, "pins.required[0] is 0.5, must be an integer"),
@@ -128,7 +129,6 @@ FORMS = [
     (("loss",), [0.5], "loss has shape (1,), must be numbers of shape (1, 1)"),
     (("new_tokens",), 2**40, "new_tokens is 1099511627776, must be at most 2147483647"),
     (("order",), "any", 'order is \'any\', must be "fixed" or "free"'),
-    (("latency_occupies_link",), 1, "latency_occupies_link is 1, must be true or false"),
     (("ingress",), {"bytes": 1}, 'ingress has no key "bandwidth_bytes_per_s"'),
     (
         ("ingress",),

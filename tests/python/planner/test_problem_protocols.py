@@ -27,7 +27,7 @@ def attributes(protocol: type) -> set[str]:
 
 
 def test_every_part_of_a_problem_is_declared() -> None:
-    assert set(DECLARED) - {"Record"} == {"ProblemNode", "Level", "ExternalLink", "Pins", "Problem"}
+    assert set(DECLARED) - {"Record"} == {"ProblemNode", "Level", "WeightLevel", "ExternalLink", "Pins", "Problem"}
 
 
 @pytest.mark.parametrize("name", sorted(set(DECLARED) - {"Record"}))

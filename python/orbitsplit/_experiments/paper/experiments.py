@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orbitsplit._planner.problem import Problem, Stage, evaluate
+from orbitsplit._planner.problem import Problem, evaluate
+from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._profiling.profile import ModelProfile
 
 from . import strategies

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orbitsplit._planner.level_table import LevelTable
-from orbitsplit._planner.problem import Level
+from orbitsplit._planner.problem_parts import Level
 from orbitsplit._profiling.profile import ModelProfile
 
 # Of the abstract and of public digests of arXiv 2604.04654; its equations were not available.

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from orbitsplit._planner.baselines import min_max_split, proportional, single_node, uniform
-from orbitsplit._planner.problem import Problem, Stage, evaluate
+from orbitsplit._planner.problem import Problem, evaluate
+from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import solve
 from orbitsplit._planner.unsplit import unsplit
 

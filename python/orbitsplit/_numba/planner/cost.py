@@ -22,7 +22,7 @@ OBJECTIVES = {
     "time_to_first_token": "prefill_s",
     "time_per_token": "token_step_s",
 }
-Row = tuple[int, int, int, int]  # node, start, stop, level
+Row = tuple[int, int, int, int, int]  # node, start, stop, level, weight level
 
 
 def generates(problem: Problem) -> bool:
@@ -33,6 +33,11 @@ def generates(problem: Problem) -> bool:
 def group_count(problem: Problem) -> int:
     """Return the number of sequence groups in flight."""
     return problem.micro_batches if problem.groups is None else problem.groups
+
+
+def by_weight_level(problem: Problem, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return an array of memory, times or losses with weight levels as its first axis: one without weight levels."""
+    return values if problem.weight_levels else values[np.newaxis]
 
 
 def usable_memory_bytes(node: ProblemNode) -> float:
@@ -66,13 +71,14 @@ def _check_stages(problem: Problem, stages: Sequence[Row]) -> None:
     if not stages:
         raise ValueError("the plan has no stage")
     expected = 0
-    for k, (_, start, stop, _) in enumerate(stages):
+    for k, (_, start, stop, _, _) in enumerate(stages):
         if start != expected:
             raise ValueError(f"stage {k} starts at layer {start}, must start at {expected}")
         if stop <= start or stop > layers:
             raise ValueError(f"stage {k} stops at layer {stop}, must stop at {start + 1} to {layers}")
         _check_node(problem, stages, k)
         _check_level(problem, stages, k)
+        _check_weight_level(problem, stages[k], k)
         expected = stop
     if expected != layers:
         raise ValueError(f"the plan stops at layer {expected}, the problem has {layers}")
@@ -97,6 +103,15 @@ def _check_level(problem: Problem, stages: Sequence[Row], k: int) -> None:
         raise ValueError(f"stage {k} has no level for the cut after it")
     elif not 0 <= level < len(problem.levels):
         raise ValueError(f"stage {k} has level {level}, the problem has {len(problem.levels)} levels")
+
+
+def _check_weight_level(problem: Problem, stage: Row, k: int) -> None:
+    level, count = stage[4], len(problem.weight_levels)
+    if level == NO_LEVEL:
+        if count > 0:
+            raise ValueError(f"stage {k} has no weight level, the problem has {count}")
+    elif not 0 <= level < count:
+        raise ValueError(f"stage {k} has weight level {level}, the problem has {count} weight levels")
 
 
 class _Scorer:
@@ -124,7 +139,7 @@ class _Scorer:
         if generates(problem):
             fields |= self.score_decode(prefill)
         fields["stage_memory_bytes"] = tuple(self.score_memory(k) for k in range(len(self.stages)))
-        fields["loss"] = self.score_loss()
+        fields["loss"], fields["weight_loss"] = self.score_loss()
         self.score_pins()
         return {**fields, "is_feasible": not self.violations, "violations": tuple(self.violations)}
 
@@ -154,7 +169,7 @@ class _Scorer:
             self.ingress_s, delay = self.external(self.problem.ingress, "the input", self.stages[0][0], "reaches")
             total = total + delay + self.ingress_s
             most = max(most, self.ingress_s)
-        for k, (node, _, _, level) in enumerate(self.stages):
+        for k, (node, _, _, level, _) in enumerate(self.stages):
             stage, sending, delay = self.computing(layer_time_s, cut_bytes, k), 0.0, 0.0
             if level != NO_LEVEL:
                 sending, delay = self.sending(cut_bytes, k, external=external)
@@ -170,9 +185,10 @@ class _Scorer:
         return tuple(stage_s), tuple(link_s), total, most
 
     def computing(self, layer_time_s: Any, cut_bytes: Any, k: int) -> float:
-        node, start, stop, level = self.stages[k]
+        node, start, stop, level, weight_level = self.stages[k]
+        times = by_weight_level(self.problem, layer_time_s)[max(0, weight_level), node]
         total = 0.0
-        for seconds in layer_time_s[node, start:stop].tolist():
+        for seconds in times[start:stop].tolist():
             total += seconds
         if k > 0:
             before = self.problem.levels[self.stages[k - 1][3]]
@@ -183,7 +199,7 @@ class _Scorer:
 
     def sending(self, cut_bytes: Any, k: int, *, external: bool) -> tuple[float, float]:
         """Return the occupancy of link k and its propagation."""
-        source, _, stop, level = self.stages[k]
+        source, _, stop, level, _ = self.stages[k]
         destination = self.stages[k + 1][0]
         bandwidth = float(self.problem.bandwidth_bytes_per_s[source, destination])
         if bandwidth <= 0:
@@ -234,9 +250,10 @@ class _Scorer:
         return min(direct, total)
 
     def score_memory(self, k: int) -> float:
-        node, start, stop, _ = self.stages[k]
+        node, start, stop, _, weight_level = self.stages[k]
+        memory = by_weight_level(self.problem, self.problem.layer_memory_bytes)[max(0, weight_level)]
         total = 0.0
-        for layer in self.problem.layer_memory_bytes[start:stop].tolist():
+        for layer in memory[start:stop].tolist():
             total += layer
         usable = usable_memory_bytes(self.problem.nodes[node])
         if total > usable:
@@ -244,9 +261,15 @@ class _Scorer:
             self.violations.append(f"stage {k} needs {size(total, usable)}, {name} has {size(usable, total)}")
         return total
 
-    def score_loss(self) -> float:
-        total = 0.0
-        for _, _, stop, level in self.stages[:-1]:
+    def score_loss(self) -> tuple[float, float]:
+        """Return the loss of the plan, and the part of it that is of the weights."""
+        total = of_weights = 0.0
+        for k, (_, _, stop, level, _) in enumerate(self.stages):
+            if self.problem.weight_loss is not None:
+                lost = self.score_weight_loss(k, self.problem.weight_loss)
+                total, of_weights = total + lost, of_weights + lost
+            if level == NO_LEVEL:
+                continue
             loss = float(self.problem.loss[stop - 1, level])
             total += loss
             if loss == math.inf:
@@ -255,12 +278,22 @@ class _Scorer:
         if self.problem.loss_budget is not None and loss_limit(self.problem) < total < math.inf:
             budget = self.problem.loss_budget
             self.violations.append(f"the loss is {number(total, budget)}, the budget is {number(budget, total)}")
+        return total, of_weights
+
+    def score_weight_loss(self, k: int, losses: NDArray[np.float64]) -> float:
+        _, start, stop, _, weight_level = self.stages[k]
+        total = 0.0
+        for i, loss in enumerate(losses[weight_level, start:stop].tolist(), start):
+            total += loss
+            if loss == math.inf:
+                level = f'weight level "{self.problem.weight_levels[weight_level].name}" of stage {k}'
+                self.violations.append(f'layer {i} ("{self.problem.layers[i]}") does not have {level}')
         return total
 
     def score_pins(self) -> None:
         pins, used = self.problem.pins, {stage[0] for stage in self.stages}
         for layer, pinned in pins.layers.items():
-            for node, start, stop, _ in self.stages:
+            for node, start, stop, _, _ in self.stages:
                 if start <= layer < stop and node != pinned:
                     names = f"{_node_name(self.problem, node)}, pinned to {_node_name(self.problem, pinned)}"
                     self.violations.append(f'layer {layer} ("{self.problem.layers[layer]}") is on {names}')

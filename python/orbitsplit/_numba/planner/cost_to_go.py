@@ -9,12 +9,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from orbitsplit._numba.jit import inlined, jit, slices
 from orbitsplit._numba.time_limit import TimeLimit
 
-from .cost import NO_LEVEL
 from .metrics import Metric
 from .tables import Floats, Ints, Tables
 
@@ -33,145 +31,34 @@ class Relaxation(NamedTuple):
     to_go_arrived: Floats
 
 
-class Walk(NamedTuple):
-    """Rows of (node, start, stop, level) and their loss; no rows if the walk reached a dead end."""
-
-    stages: NDArray[np.int32]
-    loss: float
-
-
 def relax(t: Tables, metric: Metric, limit: float, multiplier: float, time_limit: TimeLimit) -> Relaxation:
     """Run one backward dynamic programme. If it must end early, its bounds are all 0: they hold."""
+    stages = _best_stages(t, metric, limit, multiplier, time_limit)
     shape = (t.visited_sets, t.layers + 1, len(t.node_of))
     to_go_departed, to_go_arrived = np.full(shape, math.inf), np.full(shape, math.inf)
     transfers = _best_levels(t, metric, limit, multiplier, time_limit)
     for start, stop in slices((t.visited_sets - t.count_step) * t.layers, _row_operations(t)):
         if time_limit.must_end():
             return Relaxation(limit, multiplier, 0.0, np.zeros(shape), np.zeros(shape))
-        _fill(t, metric, transfers, limit, to_go_departed, to_go_arrived, start, stop)
+        _fill(t, metric, transfers, stages, (limit, multiplier), to_go_departed, to_go_arrived, start, stop)
     weights, at = _starts(t, metric, limit)
     return Relaxation(limit, multiplier, float((weights + to_go_arrived[at]).min()), to_go_departed, to_go_arrived)
 
 
 def least_loss(t: Tables, time_limit: TimeLimit) -> Relaxation:
     """Return the relaxation whose only cost is loss: the least loss of any completion."""
-    return relax(t, _without_time(t), math.inf, 1.0, time_limit)
+    return relax(t, without_time(t), math.inf, 1.0, time_limit)
 
 
-def relaxed_optimum(t: Tables, metric: Metric, relaxation: Relaxation) -> Walk:
-    """Return the relaxed optimum, in which nodes outside the ng-set may repeat."""
-    return _Walker(t, metric, relaxation, None).run()
-
-
-def diving_heuristic(t: Tables, metric: Metric, relaxation: Relaxation, least: Relaxation) -> Walk:
-    """Follow the relaxation without repeating a node or exceeding the loss budget."""
-    return _Walker(t, metric, relaxation, least).run()
-
-
-def diving_heuristic_for_loss(t: Tables, least: Relaxation) -> Walk:
-    """Follow the least loss, whatever the time."""
-    return diving_heuristic(t, _without_time(t), least, least)
-
-
-def _without_time(t: Tables) -> Metric:
+def without_time(t: Tables) -> Metric:
     """Return the metric that counts nothing: what is left is the loss."""
     levels = np.zeros((t.layers + 1, t.levels))
-    compute = np.zeros((t.nodes, t.layers + 1))
+    compute = np.zeros((t.nodes * t.weight_levels, t.layers + 1))
     node = np.zeros(t.nodes)
     return Metric(
         0.0, 0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, levels, levels, levels, levels,
         np.zeros(t.layers + 1), np.zeros((t.layers + 1, t.nodes)), node, node, node, node,
     )  # fmt: skip
-
-
-class _Walker:
-    """One walk along a relaxation's choices: the diving heuristic with a least-loss relaxation, else a relaxed plan."""
-
-    def __init__(self, t: Tables, m: Metric, r: Relaxation, least: Relaxation | None) -> None:
-        self.t = t
-        self.m = m
-        self.r = r
-        self.least = least
-        self.used = np.zeros(t.nodes, dtype=np.bool_)
-        self.visited = 0
-        self.loss = 0.0
-
-    def run(self) -> Walk:
-        vertex, boundary = self.pick_start(), 0
-        rows = []
-        while vertex >= 0:
-            node = int(self.t.node_of[vertex])
-            self.visited = self.visited_with(np.array([node]))[0]
-            self.used[node] = True
-            stop = self.pick_stop(boundary, vertex)
-            if stop < 0:
-                break
-            next_vertex, level = self.pick_transfer(stop, vertex) if stop < self.t.layers else (-1, NO_LEVEL)
-            rows.append((node, boundary, stop, level))
-            if stop == self.t.layers:
-                return Walk(np.array(rows, dtype=np.int32), float(self.loss))  # which overflows silently
-            if next_vertex >= 0:
-                self.loss += self.t.loss[stop, level]
-            vertex, boundary = next_vertex, stop
-        return Walk(np.empty((0, 4), dtype=np.int32), 0.0)
-
-    def visited_with(self, nodes: Ints) -> Ints:
-        """Return the visited set after a stage on each of the nodes."""
-        bits = self.t.ng_bit[nodes]
-        return np.where(bits < 0, self.visited, self.visited | 1 << np.maximum(bits, 0)) + self.t.count_step
-
-    def choose(self, values: Floats, loss: Floats, to_come: Floats | None) -> int:
-        """Return the index of the first least value within the loss budget, or -1."""
-        if to_come is not None:
-            values = np.where(self.loss + loss + to_come <= self.t.loss_limit, values, math.inf)
-        if not values.size or not values.min() < math.inf:
-            return -1
-        return int(values.argmin())
-
-    def pick_start(self) -> int:
-        t, m, nodes = self.t, self.m, np.arange(self.t.nodes)
-        at = (self.visited_with(nodes), 0, t.start_vertex)
-        is_open = t.can_start & (m.ingress_max <= self.r.limit) & (t.start_vertex >= 0)
-        values = np.where(is_open, m.ingress_sum + self.r.to_go_arrived[at], math.inf)
-        choice = self.choose(values, np.zeros(1), None if self.least is None else self.least.to_go_arrived[at])
-        return choice if choice < 0 else int(t.start_vertex[choice])
-
-    def pick_stop(self, start: int, vertex: int) -> int:
-        t, m, node = self.t, self.m, self.t.node_of[vertex]
-        stops = slice(start + 1, t.max_stop[node, start] + 1)
-        busy = m.compute_max[node, stops] - m.compute_max[node, start]
-        fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
-        weight = np.where(fits, m.compute_sum[node, stops] - m.compute_sum[node, start], math.inf)
-        at = (self.visited, stops, vertex)
-        to_come = None if self.least is None else self.least.to_go_departed[at]
-        choice = self.choose(weight + self.r.to_go_departed[at], np.zeros(1), to_come)
-        return choice if choice < 0 else start + 1 + choice
-
-    def pick_transfer(self, i: int, vertex: int) -> tuple[int, int]:
-        t, m, node = self.t, self.m, self.t.node_of[vertex]
-        links = np.arange(t.neighbour_start[vertex], t.neighbour_start[vertex + 1])
-        nodes = t.node_of[t.neighbour[links]]
-        bits = t.ng_bit[nodes]
-        is_blocked = (bits >= 0) & (self.visited >> np.maximum(bits, 0) & 1 != 0)
-        is_blocked |= self.visited >> t.ng_size >= t.most_stages
-        links = links[~is_blocked] if self.least is None else links[~is_blocked & ~self.used[nodes]]
-        next_vertex = t.neighbour[links]
-        s_per_byte, latency = t.s_per_byte[links, np.newaxis], t.latency[links, np.newaxis]
-        link = m.compressed_max[i] * s_per_byte + m.latency_max * latency
-        encode = m.encode_max[i]
-        if t.half_duplex[node]:
-            fits = encode + link <= self.r.limit
-        else:
-            fits = (encode <= self.r.limit) & (link <= self.r.limit)
-        weight = m.compressed_sum[i] * s_per_byte + m.latency_sum * latency + m.code_sum[i]
-        at = (self.visited_with(t.node_of[next_vertex]), i, next_vertex)
-        to_go = self.r.to_go_arrived[at][:, np.newaxis]
-        has_level = t.loss[i] < math.inf  # 0 times infinity is no number
-        loss = np.where(has_level, t.loss[i], 0.0)
-        values = np.where(fits & has_level, weight, math.inf) + self.r.multiplier * loss + to_go
-        to_come = None if self.least is None else self.least.to_go_arrived[at][:, np.newaxis]
-        choice = self.choose(values, loss, to_come)
-        return (-1, NO_LEVEL) if choice < 0 else (int(next_vertex[choice // t.levels]), choice % t.levels)
 
 
 @inlined
@@ -238,6 +125,37 @@ def _fill_best_levels(
                     best[i, e] = min(best[i, e], value)
 
 
+def _best_stages(t: Tables, m: Metric, limit: float, multiplier: float, time_limit: TimeLimit) -> Floats:
+    """Return the weight of the best weight level of every stage (nodes x starts x stops): no visited set changes it.
+
+    Empty where that does not pay: without weight levels, or for a single visited set. If it must end early, so must
+    what asked for it.
+    """
+    if not t.has_weight_levels or t.visited_sets == 1:
+        return np.zeros((0, 0, 0))
+    best = np.full((t.nodes, t.layers + 1, t.layers + 1), np.inf)
+    for start, stop in slices(t.layers, t.nodes * t.weight_levels * t.layers):
+        if time_limit.must_end():
+            break
+        _fill_best_stages(t, m, limit, multiplier, best, start, stop)
+    return best
+
+
+@jit
+def _fill_best_stages(
+    t: Tables, m: Metric, limit: float, multiplier: float, best: Floats, first: int, end: int
+) -> None:
+    for i in range(first, end):
+        for lane in range(t.nodes * t.weight_levels):
+            n = lane // t.weight_levels
+            for stop in range(i + 1, t.max_stop[lane, i] + 1):
+                busy = m.compute_max[lane, stop] - m.compute_max[lane, i]
+                if not busy + m.open_max[i] + m.close_max[stop, n] > limit:
+                    weight = m.compute_sum[lane, stop] - m.compute_sum[lane, i]
+                    weight += multiplier * t.stage_loss[lane % t.weight_levels, i, stop]
+                    best[n, i, stop] = min(best[n, i, stop], weight)
+
+
 def _starts(t: Tables, m: Metric, limit: float) -> tuple[Floats, tuple[Ints, int, Ints]]:
     """Return by node the weight of reaching a chain's first stage, or infinity, and the index of its state."""
     is_open = t.can_start & (m.ingress_max <= limit) & (t.start_vertex >= 0)
@@ -247,7 +165,7 @@ def _starts(t: Tables, m: Metric, limit: float) -> tuple[Floats, tuple[Ints, int
 
 def _row_operations(t: Tables) -> int:
     """Return an upper bound of the operations of a relaxation for one visited set at one boundary."""
-    return len(t.neighbour) + len(t.node_of) * t.layers
+    return len(t.neighbour) + len(t.node_of) * t.layers * t.weight_levels
 
 
 @inlined
@@ -267,7 +185,8 @@ def _fill(
     t: Tables,
     m: Metric,
     transfers: Floats,
-    limit: float,
+    stages: Floats,
+    priced: tuple[float, float],
     to_go_departed: Floats,
     to_go_arrived: Floats,
     start: int,
@@ -279,6 +198,8 @@ def _fill(
     compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
     node_of, vertices = t.node_of, len(t.node_of)
     layers, step, ng_size, most_stages = t.layers, t.count_step, t.ng_size, t.most_stages
+    weight_levels, has_weight_levels, stage_loss = t.weight_levels, t.has_weight_levels, t.stage_loss
+    limit, multiplier = priced
     for row in range(start, end):
         visited, i = t.visited_sets - 1 - row // layers, layers - 1 - row % layers
         may_send = visited >> ng_size < most_stages
@@ -290,11 +211,18 @@ def _fill(
                 continue
             best = np.inf
             n = node_of[v]
-            for stop in range(i + 1, max_stop[n, i] + 1):
-                rest = to_go_departed[visited, stop, v]
-                busy = compute_max[n, stop] - compute_max[n, i]
-                if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
-                    best = min(best, compute_sum[n, stop] - compute_sum[n, i] + rest)
+            for stop in range(i + 1, layers + 1 if len(stages) else 0):
+                best = min(best, stages[n, i, stop] + to_go_departed[visited, stop, v])
+            for w in range(0 if len(stages) else weight_levels):
+                lane = n * weight_levels + w
+                for stop in range(i + 1, max_stop[lane, i] + 1):
+                    rest = to_go_departed[visited, stop, v]
+                    busy = compute_max[lane, stop] - compute_max[lane, i]
+                    if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
+                        weight = compute_sum[lane, stop] - compute_sum[lane, i]
+                        if has_weight_levels:
+                            weight += multiplier * stage_loss[w, i, stop]
+                        best = min(best, weight + rest)
             to_go_arrived[visited, i, v] = best
         for v in range(vertices):
             if i == 0 or not may_send or not _is_state(t, visited, v):
@@ -359,8 +287,12 @@ def _forward_pass(
                 if so_far == np.inf:
                     continue
                 best[v] = min(best[v], so_far + r.to_go_arrived[visited, i, v])
-                for stop in range(i + 1, max_stop[n, i] + 1):
-                    busy = m.compute_max[n, stop] - m.compute_max[n, i]
-                    if not busy + m.open_max[i] + m.close_max[stop, n] > r.limit:
-                        stage = m.compute_sum[n, stop] - m.compute_sum[n, i]
-                        departed[visited, stop, v] = min(departed[visited, stop, v], so_far + stage)
+                for w in range(t.weight_levels):
+                    lane = n * t.weight_levels + w
+                    for stop in range(i + 1, max_stop[lane, i] + 1):
+                        busy = m.compute_max[lane, stop] - m.compute_max[lane, i]
+                        if not busy + m.open_max[i] + m.close_max[stop, n] > r.limit:
+                            stage = m.compute_sum[lane, stop] - m.compute_sum[lane, i]
+                            if t.has_weight_levels:
+                                stage += r.multiplier * t.stage_loss[w, i, stop]
+                            departed[visited, stop, v] = min(departed[visited, stop, v], so_far + stage)

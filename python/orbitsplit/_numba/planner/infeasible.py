@@ -12,7 +12,7 @@ import numpy as np
 from orbitsplit._numba.text import number, size
 from orbitsplit._numba.time_limit import TimeLimit
 
-from .cost import usable_memory_bytes
+from .cost import by_weight_level, usable_memory_bytes
 from .cost_to_go import Relaxation, least_loss
 from .options import Options
 from .problem import Problem
@@ -32,6 +32,7 @@ def explain_infeasible(
         if not problem.levels and t.nodes > 1 and t.most_stages > 1:
             return "no node alone may run every layer, and levels is empty: a cut between two stages needs a level"
         reason = _explain_levels(problem, options, time_limit)
+        reason = reason or _explain_weight_levels(problem, options, time_limit)
         if not reason and not _lacks_links(t):
             reason = _explain_memory(problem, t, options, time_limit)
         return reason or _explain_links(problem, options, t)
@@ -64,12 +65,29 @@ def trivially_infeasible(problem: Problem) -> str:
     return _explain_layer(problem) or _explain_total(problem)
 
 
+def _least_memory_bytes(problem: Problem) -> list[float]:
+    """Return the least memory of each layer at the weight levels that it has, infinite if it has none."""
+    memory = by_weight_level(problem, problem.layer_memory_bytes)
+    if problem.weight_loss is not None:
+        memory = np.where(problem.weight_loss < math.inf, memory, math.inf)
+    least: list[float] = memory.min(axis=0).tolist()
+    return least
+
+
+def _most_memory_bytes(problem: Problem) -> float:
+    """Return the most that all layers need at any weight level."""
+    return float(np.cumsum(by_weight_level(problem, problem.layer_memory_bytes), axis=1)[:, -1].max())
+
+
 def _explain_layer(problem: Problem) -> str:
     if not _usable(problem):
         return "every node is forbidden"
     largest = max(_usable(problem))
-    for i, need in enumerate(problem.layer_memory_bytes.tolist()):
-        fact = f'layer {i} ("{problem.layers[i]}") needs'
+    for i, need in enumerate(_least_memory_bytes(problem)):
+        name = f'layer {i} ("{problem.layers[i]}")'
+        if need == math.inf:
+            return f"{name} does not have any weight level"
+        fact = f"{name} needs"
         if need > largest:
             return f"{fact} {size(need, largest)}, the largest node has {size(largest, need)}"
         if i in problem.pins.layers:
@@ -83,7 +101,7 @@ def _explain_layer(problem: Problem) -> str:
 
 def _explain_total(problem: Problem) -> str:
     need = held = 0.0
-    for layer in problem.layer_memory_bytes.tolist():
+    for layer in _least_memory_bytes(problem):
         need += layer
     for usable in _usable(problem):
         held += usable
@@ -113,12 +131,23 @@ def _explain_levels(problem: Problem, options: Options, time_limit: TimeLimit) -
     )
 
 
+def _explain_weight_levels(problem: Problem, options: Options, time_limit: TimeLimit) -> str:
+    """Return that plans would fit if all layers had all weight levels, or ""."""
+    if problem.weight_loss is None or not np.isinf(problem.weight_loss).any():
+        return ""
+    with_all_levels = dataclasses.replace(problem, weight_loss=np.zeros_like(problem.weight_loss))
+    if _least_loss_with(with_all_levels, options, time_limit, 0.0) == math.inf or time_limit.is_reached():
+        return ""
+    return (
+        "no plan that fits has a weight level for each of its stages: a layer does not have the weight levels whose "
+        "loss is infinite there"
+    )
+
+
 def _explain_memory(problem: Problem, t: Tables, options: Options, time_limit: TimeLimit) -> str:
     """Return the least additional memory on every node with which some chain holds the layers, or ""."""
     fact = f"no chain of {_at_most(options)}linked nodes holds the layers in their order"
-    enough = 0.0
-    for layer in problem.layer_memory_bytes.tolist():
-        enough += layer
+    enough = _most_memory_bytes(problem)
     if _least_loss_with(problem, options, time_limit, enough) == math.inf:
         return ""
     too_little = 0.0

@@ -14,7 +14,8 @@ from .tables import Floats, Ints
 SUM, MAX, OPEN = 0, 1, 2
 PREFILL, TOKEN = 0, 3
 LOSS, RETURN, BOUND = 6, 7, 8
-# Columns of the indices. ARRIVED: on the node, nothing computed yet; else its stage ends at the boundary.
+# Columns of the indices. ARRIVED: on the node, nothing computed yet; else its stage ends at the boundary. LEVEL: of the
+# cut before this stage once arrived, then its weight level.
 PARENT, NEXT, BOUNDARY, VERTEX, FIRST, LEVEL, VISITED, ARRIVED, DOMINATED = range(9)
 
 

@@ -37,6 +37,7 @@ class LabelPool(NamedTuple):
     head: Ints  # slots: the last label of the state; NEXT leads to the others
     counters: Ints
     incumbent_parent: Ints  # parent of the incumbent's last stage, or -1
+    incumbent_weight_level: Ints  # of the incumbent's last stage
     objective: Floats  # of the incumbent
     cutoff_factor: Floats  # a bound must stay below this part of the objective: 1 - gap
 
@@ -54,6 +55,7 @@ def new_pool(capacity: int, objective: float, gap: float) -> LabelPool:
         head=np.full(_slots(capacity), -1, dtype=np.int64),
         counters=np.zeros(3, dtype=np.int64),
         incumbent_parent=np.full(1, -1, dtype=np.int64),
+        incumbent_weight_level=np.zeros(1, dtype=np.int64),
         objective=np.array([objective]),
         cutoff_factor=np.array([1 - max(gap, ROUNDING)]),
     )
@@ -67,7 +69,7 @@ def _slots(capacity: int) -> int:
 def grown(pool: LabelPool) -> LabelPool:
     """Return the pool with twice the room."""
     old = len(pool.set_key)
-    shared = ("counters", "incumbent_parent", "objective", "cutoff_factor")
+    shared = ("counters", "incumbent_parent", "incumbent_weight_level", "objective", "cutoff_factor")
     larger = new_pool(2 * old, 0.0, 0.0)._replace(**{name: getattr(pool, name) for name in shared})
     for name in ("numbers", "indices", "set_key", "heap_bound", "heap_label"):
         getattr(larger, name)[:old] = getattr(pool, name)

@@ -24,8 +24,8 @@ class Metric(NamedTuple):
     decode_max: float
     latency_sum: float  # weight of a link's latency in the sum
     latency_max: float  # the same in the maximum (latency_occupies_link)
-    compute_sum: Floats  # nodes x boundaries, prefix sums
-    compute_max: Floats  # nodes x boundaries
+    compute_sum: Floats  # lanes x boundaries, prefix sums
+    compute_max: Floats  # lanes x boundaries
     compressed_sum: Floats  # boundaries x levels, bytes: over a bandwidth, the weight of a link
     compressed_max: Floats  # boundaries x levels
     code_sum: Floats  # boundaries x levels, encode and decode

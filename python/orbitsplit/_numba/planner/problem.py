@@ -52,6 +52,13 @@ class Level(Protocol):
     def decode_s_per_byte(self) -> float: ...
 
 
+class WeightLevel(Protocol):
+    """A weight level, as `orbitsplit::WeightLevel` in problem.hpp."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class ExternalLink(Record, Protocol):
     """Ingress or egress, as `orbitsplit::ExternalLink` in problem.hpp."""
 
@@ -98,6 +105,10 @@ class Problem(Record, Protocol):
     @property
     def loss_budget(self) -> float | None: ...
     @property
+    def weight_levels(self) -> Sequence[WeightLevel]: ...
+    @property
+    def weight_loss(self) -> Floats | None: ...
+    @property
     def layer_decode_time_s(self) -> Floats | None: ...
     @property
     def cut_decode_bytes(self) -> Floats | None: ...
@@ -132,8 +143,9 @@ def validate_problem(problem: Problem) -> None:
         _check_number(f"levels[{k}].ratio", level.ratio, 1)
         _check_number(f"levels[{k}].encode_s_per_byte", level.encode_s_per_byte, 0)
         _check_number(f"levels[{k}].decode_s_per_byte", level.decode_s_per_byte, 0)
-    # Infinite: the cut does not have the level.
-    _check_array("loss", np.where(problem.loss == np.inf, 0.0, problem.loss))
+    _check_losses("loss", problem.loss)
+    if problem.weight_loss is not None:
+        _check_losses("weight_loss", problem.weight_loss)
     if problem.loss_budget is not None:
         _check_number("loss_budget", problem.loss_budget, 0, _MOST_BUDGET)
     _check_count("micro_batches", problem.micro_batches, 1)
@@ -160,6 +172,11 @@ def _check_array(key: str, values: Floats, most: float = _MOST_MAGNITUDE) -> Non
     if len(wrong):
         index = tuple(wrong[0])
         _check_number(_indexed(key, index), float(values[index]), 0, most)
+
+
+def _check_losses(key: str, values: Floats) -> None:
+    """Check losses, of which an infinite one means that the cut or layer does not have the level."""
+    _check_array(key, np.where(values == np.inf, 0.0, values))
 
 
 def _check_bandwidths(key: str, values: Floats) -> None:

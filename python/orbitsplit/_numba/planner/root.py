@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import evaluate, value_s
-from .cost_to_go import Relaxation, Walk, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
+from .cost_to_go import Relaxation, relax
 from .metrics import Metric
 from .problem import Problem
+from .relaxed_walk import Walk, diving_heuristic, diving_heuristic_for_loss, relaxed_optimum
 from .tables import Tables
 
 # Bounds within this relative distance count as equal: sums in another order differ by rounding.
@@ -26,7 +27,14 @@ ROUNDING = 1e-12
 MOST_MULTIPLIER = 1e100
 _INTERVAL_COUNT = 16
 _ROUNDS = 3
-_MULTIPLIER_STEPS = 4
+
+
+def _multiplier_steps(t: Tables) -> int:
+    """Return the number of multipliers that are tried.
+
+    With weight levels the loss buys more, and in larger pieces: better multipliers save labels, and so time.
+    """
+    return 8 if t.has_weight_levels else 4
 
 
 def relaxation_bytes(t: Tables) -> int:
@@ -40,7 +48,7 @@ class Incumbent:
 
     objective_s: float = math.inf
     gap: float = 0.0
-    stages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 4), dtype=np.int32))
+    stages: NDArray[np.int32] = field(default_factory=lambda: np.empty((0, 5), dtype=np.int32))
 
     def cutoff(self) -> float:
         """Return the bound below which there is room for a plan that is better by more than the gap."""
@@ -122,7 +130,7 @@ class RootExplorer(Root):
         max_bytes: int,
     ) -> None:
         super().__init__(problem, t, objective, least, time_limit, incumbent)
-        has_room = 2 * _INTERVAL_COUNT * (_MULTIPLIER_STEPS + 1) * relaxation_bytes(t) <= max_bytes
+        has_room = 2 * _INTERVAL_COUNT * (_multiplier_steps(t) + 1) * relaxation_bytes(t) <= max_bytes
         for metric in metrics:
             whole = Interval()
             self._optimise_multiplier(metric, whole, 0.0)
@@ -170,7 +178,7 @@ class RootExplorer(Root):
         under_sum, under_loss = 0.0, -1.0
         # If sums have no weight, the interval's end replaces them.
         multiplier = inherited if inherited > 0 else (over_sum if over_sum > 0 else interval.high) / over_loss
-        for _ in range(_MULTIPLIER_STEPS):
+        for _ in range(_multiplier_steps(t)):
             if (
                 not multiplier <= MOST_MULTIPLIER
                 or interval.bound >= self.incumbent.cutoff()

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from orbitsplit._numba.time_limit import TimeLimit
 
-from .cost_to_go import Relaxation, diving_heuristic, diving_heuristic_for_loss, relax, relaxed_optimum
+from .cost_to_go import Relaxation, relax
 from .metrics import Metric
 from .problem import Problem
+from .relaxed_walk import diving_heuristic, diving_heuristic_for_loss, relaxed_optimum
 from .root import MOST_MULTIPLIER, Incumbent, Interval, Root, relaxation_bytes
 from .tables import Tables
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from orbitsplit._numba.time_limit import TimeLimit
 
-from .cost_to_go import Relaxation, least_loss, relaxed_optimum
+from .cost_to_go import Relaxation, least_loss
 from .k_cycle import extend_vertices, extended_link_count, promising_vertices
 from .metrics import Metric
 from .options import Options
 from .order_search import improve_by_chains
 from .problem import Problem
+from .relaxed_walk import relaxed_optimum
 from .root import Incumbent
 from .root_bisection import RootBisection
 from .tables import THOROUGH_OPERATIONS, Tables

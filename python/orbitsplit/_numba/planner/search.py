@@ -60,7 +60,7 @@ class SearchResult(NamedTuple):
 
 def search(t: Tables, metrics: list[Metric], root: Root, time_limit: TimeLimit, max_labels: int) -> SearchResult:
     """Improve the root's incumbent until it is proven best or a limit is reached."""
-    least_to_go = root.least.to_go_arrived
+    least_to_go = root.least.to_go_departed, root.least.to_go_arrived
     p = make_pruning(t, metrics, root.intervals, time_limit)
     if p is None:
         return SearchResult(False, 0.0, 0, "time")
@@ -90,7 +90,7 @@ def search(t: Tables, metrics: list[Metric], root: Root, time_limit: TimeLimit, 
 
 
 def _most_children(t: Tables) -> int:
-    return max(t.layers, int(np.diff(t.neighbour_start).max()) * t.levels, t.nodes) + 1
+    return max(t.layers * t.weight_levels, int(np.diff(t.neighbour_start).max()) * t.levels, t.nodes) + 1
 
 
 def _start(t: Tables, p: Pruning, pool: LabelPool, floor: float) -> None:
@@ -110,8 +110,8 @@ def _start(t: Tables, p: Pruning, pool: LabelPool, floor: float) -> None:
 
 @inlined
 def _work(phase: PhaseTables, tracks: Tracks, stage: tuple[int, int, int], load: Floats) -> None:
-    node, start, stop = stage
-    busy = phase.compute[node, stop] - phase.compute[node, start]
+    lane, start, stop = stage
+    busy = phase.compute[lane, stop] - phase.compute[lane, start]
     if tracks.sum:
         load[SUM] += busy
     if tracks.max:
@@ -193,20 +193,56 @@ def _finish(t: Tables, p: Pruning, pool: LabelPool, new: int) -> None:
     if objective < pool.objective[0] * (1 - ROUNDING):
         pool.objective[0] = objective
         pool.incumbent_parent[0] = tag[PARENT]
+        pool.incumbent_weight_level[0] = tag[LEVEL]
 
 
 @inlined
-def _compute(t: Tables, p: Pruning, pool: LabelPool, parent: int) -> None:
-    """Append every stage that fits the node."""
+def _is_useful(t: Tables, stage: tuple[int, int, int, int]) -> bool:
+    """Return whether a stage fits the node at a weight level, and none at another one is as fast with as little loss.
+
+    Of equal ones the first is useful.
+    """
+    node, start, stop, weight_level = stage
+    lane = node * t.weight_levels + weight_level
+    is_useful = stop <= t.max_stop[lane, start]
+    for w in range(t.weight_levels if is_useful else 0):
+        other = node * t.weight_levels + w
+        if w == weight_level or stop > t.max_stop[other, start]:
+            continue
+        loss = t.stage_loss[w, start, stop] - t.stage_loss[weight_level, start, stop]
+        prefill = t.prefill.compute[other, stop] - t.prefill.compute[other, start]
+        prefill -= t.prefill.compute[lane, stop] - t.prefill.compute[lane, start]
+        token = t.token.compute[other, stop] - t.token.compute[other, start]
+        token -= t.token.compute[lane, stop] - t.token.compute[lane, start]
+        if max(loss, prefill, token) <= 0 and (w < weight_level or min(loss, prefill, token) < 0):
+            is_useful = False
+    return bool(is_useful)
+
+
+@inlined
+def _compute(t: Tables, p: Pruning, least_to_go: tuple[Floats, Floats], pool: LabelPool, parent: int) -> None:
+    """Append every stage that fits the node, at every weight level that no other one makes useless."""
     node, start = t.node_of[pool.indices[parent, VERTEX]], pool.indices[parent, BOUNDARY]
-    for stop in range(start + 1, t.max_stop[node, start] + 1):
+    for choice in range(t.weight_levels * (t.layers - start)):
+        stop, w = start + 1 + choice // t.weight_levels, choice % t.weight_levels
+        if not _is_useful(t, (node, start, stop, w)):
+            continue
+        loss = pool.numbers[parent, LOSS]
+        if t.has_weight_levels:
+            loss += t.stage_loss[w, start, stop]
+            to_go = least_to_go[0][pool.indices[parent, VISITED], stop, pool.indices[parent, VERTEX]]
+            if loss + to_go > t.loss_limit:
+                continue
         new = _copy(pool, parent)
         number = pool.numbers[new]
         pool.indices[new, BOUNDARY] = stop
         pool.indices[new, ARRIVED] = 0
-        _work(t.prefill, t.tracks, (node, start, stop), number[PREFILL : PREFILL + 3])
+        pool.indices[new, LEVEL] = w
+        number[LOSS] = loss
+        lane = node * t.weight_levels + w
+        _work(t.prefill, t.tracks, (lane, start, stop), number[PREFILL : PREFILL + 3])
         if t.generates:
-            _work(t.token, t.token_tracks, (node, start, stop), number[TOKEN : TOKEN + 3])
+            _work(t.token, t.token_tracks, (lane, start, stop), number[TOKEN : TOKEN + 3])
         if stop == t.layers:
             _finish(t, p, pool, new)
         else:
@@ -214,7 +250,7 @@ def _compute(t: Tables, p: Pruning, pool: LabelPool, parent: int) -> None:
 
 
 @inlined
-def _send(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, parent: int) -> None:
+def _send(t: Tables, p: Pruning, least_to_go: tuple[Floats, Floats], pool: LabelPool, parent: int) -> None:
     """Send the last stage's activation to every node that may follow, at every level."""
     vertex, i = pool.indices[parent, VERTEX], pool.indices[parent, BOUNDARY]
     source = t.node_of[vertex]
@@ -227,7 +263,7 @@ def _send(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, parent: i
         visited = with_node(t, visited, destination)
         for k in range(t.levels):
             loss = pool.numbers[parent, LOSS] + t.loss[i, k]
-            if loss + least_to_go[visited, i, next_vertex] > t.loss_limit:
+            if loss + least_to_go[1][visited, i, next_vertex] > t.loss_limit:
                 continue
             new = _copy(pool, parent)
             number, tag = pool.numbers[new], pool.indices[new]
@@ -245,7 +281,9 @@ def _send(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, parent: i
 
 
 @jit
-def _run(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, max_labels: int, most_children: int) -> int:
+def _run(
+    t: Tables, p: Pruning, least_to_go: tuple[Floats, Floats], pool: LabelPool, max_labels: int, most_children: int
+) -> int:
     """Expand labels until the search ends, the slice is done or the pool is full."""
     room = len(pool.set_key) - most_children
     for _ in range(min(_SLICE, max(1, _SLICE_CHILDREN // most_children))):
@@ -259,21 +297,24 @@ def _run(t: Tables, p: Pruning, least_to_go: Floats, pool: LabelPool, max_labels
             return POOL_FULL
         label = heap_pop(pool)
         if pool.indices[label, ARRIVED]:
-            _compute(t, p, pool, label)
+            _compute(t, p, least_to_go, pool, label)
         else:
             _send(t, p, least_to_go, pool, label)
     return SLICE_DONE
 
 
 def _stages_of(t: Tables, pool: LabelPool) -> NDArray[np.int32]:
-    """Return the incumbent as rows of (node, start, stop, level)."""
+    """Return the incumbent as rows of (node, start, stop, level, weight level)."""
     rows = []
     stop, level, arrival = t.layers, NO_LEVEL, int(pool.incumbent_parent[0])
+    weight_level = int(pool.incumbent_weight_level[0])
     while True:
         tag = pool.indices[arrival]
-        rows.append((t.node_of[tag[VERTEX]], tag[BOUNDARY], stop, level))
+        chosen = weight_level if t.has_weight_levels else NO_LEVEL
+        rows.append((t.node_of[tag[VERTEX]], tag[BOUNDARY], stop, level, chosen))
         stop, level = tag[BOUNDARY], tag[LEVEL]
         if tag[PARENT] < 0:
             break
+        weight_level = int(pool.indices[tag[PARENT], LEVEL])
         arrival = int(pool.indices[tag[PARENT], PARENT])
     return np.array(rows[::-1], dtype=np.int32)

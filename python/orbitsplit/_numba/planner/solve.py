@@ -28,6 +28,7 @@ from .tables import THOROUGH_OPERATIONS, Tables, make_tables
 _MOST_TRANSFERS = 2e8  # layers x links in free order: a relaxation takes a second or more
 _MOST_LABELS = 2**31 - 1
 _FIRST_LABELS = 20_000
+_FIRST_LABELS_IN_ORDER = 1_000
 _FIRST_ORDERS = 30
 _LABEL_BYTES = 300  # with the label's share of the heap and the states, and of the capacity they reserve
 _NARROWEST = 1e-3  # width relative to the incumbent at which no interval is bisected
@@ -89,14 +90,16 @@ def _find_best(
     problem: Problem, t: Tables, options: Options, least: Relaxation, time_limit: TimeLimit, incumbent: Incumbent
 ) -> tuple[SearchResult, Incumbent]:
     """Search; if a first search does not solve free order, again with a better incumbent or a larger ng-set."""
+    if not t.is_free:
+        return _find_best_in_order(problem, t, options, least, time_limit, incumbent)
     metrics, most, half = make_metrics(t, time_limit), options.max_labels, options.max_bytes // 2
     root: Root = RootExplorer(problem, t, options.objective, metrics, least, time_limit, incumbent, half)
     # A search that has no plan leaves as much time to look for one along an order as the root took.
-    is_lost = t.is_free and not len(root.incumbent.stages)
+    is_lost = not len(root.incumbent.stages)
     until = time_limit.earlier_by(time_limit.seconds()) if is_lost else time_limit
-    result = _search_within(t, metrics, root, until, options, min(_FIRST_LABELS, most) if t.is_free else most)
+    result = _search_within(t, metrics, root, until, options, min(_FIRST_LABELS, most))
     incumbent = root.incumbent
-    if result.is_complete or not t.is_free:
+    if result.is_complete:
         return result, incumbent
     if time_limit.is_reached() and (len(incumbent.stages) or time_limit.must_end()):
         return result._replace(stopped_by="time"), incumbent
@@ -114,6 +117,27 @@ def _find_best(
     root = RootBisection(problem, larger, options.objective, metrics, least, time_limit, incumbent, _NARROWEST, half)
     last = _search_within(larger, metrics, root, time_limit, options, most)
     return last._replace(lower_bound_s=max(last.lower_bound_s, result.lower_bound_s)), root.incumbent
+
+
+def _find_best_in_order(
+    problem: Problem, t: Tables, options: Options, least: Relaxation, time_limit: TimeLimit, incumbent: Incumbent
+) -> tuple[SearchResult, Incumbent]:
+    """Search fixed order.
+
+    With weight levels the bounds depend much on the incumbent, and the root's first ones had none: if a first search
+    does not solve the problem, the root is explored again.
+    """
+    metrics, half = make_metrics(t, time_limit), options.max_bytes // 2
+    root = RootExplorer(problem, t, options.objective, metrics, least, time_limit, incumbent, half)
+    proven = 0.0
+    if t.has_weight_levels and options.max_labels > _FIRST_LABELS_IN_ORDER:
+        first = _search_within(t, metrics, root, time_limit, options, _FIRST_LABELS_IN_ORDER)
+        if first.is_complete or first.stopped_by != "labels":
+            return first, root.incumbent
+        proven = first.lower_bound_s
+        root = RootExplorer(problem, t, options.objective, metrics, least, time_limit, root.incumbent, half)
+    result = _search_within(t, metrics, root, time_limit, options, options.max_labels)
+    return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent
 
 
 def _find_best_k_cycle(

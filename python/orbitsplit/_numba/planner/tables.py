@@ -1,5 +1,7 @@
 """What the planner derives from a problem once: the arrays of cpp/src/planner/tables.hpp, which explains them.
 
+A lane is a node at a weight level; without weight levels lanes are nodes.
+
 Boundaries are numbered 0..layers: boundary i lies before layer i. Vertices are nodes together with the last nodes that
 a chain visited before them. The arrays are in named tuples because Numba compiles those.
 """
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from orbitsplit._numba.jit import jit, slices
 from orbitsplit._numba.time_limit import TimeLimit
 
-from .cost import generates, group_count, loss_limit, usable_memory_bytes
+from .cost import by_weight_level, generates, group_count, loss_limit, usable_memory_bytes
 from .options import Options
 from .problem import ExternalLink, Problem
 from .visited_sets import make_visited_sets
@@ -31,7 +33,7 @@ THOROUGH_OPERATIONS = 1.5e8
 class PhaseTables(NamedTuple):
     """One phase's occupancies: micro-batches, or token steps."""
 
-    compute: Floats  # nodes x boundaries, prefix sums
+    compute: Floats  # lanes x boundaries, prefix sums
     compressed: Floats  # boundaries x levels, bytes
     encode: Floats  # boundaries x levels
     decode: Floats  # boundaries x levels
@@ -63,6 +65,8 @@ class Tables(NamedTuple):
     layers: int
     nodes: int
     levels: int
+    weight_levels: int
+    has_weight_levels: bool  # else there is one, and weights lose nothing
     generates: bool
     is_free: bool
     needs_return: bool  # for some pair of last and first node there is no direct link to return tokens
@@ -74,7 +78,8 @@ class Tables(NamedTuple):
     latency_occupies_link: bool
     loss_limit: float  # without a budget all finite losses are 0
     loss: Floats  # boundaries x levels; infinite: the boundary does not have the level
-    max_stop: Ints  # nodes x boundaries: where the longest stage from here stops
+    stage_loss: Floats  # weight levels x starts x stops; without weight levels a single 0
+    max_stop: Ints  # lanes x boundaries: where the longest stage from here stops
     k_cycle: int  # a vertex remembers at most this many nodes, its own included
     node_of: Ints  # vertices
     remembered: Ints  # vertices: nodes remembered; fewer than k_cycle only at a chain's start
@@ -152,11 +157,15 @@ def make_tables(
     most_return_s = _most_return_s(problem, links, token_tracks)
     needs_return = has_tokens and bool(np.isinf(most_return_s).any())
     max_stop = _max_stop(problem, memory_relief_bytes)
-    longest = int((max_stop - np.arange(len(problem.layers) + 1)).sum())
+    lanes = len(problem.nodes), max(1, len(problem.weight_levels)), len(problem.layers) + 1
+    longest = int((max_stop.reshape(lanes).max(axis=1) - np.arange(len(problem.layers) + 1)).sum())
+    least_s = prefill.compute[:, -1].reshape(lanes[:2]).min(axis=1)
     return Tables(
         layers=len(problem.layers),
         nodes=len(problem.nodes),
         levels=len(problem.levels),
+        weight_levels=lanes[1],
+        has_weight_levels=bool(problem.weight_levels),
         generates=has_tokens,
         is_free=problem.order == "free",
         needs_return=needs_return,
@@ -168,15 +177,14 @@ def make_tables(
         latency_occupies_link=problem.latency_occupies_link,
         loss_limit=0.0 if problem.loss_budget is None else loss_limit(problem),
         loss=_loss(problem),
+        stage_loss=_stage_loss(problem),
         max_stop=max_stop,
         **links._asdict(),
         bandwidth_bytes_per_s=problem.bandwidth_bytes_per_s,
         latency_s=problem.latency_s,
         half_duplex=np.array([node.half_duplex for node in problem.nodes]),
         **external._asdict(),
-        **make_visited_sets(
-            problem, prefill.compute[:, -1], len(links.neighbour), options, longest, most_operations
-        )._asdict(),
+        **make_visited_sets(problem, least_s, len(links.neighbour), options, longest, most_operations)._asdict(),
         prefill=prefill,
         token=_token_phase(problem, prefill, links, time_limit),
     )
@@ -196,30 +204,37 @@ def _weights(problem: Problem, objective: str) -> Weights:
 
 
 def _max_stop(problem: Problem, relief: float) -> Ints:
-    """Return where the longest stage from each boundary stops, by memory and pins, summed as `evaluate` does."""
+    """Return by lane where the longest stage from each boundary stops, summed as `evaluate` does.
+
+    Memory, pins and absent weight levels limit it.
+    """
     layers = len(problem.layers)
     pinned = np.full(layers, -1, dtype=np.int64)
     for layer, node in problem.pins.layers.items():
         pinned[layer] = node
     usable = np.array([usable_memory_bytes(node) + relief for node in problem.nodes])
-    max_stop = np.full((len(problem.nodes), layers + 1), layers, dtype=np.int64)
-    for start, stop in slices(layers, len(problem.nodes) * layers):
-        _fill_max_stop(problem.layer_memory_bytes.copy(), usable, pinned, max_stop, start, stop)
+    memory = by_weight_level(problem, problem.layer_memory_bytes).copy()
+    if problem.weight_loss is not None:
+        memory[problem.weight_loss == math.inf] = math.inf
+    max_stop = np.full((len(problem.nodes) * len(memory), layers + 1), layers, dtype=np.int64)
+    for start, stop in slices(layers, len(max_stop) * layers):
+        _fill_max_stop(memory, usable, pinned, max_stop, start, stop)
     return max_stop
 
 
 @jit
 def _fill_max_stop(memory: Floats, usable: Floats, pinned: Ints, max_stop: Ints, first: int, end: int) -> None:
-    layers = len(memory)
+    weight_levels, layers = memory.shape
     for start in range(first, end):
-        for n in range(len(usable)):
+        for lane in range(len(max_stop)):
+            n, w = lane // weight_levels, lane % weight_levels
             total, stop = 0.0, start
             while stop < layers and (pinned[stop] < 0 or pinned[stop] == n):
-                total += memory[stop]
+                total += memory[w, stop]
                 if total > usable[n]:
                     break
                 stop += 1
-            max_stop[n, start] = stop
+            max_stop[lane, start] = stop
 
 
 def _links(problem: Problem) -> _Links:
@@ -272,8 +287,9 @@ def _phase(
     problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Links, egress: Floats, time_limit: TimeLimit
 ) -> PhaseTables:
     nodes, layers, levels = len(problem.nodes), len(problem.layers), len(problem.levels)
-    compute = np.zeros((nodes, layers + 1))
-    np.cumsum(layer_time_s, axis=1, out=compute[:, 1:])
+    times = by_weight_level(problem, layer_time_s).swapaxes(0, 1).reshape(-1, layers)
+    compute = np.zeros((len(times), layers + 1))
+    np.cumsum(times, axis=1, out=compute[:, 1:])
     compressed, encode, decode = (np.zeros((layers + 1, levels)) for _ in range(3))
     for k, level in enumerate(problem.levels):
         compressed[1:layers, k] = cut_bytes / float(level.ratio)
@@ -339,3 +355,20 @@ def _loss(problem: Problem) -> Floats:
     loss = np.zeros((len(problem.layers) + 1, len(problem.levels)))
     loss[1:-1] = problem.loss
     return loss if problem.loss_budget is not None else np.where(loss < math.inf, 0.0, math.inf)
+
+
+def _stage_loss(problem: Problem) -> Floats:
+    """Return the loss of the weights of stages; without a budget every finite loss is 0.
+
+    Summed from the start of the stage: losses may differ by so much that differences of prefix sums would be wrong.
+    """
+    if problem.weight_loss is None:
+        return np.zeros((1, 1, 1))
+    losses = problem.weight_loss
+    if problem.loss_budget is None:
+        losses = np.where(losses < math.inf, 0.0, math.inf)
+    weight_levels, layers = losses.shape
+    summed = np.zeros((weight_levels, layers + 1, layers + 1))
+    for start in range(layers):
+        np.cumsum(losses[:, start:], axis=1, out=summed[:, start, start + 1 :])
+    return summed

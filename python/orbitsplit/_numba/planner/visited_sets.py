@@ -33,7 +33,7 @@ class VisitedSets(NamedTuple):
 def make_visited_sets(
     problem: Problem, total_s: Floats, links: int, options: Options, longest: int, most_operations: float
 ) -> VisitedSets:
-    """Return the sets: `total_s` is a node's time for all layers, `longest` the sum of all longest stages."""
+    """Return the sets: `total_s` is a node's least time for all layers, `longest` the sum of all longest stages."""
     nodes, layers, is_free = len(problem.nodes), len(problem.layers), problem.order == "free"
     is_limited = options.max_nodes is not None and options.max_nodes < min(nodes, layers)
     most_stages = options.max_nodes if is_limited and options.max_nodes is not None else _UNREACHABLE

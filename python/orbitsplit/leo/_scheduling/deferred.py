@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from orbitsplit._network.network import Link, Network
-from orbitsplit._planner.problem import Evaluation, Problem, Stage, evaluate
+from orbitsplit._planner.problem import Evaluation, Problem, evaluate
+from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution
 from orbitsplit._plans.planning import plan_of
 

@@ -13,7 +13,8 @@ import numpy as np
 from orbitsplit._errors import OrbitsplitError
 from orbitsplit._io.validation import quoted
 from orbitsplit._network.network import Network, Node
-from orbitsplit._planner.problem import ExternalLink, Problem
+from orbitsplit._planner.problem import Problem
+from orbitsplit._planner.problem_parts import ExternalLink
 from orbitsplit._planner.tied_weights import solve_with_tied_weights
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.planning import PlanNames, build_problem, plan_of
