@@ -64,15 +64,24 @@ class StageModel:
         layers[-1].register_forward_hook(self._leave)
 
     @classmethod
-    def load(cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32) -> StageModel:
+    def load(
+        cls,
+        model: str | Path,
+        start: int,
+        stop: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        layout: Layout | None = None,
+    ) -> StageModel:
         """Load the layers [start, stop) of a model directory or hub id.
 
         Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
+        `layout` is the model's if it is known, which saves a forward on the meta device.
         Raises ValueError for an empty or too long range, an architecture that cannot be split, and a checkpoint
         that lacks weights of the stage.
         """
         config = read_config(model)
-        layout = find_layout(config)
+        layout = find_layout(config) if layout is None else layout
         layers = layout.layer_count + 2
         if not 0 <= start < stop <= layers:
             raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
