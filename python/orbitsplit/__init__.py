@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._codebook.accuracy import AccuracyCurve
     from ._codebook.codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
+    from ._codebook.weight_losses import WeightLosses
     from ._codec.calibrated import CalibratedCodec
     from ._codec.codecs import Codec, compress, decompress, frame_bytes
     from ._codec.stateful import Decoder, Encoder
@@ -118,6 +119,7 @@ _MODULES = {
     "Trial": ".calibration",
     "Unsplit": "._planner.unsplit",
     "Verification": ".calibration",
+    "WeightLosses": "._codebook.weight_losses",
     "Workload": "._profiling.workload",
     "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
@@ -209,6 +211,7 @@ __all__ = [
     "Trial",
     "Unsplit",
     "Verification",
+    "WeightLosses",
     "Workload",
     "alternatives",
     "bench_paper",
