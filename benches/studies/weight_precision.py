@@ -7,8 +7,8 @@
     mixes     random precisions for every layer: the sum of what each loses alone, beside what was measured
     cuts      the same with codecs at up to three cuts in addition
 
-Weights are quantised and dequantised, products are torch's. The compensated models are converted once and kept in
-orbitsplit/weights in the XDG cache (about eight minutes for each). One thread.
+Weights are quantised and dequantised, products are torch's. The compensated model is converted once and kept in
+orbitsplit/weights in the XDG cache (about eight minutes). One thread.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -33,13 +34,11 @@ from orbitsplit.calibration import Reference, held_out
 from orbitsplit.calibration._measure import transmit
 from orbitsplit.calibration._weight_levels import LayerWeights, Matrices, measure_weights
 
-# Modules in 8 bits beside weights in 4 bits, such that there are at most 5 bits a weight.
-RECIPES: dict[str, dict[str, str]] = {
-    "int4 compensated": {},
-    "at most 5 bits": {"*.[qkv]_proj": "int8", **{f"*.{k}.mlp.down_proj": "int8" for k in (0, 1, 15, 16, 17)}},
-}
+COMPENSATED = "int4 compensated"
+# Modules in 8 bits beside compensated ones in 4 bits, such that there are at most 5 bits a weight.
+RECIPES = {"at most 5 bits": ("*.[qkv]_proj", *(f"*.{k}.mlp.down_proj" for k in (0, 1, 15, 16, 17)))}
 CALIBRATION_ROWS = 32
-LEVELS = ("int8", "int4", "int4 compensated")
+LEVELS = ("int8", COMPENSATED)
 CODECS = ("int8", "int4")
 CUTS = (5, 9, 14)
 
@@ -61,13 +60,13 @@ class Cost:
     rise_error: float
 
 
-def converted(recipe: str) -> Path:
-    """Return the folder of the model in a recipe with compensated errors, which the first call converts."""
-    folder = cache_root().parent / "weights" / f"gemma3-270m-{recipe.replace(' ', '-')}"
+def converted() -> Path:
+    """Return the folder of the model with compensated errors, which the first call converts."""
+    folder = cache_root().parent / "weights" / "gemma3-270m-int4-compensated"
     if not folder.is_dir():
         rows = token_rows(load_tokenizer(demo_model()), texts("calibration"), TOKENS)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CALIBRATION_ROWS]
-        osp.convert(demo_model(), folder, weights="int4", modules=RECIPES[recipe], calibration=rows[chosen])
+        osp.convert(demo_model(), folder, weights="int4", calibration=rows[chosen])
     return folder
 
 
@@ -84,7 +83,13 @@ class Bench:
     @cache  # noqa: B019 - there is one of them
     def level(self, name: str) -> Matrices:
         """Return the weights of all modules in a format or a recipe."""
-        return self.weights.matrices(converted(name) if name in RECIPES else name)
+        if name in RECIPES:
+            finer = self.level("int8")
+            return {
+                module: finer[module] if any(fnmatchcase(module, pattern) for pattern in RECIPES[name]) else matrix
+                for module, matrix in self.level(COMPENSATED).items()
+            }
+        return self.weights.matrices(converted() if name == COMPENSATED else name)
 
     def whole(self, name: str) -> Mix:
         """Return all layers at one level."""
@@ -124,7 +129,7 @@ def bits(weights: Matrices) -> float:
 
 def show_recipes(bench: Bench) -> None:
     """Print what whole models cost."""
-    names = ("int8", "int4", *RECIPES)
+    names = ("int8", "int4", COMPENSATED, *RECIPES)
     found = bench.costs([bench.whole(name) for name in names])
     samples = sum(len(batch.targets) for batch in bench.reference.batches if batch.targets is not None)
     print(f"{samples} predictions, perplexity in float32 {bench.perplexity():.3f}\n")
@@ -139,7 +144,7 @@ def show_recipes(bench: Bench) -> None:
 @cache
 def alone(bench: Bench) -> dict[str, osp.WeightLosses]:
     """Return what every layer loses alone at every level."""
-    folders = {name: converted(name) if name in RECIPES else name for name in LEVELS}
+    folders = {name: converted() if name == COMPENSATED else name for name in LEVELS}
     return measure_weights(bench.reference, folders)
 
 
@@ -199,7 +204,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="recipes, layers, mixes, cuts (default: all)")
     parser.add_argument("--quick", action="store_true", help="few predictions and mixes, to see that it runs")
-    parser.add_argument("--rows", type=int, default=8, help="held-out rows of 512 tokens, for the recipes")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=8,
+        help="held-out rows of 512 tokens for the recipes, a quarter of them for the others",
+    )
     parser.add_argument("--mixes", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -208,7 +218,7 @@ def main() -> None:
     wanted = given.tables or ["recipes", "layers", "mixes", "cuts"]
     if "recipes" in wanted:
         show_recipes(Bench(rows, 16 if given.quick else 256))
-    single = Bench(min(rows, 2), 16 if given.quick else 128)
+    single = Bench(max(1, rows // 4), 16 if given.quick else 128)
     shown: dict[str, Callable[[], None]] = {
         "layers": lambda: show_layers(single),
         "mixes": lambda: show_mixes(single, mixes, given.seed),

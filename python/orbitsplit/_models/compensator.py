@@ -62,10 +62,11 @@ class Compensator:
         return found
 
     def _modules(self, stage: StageModel) -> dict[str, nn.Module]:
+        """Return the modules that the stage has to quantise: a tied head has the table of the first stage."""
         return {
             name: module
             for name, module in stage.model.named_modules()
-            if name in self._formats and not getattr(module.weight, "is_meta", True)
+            if name in self._formats and name not in self._tied.values() and not module.weight.is_meta
         }
 
     def _moments(self, stage: StageModel, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -73,9 +74,7 @@ class Compensator:
         adapted = {
             name: module
             for name, module in modules.items()
-            if self._formats[name] == "int4"
-            and not isinstance(module, nn.Embedding)
-            and name not in self._tied.values()
+            if self._formats[name] == "int4" and not isinstance(module, nn.Embedding)
         }
         return second_moments(adapted, self._forwards(stage, self._states)) if adapted else {}
 
