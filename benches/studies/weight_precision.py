@@ -3,6 +3,7 @@
     python -m benches.studies.weight_precision [--quick] [--rows 8] [--mixes 30] [--seed 0] [TABLE ...]
 
     recipes   perplexity and loss of whole models: rounded, compensated on other topics, and mixes of formats
+    matrices  how far weights are from where rounding puts them, by the kind of matrix
     layers    the loss of each layer alone, of the embeddings and of the head
     mixes     random precisions for every layer: the sum of what each loses alone, beside what was measured
     cuts      the same with codecs at up to three cuts in addition
@@ -27,7 +28,9 @@ from torch import Tensor
 
 import orbitsplit as osp
 from benches.studies.calibrate_gemma import TOKENS, rank_correlation, texts
+from orbitsplit._models.compensator import matrix_of
 from orbitsplit._models.gguf import cache_root
+from orbitsplit._models.quantized import weights_of
 from orbitsplit._models.source import demo_model, load_tokenizer
 from orbitsplit._models.token_rows import token_rows
 from orbitsplit.calibration import Reference, held_out
@@ -38,6 +41,7 @@ COMPENSATED = "int4 compensated"
 # Modules in 8 bits beside compensated ones in 4 bits, such that there are at most 5 bits a weight.
 RECIPES = {"at most 5 bits": ("*.[qkv]_proj", *(f"*.{k}.mlp.down_proj" for k in (0, 1, 15, 16, 17)))}
 CALIBRATION_ROWS = 32
+FORMATS = ("int8", "int4")
 LEVELS = ("int8", COMPENSATED)
 CODECS = ("int8", "int4")
 CUTS = (5, 9, 14)
@@ -129,7 +133,7 @@ def bits(weights: Matrices) -> float:
 
 def show_recipes(bench: Bench) -> None:
     """Print what whole models cost."""
-    names = ("int8", "int4", COMPENSATED, *RECIPES)
+    names = (*FORMATS, COMPENSATED, *RECIPES)
     found = bench.costs([bench.whole(name) for name in names])
     samples = sum(len(batch.targets) for batch in bench.reference.batches if batch.targets is not None)
     print(f"{samples} predictions, perplexity in float32 {bench.perplexity():.3f}\n")
@@ -139,6 +143,21 @@ def show_recipes(bench: Bench) -> None:
         print(
             f"| {name} | {bits(bench.level(name)):.2f} | {cost.rise:+.2f} ± {cost.rise_error:.2f} | {cost.loss:.4f} |"
         )
+
+
+def show_matrices(bench: Bench) -> None:
+    """Print relative errors of rounded weights, the median and the range over the layers."""
+    print("| matrix | " + " | ".join(f"{name}, %: median (least to most)" for name in FORMATS) + " |")
+    print("| --- |" + " --- |" * len(FORMATS))
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, module, _ in weights_of(bench.reference.hooked.model):
+        values = matrix_of(module)
+        for level in FORMATS:
+            error = (torch.from_numpy(bench.level(level)[name].dequantize()) - values).norm() / values.norm()
+            found.setdefault(name.rpartition(".")[2], {}).setdefault(level, []).append(100 * float(error))
+    for kind, errors in found.items():
+        texts_of = [f"{np.median(errors[f]):.2f} ({min(errors[f]):.2f} to {max(errors[f]):.2f})" for f in FORMATS]
+        print(f"| {kind} | " + " | ".join(texts_of) + " |")
 
 
 @cache
@@ -202,7 +221,7 @@ def show_mixes(bench: Bench, count: int, seed: int, *, most_cuts: int = 0) -> No
 def main() -> None:
     """Print the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="recipes, layers, mixes, cuts (default: all)")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="default: all")
     parser.add_argument("--quick", action="store_true", help="few predictions and mixes, to see that it runs")
     parser.add_argument(
         "--rows",
@@ -215,11 +234,12 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows, mixes = (1, 4) if given.quick else (given.rows, given.mixes)
-    wanted = given.tables or ["recipes", "layers", "mixes", "cuts"]
+    wanted = given.tables or ["recipes", "matrices", "layers", "mixes", "cuts"]
     if "recipes" in wanted:
         show_recipes(Bench(rows, 16 if given.quick else 256))
     single = Bench(max(1, rows // 4), 16 if given.quick else 128)
     shown: dict[str, Callable[[], None]] = {
+        "matrices": lambda: show_matrices(single),
         "layers": lambda: show_layers(single),
         "mixes": lambda: show_mixes(single, mixes, given.seed),
         "cuts": lambda: show_mixes(single, max(4, mixes // 3), given.seed, most_cuts=len(CUTS)),
