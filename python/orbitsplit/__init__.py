@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ._codebook.accuracy import AccuracyCurve
     from ._codebook.codebook import CalibratedModel, Codebook, CodebookEntry, CodebookLevel
+    from ._codebook.weight_losses import WeightLosses
     from ._codec.calibrated import CalibratedCodec
     from ._codec.codecs import Codec, compress, decompress, frame_bytes
     from ._codec.stateful import Decoder, Encoder
@@ -120,6 +121,7 @@ _MODULES = {
     "Unsplit": "._planner.unsplit",
     "Verification": ".calibration",
     "WeightLevel": "._planner.problem_parts",
+    "WeightLosses": "._codebook.weight_losses",
     "Workload": "._profiling.workload",
     "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
@@ -212,6 +214,7 @@ __all__ = [
     "Unsplit",
     "Verification",
     "WeightLevel",
+    "WeightLosses",
     "Workload",
     "alternatives",
     "bench_paper",

@@ -115,6 +115,7 @@ void test_sizes() {
                  "weight format 2 is unknown; 0 is int8, 1 is int4");
     CHECK_THROWS(quantized_bytes(WeightFormat::int8, std::int64_t{1} << 57, 64), std::invalid_argument,
                  "the matrix has 2^63 bytes or more");
+    CHECK_THROWS(product_scratch_bytes(-1, 32), std::invalid_argument, "inputs is -1, it must be at least 0");
 }
 
 // Half a step of the group; int4 codes also lose what rounding of scale and minimum takes away.

@@ -146,6 +146,8 @@ void dequantize_rows(const WeightMatrix& matrix, std::span<const std::int64_t> i
 }
 
 std::uint64_t product_scratch_bytes(std::int64_t inputs, std::int64_t columns) {
+    if (inputs < 0)
+        throw std::invalid_argument("inputs is " + std::to_string(inputs) + ", it must be at least 0");
     const std::uint64_t codes = quantized_bytes(WeightFormat::int8, inputs, columns) / 34 * 64;
     const auto groups = static_cast<std::size_t>(columns) / weights::group;
     return weights::cache_line + codes + static_cast<std::uint64_t>(inputs) * weights::padded(groups) * 8;

@@ -177,6 +177,14 @@ def convert(
     head: Annotated[
         str | None, typer.Option(help="Format of embeddings and head. Default: that of the others.")
     ] = None,
+    module: Annotated[
+        list[str] | None,
+        typer.Option(help='Format of some modules, by a pattern of their names: "*.v_proj=int8"; repeatable.'),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text file for which errors of int4 compensate each other; repeatable. Default: none do."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a model with its weights in 8 or 4 bits, which every command takes as a model.
@@ -184,15 +192,26 @@ def convert(
     Example: `orbitsplit convert my-model/ --weights int8 -o my-model-int8`
     """
     check_new_folder(output)
+    check_readable(calibration or [])
+    modules = dict(_module_format(text) for text in module or [])
     find_model(model)
     with progress_bars() as progress:
-        folder = osp.convert(model, output, weights=weights, head=head, progress=progress)
+        folder = osp.convert(
+            model, output, weights=weights, head=head, modules=modules, calibration=calibration, progress=progress
+        )
     log.info("wrote %s", folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if as_json:
         print_json({"folder": str(folder), "weight_bytes": size})
     else:
         out.print(f"{folder}: {format_bytes(size)} of weights", highlight=False)
+
+
+def _module_format(text: str) -> tuple[str, str]:
+    pattern, equals, weight_format = text.rpartition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is no PATTERN=FORMAT", param_hint="--module")
+    return pattern, weight_format
 
 
 @app.command()
@@ -210,6 +229,10 @@ def calibrate(
     codec: Annotated[
         list[str] | None,
         typer.Option(help="channel, fisher, klt, mask, trained or a fixed codec; repeatable. Default: fisher and klt."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="int8, int4 or a folder of `convert`: measure what layers lose with it; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the division of the text into fitting and measuring.")] = 0,
     as_json: Json = False,
@@ -233,6 +256,7 @@ def calibrate(
             levels=level or LEVELS,
             codecs=codec or CODECS,
             prompt_tokens=prompt_tokens,
+            weights=weights or (),
             seed=seed,
             checkpoint=output.with_name(output.name + ".partial"),
             progress=progress,

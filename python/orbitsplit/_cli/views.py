@@ -83,12 +83,23 @@ def codebook(console: Console, book: osp.Codebook) -> None:
         bits = max(one.bits_per_element for one in found)
         view.add_row(escape(level.name), f"{bits:.2f}", str(len(found)), *(f"{loss:.4f}" for loss in picked))
     console.print(view)
+    if book.weights:
+        console.print(_weights(book, str(unit)))
     curve = book.accuracy
     console.print(
         f"codebook {book.hex_id} of {escape(book.model.name)}: expected drop in accuracy at a loss of 0.1: "
         f"{10 * curve.drop_per_loss:.2f} +- {10 * curve.error:.2f} percentage points",
         highlight=False,
     )
+
+
+def _weights(book: osp.Codebook, unit: str) -> Table:
+    """Return what the layers lose with quantised weights: the ends, and the sum and the most of those between."""
+    view = Table("weights", f"loss, {escape(unit)}: embeddings", "layers together", "worst layer", "head")
+    for name, losses in book.weights.items():
+        first, *layers, last = losses.loss
+        view.add_row(escape(name), *(f"{loss:.4f}" for loss in (first, sum(layers), max(layers), last)))
+    return view
 
 
 def plan(console: Console, plan: osp.Plan) -> None:

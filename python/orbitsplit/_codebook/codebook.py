@@ -32,6 +32,7 @@ from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem_parts import Level
 
 from .accuracy import AccuracyCurve
+from .weight_losses import WeightLosses, check_layers, read_weight_losses
 
 FORMAT = "orbitsplit-codebook"
 VERSION = 1
@@ -129,7 +130,8 @@ class Codebook:
 
     `book[cut, level]` is a codec for `compress` (a `CalibratedCodec`, or the name of a fixed one); `decompress(frame,
     book)` finds the codec that a frame names. `codebook_id` is derived from all numbers that decoding depends on: books
-    that differ have different ids. Made by `calibrate`.
+    that differ have different ids. `weights` has what layers lose at each precision of weights that was measured. Made
+    by `calibrate`.
 
     Example:
         >>> book = osp.Codebook.load("book.safetensors")                        # doctest: +SKIP
@@ -144,6 +146,7 @@ class Codebook:
         *,
         accuracy: AccuracyCurve,
         provenance: Mapping[str, Any],
+        weights: Mapping[str, WeightLosses] | None = None,
     ) -> None:
         check_kind("model", model, CalibratedModel)
         for cut, found in mapping_of("entries", entries).items():
@@ -153,6 +156,10 @@ class Codebook:
             if name not in mapping_of("tensors", tensors):
                 raise ValueError(f"tensors has no array {quoted(name)}, which a level needs")
         check_kind("accuracy", accuracy, AccuracyCurve)
+        self.weights = {} if weights is None else dict(mapping_of("weights", weights))
+        for name, losses in self.weights.items():
+            check_kind(f"weights[{quoted(name)}]", losses, WeightLosses)
+        check_layers(self.weights, model.layers)
         self.model = model
         self.accuracy = accuracy
         self.provenance = provenance
@@ -242,6 +249,7 @@ class Codebook:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the arrays as JSON-ready data."""
+        weights = {name: asdict(losses) for name, losses in self.weights.items()}
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -250,6 +258,7 @@ class Codebook:
             "entries": {str(cut): [asdict(entry) for entry in entries] for cut, entries in self._entries.items()},
             "accuracy": asdict(self.accuracy),
             "provenance": dict(self.provenance),
+            **({"weights": weights} if weights else {}),
         }
 
     def save(self, path: str | Path) -> None:
@@ -266,12 +275,14 @@ class Codebook:
         """
         document, tensors = read_tensors(path, FORMAT, VERSION, is_checked=True)
         try:
+            model = read_model(document["model"])
             book = cls(
-                read_model(document["model"]),
+                model,
                 {int(cut): read_entries(cut, rows) for cut, rows in mapping_of("entries", document["entries"]).items()},
                 tensors,
                 accuracy=record_of("accuracy", document["accuracy"], AccuracyCurve),
                 provenance=mapping_of("provenance", document["provenance"]),
+                weights=read_weight_losses(document.get("weights", {}), model.layers),
             )
         except KeyError as error:
             raise ValueError(f"{path} is not a valid codebook: there is no {error}") from error

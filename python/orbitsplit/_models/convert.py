@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import cached_file
 
 from orbitsplit._io.files import atomic_folder
-from orbitsplit._io.validation import check_string, quoted
-from orbitsplit._weights.quantized import FORMATS, QuantizedWeights
+from orbitsplit._io.validation import check_string, mapping_of, quoted
+from orbitsplit._weights.quantized import QuantizedWeights, check_format
 
 from .architecture import Layout, find_layout
+from .compensator import Compensator, matrix_of
 from .fingerprint import hash_layer
 from .gguf import Progress
 from .quantized import weights_of
 from .quantizer import WeightsConfig
-from .source import build_on_meta, open_model, read_config
+from .source import build_on_meta, load_tokenizer, open_model, read_config
 from .stage import StageModel
+from .token_rows import check_ids, read_texts, token_rows
+
+log = logging.getLogger("orbitsplit.models")
 
 _INDEX = "model.safetensors.index.json"
 _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+
+
+# Rows that rounding errors are compensated for, and their tokens.
+_ROWS, _TOKENS = 32, 512
 
 
 def convert(
@@ -35,25 +46,37 @@ def convert(
     *,
     weights: str = "int8",
     head: str | None = None,
+    modules: Mapping[str, str] | None = None,
+    calibration: Iterable[str | Path] | Tensor | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a model with quantized weights as a directory that `profile`, `Pipeline` and transformers load.
 
     `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight) or "int4" (4.5 bits); `head`
-    another one for the embeddings and what runs after the last layer. Norms, biases and weights with a number of
-    columns that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into `cache_dir`.
+    another one for the embeddings and what runs after the last layer; `modules` others for modules by patterns of their
+    names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights with a number of columns
+    that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into `cache_dir`.
+
+    With `calibration`, texts or text files (Path) of which 32 rows of 512 tokens are used, or token ids [N, S], errors
+    of weights in int4 compensate each other for what the model computes on them: 2 or 3 forwards of these rows, whose
+    hidden states are in memory.
+
     `progress(step, fraction)` is called for each layer. The directory appears when it is complete.
 
     Raises:
-        ValueError: The format is unknown, the model is quantized already or cannot be split, or a tied head would need
-            two formats.
+        TypeError: An argument has a wrong type.
+        ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split, a
+            tied head would need two formats, or the model or the formats do nothing with the calibration texts.
         FileExistsError: The output is there already.
     """
-    head = weights if head is None else head
-    _check_format("weights", weights)
-    _check_format("head", head)
-    formats = {"layers": weights, "ends": head}
+    formats = {"layers": weights, "ends": weights if head is None else head}
+    check_format("weights", weights)
+    check_format("head", formats["ends"])
+    patterns = {} if modules is None else dict(mapping_of("modules", modules))
+    for pattern, value in patterns.items():
+        check_string("a pattern of modules", pattern)
+        check_format(f"the format of modules {quoted(pattern)}", value)
     target = Path(output)
     if target.exists():
         raise FileExistsError(f"{target} exists already")
@@ -61,23 +84,109 @@ def convert(
     config = read_config(source)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{model} has quantized weights already")
-    layout = find_layout(config)
-    chosen = _chosen(build_on_meta(config), layout, formats)
+    conversion = _Conversion(source, config, formats, patterns, progress or (lambda _step, _fraction: None))
+    if calibration is not None:
+        conversion.compensate(calibration)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as folder:
-        layer_hashes = _write_weights(source, layout, chosen, folder, progress)
+        layer_hashes = conversion.write_weights(folder)
         _copy_others(source, folder)
-        by_format = {name: [m for m, used in chosen.items() if used == name] for name in sorted(set(chosen.values()))}
-        quantization = WeightsConfig(by_format, layout.layers_name, layer_hashes, str(model))
+        quantization = WeightsConfig(conversion.by_format, conversion.layout.layers_name, layer_hashes, str(model))
         vars(config)["quantization_config"] = quantization.to_dict()
         config.save_pretrained(folder)
     return target
 
 
-def _check_format(key: str, value: str) -> None:
-    check_string(key, value)
-    if value not in FORMATS:
-        raise ValueError(f"{key} is {quoted(value)}, must be one of {', '.join(FORMATS)}")
+class _Conversion:
+    """The work of one call of `convert`."""
+
+    def __init__(
+        self,
+        source: str | Path,
+        config: PreTrainedConfig,
+        formats: Mapping[str, str],
+        patterns: Mapping[str, str],
+        progress: Progress,
+    ) -> None:
+        self._source, self._config, self._progress = source, config, progress
+        self.layout = find_layout(config)
+        self._layers = self.layout.layer_count + 2
+        model = build_on_meta(config)
+        tied = {key.removesuffix(".weight"): name for name, key in (model.all_tied_weights_keys or {}).items()}
+        self._tied = {table: name.removesuffix(".weight") for table, name in tied.items()}
+        self._formats = _chosen(model, self.layout, formats)
+        _apply(patterns, self._formats, self._tied)
+        self._compensator: Compensator | None = None
+
+    @property
+    def by_format(self) -> dict[str, list[str]]:
+        """The names of the modules of each format."""
+        used = sorted(set(self._formats.values()))
+        return {name: [module for module, given in self._formats.items() if given == name] for name in used}
+
+    def compensate(self, calibration: Any) -> None:
+        """Let errors compensate each other on texts or token ids."""
+        if "int4" not in self._formats.values():
+            raise ValueError("calibration is used for weights in int4, and there are none")
+        if self.layout.image_tokens is not None:
+            raise ValueError("calibration is of texts, and the model takes images")
+        self._compensator = Compensator(
+            self._load,
+            self._layers,
+            _calibration_ids(calibration, self._source, self._config),
+            formats=self._formats,
+            tied=self._tied,
+            progress=self._progress,
+        )
+
+    def write_weights(self, folder: Path) -> list[str]:
+        """Write a file for each layer, and their index; return the digests of the transformer layers."""
+        index: dict[str, str] = {}
+        hashes = []
+        total_bytes = 0
+        for number in range(self._layers):
+            self._progress(f"quantizing layer {number + 1} of {self._layers}", number / self._layers)
+            stage = self._load(number)
+            if 0 < number < self._layers - 1:
+                hashes.append(hash_layer(stage.transformer_layers[number - 1]))
+            tensors = dict(self._converted(stage))
+            file = f"model-{number + 1:05}-of-{self._layers:05}.safetensors"
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+            index |= dict.fromkeys(tensors, file)
+            total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        document = {"metadata": {"total_size": total_bytes}, "weight_map": index}
+        (folder / _INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
+        self._progress("converted", 1.0)
+        return hashes
+
+    def _load(self, number: int) -> StageModel:
+        return StageModel.load(self._source, number, number + 1)
+
+    def _converted(self, stage: StageModel) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors of a stage by name, those of modules in `formats` quantized."""
+        tied = {f"{name}.weight" for name in self._tied.values()}  # of the last stage: the first one has their source
+        compensated = {} if self._compensator is None else self._compensator.quantize(stage)
+        for name, tensor in stage.model.state_dict().items():
+            if name in tied:
+                continue
+            module, _, part = name.rpartition(".")
+            if part != "weight" or module not in self._formats:
+                yield name, tensor.contiguous()
+                continue
+            matrix = compensated.get(module)
+            if matrix is None:
+                values = matrix_of(stage.model.get_submodule(module)).numpy()
+                matrix = QuantizedWeights.quantize(values, self._formats[module])  # type: ignore[arg-type]
+            yield name, torch.tensor(matrix.data).reshape(matrix.shape[0], -1)
+
+
+def _calibration_ids(calibration: Any, source: str | Path, config: PreTrainedConfig) -> Tensor:
+    """Return token ids [N, S] to compensate errors on."""
+    if not isinstance(calibration, Tensor):
+        ids = token_rows(load_tokenizer(source), read_texts("calibration", calibration), _TOKENS)
+        return ids[torch.linspace(0, len(ids) - 1, min(len(ids), _ROWS)).long()]
+    check_ids(calibration, config, least=1)
+    return calibration
 
 
 def _chosen(model: torch.nn.Module, layout: Layout, formats: Mapping[str, str]) -> dict[str, str]:
@@ -92,51 +201,32 @@ def _chosen(model: torch.nn.Module, layout: Layout, formats: Mapping[str, str]) 
     }
 
 
-def _write_weights(
-    source: str | Path, layout: Layout, formats: Mapping[str, str], folder: Path, progress: Progress | None
-) -> list[str]:
-    """Write a file for each layer, and their index; return the digests of the transformer layers."""
-    layers = layout.layer_count + 2
-    index: dict[str, str] = {}
-    hashes = []
-    total_bytes = 0
-    for number in range(layers):
-        if progress is not None:
-            progress(f"quantizing layer {number + 1} of {layers}", number / layers)
-        stage = StageModel.load(source, number, number + 1)
-        if 0 < number < layers - 1:
-            hashes.append(hash_layer(stage.transformer_layers[number - 1]))
-        tensors = dict(_converted(stage, formats))
-        file = f"model-{number + 1:05}-of-{layers:05}.safetensors"
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(tensors, file)
-        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
-    document = {"metadata": {"total_size": total_bytes}, "weight_map": index}
-    (folder / _INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
-    if progress is not None:
-        progress("converted", 1.0)
-    return hashes
-
-
-def _converted(stage: StageModel, formats: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a stage by name, those of modules in `formats` quantized."""
-    tied = set(stage.model.all_tied_weights_keys or {})  # of the last stage: the first one has their source
-    for name, tensor in stage.model.state_dict().items():
-        if name in tied:
-            continue
-        module, _, part = name.rpartition(".")
-        if part != "weight" or module not in formats:
-            yield name, tensor.contiguous()
-            continue
-        matrix = tensor.t() if isinstance(stage.model.get_submodule(module), Conv1D) else tensor
-        values = matrix.float().contiguous().numpy()
-        data = torch.tensor(QuantizedWeights.quantize(values, formats[module]).data)  # type: ignore[arg-type]
-        yield name, data.reshape(len(values), -1)
+def _apply(patterns: Mapping[str, str], formats: dict[str, str], tied: Mapping[str, str]) -> None:
+    """Change the formats of the modules that patterns fit."""
+    for pattern, value in patterns.items():
+        fitting = [name for name in formats if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise ValueError(f"no module that is quantized fits {quoted(pattern)}, as {next(iter(formats))} would")
+        formats.update(dict.fromkeys(fitting, value))
+    for table, name in tied.items():
+        if formats.get(table) != formats.get(name):
+            raise ValueError(f"{table} and {name} are one table, and cannot be {formats[table]} and {formats[name]}")
 
 
 def _copy_others(source: str | Path, folder: Path) -> None:
     """Copy what is neither weights nor the configuration: tokenizer, generation config, licence."""
+    if not Path(source).is_dir():
+        _fetch_tokenizer(source)
     origin = Path(cached_file(str(source), "config.json")).parent
     for file in sorted(origin.iterdir()):
         if file.is_file() and file.name != "config.json" and not file.name.endswith(_WEIGHT_FILES):
             shutil.copy(file, folder / file.name)
+
+
+def _fetch_tokenizer(model: str | Path) -> None:
+    """Have the tokenizer of a hub id on this machine, which so far may have the weights alone."""
+    try:
+        load_tokenizer(model)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("%s has no tokenizer that can be loaded, the converted model has none: %s", model, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -118,6 +119,11 @@ def _multiply_panels(matrix: QuantizedWeights, x: Tensor, y: Tensor) -> None:
         torch.mm(x, torch.from_numpy(panel[: stop - start]).t(), out=y[:, start:stop])
 
 
+def _takes_ids_alone(module: nn.Embedding) -> bool:
+    """Say whether a module is called as an embedding: some of positions take masks."""
+    return len(inspect.signature(module.forward).parameters) == 1
+
+
 def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, int]]]:
     """Yield name, module and shape (outputs, inputs) of each weight that can be quantized: 32 columns share a scale."""
     for name, module in model.named_modules():
@@ -125,7 +131,7 @@ def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, in
             shape = (module.out_features, module.in_features)
         elif type(module) is Conv1D:
             shape = (module.nf, module.nx)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding) and _takes_ids_alone(module):
             shape = (module.num_embeddings, module.embedding_dim)
         else:
             continue
@@ -133,7 +139,14 @@ def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, in
             yield name, module, shape
 
 
-def quantize_modules(model: PreTrainedModel, formats: Mapping[str, str]) -> None:
+def quantized_matrices(model: nn.Module) -> Iterator[tuple[str, QuantizedWeights]]:
+    """Yield name and weights of each quantised module."""
+    for name, module in model.named_modules():
+        if isinstance(module, _Quantized):
+            yield name, module.matrix()
+
+
+def replace_with_quantized(model: PreTrainedModel, formats: Mapping[str, str]) -> None:
     """Replace the modules that `formats` names, whose weights are on the meta device, by quantized ones."""
     for name, module, (outputs, inputs) in list(weights_of(model)):
         weight_format = formats.get(name)

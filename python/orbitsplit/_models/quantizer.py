@@ -14,7 +14,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .fingerprint import SOURCE_HASH
-from .quantized import quantize_modules
+from .quantized import replace_with_quantized
 
 METHOD = "orbitsplit"
 VERSION = 1
@@ -57,7 +57,7 @@ class WeightsQuantizer(HfQuantizer):  # type: ignore[misc]
     """Puts quantized modules into a model before its weights are loaded."""
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> None:
-        quantize_modules(model, self.quantization_config.by_module())
+        replace_with_quantized(model, self.quantization_config.by_module())
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> PreTrainedModel:
         layers = model.get_submodule(self.quantization_config.layers)

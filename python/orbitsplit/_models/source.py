@@ -28,7 +28,7 @@ from orbitsplit._io.files import read_text
 from .checkpoint import check_files
 from .gguf import Progress, convert_gguf, converted_path
 from .model_path import find_model
-from .quantized import quantize_modules
+from .quantized import replace_with_quantized
 from .quantizer import weights_config
 
 _CONFIG = "config.json"
@@ -216,7 +216,7 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
         model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
     quantized = weights_config(config)
     if quantized is not None:
-        quantize_modules(model, quantized.by_module())
+        replace_with_quantized(model, quantized.by_module())
     model.eval()
     forget_padding(model)
     if model._can_set_experts_implementation():

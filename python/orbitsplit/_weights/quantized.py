@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._backend import backend
-from orbitsplit._io.validation import check_is_integer, check_range, check_string
+from orbitsplit._io.validation import check_is_integer, check_range, check_string, quoted
 
 Singles = npt.NDArray[np.float32]
 
@@ -42,7 +42,7 @@ class QuantizedWeights:
     data: npt.NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        _check_format(self.format)
+        check_format("format", self.format)
         object.__setattr__(self, "shape", _matrix_shape(self.shape))
         if not isinstance(self.data, np.ndarray) or self.data.dtype != np.uint8:
             raise TypeError(f"data is {_described(self.data)}, it must be a uint8 array")
@@ -72,7 +72,7 @@ class QuantizedWeights:
         Raises:
             ValueError: Of the shape, of values that are not finite or too large for int8, or of `importance`.
         """
-        _check_format(format)
+        check_format("format", format)
         matrix = np.ascontiguousarray(values, np.float32)
         if matrix.ndim != 2:
             raise ValueError(f"values has {matrix.ndim} axes, a matrix has 2")
@@ -169,15 +169,16 @@ def quantized_bytes(format: str, shape: tuple[int, int]) -> int:
 
     Raises `ValueError` for a format or a shape that does not exist.
     """
-    _check_format(format)
+    check_format("format", format)
     size: int = backend().quantized_bytes(FORMATS[format], *_matrix_shape(shape))
     return size
 
 
-def _check_format(format: Any) -> None:
-    check_string("format", format)
-    if format not in FORMATS:
-        raise ValueError(f'format is "{format}"; valid are {" and ".join(FORMATS)}')
+def check_format(name: str, value: Any) -> None:
+    """Raise `TypeError` or `ValueError` for what is no format of weights."""
+    check_string(name, value)
+    if value not in FORMATS:
+        raise ValueError(f"{name} is {quoted(value)}, must be one of {', '.join(FORMATS)}")
 
 
 def _matrix_shape(shape: Any) -> tuple[int, int]:

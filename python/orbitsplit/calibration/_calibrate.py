@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._codebook.accuracy import AccuracyCurve, fit_curve
 from orbitsplit._codebook.codebook import CalibratedModel, Codebook
+from orbitsplit._codebook.weight_losses import WeightLosses
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._io.validation import check_callable, check_count, check_path
 from orbitsplit._models.fingerprint import hash_layer
@@ -26,9 +27,10 @@ from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, worth_
 from ._checkpoint import Checkpoint, State
 from ._data import Data, Samples, frozen, is_causal, is_classifier, load_model, name_of, task_of
 from ._measure import CutDownstream, Measured, Reference
-from ._options import CalibrationKeywords, CalibrationOptions, check_seed
+from ._options import CalibrationKeywords, CalibrationOptions, check_seed, weight_levels
 from ._statistics import CutStatistics, collect
 from ._task import Batch
+from ._weight_levels import measure_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,6 +73,9 @@ def calibrate(
     `options` say what is fitted and measured. Fields of `CalibrationOptions` may also be given as keywords, which
     override those of `options`: `calibrate(model, data, cuts=[5, 9])`.
 
+    `weights=("int8", "int4")` also measures what each layer loses with its weights in these formats: a forward from
+    that layer on, for each of them and every measured sample. `Codebook.weights` has the losses.
+
     Memory beyond the model: 16 width^2 bytes per cut with klt or trained, and a megabyte for each measured output of a
     large vocabulary. Training takes minutes per level. `progress(step, fraction)` is called from time to time. With
     `checkpoint`, a path, an interrupted calibration resumes when the same call is made again, and ends with the same
@@ -106,7 +111,7 @@ def calibrate(
             work = _Calibration(hooked, identity, fit_batches, measure_batches, request, report)
             work.collect(kept)
             work.fit(kept)
-            book = work.book(kept.state)
+            book = work.book(kept.state, work.weights(weight_levels(chosen.weights)))
         except BaseException:
             kept.save()
             raise
@@ -140,6 +145,7 @@ def _request(
         "hull_only": options.hull_only,
         "seed": options.seed,
         "dtype": dtype,
+        **({"weights": list(weight_levels(options.weights))} if options.weights else {}),
         "versions": {name: version(name) for name in ("orbitsplit", "torch", "transformers")},
     }
 
@@ -212,7 +218,7 @@ class _Calibration:
             if cut in state.entries:
                 continue
             self._report(
-                f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.65 * done / len(request["cuts"])
+                f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.55 * done / len(request["cuts"])
             )
             downstream = CutDownstream(self._reference, cut, downstream)
             sources = Sources(
@@ -242,7 +248,18 @@ class _Calibration:
                     downstream = CutDownstream(self._fitted_to, earlier, downstream).through(codec)
         return CutDownstream(self._fitted_to, cut, downstream)
 
-    def book(self, state: State) -> Codebook:
+    def weights(self, levels: Mapping[str, str | Path]) -> dict[str, WeightLosses]:
+        """Measure what each layer loses at each precision of weights."""
+        if not levels:
+            return {}
+        batches = len(self._reference.batches)
+
+        def on_batch(index: int) -> None:
+            self._report(f"weights, batch {index + 1} of {batches}", 0.8 + 0.1 * (index + 1) / batches)
+
+        return measure_weights(self._reference, levels, on_batch=on_batch)
+
+    def book(self, state: State, weights: Mapping[str, WeightLosses]) -> Codebook:
         """Measure plans of several cuts, fit the curve from loss to accuracy, and return the codebook."""
         provenance = {
             **{key: value for key, value in self._request.items() if key not in ("model", "cuts")},
@@ -263,7 +280,9 @@ class _Calibration:
             [found.expected_drop_error for found in measured],
         )
         self._report("calibrated", 1.0)
-        return Codebook(self._identity, state.entries, state.tensors, accuracy=curve, provenance=provenance)
+        return Codebook(
+            self._identity, state.entries, state.tensors, accuracy=curve, provenance=provenance, weights=weights
+        )
 
     def _composites(self, book: Codebook) -> tuple[list[float], list[Measured]]:
         predicted, measured = [], []

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._io.files import read_text
 from orbitsplit._models.gguf import Progress
 from orbitsplit._models.source import load_options, load_tokenizer, model_class, open_model, read_config
+from orbitsplit._models.token_rows import check_ids, read_texts, token_rows
 
 from ._statistics import GOLDEN
 from ._task import Batch, Distributions, Embeddings, Task
@@ -102,13 +102,16 @@ class Samples:
         if is_classifier(model):
             self._tensors = _images(data, model.config.num_labels)
         elif isinstance(data, Tensor):
-            _check_ids(data, model)
+            check_ids(data, model.config, least=2 if is_causal(model) else 1)  # a next token to predict
             self._tensors = (data, torch.ones_like(data))
         else:
-            texts = _texts(data)
+            texts = read_texts("data", data)
             tokenizer = load_tokenizer(name) if tokenizer is None else tokenizer
-            make = _rows if is_causal(model) else _padded
-            self._tensors = make(tokenizer, texts, prompt_tokens)
+            if is_causal(model):
+                ids = token_rows(tokenizer, texts, prompt_tokens)
+                self._tensors = ids, torch.ones_like(ids)
+            else:
+                self._tensors = _padded(tokenizer, texts, prompt_tokens)
         self.count = len(self._tensors[0])
 
     @property
@@ -158,19 +161,6 @@ class Samples:
         return Batch(inputs, targets=ids[at + 1], positions=at)
 
 
-def _check_ids(ids: Tensor, model: PreTrainedModel) -> None:
-    least = 2 if is_causal(model) else 1  # a next token to predict
-    if ids.is_floating_point():
-        raise TypeError(f"token ids are {ids.dtype}, expected integers")
-    if ids.dim() != 2 or not len(ids):
-        raise ValueError(f"token ids have shape {tuple(ids.shape)}, expected a non-empty [N, S]")
-    if ids.shape[1] < least:
-        raise ValueError(f"token ids have shape {tuple(ids.shape)}, rows of at least {least} tokens are needed")
-    vocabulary = model.config.get_text_config().vocab_size
-    if not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise ValueError(f"token ids are from {int(ids.min())} to {int(ids.max())}, the vocabulary has {vocabulary}")
-
-
 def _parts(chosen: Tensor, size: int) -> list[Tensor]:
     return [chosen[at : at + size] for at in range(0, len(chosen), size)]
 
@@ -189,41 +179,6 @@ def _images(data: Data, classes: int) -> tuple[Tensor, Tensor]:
     if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels are from {int(labels.min())} to {int(labels.max())}, the model has {classes} classes")
     return images, labels
-
-
-def _texts(data: Any) -> Iterator[str]:
-    if isinstance(data, (str, Path)):
-        raise TypeError("data is a single text or path, expected a sequence of them")
-    if not isinstance(data, Iterable):
-        raise TypeError(f"data is {type(data).__name__}, expected texts (str) or text files (Path)")
-    for item in data:
-        if isinstance(item, Path):
-            yield read_text(item)
-        elif isinstance(item, str):
-            yield item
-        else:
-            raise TypeError(f"data holds {type(item).__name__}, expected texts (str) or text files (Path)")
-
-
-def _rows(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:
-    """Return rows [N, tokens] of the concatenated texts, each with the tokens that the tokenizer puts before a prompt.
-
-    Raises `ValueError` for too few tokens.
-    """
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    begun = tokenizer("a")["input_ids"]
-    start = begun[: len(begun) - len(bare)] if begun[len(begun) - len(bare) :] == bare else []
-    stream: list[int] = []
-    for text in texts:
-        stream += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    step = tokens - len(start)
-    if tokens < 2 or step < 1:
-        raise ValueError(f"prompt_tokens is {tokens}, must be at least {max(2, len(start) + 1)}")
-    rows = [start + stream[at : at + step] for at in range(0, len(stream) - step + 1, step)]
-    if len(rows) < 2:
-        raise ValueError(f"the texts have {len(stream)} tokens, must fill at least two rows of {tokens} tokens")
-    ids = torch.tensor(rows)
-    return ids, torch.ones_like(ids)
 
 
 def _padded(tokenizer: Any, texts: Iterable[str], tokens: int) -> tuple[Tensor, Tensor]:

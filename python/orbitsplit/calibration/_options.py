@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import torch
 
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.validation import check_boolean, check_count, check_integer, check_number, check_string, quoted
+from orbitsplit._weights.quantized import FORMATS
 
 from ._candidates import check_codecs
 
@@ -34,6 +36,7 @@ class CalibrationKeywords(TypedDict, total=False):
     measure_samples: int | None
     dtype: torch.dtype
     hull_only: bool
+    weights: Sequence[str | Path]
     seed: int
 
 
@@ -58,6 +61,9 @@ class CalibrationOptions:
     that is loaded. With `hull_only`, codecs are left out that lie above the lower convex hull of loss over bits at
     their cut by more than their standard error (codecs with and without a matrix apart).
 
+    `weights` are precisions whose loss is measured for each layer, the embeddings and the head: the formats "int8" and
+    "int4", as `convert` rounds without calibration texts, or folders that it wrote of the same model.
+
     Example:
         >>> options = osp.CalibrationOptions(cuts=[5, 9, 14], codecs=("klt", "int8"))        # doctest: +SKIP
         >>> book = osp.calibrate("path-or-hub-id", texts, options=options)                   # doctest: +SKIP
@@ -76,6 +82,7 @@ class CalibrationOptions:
     measure_samples: int | None = None
     dtype: torch.dtype = torch.float32
     hull_only: bool = True
+    weights: Sequence[str | Path] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,7 +105,29 @@ class CalibrationOptions:
                 check_count(name, getattr(self, name), 1)
         check_torch_dtype("dtype", self.dtype)
         check_boolean("hull_only", self.hull_only)
+        weights = _tuple_of("weights", self.weights)
+        object.__setattr__(self, "weights", weights)
+        weight_levels(weights)
         check_seed(self.seed)
+
+
+def weight_levels(weights: Sequence[Any]) -> dict[str, str | Path]:
+    """Return precisions of weights by name: formats, and folders by their own names.
+
+    Raises `TypeError` for what is neither a string nor a path, `ValueError` for no format or folder, and for two of one
+    name.
+    """
+    found: dict[str, str | Path] = {}
+    for given in weights:
+        if not isinstance(given, (str, Path)):
+            raise TypeError(f"a precision of weights is {quoted(given)}, must be a format or a folder")
+        name = given if given in FORMATS else Path(given).resolve().name
+        if given not in FORMATS and not Path(given).is_dir():
+            raise ValueError(f"weights {quoted(str(given))} are no folder and none of {', '.join(FORMATS)}")
+        if name in found:
+            raise ValueError(f"weights name {quoted(str(name))} twice")
+        found[str(name)] = given
+    return found
 
 
 def check_torch_dtype(name: str, dtype: Any) -> None:

@@ -247,9 +247,12 @@ def test_calibrate_plan_verify_and_run_follow_each_other(
     book, verified = tmp_path / "book.safetensors", tmp_path / "verified.json"
     common = ("--prompt-tokens", 16)
     assert orbitsplit(monkeypatch, "profile", model, *common, "--measure", "-o", profile) == 0
-    options = ("--codec", "klt", "--codec", "int8", "--level", 4, "--cut", 1, "--cut", 2)
+    options = ("--codec", "klt", "--codec", "int8", "--level", 4, "--cut", 1, "--cut", 2, "--weights", "int4")
     assert orbitsplit(monkeypatch, "calibrate", model, *common, "--text", text, *options, "-o", book) == 0
-    assert "klt 4" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "klt 4" in shown
+    assert "worst layer" in shown
+    assert len(osp.Codebook.load(book).weights["int4"].loss) == 6
     assert not book.with_name("book.safetensors.partial").exists()
     given = ("--codebook", book)
     budget = (*given, "--max-accuracy-drop", 0.5, "--new-tokens", 4)
@@ -264,6 +267,27 @@ def test_calibrate_plan_verify_and_run_follow_each_other(
     assert len(printed["texts"]) == 2
     assert printed["run"]["new_tokens"] == 4
     assert osp.Trace.load(trace).events
+
+
+def test_convert_takes_formats_of_modules_and_calibration_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, text = tmp_path / "model", tmp_path / "text.txt"
+    save_tiny_model(model)
+    save_tiny_tokenizer(model)
+    text.write_text("the satellite passes over the station and sends data " * 150)
+    given = ("convert", model, "--weights", "int4", "--module", "*.v_proj=int8", "--json")
+    sizes = []
+    for name, options in (("rounded", ()), ("compensated", ("--calibration", text))):
+        assert orbitsplit(monkeypatch, *given, *options, "-o", tmp_path / name) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["weight_bytes"])
+    config = json.loads((tmp_path / "compensated" / "config.json").read_text())
+    assert config["quantization_config"]["formats"]["int8"] == [f"model.layers.{k}.self_attn.v_proj" for k in range(4)]
+    files = [sorted((tmp_path / name).glob("*.safetensors"))[1].read_bytes() for name in ("rounded", "compensated")]
+    assert sizes[0] == sizes[1]
+    assert files[0] != files[1]
+    assert orbitsplit(monkeypatch, "convert", model, "--module", "int8", "-o", tmp_path / "out") == 2
+    assert "'int8' is no PATTERN=FORMAT" in capsys.readouterr().err
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(

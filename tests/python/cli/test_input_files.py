@@ -23,7 +23,7 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "solve": {"problem": ("problem.json",)},
     "pareto": {"problem": ("problem.json",)},
     "profile": {"model": MODEL, "output": ("-o", "out.json")},
-    "convert": {"model": MODEL, "output": ("-o", "out")},
+    "convert": {"model": MODEL, "calibration": ("--calibration", "corpus.txt"), "output": ("-o", "out")},
     "calibrate": {"model": MODEL, "text": TEXT, "output": ("-o", "out.safetensors")},
     "verify": {"plan": PLAN, "text": TEXT, "codebook": RUN["codebook"], **AFTER_A_LOSS, "model": RUN["model"],
                "output": ("-o", "out.json")},
@@ -74,7 +74,7 @@ def _cases() -> list[Case]:
             if parameter in DOCUMENTS:
                 cases.append(Case(command, parameter, "a folder", "my-model"))
                 cases.append(Case(command, parameter, "of another kind", "corpus.txt"))
-            if parameter == "text":
+            if parameter in ("text", "calibration"):
                 cases.append(Case(command, parameter, "a folder", "my-model"))
             if parameter == "model":
                 cases.append(Case(command, parameter, "of another kind", "corpus.txt"))

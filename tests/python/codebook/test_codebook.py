@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pytest
 
 import orbitsplit as osp
-from orbitsplit import AccuracyCurve, CalibratedModel, Codebook, CodebookEntry, CodebookLevel
+from orbitsplit import AccuracyCurve, CalibratedModel, Codebook, CodebookEntry, CodebookLevel, WeightLosses
+from orbitsplit._io.tensor_file import read_tensors, write_tensors
 
 WIDTH, LAYERS = 16, 4
 MODEL = CalibratedModel(
@@ -496,3 +497,45 @@ def test_codecs_take_the_memory_that_is_said() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, timeout=120)
     # Three copies of the matrix; the arrays that a codec was given are here those of all.
     assert 1.8 < float(done.stdout) <= 3.3
+
+
+# Losses of weights.
+
+
+def with_weights(losses: int = LAYERS + 2) -> Codebook:
+    numbers = tuple(0.01 * k for k in range(losses))
+    weights = {"int8": WeightLosses(loss=numbers, loss_error=(0.001,) * losses)}
+    return make(weights=weights)
+
+
+def test_losses_of_weights_are_kept_in_the_file(tmp_path: Path) -> None:
+    book = with_weights()
+    book.save(tmp_path / "book.safetensors")
+    loaded = Codebook.load(tmp_path / "book.safetensors")
+    assert loaded.weights == book.weights
+    assert loaded.weights["int8"].loss[-1] == 0.01 * (LAYERS + 1)
+
+
+def test_losses_of_weights_are_no_part_of_the_identity(book: Codebook) -> None:
+    assert book.weights == {}
+    assert "weights" not in book.to_dict()
+    assert with_weights().codebook_id == book.codebook_id
+
+
+def test_losses_of_another_number_of_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights int8 have losses of 5 layers, the model has 6 with its ends"):
+        with_weights(LAYERS + 1)
+    path = tmp_path / "book.safetensors"
+    with_weights().save(path)
+    document, arrays = read_tensors(path, "orbitsplit-codebook", 1)
+    arrays = {name: np.array(arrays[name]) for name in arrays}
+    document["weights"]["int8"]["loss"].pop()
+    write_tensors(path, arrays, document)
+    with pytest.raises(ValueError, match=r"is not a valid codebook: there are 5 losses and 6 errors of them"):
+        Codebook.load(path)
+
+
+@pytest.mark.parametrize("number", [-0.1, float("nan"), float("inf")])
+def test_losses_of_weights_are_finite_and_not_negative(number: float) -> None:
+    with pytest.raises(ValueError, match="a number of loss is"):
+        WeightLosses(loss=(number,), loss_error=(0.0,))

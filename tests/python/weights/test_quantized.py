@@ -177,7 +177,11 @@ def test_the_data_is_read_only_and_not_copied():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda w: QuantizedWeights("int5", (1, 32), w.data), ValueError, 'format is "int5"; valid are int8 and int4'),
+        (
+            lambda w: QuantizedWeights("int5", (1, 32), w.data),
+            ValueError,
+            "format is 'int5', must be one of int8, int4",
+        ),
         (lambda w: QuantizedWeights(8, (1, 32), w.data), TypeError, "format is 8"),
         (lambda w: QuantizedWeights("int8", (4, 33), w.data), ValueError, "columns is 33, it must be a multiple of 32"),
         (lambda w: QuantizedWeights("int8", (-4, 32), w.data), ValueError, "rows is -4, it must be at least 0"),

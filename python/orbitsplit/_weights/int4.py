@@ -1,0 +1,45 @@
+"""The numbers inside matrices in int4: what codes stand for, and the same matrix with other codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .quantized import QuantizedWeights, Singles
+
+GROUP = 32
+# Two float32 at the beginning of a row: the units of its scales and minima.
+_UNITS_BYTES = 8
+_LARGEST_CODE = 15
+
+
+def group_scales(weights: QuantizedWeights) -> tuple[Singles, Singles]:
+    """Return scales and minima [rows, groups]: a weight is scale * code - minimum, with a code from 0 to 15.
+
+    Raises `ValueError` for weights in another format.
+    """
+    rows, groups = _rows_of(weights), weights.shape[1] // GROUP
+    units = rows[:, :_UNITS_BYTES].copy().view(np.float32)
+    scales = rows[:, _UNITS_BYTES : _UNITS_BYTES + groups] * units[:, :1]
+    minima = rows[:, _UNITS_BYTES + groups : _UNITS_BYTES + 2 * groups] * units[:, 1:]
+    return scales, minima
+
+
+def with_codes(weights: QuantizedWeights, codes: npt.NDArray[np.uint8]) -> QuantizedWeights:
+    """Return the matrix with the same scales and minima and other codes, uint8 [rows, columns] from 0 to 15.
+
+    Raises `ValueError` for weights in another format, and for codes of another shape or range.
+    """
+    if codes.shape != weights.shape or codes.dtype != np.uint8 or (codes.size and codes.max() > _LARGEST_CODE):
+        raise ValueError(f"codes must be uint8 from 0 to {_LARGEST_CODE} of shape {weights.shape}")
+    rows = _rows_of(weights).copy()
+    grouped = codes.reshape(len(codes), -1, 2, GROUP // 2)
+    packed = grouped[:, :, 0] | grouped[:, :, 1] << 4
+    rows[:, -codes.shape[1] // 2 :] = packed.reshape(len(codes), -1)
+    return QuantizedWeights("int4", weights.shape, rows.reshape(-1))
+
+
+def _rows_of(weights: QuantizedWeights) -> npt.NDArray[np.uint8]:
+    if weights.format != "int4":
+        raise ValueError(f"weights are in {weights.format}, must be in int4")
+    return weights.data.reshape(weights.shape[0], -1)
