@@ -29,7 +29,8 @@ def test_links_work_on_a_package_index() -> None:
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
-    assert 'pip install -c constraints.txt ".[test]" && pytest -n 3 --dist=loadscope\n' in README.read_text(encoding="utf-8")
+    command = 'pip install -c constraints.txt ".[test]" && pytest -n 3 --dist=loadscope\n'
+    assert command in README.read_text(encoding="utf-8")
 
 
 def test_no_placeholder_is_left() -> None:
