@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from ._planner.unsplit import Unsplit, unsplit
     from ._planner.weight_transfer import Move
     from ._plans.options import RunningPlan
-    from ._plans.plan import Plan, PlanLink, PlanStage, Prediction
-    from ._plans.planning import build_problem, plan
+    from ._plans.plan import Plan, PlanLink, PlanStage
+    from ._plans.planning import plan
+    from ._plans.prediction import Prediction
+    from ._plans.problem_building import build_problem
     from ._plans.replan import Option, Replan, replan
     from ._plans.replanner import replanner
     from ._plans.simulate import simulate
@@ -99,7 +101,7 @@ _MODULES = {
     "Plan": "._plans.plan",
     "PlanLink": "._plans.plan",
     "PlanStage": "._plans.plan",
-    "Prediction": "._plans.plan",
+    "Prediction": "._plans.prediction",
     "Problem": "._planner.problem",
     "ProblemNode": "._planner.problem_parts",
     "QuantizedWeights": "._weights.quantized",
@@ -123,7 +125,7 @@ _MODULES = {
     "Workload": "._profiling.workload",
     "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
-    "build_problem": "._plans.planning",
+    "build_problem": "._plans.problem_building",
     "calibrate": ".calibration",
     "certificate": "._planner.certify",
     "compress": "._codec.codecs",

@@ -17,7 +17,7 @@ from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
-from orbitsplit._plans.planning import Order
+from orbitsplit._plans.problem_building import Order
 
 from . import views
 from .inputs import check_readable, load, load_network, load_optional, model_of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +16,6 @@ from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import (
     LARGEST_BYTES,
     check_boolean,
@@ -36,6 +34,8 @@ from orbitsplit._io.validation import (
 )
 from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
+
+from .prediction import Prediction, bottlenecks, read_prediction
 
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
@@ -117,46 +117,6 @@ class PlanLink:
             if self.bytes_per_s == 0:
                 raise ValueError("bytes_per_s of a link is 0, must be positive")
         _check_not_negative("latency_s of a link", self.latency_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the cost model predicts for a plan.
-
-    Attributes:
-        total_s: Seconds from the first prompt to the last token.
-        prefill_s: Seconds of the prefill of all micro-batches.
-        token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
-        loss: The sum of the losses at the cuts, in nats per token.
-        stage_s: Occupancy of each stage per micro-batch in prefill.
-        link_s: Occupancy of each link per micro-batch in prefill.
-        decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
-        decode_link_s: Occupancy of each link per token step of one group; empty without generation.
-        stage_memory_bytes: Memory of each stage's process, in bytes, without that of the interpreter.
-        status: As in a `Solution`.
-        lower_bound_s: No plan takes fewer seconds of the objective.
-        gap: (objective - lower bound) / objective.
-        objective: As in `SolveOptions`.
-    """
-
-    total_s: float
-    prefill_s: float
-    token_step_s: float
-    loss: float
-    stage_s: tuple[float, ...]
-    link_s: tuple[float, ...]
-    decode_stage_s: tuple[float, ...]
-    decode_link_s: tuple[float, ...]
-    stage_memory_bytes: tuple[int, ...]
-    status: str
-    lower_bound_s: float
-    gap: float
-    objective: str = "latency"
-
-    @property
-    def decode_s(self) -> float:
-        """Seconds from the end of prefill to the last token."""
-        return self.total_s - self.prefill_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +315,7 @@ class Plan:
         if "workload" in values:
             values["workload"] = record_of("workload", values["workload"], Workload)
         if values.get("prediction") is not None:
-            values["prediction"] = _prediction(values["prediction"])
+            values["prediction"] = read_prediction(values["prediction"])
         if values.get("certificate") is not None:
             values["certificate"] = Certificate.from_dict(values["certificate"])
         return cls(**values)
@@ -377,7 +337,7 @@ class Plan:
         """Return a text with the plan, its bottlenecks if it has a prediction, and its certificate if it has one."""
         lines = [str(self)]
         if self.prediction is not None:
-            lines += _bottlenecks(self, self.prediction)
+            lines += bottlenecks(self.prediction, [stage.node for stage in self.stages])
         if self.certificate is not None:
             lines.append(str(self.certificate))
         return "\n".join(lines)
@@ -401,38 +361,10 @@ def with_settings_of(plan: Plan, before: Plan) -> Plan:
     return replace(plan, model=model, dtype=before.dtype, threads=before.threads, max_accuracy_drop=drop)
 
 
-def _bottlenecks(plan: Plan, prediction: Prediction) -> list[str]:
-    """Return a line for the prefill and one for generation: seconds and the bottleneck."""
-    nodes = [stage.node for stage in plan.stages]
-    names = nodes + [f"the link {a} -> {b}" for a, b in pairwise(nodes)]
-    seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
-    lines = [
-        f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
-        f"{format_seconds(seconds)} per micro-batch"
-    ]
-    if prediction.decode_stage_s:
-        seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
-        lines.append(
-            f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
-            f"step, bottleneck is {resource} with {format_seconds(seconds)}"
-        )
-    return lines
-
-
 def _stage_records(stages: Any) -> list[Mapping[str, Any]]:
     """Return the stages of a document; `codebook_level` is called `level` in those of version 0.1."""
     records = [mapping_of(f"stages[{k}]", stage) for k, stage in enumerate(list_of("stages", stages))]
     return [{"codebook_level" if key == "level" else key: value for key, value in stage.items()} for stage in records]
-
-
-def _prediction(data: Any) -> Prediction:
-    prediction: Prediction = record_of("prediction", _with_tuples(mapping_of("prediction", data)), Prediction)
-    return prediction
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with lists as tuples, which JSON does not have, so that a round trip gives an equal record."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _check_not_negative(name: str, value: object) -> None:

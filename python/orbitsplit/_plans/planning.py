@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
-from orbitsplit._io.validation import check_boolean, check_kind, check_number
+from orbitsplit._io.validation import check_boolean, check_kind
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
@@ -23,22 +21,18 @@ from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
-from .layer_times import decode_s, prefill_s
-from .memory import extra_workspace, layer_bytes, node_record, nodes_without_room, stage_bytes
+from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
-from .pins import LayerPins, describe_pins, pins_of
-from .plan import Plan, PlanLink, PlanStage, Prediction
+from .pins import LayerPins, describe_pins
+from .plan import Plan, PlanLink, PlanStage
+from .prediction import Prediction
+from .problem_building import Order, build_problem, check_loss_budget
 from .replan import replan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Unpack
-
-
-Order = Literal["fixed", "free"]
-
-_UNCOMPRESSED = {"name": "raw", "ratio": 1.0, "encode_s_per_byte": 0.0, "decode_s_per_byte": 0.0}
 
 
 def plan(
@@ -100,7 +94,7 @@ def plan(
     running = take_running(running, given)
     options = solve_options("plan", options, given)
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
-    _check_loss_budget(loss_budget)
+    check_loss_budget(loss_budget)
     levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order, pins=pins)
     confirming, solution = solve_with_tied_weights(problem, profile.tied_bytes, options=options)
@@ -147,12 +141,6 @@ def levels_and_budget(
     return codebook.table(profile.dtype), budget
 
 
-def _check_loss_budget(loss_budget: float) -> None:
-    if loss_budget is None:
-        raise TypeError("loss_budget is None, must be a number: 0 for nothing lost, math.inf for no limit")
-    check_number("loss_budget", loss_budget)
-
-
 def _check_codebook_of(running: Plan, codebook: Codebook | None) -> None:
     if codebook is not None and running.codebook not in (None, codebook.hex_id):
         raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
@@ -187,69 +175,6 @@ def _replanned(
         labels=0,
     )
     return confirming, solution
-
-
-def build_problem(
-    profile: ModelProfile,
-    network: Network,
-    workload: Workload,
-    *,
-    levels: LevelTable | None = None,
-    loss_budget: float = 0.0,
-    order: Order = "free",
-    pins: LayerPins | None = None,
-) -> Problem:
-    """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
-
-    - Memory of a layer: its weights, and the keys and values of every sequence of the workload at full length.
-    - Headroom of a node: at least the memory that the process of a stage takes for itself
-      (`ModelProfile.process_bytes`), plus the transient activations of a forward of the transformer layers. What the
-      embeddings or the head need beyond that counts as memory of these layers.
-    - Tied weights of embeddings and head count in both layers, because stages on two nodes hold a copy each. A node
-      that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
-
-    Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
-            refers to a profile that was not measured, or `levels` are for a model of another number of layers.
-        TypeError: `loss_budget` is not a number.
-    """
-    _check_loss_budget(loss_budget)
-    check_kind("profile", profile, ModelProfile)
-    check_kind("network", network, Network)
-    check_kind("workload", workload, Workload)
-    if levels is not None:
-        check_kind("levels", levels, LevelTable)
-    _check_match(profile, workload, levels)
-    activation_bytes = profile.cut_bytes_per_token * workload.batch_size
-    cuts = len(profile.layers) - 1
-    loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()
-    data: dict[str, Any] = {
-        "name": f"{profile.model} on {network.name}",
-        "layers": [layer.name for layer in profile.layers],
-        "nodes": [
-            node_record(node, profile, workload, codec_bytes=0 if levels is None else levels.codec_bytes)
-            for node in network.nodes
-        ],
-        "layer_memory_bytes": [
-            layer_bytes(layer, workload) + extra
-            for layer, extra in zip(profile.layers, extra_workspace(profile), strict=True)
-        ],
-        "layer_time_s": [prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
-        "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
-        "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
-        "latency_s": network.latency_s().tolist(),
-        "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
-        "loss": loss,
-        "loss_budget": loss_budget,
-        "micro_batches": workload.micro_batches,
-        "order": order,
-        "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
-    }
-    if workload.new_tokens > 0:
-        data["new_tokens"] = workload.new_tokens
-        data["layer_decode_time_s"] = [decode_s(profile, node, len(network.nodes)) for node in network.nodes]
-        data["cut_decode_bytes"] = [activation_bytes] * cuts
-    return Problem.from_dict(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,35 +261,6 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         gap=solution.gap,
         objective=of.objective,
     )
-
-
-def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
-    for name in ("prompt_tokens", "batch_size"):
-        of_profile, of_workload = getattr(profile, name), getattr(workload, name)
-        if of_profile != of_workload:
-            raise ValueError(
-                f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
-                f"profile the model again with {name}={of_workload}"
-            )
-    if workload.new_tokens > 0 and not profile.generates:
-        raise ValueError(f"{profile.model} generates no tokens, the workload has {workload.new_tokens} new tokens")
-    cuts = len(profile.layers) - 1
-    if levels is not None and len(levels.loss) != cuts:
-        raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
-
-
-def _level_records(levels: LevelTable, network: Network) -> list[dict[str, object]]:
-    """Return the levels with the encode and decode seconds of a node of mean speed, because a level has one of each."""
-    slowdown = float(np.mean([1.0 if node.slowdown is None else node.slowdown for node in network.nodes]))
-    return [
-        {
-            "name": level.name,
-            "ratio": level.ratio,
-            "encode_s_per_byte": slowdown * level.encode_s_per_byte,
-            "decode_s_per_byte": slowdown * level.decode_s_per_byte,
-        }
-        for level in levels.levels
-    ]
 
 
 def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:
