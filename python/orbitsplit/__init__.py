@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ._plans.replanner import replanner
     from ._plans.simulate import simulate
     from ._plans.trace import Trace, TraceEvent
+    from ._plans.weight_options import WeightOption
     from ._profiling.measure import profile
     from ._profiling.profile import LayerProfile, ModelProfile
     from ._profiling.workload import Workload
@@ -122,6 +123,7 @@ _MODULES = {
     "Unsplit": "._planner.unsplit",
     "Verification": ".calibration",
     "WeightLevel": "._planner.problem_parts",
+    "WeightOption": "._plans.weight_options",
     "Workload": "._profiling.workload",
     "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
@@ -214,6 +216,7 @@ __all__ = [
     "Unsplit",
     "Verification",
     "WeightLevel",
+    "WeightOption",
     "Workload",
     "alternatives",
     "bench_paper",

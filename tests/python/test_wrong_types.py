@@ -87,6 +87,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "Timeouts": {"start_s": 1.0},
     "Trace": {"nodes": ("a",), "events": (), "slowdowns": ()},
     "WeightLevel": {"name": "int8"},
+    "WeightOption": {"profile": PROFILED, "loss": (0.0, 0.001, 0.001, 0.002), "model": "int8"},
     "Workload": {"micro_batches": 1, "new_tokens": 0},
     "alternatives": {"problem": PROBLEM, "tied_bytes": 0},
     "build_problem": {"profile": PROFILED, "network": NETWORK, "workload": WORKLOAD, "levels": None, "order": "free"},

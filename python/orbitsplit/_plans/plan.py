@@ -50,7 +50,8 @@ class PlanStage:
     """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
 
     `codec` is None on the last stage, and where the activation is sent uncompressed. `codebook_level` is the index of a
-    level that the plan's codebook has at this cut; `codec` is then that level's name. `slowdown` s makes the runtime
+    level that the plan's codebook has at this cut; `codec` is then that level's name. `weights` is the name of one of
+    the plan's `weight_models`, None for the plan's own model. `slowdown` s makes the runtime
     emulate a node s times slower than this machine (1 or less: run at full speed). `memory_bytes` is the node's limit
     in bytes, None without a limit.
 
@@ -67,6 +68,7 @@ class PlanStage:
     memory_bytes: int | None = None
     half_duplex: bool = False
     codebook_level: int | None = None
+    weights: str | None = None
 
     level = renamed_attribute("PlanStage.level", "codebook_level")
 
@@ -94,6 +96,8 @@ class PlanStage:
         if self.memory_bytes is not None:
             check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
         check_boolean(f"half_duplex of node {quoted(self.node)}", self.half_duplex)
+        if self.weights is not None:
+            check_string(f"weights of the stage on {quoted(self.node)}", self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +142,11 @@ class Plan:
         max_accuracy_drop: The limit that it was planned for, as a fraction (see `verify`).
         return_latencies_s: `return_latency_s` of each link on the way of a token back: of the one from the last node to
             the first, or of those back along the chain. Empty: the way is the link from the last node to the first.
+        weight_models: Name or path of the model with the `weights` of a stage, by their name.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
-            number of stages minus one.
+            number of stages minus one, or a stage has `weights` without a model.
     """
 
     stages: tuple[PlanStage, ...]
@@ -157,6 +162,7 @@ class Plan:
     codebook: str | None = None
     max_accuracy_drop: float | None = None
     return_latencies_s: tuple[float, ...] = ()
+    weight_models: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
@@ -169,6 +175,7 @@ class Plan:
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
         self._check_return()
+        self._check_weights()
         if len(self.links) != len(self.stages) - 1:
             raise ValueError(f"{len(self.stages)} stages need {len(self.stages) - 1} links, got {len(self.links)}")
         expected = 0
@@ -204,6 +211,16 @@ class Plan:
         if not math.isclose(sum(latencies_s), self.return_latency_s, rel_tol=1e-9):
             total = f"{sum(latencies_s)}, return_latency_s is {self.return_latency_s}"
             raise ValueError(f"return_latencies_s add up to {total}")
+
+    def _check_weights(self) -> None:
+        object.__setattr__(self, "weight_models", dict(mapping_of("weight_models", self.weight_models)))
+        for name, model in self.weight_models.items():
+            check_string("a name in weight_models", name)
+            check_string(f"weight_models[{quoted(name)}]", model)
+        for stage in self.stages:
+            if stage.weights is not None and stage.weights not in self.weight_models:
+                fact = f"the stage on {quoted(stage.node)} has weights {quoted(stage.weights)}"
+                raise ValueError(f"{fact}, of which weight_models names no model")
 
     @property
     def return_way(self) -> tuple[str, ...]:
@@ -298,8 +315,14 @@ class Plan:
         return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready data; `from_dict` takes it back."""
-        return document_of(FORMAT, VERSION, asdict(self))
+        """Return the plan as JSON-ready data, `weights` where there are any; `from_dict` takes it back."""
+        data = asdict(self)
+        for stage in data["stages"]:
+            if stage["weights"] is None:
+                del stage["weights"]
+        if not data["weight_models"]:
+            del data["weight_models"]
+        return document_of(FORMAT, VERSION, data)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Plan:
@@ -345,7 +368,8 @@ class Plan:
     def __str__(self) -> str:
         parts = []
         for k, stage in enumerate(self.stages):
-            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]")
+            weights = f"({stage.weights or self.dtype})" if self.weight_models else ""
+            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]{weights}")
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)

@@ -19,7 +19,7 @@ class Prediction:
         total_s: Seconds from the first prompt to the last token.
         prefill_s: Seconds of the prefill of all micro-batches.
         token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
-        loss: The sum of the losses at the cuts, in nats per token.
+        loss: The sum of the losses at the cuts and of the weights, in nats per token.
         stage_s: Occupancy of each stage per micro-batch in prefill.
         link_s: Occupancy of each link per micro-batch in prefill.
         decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
