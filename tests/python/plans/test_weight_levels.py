@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import orbitsplit as osp
 from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Stage, WeightOption, Workload
+from orbitsplit._cli import views
 
 WORKLOAD = Workload(micro_batches=2, prompt_tokens=100, new_tokens=10)
 TOKENS = 110
@@ -225,6 +228,24 @@ def test_a_plan_shows_the_weights_of_its_stages(mixed: osp.Plan) -> None:
         assert f"{stage.node}[{stage.start}:{stage.stop}]({stage.weights or 'float32'})" in text
     plain = osp.plan(profile("float32"), network(20_000), WORKLOAD)
     assert str(plain) == "n0[0:5]"
+
+
+def test_the_table_of_a_plan_has_a_column_of_weights_where_there_are_any(mixed: osp.Plan) -> None:
+    shown = shown_by_command(mixed)
+    rows = [line for line in shown.splitlines() if line.startswith("│ n")]
+    for row, stage in zip(rows, mixed.stages, strict=True):
+        assert [cell.strip() for cell in row.split("│")][1:4] == [
+            stage.node,
+            f"{stage.start}-{stage.stop - 1}",
+            stage.weights or "float32",
+        ]
+    assert "weights" not in shown_by_command(osp.plan(profile("float32"), network(20_000), WORKLOAD))
+
+
+def shown_by_command(plan: osp.Plan) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    views.plan(console, plan)
+    return console.export_text()
 
 
 def test_a_file_without_weights_has_no_key_for_them() -> None:
