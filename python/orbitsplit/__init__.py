@@ -33,12 +33,15 @@ if TYPE_CHECKING:
     from ._planner.unsplit import Unsplit, unsplit
     from ._planner.weight_transfer import Move
     from ._plans.options import RunningPlan
-    from ._plans.plan import Plan, PlanLink, PlanStage, Prediction
-    from ._plans.planning import build_problem, plan
+    from ._plans.plan import Plan, PlanLink, PlanStage
+    from ._plans.planning import plan
+    from ._plans.prediction import Prediction
+    from ._plans.problem_building import build_problem
     from ._plans.replan import Option, Replan, replan
     from ._plans.replanner import replanner
     from ._plans.simulate import simulate
     from ._plans.trace import Trace, TraceEvent
+    from ._plans.weight_options import WeightOption
     from ._profiling.measure import profile
     from ._profiling.profile import LayerProfile, ModelProfile
     from ._profiling.workload import Workload
@@ -100,7 +103,7 @@ _MODULES = {
     "Plan": "._plans.plan",
     "PlanLink": "._plans.plan",
     "PlanStage": "._plans.plan",
-    "Prediction": "._plans.plan",
+    "Prediction": "._plans.prediction",
     "Problem": "._planner.problem",
     "ProblemNode": "._planner.problem_parts",
     "QuantizedWeights": "._weights.quantized",
@@ -122,10 +125,11 @@ _MODULES = {
     "Verification": ".calibration",
     "WeightLevel": "._planner.problem_parts",
     "WeightLosses": "._codebook.weight_losses",
+    "WeightOption": "._plans.weight_options",
     "Workload": "._profiling.workload",
     "alternatives": "._planner.baselines",
     "bench_paper": "._experiments.paper",
-    "build_problem": "._plans.planning",
+    "build_problem": "._plans.problem_building",
     "calibrate": ".calibration",
     "certificate": "._planner.certify",
     "compress": "._codec.codecs",
@@ -215,6 +219,7 @@ __all__ = [
     "Verification",
     "WeightLevel",
     "WeightLosses",
+    "WeightOption",
     "Workload",
     "alternatives",
     "bench_paper",

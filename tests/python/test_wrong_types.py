@@ -78,7 +78,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "Pipeline": {"plan": PLAN, "conditions": None, "dtype": "float32", "threads": 1, "timeouts": None},
     "Plan": {"stages": PLAN.stages, "links": PLAN.links, "layers": 4, "workload": WORKLOAD, "dtype": "float32"},
     "PlanLink": {"bytes_per_s": 1.0, "latency_s": 0.0},
-    "PlanStage": {"node": "a", "start": 0, "stop": 2, "codec": "int8"},
+    "PlanStage": {"node": "a", "start": 0, "stop": 2, "codec": "int8", "weights": "int8"},
     "Problem": {
         key: getattr(PROBLEM, key) for key in ("layers", "nodes", "levels", "loss", "order", "pins", "ingress")
     },
@@ -88,6 +88,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "Trace": {"nodes": ("a",), "events": (), "slowdowns": ()},
     "WeightLevel": {"name": "int8"},
     "WeightLosses": {"loss": (0.1,), "loss_error": (0.01,)},
+    "WeightOption": {"profile": PROFILED, "loss": (0.0, 0.001, 0.001, 0.002), "model": "int8"},
     "Workload": {"micro_batches": 1, "new_tokens": 0},
     "alternatives": {"problem": PROBLEM, "tied_bytes": 0},
     "build_problem": {"profile": PROFILED, "network": NETWORK, "workload": WORKLOAD, "levels": None, "order": "free"},
@@ -100,7 +101,14 @@ RIGHT: dict[str, dict[str, Any]] = {
     "frame_bytes": {**SHAPE, "codec": "int8"},
     "min_max_split": {"problem": PROBLEM},
     "pareto": {"problem": PROBLEM, "over": "loss_budget", "resolution": 0.0, "tied_bytes": 0},
-    "plan": {"profile": PROFILED, "network": NETWORK, "workload": WORKLOAD, "codebook": None, "explain": False},
+    "plan": {
+        "profile": PROFILED,
+        "network": NETWORK,
+        "workload": WORKLOAD,
+        "codebook": None,
+        "explain": False,
+        "weights": {},
+    },
     "profile": {"dtype": "float32", "measure": False, "progress": None},
     "proportional": {"problem": PROBLEM, "to": "speed"},
     "replan": {"running": PLAN, "problem": PROBLEM, "stores": (), "tied_bytes": 0},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import orbitsplit as osp
-from orbitsplit._io.validation import quoted
+from orbitsplit._io.validation import listed, quoted
 from orbitsplit._models.model_path import find_model
 
 from .logs import log
@@ -49,6 +49,25 @@ def load_network(path: Path) -> osp.Network:
             f"there is no network file {quoted(str(path))}; `orbitsplit leo {path} -o FILE` writes the network"
             " of the scenario of this name"
         ) from None
+
+
+def weight_options(texts: Sequence[str], codebook: osp.Codebook | None) -> dict[str, osp.WeightOption]:
+    """Return the weights that `--weights NAME=PROFILE` gives; the codebook knows what they lose.
+
+    Raises ValueError if it does not, or there is none.
+    """
+    options = {}
+    for text in texts:
+        name, is_pair, path = text.partition("=")
+        if not is_pair:
+            raise ValueError(f"--weights is {quoted(text)}, expected NAME=PROFILE")
+        if codebook is None:
+            raise ValueError(f"--weights {name} needs --codebook, which has what these weights lose")
+        if name not in codebook.weights:
+            has = f"it has {listed(codebook.weights)}" if codebook.weights else "it has those of none"
+            raise ValueError(f"codebook {codebook.hex_id} has no losses of weights {quoted(name)}, {has}")
+        options[name] = osp.WeightOption(profile=load(osp.ModelProfile, Path(path)), loss=codebook.weights[name].loss)
+    return options
 
 
 def check_readable(paths: Iterable[Path]) -> None:

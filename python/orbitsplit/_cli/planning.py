@@ -17,10 +17,10 @@ from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
-from orbitsplit._plans.planning import Order
+from orbitsplit._plans.problem_building import Order
 
 from . import views
-from .inputs import check_readable, load, load_network, load_optional, model_of
+from .inputs import check_readable, load, load_network, load_optional, model_of, weight_options
 from .logs import log
 from .options import (
     FAILED,
@@ -328,6 +328,12 @@ def plan(
         list[str] | None,
         typer.Option("--pin", help="Layers that a node must run: 'sat-1=layer 3,layer 4'; 'sat-1=': any."),
     ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights", help="Weights that stages may have: int8=PROFILE.json; losses are the codebook's. Repeatable."
+        ),
+    ] = None,
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
@@ -335,12 +341,13 @@ def plan(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Choose cuts, nodes, their order and the codec at each cut, together.
+    """Choose cuts, nodes, their order, the codec at each cut and the weights of each stage, together.
 
     Example: `orbitsplit plan profile.json --network leo.toml --codebook book.safetensors --max-accuracy-drop 0.01`
     """
     check_writable(output)
     loaded = load(osp.ModelProfile, profile)
+    book = load_optional(osp.Codebook, codebook)
     result = osp.plan(
         loaded,
         load_network(network),
@@ -350,11 +357,12 @@ def plan(
             new_tokens=new_tokens,
             batch_size=loaded.batch_size,
         ),
-        codebook=load_optional(osp.Codebook, codebook),
+        codebook=book,
         loss_budget=loss_budget,
         max_accuracy_drop=max_accuracy_drop,
         order=order,
         pins=_pins(pin or []),
+        weights=weight_options(weights or [], book),
         objective=objective,
         max_nodes=max_nodes,
         time_limit_s=time_limit,

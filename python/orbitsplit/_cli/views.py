@@ -112,12 +112,15 @@ def plan(console: Console, plan: osp.Plan) -> None:
     stage_s = prediction.decode_stage_s if generates else prediction.stage_s
     link_s = prediction.decode_link_s if generates else prediction.link_s
     each = "token step" if generates else "micro-batch"
-    table = Table("node", "layers", "memory", "limit", f"busy per {each}", "codec", "link busy")
+    has_weights = bool(plan.weight_models)
+    columns = ("node", "layers", *(["weights"] * has_weights), "memory", "limit", f"busy per {each}", "codec")
+    table = Table(*columns, "link busy")
     for k, stage in enumerate(plan.stages):
         is_last = k == len(plan.stages) - 1
         table.add_row(
             escape(stage.node),
             f"{stage.start}-{stage.stop - 1}",
+            *([escape(stage.weights or plan.dtype)] * has_weights),
             format_bytes(prediction.stage_memory_bytes[k]),
             "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
             format_seconds(stage_s[k]),

@@ -41,13 +41,18 @@ def stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, *, laye
     return own_bytes + workspace_bytes + codec_bytes + profile.process_bytes(workload, workspace_bytes)
 
 
-def node_record(node: Node, profile: ModelProfile, workload: Workload, *, codec_bytes: int) -> dict[str, object]:
-    """Return the node as a record of a problem; `codec_bytes` is the most that one codec takes."""
+def node_record(
+    node: Node, profiles: Sequence[ModelProfile], workload: Workload, *, codec_bytes: int
+) -> dict[str, object]:
+    """Return the node as a record of a problem; `codec_bytes` is the most that one codec takes.
+
+    `profiles` are those of all weight levels: a problem has one headroom, which is the most that one of them needs.
+    """
     return {
         "name": node.name,
         "memory_bytes": node.memory_bytes,
         # A node too small for the process holds no layer; a problem requires headroom <= memory.
-        "headroom_bytes": min(node.memory_bytes, _own_bytes(node, profile, workload, codec_bytes)),
+        "headroom_bytes": min(node.memory_bytes, _most_own_bytes(node, profiles, workload, codec_bytes)),
         "half_duplex": node.half_duplex,
     }
 
@@ -64,11 +69,15 @@ def _own_bytes(node: Node, profile: ModelProfile, workload: Workload, codec_byte
     return max(node.headroom_bytes, process_bytes) + workspace_bytes
 
 
+def _most_own_bytes(node: Node, profiles: Sequence[ModelProfile], workload: Workload, codec_bytes: int) -> int:
+    return max(_own_bytes(node, profile, workload, codec_bytes) for profile in profiles)
+
+
 def nodes_without_room(
-    nodes: Sequence[Node], profile: ModelProfile, workload: Workload, *, codec_bytes: int
+    nodes: Sequence[Node], profiles: Sequence[ModelProfile], workload: Workload, *, codec_bytes: int
 ) -> list[str]:
     """Return a sentence on the nodes that have no room for any layer, as part of an error; [] if there are none."""
-    lacking = [(node, _own_bytes(node, profile, workload, codec_bytes)) for node in nodes]
+    lacking = [(node, _most_own_bytes(node, profiles, workload, codec_bytes)) for node in nodes]
     lacking = [(node, own) for node, own in lacking if own > node.memory_bytes]
     if not lacking:
         return []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +16,6 @@ from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import (
     LARGEST_BYTES,
     check_boolean,
@@ -37,6 +35,8 @@ from orbitsplit._io.validation import (
 from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
 
+from .prediction import Prediction, bottlenecks, read_prediction
+
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
 
@@ -50,7 +50,8 @@ class PlanStage:
     """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
 
     `codec` is None on the last stage, and where the activation is sent uncompressed. `codebook_level` is the index of a
-    level that the plan's codebook has at this cut; `codec` is then that level's name. `slowdown` s makes the runtime
+    level that the plan's codebook has at this cut; `codec` is then that level's name. `weights` is the name of one of
+    the plan's `weight_models`, None for the plan's own model. `slowdown` s makes the runtime
     emulate a node s times slower than this machine (1 or less: run at full speed). `memory_bytes` is the node's limit
     in bytes, None without a limit.
 
@@ -67,6 +68,7 @@ class PlanStage:
     memory_bytes: int | None = None
     half_duplex: bool = False
     codebook_level: int | None = None
+    weights: str | None = None
 
     level = renamed_attribute("PlanStage.level", "codebook_level")
 
@@ -94,6 +96,8 @@ class PlanStage:
         if self.memory_bytes is not None:
             check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
         check_boolean(f"half_duplex of node {quoted(self.node)}", self.half_duplex)
+        if self.weights is not None:
+            check_string(f"weights of the stage on {quoted(self.node)}", self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,46 +124,6 @@ class PlanLink:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What the cost model predicts for a plan.
-
-    Attributes:
-        total_s: Seconds from the first prompt to the last token.
-        prefill_s: Seconds of the prefill of all micro-batches.
-        token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
-        loss: The sum of the losses at the cuts, in nats per token.
-        stage_s: Occupancy of each stage per micro-batch in prefill.
-        link_s: Occupancy of each link per micro-batch in prefill.
-        decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
-        decode_link_s: Occupancy of each link per token step of one group; empty without generation.
-        stage_memory_bytes: Memory of each stage's process, in bytes, without that of the interpreter.
-        status: As in a `Solution`.
-        lower_bound_s: No plan takes fewer seconds of the objective.
-        gap: (objective - lower bound) / objective.
-        objective: As in `SolveOptions`.
-    """
-
-    total_s: float
-    prefill_s: float
-    token_step_s: float
-    loss: float
-    stage_s: tuple[float, ...]
-    link_s: tuple[float, ...]
-    decode_stage_s: tuple[float, ...]
-    decode_link_s: tuple[float, ...]
-    stage_memory_bytes: tuple[int, ...]
-    status: str
-    lower_bound_s: float
-    gap: float
-    objective: str = "latency"
-
-    @property
-    def decode_s(self) -> float:
-        """Seconds from the end of prefill to the last token."""
-        return self.total_s - self.prefill_s
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Stages in order, the links between them, and predictions; frozen, with a JSON round trip.
 
@@ -178,10 +142,11 @@ class Plan:
         max_accuracy_drop: The limit that it was planned for, as a fraction (see `verify`).
         return_latencies_s: `return_latency_s` of each link on the way of a token back: of the one from the last node to
             the first, or of those back along the chain. Empty: the way is the link from the last node to the first.
+        weight_models: Name or path of the model with the `weights` of a stage, by their name.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
-            number of stages minus one.
+            number of stages minus one, or a stage has `weights` without a model.
     """
 
     stages: tuple[PlanStage, ...]
@@ -197,6 +162,7 @@ class Plan:
     codebook: str | None = None
     max_accuracy_drop: float | None = None
     return_latencies_s: tuple[float, ...] = ()
+    weight_models: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
@@ -209,6 +175,7 @@ class Plan:
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
         self._check_return()
+        self._check_weights()
         if len(self.links) != len(self.stages) - 1:
             raise ValueError(f"{len(self.stages)} stages need {len(self.stages) - 1} links, got {len(self.links)}")
         expected = 0
@@ -244,6 +211,16 @@ class Plan:
         if not math.isclose(sum(latencies_s), self.return_latency_s, rel_tol=1e-9):
             total = f"{sum(latencies_s)}, return_latency_s is {self.return_latency_s}"
             raise ValueError(f"return_latencies_s add up to {total}")
+
+    def _check_weights(self) -> None:
+        object.__setattr__(self, "weight_models", dict(mapping_of("weight_models", self.weight_models)))
+        for name, model in self.weight_models.items():
+            check_string("a name in weight_models", name)
+            check_string(f"weight_models[{quoted(name)}]", model)
+        for stage in self.stages:
+            if stage.weights is not None and stage.weights not in self.weight_models:
+                fact = f"the stage on {quoted(stage.node)} has weights {quoted(stage.weights)}"
+                raise ValueError(f"{fact}, of which weight_models names no model")
 
     @property
     def return_way(self) -> tuple[str, ...]:
@@ -338,8 +315,14 @@ class Plan:
         return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready data; `from_dict` takes it back."""
-        return document_of(FORMAT, VERSION, asdict(self))
+        """Return the plan as JSON-ready data, `weights` where there are any; `from_dict` takes it back."""
+        data = asdict(self)
+        for stage in data["stages"]:
+            if stage["weights"] is None:
+                del stage["weights"]
+        if not data["weight_models"]:
+            del data["weight_models"]
+        return document_of(FORMAT, VERSION, data)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Plan:
@@ -355,7 +338,7 @@ class Plan:
         if "workload" in values:
             values["workload"] = record_of("workload", values["workload"], Workload)
         if values.get("prediction") is not None:
-            values["prediction"] = _prediction(values["prediction"])
+            values["prediction"] = read_prediction(values["prediction"])
         if values.get("certificate") is not None:
             values["certificate"] = Certificate.from_dict(values["certificate"])
         return cls(**values)
@@ -377,7 +360,7 @@ class Plan:
         """Return a text with the plan, its bottlenecks if it has a prediction, and its certificate if it has one."""
         lines = [str(self)]
         if self.prediction is not None:
-            lines += _bottlenecks(self, self.prediction)
+            lines += bottlenecks(self.prediction, [stage.node for stage in self.stages])
         if self.certificate is not None:
             lines.append(str(self.certificate))
         return "\n".join(lines)
@@ -385,7 +368,8 @@ class Plan:
     def __str__(self) -> str:
         parts = []
         for k, stage in enumerate(self.stages):
-            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]")
+            weights = f"({stage.weights or self.dtype})" if self.weight_models else ""
+            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]{weights}")
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
@@ -401,38 +385,10 @@ def with_settings_of(plan: Plan, before: Plan) -> Plan:
     return replace(plan, model=model, dtype=before.dtype, threads=before.threads, max_accuracy_drop=drop)
 
 
-def _bottlenecks(plan: Plan, prediction: Prediction) -> list[str]:
-    """Return a line for the prefill and one for generation: seconds and the bottleneck."""
-    nodes = [stage.node for stage in plan.stages]
-    names = nodes + [f"the link {a} -> {b}" for a, b in pairwise(nodes)]
-    seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
-    lines = [
-        f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
-        f"{format_seconds(seconds)} per micro-batch"
-    ]
-    if prediction.decode_stage_s:
-        seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
-        lines.append(
-            f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
-            f"step, bottleneck is {resource} with {format_seconds(seconds)}"
-        )
-    return lines
-
-
 def _stage_records(stages: Any) -> list[Mapping[str, Any]]:
     """Return the stages of a document; `codebook_level` is called `level` in those of version 0.1."""
     records = [mapping_of(f"stages[{k}]", stage) for k, stage in enumerate(list_of("stages", stages))]
     return [{"codebook_level" if key == "level" else key: value for key, value in stage.items()} for stage in records]
-
-
-def _prediction(data: Any) -> Prediction:
-    prediction: Prediction = record_of("prediction", _with_tuples(mapping_of("prediction", data)), Prediction)
-    return prediction
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with lists as tuples, which JSON does not have, so that a round trip gives an equal record."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _check_not_negative(name: str, value: object) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
-from orbitsplit._io.validation import check_boolean, check_kind, check_number
+from orbitsplit._io.validation import check_boolean, check_kind
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
@@ -23,22 +21,19 @@ from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
-from .layer_times import decode_s, prefill_s
-from .memory import extra_workspace, layer_bytes, node_record, nodes_without_room, stage_bytes
+from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
-from .pins import LayerPins, describe_pins, pins_of
-from .plan import Plan, PlanLink, PlanStage, Prediction
+from .pins import LayerPins, describe_pins
+from .plan import Plan, PlanLink, PlanStage
+from .prediction import Prediction
+from .problem_building import Order, build_problem, check_loss_budget
 from .replan import replan
+from .weight_options import Weights, check_weights, tied_bytes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Unpack
-
-
-Order = Literal["fixed", "free"]
-
-_UNCOMPRESSED = {"name": "raw", "ratio": 1.0, "encode_s_per_byte": 0.0, "decode_s_per_byte": 0.0}
 
 
 def plan(
@@ -52,6 +47,7 @@ def plan(
     max_accuracy_drop: float | None = None,
     order: Order = "free",
     pins: LayerPins | None = None,
+    weights: Weights | None = None,
     options: SolveOptions | None = None,
     explain: bool = False,
     running: Plan | RunningPlan | None = None,
@@ -71,13 +67,15 @@ def plan(
         workload: The default is one prompt of the profile's length, without new tokens.
         levels: Codecs and their losses. Without them and without a codebook, activations are sent uncompressed.
         codebook: The same from calibration; only one of the two can be given.
-        loss_budget: The most that the losses of all cuts may add up to, in nats per token: 0 for nothing lost,
-            `math.inf` for no limit.
+        loss_budget: The most that the losses of all cuts and weights may add up to, in nats per token: 0 for nothing
+            lost, `math.inf` for no limit.
         max_accuracy_drop: The same as a drop of accuracy, converted by the codebook (0.01: one point; `verify` measures
             it); only one of the two can be given.
         order: "free": any nodes in any order; "fixed": in the order of the network, any may be skipped.
         pins: The layers that must run on a node, by name or index: `{"sat-1": ["layer 3"]}`. A node with an empty list
             must run at least one. They replace the pins that the network has for the same nodes.
+        weights: The weights that a stage may have instead of the profile's own, by name: `{"int8": WeightOption(...)}`.
+            Their losses and those of the cuts share the limit. Not with `running`.
         options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
             proven gap in `plan.prediction`.
         explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
@@ -91,7 +89,7 @@ def plan(
     Raises:
         InfeasiblePlanError: There is no plan; the message names the limit that rules it out.
         OrbitsplitError: A limit of the search was reached before any plan was found.
-        ValueError: Profile, network, workload, levels and codebook do not match, or a number is out of range.
+        ValueError: Profile, network, workload, levels, codebook and weights do not match, or a number is out of range.
         TypeError: An argument has another type.
     """
     check_kind("profile", profile, ModelProfile)
@@ -100,18 +98,22 @@ def plan(
     running = take_running(running, given)
     options = solve_options("plan", options, given)
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
-    _check_loss_budget(loss_budget)
+    check_loss_budget(loss_budget)
     levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
-    problem = build_problem(profile, network, workload, levels=levels, loss_budget=loss_budget, order=order, pins=pins)
-    confirming, solution = solve_with_tied_weights(problem, profile.tied_bytes, options=options)
+    weights = check_weights(profile, weights)
     if running is not None:
-        _check_codebook_of(running.plan, codebook)
-        if solution.status != "infeasible":
-            confirming, solution = _replanned(running, problem, profile, options)
-    named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop)
+        _check_running(running.plan, codebook, weights)
+    problem = build_problem(
+        profile, network, workload, levels=levels, loss_budget=loss_budget, order=order, pins=pins, weights=weights
+    )
+    tied_bytes = tied_bytes_of(profile, weights)
+    confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options)
+    if running is not None and solution.status != "infeasible":
+        confirming, solution = _replanned(running, problem, profile, options)
+    named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
     if not explain:
         return plan_of(confirming, solution, named)
-    why = certificate(problem, solution, tied_bytes=profile.tied_bytes, options=options)
+    why = certificate(problem, solution, tied_bytes=tied_bytes, options=options)
     if solution.status == "infeasible":
         raise _infeasible(problem, named, why.reason, *(relaxation.text for relaxation in why.relaxations))
     why = replace(why, alternatives=(*why.alternatives, *heuristic_baselines(problem, options.objective)))
@@ -147,13 +149,9 @@ def levels_and_budget(
     return codebook.table(profile.dtype), budget
 
 
-def _check_loss_budget(loss_budget: float) -> None:
-    if loss_budget is None:
-        raise TypeError("loss_budget is None, must be a number: 0 for nothing lost, math.inf for no limit")
-    check_number("loss_budget", loss_budget)
-
-
-def _check_codebook_of(running: Plan, codebook: Codebook | None) -> None:
+def _check_running(running: Plan, codebook: Codebook | None, weights: Weights) -> None:
+    if weights:
+        raise ValueError(f"a running plan and {len(weights)} weights are given: replan does not know weight levels")
     if codebook is not None and running.codebook not in (None, codebook.hex_id):
         raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
 
@@ -189,69 +187,6 @@ def _replanned(
     return confirming, solution
 
 
-def build_problem(
-    profile: ModelProfile,
-    network: Network,
-    workload: Workload,
-    *,
-    levels: LevelTable | None = None,
-    loss_budget: float = 0.0,
-    order: Order = "free",
-    pins: LayerPins | None = None,
-) -> Problem:
-    """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
-
-    - Memory of a layer: its weights, and the keys and values of every sequence of the workload at full length.
-    - Headroom of a node: at least the memory that the process of a stage takes for itself
-      (`ModelProfile.process_bytes`), plus the transient activations of a forward of the transformer layers. What the
-      embeddings or the head need beyond that counts as memory of these layers.
-    - Tied weights of embeddings and head count in both layers, because stages on two nodes hold a copy each. A node
-      that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
-
-    Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
-            refers to a profile that was not measured, or `levels` are for a model of another number of layers.
-        TypeError: `loss_budget` is not a number.
-    """
-    _check_loss_budget(loss_budget)
-    check_kind("profile", profile, ModelProfile)
-    check_kind("network", network, Network)
-    check_kind("workload", workload, Workload)
-    if levels is not None:
-        check_kind("levels", levels, LevelTable)
-    _check_match(profile, workload, levels)
-    activation_bytes = profile.cut_bytes_per_token * workload.batch_size
-    cuts = len(profile.layers) - 1
-    loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()
-    data: dict[str, Any] = {
-        "name": f"{profile.model} on {network.name}",
-        "layers": [layer.name for layer in profile.layers],
-        "nodes": [
-            node_record(node, profile, workload, codec_bytes=0 if levels is None else levels.codec_bytes)
-            for node in network.nodes
-        ],
-        "layer_memory_bytes": [
-            layer_bytes(layer, workload) + extra
-            for layer, extra in zip(profile.layers, extra_workspace(profile), strict=True)
-        ],
-        "layer_time_s": [prefill_s(profile, node, len(network.nodes)) for node in network.nodes],
-        "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
-        "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
-        "latency_s": network.latency_s().tolist(),
-        "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
-        "loss": loss,
-        "loss_budget": loss_budget,
-        "micro_batches": workload.micro_batches,
-        "order": order,
-        "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
-    }
-    if workload.new_tokens > 0:
-        data["new_tokens"] = workload.new_tokens
-        data["layer_decode_time_s"] = [decode_s(profile, node, len(network.nodes)) for node in network.nodes]
-        data["cut_decode_bytes"] = [activation_bytes] * cuts
-    return Problem.from_dict(data)
-
-
 @dataclass(frozen=True, slots=True)
 class PlanNames:
     """What names the numbers of a problem and its solution: model, network, workload and options of a plan."""
@@ -262,6 +197,20 @@ class PlanNames:
     objective: str
     codebook: Codebook | None
     max_accuracy_drop: float | None
+    weights: Weights = field(default_factory=dict)
+
+    @property
+    def profiles(self) -> tuple[ModelProfile, ...]:
+        """The profile of each weight level, or the only one."""
+        return (self.profile, *(option.profile for option in self.weights.values()))
+
+    def profile_of(self, stage: Stage) -> ModelProfile:
+        """Return the profile of the model that a stage loads."""
+        return self.profiles[stage.weight_level or 0]
+
+    def weights_of(self, stage: Stage) -> str | None:
+        """Return the name of the weights of a stage, None for those of the profile."""
+        return (None, *self.weights)[stage.weight_level or 0]
 
 
 def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
@@ -272,7 +221,7 @@ def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> Infeasib
             [
                 *map(str, texts),
                 *describe_pins(problem),
-                *nodes_without_room(of.network.nodes, of.profile, of.workload, codec_bytes=codec_bytes),
+                *nodes_without_room(of.network.nodes, of.profiles, of.workload, codec_bytes=codec_bytes),
             ]
         )
     )
@@ -292,9 +241,8 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
     result = evaluate(problem, solution.stages)
     prediction = _prediction(problem, solution, result, of)
     nodes = [of.network.nodes[stage.node] for stage in solution.stages]
-    stages = tuple(
-        _plan_stage(problem, stage, node, of.codebook) for stage, node in zip(solution.stages, nodes, strict=True)
-    )
+    stages = tuple(_plan_stage(problem, stage, node, of) for stage, node in zip(solution.stages, nodes, strict=True))
+    used = {stage.weights for stage in stages}
     uses_codebook = any(stage.codebook_level is not None for stage in stages)
     return Plan(
         stages=stages,
@@ -309,6 +257,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         prediction=prediction,
         codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
         max_accuracy_drop=of.max_accuracy_drop,
+        weight_models={name: option.directory for name, option in of.weights.items() if name in used},
     )
 
 
@@ -326,7 +275,7 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         decode_stage_s=tuple(result.decode_stage_s),
         decode_link_s=tuple(result.decode_link_s),
         stage_memory_bytes=tuple(
-            stage_bytes(of.profile, of.workload, stage, layers_bytes=int(size), codec_bytes=before + after)
+            stage_bytes(of.profile_of(stage), of.workload, stage, layers_bytes=int(size), codec_bytes=before + after)
             for stage, size, before, after in zip(
                 solution.stages, result.stage_memory_bytes, [0, *at_cuts], [*at_cuts, 0], strict=True
             )
@@ -336,35 +285,6 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         gap=solution.gap,
         objective=of.objective,
     )
-
-
-def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
-    for name in ("prompt_tokens", "batch_size"):
-        of_profile, of_workload = getattr(profile, name), getattr(workload, name)
-        if of_profile != of_workload:
-            raise ValueError(
-                f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
-                f"profile the model again with {name}={of_workload}"
-            )
-    if workload.new_tokens > 0 and not profile.generates:
-        raise ValueError(f"{profile.model} generates no tokens, the workload has {workload.new_tokens} new tokens")
-    cuts = len(profile.layers) - 1
-    if levels is not None and len(levels.loss) != cuts:
-        raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
-
-
-def _level_records(levels: LevelTable, network: Network) -> list[dict[str, object]]:
-    """Return the levels with the encode and decode seconds of a node of mean speed, because a level has one of each."""
-    slowdown = float(np.mean([1.0 if node.slowdown is None else node.slowdown for node in network.nodes]))
-    return [
-        {
-            "name": level.name,
-            "ratio": level.ratio,
-            "encode_s_per_byte": slowdown * level.encode_s_per_byte,
-            "decode_s_per_byte": slowdown * level.decode_s_per_byte,
-        }
-        for level in levels.levels
-    ]
 
 
 def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:
@@ -378,9 +298,9 @@ def _codebook_level(problem: Problem, stage: Stage, codebook: Codebook | None) -
     return None if codebook is None or codec in (None, "raw") else codebook.level_of(stage.stop - 1, str(codec))
 
 
-def _plan_stage(problem: Problem, stage: Stage, node: Node, codebook: Codebook | None) -> PlanStage:
+def _plan_stage(problem: Problem, stage: Stage, node: Node, of: PlanNames) -> PlanStage:
     codec = None if stage.level is None else problem.levels[stage.level].name
-    level = _codebook_level(problem, stage, codebook)
+    level = _codebook_level(problem, stage, of.codebook)
     return PlanStage(
         node=node.name,
         start=stage.start,
@@ -390,6 +310,7 @@ def _plan_stage(problem: Problem, stage: Stage, node: Node, codebook: Codebook |
         memory_bytes=node.memory_bytes,
         half_duplex=node.half_duplex,
         codebook_level=level,
+        weights=of.weights_of(stage),
     )
 
 

@@ -132,7 +132,7 @@ def replan(
     Raises:
         InfeasiblePlanError: No option is possible; the message gives the reason for each.
         ValueError: The plan has other layers than the problem, a store does not exist, an option is out of range, or
-            the problem has weight levels.
+            the problem or the plan has weight levels.
         TypeError: An option has another type.
 
     >>> answer = replan(plan, without(problem, nodes=["sat-1"]), runs=100)      # doctest: +SKIP
@@ -234,6 +234,9 @@ def _record(option: Option) -> dict[str, Any]:
 def _running_parts(running: Plan | HasStages | Sequence[Stage], problem: Problem) -> list[_Part]:
     """Return the running stages in the problem's terms. Raises ValueError for other layers."""
     if isinstance(running, Plan):
+        if running.weight_models:
+            known = listed(running.weight_models)
+            raise ValueError(f"the running plan has stages with weights {known}, which replan does not know")
         parts = _parts_of_plan(running, problem)
     else:
         given: Any = running if isinstance(running, Sequence) else getattr(running, "stages", running)

@@ -10,7 +10,8 @@ import heapq
 
 from orbitsplit._io.validation import check_kind
 
-from .plan import Plan, Prediction
+from .plan import Plan
+from .prediction import Prediction
 from .trace import Trace, TraceEvent
 
 

@@ -15,7 +15,14 @@ from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.dtypes import ITEM_BYTES
-from orbitsplit._io.validation import LARGEST_BYTES, check_callable, check_count, check_is_integer, check_number
+from orbitsplit._io.validation import (
+    LARGEST_BYTES,
+    check_callable,
+    check_count,
+    check_is_integer,
+    check_number,
+    listed,
+)
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
 from orbitsplit._plans.plan import Plan, with_settings_of
@@ -133,12 +140,15 @@ def verify(
 
     Raises:
         TypeError: An argument or an item of the data has a wrong type; the message names it.
-        ValueError: The plan has no limit and none is given, it needs another codebook, the model is not the codebook's,
-            or data are not valid.
+        ValueError: The plan has no limit and none is given, it needs another codebook, its stages have weights of their
+            own (they would be measured with the model's), the model is not the codebook's, or data are not valid.
     """
     check_callable("replan", replan)
     check_callable("progress", progress)
     limit = _limit_of(plan, max_accuracy_drop)
+    chosen = sorted({stage.weights for stage in plan.stages if stage.weights is not None})
+    if chosen:
+        raise ValueError(f"stages of the plan have weights of their own, {listed(chosen)}: verify measures the model's")
     codebook = Codebook.load(codebook) if isinstance(codebook, (str, Path)) else codebook
     _check_codebook(plan, codebook)
     reference = held_out(

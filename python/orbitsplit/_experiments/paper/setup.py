@@ -13,7 +13,7 @@ import numpy as np
 from orbitsplit._network.network import Link, Network, Node
 from orbitsplit._planner.problem import Problem
 from orbitsplit._planner.problem_parts import ExternalLink
-from orbitsplit._plans.planning import build_problem
+from orbitsplit._plans.problem_building import build_problem
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo._scenarios.scenario import Scenario

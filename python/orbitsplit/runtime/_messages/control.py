@@ -85,11 +85,11 @@ def record_key(session: int, group: int, worker: int) -> str:
 class Setup(Record):
     """The configuration of a session: the plan (as `Plan.to_dict`) and what a worker needs to load its stage.
 
-    `workers[k]` is the number of the worker that runs stage k; workers that are not listed end. `codecs` is the path of
-    the plan's calibrated codecs, None for a plan without any; `conditions` is `LinkConditions.to_dict`. If `emulates`,
-    links and nodes are emulated as the plan describes them; the time of conditions counts from `origin_s` on the
-    monotonic clock, or if that is None (first session) from when all stages have connected. `nonce` makes the
-    authentication keys of the session unique.
+    `workers[k]` is the number of the worker that runs stage k; workers that are not listed end. `model` is that of
+    stages without `weights` of their own. `codecs` is the path of the plan's calibrated codecs, None for a plan without
+    any; `conditions` is `LinkConditions.to_dict`. If `emulates`, links and nodes are emulated as the plan describes
+    them; the time of conditions counts from `origin_s` on the monotonic clock, or if that is None (first session) from
+    when all stages have connected. `nonce` makes the authentication keys of the session unique.
     """
 
     plan: dict[str, Any]

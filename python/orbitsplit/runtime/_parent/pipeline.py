@@ -44,12 +44,13 @@ class Pipeline:
 
     A pipeline that is dropped without `close` ends its processes with a ResourceWarning.
 
-    `model` is a directory, a hub id or a GGUF file; the plan's model by default. Each process loads only the weights of
-    its own stage in `dtype` (float32, bfloat16 or float16) and computes with `threads` threads; both are the plan's by
-    default, and `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its
-    file), with which the weights are compared. Links have the rates and latencies of the plan, or vary over time as
-    `conditions` describe, and nodes have their slowdowns. At most `most_groups` groups of sequences are in flight at
-    once (by default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
+    `model` is a directory, a hub id or a GGUF file; the plan's model by default. A stage with `weights` loads the model
+    that the plan's `weight_models` names for them instead. Each process loads only the weights of its own stage in
+    `dtype` (float32, bfloat16 or float16) and computes with `threads` threads; both are the plan's by default, and
+    `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its file), with
+    which the weights are compared. Links have the rates and latencies of the plan, or vary over time as `conditions`
+    describe, and nodes have their slowdowns. At most `most_groups` groups of sequences are in flight at once (by
+    default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
 
     `timeouts` are the limits after which a start has failed, or a node or a link is lost; the keywords
     `start_timeout_s`, `heartbeat_timeout_s` and `stall_timeout_s` may be given instead. After a loss,
@@ -124,6 +125,7 @@ class Pipeline:
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
+        plan = _with_opened_weights(plan)
         settings = Settings(
             model=path,
             codebook=codebook,
@@ -354,6 +356,14 @@ def _check_secret(secret: str | None) -> None:
         raise TypeError(f"secret is a {type(secret).__name__}, must be a string")  # without its value
     if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
         raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
+
+
+def _with_opened_weights(plan: Plan) -> Plan:
+    """Return the plan with what `open_model` makes of its `weight_models`. Raises as `open_model`, or ValueError."""
+    opened = {name: str(open_model(model)) for name, model in plan.weight_models.items()}
+    for path in opened.values():
+        _check_layers(plan, path)
+    return replace(plan, weight_models=opened)
 
 
 def _check_layers(plan: Plan, model: str | Path) -> None:

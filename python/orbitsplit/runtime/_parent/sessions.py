@@ -73,7 +73,8 @@ class Sessions:
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address)
         if not deployment.remote_nodes or None in deployment.remote_nodes:
-            worker_process.prepare(settings.model)
+            for model in (settings.model, *plan.weight_models.values()):
+                worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(
             ControlStore.join(self._store.address),

@@ -19,7 +19,7 @@ from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
-from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan import Plan, PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
@@ -73,8 +73,8 @@ class Worker:
 
     def _serve(self, setup: Setup, session: int) -> None:
         heartbeat, plan = self._heartbeat, setup.read_plan()
-        if self._own_model is not None:
-            setup = replace(setup, model=str(open_model(self._own_model)))
+        rank = setup.workers.index(self._number)
+        setup = replace(setup, model=self._model_of(setup, plan.stages[rank], plan))
         codecs: CodecFile | None = None
         if setup.codecs is not None and self._own_codebook is not None:
             codecs = CodecFile(plan, self._own_codebook)
@@ -83,7 +83,6 @@ class Worker:
         started_s = time.monotonic()
         heartbeat.phase = "loading its layers"
         torch.set_num_threads(plan.threads)
-        rank = setup.workers.index(self._number)
         model = self._load(setup, plan, rank)
         loading_s = time.monotonic() - started_s
         heartbeat.phase = "connecting to the other stages"
@@ -97,6 +96,12 @@ class Worker:
             ready = ready_record(model, self._baseline_bytes(), loading_s)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
+
+    def _model_of(self, setup: Setup, stage: PlanStage, plan: Plan) -> str:
+        """Return the model that a stage loads: that of its weights, or this machine's own copy of the plan's model."""
+        if stage.weights is not None:
+            return str(open_model(plan.weight_models[stage.weights]))
+        return setup.model if self._own_model is None else str(open_model(self._own_model))
 
     def _take_baseline(self) -> None:
         self._start_bytes = resident_bytes()

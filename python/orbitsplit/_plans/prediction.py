@@ -1,0 +1,79 @@
+"""What the cost model predicts for a plan, as a record of the plan's file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from orbitsplit._io.units import format_seconds
+from orbitsplit._io.validation import mapping_of, record_of
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the cost model predicts for a plan.
+
+    Attributes:
+        total_s: Seconds from the first prompt to the last token.
+        prefill_s: Seconds of the prefill of all micro-batches.
+        token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
+        loss: The sum of the losses at the cuts and of the weights, in nats per token.
+        stage_s: Occupancy of each stage per micro-batch in prefill.
+        link_s: Occupancy of each link per micro-batch in prefill.
+        decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
+        decode_link_s: Occupancy of each link per token step of one group; empty without generation.
+        stage_memory_bytes: Memory of each stage's process, in bytes, without that of the interpreter.
+        status: As in a `Solution`.
+        lower_bound_s: No plan takes fewer seconds of the objective.
+        gap: (objective - lower bound) / objective.
+        objective: As in `SolveOptions`.
+    """
+
+    total_s: float
+    prefill_s: float
+    token_step_s: float
+    loss: float
+    stage_s: tuple[float, ...]
+    link_s: tuple[float, ...]
+    decode_stage_s: tuple[float, ...]
+    decode_link_s: tuple[float, ...]
+    stage_memory_bytes: tuple[int, ...]
+    status: str
+    lower_bound_s: float
+    gap: float
+    objective: str = "latency"
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds from the end of prefill to the last token."""
+        return self.total_s - self.prefill_s
+
+
+def bottlenecks(prediction: Prediction, nodes: Sequence[str]) -> list[str]:
+    """Return a line for the prefill and one for generation: seconds and the bottleneck."""
+    names = [*nodes, *(f"the link {a} -> {b}" for a, b in pairwise(nodes))]
+    seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
+    lines = [
+        f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
+        f"{format_seconds(seconds)} per micro-batch"
+    ]
+    if prediction.decode_stage_s:
+        seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
+        lines.append(
+            f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
+            f"step, bottleneck is {resource} with {format_seconds(seconds)}"
+        )
+    return lines
+
+
+def read_prediction(data: Any) -> Prediction:
+    """Return the prediction of a document. Raises ValueError naming a key that is missing, unknown or wrong."""
+    prediction: Prediction = record_of("prediction", _with_tuples(mapping_of("prediction", data)), Prediction)
+    return prediction
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with lists as tuples, which JSON does not have, so that a round trip gives an equal record."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

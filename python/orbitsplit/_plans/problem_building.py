@@ -1,0 +1,147 @@
+"""The planning problem of a profile, a network and a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from orbitsplit._io.validation import check_kind, check_number
+from orbitsplit._network.network import Network, Node
+from orbitsplit._planner.level_table import LevelTable
+from orbitsplit._planner.problem import Problem
+from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.workload import Workload
+
+from .layer_times import decode_s, prefill_s
+from .memory import extra_workspace, layer_bytes, node_record
+from .pins import LayerPins, pins_of
+from .weight_options import Weights, check_weights
+
+Order = Literal["fixed", "free"]
+
+_UNCOMPRESSED = {"name": "raw", "ratio": 1.0, "encode_s_per_byte": 0.0, "decode_s_per_byte": 0.0}
+
+
+def build_problem(
+    profile: ModelProfile,
+    network: Network,
+    workload: Workload,
+    *,
+    levels: LevelTable | None = None,
+    loss_budget: float = 0.0,
+    order: Order = "free",
+    pins: LayerPins | None = None,
+    weights: Weights | None = None,
+) -> Problem:
+    """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
+
+    - Memory of a layer: its weights, and the keys and values of every sequence of the workload at full length.
+    - Headroom of a node: at least the memory that the process of a stage takes for itself
+      (`ModelProfile.process_bytes`), plus the transient activations of a forward of the transformer layers. What the
+      embeddings or the head need beyond that counts as memory of these layers.
+    - Tied weights of embeddings and head count in both layers, because stages on two nodes hold a copy each. A node
+      that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
+    - With `weights` the profile's own weights are the first weight level, named after its dtype, which loses nothing;
+      the others follow in their order. The headroom is then that of the weight level that needs most.
+
+    Raises:
+        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
+            refers to a profile that was not measured, `levels` are for a model of another number of layers, or
+            `weights` for another model.
+        TypeError: `loss_budget` is not a number, or `weights` is no mapping.
+    """
+    check_loss_budget(loss_budget)
+    check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
+    check_kind("workload", workload, Workload)
+    if levels is not None:
+        check_kind("levels", levels, LevelTable)
+    _check_match(profile, workload, levels)
+    options = check_weights(profile, weights)
+    profiles = (profile, *(option.profile for option in options.values()))
+    activation_bytes = profile.cut_bytes_per_token * workload.batch_size
+    cuts = len(profile.layers) - 1
+    loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()
+    data: dict[str, Any] = {
+        "name": f"{profile.model} on {network.name}",
+        "layers": [layer.name for layer in profile.layers],
+        "nodes": [
+            node_record(node, profiles, workload, codec_bytes=0 if levels is None else levels.codec_bytes)
+            for node in network.nodes
+        ],
+        "layer_memory_bytes": _at_levels(lambda of: _layer_memory_bytes(of, workload), profiles),
+        "layer_time_s": _at_levels(lambda of: _layer_times(prefill_s, of, network), profiles),
+        "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
+        "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
+        "latency_s": network.latency_s().tolist(),
+        "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
+        "loss": loss,
+        "loss_budget": loss_budget,
+        "micro_batches": workload.micro_batches,
+        "order": order,
+        "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
+    }
+    if workload.new_tokens > 0:
+        data["new_tokens"] = workload.new_tokens
+        data["layer_decode_time_s"] = _at_levels(lambda of: _layer_times(decode_s, of, network), profiles)
+        data["cut_decode_bytes"] = [activation_bytes] * cuts
+    if options:
+        data["weight_levels"] = [{"name": name} for name in (profile.dtype, *options)]
+        data["weight_loss"] = [[0.0] * len(profile.layers), *(list(option.loss) for option in options.values())]
+    return Problem.from_dict(data)
+
+
+def _at_levels(of_profile: Callable[[ModelProfile], list[Any]], profiles: Sequence[ModelProfile]) -> list[Any]:
+    """Return the array of each profile, or the only one itself: a problem of one precision has no weight levels."""
+    return [of_profile(profile) for profile in profiles] if len(profiles) > 1 else of_profile(profiles[0])
+
+
+def _layer_memory_bytes(profile: ModelProfile, workload: Workload) -> list[int]:
+    return [
+        layer_bytes(layer, workload) + extra
+        for layer, extra in zip(profile.layers, extra_workspace(profile), strict=True)
+    ]
+
+
+def _layer_times(
+    seconds: Callable[[ModelProfile, Node, int], list[float]], profile: ModelProfile, network: Network
+) -> list[list[float]]:
+    return [seconds(profile, node, len(network.nodes)) for node in network.nodes]
+
+
+def check_loss_budget(loss_budget: float) -> None:
+    """Raise TypeError for what is no number."""
+    if loss_budget is None:
+        raise TypeError("loss_budget is None, must be a number: 0 for nothing lost, math.inf for no limit")
+    check_number("loss_budget", loss_budget)
+
+
+def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
+    for name in ("prompt_tokens", "batch_size"):
+        of_profile, of_workload = getattr(profile, name), getattr(workload, name)
+        if of_profile != of_workload:
+            raise ValueError(
+                f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
+                f"profile the model again with {name}={of_workload}"
+            )
+    if workload.new_tokens > 0 and not profile.generates:
+        raise ValueError(f"{profile.model} generates no tokens, the workload has {workload.new_tokens} new tokens")
+    cuts = len(profile.layers) - 1
+    if levels is not None and len(levels.loss) != cuts:
+        raise ValueError(f"the levels describe {len(levels.loss)} cuts, the profiled model has {cuts}")
+
+
+def _level_records(levels: LevelTable, network: Network) -> list[dict[str, object]]:
+    """Return the levels with the encode and decode seconds of a node of mean speed, because a level has one of each."""
+    slowdown = float(np.mean([1.0 if node.slowdown is None else node.slowdown for node in network.nodes]))
+    return [
+        {
+            "name": level.name,
+            "ratio": level.ratio,
+            "encode_s_per_byte": slowdown * level.encode_s_per_byte,
+            "decode_s_per_byte": slowdown * level.decode_s_per_byte,
+        }
+        for level in levels.levels
+    ]
