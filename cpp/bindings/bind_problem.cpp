@@ -1,6 +1,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
+#include <string>
+
 #include "bindings.hpp"
 #include "orbitsplit/cost.hpp"
 #include "problem_from.hpp"
@@ -96,6 +99,10 @@ orbitsplit::Problem problem_from(const py::object& problem) {
 
 std::vector<orbitsplit::Stage> stages_from(const StageArray& stages) {
     const auto rows = stages.unchecked<2>();
+    if (rows.shape(1) != 5) {
+        throw std::invalid_argument("a row of stages has " + std::to_string(rows.shape(1)) +
+                                    " numbers, must have 5");
+    }
     std::vector<orbitsplit::Stage> result;
     for (py::ssize_t k = 0; k < rows.shape(0); ++k) {
         result.push_back({static_cast<int>(rows(k, 0)), static_cast<int>(rows(k, 1)),

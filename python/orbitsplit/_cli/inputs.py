@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import orbitsplit as osp
 from orbitsplit._io.validation import listed, quoted
 from orbitsplit._models.model_path import find_model
+from orbitsplit._plans.weight_options import weights_chosen
 
 from .logs import log
 
@@ -64,8 +65,10 @@ def weight_options(texts: Sequence[str], codebook: osp.Codebook | None) -> dict[
         if codebook is None:
             raise ValueError(f"--weights {name} needs --codebook, which has what these weights lose")
         if name not in codebook.weights:
-            has = f"it has {listed(codebook.weights)}" if codebook.weights else "it has those of none"
+            has = f"it has {listed(codebook.weights)}" if codebook.weights else "and none of any others"
             raise ValueError(f"codebook {codebook.hex_id} has no losses of weights {quoted(name)}, {has}")
+        if name in options:
+            raise ValueError(f"--weights {name} is given twice")
         options[name] = osp.WeightOption(profile=load(osp.ModelProfile, Path(path)), loss=codebook.weights[name].loss)
     return options
 
@@ -113,6 +116,11 @@ class RunFiles:
         if self.profile is not None or self.network is not None:
             if self.profile is None or self.network is None:
                 raise ValueError("to resume after a loss, give --profile and --network")
+            if chosen := weights_chosen(plan):
+                raise ValueError(
+                    f"stages of the plan have weights of their own, {listed(chosen)}: a run of it cannot resume after a"
+                    " loss yet; leave out --profile and --network"
+                )
             profile, network = load(osp.ModelProfile, self.profile), load_network(self.network)
             replan = osp.replanner(profile, network, codebook=codebook)
             if conditions is not None:

@@ -193,7 +193,7 @@ def convert(
     """
     check_new_folder(output)
     check_readable(calibration or [])
-    modules = dict(_module_format(text) for text in module or [])
+    modules = _module_formats(module or [])
     find_model(model)
     with progress_bars() as progress:
         folder = osp.convert(
@@ -207,11 +207,16 @@ def convert(
         out.print(f"{folder}: {format_bytes(size)} of weights", highlight=False)
 
 
-def _module_format(text: str) -> tuple[str, str]:
-    pattern, equals, weight_format = text.rpartition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is no PATTERN=FORMAT", param_hint="--module")
-    return pattern, weight_format
+def _module_formats(texts: list[str]) -> dict[str, str]:
+    formats = {}
+    for text in texts:
+        pattern, equals, weight_format = text.rpartition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r} is no PATTERN=FORMAT", param_hint="--module")
+        if pattern in formats:
+            raise typer.BadParameter(f"{pattern!r} is given twice", param_hint="--module")
+        formats[pattern] = weight_format
+    return formats
 
 
 @app.command()

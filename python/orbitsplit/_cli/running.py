@@ -231,11 +231,11 @@ def _open(
             progress=progress,
             deployment=deployment,
         )
-    try:
-        return pipe, tokenizer.result(), path
-    except BaseException:
-        pipe.close()
-        raise
+        try:
+            return pipe, tokenizer.result(), path
+        except BaseException:
+            pipe.close()
+            raise
 
 
 def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], *, as_json: bool) -> None:

@@ -16,6 +16,10 @@ class WeightLosses:
     The first number is that of the embeddings, the last that of the head, and those between are of the transformer
     layers. Units are those of a codebook's levels: nats per token or sample, or cosine distance. Losses of several
     layers, and of codecs between them, add up while they are small.
+
+    Raises:
+        ValueError: A number is negative or not finite, or there are not as many errors as losses.
+        TypeError: A field is no sequence of numbers.
     """
 
     loss: tuple[float, ...]
@@ -23,8 +27,10 @@ class WeightLosses:
 
     def __post_init__(self) -> None:
         for name in ("loss", "loss_error"):
-            for number in tuple_of(name, getattr(self, name)):
+            numbers = tuple_of(name, getattr(self, name))
+            for number in numbers:
                 check_finite(f"a number of {name}", number, least=0)
+            object.__setattr__(self, name, numbers)
         if len(self.loss) != len(self.loss_error):
             raise ValueError(f"there are {len(self.loss)} losses and {len(self.loss_error)} errors of them")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -114,13 +115,31 @@ def find_layout(config: PreTrainedConfig) -> Layout:
     Raises `ValueError`, naming the architecture and the reason, for a model whose layers depend on more than the
     hidden state of the layer before: split into stages, it would compute something else.
     """
-    key = model_class(config), config.to_json_string(use_diff=False)
-    if key not in _LAYOUTS:
+    key = _layout_key(config)
+    layout = _LAYOUTS.get(key)
+    if layout is None:
         layout = _find_layout(config)
         if len(_LAYOUTS) >= _MOST_LAYOUTS:
             _LAYOUTS.clear()
         _LAYOUTS[key] = layout
-    return _LAYOUTS[key]
+    return layout
+
+
+def knows_layout(config: PreTrainedConfig) -> bool:
+    """Return whether `find_layout` has found the layout already."""
+    return _layout_key(config) in _LAYOUTS
+
+
+def _layout_key(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], str]:
+    """Return what a layout depends on: where the model lies does not count."""
+    document = json.loads(config.to_json_string(use_diff=False))
+    return model_class(config), json.dumps(_without_paths(document), sort_keys=True)
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(part) for key, part in value.items() if key not in ("_name_or_path", "source")}
+    return [_without_paths(part) for part in value] if isinstance(value, list) else value
 
 
 def _find_layout(config: PreTrainedConfig) -> Layout:

@@ -87,6 +87,8 @@ def convert(
     conversion = _Conversion(source, config, formats, patterns, progress or (lambda _step, _fraction: None))
     if calibration is not None:
         conversion.compensate(calibration)
+    if not Path(source).is_dir():
+        _fetch_tokenizer(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as folder:
         layer_hashes = conversion.write_weights(folder)
@@ -183,7 +185,9 @@ class _Conversion:
 def _calibration_ids(calibration: Any, source: str | Path, config: PreTrainedConfig) -> Tensor:
     """Return token ids [N, S] to compensate errors on."""
     if not isinstance(calibration, Tensor):
-        ids = token_rows(load_tokenizer(source), read_texts("calibration", calibration), _TOKENS)
+        positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        tokens = min(_TOKENS, positions) if isinstance(positions, int) else _TOKENS
+        ids = token_rows(load_tokenizer(source), read_texts("calibration", calibration), tokens)
         return ids[torch.linspace(0, len(ids) - 1, min(len(ids), _ROWS)).long()]
     check_ids(calibration, config, least=1)
     return calibration
@@ -210,13 +214,12 @@ def _apply(patterns: Mapping[str, str], formats: dict[str, str], tied: Mapping[s
         formats.update(dict.fromkeys(fitting, value))
     for table, name in tied.items():
         if formats.get(table) != formats.get(name):
-            raise ValueError(f"{table} and {name} are one table, and cannot be {formats[table]} and {formats[name]}")
+            given = [formats.get(one, "floats") for one in (table, name)]
+            raise ValueError(f"{table} and {name} are one table, and cannot be {given[0]} and {given[1]}")
 
 
 def _copy_others(source: str | Path, folder: Path) -> None:
     """Copy what is neither weights nor the configuration: tokenizer, generation config, licence."""
-    if not Path(source).is_dir():
-        _fetch_tokenizer(source)
     origin = Path(cached_file(str(source), "config.json")).parent
     for file in sorted(origin.iterdir()):
         if file.is_file() and file.name != "config.json" and not file.name.endswith(_WEIGHT_FILES):
@@ -227,6 +230,6 @@ def _fetch_tokenizer(model: str | Path) -> None:
     """Have the tokenizer of a hub id on this machine, which so far may have the weights alone."""
     try:
         load_tokenizer(model)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         log.warning("%s has no tokenizer that can be loaded, the converted model has none: %s", model, reason)

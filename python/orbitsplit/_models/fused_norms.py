@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,24 +43,41 @@ def _is_rms_norm(module: nn.Module) -> bool:
 
 
 @torch.inference_mode()
-def _fused_forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+def _fused_forward(module: nn.Module) -> Callable[..., Tensor] | None:
     """Return a forward with the results of a module's own, None if neither weight nor 1 + weight gives them."""
     weight = module.get_parameter("weight").detach()
     epsilon = next((getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)), None)
-    if not isinstance(epsilon, float):
+    if not isinstance(epsilon, float) or not epsilon > 0:
         return None
-    inputs = [_probe(rows, weight) for rows in _PROBED_ROWS]
+    inputs = [_probe(rows, weight, epsilon) for rows in _PROBED_ROWS]
     expected = [module(x) for x in inputs]
     for scale in (weight, 1.0 + weight):
-        forward = partial(nn.functional.rms_norm, normalized_shape=weight.shape, weight=scale, eps=epsilon)
-        if all(torch.equal(forward(x), y) for x, y in zip(inputs, expected, strict=True)):
-            return forward
+        fused = partial(nn.functional.rms_norm, normalized_shape=weight.shape, weight=scale, eps=epsilon)
+        if all(torch.equal(fused(x), y) for x, y in zip(inputs, expected, strict=True)):
+            return _where_probed(fused, module.forward, weight.dtype)
     return None
 
 
-def _probe(rows: int, weight: Tensor) -> Tensor:
-    """Return an input [1, rows, columns] with magnitudes from thousandths to thousands."""
+def _where_probed(
+    fused: Callable[[Tensor], Tensor], own: Callable[..., Tensor], dtype: torch.dtype
+) -> Callable[..., Tensor]:
+    """Return a forward that is `fused` for inputs of the dtype that was probed, and a module's own for others."""
+
+    def forward(*args: Any, **kwargs: Any) -> Tensor:
+        if len(args) == 1 and not kwargs and args[0].dtype is dtype:
+            return fused(args[0])
+        return own(*args, **kwargs)
+
+    return forward
+
+
+def _probe(rows: int, weight: Tensor, epsilon: float) -> Tensor:
+    """Return an input [4, rows, columns]: mean squares far above epsilon, near it, far below it, and zeros.
+
+    So that where epsilon is added, and which one, shows.
+    """
     count = rows * len(weight)
     angles = torch.arange(1, count + 1, dtype=torch.float64)
-    values = torch.sin(angles * math.e) * torch.exp(7.0 * torch.sin(angles * math.sqrt(2.0)))
-    return values.reshape(1, rows, len(weight)).to(weight.dtype)
+    values = torch.sin(angles * math.e) * torch.exp(torch.sin(angles * math.sqrt(2.0)))
+    scales = torch.tensor([300.0, math.sqrt(epsilon), math.sqrt(epsilon) / 100.0, 0.0], dtype=torch.float64)
+    return (scales[:, None, None] * values.reshape(1, rows, len(weight))).to(weight.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orbitsplit._io.keyword_options import refuse_keywords
-from orbitsplit._io.validation import check_kind
+from orbitsplit._io.validation import check_kind, listed
 from orbitsplit._network.network import Network
 from orbitsplit._planner.solve import SolveOptions
 from orbitsplit._profiling.profile import ModelProfile
@@ -16,6 +16,7 @@ from .options import PlanKeywords
 from .pins import check_pins, without_nodes
 from .plan import Plan, with_settings_of
 from .planning import plan
+from .weight_options import weights_chosen
 
 
 def replanner(
@@ -54,6 +55,8 @@ def replanner(
         check_pins(options["pins"], [node.name for node in network.nodes])
 
     def replan(running: Plan, nodes: Sequence[str], links: Sequence[tuple[str, str]]) -> Plan:
+        if chosen := weights_chosen(running):
+            raise ValueError(f"stages have weights of their own, {listed(chosen)}: such a plan cannot be replanned yet")
         left = network.without(nodes, links)
         own = {"stores": [node.name for node in left.nodes], "explain": True, **options}
         if own.get("pins") is not None:

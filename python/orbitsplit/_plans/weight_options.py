@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from orbitsplit._io.validation import check_kind, check_number, check_string, mapping_of, quoted, tuple_of
 from orbitsplit._planner.tied_weights import TiedBytes
 from orbitsplit._profiling.profile import ModelProfile
 
+if TYPE_CHECKING:
+    from .plan import Plan
+
 # What profiles of one model have in common, whatever the precision of its weights.
-_SHARED = ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token", "dtype", "threads", "generates")
+_SHARED = (
+    "architecture",
+    "prompt_tokens",
+    "batch_size",
+    "hidden_size",
+    "cut_bytes_per_token",
+    "dtype",
+    "threads",
+    "generates",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,11 @@ def _check_same_model(what: str, other: ModelProfile, profile: ModelProfile) -> 
         if getattr(other, key) != getattr(profile, key):
             values = f"{key}={getattr(other, key)}, that of {profile.model} has {getattr(profile, key)}"
             raise ValueError(f"{what} was made with {values}")
+
+
+def weights_chosen(plan: Plan) -> tuple[str, ...]:
+    """Return the names of the weights that stages have instead of the plan's own model's, sorted."""
+    return tuple(sorted({stage.weights for stage in plan.stages if stage.weights is not None}))
 
 
 def tied_bytes_of(profile: ModelProfile, weights: Weights) -> TiedBytes:

@@ -26,6 +26,7 @@ from orbitsplit._io.validation import (
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
 from orbitsplit._plans.plan import Plan, with_settings_of
+from orbitsplit._plans.weight_options import weights_chosen
 
 from ._activation_hooks import ActivationHooks
 from ._data import Data, Samples, is_causal, load_model, name_of, task_of
@@ -146,11 +147,9 @@ def verify(
     check_callable("replan", replan)
     check_callable("progress", progress)
     limit = _limit_of(plan, max_accuracy_drop)
-    chosen = sorted({stage.weights for stage in plan.stages if stage.weights is not None})
-    if chosen:
-        raise ValueError(f"stages of the plan have weights of their own, {listed(chosen)}: verify measures the model's")
     codebook = Codebook.load(codebook) if isinstance(codebook, (str, Path)) else codebook
     _check_codebook(plan, codebook)
+    _check_weights(plan)
     reference = held_out(
         model,
         data,
@@ -165,6 +164,7 @@ def verify(
     candidate: Plan | None = plan
     while candidate is not None:
         _check_codebook(candidate, codebook)
+        _check_weights(candidate)
         report = _Progress(f"measuring plan {len(trials) + 1}", len(reference.batches), progress)
         measured = reference.measure(_codecs(candidate, codebook), on_batch=report)
         trials.append(Trial(candidate, _predicted(candidate, codebook), measured))
@@ -172,6 +172,12 @@ def verify(
             break
         candidate = _tighter(trials, limit, codebook, replan)
     return Verification(limit, tuple(trials))
+
+
+def _check_weights(plan: Plan) -> None:
+    chosen = weights_chosen(plan)
+    if chosen:
+        raise ValueError(f"stages of the plan have weights of their own, {listed(chosen)}: verify measures the model's")
 
 
 def _limit_of(plan: Plan, max_accuracy_drop: float | None) -> float:

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from transformers.utils.generic import ModelOutput
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import renamed_keywords
-from orbitsplit._io.validation import check_callable, check_kind
+from orbitsplit._io.validation import check_callable, check_kind, quoted
+from orbitsplit._models.quantizer import weights_config
 from orbitsplit._models.source import layer_count, open_model, read_config
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
@@ -125,7 +127,7 @@ class Pipeline:
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         path = open_model(model, progress=progress)
         _check_layers(plan, path)
-        plan = _with_opened_weights(plan)
+        _check_weight_models(plan)
         settings = Settings(
             model=path,
             codebook=codebook,
@@ -358,12 +360,21 @@ def _check_secret(secret: str | None) -> None:
         raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
 
 
-def _with_opened_weights(plan: Plan) -> Plan:
-    """Return the plan with what `open_model` makes of its `weight_models`. Raises as `open_model`, or ValueError."""
-    opened = {name: str(open_model(model)) for name, model in plan.weight_models.items()}
-    for path in opened.values():
+def _check_weight_models(plan: Plan) -> None:
+    """Check the models that stages with `weights` load. Raises as `open_model`, and ValueError for other models."""
+    hashes: dict[str, list[str]] = {}
+    for name, model in plan.weight_models.items():
+        path = open_model(model)
         _check_layers(plan, path)
-    return replace(plan, weight_models=opened)
+        quantized = weights_config(read_config(path))
+        if quantized is not None:
+            hashes[name] = quantized.layer_hashes
+    for first, second in pairwise(hashes):
+        if hashes[first] != hashes[second]:
+            raise ValueError(
+                f"weights {quoted(first)} and {quoted(second)} were converted from different models: "
+                f"{plan.weight_models[first]} and {plan.weight_models[second]}"
+            )
 
 
 def _check_layers(plan: Plan, model: str | Path) -> None:

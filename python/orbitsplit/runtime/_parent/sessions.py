@@ -73,7 +73,7 @@ class Sessions:
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address)
         if not deployment.remote_nodes or None in deployment.remote_nodes:
-            for model in (settings.model, *plan.weight_models.values()):
+            for model in {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}:
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(

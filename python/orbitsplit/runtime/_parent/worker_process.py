@@ -154,7 +154,7 @@ class ForkServer:
         self._processes: dict[int, ForkedProcess] = {}
         self._numbers = 0
         self._has_ended = False
-        weakref.finalize(self, _end, self._channel, self._server, self._log, self._owner)
+        weakref.finalize(self, _end, self._channel, self._server, self._log, self._owner, self._processes)
 
     @property
     def pid(self) -> int:
@@ -271,11 +271,19 @@ class _Servers:
 _servers = _Servers()
 
 
-def _end(channel: socket.socket, server: subprocess.Popen[bytes], log: IO[bytes], owner: int) -> None:
+def _end(
+    channel: socket.socket,
+    server: subprocess.Popen[bytes],
+    log: IO[bytes],
+    owner: int,
+    processes: Mapping[int, ForkedProcess],
+) -> None:
     channel.close()
     log.close()
     if os.getpid() != owner:  # a fork of this process: the server is not its child
         return
+    if not processes:  # it may be importing, and would not see the end of the channel for seconds
+        server.kill()
     try:
         server.wait(_END_S)
     except subprocess.TimeoutExpired:

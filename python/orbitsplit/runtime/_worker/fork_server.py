@@ -1,7 +1,7 @@
 """The fork server: imports the libraries of a worker once, and forks a process for each worker that is started.
 
 To import torch and transformers takes a core seconds for each process, to fork takes milliseconds; and forked processes
-share the memory of the libraries. The server computes nothing and has one thread, so that a fork is safe.
+share the memory of the libraries. The server computes nothing but layouts and has one thread, so that a fork is safe.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from orbitsplit._models import child_process
-from orbitsplit._models.architecture import find_layout
+from orbitsplit._models.architecture import find_layout, knows_layout
 from orbitsplit._models.source import read_config
 from orbitsplit.runtime._memory import library_bytes
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
@@ -87,7 +87,11 @@ class ForkServer:
     def _prepare(self, model: str) -> None:
         """Find a model's layout. What cannot be split, the workers report."""
         with suppress(Exception):
-            find_layout(read_config(model))
+            config = read_config(model)
+            if knows_layout(config):
+                return
+            find_layout(config)
+        gc.collect()
         gc.freeze()
         self._imported_bytes = library_bytes()
 
