@@ -171,6 +171,10 @@ def test_a_plan_whose_stages_have_weights_of_their_own_is_refused(digits: Digits
     plan = replace(plan, stages=(replace(first, weights="int8"), *others), weight_models={"int8": "digits-int8"})
     with pytest.raises(ValueError, match=r"stages of the plan have weights of their own, int8: verify"):
         digits.verify(plan, max_accuracy_drop=0.0)
+    # So is one that `replan` returns.
+    coarse = digits.plan(COARSEST, COARSEST, limit=0.002)
+    with pytest.raises(ValueError, match=r"stages of the plan have weights of their own, int8: verify"):
+        digits.verify(coarse, replan=lambda _budget: plan)
 
 
 def test_samples_are_drawn_by_seed(digits: Digits) -> None:

@@ -10,8 +10,10 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 import orbitsplit as osp
-from orbitsplit._models.source import model_class
+from orbitsplit._models import architecture
+from orbitsplit._models.source import model_class, read_config
 from orbitsplit._models.stage import StageModel
+from tests.support.tiny_models import save_tiny_model
 
 LAYERS, VOCABULARY, PROMPT, STEPS = 2, 97, 7, 4
 TEXT: dict[str, Any] = {
@@ -180,3 +182,21 @@ def test_two_stages_generate_what_the_unsplit_model_does(name: str, padding: int
 def test_what_cannot_be_split_is_refused_at_profile(model_type: str, fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=rf"^\w+ cannot be split into stages: .*{reason}"):
         osp.profile(AutoConfig.for_model(model_type, **fields), prompt_tokens=PROMPT)
+
+
+def test_a_layout_is_found_once_wherever_the_model_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The server that forks workers finds it for all of them, and may know the model by another path.
+    save_tiny_model(tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(architecture, "_LAYOUTS", {})
+    found = []
+    find = architecture._find_layout
+    monkeypatch.setattr(architecture, "_find_layout", lambda config: found.append(config) or find(config))
+    layouts = [architecture.find_layout(read_config(path)) for path in (tmp_path / "model", "model", "link")]
+    assert len(found) == 1
+    assert layouts[0] == layouts[1] == layouts[2]
+    assert architecture.knows_layout(read_config("model"))
+    save_tiny_model(tmp_path / "deeper", num_hidden_layers=6)
+    assert not architecture.knows_layout(read_config("deeper"))
+    assert architecture.find_layout(read_config("deeper")).layer_count == 6

@@ -39,8 +39,8 @@ def test_logits_of_fused_models_are_the_same_bits(family: str, dtype: torch.dtyp
         count = fuse_norms(model)
         fused = model(input_ids=ids, attention_mask=mask).logits
     assert torch.equal(fused, expected)
-    print(family, dtype, count, len(norms))
-    assert count == len(norms)
+    # Below float32 torch rounds elsewhere than the models do.
+    assert count == (len(norms) if dtype == torch.float32 else 0)
 
 
 def test_another_norm_of_that_name_keeps_its_own_forward() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import orbitsplit as osp
@@ -93,3 +96,21 @@ def test_weights_of_another_model_are_refused(directories: dict[str | None, Path
     missing = mixed_plan({**directories, "int8": tmp_path / "missing"})
     with pytest.raises(FileNotFoundError, match="missing"):
         osp.Pipeline(missing, directories[None])
+
+
+def test_weights_converted_from_another_model_are_refused(directories: dict[str | None, Path], tmp_path: Path) -> None:
+    # A fine-tune of the same shape runs, and would say something that neither of the models says.
+    shutil.copytree(cast(Path, directories[None]), tmp_path / "tuned")
+    for file in (tmp_path / "tuned").glob("*.safetensors"):
+        save_file({name: 1.01 * tensor for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    tuned = osp.convert(tmp_path / "tuned", tmp_path / "int4", weights="int4")
+    plan = mixed_plan({**directories, "int4": tuned})
+    with pytest.raises(ValueError, match="'int8' and 'int4' were converted from different models"):
+        osp.Pipeline(plan, directories[None])
+
+
+def test_a_plan_with_weights_is_not_replanned_without_them(directories: dict[str | None, Path]) -> None:
+    network = osp.Network("two", tuple(osp.Node(f"n{k}", 10**9, flop_per_s=1e9) for k in range(2)), ())
+    replan = osp.replanner(osp.profile(directories[None], prompt_tokens=7), network)
+    with pytest.raises(ValueError, match="stages have weights of their own, int4, int8: such a plan cannot be"):
+        replan(mixed_plan(directories), [], [])
