@@ -9,14 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from orbitsplit._weights.int4 import GROUP, group_scales, with_codes
+from orbitsplit._weights.int4 import GROUP, LARGEST_CODE, group_scales, with_codes
 from orbitsplit._weights.quantized import QuantizedWeights
 
 # Added to the diagonal of the second moments, times its mean: they are of few tokens.
 DAMPING = 0.03
 # Of a table that is also looked up: there every column counts alike.
 TIED_DAMPING = 0.1
-_LARGEST_CODE = 15
 # Columns whose errors reach the columns behind them in one product.
 _BLOCK = 64
 # Rows that are rounded at a time, so that copies of a large table take little memory.
@@ -67,7 +66,7 @@ def _rounded(values: Tensor, scales: Tensor, minima: Tensor, factor: Tensor) -> 
         stop = min(start + _BLOCK, columns)
         errors = torch.empty(stop - start, rows)
         for column in range(start, stop):
-            code = ((values[column] + minima[column]) * inverses[column]).round_().clamp_(0, _LARGEST_CODE)
+            code = ((values[column] + minima[column]) * inverses[column]).round_().clamp_(0, LARGEST_CODE)
             codes[column] = code
             stored = scales[column] * code - minima[column]
             error = errors[column - start] = (values[column] - stored) / factor[column, column]

@@ -10,7 +10,7 @@ from .quantized import QuantizedWeights, Singles
 GROUP = 32
 # Two float32 at the beginning of a row: the units of its scales and minima.
 _UNITS_BYTES = 8
-_LARGEST_CODE = 15
+LARGEST_CODE = 15
 
 
 def group_scales(weights: QuantizedWeights) -> tuple[Singles, Singles]:
@@ -30,8 +30,8 @@ def with_codes(weights: QuantizedWeights, codes: npt.NDArray[np.uint8]) -> Quant
 
     Raises `ValueError` for weights in another format, and for codes of another shape or range.
     """
-    if codes.shape != weights.shape or codes.dtype != np.uint8 or (codes.size and codes.max() > _LARGEST_CODE):
-        raise ValueError(f"codes must be uint8 from 0 to {_LARGEST_CODE} of shape {weights.shape}")
+    if codes.shape != weights.shape or codes.dtype != np.uint8 or (codes.size and codes.max() > LARGEST_CODE):
+        raise ValueError(f"codes must be uint8 from 0 to {LARGEST_CODE} of shape {weights.shape}")
     rows = _rows_of(weights).copy()
     grouped = codes.reshape(len(codes), -1, 2, GROUP // 2)
     packed = grouped[:, :, 0] | grouped[:, :, 1] << 4

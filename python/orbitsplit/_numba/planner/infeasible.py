@@ -119,12 +119,18 @@ def _least_loss_with(problem: Problem, options: Options, time_limit: TimeLimit, 
     return least_loss(make_tables(problem, options, time_limit, relief_bytes), time_limit).root
 
 
+def _fits_without(problem: Problem, losses: str, options: Options, time_limit: TimeLimit) -> bool:
+    """Return whether plans would fit if none of these losses, `loss` or `weight_loss`, were infinite (some are)."""
+    values = getattr(problem, losses)
+    if values is None or not np.isinf(values).any():
+        return False
+    lossless = dataclasses.replace(problem, **{losses: np.zeros_like(values)})
+    return _least_loss_with(lossless, options, time_limit, 0.0) != math.inf and not time_limit.is_reached()
+
+
 def _explain_levels(problem: Problem, options: Options, time_limit: TimeLimit) -> str:
     """Return that plans would fit if all cuts had all levels, or ""."""
-    if not np.isinf(problem.loss).any():
-        return ""
-    with_all_levels = dataclasses.replace(problem, loss=np.zeros_like(problem.loss))
-    if _least_loss_with(with_all_levels, options, time_limit, 0.0) == math.inf or time_limit.is_reached():
+    if not _fits_without(problem, "loss", options, time_limit):
         return ""
     return (
         "no plan that fits has a level at each of its cuts: a cut does not have the levels whose loss is infinite there"
@@ -133,10 +139,7 @@ def _explain_levels(problem: Problem, options: Options, time_limit: TimeLimit) -
 
 def _explain_weight_levels(problem: Problem, options: Options, time_limit: TimeLimit) -> str:
     """Return that plans would fit if all layers had all weight levels, or ""."""
-    if problem.weight_loss is None or not np.isinf(problem.weight_loss).any():
-        return ""
-    with_all_levels = dataclasses.replace(problem, weight_loss=np.zeros_like(problem.weight_loss))
-    if _least_loss_with(with_all_levels, options, time_limit, 0.0) == math.inf or time_limit.is_reached():
+    if not _fits_without(problem, "weight_loss", options, time_limit):
         return ""
     return (
         "no plan that fits has a weight level for each of its stages: a layer does not have the weight levels whose "
