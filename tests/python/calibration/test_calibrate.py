@@ -32,6 +32,7 @@ from tests.support.tiny_models import (
     HIDDEN,
     LAYERS,
     VOCABULARY,
+    one_thread,
     save_tiny_model,
     save_tiny_tokenizer,
     tiny_model,
@@ -45,10 +46,8 @@ ALL_CODECS = ("channel", "fisher", "klt", "int8:32", "int4", "topk")
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def ids_of(rows: int = ROWS, tokens: int = TOKENS, *, seed: int = 0) -> Tensor:

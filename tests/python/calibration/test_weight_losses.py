@@ -17,7 +17,7 @@ import orbitsplit as osp
 from orbitsplit.calibration import held_out
 from orbitsplit.calibration._weight_levels import measure_weights
 from tests.support.tiny_encoders import tiny_bert, tiny_images, tiny_vit
-from tests.support.tiny_models import LAYERS, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import LAYERS, one_thread, save_tiny_model, tiny_prompts
 
 TOKENS, ROWS, MEASURED = 40, 5, 2
 # Layers behind the quantised one run alone, with sums of the same order: only float32's last bits may differ.
@@ -26,10 +26,8 @@ CLOSE = {"rel": 1e-3, "abs": 1e-6}
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def ids_of(rows: int = ROWS) -> Tensor:
