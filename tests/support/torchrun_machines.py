@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 # Far more than anything here takes.
-WAIT_S = 60.0
+WAIT_S = 240.0
 _POLL_S = 0.05
 _LISTENS = "0A"
 # Each process of a run has it in its environment, however it was started.
