@@ -26,6 +26,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from .architecture import Layout, Passthrough, find_layout, modules_outside, running_unknown_code
+from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
 from .kv_cache import growing_cache
 from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported
@@ -86,6 +87,7 @@ class StageModel:
         _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
         convert_parameters(loaded)
         _forget_embeddings(loaded, layout, start)
+        fuse_layers(layout.layers_of(loaded))
         fuse_norms(loaded)
         stage = cls(loaded, layout, start, stop)
         stage._check_forward()
