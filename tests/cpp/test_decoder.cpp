@@ -104,7 +104,7 @@ Result step(const DecoderLayer& layer, int threads) {
 
 void test_bits_are_the_same_on_every_instruction_set() {
     const Owned owned(1);
-    const std::string chosen = isa();
+    const std::string chosen(isa());
     set_isa("scalar");
     const Result expected = step(owned.layer, 1);
     for (const float value : expected.y) CHECK(std::isfinite(value));
