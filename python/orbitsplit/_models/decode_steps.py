@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from .architecture import Layout, Passthrough
-from .fused_layers import FusedLayer
+from .fused_layers import FusedLayer, is_usual_layer
 
 # Rotary positions whose frequencies do not depend on how long the text has become.
 _FIXED_FREQUENCIES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -41,10 +41,14 @@ class DecodeSteps:
     @classmethod
     def of(cls, model: PreTrainedModel, layout: Layout, *, is_first: bool, is_last: bool) -> DecodeSteps | None:
         """Return the steps of a stage; None unless the core computes all of its layers, and angles are fixed."""
-        own = [layer for layer in layout.layers_of(model) if not isinstance(layer, Passthrough)]
+        layers = layout.layers_of(model)
         frequencies = getattr(getattr(_base(model, layout), "rotary_emb", None), "rope_type", None)
         names = frequencies.values() if isinstance(frequencies, dict) else [frequencies]
-        if not all(_fused(layer) for layer in own) or not _FIXED_FREQUENCIES.issuperset(names):
+        # Of other stages' layers the kind counts: a stage may have none, and still embeddings or a head.
+        is_usual = all(
+            is_usual_layer(layer.original) if isinstance(layer, Passthrough) else _fused(layer) for layer in layers
+        )
+        if not is_usual or not _FIXED_FREQUENCIES.issuperset(names):
             return None
         return cls(model, layout, is_first=is_first, is_last=is_last)
 

@@ -68,6 +68,12 @@ def fuse_layers(layers: Iterable[nn.Module]) -> int:
     return count
 
 
+def is_usual_layer(layer: nn.Module) -> bool:
+    """Say whether a layer is of a class of transformers whose forward has the usual form."""
+    kind = type(layer)
+    return kind.__name__ in _USUAL_LAYERS and kind.__module__.startswith("transformers.models.")
+
+
 class FusedLayer:
     """The forward of a layer: in the core where it can be, else the layer's own."""
 
@@ -189,8 +195,7 @@ def _core_layer(layer: Any) -> Any:
 
 def _parts(layer: nn.Module) -> tuple[dict[str, QuantizedLinear], dict[str, nn.Module]] | None:
     """Return the linear layers and the norms of a layer by the core's names; None if it has others, or lacks some."""
-    kind = type(layer)
-    if kind.__name__ not in _USUAL_LAYERS or not kind.__module__.startswith("transformers.models."):
+    if not is_usual_layer(layer):
         return None
     modules: dict[str, Any] = dict(layer.named_modules())
     linears = {name: modules.pop(f"self_attn.{own}", None) for name, own in _PROJECTIONS.items()}
