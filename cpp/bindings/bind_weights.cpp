@@ -3,11 +3,10 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <stdexcept>
-#include <string>
 
 #include "bindings.hpp"
 #include "byte_view.hpp"
+#include "number_view.hpp"
 #include "orbitsplit/weights.hpp"
 #include "unlocked.hpp"
 
@@ -17,35 +16,8 @@ namespace {
 
 using orbitsplit::Execution;
 
-orbitsplit::WeightFormat format_of(int format) {
-    if (format != 0 && format != 1)
-        throw std::invalid_argument("weight format " + std::to_string(format) +
-                                    " is unknown; 0 is int8, 1 is int4");
-    return static_cast<orbitsplit::WeightFormat>(format);
-}
-
-// Numbers are read where they are, so they must be where the processor expects them.
-template <class T>
-void check_aligned(const void* memory, std::size_t bytes, const char* name) {
-    if (reinterpret_cast<std::uintptr_t>(memory) % alignof(T) != 0 || bytes % sizeof(T) != 0)
-        throw std::invalid_argument(std::string(name) + " is not aligned in memory");
-}
-
-template <class T>
-std::span<const T> numbers(const ByteView& view, const char* name) {
-    const std::span<const std::byte> bytes = view.bytes();
-    check_aligned<T>(bytes.data(), bytes.size(), name);
-    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
-}
-
-std::span<float> writable(const ByteView& view, const char* name) {
-    const std::span<std::byte> bytes = view.memory();
-    check_aligned<float>(bytes.data(), bytes.size(), name);
-    return {reinterpret_cast<float*>(bytes.data()), bytes.size() / sizeof(float)};
-}
-
 std::uint64_t quantized_bytes(int format, std::int64_t rows, std::int64_t columns) {
-    return orbitsplit::quantized_bytes(format_of(format), rows, columns);
+    return orbitsplit::quantized_bytes(weight_format(format), rows, columns);
 }
 
 void quantize(const py::object& values, int format, std::int64_t rows, std::int64_t columns,
@@ -56,7 +28,8 @@ void quantize(const py::object& values, int format, std::int64_t rows, std::int6
     const std::span<const float> source = numbers<float>(view, "values");
     const std::span<const float> of_columns = numbers<float>(weight, "importance");
     unlocked(view.bytes().size(), threads, [&](const Execution& execution) {
-        orbitsplit::quantize(format_of(format), source, rows, columns, bytes.memory(), of_columns, execution);
+        orbitsplit::quantize(weight_format(format), source, rows, columns, bytes.memory(), of_columns,
+                             execution);
     });
 }
 
@@ -66,7 +39,8 @@ void dequantize(const py::object& data, int format, std::int64_t rows, std::int6
     const ByteView array(out, Access::write);
     const std::span<float> values = writable(array, "out");
     unlocked(array.bytes().size(), threads, [&](const Execution& execution) {
-        orbitsplit::dequantize({format_of(format), rows, columns, view.bytes()}, first, values, execution);
+        orbitsplit::dequantize({weight_format(format), rows, columns, view.bytes()}, first, values,
+                               execution);
     });
 }
 
@@ -78,7 +52,7 @@ void dequantize_rows(const py::object& data, int format, std::int64_t rows, std:
     const std::span<const std::int64_t> of_rows = numbers<std::int64_t>(wanted, "indices");
     const std::span<float> values = writable(array, "out");
     unlocked(array.bytes().size(), threads, [&](const Execution& execution) {
-        orbitsplit::dequantize_rows({format_of(format), rows, columns, view.bytes()}, of_rows, values,
+        orbitsplit::dequantize_rows({weight_format(format), rows, columns, view.bytes()}, of_rows, values,
                                     execution);
     });
 }
@@ -93,7 +67,7 @@ void multiply(const py::object& data, int format, std::int64_t rows, std::int64_
     const std::uint64_t bytes = orbitsplit::product_scratch_bytes(inputs, columns);
     const auto scratch = std::make_unique_for_overwrite<std::byte[]>(bytes);
     unlocked(view.bytes().size(), threads, [&](const Execution& execution) {
-        orbitsplit::multiply({format_of(format), rows, columns, view.bytes()}, values, inputs, y,
+        orbitsplit::multiply({weight_format(format), rows, columns, view.bytes()}, values, inputs, y,
                              {scratch.get(), bytes}, execution);
     });
 }

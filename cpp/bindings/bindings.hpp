@@ -11,3 +11,4 @@ void bind_codec(pybind11::module_& m);
 void bind_encoder(pybind11::module_& m);
 void bind_calibrated(pybind11::module_& m);
 void bind_weights(pybind11::module_& m);
+void bind_decoder(pybind11::module_& m);

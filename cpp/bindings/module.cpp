@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m) {
     bind_encoder(m);
     bind_calibrated(m);
     bind_weights(m);
+    bind_decoder(m);
 }

@@ -89,6 +89,44 @@ def multiply(
     data: Buffer, format: int, rows: int, columns: int, x: Buffer, inputs: int, out: Buffer, threads: int = 1
 ) -> None: ...
 
+# A layer of a decoder on quantised weights (bind_decoder.cpp). `matrices` has (data, format, rows, columns) by name,
+# `biases` and `scales` float32 arrays for the names that have one; `visible` may be empty.
+class DecoderLayer:
+    def __init__(
+        self,
+        heads: int,
+        key_heads: int,
+        head_size: int,
+        attention_scale: float,
+        activation: int,
+        epsilon: float,
+        matrices: dict[str, tuple[Any, int, int, int]],
+        biases: dict[str, Any],
+        scales: dict[str, Any],
+    ) -> None: ...
+    def project(
+        self,
+        x: Buffer,
+        rows: int,
+        cosines: Buffer,
+        sines: Buffer,
+        queries: Buffer,
+        keys: Buffer,
+        values: Buffer,
+        threads: int = 1,
+    ) -> None: ...
+    def attend(
+        self,
+        x: Buffer,
+        rows: int,
+        queries: Buffer,
+        keys: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32],
+        visible: Buffer,
+        out: Buffer,
+        threads: int = 1,
+    ) -> None: ...
+
 # Planner (bind_problem.cpp, bind_planner.cpp). Rows of stages are (node, start, stop, level or -1); the results
 # are the fields of orbitsplit.Evaluation and orbitsplit.Solution.
 def validate_problem(problem: Problem) -> None: ...

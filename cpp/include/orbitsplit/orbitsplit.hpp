@@ -1,9 +1,10 @@
-// Everything: errors, problems, costs, the planner, frames, codecs and quantised weights.
+// Everything: errors, problems, costs, the planner, frames, codecs, quantised weights and layers of decoders.
 #pragma once
 
 #include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/cost.hpp"
+#include "orbitsplit/decoder.hpp"
 #include "orbitsplit/error.hpp"
 #include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"

@@ -328,7 +328,13 @@ class Passthrough(nn.Module):
         object.__setattr__(self, "_layer", layer)  # unregistered: its weights are not ours to load
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_layer"), name)
+        return getattr(self.original, name)
+
+    @property
+    def original(self) -> nn.Module:
+        """The layer that this replaces, without weights."""
+        layer: nn.Module = object.__getattribute__(self, "_layer")
+        return layer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]

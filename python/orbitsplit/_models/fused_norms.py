@@ -24,7 +24,7 @@ def fuse_norms(model: nn.Module) -> int:
     """
     count = 0
     for module in model.modules():
-        forward = _fused_forward(module) if _is_rms_norm(module) else None
+        forward = _fused_forward(module)
         if forward is not None:
             vars(module)["forward"] = forward
             count += 1
@@ -42,9 +42,24 @@ def _is_rms_norm(module: nn.Module) -> bool:
     return weight.dim() == 1 and not weight.is_meta and weight.is_floating_point()
 
 
-@torch.inference_mode()
 def _fused_forward(module: nn.Module) -> Callable[..., Tensor] | None:
-    """Return a forward with the results of a module's own, None if neither weight nor 1 + weight gives them."""
+    """Return a forward with the results of a module's own, None if no scale gives them."""
+    found = norm_scale(module)
+    if found is None:
+        return None
+    scale, epsilon = found
+    fused = partial(nn.functional.rms_norm, normalized_shape=scale.shape, weight=scale, eps=epsilon)
+    return _where_probed(fused, module.forward, scale.dtype)
+
+
+@torch.inference_mode()
+def norm_scale(module: nn.Module) -> tuple[Tensor, float] | None:
+    """Return scale and epsilon of torch's RMS norm with the bits of a module's, None if there is none.
+
+    The scale is the module's weight, or 1 more than it.
+    """
+    if not _is_rms_norm(module):
+        return None
     weight = module.get_parameter("weight").detach()
     epsilon = next((getattr(module, name) for name in ("eps", "variance_epsilon") if hasattr(module, name)), None)
     if not isinstance(epsilon, float) or not epsilon > 0:
@@ -52,9 +67,9 @@ def _fused_forward(module: nn.Module) -> Callable[..., Tensor] | None:
     inputs = [_probe(rows, weight, epsilon) for rows in _PROBED_ROWS]
     expected = [module(x) for x in inputs]
     for scale in (weight, 1.0 + weight):
-        fused = partial(nn.functional.rms_norm, normalized_shape=weight.shape, weight=scale, eps=epsilon)
-        if all(torch.equal(fused(x), y) for x, y in zip(inputs, expected, strict=True)):
-            return _where_probed(fused, module.forward, weight.dtype)
+        results = (nn.functional.rms_norm(x, scale.shape, scale, epsilon) for x in inputs)
+        if all(torch.equal(x, y) for x, y in zip(results, expected, strict=True)):
+            return scale, epsilon
     return None
 
 

@@ -16,7 +16,7 @@ from orbitsplit._weights.quantized import QuantizedWeights, quantized_bytes
 
 # The most rows of x that are multiplied with quantized weights; for more it is faster to dequantize a panel at a time
 # (`pytest benches/bench_weights.py`).
-_FEW_ROWS = 96
+FEW_ROWS = 96
 # The size of a panel of dequantized weights.
 _PANEL_BYTES = 2 << 20
 
@@ -61,7 +61,7 @@ class QuantizedLinear(_Quantized):
         # Small calls count: a decode step has 7 of these in a layer, each some 20 us of which a half is products.
         singles = (x if x.dtype is torch.float32 else x.float()).contiguous()
         y = torch.empty((*singles.shape[:-1], self.out_features))
-        if singles.numel() <= _FEW_ROWS * self.in_features:
+        if singles.numel() <= FEW_ROWS * self.in_features:
             self.matrix().matmul(singles.numpy(), threads=torch.get_num_threads(), out=y.numpy())
         else:
             _multiply_panels(self.matrix(), singles.view(-1, self.in_features), y.view(-1, self.out_features))

@@ -7,6 +7,7 @@ from .codec.codec import decode, decode_into, encode, encode_into, frame_bytes
 from .codec.encoder import Decoder, Encoder
 from .codec.frame import crc32c
 from .codec.symbol_table import table_from_counts
+from .decoder.decoder import DecoderLayer
 from .isa import isa, isas, set_isa
 from .planner.cost import evaluate
 from .planner.problem import validate_problem
@@ -17,6 +18,7 @@ from .weights.weights import dequantize, dequantize_rows, multiply, quantized_by
 __all__ = [
     "CalibratedCodec",
     "Decoder",
+    "DecoderLayer",
     "Encoder",
     "codebook_key",
     "crc32c",

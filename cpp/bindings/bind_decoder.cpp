@@ -1,0 +1,161 @@
+#include <pybind11/numpy.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings.hpp"
+#include "byte_view.hpp"
+#include "number_view.hpp"
+#include "orbitsplit/decoder.hpp"
+#include "unlocked.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using orbitsplit::Execution;
+
+// Keys or values [sequences, key_heads, tokens, head_size], read where they are.
+struct CacheView {
+    std::span<const float> memory;
+    std::array<std::int64_t, 3> strides;
+};
+
+CacheView cache_view(const py::array& array, const char* name) {
+    constexpr auto size = static_cast<py::ssize_t>(sizeof(float));
+    if (array.ndim() != 4 || !array.dtype().equal(py::dtype::of<float>()) ||
+        (array.shape(3) > 1 && array.strides(3) != size))
+        throw std::invalid_argument(std::string(name) +
+                                    " must be float32 [sequences, key_heads, tokens, head_size]");
+    py::ssize_t last = 1;
+    for (py::ssize_t axis = 0; axis < 4; ++axis)
+        last += (array.shape(axis) - 1) * (array.strides(axis) / size);
+    const bool has_memory = array.size() > 0 && last > 0;
+    return {{static_cast<const float*>(array.data()), has_memory ? static_cast<std::size_t>(last) : 0},
+            {array.strides(0) / size, array.strides(1) / size, array.strides(2) / size}};
+}
+
+orbitsplit::Activation activation_of(int activation) {
+    if (activation != 0 && activation != 1)
+        throw std::invalid_argument("activation " + std::to_string(activation) +
+                                    " is unknown; 0 is silu, 1 is gelu_tanh");
+    return static_cast<orbitsplit::Activation>(activation);
+}
+
+// A layer on arrays that it keeps. `matrices` has (data, format, rows, columns) by name, `biases` and `scales` arrays for
+// the names that have one.
+class Layer {
+  public:
+    Layer(std::int64_t heads, std::int64_t key_heads, std::int64_t head_size, float attention_scale,
+          int activation, float epsilon, const py::dict& matrices, const py::dict& biases,
+          const py::dict& scales) {
+        layer_.heads = heads;
+        layer_.key_heads = key_heads;
+        layer_.head_size = head_size;
+        layer_.attention_scale = attention_scale;
+        layer_.activation = activation_of(activation);
+        const std::pair<const char*, orbitsplit::QuantizedLinear*> linears[] = {
+            {"query", &layer_.query},   {"key", &layer_.key},   {"value", &layer_.value},
+            {"output", &layer_.output}, {"gate", &layer_.gate}, {"up", &layer_.up},
+            {"down", &layer_.down}};
+        for (const auto& [name, linear] : linears) {
+            const py::tuple matrix = matrices[name];
+            linear->weight = {weight_format(matrix[1].cast<int>()), matrix[2].cast<std::int64_t>(),
+                              matrix[3].cast<std::int64_t>(), keep(matrix[0]).bytes()};
+            linear->bias = kept_floats(biases, name);
+        }
+        const std::pair<const char*, orbitsplit::RmsNorm*> norms[] = {
+            {"before_attention", &layer_.before_attention},
+            {"queries", &layer_.queries},
+            {"keys", &layer_.keys},
+            {"after_attention", &layer_.after_attention},
+            {"before_network", &layer_.before_network},
+            {"after_network", &layer_.after_network}};
+        for (const auto& [name, norm] : norms) *norm = {kept_floats(scales, name), epsilon};
+        orbitsplit::check(layer_);
+    }
+
+    void project(const py::object& x, std::int64_t rows, const py::object& cosines, const py::object& sines,
+                 const py::object& queries, const py::object& keys, const py::object& values,
+                 int threads) const {
+        const ByteView of_x(x), of_cosines(cosines), of_sines(sines);
+        const ByteView of_queries(queries, Access::write), of_keys(keys, Access::write),
+            of_values(values, Access::write);
+        const Scratch scratch(layer_, rows, 0);
+        unlocked(weight_bytes(), threads, [&](const Execution& execution) {
+            orbitsplit::project(layer_, numbers<float>(of_x, "x"), rows,
+                                numbers<float>(of_cosines, "cosines"), numbers<float>(of_sines, "sines"),
+                                writable(of_queries, "queries"), writable(of_keys, "keys"),
+                                writable(of_values, "values"), scratch.memory(), execution);
+        });
+    }
+
+    void attend(const py::object& x, std::int64_t rows, const py::object& queries, const py::array& keys,
+                const py::array& values, const py::object& visible, const py::object& out,
+                int threads) const {
+        const ByteView of_x(x), of_queries(queries), of_visible(visible), of_out(out, Access::write);
+        const CacheView of_keys = cache_view(keys, "keys");
+        const CacheView of_values = cache_view(values, "values");
+        for (py::ssize_t axis = 0; axis < 4; ++axis)
+            if (keys.shape(axis) != values.shape(axis))
+                throw std::invalid_argument("keys and values differ in shape");
+        if (keys.shape(1) != layer_.key_heads || keys.shape(3) != layer_.head_size)
+            throw std::invalid_argument("keys must have " + std::to_string(layer_.key_heads) + " heads of " +
+                                        std::to_string(layer_.head_size));
+        const orbitsplit::KeyValueCache cache{of_keys.memory,    of_values.memory, of_keys.strides,
+                                              of_values.strides, keys.shape(0),    keys.shape(2)};
+        const Scratch scratch(layer_, rows, cache.tokens);
+        unlocked(weight_bytes(), threads, [&](const Execution& execution) {
+            orbitsplit::attend(layer_, numbers<float>(of_x, "x"), rows, numbers<float>(of_queries, "queries"),
+                               cache, numbers<std::uint8_t>(of_visible, "visible"), writable(of_out, "out"),
+                               scratch.memory(), execution);
+        });
+    }
+
+  private:
+    class Scratch {
+      public:
+        Scratch(const orbitsplit::DecoderLayer& layer, std::int64_t rows, std::int64_t tokens)
+            : bytes_(orbitsplit::decoder_scratch_bytes(layer, rows, tokens)),
+              memory_(std::make_unique_for_overwrite<std::byte[]>(bytes_)) {}
+        std::span<std::byte> memory() const { return {memory_.get(), bytes_}; }
+
+      private:
+        std::size_t bytes_;
+        std::unique_ptr<std::byte[]> memory_;
+    };
+
+    const ByteView& keep(const py::handle& object) {
+        return *kept_.emplace_back(std::make_unique<ByteView>(object));
+    }
+
+    std::span<const float> kept_floats(const py::dict& arrays, const char* name) {
+        return arrays.contains(name) ? numbers<float>(keep(arrays[name]), name) : std::span<const float>{};
+    }
+
+    std::size_t weight_bytes() const { return layer_.gate.weight.data.size() + layer_.up.weight.data.size(); }
+
+    orbitsplit::DecoderLayer layer_;
+    std::vector<std::unique_ptr<ByteView>> kept_;
+};
+
+}  // namespace
+
+void bind_decoder(py::module_& m) {
+    py::class_<Layer>(m, "DecoderLayer")
+        .def(py::init<std::int64_t, std::int64_t, std::int64_t, float, int, float, py::dict, py::dict,
+                      py::dict>(),
+             py::arg("heads"), py::arg("key_heads"), py::arg("head_size"), py::arg("attention_scale"),
+             py::arg("activation"), py::arg("epsilon"), py::arg("matrices"), py::arg("biases"),
+             py::arg("scales"))
+        .def("project", &Layer::project, py::arg("x"), py::arg("rows"), py::arg("cosines"), py::arg("sines"),
+             py::arg("queries"), py::arg("keys"), py::arg("values"), py::arg("threads") = 1)
+        .def("attend", &Layer::attend, py::arg("x"), py::arg("rows"), py::arg("queries"), py::arg("keys"),
+             py::arg("values"), py::arg("visible"), py::arg("out"), py::arg("threads") = 1);
+}

@@ -1,0 +1,7 @@
+#include "decoder/kernels/vector/rows.hpp"
+
+namespace orbitsplit::decoder {
+
+constinit const Kernels avx2::decoder_kernels = all_kernels;
+
+}  // namespace orbitsplit::decoder

@@ -1,0 +1,196 @@
+// The kernels of all instruction sets, on vectors of eight floats that the compiler maps to registers of any width.
+// All in an anonymous namespace, so that each file has its own copy.
+//
+// Operations are additions, multiplications, divisions and square roots in a fixed order; the build forbids a fused
+// multiply-add. So the bits are the same on every processor.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "decoder/kernels/kernels.hpp"
+
+namespace orbitsplit::decoder {
+
+namespace {
+
+using Floats = float __attribute__((vector_size(lanes * sizeof(float))));
+using Words = std::uint32_t __attribute__((vector_size(lanes * sizeof(float))));
+
+// Vectors are passed by reference: by value they would be passed differently for each instruction set.
+inline void load(const float* from, Floats& to) { __builtin_memcpy(&to, from, sizeof to); }
+inline void store(const Floats& from, float* to) { __builtin_memcpy(to, &from, sizeof from); }
+
+inline float total(const Floats& sums) {
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+// x = exp(x) for x from -87 to 88; what is beyond counts as that, NaN stays NaN. After Cephes' expf: exp(x) = 2^n exp(r)
+// with n the integer nearest to x log2(e), and a polynomial for exp(r).
+inline void exponentiate(Floats& x) {
+    constexpr float least = -87.0F;
+    constexpr float most = 88.0F;
+    constexpr float log2_e = 1.44269504088896341F;
+    constexpr float ln2_upper = 0.693359375F;
+    constexpr float ln2_lower = -2.12194440e-4F;
+    constexpr float rounding_magic = 12582912.0F;  // its sum with n has n in the last bits
+    x = x < least ? Floats{} + least : x;
+    x = x > most ? Floats{} + most : x;
+    const Floats shifted = x * log2_e + rounding_magic;
+    const Floats n = shifted - rounding_magic;
+    const Floats r = (x - n * ln2_upper) - n * ln2_lower;
+    Floats p = r * 1.9875691500e-4F + 1.3981999507e-3F;
+    p = p * r + 8.3334519073e-3F;
+    p = p * r + 4.1665795894e-2F;
+    p = p * r + 1.6666665459e-1F;
+    p = p * r + 5.0000001201e-1F;
+    p = (p * (r * r) + r) + 1.0F;
+    Words bits;
+    __builtin_memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23U) + (std::uint32_t{127} << 23U);
+    Floats power;
+    __builtin_memcpy(&power, &bits, sizeof power);
+    x = p * power;
+}
+
+void normalise(const float* x, std::size_t count, const float* scale, float epsilon, float* out) {
+    Floats squares{};
+    Floats v;
+    Floats s;
+    for (std::size_t i = 0; i < count; i += lanes) {
+        load(x + i, v);
+        squares += v * v;
+    }
+    const float factor = 1.0F / std::sqrt(total(squares) / static_cast<float>(count) + epsilon);
+    for (std::size_t i = 0; i < count; i += lanes) {
+        load(x + i, v);
+        load(scale + i, s);
+        store((v * factor) * s, out + i);
+    }
+}
+
+void rotate(float* x, std::size_t size, const float* cosines, const float* sines) {
+    const std::size_t half = size / 2;
+    Floats first, second, c, s;
+    for (std::size_t i = 0; i < half; i += lanes) {
+        load(x + i, first);
+        load(x + half + i, second);
+        load(cosines + i, c);
+        load(sines + i, s);
+        store(first * c - second * s, x + i);
+        load(cosines + half + i, c);
+        load(sines + half + i, s);
+        store(second * c + first * s, x + half + i);
+    }
+}
+
+// Scores of `Tokens` tokens, side by side: each sum waits for its last addition.
+template <std::size_t Tokens>
+inline void score(const float* query, std::size_t size, float scale, const float* keys, std::size_t stride,
+                  float* scores) {
+    Floats sums[Tokens] = {};
+    Floats q, k;
+    for (std::size_t i = 0; i < size; i += lanes) {
+        load(query + i, q);
+#pragma GCC unroll 8
+        for (std::size_t t = 0; t < Tokens; ++t) {
+            load(keys + t * stride + i, k);
+            sums[t] += q * k;
+        }
+    }
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < Tokens; ++t) scores[t] = total(sums[t]) * scale;
+}
+
+// Scores to weights that add up to 1; 0 for tokens that are not visible and for the padding.
+void weigh(float* scores, const Seen& seen) {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    const auto is_hidden = [&](std::size_t t) { return seen.visible != nullptr && seen.visible[t] == 0; };
+    const std::size_t padded = (seen.tokens + lanes - 1) / lanes * lanes;
+    float largest = -infinity;
+    for (std::size_t t = 0; t < seen.tokens; ++t)
+        if (!is_hidden(t) && scores[t] > largest) largest = scores[t];
+    for (std::size_t t = seen.tokens; t < padded; ++t) scores[t] = 0.0F;
+    Floats sums{};
+    Floats p;
+    for (std::size_t t = 0; t < padded; t += lanes) {
+        load(scores + t, p);
+        p -= largest;
+        exponentiate(p);
+        for (std::size_t j = 0; j < lanes; ++j)
+            if (t + j >= seen.tokens || is_hidden(t + j)) p[j] = 0.0F;
+        sums += p;
+        store(p, scores + t);
+    }
+    const float sum = total(sums);
+    const float factor = sum == 0.0F ? 0.0F : 1.0F / sum;
+    for (std::size_t t = 0; t < padded; t += lanes) {
+        load(scores + t, p);
+        store(p * factor, scores + t);
+    }
+}
+
+// `Count` vectors of the weighted sum of values, whose sums stay in registers.
+template <std::size_t Count>
+inline void add_values(const float* weights, const float* values, std::size_t stride, std::size_t tokens,
+                       float* out) {
+    Floats sums[Count] = {};
+    Floats v;
+    for (std::size_t t = 0; t < tokens; ++t, values += stride) {
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < Count; ++i) {
+            load(values + i * lanes, v);
+            sums[i] += v * weights[t];
+        }
+    }
+    for (std::size_t i = 0; i < Count; ++i) store(sums[i], out + i * lanes);
+}
+
+void attend(const float* query, std::size_t size, float scale, const Seen& seen, float* scores, float* out) {
+    constexpr std::size_t at_once = 4;
+    std::size_t t = 0;
+    for (; t + at_once <= seen.tokens; t += at_once)
+        score<at_once>(query, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t);
+    for (; t < seen.tokens; ++t)
+        score<1>(query, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t);
+    weigh(scores, seen);
+    constexpr std::size_t wide = 8;
+    constexpr std::size_t narrow = 2;
+    std::size_t i = 0;
+    for (; i + wide * lanes <= size; i += wide * lanes)
+        add_values<wide>(scores, seen.values + i, seen.value_stride, seen.tokens, out + i);
+    for (; i < size; i += narrow * lanes)
+        add_values<narrow>(scores, seen.values + i, seen.value_stride, seen.tokens, out + i);
+}
+
+// gate = gate / (1 + exp(-z)) * up, where z is the gate itself or, for GELU, 2 sqrt(2 / pi) (gate + 0.044715 gate^3):
+// (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)).
+template <bool IsGelu>
+void activate(float* gate, const float* up, std::size_t count) {
+    constexpr float twice_root = 1.5957691216F;
+    constexpr float cubic = 0.044715F;
+    Floats g, u;
+    for (std::size_t i = 0; i < count; i += lanes) {
+        load(gate + i, g);
+        load(up + i, u);
+        Floats power = -g;
+        if constexpr (IsGelu) power = (power + power * (g * g) * cubic) * twice_root;
+        exponentiate(power);
+        store(g / (power + 1.0F) * u, gate + i);
+    }
+}
+
+void add(float* x, const float* y, std::size_t count) {
+    Floats a, b;
+    for (std::size_t i = 0; i < count; i += lanes) {
+        load(x + i, a);
+        load(y + i, b);
+        store(a + b, x + i);
+    }
+}
+
+constexpr Kernels all_kernels = {normalise, rotate, attend, {activate<false>, activate<true>}, add};
+
+}  // namespace
+
+}  // namespace orbitsplit::decoder

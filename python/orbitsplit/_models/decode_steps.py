@@ -1,0 +1,105 @@
+"""Decode steps of a stage without what transformers prepares for each forward.
+
+Masks, angles and placeholders of other stages' modules take as long for one token as two layers of a small model, and
+every stage pays it. Where no token is padded they are known: a new token sees all that is in the cache, and its angles
+follow from its position. So a stage whose own layers all run in the core (`fused_layers.py`) computes a step as
+embeddings, layers, norm and head, where a trial at load gives the bits of transformers' forward.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import PreTrainedModel
+
+from .architecture import Layout, Passthrough
+from .fused_layers import FusedLayer, is_usual_layer
+
+# Rotary positions whose frequencies do not depend on how long the text has become.
+_FIXED_FREQUENCIES = frozenset({"default", "linear", "llama3", "yarn"})
+# Positions whose angles are computed together.
+_BLOCK = 64
+
+
+class DecodeSteps:
+    """A stage's forward for one new token in each sequence, none of which is padded."""
+
+    def __init__(self, model: PreTrainedModel, layout: Layout, *, is_first: bool, is_last: bool) -> None:
+        base = _base(model, layout)
+        layers = layout.layers_of(model)
+        kinds = _kinds(model, base.rotary_emb, len(layers))
+        angles = {kind: _Angles(base.rotary_emb, kind, model.dtype) for kind in dict.fromkeys(kinds)}
+        self._layers = [(_fused(layer), angles[kind], layer) for layer, kind in zip(layers, kinds, strict=True)]
+        self._embeddings: Any = model.get_input_embeddings() if is_first else None
+        self._norm: Any = base.norm if is_last else None
+        self._head: Any = model.get_output_embeddings() if is_last else None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, layout: Layout, *, is_first: bool, is_last: bool) -> DecodeSteps | None:
+        """Return the steps of a stage; None unless the core computes all of its layers, and angles are fixed."""
+        layers = layout.layers_of(model)
+        frequencies = getattr(getattr(_base(model, layout), "rotary_emb", None), "rope_type", None)
+        names = frequencies.values() if isinstance(frequencies, dict) else [frequencies]
+        # Of other stages' layers the kind counts: a stage may have none, and still embeddings or a head.
+        is_usual = all(
+            is_usual_layer(layer.original) if isinstance(layer, Passthrough) else _fused(layer) for layer in layers
+        )
+        if not is_usual or not _FIXED_FREQUENCIES.issuperset(names):
+            return None
+        return cls(model, layout, is_first=is_first, is_last=is_last)
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor, position: int, cache: Cache, *, without_head: bool = False) -> Tensor:
+        """Return what `StageModel.forward` does for x [B, 1] or [B, 1, H] at a position, and extend the cache."""
+        if self._embeddings is not None:
+            x = self._embeddings(x)
+        for fused, angles, layer in self._layers:
+            if fused is None:
+                layer.forward(x, past_key_values=cache)  # of another stage: it counts the token
+            else:
+                x = fused(x, position_embeddings=angles.at(position), past_key_values=cache)
+        if self._head is None or without_head:
+            return x
+        logits: Tensor = self._head(self._norm(x))[:, -1]
+        return logits
+
+
+class _Angles:
+    """Cosines and sines of a kind of layers, a block of positions at a time."""
+
+    def __init__(self, rotary: nn.Module, kind: str | None, dtype: torch.dtype) -> None:
+        self._rotary, self._arguments = rotary, () if kind is None else (kind,)
+        self._like = torch.empty(0, dtype=dtype)
+        self._start = -1
+        self._block: list[tuple[Tensor, Tensor]] = []
+
+    def at(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [1, 1, head size] of a position."""
+        start = position - position % _BLOCK
+        if start != self._start:
+            positions = torch.arange(start, start + _BLOCK)[None]
+            pair = self._rotary(self._like, positions, *self._arguments)
+            self._block = list(zip(*(angles.split(1, dim=1) for angles in pair), strict=True))
+            self._start = start
+        return self._block[position - start]
+
+
+def _base(model: PreTrainedModel, layout: Layout) -> Any:
+    """Return the module that has the list of layers."""
+    return model.get_submodule(layout.layers_name.rpartition(".")[0])
+
+
+def _fused(layer: nn.Module) -> FusedLayer | None:
+    forward = vars(layer).get("forward")
+    return forward if isinstance(forward, FusedLayer) else None
+
+
+def _kinds(model: PreTrainedModel, rotary: nn.Module, layers: int) -> list[str | None]:
+    """Return the kind of each layer where angles differ by kind, else None for all."""
+    if "layer_type" not in inspect.signature(rotary.forward).parameters:
+        return [None] * layers
+    return list(model.config.get_text_config(decoder=True).layer_types)

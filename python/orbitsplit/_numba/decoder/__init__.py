@@ -1,0 +1,1 @@
+"""A decoder's layer in NumPy and Numba; the counterpart of `cpp/src/decoder`."""

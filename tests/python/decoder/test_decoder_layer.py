@@ -1,0 +1,282 @@
+"""A decoder's layer in the core: right, the same bits everywhere, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from orbitsplit._backend import load_backend
+from orbitsplit._weights.quantized import FORMATS, QuantizedWeights
+
+NATIVE, NUMBA = load_backend("native"), load_backend("numba")
+NORMS = ("before_attention", "queries", "keys", "after_attention", "before_network", "after_network")
+EPSILON = 1e-6
+
+
+class Layer:
+    """Random weights of a layer, and what both backends and float64 compute with them."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        *,
+        heads: int = 4,
+        key_heads: int = 2,
+        size: int = 32,
+        hidden: int = 64,
+        width: int = 96,
+        activation: int = 0,
+        norms: tuple[str, ...] = NORMS,
+        biases: tuple[str, ...] = (),
+        format: str = "int8",
+    ) -> None:
+        self.heads, self.key_heads, self.size, self.hidden = heads, key_heads, size, hidden
+        self.activation, self.attention_scale = activation, 1 / math.sqrt(size)
+        shapes = {
+            "query": (heads * size, hidden),
+            "key": (key_heads * size, hidden),
+            "value": (key_heads * size, hidden),
+        }
+        shapes |= {
+            "output": (hidden, heads * size),
+            "gate": (width, hidden),
+            "up": (width, hidden),
+            "down": (hidden, width),
+        }
+        self.matrices = {
+            name: QuantizedWeights.quantize(rng.standard_normal(shape, np.float32) / 8, format)  # type: ignore[arg-type]
+            for name, shape in shapes.items()
+        }
+        self.biases = {name: rng.standard_normal(shapes[name][0], np.float32) for name in biases}
+        self.scales = {
+            name: rng.standard_normal(size if name in ("queries", "keys") else hidden, np.float32) for name in norms
+        }
+
+    def on(self, module: Any, **changes: Any) -> Any:
+        """The layer of a backend."""
+        arguments: dict[str, Any] = {
+            "heads": self.heads,
+            "key_heads": self.key_heads,
+            "head_size": self.size,
+            "attention_scale": self.attention_scale,
+            "activation": self.activation,
+            "epsilon": EPSILON,
+            "matrices": {name: (m.data, FORMATS[m.format], *m.shape) for name, m in self.matrices.items()},
+            "biases": self.biases,
+            "scales": self.scales,
+        }
+        return module.DecoderLayer(**(arguments | changes))
+
+
+class Step:
+    """New tokens, angles and a cache with room: all of it in layouts that callers have."""
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        layer: Layer,
+        *,
+        sequences: int = 2,
+        new: int = 1,
+        past: int = 5,
+        hides: bool = False,
+    ) -> None:
+        self.sequences, self.new, self.tokens, self.rows = sequences, new, past + new, sequences * new
+        self.x = rng.standard_normal((self.rows, layer.hidden), np.float32)
+        angles = rng.uniform(-3, 3, (self.rows, layer.size))
+        self.cosines, self.sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        shape = (sequences, layer.key_heads, self.tokens + 3, layer.size)
+        self.past = [rng.standard_normal(shape, np.float32) for _ in range(2)]
+        self.visible = np.empty(0, np.uint8)
+        if hides:
+            self.visible = (rng.random((self.rows, self.tokens)) < 0.7).astype(np.uint8)
+
+    def run(self, layer: Layer, module: Any, threads: int = 1) -> tuple[np.ndarray, ...]:
+        """Queries, keys, values and output."""
+        made = layer.on(module)
+        queries = np.empty((self.rows, layer.heads, layer.size), np.float32)
+        keys, values = np.empty((2, self.rows, layer.key_heads, layer.size), np.float32)
+        made.project(self.x, self.rows, self.cosines, self.sines, queries, keys, values, threads)
+        cached = [past.copy()[:, :, : self.tokens] for past in self.past]
+        for all_tokens, new in zip(cached, (keys, values), strict=True):
+            of_sequences = new.reshape(self.sequences, self.new, layer.key_heads, layer.size)
+            all_tokens[:, :, -self.new :] = of_sequences.swapaxes(1, 2)
+        y = np.empty_like(self.x)
+        made.attend(self.x, self.rows, queries, *cached, self.visible, y, threads)
+        return queries, keys, values, y
+
+    def expected(self, layer: Layer) -> tuple[np.ndarray, ...]:
+        """The same in float64, as the formulas of decoder.hpp say it."""
+
+        def linear(name: str, x: np.ndarray) -> np.ndarray:
+            return x @ layer.matrices[name].dequantize().astype(np.float64).T + layer.biases.get(name, 0)
+
+        def rms(name: str, x: np.ndarray) -> np.ndarray:
+            if name not in layer.scales:
+                return x
+            return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + EPSILON) * layer.scales[name]
+
+        def rotate(x: np.ndarray) -> np.ndarray:
+            turned = np.concatenate([-x[..., layer.size // 2 :], x[..., : layer.size // 2]], -1)
+            return x * self.cosines[:, None] + turned * self.sines[:, None]
+
+        x = self.x.astype(np.float64)
+        a = rms("before_attention", x)
+        queries = rotate(rms("queries", linear("query", a).reshape(self.rows, -1, layer.size)))
+        keys = rotate(rms("keys", linear("key", a).reshape(self.rows, -1, layer.size)))
+        values = linear("value", a).reshape(self.rows, -1, layer.size)
+        heads = np.zeros_like(queries)
+        for row in range(self.rows):
+            sequence, at = divmod(row, self.new)
+            rows = slice(sequence * self.new, (sequence + 1) * self.new)
+            seen = self.visible.reshape(-1, self.tokens)[row] if self.visible.size else None
+            for head in range(layer.heads):
+                of_head = head * layer.key_heads // layer.heads
+                k, v = (
+                    np.concatenate([past[sequence, of_head, : self.tokens - self.new], new[rows, of_head]])
+                    for past, new in zip(self.past, (keys, values), strict=True)
+                )
+                is_seen = np.arange(self.tokens) <= self.tokens - self.new + at if seen is None else seen > 0
+                scores = np.where(is_seen, np.exp(k @ queries[row, head] * layer.attention_scale), 0)
+                heads[row, head] = scores @ v / scores.sum() if is_seen.any() else 0
+        h = x + rms("after_attention", linear("output", heads.reshape(self.rows, -1)))
+        m = rms("before_network", h)
+        gate = linear("gate", m)
+        if layer.activation == 0:
+            gate = gate / (1 + np.exp(-gate))
+        else:
+            gate = gate / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
+        y = h + rms("after_network", linear("down", gate * linear("up", m)))
+        return queries, keys, values, y
+
+
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"activation": 1, "key_heads": 1, "size": 80},
+    {"norms": ("before_attention", "before_network"), "biases": ("query", "key", "value"), "key_heads": 4},
+    {"norms": (), "biases": ("output", "gate", "up", "down"), "size": 16, "format": "int4"},
+)
+STEPS: tuple[dict[str, Any], ...] = (
+    {},
+    {"sequences": 1, "past": 40},
+    {"sequences": 3, "new": 4, "past": 9},
+    {"sequences": 2, "new": 3, "past": 0},
+    {"sequences": 9, "past": 17, "hides": True},
+)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_those_of_the_formulas(kind: dict[str, Any], step: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    layer = Layer(rng, **kind)
+    given = Step(rng, layer, **step)
+    for found, expected in zip(given.run(layer, NATIVE), given.expected(layer), strict=True):
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bits_are_the_same_on_every_instruction_set_in_numba_and_on_threads(
+    kind: dict[str, Any], step: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(1)
+    layer = Layer(rng, **kind)
+    given = Step(rng, layer, **step)
+    expected = [array.tobytes() for array in given.run(layer, NUMBA)]
+    chosen = NATIVE.isa()
+    try:
+        for isa in NATIVE.isas():
+            NATIVE.set_isa(isa)
+            assert [array.tobytes() for array in given.run(layer, NATIVE, threads=2)] == expected, isa
+    finally:
+        NATIVE.set_isa(chosen)
+
+
+def test_a_long_past_is_attended_on_several_threads_with_the_same_bits() -> None:
+    rng = np.random.default_rng(2)
+    layer = Layer(rng)
+    given = Step(rng, layer, sequences=4, past=700)
+    one, four = given.run(layer, NATIVE), given.run(layer, NATIVE, threads=4)
+    assert all(np.array_equal(a, b) for a, b in zip(one, four, strict=True))
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+@pytest.mark.parametrize("activation", [0, 1])
+def test_extreme_inputs_saturate(module: Any, activation: int) -> None:
+    rng = np.random.default_rng(3)
+    layer = Layer(rng, norms=(), activation=activation)
+    given = Step(rng, layer)
+    given.x *= np.float32(1e4)
+    for past in given.past:
+        past *= np.float32(1e3)
+    y = given.run(layer, module)[3]
+    assert np.isfinite(y).all()
+    given.x[0, 3] = np.nan
+    y = given.run(layer, module)[3]
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+def test_a_token_that_sees_nothing_gets_no_attention(module: Any) -> None:
+    rng = np.random.default_rng(4)
+    layer = Layer(rng)
+    given = Step(rng, layer)
+    given.visible = np.ones((2, given.tokens), np.uint8)
+    given.visible[1] = 0
+    y = given.run(layer, module)[3]
+    expected = given.expected(layer)[3]
+    assert np.abs(y - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 0}, "heads is 0, it must be from 1 to 65536"),
+        ({"key_heads": 3}, "heads is 4, it must be a multiple of key_heads"),
+        ({"head_size": 24}, "head_size is 24, it must be a multiple of 16"),
+        ({"head_size": 48}, r"query is \[128, 64\], it must be \[192, 64\]"),
+        ({"activation": 2}, "activation 2 is unknown; 0 is silu, 1 is gelu_tanh"),
+        ({"epsilon": math.nan}, "epsilon of .* must be finite and at least 0"),
+        ({"scales": {"queries": np.ones(64, np.float32)}}, "queries has 64 values, the layer needs 32"),
+        ({"biases": {"down": np.ones(63, np.float32)}}, "a bias has 63 values, the layer needs 64"),
+    ],
+)
+def test_a_layer_whose_parts_do_not_fit_is_refused(module: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Layer(np.random.default_rng(5)).on(module, **changes)
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": 3}, "x has 128 values, the layer needs 192"),
+        ({"rows": -1}, "rows is -1, it must be from 0 to 65536"),
+        ({"queries": np.zeros(5, np.float32)}, "queries has 5 values, the layer needs 256"),
+        ({"keys": np.zeros((2, 2, 6, 32))}, r"keys must be float32 \[sequences, key_heads, tokens, head_size\]"),
+        ({"keys": np.zeros((2, 2, 7, 32), np.float32)}, "keys and values differ in shape"),
+        ({"visible": np.zeros(5, np.uint8)}, "visible has 5 values, the layer needs 12"),
+        ({"out": np.zeros(5, np.float32)}, "y has 5 values, the layer needs 128"),
+        ({"threads": 0}, "threads is 0, it must be from 1 to 256"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_layer_are_refused(module: Any, changes: dict[str, Any], message: str) -> None:
+    layer = Layer(np.random.default_rng(6)).on(module)
+    arguments: dict[str, Any] = {
+        "x": np.zeros((2, 64), np.float32),
+        "rows": 2,
+        "queries": np.zeros((2, 4, 32), np.float32),
+        "keys": np.zeros((2, 2, 6, 32), np.float32),
+        "values": np.zeros((2, 2, 6, 32), np.float32),
+        "visible": np.empty(0, np.uint8),
+        "out": np.empty((2, 64), np.float32),
+        "threads": 1,
+    }
+    with pytest.raises(ValueError, match=message):
+        layer.attend(**(arguments | changes))
