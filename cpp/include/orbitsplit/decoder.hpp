@@ -2,12 +2,12 @@
 // of the caller, then a gated network. The layers of Llama, Mistral, Qwen2, Qwen3, Gemma 3 and others have this form.
 //
 //     a       = rms(x, before_attention)
-//     q, k, v = a Wq^T + bq, a Wk^T + bk, a Wv^T + bv         in heads of head_size
+//     q, k, v = a W_q^T + b_q, a W_k^T + b_k, a W_v^T + b_v   in heads of head_size
 //     q, k    = rotate(rms(q, queries)), rotate(rms(k, keys))
 //     o       = softmax(attention_scale q K^T) V              K and V: the cache, with k and v appended by the caller
-//     h       = x + rms(o Wo^T + bo, after_attention)
+//     h       = x + rms(o W_o^T + b_o, after_attention)
 //     m       = rms(h, before_network)
-//     y       = h + rms((act(m Wg^T + bg) * (m Wu^T + bu)) Wd^T + bd, after_network)
+//     y       = h + rms((act(m W_g^T + b_g) * (m W_u^T + b_u)) W_d^T + b_d, after_network)
 //
 // rms(x, n) = x / sqrt(mean(x^2) + n.epsilon) * n.scale, and x itself where n has no scale. rotate(x) = x cos + x' sin,
 // where x' is (-second half, first half) of x. Two key heads and four query heads: queries 0 and 1 read key head 0.
