@@ -48,6 +48,20 @@ orbitsplit::Activation activation_of(int activation) {
     return static_cast<orbitsplit::Activation>(activation);
 }
 
+// Working memory that a thread keeps for its next call: allocated each time, it is returned to the system each time, and
+// its pages are cleared again, which takes a tenth of a step of eight sequences.
+std::span<std::byte> scratch_of_thread(std::uint64_t bytes) {
+    thread_local std::unique_ptr<std::byte[]> memory;
+    thread_local std::uint64_t size = 0;
+    if (bytes > size) {
+        memory.reset();
+        size = 0;
+        memory = std::make_unique_for_overwrite<std::byte[]>(bytes);
+        size = bytes;
+    }
+    return {memory.get(), static_cast<std::size_t>(size)};
+}
+
 // A layer on arrays that it keeps. `matrices` has (data, format, rows, columns) by name, `biases` and `scales` arrays for
 // the names that have one.
 class Layer {
@@ -87,12 +101,13 @@ class Layer {
         const ByteView of_x(x), of_cosines(cosines), of_sines(sines);
         const ByteView of_queries(queries, Access::write), of_keys(keys, Access::write),
             of_values(values, Access::write);
-        const Scratch scratch(layer_, rows, 0);
+        const std::span<std::byte> scratch =
+            scratch_of_thread(orbitsplit::decoder_scratch_bytes(layer_, rows, 0));
         unlocked(weight_bytes(), threads, [&](const Execution& execution) {
             orbitsplit::project(layer_, numbers<float>(of_x, "x"), rows,
                                 numbers<float>(of_cosines, "cosines"), numbers<float>(of_sines, "sines"),
                                 writable(of_queries, "queries"), writable(of_keys, "keys"),
-                                writable(of_values, "values"), scratch.memory(), execution);
+                                writable(of_values, "values"), scratch, execution);
         });
     }
 
@@ -110,27 +125,16 @@ class Layer {
                                         std::to_string(layer_.head_size));
         const orbitsplit::KeyValueCache cache{of_keys.memory,    of_values.memory, of_keys.strides,
                                               of_values.strides, keys.shape(0),    keys.shape(2)};
-        const Scratch scratch(layer_, rows, cache.tokens);
+        const std::span<std::byte> scratch =
+            scratch_of_thread(orbitsplit::decoder_scratch_bytes(layer_, rows, cache.tokens));
         unlocked(weight_bytes(), threads, [&](const Execution& execution) {
             orbitsplit::attend(layer_, numbers<float>(of_x, "x"), rows, numbers<float>(of_queries, "queries"),
                                cache, numbers<std::uint8_t>(of_visible, "visible"), writable(of_out, "out"),
-                               scratch.memory(), execution);
+                               scratch, execution);
         });
     }
 
   private:
-    class Scratch {
-      public:
-        Scratch(const orbitsplit::DecoderLayer& layer, std::int64_t rows, std::int64_t tokens)
-            : bytes_(orbitsplit::decoder_scratch_bytes(layer, rows, tokens)),
-              memory_(std::make_unique_for_overwrite<std::byte[]>(bytes_)) {}
-        std::span<std::byte> memory() const { return {memory_.get(), bytes_}; }
-
-      private:
-        std::size_t bytes_;
-        std::unique_ptr<std::byte[]> memory_;
-    };
-
     const ByteView& keep(const py::handle& object) {
         return *kept_.emplace_back(std::make_unique<ByteView>(object));
     }
