@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import copy
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -32,6 +34,12 @@ from .quantized import replace_with_quantized
 from .quantizer import weights_config
 
 _CONFIG = "config.json"
+_FILLS = frozenset(
+    getattr(place, name)
+    for place in (torch.Tensor, torch.nn.init)
+    for name in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_", "xavier_normal_")
+    if hasattr(place, name)
+)
 
 
 def open_model(
@@ -212,7 +220,7 @@ def example_inputs(
 def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Build a model without weights, ready for a forward on the meta device."""
     architecture = model_class(config)
-    with torch.device("meta"):
+    with torch.device("meta"), without_values():
         model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
     quantized = weights_config(config)
     if quantized is not None:
@@ -222,6 +230,23 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32
     return model
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skips what fills tensors on the meta device, which have no values: each call takes longer than to make one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func in _FILLS:
+            tensor: Tensor = args[0] if args else options["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **options)
+
+
+def without_values() -> AbstractContextManager[Any]:
+    """Return a context in which models on the meta device are built without initialising their weights."""
+    return _WithoutValues()
 
 
 def forget_padding(model: PreTrainedModel) -> None:
