@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 import orbitsplit as osp
+from orbitsplit._io.garbage import no_collections
 from orbitsplit._models import lazy_imports
 from orbitsplit._models.model_path import find_model
 from orbitsplit.runtime._launcher import torchrun_rank
@@ -213,7 +214,9 @@ def _open(
     lazy_imports.install()
     if not is_torchrun:
         worker_process.prepare(inputs.model)
-    from orbitsplit._models.source import load_tokenizer, open_model
+    with no_collections():
+        from orbitsplit._models.source import load_tokenizer, open_model
+        from orbitsplit.runtime import Pipeline
 
     path = open_model(inputs.model, progress=progress)
     deployment = None
@@ -223,7 +226,7 @@ def _open(
         deployment = torchrun.deploy(inputs.plan)
     with ThreadPoolExecutor(1) as loading:
         tokenizer = loading.submit(load_tokenizer, path)  # large ones take as long as the stages
-        pipe = osp.Pipeline(
+        pipe = Pipeline(
             inputs.plan,
             path,
             codebook=inputs.codebook,

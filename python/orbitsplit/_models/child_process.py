@@ -16,6 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
+from orbitsplit._io.garbage import no_collections
+
 from . import lazy_imports
 
 # With -c, as with -m, the current directory comes first on the path (as ""), where a file called torch.py would win.
@@ -52,8 +54,10 @@ def run() -> None:
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         exit_with_parent()
     lazy_imports.install()
-    _, module, *arguments = sys.argv
-    import_module(module).main(*arguments)
+    _, name, *arguments = sys.argv
+    with no_collections():
+        module = import_module(name)
+    module.main(*arguments)
 
 
 def exit_with_parent() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from orbitsplit._models import lazy_imports
-from tests.support.tiny_models import save_tiny_model
+from tests.support.tiny_models import LAYERS, save_tiny_model
 
 PACKAGE = """
 import sys
@@ -127,6 +127,15 @@ def test_a_stand_in_answers_as_long_as_the_module_is_lazy(lazy: Any, monkeypatch
         mark(len)
 
 
+def test_a_function_of_the_name_of_its_module_stays(lazy: Any) -> None:
+    lazything().sizes.keys()
+    lazy.roots.add("lazything.part")
+    lazything().part = importlib.import_module("lazything.part").make
+    importlib.import_module("lazything.part").Thing()
+    assert imported() == ["lazything", "lazything.part"]
+    assert lazything().part(2).number == 2
+
+
 def test_a_process_that_has_imported_torch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = list(sys.meta_path)
     lazy_imports.install()
@@ -160,8 +169,11 @@ from orbitsplit._models import lazy_imports
 lazy_imports.install()
 import torch
 from orbitsplit.runtime._worker import fork_server
+from orbitsplit._models.source import layer_count, read_config
 from orbitsplit._models.stage import StageModel
 import torch.distributed as dist
+layers = [layer_count(read_config(model)) for model in sys.argv[1:]]
+models = [name for name in sys.modules if ".models." in name and ".modeling_" in name and "auto" not in name]
 torch.set_num_threads(1)
 ids, mask = torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
 outputs = []
@@ -173,7 +185,7 @@ for model in sys.argv[1:]:
     outputs.append(x.tolist())
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 modules = [name for name in lazy_imports.LAZY_MODULES if type(sys.modules.get(name)).__name__ == "module"]
-print(json.dumps([modules, outputs]))
+print(json.dumps([modules, models, layers, outputs]))
 """
 
 
@@ -183,8 +195,10 @@ def test_stages_do_without_the_lazy_modules_and_compute_the_same(tmp_path: Path)
     command = [sys.executable, "-c", STAGES, *(str(tmp_path / family) for family in families)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    modules, outputs = json.loads(done.stdout)
+    modules, models, layers, outputs = json.loads(done.stdout)
     assert modules == []
+    assert models == []  # imported to count layers, which the parent does
+    assert layers == [LAYERS, LAYERS]
     ids, mask = torch.tensor([[5, 6, 7, 8], [1, 2, 3, 4]]), torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
     positions = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 1]])
     for judge, output in zip(judges, outputs, strict=True):
