@@ -128,9 +128,10 @@ def _is_within(name: str, root: str) -> bool:
 
 
 def _remembering_structure(spec: ModuleSpec | None) -> ModuleSpec | None:
-    """Return the module's place, with a larger cache of what transformers reads of its own files.
+    """Return the module's place, with two functions by which transformers reads the names in its own files replaced.
 
-    It reads the 3,000 files of its models twice, because its cache of their folders has fewer places than folders.
+    It reads the 1,600 files of its models twice, because its cache of their folders has fewer places than folders, and
+    splits each into lines to find the last list of names: 0.7 s of a core.
     """
     loader = None if spec is None else spec.loader
     if loader is not None:
@@ -141,6 +142,9 @@ def _remembering_structure(spec: ModuleSpec | None) -> ModuleSpec | None:
             cached: Any = getattr(module, "create_import_structure_from_path", None)
             if hasattr(cached, "__wrapped__"):
                 vars(module)["create_import_structure_from_path"] = functools.cache(cached.__wrapped__)
+            names_in: Any = getattr(module, "fetch__all__", None)
+            if names_in is not None:
+                vars(module)["fetch__all__"] = lambda text: names_in(text[text.rfind("\n__all__") + 1 :])
 
         vars(loader)["exec_module"] = exec_module
     return spec
