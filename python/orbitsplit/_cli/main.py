@@ -12,6 +12,7 @@ logs      the log on standard error
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import orbitsplit as osp
@@ -40,6 +41,8 @@ def run() -> None:
         _fail(error, FAILED)
     except (ValueError, TypeError, ImportError, OSError) as error:
         _fail(error, BAD_INPUT)
+    finally:
+        gc.freeze()  # the exit collects garbage too: a second for a large tokenizer
 
 
 def _fail(error: Exception, code: int) -> None:

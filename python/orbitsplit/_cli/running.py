@@ -10,6 +10,8 @@ import typer
 from rich.markup import escape
 
 import orbitsplit as osp
+from orbitsplit._io.garbage import no_collections
+from orbitsplit._models import lazy_imports
 from orbitsplit._models.model_path import find_model
 from orbitsplit.runtime._launcher import torchrun_rank
 from orbitsplit.runtime._parent import worker_process
@@ -193,6 +195,7 @@ def _follow(rank: int, model: str | None, codebook: Path | None) -> None:
     if model is not None:
         find_model(model)
     check_readable([] if codebook is None else [codebook])
+    lazy_imports.install()
     from orbitsplit.runtime import _torchrun as torchrun
 
     torchrun.run_worker(rank, model=model, codebook=codebook)
@@ -208,9 +211,12 @@ def _open(
 ) -> tuple[osp.Pipeline, Any, Path | str]:
     """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id."""
     progress("importing torch and transformers", 0.0)
+    lazy_imports.install()
     if not is_torchrun:
         worker_process.prepare(inputs.model)
-    from orbitsplit._models.source import load_tokenizer, open_model
+    with no_collections():
+        from orbitsplit._models.source import load_tokenizer, open_model
+        from orbitsplit.runtime import Pipeline
 
     path = open_model(inputs.model, progress=progress)
     deployment = None
@@ -220,7 +226,7 @@ def _open(
         deployment = torchrun.deploy(inputs.plan)
     with ThreadPoolExecutor(1) as loading:
         tokenizer = loading.submit(load_tokenizer, path)  # large ones take as long as the stages
-        pipe = osp.Pipeline(
+        pipe = Pipeline(
             inputs.plan,
             path,
             codebook=inputs.codebook,

@@ -16,6 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO
 
+from orbitsplit._io.garbage import no_collections
+
+from . import lazy_imports
+
 # With -c, as with -m, the current directory comes first on the path (as ""), where a file called torch.py would win.
 # Python has a switch against that from 3.11 on only.
 _PROGRAM = "import sys; sys.path[:] = filter(None, sys.path); from orbitsplit._models.child_process import run; run()"
@@ -49,8 +53,11 @@ def run() -> None:
     """Call the module named on the command line, in a process that `start` started."""
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         exit_with_parent()
-    _, module, *arguments = sys.argv
-    import_module(module).main(*arguments)
+    lazy_imports.install()
+    _, name, *arguments = sys.argv
+    with no_collections():
+        module = import_module(name)
+    module.main(*arguments)
 
 
 def exit_with_parent() -> None:

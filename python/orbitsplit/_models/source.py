@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import codecs
 import copy
+import functools
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -21,9 +24,11 @@ from transformers import (
 )
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from orbitsplit._io.files import read_text
+from orbitsplit._io.garbage import no_collections
 
 from .checkpoint import check_files
 from .gguf import Progress, convert_gguf, converted_path
@@ -32,6 +37,12 @@ from .quantized import replace_with_quantized
 from .quantizer import weights_config
 
 _CONFIG = "config.json"
+_FILLS = frozenset(
+    getattr(place, name)
+    for place in (torch.Tensor, torch.nn.init)
+    for name in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_", "xavier_normal_")
+    if hasattr(place, name)
+)
 
 
 def open_model(
@@ -79,7 +90,8 @@ def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None
 def load_tokenizer(model: str | Path) -> Any:
     """Load a model's tokenizer, configured for generation: it pads on the left and always has a padding token."""
     config = read_config(model) if _has_byte_order_mark(model) else None
-    tokenizer = AutoTokenizer.from_pretrained(model, config=config, trust_remote_code=False)
+    with no_collections():  # a third of the time otherwise, of a vocabulary of 262,144 tokens
+        tokenizer = AutoTokenizer.from_pretrained(model, config=config, trust_remote_code=False)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -174,10 +186,28 @@ def _is_encoder(config: PreTrainedConfig) -> bool:
 
 def split_config(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> PreTrainedConfig:
     """Return the configuration of the part that is split: the vision model, the text model, or the whole."""
+    if architecture is None and _is_text_alone(config):
+        return config
     if (architecture or model_class(config)).main_input_name == "pixel_values":
         part: PreTrainedConfig = getattr(config, "vision_config", None) or config
         return part
     return config.get_text_config(decoder=True)
+
+
+def _is_text_alone(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is that of a causal language model and nothing else, without importing the model.
+
+    An import takes half a second, which the parent of a pipeline does not need to spend.
+    """
+    named = (config.architectures or [])[:1]
+    is_causal = bool(named) and named[0] in _causal_language_models()
+    return is_causal and not config.is_encoder_decoder and config.get_text_config(decoder=True) is config
+
+
+@functools.cache
+def _causal_language_models() -> frozenset[str]:
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return frozenset(name for found in names for name in ((found,) if isinstance(found, str) else found))
 
 
 def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> int:
@@ -212,7 +242,7 @@ def example_inputs(
 def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Build a model without weights, ready for a forward on the meta device."""
     architecture = model_class(config)
-    with torch.device("meta"):
+    with torch.device("meta"), without_values():
         model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
     quantized = weights_config(config)
     if quantized is not None:
@@ -222,6 +252,23 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32
     return model
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skips what fills tensors on the meta device, which have no values: each call takes longer than to make one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func in _FILLS:
+            tensor: Tensor = args[0] if args else options["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **options)
+
+
+def without_values() -> AbstractContextManager[Any]:
+    """Return a context in which models on the meta device are built without initialising their weights."""
+    return _WithoutValues()
 
 
 def forget_padding(model: PreTrainedModel) -> None:

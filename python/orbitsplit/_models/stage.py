@@ -30,7 +30,7 @@ from .decode_steps import DecodeSteps
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
 from .kv_cache import growing_cache
-from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported
+from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported, without_values
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
 
 # Of what torch allocates on a CPU, in bytes.
@@ -279,7 +279,8 @@ def _stage_class(
     """Return the architecture as it is on a stage, for transformers' own loader to fill; see `keep_stored`."""
 
     def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        architecture.__init__(self, config, *args, **kwargs)
+        with without_values():
+            architecture.__init__(self, config, *args, **kwargs)
         _strip(self, layout, start, stop)
         keep_stored(self, stored)
 

@@ -37,6 +37,7 @@ from orbitsplit._models.source import (
     model_class,
     open_model,
     read_config,
+    split_config,
 )
 from orbitsplit._models.stage import StageModel
 from tests.support.tiny_models import (
@@ -321,6 +322,23 @@ def test_layers_of_a_configuration() -> None:
     assert layer_count(both) == 3
     with pytest.raises(ValueError, match="ResNetConfig cannot be split into stages: num_hidden_layers is None"):
         layer_count(ResNetConfig())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(tiny_config(family) for family in ("llama", "gpt2", "opt", "gemma3_text", "mixtral")),
+        ViTConfig(architectures=["ViTModel"]),
+        SiglipConfig(architectures=["SiglipModel"]),
+        AutoConfig.for_model("git", architectures=["GitForCausalLM"]),
+        AutoConfig.for_model("llava", architectures=["LlavaForConditionalGeneration"]),
+        AutoConfig.for_model("gemma3", architectures=["Gemma3ForConditionalGeneration"]),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_the_part_that_is_split_is_the_same_with_and_without_the_class(config: PreTrainedConfig) -> None:
+    config.architectures = config.architectures or [model_class(config).__name__]
+    assert split_config(config) is split_config(config, model_class(config))
 
 
 def test_importing_the_conversion_does_not_import_torch() -> None:

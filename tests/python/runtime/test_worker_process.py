@@ -168,6 +168,16 @@ def test_a_server_is_kept_for_the_next_worker_in_the_same_environment(
     assert lines == ["1", "2", None, None]
 
 
+def test_a_variable_that_torch_sets_itself_needs_no_other_server(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what the parent imports beside its server made it start a second one, 8 seconds later."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
+    assert server.is_usable()
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    assert not server.is_usable()
+
+
 def test_a_server_ends_with_its_interpreter(tmp_path: Path) -> None:
     program = (
         "import tempfile; from orbitsplit.runtime._parent import worker_process\n"

@@ -29,6 +29,8 @@ _READ_ON_IMPORT = (
     *("PYTHON", "LD_", "ORBITSPLIT_ISA", "TORCH", "ATEN_", "PYTORCH_", "OMP_", "KMP_", "MKL_", "OPENBLAS_", "DNNL_"),
     *("ONEDNN_", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "SAFETENSORS_", "NUMBA_", "MALLOC_", "CUDA_"),
 )
+# Set by torch itself, when something first imports its compiler: the server started before that is as good as another.
+_SET_BY_LIBRARIES = ("TORCHINDUCTOR_CACHE_DIR",)
 # The time for a server to end by itself at the exit of the interpreter.
 _END_S = 5.0
 
@@ -247,7 +249,7 @@ class ForkServer:
 
 
 def _is_read_on_import(variable: str) -> bool:
-    return variable.startswith(_READ_ON_IMPORT)
+    return variable.startswith(_READ_ON_IMPORT) and variable not in _SET_BY_LIBRARIES
 
 
 class _Servers:

@@ -124,9 +124,10 @@ class Worker:
             if not self._loaded:  # what the architecture imports, and its forward on the meta device, is no stage's
                 find_layout(read_config(setup.model))
                 self._take_baseline()
-            self._model = None
-            gc.unfreeze()
-            gc.collect()
+            if self._model is not None:
+                self._model = None
+                gc.unfreeze()  # the old layers are among what `StageServer` has frozen
+                gc.collect()
             self._model = StageModel.load(setup.model, stage.start, stage.stop, dtype=getattr(torch, plan.dtype))
             self._loaded = wanted
         return self._model
