@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.numpy import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import orbitsplit as osp
 from orbitsplit.calibration import _composite as composite
 from orbitsplit.calibration import held_out
 from tests.judges.calibration import Judged, judge
-from tests.judges.weights import dequantised
+from tests.judges.converted import with_weights_of
 from tests.support.tiny_encoders import tiny_bert, tiny_images, tiny_vit
 from tests.support.tiny_models import LAYERS, one_thread, sampled_rows, save_tiny_model, tiny_prompts
 
@@ -69,39 +66,6 @@ def plan_of(
     return replace(plan, stages=tuple(stages), weight_models=models, max_accuracy_drop=limit)
 
 
-def values_in(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of a converted model as the bytes of its file say, by the names of its modules."""
-    formats = json.loads((folder / "config.json").read_text())["quantization_config"]["formats"]
-    tensors = {name: array for file in folder.glob("*.safetensors") for name, array in load_file(file).items()}
-    found = {}
-    for weight_format, modules in formats.items():
-        for module in modules:
-            data = tensors.get(f"{module}.weight")
-            if data is not None:
-                columns = {"int8": 32 / 34, "int4": 32 / 18}[weight_format]
-                less = 8 if weight_format == "int4" else 0
-                shape = (len(data), round((data.shape[1] - less) * columns))
-                found[module] = torch.from_numpy(dequantised(data, weight_format, shape)).float()
-    return found
-
-
-def judged_model(model: PreTrainedModel, plan: osp.Plan) -> Any:
-    """Return a copy of the model in which every stage with weights has their values."""
-    changed: Any = copy.deepcopy(model)
-    changed.lm_head.weight = nn.Parameter(changed.lm_head.weight.detach().clone())  # no longer the table
-    for stage in plan.stages:
-        if stage.weights is None:
-            continue
-        values = values_in(Path(plan.weight_models[stage.weights]))
-        for name, value in values.items():
-            of_layer = [int(part) + 1 for part in name.split(".") if part.isdecimal()]
-            if (of_layer or [0])[0] in range(stage.start, stage.stop):
-                changed.get_submodule(name).weight = nn.Parameter(value)
-        if stage.stop == plan.layers:  # the table is the head's too
-            changed.lm_head.weight = nn.Parameter(values["model.embed_tokens"])
-    return changed
-
-
 def judge_rows(model: PreTrainedModel, ids: Tensor, plan: osp.Plan, book: osp.Codebook | None = None) -> Judged:
     codecs: dict[int, Any] = {}
     for stage in plan.stages[:-1]:
@@ -110,7 +74,7 @@ def judge_rows(model: PreTrainedModel, ids: Tensor, plan: osp.Plan, book: osp.Co
             codecs[stage.cut] = book[stage.cut, stage.codebook_level]
         elif stage.codec is not None:
             codecs[stage.cut] = stage.codec
-    other = judged_model(model, plan)
+    other = with_weights_of(plan, model)
     rows = [judge(model, {"input_ids": row[None]}, codecs, book, composite=other) for row in ids]
     values = {name: torch.cat([getattr(one, name) for one in rows]) for name in vars(rows[0]) if name[0] != "b"}
     return Judged(**values, bits_per_element=sum(one.bits_per_element for one in rows) / len(rows))
