@@ -271,10 +271,9 @@ def _check_weight_level(stage: Stage, problem: Problem) -> None:
 def _parts_of_plan(plan: Plan, problem: Problem) -> list[_Part]:
     nodes: Mapping[str, int] = {node.name: n for n, node in enumerate(problem.nodes)}
     levels: Mapping[str, int] = {level.name: k for k, level in enumerate(problem.levels)}
-    # The plan's own weights are the first weight level, or all that a problem without weight levels has.
-    own = 0 if problem.weight_levels else None
-    weights: Mapping[str | None, int | None] = {level.name: k for k, level in enumerate(problem.weight_levels)}
-    weights = {**weights, None: own}
+    weights: dict[str | None, int | None] = {level.name: k for k, level in enumerate(problem.weight_levels)}
+    # The plan's own weights are the level of its dtype's name, else the first; a problem without levels has these alone.
+    weights[None] = weights.get(plan.dtype, 0) if problem.weight_levels else None
     parts = []
     for k, stage in enumerate(plan.stages):
         node = nodes.get(stage.node)

@@ -111,6 +111,13 @@ def test_weights_that_the_problem_does_not_have() -> None:
     assert all(stage.weight_level is None for stage in answer.stages)
 
 
+@pytest.mark.parametrize("levels", [("int8", "float32"), ("float32", "int8")])
+def test_a_stage_without_weights_has_those_of_the_name_of_its_dtype(levels: tuple[str, str]) -> None:
+    plan = osp.Plan((osp.PlanStage("n0", 0, 2), osp.PlanStage("n1", 2, 4)), (osp.PlanLink(),), 4)
+    answer = osp.replan(plan, problem(weight_levels=[{"name": name} for name in levels], loss_budget=1.0))
+    assert {stage.weight_level for stage in answer.options[1].stages} == {levels.index("float32")}
+
+
 def test_a_record_names_weight_levels() -> None:
     answer = osp.replan(RUNNING, osp.without(problem(), nodes=["n1"]), stores=["n0"])
     record = json.loads(json.dumps(answer.to_dict(), allow_nan=False))

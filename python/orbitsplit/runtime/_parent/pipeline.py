@@ -57,8 +57,9 @@ class Pipeline:
     `start_timeout_s`, `heartbeat_timeout_s` and `stall_timeout_s` may be given instead. After a loss,
     `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
     generation resumes from the tokens so far, and `recoveries` reports it. The caches are rebuilt as they were built,
-    one known token at a time, so that the text is what it would have been; without `exact_resume` in one forward, which
-    is sooner and rounds differently (figures: docs/guides/running.md). Without `replan`, or if it finds no plan, all
+    one known token at a time, so that the text is what it would have been, unless the new plan has other codecs or
+    weights that lose something; without `exact_resume` in one forward, which is sooner and rounds differently (figures:
+    docs/guides/running.md). Without `replan`, or if it finds no plan, all
     processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
     is sent again.
 
@@ -75,8 +76,10 @@ class Pipeline:
     Raises:
         TypeError: An argument has the wrong type; the message names it.
         ValueError: An argument has a wrong value, the plan has another number of layers, no model is given, the
-            codebook is not the plan's, or the weights of a stage exceed the memory of its node.
-        TransportError: A process failed to get ready; the message names its node.
+            codebook is not the plan's, weights of stages were converted from different models, or the weights of a
+            stage exceed the memory of its node.
+        TransportError: A process failed to get ready; the message names its node. So it does where stages have layers
+            of another model than weights of other stages were converted from.
     """
 
     def __init__(
