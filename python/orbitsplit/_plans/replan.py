@@ -272,7 +272,7 @@ def _parts_of_plan(plan: Plan, problem: Problem) -> list[_Part]:
     nodes: Mapping[str, int] = {node.name: n for n, node in enumerate(problem.nodes)}
     levels: Mapping[str, int] = {level.name: k for k, level in enumerate(problem.levels)}
     weights: dict[str | None, int | None] = {level.name: k for k, level in enumerate(problem.weight_levels)}
-    # The plan's own weights are the level of its dtype's name, else the first; a problem without levels has these alone.
+    # The plan's own weights are the level of its dtype's name, else the first; without levels there are no others.
     weights[None] = weights.get(plan.dtype, 0) if problem.weight_levels else None
     parts = []
     for k, stage in enumerate(plan.stages):
