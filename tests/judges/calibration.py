@@ -52,9 +52,14 @@ def judge(
     book: osp.Codebook | None = None,
     *,
     labels: Tensor | None = None,
+    composite: PreTrainedModel | None = None,
 ) -> Judged:
-    """Run the model as it is, and with the hidden state after each of these numbers of layers sent as a frame."""
-    layers = layers_of(model)
+    """Run the model as it is, and with the hidden state after each of these numbers of layers sent as a frame.
+
+    It is another model that sends frames if `composite` is given: one with other weights.
+    """
+    sending = model if composite is None else composite
+    layers = layers_of(sending)
     sizes: list[tuple[int, int]] = []
 
     def sent(hidden: Tensor, codec: AnyCodec) -> Tensor:
@@ -83,7 +88,7 @@ def judge(
             else layers[-1].register_forward_hook(behind(codec))
             for cut, codec in codecs.items()
         ]
-        changed = model(**inputs)
+        changed = sending(**inputs)
         for handle in handles:
             handle.remove()
     bits = sum(size for size, _ in sizes) / sum(count for _, count in sizes) if sizes else 32.0

@@ -164,6 +164,17 @@ def tiny_prompts(lengths: tuple[int, ...], *, seed: int = 0) -> tuple[torch.Tens
     return input_ids, attention_mask
 
 
+@torch.no_grad()
+def sampled_rows(model: PreTrainedModel, rows: int, tokens: int, *, seed: int) -> torch.Tensor:
+    """Return rows of tokens [rows, tokens] that the model draws itself: text on which its probabilities are right."""
+    torch.manual_seed(seed)
+    start = torch.randint(3, VOCABULARY, (rows, 1))
+    options: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_token_id": ()}
+    mask = torch.ones_like(start)
+    drawn: Tensor = model.generate(start, attention_mask=mask, max_new_tokens=tokens - 1, pad_token_id=PAD, **options)
+    return drawn
+
+
 def save_tiny_tokenizer(path: Path) -> None:
     """Save a tokenizer of a few words beside a model, so that text can go in and out."""
     words = [

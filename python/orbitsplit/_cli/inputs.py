@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -58,19 +58,50 @@ def weight_options(texts: Sequence[str], codebook: osp.Codebook | None) -> dict[
     Raises ValueError if it does not, or there is none.
     """
     options = {}
-    for text in texts:
-        name, is_pair, path = text.partition("=")
-        if not is_pair:
-            raise ValueError(f"--weights is {quoted(text)}, expected NAME=PROFILE")
+    for name, path in _pairs("--weights", texts, "PROFILE").items():
         if codebook is None:
             raise ValueError(f"--weights {name} needs --codebook, which has what these weights lose")
         if name not in codebook.weights:
             has = f"it has {listed(codebook.weights)}" if codebook.weights else "and none of any others"
             raise ValueError(f"codebook {codebook.hex_id} has no losses of weights {quoted(name)}, {has}")
-        if name in options:
-            raise ValueError(f"--weights {name} is given twice")
         options[name] = osp.WeightOption(profile=load(osp.ModelProfile, Path(path)), loss=codebook.weights[name].loss)
     return options
+
+
+def weight_models(texts: Sequence[str]) -> dict[str, str]:
+    """Return the models that `--weight-model NAME=MODEL` gives. Raises as `model_of` where there is none."""
+    models = _pairs("--weight-model", texts, "MODEL")
+    for model in models.values():
+        find_model(model)
+    return models
+
+
+def load_plan(path: Path, models: Sequence[str]) -> osp.Plan:
+    """Return the plan in a file, with the models of `--weight-model`, and check that those of its stages are there.
+
+    Raises ValueError if the plan has no weights of such a name.
+    """
+    plan, given = load(osp.Plan, path), weight_models(models)
+    for name in given.keys() - plan.weight_models.keys():
+        known = listed(plan.weight_models) if plan.weight_models else "no weights but its model's"
+        raise ValueError(f"--weight-model {name} is of no weights of the plan, which has {known}")
+    plan = replace(plan, weight_models={**plan.weight_models, **given})
+    for name in weights_chosen(plan):
+        find_model(plan.weight_models[name])
+    return plan
+
+
+def _pairs(option: str, texts: Sequence[str], what: str) -> dict[str, str]:
+    """Return the values of an option NAME=VALUE by name. Raises ValueError for another form, and a name twice."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, is_pair, value = text.partition("=")
+        if not is_pair:
+            raise ValueError(f"{option} is {quoted(text)}, expected NAME={what}")
+        if name in found:
+            raise ValueError(f"{option} {name} is given twice")
+        found[name] = value
+    return found
 
 
 def check_readable(paths: Iterable[Path]) -> None:
@@ -91,6 +122,29 @@ def model_of(plan: osp.Plan, model: str | None) -> str:
     return name
 
 
+def replan_within(
+    plan: osp.Plan, book: osp.Codebook | None, profile: Path | None, network: Path | None, weights: Sequence[str]
+) -> Callable[[float], osp.Plan] | None:
+    """Return a function from a loss budget to a plan for the same workload, None without profile and network.
+
+    Raises ValueError for a part of what is needed.
+    """
+    if profile is None and network is None and not weights:
+        return None
+    if profile is None or network is None or book is None:
+        raise ValueError("to compute a new plan, give --profile, --network and --codebook")
+    if (chosen := weights_chosen(plan)) and not weights:
+        raise ValueError(
+            f"stages of the plan have weights of their own, {listed(chosen)}: give --weights NAME=PROFILE too"
+        )
+    options = weight_options(weights, book)
+    of_model, nodes = load(osp.ModelProfile, profile), load_network(network)
+    objective = "latency" if plan.prediction is None else plan.prediction.objective
+    return lambda budget: osp.plan(
+        of_model, nodes, plan.workload, codebook=book, loss_budget=budget, objective=objective, weights=options
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
     """Paths of the files that `run` and `serve` take, and the name of the model."""
@@ -101,10 +155,12 @@ class RunFiles:
     links: Path | None
     profile: Path | None
     network: Path | None
+    weights: Sequence[str] = ()
+    weight_models: Sequence[str] = ()
 
     def load(self) -> RunInputs:
         """Return what is in the files. Raises ValueError or OSError for what cannot be run."""
-        plan = load(osp.Plan, self.plan)
+        plan = load_plan(self.plan, self.weight_models)
         model = model_of(plan, self.model)
         codebook = load_optional(osp.Codebook, self.codebook)
         if plan.codebook is not None and codebook is None:
@@ -112,22 +168,31 @@ class RunFiles:
         if plan.codebook is not None and codebook is not None and codebook.hex_id != plan.codebook:
             raise ValueError(f"the plan needs codebook {plan.codebook}, {self.codebook} is codebook {codebook.hex_id}")
         conditions = load_optional(osp.LinkConditions, self.links)
-        replan = None
-        if self.profile is not None or self.network is not None:
-            if self.profile is None or self.network is None:
-                raise ValueError("to resume after a loss, give --profile and --network")
-            if chosen := weights_chosen(plan):
-                raise ValueError(
-                    f"stages of the plan have weights of their own, {listed(chosen)}: a run of it cannot resume after a"
-                    " loss yet; leave out --profile and --network"
-                )
-            profile, network = load(osp.ModelProfile, self.profile), load_network(self.network)
-            replan = osp.replanner(profile, network, codebook=codebook)
-            if conditions is not None:
-                conditions.check(node.name for node in network.nodes)
-        elif conditions is not None:
+        replan = self._replanner(plan, codebook, conditions)
+        if replan is None and conditions is not None:
             conditions.nodes_left_out(stage.node for stage in plan.stages)
         return RunInputs(plan, model, codebook, conditions, replan)
+
+    def _replanner(
+        self, plan: osp.Plan, codebook: osp.Codebook | None, conditions: osp.LinkConditions | None
+    ) -> Callable[..., Any] | None:
+        """Return what makes the plan after a loss, None without profile and network."""
+        if self.profile is None and self.network is None:
+            if self.weights:
+                raise ValueError("--weights is for plans after a loss: give --profile and --network")
+            return None
+        if self.profile is None or self.network is None:
+            raise ValueError("to resume after a loss, give --profile and --network")
+        if (chosen := weights_chosen(plan)) and not self.weights:
+            raise ValueError(
+                f"stages of the plan have weights of their own, {listed(chosen)}: to resume after a loss, give their"
+                " profiles with --weights NAME=PROFILE, and --codebook"
+            )
+        profile, network = load(osp.ModelProfile, self.profile), load_network(self.network)
+        if conditions is not None:
+            conditions.check(node.name for node in network.nodes)
+        options = weight_options(self.weights, codebook)
+        return osp.replanner(profile, network, codebook=codebook, **({"weights": options} if options else {}))
 
 
 @dataclass(frozen=True)

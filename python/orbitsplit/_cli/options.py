@@ -45,6 +45,19 @@ Objective = Annotated[
 ]
 MaxNodes = Annotated[int | None, typer.Option(help="Largest number of nodes to use. Default: no limit.")]
 NetworkFile = Annotated[Path, typer.Option("--network", help="Network (TOML).")]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights", help="Weights that stages may have: int8=PROFILE.json; losses are the codebook's. Repeatable."
+    ),
+]
+WeightModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weight-model",
+        help="Model of weights of the plan: int8=MODEL. Default: the plan's weight_models. Repeatable.",
+    ),
+]
 CodebookFile = Annotated[
     Path | None, typer.Option("--codebook", help="Codebook, written by `orbitsplit calibrate -o`.")
 ]

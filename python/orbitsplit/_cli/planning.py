@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,16 @@ from orbitsplit._planner.pareto import Over
 from orbitsplit._plans.problem_building import Order
 
 from . import views
-from .inputs import check_readable, load, load_network, load_optional, model_of, weight_options
+from .inputs import (
+    check_readable,
+    load,
+    load_network,
+    load_optional,
+    load_plan,
+    model_of,
+    replan_within,
+    weight_options,
+)
 from .logs import log
 from .options import (
     FAILED,
@@ -37,6 +45,8 @@ from .options import (
     ProblemFile,
     PromptTokens,
     TimeLimit,
+    WeightModels,
+    Weights,
     app,
     out,
     print_json,
@@ -281,22 +291,25 @@ def verify(
     max_accuracy_drop: MaxAccuracyDrop = None,
     profile: Annotated[Path | None, typer.Option(help="Profile for a new plan if this one exceeds the limit.")] = None,
     network: Annotated[Path | None, typer.Option(help="Network for a new plan if this one exceeds the limit.")] = None,
+    weights: Weights = None,
     model: ModelOfPlan = None,
+    weight_model: WeightModels = None,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the loss and the accuracy drop of a plan's codecs on held-out text, and tighten the plan to its limit.
+    """Measure the loss and the accuracy drop of a plan on held-out text, and tighten the plan to its limit.
 
-    With --profile and --network a tighter plan is computed, otherwise better levels are used at the same cuts. -o
-    writes the plan that keeps the limit. The exit code is 1 if none does.
+    Measured are the codecs at its cuts and the weights of its stages together. With --profile and --network (and
+    --weights) a tighter plan is computed, otherwise better levels are used at the same cuts. -o writes the plan that
+    keeps the limit. The exit code is 1 if none does.
 
     Example: `orbitsplit verify plan.json --text held-out.txt --max-accuracy-drop 0.01 -o verified.json`
     """
     check_writable(output)
     check_readable(text)
-    loaded = load(osp.Plan, plan)
+    loaded = load_plan(plan, weight_model or ())
     book = load_optional(osp.Codebook, codebook)
-    replan = _replan_within(loaded, book, profile, network)
+    replan = replan_within(loaded, book, profile, network, weights or ())
     name = model_of(loaded, model)
     with progress_bars() as progress:
         checked = osp.verify(
@@ -333,12 +346,7 @@ def plan(
         list[str] | None,
         typer.Option("--pin", help="Layers that a node must run: 'sat-1=layer 3,layer 4'; 'sat-1=': any."),
     ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--weights", help="Weights that stages may have: int8=PROFILE.json; losses are the codebook's. Repeatable."
-        ),
-    ] = None,
+    weights: Weights = None,
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
@@ -380,21 +388,6 @@ def plan(
     views.plan(out, result)
     if explain:
         out.print(escape(result.explain()), highlight=False, soft_wrap=True)
-
-
-def _replan_within(
-    plan: osp.Plan, book: osp.Codebook | None, profile: Path | None, network: Path | None
-) -> Callable[[float], osp.Plan] | None:
-    """Return a function from a loss budget to a plan for the same workload, None without profile and network."""
-    if profile is None and network is None:
-        return None
-    if profile is None or network is None or book is None:
-        raise ValueError("to compute a new plan, give --profile, --network and --codebook")
-    of_model, nodes = load(osp.ModelProfile, profile), load_network(network)
-    objective = "latency" if plan.prediction is None else plan.prediction.objective
-    return lambda budget: osp.plan(
-        of_model, nodes, plan.workload, codebook=book, loss_budget=budget, objective=objective
-    )
 
 
 def _pins(texts: list[str]) -> dict[str, list[str | int]]:

@@ -17,7 +17,7 @@ from orbitsplit.runtime._launcher import torchrun_rank
 from orbitsplit.runtime._parent import worker_process
 
 from . import views
-from .inputs import RunFiles, RunInputs, check_readable, load, load_network
+from .inputs import RunFiles, RunInputs, check_readable, load, load_network, weight_models
 from .logs import is_quiet
 from .options import (
     CodebookFile,
@@ -31,6 +31,8 @@ from .options import (
     PromptTokens,
     ReplanNetwork,
     ReplanProfile,
+    WeightModels,
+    Weights,
     app,
     err,
     out,
@@ -68,9 +70,11 @@ def run_plan(
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature. Default: the model's.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Top-p of sampling. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling. Default: a random one.")] = None,
+    weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
     network: ReplanNetwork = None,
+    weights: Weights = None,
     exact_resume: ExactResume = True,
     strict_memory: Annotated[
         bool, typer.Option("--strict-memory", help="Fail if a stage used more memory than its node has.")
@@ -87,11 +91,20 @@ def run_plan(
     """
     rank = torchrun_rank()
     if rank:
-        _follow(rank, model, codebook)
+        _follow(rank, model, codebook, weight_models(weight_model or ()))
     if rank == 0 and not (links is None and profile is None and network is None):
         raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
     check_trace(output)
-    files = RunFiles(plan=plan, model=model, codebook=codebook, links=links, profile=profile, network=network)
+    files = RunFiles(
+        plan=plan,
+        model=model,
+        codebook=codebook,
+        links=links,
+        profile=profile,
+        network=network,
+        weights=weights or (),
+        weight_models=weight_model or (),
+    )
     inputs = files.load()
     count = (inputs.plan.workload.new_tokens or 32) if new_tokens is None else new_tokens
     sampling: dict[str, Any] = {"do_sample": sample, "temperature": temperature, "top_p": top_p, "seed": seed}
@@ -126,16 +139,27 @@ def serve(
         typer.Option(help="Most tokens of a prompt and its answer. Default: as many as the plan reserves memory for."),
     ] = None,
     max_requests: Annotated[int, typer.Option(help="Most choices that run or wait; more are refused.")] = 256,
+    weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
     network: ReplanNetwork = None,
+    weights: Weights = None,
     exact_resume: ExactResume = True,
 ) -> None:
     """Serve a plan to OpenAI clients: /v1/completions and /v1/chat/completions, streaming or not.
 
     Example: `orbitsplit serve plan.json --port 8000`
     """
-    files = RunFiles(plan=plan, model=model, codebook=codebook, links=links, profile=profile, network=network)
+    files = RunFiles(
+        plan=plan,
+        model=model,
+        codebook=codebook,
+        links=links,
+        profile=profile,
+        network=network,
+        weights=weights or (),
+        weight_models=weight_model or (),
+    )
     inputs = files.load()
     from orbitsplit.serve import ServerOptions, serve_model
 
@@ -190,7 +214,7 @@ def demo(
         print_json(result)
 
 
-def _follow(rank: int, model: str | None, codebook: Path | None) -> None:
+def _follow(rank: int, model: str | None, codebook: Path | None, models: dict[str, str]) -> None:
     """Serve as the worker of a stage; does not return."""
     if model is not None:
         find_model(model)
@@ -198,7 +222,7 @@ def _follow(rank: int, model: str | None, codebook: Path | None) -> None:
     lazy_imports.install()
     from orbitsplit.runtime import _torchrun as torchrun
 
-    torchrun.run_worker(rank, model=model, codebook=codebook)
+    torchrun.run_worker(rank, model=model, codebook=codebook, weight_models=models)
 
 
 def _open(

@@ -75,22 +75,7 @@ class StageModel:
         Raises ValueError for an empty or too long range, an architecture that cannot be split, and a checkpoint
         that lacks weights of the stage.
         """
-        config = read_config(model)
-        layout = find_layout(config)
-        layers = layout.layer_count + 2
-        if not 0 <= start < stop <= layers:
-            raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
-        stored = stored_dtype(model, config)
-        architecture = _stage_class(model_class(config), layout, start, stop, stored)
-        with _quiet_loading():
-            loaded, info = architecture.from_pretrained(
-                model, config=config, dtype=dtype, output_loading_info=True, **load_options(model, config)
-            )
-        _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
-        convert_parameters(loaded)
-        _forget_embeddings(loaded, layout, start)
-        fuse_layers(layout.layers_of(loaded))
-        fuse_norms(loaded)
+        loaded, layout = load_part(model, start, stop, dtype=dtype)
         stage = cls(loaded, layout, start, stop)
         stage._check_forward()
         stage._prepare_steps(layout)
@@ -230,6 +215,32 @@ class StageModel:
     def _hidden(self, rows: int, tokens: int) -> Tensor:
         shape = (rows, self._image_tokens or tokens, self.hidden_size)
         return torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).to(self.model.dtype)
+
+
+def load_part(
+    model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, Layout]:
+    """Return a model with the weights of its layers [start, stop) alone, and how it runs its layers.
+
+    Arguments and errors as of `StageModel.load`. In the place of other modules are ones without weights.
+    """
+    config = read_config(model)
+    layout = find_layout(config)
+    layers = layout.layer_count + 2
+    if not 0 <= start < stop <= layers:
+        raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
+    stored = stored_dtype(model, config)
+    architecture = _stage_class(model_class(config), layout, start, stop, stored)
+    with _quiet_loading():
+        loaded, info = architecture.from_pretrained(
+            model, config=config, dtype=dtype, output_loading_info=True, **load_options(model, config)
+        )
+    _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
+    convert_parameters(loaded)
+    _forget_embeddings(loaded, layout, start)
+    fuse_layers(layout.layers_of(loaded))
+    fuse_norms(loaded)
+    return loaded, layout
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -375,16 +375,6 @@ class Plan:
         return " ".join(parts)
 
 
-def with_settings_of(plan: Plan, before: Plan) -> Plan:
-    """Return the plan that takes the place of another, with what users set of that one.
-
-    These are model, dtype and threads, and the limit of accuracy where the plan has none of its own.
-    """
-    drop = before.max_accuracy_drop if plan.max_accuracy_drop is None else plan.max_accuracy_drop
-    model = plan.model if before.model is None else before.model
-    return replace(plan, model=model, dtype=before.dtype, threads=before.threads, max_accuracy_drop=drop)
-
-
 def _stage_records(stages: Any) -> list[Mapping[str, Any]]:
     """Return the stages of a document; `codebook_level` is called `level` in those of version 0.1."""
     records = [mapping_of(f"stages[{k}]", stage) for k, stage in enumerate(list_of("stages", stages))]

@@ -17,7 +17,7 @@ from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Evaluation, Problem, evaluate
 from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
-from orbitsplit._planner.tied_weights import solve_with_tied_weights, with_tied_weights
+from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights, with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
@@ -75,7 +75,8 @@ def plan(
         pins: The layers that must run on a node, by name or index: `{"sat-1": ["layer 3"]}`. A node with an empty list
             must run at least one. They replace the pins that the network has for the same nodes.
         weights: The weights that a stage may have instead of the profile's own, by name: `{"int8": WeightOption(...)}`.
-            Their losses and those of the cuts share the limit. Not with `running`.
+            Their losses and those of the cuts share the limit. Of a `running` plan, stages with weights of other names
+            cannot be kept.
         options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
             proven gap in `plan.prediction`.
         explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
@@ -102,15 +103,15 @@ def plan(
     levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     weights = check_weights(profile, weights)
     if running is not None:
-        _check_running(running.plan, codebook, weights)
+        _check_running(running.plan, codebook)
     problem = build_problem(
         profile, network, workload, levels=levels, loss_budget=loss_budget, order=order, pins=pins, weights=weights
     )
-    tied_bytes = tied_bytes_of(profile, weights)
+    named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
+    tied_bytes = named.tied_bytes
     confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options)
     if running is not None and solution.status != "infeasible":
-        confirming, solution = _replanned(running, problem, profile, options)
-    named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
+        confirming, solution = _replanned(running, problem, named, options)
     if not explain:
         return plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=tied_bytes, options=options)
@@ -149,27 +150,26 @@ def levels_and_budget(
     return codebook.table(profile.dtype), budget
 
 
-def _check_running(running: Plan, codebook: Codebook | None, weights: Weights) -> None:
-    if weights:
-        raise ValueError(f"a running plan and {len(weights)} weights are given: replan does not know weight levels")
+def _check_running(running: Plan, codebook: Codebook | None) -> None:
     if codebook is not None and running.codebook not in (None, codebook.hex_id):
         raise ValueError(f"the running plan has levels of codebook {running.codebook}, this is {codebook.hex_id}")
 
 
 def _replanned(
-    running: RunningPlan, problem: Problem, profile: ModelProfile, options: SolveOptions
+    running: RunningPlan, problem: Problem, of: PlanNames, options: SolveOptions
 ) -> tuple[Problem, Solution]:
     """Return what `replan` decides as a solution, and the problem that confirms it."""
+    at_levels = [[layer.weight_bytes for layer in profile.layers] for profile in of.profiles]
     answer = replan(
         running.plan,
         problem,
         runs=running.runs,
-        layer_weight_bytes=[layer.weight_bytes for layer in profile.layers],
+        layer_weight_bytes=at_levels if of.weights else at_levels[0],
         stores=running.stores,
-        tied_bytes=profile.tied_bytes,
+        tied_bytes=of.tied_bytes,
         options=options,
     )
-    confirming = with_tied_weights(problem, profile.tied_bytes) if len(answer.stages) == 1 else problem
+    confirming = with_tied_weights(problem, of.tied_bytes) if len(answer.stages) == 1 else problem
     result = evaluate(confirming, answer.stages)
     bound_s = min(answer.lower_bound_s / answer.runs, result.objective_s)
     gap = 1 - bound_s / result.objective_s if result.objective_s > 0 else 0.0
@@ -203,6 +203,11 @@ class PlanNames:
     def profiles(self) -> tuple[ModelProfile, ...]:
         """The profile of each weight level, or the only one."""
         return (self.profile, *(option.profile for option in self.weights.values()))
+
+    @property
+    def tied_bytes(self) -> TiedBytes:
+        """The tied bytes of the problem's plans."""
+        return tied_bytes_of(self.profile, self.weights)
 
     def profile_of(self, stage: Stage) -> ModelProfile:
         """Return the profile of the model that a stage loads."""

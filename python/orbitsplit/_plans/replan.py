@@ -16,7 +16,12 @@ from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tu
 from orbitsplit._planner.problem import Problem, evaluate
 from orbitsplit._planner.problem_parts import HasStages, Stage
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
-from orbitsplit._planner.tied_weights import check_tied_bytes, solve_with_tied_weights, with_tied_weights
+from orbitsplit._planner.tied_weights import (
+    TiedBytes,
+    check_tied_bytes,
+    solve_with_tied_weights,
+    with_tied_weights,
+)
 from orbitsplit._planner.weight_transfer import Move, Weights
 
 from .options import check_runs
@@ -102,16 +107,16 @@ def replan(
     runs: float = 1.0,
     layer_weight_bytes: ArrayLike | None = None,
     stores: Sequence[int | str] = (),
-    tied_bytes: float = 0,
+    tied_bytes: TiedBytes = 0,
     options: SolveOptions | None = None,
     **keywords: Unpack[SolveKeywords],
 ) -> Replan:
     """Decide between keeping a running plan, repairing it and replacing it, including the time to move weights.
 
     - *Keep* changes nothing. `max_nodes` does not limit it.
-    - *Repair* leaves every layer of a remaining node where it is, finds nodes for the other layers, and chooses all
-      levels anew.
-    - *Replace* plans from scratch.
+    - *Repair* leaves every layer of a remaining node where it is, with its weight level, finds nodes for the other
+      layers, and chooses all levels of codecs anew.
+    - *Replace* plans from scratch. Weights of another weight level than the one that a node has must move to it.
 
     Repair and replace take the better of two plans: the best one once all weights are in place, and the best one if
     moving a layer's weights counts as computing time of that layer. The option of the smallest `total_s` is chosen:
@@ -122,25 +127,25 @@ def replan(
         problem: What is there now: the remaining nodes and links (see `without`), at their present speeds. A node that
             it forbids, or that a `Plan` names and it does not have, is lost with its weights.
         runs: How many more runs of the workload are expected.
-        layer_weight_bytes: Bytes of the weights of each layer (L,), in place of the problem's `layer_memory_bytes`.
-            They are sent over the fastest path from a node that ran the layer, or from a store.
-        stores: Nodes that keep the weights of all layers, by name or index; if every node is one, nothing moves.
-        tied_bytes: Bytes of weights that the first and the last layer share.
+        layer_weight_bytes: Bytes of the weights of each layer (L,), with weight levels (W, L), in place of the
+            problem's `layer_memory_bytes`. They are sent over the fastest path from a node that ran the layer, or from
+            a store.
+        stores: Nodes that keep the weights of all layers at all weight levels, by name or index; if every node is one,
+            nothing moves.
+        tied_bytes: Bytes of weights that the first and the last layer share; with weight levels one number for each.
         options: As for `solve`, and so are the keywords. `time_limit_s` is that of each search; `objective` must be
             "latency".
 
     Raises:
         InfeasiblePlanError: No option is possible; the message gives the reason for each.
-        ValueError: The plan has other layers than the problem, a store does not exist, an option is out of range, or
-            the problem or the plan has weight levels.
+        ValueError: The plan has other layers than the problem, a stage a weight level that the problem does not have,
+            a store does not exist, or an option is out of range.
         TypeError: An option has another type.
 
     >>> answer = replan(plan, without(problem, nodes=["sat-1"]), runs=100)      # doctest: +SKIP
     >>> answer.decision, answer.stages                                          # doctest: +SKIP
     """
     check_kind("problem", problem, Problem)
-    if problem.weight_levels:
-        raise ValueError(f"the problem has {len(problem.weight_levels)} weight levels, which replan does not know")
     check_tied_bytes(problem, tied_bytes)
     options = solve_options("replan", options, {**keywords})
     if options.objective != "latency":
@@ -148,8 +153,8 @@ def replan(
     check_runs(runs)
     parts = _running_parts(running, problem)
     sizes = problem.layer_memory_bytes if layer_weight_bytes is None else layer_weight_bytes
-    weight_bytes = array_of("layer_weight_bytes", sizes, (len(problem.layers),))
-    weights = Weights(problem, _held(parts, problem, stores), weight_bytes)
+    weight_bytes = array_of("layer_weight_bytes", sizes, problem.layer_memory_bytes.shape)
+    weights = Weights(problem, _held(parts, problem, stores), np.atleast_2d(weight_bytes))
     scorer = _Scorer(problem, weights, runs, tied_bytes, options)
     # Each option is an incumbent of the next search: a kept plan is also a repair, a repaired one also a replacement.
     kept = _keep(parts, scorer)
@@ -172,13 +177,14 @@ def replan(
 
 @dataclass(frozen=True)
 class _Part:
-    """A stage of the running plan: `node` None is a lost node, `level` -1 a codec that the problem does not have."""
+    """A stage of the running plan: `node` None is a lost node, -1 a codec or weights that the problem does not have."""
 
     node: int | None
     start: int
     stop: int
     level: int | None
     name: str
+    weight_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ class _Scorer:
     problem: Problem
     weights: Weights
     runs: float
-    tied_bytes: float
+    tied_bytes: TiedBytes
     options: SolveOptions
 
     def solve(self, problem: Problem, incumbent: Sequence[Stage]) -> Solution:
@@ -228,15 +234,13 @@ class _Scorer:
 
 
 def _record(option: Option) -> dict[str, Any]:
-    return asdict(option) | {"stages": [stage.to_dict() for stage in option.stages]}
+    moves = [move.to_dict() for move in option.moves]
+    return asdict(option) | {"stages": [stage.to_dict() for stage in option.stages], "moves": moves}
 
 
 def _running_parts(running: Plan | HasStages | Sequence[Stage], problem: Problem) -> list[_Part]:
     """Return the running stages in the problem's terms. Raises ValueError for other layers."""
     if isinstance(running, Plan):
-        if running.weight_models:
-            known = listed(running.weight_models)
-            raise ValueError(f"the running plan has stages with weights {known}, which replan does not know")
         parts = _parts_of_plan(running, problem)
     else:
         given: Any = running if isinstance(running, Sequence) else getattr(running, "stages", running)
@@ -245,39 +249,54 @@ def _running_parts(running: Plan | HasStages | Sequence[Stage], problem: Problem
         for stage in stages:
             if not 0 <= stage.node < len(names):
                 raise ValueError(f"a running stage is on node {stage.node}, the nodes are 0 to {len(names) - 1}")
+            _check_weight_level(stage, problem)
         lost = problem.pins.forbidden
-        parts = [_Part(None if s.node in lost else s.node, s.start, s.stop, s.level, names[s.node]) for s in stages]
+        parts = [
+            _Part(None if s.node in lost else s.node, s.start, s.stop, s.level, names[s.node], s.weight_level)
+            for s in stages
+        ]
     if not parts or parts[-1].stop != len(problem.layers):
         end = parts[-1].stop if parts else 0
         raise ValueError(f"the running plan has {end} layers, the problem {len(problem.layers)}")
     return parts
 
 
+def _check_weight_level(stage: Stage, problem: Problem) -> None:
+    count = len(problem.weight_levels)
+    if stage.weight_level not in (range(count) if count else (None,)):
+        known = f"those of the problem are 0 to {count - 1}" if count else "the problem has none"
+        raise ValueError(f"a running stage has weight level {stage.weight_level}, {known}")
+
+
 def _parts_of_plan(plan: Plan, problem: Problem) -> list[_Part]:
     nodes: Mapping[str, int] = {node.name: n for n, node in enumerate(problem.nodes)}
     levels: Mapping[str, int] = {level.name: k for k, level in enumerate(problem.levels)}
+    weights: dict[str | None, int | None] = {level.name: k for k, level in enumerate(problem.weight_levels)}
+    # The plan's own weights are the level of its dtype's name, else the first; without levels there are no others.
+    weights[None] = weights.get(plan.dtype, 0) if problem.weight_levels else None
     parts = []
     for k, stage in enumerate(plan.stages):
         node = nodes.get(stage.node)
         level = None if k == len(plan.stages) - 1 else levels.get(stage.codec or "raw", -1)
         is_lost = node is None or node in problem.pins.forbidden
-        parts.append(_Part(None if is_lost else node, stage.start, stage.stop, level, stage.node))
+        weight_level = weights.get(stage.weights, -1)
+        parts.append(_Part(None if is_lost else node, stage.start, stage.stop, level, stage.node, weight_level))
     return parts
 
 
 def _held(parts: Sequence[_Part], problem: Problem, stores: Sequence[int | str]) -> NDArray[np.bool_]:
-    """Return which node has the weights of which layer (N, L)."""
+    """Return which node has the weights of which layer at which weight level (W, N, L)."""
     names = [node.name for node in problem.nodes]
-    held = np.zeros((len(names), len(problem.layers)), dtype=bool)
+    held = np.zeros((max(1, len(problem.weight_levels)), len(names), len(problem.layers)), dtype=bool)
     for part in parts:
-        if part.node is not None:
-            held[part.node, part.start : part.stop] = True
+        if part.node is not None and part.weight_level != -1:
+            held[part.weight_level or 0, part.node, part.start : part.stop] = True
     for i, store in enumerate(tuple_of("stores", stores)):
         node = index_of(f"stores[{i}]", store, names)
         if not 0 <= node < len(names):
             raise ValueError(f"stores[{i}] is {node}, the nodes are 0 to {len(names) - 1}")
-        held[node] = True
-    held[list(problem.pins.forbidden)] = False
+        held[:, node] = True
+    held[:, list(problem.pins.forbidden)] = False
     return held
 
 
@@ -287,10 +306,25 @@ def _keep(parts: Sequence[_Part], scorer: _Scorer) -> Option:
         return Option(decision="keep", breaks=f"node {listed(lost)} is lost")
     if any(part.level == -1 for part in parts):
         return Option(decision="keep", breaks="the levels of the problem lack a codec of the plan")
-    return scorer.option("keep", [Stage(part.node or 0, part.start, part.stop, part.level) for part in parts])
+    if any(part.weight_level == -1 for part in parts):
+        return Option(decision="keep", breaks="the weight levels of the problem lack weights of the plan")
+    stages = [Stage(part.node or 0, part.start, part.stop, part.level, part.weight_level) for part in parts]
+    return scorer.option("keep", stages)
 
 
 def _with_layers_pinned(parts: Sequence[_Part], problem: Problem) -> Problem:
-    """Return the problem with every layer of a remaining node pinned to it, unless the problem pins it elsewhere."""
-    stay = {layer: p.node for p in parts if p.node is not None for layer in range(p.start, p.stop)}
-    return replace(problem, pins=replace(problem.pins, layers={**stay, **problem.pins.layers}))
+    """Return the problem with every layer of a remaining node pinned to it, unless the problem pins it elsewhere.
+
+    Such a layer also keeps its weight level: it does not have the others.
+    """
+    stay = {layer: p for p in parts if p.node is not None for layer in range(p.start, p.stop)}
+    nodes = {layer: cast("int", part.node) for layer, part in stay.items()}
+    pinned = replace(problem, pins=replace(problem.pins, layers={**nodes, **problem.pins.layers}))
+    if problem.weight_loss is None:
+        return pinned
+    loss = problem.weight_loss.copy()
+    for layer, part in stay.items():
+        if part.weight_level != -1 and pinned.pins.layers[layer] == part.node:
+            others = np.arange(len(loss)) != part.weight_level
+            loss[others, layer] = math.inf
+    return replace(pinned, weight_loss=loss)

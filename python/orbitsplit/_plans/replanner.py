@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orbitsplit._io.keyword_options import refuse_keywords
@@ -14,8 +14,9 @@ from orbitsplit._profiling.profile import ModelProfile
 
 from .options import PlanKeywords
 from .pins import check_pins, without_nodes
-from .plan import Plan, with_settings_of
+from .plan import Plan
 from .planning import plan
+from .successor import with_settings_of
 from .weight_options import weights_chosen
 
 
@@ -24,8 +25,9 @@ def replanner(
 ) -> Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]:
     """Return the `replan` of a `Pipeline`: it plans on the rest of the network what the running plan was planned for.
 
-    The workload, model, dtype and threads are those of the running plan, and so are the objective and
-    `max_accuracy_drop` where no option says otherwise.
+    The workload, model, dtype, threads and the models of weights are those of the running plan, and so are the
+    objective and `max_accuracy_drop` where no option says otherwise. With `weights`, a running plan without
+    `max_accuracy_drop` has its predicted loss as the limit.
 
     The function takes the running plan, the names of lost nodes, and lost links as (source, destination). It raises
     InfeasiblePlanError if no plan is possible without them; the message says which relaxations would make one possible.
@@ -33,9 +35,10 @@ def replanner(
     Args:
         profile: Of the model that runs.
         network: The whole network, without losses.
-        options: Those of `plan` (codebook, max_accuracy_drop, order, ...). Every node is assumed to have all weights in
-            its storage, so that weights are loaded and not sent, unless `stores` names others. Pins of lost nodes no
-            longer hold.
+        options: Those of `plan` (codebook, max_accuracy_drop, weights, order, ...). Every node is assumed to have all
+            weights in its storage, so that weights are loaded and not sent, unless `stores` names others. Pins of lost
+            nodes no longer hold. A running plan whose stages have weights of their own needs `weights`, from which
+            those of the new stages are chosen too.
 
     Raises:
         TypeError: `plan` has no such option, or the pins are no mapping.
@@ -55,19 +58,34 @@ def replanner(
         check_pins(options["pins"], [node.name for node in network.nodes])
 
     def replan(running: Plan, nodes: Sequence[str], links: Sequence[tuple[str, str]]) -> Plan:
-        if chosen := weights_chosen(running):
-            raise ValueError(f"stages have weights of their own, {listed(chosen)}: such a plan cannot be replanned yet")
+        if "weights" not in options and (chosen := weights_chosen(running)):
+            raise ValueError(
+                f"stages have weights of their own, {listed(chosen)}: give the replanner weights= as for plan"
+            )
         left = network.without(nodes, links)
         own = {"stores": [node.name for node in left.nodes], "explain": True, **options}
         if own.get("pins") is not None:
             own["pins"] = without_nodes(own["pins"], nodes)
         if options.get("options") is None and running.prediction is not None:
             own.setdefault("objective", running.prediction.objective)
-        if options.get("codebook") is not None and not {"max_accuracy_drop", "loss_budget"} & options.keys():
-            own["max_accuracy_drop"] = running.max_accuracy_drop
+        if not {"max_accuracy_drop", "loss_budget"} & options.keys():
+            own.update(_limit_of(running, options))
         search = options.get("options") or SolveOptions(objective=own.get("objective", "latency"))
         if search.objective == "latency":
             own["running"] = running
         return with_settings_of(plan(profile, left, running.workload, **own), running)
 
     return replan
+
+
+def _limit_of(running: Plan, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the limit of accuracy that a plan runs with, as an option of `plan`.
+
+    A plan with weights that was not made for an accuracy, or whose accuracy no codebook converts, has the loss that was
+    predicted for it.
+    """
+    if options.get("codebook") is not None and not (options.get("weights") and running.max_accuracy_drop is None):
+        return {"max_accuracy_drop": running.max_accuracy_drop}
+    if options.get("weights") and running.prediction is not None:
+        return {"loss_budget": running.prediction.loss}
+    return {}

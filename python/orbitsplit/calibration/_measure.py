@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -140,20 +141,29 @@ class Reference:
         return outputs
 
     def measure(
-        self, codecs: Mapping[int, AnyCodec], *, on_batch: Callable[[int], None] = lambda _index: None
+        self,
+        codecs: Mapping[int, AnyCodec],
+        *,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_batch: Callable[[int], None] = lambda _index: None,
     ) -> Measured:
         """Return the cost of codecs at several cuts at once, {cut: codec}; each encodes what the earlier ones decoded.
 
-        `on_batch(index)` is called after each batch.
+        The model runs with them inside the context of `within`, which may give it other weights. `on_batch(index)` is
+        called after each batch.
 
         Raises:
             TypeError: A cut is no integer, or a codec is none.
             ValueError: The model has no such cut, a codec does not fit its activation, or outputs are not finite.
         """
-        return self.measure_each([codecs], on_batch=on_batch)[0]
+        return self.measure_each([codecs], within=within, on_batch=on_batch)[0]
 
     def measure_each(
-        self, choices: Sequence[Mapping[int, AnyCodec]], *, on_batch: Callable[[int], None] = lambda _index: None
+        self,
+        choices: Sequence[Mapping[int, AnyCodec]],
+        *,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_batch: Callable[[int], None] = lambda _index: None,
     ) -> list[Measured]:
         """Return what `measure` does for each of several choices, computing the outputs without codecs once for all."""
         for codecs in choices:
@@ -163,8 +173,9 @@ class Reference:
         for index, batch in enumerate(self.batches):
             reference = self.outputs(index)
             right = self.task.scores(reference, reference, batch)
-            for codecs, compared in zip(choices, found, strict=True):
-                compared.append(self._compare(batch, reference, right, codecs))
+            with within():
+                for codecs, compared in zip(choices, found, strict=True):
+                    compared.append(self._compare(batch, reference, right, codecs))
             on_batch(index)
         return [self._summed(compared) for compared in found]
 

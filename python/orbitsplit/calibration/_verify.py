@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from orbitsplit._io.validation import (
     check_count,
     check_is_integer,
     check_number,
-    listed,
 )
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.gguf import Progress
-from orbitsplit._plans.plan import Plan, with_settings_of
-from orbitsplit._plans.weight_options import weights_chosen
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.successor import with_settings_of
 
 from ._activation_hooks import ActivationHooks
+from ._composite import Composite
 from ._data import Data, Samples, is_causal, load_model, name_of, task_of
 from ._measure import KEPT_BYTES, Measured, Reference
 from ._options import check_seed, check_torch_dtype
@@ -42,7 +43,8 @@ class Trial:
     """A plan that was measured, with its predicted and measured cost.
 
     `predicted_loss` is in nats per token or sample (encoders: cosine distance), as `measured.loss`: the sum of the
-    losses of the plan's levels in the codebook. Fixed codecs, whose loss is not known, count as 0.
+    losses of the plan's levels, and of its stages' weights, in the codebook; where that has no losses of these weights,
+    the loss of the plan's own prediction. What neither knows, such as the loss of fixed codecs, counts as 0.
     """
 
     plan: Plan
@@ -125,15 +127,19 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Verification:
-    """Measure the cost of a plan's codecs on held-out data, and tighten the plan until it is within the limit.
+    """Measure the cost of a plan on held-out data, and tighten the plan until it is within the limit.
+
+    The cost is that of the codecs at the plan's cuts and of the `weights` of its stages together, against the `model`,
+    which is the plan's own: stages with weights run what they load of the plan's `weight_models`, and nothing else of
+    these is loaded.
 
     `codebook` is the plan's, or its file. `data` is as for `calibrate`, and none of it was used there; `samples` of it
     are drawn by `seed` (default: all images or texts, 16 rows of a causal model's text). The limit is
     `max_accuracy_drop` (a fraction), by default that of the plan; a plan is within it if the measured mean drop is, and
     `drop_interval` is the uncertainty of that mean. While the drop is larger, the loss budget is cut in proportion, by
     at least a fifth, and the plan is remade by `replan(loss_budget)`, or, without it, from better levels at the same
-    cuts (such a plan has no prediction); the eighth and last plan compresses nothing. Without a codebook and `replan`
-    there is one trial.
+    cuts (such a plan has no prediction, and its stages keep their weights); the eighth and last plan compresses
+    nothing at its cuts. Without a codebook and `replan` there is one trial.
 
     Example:
         >>> checked = osp.verify(plan, "path-or-hub-id", texts, codebook=book)               # doctest: +SKIP
@@ -141,15 +147,14 @@ def verify(
 
     Raises:
         TypeError: An argument or an item of the data has a wrong type; the message names it.
-        ValueError: The plan has no limit and none is given, it needs another codebook, its stages have weights of their
-            own (they would be measured with the model's), the model is not the codebook's, or data are not valid.
+        ValueError: The plan has no limit and none is given, it needs another codebook, the model is not the codebook's
+            or not what the weights of stages were converted from, or data are not valid.
     """
     check_callable("replan", replan)
     check_callable("progress", progress)
     limit = _limit_of(plan, max_accuracy_drop)
     codebook = Codebook.load(codebook) if isinstance(codebook, (str, Path)) else codebook
     _check_codebook(plan, codebook)
-    _check_weights(plan)
     reference = held_out(
         model,
         data,
@@ -161,23 +166,19 @@ def verify(
     )
     _check_model(plan, reference, codebook)
     trials: list[Trial] = []
+    composite = Composite(reference.hooked)
     candidate: Plan | None = plan
     while candidate is not None:
         _check_codebook(candidate, codebook)
-        _check_weights(candidate)
+        composite.load(candidate)
         report = _Progress(f"measuring plan {len(trials) + 1}", len(reference.batches), progress)
-        measured = reference.measure(_codecs(candidate, codebook), on_batch=report)
+        within = partial(composite.holding, candidate)
+        measured = reference.measure(_codecs(candidate, codebook), within=within, on_batch=report)
         trials.append(Trial(candidate, _predicted(candidate, codebook), measured))
         if measured.drop <= limit:
             break
         candidate = _tighter(trials, limit, codebook, replan)
     return Verification(limit, tuple(trials))
-
-
-def _check_weights(plan: Plan) -> None:
-    chosen = weights_chosen(plan)
-    if chosen:
-        raise ValueError(f"stages of the plan have weights of their own, {listed(chosen)}: verify measures the model's")
 
 
 def _limit_of(plan: Plan, max_accuracy_drop: float | None) -> float:
@@ -208,16 +209,20 @@ def _tighter(
 ) -> Plan | None:
     """Return a plan with less loss than the last one, None if there is none left."""
     last = trials[-1]
-    if len(trials) >= _MOST_TRIALS or not any(stage.codec for stage in last.plan.stages):
+    if len(trials) >= _MOST_TRIALS or (codebook is None and replan is None):
         return None
-    if codebook is None and replan is None:
+    is_compressed = any(stage.codec for stage in last.plan.stages)
+    # Without `replan` stages keep their weights: what others take of memory, only a planner knows.
+    if not is_compressed and (replan is None or not any(stage.weights for stage in last.plan.stages)):
         return None
-    if len(trials) == _MOST_TRIALS - 1:
+    if is_compressed and len(trials) == _MOST_TRIALS - 1:
         return replace(last.plan.uncompressed(), max_accuracy_drop=limit)
     fraction = min(0.8, 0.9 * limit / last.measured.drop)
     budget = fraction * min(trial.predicted_loss or trial.measured.loss for trial in trials)
     if replan is None:
-        found = None if codebook is None else better_levels(last.plan, codebook, budget)
+        assert codebook is not None
+        budget_of_cuts = max(0.0, budget - _weight_loss(last, codebook))
+        found = better_levels(last.plan, codebook, budget_of_cuts)
     else:
         try:
             found = replan(budget)
@@ -334,4 +339,24 @@ def _codecs(plan: Plan, codebook: Codebook | None) -> dict[int, CalibratedCodec 
 def _predicted(plan: Plan, codebook: Codebook | None) -> float:
     if codebook is None:
         return 0.0 if plan.prediction is None else plan.prediction.loss
+    of_weights = _known_weight_loss(plan, codebook)
+    if of_weights is None and plan.prediction is not None:
+        return plan.prediction.loss
+    return _loss_of_levels(plan, codebook) + (of_weights or 0.0)
+
+
+def _loss_of_levels(plan: Plan, codebook: Codebook) -> float:
     return sum(codebook.level_at(cut, level).loss for cut, level in plan.codebook_levels.items())
+
+
+def _known_weight_loss(plan: Plan, codebook: Codebook) -> float | None:
+    """Return what the weights of the stages lose by the codebook, None if it lacks some of them."""
+    chosen = [stage for stage in plan.stages if stage.weights is not None]
+    if any(stage.weights not in codebook.weights for stage in chosen):
+        return None
+    return sum(sum(codebook.weights[str(stage.weights)].loss[stage.start : stage.stop]) for stage in chosen)
+
+
+def _weight_loss(trial: Trial, codebook: Codebook) -> float:
+    """Return what is left of a trial's predicted loss without that of its levels: that of its weights."""
+    return max(0.0, trial.predicted_loss - _loss_of_levels(trial.plan, codebook))

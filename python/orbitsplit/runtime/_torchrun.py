@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
@@ -40,11 +41,13 @@ def deploy(plan: Plan) -> Deployment:
     return Deployment(address, port, (None, *(stage.node for stage in plan.stages[1:])), emulates=False)
 
 
-def run_worker(rank: int, *, model: str | Path | None, codebook: str | Path | None) -> None:
+def run_worker(
+    rank: int, *, model: str | Path | None, codebook: str | Path | None, weight_models: Mapping[str, str]
+) -> None:
     """Run as the worker of stage `rank` until the parent does not need it any more. Does not return."""
     address = _agents_store().get(_CONTROL).decode()
     _choose_interface(address.rpartition(":")[0])
-    process.main(address, str(rank), "0", model=model, codebook=codebook)
+    process.main(address, str(rank), "0", model=model, codebook=codebook, weight_models=weight_models)
 
 
 def _agents_store() -> TCPStore:

@@ -165,18 +165,6 @@ def test_an_uncompressed_plan_loses_nothing(digits: Digits) -> None:
     assert found.plan == plan
 
 
-def test_a_plan_whose_stages_have_weights_of_their_own_is_refused(digits: Digits) -> None:
-    plan = digits.plan(None, None)
-    first, *others = plan.stages
-    plan = replace(plan, stages=(replace(first, weights="int8"), *others), weight_models={"int8": "digits-int8"})
-    with pytest.raises(ValueError, match=r"stages of the plan have weights of their own, int8: verify"):
-        digits.verify(plan, max_accuracy_drop=0.0)
-    # So is one that `replan` returns.
-    coarse = digits.plan(COARSEST, COARSEST, limit=0.002)
-    with pytest.raises(ValueError, match=r"stages of the plan have weights of their own, int8: verify"):
-        digits.verify(coarse, replan=lambda _budget: plan)
-
-
 def test_samples_are_drawn_by_seed(digits: Digits) -> None:
     plan = digits.plan("klt 0.5", "klt 0.5")
     trials = [

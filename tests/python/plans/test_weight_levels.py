@@ -294,11 +294,3 @@ def test_wrong_options_are_named() -> None:
     short = WeightOption(profile=profile("int8", layers=layers[:-2] + layers[-1:]), loss=(0.0,) * 4)
     with pytest.raises(ValueError, match="the profile of weights 'int8' has 4 layers, which are not the 5 of"):
         osp.plan(profile("float32"), network(20_000), WORKLOAD, weights={"int8": short})
-
-
-def test_a_running_plan_is_not_replanned_with_weights(mixed: osp.Plan) -> None:
-    with pytest.raises(ValueError, match="replan does not know weight levels"):
-        osp.plan(profile("float32"), network(20_000), WORKLOAD, weights=weights(), running=mixed)
-    problem = osp.build_problem(profile("float32"), network(20_000), WORKLOAD)
-    with pytest.raises(ValueError, match=r"the running plan has stages with weights .*, which replan does not know"):
-        osp.replan(mixed, problem)

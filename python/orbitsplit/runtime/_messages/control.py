@@ -89,7 +89,8 @@ class Setup(Record):
     stages without `weights` of their own. `codecs` is the path of the plan's calibrated codecs, None for a plan without
     any; `conditions` is `LinkConditions.to_dict`. If `emulates`, links and nodes are emulated as the plan describes
     them; the time of conditions counts from `origin_s` on the monotonic clock, or if that is None (first session) from
-    when all stages have connected. `nonce` makes the authentication keys of the session unique.
+    when all stages have connected. `nonce` makes the authentication keys of the session unique. `source_hashes` are the
+    digests of the transformer layers from which the `weights` of stages were converted, empty where none were.
     """
 
     plan: dict[str, Any]
@@ -102,6 +103,7 @@ class Setup(Record):
     most_groups: int
     start_timeout_s: float
     nonce: str
+    source_hashes: tuple[str, ...] = ()
 
     def read_plan(self) -> Plan:
         """Return the plan."""

@@ -8,7 +8,6 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,8 @@ from transformers.utils.generic import ModelOutput
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import renamed_keywords
-from orbitsplit._io.validation import check_callable, check_kind, quoted
-from orbitsplit._models.quantizer import weights_config
-from orbitsplit._models.source import layer_count, open_model, read_config
+from orbitsplit._io.validation import check_callable, check_kind
+from orbitsplit._models.source import open_model
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import SECRET_VARIABLE, StageRecord
@@ -36,6 +34,7 @@ from .request import Request, forward_of, generation_of
 from .run_report import Run, measure
 from .session import Callbacks, Deployment, Progress, Settings
 from .sessions import Sessions
+from .stage_models import check_layers, source_hashes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,8 +57,9 @@ class Pipeline:
     `start_timeout_s`, `heartbeat_timeout_s` and `stall_timeout_s` may be given instead. After a loss,
     `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
     generation resumes from the tokens so far, and `recoveries` reports it. The caches are rebuilt as they were built,
-    one known token at a time, so that the text is what it would have been; without `exact_resume` in one forward, which
-    is sooner and rounds differently (figures: docs/guides/running.md). Without `replan`, or if it finds no plan, all
+    one known token at a time, so that the text is what it would have been, unless the new plan has other codecs or
+    weights that lose something; without `exact_resume` in one forward, which is sooner and rounds differently (figures:
+    docs/guides/running.md). Without `replan`, or if it finds no plan, all
     processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
     is sent again.
 
@@ -76,8 +76,10 @@ class Pipeline:
     Raises:
         TypeError: An argument has the wrong type; the message names it.
         ValueError: An argument has a wrong value, the plan has another number of layers, no model is given, the
-            codebook is not the plan's, or the weights of a stage exceed the memory of its node.
-        TransportError: A process failed to get ready; the message names its node.
+            codebook is not the plan's, weights of stages were converted from different models, or the weights of a
+            stage exceed the memory of its node.
+        TransportError: A process failed to get ready; the message names its node. So it does where stages have layers
+            of another model than weights of other stages were converted from.
     """
 
     def __init__(
@@ -126,8 +128,8 @@ class Pipeline:
         self.last_run: Run | None = None
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         path = open_model(model, progress=progress)
-        _check_layers(plan, path)
-        _check_weight_models(plan)
+        check_layers(plan, path)
+        source_hashes(plan)  # refuses models that do not belong together, before any process is started
         settings = Settings(
             model=path,
             codebook=codebook,
@@ -358,29 +360,3 @@ def _check_secret(secret: str | None) -> None:
         raise TypeError(f"secret is a {type(secret).__name__}, must be a string")  # without its value
     if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
         raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")
-
-
-def _check_weight_models(plan: Plan) -> None:
-    """Check the models that stages with `weights` load. Raises as `open_model`, and ValueError for other models."""
-    hashes: dict[str, list[str]] = {}
-    for name, model in plan.weight_models.items():
-        path = open_model(model)
-        _check_layers(plan, path)
-        quantized = weights_config(read_config(path))
-        if quantized is not None:
-            hashes[name] = quantized.layer_hashes
-    for first, second in pairwise(hashes):
-        if hashes[first] != hashes[second]:
-            raise ValueError(
-                f"weights {quoted(first)} and {quoted(second)} were converted from different models: "
-                f"{plan.weight_models[first]} and {plan.weight_models[second]}"
-            )
-
-
-def _check_layers(plan: Plan, model: str | Path) -> None:
-    layers = layer_count(read_config(model))
-    if plan.layers != layers + 2:
-        raise ValueError(
-            f"the plan has {plan.layers} layers, {model} has {layers + 2} "
-            f"(embeddings, {layers} transformer layers, head)"
-        )

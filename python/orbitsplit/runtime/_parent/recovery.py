@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from orbitsplit._errors import TransportError
-from orbitsplit._plans.plan import Plan, with_settings_of
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.successor import with_settings_of
 
 # Maps the plan that ran, and the nodes and links lost so far, to the plan that replaces it.
 Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]

@@ -14,6 +14,7 @@ from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
 
 from .options import Timeouts
 from .recovery import Replan
+from .stage_models import source_hashes
 
 Progress = Callable[[str, float], None]
 
@@ -46,7 +47,10 @@ class Settings:
     deployment: Deployment = field(default_factory=Deployment)
 
     def setup(self, plan: Plan, workers: tuple[int, ...], *, codecs: str | None, origin_s: float | None) -> Setup:
-        """Return the configuration of a session for its workers."""
+        """Return the configuration of a session for its workers.
+
+        Raises as `source_hashes` for models of the plan's weights that do not belong together.
+        """
         return Setup(
             plan=plan.to_dict(),
             workers=workers,
@@ -58,6 +62,7 @@ class Settings:
             most_groups=self.most_groups or max(plan.workload.micro_batches, len(plan.stages)),
             start_timeout_s=self.timeouts.start_s,
             nonce=secrets.token_hex(16),
+            source_hashes=source_hashes(plan),
         )
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from orbitsplit._models.architecture import find_layout
+from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
@@ -41,9 +43,10 @@ class Worker:
         *,
         model: str | Path | None,
         codebook: str | Path | None,
+        weight_models: Mapping[str, str],
         imported_bytes: int = 0,
     ) -> None:
-        self._own_model, self._own_codebook = model, codebook
+        self._own_model, self._own_codebook, self._own_weight_models = model, codebook, weight_models
         self._store = ControlStore.join(address)
         self._number = number
         self._heartbeat = heartbeat
@@ -98,9 +101,9 @@ class Worker:
             serving.run()
 
     def _model_of(self, setup: Setup, stage: PlanStage, plan: Plan) -> str:
-        """Return the model that a stage loads: that of its weights, or this machine's own copy of the plan's model."""
+        """Return the model that a stage loads, that of its weights or the plan's, or this machine's own copy of it."""
         if stage.weights is not None:
-            return str(open_model(plan.weight_models[stage.weights]))
+            return str(open_model({**plan.weight_models, **self._own_weight_models}[stage.weights]))
         return setup.model if self._own_model is None else str(open_model(self._own_model))
 
     def _take_baseline(self) -> None:
@@ -130,11 +133,27 @@ class Worker:
                 gc.collect()
             self._model = StageModel.load(setup.model, stage.start, stage.stop, dtype=getattr(torch, plan.dtype))
             self._loaded = wanted
+        if stage.weights is None:
+            _check_source(setup, stage, self._model)
         return self._model
 
     def _report_failure(self, session: int, failure: Failure) -> None:
         with suppress(RuntimeError):  # the store is gone with the parent
             self._store.put(control.failure_key(session, self._number), failure.to_json())
+
+
+def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
+    """Raise ValueError if the layers of a stage are not those that the weights of other stages were converted from."""
+    if not setup.source_hashes:
+        return
+    layers = model.transformer_layers
+    own = range(max(0, stage.start - 1), min(len(layers), stage.stop - 1))
+    for index, found in hash_layers({index: layers[index] for index in own}).items():
+        if found != setup.source_hashes[index]:
+            raise ValueError(
+                f"the weights of other stages were converted from another model than {setup.model}, "
+                f"of which layer {index} has other weights"
+            )
 
 
 def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Ready:
@@ -184,19 +203,29 @@ def main(
     *,
     model: str | Path | None = None,
     codebook: str | Path | None = None,
+    weight_models: Mapping[str, str] | None = None,
     imported_bytes: int = 0,
 ) -> None:
     """Run as a worker of the control store at "host:port", then end the process.
 
-    `model` and `codebook` are paths on this machine, if the parent runs on another. `imported_bytes` is the resident
-    memory of shared libraries in the fork server that this process comes from, after their import.
+    `model`, `codebook` and `weight_models` (models by the names of their weights) are paths on this machine, if the
+    parent runs on another. `imported_bytes` is the resident memory of shared libraries in the fork server that this
+    process comes from, after their import.
     """
     number = int(worker_number)
     heartbeat = HeartbeatThread(address, number)
     heartbeat.start()
     code = 0
     try:
-        worker = Worker(address, number, heartbeat, model=model, codebook=codebook, imported_bytes=imported_bytes)
+        worker = Worker(
+            address,
+            number,
+            heartbeat,
+            model=model,
+            codebook=codebook,
+            weight_models=weight_models or {},
+            imported_bytes=imported_bytes,
+        )
         worker.serve(int(first_session))
     except Exception:  # outside of a session: the store is gone, or this is a bug
         code = 1
