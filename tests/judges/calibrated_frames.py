@@ -5,6 +5,7 @@ Shares no code with orbitsplit.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 
@@ -25,15 +26,12 @@ def transform(row, parameters, *, back=False):
     n, block, matrix = len(row), parameters.get("hadamard", 0), parameters.get("matrix")
     inverse = parameters.get("inverse")
     if matrix is not None:
-        # y[j] = sum of x[i] factors[i, j]
+        # y[j] = sum of x[i] factors[i, j], each product and each sum rounded to float32
         factors = matrix.T if not back else matrix if inverse is None else inverse.T
-        out = []
-        for j in range(n):
-            total = F(0)
-            for i in range(n):
-                total = F(total + F(row[i] * factors[i, j]))
-            out.append(total)
-        return out
+        total = np.zeros(n, F)
+        for i in range(n):
+            total = total + F(row[i]) * factors[i].astype(F)
+        return list(total)
     row = list(row)
     distance = 1
     while distance < block:
@@ -85,6 +83,7 @@ def code_order(rows, n):
 def encode_stream(codes, parameters):
     """The bytes of one stream, from rows of codes 0..255."""
     tables, table_of = tables_of(parameters), parameters["table_of_channel"]
+    starts = [[0, *itertools.accumulate(table)] for table in tables]
     order, state_of, states = code_order(len(codes), len(codes[0]))
     x, refills, escaped = [256] * states, [], []
     for (row, c), state in reversed(list(zip(order, state_of, strict=True))):
@@ -92,7 +91,7 @@ def encode_stream(codes, parameters):
         slot = symbol + 1 if table[symbol + 1] else 0
         if slot == 0:
             escaped.append(symbol)
-        f, start = table[slot], sum(table[:slot])
+        f, start = table[slot], starts[table_of[c]][slot]
         if x[state] >= 256 * f:
             refills.append(x[state] % 256)
             x[state] //= 256

@@ -17,12 +17,20 @@ CODECS = {"raw": 0, "bf16": 1, "int8": 2, "int4": 3, "topk": 4, "lossless_bf16":
 _NAMES = {number: name for name, number in CODECS.items()}
 
 
+def _divided(crc: int) -> int:
+    """What eight steps of the division make of a register."""
+    for _ in range(8):
+        crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+_DIVIDED = [_divided(byte) for byte in range(256)]
+
+
 def crc32c(data: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ _DIVIDED[crc & 255 ^ byte]
     return crc ^ 0xFFFFFFFF
 
 

@@ -14,7 +14,7 @@ def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: fl
 
     Its stages are (node, start, stop, level or None), and with weight levels also the weight level.
     """
-    if not keeps_limits(p, stages) or len(stages) > max_nodes:
+    if len(stages) > max_nodes or not keeps_limits(p, stages):
         return math.inf
     prefill, delays = occupancies(p, stages, p["layer_time_s"], p["cut_bytes"], external=True)
     if math.inf in prefill:  # a link that does not exist

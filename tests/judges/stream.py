@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from fractions import Fraction
 
@@ -39,9 +40,14 @@ def _table_above(counts: list[int], h: int) -> dict[int, int]:
 
 
 def _bits(counts: list[int], table: dict[int, int]) -> int:
-    # floor(65536 log2 f) is one less than the number of binary digits of f^65536.
-    cost = {s: 8 * 65536 - ((f**65536).bit_length() - 1) for s, f in table.items()}
+    cost = {s: 8 * 65536 - _scaled_log2(f) for s, f in table.items()}
     return sum(n * cost[s] if s in table else n * (cost[ESCAPE] + 8 * 65536) for s, n in enumerate(counts))
+
+
+@functools.cache
+def _scaled_log2(f: int) -> int:
+    """floor(65536 log2 f), which is one less than the number of binary digits of f^65536."""
+    return (f**65536).bit_length() - 1
 
 
 def table_bytes(table: dict[int, int]) -> bytes:

@@ -97,17 +97,19 @@ def many_nodes() -> Problem:
     return many_nodes_problem()
 
 
-def least_excess_s(limit_s: float, run: Any) -> float:
-    """Return by how much the processor time of a run exceeds its limit: the least of three.
+def least_excess_s(limit_s: float, run: Any, *, enough_s: float) -> float:
+    """Return by how much the processor time of a run exceeds its limit: the least of three, or the first below enough.
 
     A limit is of real time, which is at least as long, and longer by what other processes take.
     """
-    excess = []
+    least_s = math.inf
     for _ in range(3):
         start = time.process_time()
         run()
-        excess.append(time.process_time() - start - limit_s)
-    return min(excess)
+        least_s = min(least_s, time.process_time() - start - limit_s)
+        if least_s < enough_s:
+            break
+    return least_s
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -136,13 +138,13 @@ def test_a_time_limit_holds_inside_long_steps(
     # 2.3 to 3.8 s at a limit of 1 s; half duplex, with the loops of Numba, 1.2 s at a limit of 0.3 s.
     problem = changed(many_nodes, change)
     with use_backend(compiled_backend):
-        assert least_excess_s(limit_s, lambda: solve(problem, time_limit_s=limit_s)) < 0.1
+        assert least_excess_s(limit_s, lambda: solve(problem, time_limit_s=limit_s), enough_s=0.1) < 0.1
 
 
 def test_a_time_limit_holds_for_all_searches_of_a_certificate(compiled_backend: str, many_nodes: Problem) -> None:
     with use_backend(compiled_backend):
         solution = solve(many_nodes, time_limit_s=0.2)
-        excess_s = least_excess_s(0.5, lambda: certificate(many_nodes, solution, time_limit_s=0.5))
+        excess_s = least_excess_s(0.5, lambda: certificate(many_nodes, solution, time_limit_s=0.5), enough_s=0.25)
     assert excess_s < 0.25  # the problems of some hundred questions are made in any case
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -366,8 +367,9 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     (folder / "links.toml").write_text(LINKS)
     osp.profile(folder / "model", prompt_tokens=16, measure=True).save(folder / "profile.json")
     plan = osp.Plan.manual(cuts=[2], layers=LAYERS)
-    stages = tuple(replace(stage, node=node) for stage, node in zip(plan.stages, "ab", strict=True))
-    replace(plan, stages=stages, model=str(folder / "model")).save(folder / "plan.json")
+    stages = tuple(replace(stage, node=node, memory_bytes=10**9) for stage, node in zip(plan.stages, "ab", strict=True))
+    workload = osp.Workload(prompt_tokens=16, new_tokens=8)
+    replace(plan, stages=stages, workload=workload, model=str(folder / "model")).save(folder / "plan.json")
     return Chain(folder, whole, tokenizer)
 
 
@@ -445,15 +447,20 @@ def test_serve_ends_when_its_pipeline_cannot_go_on(chain: Chain) -> None:
     assert "was killed by signal 9" in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_answers_openai_clients_and_ends_in_order(number: signal.Signals, chain: Chain) -> None:
-    options = ["--port", "0", "--api-key", "open sesame"]
-    command = [sys.executable, "-m", "orbitsplit", "serve", "plan.json", *options]
-    with subprocess.Popen(command, cwd=chain.folder, stderr=subprocess.PIPE, text=True) as server:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("number", "option"), [(signal.SIGINT, "--quiet"), (signal.SIGTERM, "-v")])
+def test_serve_answers_openai_clients_logs_and_ends_in_order(number: signal.Signals, option: str, chain: Chain) -> None:
+    given = ["--port", "0", "--api-key", "open sesame", "--context", "40"]
+    command = [sys.executable, "-m", "orbitsplit", option, "serve", "plan.json", *given]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=chain.folder, stderr=subprocess.PIPE, text=True, env=env) as server:
         try:
             assert server.stderr is not None
-            lines = iter(server.stderr.readline, "")
-            (url,) = (next(line for line in lines if line.startswith("serving at")).split()[-1],)
+            lines = [server.stderr.readline()]
+            while not lines[-1].startswith("serving at"):
+                lines.append(server.stderr.readline())
+                assert lines[-1]
+            url = lines[-1].split()[-1]
             assert url.startswith("http://127.0.0.1:")
             children = psutil.Process(server.pid).children(recursive=True)
             with openai.OpenAI(base_url=url, api_key="open sesame", max_retries=0, timeout=30) as client:
@@ -464,10 +471,16 @@ def test_serve_answers_openai_clients_and_ends_in_order(number: signal.Signals, 
             ):
                 stranger.completions.create(model="model", prompt="x", max_tokens=1)
             server.send_signal(number)
-            server.communicate(timeout=30)
+            log = "".join(lines) + server.communicate(timeout=30)[1]
         finally:
             server.kill()
     assert answer.choices[0].text == chain.continued("The satellite", 10, do_sample=False)
     assert server.returncode == 0
     assert len(children) == 3  # two stages and the fork server
     assert psutil.wait_procs(children, timeout=10)[1] == []
+    logged = (
+        "INFO orbitsplit.serve: started: model model, 40 tokens per request",
+        "WARNING orbitsplit.serve: requests may have 40 tokens, the plan reserves",  # 16 + 8
+        "INFO orbitsplit.serve: stopped",
+    )
+    assert [line in log for line in logged] == [option == "-v"] * 3

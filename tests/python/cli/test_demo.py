@@ -11,6 +11,7 @@ import pytest
 import orbitsplit as osp
 from orbitsplit.__main__ import main
 from orbitsplit._cli import demo
+from orbitsplit.calibration import _calibrate
 
 
 @pytest.mark.real_model
@@ -18,9 +19,12 @@ from orbitsplit._cli import demo
 def test_demo_plans_runs_and_keeps_every_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # One level fitted to few rows: a user's demo has two of more rows, and takes minutes on a slow machine.
+    # One level, fitted to few rows and measured on one: a user's demo has two levels and more rows, and takes
+    # minutes on a slow machine.
     monkeypatch.setattr(demo, "_FIT_ROWS", 4)
+    monkeypatch.setattr(demo, "_MEASURED_ROWS", 1)
     monkeypatch.setattr(demo, "_LEVELS", (3.2,))
+    monkeypatch.setattr(_calibrate, "_COMPOSITES", 4)
     command = ["orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
     monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--json"])
     with pytest.raises(SystemExit) as exit_info:

@@ -1,9 +1,7 @@
-"""Options of every command: --version, -v and -vv, --quiet."""
+"""Options of every command: --version, -v and -vv, --quiet; those of `serve` are tested where it runs."""
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -63,29 +61,6 @@ def test_vv_has_the_traceback_of_an_error_and_others_do_not(tmp_path: Path) -> N
 def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
     ended = orbitsplit(tmp_path, "-v", "--quiet", "solve", "missing.json")
     assert (ended.returncode, ended.stderr) == (2, "error: --verbose and --quiet exclude each other\n")
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("options", [("--quiet",), ("-v",)])
-def test_serve_logs_what_the_server_logs(options: tuple[str, ...], inputs: Path) -> None:
-    command = [sys.executable, "-m", "orbitsplit", *options, "serve", "plan.json", "--port", "0", "--context", "40"]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=inputs, stderr=subprocess.PIPE, text=True, env=env) as server:
-        try:
-            assert server.stderr is not None
-            lines = iter(server.stderr.readline, "")
-            log = ""
-            while not log.rpartition("\n")[0].rpartition("\n")[2].startswith("serving at"):
-                log += next(lines)
-            server.send_signal(signal.SIGTERM)
-            log += "".join(lines)
-            assert server.wait(60) == 0
-        finally:
-            server.kill()
-    assert ("INFO orbitsplit.serve: started: model my-model, 40 tokens per request" in log) == (options == ("-v",))
-    assert ("INFO orbitsplit.serve: stopped" in log) == (options == ("-v",))
-    # The plan reserves 16 + 8 tokens.
-    assert ("WARNING orbitsplit.serve: requests may have 40 tokens, the plan reserves" in log) == (options == ("-v",))
 
 
 def test_a_program_that_uses_the_library_configures_its_own_log() -> None:

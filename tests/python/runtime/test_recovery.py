@@ -167,7 +167,7 @@ def test_the_text_is_the_same_after_a_link_was_cut(tiny: Subject) -> None:
 
 
 def test_everything_in_flight_resumes_sampled_text_too(tiny: Subject) -> None:
-    asked: dict[str, Any] = {"max_new_tokens": 150, "do_sample": True, "temperature": 1.5, **ASKED}
+    asked: dict[str, Any] = {"max_new_tokens": 60, "do_sample": True, "temperature": 1.5, **ASKED}
     with opened(tiny) as pipe:
         undisturbed = [pipe.generate(tiny.prompts[:rows], seed=rows, **asked) for rows in (1, 2, 3)]
         strike = Strike(pipe, 2, signal.SIGKILL)

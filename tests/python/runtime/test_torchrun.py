@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,9 +44,10 @@ needs_namespaces = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 @dataclass(frozen=True)
 class Example:
-    """A plan for three nodes and what the whole model says; the same plan compressed, what for, and what it says."""
+    """A plan for three nodes and what the whole model says, one for two; the first compressed, and what it says."""
 
     plan: Path
+    pair: Path
     texts: list[str]
     compressed: Path
     book: Path
@@ -81,12 +82,16 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     workload = osp.Workload(micro_batches=2, prompt_tokens=16, new_tokens=NEW_TOKENS)
     plan = replace(plan, stages=stages, workload=workload, model=str(folder / "model"))
     plan.save(folder / "plan.json")
+    pair = osp.Plan.manual(cuts=list(CUTS[:1]), layers=LAYERS)
+    stages = tuple(replace(stage, node=name) for stage, name in zip(pair.stages, NODES[:2], strict=True))
+    replace(pair, stages=stages, workload=workload, model=plan.model).save(folder / "pair.json")
     compressed = plan.with_levels(book, dict.fromkeys(CUTS, 0))
     compressed.save(folder / "compressed.json")
     with osp.Pipeline(compressed, codebook=book) as pipe:
         compressed_tokens = pipe.generate(inputs.input_ids, inputs.attention_mask, max_new_tokens=NEW_TOKENS)
     return Example(
         folder / "plan.json",
+        folder / "pair.json",
         new_texts(tokens),
         folder / "compressed.json",
         folder / "book.safetensors",
@@ -109,7 +114,7 @@ def test_one_machine_runs_a_compressed_plan_and_listens_at_loopback_only(example
         while machines[0].process.poll() is None:
             heard |= {address for process in machines.ranks() for address in listening(process)}
             with suppress(subprocess.TimeoutExpired):
-                machines[0].process.wait(0.1)
+                machines[0].process.wait(0.5)  # each look reads the environments of all processes here
         assert machines.wait() == [0], machines[0].err
         printed = json.loads(machines[0].out)
     assert printed["texts"] == example.compressed_texts != example.texts
@@ -152,12 +157,16 @@ def spaces() -> Iterator[Namespaces]:
 
 
 def on_nodes(
-    spaces: Namespaces, plan: Path, *options: str, environments: Mapping[str, dict[str, str]] | None = None
+    spaces: Namespaces,
+    plan: Path,
+    *options: str,
+    nodes: Sequence[str] = NODES,
+    environments: Mapping[str, dict[str, str]] | None = None,
 ) -> list[Machine]:
     """Return a machine for each node; the prompts, and all else that rank 0 alone looks at, are for the first."""
     machines, master = [], [f"--master-addr={spaces.address(NODES[0])}", "--master-port=29500"]
-    for rank, node in enumerate(NODES):
-        where = ["--nnodes=3", f"--node-rank={rank}", *master]
+    for rank, node in enumerate(nodes):
+        where = [f"--nnodes={len(nodes)}", f"--node-rank={rank}", *master]
         own = options if rank == 0 else asked("")
         # Without the name of the interface, which each process finds by itself.
         launch = ["env", "-u", "GLOO_SOCKET_IFNAME", *torchrun([*where, "--nproc-per-node=1"], plan, *own)]
@@ -180,11 +189,11 @@ def test_several_machines_with_a_secret_give_the_text_of_the_whole_model(
 
 @needs_namespaces
 def test_a_machine_with_another_secret_ends_the_run(example: Example, spaces: Namespaces, tmp_path: Path) -> None:
-    secrets = {node: {"ORBITSPLIT_SECRET": "only for us"} for node in NODES}
-    secrets["sat-1"] = {"ORBITSPLIT_SECRET": "something else"}
-    with running(tmp_path, on_nodes(spaces, example.plan, *asked(*PROMPTS), environments=secrets)) as machines:
+    secrets = {"sat-0": {"ORBITSPLIT_SECRET": "only for us"}, "sat-1": {"ORBITSPLIT_SECRET": "something else"}}
+    pair = on_nodes(spaces, example.pair, *asked(*PROMPTS), nodes=NODES[:2], environments=secrets)
+    with running(tmp_path, pair) as machines:
         assert machines.wait()[0] != 0
-        assert 'error: node "sat-1" (stage 1, layers 2-3) failed' in machines[0].err
+        assert 'error: node "sat-1" (stage 1, layers 2-5) failed' in machines[0].err
         assert 'link from node "sat-0" to node "sat-1"' in machines[0].err
         assert "is corrupted or not authentic" in machines[0].err
         assert machines[0].out == ""
