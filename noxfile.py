@@ -30,6 +30,8 @@ EXACT_TESTS = (
     "tests/python/runtime/test_pipeline_calls.py",
     "tests/python/runtime/test_computation.py",
     "tests/python/runtime/test_sampling.py",
+    "tests/python/models/test_fused_layers.py",
+    "tests/python/models/test_decode_steps.py",
 )
 CODEC_TESTS = ("tests/python/codec/test_codec.py", "tests/python/codec/test_frame.py")
 # What torch and its libraries would choose on older processors; None removes a variable.

@@ -21,7 +21,7 @@ namespace {
 
 using orbitsplit::Execution;
 
-// Keys or values [sequences, key_heads, tokens, head_size], read where they are.
+// Keys or values [sequences, kv_heads, tokens, head_size], read where they are.
 struct CacheView {
     std::span<const float> memory;
     std::array<std::int64_t, 3> strides;
@@ -32,7 +32,11 @@ CacheView cache_view(const py::array& array, const char* name) {
     if (array.ndim() != 4 || !array.dtype().equal(py::dtype::of<float>()) ||
         (array.shape(3) > 1 && array.strides(3) != size))
         throw std::invalid_argument(std::string(name) +
-                                    " must be float32 [sequences, key_heads, tokens, head_size]");
+                                    " must be float32 [sequences, kv_heads, tokens, head_size]");
+    for (py::ssize_t axis = 0; axis < 4; ++axis)
+        if (array.strides(axis) % size != 0)
+            throw std::invalid_argument(std::string(name) + " is not aligned in memory");
+    check_aligned<float>(array.data(), 0, name);
     py::ssize_t last = 1;
     for (py::ssize_t axis = 0; axis < 4; ++axis)
         last += (array.shape(axis) - 1) * (array.strides(axis) / size);
@@ -49,28 +53,45 @@ orbitsplit::Activation activation_of(int activation) {
 }
 
 // Working memory that a thread keeps for its next call: allocated each time, it is returned to the system each time, and
-// its pages are cleared again, which takes a tenth of a step of eight sequences.
-std::span<std::byte> scratch_of_thread(std::uint64_t bytes) {
-    thread_local std::unique_ptr<std::byte[]> memory;
-    thread_local std::uint64_t size = 0;
-    if (bytes > size) {
-        memory.reset();
-        size = 0;
-        memory = std::make_unique_for_overwrite<std::byte[]>(bytes);
-        size = bytes;
+// its pages are cleared again. A call takes it and gives it back, because a signal handler may begin another one on the
+// same thread, in the middle of this one.
+class Scratch {
+  public:
+    explicit Scratch(std::uint64_t bytes) : memory_(std::move(kept_)), size_(std::exchange(kept_size_, 0)) {
+        if (bytes <= size_) return;
+        memory_.reset();
+        memory_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+        size_ = bytes;
     }
-    return {memory.get(), static_cast<std::size_t>(size)};
-}
+    ~Scratch() {
+        kept_ = std::move(memory_);
+        kept_size_ = size_;
+    }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+
+    std::span<std::byte> memory() const { return {memory_.get(), static_cast<std::size_t>(size_)}; }
+
+  private:
+    static thread_local std::unique_ptr<std::byte[]> kept_;
+    static thread_local std::uint64_t kept_size_;
+
+    std::unique_ptr<std::byte[]> memory_;
+    std::uint64_t size_;
+};
+
+thread_local std::unique_ptr<std::byte[]> Scratch::kept_;
+thread_local std::uint64_t Scratch::kept_size_ = 0;
 
 // A layer on arrays that it keeps. `matrices` has (data, format, rows, columns) by name, `biases` and `scales` arrays for
 // the names that have one.
 class Layer {
   public:
-    Layer(std::int64_t heads, std::int64_t key_heads, std::int64_t head_size, float attention_scale,
+    Layer(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_size, float attention_scale,
           int activation, float epsilon, const py::dict& matrices, const py::dict& biases,
           const py::dict& scales) {
         layer_.heads = heads;
-        layer_.key_heads = key_heads;
+        layer_.kv_heads = kv_heads;
         layer_.head_size = head_size;
         layer_.attention_scale = attention_scale;
         layer_.activation = activation_of(activation);
@@ -89,8 +110,8 @@ class Layer {
             {"queries", &layer_.queries},
             {"keys", &layer_.keys},
             {"after_attention", &layer_.after_attention},
-            {"before_network", &layer_.before_network},
-            {"after_network", &layer_.after_network}};
+            {"before_mlp", &layer_.before_mlp},
+            {"after_mlp", &layer_.after_mlp}};
         for (const auto& [name, norm] : norms) *norm = {kept_floats(scales, name), epsilon};
         orbitsplit::check(layer_);
     }
@@ -101,13 +122,12 @@ class Layer {
         const ByteView of_x(x), of_cosines(cosines), of_sines(sines);
         const ByteView of_queries(queries, Access::write), of_keys(keys, Access::write),
             of_values(values, Access::write);
-        const std::span<std::byte> scratch =
-            scratch_of_thread(orbitsplit::decoder_scratch_bytes(layer_, rows, 0));
+        const Scratch scratch(orbitsplit::decoder_scratch_bytes(layer_, rows, 0));
         unlocked(weight_bytes(), threads, [&](const Execution& execution) {
             orbitsplit::project(layer_, numbers<float>(of_x, "x"), rows,
                                 numbers<float>(of_cosines, "cosines"), numbers<float>(of_sines, "sines"),
                                 writable(of_queries, "queries"), writable(of_keys, "keys"),
-                                writable(of_values, "values"), scratch, execution);
+                                writable(of_values, "values"), scratch.memory(), execution);
         });
     }
 
@@ -120,17 +140,16 @@ class Layer {
         for (py::ssize_t axis = 0; axis < 4; ++axis)
             if (keys.shape(axis) != values.shape(axis))
                 throw std::invalid_argument("keys and values differ in shape");
-        if (keys.shape(1) != layer_.key_heads || keys.shape(3) != layer_.head_size)
-            throw std::invalid_argument("keys must have " + std::to_string(layer_.key_heads) + " heads of " +
+        if (keys.shape(1) != layer_.kv_heads || keys.shape(3) != layer_.head_size)
+            throw std::invalid_argument("keys must have " + std::to_string(layer_.kv_heads) + " heads of " +
                                         std::to_string(layer_.head_size));
         const orbitsplit::KeyValueCache cache{of_keys.memory,    of_values.memory, of_keys.strides,
                                               of_values.strides, keys.shape(0),    keys.shape(2)};
-        const std::span<std::byte> scratch =
-            scratch_of_thread(orbitsplit::decoder_scratch_bytes(layer_, rows, cache.tokens));
+        const Scratch scratch(orbitsplit::decoder_scratch_bytes(layer_, rows, cache.tokens));
         unlocked(weight_bytes(), threads, [&](const Execution& execution) {
             orbitsplit::attend(layer_, numbers<float>(of_x, "x"), rows, numbers<float>(of_queries, "queries"),
                                cache, numbers<std::uint8_t>(of_visible, "visible"), writable(of_out, "out"),
-                               scratch, execution);
+                               scratch.memory(), execution);
         });
     }
 
@@ -155,7 +174,7 @@ void bind_decoder(py::module_& m) {
     py::class_<Layer>(m, "DecoderLayer")
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, float, int, float, py::dict, py::dict,
                       py::dict>(),
-             py::arg("heads"), py::arg("key_heads"), py::arg("head_size"), py::arg("attention_scale"),
+             py::arg("heads"), py::arg("kv_heads"), py::arg("head_size"), py::arg("attention_scale"),
              py::arg("activation"), py::arg("epsilon"), py::arg("matrices"), py::arg("biases"),
              py::arg("scales"))
         .def("project", &Layer::project, py::arg("x"), py::arg("rows"), py::arg("cosines"), py::arg("sines"),

@@ -95,7 +95,7 @@ class DecoderLayer:
     def __init__(
         self,
         heads: int,
-        key_heads: int,
+        kv_heads: int,
         head_size: int,
         attention_scale: float,
         activation: int,

@@ -16,7 +16,7 @@ using namespace orbitsplit;
 namespace {
 
 constexpr std::int64_t heads = 4;
-constexpr std::int64_t key_heads = 2;
+constexpr std::int64_t kv_heads = 2;
 constexpr std::int64_t head_size = 48;
 constexpr std::int64_t hidden = 64;
 constexpr std::int64_t width = 96;
@@ -35,19 +35,19 @@ class Owned {
   public:
     explicit Owned(std::uint32_t seed) : random_(seed) {
         layer.heads = heads;
-        layer.key_heads = key_heads;
+        layer.kv_heads = kv_heads;
         layer.head_size = head_size;
         layer.attention_scale = 0.25F;
         layer.activation = Activation::gelu_tanh;
         layer.query = linear(heads * head_size, hidden);
-        layer.key = linear(key_heads * head_size, hidden);
-        layer.value = linear(key_heads * head_size, hidden);
+        layer.key = linear(kv_heads * head_size, hidden);
+        layer.value = linear(kv_heads * head_size, hidden);
         layer.output = linear(hidden, heads * head_size);
         layer.gate = linear(width, hidden);
         layer.up = linear(width, hidden);
         layer.down = linear(hidden, width);
         for (RmsNorm* norm :
-             {&layer.before_attention, &layer.after_attention, &layer.before_network, &layer.after_network})
+             {&layer.before_attention, &layer.after_attention, &layer.before_mlp, &layer.after_mlp})
             *norm = {values(hidden), 1e-6F};
         layer.queries = {values(head_size), 1e-6F};
         layer.keys = {values(head_size), 1e-6F};
@@ -83,19 +83,19 @@ Result step(const DecoderLayer& layer, int threads) {
     const std::vector<float> x = random_values(random, rows * hidden);
     const std::vector<float> cosines = random_values(random, rows * head_size);
     const std::vector<float> sines = random_values(random, rows * head_size);
-    std::vector<float> keys = random_values(random, rows * key_heads * tokens * head_size);
-    std::vector<float> values = random_values(random, rows * key_heads * tokens * head_size);
+    std::vector<float> keys = random_values(random, rows * kv_heads * tokens * head_size);
+    std::vector<float> values = random_values(random, rows * kv_heads * tokens * head_size);
     Result result{std::vector<float>(rows * heads * head_size),
-                  std::vector<float>(rows * key_heads * head_size),
-                  std::vector<float>(rows * key_heads * head_size), std::vector<float>(rows * hidden)};
+                  std::vector<float>(rows * kv_heads * head_size),
+                  std::vector<float>(rows * kv_heads * head_size), std::vector<float>(rows * hidden)};
     std::vector<std::byte> scratch(decoder_scratch_bytes(layer, rows, tokens));
     project(layer, x, rows, cosines, sines, result.queries, result.keys, result.values, scratch, threads);
-    for (std::size_t head = 0; head < rows * key_heads; ++head) {
+    for (std::size_t head = 0; head < rows * kv_heads; ++head) {
         const std::size_t last = ((head + 1) * tokens - 1) * head_size;
         std::memcpy(keys.data() + last, result.keys.data() + head * head_size, head_size * sizeof(float));
         std::memcpy(values.data() + last, result.values.data() + head * head_size, head_size * sizeof(float));
     }
-    constexpr std::array<std::int64_t, 3> strides = {key_heads * tokens * head_size, tokens * head_size,
+    constexpr std::array<std::int64_t, 3> strides = {kv_heads * tokens * head_size, tokens * head_size,
                                                      head_size};
     attend(layer, x, rows, result.queries, {keys, values, strides, strides, rows, tokens}, {}, result.y,
            scratch, threads);
@@ -121,8 +121,8 @@ void test_refusals() {
     other.head_size = 40;
     CHECK_THROWS(check(other), std::invalid_argument, "head_size is 40, it must be a multiple of 16");
     other = owned.layer;
-    other.key_heads = 3;
-    CHECK_THROWS(check(other), std::invalid_argument, "heads is 4, it must be a multiple of key_heads");
+    other.kv_heads = 3;
+    CHECK_THROWS(check(other), std::invalid_argument, "heads is 4, it must be a multiple of kv_heads");
     other = owned.layer;
     other.up = other.down;
     CHECK_THROWS(check(other), std::invalid_argument, "up is [64, 96], it must be [96, 64]");
@@ -136,7 +136,7 @@ void test_refusals() {
 // A cache that reaches behind its memory is refused, however its strides overlap.
 void test_caches_keep_to_their_memory() {
     Owned owned(3);
-    const std::vector<float> numbers(key_heads * tokens * head_size);
+    const std::vector<float> numbers(kv_heads * tokens * head_size);
     std::vector<float> y(hidden);
     std::vector<std::byte> scratch(decoder_scratch_bytes(owned.layer, 1, tokens));
     const auto run = [&](std::array<std::int64_t, 3> strides, std::int64_t count) {

@@ -69,7 +69,7 @@ void check_linear(const char* what, const QuantizedLinear& linear, std::int64_t 
 }
 
 struct Sizes {
-    std::size_t hidden, width, heads, key_heads, head_size, of_queries, of_keys;
+    std::size_t hidden, width, heads, kv_heads, head_size, of_queries, of_keys;
 };
 
 Sizes sizes_of(const DecoderLayer& layer) {
@@ -77,10 +77,10 @@ Sizes sizes_of(const DecoderLayer& layer) {
     return {size(layer.query.weight.columns),
             size(layer.gate.weight.rows),
             size(layer.heads),
-            size(layer.key_heads),
+            size(layer.kv_heads),
             size(layer.head_size),
             size(layer.heads * layer.head_size),
-            size(layer.key_heads * layer.head_size)};
+            size(layer.kv_heads * layer.head_size)};
 }
 
 // Working memory in parts that begin at cache lines.
@@ -170,7 +170,7 @@ void rotate_heads(const Call& call, std::span<float> x, std::span<const float> c
 void check_cache(const char* what, const char* stride, std::span<const float> memory,
                  const std::array<std::int64_t, 3>& strides, const KeyValueCache& cache,
                  const DecoderLayer& layer) {
-    const std::array<std::int64_t, 3> counts = {cache.sequences, layer.key_heads, cache.tokens};
+    const std::array<std::int64_t, 3> counts = {cache.sequences, layer.kv_heads, cache.tokens};
     std::uint64_t last = static_cast<std::uint64_t>(layer.head_size);
     for (std::size_t axis = 0; axis < counts.size(); ++axis) {
         check_range(stride, strides[axis], 0, most_columns);
@@ -208,10 +208,10 @@ struct Attention {
     // The query heads of one key head of one row.
     void run(std::size_t part) const {
         const Sizes& sizes = call.sizes;
-        const std::size_t row = part / sizes.key_heads;
-        const std::size_t key_head = part % sizes.key_heads;
-        const std::size_t group = sizes.heads / sizes.key_heads;
-        const std::size_t room = scores.size() / (call.rows * sizes.key_heads);
+        const std::size_t row = part / sizes.kv_heads;
+        const std::size_t key_head = part % sizes.kv_heads;
+        const std::size_t group = sizes.heads / sizes.kv_heads;
+        const std::size_t room = scores.size() / (call.rows * sizes.kv_heads);
         for (std::size_t head = key_head * group; head < (key_head + 1) * group; ++head) {
             const std::size_t at = row * sizes.of_queries + head * sizes.head_size;
             call.kernels.attend(queries.data() + at, sizes.head_size, call.layer.attention_scale,
@@ -243,19 +243,19 @@ void check_attention(const Call& call, std::span<const float> queries, const Key
 void check(const DecoderLayer& layer) {
     using namespace decoder;
     check_range("heads", layer.heads, 1, most_heads);
-    check_range("key_heads", layer.key_heads, 1, most_heads);
+    check_range("kv_heads", layer.kv_heads, 1, most_heads);
     check_range("head_size", layer.head_size, 16, most_columns);
     check_multiple("head_size", layer.head_size, "16", 16);
-    check_multiple("heads", layer.heads, "key_heads", layer.key_heads);
+    check_multiple("heads", layer.heads, "kv_heads", layer.kv_heads);
     if (layer.activation != Activation::silu && layer.activation != Activation::gelu_tanh)
         throw std::invalid_argument("activation " + std::to_string(static_cast<int>(layer.activation)) +
                                     " is unknown; 0 is silu, 1 is gelu_tanh");
     const std::int64_t hidden = layer.query.weight.columns;
     const std::int64_t width = layer.gate.weight.rows;
     const std::int64_t of_queries = layer.heads * layer.head_size;
-    const std::int64_t of_keys = layer.key_heads * layer.head_size;
+    const std::int64_t of_keys = layer.kv_heads * layer.head_size;
     check_range("hidden", hidden, 1, most_columns);
-    check_range("the network's width", width, 1, most_columns);
+    check_range("the intermediate size", width, 1, most_columns);
     check_linear("query", layer.query, of_queries, hidden);
     check_linear("key", layer.key, of_keys, hidden);
     check_linear("value", layer.value, of_keys, hidden);
@@ -267,8 +267,8 @@ void check(const DecoderLayer& layer) {
     check_norm("queries", layer.queries, layer.head_size);
     check_norm("keys", layer.keys, layer.head_size);
     check_norm("after_attention", layer.after_attention, hidden);
-    check_norm("before_network", layer.before_network, hidden);
-    check_norm("after_network", layer.after_network, hidden);
+    check_norm("before_mlp", layer.before_mlp, hidden);
+    check_norm("after_mlp", layer.after_mlp, hidden);
 }
 
 std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows, std::int64_t tokens) {
@@ -278,7 +278,7 @@ std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows
     check_range("tokens", tokens, 0, most_tokens);
     const Sizes sizes = sizes_of(layer);
     const std::size_t floats = 2 * sizes.hidden + 2 * sizes.width + sizes.of_queries +
-                               sizes.key_heads * padded(static_cast<std::size_t>(tokens));
+                               sizes.kv_heads * padded(static_cast<std::size_t>(tokens));
     constexpr std::size_t parts = 7;
     return product_bytes(layer, rows) + static_cast<std::size_t>(rows) * floats * sizeof(float) +
            parts * alignment;
@@ -320,7 +320,7 @@ void attend(const DecoderLayer& layer, std::span<const float> x, std::int64_t ro
     check_attention(call, queries, cache, visible);
     if (call.rows == 0) return;
     const auto tokens = static_cast<std::size_t>(cache.tokens);
-    const std::size_t parts = call.rows * sizes.key_heads;
+    const std::size_t parts = call.rows * sizes.kv_heads;
     const std::span<float> attended = memory.floats(queries.size());
     const Attention attention{call, cache, queries, visible, memory.floats(parts * padded(tokens)), attended};
     const bool is_parallel = call.rows * sizes.of_queries * tokens >= parallel_work;
@@ -333,14 +333,14 @@ void attend(const DecoderLayer& layer, std::span<const float> x, std::int64_t ro
     call.multiply(layer.output, attended, normalised);
     std::copy(x.begin(), x.end(), hidden.begin());
     call.add_normalised(layer.after_attention, normalised, hidden);
-    call.normalise(layer.before_network, hidden, sizes.hidden, normalised);
+    call.normalise(layer.before_mlp, hidden, sizes.hidden, normalised);
     const std::span<float> gate = memory.floats(call.rows * sizes.width);
     const std::span<float> up = memory.floats(call.rows * sizes.width);
     call.multiply(layer.gate, normalised, gate);
     call.multiply(layer.up, normalised, up);
     call.kernels.activate[static_cast<std::size_t>(layer.activation)](gate.data(), up.data(), gate.size());
     call.multiply(layer.down, gate, normalised);
-    call.add_normalised(layer.after_network, normalised, hidden);
+    call.add_normalised(layer.after_mlp, normalised, hidden);
     std::copy(hidden.begin(), hidden.end(), y.begin());
 }
 

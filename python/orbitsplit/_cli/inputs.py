@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -52,8 +52,12 @@ def load_network(path: Path) -> osp.Network:
         ) from None
 
 
-def weight_options(texts: Sequence[str], codebook: osp.Codebook | None) -> dict[str, osp.WeightOption]:
+def weight_options(
+    texts: Sequence[str], codebook: osp.Codebook | None, models: Mapping[str, str] | None = None
+) -> dict[str, osp.WeightOption]:
     """Return the weights that `--weights NAME=PROFILE` gives; the codebook knows what they lose.
+
+    `models` are the paths of some of them, in place of those of the profiles.
 
     Raises ValueError if it does not, or there is none.
     """
@@ -64,7 +68,8 @@ def weight_options(texts: Sequence[str], codebook: osp.Codebook | None) -> dict[
         if name not in codebook.weights:
             has = f"it has {listed(codebook.weights)}" if codebook.weights else "and none of any others"
             raise ValueError(f"codebook {codebook.hex_id} has no losses of weights {quoted(name)}, {has}")
-        options[name] = osp.WeightOption(profile=load(osp.ModelProfile, Path(path)), loss=codebook.weights[name].loss)
+        profile, loss = load(osp.ModelProfile, Path(path)), codebook.weights[name].loss
+        options[name] = osp.WeightOption(profile=profile, loss=loss, model=(models or {}).get(name))
     return options
 
 
@@ -76,16 +81,17 @@ def weight_models(texts: Sequence[str]) -> dict[str, str]:
     return models
 
 
-def load_plan(path: Path, models: Sequence[str]) -> osp.Plan:
+def load_plan(path: Path, models: Sequence[str], weights: Sequence[str]) -> osp.Plan:
     """Return the plan in a file, with the models of `--weight-model`, and check that those of its stages are there.
 
-    Raises ValueError if the plan has no weights of such a name.
+    Raises ValueError if neither the plan nor `--weights` has weights of such a name.
     """
     plan, given = load(osp.Plan, path), weight_models(models)
-    for name in given.keys() - plan.weight_models.keys():
+    for name in given.keys() - plan.weight_models.keys() - _pairs("--weights", weights, "PROFILE").keys():
         known = listed(plan.weight_models) if plan.weight_models else "no weights but its model's"
         raise ValueError(f"--weight-model {name} is of no weights of the plan, which has {known}")
-    plan = replace(plan, weight_models={**plan.weight_models, **given})
+    own = {name: given.get(name, model) for name, model in plan.weight_models.items()}
+    plan = replace(plan, weight_models=own)
     for name in weights_chosen(plan):
         find_model(plan.weight_models[name])
     return plan
@@ -123,7 +129,12 @@ def model_of(plan: osp.Plan, model: str | None) -> str:
 
 
 def replan_within(
-    plan: osp.Plan, book: osp.Codebook | None, profile: Path | None, network: Path | None, weights: Sequence[str]
+    plan: osp.Plan,
+    book: osp.Codebook | None,
+    profile: Path | None,
+    network: Path | None,
+    weights: Sequence[str],
+    models: Sequence[str],
 ) -> Callable[[float], osp.Plan] | None:
     """Return a function from a loss budget to a plan for the same workload, None without profile and network.
 
@@ -137,7 +148,7 @@ def replan_within(
         raise ValueError(
             f"stages of the plan have weights of their own, {listed(chosen)}: give --weights NAME=PROFILE too"
         )
-    options = weight_options(weights, book)
+    options = weight_options(weights, book, weight_models(models))
     of_model, nodes = load(osp.ModelProfile, profile), load_network(network)
     objective = "latency" if plan.prediction is None else plan.prediction.objective
     return lambda budget: osp.plan(
@@ -160,7 +171,7 @@ class RunFiles:
 
     def load(self) -> RunInputs:
         """Return what is in the files. Raises ValueError or OSError for what cannot be run."""
-        plan = load_plan(self.plan, self.weight_models)
+        plan = load_plan(self.plan, self.weight_models, self.weights)
         model = model_of(plan, self.model)
         codebook = load_optional(osp.Codebook, self.codebook)
         if plan.codebook is not None and codebook is None:
@@ -191,7 +202,7 @@ class RunFiles:
         profile, network = load(osp.ModelProfile, self.profile), load_network(self.network)
         if conditions is not None:
             conditions.check(node.name for node in network.nodes)
-        options = weight_options(self.weights, codebook)
+        options = weight_options(self.weights, codebook, weight_models(self.weight_models))
         return osp.replanner(profile, network, codebook=codebook, **({"weights": options} if options else {}))
 
 

@@ -307,9 +307,9 @@ def verify(
     """
     check_writable(output)
     check_readable(text)
-    loaded = load_plan(plan, weight_model or ())
+    loaded = load_plan(plan, weight_model or (), weights or ())
     book = load_optional(osp.Codebook, codebook)
-    replan = replan_within(loaded, book, profile, network, weights or ())
+    replan = replan_within(loaded, book, profile, network, weights or (), weight_model or ())
     name = model_of(loaded, model)
     with progress_bars() as progress:
         checked = osp.verify(

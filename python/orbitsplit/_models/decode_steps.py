@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from .architecture import Layout, Passthrough
-from .fused_layers import FusedLayer, is_usual_layer
+from .fused_layers import FusedLayer, is_supported_layer
 
 # Rotary positions whose frequencies do not depend on how long the text has become.
 _FIXED_FREQUENCIES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -33,7 +33,10 @@ class DecodeSteps:
         layers = layout.layers_of(model)
         kinds = _kinds(model, base.rotary_emb, len(layers))
         angles = {kind: _Angles(base.rotary_emb, kind, model.dtype) for kind in dict.fromkeys(kinds)}
-        self._layers = [(_fused(layer), angles[kind], layer) for layer, kind in zip(layers, kinds, strict=True)]
+        self._layers = [
+            (layer, None if isinstance(layer, Passthrough) else angles[kind])
+            for layer, kind in zip(layers, kinds, strict=True)
+        ]
         self._embeddings: Any = model.get_input_embeddings() if is_first else None
         self._norm: Any = base.norm if is_last else None
         self._head: Any = model.get_output_embeddings() if is_last else None
@@ -45,10 +48,11 @@ class DecodeSteps:
         frequencies = getattr(getattr(_base(model, layout), "rotary_emb", None), "rope_type", None)
         names = frequencies.values() if isinstance(frequencies, dict) else [frequencies]
         # Of other stages' layers the kind counts: a stage may have none, and still embeddings or a head.
-        is_usual = all(
-            is_usual_layer(layer.original) if isinstance(layer, Passthrough) else _fused(layer) for layer in layers
+        is_supported = all(
+            is_supported_layer(layer.original) if isinstance(layer, Passthrough) else _is_fused(layer)
+            for layer in layers
         )
-        if not is_usual or not _FIXED_FREQUENCIES.issuperset(names):
+        if not is_supported or not _FIXED_FREQUENCIES.issuperset(names):
             return None
         return cls(model, layout, is_first=is_first, is_last=is_last)
 
@@ -57,11 +61,11 @@ class DecodeSteps:
         """Return what `StageModel.forward` does for x [B, 1] or [B, 1, H] at a position, and extend the cache."""
         if self._embeddings is not None:
             x = self._embeddings(x)
-        for fused, angles, layer in self._layers:
-            if fused is None:
+        for layer, angles in self._layers:
+            if angles is None:
                 layer.forward(x, past_key_values=cache)  # of another stage: it counts the token
             else:
-                x = fused(x, position_embeddings=angles.at(position), past_key_values=cache)
+                x = layer(x, position_embeddings=angles.at(position), past_key_values=cache)
         if self._head is None or without_head:
             return x
         logits: Tensor = self._head(self._norm(x))[:, -1]
@@ -93,9 +97,8 @@ def _base(model: PreTrainedModel, layout: Layout) -> Any:
     return model.get_submodule(layout.layers_name.rpartition(".")[0])
 
 
-def _fused(layer: nn.Module) -> FusedLayer | None:
-    forward = vars(layer).get("forward")
-    return forward if isinstance(forward, FusedLayer) else None
+def _is_fused(layer: nn.Module) -> bool:
+    return isinstance(vars(layer).get("forward"), FusedLayer)
 
 
 def _kinds(model: PreTrainedModel, rotary: nn.Module, layers: int) -> list[str | None]:

@@ -1,7 +1,7 @@
 """Decoder layers on quantised weights in two calls of the core instead of some hundred of torch's.
 
 A decode step of a small model spends as long in Python and in torch's dispatch as in products. Layers of the usual form
-(`cpp/include/orbitsplit/decoder.hpp`: norms, attention with rotary positions, a gated network) are computed by the core
+(`cpp/include/orbitsplit/decoder.hpp`: norms, attention with rotary positions, a gated MLP) are computed by the core
 for few tokens, where a probe gives what transformers' own forward gives; that computes other layers, and many tokens.
 """
 
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from orbitsplit._backend import backend
+from orbitsplit._backend import backend, backend_name
 from orbitsplit._weights.quantized import FORMATS
 
 from .fused_norms import norm_scale
 from .quantized import FEW_ROWS, QuantizedLinear
 
 # Layers whose code has been read: a probe with small scores would not notice that they are capped, for example.
-_USUAL_LAYERS = {
+_SUPPORTED_LAYERS = {
     "Gemma3DecoderLayer",
     "LlamaDecoderLayer",
     "MistralDecoderLayer",
@@ -32,12 +32,12 @@ _USUAL_LAYERS = {
 }
 _PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
 _HEAD_NORMS = {"queries": "q_norm", "keys": "k_norm"}
-_TWO_NORMS = {"before_attention": "input_layernorm", "before_network": "post_attention_layernorm"}
+_TWO_NORMS = {"before_attention": "input_layernorm", "before_mlp": "post_attention_layernorm"}
 _FOUR_NORMS = {
     "before_attention": "input_layernorm",
     "after_attention": "post_attention_layernorm",
-    "before_network": "pre_feedforward_layernorm",
-    "after_network": "post_feedforward_layernorm",
+    "before_mlp": "pre_feedforward_layernorm",
+    "after_mlp": "post_feedforward_layernorm",
 }
 _NETWORK = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 _ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -68,10 +68,10 @@ def fuse_layers(layers: Iterable[nn.Module]) -> int:
     return count
 
 
-def is_usual_layer(layer: nn.Module) -> bool:
+def is_supported_layer(layer: nn.Module) -> bool:
     """Say whether a layer is of a class of transformers whose forward has the usual form."""
     kind = type(layer)
-    return kind.__name__ in _USUAL_LAYERS and kind.__module__.startswith("transformers.models.")
+    return kind.__name__ in _SUPPORTED_LAYERS and kind.__module__.startswith("transformers.models.")
 
 
 class FusedLayer:
@@ -83,7 +83,7 @@ class FusedLayer:
         self._index, self._hidden_size = int(attention.layer_idx), int(attention.q_proj.in_features)
         self._head_size = int(attention.head_dim)
         self._heads = int(attention.q_proj.out_features) // self._head_size
-        self._key_heads = int(attention.k_proj.out_features) // self._head_size
+        self._kv_heads = int(attention.k_proj.out_features) // self._head_size
 
     @classmethod
     def of(cls, layer: nn.Module) -> FusedLayer | None:
@@ -118,7 +118,7 @@ class FusedLayer:
         rows, threads = sequences * tokens, torch.get_num_threads()
         cosines, sines = (_rows_of(angles, sequences) for angles in position_embeddings)
         queries = torch.empty(sequences, tokens, self._heads, self._head_size)
-        keys, values = torch.empty(2, sequences, tokens, self._key_heads, self._head_size)
+        keys, values = torch.empty(2, sequences, tokens, self._kv_heads, self._head_size)
         singles = x.numpy()
         self._core.project(
             singles, rows, cosines, sines, queries.numpy(), keys.numpy(), values.numpy(), threads=threads
@@ -133,7 +133,7 @@ class FusedLayer:
 
     def probe(self, forward: Callable[..., Any], sequences: int, size: float, *, has_mask: bool) -> list[Tensor]:
         """Run a forward for one new token and return what it gives, and the keys and values it leaves."""
-        past = (sequences, self._key_heads, _PROBED_PAST, self._head_size)
+        past = (sequences, self._kv_heads, _PROBED_PAST, self._head_size)
         cache = DynamicCache()
         cache.update(_waves(past, 1.0, math.e), _waves(past, 1.0, math.pi), self._index)
         angles = _waves((1, 1, self._head_size), math.pi, math.sqrt(2.0))
@@ -169,7 +169,8 @@ class FusedLayer:
 
 def _core_layer(layer: Any) -> Any:
     """Return the core's object of a layer, None for one that the core does not compute."""
-    parts = _parts(layer)
+    # The fallback has the same function, but torch is faster than its loops over rows and heads.
+    parts = _parts(layer) if backend_name() == "native" else None
     if parts is None:
         return None
     linears, norms = parts
@@ -182,7 +183,7 @@ def _core_layer(layer: Any) -> Any:
         return None
     return backend().DecoderLayer(
         heads=linears["query"].out_features // head_size,
-        key_heads=linears["key"].out_features // head_size,
+        kv_heads=linears["key"].out_features // head_size,
         head_size=head_size,
         attention_scale=float(layer.self_attn.scaling),
         activation=activation,
@@ -195,7 +196,7 @@ def _core_layer(layer: Any) -> Any:
 
 def _parts(layer: nn.Module) -> tuple[dict[str, QuantizedLinear], dict[str, nn.Module]] | None:
     """Return the linear layers and the norms of a layer by the core's names; None if it has others, or lacks some."""
-    if not is_usual_layer(layer):
+    if not is_supported_layer(layer):
         return None
     modules: dict[str, Any] = dict(layer.named_modules())
     linears = {name: modules.pop(f"self_attn.{own}", None) for name, own in _PROJECTIONS.items()}

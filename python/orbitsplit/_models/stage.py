@@ -109,12 +109,13 @@ class StageModel:
         or on the last stage the logits [B, V] of the last position; `without_head` the hidden state there too.
         """
         is_padded = not bool(attention_mask.all())
-        if self._steps is not None and x.shape[1] == 1 and not is_padded:
-            return self._steps.forward(x, attention_mask.shape[1] - 1, cache, without_head=without_head)
-        inputs = self._inputs(x, attention_mask, is_padded=is_padded)
+        steps = self._steps if x.shape[1] == 1 and not is_padded else None
         self._received = _aligned(x)
-        self._leaves = without_head or not self.is_last
+        self._leaves = steps is None and (without_head or not self.is_last)
         try:
+            if steps is not None:
+                return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
+            inputs = self._inputs(x, attention_mask, is_padded=is_padded)
             output = self.model(**inputs, past_key_values=cache, use_cache=True)
         except _StageExit as left:
             return left.hidden

@@ -17,7 +17,7 @@ from .pins import check_pins, without_nodes
 from .plan import Plan
 from .planning import plan
 from .successor import with_settings_of
-from .weight_options import weights_chosen
+from .weight_options import WeightOption, weights_chosen
 
 
 def replanner(
@@ -82,10 +82,21 @@ def _limit_of(running: Plan, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the limit of accuracy that a plan runs with, as an option of `plan`.
 
     A plan with weights that was not made for an accuracy, or whose accuracy no codebook converts, has the loss that was
-    predicted for it.
+    predicted for it; one without a prediction that of its weights.
     """
+    prediction = running.prediction
     if options.get("codebook") is not None and not (options.get("weights") and running.max_accuracy_drop is None):
         return {"max_accuracy_drop": running.max_accuracy_drop}
-    if options.get("weights") and running.prediction is not None:
-        return {"loss_budget": running.prediction.loss}
+    weights = options.get("weights")
+    if weights:
+        return {"loss_budget": _loss_of_weights(running, weights) if prediction is None else prediction.loss}
     return {}
+
+
+def _loss_of_weights(running: Plan, weights: Mapping[str, WeightOption]) -> float:
+    """Return what the weights of a running plan lose, as far as they are among those of `plan`."""
+    loss = 0.0
+    for stage in running.stages:
+        if stage.weights is not None and stage.weights in weights:
+            loss += sum(weights[stage.weights].loss[stage.start : stage.stop])
+    return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -36,7 +37,10 @@ class Composite:
         Raises `ValueError` where weights were converted from another model, or are of another architecture.
         """
         wanted = {self._part(plan, stage): stage for stage in plan.stages if stage.weights is not None}
-        self._parts = {part: modules for part, modules in self._parts.items() if part in wanted}
+        kept = {part: modules for part, modules in self._parts.items() if part in wanted}
+        if len(kept) < len(self._parts):
+            self._parts = kept
+            gc.collect()  # layers refer to themselves: their weights would stay beside those that come
         for part, stage in wanted.items():
             if part not in self._parts:
                 self._parts[part] = self._load(part, str(stage.weights))

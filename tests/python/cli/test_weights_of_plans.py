@@ -12,7 +12,7 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit.__main__ import main
-from orbitsplit._cli.inputs import RunFiles, replan_within
+from orbitsplit._cli.inputs import RunFiles, replan_within, weight_options
 from orbitsplit._models.architecture import find_layers
 from orbitsplit._models.fingerprint import hash_layers
 from tests.support.books_by_hand import book_by_hand
@@ -79,14 +79,14 @@ def test_verify_measures_weights_and_plans_again_with_them(
 def test_plans_with_other_weights_are_made_within_the_budget(folder: Path) -> None:
     book = osp.Codebook.load("weights.safetensors")
     plan = osp.Plan.load("weights.json")
-    replan = replan_within(plan, book, Path("profile.json"), Path("network.toml"), ["int8=int8.json"])
+    replan = replan_within(plan, book, Path("profile.json"), Path("network.toml"), ["int8=int8.json"], [])
     assert replan is not None
     # Decoding reads weights at no limited rate here, so that floats are as fast, and lose nothing.
     assert {stage.weights for stage in replan(0.0).stages} == {None}
     slow = 'compute = "1 TFLOP/s"\nmemory_bandwidth = "1 kB/s"'
     network = (folder / "network.toml").read_text().replace('compute = "10 MFLOP/s"', slow)
     (folder / "network.toml").write_text(network)
-    replan = replan_within(plan, book, Path("profile.json"), Path("network.toml"), ["int8=int8.json"])
+    replan = replan_within(plan, book, Path("profile.json"), Path("network.toml"), ["int8=int8.json"], [])
     assert replan is not None
     found = replan(0.006)
     assert {stage.weights for stage in found.stages} == {"int8"}
@@ -148,6 +148,16 @@ def test_a_machine_says_where_it_has_the_models_of_weights(folder: Path) -> None
             run_files(weight_models=given).load()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run_files(weight_models=["int8=./nowhere"]).load()
+
+
+def test_plans_after_a_loss_have_the_models_of_this_machine(folder: Path) -> None:
+    # Of weights that the running plan does not have, too.
+    book = osp.Codebook.load("weights.safetensors")
+    assert weight_options(["int8=int8.json"], book, {"int8": "./elsewhere"})["int8"].model == "./elsewhere"
+    (folder / "my-model-int8").rename(folder / "elsewhere")
+    given = {**AFTER_A_LOSS, "weights": ["int8=int8.json"], "weight_models": ["int8=./elsewhere"]}
+    inputs = run_files(**given, plan=Path("plan.json")).load()
+    assert inputs.plan.weight_models == {}
 
 
 def test_another_rank_loads_what_its_machine_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

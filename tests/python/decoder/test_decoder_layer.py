@@ -12,7 +12,7 @@ from orbitsplit._backend import load_backend
 from orbitsplit._weights.quantized import FORMATS, QuantizedWeights
 
 NATIVE, NUMBA = load_backend("native"), load_backend("numba")
-NORMS = ("before_attention", "queries", "keys", "after_attention", "before_network", "after_network")
+NORMS = ("before_attention", "queries", "keys", "after_attention", "before_mlp", "after_mlp")
 EPSILON = 1e-6
 
 
@@ -24,7 +24,7 @@ class Layer:
         rng: np.random.Generator,
         *,
         heads: int = 4,
-        key_heads: int = 2,
+        kv_heads: int = 2,
         size: int = 32,
         hidden: int = 64,
         width: int = 96,
@@ -33,12 +33,12 @@ class Layer:
         biases: tuple[str, ...] = (),
         format: str = "int8",
     ) -> None:
-        self.heads, self.key_heads, self.size, self.hidden = heads, key_heads, size, hidden
+        self.heads, self.kv_heads, self.size, self.hidden = heads, kv_heads, size, hidden
         self.activation, self.attention_scale = activation, 1 / math.sqrt(size)
         shapes = {
             "query": (heads * size, hidden),
-            "key": (key_heads * size, hidden),
-            "value": (key_heads * size, hidden),
+            "key": (kv_heads * size, hidden),
+            "value": (kv_heads * size, hidden),
         }
         shapes |= {
             "output": (hidden, heads * size),
@@ -59,7 +59,7 @@ class Layer:
         """The layer of a backend."""
         arguments: dict[str, Any] = {
             "heads": self.heads,
-            "key_heads": self.key_heads,
+            "kv_heads": self.kv_heads,
             "head_size": self.size,
             "attention_scale": self.attention_scale,
             "activation": self.activation,
@@ -88,7 +88,7 @@ class Step:
         self.x = rng.standard_normal((self.rows, layer.hidden), np.float32)
         angles = rng.uniform(-3, 3, (self.rows, layer.size))
         self.cosines, self.sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-        shape = (sequences, layer.key_heads, self.tokens + 3, layer.size)
+        shape = (sequences, layer.kv_heads, self.tokens + 3, layer.size)
         self.past = [rng.standard_normal(shape, np.float32) for _ in range(2)]
         self.visible = np.empty(0, np.uint8)
         if hides:
@@ -98,11 +98,11 @@ class Step:
         """Queries, keys, values and output."""
         made = layer.on(module)
         queries = np.empty((self.rows, layer.heads, layer.size), np.float32)
-        keys, values = np.empty((2, self.rows, layer.key_heads, layer.size), np.float32)
+        keys, values = np.empty((2, self.rows, layer.kv_heads, layer.size), np.float32)
         made.project(self.x, self.rows, self.cosines, self.sines, queries, keys, values, threads)
         cached = [past.copy()[:, :, : self.tokens] for past in self.past]
         for all_tokens, new in zip(cached, (keys, values), strict=True):
-            of_sequences = new.reshape(self.sequences, self.new, layer.key_heads, layer.size)
+            of_sequences = new.reshape(self.sequences, self.new, layer.kv_heads, layer.size)
             all_tokens[:, :, -self.new :] = of_sequences.swapaxes(1, 2)
         y = np.empty_like(self.x)
         made.attend(self.x, self.rows, queries, *cached, self.visible, y, threads)
@@ -134,7 +134,7 @@ class Step:
             rows = slice(sequence * self.new, (sequence + 1) * self.new)
             seen = self.visible.reshape(-1, self.tokens)[row] if self.visible.size else None
             for head in range(layer.heads):
-                of_head = head * layer.key_heads // layer.heads
+                of_head = head * layer.kv_heads // layer.heads
                 k, v = (
                     np.concatenate([past[sequence, of_head, : self.tokens - self.new], new[rows, of_head]])
                     for past, new in zip(self.past, (keys, values), strict=True)
@@ -143,20 +143,20 @@ class Step:
                 scores = np.where(is_seen, np.exp(k @ queries[row, head] * layer.attention_scale), 0)
                 heads[row, head] = scores @ v / scores.sum() if is_seen.any() else 0
         h = x + rms("after_attention", linear("output", heads.reshape(self.rows, -1)))
-        m = rms("before_network", h)
+        m = rms("before_mlp", h)
         gate = linear("gate", m)
         if layer.activation == 0:
             gate = gate / (1 + np.exp(-gate))
         else:
             gate = gate / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
-        y = h + rms("after_network", linear("down", gate * linear("up", m)))
+        y = h + rms("after_mlp", linear("down", gate * linear("up", m)))
         return queries, keys, values, y
 
 
 KINDS: tuple[dict[str, Any], ...] = (
     {},
-    {"activation": 1, "key_heads": 1, "size": 80},
-    {"norms": ("before_attention", "before_network"), "biases": ("query", "key", "value"), "key_heads": 4},
+    {"activation": 1, "kv_heads": 1, "size": 80},
+    {"norms": ("before_attention", "before_mlp"), "biases": ("query", "key", "value"), "kv_heads": 4},
     {"norms": (), "biases": ("output", "gate", "up", "down"), "size": 16, "format": "int4"},
 )
 STEPS: tuple[dict[str, Any], ...] = (
@@ -194,6 +194,48 @@ def test_bits_are_the_same_on_every_instruction_set_in_numba_and_on_threads(
             assert [array.tobytes() for array in given.run(layer, NATIVE, threads=2)] == expected, isa
     finally:
         NATIVE.set_isa(chosen)
+
+
+@pytest.mark.parametrize("activation", [0, 1])
+def test_special_values_give_the_same_bits_everywhere(activation: int) -> None:
+    rng = np.random.default_rng(7)
+    layer = Layer(rng, activation=activation)
+    given = Step(rng, layer, sequences=8, past=11, hides=True)
+    given.visible.reshape(8, -1)[7] = 0
+    for row, scale in enumerate((1e-42, 1e4, 1e30, 0.0)):
+        given.x[row] *= np.float32(scale)
+    given.x[4], given.x[5, 3], given.x[6, 5] = -0.0, np.inf, np.nan
+    given.past[0][1] *= np.float32(1e4)
+    given.past[1][2] *= np.float32(1e-42)
+    expected = given.run(layer, NUMBA)
+    chosen = NATIVE.isa()
+    try:
+        for isa in NATIVE.isas():
+            NATIVE.set_isa(isa)
+            for found, of_twin in zip(given.run(layer, NATIVE), expected, strict=True):
+                assert np.array_equal(np.isnan(found), np.isnan(of_twin)), isa
+                is_number = ~np.isnan(found)
+                assert found[is_number].tobytes() == of_twin[is_number].tobytes(), isa
+    finally:
+        NATIVE.set_isa(chosen)
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+def test_no_rows_are_no_work(module: Any) -> None:
+    layer = Layer(np.random.default_rng(8)).on(module)
+    nothing = np.empty(0, np.float32)
+    layer.project(nothing, 0, nothing, nothing, nothing.copy(), nothing.copy(), nothing.copy())
+    cache = np.zeros((2, 2, 6, 32), np.float32)
+    layer.attend(nothing, 0, nothing, cache, cache, np.empty(0, np.uint8), nothing.copy())
+
+
+@pytest.mark.parametrize("module", [NATIVE, NUMBA])
+def test_a_cache_whose_numbers_are_not_aligned_is_refused(module: Any) -> None:
+    packed = np.zeros((2, 2, 6), dtype=[("tag", "u1"), ("keys", "<f4", (32,))])["keys"]
+    layer = Layer(np.random.default_rng(9)).on(module)
+    x, queries = np.zeros((2, 64), np.float32), np.zeros((2, 4, 32), np.float32)
+    with pytest.raises(ValueError, match="keys is not aligned in memory"):
+        layer.attend(x, 2, queries, packed, packed, np.empty(0, np.uint8), np.empty_like(x))
 
 
 def test_a_long_past_is_attended_on_several_threads_with_the_same_bits() -> None:
@@ -238,7 +280,7 @@ def test_a_token_that_sees_nothing_gets_no_attention(module: Any) -> None:
     ("changes", "message"),
     [
         ({"heads": 0}, "heads is 0, it must be from 1 to 65536"),
-        ({"key_heads": 3}, "heads is 4, it must be a multiple of key_heads"),
+        ({"kv_heads": 3}, "heads is 4, it must be a multiple of kv_heads"),
         ({"head_size": 24}, "head_size is 24, it must be a multiple of 16"),
         ({"head_size": 48}, r"query is \[128, 64\], it must be \[192, 64\]"),
         ({"activation": 2}, "activation 2 is unknown; 0 is silu, 1 is gelu_tanh"),
@@ -259,7 +301,7 @@ def test_a_layer_whose_parts_do_not_fit_is_refused(module: Any, changes: dict[st
         ({"rows": 3}, "x has 128 values, the layer needs 192"),
         ({"rows": -1}, "rows is -1, it must be from 0 to 65536"),
         ({"queries": np.zeros(5, np.float32)}, "queries has 5 values, the layer needs 256"),
-        ({"keys": np.zeros((2, 2, 6, 32))}, r"keys must be float32 \[sequences, key_heads, tokens, head_size\]"),
+        ({"keys": np.zeros((2, 2, 6, 32))}, r"keys must be float32 \[sequences, kv_heads, tokens, head_size\]"),
         ({"keys": np.zeros((2, 2, 7, 32), np.float32)}, "keys and values differ in shape"),
         ({"visible": np.zeros(5, np.uint8)}, "visible has 5 values, the layer needs 12"),
         ({"out": np.zeros(5, np.float32)}, "y has 5 values, the layer needs 128"),

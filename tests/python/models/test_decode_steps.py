@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import orbitsplit as osp
 from orbitsplit._models.architecture import find_layout
@@ -108,6 +108,7 @@ def test_a_stage_without_layers_computes_steps_too(model: Path) -> None:
     stages = [StageModel.load(model, start, stop) for start, stop in pairwise((0, 1, LAYERS + 1, LAYERS + 2))]
     ids, mask = tiny_prompts((5,))
     found = run(stages, ids, mask, [1, 1])
-    assert all(isinstance(stage.model, nn.Module) and stage._steps is not None for stage in stages)
+    assert all(stage._steps is not None for stage in stages)
     whole = [StageModel.load(model, 0, LAYERS + 2)]
+    whole[0]._steps = None
     assert all(torch.equal(x, y) for x, y in zip(found, run(whole, ids, mask, [1, 1]), strict=True))

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 import orbitsplit as osp
-from orbitsplit import Problem, Stage
+from orbitsplit import Problem
 from tests.judges import planner as judge
 from tests.support.random_problems import random_problem, random_weight_levels
 
@@ -167,12 +167,6 @@ def test_the_least_memory_that_makes_a_plan_possible():
             nodes = [{**node, "memory_bytes": node["memory_bytes"] + more} for node in data["nodes"]]
             assert math.isfinite(judge.best({**data, "nodes": nodes})) == is_enough
     assert tried > 10
-
-
-def test_what_does_not_know_weight_levels_says_so():
-    problem = Problem.from_dict(small())
-    with pytest.raises(ValueError, match=r"^the problem has 2 weight levels, which replan does not know$"):
-        osp.replan([Stage(0, 0, 2, None, 1)], problem)
 
 
 TIED = [

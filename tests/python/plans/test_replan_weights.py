@@ -273,6 +273,13 @@ def test_the_predicted_loss_is_the_limit_of_a_plan_without_one(running: osp.Plan
         osp.replanner(FLOAT, network(2000), weights=WEIGHTS, loss_budget=0.0)(running, lost, ())
 
 
+def test_without_a_prediction_the_limit_is_what_the_running_weights_lose(running: osp.Plan) -> None:
+    lost = [running.stages[0].node]
+    by_hand = replace(running, prediction=None)
+    found = osp.replanner(FLOAT, network(2000), weights=WEIGHTS)(by_hand, lost, ())
+    assert 0 < loss_of(found) <= loss_of(running) * (1 + 1e-9)
+
+
 def test_the_limit_of_accuracy_of_a_plan_with_weights_holds_after_a_loss() -> None:
     nodes = network(1700)
     before = osp.plan(FLOAT, nodes, WORKLOAD, weights=WEIGHTS, codebook=BOOK, max_accuracy_drop=0.005)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import BertConfig, LlamaConfig, MixtralConfig, T5Config, ViTConfig
 
+from orbitsplit._models.convert import convert
 from orbitsplit._models.source import demo_model
 from orbitsplit._models.stage import StageModel
 from orbitsplit._network.network import Link, Network, Node
@@ -273,6 +274,14 @@ def test_more_tokens_than_a_model_takes_are_refused() -> None:
 def test_a_model_that_cannot_be_split_is_refused() -> None:
     with pytest.raises(ValueError, match="T5Config cannot be split into stages"):
         profile(T5Config())
+
+
+def test_each_layer_of_a_converted_model_is_measured(tmp_path: Path) -> None:
+    # The core computes its layers, which are timed as others.
+    save_tiny_model(tmp_path / "float", head_dim=16)
+    found = profile(convert(tmp_path / "float", tmp_path / "int8"), prompt_tokens=4, measure=True)
+    assert all(layer.prefill_s > 0 and layer.decode_s > 0 for layer in found.layers)
+    assert len(found.layers) == LAYERS + 2
 
 
 @pytest.mark.real_model

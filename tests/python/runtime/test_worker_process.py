@@ -164,22 +164,14 @@ def test_a_server_is_kept_for_the_next_worker_in_the_same_environment(
         monkeypatch.delenv("PROBE", raising=False)
         if probe is not None:
             monkeypatch.setenv("PROBE", probe)
+        if probe == "2":  # regression: torch sets it itself, and a second server was started, 8 seconds later
+            monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
         assert worker_process.start("0", log=log, environment={}).wait(END_S) == 0
         pids.append(worker_process.server_pid())
         lines.append(json.loads(output(log).splitlines()[-1])[1])
     # What libraries read when they are imported needs another server, other variables do not.
     assert pids[0] == pids[1] == pids[2] != pids[3]
     assert lines == ["1", "2", None, None]
-
-
-def test_a_variable_that_torch_sets_itself_needs_no_other_server(
-    server: ForkServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Regression: what the parent imports beside its server made it start a second one, 8 seconds later."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/somewhere")
-    assert server.is_usable()
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    assert not server.is_usable()
 
 
 def test_a_server_ends_with_its_interpreter(tmp_path: Path) -> None:

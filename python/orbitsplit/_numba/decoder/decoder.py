@@ -29,7 +29,7 @@ class DecoderLayer:
     def __init__(
         self,
         heads: int,
-        key_heads: int,
+        kv_heads: int,
         head_size: int,
         attention_scale: float,
         activation: int,
@@ -38,7 +38,7 @@ class DecoderLayer:
         biases: Mapping[str, Buffer],
         scales: Mapping[str, Buffer],
     ) -> None:
-        self._heads, self._key_heads, self._head_size = heads, key_heads, head_size
+        self._heads, self._kv_heads, self._head_size = heads, kv_heads, head_size
         self._attention_scale, self._activation, self._epsilon = attention_scale, activation, epsilon
         self._matrices: dict[str, tuple[Any, int, int, int]] = {
             name: (view_bytes(data), format, rows, columns) for name, (data, format, rows, columns) in matrices.items()
@@ -61,7 +61,7 @@ class DecoderLayer:
         """Write queries, keys and values of new tokens, queries and keys rotated, into memory."""
         hidden = self._rows(x, rows)
         check_threads(threads)
-        size, of_keys = self._head_size, self._key_heads * self._head_size
+        size, of_keys = self._head_size, self._kv_heads * self._head_size
         angles = [
             _sized(name, a, rows * size).reshape(rows, size) for name, a in (("cosines", cosines), ("sines", sines))
         ]
@@ -107,12 +107,12 @@ class DecoderLayer:
         with np.errstate(all="ignore"):
             heads = self._attended(of_queries.reshape(rows, self._heads, self._head_size), keys, values, seen)
             hidden = hidden + self._normalised("after_attention", self._multiplied("output", heads))
-            normal = self._normalised("before_network", hidden)
+            normal = self._normalised("before_mlp", hidden)
             gate = activated(self._activation, self._multiplied("gate", normal), self._multiplied("up", normal))
-            y[:] = (hidden + self._normalised("after_network", self._multiplied("down", gate))).reshape(-1)
+            y[:] = (hidden + self._normalised("after_mlp", self._multiplied("down", gate))).reshape(-1)
 
     def _attended(self, queries: Singles, keys: Any, values: Any, seen: Any) -> Singles:
-        rows, new, group = len(queries), len(queries) // len(keys), self._heads // self._key_heads
+        rows, new, group = len(queries), len(queries) // len(keys), self._heads // self._kv_heads
         out = np.empty_like(queries)
         for row in range(rows):
             for head in range(self._heads):
@@ -141,16 +141,16 @@ class DecoderLayer:
 
     def _check(self) -> None:
         _check_range("heads", self._heads, 1, _MOST_HEADS)
-        _check_range("key_heads", self._key_heads, 1, _MOST_HEADS)
+        _check_range("kv_heads", self._kv_heads, 1, _MOST_HEADS)
         _check_range("head_size", self._head_size, _HEAD_UNIT, _MOST_COLUMNS)
         _check_multiple("head_size", self._head_size, str(_HEAD_UNIT), _HEAD_UNIT)
-        _check_multiple("heads", self._heads, "key_heads", self._key_heads)
+        _check_multiple("heads", self._heads, "kv_heads", self._kv_heads)
         if self._activation not in (0, 1):
             raise ValueError(f"activation {self._activation} is unknown; 0 is silu, 1 is gelu_tanh")
         hidden, width = self._hidden, int(self._matrices["gate"][2])
         _check_range("hidden", hidden, 1, _MOST_COLUMNS)
-        _check_range("the network's width", width, 1, _MOST_COLUMNS)
-        of_queries, of_keys = self._heads * self._head_size, self._key_heads * self._head_size
+        _check_range("the intermediate size", width, 1, _MOST_COLUMNS)
+        of_queries, of_keys = self._heads * self._head_size, self._kv_heads * self._head_size
         shapes = {"query": (of_queries, hidden), "key": (of_keys, hidden), "value": (of_keys, hidden)}
         shapes |= {
             "output": (hidden, of_queries),
@@ -178,11 +178,13 @@ class DecoderLayer:
     def _check_cache(self, keys: Any, values: Any) -> None:
         for name, array in (("keys", keys), ("values", values)):
             if array.ndim != 4 or array.dtype != np.float32 or (array.shape[3] > 1 and array.strides[3] != 4):
-                raise ValueError(f"{name} must be float32 [sequences, key_heads, tokens, head_size]")
+                raise ValueError(f"{name} must be float32 [sequences, kv_heads, tokens, head_size]")
+            if any(stride % 4 for stride in array.strides) or array.ctypes.data % 4:
+                raise ValueError(f"{name} is not aligned in memory")
         if keys.shape != values.shape:
             raise ValueError("keys and values differ in shape")
-        if (keys.shape[1], keys.shape[3]) != (self._key_heads, self._head_size):
-            raise ValueError(f"keys must have {self._key_heads} heads of {self._head_size}")
+        if (keys.shape[1], keys.shape[3]) != (self._kv_heads, self._head_size):
+            raise ValueError(f"keys must have {self._kv_heads} heads of {self._head_size}")
 
 
 def _seen(visible: Any, rows: int, new: int, tokens: int) -> Any:

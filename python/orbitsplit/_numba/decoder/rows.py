@@ -50,9 +50,7 @@ def attended(query: Singles, keys: Singles, values: Singles, scale: float, is_se
     """Return softmax(scale q K^T) V for query [size], keys and values [tokens, size] of those that are seen."""
     tokens = len(keys)
     scores = _totals(query * keys) * np.float32(scale)
-    greatest = np.float32(-np.inf)
-    for t in np.flatnonzero(is_seen & (scores > greatest)):
-        greatest = max(greatest, scores[t])
+    greatest = np.fmax.reduce(scores[is_seen], initial=np.float32(-np.inf))
     weights = np.zeros(-(-tokens // _LANES) * _LANES, np.float32)
     weights[:tokens] = np.where(is_seen, exponentials(scores - greatest), np.float32(0))
     total = _totals(weights[None])[0]

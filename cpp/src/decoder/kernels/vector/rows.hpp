@@ -27,7 +27,7 @@ inline float total(const Floats& sums) {
 
 // x = exp(x) for x from -87 to 88; what is beyond counts as that, NaN stays NaN. After Cephes' expf: exp(x) = 2^n exp(r)
 // with n the integer nearest to x log2(e), and a polynomial for exp(r).
-inline void exponentiate(Floats& x) {
+inline void exponential(Floats& x) {
     constexpr float least = -87.0F;
     constexpr float most = 88.0F;
     constexpr float log2_e = 1.44269504088896341F;
@@ -103,7 +103,7 @@ inline void score(const float* query, std::size_t size, float scale, const float
 }
 
 // Scores to weights that add up to 1; 0 for tokens that are not visible and for the padding.
-void weigh(float* scores, const Seen& seen) {
+void softmax(float* scores, const Seen& seen) {
     constexpr float infinity = std::numeric_limits<float>::infinity();
     const auto is_hidden = [&](std::size_t t) { return seen.visible != nullptr && seen.visible[t] == 0; };
     const std::size_t padded = (seen.tokens + lanes - 1) / lanes * lanes;
@@ -116,7 +116,7 @@ void weigh(float* scores, const Seen& seen) {
     for (std::size_t t = 0; t < padded; t += lanes) {
         load(scores + t, p);
         p -= largest;
-        exponentiate(p);
+        exponential(p);
         for (std::size_t j = 0; j < lanes; ++j)
             if (t + j >= seen.tokens || is_hidden(t + j)) p[j] = 0.0F;
         sums += p;
@@ -153,7 +153,7 @@ void attend(const float* query, std::size_t size, float scale, const Seen& seen,
         score<at_once>(query, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t);
     for (; t < seen.tokens; ++t)
         score<1>(query, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t);
-    weigh(scores, seen);
+    softmax(scores, seen);
     constexpr std::size_t wide = 8;
     constexpr std::size_t narrow = 2;
     std::size_t i = 0;
@@ -175,7 +175,7 @@ void activate(float* gate, const float* up, std::size_t count) {
         load(up + i, u);
         Floats power = -g;
         if constexpr (IsGelu) power = (power + power * (g * g) * cubic) * twice_root;
-        exponentiate(power);
+        exponential(power);
         store(g / (power + 1.0F) * u, gate + i);
     }
 }
