@@ -171,7 +171,9 @@ class Layer {
 }  // namespace
 
 void bind_decoder(py::module_& m) {
-    py::class_<Layer>(m, "DecoderLayer")
+    // An ordinary class, as in the stub.
+    const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
+    py::class_<Layer>(m, "DecoderLayer", plain)
         .def(py::init<std::int64_t, std::int64_t, std::int64_t, float, int, float, py::dict, py::dict,
                       py::dict>(),
              py::arg("heads"), py::arg("kv_heads"), py::arg("head_size"), py::arg("attention_scale"),
