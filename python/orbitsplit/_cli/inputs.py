@@ -55,11 +55,9 @@ def load_network(path: Path) -> osp.Network:
 def weight_options(
     texts: Sequence[str], codebook: osp.Codebook | None, models: Mapping[str, str] | None = None
 ) -> dict[str, osp.WeightOption]:
-    """Return the weights that `--weights NAME=PROFILE` gives; the codebook knows what they lose.
+    """Return the weights that `--weights NAME=PROFILE` gives, with `models` in place of the profiles' own.
 
-    `models` are the paths of some of them, in place of those of the profiles.
-
-    Raises ValueError if it does not, or there is none.
+    The codebook knows what they lose. Raises ValueError if it does not, or there is none.
     """
     options = {}
     for name, path in _pairs("--weights", texts, "PROFILE").items():

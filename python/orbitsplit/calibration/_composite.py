@@ -28,7 +28,7 @@ class Composite:
 
     def __init__(self, hooked: ActivationHooks) -> None:
         self._model, self._own = hooked.model, hooked.layers
-        self._layers_name, self._list = find_layers(hooked.model)
+        self._layers_name, _ = find_layers(hooked.model)
         self._parts: dict[_Part, Mapping[str, nn.Module]] = {}
 
     def load(self, plan: Plan) -> None:
