@@ -38,6 +38,15 @@ def _growing(layer: Any, most_tokens: int | None) -> Any:
     return layer
 
 
+def takes_chunks(cache: Cache) -> bool:
+    """Whether all layers of a growing cache take the tokens of a prompt a part at a time: plain attention does.
+
+    Layers with a state, as of convolutions and recurrences, take it whole: transformers' forwards go on from a state
+    for a single token only.
+    """
+    return all(isinstance(layer, (_GrowingLayer, _GrowingSlidingLayer)) for layer in cache.layers)
+
+
 def skip_tokens(layer: Any, sequences: int, tokens: int) -> bool:
     """Count new tokens in a layer of a growing cache that another stage runs: lengths and masks are as if it ran here.
 

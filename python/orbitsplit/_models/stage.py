@@ -29,12 +29,16 @@ from .architecture import Layout, Passthrough, find_layout, modules_outside, run
 from .decode_steps import DecodeSteps
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
-from .kv_cache import growing_cache
+from .kv_cache import growing_cache, takes_chunks
 from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported, without_values
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
 
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
+# How much the outputs of a prompt in chunks may differ from those of the whole, relative to the largest: other shapes
+# round differently, and a wrong mask or position changes more.
+_CHUNK_TOLERANCE = {torch.float32: 1e-4}
+_HALF_TOLERANCE = 0.05
 
 
 class StageModel:
@@ -99,6 +103,25 @@ class StageModel:
     def new_cache(self, most_tokens: int | None = None) -> Cache:
         """Return an empty KV cache for one group of sequences, which end at `most_tokens` tokens if that is known."""
         return growing_cache(self.config.get_text_config(decoder=True), most_tokens)
+
+    def runs_chunks(self) -> bool:
+        """Whether a prompt may run through the stage in several forwards that extend a cache.
+
+        It depends on the kinds of caches, and on a trial: a padded prompt in two chunks gives what it gives as a whole.
+        """
+        if not self.generates or not takes_chunks(self.new_cache()):
+            return False
+        rows, first, tokens = 2, 4, 7
+        mask = torch.ones(rows, tokens, dtype=torch.long)
+        mask[1, :2] = 0
+        x = self._example(rows, tokens)
+        whole = self.forward(x, mask, self.new_cache())
+        cache = self.new_cache()
+        self.forward(x[:, :first], mask[:, :first], cache, without_head=True)
+        last = self.forward(x[:, first:], mask, cache)
+        expected = whole if self.is_last else whole[:, first:]
+        tolerance = _CHUNK_TOLERANCE.get(self.model.dtype, _HALF_TOLERANCE)
+        return bool((last - expected).abs().max() <= tolerance * expected.abs().max())
 
     @torch.inference_mode()
     def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache, *, without_head: bool = False) -> Tensor:

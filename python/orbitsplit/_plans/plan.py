@@ -143,6 +143,7 @@ class Plan:
         return_latencies_s: `return_latency_s` of each link on the way of a token back: of the one from the last node to
             the first, or of those back along the chain. Empty: the way is the link from the last node to the first.
         weight_models: Name or path of the model with the `weights` of a stage, by their name.
+        chunk_tokens: Prompts run through the stages in chunks of so many tokens; None: as a whole.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
@@ -163,6 +164,7 @@ class Plan:
     max_accuracy_drop: float | None = None
     return_latencies_s: tuple[float, ...] = ()
     weight_models: Mapping[str, str] = field(default_factory=dict, hash=False)
+    chunk_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
@@ -170,6 +172,8 @@ class Plan:
         check_kind("workload", self.workload, Workload)
         check_count("layers", self.layers, 1)
         check_count("threads", self.threads, 1)
+        if self.chunk_tokens is not None:
+            check_count("chunk_tokens", self.chunk_tokens, 1)
         check_dtype("dtype", self.dtype)
         _check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
@@ -238,12 +242,13 @@ class Plan:
         codebook: Codebook | None = None,
         levels: Sequence[int | None] | None = None,
         nodes: Sequence[str] | None = None,
+        chunk_tokens: int | None = None,
     ) -> Plan:
         """Make a plan by hand: cut after `cuts` transformer layers of a model that has `layers` of them.
 
         `nodes` are the names of the stages' nodes, by default `node 0`, `node 1`, ...; the rates of links are not
         limited. Nothing is compressed unless `codecs` has one codec per cut, or `levels` one level of the `codebook`
-        per cut (None: uncompressed).
+        per cut (None: uncompressed). Prompts run in chunks of `chunk_tokens`, or as a whole.
 
         Example:
             >>> [(s.start, s.stop) for s in Plan.manual(cuts=[2, 3], layers=6).stages]
@@ -260,7 +265,7 @@ class Plan:
                 raise ValueError("levels are those of a codebook: give one, and no codecs")
             if len(levels) != len(cuts):
                 raise ValueError(f"{len(cuts)} cuts need {len(cuts)} levels, got {len(levels)}")
-            plan = cls.manual(cuts, layers, nodes=nodes)
+            plan = cls.manual(cuts, layers, nodes=nodes, chunk_tokens=chunk_tokens)
             return plan.with_levels(codebook, dict(zip(cuts, levels, strict=True)))
         names = [f"node {k}" for k in range(len(cuts) + 1)] if nodes is None else list(nodes)
         if len(names) != len(cuts) + 1:
@@ -279,7 +284,7 @@ class Plan:
             PlanStage(node=names[k], start=edges[k], stop=edges[k + 1], codec=codec)
             for k, codec in enumerate([*chosen, None])
         )
-        return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2)
+        return cls(stages=stages, links=(PlanLink(),) * len(cuts), layers=layers + 2, chunk_tokens=chunk_tokens)
 
     @property
     def codebook_levels(self) -> dict[int, int]:
@@ -315,13 +320,15 @@ class Plan:
         return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready data, `weights` where there are any; `from_dict` takes it back."""
+        """Return the plan as JSON-ready data, weights and chunks if it has any; `from_dict` takes it back."""
         data = asdict(self)
         for stage in data["stages"]:
             if stage["weights"] is None:
                 del stage["weights"]
         if not data["weight_models"]:
             del data["weight_models"]
+        if self.chunk_tokens is None:
+            del data["chunk_tokens"]
         return document_of(FORMAT, VERSION, data)
 
     @classmethod
@@ -360,7 +367,7 @@ class Plan:
         """Return a text with the plan, its bottlenecks if it has a prediction, and its certificate if it has one."""
         lines = [str(self)]
         if self.prediction is not None:
-            lines += bottlenecks(self.prediction, [stage.node for stage in self.stages])
+            lines += bottlenecks(self.prediction, [stage.node for stage in self.stages], self.chunk_tokens)
         if self.certificate is not None:
             lines.append(str(self.certificate))
         return "\n".join(lines)

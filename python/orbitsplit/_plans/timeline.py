@@ -72,7 +72,7 @@ def _draw(axis: Any, title: str, trace: Trace) -> None:
                 [(event.start_s, event.duration_s)],
                 (position[lane] - 0.4, 0.8),
                 facecolors=_COLOURS[event.kind],
-                alpha=1.0 if event.step == 0 else 0.55,
+                alpha=1.0 if event.step <= 0 else 0.55,
                 # Short events have a minimum width: otherwise some of many equal ones would be invisible.
                 edgecolor=_COLOURS[event.kind],
                 linewidth=0.5,

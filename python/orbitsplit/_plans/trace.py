@@ -27,7 +27,7 @@ class TraceEvent(NamedTuple):
         node: Name of the node.
         kind: "compute", "encode", "send", "wait", "receive" or "decode".
         group: Index of the sequence group.
-        step: Token step; 0 is the prefill.
+        step: Token step; 0 is the prefill, or its last chunk, with chunks before it -1, -2, ... backwards.
         start_s: Seconds since the start of the run.
         stop_s: Seconds since the start of the run.
     """

@@ -3,15 +3,16 @@
 The rows of a batch run through the chain of stages in groups (micro-batches). Each group has its own KV cache and runs
 independently, so that one group is computed while another is on a link: prefill keeps the chain full, and a group
 starts to decode as soon as its first token has returned, without a barrier. Groups may start and end at any time.
+Prompts may run in chunks, one behind the other: the steps of a group are numbered as `Group` says.
 
     first stage     FirstStage    starts groups, owns their tokens, sends the next step when a token returns
     other stages    Follower      process what arrives; the last stage turns logits into tokens for the first
 
-Every message answers an earlier one, except those that start a group. A group has one message in flight, so when one
-arrives corrupted, no other message of the group is on any link: CORRUPTED is passed down the chain, and the first stage
-sends its last message of the group again, as does every stage that it reaches, up to the one that missed it. Nothing is
-computed twice, so caches are the same to the last bit. In the same way FAILED reports that a stage raised an error for
-a group, which ends that group alone.
+Every message answers an earlier one, except those that start a group. A group has the chunks of its prompt in flight,
+or one further step, and every stage keeps what it has sent of them. When one arrives corrupted, the stage passes
+CORRUPTED down the chain and ignores the steps behind the missing one, until the first stage has sent all of them again,
+and so has every stage that they reach, up to the one that missed it. Nothing is computed twice, so caches are the same
+to the last bit. In the same way FAILED reports that a stage raised an error for a group, which ends that group alone.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Kind(IntEnum):
 class Message(NamedTuple):
     """One message. `x` is an activation [b, S, H], or the new tokens [b] that return to the first stage.
 
-    `reason` is the error of a message FAILED.
+    A BEGIN or STEP without `x` has arrived corrupted. `reason` is the error of a message FAILED.
     """
 
     kind: Kind
@@ -78,8 +79,11 @@ class Outlet(Protocol):
     def send(self, group: int, step: int, x: Tensor) -> None:
         """Send a further result."""
 
-    def repeat(self, group: int) -> None:
-        """Send the last result of a group once more: a later stage did not get what was made of it."""
+    def repeat(self, group: int, step: int) -> None:
+        """Send a result once more: a later stage did not get what was made of it. Steps without a result are ignored.
+
+        These are the steps of the prompt, or the last one after it.
+        """
 
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         """Send a message without a result on: END, CORRUPTED, FAILED or STOP."""
@@ -93,11 +97,11 @@ class Forward(Protocol):
     def begin(self, group: Group) -> None:
         """Allocate the state of a group, replacing the state it may have."""
 
-    def forward(self, group: int, step: int, x: Any) -> Tensor:
+    def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b].
 
         `x` is the activation of the previous stage; on the first stage the tokens [b, S], or for a group that generates
-        nothing the inputs by name.
+        nothing the inputs by name. None on the last stage for a chunk (step < 0) behind which the prompt goes on.
         """
 
     def drop(self, group: int) -> None:
@@ -122,18 +126,25 @@ class Report(Protocol):
 
 @dataclass
 class _Running:
-    """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step."""
+    """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step.
+
+    `step` is the last one that was sent, 1 below the first step before that.
+    """
 
     group: Group
     x: Any
     rows_running: Tensor
+    step: int
     got: list[Tensor] = field(default_factory=list)
     corruptions: int = 0
     is_cancelled: bool = False
 
 
 class FirstStage:
-    """The first stage. At most `most_groups` groups are in flight; others wait in order of arrival."""
+    """The first stage. At most `most_groups` groups are in flight; others wait in order of arrival.
+
+    `advance` runs the prompts, a chunk at a time and in order of arrival, so that others' tokens go on meanwhile.
+    """
 
     def __init__(self, stage: Forward, outlet: Outlet, report: Report, *, most_groups: int) -> None:
         self._stage = stage
@@ -143,63 +154,93 @@ class FirstStage:
         self._waiting: deque[_Running] = deque()
         self._running: dict[int, _Running] = {}
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether `advance` has work: there are prompts of which not every chunk was sent."""
+        return (bool(self._waiting) and len(self._running) < self._most_groups) or self._next_prompt() is not None
+
     def begin(self, group: Group, x: Any) -> None:
-        """Start a group, or queue it: `x` are its tokens [b, S], or the inputs of its forward."""
+        """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
-        self._waiting.append(_Running(group, x, rows_running))
-        self._fill()
+        self._waiting.append(_Running(group, x, rows_running, group.first_step - 1))
+
+    def advance(self) -> None:
+        """Run the next chunk of the prompt that has waited longest, if there is one."""
+        running = self._next_prompt()
+        if running is None and self._waiting and len(self._running) < self._most_groups:
+            running = self._waiting.popleft()
+            self._running[running.group.id] = running
+        if running is not None:
+            self._send(running)
 
     def cancel(self, group: int) -> None:
-        """End a group as soon as its message returns; a group that has ended is ignored."""
+        """End a group as soon as nothing of it is awaited; a group that has ended is ignored."""
         for running in self._waiting:
             if running.group.id == group:
                 self._waiting.remove(running)
                 self._report.end(group)
                 return
         if group in self._running:
-            self._running[group].is_cancelled = True
+            running = self._running[group]
+            running.is_cancelled = True
+            if running.step < 0:
+                self._finish(running)
 
     def returned(self, message: Message) -> None:
-        """Process a message of the last stage: tokens, CORRUPTED or FAILED."""
-        running = self._running[message.group]
+        """Process a message of the last stage: tokens, CORRUPTED or FAILED.
+
+        What is repeated may return twice: tokens that are there already, and messages of a group that has ended, are
+        ignored.
+        """
+        running = self._running.get(message.group)
+        if running is None:
+            return
         if running.is_cancelled:
             self._finish(running)
         elif message.kind is Kind.FAILED:
             self._fail(running, "request", message.reason)
-        elif message.x is None:
+        elif message.kind is Kind.CORRUPTED:
             self._repeat(running)
+        elif message.step != len(running.got):
+            return
         elif not running.group.generates:
             self._finish(running)
-        elif self._add_tokens(running, message.x):
-            self._continue(running, message.step + 1)
         else:
-            self._finish(running)
+            assert message.x is not None, "tokens arrive whole, or as CORRUPTED"
+            if self._add_tokens(running, message.x):
+                self._send(running)
+            else:
+                self._finish(running)
 
-    def _fill(self) -> None:
-        while self._waiting and len(self._running) < self._most_groups:
-            running = self._waiting.popleft()
-            self._running[running.group.id] = running
-            if (reason := self._start(running)) is not None:
-                self._report.fail(running.group.id, "request", reason)
-                self._drop(running)  # not by `_fail`, which would fill again within this loop
+    def _next_prompt(self) -> _Running | None:
+        return next((running for running in self._running.values() if running.step < 0), None)
 
-    def _start(self, running: _Running) -> str | None:
-        """Run the first step; return the error that the stage raised for the group, if any."""
-
-        def work() -> None:
-            self._stage.begin(running.group)
-            self._outlet.begin(running.group, self._stage.forward(running.group.id, 0, running.x))
-
-        return _error_of(self._stage, work)
-
-    def _continue(self, running: _Running, step: int) -> None:
-        def work() -> None:
-            group = running.group.id
-            self._outlet.send(group, step, self._stage.forward(group, step, running.got[-1][:, None]))
-
-        if (reason := _error_of(self._stage, work)) is not None:
+    def _send(self, running: _Running) -> None:
+        """Run the next step of a group, and send what the stage makes of it."""
+        reason = _error_of(self._stage, functools.partial(self._run_step, running, running.step + 1))
+        if reason is not None:
             self._fail(running, "request", reason)
+
+    def _run_step(self, running: _Running, step: int) -> None:
+        group = running.group
+        if step == group.first_step:
+            self._stage.begin(group)
+        if step > 0:
+            x = running.got[-1][:, None]
+        elif group.first_step < 0:
+            positions = group.positions(step)
+            x = running.x[:, positions.start : positions.stop]
+        else:
+            x = running.x
+        output = self._stage.forward(group.id, step, x)
+        running.step = step
+        if output is None:
+            return
+        if step == group.first_step:
+            self._outlet.begin(group, output)
+        else:
+            self._outlet.send(group.id, step, output)
 
     def _add_tokens(self, running: _Running, tokens: Tensor) -> bool:
         """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
@@ -217,17 +258,16 @@ class FirstStage:
             self._fail(running, "corruption", f"{running.corruptions} of its messages in a row arrived corrupted")
             return
         self._report.retry(running.group.id, len(running.got), running.corruptions)
-        self._outlet.repeat(running.group.id)
+        for step in _kept_steps(running.group.first_step, running.step):
+            self._outlet.repeat(running.group.id, step)
 
     def _finish(self, running: _Running) -> None:
         self._report.end(running.group.id)
         self._drop(running)
-        self._fill()
 
     def _fail(self, running: _Running, kind: str, reason: str) -> None:
         self._report.fail(running.group.id, kind, reason)
         self._drop(running)
-        self._fill()
 
     def _drop(self, running: _Running) -> None:
         group = running.group.id
@@ -248,31 +288,44 @@ class Follower:
     def take(self, message: Message) -> bool:
         """Take the next message; return whether there will be more."""
         kind, group = message.kind, message.group
-        if kind not in (Kind.BEGIN, Kind.STEP):
-            if kind is Kind.END:
-                self._stage.drop(group)
-                self._steps.pop(group, None)
-                self._errors.pop(group, None)
-            self._outlet.notify(kind, group, message.reason)
-            return kind is not Kind.STOP
-        is_new = self._steps.get(group) != message.step
-        if is_new:
-            self._steps[group] = message.step
+        if kind in (Kind.BEGIN, Kind.STEP):
+            self._take_step(message)
+            return True
+        if kind is Kind.END:
+            self._stage.drop(group)
+            self._steps.pop(group, None)
+            self._errors.pop(group, None)
+        self._outlet.notify(kind, group, message.reason)
+        return kind is not Kind.STOP
+
+    def _take_step(self, message: Message) -> None:
+        group, step = message.group, message.step
+        last = self._steps.get(group)
+        if last is not None and step <= last:
+            if group in self._errors:
+                self._outlet.notify(Kind.FAILED, group, self._errors[group])
+            else:
+                self._outlet.repeat(group, step)
+        elif group in self._errors or not (message.begun is not None if last is None else step == last + 1):
+            return  # the group has failed, or a step before this one is missing, which is on its way again
+        elif message.x is None:
+            self._outlet.notify(Kind.CORRUPTED, group)
+        else:
+            self._steps[group] = step
             error = _error_of(self._stage, functools.partial(self._process, message))
             if error is not None:
                 self._errors[group] = error
-        if group in self._errors:
-            self._outlet.notify(Kind.FAILED, group, self._errors[group])
-        elif not is_new:
-            self._outlet.repeat(group)
-        return True
+                self._outlet.notify(Kind.FAILED, group, error)
 
     def _process(self, message: Message) -> None:
         if message.begun is not None:
             self._stage.begin(message.begun)
-            self._outlet.begin(message.begun, self._stage.forward(message.group, 0, message.x))
+        x = self._stage.forward(message.group, message.step, message.x)
+        if x is None:
+            return
+        if message.begun is not None:
+            self._outlet.begin(message.begun, x)
         else:
-            x = self._stage.forward(message.group, message.step, message.x)
             self._outlet.send(message.group, message.step, x)
 
 
@@ -281,6 +334,11 @@ def run_follower(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
     follower = Follower(stage, outlet)
     while follower.take(inlet.receive()):
         pass
+
+
+def _kept_steps(first_step: int, last_step: int) -> range:
+    """Return the steps that may have to be sent again: those of the prompt, or the last one after it."""
+    return range(last_step if last_step > 0 else first_step, last_step + 1)
 
 
 def _error_of(stage: Forward, work: Callable[[], None]) -> str | None:
@@ -313,9 +371,9 @@ class Loopback:
         """Return further tokens."""
         self._put(Message(Kind.STEP, group, step, x))
 
-    def repeat(self, group: int) -> None:
+    def repeat(self, group: int, step: int) -> None:
         """Fail: what never leaves the process is not damaged."""
-        raise AssertionError(f"a message of group {group} was lost within a process")
+        raise AssertionError(f"step {step} of group {group} was lost within a process")
 
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         """Do nothing: there is no other stage."""

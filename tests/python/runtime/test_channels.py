@@ -32,7 +32,7 @@ class Memory:
     """Both ends of a channel, in memory; corrupted payloads arrive as the transport returns them."""
 
     messages: deque[tuple[Header, bytes, bytes | None]] = field(default_factory=deque)
-    last: dict[int, tuple[Header, bytes, bytes | None]] = field(default_factory=dict)
+    last: dict[tuple[int, int], tuple[Header, bytes, bytes | None]] = field(default_factory=dict)
 
     def send(
         self, header: Header, payload: bytes = b"", *, description: bytes = b"", is_answered: bool = True
@@ -40,15 +40,15 @@ class Memory:
         header = header._replace(payload_bytes=len(payload), description_bytes=len(description))
         self.messages.append((header, description, bytes(payload)))
         if is_answered:
-            self.last[header.group] = self.messages[-1]
+            self.last[header.group, header.step] = self.messages[-1]
         return 10.0, 12.0
 
-    def repeat(self, group: int) -> tuple[Header, float, float]:
-        self.messages.append(self.last[group])
-        return self.last[group][0], 12.0, 14.0
+    def repeat(self, group: int, step: int) -> tuple[Header, float, float]:
+        self.messages.append(self.last[group, step])
+        return self.last[group, step][0], 12.0, 14.0
 
     def forget(self, group: int) -> None:
-        self.last.pop(group, None)
+        self.last = {key: message for key, message in self.last.items() if key[0] != group}
 
     def receive(self) -> tuple[Header, memoryview, memoryview | None]:
         header, description, payload = self.messages.popleft()
@@ -143,7 +143,7 @@ def test_what_is_sent_again_is_what_was_sent_and_counts_as_a_frame() -> None:
     first = ends.inlet.receive()
     ends.outlet.notify(Kind.CORRUPTED, 3)  # of a stage before: what was sent may yet be asked for
     assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
-    ends.outlet.repeat(3)
+    ends.outlet.repeat(3, 0)
     again = ends.inlet.receive()
     assert again._replace(x=None) == first._replace(x=None)
     assert torch.equal(arrived(again), arrived(first))
@@ -201,15 +201,17 @@ def test_a_corrupted_frame_is_reported(step: int, position: int) -> None:
     corrupted = bytearray(frame)
     corrupted[position] ^= 0x40
     ends.memory.messages.append((header, description, bytes(corrupted)))
-    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
+    begun = GROUP if step == 0 else None
+    assert ends.inlet.receive() == Message(Kind.BEGIN if begun else Kind.STEP, 3, step, None, begun)
     ends.memory.messages.append((header, description, None))  # as the transport returns it
-    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
+    begun = GROUP if step == 0 else None
+    assert ends.inlet.receive() == Message(Kind.BEGIN if begun else Kind.STEP, 3, step, None, begun)
 
 
 def test_a_valid_frame_larger_than_announced_is_not_decoded() -> None:
     ends = activation_ends()
     ends.memory.send(Header(Kind.STEP, 3, 0, rows=2, tokens=5), osp.compress(torch.zeros(2, 500, HIDDEN), codec="int8"))
-    assert ends.inlet.receive() == Message(Kind.CORRUPTED, 3)
+    assert ends.inlet.receive() == Message(Kind.STEP, 3, 0)
 
 
 def test_a_header_cannot_make_the_receiver_allocate_more_than_a_message_may_hold(
@@ -274,9 +276,9 @@ def test_a_longer_prompt_than_the_plan_has_is_received() -> None:
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        (replace(GROUP, rows=3), r"announces group, rows and tokens \(3, 2, 5\), its description says \(3, 3, 5\)"),
-        (replace(GROUP, tokens=6), r"\(3, 2, 5\), its description says \(3, 2, 6\)"),
-        (replace(GROUP, id=4), r"\(3, 2, 5\), its description says \(4, 2, 5\)"),
+        (replace(GROUP, rows=3), r"group, rows, step and tokens \(3, 2, 0, 5\), its description says \(3, 3, 0, 5\)"),
+        (replace(GROUP, tokens=6), r"\(3, 2, 0, 5\), its description says \(3, 2, 0, 6\)"),
+        (replace(GROUP, id=4), r"\(3, 2, 0, 5\), its description says \(4, 2, 0, 5\)"),
         (replace(GROUP, tokens=1 << 40, max_new_tokens=0), r"attention_mask \(2, 1099511627776\) in torch.int64 takes"),
         (
             replace(GROUP, max_new_tokens=0, inputs=(("pixel_values", (2, 1 << 30), "float32"),)),
@@ -284,6 +286,7 @@ def test_a_longer_prompt_than_the_plan_has_is_received() -> None:
         ),
         (replace(GROUP, inputs=(("pixel_values", (2, 2), "load"),)), "its description is invalid"),
         (replace(GROUP, rows="2"), "its description is invalid"),
+        (replace(GROUP, chunk_tokens=2), r"\(3, 2, 0, 5\), its description says \(3, 2, -2, 2\)"),
     ],
 )
 def test_a_description_that_its_header_does_not_announce_is_refused(group: Group, message: str) -> None:

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from transformers.cache_utils import Cache
 
 from orbitsplit._models.stage import StageModel
-from orbitsplit._plans.trace import Recorder
-from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.groups import Group, Sampling, packed_mask
-from orbitsplit.runtime._worker.computation import Computation
+from tests.support.stage_chain import Chain
 from tests.support.tiny_models import LAYERS, save_tiny_model, tiny_prompts
 
 TOP = LAYERS + 2
@@ -29,55 +25,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-class Chain:
-    """Stages in one process, without links; a new one has no caches."""
-
-    def __init__(self, stages: list[StageModel]) -> None:
-        self._stages = stages
-        self._held: list[dict[int, Cache]] = []
-        self._computations = []
-        for stage in stages:
-            held: dict[int, Cache] = {}
-            self._held.append(held)
-            self._computations.append(
-                Computation("it", Kept(stage, held), Pace(Recorder()), lambda *_: None, lambda _: None)  # type: ignore[arg-type]
-            )
-
-    def run(self, group: Group, x: Tensor, steps: int) -> Tensor:
-        """Begin a group and make so many tokens; return them [b, steps]."""
-        made: list[Tensor] = []
-        for computation in self._computations:
-            computation.begin(group)
-        for step in range(steps):
-            for computation in self._computations:
-                x = computation.forward(group.id, step, x)
-            made.append(x)
-            x = x[:, None]
-        return torch.stack(made, dim=1)
-
-    def cached(self) -> list[Tensor]:
-        """Return keys and values of all layers, in order."""
-        caches = [cache for held in self._held for cache in held.values()]
-        states = [state for cache in caches for layer in cache.layers for state in (layer.keys, layer.values)]
-        return [state for state in states if state.dtype == torch.float32]  # those of other stages are stand-ins
-
-
-class Kept:
-    """A stage whose caches a test can look into."""
-
-    def __init__(self, stage: StageModel, held: dict[int, Cache]) -> None:
-        self._stage = stage
-        self._held = held
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stage, name)
-
-    def new_cache(self, most_tokens: int) -> Cache:
-        cache = self._stage.new_cache(most_tokens)
-        self._held[len(self._held)] = cache
-        return cache
 
 
 # gemma3_text slides over 6 tokens, and all of them are left behind here.
@@ -93,13 +40,14 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("sampling", [None, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("chunk_tokens", [None, 4])
 def test_a_restarted_group_has_the_caches_and_tokens_of_one_that_never_stopped(
-    parts: dict[int, list[StageModel]], sampling: Sampling | None
+    parts: dict[int, list[StageModel]], sampling: Sampling | None, chunk_tokens: int | None
 ) -> None:
     # All tokens went through in one forward: other kernels, whose keys and logits differed in their last bits, so that
     # of two tokens that were nearly level another one won.
     prompts, mask = tiny_prompts((5, 9, 2))
-    group = Group(1, 3, 9, packed_mask(mask), 30, sampling=sampling)
+    group = Group(1, 3, 9, packed_mask(mask), 30, sampling=sampling, chunk_tokens=chunk_tokens)
     undisturbed = Chain(parts[3])
     tokens = undisturbed.run(group, prompts, 20)
 

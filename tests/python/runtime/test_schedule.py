@@ -59,14 +59,16 @@ class ToyStage:
         self.begun.append(group)
         self.caches[group.id] = []
 
-    def forward(self, group: int, step: int, x: Any) -> Tensor:
+    def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         self.calls.append((group, step))
         self.raises(group, step)
         cache = self.caches[group]
-        assert len(cache) == step, "a step is missing or came twice"
+        assert len(cache) == step - self.begun_as(group).first_step, "a step is missing or came twice"
         cache.append(x)
         if not self.is_last:
             return x  # type: ignore[no-any-return]
+        if step < 0:
+            return None
         if not self.begun_as(group).generates:
             return torch.zeros(0, dtype=torch.int64)
         return torch.tensor([next_token(row) for row in torch.cat(cache, dim=1).tolist()])
@@ -84,25 +86,33 @@ class Wire:
 
     corrupts: Callable[[Message], bool] = lambda _message: False
     messages: deque[Message] = field(default_factory=deque)
-    last: dict[int, Message] = field(default_factory=dict)
+    kept: dict[int, dict[int, Message]] = field(default_factory=dict)
 
     def begin(self, group: Group, x: Tensor) -> None:
-        self._put(Message(Kind.BEGIN, group.id, 0, x, group))
+        self._keep(Message(Kind.BEGIN, group.id, group.first_step, x, group))
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        self._put(Message(Kind.STEP, group, step, x))
+        self._keep(Message(Kind.STEP, group, step, x))
 
-    def repeat(self, group: int) -> None:
-        self._put(self.last[group])
+    def repeat(self, group: int, step: int) -> None:
+        self._put(self.kept[group][step])
 
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         if kind is Kind.END:
-            self.last.pop(group, None)
+            self.kept.pop(group, None)
         self.messages.append(Message(kind, group, reason=reason))
 
+    def _keep(self, message: Message) -> None:
+        if message.step > 0:
+            self.kept[message.group].clear()
+        self.kept.setdefault(message.group, {})[message.step] = message
+        self._put(message)
+
     def _put(self, message: Message) -> None:
-        self.last[message.group] = message
-        self.messages.append(Message(Kind.CORRUPTED, message.group) if self.corrupts(message) else message)
+        self.messages.append(self.damaged(message) if self.corrupts(message) else message)
+
+    def damaged(self, message: Message) -> Message:
+        return message._replace(x=None)
 
     def receive(self) -> Message:
         return self.messages.popleft()
@@ -113,6 +123,13 @@ class TokenWire(Wire):
 
     def begin(self, group: Group, x: Tensor) -> None:
         self.send(group.id, 0, x)
+
+    def repeat(self, group: int, step: int) -> None:
+        if step >= 0:
+            super().repeat(group, step)
+
+    def damaged(self, message: Message) -> Message:
+        return Message(Kind.CORRUPTED, message.group)
 
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         if kind in (Kind.CORRUPTED, Kind.FAILED):
@@ -155,12 +172,22 @@ class Chain:
         self.first = FirstStage(self.toys[0], self.wires[0], self.report, most_groups=most_groups)
         self._random = random.Random(seed)
 
+    def begin(self, group: Group, prompts: Tensor) -> None:
+        """Begin a group, and run its prompt on the first stage if it may start."""
+        self.first.begin(group, prompts)
+        while self.first.has_prompts:
+            self.first.advance()
+
     def deliver(self) -> bool:
-        """Deliver one message; return whether there was one."""
+        """Deliver one message, or run a prompt's next chunk; return whether there was any."""
         ready = [k for k, wire in enumerate(self.wires) if wire.messages]
+        ready += [-1] if self.first.has_prompts else []
         if not ready:
             return False
         k = self._random.choice(ready)
+        if k == -1:
+            self.first.advance()
+            return True
         if k == len(self.wires) - 1:
             self.first.returned(self.wires[k].receive())
             return True
@@ -175,15 +202,18 @@ class Chain:
         return torch.cat([prompts, *(got[:, None] for got in self.report.got.get(group.id, []))], dim=1).tolist()  # type: ignore[no-any-return]
 
 
-def make_group(number: int, prompts: Tensor, new_tokens: int, eos: tuple[int, ...] = ()) -> Group:
-    return Group(number, *prompts.shape, None, new_tokens, eos, PAD)
+def make_group(
+    number: int, prompts: Tensor, new_tokens: int, eos: tuple[int, ...] = (), chunk_tokens: int | None = None
+) -> Group:
+    return Group(number, *prompts.shape, None, new_tokens, eos, PAD, chunk_tokens=chunk_tokens)
 
 
 def make_prompts(rows: int, tokens: int, seed: int) -> Tensor:
     return torch.randint(0, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
 
 
-batches = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7)), min_size=1, max_size=5)
+chunks = st.none() | st.integers(1, 4)
+batches = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 7), chunks), min_size=1, max_size=5)
 
 
 @settings(max_examples=100, deadline=None)
@@ -196,14 +226,19 @@ batches = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1
     corruption=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
 )
 def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
-    batches: list[tuple[int, int, int]], stages: int, most_groups: int, eos: set[int], seed: int, corruption: float
+    batches: list[tuple[int, int, int, int | None]],
+    stages: int,
+    most_groups: int,
+    eos: set[int],
+    seed: int,
+    corruption: float,
 ) -> None:
     source = random.Random(seed)
     chain = Chain(stages, most_groups=most_groups, seed=seed, corrupts=lambda _: source.random() < corruption)
     groups = []
-    for number, (rows, tokens, new_tokens) in enumerate(batches):
+    for number, (rows, tokens, new_tokens, chunk_tokens) in enumerate(batches):
         prompts = make_prompts(rows, tokens, seed + number)
-        groups.append((make_group(number, prompts, new_tokens, tuple(sorted(eos))), prompts))
+        groups.append((make_group(number, prompts, new_tokens, tuple(sorted(eos)), chunk_tokens), prompts))
         chain.first.begin(*groups[-1])
         for _ in range(source.randrange(6)):  # groups begin during others
             chain.deliver()
@@ -225,6 +260,7 @@ def test_one_stage_sends_to_its_own_inbox() -> None:
     report = Reported()
     first = FirstStage(ToyStage(True), Loopback(inbox.append), report, most_groups=2)
     first.begin(make_group(0, prompts, 9, (4,)), prompts)
+    first.advance()
     while inbox:
         first.returned(inbox.popleft())
     got = torch.cat([prompts, torch.stack(report.got[0], dim=1)], dim=1)
@@ -235,7 +271,7 @@ def test_all_prompts_enter_before_any_group_decodes() -> None:
     chain = Chain(3)
     for number in range(4):
         prompts = make_prompts(1, 2, number)
-        chain.first.begin(make_group(number, prompts, 3), prompts)
+        chain.begin(make_group(number, prompts, 3), prompts)
     assert chain.toys[0].calls == [(0, 0), (1, 0), (2, 0), (3, 0)]
 
 
@@ -244,7 +280,7 @@ def test_a_group_continues_without_waiting_for_the_others() -> None:
     chain = Chain(2)
     for number in range(2):
         prompts = make_prompts(1, 1, number)
-        chain.first.begin(make_group(number, prompts, 3), prompts)
+        chain.begin(make_group(number, prompts, 3), prompts)
     for step in range(3):
         chain.first.returned(Message(Kind.STEP, 0, step, torch.tensor([5])))
     assert [token.item() for token in chain.report.got[0]] == [5, 5, 5]
@@ -255,7 +291,7 @@ def test_no_more_groups_than_allowed_are_in_flight_in_order_of_arrival() -> None
     chain = Chain(2, most_groups=2)
     for number in range(5):
         prompts = make_prompts(1, 1, number)
-        chain.first.begin(make_group(number, prompts, 2), prompts)
+        chain.begin(make_group(number, prompts, 2), prompts)
     most = 0
     while chain.deliver():
         most = max(most, len(chain.toys[0].caches))
@@ -268,7 +304,7 @@ def test_a_cancelled_group_ends_with_the_tokens_it_has() -> None:
     chain = Chain(2, most_groups=1)
     for number in range(3):
         prompts = make_prompts(1, 1, number)
-        chain.first.begin(make_group(number, prompts, 50), prompts)
+        chain.begin(make_group(number, prompts, 50), prompts)
     while len(chain.report.got.get(0, [])) < 3:
         chain.deliver()
     chain.first.cancel(1)  # waits still
@@ -296,7 +332,7 @@ def test_a_corrupted_message_changes_no_token(hop: int, step: int) -> None:
     chain.wires[hop].corrupts = corrupts
     prompts = make_prompts(2, 3, 5)
     group = make_group(0, prompts, 6, (9,))
-    chain.first.begin(group, prompts)
+    chain.begin(group, prompts)
     chain.run()
     assert left == [0]
     assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 6, (9,))
@@ -305,11 +341,95 @@ def test_a_corrupted_message_changes_no_token(hop: int, step: int) -> None:
     assert [len(toy.begun) for toy in chain.toys] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("hop", [0, 1])
+@pytest.mark.parametrize("chunk", [0, 1, 3])
+def test_a_corrupted_chunk_is_sent_again_with_those_behind_it(hop: int, chunk: int) -> None:
+    left = [1]
+
+    def corrupts(message: Message) -> bool:
+        is_it = message.step == chunk - 3 and left[0] > 0
+        left[0] -= is_it
+        return is_it
+
+    chain = Chain(3)
+    chain.wires[hop].corrupts = corrupts
+    prompts = make_prompts(2, 7, 5)
+    group = make_group(0, prompts, 3, chunk_tokens=2)
+    chain.begin(group, prompts)
+    chain.run()
+    assert left == [0]
+    assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), 3, ())
+    assert chain.report.retried == [(0, 0, 1)]
+    steps = [(0, step) for step in (-3, -2, -1, 0, 1, 2)]
+    assert [toy.calls for toy in chain.toys] == [steps] * 3
+
+
+def test_a_damaged_link_asks_once_for_chunks_that_are_missing() -> None:
+    damaged = {-3, -2, 0}
+
+    def corrupts(message: Message) -> bool:
+        is_it = message.step in damaged
+        damaged.discard(message.step)
+        return is_it
+
+    chain = Chain(2)
+    chain.wires[0].corrupts = corrupts
+    prompts = make_prompts(1, 4, 5)
+    chain.begin(make_group(0, prompts, 1, chunk_tokens=1), prompts)
+    chain.run()
+    assert damaged == set()
+    assert chain.report.retried == [(0, 0, 1)]
+    assert len(chain.report.got[0]) == 1
+
+
+def test_tokens_of_others_go_on_between_the_chunks_of_a_prompt() -> None:
+    chain = Chain(2)
+    short, long = make_prompts(1, 1, 0), make_prompts(1, 8, 1)
+    chain.begin(make_group(0, short, 3), short)
+    chain.first.begin(make_group(1, long, 1, chunk_tokens=2), long)
+    for step in range(2):
+        chain.first.advance()
+        chain.first.returned(Message(Kind.STEP, 0, step, torch.tensor([5])))
+    assert chain.toys[0].calls == [(0, 0), (1, -3), (0, 1), (1, -2), (0, 2)]
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_an_error_in_a_chunk_ends_its_group_alone(stage: int) -> None:
+    chain = Chain(3)
+
+    def raises(group: int, step: int) -> None:
+        if (group, step) == (0, -1):
+            raise ValueError("no")
+
+    chain.toys[stage].raises = raises
+    long, short = make_prompts(1, 8, 1), make_prompts(1, 2, 0)
+    chain.begin(make_group(0, long, 3, chunk_tokens=2), long)
+    other = make_group(1, short, 3)
+    chain.begin(other, short)
+    chain.run()
+    assert chain.report.failed == {0: ("request", "toy: ValueError: no")}
+    assert chain.rows(other, short) == generate_by_rows(short.tolist(), 3, ())
+    assert all(not toy.caches for toy in chain.toys)
+
+
+def test_a_group_cancelled_between_two_chunks_ends_without_the_others() -> None:
+    chain = Chain(2)
+    prompts = make_prompts(1, 8, 1)
+    chain.first.begin(make_group(0, prompts, 3, chunk_tokens=2), prompts)
+    chain.first.advance()
+    chain.first.cancel(0)
+    assert chain.report.ended == [0]
+    assert not chain.first.has_prompts
+    chain.run()
+    assert chain.toys[0].calls == [(0, -3)]
+    assert (chain.report.got, chain.toys[1].caches) == ({}, {})
+
+
 def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
     chain = Chain(2, corrupts=lambda message: message.kind is Kind.BEGIN and message.group == 0)
     for number in range(2):
         prompts = make_prompts(1, 2, number)
-        chain.first.begin(make_group(number, prompts, 3), prompts)
+        chain.begin(make_group(number, prompts, 3), prompts)
     chain.run()
     assert chain.report.retried == [(0, 0, count + 1) for count in range(MAX_CORRUPTIONS)]
     reason = f"{MAX_CORRUPTIONS + 1} of its messages in a row arrived corrupted"
@@ -321,7 +441,7 @@ def test_a_group_whose_messages_never_arrive_whole_is_given_up() -> None:
 def test_a_group_that_generates_nothing_ends_with_its_first_message() -> None:
     chain = Chain(3)
     prompts = make_prompts(2, 3, 0)
-    chain.first.begin(make_group(0, prompts, 0), prompts)
+    chain.begin(make_group(0, prompts, 0), prompts)
     chain.run()
     assert chain.report.got == {}
     assert chain.report.ended == [0]
@@ -331,7 +451,7 @@ def test_a_group_that_generates_nothing_ends_with_its_first_message() -> None:
 def test_rows_that_ended_before_get_the_pad_token_only() -> None:
     chain = Chain(2)
     prompts = make_prompts(2, 2, 0)
-    chain.first.begin(Group(0, 2, 2, None, 3, (), PAD, ended_rows=(1,)), prompts)
+    chain.begin(Group(0, 2, 2, None, 3, (), PAD, ended_rows=(1,)), prompts)
     chain.run()
     got = torch.stack(chain.report.got[0], dim=1)
     assert got[1].tolist() == [PAD] * 3
@@ -361,7 +481,7 @@ def test_an_error_for_one_group_ends_that_group_alone(stage: int, step: int) -> 
     for number in range(4):
         prompts = make_prompts(2, 3, number)
         groups.append((make_group(number, prompts, 5), prompts))
-        chain.first.begin(*groups[-1])
+        chain.begin(*groups[-1])
     chain.run()
     assert chain.report.failed == {1: ("request", "toy: IndexError: index 7 is out of range")}
     assert len(chain.report.got.get(1, [])) == step
@@ -382,7 +502,7 @@ def test_an_error_of_the_stage_as_a_whole_is_raised(error: Exception) -> None:
 
     chain.toys[1].raises = raises
     prompts = make_prompts(1, 2, 0)
-    chain.first.begin(make_group(0, prompts, 2), prompts)
+    chain.begin(make_group(0, prompts, 2), prompts)
     with pytest.raises(type(error), match=str(error)):
         chain.run()
 
@@ -417,7 +537,7 @@ def test_any_number_of_groups_may_fail_in_a_row() -> None:
     chain.toys[0].raises = raises
     for number in range(3000):  # more than calls may be nested
         prompts = make_prompts(1, 1, number)
-        chain.first.begin(make_group(number, prompts, 2), prompts)
+        chain.begin(make_group(number, prompts, 2), prompts)
     chain.run()
     assert chain.report.ended == [0]
     assert len(chain.report.failed) == 2999
@@ -432,7 +552,7 @@ def test_a_cancelled_group_that_fails_ends_as_cancelled() -> None:
 
     chain.toys[1].raises = raises
     prompts = make_prompts(1, 1, 0)
-    chain.first.begin(make_group(0, prompts, 9), prompts)
+    chain.begin(make_group(0, prompts, 9), prompts)
     while chain.toys[1].calls != [(0, 0), (0, 1)]:
         chain.deliver()
     chain.first.cancel(0)

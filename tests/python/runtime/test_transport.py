@@ -96,7 +96,7 @@ if rank == 0:
         sender.send(header, bytes([k + 1]) * size, description=b"d" * (k % 2))
         for _ in range(6):
             sender.send(Header(3, group=k), is_answered=False)
-            sender.repeat(k)
+            sender.repeat(k, k)
         sender.forget(k)
     sender.drain()
     seen["repeat"] = sender.sent

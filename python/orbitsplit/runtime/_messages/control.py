@@ -118,6 +118,7 @@ class Ready(Record):
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
     `positions` is the size of the first stage's table of positions, None for a model without such a table.
     `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
+    `runs_chunks` tells whether the stage runs prompts in chunks, of which the plan gives the length.
     """
 
     weight_bytes: int
@@ -133,6 +134,7 @@ class Ready(Record):
     unapplied: tuple[str, ...] = ()
     unapplied_sampling: tuple[str, ...] = ()
     rope_change: tuple[str, int, bool] | None = None
+    runs_chunks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,11 @@ from orbitsplit._errors import TransportError
 
 HEADER_BYTES = 96
 _MAGIC = b"OSPM"
-_VERSION = 2
+_VERSION = 3
 _CHECK_BYTES = 16
 # magic, version, kind, flags, number of the part, group, step, rows, tokens, bytes of description and of payload,
 # where the part begins, when it is delivered, the check of the payload's part, and that of the rest
-_HEADER = struct.Struct("<4sHBBQQIIIIQQd16s16s")
+_HEADER = struct.Struct("<4sHBBQQiIIIQQd16s16s")
 assert _HEADER.size == HEADER_BYTES
 _HAS_OWN_CHECK = 1
 _CHECKED = HEADER_BYTES - _CHECK_BYTES

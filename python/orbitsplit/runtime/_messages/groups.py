@@ -40,6 +40,10 @@ class Group(Record):
     `inputs` (name, shape, dtype) the first stage alone has the values. The last `replayed` tokens were generated before
     a loss: they run through the layers one at a time, as they did then. Every stage keeps the times of a group that
     `is_recorded`.
+
+    With `chunk_tokens` the prompts run through the chain in chunks of so many tokens, the last of which may be shorter.
+    Every message of a group has the number of its step: that of a prompt, or of its last chunk, is 0 and yields the
+    first token; chunks before it count down from -1, further tokens up from 1.
     """
 
     id: int
@@ -54,6 +58,24 @@ class Group(Record):
     ended_rows: tuple[int, ...] = ()
     is_recorded: bool = False
     replayed: int = 0
+    chunk_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk_tokens is not None and self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens is {self.chunk_tokens}, must be at least 1")
+
+    @property
+    def first_step(self) -> int:
+        """The step with which the group starts: 0, or with n chunks 1 - n."""
+        return 0 if self.chunk_tokens is None else 1 - max(1, -(-(self.tokens - self.replayed) // self.chunk_tokens))
+
+    def positions(self, step: int) -> range:
+        """Return the positions of the tokens that run through the chain in a step."""
+        if step > 0:
+            return range(self.tokens + step - 1, self.tokens + step)
+        size = self.chunk_tokens or self.tokens
+        start = (step - self.first_step) * size
+        return range(start, self.tokens if step == 0 else start + size)
 
     @property
     def generates(self) -> bool:

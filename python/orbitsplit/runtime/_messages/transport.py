@@ -148,7 +148,8 @@ class Sender:
         self._planned = planned
         self.sent = 0
         self.expected_arrivals_s: deque[float] = deque(maxlen=ARRIVALS_KEPT)
-        self._under_way: dict[int, list[_Sent]] = {}
+        # Of each group the parts of each message that may have to be sent again, by step.
+        self._under_way: dict[int, dict[int, list[_Sent]]] = {}
         self._unanswered: deque[_Sent] = deque()
 
     def send(
@@ -157,8 +158,9 @@ class Sender:
         """Send a message; return when it starts and stops to occupy the link, on the monotonic clock.
 
         The header must have the sizes of description and payload; its time of delivery is filled in. The buffers of a
-        message that `is_answered` are kept until the next message of its group, which is sent long after the arrival of
-        this one. On an emulated link only the payload takes time. Raises PeerLostError if the connection broke.
+        message that `is_answered` are kept until its group has a step above 0 after it, which is sent long after the
+        arrival of this one. On an emulated link only the payload takes time. Raises PeerLostError if the connection
+        broke.
         """
         assert len(payload) == header.payload_bytes, "a header has the size of its payload"
         assert len(description) == header.description_bytes, "a header has the size of its description"
@@ -170,24 +172,30 @@ class Sender:
         if not is_answered:
             self._keep_unanswered(self._post(header, description, payload, _NOTHING))
             return start_s, stop_s
-        before = self._under_way.pop(header.group, _NOTHING)
-        self._finish(before)
-        self._under_way[header.group] = self._post(header, description, payload, before)
+        kept = self._under_way.get(header.group)
+        if kept is None:
+            kept = self._under_way[header.group] = {}
+        before = _NOTHING
+        if header.step > 0:
+            for before in kept.values():
+                self._finish(before)
+            kept.clear()
+        kept[header.step] = self._post(header, description, payload, before)
         return start_s, stop_s
 
-    def repeat(self, group: int) -> tuple[Header, float, float]:
-        """Send the last answered message of a group once more; return its header, and what `send` does.
+    def repeat(self, group: int, step: int) -> tuple[Header, float, float]:
+        """Send an answered message of a group once more; return its header, and what `send` does.
 
         Raises PeerLostError if the connection broke.
         """
-        before = self._under_way.pop(group)
+        kept = self._under_way[group]
+        before = kept[step]
         self._finish(before)
         header = before[0].header
         start_s, stop_s, deliver_s = self._stamp(header.payload_bytes)
         if deliver_s == math.inf:
-            self._under_way[group] = before
             return header, start_s, start_s
-        self._under_way[group] = [
+        kept[step] = [
             self._close_and_post(sent.header._replace(deliver_s=deliver_s), sent.message, sent.buffer)
             for sent in before
         ]
@@ -195,7 +203,8 @@ class Sender:
 
     def forget(self, group: int) -> None:
         """Keep the buffers of a group that has ended no longer than needed."""
-        self._keep_unanswered(self._under_way.pop(group, _NOTHING))
+        for sent in self._under_way.pop(group, {}).values():
+            self._keep_unanswered(sent)
 
     def _stamp(self, payload_bytes: int) -> tuple[float, float, float]:
         """Count a message; return from when to when it occupies the link, and when it is delivered (0.0: at once)."""
@@ -214,8 +223,9 @@ class Sender:
 
     def drain(self) -> None:
         """Wait until every message has left. Raises PeerLostError if the connection broke."""
-        for works in self._under_way.values():
-            self._finish(works)
+        for kept in self._under_way.values():
+            for sent in kept.values():
+                self._finish(sent)
         self._under_way.clear()
         self._finish(self._unanswered)
         self._unanswered.clear()

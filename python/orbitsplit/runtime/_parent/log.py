@@ -11,11 +11,12 @@ The text of an error is never logged, since it may quote a prompt; the caller ge
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed
 from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Group
 
 from .recovery import Recovery
@@ -38,6 +39,14 @@ def submitted(groups: Iterable[Group]) -> None:
 def ready(session: int, plan: Plan, seconds: float) -> None:
     """Log that a session takes work."""
     LOG.info("session %d is ready after %.1f s: %d stages on %s", session, seconds, len(plan.stages), _nodes(plan))
+
+
+def chunks_unsupported(plan: Plan, ready: Sequence[Ready]) -> None:
+    """Log that prompts run as a whole although the plan has chunks."""
+    if plan.chunk_tokens is not None and not all(stage.runs_chunks for stage in ready):
+        LOG.warning(
+            "the model cannot run prompts in chunks of %d tokens as planned: they run as a whole", plan.chunk_tokens
+        )
 
 
 def lost(session: int, error: TransportError) -> None:

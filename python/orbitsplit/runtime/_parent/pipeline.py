@@ -302,6 +302,7 @@ class Pipeline:
             request,
             sessions.ready[0],
             micro_batches=self.plan.workload.micro_batches,
+            chunk_tokens=sessions.current.chunk_tokens,
             # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
             next_number=sessions.group_numbers.__next__,
             send_cancel=sessions.cancel,

@@ -47,10 +47,13 @@ def generation_of(
     model: Ready,
     *,
     micro_batches: int,
+    chunk_tokens: int | None,
     next_number: Callable[[], int],
     send_cancel: Callable[[int], None],
 ) -> Generation:
     """Return the batch of a request, divided into as many groups as there are micro-batches (at most B).
+
+    Prompts run in chunks of `chunk_tokens`, if that is given and no angle depends on the length of the text.
 
     Raises TypeError or ValueError, naming the argument, if the model cannot run it.
     """
@@ -89,6 +92,7 @@ def generation_of(
             pad_token_id=pad,
             sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
             is_recorded=request.is_recorded,
+            chunk_tokens=chunk_tokens if model.rope_change is None else None,
         )
         states.append(GroupState(group, input_ids[part]))
     return Generation(

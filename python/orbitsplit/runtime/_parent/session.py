@@ -83,6 +83,11 @@ class Session:
     workers: tuple[int, ...] = ()
     ready: tuple[Ready, ...] = ()
 
+    @property
+    def chunk_tokens(self) -> int | None:
+        """The length of the chunks of prompts; None where they run as a whole."""
+        return self.plan.chunk_tokens if all(stage.runs_chunks for stage in self.ready) else None
+
 
 def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
     """Raise ValueError if the weights of a stage exceed the memory of its node."""

@@ -257,6 +257,7 @@ class Sessions:
         ready = tuple(Ready.from_json(value) for value in values)
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
+        log.chunks_unsupported(plan, ready)
         self._end_complete()
         with self._lock:
             self.check_usable()

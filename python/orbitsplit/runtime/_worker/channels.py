@@ -43,7 +43,7 @@ class ActivationOutlet:
         self._pace = pace
         self._codec = codec
         self._half_duplex = half_duplex
-        # Of each recorded group what a Traffic says, in its order, and the bytes of its last activation.
+        # Of each recorded group what a Traffic says, in its order, and the bytes of an activation for each token.
         self._counts: dict[int, list[int]] = {}
         # Steps have few shapes: [rows of a group, 1, H].
         self._encoders: dict[torch.Size, Encoder] = {}
@@ -52,17 +52,17 @@ class ActivationOutlet:
         """Encode the first activation [b, S, H] of a group and send it with the group's description."""
         if group.is_recorded:
             self._counts.setdefault(group.id, [0, 0, 0, 0, 0])
-        self._send(Kind.BEGIN, group.id, 0, x, group.to_json())
+        self._send(Kind.BEGIN, group.id, group.first_step, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Encode an activation [b, 1, H] and send it."""
+        """Encode a further activation [b, S, H], of a step above 0 [b, 1, H], and send it."""
         self._send(Kind.STEP, group, step, x, b"")
 
-    def repeat(self, group: int) -> None:
-        """Send the last frame of a group once more."""
-        header, start_s, stop_s = self._sender.repeat(group)
+    def repeat(self, group: int, step: int) -> None:
+        """Send a frame once more."""
+        header, start_s, stop_s = self._sender.repeat(group, step)
         counts = self._counts.get(group)
-        self._record(header, start_s, stop_s, 0 if counts is None else counts[4])
+        self._record(header, start_s, stop_s, 0 if counts is None else counts[4] * header.tokens)
 
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         """Send a message without an activation on."""
@@ -90,14 +90,14 @@ class ActivationOutlet:
         counts = self._counts.get(header.group)
         if counts is not None:
             counts[0] += 1
-            counts[1 if header.step == 0 else 2] += header.payload_bytes
+            counts[2 if header.step > 0 else 1] += header.payload_bytes
             counts[3] += activation_bytes
-            counts[4] = activation_bytes
+            counts[4] = activation_bytes // max(1, header.tokens)
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 
     def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
-        if step == 0:
+        if step <= 0:
             _check_size(shape, x.dtype, MESSAGE_BYTES)
             frame: bytes = compress(x, codec=self._codec)
             return frame
@@ -139,7 +139,7 @@ class ActivationInlet:
         self._decoders: dict[int, Decoder] = {}
 
     def receive(self) -> Message:
-        """Wait for the next message; CORRUPTED replaces one whose frame is.
+        """Wait for the next message; one whose frame is corrupted has no activation.
 
         Raises TransportError if a message is invalid, or its frame holds another activation than announced.
         """
@@ -158,11 +158,11 @@ class ActivationInlet:
             return Message(kind, group, reason=_reason(description))
         record_arrival(self._pace, header, asked_s, time.monotonic())
         if payload is None:
-            return Message(Kind.CORRUPTED, group)
+            return Message(kind, group, step, None, begun)
         try:
             x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=step > 0)
         except CorruptFrameError:
-            return Message(Kind.CORRUPTED, group)
+            return Message(kind, group, step, None, begun)
         except ValueError as error:
             raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
         return Message(kind, group, step, x, begun)
@@ -176,11 +176,13 @@ class ActivationInlet:
                 _check_size(shape, getattr(torch, dtype), limit, name)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise TransportError(f"{self._link}, group {header.group}: its description is invalid: {error}") from error
-        found, announced = (group.id, group.rows, group.tokens), (header.group, header.rows, header.tokens)
+        found = (group.id, group.rows, group.first_step, len(group.positions(group.first_step)))
+        announced = (header.group, header.rows, header.step, header.tokens)
         # What a forward without a cache hands on need not have the shape of its inputs: an image is one token.
-        if found[:2] != announced[:2] or (group.generates and found != announced):
+        if found[:3] != announced[:3] or (group.generates and found != announced):
             raise TransportError(
-                f"{self._link}: a header announces group, rows and tokens {announced}, its description says {found}"
+                f"{self._link}: a header announces group, rows, step and tokens {announced}, its description says "
+                f"{found}"
             )
         return group
 
@@ -192,7 +194,7 @@ class ActivationInlet:
         """Decode a frame. Raises ValueError if it holds another activation than announced, or too large a one."""
         limit = self._limit(len(payload))
         # A decoder keeps its array: headers must not make more of them than there are sizes of groups.
-        if header.step and header.tokens == 1 and header.rows in self._rows.values():
+        if header.step > 0 and header.tokens == 1 and header.rows in self._rows.values():
             decoder = self._decoders.get(header.rows)
             if decoder is None:
                 shape = (header.rows, 1, self._hidden_size)
@@ -225,9 +227,10 @@ class TokenOutlet:
         tokens = x.contiguous().numpy().tobytes()
         self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
 
-    def repeat(self, group: int) -> None:
-        """Send the last tokens of a group once more."""
-        self._sender.repeat(group)
+    def repeat(self, group: int, step: int) -> None:
+        """Send tokens once more; chunks before the last have none."""
+        if step >= 0:
+            self._sender.repeat(group, step)
 
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         """Report corruption or an error; the first stage is the origin of END and needs no message."""

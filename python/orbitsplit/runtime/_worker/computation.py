@@ -61,8 +61,8 @@ class Computation:
             self._pace.recorder.begin(group.id)
         self._held[group.id] = _Held(group, mask, cache, pick)
 
-    def forward(self, group: int, step: int, x: Any) -> Tensor:
-        """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]."""
+    def forward(self, group: int, step: int, x: Any) -> Tensor | None:
+        """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]; see `Forward`."""
         held = self._held[group]
         work = self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
         return self._pace.run("compute", group, step, work)
@@ -73,25 +73,26 @@ class Computation:
         if held is not None:
             self._ended(held.group)
 
-    def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor]:
+    def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
         cache = held.cache
         assert cache is not None, "a group that generates has a cache"
         # Kernels of other shapes round differently. Where tokens are replayed, the prompts and each token run on their
         # own, so that keys, values and hidden states are those of before the loss, to the last bit.
         replayed = held.group.replayed if step == 0 else 0
         first = x.shape[1] - replayed
-        stops = [held.group.tokens + step - replayed + k for k in range(replayed + 1)]
+        stop_of_all = held.group.positions(step).stop
+        stops = range(stop_of_all - replayed, stop_of_all + 1)
         if held.mask.shape[1] < stops[-1]:
             # It grows with the sequence: a request may allow far more new tokens than memory holds.
             held.mask = torch.cat([held.mask, torch.ones_like(held.mask)], dim=1)
 
-        def work() -> Tensor:
+        def work() -> Tensor | None:
             outputs = [
-                self._model.forward(piece, held.mask[:, :stop], cache, without_head=stop < stops[-1])
+                self._model.forward(piece, held.mask[:, :stop], cache, without_head=step < 0 or stop < stops[-1])
                 for piece, stop in zip(torch.split(x, [first] + [1] * replayed, dim=1), stops, strict=True)
             ]
             if self._model.is_last:
-                return held.pick(outputs[-1])
+                return held.pick(outputs[-1]) if step >= 0 else None
             return torch.cat(outputs, dim=1) if replayed else outputs[0]
 
         return work

@@ -87,6 +87,7 @@ class Worker:
         heartbeat.phase = "loading its layers"
         torch.set_num_threads(plan.threads)
         model = self._load(setup, plan, rank)
+        runs_chunks = plan.chunk_tokens is not None and model.runs_chunks()
         loading_s = time.monotonic() - started_s
         heartbeat.phase = "connecting to the other stages"
         try:
@@ -96,7 +97,7 @@ class Worker:
                 codecs.remove()  # they are read by now
         with serving:
             heartbeat.phase = "waiting for work"
-            ready = ready_record(model, self._baseline_bytes(), loading_s)
+            ready = ready_record(model, self._baseline_bytes(), loading_s, runs_chunks=runs_chunks)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
 
@@ -156,7 +157,7 @@ def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
             )
 
 
-def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Ready:
+def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, *, runs_chunks: bool = False) -> Ready:
     """Return the parent's record of a loaded stage."""
     generation = model.generation_config
     eos = None if generation is None else generation.eos_token_id
@@ -177,6 +178,7 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float) -> Re
         unapplied=unapplied_settings(generation, of_sampling=False),
         unapplied_sampling=unapplied_settings(generation, of_sampling=True),
         rope_change=rope_change(model.config) if model.generates else None,
+        runs_chunks=runs_chunks,
     )
 
 

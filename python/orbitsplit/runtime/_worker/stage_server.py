@@ -122,21 +122,24 @@ class StageServer:
     def _run_first(self, first: FirstStage, inbox: SimpleQueue[Any]) -> None:
         """Feed the first stage with requests of the parent and messages of the last stage."""
         while True:
-            asked_s = time.monotonic()
-            event = inbox.get()
-            if event is None:
-                return
-            if isinstance(event, Message):
-                first.returned(event)
-            elif isinstance(event, Arrival):
-                record_arrival(self._pace, event.header, asked_s, event.got_s)
-                first.returned(event.message)
-            elif isinstance(event, int):
-                first.cancel(event)
-            elif isinstance(event, BaseException):
-                raise event
-            else:
-                first.begin(*event)
+            # Between two chunks of prompts, what has arrived meanwhile and no more: neither waits for ever.
+            for _ in range(inbox.qsize() if first.has_prompts else max(1, inbox.qsize())):
+                asked_s = time.monotonic()
+                event = inbox.get()
+                if event is None:
+                    return
+                if isinstance(event, Message):
+                    first.returned(event)
+                elif isinstance(event, Arrival):
+                    record_arrival(self._pace, event.header, asked_s, event.got_s)
+                    first.returned(event.message)
+                elif isinstance(event, int):
+                    first.cancel(event)
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    first.begin(*event)
+            first.advance()
 
     def _record(self, outlet: Outlet, group: Group) -> None:
         """Publish the measurements of a group that has ended."""

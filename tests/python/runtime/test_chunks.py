@@ -1,0 +1,81 @@
+"""Prompts in chunks: transformers' tokens for every family, whatever the length of a chunk; others take them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from orbitsplit._models.stage import StageModel
+from orbitsplit.runtime._messages.groups import Group, packed_mask
+from tests.support.stage_chain import Chain
+from tests.support.tiny_models import FAMILIES, LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
+
+NEW = 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_in_chunks_give_the_tokens_of_generate(family: str, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, family)
+    # Some prompts begin within the second and third chunk; windows (6 tokens) end within chunks and between them.
+    prompts, mask = tiny_prompts((17, 9, 2))
+    judge = load_unsplit(tmp_path)
+    expected = judge.generate(prompts, attention_mask=mask, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+    stages = [StageModel.load(tmp_path, a, b) for a, b in pairwise((0, 2, 4, LAYERS + 2))]
+    assert all(stage.runs_chunks() for stage in stages)
+    for chunk_tokens in (1, 5, 8, 17):
+        group = Group(1, *prompts.shape, packed_mask(mask), NEW, chunk_tokens=chunk_tokens)
+        tokens = Chain(stages).run(group, prompts, NEW)
+        assert torch.equal(torch.cat([prompts, tokens], dim=1), expected), f"chunks of {chunk_tokens}"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "chunk_tokens", "replayed", "expected"),
+    [
+        (9, None, 0, [range(9)]),
+        (9, 9, 0, [range(9)]),
+        (9, 4, 0, [range(4), range(4, 8), range(8, 9)]),
+        (8, 4, 0, [range(4), range(4, 8)]),
+        (9, 4, 3, [range(4), range(4, 9)]),  # three tokens of nine are replayed, behind the last chunk of the prompt
+        (9, 100, 3, [range(9)]),
+    ],
+)
+def test_chunks_cover_the_prompt_and_end_with_step_0(
+    tokens: int, chunk_tokens: int | None, replayed: int, expected: list[range]
+) -> None:
+    group = Group(1, 1, tokens, None, 5, chunk_tokens=chunk_tokens, replayed=replayed)
+    assert [group.positions(step) for step in range(group.first_step, 1)] == expected
+    assert group.positions(1) == range(tokens, tokens + 1)
+    assert group.positions(4) == range(tokens + 3, tokens + 4)
+
+
+def test_a_chunk_has_at_least_one_token() -> None:
+    with pytest.raises(ValueError, match="chunk_tokens is 0, must be at least 1"):
+        Group(1, 1, 4, None, 5, chunk_tokens=0)
+
+
+TEXT = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+STATES: dict[str, dict[str, Any]] = {
+    "bamba": {"num_key_value_heads": 2, "mamba_n_heads": 8, "mamba_d_head": 8, "attn_layer_indices": [1]},
+    "lfm2": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8},
+    # Its state is in the layers, not in the cache.
+    "recurrent_gemma": {"num_key_value_heads": 1, "lru_width": 32, "block_types": ["recurrent", "attention"]},
+}
+
+
+@pytest.mark.parametrize("family", STATES)
+def test_models_with_states_run_prompts_as_a_whole(family: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model(family, **TEXT, **STATES[family])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert not StageModel.load(tmp_path, 1, 3).runs_chunks()
