@@ -16,6 +16,7 @@ from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
+from orbitsplit._plans.chunks import ChunkTokens
 from orbitsplit._plans.problem_building import Order
 
 from . import views
@@ -347,6 +348,12 @@ def plan(
         typer.Option("--pin", help="Layers that a node must run: 'sat-1=layer 3,layer 4'; 'sat-1=': any."),
     ] = None,
     weights: Weights = None,
+    chunk_tokens: Annotated[
+        str,
+        typer.Option(
+            help="Length of chunks of prompts in tokens; auto: the best measured one; none: prompts as a whole."
+        ),
+    ] = "auto",
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
@@ -376,6 +383,7 @@ def plan(
         order=order,
         pins=_pins(pin or []),
         weights=weight_options(weights or [], book),
+        chunk_tokens=_chunk_tokens(chunk_tokens),
         objective=objective,
         max_nodes=max_nodes,
         time_limit_s=time_limit,
@@ -388,6 +396,15 @@ def plan(
     views.plan(out, result)
     if explain:
         out.print(escape(result.explain()), highlight=False, soft_wrap=True)
+
+
+def _chunk_tokens(text: str) -> ChunkTokens:
+    """Return the length of chunks that `--chunk-tokens` gives."""
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else None
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"--chunk-tokens is {quoted(text)}, expected a number of tokens, auto or none")
+    return int(text)
 
 
 def _pins(texts: list[str]) -> dict[str, list[str | int]]:

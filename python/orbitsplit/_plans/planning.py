@@ -17,10 +17,11 @@ from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Evaluation, Problem, evaluate
 from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
-from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights, with_tied_weights
+from orbitsplit._planner.tied_weights import TiedBytes, with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
+from .chunks import ChunkChoice, ChunkTokens, lengths_to_try, solve_over_lengths
 from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
 from .pins import LayerPins, describe_pins
@@ -48,6 +49,7 @@ def plan(
     order: Order = "free",
     pins: LayerPins | None = None,
     weights: Weights | None = None,
+    chunk_tokens: ChunkTokens = "auto",
     options: SolveOptions | None = None,
     explain: bool = False,
     running: Plan | RunningPlan | None = None,
@@ -77,6 +79,9 @@ def plan(
         weights: The weights that a stage may have instead of the profile's own, by name: `{"int8": WeightOption(...)}`.
             Their losses and those of the cuts share the limit. Of a `running` plan, stages with weights of other names
             cannot be kept.
+        chunk_tokens: Prompts run through the stages in chunks of about so many tokens; None: as a whole. "auto": what
+            is best of the lengths that the profile was measured with, and the whole. Each length is a search of its
+            own, and a time limit that of all together.
         options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
             proven gap in `plan.prediction`.
         explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
@@ -104,12 +109,26 @@ def plan(
     weights = check_weights(profile, weights)
     if running is not None:
         _check_running(running.plan, codebook)
-    problem = build_problem(
-        profile, network, workload, levels=levels, loss_budget=loss_budget, order=order, pins=pins, weights=weights
-    )
     named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
     tied_bytes = named.tied_bytes
-    confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options)
+
+    def build(length: int | None) -> Problem:
+        return build_problem(
+            profile,
+            network,
+            workload,
+            levels=levels,
+            loss_budget=loss_budget,
+            order=order,
+            pins=pins,
+            weights=weights,
+            chunk_tokens=length,
+        )
+
+    lengths = lengths_to_try(named.profiles, workload, chunk_tokens, options.objective)
+    choice = solve_over_lengths(build, lengths, tied_bytes, prompt_tokens=workload.prompt_tokens, options=options)
+    named = replace(named, choice=choice)
+    problem, confirming, solution = choice.problem, choice.confirming, choice.solution
     if running is not None and solution.status != "infeasible":
         confirming, solution = _replanned(running, problem, named, options)
     if not explain:
@@ -198,6 +217,7 @@ class PlanNames:
     codebook: Codebook | None
     max_accuracy_drop: float | None
     weights: Weights = field(default_factory=dict)
+    choice: ChunkChoice | None = None
 
     @property
     def profiles(self) -> tuple[ModelProfile, ...]:
@@ -263,6 +283,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
         max_accuracy_drop=of.max_accuracy_drop,
         weight_models={name: option.directory for name, option in of.weights.items() if name in used},
+        chunk_tokens=None if of.choice is None else of.choice.chunk_tokens,
     )
 
 
@@ -289,6 +310,7 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
         objective=of.objective,
+        chunk_options=() if of.choice is None or len(of.choice.found) < 2 else of.choice.found,
     )
 
 

@@ -20,8 +20,8 @@ class Prediction:
         prefill_s: Seconds of the prefill of all micro-batches.
         token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
         loss: The sum of the losses at the cuts and of the weights, in nats per token.
-        stage_s: Occupancy of each stage per micro-batch in prefill.
-        link_s: Occupancy of each link per micro-batch in prefill.
+        stage_s: Occupancy of each stage per micro-batch in prefill, with chunks the mean of one of its chunks.
+        link_s: The same of each link.
         decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
         decode_link_s: Occupancy of each link per token step of one group; empty without generation.
         stage_memory_bytes: Memory of each stage's process, in bytes, without that of the interpreter.
@@ -29,6 +29,8 @@ class Prediction:
         lower_bound_s: No plan takes fewer seconds of the objective.
         gap: (objective - lower bound) / objective.
         objective: As in `SolveOptions`.
+        chunk_options: Lengths of chunks of a prompt, and the seconds of the objective of the best plan with each; the
+            longest is the prompt as a whole. Empty if only one was tried.
     """
 
     total_s: float
@@ -44,6 +46,7 @@ class Prediction:
     lower_bound_s: float
     gap: float
     objective: str = "latency"
+    chunk_options: tuple[tuple[int, float], ...] = ()
 
     @property
     def decode_s(self) -> float:
@@ -51,14 +54,19 @@ class Prediction:
         return self.total_s - self.prefill_s
 
 
-def bottlenecks(prediction: Prediction, nodes: Sequence[str]) -> list[str]:
-    """Return a line for the prefill and one for generation: seconds and the bottleneck."""
+def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int | None = None) -> list[str]:
+    """Return a line for the prefill and one for generation: seconds and the bottleneck; and one for chunks of prompts.
+
+    `chunk_tokens` is the length of the plan's chunks.
+    """
     names = [*nodes, *(f"the link {a} -> {b}" for a, b in pairwise(nodes))]
     seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
     lines = [
         f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
-        f"{format_seconds(seconds)} per micro-batch"
+        f"{format_seconds(seconds)} per {'micro-batch' if chunk_tokens is None else f'chunk of {chunk_tokens} tokens'}"
     ]
+    if prediction.chunk_options:
+        lines.append(_chunks_compared(prediction.chunk_options, chunk_tokens))
     if prediction.decode_stage_s:
         seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
         lines.append(
@@ -66,6 +74,13 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str]) -> list[str]:
             f"step, bottleneck is {resource} with {format_seconds(seconds)}"
         )
     return lines
+
+
+def _chunks_compared(options: Sequence[tuple[int, float]], chunk_tokens: int | None) -> str:
+    *shorter, (_, whole_s) = options
+    chosen = "as a whole" if chunk_tokens is None else f"in chunks of {chunk_tokens} tokens"
+    each = [f"{tokens} tokens {format_seconds(seconds)}" for tokens, seconds in shorter]
+    return f"prompts run {chosen}; best plans by length of chunks: {', '.join(each)}, whole {format_seconds(whole_s)}"
 
 
 def read_prediction(data: Any) -> Prediction:
@@ -76,4 +91,8 @@ def read_prediction(data: Any) -> Prediction:
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with lists as tuples, which JSON does not have, so that a round trip gives an equal record."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return {key: _as_tuple(value) for key, value in values.items()}
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value

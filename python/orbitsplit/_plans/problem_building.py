@@ -8,12 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from orbitsplit._io.validation import check_kind, check_number
-from orbitsplit._network.network import Network, Node
+from orbitsplit._network.network import Network
 from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Problem
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
+from .chunks import chunks_of
 from .layer_times import decode_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
@@ -34,6 +35,7 @@ def build_problem(
     order: Order = "free",
     pins: LayerPins | None = None,
     weights: Weights | None = None,
+    chunk_tokens: int | None = None,
 ) -> Problem:
     """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
 
@@ -45,11 +47,13 @@ def build_problem(
       that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
     - With `weights` the profile's own weights are the first weight level, named after its dtype, which loses nothing;
       the others follow in their order. The headroom is then that of the weight level that needs most.
+    - With `chunk_tokens` a prompt of S tokens runs in S / `chunk_tokens` chunks, rounded up and equally long: each is a
+      micro-batch of the problem, and takes what a chunk takes on average.
 
     Raises:
         ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
             refers to a profile that was not measured, `levels` are for a model of another number of layers, or
-            `weights` for another model.
+            `weights` for another model, or the profile has no times of chunks.
         TypeError: `loss_budget` is not a number, or `weights` is no mapping.
     """
     check_loss_budget(loss_budget)
@@ -61,6 +65,7 @@ def build_problem(
     _check_match(profile, workload, levels)
     options = check_weights(profile, weights)
     profiles = (profile, *(option.profile for option in options.values()))
+    chunks = chunks_of(profile, chunk_tokens)
     activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1
     loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()
@@ -72,21 +77,23 @@ def build_problem(
             for node in network.nodes
         ],
         "layer_memory_bytes": _at_levels(lambda of: _layer_memory_bytes(of, workload), profiles),
-        "layer_time_s": _at_levels(lambda of: _layer_times(prefill_s, of, network), profiles),
-        "cut_bytes": [activation_bytes * workload.prompt_tokens] * cuts,
+        "layer_time_s": _at_levels(lambda of: _prefill_times(of, network, chunks), profiles),
+        "cut_bytes": [activation_bytes * workload.prompt_tokens / chunks] * cuts,
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
         "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
         "loss": loss,
         "loss_budget": loss_budget,
-        "micro_batches": workload.micro_batches,
+        "micro_batches": workload.micro_batches * chunks,
         "order": order,
         "pins": pins_of(pins, network, [layer.name for layer in profile.layers]),
     }
     if workload.new_tokens > 0:
         data["new_tokens"] = workload.new_tokens
-        data["layer_decode_time_s"] = _at_levels(lambda of: _layer_times(decode_s, of, network), profiles)
+        data["layer_decode_time_s"] = _at_levels(lambda of: _decode_times(of, network), profiles)
         data["cut_decode_bytes"] = [activation_bytes] * cuts
+    if chunks > 1:
+        data["groups"] = workload.micro_batches
     if options:
         data["weight_levels"] = [{"name": name} for name in (profile.dtype, *options)]
         data["weight_loss"] = [[0.0] * len(profile.layers), *(list(option.loss) for option in options.values())]
@@ -105,10 +112,12 @@ def _layer_memory_bytes(profile: ModelProfile, workload: Workload) -> list[int]:
     ]
 
 
-def _layer_times(
-    seconds: Callable[[ModelProfile, Node, int], list[float]], profile: ModelProfile, network: Network
-) -> list[list[float]]:
-    return [seconds(profile, node, len(network.nodes)) for node in network.nodes]
+def _prefill_times(profile: ModelProfile, network: Network, chunks: int) -> list[list[float]]:
+    return [prefill_s(profile, node, len(network.nodes), chunks) for node in network.nodes]
+
+
+def _decode_times(profile: ModelProfile, network: Network) -> list[list[float]]:
+    return [decode_s(profile, node, len(network.nodes)) for node in network.nodes]
 
 
 def check_loss_budget(loss_budget: float) -> None:

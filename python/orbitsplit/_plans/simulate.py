@@ -18,9 +18,9 @@ from .trace import Trace, TraceEvent
 def simulate(plan: Plan) -> Trace:
     """Return the predicted trace of a plan: when each node and link is occupied, by the seconds of `plan.prediction`.
 
-    Micro-batches enter back to back; nodes and links serve them in order of arrival; a group starts its next step as
-    soon as its token has returned to the first stage. `compute` events include encoding and decoding, as the predicted
-    occupancy of a stage does.
+    Micro-batches, or the chunks of their prompts, enter back to back; nodes and links serve them in order of arrival; a
+    group starts its next step as soon as its token has returned to the first stage. `compute` events include encoding
+    and decoding, as the predicted occupancy of a stage does.
 
     Raises:
         ValueError: The plan has no prediction (`Plan.manual` makes none).
@@ -51,21 +51,23 @@ class _Chain:
         """Serve all messages in order of arrival; ties by the order in which they were sent."""
         workload = self.plan.workload
         steps = max(1, workload.new_tokens)
-        arrivals = [(0.0, group, 0, group, 0) for group in range(workload.micro_batches)]
+        chunks = 1 if self.plan.chunk_tokens is None else -(-workload.prompt_tokens // self.plan.chunk_tokens)
+        entering = [(group, step) for group in range(workload.micro_batches) for step in range(1 - chunks, 1)]
+        arrivals = [(0.0, number, 0, group, step) for number, (group, step) in enumerate(entering)]
         sent = len(arrivals)
         while arrivals:
             arrival_s, _, stage, group, step = heapq.heappop(arrivals)
             ready_s = self._serve(stage, group, step, arrival_s)
             if stage < len(self.plan.links):
                 heapq.heappush(arrivals, (ready_s, sent, stage + 1, group, step))
-            elif step + 1 < steps:
+            elif 0 <= step < steps - 1:
                 heapq.heappush(arrivals, (ready_s + self.plan.return_latency_s, sent, 0, group, step + 1))
             sent += 1
         return self.events
 
     def _serve(self, k: int, group: int, step: int, arrival_s: float) -> float:
         """Compute and send one message; return when it arrives at the next stage (or leaves the last)."""
-        stage, phase = self.plan.stages[k], min(step, 1)
+        stage, phase = self.plan.stages[k], int(step > 0)
         start_s = max(arrival_s, self.node_free_s[k])
         sends = k < len(self.plan.links)
         tau_s = self.link_s[phase][k] if sends else 0.0

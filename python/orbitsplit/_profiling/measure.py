@@ -13,7 +13,7 @@ from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.validation import check_boolean, check_callable, check_count
 from orbitsplit._models.source import model_class, open_model, read_config
 
-from .profile import LayerProfile, ModelProfile
+from .profile import ChunkTimes, LayerProfile, ModelProfile
 from .static_cost import LayerCosts, count_costs
 from .timing import LayerTimes, machine_name, measure_times
 
@@ -44,7 +44,8 @@ def profile(
         batch_size: Sequences, or images, of a forward.
         dtype: "float32", "float16" or "bfloat16".
         measure: Measure the seconds of each layer on this machine: medians, and with one thread processor seconds, so
-            that other load on the machine has little effect.
+            that other load on the machine has little effect. Prompts are measured as a whole and, where the model can
+            run them so, in chunks of several lengths.
         threads: Torch threads of the measurement.
         progress: Called with a text for each step, and the fraction that is done.
 
@@ -114,6 +115,7 @@ def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelPr
         layers=tuple(replace(layer, prefill_s=prefill, decode_s=decode) for layer, prefill, decode in timed),
         overhead_prefill_s=times.overhead_prefill_s,
         overhead_decode_s=times.overhead_decode_s,
+        chunks=tuple(ChunkTimes(*row) for row in times.chunks),
         threads=threads,
         machine=machine_name(),
     )

@@ -77,6 +77,42 @@ class LayerProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkTimes:
+    """Seconds of a forward that takes a part of a prompt, with the keys and values of the tokens before it.
+
+    Attributes:
+        tokens: Tokens of the part.
+        first_s: Seconds of each layer for the first tokens of the prompt.
+        last_s: Seconds of each layer for the last tokens of the prompt.
+        overhead_s: Seconds of the forward in any stage in addition to its layers.
+
+    Raises:
+        ValueError: A number is out of range, or there is not one for each layer.
+        TypeError: A field has another type.
+    """
+
+    tokens: int
+    first_s: tuple[float, ...]
+    last_s: tuple[float, ...]
+    overhead_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("tokens of a chunk", self.tokens, 1)
+        for name in ("first_s", "last_s"):
+            object.__setattr__(self, name, tuple_of(name, getattr(self, name)))
+            for k, seconds in enumerate(getattr(self, name)):
+                _check_amount(f"{name}[{k}] of chunks of {self.tokens} tokens", seconds)
+        _check_amounts(self, f"chunks of {self.tokens} tokens", ["overhead_s"])
+        if len(self.first_s) != len(self.last_s):
+            raise ValueError(f"first_s has {len(self.first_s)} numbers, last_s {len(self.last_s)}")
+
+    @property
+    def mean_s(self) -> tuple[float, ...]:
+        """Mean seconds of each layer over the chunks of a prompt: each attends to as many tokens more as the last."""
+        return tuple((first + last) / 2 for first, last in zip(self.first_s, self.last_s, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class ModelProfile:
     """Costs of a model by layer: the embeddings, the transformer layers, the head (with norms and pooler).
 
@@ -100,6 +136,8 @@ class ModelProfile:
         machine: The machine of the measurement; None if not measured.
         library_bytes: Memory of the libraries of a process that loads and runs a stage; None: the memory of processes
             is not counted.
+        chunks: What prompts cost in chunks of several lengths, in increasing order; empty if not measured, or if the
+            model takes prompts only as a whole.
 
     Raises:
         ValueError: A number is out of range, or there are fewer than three layers.
@@ -121,9 +159,11 @@ class ModelProfile:
     threads: int | None = None
     machine: str | None = None
     library_bytes: int | None = None
+    chunks: tuple[ChunkTimes, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple_of("layers", self.layers, LayerProfile))
+        object.__setattr__(self, "chunks", tuple_of("chunks", self.chunks, ChunkTimes))
         if len(self.layers) < 3:
             raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
         for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
@@ -132,6 +172,22 @@ class ModelProfile:
             check_count("threads", self.threads, 1)
         names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s", "library_bytes")
         _check_amounts(self, "the profile", names)
+        self._check_chunks()
+
+    def _check_chunks(self) -> None:
+        shortest = 0
+        for chunk in self.chunks:
+            if not shortest < chunk.tokens < self.prompt_tokens:
+                raise ValueError(
+                    f"chunks of {chunk.tokens} tokens, must be in increasing order and below the prompt's "
+                    f"{self.prompt_tokens}"
+                )
+            if len(chunk.first_s) != len(self.layers):
+                raise ValueError(
+                    f"chunks of {chunk.tokens} tokens have times of {len(chunk.first_s)} layers, the profile has "
+                    f"{len(self.layers)}"
+                )
+            shortest = chunk.tokens
 
     @property
     def is_measured(self) -> bool:
@@ -183,7 +239,8 @@ class ModelProfile:
         values = data_of(FORMAT, VERSION, document)
         check_keys("the profile", values, cls)
         layers = records_of("layers", list_of("layers", values["layers"]), LayerProfile)
-        return cls(**{**values, "layers": layers})
+        chunks = records_of("chunks", list_of("chunks", values.get("chunks", [])), ChunkTimes)
+        return cls(**{**values, "layers": layers, "chunks": chunks})
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""
@@ -203,8 +260,11 @@ def _check_amounts(record: Any, where: str, names: Sequence[str]) -> None:
     """Raise unless each of the named fields is None, or finite and not negative."""
     for name in names:
         value = getattr(record, name)
-        if value is None:
-            continue
-        check_number(f"{where}.{name}", value)
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{where}.{name} is {value}, must be finite and at least 0")
+        if value is not None:
+            _check_amount(f"{where}.{name}", value)
+
+
+def _check_amount(what: str, value: Any) -> None:
+    check_number(what, value)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{what} is {value}, must be finite and at least 0")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from orbitsplit._models.architecture import Layout, find_layout
 from orbitsplit._models.source import example_inputs, read_config, split_config
@@ -22,6 +23,11 @@ from orbitsplit._models.stage import StageModel
 
 _PREFILLS = 3
 _DECODE_STEPS = 5
+# Chunks of a prompt: so many lengths, each half of the one before, and how often each is timed.
+_CHUNK_LENGTHS = 4
+_CHUNK_REPETITIONS = 2
+# Shorter chunks read the weights too often to be of use.
+_SHORTEST_CHUNK = 16
 # Nodes wait for messages between forwards, and a core is slower after it was idle: a forward took 5 to 18 % longer
 # after a pause than directly after another one. So each timed forward follows a pause too, of this many times the
 # duration of the previous forward.
@@ -32,13 +38,22 @@ _PAUSE = 3.0
 class LayerTimes:
     """Median seconds of the n + 2 layers, and the overhead of a forward of any stage in addition to its layers.
 
-    A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0.
+    A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0. `chunks` has the fields of
+    `ChunkTimes` for each length.
     """
 
     prefill_s: tuple[float, ...]
     decode_s: tuple[float, ...]
     overhead_prefill_s: float
     overhead_decode_s: float
+    chunks: tuple[tuple[int, tuple[float, ...], tuple[float, ...], float], ...] = ()
+
+
+def chunk_lengths(prompt_tokens: int) -> tuple[int, ...]:
+    """Return the lengths of chunks to measure, in increasing order: powers of two, at most half of the prompt."""
+    longest = 1 << max(0, (prompt_tokens // 2).bit_length() - 1)
+    lengths = (longest >> k for k in range(_CHUNK_LENGTHS))
+    return tuple(sorted(n for n in lengths if n >= _SHORTEST_CHUNK))
 
 
 def measure_times(
@@ -60,17 +75,25 @@ def measure_times(
         clock = time.thread_time if threads == 1 else time.perf_counter
         progress("loading the model", 0.05)
         whole = _Stopwatch(StageModel.load(model, 0, layers, dtype=dtype), layout, clock)
-        whole.run(batch_size, prompt_tokens, lambda done: progress("timing the layers", 0.1 + 0.8 * done))
+        whole.run(batch_size, prompt_tokens, lambda done: progress("timing the layers", 0.1 + 0.5 * done))
+        lengths = chunk_lengths(prompt_tokens) if whole.stage.runs_chunks() else ()
+        progress("timing chunks of prompts", 0.6)
+        chunks = [whole.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
         del whole.stage
         # A stage of one layer shows the overhead: masks, rotary embeddings, the placeholders of other layers.
         progress("timing the overhead of a stage", 0.9)
         single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype), layout, clock)
         single.run(batch_size, prompt_tokens, lambda _done: None)
+        overheads = [single.run_chunks(batch_size, prompt_tokens, length)[2] for length in lengths]
     return LayerTimes(
         prefill_s=tuple(statistics.median(column) for column in zip(*whole.prefills, strict=True)),
         decode_s=tuple(statistics.median(column) for column in zip(*whole.decodes, strict=True)),
         overhead_prefill_s=statistics.median(single.prefill_overheads),
         overhead_decode_s=statistics.median(single.decode_overheads) if single.decode_overheads else 0.0,
+        chunks=tuple(
+            (length, first_s, last_s, overhead_s)
+            for length, (first_s, last_s, _), overhead_s in zip(lengths, chunks, overheads, strict=True)
+        ),
     )
 
 
@@ -132,6 +155,32 @@ class _Stopwatch:
                 self.prefill_overheads.append(prefill[1])
                 self.decodes += [layers for layers, _ in decodes]
                 self.decode_overheads += [overhead for _, overhead in decodes]
+
+    def run_chunks(
+        self, batch_size: int, prompt_tokens: int, length: int
+    ) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+        """Time the first and the last `length` tokens of a prompt, of which the rest runs between them untimed.
+
+        Returns the median seconds of each layer for both, and the median overhead.
+        """
+        x, _ = self._start(batch_size, prompt_tokens)
+        assert x is not None, "a prefill starts with ids or a hidden state"
+        first, between, last = torch.split(x, [length, prompt_tokens - 2 * length, length], dim=1)
+        timed = []
+        for _ in range(_CHUNK_REPETITIONS):
+            cache = self.stage.new_cache()
+            timed.append(self._time(self._chunk(first, 0, cache)))
+            if between.shape[1]:
+                self._chunk(between, length, cache)()
+            timed.append(self._time(self._chunk(last, prompt_tokens - length, cache)))
+        columns = [[layers for layers, _ in timed[k::2]] for k in (0, 1)]
+        first_s, last_s = (tuple(map(statistics.median, zip(*column, strict=True))) for column in columns)
+        return first_s, last_s, statistics.median(overhead for _, overhead in timed)
+
+    def _chunk(self, x: Tensor, before: int, cache: Cache) -> Callable[[], object]:
+        """Return the forward of a part of a prompt behind so many tokens, as a stage runs it."""
+        mask = torch.ones(len(x), before + x.shape[1], dtype=torch.long)
+        return functools.partial(self.stage.forward, x.contiguous(), mask, cache)
 
     def _forwards(self, x: Tensor | None, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
         """Yield a prefill and its decode steps, or the one forward of a model that does not generate."""

@@ -10,6 +10,7 @@ import torch
 
 from orbitsplit._models.stage import StageModel
 from orbitsplit._profiling import timing
+from orbitsplit._profiling.measure import profile
 from tests.support.tiny_models import save_tiny_model
 
 
@@ -26,6 +27,7 @@ def test_a_pause_follows_each_forward(tmp_path: Path, monkeypatch: pytest.Monkey
         return output
 
     monkeypatch.setattr(StageModel, "_check_forward", lambda _: None)
+    monkeypatch.setattr(StageModel, "runs_chunks", lambda _: False)
     monkeypatch.setattr(StageModel, "forward", timed_forward)
     monkeypatch.setattr(timing.time, "sleep", lambda seconds: events.append(("pause", seconds)))
     timing.measure_times(
@@ -35,3 +37,52 @@ def test_a_pause_follows_each_forward(tmp_path: Path, monkeypatch: pytest.Monkey
     for (worked, duration), (paused, pause) in zip(events[::2], events[1::2], strict=True):
         assert (worked, paused) == ("forward", "pause")
         assert pause >= 3 * duration
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "lengths"),
+    [
+        (1, ()),
+        (31, ()),
+        (32, (16,)),
+        (100, (16, 32)),
+        (128, (16, 32, 64)),
+        (512, (32, 64, 128, 256)),
+        (4096, (256, 512, 1024, 2048)),
+    ],
+)
+def test_chunks_are_measured_in_powers_of_two_of_at_most_half_a_prompt(
+    prompt_tokens: int, lengths: tuple[int, ...]
+) -> None:
+    assert timing.chunk_lengths(prompt_tokens) == lengths
+
+
+def test_chunks_take_what_a_forward_of_them_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock that counts tokens, and the tokens before them: what a layer takes is what it is given.
+    save_tiny_model(tmp_path, "llama")
+    seen: list[tuple[int, int]] = []
+    forward = StageModel.forward
+
+    def noted_forward(
+        self: StageModel, x: torch.Tensor, mask: torch.Tensor, *args: object, **options: object
+    ) -> torch.Tensor:
+        seen.append((x.shape[1], mask.shape[1] - x.shape[1]))
+        return forward(self, x, mask, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StageModel, "forward", noted_forward)
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+    found = profile(tmp_path, prompt_tokens=70, measure=True)
+    assert [chunk.tokens for chunk in found.chunks] == [16, 32]
+    for chunk in found.chunks:
+        assert len(chunk.first_s) == len(chunk.last_s) == len(found.layers)
+        assert all(seconds > 0 for seconds in (*chunk.first_s, *chunk.last_s))
+    # Two repetitions in the whole model and in a stage of one layer: first tokens, those between, last tokens.
+    for first in (16, 32):
+        assert seen.count((first, 0)) == seen.count((70 - 2 * first, first)) == seen.count((first, 70 - first)) == 4
+
+
+def test_a_model_with_states_has_no_times_of_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_model(tmp_path, "llama")
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+    monkeypatch.setattr(StageModel, "runs_chunks", lambda _: False)
+    assert profile(tmp_path, prompt_tokens=70, measure=True).chunks == ()

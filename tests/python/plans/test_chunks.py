@@ -1,0 +1,287 @@
+"""Plans with prompts in chunks: the best length by enumeration, and predictions by a simulation of unequal chunks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+import orbitsplit as osp
+from orbitsplit._plans.chunks import chunks_of
+from orbitsplit._profiling.profile import ChunkTimes, LayerProfile, ModelProfile
+
+PROMPT, NEW, WIDTH, LAYERS = 64, 5, 100, 5
+LENGTHS = (16, 32)
+GROWTH = 1.2
+
+
+def make_profile(seed: int = 0, *, fixed: float = 0.1, tokens: int = PROMPT) -> ModelProfile:
+    """A measured profile: forwards take a `fixed` part whatever their length, and up to 20 % more behind others."""
+    source = random.Random(seed)
+    whole = [source.uniform(0.5, 1.5) for _ in range(LAYERS)]
+    chunks = []
+    for length in LENGTHS:
+        share = fixed + (1 - fixed) * length / PROMPT
+        first = tuple(seconds * share for seconds in whole)
+        chunks.append(ChunkTimes(length, first, tuple(seconds * GROWTH for seconds in first), 0.01))
+    names = ["embeddings", *(f"layer {k}" for k in range(LAYERS - 2)), "head"]
+    return ModelProfile(
+        model="m",
+        architecture="A",
+        dtype="float32",
+        prompt_tokens=tokens,
+        batch_size=1,
+        hidden_size=WIDTH // 4,
+        layers=tuple(
+            LayerProfile(name, 10, 0, None, 1000, 10, prefill_s=seconds, decode_s=seconds / 20)
+            for name, seconds in zip(names, whole, strict=True)
+        ),
+        cut_bytes_per_token=WIDTH,
+        workspace_bytes=0,
+        tied_bytes=0,
+        overhead_prefill_s=0.02,
+        threads=1,
+        chunks=tuple(chunks),
+    )
+
+
+def make_network(seed: int, nodes: int = 3) -> osp.Network:
+    source = random.Random(seed)
+    return osp.Network(
+        name="test",
+        nodes=tuple(
+            osp.Node(f"n{k}", memory_bytes=source.choice([20, 30, 50]), slowdown=source.uniform(0.5, 2.0))
+            for k in range(nodes)
+        ),
+        links=tuple(
+            osp.Link(f"n{a}", f"n{b}", bytes_per_s=source.uniform(3e3, 3e4), latency_s=source.uniform(0, 0.3))
+            for a, b in itertools.permutations(range(nodes), 2)
+        ),
+    )
+
+
+def every_split(nodes: int) -> Iterator[list[tuple[int, range]]]:
+    """Yield all ordered subsets of the nodes with all divisions of the layers among them."""
+    for count in range(1, nodes + 1):
+        for order in itertools.permutations(range(nodes), count):
+            for cuts in itertools.combinations(range(1, LAYERS), count - 1):
+                edges = [0, *cuts, LAYERS]
+                yield [(node, range(a, b)) for node, a, b in zip(order, edges, edges[1:], strict=False)]
+
+
+def total_s(
+    stages: list[tuple[int, range]], profile: ModelProfile, network: osp.Network, groups: int, chunks: int
+) -> float:
+    """Seconds by the formulas, written down once more; infinite where a stage does not fit its node."""
+    if any(10 * len(layers) > network.nodes[node].memory_bytes for node, layers in stages):
+        return float("inf")
+    links = {(int(link.source[1:]), int(link.destination[1:])): link for link in network.links}
+    pairs = [links[a, b] for (a, _), (b, _) in itertools.pairwise(stages)]
+    if chunks == 1:
+        times, overhead = [layer.prefill_s or 0.0 for layer in profile.layers], profile.overhead_prefill_s
+    else:
+        chunk = next(one for one in profile.chunks if one.tokens == PROMPT // chunks)
+        times = [seconds * (1 + GROWTH) / 2 for seconds in chunk.first_s]
+        overhead = chunk.overhead_s
+    spread = overhead * len(network.nodes) / LAYERS
+
+    def occupancies(seconds: list[float], of_stage: float, tokens: float) -> list[float]:
+        computing = [network.nodes[n].slowdown * sum(seconds[k] + of_stage for k in layers) for n, layers in stages]  # type: ignore[operator]
+        return computing + [WIDTH * tokens / link.bytes_per_s for link in pairs]
+
+    latency = sum(link.latency_s for link in pairs)
+    prefill = occupancies(times, spread, PROMPT / chunks)
+    decode = occupancies([layer.decode_s or 0.0 for layer in profile.layers], 0.0, 1)
+    back = 0.0
+    if pairs:
+        chain = [links[b, a].latency_s for (a, _), (b, _) in itertools.pairwise(stages)]
+        back = min(links[stages[-1][0], stages[0][0]].latency_s, sum(chain))
+    makespan = sum(prefill) + latency + (groups * chunks - 1) * max(prefill)
+    return makespan + (NEW - 1) * max(sum(decode) + latency + back, groups * max(decode))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_length_is_the_best_of_all_by_enumeration(groups: int) -> None:
+    chosen = set()
+    for seed in range(40):
+        fixed = random.Random(seed).choice([0.02, 0.1, 0.3, 0.6])
+        profile, network = make_profile(seed, fixed=fixed), make_network(seed)
+        workload = osp.Workload(micro_batches=groups, prompt_tokens=PROMPT, new_tokens=NEW)
+        best = {
+            PROMPT // chunks: min(total_s(stages, profile, network, groups, chunks) for stages in every_split(3))
+            for chunks in (1, 2, 4)
+        }
+        plan = osp.plan(profile, network, workload)
+        assert plan.prediction is not None
+        assert plan.prediction.status == "optimal"
+        assert plan.prediction.total_s == pytest.approx(min(best.values()), rel=1e-9)
+        assert dict(plan.prediction.chunk_options) == pytest.approx(best)
+        assert best[plan.chunk_tokens or PROMPT] == min(best.values())
+        chosen.add(plan.chunk_tokens)
+        for length in (None, *LENGTHS):
+            fixed_length = osp.plan(profile, network, workload, chunk_tokens=length).prediction
+            assert fixed_length is not None
+            assert fixed_length.total_s == pytest.approx(best[length or PROMPT], rel=1e-9)
+    assert chosen >= {None, 16} if groups == 1 else None in chosen
+
+
+@pytest.mark.parametrize("chunk_tokens", [16, 32])
+def test_a_simulation_of_equal_chunks_takes_the_predicted_prefill(chunk_tokens: int) -> None:
+    plan = osp.plan(
+        make_profile(3),
+        make_network(5),
+        osp.Workload(micro_batches=2, prompt_tokens=PROMPT, new_tokens=NEW),
+        chunk_tokens=chunk_tokens,
+    )
+    assert plan.prediction is not None
+    assert len(plan.stages) > 1
+    last = plan.stages[-1].node
+    events = [event for event in osp.simulate(plan).events if event.node == last and event.kind == "compute"]
+    assert max(event.stop_s for event in events if event.step == 0) == pytest.approx(plan.prediction.prefill_s)
+    chunks = PROMPT // chunk_tokens
+    assert {event.step for event in events} == {*range(1 - chunks, NEW)}
+
+
+def makespan_of_growing_chunks(plan: osp.Plan, chunks: int) -> float:
+    """Seconds of a prompt whose chunks take 1 to 1.2 times what the first takes, in a simulation of its own."""
+    assert plan.prediction is not None
+    mean = (1 + GROWTH) / 2
+    free = [0.0] * len(plan.stages)
+    free_links = [0.0] * len(plan.links)
+    end = 0.0
+    for chunk in range(chunks):
+        at = 0.0
+        for k, stage_s in enumerate(plan.prediction.stage_s):
+            grown = stage_s / mean * (1 + (GROWTH - 1) * chunk / (chunks - 1))
+            free[k] = at = max(at, free[k]) + grown
+            if k < len(plan.links):
+                free_links[k] = at = max(at, free_links[k]) + plan.prediction.link_s[k]
+                at += plan.links[k].latency_s
+        end = max(end, at)
+    return end
+
+
+@pytest.mark.parametrize("chunk_tokens", [16, 32])
+def test_the_mean_of_growing_chunks_predicts_within_a_tenth(chunk_tokens: int) -> None:
+    # Later chunks attend to more tokens, and are the ones that the last stages wait for.
+    chunks = PROMPT // chunk_tokens
+    for seed in range(20):
+        plan = osp.plan(make_profile(seed), make_network(seed), _workload(), chunk_tokens=chunk_tokens)
+        assert plan.prediction is not None
+        assert plan.prediction.prefill_s == pytest.approx(makespan_of_growing_chunks(plan, chunks), rel=0.1)
+
+
+def _workload() -> osp.Workload:
+    return osp.Workload(prompt_tokens=PROMPT)
+
+
+def test_chunks_of_a_prompt_are_equally_long() -> None:
+    profile = replace(make_profile(), prompt_tokens=100)
+    workload = replace(_workload(), prompt_tokens=100)
+    assert chunks_of(profile, 32) == 4
+    plan = osp.plan(profile, make_network(5), workload)
+    assert plan.prediction is not None
+    assert [tokens for tokens, _ in plan.prediction.chunk_options] == [15, 25, 100]
+
+
+def test_what_was_measured_between_two_lengths_is_in_proportion() -> None:
+    profile, network = make_profile(), make_network(5)
+    problems = [osp.build_problem(profile, network, _workload(), chunk_tokens=length) for length in (16, 22, 32, None)]
+    assert [problem.micro_batches for problem in problems] == [4, 3, 2, 1]
+    times = [float(problem.layer_time_s[0][2]) for problem in problems]
+    between = (64 / 3 - 16) / 16
+    assert times[1] == pytest.approx(times[0] + between * (times[2] - times[0]))
+    assert [float(problem.cut_bytes[0]) for problem in problems] == pytest.approx([1600, 6400 / 3, 3200, 6400])
+
+
+def test_a_node_of_known_flops_loses_by_chunks_what_the_measured_machine_does() -> None:
+    profile = make_profile(fixed=0.25)
+    network = osp.Network(name="one", nodes=(osp.Node("gpu", memory_bytes=50, flop_per_s=100.0),))
+    whole, quarter = (
+        osp.build_problem(profile, network, _workload(), chunk_tokens=length).layer_time_s[0] for length in (None, 16)
+    )
+    # A forward of a quarter takes 0.25 + 0.75 / 4 of the whole, and 10 % more as a mean over the prompt.
+    loss = 4 * (0.25 + 0.75 / 4) * 1.1
+    assert quarter.tolist() == pytest.approx((whole * loss / 4).tolist())
+
+
+@pytest.mark.parametrize("objective", ["throughput", "time_per_token"])
+def test_objectives_that_chunks_cannot_improve_have_whole_prompts(objective: str) -> None:
+    workload = replace(_workload(), new_tokens=NEW)
+    plan = osp.plan(make_profile(fixed=0.02), make_network(5), workload, objective=objective)
+    assert plan.chunk_tokens is None
+    assert plan.prediction is not None
+    assert plan.prediction.chunk_options == ()
+
+
+def test_profiles_without_times_of_chunks_have_whole_prompts() -> None:
+    profile = replace(make_profile(fixed=0.02), chunks=())
+    assert osp.plan(profile, make_network(5), _workload()).chunk_tokens is None
+    with pytest.raises(ValueError, match="chunk_tokens is 16, and the profile of m has no times of chunks"):
+        osp.plan(profile, make_network(5), _workload(), chunk_tokens=16)
+
+
+@pytest.mark.parametrize(
+    ("chunk_tokens", "error", "message"),
+    [
+        ("small", ValueError, "chunk_tokens is 'small', must be a number of tokens, "),
+        (0, ValueError, "chunk_tokens is 0, must be at least 1"),
+        (2.5, TypeError, "chunk_tokens"),
+        (True, TypeError, "chunk_tokens"),
+    ],
+)
+def test_other_lengths_are_refused_by_name(chunk_tokens: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        osp.plan(make_profile(), make_network(5), _workload(), chunk_tokens=chunk_tokens)  # type: ignore[arg-type]
+
+
+def test_a_length_of_at_least_the_prompt_is_the_whole() -> None:
+    plan = osp.plan(make_profile(), make_network(5), _workload(), chunk_tokens=PROMPT)
+    assert plan.chunk_tokens is None
+
+
+def test_plan_and_profile_come_back_from_their_files() -> None:
+    profile = make_profile(fixed=0.02)
+    plan = osp.plan(profile, make_network(5), _workload())
+    assert plan.chunk_tokens == 16
+    assert osp.Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert ModelProfile.from_dict(json.loads(json.dumps(profile.to_dict()))) == profile
+
+
+def test_files_of_before_have_no_chunks() -> None:
+    profile, plan = make_profile().to_dict(), osp.Plan.manual([1], 3).to_dict()
+    del profile["chunks"]
+    assert ModelProfile.from_dict(profile).chunks == ()
+    assert "chunk_tokens" not in plan
+    assert osp.Plan.from_dict(plan).chunk_tokens is None
+
+
+def test_the_explanation_compares_the_lengths() -> None:
+    plan = osp.plan(make_profile(fixed=0.02), make_network(5), _workload())
+    assert plan.prediction is not None
+    seconds = [f"{value:.3g}" for _, value in plan.prediction.chunk_options]
+    assert "prompts run in chunks of 16 tokens; best plans by length of chunks: 16 tokens " in plan.explain()
+    assert all(number in plan.explain() for number in seconds)
+    assert "per chunk of 16 tokens" in plan.explain()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        ((ChunkTimes(64, (0.0,) * 5, (0.0,) * 5),), "chunks of 64 tokens, must be in increasing order and below"),
+        ((ChunkTimes(16, (0.0,) * 4, (0.0,) * 4),), "have times of 4 layers, the profile has 5"),
+        ((ChunkTimes(16, (0.0,) * 5, (0.0,) * 5),) * 2, "must be in increasing order"),
+    ],
+)
+def test_times_of_chunks_that_do_not_fit_the_profile_are_refused(chunks: tuple[ChunkTimes, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(make_profile(), chunks=chunks)
+
+
+def test_a_time_that_is_negative_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"last_s\[1\] of chunks of 8 tokens is -1"):
+        ChunkTimes(8, (0.0, 0.0), (0.0, -1.0))
