@@ -117,7 +117,7 @@ class _Bench:
             nodes=tuple(osp.Node(name=name, memory_bytes=memory_bytes, slowdown=SLOWDOWN) for name in names),
             links=tuple(osp.Link(a, b, bytes_per_s, latency_s) for a, b in itertools.permutations(names, 2)),
         )
-        plan = osp.plan(profile, network, workload, order="fixed")
+        plan = osp.plan(profile, network, workload, order="fixed", chunk_tokens=None)
         assert len(plan.stages) == STAGES
         return plan
 

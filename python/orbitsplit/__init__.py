@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ._plans.trace import Trace, TraceEvent
     from ._plans.weight_options import WeightOption
     from ._profiling.measure import profile
-    from ._profiling.profile import LayerProfile, ModelProfile
+    from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile
     from ._profiling.workload import Workload
     from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
@@ -68,6 +68,7 @@ _MODULES = {
     "CalibratedModel": "._codebook.codebook",
     "CalibrationOptions": ".calibration",
     "Certificate": "._planner.certificate",
+    "ChunkTimes": "._profiling.profile",
     "Codebook": "._codebook.codebook",
     "CodebookEntry": "._codebook.codebook",
     "CodebookLevel": "._codebook.codebook",
@@ -162,6 +163,7 @@ __all__ = [
     "CalibratedModel",
     "CalibrationOptions",
     "Certificate",
+    "ChunkTimes",
     "Codebook",
     "CodebookEntry",
     "CodebookLevel",
