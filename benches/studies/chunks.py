@@ -1,6 +1,6 @@
 """One prompt in chunks over four equal stages: the first token beside that of the whole prompt, and the prediction.
 
-    python -m benches.studies.chunks [--model DIR] [--prompt-tokens 512] [--rounds 3] [--mbit 100] [--slowdown 4]
+    python -m benches.studies.chunks [--model DIR] [--prompt-tokens 512] [--rounds 3] [--slowdown 4]
 
 Gemma 3 270M in four processes on this machine, one thread each, on nodes that are emulated to be slower than it, so
 that four of them need less than one core. Every node must run layers, so that the planner makes stages of about equal
@@ -16,7 +16,7 @@ import itertools
 import os
 import statistics
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from orbitsplit._models.source import demo_model, load_tokenizer
 NODES = ["sat-0", "sat-1", "sat-2", "sat-3"]
 NEW_TOKENS = 4
 LATENCY_S = 0.001
-LEVELS = osp.LevelTable(levels=(osp.Level("bf16", ratio=2.0),), loss=((0.0,),))
+LEVEL = osp.Level(name="bf16", ratio=2.0)
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", type=Path, help="a profile of the model that was measured before")
     parser.add_argument("--mbit", type=float, default=100.0)
     parser.add_argument("--slowdown", type=float, default=4.0)
     options = parser.parse_args()
     model = options.model or demo_model()
-    profile = osp.profile(model, prompt_tokens=options.prompt_tokens, measure=True)
+    profile = (
+        osp.ModelProfile.load(options.profile)
+        if options.profile
+        else osp.profile(model, prompt_tokens=options.prompt_tokens, measure=True)
+    )
     network = _network(options.mbit * 1e6 / 8, options.slowdown)
     prompt = _prompt(model, options.prompt_tokens)
     lengths = [None, *(chunk.tokens for chunk in reversed(profile.chunks))]
@@ -92,8 +97,7 @@ def run(
 
 
 def _plan(profile: osp.ModelProfile, network: osp.Network, length: object) -> osp.Plan:
-    cuts = len(profile.layers) - 1
-    levels = replace(LEVELS, loss=LEVELS.loss * cuts)
+    levels = osp.LevelTable(levels=(LEVEL,), loss=((0.0,),) * (len(profile.layers) - 1))
     workload = osp.Workload(prompt_tokens=profile.prompt_tokens)
     pins: dict[str, list[str | int]] = {node: [] for node in NODES}
     return osp.plan(profile, network, workload, levels=levels, pins=pins, order="fixed", chunk_tokens=length)  # type: ignore[arg-type]

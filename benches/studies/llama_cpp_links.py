@@ -4,7 +4,7 @@
 
 The machines are network namespaces on this one, any two of them joined by the same relay (see `relay.py`). Each has a
 server of llama.cpp, with the client on the first; or a stage of orbitsplit, started by torchrun, which sends int8
-activations. Weights are in 8 bits, processes have one thread. Prints the best of the rounds: prefill of 128 tokens, and
+activations, prompts in chunks of 32 tokens. Weights are in 8 bits, processes have one thread. Prints the best of the rounds: prefill of 128 tokens, and
 milliseconds a token: of llama.cpp without tokens before it, of orbitsplit behind the prompt. The prefill of orbitsplit
 is that of a process that has just started. llama.cpp sends weights to its servers over the links, at 10 Mbit/s for
 minutes; that does not count. Needs root, and what `llama_cpp.py` needs.
@@ -31,6 +31,7 @@ from orbitsplit.runtime._emulation.namespaces import Namespaces
 
 NODES = ["sat-0", "sat-1", "sat-2", "sat-3"]
 RPC_PORT, RENDEZVOUS_PORT = 50052, 29500
+CHUNK_TOKENS = 32
 WAYS = {"RPC, head at the servers": (), "RPC, head at the client": ("-ot", "token_embd.weight=CPU")}
 
 
@@ -82,7 +83,7 @@ def rpc(spaces: Namespaces, programs: Path, gguf: Path, *extra: str) -> tuple[fl
 
 def stages(spaces: Namespaces, model: Path) -> tuple[float, float]:
     """Return the same of a stage of orbitsplit on each node."""
-    plan = osp.Plan.manual(CUTS, layers=18, codecs=["int8"] * len(CUTS), nodes=NODES)
+    plan = osp.Plan.manual(CUTS, layers=18, codecs=["int8"] * len(CUTS), nodes=NODES, chunk_tokens=CHUNK_TOKENS)
     tokenizer = load_tokenizer(model)
     ids = tokenizer("The satellite passes over the station and sends what it has seen. " * 20).input_ids
     prompt = tokenizer.decode(ids[:PROMPT_TOKENS], skip_special_tokens=True)
