@@ -4,10 +4,10 @@
 
 The machines are network namespaces on this one, any two of them joined by the same relay (see `relay.py`). Each has a
 server of llama.cpp, with the client on the first; or a stage of orbitsplit, started by torchrun, which sends int8
-activations, prompts in chunks of 32 tokens. Weights are in 8 bits, processes have one thread. Prints the best of the rounds: prefill of 128 tokens, and
-milliseconds a token: of llama.cpp without tokens before it, of orbitsplit behind the prompt. The prefill of orbitsplit
-is that of a process that has just started. llama.cpp sends weights to its servers over the links, at 10 Mbit/s for
-minutes; that does not count. Needs root, and what `llama_cpp.py` needs.
+activations, and prompts in chunks of 32 tokens. Weights are in 8 bits, processes have one thread. Prints the best of
+the rounds: prefill of 128 tokens, and milliseconds a token: of llama.cpp without tokens before it, of orbitsplit behind
+the prompt. The prefill of orbitsplit is that of a process that has just started. llama.cpp sends weights to its servers
+over the links, at 10 Mbit/s for minutes; that does not count. Needs root, and what `llama_cpp.py` needs.
 """
 
 from __future__ import annotations

@@ -160,6 +160,7 @@ def profile(
     measure: Annotated[
         bool, typer.Option("--measure", help="Also measure the time of each layer, one thread.")
     ] = False,
+    device: Annotated[str, typer.Option(help="What is measured: cpu, cuda, cuda:1 or mps.")] = "cpu",
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -171,7 +172,12 @@ def profile(
     find_model(model)
     with progress_bars() as progress:
         result = osp.profile(
-            model, prompt_tokens=prompt_tokens, batch_size=batch_size, measure=measure, progress=progress
+            model,
+            prompt_tokens=prompt_tokens,
+            batch_size=batch_size,
+            measure=measure,
+            device=device,
+            progress=progress,
         )
     save(result, output)
     if as_json:

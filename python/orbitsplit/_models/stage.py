@@ -9,6 +9,7 @@ The received hidden state enters at the first layer; all stages but the last end
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Iterator, Mapping
@@ -18,15 +19,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from orbitsplit._io.device_names import CPU
+
 from .architecture import Layout, Passthrough, find_layout, modules_outside, running_unknown_code
 from .decode_steps import DecodeSteps
+from .device import open_device, to_host
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
 from .kv_cache import growing_cache, takes_chunks
@@ -56,6 +60,7 @@ class StageModel:
         self.stop = stop
         self.layers = layout.layer_count + 2
         self.hidden_size = layout.hidden_size
+        self.device: torch.device = model.device
         self.config: PreTrainedConfig = copy.deepcopy(model.config)
         self.generates = layout.generates
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
@@ -72,14 +77,26 @@ class StageModel:
         layers[-1].register_forward_hook(self._leave)
 
     @classmethod
-    def load(cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32) -> StageModel:
-        """Load the layers [start, stop) of a model directory or hub id.
+    def load(
+        cls,
+        model: str | Path,
+        start: int,
+        stop: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str = CPU,
+    ) -> StageModel:
+        """Load the layers [start, stop) of a model directory or hub id onto a device of this machine.
 
         Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
-        Raises ValueError for an empty or too long range, an architecture that cannot be split, and a checkpoint
-        that lacks weights of the stage.
+        Raises ValueError for an empty or too long range, an architecture that cannot be split, a checkpoint that lacks
+        weights of the stage, a device that is not here, and one that quantised weights do not run on.
         """
-        loaded, layout = load_part(model, start, stop, dtype=dtype)
+        place = open_device(device)
+        loaded, layout = load_part(model, start, stop, dtype=dtype, is_fused=place.type == CPU)
+        if place.type != CPU:
+            _check_movable(loaded, device)
+            loaded.to(place)
         stage = cls(loaded, layout, start, stop)
         stage._check_forward()
         stage._prepare_steps(layout)
@@ -129,24 +146,24 @@ class StageModel:
 
         `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
         `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
-        or on the last stage the logits [B, V] of the last position; `without_head` the hidden state there too.
+        or on the last stage the logits [B, V] of the last position; `without_head` the hidden state there too. Tensors
+        are in the processor's memory, whatever the stage's device.
         """
-        is_padded = not bool(attention_mask.all())
+        is_padded = self._is_padded(attention_mask)
         steps = self._steps if x.shape[1] == 1 and not is_padded else None
-        self._received = _aligned(x)
+        self._received = self._entering(x)
         self._leaves = steps is None and (without_head or not self.is_last)
         try:
             if steps is not None:
                 return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
-            inputs = self._inputs(x, attention_mask, is_padded=is_padded)
+            inputs = self._inputs(self._received, attention_mask, is_padded=is_padded)
             output = self.model(**inputs, past_key_values=cache, use_cache=True)
         except _StageExit as left:
-            return left.hidden
+            return to_host(left.hidden)
         finally:
             self._received = None
             self._leaves = not self.is_last
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return to_host(output.logits[:, -1])
 
     @torch.inference_mode()
     def forward_once(self, x: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
@@ -158,18 +175,26 @@ class StageModel:
         name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
         """
         options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
-        inputs = {name: _aligned(value) for name, value in inputs.items()}
-        self._received = None if x is None else _aligned(x)
+        inputs = {name: self._entering(value) for name, value in inputs.items()}
+        self._received = None if x is None else self._entering(x)
         try:
             output = self.model(**inputs, **options)
         except _StageExit as left:
-            return left.hidden
+            return to_host(left.hidden)
         finally:
             self._received = None
-        return {name: value for name, value in output.items() if isinstance(value, Tensor)}
+        return {name: to_host(value) for name, value in output.items() if isinstance(value, Tensor)}
+
+    @staticmethod
+    def _is_padded(attention_mask: Tensor) -> bool:
+        return not bool(attention_mask.all())
+
+    def _entering(self, x: Tensor) -> Tensor:
+        """Return what enters the stage on its device."""
+        return _aligned(x) if self.device.type == CPU else x.to(self.device)
 
     def _inputs(self, x: Tensor, attention_mask: Tensor, *, is_padded: bool) -> dict[str, Any]:
-        tokens = x.shape[1]
+        tokens, attention_mask = x.shape[1], attention_mask.to(self.device)
         # Past the first stage only the shape of the ids is used.
         inputs: dict[str, Any] = {"input_ids": x if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)}
         # As transformers' generate does it: positions from the mask, and the mask dropped where nothing is padded,
@@ -242,11 +267,12 @@ class StageModel:
 
 
 def load_part(
-    model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32
+    model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32, is_fused: bool = True
 ) -> tuple[PreTrainedModel, Layout]:
     """Return a model with the weights of its layers [start, stop) alone, and how it runs its layers.
 
-    Arguments and errors as of `StageModel.load`. In the place of other modules are ones without weights.
+    Arguments and errors as of `StageModel.load`. In the place of other modules are ones without weights. If `is_fused`,
+    the core computes layers and norms where it gives what they do.
     """
     config = read_config(model)
     layout = find_layout(config)
@@ -262,9 +288,15 @@ def load_part(
     _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
     convert_parameters(loaded)
     _forget_embeddings(loaded, layout, start)
-    fuse_layers(layout.layers_of(loaded))
-    fuse_norms(loaded)
+    if is_fused:
+        fuse_layers(layout.layers_of(loaded))
+        fuse_norms(loaded)
     return loaded, layout
+
+
+def _check_movable(model: PreTrainedModel, device: str) -> None:
+    if any(parameter.dtype == torch.uint8 for parameter in model.parameters()):
+        raise ValueError(f"quantised weights run on the processor alone, not on {device}: give the node float weights")
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -297,15 +329,16 @@ class _Placeholder(nn.Module):
         # with the same shapes. Only the shapes are kept: some models scale the embeddings in place.
         signature = tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, kwargs))
         if self._signature != signature:
-            args, kwargs = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
-            self._output = object.__getattribute__(self, "_module")(*args, **kwargs)
+            on_meta = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
+            self._output = object.__getattribute__(self, "_module")(*on_meta[0], **on_meta[1])
             self._signature = signature
-        return tree_map_only(Tensor, _filled, self._output)
+        device = next((x.device for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
+        return tree_map_only(Tensor, functools.partial(_filled, device=device), self._output)
 
 
-def _filled(x: Tensor) -> Tensor:
+def _filled(x: Tensor, *, device: torch.device | None) -> Tensor:
     value = float("nan") if x.is_floating_point() else 0
-    return torch.full(x.shape, value, dtype=x.dtype)
+    return torch.full(x.shape, value, dtype=x.dtype, device=device)
 
 
 def _stage_class(

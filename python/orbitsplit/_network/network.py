@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
+from orbitsplit._io.device_names import CPU, check_device_name
 from orbitsplit._io.files import read_text, write_text
 from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quantity_of, tables_of
 from orbitsplit._io.validation import check_boolean, check_number, check_string, listed, quoted, tuple_of
@@ -41,6 +42,7 @@ class Node:
         headroom_bytes: Memory that is not for weights, keys and values, and workspace. A plan keeps at least what the
             process of a stage takes for itself, which may be more.
         half_duplex: Whether the node cannot compute and transmit at once.
+        device: What runs a stage on the node, as torch names it: "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
         ValueError: No speed, two speeds, or a number out of range.
@@ -54,9 +56,11 @@ class Node:
     memory_bytes_per_s: float | None = None
     headroom_bytes: int = 0
     half_duplex: bool = False
+    device: str = CPU
 
     def __post_init__(self) -> None:
         check_string("name of a node", self.name)
+        check_device_name(f"device of node {quoted(self.name)}", self.device)
         check_boolean(f"half_duplex of node {quoted(self.name)}", self.half_duplex)
         if (self.slowdown is None) == (self.flop_per_s is None):
             raise ValueError(f"node {quoted(self.name)} needs a speed: either slowdown or compute, not both")
@@ -176,7 +180,7 @@ class Network:
         A bare number is in bytes, bytes per second, seconds or FLOP/s.
 
         The file has `name`, `[[nodes]]` with `name`, `memory`, a speed (`slowdown`, or `compute` and optionally
-        `memory_bandwidth`), optional `headroom` and `half_duplex`; and `[[links]]` with `bandwidth`, optional
+        `memory_bandwidth`), optional `headroom`, `half_duplex` and `device`; and `[[links]]` with `bandwidth`, optional
         `latency` and either `source` and `destination` (one way; `from` and `to` in files of version 0.1) or
         `between = [a, b]` (both ways). `[[pins]]`, optional, has `node` and `layers`, a list of names and indices.
 
@@ -280,7 +284,7 @@ class Network:
 
 
 def _node(table: Mapping[str, Any], where: str) -> Node:
-    optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex")
+    optional = ("slowdown", "compute", "memory_bandwidth", "headroom", "half_duplex", "device")
     check_table_keys(table, required=("name", "memory"), optional=optional, where=where)
     values = {
         key: quantity_of(table[key], kind, f"{where}.{key}") for key, kind in _NODE_QUANTITIES.items() if key in table
@@ -300,6 +304,7 @@ def _node(table: Mapping[str, Any], where: str) -> Node:
             memory_bytes_per_s=values.get("memory_bandwidth"),
             headroom_bytes=_whole(table.get("headroom", 0), values.get("headroom", 0.0)),
             half_duplex=half_duplex,
+            device=table.get("device", CPU),
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
@@ -344,6 +349,7 @@ def _node_keys(node: Node) -> dict[str, object]:
         "compute": node.flop_per_s,
         "memory_bandwidth": node.memory_bytes_per_s,
         "half_duplex": node.half_duplex or None,
+        "device": None if node.device == CPU else node.device,
     }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
+from orbitsplit._io.device_names import CPU, check_device_name
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.validation import (
@@ -51,9 +52,9 @@ class PlanStage:
 
     `codec` is None on the last stage, and where the activation is sent uncompressed. `codebook_level` is the index of a
     level that the plan's codebook has at this cut; `codec` is then that level's name. `weights` is the name of one of
-    the plan's `weight_models`, None for the plan's own model. `slowdown` s makes the runtime
-    emulate a node s times slower than this machine (1 or less: run at full speed). `memory_bytes` is the node's limit
-    in bytes, None without a limit.
+    the plan's `weight_models`, None for the plan's own model. `device` runs the stage, as torch names it. `slowdown` s
+    makes the runtime emulate a node s times slower than this machine (1 or less: run at full speed). `memory_bytes` is
+    the node's limit in bytes, None without a limit.
 
     Raises:
         ValueError: A field is out of range, an unknown codec, or a codebook level without its name as `codec`.
@@ -69,6 +70,7 @@ class PlanStage:
     half_duplex: bool = False
     codebook_level: int | None = None
     weights: str | None = None
+    device: str = CPU
 
     level = renamed_attribute("PlanStage.level", "codebook_level")
 
@@ -96,6 +98,7 @@ class PlanStage:
         if self.memory_bytes is not None:
             check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
         check_boolean(f"half_duplex of node {quoted(self.node)}", self.half_duplex)
+        check_device_name(f"device of node {quoted(self.node)}", self.device)
         if self.weights is not None:
             check_string(f"weights of the stage on {quoted(self.node)}", self.weights)
 
@@ -320,11 +323,13 @@ class Plan:
         return replace(self, stages=stages, codebook=None, prediction=None, certificate=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON-ready data, weights and chunks if it has any; `from_dict` takes it back."""
+        """Return the plan as JSON-ready data, keys of later versions where they say something; see `from_dict`."""
         data = asdict(self)
         for stage in data["stages"]:
             if stage["weights"] is None:
                 del stage["weights"]
+            if stage["device"] == CPU:
+                del stage["device"]
         if not data["weight_models"]:
             del data["weight_models"]
         if self.chunk_tokens is None:

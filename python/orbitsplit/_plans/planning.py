@@ -336,6 +336,7 @@ def _plan_stage(problem: Problem, stage: Stage, node: Node, of: PlanNames) -> Pl
         slowdown=1.0 if node.slowdown is None else node.slowdown,
         memory_bytes=node.memory_bytes,
         half_duplex=node.half_duplex,
+        device=node.device,
         codebook_level=level,
         weights=of.weights_of(stage),
     )

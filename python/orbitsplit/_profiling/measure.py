@@ -9,8 +9,10 @@ from pathlib import Path
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
+from orbitsplit._io.device_names import CPU, check_device_name
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.validation import check_boolean, check_callable, check_count
+from orbitsplit._models.device import device_title
 from orbitsplit._models.source import model_class, open_model, read_config
 
 from .profile import ChunkTimes, LayerProfile, ModelProfile
@@ -30,6 +32,7 @@ def profile(
     dtype: str = "float32",
     measure: bool = False,
     threads: int = 1,
+    device: str = CPU,
     progress: Callable[[str, float], None] | None = None,
 ) -> ModelProfile:
     """Profile the layers of a model: a causal language model, an encoder or a vision transformer.
@@ -47,6 +50,8 @@ def profile(
             that other load on the machine has little effect. Prompts are measured as a whole and, where the model can
             run them so, in chunks of several lengths.
         threads: Torch threads of the measurement.
+        device: What is measured, as torch names it: "cpu", "cuda", "cuda:1" or "mps". Seconds include the copies to and
+            from its memory; nodes with a slowdown are compared with it.
         progress: Called with a text for each step, and the fraction that is done.
 
     Example:
@@ -55,10 +60,11 @@ def profile(
 
     Raises:
         ValueError: The architecture cannot be split, the model takes fewer tokens, a count is below 1, the dtype is
-            unknown, or a configuration is to be measured, which has no weights.
+            unknown, a configuration is to be measured, which has no weights, or torch finds no such device.
     """
     check_callable("progress", progress)
     _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
+    check_device_name("device", device)
     report = progress or (lambda _step, _fraction: None)
     source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
     config = read_config(source)
@@ -74,10 +80,11 @@ def profile(
         batch_size=batch_size,
         dtype=getattr(torch, dtype),
         threads=threads,
+        device=device,
         progress=report,
     )
     report("profiled", 1.0)
-    return _with_times(found, times, threads)
+    return _with_times(found, times, threads, device)
 
 
 def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size: int, dtype: str) -> ModelProfile:
@@ -107,7 +114,7 @@ def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
     return tuple(replace(layer, workspace_bytes=workspace_bytes) for layer, workspace_bytes in pairs)
 
 
-def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelProfile:
+def _with_times(found: ModelProfile, times: LayerTimes, threads: int, device: str) -> ModelProfile:
     decode_s = times.decode_s or (None,) * len(found.layers)
     timed = zip(found.layers, times.prefill_s, decode_s, strict=True)
     return replace(
@@ -117,7 +124,7 @@ def _with_times(found: ModelProfile, times: LayerTimes, threads: int) -> ModelPr
         overhead_decode_s=times.overhead_decode_s,
         chunks=tuple(ChunkTimes(*row) for row in times.chunks),
         threads=threads,
-        machine=machine_name(),
+        machine=machine_name() if (title := device_title(device)) is None else f"{title} in {machine_name()}",
     )
 
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from orbitsplit._io.device_names import CPU
 from orbitsplit._models.architecture import Layout, find_layout
+from orbitsplit._models.device import device_clock
 from orbitsplit._models.source import example_inputs, read_config, split_config
 from orbitsplit._models.stage import StageModel
 
@@ -64,6 +66,7 @@ def measure_times(
     dtype: torch.dtype,
     threads: int,
     progress: Callable[[str, float], None],
+    device: str = CPU,
 ) -> LayerTimes:
     """Measure prefills of [batch_size, prompt_tokens] and the decode steps after them, through `StageModel`.
 
@@ -72,9 +75,10 @@ def measure_times(
     layout = find_layout(read_config(model))
     layers = layout.layer_count + 2
     with _torch_threads(threads):
-        clock = time.thread_time if threads == 1 else time.perf_counter
+        counts_cpu = threads == 1 and device == CPU
+        clock = time.thread_time if counts_cpu else device_clock(device)
         progress("loading the model", 0.05)
-        whole = _Stopwatch(StageModel.load(model, 0, layers, dtype=dtype), layout, clock)
+        whole = _Stopwatch(StageModel.load(model, 0, layers, dtype=dtype, device=device), layout, clock)
         whole.run(batch_size, prompt_tokens, lambda done: progress("timing the layers", 0.1 + 0.5 * done))
         lengths = chunk_lengths(prompt_tokens) if whole.stage.runs_chunks() else ()
         progress("timing chunks of prompts", 0.6)
@@ -82,7 +86,7 @@ def measure_times(
         del whole.stage
         # A stage of one layer shows the overhead: masks, rotary embeddings, the placeholders of other layers.
         progress("timing the overhead of a stage", 0.9)
-        single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype), layout, clock)
+        single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype, device=device), layout, clock)
         single.run(batch_size, prompt_tokens, lambda _done: None)
         overheads = [single.run_chunks(batch_size, prompt_tokens, length)[2] for length in lengths]
     return LayerTimes(

@@ -18,14 +18,16 @@ T = TypeVar("T")
 class Pace:
     """Runs pieces of work at the speed of an emulated node and records them.
 
-    With `slowdown` s, a piece of work of c seconds of processor time lasts s * c seconds. Processor time counts only
-    this thread, so it is exact with one torch thread; with more threads, wall time is stretched instead.
+    With `slowdown` s, a piece of work of c seconds of the `clock` lasts s * c seconds. The default, processor time of
+    this thread, is exact with one torch thread; of more threads, or another device, wall time is stretched.
     """
 
-    def __init__(self, recorder: Recorder, *, slowdown: float = 1.0, threads: int = 1) -> None:
+    def __init__(
+        self, recorder: Recorder, *, slowdown: float = 1.0, clock: Callable[[], float] = time.thread_time
+    ) -> None:
         self.recorder = recorder
         self.slowdown = slowdown
-        self._clock = time.thread_time if threads == 1 else time.monotonic
+        self._clock = clock
         self.held_until_s = 0.0
 
     def hold_until(self, free_s: float) -> None:

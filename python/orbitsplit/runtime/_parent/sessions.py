@@ -28,7 +28,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
 from .generation import Generation, GroupState
-from .host_checks import check_host
+from .host_checks import check_devices, check_host
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
@@ -72,6 +72,8 @@ class Sessions:
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address)
+        remote = deployment.remote_nodes or (None,) * len(plan.stages)
+        check_devices(stage for stage, node in zip(plan.stages, remote, strict=False) if node is None)
         if not deployment.remote_nodes or None in deployment.remote_nodes:
             for model in {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}:
                 worker_process.prepare(model)

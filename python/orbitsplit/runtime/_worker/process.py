@@ -123,7 +123,7 @@ class Worker:
     def _load(self, setup: Setup, plan: Plan, rank: int) -> StageModel:
         """Return the model of a stage: the one that is loaded, if it has the same layers."""
         stage = plan.stages[rank]
-        wanted = (setup.model, stage.start, stage.stop, plan.dtype)
+        wanted = (setup.model, stage.start, stage.stop, plan.dtype, stage.device)
         if self._model is None or self._loaded != wanted:
             if not self._loaded:  # what the architecture imports, and its forward on the meta device, is no stage's
                 find_layout(read_config(setup.model))
@@ -132,7 +132,9 @@ class Worker:
                 self._model = None
                 gc.unfreeze()  # the old layers are among what `StageServer` has frozen
                 gc.collect()
-            self._model = StageModel.load(setup.model, stage.start, stage.stop, dtype=getattr(torch, plan.dtype))
+            self._model = StageModel.load(
+                setup.model, stage.start, stage.stop, dtype=getattr(torch, plan.dtype), device=stage.device
+            )
             self._loaded = wanted
         if stage.weights is None:
             _check_source(setup, stage, self._model)

@@ -18,6 +18,8 @@ import torch
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import compress, decompress
 from orbitsplit._errors import TransportError
+from orbitsplit._io.device_names import CPU
+from orbitsplit._models.device import device_peak_bytes
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit._models.stage import StageModel
 from orbitsplit._network.link_conditions import LinkConditions
@@ -66,7 +68,8 @@ class StageServer:
         self._warm_up()
         stage = plan.stages[rank]
         slowdown = stage.slowdown if setup.emulates else 1.0
-        self._pace = Pace(Recorder(), slowdown=slowdown, threads=plan.threads)
+        counts_cpu = plan.threads == 1 and stage.device == CPU
+        self._pace = Pace(Recorder(), slowdown=slowdown, clock=time.thread_time if counts_cpu else time.monotonic)
         self._reporter = Reporter(address, session)
         self._transport: Transport | None = None
         if self._last > 0:
@@ -146,7 +149,8 @@ class StageServer:
         traffic = outlet.take_traffic(group.id) if isinstance(outlet, ActivationOutlet) else Traffic()
         events, cpu_s = self._pace.recorder.take(group.id)
         if group.is_recorded:
-            record = StageRecord(events, cpu_s, traffic, peak_bytes())
+            used_bytes = peak_bytes() + device_peak_bytes(self._plan.stages[self._rank].device)
+            record = StageRecord(events, cpu_s, traffic, used_bytes)
             key = control.record_key(self._session, group.id, self._setup.workers[self._rank])
             self._reporter.put(key, record.to_json())
 
