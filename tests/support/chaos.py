@@ -161,7 +161,8 @@ def _plan_of(what: Subject, source: random.Random) -> tuple[osp.Plan, osp.Networ
     chosen = source.sample(names, len(plan.stages))
     stages = tuple(replace(stage, node=node) for stage, node in zip(plan.stages, chosen, strict=True))
     workload = osp.Workload(micro_batches=ROWS, prompt_tokens=PROMPT_TOKENS, new_tokens=what.new_tokens)
-    return replace(plan, stages=stages, workload=workload), network
+    chunk_tokens = random.Random(str(cuts)).choice((None, 2, 5))
+    return replace(plan, stages=stages, workload=workload, chunk_tokens=chunk_tokens), network
 
 
 def _conditions(faults: tuple[str, ...], links: list[str], source: random.Random) -> osp.LinkConditions | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from orbitsplit import LinkConditions, Plan
 from orbitsplit._models.stage import StageModel
+from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._messages.groups import Group, packed_mask
 from tests.support.stage_chain import Chain
-from tests.support.tiny_models import FAMILIES, LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import FAMILIES, HIDDEN, LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
 
 NEW = 6
+CONDITIONS = """
+[[links]]
+between = ["node 0", "node 1"]
+corrupt = 0.2
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,3 +88,45 @@ def test_models_with_states_run_prompts_as_a_whole(family: str, tmp_path: Path) 
     config = AutoConfig.for_model(family, **TEXT, **STATES[family])
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     assert not StageModel.load(tmp_path, 1, 3).runs_chunks()
+
+
+def test_chunks_over_a_link_that_flips_bits_give_the_same_text(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "gemma3_text")
+    prompts, mask = tiny_prompts((17, 9, 2))
+    judge = load_unsplit(tmp_path)
+    expected = judge.generate(prompts, attention_mask=mask, max_new_tokens=NEW, do_sample=False, eos_token_id=None)
+    plan = replace(Plan.manual([1, 3], LAYERS), chunk_tokens=2)
+    with Pipeline(plan, tmp_path, conditions=LinkConditions.from_toml(CONDITIONS)) as pipe:
+        for _ in range(3):
+            assert torch.equal(pipe.generate(prompts, mask, max_new_tokens=NEW, eos_token_id=()), expected)
+        run = pipe.last_run
+    assert run is not None
+    chunks = 9  # of 17 tokens
+    computed = [(event.node, event.step) for event in run.trace.events if event.kind == "compute"]
+    assert len(computed) == len(set(computed)) == 3 * (chunks + NEW - 1)
+    sent = [event.step for event in run.trace.events if event.kind == "send" and event.node == "node 0"]
+    assert set(sent) == set(range(1 - chunks, NEW))
+    assert run.links[0].frames == len(sent)
+    assert run.links[0].original_bytes == sum(3 * HIDDEN * 4 * (_tokens(step)) for step in sent)
+
+
+def _tokens(step: int) -> int:
+    """Tokens of each row in a step of a prompt of 17 tokens in chunks of two, the last of one."""
+    return 2 if step < 0 else 1
+
+
+def test_a_model_with_states_runs_whole_prompts_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = AutoConfig.for_model("lfm2", **TEXT, **STATES["lfm2"])
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    prompt = torch.arange(1, 10)[None]
+    judge = load_unsplit(tmp_path)
+    expected = judge.generate(prompt, max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0)
+    with (
+        caplog.at_level(logging.WARNING, "orbitsplit"),
+        Pipeline(Plan.manual([1], 2, chunk_tokens=4), tmp_path) as pipe,
+    ):
+        assert torch.equal(pipe.generate(prompt, max_new_tokens=NEW, eos_token_id=()), expected)
+        assert pipe.last_run is not None
+        assert min(event.step for event in pipe.last_run.trace.events) == 0
+    assert "cannot run prompts in chunks of 4 tokens as planned: they run as a whole" in caplog.text
