@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -26,6 +26,8 @@ SMALL = ["example_16_free", "example_32_fixed_a", "example_32_fixed_b"]
 ALL = [*SMALL, "example_32_free", "example_80_fixed"]
 # The weights of these in float32, 8 or 4 bits, decided with the rest.
 WEIGHTED = ["example_32_fixed_a", "example_80_fixed"]
+# With micro-batches before the last one that take less than the last.
+EARLIER = ["example_32_fixed_a"]
 TIME_LIMIT_S = 120
 # CP-SAT counts in integers: seconds and losses in these parts.
 TICKS = 1e9
@@ -50,6 +52,18 @@ def test_peer(benchmark, peer, name, capsys):
 @pytest.mark.parametrize("peer", ["highs", "cp_sat"])
 def test_peer_with_weight_levels(benchmark, peer, name, capsys):
     compare(benchmark, peer, name, with_weight_levels(Problem.load(PROBLEMS / f"{name}.json")), capsys)
+
+
+@pytest.mark.parametrize("name", EARLIER)
+@pytest.mark.parametrize("peer", ["highs", "cp_sat"])
+def test_peer_with_earlier_times(benchmark, peer, name, capsys):
+    compare(benchmark, peer, name, with_earlier_times(Problem.load(PROBLEMS / f"{name}.json")), capsys)
+
+
+def with_earlier_times(problem: Problem) -> Problem:
+    """Return the problem with a last micro-batch that takes longer, by another part of each layer on each node."""
+    part = np.random.default_rng(1).uniform(0.4, 1, problem.layer_time_s.shape)
+    return replace(problem, layer_earlier_time_s=problem.layer_time_s * part)
 
 
 def compare(benchmark, peer: str, name: str, problem: Problem, capsys) -> None:
@@ -151,6 +165,7 @@ def mixed_integer_program(p: Problem) -> dict:
         entries += [(stage_time + n, 0, -1.0), (link_time + n, 0, -1.0)]
     weight_levels = range(max(1, len(p.weight_levels)))
     memory, times = p.layer_memory_bytes.reshape(-1, layers), p.layer_time_s.reshape(-1, nodes, layers)
+    earlier = times if p.layer_earlier_time_s is None else p.layer_earlier_time_s.reshape(-1, nodes, layers)
     for n, a, w in itertools.product(range(nodes), range(layers), weight_levels):
         for b in range(a + 1, layers + 1):
             if memory[w, a:b].sum() <= p.nodes[n].memory_bytes:
@@ -159,7 +174,7 @@ def mixed_integer_program(p: Problem) -> dict:
                 if p.weight_loss is not None:
                     entries.append((loss, column, float(p.weight_loss[w, a:b].sum())))
                 entries += [(balance["arrive", a, n], column, -1.0), (balance["depart", b, n], column, 1.0)]
-                entries += [(used + n, column, 1.0), (stage_time + n, column, seconds)]
+                entries += [(used + n, column, 1.0), (stage_time + n, column, float(earlier[w, n, a:b].sum()))]
                 if a == 0:
                     entries += [(balance["arrive", 0, n], column, 1.0), (start, column, 1.0)]
                 if b == layers:

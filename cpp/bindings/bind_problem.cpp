@@ -50,6 +50,7 @@ py::dict evaluate(const py::object& problem, const StageArray& stages) {
         "bottleneck_s"_a = score.bottleneck_s, "return_s"_a = score.return_s, "loss"_a = score.loss,
         "weight_loss"_a = score.weight_loss, "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s,
         "egress_s"_a = score.egress_s, "stage_s"_a = py::tuple(py::cast(score.stage_s)),
+        "earlier_stage_s"_a = py::tuple(py::cast(score.earlier_stage_s)),
         "link_s"_a = py::tuple(py::cast(score.link_s)),
         "decode_stage_s"_a = py::tuple(py::cast(score.decode_stage_s)),
         "decode_link_s"_a = py::tuple(py::cast(score.decode_link_s)),
@@ -78,6 +79,7 @@ orbitsplit::Problem problem_from(const py::object& problem) {
     result.weight_loss = values(problem.attr("weight_loss"));
     result.layer_memory_bytes = values(problem.attr("layer_memory_bytes"));
     result.layer_time_s = values(problem.attr("layer_time_s"));
+    result.layer_earlier_time_s = values(problem.attr("layer_earlier_time_s"));
     result.layer_decode_time_s = values(problem.attr("layer_decode_time_s"));
     result.cut_bytes = values(problem.attr("cut_bytes"));
     result.cut_decode_bytes = values(problem.attr("cut_decode_bytes"));

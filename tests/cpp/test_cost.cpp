@@ -27,6 +27,21 @@ void check_codec_seconds() {
     CHECK(score.loss == 0.2);
 }
 
+// The stages of micro-batches before the last one have times of their own, which the maximum takes.
+void check_earlier_times() {
+    Problem problem = small_problem();
+    CHECK(evaluate(problem, raw).earlier_stage_s.empty());
+    problem.layer_earlier_time_s = {0.5, 3, 9, 9, 9, 2};
+    const Evaluation score = evaluate(problem, raw);
+    CHECK((score.stage_s == std::vector<double>{3, 3}));
+    CHECK((score.earlier_stage_s == std::vector<double>{3.5, 2}));
+    CHECK(score.objective_s == 3 + 3 + 3 + 0.5 + 2 * 3.5);
+    CHECK(score.bottleneck_s == 3.5);
+    problem.nodes[0].half_duplex = true;
+    CHECK((evaluate(problem, raw).earlier_stage_s == std::vector<double>{6.5, 2}));
+    CHECK(evaluate(problem, raw).objective_s == 3 + 3 + 3 + 0.5 + 2 * 6.5);
+}
+
 void check_generation() {
     Problem problem = small_problem();
     problem.new_tokens = 5;
@@ -97,6 +112,7 @@ void check_absent_level() {
 int main() {
     check_prefill();
     check_codec_seconds();
+    check_earlier_times();
     check_generation();
     check_limits();
     check_weight_levels();

@@ -58,7 +58,8 @@ void check_options() {
     CHECK_THROWS(solve(Problem{}), std::invalid_argument, "layers is empty");
 }
 
-// Everything that makes a relaxation differ from a plan: codec seconds, half-duplex nodes, several groups.
+// Everything that makes a relaxation differ from a plan: codec seconds, half-duplex nodes, several groups, micro-batches
+// that are not alike.
 Problem random_problem(std::mt19937& random, Order order, std::size_t layers, std::size_t nodes) {
     const auto number = [&](double low, double high) {
         return low + (high - low) * static_cast<double>(random() % 1024) / 1024;
@@ -85,6 +86,7 @@ Problem random_problem(std::mt19937& random, Order order, std::size_t layers, st
     p.groups = 1 + random() % 4;
     p.new_tokens = random() % 4;
     p.latency_occupies_link = random() % 2 == 0;
+    if (random() % 3 == 0) fill(p.layer_earlier_time_s, layers * nodes, 0, 4);
     return p;
 }
 
@@ -96,7 +98,8 @@ void add_weight_levels(std::mt19937& random, Problem& p) {
         for (std::size_t i = 0; i < p.layers.size(); ++i)
             p.weight_loss.push_back(static_cast<double>(random() % 1024) / 4096);
     }
-    for (std::vector<double>* values : {&p.layer_memory_bytes, &p.layer_time_s, &p.layer_decode_time_s}) {
+    for (std::vector<double>* values :
+         {&p.layer_memory_bytes, &p.layer_time_s, &p.layer_earlier_time_s, &p.layer_decode_time_s}) {
         const std::size_t block = values->size();
         for (std::size_t i = 0; i < 2 * block; ++i)
             values->push_back((*values)[i % block] * static_cast<double>(random() % 1200) / 1024);
@@ -130,14 +133,17 @@ planner::Label label_of(const Problem& p, const planner::Tables& t, const Evalua
         const bool is_last = k + 1 == count;
         const bool half_duplex = p.nodes[stages[k].node].half_duplex;
         label.visited = planner::with_node(t, label.visited, stages[k].node);
-        const auto add = [&](planner::Load& load, double stage, double link) {
+        const auto add = [&](planner::Load& load, double stage, double earlier, double link) {
             // What encoding and sending add to the last stage is not part of its label yet.
             load.sum += is_last ? 0 : stage + (half_duplex ? 0 : link);
-            load.max = is_last ? load.max : std::max({load.max, stage, half_duplex ? 0 : link});
+            load.max = is_last ? load.max : std::max({load.max, earlier, half_duplex ? 0 : link});
         };
         const bool has_link = k + 1 < stages.size();
-        add(label.prefill, score.stage_s[k], has_link ? score.link_s[k] : 0);
-        if (generates(p)) add(label.token, score.decode_stage_s[k], has_link ? score.decode_link_s[k] : 0);
+        const double token = generates(p) ? score.decode_stage_s[k] : 0;
+        const std::vector<double>& earlier =
+            score.earlier_stage_s.empty() ? score.stage_s : score.earlier_stage_s;
+        add(label.prefill, score.stage_s[k], earlier[k], has_link ? score.link_s[k] : 0);
+        if (generates(p)) add(label.token, token, token, has_link ? score.decode_link_s[k] : 0);
         if (is_last) break;
         for (int i = stages[k].start; !p.weight_levels.empty() && i < stages[k].stop; ++i)
             label.loss += p.weight_loss[stages[k].weight_level * p.layers.size() + i];

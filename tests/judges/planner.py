@@ -19,8 +19,10 @@ def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: fl
     prefill, delays = occupancies(p, stages, p["layer_time_s"], p["cut_bytes"], external=True)
     if math.inf in prefill:  # a link that does not exist
         return math.inf
-    makespan = total = sum(prefill) + sum(delays) + (p.get("micro_batches", 1) - 1) * max(prefill)
-    step, bottleneck = math.nan, max(prefill)
+    # The last micro-batch passes every resource, after those before it have passed the one that holds them longest.
+    busiest = max(occupancies(p, stages, earlier_times(p), p["cut_bytes"], external=True)[0])
+    makespan = total = sum(prefill) + sum(delays) + (p.get("micro_batches", 1) - 1) * busiest
+    step, bottleneck = math.nan, busiest
     tokens = p.get("new_tokens", 0)
     if tokens >= 2:
         decode, delays = occupancies(p, stages, p["layer_decode_time_s"], p["cut_decode_bytes"], external=False)
@@ -69,6 +71,12 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
             if sending is not None:
                 busy.append(sending)
     return busy, delays
+
+
+def earlier_times(p):
+    """Seconds of the layers in the micro-batches before the last one."""
+    given = p.get("layer_earlier_time_s")
+    return p["layer_time_s"] if given is None else given
 
 
 def return_s(p, order):

@@ -70,6 +70,8 @@ def random_problem(r: Random, *, most_layers: int = 6, most_nodes: int = 4, orde
             }
     if r.random() < 0.35:
         problem["pins"] = random_pins(r, layers, nodes)
+    if r.random() < 0.3:  # micro-batches that are not alike
+        problem["layer_earlier_time_s"] = grid(nodes, layers, 0, 4)
     return problem
 
 
@@ -108,9 +110,9 @@ def random_weight_levels(r: Random, problem: dict, count: int = 3) -> dict:
         "weight_levels": [{"name": f"weights {w}"} for w in range(count)],
         "weight_loss": [losses(0.1 * w) if w else [0.0] * layers for w in range(count)],
     }
-    keys = ["layer_memory_bytes", "layer_time_s", "layer_decode_time_s"]
+    keys = ["layer_memory_bytes", "layer_time_s", "layer_decode_time_s", "layer_earlier_time_s"]
     for part, key in enumerate(key for key in keys if key in problem):
-        changed[key] = [scaled(problem[key], scales[w][part]) for w in range(count)]
+        changed[key] = [scaled(problem[key], scales[w][part % 3]) for w in range(count)]
     if r.random() < 0.2:  # the first level is not a reference without loss
         changed["weight_loss"][0] = losses(0.2)
     return changed

@@ -3,7 +3,12 @@
 // For M micro-batches through serial resources with occupancy t_i (ingress link, stage, link, stage, ...,
 // egress link) and propagation p_j, the prefill takes
 //
-//     makespan = sum_i t_i + sum_j p_j + (M - 1) * max_i t_i
+//     makespan = sum_i t_i + sum_j p_j + (M - 1) * max_i t'_i
+//
+// where t_i is the occupancy by the last micro-batch and t'_i the mean of those by the micro-batches before it. They
+// differ in the compute of the stages alone, by layer_time_s and layer_earlier_time_s; without the latter t' is t. If
+// t'_i <= t_i for all i, micro-batches that take just these seconds end no later than that, and exactly then if
+// t'_i = t_i for all i before the largest t'. With M = 1, t' has no weight.
 //
 // Stage: compute of its layers + decode_s_per_byte of the level of the cut before it * bytes of that cut
 //     + encode_s_per_byte of the level of the cut after it * bytes of that cut.
@@ -29,7 +34,7 @@
 // solve() minimises one of four objectives: the total latency above, or
 //
 //     time to first token = makespan            time per token = step
-//     throughput: the bottleneck, max_i t_i (of decode occupancies for T >= 2): the seconds between two
+//     throughput: the bottleneck, max_i t'_i (of decode occupancies for T >= 2): the seconds between two
 //         micro-batches, or between the tokens of two groups, when enough of them are in flight. Smaller means
 //         more throughput.
 //
@@ -78,7 +83,8 @@ struct Evaluation {
     double ingress_s = 0;
     double egress_s = 0;
     std::vector<double> stage_s;  // occupancies; that of a half-duplex stage includes its outgoing link
-    std::vector<double> link_s;   // link k joins stage k to stage k + 1
+    std::vector<double> earlier_stage_s;  // by a micro-batch before the last; empty if all are alike
+    std::vector<double> link_s;           // link k joins stage k to stage k + 1
     std::vector<double> decode_stage_s;
     std::vector<double> decode_link_s;
     std::vector<double> stage_memory_bytes;

@@ -52,14 +52,17 @@ enum class Order {
     free,   // any subset of the nodes in any order
 };
 
-// Matrices are row-major. An empty decode array means that the problem has none. Without weight levels the arrays of
-// memory and times have one block, and weights lose nothing.
+// Matrices are row-major. An empty array of those that may be empty means that the problem has none. Without weight
+// levels the arrays of memory and times have one block, and weights lose nothing.
 struct Problem {
     std::string name;
     std::vector<std::string> layers;
     std::vector<ProblemNode> nodes;
-    std::vector<double> layer_memory_bytes;   // weight levels x layers
-    std::vector<double> layer_time_s;         // weight levels x nodes x layers, per micro-batch
+    std::vector<double> layer_memory_bytes;  // weight levels x layers
+    std::vector<double> layer_time_s;        // weight levels x nodes x layers, per micro-batch
+    // Of the same shape, where the micro-batches are not alike: the mean of those before the last one. layer_time_s is
+    // then that of the last one. May be empty: all take layer_time_s.
+    std::vector<double> layer_earlier_time_s;
     std::vector<double> layer_decode_time_s;  // weight levels x nodes x layers, per token step; may be empty
     std::vector<double> cut_bytes;            // layers - 1
     std::vector<double> cut_decode_bytes;     // layers - 1; may be empty

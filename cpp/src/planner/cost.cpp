@@ -101,6 +101,7 @@ double latency_between(const Problem& problem, int source, int destination) {
 // The quantities to sum: those of a micro-batch, or those of a token step.
 struct Phase {
     const std::vector<double>& layer_time_s;
+    const std::vector<double>& earlier_time_s;  // for the maximum; the same array if all are alike
     const std::vector<double>& cut_bytes;
     bool external;  // ingress and egress count
 };
@@ -115,7 +116,7 @@ class Scorer {
         Totals totals;
         result_.stage_s.resize(count);
         result_.link_s.resize(count - 1);
-        const Phase prefill{problem_.layer_time_s, problem_.cut_bytes, true};
+        const Phase prefill{problem_.layer_time_s, earlier_time_s(problem_), problem_.cut_bytes, true};
         run(prefill, result_.stage_s, result_.link_s, totals.sum, totals.max);
         result_.prefill_s = is_linked_ ? prefill_s(problem_, totals) : infinity;
         result_.objective_s = result_.prefill_s;
@@ -131,7 +132,8 @@ class Scorer {
     void score_decode(Totals& totals) {
         result_.decode_stage_s.resize(stages_.size());
         result_.decode_link_s.resize(stages_.size() - 1);
-        const Phase decode{problem_.layer_decode_time_s, problem_.cut_decode_bytes, false};
+        const std::vector<double>& times = problem_.layer_decode_time_s;
+        const Phase decode{times, times, problem_.cut_decode_bytes, false};
         run(decode, result_.decode_stage_s, result_.decode_link_s, totals.decode_sum, totals.decode_max);
         result_.return_s = return_latency();
         totals.decode_sum += result_.return_s;
@@ -145,13 +147,15 @@ class Scorer {
     // Sums one phase in the order in which a micro-batch passes the resources.
     void run(const Phase& phase, std::vector<double>& stage_s, std::vector<double>& link_s, double& sum,
              double& max) {
+        const bool is_alike = &phase.earlier_time_s == &phase.layer_time_s;
         if (phase.external && problem_.ingress) {
             result_.ingress_s =
                 external_s(*problem_.ingress, "the input", stages_.front().node, "reaches", sum);
             add(result_.ingress_s, sum, max);
         }
         for (std::size_t k = 0; k < stages_.size(); ++k) {
-            stage_s[k] = computing_s(phase, k);
+            stage_s[k] = computing_s(phase, phase.layer_time_s, k);
+            double earlier_s = is_alike ? stage_s[k] : computing_s(phase, phase.earlier_time_s, k);
             double sending = 0;
             if (k + 1 < stages_.size()) {
                 sending = link_s[k] = sending_s(phase, k, sum);
@@ -161,9 +165,12 @@ class Scorer {
             }
             if (problem_.nodes[stages_[k].node].half_duplex) {
                 stage_s[k] += sending;
+                earlier_s += sending;
                 sending = 0;
             }
-            add(stage_s[k], sum, max);
+            sum += stage_s[k];
+            max = std::max(max, earlier_s);
+            if (!is_alike) result_.earlier_stage_s.push_back(earlier_s);
             add(sending, sum, max);
         }
     }
@@ -173,10 +180,9 @@ class Scorer {
         max = std::max(max, occupancy);
     }
 
-    double computing_s(const Phase& phase, std::size_t k) const {
+    double computing_s(const Phase& phase, const std::vector<double>& layer_time_s, std::size_t k) const {
         const Stage& stage = stages_[k];
-        const double* times =
-            phase.layer_time_s.data() + time_index(problem_, weight_level_of(stage), stage.node);
+        const double* times = layer_time_s.data() + time_index(problem_, weight_level_of(stage), stage.node);
         double total = 0;
         for (int i = stage.start; i < stage.stop; ++i) total += times[i];
         if (k > 0) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <limits>
+#include <vector>
 
 #include "orbitsplit/problem.hpp"
 
@@ -24,6 +25,11 @@ inline std::size_t weight_level_count(const Problem& problem) {
 // Of the first layer at a weight level, in the arrays of times.
 inline std::size_t time_index(const Problem& problem, std::size_t weight_level, std::size_t node) {
     return (weight_level * problem.nodes.size() + node) * problem.layers.size();
+}
+
+// Of the micro-batches before the last one, on which the maximum depends.
+inline const std::vector<double>& earlier_time_s(const Problem& problem) {
+    return problem.layer_earlier_time_s.empty() ? problem.layer_time_s : problem.layer_earlier_time_s;
 }
 
 inline double usable_memory_bytes(const ProblemNode& node) { return node.memory_bytes - node.headroom_bytes; }
@@ -47,8 +53,8 @@ inline double propagation_s(const Problem& problem, double latency_s) {
 
 // Sums and maxima of a plan's occupancies; the sums include propagation, the decode sum also the return.
 struct Totals {
-    double sum = 0;
-    double max = 0;
+    double sum = 0;  // by the last micro-batch
+    double max = 0;  // by one before it
     double decode_sum = 0;
     double decode_max = 0;
 };

@@ -65,6 +65,7 @@ Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& ord
     const std::size_t layers = problem.layers.size();
     const std::size_t blocks = weight_level_count(problem);
     result.layer_time_s = permuted_rows(problem.layer_time_s, order, layers, blocks);
+    result.layer_earlier_time_s = permuted_rows(problem.layer_earlier_time_s, order, layers, blocks);
     result.layer_decode_time_s = permuted_rows(problem.layer_decode_time_s, order, layers, blocks);
     const std::size_t nodes = problem.nodes.size();
     result.bandwidth_bytes_per_s = permuted_square(problem.bandwidth_bytes_per_s, order, nodes);

@@ -194,6 +194,8 @@ void validate(const Problem& problem) {
     const std::size_t nodes = problem.nodes.size();
     check_layers(problem, "layer_memory_bytes", problem.layer_memory_bytes, 1, false);
     check_layers(problem, "layer_time_s", problem.layer_time_s, nodes, true);
+    if (!problem.layer_earlier_time_s.empty())
+        check_layers(problem, "layer_earlier_time_s", problem.layer_earlier_time_s, nodes, true);
     check_vector("cut_bytes", problem.cut_bytes, layers - 1);
     check_size("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s.size(), nodes * nodes);
     for (std::size_t i = 0; i < nodes * nodes; ++i) {

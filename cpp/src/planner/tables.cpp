@@ -116,18 +116,20 @@ void fill_external(const Problem& problem, const std::optional<ExternalLink>& li
     }
 }
 
-void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
-                const std::vector<double>& cut_bytes, const Tables& t, PhaseTables& phase) {
-    phase.compute.assign(t.lanes() * (t.layers + 1), 0);
+std::vector<double> prefix_sums(const Problem& problem, const std::vector<double>& layer_time_s,
+                                const Tables& t) {
+    std::vector<double> sums(t.lanes() * (t.layers + 1), 0);
     for (int lane = 0; lane < t.lanes(); ++lane) {
         const double* times =
             layer_time_s.data() + time_index(problem, lane % t.weight_levels, lane / t.weight_levels);
-        double total = 0;
-        for (int i = 0; i < t.layers; ++i) {
-            total += times[i];
-            phase.compute[t.lane_boundary(lane, i + 1)] = total;
-        }
+        std::partial_sum(times, times + t.layers, sums.begin() + t.lane_boundary(lane, 1));
     }
+    return sums;
+}
+
+void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
+                const std::vector<double>& cut_bytes, const Tables& t, PhaseTables& phase) {
+    phase.compute = prefix_sums(problem, layer_time_s, t);
     phase.compressed.assign((t.layers + 1) * t.levels, 0);
     phase.encode = phase.decode = phase.compressed;
     for (int i = 1; i < t.layers; ++i) {
@@ -236,7 +238,7 @@ void fill_metric(const Problem& problem, const Tables& t, const TimeLimit& time_
         metric.compute_sum.push_back(
             combined(t.prefill.compute, t.token.compute, i, metric.prefill_sum, metric.decode_sum));
         metric.compute_max.push_back(
-            combined(t.prefill.compute, t.token.compute, i, metric.prefill_max, metric.decode_max));
+            combined(t.prefill.compute_max(), t.token.compute, i, metric.prefill_max, metric.decode_max));
     }
     for (std::size_t i = 0; i < t.prefill.compressed.size(); ++i) {
         metric.compressed_sum.push_back(
@@ -379,6 +381,8 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);
     fill_external(problem, problem.egress, t.can_end, t.egress, t.egress_delay);
     fill_phase(problem, problem.layer_time_s, problem.cut_bytes, t, t.prefill);
+    if (!problem.layer_earlier_time_s.empty())
+        t.prefill.earlier_compute = prefix_sums(problem, problem.layer_earlier_time_s, t);
     fill_growth(problem, true, t, time_limit, t.prefill);
     if (t.generates) {
         fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);

@@ -25,7 +25,8 @@ namespace orbitsplit::planner {
 // For alpha in [0, 1], token step = max(round trip, G * max') >= alpha * round trip + (1 - alpha) * G * max'. Without
 // token steps the form is exact. A resource of occupancies t, t' has weight prefill_sum * t + decode_sum * t' in the
 // sum and prefill_max * t + decode_max * t' in the maximum; the maximum over the resources of the latter is at most the
-// form's maximum.
+// form's maximum. Computing counts with its seconds in the last micro-batch in the sum, and in those before it in the
+// maximum.
 struct Metric {
     double prefill_sum = 1;
     double decode_sum = 0;
@@ -49,11 +50,18 @@ struct Metric {
 
 // One phase's occupancies: micro-batches, or token steps.
 struct PhaseTables {
-    std::vector<double> compute;     // lanes x boundaries, prefix sums
+    std::vector<double> compute;  // lanes x boundaries, prefix sums
+    std::vector<double>
+        earlier_compute;             // the same of the micro-batches before the last; empty if all are alike
     std::vector<double> compressed;  // boundaries x levels, bytes
     std::vector<double> encode;      // boundaries x levels
     std::vector<double> decode;      // boundaries x levels
     std::vector<double> growth;      // boundaries x nodes: the most that sending adds to the stage before
+
+    // For the maximum, while `compute` is for the sum.
+    const std::vector<double>& compute_max() const {
+        return earlier_compute.empty() ? compute : earlier_compute;
+    }
 };
 
 // The objective as weights of a plan's sums and maxima:

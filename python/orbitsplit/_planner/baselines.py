@@ -19,7 +19,7 @@ from orbitsplit._io.validation import Array, check_choice, check_kind
 
 from .certificate import Alternative
 from .objective import check_objective, value_s
-from .problem import Problem, evaluate
+from .problem import Problem, earlier_time_s, evaluate
 from .problem_parts import Stage
 from .solve import solve
 from .tied_weights import TiedBytes, check_tied_bytes
@@ -50,7 +50,7 @@ def proportional(problem: Problem, *, to: Literal["speed", "memory"] = "speed") 
     """Split the layers in proportion to the nodes' speed, or to their usable memory (as exo does).
 
     By speed, a layer weighs its mean seconds over the nodes, and a node's speed is the inverse of its seconds for
-    all layers; by memory, all layers weigh the same.
+    all layers, both in the mean over the micro-batches; by memory, all layers weigh the same.
 
     Raises:
         ValueError: `to` is neither "speed" nor "memory".
@@ -65,15 +65,24 @@ def _uniform(problem: Problem) -> tuple[Stage, ...]:
 
 
 def _proportional(problem: Problem, to: str) -> tuple[Stage, ...]:
-    work = np.asarray(problem.layer_time_s).mean(axis=0)
+    seconds = _mean_time_s(problem)
+    work = seconds.mean(axis=0)
     if to == "memory":
         work = np.ones(len(problem.layers))
         share = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
     else:
-        total = np.asarray(problem.layer_time_s).sum(axis=1)
+        total = seconds.sum(axis=1)
         # A node that takes no time would get all layers.
         share = 1.0 / total if (total > 0).all() else np.zeros(len(problem.nodes))
     return _with_best_level(problem, _shares(work, share)) if share.sum() > 0 else _uniform(problem)
+
+
+def _mean_time_s(problem: Problem) -> Array:
+    """Return the mean seconds of a layer over the micro-batches (N, L)."""
+    if problem.layer_earlier_time_s is None:
+        return problem.layer_time_s
+    more = problem.micro_batches - 1
+    return (problem.layer_time_s + more * problem.layer_earlier_time_s) / (1 + more)
 
 
 def fill_in_order(problem: Problem) -> tuple[Stage, ...]:
@@ -106,8 +115,8 @@ def min_max_split(problem: Problem) -> tuple[Stage, ...]:
     """Minimise the longest occupancy of a stage or link, as PipeDream and EdgeShard do, for the best single level.
 
     A dynamic programme over (layers placed, last node) that respects memory and may skip nodes. It counts computing and
-    transmission alone: no codec seconds, propagation, ingress, egress, generation or pins. If no split fits, the result
-    is that of `uniform`.
+    transmission alone, of the micro-batches before the last one: no codec seconds, propagation, ingress, egress,
+    generation or pins. If no split fits, the result is that of `uniform`.
 
     Limits that the stages violate are for `evaluate` to report.
     """
@@ -262,7 +271,7 @@ def _compute_s(problem: Problem) -> Array:
     """Return the seconds of layers [start, stop) on each node (N, start, stop), infinite if they do not fit."""
     layers = len(problem.layers)
     ends = np.zeros((len(problem.nodes), layers + 1))
-    ends[:, 1:] = np.cumsum(problem.layer_time_s, axis=1)
+    ends[:, 1:] = np.cumsum(earlier_time_s(problem), axis=1)
     held = np.concatenate([[0.0], np.cumsum(problem.layer_memory_bytes)])
     room = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
     fits = (held[None, :] - held[:, None] <= room[:, None, None]) & np.triu(np.ones((layers + 1, layers + 1), bool), 1)

@@ -255,7 +255,7 @@ def _faster(problem: Problem, chain: Sequence[int]) -> Iterator[tuple[str, Probl
     names = [node.name for node in problem.nodes]
     for n in chain:
         times = {}
-        for key in ("layer_time_s", "layer_decode_time_s"):
+        for key in ("layer_time_s", "layer_earlier_time_s", "layer_decode_time_s"):
             seconds = getattr(problem, key)
             if seconds is not None:
                 times[key] = seconds.copy()

@@ -52,6 +52,8 @@ class Problem:
 
     - `layers` L names, `nodes`, `levels`; `layer_memory_bytes` (L,)
     - `layer_time_s` (N, L) seconds per micro-batch
+    - `layer_earlier_time_s` (N, L) where micro-batches are not alike: the mean seconds of those before the last one;
+      `layer_time_s` is then that of the last. Absent or null (None): all take `layer_time_s`
     - `cut_bytes` (L-1,) uncompressed bytes that cross the cut after layer i, per micro-batch
     - `loss` (L-1, K) additive loss of a level at the cut after layer i; null (None) or infinite: the cut does not have
       the level
@@ -61,9 +63,9 @@ class Problem:
       `new_tokens` of 2 or more needs `layer_decode_time_s` (N, L) and `cut_decode_bytes` (L-1,)
     - `ingress`, `egress`: absent or null means that the input is on the first node, and the result stays on the last
     - `weight_levels`: W precisions of the weights, of which each stage has one. `layer_memory_bytes` is then (W, L),
-      `layer_time_s` and `layer_decode_time_s` are (W, N, L), and `weight_loss` (W, L) is the loss of each layer, which
-      adds to that of the cuts; null (None) or infinite: the layer does not have the weight level. Absent or empty:
-      there is one precision, which loses nothing
+      `layer_time_s`, `layer_earlier_time_s` and `layer_decode_time_s` are (W, N, L), and `weight_loss` (W, L) is the
+      loss of each layer, which adds to that of the cuts; null (None) or infinite: the layer does not have the weight
+      level. Absent or empty: there is one precision, which loses nothing
     - `order`: "fixed" (default; nodes in increasing index, any may be skipped) or "free" (any subset, any order)
     - `latency_occupies_link` (default false): latency is part of the occupancy of a link
     - `pins`: `{"layers": {"3": "node name"}, "required": ["node name"], "forbidden": [2]}`, every part
@@ -87,6 +89,7 @@ class Problem:
     levels: tuple[Level, ...]
     loss: Array
     loss_budget: float | None = None
+    layer_earlier_time_s: Array | None = None
     layer_decode_time_s: Array | None = None
     cut_decode_bytes: Array | None = None
     micro_batches: int = 1
@@ -161,14 +164,16 @@ class Evaluation:
         prefill_s: Seconds of the prefill of all micro-batches (the makespan).
         token_step_s: Seconds from one token of a sequence group to its next, in steady state; 0 without generation.
         round_trip_s: Seconds of one token through all stages, its return included; 0 without generation.
-        bottleneck_s: The longest occupancy of a stage or link, of a token step if the problem generates tokens.
+        bottleneck_s: The longest occupancy of a stage or link by a micro-batch (one before the last where they are not
+            alike), or by a token step if the problem generates tokens.
         return_s: Latency from the last node back to the first; 0 without generation.
         loss: The sum of the losses at the cuts, and of the weights if there are weight levels; infinite if a cut or a
             layer does not have the level of the plan.
         latency_s: Propagation of the prefill, which is added once; 0 if latency occupies links.
         ingress_s: Occupancy of the ingress per micro-batch.
         egress_s: Occupancy of the egress per micro-batch.
-        stage_s: Occupancies of the stages per micro-batch; that of a half-duplex stage includes the link after it.
+        stage_s: Occupancies of the stages per micro-batch, of the last one where they are not alike; that of a
+            half-duplex stage includes the link after it.
         link_s: Occupancies of the links per micro-batch; link k joins stage k to stage k + 1.
         decode_stage_s: `stage_s` per token step; empty without generation.
         decode_link_s: `link_s` per token step; empty without generation.
@@ -176,6 +181,8 @@ class Evaluation:
         is_feasible: Whether no limit is violated.
         violations: One sentence for each violated limit.
         weight_loss: The part of `loss` that is of the weights; 0 without weight levels.
+        earlier_stage_s: `stage_s` of the micro-batches before the last one, their mean; empty if the problem has no
+            `layer_earlier_time_s`.
     """
 
     objective_s: float
@@ -196,8 +203,14 @@ class Evaluation:
     is_feasible: bool
     violations: tuple[str, ...]
     weight_loss: float = 0.0
+    earlier_stage_s: tuple[float, ...] = ()
 
     lap_s = renamed_attribute("Evaluation.lap_s", "round_trip_s")
+
+
+def earlier_time_s(problem: Problem) -> Array:
+    """Return the seconds of a layer in the micro-batches before the last one: `layer_time_s` where all are alike."""
+    return problem.layer_time_s if problem.layer_earlier_time_s is None else problem.layer_earlier_time_s
 
 
 def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluation:
@@ -257,6 +270,7 @@ def _normalised(problem: Problem) -> dict[str, Any]:
     shapes = {
         "layer_memory_bytes": (*blocks, layers),
         "layer_time_s": (*blocks, nodes, layers),
+        "layer_earlier_time_s": (*blocks, nodes, layers),
         "layer_decode_time_s": (*blocks, nodes, layers),
         "cut_bytes": (cuts,),
         "cut_decode_bytes": (cuts,),
@@ -265,7 +279,7 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "loss": (cuts, levels),
         "weight_loss": (weight_levels, layers),
     }
-    optional = ("layer_decode_time_s", "cut_decode_bytes", "weight_loss")
+    optional = ("layer_earlier_time_s", "layer_decode_time_s", "cut_decode_bytes", "weight_loss")
     for key, shape in shapes.items():
         value = getattr(problem, key)
         if value is not None or key not in optional:

@@ -155,6 +155,7 @@ def _counting_missing_links(problem: Problem) -> Problem:
     return replace(
         problem,
         layer_time_s=instant,
+        layer_earlier_time_s=None,
         cut_bytes=np.zeros_like(problem.cut_bytes),
         layer_decode_time_s=instant if generates else None,
         cut_decode_bytes=np.zeros_like(problem.cut_bytes) if generates else None,

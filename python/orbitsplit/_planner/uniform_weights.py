@@ -17,13 +17,14 @@ def at_weight_level(problem: Problem, weight_level: int) -> Problem:
     Every layer then loses what it loses there, whatever the plan: the loss budget is smaller by that, at least 0.
     """
     assert problem.weight_loss is not None
-    decode_s, budget = problem.layer_decode_time_s, problem.loss_budget
+    earlier_s, decode_s, budget = problem.layer_earlier_time_s, problem.layer_decode_time_s, problem.loss_budget
     return replace(
         problem,
         weight_levels=(),
         weight_loss=None,
         layer_memory_bytes=problem.layer_memory_bytes[weight_level],
         layer_time_s=problem.layer_time_s[weight_level],
+        layer_earlier_time_s=None if earlier_s is None else earlier_s[weight_level],
         layer_decode_time_s=None if decode_s is None else decode_s[weight_level],
         loss_budget=None if budget is None else max(0.0, budget - float(problem.weight_loss[weight_level].sum())),
     )

@@ -12,7 +12,7 @@ import numpy as np
 from orbitsplit._io.validation import Array, check_is_integer, check_kind
 
 from .objective import value_s
-from .problem import Problem, evaluate
+from .problem import Problem, earlier_time_s, evaluate
 from .problem_parts import Level, Pins, Stage
 from .shortest_path import shortest_path_to, transmission_s
 from .tied_weights import TiedBytes, check_tied_bytes, with_tied_weights
@@ -71,7 +71,8 @@ def _at_weight_level(problem: Problem, node: int, objective: str, weight_level: 
     direct = evaluate(problem, (Stage(node, 0, len(problem.layers), None, weight_level),))
     found = [Unsplit(node, (node,), value_s(direct, objective), direct.violations, weight_level)]
     if problem.ingress is not None:
-        paths = [path for path in _paths(problem, node, direct.stage_s[0]) if len(path) > 1]
+        stage_s, *_ = direct.earlier_stage_s or direct.stage_s
+        paths = [path for path in _paths(problem, node, stage_s) if len(path) > 1]
         found += [_relayed(problem, path, objective, weight_level) for path in paths]
     return min(found, key=lambda one: (one.total_s, len(one.path)))
 
@@ -95,7 +96,8 @@ def fastest_first(problem: Problem, objective: str = "latency") -> list[tuple[in
     The bound is the computing of the micro-batches; input, result and tokens only add to it.
     """
     if objective == "latency":
-        least_s = problem.layer_time_s.sum(axis=-1) * problem.micro_batches
+        last_s, earlier_s = (times.sum(axis=-1) for times in (problem.layer_time_s, earlier_time_s(problem)))
+        least_s = last_s + earlier_s * (problem.micro_batches - 1)
         least_s = least_s.reshape(-1, len(problem.nodes)).min(axis=0)
     else:
         least_s = np.zeros(len(problem.nodes))
@@ -126,7 +128,7 @@ def _relayed(problem: Problem, path: tuple[int, ...], objective: str, weight_lev
 
 def _with_relays(problem: Problem, hops: int) -> Problem:
     assert problem.ingress is not None
-    cuts, losses = len(problem.cut_bytes), problem.weight_loss
+    cuts, losses, earlier = len(problem.cut_bytes), problem.weight_loss, problem.layer_earlier_time_s
     loss = np.zeros((hops + cuts, len(problem.levels) + 1))
     loss[hops:, :-1] = problem.loss
     pins = problem.pins
@@ -135,6 +137,7 @@ def _with_relays(problem: Problem, hops: int) -> Problem:
         layers=(*(f"relay {k}" for k in range(hops)), *problem.layers),
         layer_memory_bytes=_with_leading_zeros(problem.layer_memory_bytes, hops),
         layer_time_s=_with_leading_zeros(problem.layer_time_s, hops),
+        layer_earlier_time_s=None if earlier is None else _with_leading_zeros(earlier, hops),
         weight_loss=None if losses is None else _with_leading_zeros(losses, hops),
         cut_bytes=np.concatenate([np.full(hops, problem.ingress.bytes), problem.cut_bytes]),
         levels=(*problem.levels, Level(name="input", ratio=1)),
@@ -160,7 +163,7 @@ def _paths(problem: Problem, node: int, stage_s: float) -> Iterator[tuple[int, .
     """Yield the shortest path of the input, then the shortest one whose slowest hop is faster, and so on.
 
     The best path is among them: the pipeline's delay depends only on the sum of the hops and on the slowest one, and
-    not on the slowest one once the stage itself is slower.
+    not on the slowest one once the stage itself is slower: `stage_s` is what a micro-batch before the last one takes.
     """
     assert problem.ingress is not None
     entry = transmission_s(problem.ingress.bytes, problem.ingress.bandwidth_bytes_per_s)

@@ -226,8 +226,15 @@ class _Scorer:
         candidates = [self.option(decision, best.stages)]
         charge = self.weights.fetch_s() / self.runs
         # Weights that cannot arrive must not be chosen: their charge exceeds every plan whose weights can.
-        charge[np.isinf(charge)] = 1 + 2 * (charge[np.isfinite(charge)].sum() + problem.layer_time_s.sum())
-        sparing = self.solve(replace(problem, layer_time_s=problem.layer_time_s + charge), best.stages)
+        last_s, earlier_s = problem.layer_time_s, problem.layer_earlier_time_s
+        most_s = last_s if earlier_s is None else np.maximum(last_s, earlier_s)
+        charge[np.isinf(charge)] = 1 + 2 * (charge[np.isfinite(charge)].sum() + most_s.sum())
+        charged = replace(
+            problem,
+            layer_time_s=last_s + charge,
+            layer_earlier_time_s=None if earlier_s is None else earlier_s + charge,
+        )
+        sparing = self.solve(charged, best.stages)
         if sparing.stages:
             candidates.append(self.option(decision, sparing.stages))
         return min(candidates, key=lambda option: math.inf if option.total_s is None else option.total_s)

@@ -40,6 +40,11 @@ def by_weight_level(problem: Problem, values: NDArray[np.float64]) -> NDArray[np
     return values if problem.weight_levels else values[np.newaxis]
 
 
+def earlier_time_s(problem: Problem) -> NDArray[np.float64]:
+    """Return the times of the micro-batches before the last one, on which the maximum depends."""
+    return problem.layer_time_s if problem.layer_earlier_time_s is None else problem.layer_earlier_time_s
+
+
 def usable_memory_bytes(node: ProblemNode) -> float:
     """Return the memory that layers may use."""
     return float(node.memory_bytes) - float(node.headroom_bytes)
@@ -125,16 +130,19 @@ class _Scorer:
         self.latency_s = 0.0
         self.ingress_s = 0.0
         self.egress_s = 0.0
+        self.earlier_stage_s: list[float] = []
 
     def score(self) -> dict[str, Any]:
         problem = self.problem
-        stage_s, link_s, total, most = self.run(problem.layer_time_s, problem.cut_bytes, external=True)
+        times = problem.layer_time_s, earlier_time_s(problem)
+        stage_s, link_s, total, most = self.run(times, problem.cut_bytes, external=True)
         prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
         fields = {
             "objective_s": prefill, "prefill_s": prefill, "token_step_s": 0.0, "round_trip_s": 0.0, "return_s": 0.0,
             "bottleneck_s": most if self.is_linked else math.inf,
             "latency_s": self.latency_s, "ingress_s": self.ingress_s, "egress_s": self.egress_s,
-            "stage_s": stage_s, "link_s": link_s, "decode_stage_s": (), "decode_link_s": (),
+            "stage_s": stage_s, "earlier_stage_s": tuple(self.earlier_stage_s), "link_s": link_s,
+            "decode_stage_s": (), "decode_link_s": (),
         }  # fmt: skip
         if generates(problem):
             fields |= self.score_decode(prefill)
@@ -147,7 +155,7 @@ class _Scorer:
         times, sizes = self.problem.layer_decode_time_s, self.problem.cut_decode_bytes
         if times is None or sizes is None:
             sizes = np.zeros(0)
-        stage_s, link_s, total, most = self.run(times, sizes, external=False)
+        stage_s, link_s, total, most = self.run((times, times), sizes, external=False)
         back = self.return_latency()
         round_trip = total + back
         step = max(round_trip, float(group_count(self.problem)) * most) if round_trip < math.inf else math.inf
@@ -160,9 +168,13 @@ class _Scorer:
         }  # fmt: skip
 
     def run(
-        self, layer_time_s: Any, cut_bytes: Any, *, external: bool
+        self, times: tuple[Any, Any], cut_bytes: Any, *, external: bool
     ) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
-        """Return the occupancies of stages and links, and the sum and maximum over all resources."""
+        """Return the occupancies of stages and links, and the sum and maximum over all resources.
+
+        The second array of times is for the maximum, and the first itself if all micro-batches are alike.
+        """
+        layer_time_s, earlier = times
         total = most = 0.0
         stage_s, link_s = [], []
         if external and self.problem.ingress is not None:
@@ -171,6 +183,7 @@ class _Scorer:
             most = max(most, self.ingress_s)
         for k, (node, _, _, level, _) in enumerate(self.stages):
             stage, sending, delay = self.computing(layer_time_s, cut_bytes, k), 0.0, 0.0
+            earlier_s = stage if earlier is layer_time_s else self.computing(earlier, cut_bytes, k)
             if level != NO_LEVEL:
                 sending, delay = self.sending(cut_bytes, k, external=external)
                 link_s.append(sending)
@@ -178,10 +191,12 @@ class _Scorer:
                 sending, delay = self.external(self.problem.egress, "the result", node, "leaves")
                 self.egress_s = sending
             if self.problem.nodes[node].half_duplex:
-                stage, sending = stage + sending, 0.0
+                stage, earlier_s, sending = stage + sending, earlier_s + sending, 0.0
             stage_s.append(stage)
+            if earlier is not layer_time_s:
+                self.earlier_stage_s.append(earlier_s)
             total = total + delay + stage + sending
-            most = max(most, stage, sending)
+            most = max(most, earlier_s, sending)
         return tuple(stage_s), tuple(link_s), total, most
 
     def computing(self, layer_time_s: Any, cut_bytes: Any, k: int) -> float:

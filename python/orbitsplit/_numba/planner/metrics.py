@@ -68,7 +68,7 @@ def _metric(t: Tables, decode_sum: float, decode_max: float, time_limit: TimeLim
         latency_sum=prefill_sum + decode_sum,
         latency_max=prefill_max + decode_max if t.latency_occupies_link else 0.0,
         compute_sum=in_sum(t.prefill.compute, t.token.compute),
-        compute_max=in_max(t.prefill.compute, t.token.compute),
+        compute_max=in_max(t.prefill.compute_max, t.token.compute_max),
         compressed_sum=in_sum(t.prefill.compressed, t.token.compressed),
         compressed_max=in_max(t.prefill.compressed, t.token.compressed),
         code_sum=in_sum(t.prefill.encode, t.token.encode) + in_sum(t.prefill.decode, t.token.decode),

@@ -185,13 +185,14 @@ def _neighbours(order: list[int]) -> Iterator[list[int]]:
 def _in_order(problem: Problem, order: list[int]) -> Problem:
     """Return the same problem with only these nodes, in this order. Nodes that pins require must be among them."""
     square = np.ix_(order, order)
-    decode = problem.layer_decode_time_s
+    earlier, decode = problem.layer_earlier_time_s, problem.layer_decode_time_s
     pins = problem.pins
     return dataclasses.replace(
         problem,
         order="fixed",
         nodes=tuple(problem.nodes[n] for n in order),
         layer_time_s=problem.layer_time_s[..., order, :],
+        layer_earlier_time_s=None if earlier is None else earlier[..., order, :],
         layer_decode_time_s=None if decode is None else decode[..., order, :],
         bandwidth_bytes_per_s=problem.bandwidth_bytes_per_s[square],
         latency_s=problem.latency_s[square],

@@ -93,6 +93,8 @@ class Problem(Record, Protocol):
     @property
     def layer_time_s(self) -> Floats: ...
     @property
+    def layer_earlier_time_s(self) -> Floats | None: ...
+    @property
     def cut_bytes(self) -> Floats: ...
     @property
     def bandwidth_bytes_per_s(self) -> Floats: ...
@@ -135,8 +137,10 @@ def validate_problem(problem: Problem) -> None:
     if not problem.layers:
         raise ValueError("layers is empty, needs at least one layer")
     _check_nodes(problem.nodes)
-    for key in ("layer_memory_bytes", "layer_time_s", "cut_bytes"):
-        _check_array(key, getattr(problem, key))
+    for key in ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "cut_bytes"):
+        values = getattr(problem, key)
+        if values is not None:
+            _check_array(key, values)
     _check_bandwidths("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s)
     _check_array("latency_s", problem.latency_s)
     for k, level in enumerate(problem.levels):

@@ -111,11 +111,10 @@ def _start(t: Tables, p: Pruning, pool: LabelPool, floor: float) -> None:
 @inlined
 def _work(phase: PhaseTables, tracks: Tracks, stage: tuple[int, int, int], load: Floats) -> None:
     lane, start, stop = stage
-    busy = phase.compute[lane, stop] - phase.compute[lane, start]
     if tracks.sum:
-        load[SUM] += busy
+        load[SUM] += phase.compute[lane, stop] - phase.compute[lane, start]
     if tracks.max:
-        load[OPEN] += busy
+        load[OPEN] += phase.compute_max[lane, stop] - phase.compute_max[lane, start]
         load[MAX] = max(load[MAX], load[OPEN])
 
 
@@ -212,9 +211,12 @@ def _is_useful(t: Tables, stage: tuple[int, int, int, int]) -> bool:
         loss = t.stage_loss[w, start, stop] - t.stage_loss[weight_level, start, stop]
         prefill = t.prefill.compute[other, stop] - t.prefill.compute[other, start]
         prefill -= t.prefill.compute[lane, stop] - t.prefill.compute[lane, start]
+        earlier = t.prefill.compute_max[other, stop] - t.prefill.compute_max[other, start]
+        earlier -= t.prefill.compute_max[lane, stop] - t.prefill.compute_max[lane, start]
         token = t.token.compute[other, stop] - t.token.compute[other, start]
         token -= t.token.compute[lane, stop] - t.token.compute[lane, start]
-        if max(loss, prefill, token) <= 0 and (w < weight_level or min(loss, prefill, token) < 0):
+        least, most = min(loss, prefill, earlier, token), max(loss, prefill, earlier, token)
+        if most <= 0 and (w < weight_level or least < 0):
             is_useful = False
     return bool(is_useful)
 

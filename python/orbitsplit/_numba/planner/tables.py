@@ -34,6 +34,7 @@ class PhaseTables(NamedTuple):
     """One phase's occupancies: micro-batches, or token steps."""
 
     compute: Floats  # lanes x boundaries, prefix sums
+    compute_max: Floats  # the same of the micro-batches before the last, for the maximum; one array if all are alike
     compressed: Floats  # boundaries x levels, bytes
     encode: Floats  # boundaries x levels
     decode: Floats  # boundaries x levels
@@ -153,6 +154,8 @@ def make_tables(
         *_occupancy_and_delay(problem, problem.egress, links.can_end),
     )
     prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, external.egress, time_limit)
+    if problem.layer_earlier_time_s is not None:
+        prefill = prefill._replace(compute_max=_prefix_sums(problem, problem.layer_earlier_time_s))
     has_tokens = generates(problem)
     most_return_s = _most_return_s(problem, links, token_tracks)
     needs_return = has_tokens and bool(np.isinf(most_return_s).any())
@@ -283,13 +286,20 @@ def _occupancy_and_delay(
     return occupancy, delay
 
 
+def _prefix_sums(problem: Problem, layer_time_s: Floats) -> Floats:
+    """Return the sums of the times of the layers before each boundary, by lane."""
+    layers = len(problem.layers)
+    times = by_weight_level(problem, layer_time_s).swapaxes(0, 1).reshape(-1, layers)
+    sums = np.zeros((len(times), layers + 1))
+    np.cumsum(times, axis=1, out=sums[:, 1:])
+    return sums
+
+
 def _phase(
     problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Links, egress: Floats, time_limit: TimeLimit
 ) -> PhaseTables:
     nodes, layers, levels = len(problem.nodes), len(problem.layers), len(problem.levels)
-    times = by_weight_level(problem, layer_time_s).swapaxes(0, 1).reshape(-1, layers)
-    compute = np.zeros((len(times), layers + 1))
-    np.cumsum(times, axis=1, out=compute[:, 1:])
+    compute = _prefix_sums(problem, layer_time_s)
     compressed, encode, decode = (np.zeros((layers + 1, levels)) for _ in range(3))
     for k, level in enumerate(problem.levels):
         compressed[1:layers, k] = cut_bytes / float(level.ratio)
@@ -305,7 +315,7 @@ def _phase(
         if time_limit.must_end():
             break
         _fill_growth(loss, encode, compressed, links, occupying, half_duplex, growth, start + 1, stop + 1)
-    return PhaseTables(compute, compressed, encode, decode, growth)
+    return PhaseTables(compute, compute, compressed, encode, decode, growth)
 
 
 @jit
