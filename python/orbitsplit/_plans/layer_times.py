@@ -13,34 +13,47 @@ if TYPE_CHECKING:
     from orbitsplit._profiling.profile import ModelProfile
 
 
-def prefill_s(profile: ModelProfile, node: Node, nodes: int, chunks: int = 1) -> list[float]:
-    """Return the seconds of each layer on the node for one micro-batch of prompts, or the mean of its chunks."""
-    times, overhead_s = _prefill_times(profile, chunks)
+def prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
+    """Return the seconds of each layer on the node for one micro-batch of prompts."""
     if node.slowdown is not None:
-        # Every stage pays the overhead of a forward once. A problem has no cost per stage, so the overhead is spread
-        # over the layers as if every node had a stage of the same number of layers.
-        overhead = overhead_s * nodes / len(profile.layers)
-        return [node.slowdown * (_measured(seconds, node) + overhead) for seconds in times]
-    # A node of known FLOP/s loses by chunks what the machine of the profile does.
-    loss = max(1.0, chunks * _total(times) / whole) if (whole := _total(_prefill_times(profile, 1)[0])) else 1.0
-    return [loss * _roofline(node, layer.prefill_flop / chunks, layer.weight_bytes) for layer in profile.layers]
+        whole = [layer.prefill_s for layer in profile.layers]
+        return _slowed(whole, profile.overhead_prefill_s, profile, node, nodes)
+    return [_roofline(node, layer.prefill_flop, layer.weight_bytes) for layer in profile.layers]
 
 
-def _prefill_times(profile: ModelProfile, chunks: int) -> tuple[list[float | None], float]:
-    """Return the measured seconds of each layer, and the overhead, for a prompt or for each of its chunks.
+def chunk_s(profile: ModelProfile, node: Node, nodes: int, chunks: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of each layer on the node for the last of a prompt's chunks, and the mean of those before it.
 
     Between two measured lengths of chunks, seconds are in proportion to the tokens.
     """
+    last, earlier, overhead_s = _measured_chunks(profile, chunks)
+    if node.slowdown is not None:
+        return (
+            _slowed(last, overhead_s, profile, node, nodes),
+            _slowed(earlier, overhead_s, profile, node, nodes),
+        )
+    # A node of known FLOP/s loses by chunks what the machine of the profile does; its head runs once.
+    whole = _total([layer.prefill_s for layer in profile.layers])
+    loss = max(1.0, ((chunks - 1) * _total(earlier) + _total(last)) / whole) if whole else 1.0
+    base = [loss * _roofline(node, layer.prefill_flop / chunks, layer.weight_bytes) for layer in profile.layers]
+    return base, [*base[:-1], 0.0]
+
+
+def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | None], list[float | None], float]:
+    """Return the seconds of each layer for the last chunk and those before it, and the overhead of a forward."""
     whole = [layer.prefill_s for layer in profile.layers]
-    if chunks == 1 or not profile.chunks:
-        return whole, profile.overhead_prefill_s
-    lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
+    if not profile.chunks:
+        return whole, whole, profile.overhead_prefill_s
     tokens = profile.prompt_tokens / chunks
-    columns = zip(*(chunk.mean_s for chunk in profile.chunks), whole, strict=True)
+    lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
+
+    def between(columns: list[tuple[float | None, ...]]) -> list[float | None]:
+        return [float(np.interp(tokens, lengths, column)) for column in zip(*columns, strict=True)]  # type: ignore[arg-type]
+
+    last = between([*(chunk.last_s for chunk in profile.chunks), tuple(whole)])
+    earlier = between([*(chunk.earlier_s(chunks) for chunk in profile.chunks), (*whole[:-1], 0.0)])
     overheads = [*(chunk.overhead_s for chunk in profile.chunks), profile.overhead_prefill_s]
-    return [float(np.interp(tokens, lengths, column)) for column in columns], float(
-        np.interp(tokens, lengths, overheads)
-    )
+    return last, earlier, float(np.interp(tokens, lengths, overheads))
 
 
 def _total(times: list[float | None]) -> float:
@@ -50,9 +63,20 @@ def _total(times: list[float | None]) -> float:
 def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
     """Return the seconds of each layer on the node for one token of one micro-batch."""
     if node.slowdown is not None:
-        overhead = profile.overhead_decode_s * nodes / len(profile.layers)
-        return [node.slowdown * (_measured(layer.decode_s, node) + overhead) for layer in profile.layers]
+        tokens = [layer.decode_s for layer in profile.layers]
+        return _slowed(tokens, profile.overhead_decode_s, profile, node, nodes)
     return [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
+
+
+def _slowed(times: list[float | None], overhead_s: float, profile: ModelProfile, node: Node, nodes: int) -> list[float]:
+    """Return measured seconds of each layer on a slower node, with the overhead of a forward.
+
+    Every stage pays that once. A problem has no cost per stage, so the overhead is spread over the layers as if every
+    node had a stage of the same number of layers.
+    """
+    assert node.slowdown is not None
+    overhead = overhead_s * nodes / len(profile.layers)
+    return [node.slowdown * (_measured(seconds, node) + overhead) for seconds in times]
 
 
 def _measured(seconds: float | None, node: Node) -> float:

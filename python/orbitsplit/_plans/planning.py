@@ -297,6 +297,7 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         token_step_s=result.token_step_s,
         loss=result.loss,
         stage_s=tuple(result.stage_s),
+        earlier_stage_s=tuple(result.earlier_stage_s),
         link_s=tuple(result.link_s),
         decode_stage_s=tuple(result.decode_stage_s),
         decode_link_s=tuple(result.decode_link_s),

@@ -20,7 +20,7 @@ class Prediction:
         prefill_s: Seconds of the prefill of all micro-batches.
         token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
         loss: The sum of the losses at the cuts and of the weights, in nats per token.
-        stage_s: Occupancy of each stage per micro-batch in prefill, with chunks the mean of one of its chunks.
+        stage_s: Occupancy of each stage per micro-batch in prefill, with chunks that of the last chunk.
         link_s: The same of each link.
         decode_stage_s: Occupancy of each stage per token step of one group; empty without generation.
         decode_link_s: Occupancy of each link per token step of one group; empty without generation.
@@ -31,6 +31,7 @@ class Prediction:
         objective: As in `SolveOptions`.
         chunk_options: Lengths of chunks of a prompt, and the seconds of the objective of the best plan with each; the
             longest is the prompt as a whole. Empty if only one was tried.
+        earlier_stage_s: Mean occupancy of each stage by the chunks before the last one; empty for whole prompts.
     """
 
     total_s: float
@@ -47,6 +48,12 @@ class Prediction:
     gap: float
     objective: str = "latency"
     chunk_options: tuple[tuple[int, float], ...] = ()
+    earlier_stage_s: tuple[float, ...] = ()
+
+    @property
+    def longest_stage_s(self) -> tuple[float, ...]:
+        """Occupancy of each stage by a job of a prefill of many: a micro-batch, or a chunk before the last one."""
+        return self.earlier_stage_s or self.stage_s
 
     @property
     def decode_s(self) -> float:
@@ -60,7 +67,7 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
     `chunk_tokens` is the length of the plan's chunks.
     """
     names = [*nodes, *(f"the link {a} -> {b}" for a, b in pairwise(nodes))]
-    seconds, resource = max(zip(prediction.stage_s + prediction.link_s, names, strict=True))
+    seconds, resource = max(zip(prediction.longest_stage_s + prediction.link_s, names, strict=True))
     lines = [
         f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
         f"{format_seconds(seconds)} per {'micro-batch' if chunk_tokens is None else f'chunk of {chunk_tokens} tokens'}"

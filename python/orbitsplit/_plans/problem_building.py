@@ -15,7 +15,7 @@ from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
 from .chunks import chunks_of
-from .layer_times import decode_s, prefill_s
+from .layer_times import chunk_s, decode_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
 from .weight_options import Weights, check_weights
@@ -47,8 +47,8 @@ def build_problem(
       that runs everything holds them once, which a problem cannot express; `plan` solves these few plans apart.
     - With `weights` the profile's own weights are the first weight level, named after its dtype, which loses nothing;
       the others follow in their order. The headroom is then that of the weight level that needs most.
-    - With `chunk_tokens` a prompt of S tokens runs in S / `chunk_tokens` chunks, rounded up and equally long: each is a
-      micro-batch of the problem, and takes what a chunk takes on average.
+    - With `chunk_tokens` a prompt of S tokens runs in S / `chunk_tokens` chunks, rounded up and equally long, each a
+      micro-batch of the problem. The last one has times of its own; those before it take what they take on average.
 
     Raises:
         ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
@@ -78,6 +78,9 @@ def build_problem(
         ],
         "layer_memory_bytes": _at_levels(lambda of: _layer_memory_bytes(of, workload), profiles),
         "layer_time_s": _at_levels(lambda of: _prefill_times(of, network, chunks), profiles),
+        "layer_earlier_time_s": _at_levels(lambda of: _earlier_times(of, network, workload, chunks), profiles)
+        if chunks > 1
+        else None,
         "cut_bytes": [activation_bytes * workload.prompt_tokens / chunks] * cuts,
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
@@ -113,7 +116,21 @@ def _layer_memory_bytes(profile: ModelProfile, workload: Workload) -> list[int]:
 
 
 def _prefill_times(profile: ModelProfile, network: Network, chunks: int) -> list[list[float]]:
-    return [prefill_s(profile, node, len(network.nodes), chunks) for node in network.nodes]
+    nodes = len(network.nodes)
+    if chunks == 1:
+        return [prefill_s(profile, node, nodes) for node in network.nodes]
+    return [chunk_s(profile, node, nodes, chunks)[0] for node in network.nodes]
+
+
+def _earlier_times(profile: ModelProfile, network: Network, workload: Workload, chunks: int) -> list[list[float]]:
+    """Return the mean seconds of all chunks but the last one of the last prompt."""
+    prompts = workload.micro_batches
+    rows = []
+    for node in network.nodes:
+        last, earlier = chunk_s(profile, node, len(network.nodes), chunks)
+        totals = (prompts * (chunks - 1) * e + (prompts - 1) * t for e, t in zip(earlier, last, strict=True))
+        rows.append([total / (prompts * chunks - 1) for total in totals])
+    return rows
 
 
 def _decode_times(profile: ModelProfile, network: Network) -> list[list[float]]:

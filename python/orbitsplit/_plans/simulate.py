@@ -42,6 +42,7 @@ class _Chain:
     def __init__(self, plan: Plan, prediction: Prediction) -> None:
         self.plan = plan
         self.stage_s = (prediction.stage_s, prediction.decode_stage_s)
+        self.earlier_stage_s = prediction.earlier_stage_s or prediction.stage_s
         self.link_s = (prediction.link_s, prediction.decode_link_s)
         self.node_free_s = [0.0] * len(plan.stages)
         self.link_free_s = [0.0] * len(plan.links)
@@ -72,7 +73,9 @@ class _Chain:
         sends = k < len(self.plan.links)
         tau_s = self.link_s[phase][k] if sends else 0.0
         # The predicted occupancy of a half-duplex stage contains its transmission.
-        stop_s = start_s + self.stage_s[phase][k] - (tau_s if stage.half_duplex else 0.0)
+        is_last = step > 0 or (step == 0 and group == self.plan.workload.micro_batches - 1)
+        occupied_s = self.stage_s[phase][k] if is_last else self.earlier_stage_s[k]
+        stop_s = start_s + occupied_s - (tau_s if stage.half_duplex else 0.0)
         self.node_free_s[k] = stop_s
         self.events.append(TraceEvent(stage.node, "compute", group, step, start_s, stop_s))
         if not sends:

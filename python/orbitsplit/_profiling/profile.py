@@ -106,10 +106,14 @@ class ChunkTimes:
         if len(self.first_s) != len(self.last_s):
             raise ValueError(f"first_s has {len(self.first_s)} numbers, last_s {len(self.last_s)}")
 
-    @property
-    def mean_s(self) -> tuple[float, ...]:
-        """Mean seconds of each layer over the chunks of a prompt: each attends to as many tokens more as the last."""
-        return tuple((first + last) / 2 for first, last in zip(self.first_s, self.last_s, strict=True))
+    def earlier_s(self, chunks: int) -> tuple[float, ...]:
+        """Return the mean seconds of each layer for the chunks of a prompt before its last one, if there are `chunks`.
+
+        Each attends to as many tokens more as the next. Only the last one runs the head, the last layer.
+        """
+        share = (chunks - 2) / (2 * (chunks - 1))
+        *layers, _ = zip(self.first_s, self.last_s, strict=True)
+        return (*(first + share * (last - first) for first, last in layers), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

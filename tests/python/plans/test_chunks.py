@@ -1,4 +1,4 @@
-"""Plans with prompts in chunks: the best length by enumeration, and predictions by a simulation of unequal chunks."""
+"""Plans with prompts in chunks: the best length by enumeration, and predictions by a simulation of each chunk."""
 
 from __future__ import annotations
 
@@ -73,6 +73,12 @@ def every_split(nodes: int) -> Iterator[list[tuple[int, range]]]:
                 yield [(node, range(a, b)) for node, a, b in zip(order, edges, edges[1:], strict=False)]
 
 
+def chunk_times(chunk: ChunkTimes, number: int, chunks: int) -> list[float]:
+    """Seconds of each layer for one of a prompt's chunks: the last one runs the head as well."""
+    grown = [a + (b - a) * number / (chunks - 1) for a, b in zip(chunk.first_s, chunk.last_s, strict=True)]
+    return grown if number == chunks - 1 else [*grown[:-1], 0.0]
+
+
 def total_s(
     stages: list[tuple[int, range]], profile: ModelProfile, network: osp.Network, groups: int, chunks: int
 ) -> float:
@@ -82,11 +88,13 @@ def total_s(
     links = {(int(link.source[1:]), int(link.destination[1:])): link for link in network.links}
     pairs = [links[a, b] for (a, _), (b, _) in itertools.pairwise(stages)]
     if chunks == 1:
-        times, overhead = [layer.prefill_s or 0.0 for layer in profile.layers], profile.overhead_prefill_s
+        last, overhead = [layer.prefill_s or 0.0 for layer in profile.layers], profile.overhead_prefill_s
+        earlier = last
     else:
         chunk = next(one for one in profile.chunks if one.tokens == PROMPT // chunks)
-        times = [seconds * (1 + GROWTH) / 2 for seconds in chunk.first_s]
-        overhead = chunk.overhead_s
+        overhead, last = chunk.overhead_s, list(chunk.last_s)
+        each = [chunk_times(chunk, number, chunks) for number in range(chunks)] * groups
+        earlier = [sum(column[:-1]) / (groups * chunks - 1) for column in zip(*each, strict=True)]
     spread = overhead * len(network.nodes) / LAYERS
 
     def occupancies(seconds: list[float], of_stage: float, tokens: float) -> list[float]:
@@ -94,13 +102,13 @@ def total_s(
         return computing + [WIDTH * tokens / link.bytes_per_s for link in pairs]
 
     latency = sum(link.latency_s for link in pairs)
-    prefill = occupancies(times, spread, PROMPT / chunks)
+    prefill, before = occupancies(last, spread, PROMPT / chunks), occupancies(earlier, spread, PROMPT / chunks)
     decode = occupancies([layer.decode_s or 0.0 for layer in profile.layers], 0.0, 1)
     back = 0.0
     if pairs:
         chain = [links[b, a].latency_s for (a, _), (b, _) in itertools.pairwise(stages)]
         back = min(links[stages[-1][0], stages[0][0]].latency_s, sum(chain))
-    makespan = sum(prefill) + latency + (groups * chunks - 1) * max(prefill)
+    makespan = sum(prefill) + latency + (groups * chunks - 1) * max(before)
     return makespan + (NEW - 1) * max(sum(decode) + latency + back, groups * max(decode))
 
 
@@ -146,18 +154,21 @@ def test_a_simulation_of_equal_chunks_takes_the_predicted_prefill(chunk_tokens: 
     assert {event.step for event in events} == {*range(1 - chunks, NEW)}
 
 
-def makespan_of_growing_chunks(plan: osp.Plan, chunks: int) -> float:
-    """Seconds of a prompt whose chunks take 1 to 1.2 times what the first takes, in a simulation of its own."""
+def makespan_of_each_chunk(plan: osp.Plan, profile: ModelProfile, network: osp.Network, chunk_tokens: int) -> float:
+    """Seconds of a prompt in a simulation of its own, in which every chunk takes what it takes."""
     assert plan.prediction is not None
-    mean = (1 + GROWTH) / 2
+    chunk = next(one for one in profile.chunks if one.tokens == chunk_tokens)
+    slowdown = {node.name: node.slowdown or 1.0 for node in network.nodes}
+    spread = chunk.overhead_s * len(network.nodes) / LAYERS
     free = [0.0] * len(plan.stages)
     free_links = [0.0] * len(plan.links)
-    end = 0.0
-    for chunk in range(chunks):
+    end, chunks = 0.0, PROMPT // chunk_tokens
+    for number in range(chunks):
         at = 0.0
-        for k, stage_s in enumerate(plan.prediction.stage_s):
-            grown = stage_s / mean * (1 + (GROWTH - 1) * chunk / (chunks - 1))
-            free[k] = at = max(at, free[k]) + grown
+        times = chunk_times(chunk, number, chunks)
+        for k, stage in enumerate(plan.stages):
+            taken = slowdown[stage.node] * sum(times[i] + spread for i in range(stage.start, stage.stop))
+            free[k] = at = max(at, free[k]) + taken
             if k < len(plan.links):
                 free_links[k] = at = max(at, free_links[k]) + plan.prediction.link_s[k]
                 at += plan.links[k].latency_s
@@ -166,13 +177,14 @@ def makespan_of_growing_chunks(plan: osp.Plan, chunks: int) -> float:
 
 
 @pytest.mark.parametrize("chunk_tokens", [16, 32])
-def test_the_mean_of_growing_chunks_predicts_within_a_tenth(chunk_tokens: int) -> None:
+def test_the_prediction_is_that_of_each_chunk_or_up_to_a_tenth_more(chunk_tokens: int) -> None:
     # Later chunks attend to more tokens, and are the ones that the last stages wait for.
-    chunks = PROMPT // chunk_tokens
     for seed in range(20):
-        plan = osp.plan(make_profile(seed), make_network(seed), _workload(), chunk_tokens=chunk_tokens)
+        profile, network = make_profile(seed), make_network(seed)
+        plan = osp.plan(profile, network, _workload(), chunk_tokens=chunk_tokens)
         assert plan.prediction is not None
-        assert plan.prediction.prefill_s == pytest.approx(makespan_of_growing_chunks(plan, chunks), rel=0.1)
+        simulated_s = makespan_of_each_chunk(plan, profile, network, chunk_tokens)
+        assert simulated_s * (1 - 1e-9) <= plan.prediction.prefill_s <= 1.1 * simulated_s
 
 
 def _workload() -> osp.Workload:
@@ -195,18 +207,24 @@ def test_what_was_measured_between_two_lengths_is_in_proportion() -> None:
     times = [float(problem.layer_time_s[0][2]) for problem in problems]
     between = (64 / 3 - 16) / 16
     assert times[1] == pytest.approx(times[0] + between * (times[2] - times[0]))
+    assert problems[3].layer_earlier_time_s is None
+    assert problems[1].layer_earlier_time_s is not None
+    # The layers of three chunks, the first two of which take 1 and 1.1 times the first at either length; no head.
+    assert float(problems[1].layer_earlier_time_s[0][2]) == pytest.approx(times[1] * 1.05 / GROWTH, rel=1e-2)
     assert [float(problem.cut_bytes[0]) for problem in problems] == pytest.approx([1600, 6400 / 3, 3200, 6400])
 
 
 def test_a_node_of_known_flops_loses_by_chunks_what_the_measured_machine_does() -> None:
     profile = make_profile(fixed=0.25)
     network = osp.Network(name="one", nodes=(osp.Node("gpu", memory_bytes=50, flop_per_s=100.0),))
-    whole, quarter = (
-        osp.build_problem(profile, network, _workload(), chunk_tokens=length).layer_time_s[0] for length in (None, 16)
-    )
-    # A forward of a quarter takes 0.25 + 0.75 / 4 of the whole, and 10 % more as a mean over the prompt.
-    loss = 4 * (0.25 + 0.75 / 4) * 1.1
-    assert quarter.tolist() == pytest.approx((whole * loss / 4).tolist())
+    whole, quarter = (osp.build_problem(profile, network, _workload(), chunk_tokens=length) for length in (None, 16))
+    each = [chunk_times(profile.chunks[0], number, 4) for number in range(4)]
+    loss = sum(map(sum, each)) / sum(layer.prefill_s or 0.0 for layer in profile.layers)
+    assert loss > 1.5
+    expected = whole.layer_time_s[0] * loss / 4
+    assert quarter.layer_time_s[0].tolist() == pytest.approx(expected.tolist())
+    assert quarter.layer_earlier_time_s is not None
+    assert quarter.layer_earlier_time_s[0].tolist() == pytest.approx([*expected[:-1].tolist(), 0.0])
 
 
 @pytest.mark.parametrize("objective", ["throughput", "time_per_token"])
