@@ -48,7 +48,7 @@ def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | N
     lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
 
     def between(columns: list[tuple[float | None, ...]]) -> list[float | None]:
-        return [float(np.interp(tokens, lengths, column)) for column in zip(*columns, strict=True)]  # type: ignore[arg-type]
+        return [float(np.interp(tokens, lengths, column)) for column in zip(*columns, strict=True)]
 
     last = between([*(chunk.last_s for chunk in profile.chunks), tuple(whole)])
     earlier = between([*(chunk.earlier_s(chunks) for chunk in profile.chunks), (*whole[:-1], 0.0)])
