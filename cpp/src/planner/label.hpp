@@ -7,8 +7,9 @@
 
 namespace orbitsplit::planner {
 
-// Sums of the occupancies so far by the last micro-batch, and maxima by those before it. The last stage enters the maximum only when it is complete: until then
-// what it has collected is `open`, and encoding or a half-duplex transmission may still be added.
+// Sums and maxima of the occupancies so far; in prefill the sum is of the last micro-batch, the others of those before
+// it. The last stage enters the maximum only when it is complete: until then what it has collected is `open`, and
+// encoding or a half-duplex transmission may still be added.
 struct Load {
     double sum = 0;
     double max = 0;
