@@ -195,6 +195,10 @@ def convert(
         list[Path] | None,
         typer.Option(help="Text file for which errors of int4 compensate each other; repeatable. Default: none do."),
     ] = None,
+    int8_rows: Annotated[
+        int | None,
+        typer.Option(help="Frequent tokens whose rows of a table in int4 are in int8. Default: a 64th of all."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a model with its weights in 8 or 4 bits, which every command takes as a model.
@@ -207,7 +211,14 @@ def convert(
     find_model(model)
     with progress_bars() as progress:
         folder = osp.convert(
-            model, output, weights=weights, head=head, modules=modules, calibration=calibration, progress=progress
+            model,
+            output,
+            weights=weights,
+            head=head,
+            modules=modules,
+            calibration=calibration,
+            int8_rows=int8_rows,
+            progress=progress,
         )
     log.info("wrote %s", folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
