@@ -183,7 +183,7 @@ def profile(
 def convert(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the new model.")],
-    weights: Annotated[str, typer.Option(help="Format of the weights: int8 or int4.")] = "int8",
+    weights: Annotated[str, typer.Option(help="Format of the weights: int8, int5 or int4.")] = "int8",
     head: Annotated[
         str | None, typer.Option(help="Format of embeddings and head. Default: that of the others.")
     ] = None,
@@ -193,7 +193,9 @@ def convert(
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="Text file for which errors of int4 compensate each other; repeatable. Default: none do."),
+        typer.Option(
+            help="Text for which errors of int4 and int5 compensate each other; repeatable. Default: none do."
+        ),
     ] = None,
     int8_rows: Annotated[
         int | None,
@@ -201,7 +203,7 @@ def convert(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model with its weights in 8 or 4 bits, which every command takes as a model.
+    """Write a model with its weights in 8, 5 or 4 bits, which every command takes as a model.
 
     Example: `orbitsplit convert my-model/ --weights int8 -o my-model-int8`
     """
@@ -258,7 +260,7 @@ def calibrate(
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="int8, int4 or a folder of `convert`: measure what layers lose with it; repeatable."),
+        typer.Option(help="int8, int5, int4 or a folder of `convert`: measure what layers lose with it; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the division of the text into fitting and measuring.")] = 0,
     as_json: Json = False,

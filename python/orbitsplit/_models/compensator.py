@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from orbitsplit._weights.int4 import LARGEST_CODE
 from orbitsplit._weights.quantized import QuantizedWeights
 from orbitsplit._weights.refined import Matrix, RefinedWeights
 
@@ -52,20 +53,23 @@ class Compensator:
         found: dict[str, Matrix] = {}
         for name, module in modules.items():
             values = matrix_of(module)
-            matrix = self._rounded(name, values, moments.get(name))
+            found[name] = matrix = self._rounded(name, values, moments.get(name))
             rows = self._refined.get(name)
-            found[name] = matrix if rows is None else RefinedWeights.refine(matrix, rows.numpy(), values[rows].numpy())
+            if rows is not None:
+                found[name] = RefinedWeights.refine(matrix, rows.numpy(), values[rows].numpy())
             put(module, found[name])
         if not stage.is_last:
             self._states = [forward() for forward in self._forwards(stage, self._states)]
         return found
 
     def _rounded(self, name: str, values: Tensor, moments: Tensor | None) -> QuantizedWeights:
+        wanted: Any = self._formats[name]
         if moments is not None:
-            return compensated(values, moments)
-        if name in self._tied and self._formats[name] == "int4":
-            return compensated(values, self._head_moments(self._tied[name]), damping=TIED_DAMPING)
-        return QuantizedWeights.quantize(values.numpy(), self._formats[name])  # type: ignore[arg-type]
+            return compensated(values, moments, weight_format=wanted)
+        if name in self._tied and wanted in LARGEST_CODE:
+            of_head = self._head_moments(self._tied[name])
+            return compensated(values, of_head, damping=TIED_DAMPING, weight_format=wanted)
+        return QuantizedWeights.quantize(values.numpy(), wanted)
 
     def _modules(self, stage: StageModel) -> dict[str, nn.Module]:
         """Return the modules that the stage has to quantise: a tied head has the table of the first stage."""
@@ -76,11 +80,11 @@ class Compensator:
         }
 
     def _moments(self, stage: StageModel, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Return the moments of the linear layers that a stage, still in floats, shall have in int4."""
+        """Return the moments of the linear layers that a stage, still in floats, shall have in int4 or int5."""
         adapted = {
             name: module
             for name, module in modules.items()
-            if self._formats[name] == "int4" and not isinstance(module, nn.Embedding)
+            if self._formats[name] in LARGEST_CODE and not isinstance(module, nn.Embedding)
         }
         return second_moments(adapted, self._forwards(stage, self._states)) if adapted else {}
 

@@ -19,6 +19,7 @@ from transformers.utils import cached_file
 
 from orbitsplit._io.files import atomic_folder
 from orbitsplit._io.validation import LARGEST_INTEGER, check_is_integer, check_range, check_string, mapping_of, quoted
+from orbitsplit._weights.int4 import LARGEST_CODE
 from orbitsplit._weights.quantized import QuantizedWeights, check_format
 
 from .architecture import Layout, find_layout
@@ -57,15 +58,16 @@ def convert(
 ) -> Path:
     """Write a model with quantized weights as a directory that `profile`, `Pipeline` and transformers load.
 
-    `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight) or "int4" (4.5 bits); `head`
-    another one for the embeddings and what runs after the last layer; `modules` others for modules by patterns of their
-    names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights with a number of columns
-    that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into `cache_dir`.
+    `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight), "int5" (5.5) or
+    "int4" (4.5); `head` another one for the embeddings and what runs after the last layer; `modules` others for modules
+    by patterns of their names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights
+    with a number of columns that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into
+    `cache_dir`.
 
     With `calibration`, texts or text files (Path) of which 32 rows of 512 tokens are used, or token ids [N, S], errors
-    of weights in int4 compensate each other for what the model computes on them: 2 or 3 forwards of these rows, whose
-    hidden states are in memory. Of a table of tokens in int4, the rows of the tokens that all of `calibration` has most
-    often are in int8: `int8_rows` of them at most, a 64th of the vocabulary by default.
+    of weights in int4 and int5 compensate each other for what the model computes on them: 2 or 3 forwards of these
+    rows, whose hidden states are in memory. Of a table of tokens in int4, the rows of the tokens that all of
+    `calibration` has most often are in int8: `int8_rows` of them at most, a 64th of the vocabulary by default.
 
     `progress(step, fraction)` is called for each layer. The directory appears when it is complete.
 
@@ -143,8 +145,8 @@ class _Conversion:
 
     def compensate(self, calibration: Any, int8_rows: int | None) -> None:
         """Let errors compensate each other on texts or token ids, whose most frequent tokens get rows in int8."""
-        if "int4" not in self._formats.values():
-            raise ValueError("calibration is used for weights in int4, and there are none")
+        if LARGEST_CODE.keys().isdisjoint(self._formats.values()):
+            raise ValueError("calibration is used for weights in int4 or int5, and there are none")
         if self.layout.image_tokens is not None:
             raise ValueError("calibration is of texts, and the model takes images")
         ids = _calibration_ids(calibration, self._source, self._config)

@@ -47,7 +47,7 @@ class _Quantized(nn.Module):
 
 
 class QuantizedLinear(_Quantized):
-    """A linear layer, y = x W^T + b, on weights in 8 or 4 bits.
+    """A linear layer, y = x W^T + b, on weights in 8, 5 or 4 bits.
 
     `x` and `y` have the dtype of activations, products are float32.
     """
@@ -81,7 +81,7 @@ class QuantizedLinear(_Quantized):
 
 
 class QuantizedEmbedding(_Quantized):
-    """An embedding with its table in 8 or 4 bits; what the original class does beside looking up rows it still does."""
+    """An embedding with its table in 8, 5 or 4 bits; beside looking up rows it does what the original class does."""
 
     def __init__(self, original: nn.Embedding, weight_format: str, int8_rows: int = 0) -> None:
         super().__init__(weight_format, (original.num_embeddings, original.embedding_dim), int8_rows)

@@ -1,4 +1,4 @@
-"""What a model loses where layers have weights in 8 or 4 bits."""
+"""What a model loses where layers have weights in 8, 5 or 4 bits."""
 
 from __future__ import annotations
 

@@ -56,6 +56,16 @@ def test_less_is_lost_than_by_rounding(family: str, options: dict[str, Any], tmp
     assert better < 0.97 * rounded
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_int5_loses_less_than_half_of_int4(tied: bool, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "float", "qwen3", tie_word_embeddings=tied)
+    for name in ("int4", "int5"):
+        osp.convert(tmp_path / "float", tmp_path / name, weights=name, calibration=ids_of(), int8_rows=0)
+    of_int4, of_int5 = (divergence(tmp_path / "float", tmp_path / name, ids_of(seed=1)) for name in ("int4", "int5"))
+    assert of_int5 < 0.5 * of_int4
+    assert {matrix.format for _, matrix in quantized_matrices(quantized(tmp_path / "int5"))} == {"int5"}
+
+
 @torch.no_grad()
 def inputs_in(model: Any, name: str, ids: Tensor) -> Tensor:
     """Return what a module of a whole model gets, [tokens, columns]."""
