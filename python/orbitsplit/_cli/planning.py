@@ -193,9 +193,7 @@ def convert(
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Text for which errors of int4 and int5 compensate each other; repeatable. Default: none do."
-        ),
+        typer.Option(help="Text for which errors of int4 and int5 compensate each other; repeatable. Default: none."),
     ] = None,
     int8_rows: Annotated[
         int | None,
