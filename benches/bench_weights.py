@@ -25,7 +25,7 @@ def head():
     return np.random.default_rng(1).standard_normal((OUTPUTS, COLUMNS), np.float32) / np.float32(25)
 
 
-@pytest.fixture(scope="module", params=["int8", "int4"])
+@pytest.fixture(scope="module", params=["int8", "int5", "int4"])
 def quantized(request, head):
     return QuantizedWeights.quantize(head, request.param)
 

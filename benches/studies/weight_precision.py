@@ -1,4 +1,4 @@
-"""What weights in 8 and 4 bits cost Gemma 3 270M on CPython's documentation that was held out, and whether it adds up.
+"""What weights in 8 to 4 bits cost Gemma 3 270M on CPython's documentation that was held out, and whether it adds up.
 
     python -m benches.studies.weight_precision [--quick] [--rows 8] [--mixes 30] [--seed 0] [TABLE ...]
 
@@ -8,8 +8,8 @@
     mixes     random precisions for every layer: the sum of what each loses alone, beside what was measured
     cuts      the same with codecs at up to three cuts in addition
 
-Weights are quantised and dequantised, products are torch's. The compensated model is converted once and kept in
-orbitsplit/weights in the XDG cache (about eight minutes). One thread.
+Weights are quantised and dequantised, products are torch's. The compensated models are converted once and kept in
+orbitsplit/weights in the XDG cache (about eight minutes each). One thread.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import argparse
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +31,22 @@ from benches.studies.calibrate_gemma import TOKENS, rank_correlation, texts
 from orbitsplit._models.compensator import matrix_of
 from orbitsplit._models.gguf import cache_root
 from orbitsplit._models.quantized import weights_of
-from orbitsplit._models.source import demo_model, load_tokenizer
-from orbitsplit._models.token_rows import token_rows
+from orbitsplit._models.source import demo_model
 from orbitsplit.calibration import Reference, held_out
 from orbitsplit.calibration._measure import transmit
 from orbitsplit.calibration._weight_levels import LayerWeights, Matrices, measure_weights
 
 COMPENSATED = "int4 compensated"
-# Modules in 8 bits beside compensated ones in 4 bits, such that there are at most 5 bits a weight.
-RECIPES = {"at most 5 bits": ("*.[qkv]_proj", *(f"*.{k}.mlp.down_proj" for k in (0, 1, 15, 16, 17)))}
-CALIBRATION_ROWS = 32
-FORMATS = ("int8", "int4")
+# In 5 bits: what the GGUF file has in five bits or more, but for the table.
+_DOWN_IN_INT5 = tuple(f"*.{layer}.mlp.down_proj" for layer in (0, 1, 4, 7, 10, 13, 15, 16, 17))
+_IN_INT5 = ("*.[qkv]_proj", "*.gate_proj", "*.up_proj", *_DOWN_IN_INT5)
+# Options of `convert` beside the format and the calibration texts, by name.
+RECIPES: dict[str, dict[str, Any]] = {
+    COMPENSATED: {"int8_rows": 0},
+    "int4 compensated, frequent tokens in int8": {},
+    "at most 5 bits": {"modules": dict.fromkeys(_IN_INT5, "int5")},
+}
+FORMATS = ("int8", "int5", "int4")
 LEVELS = ("int8", COMPENSATED)
 CODECS = ("int8", "int4")
 CUTS = (5, 9, 14)
@@ -64,13 +69,11 @@ class Cost:
     rise_error: float
 
 
-def converted() -> Path:
-    """Return the folder of the model with compensated errors, which the first call converts."""
-    folder = cache_root().parent / "weights" / "gemma3-270m-int4-compensated"
+def converted(recipe: str = COMPENSATED) -> Path:
+    """Return the folder of a model with compensated errors, which the first call converts."""
+    folder = cache_root().parent / "weights" / ("gemma3-270m-" + recipe.replace(",", "").replace(" ", "-"))
     if not folder.is_dir():
-        rows = token_rows(load_tokenizer(demo_model()), texts("calibration"), TOKENS)
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CALIBRATION_ROWS]
-        osp.convert(demo_model(), folder, weights="int4", calibration=rows[chosen])
+        osp.convert(demo_model(), folder, weights="int4", calibration=texts("calibration"), **RECIPES[recipe])
     return folder
 
 
@@ -87,13 +90,7 @@ class Bench:
     @cache  # noqa: B019 - there is one of them
     def level(self, name: str) -> Matrices:
         """Return the weights of all modules in a format or a recipe."""
-        if name in RECIPES:
-            finer = self.level("int8")
-            return {
-                module: finer[module] if any(fnmatchcase(module, pattern) for pattern in RECIPES[name]) else matrix
-                for module, matrix in self.level(COMPENSATED).items()
-            }
-        return self.weights.matrices(converted() if name == COMPENSATED else name)
+        return self.weights.matrices(converted(name) if name in RECIPES else name)
 
     def whole(self, name: str) -> Mix:
         """Return all layers at one level."""
@@ -133,7 +130,7 @@ def bits(weights: Matrices) -> float:
 
 def show_recipes(bench: Bench) -> None:
     """Print what whole models cost."""
-    names = (*FORMATS, COMPENSATED, *RECIPES)
+    names = (*FORMATS, *RECIPES)
     found = bench.costs([bench.whole(name) for name in names])
     samples = sum(len(batch.targets) for batch in bench.reference.batches if batch.targets is not None)
     print(f"{samples} predictions, perplexity in float32 {bench.perplexity():.3f}\n")

@@ -31,8 +31,8 @@ inline std::span<float> writable(const ByteView& view, const char* name) {
 }
 
 inline orbitsplit::WeightFormat weight_format(int format) {
-    if (format != 0 && format != 1)
+    if (format < 0 || format > 2)
         throw std::invalid_argument("weight format " + std::to_string(format) +
-                                    " is unknown; 0 is int8, 1 is int4");
+                                    " is unknown; 0 is int8, 1 is int4, 2 is int5");
     return static_cast<orbitsplit::WeightFormat>(format);
 }

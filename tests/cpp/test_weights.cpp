@@ -17,7 +17,7 @@ using namespace orbitsplit;
 
 namespace {
 
-constexpr WeightFormat formats[] = {WeightFormat::int8, WeightFormat::int4};
+constexpr WeightFormat formats[] = {WeightFormat::int8, WeightFormat::int4, WeightFormat::int5};
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 struct Matrix {
@@ -95,9 +95,13 @@ double weight_at(const Matrix& matrix, std::size_t row, std::size_t column) {
         return double{float_bits::single_from_half(read<std::uint16_t>(all, at))} *
                read<std::int8_t>(all, at + 2 + i);
     }
-    const auto bytes = all.subspan(row * (8 + 18 * groups));
-    const int both = read<std::uint8_t>(bytes, 8 + 2 * groups + 16 * g + i % 16);
-    const int q = i < 16 ? both % 16 : both / 16;
+    const std::size_t code_bytes = matrix.format == WeightFormat::int4 ? 16 : 20;
+    const auto bytes = all.subspan(row * (8 + (2 + code_bytes) * groups));
+    const std::size_t codes_at = 8 + 2 * groups + code_bytes * g;
+    const int both = read<std::uint8_t>(bytes, codes_at + i % 16);
+    int q = i < 16 ? both % 16 : both / 16;
+    if (matrix.format == WeightFormat::int5)
+        q += 16 * (read<std::uint8_t>(bytes, codes_at + 16 + i / 8) >> i % 8 & 1);
     return double{read<float>(bytes, 0)} * read<std::uint8_t>(bytes, 8 + g) * q -
            double{read<float>(bytes, 4)} * read<std::uint8_t>(bytes, 8 + groups + g);
 }
@@ -106,19 +110,20 @@ void test_sizes() {
     CHECK(quantized_bytes(WeightFormat::int8, 3, 64) == 3 * 2 * 34);
     CHECK(quantized_bytes(WeightFormat::int4, 3, 64) == 3 * (8 + 2 * 18));
     CHECK(quantized_bytes(WeightFormat::int4, 0, 64) == 0);
+    CHECK(quantized_bytes(WeightFormat::int5, 3, 64) == 3 * (8 + 2 * 22));
     CHECK_THROWS(quantized_bytes(WeightFormat::int8, 1, 33), std::invalid_argument,
                  "columns is 33, it must be a multiple of 32 from 32");
     CHECK_THROWS(quantized_bytes(WeightFormat::int8, 1, 0), std::invalid_argument, "columns is 0");
     CHECK_THROWS(quantized_bytes(WeightFormat::int8, -1, 32), std::invalid_argument,
                  "rows is -1, it must be at least 0");
-    CHECK_THROWS(quantized_bytes(static_cast<WeightFormat>(2), 1, 32), std::invalid_argument,
-                 "weight format 2 is unknown; 0 is int8, 1 is int4");
+    CHECK_THROWS(quantized_bytes(static_cast<WeightFormat>(3), 1, 32), std::invalid_argument,
+                 "weight format 3 is unknown; 0 is int8, 1 is int4, 2 is int5");
     CHECK_THROWS(quantized_bytes(WeightFormat::int8, std::int64_t{1} << 57, 64), std::invalid_argument,
                  "the matrix has 2^63 bytes or more");
     CHECK_THROWS(product_scratch_bytes(-1, 32), std::invalid_argument, "inputs is -1, it must be at least 0");
 }
 
-// Half a step of the group; int4 codes also lose what rounding of scale and minimum takes away.
+// Half a step of the group; codes of int4 and int5 also lose what rounding of scale and minimum takes away.
 void test_errors_of_weights() {
     const std::size_t columns = 96;
     const std::vector<float> values = random_values(7 * columns, 1);
@@ -133,8 +138,9 @@ void test_errors_of_weights() {
                 high = std::max(high, values[i]);
             }
             const float largest = std::max(high, -low);
-            const float bound = format == WeightFormat::int8 ? largest / 127 * 0.5F + largest * 0x1p-11F
-                                                             : (high - low) / 13.5F;
+            const float bound = format == WeightFormat::int8   ? largest / 127 * 0.5F + largest * 0x1p-11F
+                                : format == WeightFormat::int4 ? (high - low) / 13.5F
+                                                               : (high - low) / 27.5F;
             for (std::size_t i = g; i < g + 32; ++i) CHECK(std::fabs(found[i] - values[i]) <= bound);
         }
         for (std::size_t k = 0; k < found.size(); ++k) {
@@ -181,6 +187,23 @@ void test_importance_moves_the_error() {
     CHECK(squared_error(plain, values, ones) < squared_error(weighted, values, ones));
 }
 
+// Weights that were in 5 bits with one scale and no minimum, as Q5_0 has them, come back but for the rounding of scales
+// and minima to 8 bits.
+void test_int5_finds_multiples_of_a_step() {
+    std::mt19937 random(8);
+    std::vector<float> values(40 * 64);
+    for (std::size_t g = 0; g < values.size(); g += 32) {
+        const int most = 5 + static_cast<int>(random() % 11);
+        for (std::size_t i = g; i < g + 32; ++i)
+            values[i] = 0.01F * static_cast<float>(
+                                    static_cast<int>(random() % static_cast<unsigned>(17 + most)) - 16);
+        values[g] = -0.16F;
+        values[g + 1] = 0.01F * static_cast<float>(most);
+    }
+    const std::vector<float> found = values_of(quantized(WeightFormat::int5, values, 64));
+    for (std::size_t k = 0; k < values.size(); ++k) CHECK(std::fabs(found[k] - values[k]) <= 0.01F / 16);
+}
+
 void test_special_groups() {
     std::vector<float> values(4 * 32);
     std::fill(values.begin() + 32, values.begin() + 64, 0.5F);
@@ -213,9 +236,9 @@ void test_products_against_exact_ones() {
                     for (std::size_t i = c / 32 * 32; i < c / 32 * 32 + 32; ++i)
                         largest = std::max(largest, std::fabs(x[r * columns + i]));
                     exact += w * of_x;
-                    // int4: the minimum and the rest are summed apart.
+                    // int4 and int5: the minimum and the rest are summed apart.
                     magnitudes +=
-                        (std::fabs(w) + (format == WeightFormat::int4 ? 2.0 : 0.0)) * std::fabs(of_x);
+                        (std::fabs(w) + (format == WeightFormat::int8 ? 0.0 : 2.0)) * std::fabs(of_x);
                     rounding += std::fabs(w) * double{largest} / 65278 * 1.001;
                 }
                 CHECK(std::fabs(y[r * matrix.rows + n] - exact) <= rounding + magnitudes * 0x1p-20);
@@ -358,6 +381,7 @@ int main() {
     test_errors_of_weights();
     test_int8_rounds_as_llama_cpp();
     test_importance_moves_the_error();
+    test_int5_finds_multiples_of_a_step();
     test_special_groups();
     test_products_against_exact_ones();
     test_instruction_sets();

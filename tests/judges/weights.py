@@ -22,8 +22,11 @@ def _group(line, format, g, groups):
         block = line[34 * g : 34 * g + 34]
         return float(block[:2].copy().view(np.float16)[0]) * block[2:].view(np.int8).astype(float)
     scale_unit, minimum_unit = line[:8].copy().view(np.float32).astype(float)
-    packed = line[8 + 2 * groups + 16 * g :][:16]
-    codes = np.concatenate([packed % 16, packed // 16]).astype(float)
+    stored = line[8 + 2 * groups :].reshape(groups, -1)[g]
+    codes = np.concatenate([stored[:16] % 16, stored[:16] // 16]).astype(float)
+    if format == "int5":
+        fifth = int.from_bytes(stored[16:].tobytes(), "little")
+        codes += [16.0 * (fifth >> column & 1) for column in range(32)]
     return scale_unit * line[8 + g] * codes - minimum_unit * line[8 + groups + g]
 
 
@@ -31,11 +34,11 @@ def product_bound(data, format, shape, x):
     """Return how far a product may be from the exact one, for each element.
 
     Each element of x is rounded to a multiple of its group's largest magnitude / 32639. Each lane then adds up the
-    groups in float32, three roundings each, and lanes are added in three steps; int4 has the minima in a second sum,
-    so that its magnitudes are those of both.
+    groups in float32, three roundings each, and lanes are added in three steps; int4 and int5 have the minima in a
+    second sum, so that its magnitudes are those of both.
     """
     weights = np.abs(dequantised(data, format, shape))
-    if format == "int4":
+    if format != "int8":
         lines = np.asarray(data).reshape(shape[0], -1)
         groups = shape[1] // 32
         unit = lines[:, 4:8].copy().view(np.float32).astype(float)

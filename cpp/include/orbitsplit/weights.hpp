@@ -1,4 +1,4 @@
-// Quantised weights: matrices of weights in 8 or 4 bits, and products with them.
+// Quantised weights: matrices of weights in 8, 5 or 4 bits, and products with them.
 //
 // A matrix W[rows, columns] (the weight of a linear layer: a row for each output) is stored row by row; each row is
 // divided into groups of 32 columns. With w' the stored value of a weight w, and all numbers little-endian:
@@ -7,11 +7,14 @@
 //     int4   4.5 bits    for each row: float32 a, float32 b; for each    w' = a s q - b m
 //            + 64 a row  group an uint8 s; for each group an uint8 m;
 //                        for each group 16 bytes of codes q, 0..15
+//     int5   5.5 bits    the same, with 20 bytes of codes q, 0..31,      w' = a s q - b m
+//            + 64 a row  for each group
 //
 // int8 is the Q8_0 of GGUF files, byte for byte: d is the largest magnitude of the group / 127, q is w / d before d is
 // rounded, rounded to nearest, ties away from zero; q = -128, which quantize() never writes, is read like any other.
 // Where d is below 2^-25 it is stored as 0. Byte i of the codes of an int4 group has column i in its lower and column
-// i + 16 in its upper four bits.
+// i + 16 in its upper four bits. int5 has so the lower four bits of its codes, and after these 16 bytes an uint32 whose bit
+// i is the fifth bit of column i.
 //
 // A product y = x W^T with few rows of x runs on the quantised weights: each group of 32 elements of a row of x is
 // rounded to 16 bits (codes from -32639 to 32639 with a float32 scale, an error of at most 2^-15.9 of the largest
@@ -30,7 +33,7 @@
 
 namespace orbitsplit {
 
-enum class WeightFormat : std::uint8_t { int8 = 0, int4 = 1 };
+enum class WeightFormat : std::uint8_t { int8 = 0, int4 = 1, int5 = 2 };
 
 // Columns that share a scale: the number of columns is a multiple of it.
 inline constexpr std::int64_t weight_group = 32;
@@ -49,7 +52,7 @@ struct WeightMatrix {
 // needs.
 std::uint64_t quantized_bytes(WeightFormat format, std::int64_t rows, std::int64_t columns);
 
-// Quantises row-major values into quantized_bytes() bytes at `out`. int4 searches for each group's scale and minimum
+// Quantises row-major values into quantized_bytes() bytes at `out`. int4 and int5 search for each group's scale and minimum
 // that make the squared error smallest, where `importance` (none, or a number for each column, at least 0: for example
 // the mean square of what the column is multiplied by) weights the errors. Throws std::invalid_argument for values that
 // are not finite or, with int8, above 127 times the largest float16.

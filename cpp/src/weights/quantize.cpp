@@ -21,10 +21,15 @@ namespace {
 
 constexpr float largest_int8 = 127.0F;
 constexpr double largest_int4 = 15.0;
+constexpr double largest_int5 = 31.0;
 constexpr double largest_unsigned = 255.0;
 
-// Attempts for a group's scale: its range divided by 13.5, 13.6, ..., 16.
+// Attempts for a group's scale: its range divided by the largest code - 1.5, - 1.4, ..., + 1.
 constexpr int attempts = 26;
+
+// int5 also tries whole numbers of steps from this one on: weights that were in 5 bits with one scale and no minimum, as
+// Q5_0 has them, are multiples of a step and often use half of the codes on one side and fewer on the other.
+constexpr int fewest_steps = 16;
 
 template <class T>
 void store(std::byte* bytes, T value) {
@@ -81,13 +86,13 @@ struct Candidate {
 };
 
 Candidate least_squares(const float* values, const float* importance, const Moments& moments, double inverse,
-                        double minimum) {
+                        double minimum, double largest) {
     double q = 0;
     double qq = 0;
     double wq = 0;
     for (std::size_t i = 0; i < group; ++i) {
         const double w = values[i];
-        const double code = rounded_within((w + minimum) * inverse, largest_int4);
+        const double code = rounded_within((w + minimum) * inverse, largest);
         const double weighted = (importance == nullptr ? 1.0 : double{importance[i]}) * code;
         q += weighted;
         qq += weighted * code;
@@ -104,7 +109,7 @@ Candidate least_squares(const float* values, const float* importance, const Mome
     return {{scale, 0.0 - offset}, (moments.ww - scale * wq) - offset * moments.w};
 }
 
-Fit fit_group(const float* values, const float* importance) {
+Fit fit_group(const float* values, const float* importance, double largest) {
     double low = 0;
     double high = -std::numeric_limits<double>::infinity();
     Moments moments;
@@ -119,12 +124,14 @@ Fit fit_group(const float* values, const float* importance) {
     }
     const double range = high - low;
     if (!(range > 0)) return {0, 0.0 - low};  // never -0
-    Candidate best = {{range / largest_int4, 0.0 - low}, std::numeric_limits<double>::infinity()};
-    for (int k = 0; k < attempts; ++k) {
-        const double steps = 13.5 + 0.1 * k;
-        const Candidate found = least_squares(values, importance, moments, steps / range, 0.0 - low);
+    Candidate best = {{range / largest, 0.0 - low}, std::numeric_limits<double>::infinity()};
+    const auto attempt = [&](double steps) {
+        const Candidate found = least_squares(values, importance, moments, steps / range, 0.0 - low, largest);
         if (found.error < best.error) best = found;
-    }
+    };
+    for (int k = 0; k < attempts; ++k) attempt((largest - 1.5) + 0.1 * k);
+    if (largest == largest_int5)
+        for (int steps = fewest_steps; steps < largest_int5 - 1; ++steps) attempt(steps);
     return best.fit;
 }
 
@@ -138,19 +145,28 @@ std::uint8_t int4_minimum(double minimum, double unit) {
     return unit > 0 ? static_cast<std::uint8_t>(rounded_within(minimum / unit, largest_unsigned)) : 0;
 }
 
-void write_codes(const float* values, double scale, double minimum, std::byte* out) {
-    const auto code = [&](float w) {
-        return scale > 0 ? static_cast<unsigned>(rounded_within((w + minimum) / scale, largest_int4)) : 0U;
-    };
+void write_codes(const float* values, double scale, double minimum, double largest, std::byte* out) {
+    std::uint32_t codes[group];
+    std::uint32_t fifth_bits = 0;
+    for (std::size_t i = 0; i < group; ++i) {
+        codes[i] = scale > 0
+                       ? static_cast<std::uint32_t>(rounded_within((values[i] + minimum) / scale, largest))
+                       : 0U;
+        fifth_bits |= (codes[i] >> 4) << i;
+    }
     for (std::size_t i = 0; i < int4_code_bytes; ++i)
-        out[i] = static_cast<std::byte>(code(values[i]) | code(values[i + int4_code_bytes]) << 4);
+        out[i] = static_cast<std::byte>((codes[i] & 15U) | (codes[i + int4_code_bytes] & 15U) << 4);
+    if (largest == largest_int5) store(out + int4_code_bytes, fifth_bits);
 }
 
-void quantize_int4(const float* values, const float* importance, std::size_t groups, std::span<Fit> fits,
-                   std::byte* out) {
+// int4 or int5, by the largest code.
+void quantize_with_minima(double largest_code, const float* values, const float* importance,
+                          std::size_t groups, std::span<Fit> fits, std::byte* out) {
+    const std::size_t code_bytes = largest_code == largest_int5 ? int5_code_bytes : int4_code_bytes;
     Fit largest = {0, 0};
     for (std::size_t g = 0; g < groups; ++g) {
-        fits[g] = fit_group(values + g * group, importance == nullptr ? nullptr : importance + g * group);
+        fits[g] = fit_group(values + g * group, importance == nullptr ? nullptr : importance + g * group,
+                            largest_code);
         largest.scale = std::max(largest.scale, fits[g].scale);
         largest.minimum = std::max(largest.minimum, fits[g].minimum);
     }
@@ -163,8 +179,8 @@ void quantize_int4(const float* values, const float* importance, std::size_t gro
         const std::uint8_t m = int4_minimum(fits[g].minimum, minimum_unit);
         store(out + int4_scales_at + g, s);
         store(out + int4_minima_at(groups) + g, m);
-        write_codes(values + g * group, double{scale_unit} * s, double{minimum_unit} * m,
-                    out + int4_codes_at(groups) + g * int4_code_bytes);
+        write_codes(values + g * group, double{scale_unit} * s, double{minimum_unit} * m, largest_code,
+                    out + int4_codes_at(groups) + g * code_bytes);
     }
 }
 
@@ -174,7 +190,7 @@ void check_values(WeightFormat format, std::span<const float> row, std::size_t i
     constexpr float most_scale = 65520.0F;
     for (const float value : row) {
         const bool is_finite = std::fabs(value) < std::numeric_limits<float>::infinity();
-        if (is_finite && (format == WeightFormat::int4 || std::fabs(value) / largest_int8 < most_scale))
+        if (is_finite && (format != WeightFormat::int8 || std::fabs(value) / largest_int8 < most_scale))
             continue;
         throw std::invalid_argument(
             "row " + std::to_string(index) + " has a weight that " +
@@ -212,8 +228,9 @@ void quantize(WeightFormat format, std::span<const float> values, std::int64_t r
         std::byte* target = out.data() + row * row_bytes;
         if (format == WeightFormat::int8) return weights::quantize_int8(source.data(), groups, target);
         std::vector<weights::Fit> fits(groups);
-        weights::quantize_int4(source.data(), importance.empty() ? nullptr : importance.data(), groups, fits,
-                               target);
+        const double largest = format == WeightFormat::int5 ? weights::largest_int5 : weights::largest_int4;
+        weights::quantize_with_minima(largest, source.data(),
+                                      importance.empty() ? nullptr : importance.data(), groups, fits, target);
     });
 }
 

@@ -16,7 +16,8 @@ namespace orbitsplit {
 namespace weights {
 
 std::size_t row_bytes(WeightFormat format, std::size_t groups) {
-    return format == WeightFormat::int8 ? int8_row_bytes(groups) : int4_row_bytes(groups);
+    if (format == WeightFormat::int8) return int8_row_bytes(groups);
+    return format == WeightFormat::int4 ? int4_row_bytes(groups) : int5_row_bytes(groups);
 }
 
 void check_size(const char* what, std::uint64_t found, const char* unit, std::uint64_t needed) {
@@ -87,9 +88,9 @@ void multiply_tile(const Products& products, WeightFormat format, const std::byt
 }  // namespace weights
 
 std::uint64_t quantized_bytes(WeightFormat format, std::int64_t rows, std::int64_t columns) {
-    if (format != WeightFormat::int8 && format != WeightFormat::int4)
+    if (format > WeightFormat::int5)
         throw std::invalid_argument("weight format " + std::to_string(static_cast<int>(format)) +
-                                    " is unknown; 0 is int8, 1 is int4");
+                                    " is unknown; 0 is int8, 1 is int4, 2 is int5");
     if (rows < 0) throw std::invalid_argument("rows is " + std::to_string(rows) + ", it must be at least 0");
     if (columns < weight_group || columns % weight_group != 0)
         throw std::invalid_argument("columns is " + std::to_string(columns) +

@@ -190,7 +190,7 @@ def profile(
 def convert(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the new model.")],
-    weights: Annotated[str, typer.Option(help="Format of the weights: int8 or int4.")] = "int8",
+    weights: Annotated[str, typer.Option(help="Format of the weights: int8, int5 or int4.")] = "int8",
     head: Annotated[
         str | None, typer.Option(help="Format of embeddings and head. Default: that of the others.")
     ] = None,
@@ -200,11 +200,15 @@ def convert(
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option(help="Text file for which errors of int4 compensate each other; repeatable. Default: none do."),
+        typer.Option(help="Text for which errors of int4 and int5 compensate each other; repeatable. Default: none."),
+    ] = None,
+    int8_rows: Annotated[
+        int | None,
+        typer.Option(help="Frequent tokens whose rows of a table in int4 are in int8. Default: a 64th of all."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model with its weights in 8 or 4 bits, which every command takes as a model.
+    """Write a model with its weights in 8, 5 or 4 bits, which every command takes as a model.
 
     Example: `orbitsplit convert my-model/ --weights int8 -o my-model-int8`
     """
@@ -214,7 +218,14 @@ def convert(
     find_model(model)
     with progress_bars() as progress:
         folder = osp.convert(
-            model, output, weights=weights, head=head, modules=modules, calibration=calibration, progress=progress
+            model,
+            output,
+            weights=weights,
+            head=head,
+            modules=modules,
+            calibration=calibration,
+            int8_rows=int8_rows,
+            progress=progress,
         )
     log.info("wrote %s", folder)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -254,7 +265,7 @@ def calibrate(
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="int8, int4 or a folder of `convert`: measure what layers lose with it; repeatable."),
+        typer.Option(help="int8, int5, int4 or a folder of `convert`: measure what layers lose with it; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the division of the text into fitting and measuring.")] = 0,
     as_json: Json = False,

@@ -1,10 +1,12 @@
-"""Weights in 4 bits whose rounding errors compensate each other: those of a row for the inputs that it is applied to.
+"""Weights in 4 or 5 bits whose rounding errors compensate each other: those of a row for the inputs that it gets.
 
 The method is GPTQ (arXiv 2210.17323): columns are rounded one after the other, those of the largest inputs first, and
 the error of each is taken off the columns that are not rounded yet, as least squares says.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,25 +24,28 @@ _BLOCK = 64
 _ROWS = 16384
 
 
-def compensated(values: Tensor, moments: Tensor, *, damping: float = DAMPING) -> QuantizedWeights:
-    """Quantise a matrix W [rows, columns] to int4 such that the mean square of (W - W') x is small.
+def compensated(
+    values: Tensor, moments: Tensor, *, damping: float = DAMPING, weight_format: Literal["int4", "int5"] = "int4"
+) -> QuantizedWeights:
+    """Quantise a matrix W [rows, columns] to int4 or int5 such that the mean square of (W - W') x is small.
 
     `moments` [columns, columns] is the sum of x x^T over some inputs; scales and minima are fitted to its diagonal.
     Raises `ValueError` for values that cannot be quantised.
     """
     diagonal = moments.diagonal()
     if not bool(diagonal.any()):
-        return QuantizedWeights.quantize(values.numpy(), "int4")
+        return QuantizedWeights.quantize(values.numpy(), weight_format)
     order = torch.argsort(diagonal, descending=True)
     factor = _inverse_factor(moments[order][:, order], damping)
-    grids = QuantizedWeights.quantize(values.numpy(), "int4", importance=diagonal.float().numpy())
+    grids = QuantizedWeights.quantize(values.numpy(), weight_format, importance=diagonal.float().numpy())
     scales, minima = (torch.from_numpy(numbers) for numbers in group_scales(grids))
     codes = torch.empty(values.shape, dtype=torch.uint8)
     for start in range(0, len(values), _ROWS):
         part = slice(start, start + _ROWS)
         of_column = order // GROUP
         grid = scales[part][:, of_column].t().contiguous(), minima[part][:, of_column].t().contiguous()
-        codes[part, order] = _rounded(values[part][:, order].t().contiguous(), *grid, factor).t()
+        transposed = values[part][:, order].t().contiguous()
+        codes[part, order] = _rounded(transposed, *grid, factor, LARGEST_CODE[weight_format]).t()
     return with_codes(grids, codes.numpy())
 
 
@@ -57,7 +62,7 @@ def _inverse_factor(moments: Tensor, damping: float) -> Tensor:
     return factor
 
 
-def _rounded(values: Tensor, scales: Tensor, minima: Tensor, factor: Tensor) -> Tensor:
+def _rounded(values: Tensor, scales: Tensor, minima: Tensor, factor: Tensor, largest: int) -> Tensor:
     """Return the codes of transposed weights [columns, rows], which are changed; all arguments are in one order."""
     columns, rows = values.shape
     codes = torch.empty(columns, rows, dtype=torch.uint8)
@@ -66,7 +71,7 @@ def _rounded(values: Tensor, scales: Tensor, minima: Tensor, factor: Tensor) -> 
         stop = min(start + _BLOCK, columns)
         errors = torch.empty(stop - start, rows)
         for column in range(start, stop):
-            code = ((values[column] + minima[column]) * inverses[column]).round_().clamp_(0, LARGEST_CODE)
+            code = ((values[column] + minima[column]) * inverses[column]).round_().clamp_(0, largest)
             codes[column] = code
             stored = scales[column] * code - minima[column]
             error = errors[column - start] = (values[column] - stored) / factor[column, column]

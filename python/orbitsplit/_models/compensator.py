@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from orbitsplit._weights.int4 import LARGEST_CODE
 from orbitsplit._weights.quantized import QuantizedWeights
+from orbitsplit._weights.refined import Matrix, RefinedWeights
 
 from .compensation import TIED_DAMPING, compensated
 from .gguf import Progress
@@ -22,8 +24,8 @@ class Compensator:
     """Quantises the stages of a model, each of one layer and in order, for token ids [N, S].
 
     `load` returns the stage of a layer; `layers` is their number with embeddings and head. `formats` has the format of
-    each module by name, `tied` the head that shares a table by the name of the table. The hidden state of every row is
-    kept.
+    each module by name, `tied` the head that shares a table by the name of the table; `refined` the indices of rows of
+    tables in int4 that are in int8. The hidden state of every row is kept.
     """
 
     def __init__(
@@ -34,32 +36,40 @@ class Compensator:
         *,
         formats: Mapping[str, str],
         tied: Mapping[str, str],
+        refined: Mapping[str, Tensor],
         progress: Progress,
     ) -> None:
         self._load, self._layers = load, layers
         self._ids = ids
-        self._formats, self._tied = formats, tied
+        self._formats, self._tied, self._refined = formats, tied, refined
         self._progress = progress
         self._states: list[Tensor | None] = [None] * len(ids)
 
     @torch.inference_mode()
-    def quantize(self, stage: StageModel) -> dict[str, QuantizedWeights]:
+    def quantize(self, stage: StageModel) -> dict[str, Matrix]:
         """Return the matrices of a stage's modules by name. When it returns, the stage computes with them."""
         modules = self._modules(stage)
         moments = self._moments(stage, modules)
-        found = {}
+        found: dict[str, Matrix] = {}
         for name, module in modules.items():
             values = matrix_of(module)
-            if name in moments:
-                found[name] = compensated(values, moments[name])
-            elif name in self._tied and self._formats[name] == "int4":
-                found[name] = compensated(values, self._head_moments(self._tied[name]), damping=TIED_DAMPING)
-            else:
-                found[name] = QuantizedWeights.quantize(values.numpy(), self._formats[name])  # type: ignore[arg-type]
+            found[name] = matrix = self._rounded(name, values, moments.get(name))
+            rows = self._refined.get(name)
+            if rows is not None:
+                found[name] = RefinedWeights.refine(matrix, rows.numpy(), values[rows].numpy())
             put(module, found[name])
         if not stage.is_last:
             self._states = [forward() for forward in self._forwards(stage, self._states)]
         return found
+
+    def _rounded(self, name: str, values: Tensor, moments: Tensor | None) -> QuantizedWeights:
+        wanted: Any = self._formats[name]
+        if moments is not None:
+            return compensated(values, moments, weight_format=wanted)
+        if name in self._tied and wanted in LARGEST_CODE:
+            of_head = self._head_moments(self._tied[name])
+            return compensated(values, of_head, damping=TIED_DAMPING, weight_format=wanted)
+        return QuantizedWeights.quantize(values.numpy(), wanted)
 
     def _modules(self, stage: StageModel) -> dict[str, nn.Module]:
         """Return the modules that the stage has to quantise: a tied head has the table of the first stage."""
@@ -70,11 +80,11 @@ class Compensator:
         }
 
     def _moments(self, stage: StageModel, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """Return the moments of the linear layers that a stage, still in floats, shall have in int4."""
+        """Return the moments of the linear layers that a stage, still in floats, shall have in int4 or int5."""
         adapted = {
             name: module
             for name, module in modules.items()
-            if self._formats[name] == "int4" and not isinstance(module, nn.Embedding)
+            if self._formats[name] in LARGEST_CODE and not isinstance(module, nn.Embedding)
         }
         return second_moments(adapted, self._forwards(stage, self._states)) if adapted else {}
 
@@ -98,7 +108,7 @@ def matrix_of(module: nn.Module) -> Tensor:
     return (weight.t() if isinstance(module, Conv1D) else weight).float().contiguous()
 
 
-def put(module: nn.Module, weights: QuantizedWeights) -> None:
+def put(module: nn.Module, weights: Matrix) -> None:
     """Give a module the values of quantised weights."""
     values = torch.from_numpy(weights.dequantize())
     values = values.t().contiguous() if isinstance(module, Conv1D) else values

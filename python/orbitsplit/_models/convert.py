@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file
 
 from orbitsplit._io.files import atomic_folder
-from orbitsplit._io.validation import check_string, mapping_of, quoted
+from orbitsplit._io.validation import LARGEST_INTEGER, check_is_integer, check_range, check_string, mapping_of, quoted
+from orbitsplit._weights.int4 import LARGEST_CODE
 from orbitsplit._weights.quantized import QuantizedWeights, check_format
 
 from .architecture import Layout, find_layout
@@ -38,6 +40,8 @@ _WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ggu
 
 # Rows that rounding errors are compensated for, and their tokens.
 _ROWS, _TOKENS = 32, 512
+# Of a table in int4, one row of so many is in int8: that adds less than 2 % to it, and a few tokens are most of a text.
+_ROWS_OF_A_FINER_ONE = 64
 
 
 def convert(
@@ -48,26 +52,30 @@ def convert(
     head: str | None = None,
     modules: Mapping[str, str] | None = None,
     calibration: Iterable[str | Path] | Tensor | None = None,
+    int8_rows: int | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write a model with quantized weights as a directory that `profile`, `Pipeline` and transformers load.
 
-    `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight) or "int4" (4.5 bits); `head`
-    another one for the embeddings and what runs after the last layer; `modules` others for modules by patterns of their
-    names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights with a number of columns
-    that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into `cache_dir`.
+    `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight), "int5" (5.5) or
+    "int4" (4.5); `head` another one for the embeddings and what runs after the last layer; `modules` others for modules
+    by patterns of their names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights
+    with a number of columns that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into
+    `cache_dir`.
 
     With `calibration`, texts or text files (Path) of which 32 rows of 512 tokens are used, or token ids [N, S], errors
-    of weights in int4 compensate each other for what the model computes on them: 2 or 3 forwards of these rows, whose
-    hidden states are in memory.
+    of weights in int4 and int5 compensate each other for what the model computes on them: 2 or 3 forwards of these
+    rows, whose hidden states are in memory. Of a table of tokens in int4, the rows of the tokens that all of
+    `calibration` has most often are in int8: `int8_rows` of them at most, a 64th of the vocabulary by default.
 
     `progress(step, fraction)` is called for each layer. The directory appears when it is complete.
 
     Raises:
         TypeError: An argument has a wrong type.
         ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split, a
-            tied head would need two formats, or the model or the formats do nothing with the calibration texts.
+            tied head would need two formats, the model or the formats do nothing with the calibration texts, or there
+            are none for `int8_rows`.
         FileExistsError: The output is there already.
     """
     formats = {"layers": weights, "ends": weights if head is None else head}
@@ -77,6 +85,11 @@ def convert(
     for pattern, value in patterns.items():
         check_string("a pattern of modules", pattern)
         check_format(f"the format of modules {quoted(pattern)}", value)
+    if int8_rows is not None:
+        check_is_integer("int8_rows", int8_rows)
+        check_range("int8_rows", int8_rows, 0, LARGEST_INTEGER)
+    if int8_rows and calibration is None:
+        raise ValueError(f"int8_rows is {int8_rows}, and calibration, which tells the rows, is not given")
     target = Path(output)
     if target.exists():
         raise FileExistsError(f"{target} exists already")
@@ -86,14 +99,16 @@ def convert(
         raise ValueError(f"{model} has quantized weights already")
     conversion = _Conversion(source, config, formats, patterns, progress or (lambda _step, _fraction: None))
     if calibration is not None:
-        conversion.compensate(calibration)
+        conversion.compensate(calibration, int8_rows)
     if not Path(source).is_dir():
         _fetch_tokenizer(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as folder:
         layer_hashes = conversion.write_weights(folder)
         _copy_others(source, folder)
-        quantization = WeightsConfig(conversion.by_format, conversion.layout.layers_name, layer_hashes, str(model))
+        quantization = WeightsConfig(
+            conversion.by_format, conversion.layout.layers_name, layer_hashes, str(model), conversion.int8_rows
+        )
         vars(config)["quantization_config"] = quantization.to_dict()
         config.save_pretrained(folder)
     return target
@@ -119,6 +134,8 @@ class _Conversion:
         self._formats = _chosen(model, self.layout, formats)
         _apply(patterns, self._formats, self._tied)
         self._compensator: Compensator | None = None
+        self._table = _table_of_tokens(model)
+        self.int8_rows: dict[str, int] = {}
 
     @property
     def by_format(self) -> dict[str, list[str]]:
@@ -126,18 +143,28 @@ class _Conversion:
         used = sorted(set(self._formats.values()))
         return {name: [module for module, given in self._formats.items() if given == name] for name in used}
 
-    def compensate(self, calibration: Any) -> None:
-        """Let errors compensate each other on texts or token ids."""
-        if "int4" not in self._formats.values():
-            raise ValueError("calibration is used for weights in int4, and there are none")
+    def compensate(self, calibration: Any, int8_rows: int | None) -> None:
+        """Let errors compensate each other on texts or token ids, whose most frequent tokens get rows in int8."""
+        if LARGEST_CODE.keys().isdisjoint(self._formats.values()):
+            raise ValueError("calibration is used for weights in int4 or int5, and there are none")
         if self.layout.image_tokens is not None:
             raise ValueError("calibration is of texts, and the model takes images")
+        ids = _calibration_ids(calibration, self._source, self._config)
+        refined: dict[str, Tensor] = {}
+        if self._formats.get(self._table) == "int4":
+            rows = _most_frequent(ids, self._config, int8_rows)
+            if len(rows):
+                refined[self._table] = rows
+                self.int8_rows = dict.fromkeys([self._table, self._tied.get(self._table, self._table)], len(rows))
+        if not isinstance(calibration, Tensor):
+            ids = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _ROWS)).long()]
         self._compensator = Compensator(
             self._load,
             self._layers,
-            _calibration_ids(calibration, self._source, self._config),
+            ids,
             formats=self._formats,
             tied=self._tied,
+            refined=refined,
             progress=self._progress,
         )
 
@@ -179,18 +206,35 @@ class _Conversion:
             if matrix is None:
                 values = matrix_of(stage.model.get_submodule(module)).numpy()
                 matrix = QuantizedWeights.quantize(values, self._formats[module])  # type: ignore[arg-type]
-            yield name, torch.tensor(matrix.data).reshape(matrix.shape[0], -1)
+            data = torch.tensor(matrix.data)
+            yield name, data.reshape(matrix.shape[0], -1) if isinstance(matrix, QuantizedWeights) else data
 
 
 def _calibration_ids(calibration: Any, source: str | Path, config: PreTrainedConfig) -> Tensor:
-    """Return token ids [N, S] to compensate errors on."""
+    """Return all token ids [N, S] of texts, or those that are given."""
     if not isinstance(calibration, Tensor):
         positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
         tokens = min(_TOKENS, positions) if isinstance(positions, int) else _TOKENS
-        ids = token_rows(load_tokenizer(source), read_texts("calibration", calibration), tokens)
-        return ids[torch.linspace(0, len(ids) - 1, min(len(ids), _ROWS)).long()]
+        return token_rows(load_tokenizer(source), read_texts("calibration", calibration), tokens)
     check_ids(calibration, config, least=1)
     return calibration
+
+
+def _most_frequent(ids: Tensor, config: PreTrainedConfig, most: int | None) -> Tensor:
+    """Return the tokens that occur most often in ids, in ascending order: by default a 64th of the vocabulary."""
+    counts = torch.bincount(ids.flatten(), minlength=config.get_text_config(decoder=True).vocab_size)
+    wanted = len(counts) // _ROWS_OF_A_FINER_ONE if most is None else most
+    chosen = counts.argsort(descending=True, stable=True)[: min(wanted, int(counts.count_nonzero()))]
+    return chosen.sort().values
+
+
+def _table_of_tokens(model: PreTrainedModel) -> str:
+    """Return the name of the module that embeds tokens; "" of a model of images."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        return ""
+    return next((name for name, module in model.named_modules() if module is table), "")
 
 
 def _chosen(model: torch.nn.Module, layout: Layout, formats: Mapping[str, str]) -> dict[str, str]:

@@ -207,7 +207,8 @@ def _parts(layer: nn.Module) -> tuple[dict[str, QuantizedLinear], dict[str, nn.M
         if f"self_attn.{own}" in modules:
             norms[name] = modules.pop(f"self_attn.{own}")
     has_others = any(True for module in modules.values() for _ in module.parameters(recurse=False))
-    if has_others or not all(type(linear) is QuantizedLinear for linear in linears.values()):
+    is_plain = all(type(linear) is QuantizedLinear and not linear.int8_rows for linear in linears.values())
+    if has_others or not is_plain:
         return None
     return linears, norms
 

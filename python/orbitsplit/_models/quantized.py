@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from orbitsplit._weights.quantized import QuantizedWeights, quantized_bytes
+from orbitsplit._weights.quantized import quantized_bytes
+from orbitsplit._weights.refined import Matrix, matrix_of_bytes, refined_bytes
 
 # The most rows of x that are multiplied with quantized weights; for more it is faster to dequantize a panel at a time
 # (`pytest benches/bench_weights.py`).
@@ -22,34 +23,39 @@ _PANEL_BYTES = 2 << 20
 
 
 class _Quantized(nn.Module):
-    """A module whose `weight` [rows, bytes of a row] is uint8: a matrix of quantized weights."""
+    """A module whose `weight` [rows, bytes of a row] is uint8: a matrix of quantized weights.
 
-    def __init__(self, weight_format: str, rows: int, columns: int) -> None:
+    Where `int8_rows` of the rows of a matrix in int4 are in int8, `weight` [bytes] has the bytes of `RefinedWeights`.
+    """
+
+    def __init__(self, weight_format: str, shape: tuple[int, int], int8_rows: int) -> None:
         super().__init__()
-        self.weight_format, self._columns = weight_format, columns
-        size = (rows, quantized_bytes(weight_format, (1, columns)))
+        self.weight_format, self.int8_rows = weight_format, int8_rows
+        self._shape = rows, columns = shape
+        size = (refined_bytes(shape, int8_rows),) if int8_rows else (rows, quantized_bytes(weight_format, (1, columns)))
         self.weight = nn.Parameter(torch.empty(size, dtype=torch.uint8, device="meta"), requires_grad=False)
-        self._matrix: tuple[int, QuantizedWeights] | None = None
+        self._matrix: tuple[int, Matrix] | None = None
 
-    def matrix(self) -> QuantizedWeights:
+    def matrix(self) -> Matrix:
         """Return the weights, not copied, made once for each weight: that takes half as long as a small product."""
         weight: Any = self._parameters["weight"]  # a module's attribute takes longer
         address = weight.data_ptr()
         if self._matrix is None or self._matrix[0] != address:
-            data = weight.detach().numpy()
-            made = QuantizedWeights(self.weight_format, (len(data), self._columns), data)  # type: ignore[arg-type]
+            made = matrix_of_bytes(self.weight_format, self._shape, self.int8_rows, weight.detach().numpy())
             self._matrix = address, made
         return self._matrix[1]
 
 
 class QuantizedLinear(_Quantized):
-    """A linear layer, y = x W^T + b, on weights in 8 or 4 bits.
+    """A linear layer, y = x W^T + b, on weights in 8, 5 or 4 bits.
 
-    `weight` [out_features, bytes of a row] is uint8; `x` and `y` have the dtype of activations, products are float32.
+    `x` and `y` have the dtype of activations, products are float32.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: nn.Parameter | None, weight_format: str) -> None:
-        super().__init__(weight_format, out_features, in_features)
+    def __init__(
+        self, in_features: int, out_features: int, bias: nn.Parameter | None, weight_format: str, int8_rows: int = 0
+    ) -> None:
+        super().__init__(weight_format, (out_features, in_features), int8_rows)
         self.in_features, self.out_features = in_features, out_features
         self.bias = bias
 
@@ -75,13 +81,10 @@ class QuantizedLinear(_Quantized):
 
 
 class QuantizedEmbedding(_Quantized):
-    """An embedding whose table is in 8 or 4 bits; what the original class does beside looking up rows, it still does.
+    """An embedding with its table in 8, 5 or 4 bits; beside looking up rows it does what the original class does."""
 
-    `weight` [num_embeddings, bytes of a row] is uint8.
-    """
-
-    def __init__(self, original: nn.Embedding, weight_format: str) -> None:
-        super().__init__(weight_format, original.num_embeddings, original.embedding_dim)
+    def __init__(self, original: nn.Embedding, weight_format: str, int8_rows: int = 0) -> None:
+        super().__init__(weight_format, (original.num_embeddings, original.embedding_dim), int8_rows)
         self.num_embeddings, self.embedding_dim = original.num_embeddings, original.embedding_dim
         self.dtype = original.weight.dtype
         original.padding_idx = None  # of training; the table of a forward has other rows
@@ -109,7 +112,7 @@ class QuantizedEmbedding(_Quantized):
         return embedded
 
 
-def _multiply_panels(matrix: QuantizedWeights, x: Tensor, y: Tensor) -> None:
+def _multiply_panels(matrix: Matrix, x: Tensor, y: Tensor) -> None:
     rows, columns = matrix.shape
     size = max(1, _PANEL_BYTES // (4 * columns))
     panel = np.empty((size, columns), np.float32)
@@ -139,22 +142,26 @@ def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, in
             yield name, module, shape
 
 
-def quantized_matrices(model: nn.Module) -> Iterator[tuple[str, QuantizedWeights]]:
+def quantized_matrices(model: nn.Module) -> Iterator[tuple[str, Matrix]]:
     """Yield name and weights of each quantised module."""
     for name, module in model.named_modules():
         if isinstance(module, _Quantized):
             yield name, module.matrix()
 
 
-def replace_with_quantized(model: PreTrainedModel, formats: Mapping[str, str]) -> None:
-    """Replace the modules that `formats` names, whose weights are on the meta device, by quantized ones."""
+def replace_with_quantized(model: PreTrainedModel, formats: Mapping[str, str], int8_rows: Mapping[str, int]) -> None:
+    """Replace the modules that `formats` names, whose weights are on the meta device, by quantized ones.
+
+    `int8_rows` has the number of rows in int8 of modules in int4.
+    """
     for name, module, (outputs, inputs) in list(weights_of(model)):
         weight_format = formats.get(name)
         if weight_format is None:
             continue
         replacement: Any
         if isinstance(module, nn.Embedding):
-            replacement = QuantizedEmbedding(module, weight_format)
+            replacement = QuantizedEmbedding(module, weight_format, int8_rows.get(name, 0))
         else:
-            replacement = QuantizedLinear(inputs, outputs, getattr(module, "bias", None), weight_format)
+            bias = getattr(module, "bias", None)
+            replacement = QuantizedLinear(inputs, outputs, bias, weight_format, int8_rows.get(name, 0))
         model.set_submodule(name, replacement)

@@ -26,7 +26,7 @@ class WeightsConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transform
 
     `formats` names the modules of each weight format, `layers` the list of transformer layers. `layer_hashes` has the
     digest of each of these before it was quantized (see `hash_layer`), by which codebooks know a model; `source` says
-    what was converted.
+    what was converted. `int8_rows` has the number of rows in int8 of tables in int4 (see `RefinedWeights`).
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class WeightsConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transform
         layers: str,
         layer_hashes: list[str],
         source: str = "",
+        int8_rows: Mapping[str, int] | None = None,
         version: int = VERSION,
         **_kwargs: Any,
     ) -> None:
@@ -46,6 +47,7 @@ class WeightsConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transform
         self.layers = layers
         self.layer_hashes = list(layer_hashes)
         self.source = source
+        self.int8_rows = dict(int8_rows or {})
 
     def by_module(self) -> dict[str, str]:
         """Return the format of each quantized module."""
@@ -57,7 +59,8 @@ class WeightsQuantizer(HfQuantizer):  # type: ignore[misc]
     """Puts quantized modules into a model before its weights are loaded."""
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> None:
-        replace_with_quantized(model, self.quantization_config.by_module())
+        quantized = self.quantization_config
+        replace_with_quantized(model, quantized.by_module(), quantized.int8_rows)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> PreTrainedModel:
         layers = model.get_submodule(self.quantization_config.layers)

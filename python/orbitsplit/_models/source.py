@@ -246,7 +246,7 @@ def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float3
         model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
     quantized = weights_config(config)
     if quantized is not None:
-        replace_with_quantized(model, quantized.by_module())
+        replace_with_quantized(model, quantized.by_module(), quantized.int8_rows)
     model.eval()
     forget_padding(model)
     if model._can_set_experts_implementation():

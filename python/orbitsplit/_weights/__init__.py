@@ -1,1 +1,1 @@
-"""Quantised weights: matrices in 8 and 4 bits, and products with them."""
+"""Quantised weights: matrices in 8, 5 and 4 bits, and products with them."""

@@ -1,4 +1,4 @@
-"""Matrices of weights in 8 or 4 bits, in memory or mapped from a file, and products with them."""
+"""Matrices of weights in 8, 5 or 4 bits, in memory or mapped from a file, and products with them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from orbitsplit._io.validation import check_is_integer, check_range, check_strin
 Singles = npt.NDArray[np.float32]
 
 # The numbers of formats in the core.
-FORMATS = {"int8": 0, "int4": 1}
+FORMATS = {"int8": 0, "int4": 1, "int5": 2}
 _MOST_THREADS = 256
 
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeights:
-    """The weight W [rows, columns] of a linear layer or an embedding, in 8 or 4 bits.
+    """The weight W [rows, columns] of a linear layer or an embedding, in 8, 5 or 4 bits.
 
-    `format` is "int8" (8.5 bits a weight: a float16 scale for each 32, byte for byte the Q8_0 of GGUF files) or
-    "int4" (4.5 bits, and 8 bytes for each row). `data` has the bytes, as a contiguous uint8 array of one or two
-    axes that may be a memory map; it is not copied and becomes read-only in this object. The formats are specified
-    in `cpp/include/orbitsplit/weights.hpp`.
+    `format` is "int8" (8.5 bits a weight: a float16 scale for each 32, byte for byte the Q8_0 of GGUF files), "int5" or
+    "int4" (5.5 and 4.5 bits, and 8 bytes for each row). `data` has the bytes, as a contiguous uint8 array of one or two
+    axes that may be a memory map; it is not copied and becomes read-only in this object. The formats are specified in
+    `cpp/include/orbitsplit/weights.hpp`.
 
     Raises:
         TypeError: `data` is no uint8 array, or another argument has a wrong type.
@@ -37,7 +37,7 @@ class QuantizedWeights:
     array([[31.998049, 31.998049]], dtype=float32)
     """
 
-    format: Literal["int8", "int4"]
+    format: Literal["int8", "int4", "int5"]
     shape: tuple[int, int]
     data: npt.NDArray[np.uint8]
 
@@ -59,15 +59,15 @@ class QuantizedWeights:
     def quantize(
         cls,
         values: npt.ArrayLike,
-        format: Literal["int8", "int4"],
+        format: Literal["int8", "int4", "int5"],
         *,
         importance: npt.ArrayLike | None = None,
         threads: int = 1,
     ) -> QuantizedWeights:
         """Quantise a matrix [rows, columns], where columns is a multiple of 32.
 
-        `importance` [columns] weights the squared errors that int4 minimises: the mean square of what each column is
-        multiplied by. int8 rounds each weight to nearest and does not use it.
+        `importance` [columns] weights the squared errors that int4 and int5 minimise: the mean square of what each
+        column is multiplied by. int8 rounds each weight to nearest and does not use it.
 
         Raises:
             ValueError: Of the shape, of values that are not finite or too large for int8, or of `importance`.

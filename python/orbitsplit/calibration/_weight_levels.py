@@ -1,4 +1,4 @@
-"""What a model loses where layers have weights in 8 or 4 bits."""
+"""What a model loses where layers have weights in 8, 5 or 4 bits."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from orbitsplit._models.fingerprint import hash_layer
 from orbitsplit._models.quantized import quantized_matrices, weights_of
 from orbitsplit._models.quantizer import weights_config
 from orbitsplit._weights.quantized import FORMATS, QuantizedWeights
+from orbitsplit._weights.refined import Matrix
 
 from ._activation_hooks import ActivationHooks
 from ._data import load_model
 from ._measure import Reference
 from ._task import Batch
 
-Matrices = Mapping[str, QuantizedWeights]
+Matrices = Mapping[str, Matrix]
 
 
 class LayerWeights:
@@ -63,7 +64,7 @@ class LayerWeights:
         """
         if level not in FORMATS:
             return self._converted(level)
-        found: dict[str, QuantizedWeights] = {}
+        found: dict[str, Matrix] = {}
         of_table: dict[int, QuantizedWeights] = {}
         for name, module in self._modules.items():
             address = module.weight.data_ptr()  # type: ignore[operator]

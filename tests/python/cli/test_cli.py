@@ -279,13 +279,16 @@ def test_convert_takes_formats_of_modules_and_calibration_texts(
     text.write_text("the satellite passes over the station and sends data " * 150)
     given = ("convert", model, "--weights", "int4", "--module", "*.v_proj=int8", "--json")
     sizes = []
-    for name, options in (("rounded", ()), ("compensated", ("--calibration", text))):
+    calibration = ("--calibration", text, "--int8-rows")
+    runs = {"rounded": (), "compensated": (*calibration, "0"), "refined": (*calibration, "2")}
+    for name, options in runs.items():
         assert orbitsplit(monkeypatch, *given, *options, "-o", tmp_path / name) == 0
         sizes.append(json.loads(capsys.readouterr().out)["weight_bytes"])
     config = json.loads((tmp_path / "compensated" / "config.json").read_text())
     assert config["quantization_config"]["formats"]["int8"] == [f"model.layers.{k}.self_attn.v_proj" for k in range(4)]
     files = [sorted((tmp_path / name).glob("*.safetensors"))[1].read_bytes() for name in ("rounded", "compensated")]
-    assert sizes[0] == sizes[1]
+    assert sizes[0] == sizes[1] < sizes[2]
+    assert json.loads((tmp_path / "refined" / "config.json").read_text())["quantization_config"]["int8_rows"]
     assert files[0] != files[1]
     assert orbitsplit(monkeypatch, "convert", model, "--module", "int8", "-o", tmp_path / "out") == 2
     assert "'int8' is no PATTERN=FORMAT" in capsys.readouterr().err

@@ -158,6 +158,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"activation": 1, "kv_heads": 1, "size": 80},
     {"norms": ("before_attention", "before_mlp"), "biases": ("query", "key", "value"), "kv_heads": 4},
     {"norms": (), "biases": ("output", "gate", "up", "down"), "size": 16, "format": "int4"},
+    {"kv_heads": 1, "size": 16, "format": "int5"},
 )
 STEPS: tuple[dict[str, Any], ...] = (
     {},

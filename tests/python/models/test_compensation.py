@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -60,12 +62,17 @@ def test_codes_are_those_of_the_slow_method() -> None:
     assert same.mean() > 0.98
 
 
+@pytest.mark.parametrize("weight_format", ["int4", "int5"])
 @pytest.mark.parametrize("columns", [32, 96, 160])
-def test_errors_in_outputs_are_less_than_half_of_those_of_rounding(columns: int) -> None:
+def test_errors_in_outputs_are_less_than_half_of_those_of_rounding(
+    columns: int, weight_format: Literal["int4", "int5"]
+) -> None:
     weights, moments = sample(64, columns)
     diagonal = moments.diagonal().float().numpy()
-    rounded = QuantizedWeights.quantize(weights.numpy(), "int4", importance=diagonal)
-    assert error(weights, compensated(weights, moments), moments) < 0.5 * error(weights, rounded, moments)
+    rounded = QuantizedWeights.quantize(weights.numpy(), weight_format, importance=diagonal)
+    found = compensated(weights, moments, weight_format=weight_format)
+    assert found.format == weight_format
+    assert error(weights, found, moments) < 0.5 * error(weights, rounded, moments)
 
 
 def test_inputs_that_have_nothing_in_common_leave_rounding_as_it_is() -> None:

@@ -56,6 +56,16 @@ def test_less_is_lost_than_by_rounding(family: str, options: dict[str, Any], tmp
     assert better < 0.97 * rounded
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_int5_loses_less_than_half_of_int4(tied: bool, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "float", "qwen3", tie_word_embeddings=tied)
+    for name in ("int4", "int5"):
+        osp.convert(tmp_path / "float", tmp_path / name, weights=name, calibration=ids_of(), int8_rows=0)
+    of_int4, of_int5 = (divergence(tmp_path / "float", tmp_path / name, ids_of(seed=1)) for name in ("int4", "int5"))
+    assert of_int5 < 0.5 * of_int4
+    assert {matrix.format for _, matrix in quantized_matrices(quantized(tmp_path / "int5"))} == {"int5"}
+
+
 @torch.no_grad()
 def inputs_in(model: Any, name: str, ids: Tensor) -> Tensor:
     """Return what a module of a whole model gets, [tokens, columns]."""
@@ -94,7 +104,7 @@ def test_a_layer_is_adapted_to_what_the_quantized_layers_before_it_give(tmp_path
 
 def test_a_tied_table_is_adapted_to_what_the_head_gets(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "float", "qwen3", tie_word_embeddings=True)
-    osp.convert(tmp_path / "float", tmp_path / "int4", weights="int4", calibration=ids_of())
+    osp.convert(tmp_path / "float", tmp_path / "int4", weights="int4", calibration=ids_of(), int8_rows=0)
     table = dict(quantized_matrices(quantized(tmp_path / "int4")))["model.embed_tokens"]
     x = inputs_in(model, "lm_head", ids_of())
     expected = compensated(model.lm_head.weight.detach(), (x.t() @ x).double(), damping=TIED_DAMPING)
@@ -112,7 +122,7 @@ def test_texts_are_the_rows_of_their_tokens(tmp_path: Path, monkeypatch: pytest.
     rows = tokens[: len(tokens) // 16 * 16].reshape(-1, 16)
     chosen = rows[torch.linspace(0, len(rows) - 1, 4).long()]
     for name, calibration in (("text", [tmp_path / "text.txt"]), ("string", [text]), ("ids", chosen)):
-        osp.convert(tmp_path / "float", tmp_path / name, weights="int4", calibration=calibration)
+        osp.convert(tmp_path / "float", tmp_path / name, weights="int4", calibration=calibration, int8_rows=0)
     files = [sorted((tmp_path / name).glob("*.safetensors")) for name in ("text", "string", "ids")]
     for group in zip(*files, strict=True):
         assert len({file.read_bytes() for file in group}) == 1
@@ -154,6 +164,9 @@ def test_formats_of_modules_hold_with_compensation_too(tmp_path: Path) -> None:
         ({"modules": {"lm_head": "int8"}}, ValueError, "model.embed_tokens and lm_head are one table"),
         ({"weights": "int8", "calibration": ids_of()}, ValueError, "calibration is used for weights in int4"),
         ({"calibration": "a text"}, TypeError, "calibration is a single text or path"),
+        ({"int8_rows": 8}, ValueError, "int8_rows is 8, and calibration, which tells the rows, is not given"),
+        ({"int8_rows": -1, "calibration": ids_of()}, ValueError, "int8_rows is -1, it must be from 0"),
+        ({"int8_rows": "8", "calibration": ids_of()}, TypeError, "int8_rows"),
         ({"calibration": torch.zeros(2, 3)}, TypeError, "token ids are torch.float32"),
         ({"calibration": torch.full((2, 3), 97)}, ValueError, "token ids are from 97 to 97, the vocabulary has 97"),
     ],

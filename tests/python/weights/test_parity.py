@@ -64,7 +64,7 @@ def run(module, w, format, x, data, indices, importance, threads):
 @settings(max_examples=CASES, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    format=st.sampled_from([0, 1]),
+    format=st.sampled_from([0, 1, 2]),
     rows=st.sampled_from([0, 1, 2, 7, 63, 64, 65, 70]),
     groups=st.integers(1, 20),
     inputs=st.integers(0, 19),

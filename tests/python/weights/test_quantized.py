@@ -11,7 +11,7 @@ from orbitsplit._backend import load_backend, use_backend
 from orbitsplit._weights.quantized import quantized_bytes
 from tests.judges import weights as judge
 
-FORMATS = ("int8", "int4")
+FORMATS = ("int8", "int4", "int5")
 
 
 @pytest.fixture(params=["native", "numba"], autouse=True)
@@ -69,6 +69,21 @@ def test_int4_is_better_than_rounding_between_minimum_and_maximum():
     assert np.square(found - w).sum() < 0.85 * np.square(plain - groups).sum()
 
 
+def test_int5_has_a_quarter_of_the_squared_error_of_int4():
+    w = np.random.default_rng(3).standard_normal((64, 640)).astype(np.float32)
+    of_int4, of_int5 = (np.square(QuantizedWeights.quantize(w, f).dequantize() - w).sum() for f in ("int4", "int5"))
+    assert 0.2 < of_int5 / of_int4 < 0.27
+
+
+def test_weights_that_were_q5_0_come_back_but_for_scales_and_minima_in_8_bits():
+    rng = np.random.default_rng(4)
+    w = (rng.standard_normal((500, 32)) * np.exp2(rng.uniform(-1, 1, (500, 1)))).astype(np.float32).reshape(50, 320)
+    kind = gguf.GGMLQuantizationType.Q5_0
+    w = gguf.quants.dequantize(gguf.quants.quantize(w, kind), kind)
+    error = np.linalg.norm(QuantizedWeights.quantize(w, "int5").dequantize() - w) / np.linalg.norm(w)
+    assert error < 0.012  # five bits alone: 0.04
+
+
 def test_importance_moves_errors_to_where_they_do_not_matter():
     w = values(64, 320)
     importance = np.where(np.arange(320) % 4 == 0, 50, 1).astype(np.float32)
@@ -88,7 +103,8 @@ def test_groups_of_one_value(format, value):
 
 
 def test_sizes():
-    int8, int4 = (QuantizedWeights.quantize(np.ones((10, 640), np.float32), format) for format in FORMATS)
+    int8, int4, int5 = (QuantizedWeights.quantize(np.ones((10, 640), np.float32), format) for format in FORMATS)
+    assert (int5.bytes, int5.bits_per_weight) == (4480, 5.6)
     assert (int8.bytes, int8.bits_per_weight) == (6800, 8.5)
     assert (int4.bytes, int4.bits_per_weight) == (3680, 4.6)
     assert quantized_bytes("int4", (10, 640)) == 3680
@@ -119,7 +135,7 @@ def test_the_largest_codes_do_not_saturate(format):
     else:
         lines[:, :8] = np.array([1, 1], np.float32).view(np.uint8)
     x = np.array([[32639.0], [-32639.0]], np.float32).repeat(64, axis=1)
-    w = -128 if format == "int8" else 255 * 15 - 255
+    w = {"int8": -128, "int4": 255 * 15 - 255, "int5": 255 * 31 - 255}[format]
     expected = np.array([[w * 64 * 32639.0] * 2, [-w * 64 * 32639.0] * 2])
     np.testing.assert_allclose(QuantizedWeights(format, (2, 64), data).matmul(x), expected, rtol=2**-22)
 
@@ -178,9 +194,9 @@ def test_the_data_is_read_only_and_not_copied():
     ("make", "error", "message"),
     [
         (
-            lambda w: QuantizedWeights("int5", (1, 32), w.data),
+            lambda w: QuantizedWeights("int6", (1, 32), w.data),
             ValueError,
-            "format is 'int5', must be one of int8, int4",
+            "format is 'int6', must be one of int8, int4, int5",
         ),
         (lambda w: QuantizedWeights(8, (1, 32), w.data), TypeError, "format is 8"),
         (lambda w: QuantizedWeights("int8", (4, 33), w.data), ValueError, "columns is 33, it must be a multiple of 32"),
@@ -257,7 +273,7 @@ def test_memory_of_another_size_is_refused_by_the_core(backend):
     core = load_backend(backend)
     data, x, y = np.zeros(68, np.uint8), np.ones(32, np.float32), np.ones(2, np.float32)
     for call, message in (
-        (lambda: core.quantized_bytes(2, 1, 32), "weight format 2 is unknown; 0 is int8, 1 is int4"),
+        (lambda: core.quantized_bytes(3, 1, 32), "weight format 3 is unknown; 0 is int8, 1 is int4, 2 is int5"),
         (lambda: core.multiply(data[:60], 0, 2, 32, x, 1, y), "data has 60 bytes, the shape needs 68"),
         (lambda: core.multiply(data, 0, 2, 32, x[:31], 1, y), "x has 31 values, the shape needs 32"),
         (lambda: core.multiply(data, 0, 2, 32, x, 1, y[:1]), "y has 1 values, the shape needs 2"),

@@ -12,7 +12,7 @@
 namespace orbitsplit::weights {
 
 // Functions that depend on the format are arrays indexed by WeightFormat.
-inline constexpr std::size_t formats = 2;
+inline constexpr std::size_t formats = 3;
 
 // Lanes of a sum: each adds up its part on its own, and at the end they are added as
 // ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)).
@@ -60,7 +60,7 @@ struct Conversions {
 struct Products {
     // y[r * stride + n] for `outputs` rows n of weights and all rows r of x. The sum of a group in lane j is
     // d = sum of the products of codes at 2 j, 2 j + 1, 2 j + 16 and 2 j + 17; (scale of W * scale of x) * d is added to
-    // the lane, group by group. int4 does so with s for the scale of W; in lane g % 8 of a second sum it adds
+    // the lane, group by group. int4 and int5 do so with s for the scale of W; in lane g % 8 of a second sum they add
     // m * (sum of x), group by group, and y = a * first - b * second.
     void (*multiply[formats])(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x,
                               float* y, std::size_t stride);

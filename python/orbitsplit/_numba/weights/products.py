@@ -11,7 +11,7 @@ import numpy as np
 
 from orbitsplit._numba.jit import jit
 
-from .layout import GROUP, INT8, int4_parts, int8_parts
+from .layout import GROUP, INT8, int8_parts, parts_with_minima
 
 if TYPE_CHECKING:
     from .layout import Bytes, Codes, Singles
@@ -45,7 +45,7 @@ def multiply(format: int, weights: Bytes, x: tuple[Codes, Singles, Singles]) -> 
         if format == INT8:
             _sum_groups(*int8_parts(weights), codes, scales, y)
         else:
-            units, s, minima, q = int4_parts(weights)
+            units, s, minima, q = parts_with_minima(format, weights)
             _sum_groups(s, q, codes, scales, y)
             subtracted = np.empty_like(y)
             _sum_minima(minima, sums, subtracted)
@@ -60,7 +60,7 @@ def dequantised(format: int, weights: Bytes) -> Singles:
             scales, codes = int8_parts(weights)
             values = scales[..., None] * codes.astype(np.float32)
         else:
-            units, s, m, codes = int4_parts(weights)
+            units, s, m, codes = parts_with_minima(format, weights)
             scales, minima = units[:, :1] * s, units[:, 1:] * m
             values = scales[..., None] * codes.astype(np.float32) - minima[..., None]
     return _quiet(values.reshape(weights.shape[0], values.shape[1] * GROUP))

@@ -10,7 +10,7 @@ from orbitsplit._numba.codec.frame import check_threads, view_bytes
 from orbitsplit._numba.float_bits import halves_from_singles
 from orbitsplit._numba.jit import inlined, jit, slices
 
-from .layout import GROUP, INT4, INT8, INT8_GROUP_BYTES, row_bytes
+from .layout import CODE_BYTES, GROUP, HALF_BYTES, INT4, INT5, INT8, INT8_GROUP_BYTES, row_bytes
 from .weights import check_size, quantized_bytes, singles
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from .layout import Bytes, Singles
 
 _LARGEST_INT8 = np.float32(127)
-_LARGEST_INT4 = 15.0
+_LARGEST_INT4, _LARGEST_INT5 = 15.0, 31.0
 _LARGEST_UNSIGNED = 255.0
 _ATTEMPTS = 26
+_FEWEST_STEPS = 16
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 _MOST_SCALE = np.float32(65520)  # from it on, float16 rounds to infinity
 _OPERATIONS_OF_A_VALUE = 500
@@ -46,8 +47,9 @@ def quantize(
         _quantize_int8(source, quantised)
         return
     weights = weights if weights.size else np.ones(columns, np.float32)
+    largest = {INT4: _LARGEST_INT4, INT5: _LARGEST_INT5}[format]
     for first, last in slices(rows, columns * _OPERATIONS_OF_A_VALUE):
-        _quantize_int4(source[first:last], weights, quantised[first:last])
+        _quantize_with_minima(largest, CODE_BYTES[format], source[first:last], weights, quantised[first:last])
 
 
 def _check_importance(importance: Singles, columns: int) -> None:
@@ -60,7 +62,7 @@ def _check_importance(importance: Singles, columns: int) -> None:
 
 def _check_values(format: int, values: Singles) -> None:
     is_finite = np.isfinite(values)
-    is_stored = is_finite & ((format == INT4) | (np.abs(values) / _LARGEST_INT8 < _MOST_SCALE))
+    is_stored = is_finite & ((format != INT8) | (np.abs(values) / _LARGEST_INT8 < _MOST_SCALE))
     if is_stored.all():
         return
     row, column = np.argwhere(~is_stored)[0]
@@ -89,14 +91,19 @@ def _rounded_within(value: float, largest: float) -> float:
 
 @jit
 def _least_squares(
-    values: Singles, importance: Singles, moments: tuple[float, float, float], inverse: float, minimum: float
+    values: Singles,
+    importance: Singles,
+    moments: tuple[float, float, float],
+    inverse: float,
+    minimum: float,
+    largest: float,
 ) -> tuple[float, float, float]:
     """Return scale, minimum and squared error of the best fit for the codes that a scale and a minimum give."""
     v_sum, w_sum, ww_sum = moments
     q_sum = qq_sum = wq_sum = 0.0
     for i in range(GROUP):
         w = np.float64(values[i])
-        code = _rounded_within((w + minimum) * inverse, _LARGEST_INT4)
+        code = _rounded_within((w + minimum) * inverse, largest)
         weighted = np.float64(importance[i]) * code
         q_sum += weighted
         qq_sum += weighted * code
@@ -115,7 +122,7 @@ def _least_squares(
 
 
 @jit
-def _fit_group(values: Singles, importance: Singles) -> tuple[float, float]:
+def _fit_group(values: Singles, importance: Singles, largest: float) -> tuple[float, float]:
     low, high = 0.0, -np.inf
     v_sum = w_sum = ww_sum = 0.0
     for i in range(GROUP):
@@ -127,36 +134,37 @@ def _fit_group(values: Singles, importance: Singles) -> tuple[float, float]:
     extent = high - low
     if not extent > 0:
         return 0.0, 0.0 - low  # never -0
-    best = extent / _LARGEST_INT4, 0.0 - low, np.inf
-    for k in range(_ATTEMPTS):
-        steps = 13.5 + 0.1 * k
-        found = _least_squares(values, importance, (v_sum, w_sum, ww_sum), steps / extent, 0.0 - low)
+    best = extent / largest, 0.0 - low, np.inf
+    whole_steps = int(_LARGEST_INT5) - 1 - _FEWEST_STEPS if largest == _LARGEST_INT5 else 0
+    for k in range(_ATTEMPTS + whole_steps):
+        steps = (largest - 1.5) + 0.1 * k if k < _ATTEMPTS else np.float64(_FEWEST_STEPS + k - _ATTEMPTS)
+        found = _least_squares(values, importance, (v_sum, w_sum, ww_sum), steps / extent, 0.0 - low, largest)
         if found[2] < best[2]:
             best = found
     return best[0], best[1]
 
 
 @jit
-def _write_codes(values: Singles, scale: float, minimum: float, out: Bytes) -> None:
+def _write_codes(values: Singles, scale: float, minimum: float, largest: float, out: Bytes) -> None:
+    out[:] = 0
     for i in range(GROUP):
         code = 0
         if scale > 0:
-            code = int(_rounded_within((np.float64(values[i]) + minimum) / scale, _LARGEST_INT4))
-        if i < GROUP // 2:
-            out[i] = code
-        else:
-            out[i - GROUP // 2] |= code << 4
+            code = int(_rounded_within((np.float64(values[i]) + minimum) / scale, largest))
+        out[i % HALF_BYTES] |= (code & 15) << 4 * (i // HALF_BYTES)
+        if code > 15:
+            out[HALF_BYTES + i // 8] |= 1 << i % 8
 
 
 @jit
-def _quantize_int4(values: Singles, importance: Singles, out: Bytes) -> None:
+def _quantize_with_minima(largest: float, code_bytes: int, values: Singles, importance: Singles, out: Bytes) -> None:
     groups = values.shape[1] // GROUP
     scales, minima = np.empty(groups), np.empty(groups)
     units = np.empty(2, np.float32)
     for row in range(values.shape[0]):
         for g in range(groups):
             part = slice(g * GROUP, (g + 1) * GROUP)
-            scales[g], minima[g] = _fit_group(values[row, part], importance[part])
+            scales[g], minima[g] = _fit_group(values[row, part], importance[part], largest)
         units[0] = scales.max() / _LARGEST_UNSIGNED
         units[1] = minima.max() / _LARGEST_UNSIGNED
         out[row, :8] = units.view(np.uint8)
@@ -169,5 +177,6 @@ def _quantize_int4(values: Singles, importance: Singles, out: Bytes) -> None:
                 m = _rounded_within(minima[g] / minimum_unit, _LARGEST_UNSIGNED)
             out[row, 8 + g], out[row, 8 + groups + g] = int(s), int(m)
             part = slice(g * GROUP, (g + 1) * GROUP)
-            codes = out[row, 8 + 2 * groups + g * (GROUP // 2) :]
-            _write_codes(values[row, part], scale_unit * s, minimum_unit * m, codes)
+            at = 8 + 2 * groups + g * code_bytes
+            codes = out[row, at : at + code_bytes]
+            _write_codes(values[row, part], scale_unit * s, minimum_unit * m, largest, codes)

@@ -9,7 +9,7 @@ import numpy as np
 from orbitsplit._numba.codec.frame import check_threads, view_bytes
 from orbitsplit._numba.jit import slices
 
-from .layout import GROUP, INT4, INT8, row_bytes
+from .layout import GROUP, INT4, INT5, INT8, row_bytes
 from .products import dequantised, rounded
 from .products import multiply as multiply_rows
 
@@ -28,8 +28,8 @@ def check_size(what: str, found: int, unit: str, needed: int) -> None:
 
 def quantized_bytes(format: int, rows: int, columns: int) -> int:
     """Return the size of a matrix."""
-    if format not in (INT8, INT4):
-        raise ValueError(f"weight format {format} is unknown; 0 is int8, 1 is int4")
+    if format not in (INT8, INT4, INT5):
+        raise ValueError(f"weight format {format} is unknown; 0 is int8, 1 is int4, 2 is int5")
     if rows < 0:
         raise ValueError(f"rows is {rows}, it must be at least 0")
     if columns < GROUP or columns % GROUP:

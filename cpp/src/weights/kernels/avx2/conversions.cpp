@@ -60,10 +60,35 @@ void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t gro
     }
 }
 
-inline void dequantise_group(const std::byte* codes, float scale, float minimum, float* out) {
+// Codes of a group, one byte each.
+struct Bytes {
+    __m128i low;  // columns 0 to 15
+    __m128i high;
+};
+
+inline Bytes expand_int4(const std::byte* codes) {
     const __m128i bytes = load_16(codes);
-    const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
-    const __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+    return {_mm_and_si128(bytes, _mm_set1_epi8(15)),
+            _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15))};
+}
+
+// 16 in the bytes whose bit is set.
+inline __m128i fifth_bits(std::uint32_t bits) {
+    const __m128i own = _mm_set1_epi64x(static_cast<long long>(0x8040201008040201));
+    const __m128i first_and_second = _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m128i all = _mm_shuffle_epi8(_mm_cvtsi32_si128(static_cast<int>(bits)), first_and_second);
+    return _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(all, own), own), _mm_set1_epi8(16));
+}
+
+inline Bytes expand_int5(const std::byte* codes) {
+    const Bytes lower = expand_int4(codes);
+    const auto bits = load<std::uint32_t>(codes + int4_code_bytes);
+    return {_mm_or_si128(lower.low, fifth_bits(bits)), _mm_or_si128(lower.high, fifth_bits(bits >> 16))};
+}
+
+template <Bytes (*Expand)(const std::byte*)>
+void dequantise_group(const std::byte* codes, float scale, float minimum, float* out) {
+    const auto [low, high] = Expand(codes);
     const __m128i q[4] = {low, _mm_srli_si128(low, 8), high, _mm_srli_si128(high, 8)};
     const bool is_usual = is_finite(scale) && is_finite(minimum);
     for (std::size_t k = 0; k < 4; ++k) {
@@ -75,7 +100,9 @@ inline void dequantise_group(const std::byte* codes, float scale, float minimum,
 
 }  // namespace
 
-constinit const Conversions avx2::conversions = {round_row<round_group>,
-                                                 {dequantise_int8, dequantise_int4_rows<dequantise_group>}};
+constinit const Conversions avx2::conversions = {
+    round_row<round_group>,
+    {dequantise_int8, dequantise_with_minima<int4_code_bytes, dequantise_group<expand_int4>>,
+     dequantise_with_minima<int5_code_bytes, dequantise_group<expand_int5>>}};
 
 }  // namespace orbitsplit::weights

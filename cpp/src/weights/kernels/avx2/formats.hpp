@@ -53,7 +53,26 @@ struct Int4 {
     }
 };
 
-// For int4: the sums of minima times sums of x.
+// Scales and minima are where int4 has them.
+struct Int5 : Int4 {
+    static std::size_t row_bytes(std::size_t groups) { return int5_row_bytes(groups); }
+    static constexpr std::size_t code_step = int5_code_bytes;
+    static Words expand(const std::byte* codes) {
+        const Words lower = Int4::expand(codes);
+        const auto bits = load<std::uint32_t>(codes + int4_code_bytes);
+        return {_mm256_or_si256(lower.first, fifth_bits(bits)),
+                _mm256_or_si256(lower.second, fifth_bits(bits >> 16))};
+    }
+    // 16 in the words whose bit is set.
+    static __m256i fifth_bits(std::uint32_t bits) {
+        const __m256i own = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192,
+                                              16384, static_cast<std::int16_t>(0x8000));
+        const __m256i all = _mm256_set1_epi16(static_cast<std::int16_t>(bits));
+        return _mm256_and_si256(_mm256_cmpeq_epi16(_mm256_and_si256(all, own), own), _mm256_set1_epi16(16));
+    }
+};
+
+// For int4 and int5: the sums of minima times sums of x.
 template <std::size_t Rows>
 inline void sum_minima(const std::byte* row, std::size_t groups, Inputs x, __m256* sums) {
     for (std::size_t r = 0; r < Rows; ++r) sums[r] = _mm256_setzero_ps();
@@ -78,8 +97,8 @@ inline void store_int8(const __m256* sums, float* y, std::size_t stride) {
 }
 
 template <std::size_t Rows>
-inline void store_int4(const std::byte* row, std::size_t groups, Inputs x, const __m256* sums, float* y,
-                       std::size_t stride) {
+inline void store_with_minima(const std::byte* row, std::size_t groups, Inputs x, const __m256* sums,
+                              float* y, std::size_t stride) {
     __m256 minima[rounded_up(Rows)] = {};
     sum_minima<Rows>(row, groups, x, minima);
     alignas(16) float values[rounded_up(Rows)];

@@ -54,20 +54,26 @@ struct MultiplyInt8 {
     }
 };
 
-template <std::size_t Rows>
-struct MultiplyInt4 {
+template <class Format, std::size_t Rows>
+struct MultiplyWithMinima {
     static void run(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x, float* y,
                     std::size_t stride) {
         __m256 sums[rounded_up(Rows)] = {};
-        for (std::size_t n = 0; n < outputs; ++n, weights += int4_row_bytes(groups)) {
-            sum_row<Int4, Rows>(weights, groups, x, sums);
-            store_int4<Rows>(weights, groups, x, sums, y + n, stride);
+        for (std::size_t n = 0; n < outputs; ++n, weights += Format::row_bytes(groups)) {
+            sum_row<Format, Rows>(weights, groups, x, sums);
+            store_with_minima<Rows>(weights, groups, x, sums, y + n, stride);
         }
     }
 };
 
+template <std::size_t Rows>
+using MultiplyInt4 = MultiplyWithMinima<Int4, Rows>;
+template <std::size_t Rows>
+using MultiplyInt5 = MultiplyWithMinima<Int5, Rows>;
+
 }  // namespace
 
-constinit const Products avx2::products = {{by_rows<MultiplyInt8>, by_rows<MultiplyInt4>}};
+constinit const Products avx2::products = {
+    {by_rows<MultiplyInt8>, by_rows<MultiplyInt4>, by_rows<MultiplyInt5>}};
 
 }  // namespace orbitsplit::weights

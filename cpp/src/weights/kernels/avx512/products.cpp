@@ -92,18 +92,24 @@ struct MultiplyInt8 {
     }
 };
 
-template <std::size_t Rows>
-struct MultiplyInt4 {
+template <class Format, std::size_t Rows>
+struct MultiplyWithMinima {
     static void run(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x, float* y,
                     std::size_t stride) {
-        by_pairs<Int4, Rows>(weights, outputs, groups, x, [&](std::size_t n, const __m256* sums) {
-            store_int4<Rows>(weights + n * int4_row_bytes(groups), groups, x, sums, y + n, stride);
+        by_pairs<Format, Rows>(weights, outputs, groups, x, [&](std::size_t n, const __m256* sums) {
+            store_with_minima<Rows>(weights + n * Format::row_bytes(groups), groups, x, sums, y + n, stride);
         });
     }
 };
 
+template <std::size_t Rows>
+using MultiplyInt4 = MultiplyWithMinima<Int4, Rows>;
+template <std::size_t Rows>
+using MultiplyInt5 = MultiplyWithMinima<Int5, Rows>;
+
 }  // namespace
 
-constinit const Products avx512::products = {{by_rows<MultiplyInt8>, by_rows<MultiplyInt4>}};
+constinit const Products avx512::products = {
+    {by_rows<MultiplyInt8>, by_rows<MultiplyInt4>, by_rows<MultiplyInt5>}};
 
 }  // namespace orbitsplit::weights

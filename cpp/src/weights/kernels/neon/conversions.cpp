@@ -47,13 +47,16 @@ void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t gro
         dequantise_group(expand_int8(weights + 2), single_from_half(load<std::uint16_t>(weights)), 0.0F, out);
 }
 
-void dequantise_int4_group(const std::byte* codes, float scale, float minimum, float* out) {
-    dequantise_group(expand_int4(codes), scale, minimum, out);
+template <Words (*Expand)(const std::byte*)>
+void dequantise_codes(const std::byte* codes, float scale, float minimum, float* out) {
+    dequantise_group(Expand(codes), scale, minimum, out);
 }
 
 }  // namespace
 
 constinit const Conversions neon::conversions = {
-    round_row<round_group>, {dequantise_int8, dequantise_int4_rows<dequantise_int4_group>}};
+    round_row<round_group>,
+    {dequantise_int8, dequantise_with_minima<int4_code_bytes, dequantise_codes<expand_int4>>,
+     dequantise_with_minima<int5_code_bytes, dequantise_codes<expand_int5>>}};
 
 }  // namespace orbitsplit::weights

@@ -34,6 +34,7 @@ struct Int8 {
 };
 
 struct Int4 {
+    static std::size_t row_bytes(std::size_t groups) { return int4_row_bytes(groups); }
     static const std::byte* codes(const std::byte* row, std::size_t groups, std::size_t g) {
         return row + int4_codes_at(groups) + g * int4_code_bytes;
     }
@@ -41,6 +42,15 @@ struct Int4 {
     static float scale(const std::byte* row, std::size_t g) {
         return static_cast<float>(static_cast<std::uint8_t>(row[int4_scales_at + g]));
     }
+};
+
+// Scales and minima are where int4 has them.
+struct Int5 : Int4 {
+    static std::size_t row_bytes(std::size_t groups) { return int5_row_bytes(groups); }
+    static const std::byte* codes(const std::byte* row, std::size_t groups, std::size_t g) {
+        return row + int4_codes_at(groups) + g * int5_code_bytes;
+    }
+    static Words expand(const std::byte* codes) { return expand_int5(codes); }
 };
 
 // Sums of the products of codes k to k + 7 and of those 16 further: four lanes of pairs.
@@ -77,7 +87,7 @@ inline void sum_row(const std::byte* row, std::size_t groups, Inputs x, Sums* su
 
 inline float32x4_t floats_of_bytes(uint16x4_t words) { return vcvtq_f32_u32(vmovl_u16(words)); }
 
-// For int4: the sum of minima times sums of x. Reads into the codes that follow the minima.
+// For int4 and int5: the sum of minima times sums of x. Reads into the codes that follow the minima.
 inline float sum_of_minima(const std::byte* row, std::size_t groups, Inputs x, std::size_t r) {
     Sums sums;
     for (std::size_t g = 0; g < groups; g += lanes) {
@@ -102,15 +112,15 @@ struct MultiplyInt8 {
     }
 };
 
-template <std::size_t Rows>
-struct MultiplyInt4 {
+template <class Format, std::size_t Rows>
+struct MultiplyWithMinima {
     static void run(const std::byte* weights, std::size_t outputs, std::size_t groups, Inputs x, float* y,
                     std::size_t stride) {
         Sums sums[Rows];
-        for (std::size_t n = 0; n < outputs; ++n, weights += int4_row_bytes(groups)) {
+        for (std::size_t n = 0; n < outputs; ++n, weights += Format::row_bytes(groups)) {
             const float scale = load<float>(weights);
             const float minimum = load<float>(weights + 4);
-            sum_row<Int4, Rows>(weights, groups, x, sums);
+            sum_row<Format, Rows>(weights, groups, x, sums);
             for (std::size_t r = 0; r < Rows; ++r) {
                 const float subtracted = minimum * sum_of_minima(weights, groups, x, r);
                 y[r * stride + n] = quiet(scale * sums[r].total() - subtracted);
@@ -119,8 +129,14 @@ struct MultiplyInt4 {
     }
 };
 
+template <std::size_t Rows>
+using MultiplyInt4 = MultiplyWithMinima<Int4, Rows>;
+template <std::size_t Rows>
+using MultiplyInt5 = MultiplyWithMinima<Int5, Rows>;
+
 }  // namespace
 
-constinit const Products neon::products = {{by_rows<MultiplyInt8>, by_rows<MultiplyInt4>}};
+constinit const Products neon::products = {
+    {by_rows<MultiplyInt8>, by_rows<MultiplyInt4>, by_rows<MultiplyInt5>}};
 
 }  // namespace orbitsplit::weights

@@ -44,6 +44,21 @@ inline Words expand_int4(const std::byte* codes) {
                     vreinterpretq_s8_u8(vshrq_n_u8(both, 4)));
 }
 
+// 16 in the bytes whose bit of the two bytes is set.
+inline uint8x16_t fifth_bits(const std::byte* bits) {
+    const uint8x16_t own = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
+    const uint8x16_t all = vcombine_u8(vdup_n_u8(static_cast<std::uint8_t>(bits[0])),
+                                       vdup_n_u8(static_cast<std::uint8_t>(bits[1])));
+    return vandq_u8(vtstq_u8(all, own), vdupq_n_u8(16));
+}
+
+inline Words expand_int5(const std::byte* codes) {
+    const uint8x16_t both = vreinterpretq_u8_s8(load_16(codes));
+    const std::byte* bits = codes + int4_code_bytes;
+    return words_of(vreinterpretq_s8_u8(vorrq_u8(vandq_u8(both, vdupq_n_u8(15)), fifth_bits(bits))),
+                    vreinterpretq_s8_u8(vorrq_u8(vshrq_n_u8(both, 4), fifth_bits(bits + 2))));
+}
+
 }  // namespace
 
 }  // namespace orbitsplit::weights

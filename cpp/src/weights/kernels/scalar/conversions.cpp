@@ -39,15 +39,18 @@ void dequantise_int8(const std::byte* weights, std::size_t rows, std::size_t gro
     }
 }
 
-void dequantise_int4_group(const std::byte* codes, float scale, float minimum, float* out) {
+template <void (*Expand)(const std::byte*, int*)>
+void dequantise_group(const std::byte* codes, float scale, float minimum, float* out) {
     int q[group];
-    expand_int4(codes, q);
+    Expand(codes, q);
     for (std::size_t i = 0; i < group; ++i) out[i] = quiet(scale * static_cast<float>(q[i]) - minimum);
 }
 
 }  // namespace
 
 constinit const Conversions scalar::conversions = {
-    round_row<round_group>, {dequantise_int8, dequantise_int4_rows<dequantise_int4_group>}};
+    round_row<round_group>,
+    {dequantise_int8, dequantise_with_minima<int4_code_bytes, dequantise_group<expand_int4>>,
+     dequantise_with_minima<int5_code_bytes, dequantise_group<expand_int5>>}};
 
 }  // namespace orbitsplit::weights

@@ -29,12 +29,13 @@ float int8_product(const std::byte* weights, std::size_t groups, Inputs x, std::
     return quiet(total(sums));
 }
 
-float int4_product(const std::byte* weights, std::size_t groups, Inputs x, std::size_t row) {
+template <std::size_t code_bytes, void (*Expand)(const std::byte*, int*)>
+float product_with_minima(const std::byte* weights, std::size_t groups, Inputs x, std::size_t row) {
     float sums[lanes] = {};
     float minima[lanes] = {};
     int q[group];
     for (std::size_t g = 0; g < groups; ++g) {
-        expand_int4(weights + int4_codes_at(groups) + g * int4_code_bytes, q);
+        Expand(weights + int4_codes_at(groups) + g * code_bytes, q);
         const auto s = std::to_integer<std::uint8_t>(weights[int4_scales_at + g]);
         const auto m = std::to_integer<std::uint8_t>(weights[int4_minima_at(groups) + g]);
         const std::size_t at = scale_at(g, row, x.rows);
@@ -55,7 +56,9 @@ void multiply(const std::byte* weights, std::size_t outputs, std::size_t groups,
 }  // namespace
 
 constinit const Products scalar::products = {
-    {multiply<int8_product, int8_row_bytes>, multiply<int4_product, int4_row_bytes>},
+    {multiply<int8_product, int8_row_bytes>,
+     multiply<product_with_minima<int4_code_bytes, expand_int4>, int4_row_bytes>,
+     multiply<product_with_minima<int5_code_bytes, expand_int5>, int5_row_bytes>},
 };
 
 }  // namespace orbitsplit::weights

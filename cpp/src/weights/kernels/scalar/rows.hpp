@@ -29,6 +29,12 @@ inline void expand_int4(const std::byte* codes, int* q) {
     }
 }
 
+inline void expand_int5(const std::byte* codes, int* q) {
+    expand_int4(codes, q);
+    const auto fifth_bits = load<std::uint32_t>(codes + int4_code_bytes);
+    for (std::size_t i = 0; i < group; ++i) q[i] |= static_cast<int>(fifth_bits >> i & 1U) << 4;
+}
+
 }  // namespace
 
 }  // namespace orbitsplit::weights

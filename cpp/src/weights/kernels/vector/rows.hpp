@@ -30,17 +30,17 @@ void round_row(const float* x, std::size_t groups, std::size_t row, Inputs out) 
     }
 }
 
-// `dequantise` of int4; dequantise_group(codes, scale, minimum, out) does one group.
-template <auto dequantise_group>
-void dequantise_int4_rows(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
-    for (std::size_t row = 0; row < rows; ++row, weights += int4_row_bytes(groups)) {
+// `dequantise` of int4 and int5; dequantise_group(codes, scale, minimum, out) does one group.
+template <std::size_t code_bytes, auto dequantise_group>
+void dequantise_with_minima(const std::byte* weights, std::size_t rows, std::size_t groups, float* out) {
+    for (std::size_t row = 0; row < rows; ++row, weights += int4_codes_at(groups) + groups * code_bytes) {
         const float scale = load<float>(weights);
         const float minimum = load<float>(weights + 4);
         for (std::size_t g = 0; g < groups; ++g, out += group) {
             const auto s = static_cast<std::uint8_t>(weights[int4_scales_at + g]);
             const auto m = static_cast<std::uint8_t>(weights[int4_minima_at(groups) + g]);
-            dequantise_group(weights + int4_codes_at(groups) + g * int4_code_bytes,
-                             scale * static_cast<float>(s), minimum * static_cast<float>(m), out);
+            dequantise_group(weights + int4_codes_at(groups) + g * code_bytes, scale * static_cast<float>(s),
+                             minimum * static_cast<float>(m), out);
         }
     }
 }
