@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -23,17 +24,18 @@ from orbitsplit._weights.quantized import QuantizedWeights, check_format
 from .architecture import Layout, find_layout
 from .compensator import Compensator, matrix_of
 from .fingerprint import hash_layer
-from .gguf import Progress
+from .gguf import METADATA, Progress
+from .gguf_tensors import GgufTensors, open_weights
 from .quantized import weights_of
 from .quantizer import WeightsConfig
-from .source import build_on_meta, load_tokenizer, open_model, read_config
+from .source import build_on_meta, load_tokenizer, read_config
 from .stage import StageModel
 from .token_rows import check_ids, read_texts, token_rows
 
 log = logging.getLogger("orbitsplit.models")
 
 _INDEX = "model.safetensors.index.json"
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json", METADATA)
 
 
 # Rows that rounding errors are compensated for, and their tokens.
@@ -56,7 +58,8 @@ def convert(
     `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight) or "int4" (4.5 bits); `head`
     another one for the embeddings and what runs after the last layer; `modules` others for modules by patterns of their
     names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights with a number of columns
-    that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into `cache_dir`.
+    that is no multiple of 32 stay as they are. Of a GGUF file tensors are read one by one, and those in Q8_0 become
+    int8 byte for byte; its configuration and tokenizer are kept in `cache_dir`.
 
     With `calibration`, texts or text files (Path) of which 32 rows of 512 tokens are used, or token ids [N, S], errors
     of weights in int4 compensate each other for what the model computes on them: 2 or 3 forwards of these rows, whose
@@ -80,11 +83,12 @@ def convert(
     target = Path(output)
     if target.exists():
         raise FileExistsError(f"{target} exists already")
-    source = open_model(model, cache_dir=cache_dir, progress=progress)
+    source, tensors = open_weights(model, cache_dir=cache_dir, progress=progress)
     config = read_config(source)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{model} has quantized weights already")
     conversion = _Conversion(source, config, formats, patterns, progress or (lambda _step, _fraction: None))
+    conversion.tensors = tensors
     if calibration is not None:
         conversion.compensate(calibration)
     if not Path(source).is_dir():
@@ -119,6 +123,7 @@ class _Conversion:
         self._formats = _chosen(model, self.layout, formats)
         _apply(patterns, self._formats, self._tied)
         self._compensator: Compensator | None = None
+        self.tensors: GgufTensors | None = None  # in the place of the source's files
 
     @property
     def by_format(self) -> dict[str, list[str]]:
@@ -133,7 +138,7 @@ class _Conversion:
         if self.layout.image_tokens is not None:
             raise ValueError("calibration is of texts, and the model takes images")
         self._compensator = Compensator(
-            self._load,
+            self._load_once_more,
             self._layers,
             _calibration_ids(calibration, self._source, self._config),
             formats=self._formats,
@@ -148,21 +153,31 @@ class _Conversion:
         total_bytes = 0
         for number in range(self._layers):
             self._progress(f"quantizing layer {number + 1} of {self._layers}", number / self._layers)
-            stage = self._load(number)
-            if 0 < number < self._layers - 1:
-                hashes.append(hash_layer(stage.transformer_layers[number - 1]))
-            tensors = dict(self._converted(stage))
             file = f"model-{number + 1:05}-of-{self._layers:05}.safetensors"
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-            index |= dict.fromkeys(tensors, file)
-            total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+            sizes, digest = self._write_layer(number, folder / file)
+            hashes += [digest] if digest else []
+            index |= dict.fromkeys(sizes, file)
+            total_bytes += sum(sizes.values())
         document = {"metadata": {"total_size": total_bytes}, "weight_map": index}
         (folder / _INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
         self._progress("converted", 1.0)
         return hashes
 
+    def _write_layer(self, number: int, file: Path) -> tuple[dict[str, int], str | None]:
+        """Write a file; return the bytes of its tensors by name, and the digest of a transformer layer."""
+        stage = self._load(number)
+        digest = hash_layer(stage.transformer_layers[number - 1]) if 0 < number < self._layers - 1 else None
+        tensors = dict(self._converted(stage))
+        save_file(tensors, file, metadata={"format": "pt"})
+        stage.model.to("meta")  # frees its weights: it refers to itself, and would wait for the garbage collector
+        return {name: tensor.nbytes for name, tensor in tensors.items()}, digest
+
     def _load(self, number: int) -> StageModel:
-        return StageModel.load(self._source, number, number + 1)
+        return StageModel.load(self._source, number, number + 1, tensors=self.tensors)
+
+    def _load_once_more(self, number: int) -> StageModel:
+        gc.collect()  # stages refer to themselves: without it, those of earlier layers stay in memory
+        return self._load(number)
 
     def _converted(self, stage: StageModel) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors of a stage by name, those of modules in `formats` quantized."""
@@ -175,11 +190,17 @@ class _Conversion:
             if part != "weight" or module not in self._formats:
                 yield name, tensor.contiguous()
                 continue
-            matrix = compensated.get(module)
+            matrix = self._blocks(name, stage.model.get_submodule(module)) or compensated.get(module)
             if matrix is None:
                 values = matrix_of(stage.model.get_submodule(module)).numpy()
                 matrix = QuantizedWeights.quantize(values, self._formats[module])  # type: ignore[arg-type]
             yield name, torch.tensor(matrix.data).reshape(matrix.shape[0], -1)
+
+    def _blocks(self, name: str, module: torch.nn.Module) -> QuantizedWeights | None:
+        """Return the blocks of a GGUF file that are the weights of a module in int8, None if there are none."""
+        if self.tensors is None or self._formats[name.removesuffix(".weight")] != "int8":
+            return None
+        return self.tensors.blocks(name, matrix_of(module))
 
 
 def _calibration_ids(calibration: Any, source: str | Path, config: PreTrainedConfig) -> Tensor:

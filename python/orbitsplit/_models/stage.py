@@ -68,14 +68,23 @@ class StageModel:
         layers[-1].register_forward_hook(self._leave)
 
     @classmethod
-    def load(cls, model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32) -> StageModel:
+    def load(
+        cls,
+        model: str | Path,
+        start: int,
+        stop: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        tensors: Mapping[str, Any] | None = None,
+    ) -> StageModel:
         """Load the layers [start, stop) of a model directory or hub id.
 
         Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
+        `tensors` has the weights by name in the place of the directory's files, each of them read by `[...]`.
         Raises ValueError for an empty or too long range, an architecture that cannot be split, and a checkpoint
         that lacks weights of the stage.
         """
-        loaded, layout = load_part(model, start, stop, dtype=dtype)
+        loaded, layout = load_part(model, start, stop, dtype=dtype, tensors=tensors)
         stage = cls(loaded, layout, start, stop)
         stage._check_forward()
         stage._prepare_steps(layout)
@@ -219,7 +228,12 @@ class StageModel:
 
 
 def load_part(
-    model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32
+    model: str | Path,
+    start: int,
+    stop: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, Layout]:
     """Return a model with the weights of its layers [start, stop) alone, and how it runs its layers.
 
@@ -232,9 +246,15 @@ def load_part(
         raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
     stored = stored_dtype(model, config)
     architecture = _stage_class(model_class(config), layout, start, stop, stored)
+    source = model if tensors is None else None
     with _quiet_loading():
         loaded, info = architecture.from_pretrained(
-            model, config=config, dtype=dtype, output_loading_info=True, **load_options(model, config)
+            source,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            **load_options(model, config),
         )
     _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
     convert_parameters(loaded)
