@@ -23,6 +23,7 @@ from orbitsplit._weights.quantized import QuantizedWeights, check_format
 
 from .architecture import Layout, find_layout
 from .compensator import Compensator, matrix_of
+from .experts import ExpertsWeight, check_experts
 from .fingerprint import hash_layer
 from .gguf import METADATA, Progress
 from .gguf_tensors import GgufTensors, open_weights
@@ -55,11 +56,12 @@ def convert(
 ) -> Path:
     """Write a model with quantized weights as a directory that `profile`, `Pipeline` and transformers load.
 
-    `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight) or "int4" (4.5 bits); `head`
-    another one for the embeddings and what runs after the last layer; `modules` others for modules by patterns of their
-    names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights with a number of columns
-    that is no multiple of 32 stay as they are. Of a GGUF file tensors are read one by one, and those in Q8_0 become
-    int8 byte for byte; its configuration and tokenizer are kept in `cache_dir`.
+    `weights` is the format of all linear layers, experts and embeddings, "int8" (8.5 bits a weight) or "int4" (4.5
+    bits); `head` another one for the embeddings and what runs after the last layer; `modules` others for modules by
+    patterns of their names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Weights of experts have names as
+    "model.layers.0.mlp.experts.down_proj". Norms, biases and weights with a number of columns that is no multiple of 32
+    stay as they are. Of a GGUF file tensors are read one by one, and those in Q8_0 become int8 byte for byte; its
+    configuration and tokenizer are kept in `cache_dir`.
 
     With `calibration`, texts or text files (Path) of which 32 rows of 512 tokens are used, or token ids [N, S], errors
     of weights in int4 compensate each other for what the model computes on them: 2 or 3 forwards of these rows, whose
@@ -69,8 +71,9 @@ def convert(
 
     Raises:
         TypeError: An argument has a wrong type.
-        ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split, a
-            tied head would need two formats, or the model or the formats do nothing with the calibration texts.
+        ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split,
+            its experts are of a class that is not known, a tied head would need two formats, or the model or the
+            formats do nothing with the calibration texts.
         FileExistsError: The output is there already.
     """
     formats = {"layers": weights, "ends": weights if head is None else head}
@@ -118,6 +121,7 @@ class _Conversion:
         self.layout = find_layout(config)
         self._layers = self.layout.layer_count + 2
         model = build_on_meta(config)
+        check_experts(model)
         tied = {key.removesuffix(".weight"): name for name, key in (model.all_tied_weights_keys or {}).items()}
         self._tied = {table: name.removesuffix(".weight") for table, name in tied.items()}
         self._formats = _chosen(model, self.layout, formats)
@@ -183,24 +187,27 @@ class _Conversion:
         """Yield the tensors of a stage by name, those of modules in `formats` quantized."""
         tied = {f"{name}.weight" for name in self._tied.values()}  # of the last stage: the first one has their source
         compensated = {} if self._compensator is None else self._compensator.quantize(stage)
+        experts = {name: weight for name, weight, _ in weights_of(stage.model) if isinstance(weight, ExpertsWeight)}
         for name, tensor in stage.model.state_dict().items():
             if name in tied:
                 continue
-            module, _, part = name.rpartition(".")
-            if part != "weight" or module not in self._formats:
+            known = name if name in experts else name.removesuffix(".weight")
+            if known not in self._formats:
                 yield name, tensor.contiguous()
                 continue
-            matrix = self._blocks(name, stage.model.get_submodule(module)) or compensated.get(module)
+            module = experts.get(name) or stage.model.get_submodule(known)
+            values = matrix_of(module)
+            matrix = self._blocks(name, known, values) or compensated.get(known)
             if matrix is None:
-                values = matrix_of(stage.model.get_submodule(module)).numpy()
-                matrix = QuantizedWeights.quantize(values, self._formats[module])  # type: ignore[arg-type]
-            yield name, torch.tensor(matrix.data).reshape(matrix.shape[0], -1)
+                matrix = QuantizedWeights.quantize(values.numpy(), self._formats[known])  # type: ignore[arg-type]
+            leading = module.stacked if isinstance(module, ExpertsWeight) else matrix.shape[:1]
+            yield name, torch.tensor(matrix.data).reshape(*leading, -1)
 
-    def _blocks(self, name: str, module: torch.nn.Module) -> QuantizedWeights | None:
-        """Return the blocks of a GGUF file that are the weights of a module in int8, None if there are none."""
-        if self.tensors is None or self._formats[name.removesuffix(".weight")] != "int8":
+    def _blocks(self, name: str, known: str, values: Tensor) -> QuantizedWeights | None:
+        """Return the blocks of a GGUF file that are a weight in int8, None if there are none."""
+        if self.tensors is None or self._formats[known] != "int8":
             return None
-        return self.tensors.blocks(name, matrix_of(module))
+        return self.tensors.blocks(name, values)
 
 
 def _calibration_ids(calibration: Any, source: str | Path, config: PreTrainedConfig) -> Tensor:

@@ -87,8 +87,10 @@ class GgufTensors(Mapping[str, _Part]):
         return stored
 
     def _lacking(self, model: PreTrainedModel) -> list[str]:
-        known = self._stored.keys() | set(model.all_tied_weights_keys or {})
-        return [name for name, _ in model.named_parameters() if name not in known]
+        tied = set(model.all_tied_weights_keys or {})
+        sizes = {name: sum(math.prod(one.shape) for one in stored) for name, stored in self._stored.items()}
+        wanted = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in tied}
+        return [name for name, size in wanted.items() if sizes.get(name) != size]
 
     def __getitem__(self, name: str) -> _Part:
         if name not in self._stored:
@@ -120,12 +122,12 @@ class GgufTensors(Mapping[str, _Part]):
         those of the stored matrix, in any order.
         """
         stored = self._stored.get(name, [])
-        if len(stored) != 1 or stored[0].type != GGMLQuantizationType.Q8_0 or len(stored[0].shape) != 2:
+        if len(stored) != 1 or stored[0].type != GGMLQuantizationType.Q8_0:
             return None
         rows = np.concatenate(list(self._pieces(stored[0])))
         for found in (rows, self._moved(stored[0].name, rows)):
             if found is not None and found.shape == rows.shape:
-                weights = QuantizedWeights("int8", (len(rows), stored[0].shape[1]), np.ascontiguousarray(found))
+                weights = QuantizedWeights("int8", (len(rows), stored[0].shape[-1]), np.ascontiguousarray(found))
                 if _has_values(weights, matrix):
                     return weights
         return None
