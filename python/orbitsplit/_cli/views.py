@@ -168,12 +168,13 @@ def texts(console: Console, texts: Sequence[tuple[str, str]]) -> None:
 
 def run(console: Console, run: osp.Run) -> None:
     """Show the bytes on each link and the memory of each process of a run."""
-    links = Table("link", "frames", "bytes on the wire", "uncompressed", "ratio", "busy")
+    links = Table("link", "frames", "their bytes", "with headers", "uncompressed", "ratio", "busy")
     for link in run.links:
         links.add_row(
             escape(f"{link.source} -> {link.destination}"),
             str(link.frames),
             format_bytes(link.frame_bytes),
+            format_bytes(link.message_bytes),
             format_bytes(link.original_bytes),
             f"{link.ratio:.2f}",
             format_seconds(link.busy_s),

@@ -15,6 +15,7 @@ from orbitsplit._weights.quantized import QuantizedWeights
 from orbitsplit._weights.refined import Matrix, RefinedWeights
 
 from .compensation import TIED_DAMPING, compensated
+from .experts import ExpertsWeight
 from .gguf import Progress
 from .module_inputs import second_moments
 from .stage import StageModel
@@ -102,13 +103,13 @@ class Compensator:
             yield partial(stage.forward_once, state, {"input_ids": ids[None]})
 
 
-def matrix_of(module: nn.Module) -> Tensor:
-    """Return the float32 weight [outputs, inputs] of a linear layer or an embedding, contiguous."""
+def matrix_of(module: nn.Module | ExpertsWeight) -> Tensor:
+    """Return the float32 weight [outputs, inputs] of a linear layer, an embedding or experts, contiguous."""
     weight: Tensor = module.weight.detach()  # type: ignore[operator]
-    return (weight.t() if isinstance(module, Conv1D) else weight).float().contiguous()
+    return (weight.t() if isinstance(module, Conv1D) else weight).float().contiguous().flatten(0, -2)
 
 
-def put(module: nn.Module, weights: Matrix) -> None:
+def put(module: nn.Module | ExpertsWeight, weights: Matrix) -> None:
     """Give a module the values of quantised weights."""
     values = torch.from_numpy(weights.dequantize())
     values = values.t().contiguous() if isinstance(module, Conv1D) else values

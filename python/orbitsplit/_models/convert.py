@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -24,18 +25,20 @@ from orbitsplit._weights.quantized import QuantizedWeights, check_format
 
 from .architecture import Layout, find_layout
 from .compensator import Compensator, matrix_of
+from .experts import ExpertsWeight, check_experts
 from .fingerprint import hash_layer
-from .gguf import Progress
+from .gguf import METADATA, Progress
+from .gguf_tensors import GgufTensors, open_weights
 from .quantized import weights_of
 from .quantizer import WeightsConfig
-from .source import build_on_meta, load_tokenizer, open_model, read_config
+from .source import build_on_meta, load_tokenizer, read_config
 from .stage import StageModel
 from .token_rows import check_ids, read_texts, token_rows
 
 log = logging.getLogger("orbitsplit.models")
 
 _INDEX = "model.safetensors.index.json"
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json")
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".index.json", METADATA)
 
 
 # Rows that rounding errors are compensated for, and their tokens.
@@ -58,11 +61,12 @@ def convert(
 ) -> Path:
     """Write a model with quantized weights as a directory that `profile`, `Pipeline` and transformers load.
 
-    `weights` is the format of all linear layers and embeddings, "int8" (8.5 bits a weight), "int5" (5.5) or
+    `weights` is the format of all linear layers, experts and embeddings, "int8" (8.5 bits a weight), "int5" (5.5) or
     "int4" (4.5); `head` another one for the embeddings and what runs after the last layer; `modules` others for modules
-    by patterns of their names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Norms, biases and weights
-    with a number of columns that is no multiple of 32 stay as they are. A GGUF file is first converted to floats, into
-    `cache_dir`.
+    by patterns of their names, of which the last that fits holds: `{"*.v_proj": "int8"}`. Weights of experts have names
+    as "model.layers.0.mlp.experts.down_proj". Norms, biases and weights with a number of columns that is no multiple of
+    32 stay as they are. Of a GGUF file tensors are read one by one, and those in Q8_0 become int8 byte for byte; its
+    configuration and tokenizer are kept in `cache_dir`.
 
     With `calibration`, texts or text files (Path) of which 32 rows of 512 tokens are used, or token ids [N, S], errors
     of weights in int4 and int5 compensate each other for what the model computes on them: 2 or 3 forwards of these
@@ -73,9 +77,9 @@ def convert(
 
     Raises:
         TypeError: An argument has a wrong type.
-        ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split, a
-            tied head would need two formats, the model or the formats do nothing with the calibration texts, or there
-            are none for `int8_rows`.
+        ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split,
+            its experts are of a class that is not known, a tied head would need two formats, the model or the formats
+            do nothing with the calibration texts, or there are none for `int8_rows`.
         FileExistsError: The output is there already.
     """
     formats = {"layers": weights, "ends": weights if head is None else head}
@@ -93,11 +97,12 @@ def convert(
     target = Path(output)
     if target.exists():
         raise FileExistsError(f"{target} exists already")
-    source = open_model(model, cache_dir=cache_dir, progress=progress)
+    source, tensors = open_weights(model, cache_dir=cache_dir, progress=progress)
     config = read_config(source)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{model} has quantized weights already")
     conversion = _Conversion(source, config, formats, patterns, progress or (lambda _step, _fraction: None))
+    conversion.tensors = tensors
     if calibration is not None:
         conversion.compensate(calibration, int8_rows)
     if not Path(source).is_dir():
@@ -129,6 +134,7 @@ class _Conversion:
         self.layout = find_layout(config)
         self._layers = self.layout.layer_count + 2
         model = build_on_meta(config)
+        check_experts(model)
         tied = {key.removesuffix(".weight"): name for name, key in (model.all_tied_weights_keys or {}).items()}
         self._tied = {table: name.removesuffix(".weight") for table, name in tied.items()}
         self._formats = _chosen(model, self.layout, formats)
@@ -136,6 +142,7 @@ class _Conversion:
         self._compensator: Compensator | None = None
         self._table = _table_of_tokens(model)
         self.int8_rows: dict[str, int] = {}
+        self.tensors: GgufTensors | None = None  # in the place of the source's files
 
     @property
     def by_format(self) -> dict[str, list[str]]:
@@ -159,7 +166,7 @@ class _Conversion:
         if not isinstance(calibration, Tensor):
             ids = ids[torch.linspace(0, len(ids) - 1, min(len(ids), _ROWS)).long()]
         self._compensator = Compensator(
-            self._load,
+            self._load_once_more,
             self._layers,
             ids,
             formats=self._formats,
@@ -175,39 +182,60 @@ class _Conversion:
         total_bytes = 0
         for number in range(self._layers):
             self._progress(f"quantizing layer {number + 1} of {self._layers}", number / self._layers)
-            stage = self._load(number)
-            if 0 < number < self._layers - 1:
-                hashes.append(hash_layer(stage.transformer_layers[number - 1]))
-            tensors = dict(self._converted(stage))
             file = f"model-{number + 1:05}-of-{self._layers:05}.safetensors"
-            save_file(tensors, folder / file, metadata={"format": "pt"})
-            index |= dict.fromkeys(tensors, file)
-            total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+            sizes, digest = self._write_layer(number, folder / file)
+            hashes += [digest] if digest else []
+            index |= dict.fromkeys(sizes, file)
+            total_bytes += sum(sizes.values())
         document = {"metadata": {"total_size": total_bytes}, "weight_map": index}
         (folder / _INDEX).write_text(json.dumps(document, indent=1), encoding="utf-8")
         self._progress("converted", 1.0)
         return hashes
 
+    def _write_layer(self, number: int, file: Path) -> tuple[dict[str, int], str | None]:
+        """Write a file; return the bytes of its tensors by name, and the digest of a transformer layer."""
+        stage = self._load(number)
+        digest = hash_layer(stage.transformer_layers[number - 1]) if 0 < number < self._layers - 1 else None
+        tensors = dict(self._converted(stage))
+        save_file(tensors, file, metadata={"format": "pt"})
+        stage.model.to("meta")  # frees its weights: it refers to itself, and would wait for the garbage collector
+        return {name: tensor.nbytes for name, tensor in tensors.items()}, digest
+
     def _load(self, number: int) -> StageModel:
-        return StageModel.load(self._source, number, number + 1)
+        return StageModel.load(self._source, number, number + 1, tensors=self.tensors)
+
+    def _load_once_more(self, number: int) -> StageModel:
+        gc.collect()  # stages refer to themselves: without it, those of earlier layers stay in memory
+        return self._load(number)
 
     def _converted(self, stage: StageModel) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors of a stage by name, those of modules in `formats` quantized."""
         tied = {f"{name}.weight" for name in self._tied.values()}  # of the last stage: the first one has their source
         compensated = {} if self._compensator is None else self._compensator.quantize(stage)
+        experts = {name: weight for name, weight, _ in weights_of(stage.model) if isinstance(weight, ExpertsWeight)}
         for name, tensor in stage.model.state_dict().items():
             if name in tied:
                 continue
-            module, _, part = name.rpartition(".")
-            if part != "weight" or module not in self._formats:
+            known = name if name in experts else name.removesuffix(".weight")
+            if known not in self._formats:
                 yield name, tensor.contiguous()
                 continue
-            matrix = compensated.get(module)
+            module = experts.get(name) or stage.model.get_submodule(known)
+            values = matrix_of(module)
+            matrix = self._blocks(name, known, values) or compensated.get(known)
             if matrix is None:
-                values = matrix_of(stage.model.get_submodule(module)).numpy()
-                matrix = QuantizedWeights.quantize(values, self._formats[module])  # type: ignore[arg-type]
+                matrix = QuantizedWeights.quantize(values.numpy(), self._formats[known])  # type: ignore[arg-type]
             data = torch.tensor(matrix.data)
-            yield name, data.reshape(matrix.shape[0], -1) if isinstance(matrix, QuantizedWeights) else data
+            if isinstance(matrix, QuantizedWeights):
+                leading = module.stacked if isinstance(module, ExpertsWeight) else matrix.shape[:1]
+                data = data.reshape(*leading, -1)
+            yield name, data
+
+    def _blocks(self, name: str, known: str, values: Tensor) -> QuantizedWeights | None:
+        """Return the blocks of a GGUF file that are a weight in int8, None if there are none."""
+        if self.tensors is None or self._formats[known] != "int8":
+            return None
+        return self.tensors.blocks(name, values)
 
 
 def _calibration_ids(calibration: Any, source: str | Path, config: PreTrainedConfig) -> Tensor:

@@ -24,6 +24,15 @@ def hash_layers(layers: Mapping[int, nn.Module]) -> dict[int, str]:
     }
 
 
+def first_other_layer(layers: Mapping[int, nn.Module], digests: Mapping[int, str]) -> int | None:
+    """Return the index of the first layer whose digest is another than the one given, None if there is none.
+
+    What has no digest, on either side, is not compared.
+    """
+    found = hash_layers(layers)
+    return next((index for index in sorted(found) if digests.get(index, found[index]) != found[index]), None)
+
+
 def hash_layer(layer: nn.Module) -> str:
     """Return a SHA-256 of a layer's weights, rounded to bfloat16, so that loading in bfloat16 does not change it.
 

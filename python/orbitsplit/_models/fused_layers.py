@@ -20,7 +20,8 @@ from orbitsplit._backend import backend, backend_name
 from orbitsplit._weights.quantized import FORMATS
 
 from .fused_norms import norm_scale
-from .quantized import FEW_ROWS, QuantizedLinear
+from .quantized import QuantizedLinear
+from .weight_products import FEW_ROWS
 
 # Layers whose code has been read: a probe with small scores would not notice that they are capped, for example.
 _SUPPORTED_LAYERS = {

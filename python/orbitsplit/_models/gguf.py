@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,10 @@ Progress = Callable[[str, float], None]
 
 # Small enough that a stage reads few bytes beyond its own; a tensor is never divided.
 _SHARD_SIZE = "64MB"
+_MODEL = ("weights", "tokenizer")
+_DESCRIPTION = ("description", "tokenizer")
+# The file that `describe_gguf` writes beside the configuration.
+METADATA = "metadata.gguf.json"
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -50,14 +55,30 @@ def convert_gguf(source: Path, *, cache_dir: str | Path | None = None, progress:
         ValueError: transformers cannot read the file; the message has the reason.
         OSError: The cache cannot be written.
     """
+    return _once(source, "", _MODEL, cache_dir, progress)
+
+
+def describe_gguf(source: Path, *, cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Return a directory with what a GGUF file has beside weights: the model's configuration and its tokenizer.
+
+    It is made once, as that of `convert_gguf`, and has the metadata of the file as transformers reads them in
+    `METADATA`. Raises as `convert_gguf`.
+    """
+    return _once(source, "described-", _DESCRIPTION, cache_dir, progress)
+
+
+def _once(
+    source: Path, prefix: str, parts: tuple[str, ...], cache_dir: str | Path | None, progress: Progress | None
+) -> Path:
     report = progress or (lambda _step, _fraction: None)
     report("reading the GGUF file", 0.0)
     target = converted_path(_sha256(source), cache_dir)
+    target = target.with_name(prefix + target.name)
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock")):
             if not target.is_dir():
-                _build(source, target, report)
+                _build(source, target, report, parts)
     report("converted", 1.0)
     return target
 
@@ -78,20 +99,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(source: Path, target: Path, report: Progress) -> None:
+def _build(source: Path, target: Path, report: Progress, parts: tuple[str, ...] = _MODEL) -> None:
     for leftover in target.parent.glob(
         f"{unfinished_prefix(target)}*"
     ):  # of callers that were killed: the lock is ours
         shutil.rmtree(leftover, ignore_errors=True)
-    # Two processes: each part is single-threaded parsing in Python, and the gigabytes that the weights need temporarily
-    # must not stay with the caller.
-    with (
-        atomic_folder(target) as unfinished,
-        _converter("weights", source, unfinished) as weights,
-        _converter("tokenizer", source, unfinished) as tokenizer,
-    ):
-        _follow(weights, source, report)
-        _follow(tokenizer, source, report)
+    # A process each: every part is single-threaded parsing in Python, and the gigabytes that the weights need
+    # temporarily must not stay with the caller.
+    with atomic_folder(target) as unfinished, ExitStack() as stack:
+        for child in [stack.enter_context(_converter(part, source, unfinished)) for part in parts]:
+            _follow(child, source, report)
 
 
 @contextmanager
@@ -150,6 +167,22 @@ def _convert_weights(source: Path, target: Path, out: IO[str]) -> None:
     fresh.save_pretrained(target, max_shard_size=_SHARD_SIZE)
 
 
+def _describe(source: Path, target: Path, out: IO[str]) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    _report("progress", 0.02, "parsing metadata", out)
+    parsed = load_gguf_checkpoint(str(source))["config"]
+    config = CONFIG_MAPPING[parsed["model_type"]].from_dict(dict(parsed))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(target)
+    model.generation_config.save_pretrained(target)
+    (target / METADATA).write_text(json.dumps(parsed, default=lambda value: value.tolist()), encoding="utf-8")
+
+
 def _convert_tokenizer(source: Path, target: Path, out: IO[str]) -> None:
     from transformers import AutoTokenizer
 
@@ -158,13 +191,15 @@ def _convert_tokenizer(source: Path, target: Path, out: IO[str]) -> None:
     _report("progress", 0.95, "tokenizer written", out)
 
 
+_PARTS = {"weights": _convert_weights, "description": _describe, "tokenizer": _convert_tokenizer}
+
+
 def main(part: str, source: str, target: str) -> None:
     """Convert one part of a model, in a process of its own, and print progress and errors as messages."""
     # What libraries print must not mix with the messages.
     out, sys.stdout = sys.stdout, sys.stderr
-    convert = {"weights": _convert_weights, "tokenizer": _convert_tokenizer}[part]
     try:
-        convert(Path(source), Path(target), out)
+        _PARTS[part](Path(source), Path(target), out)
     except Exception as error:
         _report("error", 0.0, f"{type(error).__name__}: {error}", out)
         sys.exit(1)

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
@@ -15,11 +14,8 @@ from transformers.pytorch_utils import Conv1D
 from orbitsplit._weights.quantized import quantized_bytes
 from orbitsplit._weights.refined import Matrix, matrix_of_bytes, refined_bytes
 
-# The most rows of x that are multiplied with quantized weights; for more it is faster to dequantize a panel at a time
-# (`pytest benches/bench_weights.py`).
-FEW_ROWS = 96
-# The size of a panel of dequantized weights.
-_PANEL_BYTES = 2 << 20
+from .experts import ExpertsWeight, QuantizedExperts, experts_weights, quantize_experts
+from .weight_products import product
 
 
 class _Quantized(nn.Module):
@@ -66,11 +62,7 @@ class QuantizedLinear(_Quantized):
             return nn.functional.linear(x, weight)
         # Small calls count: a decode step has 7 of these in a layer, each some 20 us of which a half is products.
         singles = (x if x.dtype is torch.float32 else x.float()).contiguous()
-        y = torch.empty((*singles.shape[:-1], self.out_features))
-        if singles.numel() <= FEW_ROWS * self.in_features:
-            self.matrix().matmul(singles.numpy(), threads=torch.get_num_threads(), out=y.numpy())
-        else:
-            _multiply_panels(self.matrix(), singles.view(-1, self.in_features), y.view(-1, self.out_features))
+        y = product(self.matrix(), singles)
         if self.bias is not None:
             y += self.bias
         return y if x.dtype is torch.float32 else y.to(x.dtype)
@@ -112,24 +104,20 @@ class QuantizedEmbedding(_Quantized):
         return embedded
 
 
-def _multiply_panels(matrix: Matrix, x: Tensor, y: Tensor) -> None:
-    rows, columns = matrix.shape
-    size = max(1, _PANEL_BYTES // (4 * columns))
-    panel = np.empty((size, columns), np.float32)
-    for start in range(0, rows, size):
-        stop = min(start + size, rows)
-        matrix.dequantize(slice(start, stop), out=panel[: stop - start])
-        torch.mm(x, torch.from_numpy(panel[: stop - start]).t(), out=y[:, start:stop])
-
-
 def _takes_ids_alone(module: nn.Embedding) -> bool:
     """Say whether a module is called as an embedding: some of positions take masks."""
     return len(inspect.signature(module.forward).parameters) == 1
 
 
-def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[int, int]]]:
-    """Yield name, module and shape (outputs, inputs) of each weight that can be quantized: 32 columns share a scale."""
+def weights_of(model: nn.Module) -> Iterator[tuple[str, nn.Module | ExpertsWeight, tuple[int, int]]]:
+    """Yield name, module and shape (outputs, inputs) of each weight that can be quantized: 32 columns share a scale.
+
+    The matrices of experts are one weight, with their rows behind each other, whose name is that of the parameter.
+    """
     for name, module in model.named_modules():
+        for weight in experts_weights(name, module):
+            if weight.shape[1] % 32 == 0:
+                yield weight.name, weight, weight.shape
         if type(module) is nn.Linear:
             shape = (module.out_features, module.in_features)
         elif type(module) is Conv1D:
@@ -147,6 +135,8 @@ def quantized_matrices(model: nn.Module) -> Iterator[tuple[str, Matrix]]:
     for name, module in model.named_modules():
         if isinstance(module, _Quantized):
             yield name, module.matrix()
+        elif isinstance(module, QuantizedExperts):
+            yield from module.matrices(name)
 
 
 def replace_with_quantized(model: PreTrainedModel, formats: Mapping[str, str], int8_rows: Mapping[str, int]) -> None:
@@ -159,6 +149,9 @@ def replace_with_quantized(model: PreTrainedModel, formats: Mapping[str, str], i
         if weight_format is None:
             continue
         replacement: Any
+        if isinstance(module, ExpertsWeight):
+            quantize_experts(module, weight_format)
+            continue
         if isinstance(module, nn.Embedding):
             replacement = QuantizedEmbedding(module, weight_format, int8_rows.get(name, 0))
         else:

@@ -85,15 +85,17 @@ class StageModel:
         *,
         dtype: torch.dtype = torch.float32,
         device: str = CPU,
+        tensors: Mapping[str, Any] | None = None,
     ) -> StageModel:
         """Load the layers [start, stop) of a model directory or hub id onto a device of this machine.
 
         Only the weights of these layers are read; with a tied head, the last stage also holds the embedding matrix.
+        `tensors` has the weights by name in the place of the directory's files, each of them read by `[...]`.
         Raises ValueError for an empty or too long range, an architecture that cannot be split, a checkpoint that lacks
         weights of the stage, a device that is not here, and one that quantised weights do not run on.
         """
         place = open_device(device)
-        loaded, layout = load_part(model, start, stop, dtype=dtype, is_fused=place.type == CPU)
+        loaded, layout = load_part(model, start, stop, dtype=dtype, tensors=tensors, is_fused=place.type == CPU)
         if place.type != CPU:
             _check_movable(loaded, device)
             loaded.to(place)
@@ -267,7 +269,13 @@ class StageModel:
 
 
 def load_part(
-    model: str | Path, start: int, stop: int, *, dtype: torch.dtype = torch.float32, is_fused: bool = True
+    model: str | Path,
+    start: int,
+    stop: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, Any] | None = None,
+    is_fused: bool = True,
 ) -> tuple[PreTrainedModel, Layout]:
     """Return a model with the weights of its layers [start, stop) alone, and how it runs its layers.
 
@@ -281,9 +289,15 @@ def load_part(
         raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
     stored = stored_dtype(model, config)
     architecture = _stage_class(model_class(config), layout, start, stop, stored)
+    source = model if tensors is None else None
     with _quiet_loading():
         loaded, info = architecture.from_pretrained(
-            model, config=config, dtype=dtype, output_loading_info=True, **load_options(model, config)
+            source,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            **load_options(model, config),
         )
     _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
     convert_parameters(loaded)

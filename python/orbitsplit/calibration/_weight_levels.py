@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._codebook.weight_losses import WeightLosses
 from orbitsplit._models.compensator import matrix_of, put
+from orbitsplit._models.experts import ExpertsWeight
 from orbitsplit._models.fingerprint import hash_layer
 from orbitsplit._models.quantized import quantized_matrices, weights_of
 from orbitsplit._models.quantizer import weights_config
@@ -41,13 +42,15 @@ class LayerWeights:
         last = len(hooked.layers) + 1
         self.layers: list[list[str]] = [[] for _ in range(last + 1)]
         for name, module in self._modules.items():
-            self.layers[inside.get(id(module), 0 if name in early else last)].append(name)
+            owner = module.experts if isinstance(module, ExpertsWeight) else module
+            self.layers[inside.get(id(owner), 0 if name in early else last)].append(name)
 
     def _before_the_layers(self, batch: Batch) -> set[str]:
         seen: set[str] = set()
         handles = [
             module.register_forward_pre_hook(lambda *_, name=name: seen.add(name))
             for name, module in self._modules.items()
+            if not isinstance(module, ExpertsWeight)  # they are in layers
         ]
         try:
             with torch.no_grad():
@@ -86,7 +89,7 @@ class LayerWeights:
     @contextmanager
     def holding(self, chosen: Mapping[int, Matrices]) -> Iterator[None]:
         """Give the layers that are named the values of quantised weights, until the block ends."""
-        kept: list[tuple[nn.Module, Any]] = []
+        kept: list[tuple[nn.Module | ExpertsWeight, Any]] = []
         try:
             for layer, matrices in chosen.items():
                 for name in self.layers[layer]:

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ import orbitsplit as osp
 from orbitsplit.calibration import held_out
 from orbitsplit.calibration._weight_levels import measure_weights
 from tests.support.tiny_encoders import tiny_bert, tiny_images, tiny_vit
-from tests.support.tiny_models import LAYERS, one_thread, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import LAYERS, one_thread, save_tiny_model, tiny_model, tiny_prompts
 
 TOKENS, ROWS, MEASURED = 40, 5, 2
 # Layers behind the quantised one run alone, with sums of the same order: only float32's last bits may differ.
@@ -105,6 +106,25 @@ def test_a_converted_folder_is_measured_with_its_own_weights(folder: Path) -> No
     assert matrix.format == "int4"
     expected = float(divergences(model, changed, ids_of()).mean())
     assert found["adapted"].loss[2] == pytest.approx(expected, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])  # experts as linear layers are stored, and transposed ones
+def test_experts_are_part_of_a_layer(family: str) -> None:
+    model = tiny_model(family)
+    changed = copy.deepcopy(model)
+    for module in changed.model.layers[1].modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(rounded(module, "int4"))
+    for parameter in changed.model.layers[1].mlp.experts.parameters(recurse=False):
+        if parameter.dim() == 3:
+            stored = parameter.detach().transpose(1, 2) if family == "gpt_oss" else parameter.detach()
+            values = [osp.QuantizedWeights.quantize(one.numpy(), "int4").dequantize() for one in stored]
+            found = torch.from_numpy(np.stack(values))
+            parameter.data = found.transpose(1, 2) if family == "gpt_oss" else found
+    addresses = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    losses = measure_weights(held_out(model, ids_of(), samples=ROWS, positions=None), {"int4": "int4"})["int4"].loss
+    assert losses[2] == pytest.approx(float(divergences(model, changed, ids_of()).mean()), **CLOSE)
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == addresses
 
 
 def test_a_model_is_left_as_it_was(folder: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import torch
 from transformers import (
@@ -40,6 +39,7 @@ from orbitsplit._models.source import (
     split_config,
 )
 from orbitsplit._models.stage import StageModel
+from tests.support.gguf_files import write_gguf
 from tests.support.tiny_models import (
     LAYERS,
     VOCABULARY,
@@ -50,51 +50,6 @@ from tests.support.tiny_models import (
     tiny_prompts,
 )
 
-_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "model.layers": "blk",
-}
-
-
-def write_gguf(path: Path, model: PreTrainedModel) -> None:
-    """Write a Qwen2 model with a byte-pair tokenizer of single characters, as llama.cpp does."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_name("tiny")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["<pad>", "<bos>", "<eos>", *(chr(33 + index) for index in range(VOCABULARY - 4)), "ab"])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    for name, tensor in model.state_dict().items():
-        for ours, theirs in _NAMES.items():
-            name = name.replace(ours, theirs)
-        writer.add_tensor(name, tensor.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
 
 @pytest.fixture(scope="module")
 def gguf_model() -> PreTrainedModel:
@@ -104,7 +59,7 @@ def gguf_model() -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def gguf_file(gguf_model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    write_gguf(path, gguf_model)
+    write_gguf(path, gguf_model.config, {name: value.numpy() for name, value in gguf_model.state_dict().items()})
     return path
 
 

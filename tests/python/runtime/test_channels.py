@@ -124,15 +124,17 @@ def test_an_activation_need_not_be_contiguous() -> None:
 
 def test_frames_and_bytes_of_recorded_groups_are_counted() -> None:
     ends = activation_ends("int8")
+    frames = [len(osp.compress(activation(tokens), codec="int8")) for tokens in (5, 1, 1)]
     ends.outlet.begin(GROUP, activation(5))
     ends.outlet.send(3, 1, activation(1))
     ends.outlet.send(3, 2, activation(1))
     ends.outlet.send(4, 1, activation(1))
     assert ends.outlet.take_traffic(3) == Traffic(
         frames=3,
-        prefill_bytes=len(osp.compress(activation(5), codec="int8")),
-        decode_bytes=2 * len(osp.compress(activation(1), codec="int8")),
+        prefill_bytes=frames[0],
+        decode_bytes=sum(frames[1:]),
         original_bytes=2 * 7 * HIDDEN * 4,
+        message_bytes=3 * 96 + len(GROUP.to_json()) + sum(frames),
     )
     assert ends.outlet.take_traffic(3) == ends.outlet.take_traffic(4) == Traffic()
 
@@ -150,7 +152,9 @@ def test_what_is_sent_again_is_what_was_sent_and_counts_as_a_frame() -> None:
     events, _ = ends.recorder.take(3)
     assert [event[3:] for event in events if event[0] == "send"] == [(10.0, 12.0), (12.0, 14.0)]
     frame_bytes = len(osp.compress(activation(5), codec="int8"))
-    assert ends.outlet.take_traffic(3) == Traffic(2, 2 * frame_bytes, 0, 2 * 2 * 5 * HIDDEN * 4)
+    assert ends.outlet.take_traffic(3) == Traffic(
+        2, 2 * frame_bytes, 0, 2 * 2 * 5 * HIDDEN * 4, 2 * (96 + len(GROUP.to_json()) + frame_bytes)
+    )
     ends.outlet.notify(Kind.END, 3)
     assert ends.memory.last == {}
 

@@ -50,9 +50,11 @@ def test_records_survive_json(record: Record) -> None:
 
 
 def test_traffic_adds_up_over_groups() -> None:
-    traffic = Traffic(frames=3, prefill_bytes=100, decode_bytes=20, original_bytes=480)
+    traffic = Traffic(frames=3, prefill_bytes=100, decode_bytes=20, original_bytes=480, message_bytes=450)
     assert (traffic.frame_bytes, traffic.ratio) == (120, 4.0)
-    assert traffic + traffic == Traffic(frames=6, prefill_bytes=200, decode_bytes=40, original_bytes=960)
+    assert traffic + traffic == Traffic(
+        frames=6, prefill_bytes=200, decode_bytes=40, original_bytes=960, message_bytes=900
+    )
 
 
 def test_a_group_and_its_tokens_survive_a_request() -> None:

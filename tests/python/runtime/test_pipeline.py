@@ -157,6 +157,8 @@ def test_the_run_counts_frames_and_bytes(three_stages: Pipeline) -> None:
         prefill = [osp.frame_bytes((rows, 9, HIDDEN), "float32", "raw") for rows in (2, 1)]
         decode = [osp.frame_bytes((rows, 1, HIDDEN), "float32", "raw") for rows in (2, 1)]
         assert (link.prefill_bytes, link.decode_bytes) == (sum(prefill), 4 * sum(decode))
+        descriptions = link.message_bytes - link.frame_bytes - 96 * link.frames  # of the two groups
+        assert 2 * 50 < descriptions < 2 * 500
     assert [(link.source, link.destination) for link in run.links] == [("node 0", "node 1"), ("node 1", "node 2")]
 
 

@@ -37,12 +37,16 @@ def _restored(kind: Any, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """The traffic of a link: frames, their bytes in prefill and decode, and `original_bytes` before compression."""
+    """The traffic of a link: frames, their bytes in prefill and decode, and `original_bytes` before compression.
+
+    `message_bytes` are those of the frames with headers and descriptions of groups, as they are handed to Gloo.
+    """
 
     frames: int = 0
     prefill_bytes: int = 0
     decode_bytes: int = 0
     original_bytes: int = 0
+    message_bytes: int = 0
 
     @property
     def frame_bytes(self) -> int:
@@ -60,4 +64,5 @@ class Traffic:
             self.prefill_bytes + other.prefill_bytes,
             self.decode_bytes + other.decode_bytes,
             self.original_bytes + other.original_bytes,
+            self.message_bytes + other.message_bytes,
         )

@@ -303,6 +303,12 @@ class _Posted(NamedTuple):
 _NOTHING: list[_Sent] = []
 
 
+def bytes_of(header: Header) -> int:
+    """Return the bytes of a message with the headers of its parts."""
+    parts = max(1, math.ceil(header.body_bytes / (PART_BYTES - HEADER_BYTES)))
+    return parts * HEADER_BYTES + header.body_bytes
+
+
 def _buffer(size: int) -> tuple[Tensor, memoryview]:
     message = torch.empty(size, dtype=torch.uint8)
     return message, message.numpy().data

@@ -21,7 +21,7 @@ from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.framing import Header
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.record import Traffic
-from orbitsplit.runtime._messages.transport import MESSAGE_BYTES, Receiver, Sender
+from orbitsplit.runtime._messages.transport import MESSAGE_BYTES, Receiver, Sender, bytes_of
 from orbitsplit.runtime._schedule import Kind, Message
 
 _TOKEN_BYTES = 8
@@ -43,7 +43,7 @@ class ActivationOutlet:
         self._pace = pace
         self._codec = codec
         self._half_duplex = half_duplex
-        # Of each recorded group what a Traffic says, in its order, and the bytes of an activation for each token.
+        # Of each recorded group what a Traffic says, in its order (the last but one: bytes of an activation per token).
         self._counts: dict[int, list[int]] = {}
         # Steps have few shapes: [rows of a group, 1, H].
         self._encoders: dict[torch.Size, Encoder] = {}
@@ -51,7 +51,7 @@ class ActivationOutlet:
     def begin(self, group: Group, x: Tensor) -> None:
         """Encode the first activation [b, S, H] of a group and send it with the group's description."""
         if group.is_recorded:
-            self._counts.setdefault(group.id, [0, 0, 0, 0, 0])
+            self._counts.setdefault(group.id, [0, 0, 0, 0, 0, 0])
         self._send(Kind.BEGIN, group.id, group.first_step, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
@@ -72,7 +72,8 @@ class ActivationOutlet:
 
     def take_traffic(self, group: int) -> Traffic:
         """Return what was sent of a group, and forget it."""
-        return Traffic(*self._counts.pop(group, ())[:4])
+        counts = self._counts.pop(group, [])
+        return Traffic(*counts[:4], *counts[5:])
 
     def _send(self, kind: Kind, group: int, step: int, x: Tensor, description: bytes) -> None:
         rows, tokens, _ = shape = x.shape
@@ -93,6 +94,7 @@ class ActivationOutlet:
             counts[2 if header.step > 0 else 1] += header.payload_bytes
             counts[3] += activation_bytes
             counts[4] = activation_bytes // max(1, header.tokens)
+            counts[5] += bytes_of(header)
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from orbitsplit._models.architecture import find_layout
-from orbitsplit._models.fingerprint import hash_layers
+from orbitsplit._models.fingerprint import first_other_layer
 from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
@@ -151,12 +151,12 @@ def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
         return
     layers = model.transformer_layers
     own = range(max(0, stage.start - 1), min(len(layers), stage.stop - 1))
-    for index, found in hash_layers({index: layers[index] for index in own}).items():
-        if found != setup.source_hashes[index]:
-            raise ValueError(
-                f"the weights of other stages were converted from another model than {setup.model}, "
-                f"of which layer {index} has other weights"
-            )
+    index = first_other_layer({index: layers[index] for index in own}, dict(enumerate(setup.source_hashes)))
+    if index is not None:
+        raise ValueError(
+            f"the weights of other stages were converted from another model than {setup.model}, "
+            f"of which layer {index} has other weights"
+        )
 
 
 def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, *, runs_chunks: bool = False) -> Ready:
