@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported. Matrices of these models are so small that threads mostly wait for each other, spinning: on
 # two busy cores several times the processor time of one thread. Values that are set already stay.
@@ -15,6 +16,22 @@ import pytest
 from orbitsplit._backend import backend_name, use_backend
 
 _DEFAULT_BACKEND = backend_name()
+# Modules that take longest, in the order in which they start: processes of pipelines wait for each other, and what only
+# computes uses the time. Where modules are shared out whole, one that takes minutes would else end alone.
+_FIRST = (
+    "runtime/test_recovery.py",
+    "planner/test_planner.py",
+    "models/test_stage.py",
+    "runtime/test_torchrun.py",
+    "cases/test_problems.py",
+    "cli/test_demo.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the modules that take longest before the others."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(params=["native", "numba"], scope="module")

@@ -13,7 +13,7 @@ import orbitsplit as osp
 from orbitsplit._io.garbage import no_collections
 from orbitsplit._models import lazy_imports
 from orbitsplit._models.model_path import find_model
-from orbitsplit.runtime._launcher import torchrun_rank
+from orbitsplit.runtime._launcher import check_ranks, torchrun_rank
 from orbitsplit.runtime._parent import worker_process
 
 from . import views
@@ -106,6 +106,8 @@ def run_plan(
         weight_models=weight_model or (),
     )
     inputs = files.load()
+    if rank == 0:
+        check_ranks(len(inputs.plan.stages))
     count = (inputs.plan.workload.new_tokens or 32) if new_tokens is None else new_tokens
     sampling: dict[str, Any] = {"do_sample": sample, "temperature": temperature, "top_p": top_p, "seed": seed}
     with progress_bars() as progress:

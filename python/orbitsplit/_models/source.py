@@ -6,7 +6,7 @@ import codecs
 import copy
 import functools
 import tempfile
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,18 @@ class _WithoutValues(TorchFunctionMode):
             if tensor.is_meta:
                 return tensor
         return func(*args, **options)
+
+
+def prepare_loading() -> None:
+    """Do once what each process forked from this one would do when it first loads a model: 0.1 s of a core.
+
+    It is transformers' table of the names that weights had in older checkpoints, which is not part of its interface:
+    where it is made in another way, nothing is prepared.
+    """
+    with suppress(ImportError, AttributeError):
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+        get_checkpoint_conversion_mapping("")
 
 
 def without_values() -> AbstractContextManager[Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not in its __all__
 
 from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._launcher import check_ranks
 from orbitsplit.runtime._messages.interfaces import interface_address, interface_names
 from orbitsplit.runtime._parent.session import Deployment
 from orbitsplit.runtime._worker import process
@@ -27,11 +28,10 @@ _PATIENCE = datetime.timedelta(minutes=10)
 def deploy(plan: Plan) -> Deployment:
     """Return the deployment of a plan, on rank 0, and publish the address of the control store to the other ranks.
 
-    Raises ValueError unless there are as many ranks as stages.
+    Raises as `check_ranks`, which whoever calls this may do before it imports this module.
     """
+    check_ranks(len(plan.stages))
     ranks, ranks_here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if ranks != len(plan.stages):
-        raise ValueError(f"torchrun started {ranks} processes, the plan has {len(plan.stages)} stages")
     # Other machines reach this one by the interface that the master's name stands for.
     address = "127.0.0.1" if ranks == ranks_here else socket.gethostbyname(os.environ["MASTER_ADDR"])
     with socket.create_server((address, 0)) as probe:

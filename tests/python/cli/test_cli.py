@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 import orbitsplit as osp
 from orbitsplit.__main__ import main
-from orbitsplit._cli import views
+from orbitsplit._cli import running, views
 from tests.support.fake_engine import byte_tokenizer
 from tests.support.small_inputs import LINKS, PROBLEM
 from tests.support.tiny_models import (
@@ -430,6 +430,19 @@ def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(
     for options in (("--links", "links.toml"), after_a_loss):
         assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2
         assert "are for runs whose processes are all on this machine" in capsys.readouterr().err
+
+
+def test_another_number_of_ranks_than_stages_is_refused_at_once(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It was found after the imports of torch and transformers, on every machine.
+    monkeypatch.chdir(chain.folder)
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("RANK", "0"), ("WORLD_SIZE", "5")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(running, "_open", None)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x") == 2
+    stages = len(osp.Plan.load("plan.json").stages)
+    assert f"torchrun started 5 processes, the plan has {stages} stages" in capsys.readouterr().err
 
 
 def test_serve_ends_when_its_pipeline_cannot_go_on(chain: Chain) -> None:

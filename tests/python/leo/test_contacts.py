@@ -82,24 +82,37 @@ def scanned(constellation: leo.Constellation, start: datetime, seconds: int) -> 
     }
 
 
-@pytest.mark.parametrize("step_s", [10.0, 30.0, 47.0, 60.0])
-def test_windows_are_what_a_scan_in_seconds_finds(step_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in chunks of a few samples, with edges in every place; masks from the horizon to nearly the zenith."""
+SCANNED_S = 3 * 3600
+
+
+@pytest.fixture(scope="module")
+def shell() -> leo.Constellation:
+    """Return satellites and stations with masks from the horizon to nearly the zenith."""
     stations = [leo.Station(f"mask {m}", 40.0 + m / 10, 2.0 * m, mask_deg=m) for m in (0, 5, 30, 60, 80)]
     stations.append(leo.Station("pole", 90.0, 0.0, mask_deg=3))
-    shell = leo.walker_delta(12, 3, 1, altitude_km=550, inclination_deg=87).served_by(*stations)
-    seconds = 3 * 3600
-    expected = scanned(shell, shell.epoch, seconds)
+    return leo.walker_delta(12, 3, 1, altitude_km=550, inclination_deg=87).served_by(*stations)
+
+
+@pytest.fixture(scope="module")
+def views(shell: leo.Constellation) -> dict[tuple[str, str], np.ndarray]:
+    return scanned(shell, shell.epoch, SCANNED_S)
+
+
+@pytest.mark.parametrize("step_s", [10.0, 30.0, 47.0, 60.0])
+def test_windows_are_what_a_scan_in_seconds_finds(
+    step_s: float, shell: leo.Constellation, views: dict[tuple[str, str], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in chunks of a few samples, with edges in every place."""
     monkeypatch.setattr("orbitsplit.leo._orbits.constellation._CHUNK", 12 * 17)
-    found = {key: np.zeros(seconds + 1, dtype=bool) for key in expected}
-    stop = shell.epoch + timedelta(seconds=seconds)
+    found = {key: np.zeros(SCANNED_S + 1, dtype=bool) for key in views}
+    stop = shell.epoch + timedelta(seconds=SCANNED_S)
     contacts = shell.contacts(shell.epoch, stop, step_s=step_s)
     for contact in contacts:
         assert shell.epoch <= contact.start <= contact.highest <= contact.stop <= stop
         a, b = ((when - shell.epoch).total_seconds() for when in (contact.start, contact.stop))
         found[contact.station, contact.satellite][int(np.ceil(a)) : int(np.floor(b)) + 1] = True
-    assert sum(int(view.sum()) for view in expected.values()) > 5000
-    for key, view in expected.items():
+    assert sum(int(view.sum()) for view in views.values()) > 5000
+    for key, view in views.items():
         assert np.array_equal(view, found[key]), key
 
 

@@ -22,6 +22,7 @@ from transformers import (
     SiglipConfig,
     SiglipVisionConfig,
     ViTConfig,
+    conversion_mapping,
 )
 
 from orbitsplit._models import architecture
@@ -35,6 +36,7 @@ from orbitsplit._models.source import (
     load_tokenizer,
     model_class,
     open_model,
+    prepare_loading,
     read_config,
     split_config,
 )
@@ -329,3 +331,14 @@ def test_a_config_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b'{"architectures": ["\xff"]}')
     with pytest.raises(ValueError, match=r"config\.json is not UTF-8 text: byte 0xff at offset 20$"):
         read_config(tmp_path)
+
+
+def test_a_load_finds_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_model(tmp_path)
+    monkeypatch.setattr(conversion_mapping, "_checkpoint_conversion_mapping_cache", None)
+    prepare_loading()
+    monkeypatch.delattr(conversion_mapping, "_build_checkpoint_conversion_mapping")
+    assert StageModel.load(tmp_path, 1, 3).layers == LAYERS + 2
+    prepare_loading()  # without an effect
+    monkeypatch.delattr(conversion_mapping, "get_checkpoint_conversion_mapping")
+    prepare_loading()  # of a transformers that does it in another way

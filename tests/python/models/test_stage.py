@@ -351,7 +351,10 @@ def test_a_model_that_would_be_something_else_split_is_refused(
 
 # Loads each stage in a process of its own, forked before anything is loaded: a peak does not go down again.
 _PEAKS = """
-import os, resource, sys, torch
+import os, resource, sys
+from orbitsplit._models import lazy_imports
+lazy_imports.install()  # as workers do
+import torch
 from orbitsplit._models.stage import StageModel
 for dtype, start, stop in (("float32", 1, 5), ("bfloat16", 1, 6)):
     child = os.fork()

@@ -53,7 +53,10 @@ def test_no_limit_of_files_is_enough(limit_files: Callable[[int], None]) -> None
 def test_the_files_that_are_asked_for_suffice(tmp_path: Path) -> None:
     save_tiny_model(tmp_path)
     program = """
-import resource, sys, torch
+import resource, sys
+from orbitsplit._models import lazy_imports
+lazy_imports.install()  # as the command line: half the time
+import torch
 import orbitsplit as osp
 from orbitsplit.runtime._parent import host_checks as checks
 stages = 4

@@ -42,7 +42,10 @@ def test_a_dropped_pipeline_ends_its_processes_and_threads_with_a_warning(direct
 
 # Leaves without closing, in the middle of its work; prints the workers' ids.
 _LEAVING = """
-import sys, torch
+import sys
+from orbitsplit._models import lazy_imports
+lazy_imports.install()  # as the command line: half the time
+import torch
 import orbitsplit as osp
 from pathlib import Path
 pipe = osp.Pipeline(osp.Plan.manual(cuts=[2], layers=4), Path(sys.argv[1]))

@@ -370,7 +370,10 @@ def test_a_stage_must_fit_the_memory_of_its_node(directory: Path, unsplit: PreTr
 
 # Prints the workers' ids when the first tokens arrive, and continues until it is ended.
 _PARENT = """
-import sys, torch
+import sys
+from orbitsplit._models import lazy_imports
+lazy_imports.install()  # as the command line: half the time
+import torch
 from pathlib import Path
 import orbitsplit as osp
 printed = []

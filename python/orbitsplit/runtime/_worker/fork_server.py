@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from orbitsplit._models import child_process
 from orbitsplit._models.architecture import find_layout, knows_layout
-from orbitsplit._models.source import read_config
+from orbitsplit._models.source import prepare_loading, read_config
 from orbitsplit.runtime._memory import library_bytes
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
@@ -34,6 +34,7 @@ def main() -> None:
     channel = socket.socket(fileno=os.dup(0))
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    prepare_loading()
     gc.collect()
     gc.freeze()  # a collection in a worker would else copy the pages of all objects of the libraries
     ForkServer(channel).serve()
