@@ -9,8 +9,8 @@ from orbitsplit._numba.jit import inlined
 
 from .tables import Floats, Ints
 
-# Columns of the numbers: two loads of (sum, max, open), then the rest. In prefill the sum is of the last micro-batch, the
-# others of those before it. The last stage enters the maximum only when it is complete: until then what it has
+# Columns of the numbers: two loads of (sum, max, open), then the rest. In prefill the sum is of the last micro-batch,
+# the others of those before it. The last stage enters the maximum only when it is complete: until then what it has
 # collected is open, and encoding or a half-duplex transmission may still be added.
 SUM, MAX, OPEN = 0, 1, 2
 PREFILL, TOKEN = 0, 3
