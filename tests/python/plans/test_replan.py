@@ -161,7 +161,8 @@ def test_the_chosen_option_takes_least_and_moves_what_is_lacking(seed) -> None:
 
 def test_moves_are_charged_to_every_micro_batch_alike() -> None:
     moving = 0
-    for seed in range(30):
+    # The answers to the last three differ if moves are charged to the last micro-batch alone.
+    for seed in (*range(60), 826, 1791, 1878):
         data = random_problem(Random(seed), most_layers=5, most_nodes=3)
         data.pop("pins", None)
         data.pop("layer_earlier_time_s", None)
