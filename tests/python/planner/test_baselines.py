@@ -83,7 +83,7 @@ def bottleneck(p: dict, stages) -> float:
         room = p["nodes"][node]["memory_bytes"] - p["nodes"][node]["headroom_bytes"]
         if sum(p["layer_memory_bytes"][start:stop]) > room:
             return math.inf
-        busiest = max(busiest, sum(p["layer_time_s"][node][start:stop]))
+        busiest = max(busiest, sum(judge.earlier_times(p)[node][start:stop]))
         if level is not None:
             bandwidth = p["bandwidth_bytes_per_s"][node][stages[k + 1][0]]
             size = p["cut_bytes"][stop - 1] / p["levels"][level]["ratio"]
@@ -124,7 +124,8 @@ def fastest_relay(p: dict, node: int) -> float:
                 delay = 0
             stages = [(node, 0, len(p["layers"]), None)]
             last, delays = judge.occupancies({**p, "ingress": None}, stages, p["layer_time_s"], [], external=True)
-            total = sum(busy) + delay + sum(last) + sum(delays) + (p["micro_batches"] - 1) * max(*busy, *last)
+            earlier, _ = judge.occupancies({**p, "ingress": None}, stages, judge.earlier_times(p), [], external=True)
+            total = sum(busy) + delay + sum(last) + sum(delays) + (p["micro_batches"] - 1) * max(*busy, *earlier)
             if p.get("new_tokens", 0) >= 2:
                 round_trip = sum(p["layer_decode_time_s"][node])
                 total += (p["new_tokens"] - 1) * round_trip * max(1, p.get("groups", p["micro_batches"]))

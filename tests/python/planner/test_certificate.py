@@ -37,7 +37,7 @@ def relaxed(data: dict, constraint: str, first: int, last: int) -> dict:
         p["nodes"][names.index(constraint.removeprefix("memory of "))]["memory_bytes"] = 1e9
     elif constraint.startswith("speed of "):
         n = names.index(constraint.removeprefix("speed of "))
-        for key in {"layer_time_s", "layer_decode_time_s"} & set(p):
+        for key in {"layer_time_s", "layer_earlier_time_s", "layer_decode_time_s"} & set(p):
             p[key][n] = [seconds / 2 for seconds in p[key][n]]
     elif constraint.startswith("link "):
         a, b = (names.index(name) for name in constraint.removeprefix("link ").split(" -> "))
