@@ -20,22 +20,30 @@ ROOM_TOKENS = 32
 _NOTHING = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
 
 
-def growing_cache(config: PreTrainedConfig, most_tokens: int | None = None) -> Cache:
+def growing_cache(config: PreTrainedConfig, most_tokens: int | None = None, *, spare_tokens: int = 0) -> Cache:
     """Return an empty cache for a decoder's configuration; layers other than plain attention are transformers' own.
 
-    `most_tokens` is the length at which a sequence ends, if it is known: no room is taken for more.
+    `most_tokens` is the length at which a sequence ends, if it is known: no room is taken for more. The last
+    `spare_tokens` tokens can be taken back.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [_growing(layer, most_tokens) for layer in cache.layers]
+    cache.layers = [_growing(layer, most_tokens, spare_tokens) for layer in cache.layers]
     return cache
 
 
-def _growing(layer: Any, most_tokens: int | None) -> Any:
+def _growing(layer: Any, most_tokens: int | None, spare_tokens: int) -> Any:
     if type(layer) is DynamicLayer:
         return _GrowingLayer(most_tokens)
     if type(layer) is DynamicSlidingWindowLayer:
-        return _GrowingSlidingLayer(layer.sliding_window, most_tokens)
+        return _GrowingSlidingLayer(layer.sliding_window, most_tokens, spare_tokens)
     return layer
+
+
+def rewind(cache: Cache, tokens: int) -> None:
+    """Take back all but the first `tokens` tokens of a growing cache that `takes_chunks`."""
+    for layer in cache.layers:
+        if layer.is_initialized:
+            layer.rewind(tokens)
 
 
 def takes_chunks(cache: Cache) -> bool:
@@ -84,16 +92,24 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not 
         self.values = self._value_room.append(self.values, value_states)
         return self.keys, self.values
 
+    def rewind(self, tokens: int) -> None:
+        """Take back all but the first `tokens` tokens."""
+        self.keys, self.values = self.keys[:, :, :tokens], self.values[:, :, :tokens]
+
 
 class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
-    """The same of the last tokens only, as many as the attention's window sees."""
+    """The same of the last tokens only: those that the attention's window sees, and some that it may see again."""
 
     keys: Tensor
     values: Tensor
+    cumulative_length: int
 
-    def __init__(self, sliding_window: int, most_tokens: int | None) -> None:
+    def __init__(self, sliding_window: int, most_tokens: int | None, spare_tokens: int) -> None:
         super().__init__(sliding_window)
         self._key_room, self._value_room = _Room(most_tokens), _Room(most_tokens)
+        self._spare_tokens = spare_tokens
+        # Keys and values with the spare ones before them, of which `keys` and `values` are the end.
+        self._with_spare: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new tokens, [B, heads, S, D] each, and return those that the window sees."""
@@ -103,11 +119,39 @@ class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self.cumulative_length += key_states.shape[-2]
-        keys = self._key_room.append(self.keys, key_states)
-        values = self._value_room.append(self.values, value_states)
+        if not self._spare_tokens:
+            keys = self._key_room.append(self.keys, key_states)
+            values = self._value_room.append(self.values, value_states)
+            self._keep_window(keys, values)
+            return keys, values
+        seen = (self.keys.shape[-2] if self.keys.numel() else 0) + key_states.shape[-2]
+        past_keys, past_values = self._with_spare or (self.keys, self.values)
+        keys = self._key_room.append(past_keys, key_states)
+        values = self._value_room.append(past_values, value_states)
+        most = self.sliding_window - 1 + self._spare_tokens
+        self._with_spare = keys[:, :, -most:], values[:, :, -most:]
+        self._keep_window(keys, values)
+        return keys[:, :, -seen:], values[:, :, -seen:]
+
+    def rewind(self, tokens: int) -> None:
+        """Take back all but the first `tokens` tokens, at most as many as are spare."""
+        back: int = self.cumulative_length - tokens
+        if back == 0:
+            return
+        self.cumulative_length = tokens
+        if self.keys.dtype is _NOTHING.dtype:  # of another stage: it counts tokens
+            length = min(tokens, self.sliding_window - 1)
+            self.keys = self.values = _NOTHING.expand(self.keys.shape[0], 1, length, 1)
+            return
+        assert self._with_spare is not None, "tokens are taken back of a cache without spare ones"
+        assert back <= self._spare_tokens, "more tokens are taken back than are spare"
+        keys, values = (state[:, :, : state.shape[-2] - back] for state in self._with_spare)
+        self._with_spare = keys, values
+        self._keep_window(keys, values)
+
+    def _keep_window(self, keys: Tensor, values: Tensor) -> None:
         self.keys = keys[:, :, -self.sliding_window + 1 :]
         self.values = values[:, :, -self.sliding_window + 1 :]
-        return keys, values
 
 
 class _Room:

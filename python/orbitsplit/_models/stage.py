@@ -119,9 +119,12 @@ class StageModel:
         """Bytes of the stage's own weights; a shared tensor counts once."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
 
-    def new_cache(self, most_tokens: int | None = None) -> Cache:
-        """Return an empty KV cache for one group of sequences, which end at `most_tokens` tokens if that is known."""
-        return growing_cache(self.config.get_text_config(decoder=True), most_tokens)
+    def new_cache(self, most_tokens: int | None = None, *, spare_tokens: int = 0) -> Cache:
+        """Return an empty KV cache for one group of sequences, which end at `most_tokens` tokens if that is known.
+
+        The last `spare_tokens` tokens can be taken back by `rewind`.
+        """
+        return growing_cache(self.config.get_text_config(decoder=True), most_tokens, spare_tokens=spare_tokens)
 
     def runs_chunks(self) -> bool:
         """Whether a prompt may run through the stage in several forwards that extend a cache.
@@ -143,13 +146,16 @@ class StageModel:
         return bool((last - expected).abs().max() <= tolerance * expected.abs().max())
 
     @torch.inference_mode()
-    def forward(self, x: Tensor, attention_mask: Tensor, cache: Cache, *, without_head: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, attention_mask: Tensor, cache: Cache, *, without_head: bool = False, logits_to_keep: int = 1
+    ) -> Tensor:
         """Run the stage on new tokens and extend the cache.
 
         `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
         `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
-        or on the last stage the logits [B, V] of the last position; `without_head` the hidden state there too. Tensors
-        are in the processor's memory, whatever the stage's device.
+        or on the last stage the logits [B, V] of the last position, with more than one of `logits_to_keep` those of the
+        last ones, [B, positions, V]; `without_head` the hidden state there too. Tensors are in the processor's memory,
+        whatever the stage's device.
         """
         is_padded = self._is_padded(attention_mask)
         steps = self._steps if x.shape[1] == 1 and not is_padded else None
@@ -158,14 +164,14 @@ class StageModel:
         try:
             if steps is not None:
                 return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
-            inputs = self._inputs(self._received, attention_mask, is_padded=is_padded)
+            inputs = self._inputs(self._received, attention_mask, is_padded=is_padded, logits_to_keep=logits_to_keep)
             output = self.model(**inputs, past_key_values=cache, use_cache=True)
         except _StageExit as left:
             return to_host(left.hidden)
         finally:
             self._received = None
             self._leaves = not self.is_last
-        return to_host(output.logits[:, -1])
+        return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
     @torch.inference_mode()
     def forward_once(self, x: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
@@ -195,7 +201,7 @@ class StageModel:
         """Return what enters the stage on its device."""
         return _aligned(x) if self.device.type == CPU else x.to(self.device)
 
-    def _inputs(self, x: Tensor, attention_mask: Tensor, *, is_padded: bool) -> dict[str, Any]:
+    def _inputs(self, x: Tensor, attention_mask: Tensor, *, is_padded: bool, logits_to_keep: int) -> dict[str, Any]:
         tokens, attention_mask = x.shape[1], attention_mask.to(self.device)
         # Past the first stage only the shape of the ids is used.
         inputs: dict[str, Any] = {"input_ids": x if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)}
@@ -206,7 +212,7 @@ class StageModel:
             inputs["position_ids"] = positions[:, -tokens:]
         inputs["attention_mask"] = attention_mask if is_padded else None
         if "logits_to_keep" in self._accepted:
-            inputs["logits_to_keep"] = 1
+            inputs["logits_to_keep"] = logits_to_keep
         return inputs
 
     def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

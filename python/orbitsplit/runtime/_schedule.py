@@ -2,7 +2,8 @@
 
 The rows of a batch run through the chain of stages in groups (micro-batches). Each group has its own KV cache and runs
 independently, so that one group is computed while another is on a link: prefill keeps the chain full, and a group
-starts to decode as soon as its first token has returned, without a barrier. Groups may start and end at any time.
+starts to decode as soon as its first token has returned, without a barrier. Groups may start and end at any time. A
+group of one row may send guesses of the next tokens with a token, of which those are kept that turn out to be right.
 Prompts may run in chunks, one behind the other: the steps of a group are numbered as `Group` says.
 
     first stage     FirstStage    starts groups, owns their tokens, sends the next step when a token returns
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from orbitsplit._errors import TransportError
+from orbitsplit.runtime._drafts import Guessing
 from orbitsplit.runtime._memory import is_out_of_memory
 from orbitsplit.runtime._messages.groups import Group
 
@@ -135,6 +137,7 @@ class _Running:
     x: Any
     rows_running: Tensor
     step: int
+    guessing: Guessing | None = None
     got: list[Tensor] = field(default_factory=list)
     corruptions: int = 0
     is_cancelled: bool = False
@@ -163,7 +166,8 @@ class FirstStage:
         """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
-        self._waiting.append(_Running(group, x, rows_running, group.first_step - 1))
+        guessing = Guessing(x[0].tolist(), group.draft_tokens) if group.draft_tokens else None
+        self._waiting.append(_Running(group, x, rows_running, group.first_step - 1, guessing))
 
     def advance(self) -> None:
         """Run the next chunk of the prompt that has waited longest, if there is one."""
@@ -208,7 +212,7 @@ class FirstStage:
             self._finish(running)
         else:
             assert message.x is not None, "tokens arrive whole, or as CORRUPTED"
-            if self._add_tokens(running, message.x):
+            if all(self._add_tokens(running, tokens) for tokens in _accepted(running, message.x)):
                 self._send(running)
             else:
                 self._finish(running)
@@ -218,7 +222,8 @@ class FirstStage:
 
     def _send(self, running: _Running) -> None:
         """Run the next step of a group, and send what the stage makes of it."""
-        reason = _error_of(self._stage, functools.partial(self._run_step, running, running.step + 1))
+        step = running.step + 1 if running.step < 0 else len(running.got)
+        reason = _error_of(self._stage, functools.partial(self._run_step, running, step))
         if reason is not None:
             self._fail(running, "request", reason)
 
@@ -228,6 +233,9 @@ class FirstStage:
             self._stage.begin(group)
         if step > 0:
             x = running.got[-1][:, None]
+            if running.guessing is not None:
+                guesses = running.guessing.start(most=group.max_new_tokens - step - 1)
+                x = torch.cat([x, torch.tensor([guesses], dtype=torch.int64)], dim=1)
         elif group.first_step < 0:
             positions = group.positions(step)
             x = running.x[:, positions.start : positions.stop]
@@ -306,7 +314,7 @@ class Follower:
                 self._outlet.notify(Kind.FAILED, group, self._errors[group])
             else:
                 self._outlet.repeat(group, step)
-        elif group in self._errors or not (message.begun is not None if last is None else step == last + 1):
+        elif group in self._errors or not _is_next(message, last):
             return  # the group has failed, or a step before this one is missing, which is on its way again
         elif message.x is None:
             self._outlet.notify(Kind.CORRUPTED, group)
@@ -334,6 +342,24 @@ def run_follower(stage: Forward, inlet: Inlet, outlet: Outlet) -> None:
     follower = Follower(stage, outlet)
     while follower.take(inlet.receive()):
         pass
+
+
+def _is_next(message: Message, last: int | None) -> bool:
+    """Whether no step is missing between the last one that arrived of a group and a later one.
+
+    Steps after the prompt are sent one at a time, each by as many further as tokens came of the one before.
+    """
+    if last is None:
+        return message.begun is not None
+    return message.step == last + 1 or (message.step > 0 and last >= 0)
+
+
+def _accepted(running: _Running, tokens: Tensor) -> Iterator[Tensor]:
+    """Yield the new tokens [b] of a message: with guesses, one after each that was right."""
+    if running.guessing is None:
+        yield tokens
+    else:
+        yield from running.guessing.finish(tokens.tolist())
 
 
 def _kept_steps(first_step: int, last_step: int) -> range:

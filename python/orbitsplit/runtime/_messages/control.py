@@ -118,7 +118,7 @@ class Ready(Record):
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
     `positions` is the size of the first stage's table of positions, None for a model without such a table.
     `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
-    `runs_chunks` tells whether the stage runs prompts in chunks, of which the plan gives the length.
+    `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are.
     """
 
     weight_bytes: int

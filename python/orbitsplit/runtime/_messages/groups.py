@@ -43,7 +43,9 @@ class Group(Record):
 
     With `chunk_tokens` the prompts run through the chain in chunks of so many tokens, the last of which may be shorter.
     Every message of a group has the number of its step: that of a prompt, or of its last chunk, is 0 and yields the
-    first token; chunks before it count down from -1, further tokens up from 1.
+    first token, chunks before it count down from -1. Step n above 0 begins behind n new tokens.
+
+    A group of one row may have up to `draft_tokens` guesses of the tokens behind the last one in each of these steps.
     """
 
     id: int
@@ -59,6 +61,7 @@ class Group(Record):
     is_recorded: bool = False
     replayed: int = 0
     chunk_tokens: int | None = None
+    draft_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
@@ -69,10 +72,11 @@ class Group(Record):
         """The step with which the group starts: 0, or with n chunks 1 - n."""
         return 0 if self.chunk_tokens is None else 1 - max(1, -(-(self.tokens - self.replayed) // self.chunk_tokens))
 
-    def positions(self, step: int) -> range:
-        """Return the positions of the tokens that run through the chain in a step."""
+    def positions(self, step: int, tokens: int = 1) -> range:
+        """Return the positions of the tokens that run through the chain in a step, of one above 0 so many `tokens`."""
         if step > 0:
-            return range(self.tokens + step - 1, self.tokens + step)
+            start = self.tokens + step - 1
+            return range(start, start + tokens)
         size = self.chunk_tokens or self.tokens
         start = (step - self.first_step) * size
         return range(start, self.tokens if step == 0 else start + size)

@@ -14,6 +14,8 @@ from .arguments import boolean, integer, number
 _INT64 = 2**63
 # What torch.Generator.manual_seed accepts.
 _LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1
+# More guesses at once are hardly ever right, and keys and values of as many tokens are kept beside the window.
+MOST_DRAFTS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,10 @@ class GenerationOptions:
     `eos_token_id` ends no row early. Decoding is greedy, or with `do_sample` sampled with `temperature`, `top_k` (0:
     all tokens) and `top_p`, which default to the generation config, and with `seed` (None: a random one).
 
+    With `prompt_lookup_num_tokens`, up to so many guesses of the next tokens go along with each, and tokens of a lap
+    are all that were right and one more: the text goes on as it did where its last tokens came before. The text is that
+    without them, but for rounding. How many are sent is decided from how many were right and how long laps take.
+
     Numbers of NumPy and 0-d tensors are accepted. Raises TypeError or ValueError, naming the field.
 
     Example:
@@ -59,6 +65,7 @@ class GenerationOptions:
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
+    prompt_lookup_num_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self._set("max_new_tokens", integer("max_new_tokens", self.max_new_tokens, least=1))
@@ -75,6 +82,9 @@ class GenerationOptions:
             self._set("top_k", integer("top_k", self.top_k, least=0))
         if self.top_p is not None:
             self._set("top_p", number("top_p", self.top_p, above=0, most=1))
+        if self.prompt_lookup_num_tokens is not None:
+            drafts = integer("prompt_lookup_num_tokens", self.prompt_lookup_num_tokens, least=1, most=MOST_DRAFTS)
+            self._set("prompt_lookup_num_tokens", drafts)
         if self.seed is not None:
             self._set("seed", integer("seed", self.seed, least=_LEAST_SEED, most=_LARGEST_SEED))
 
@@ -93,6 +103,7 @@ class GenerationKeywords(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     seed: int | None
+    prompt_lookup_num_tokens: int | None
 
 
 # Keywords of `Pipeline`, and the fields of `Timeouts` that they stand for.

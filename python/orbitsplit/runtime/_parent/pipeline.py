@@ -303,6 +303,7 @@ class Pipeline:
             sessions.ready[0],
             micro_batches=self.plan.workload.micro_batches,
             chunk_tokens=sessions.current.chunk_tokens,
+            runs_chunks=sessions.current.runs_chunks,
             # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
             next_number=sessions.group_numbers.__next__,
             send_cancel=sessions.cancel,

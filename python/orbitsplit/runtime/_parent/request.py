@@ -48,6 +48,7 @@ def generation_of(
     *,
     micro_batches: int,
     chunk_tokens: int | None,
+    runs_chunks: bool,
     next_number: Callable[[], int],
     send_cancel: Callable[[int], None],
 ) -> Generation:
@@ -93,11 +94,29 @@ def generation_of(
             sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
+            draft_tokens=_draft_tokens(options, model, part.stop - part.start, rows, runs_chunks=runs_chunks),
         )
         states.append(GroupState(group, input_ids[part]))
     return Generation(
         states, pad_token_id=pad, on_tokens=request.on_tokens, on_end=request.on_end, send_cancel=send_cancel
     )
+
+
+def _draft_tokens(options: GenerationOptions, model: Ready, rows: int, of: int, *, runs_chunks: bool) -> int:
+    """Return how many guesses a group of so many rows may send. Raises ValueError where it cannot send any."""
+    if options.prompt_lookup_num_tokens is None:
+        return 0
+    if rows > 1:
+        raise ValueError(
+            f"prompt_lookup_num_tokens needs micro-batches of one row each, and {of} rows run in fewer: plan with "
+            f"{of} micro-batches, or give fewer prompts"
+        )
+    if not runs_chunks or model.rope_change is not None:
+        raise ValueError(
+            "prompt_lookup_num_tokens needs a model that several tokens can be run through at once and taken back: "
+            "layers of this one keep a state, or its angles depend on the length of the text"
+        )
+    return options.prompt_lookup_num_tokens
 
 
 def forward_of(

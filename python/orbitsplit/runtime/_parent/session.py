@@ -86,7 +86,12 @@ class Session:
     @property
     def chunk_tokens(self) -> int | None:
         """The length of the chunks of prompts; None where they run as a whole."""
-        return self.plan.chunk_tokens if all(stage.runs_chunks for stage in self.ready) else None
+        return self.plan.chunk_tokens if self.runs_chunks else None
+
+    @property
+    def runs_chunks(self) -> bool:
+        """Whether all stages run several tokens at once behind others."""
+        return all(stage.runs_chunks for stage in self.ready)
 
 
 def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from orbitsplit._models.kv_cache import rewind
 from orbitsplit._models.stage import StageModel
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.groups import Group
 
-from .sampling import Sampler, greedy
+from .sampling import Sampler, greedy, greedy_run
 
 
 @dataclass
@@ -25,6 +26,7 @@ class _Held:
     mask: Tensor
     cache: Cache | None
     pick: Callable[[Tensor], Tensor]
+    pick_run: Callable[[Tensor, int], Tensor]
 
 
 class Computation:
@@ -52,19 +54,24 @@ class Computation:
     def begin(self, group: Group) -> None:
         """Allocate the state of a group, replacing the state it may have."""
         mask = group.attention_mask()
-        cache, pick = None, greedy
+        cache, pick, pick_run = None, greedy, greedy_run
         if group.generates:
-            cache = self._model.new_cache(group.tokens + group.max_new_tokens)
+            most_tokens = group.tokens + group.max_new_tokens
+            cache = self._model.new_cache(most_tokens, spare_tokens=group.draft_tokens)
             if group.sampling is not None and self._model.is_last:
-                pick = Sampler(group.sampling, group.rows).pick
+                sampler = Sampler(group.sampling, group.rows)
+                pick, pick_run = sampler.pick, sampler.pick_run
         if group.is_recorded:
             self._pace.recorder.begin(group.id)
-        self._held[group.id] = _Held(group, mask, cache, pick)
+        self._held[group.id] = _Held(group, mask, cache, pick, pick_run)
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]; see `Forward`."""
         held = self._held[group]
-        work = self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
+        if step > 0 and held.group.draft_tokens:
+            work = self._checking(held, step, x)
+        else:
+            work = self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
         return self._pace.run("compute", group, step, work)
 
     def drop(self, group: int) -> None:
@@ -94,6 +101,24 @@ class Computation:
             if self._model.is_last:
                 return held.pick(outputs[-1]) if step >= 0 else None
             return torch.cat(outputs, dim=1) if replayed else outputs[0]
+
+        return work
+
+    def _checking(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
+        """Run a token and guesses of those behind it; what earlier guesses left in the cache is taken back."""
+        cache, tokens = held.cache, x.shape[1]
+        assert cache is not None, "a group that generates has a cache"
+        positions = held.group.positions(step, tokens)
+        missing = positions.stop - held.mask.shape[1]
+        if missing > 0:
+            held.mask = torch.cat([held.mask, held.mask.new_ones(1, missing)], dim=1)
+
+        def work() -> Tensor | None:
+            rewind(cache, positions.start)
+            output = self._model.forward(x, held.mask[:, : positions.stop], cache, logits_to_keep=tokens)
+            if not self._model.is_last:
+                return output
+            return held.pick_run(output if tokens == 1 else output[0], step)
 
         return work
 

@@ -87,7 +87,7 @@ class Worker:
         heartbeat.phase = "loading its layers"
         torch.set_num_threads(plan.threads)
         model = self._load(setup, plan, rank)
-        runs_chunks = plan.chunk_tokens is not None and model.runs_chunks()
+        runs_chunks = model.runs_chunks()
         loading_s = time.monotonic() - started_s
         heartbeat.phase = "connecting to the other stages"
         try:

@@ -27,6 +27,7 @@ class Sampler:
         self._batch = sampling.rows
         self._skipped = sampling.drawn
         self._generator = torch.Generator().manual_seed(sampling.seed)
+        self._states: dict[int, Tensor] = {}  # of the generator, after so many draws
         self._warpers = LogitsProcessorList()
         if sampling.temperature != 1.0:
             self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
@@ -44,8 +45,28 @@ class Sampler:
         tokens: Tensor = (scores.softmax(dim=-1) / self._noise(logits.shape[1])[self._rows]).argmax(dim=-1)
         return tokens
 
+    def pick_run(self, logits: Tensor, first: int) -> Tensor:
+        """Return one token [n] for each of the logits [n, V], which are of one row one after the other.
+
+        `first` is the number of tokens drawn before. Those of an earlier call behind it turned out to be wrong guesses:
+        their draws are taken back.
+        """
+        self._states = {drawn: state for drawn, state in self._states.items() if drawn >= first}
+        if first in self._states:
+            self._generator.set_state(self._states[first])
+        tokens = []
+        for number, row in enumerate(torch.split(logits, 1)):
+            tokens.append(self.pick(row))
+            self._states[first + number + 1] = self._generator.get_state()
+        return torch.cat(tokens)
+
     def _noise(self, vocabulary: int) -> Tensor:
         return torch.empty(self._batch, vocabulary).exponential_(generator=self._generator)
+
+
+def greedy_run(logits: Tensor, first: int) -> Tensor:
+    """Return the most likely token [n] for each of the logits [n, V]."""
+    return greedy(logits)
 
 
 def greedy(logits: Tensor) -> Tensor:

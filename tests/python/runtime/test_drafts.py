@@ -1,0 +1,101 @@
+"""Guesses of the next tokens: found as by a search through the text, and sent as many as are worth their time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orbitsplit.runtime._drafts import DraftLength, Guessing, PromptLookup, right_guesses
+
+
+def guess_by_search(tokens: list[int], count: int) -> list[int]:
+    """The judge: the latest place where the last three tokens, or two, or one came before; goes on in circles."""
+    for length in (3, 2, 1):
+        if length > len(tokens):
+            continue
+        for start in range(len(tokens) - length - 1, -1, -1):
+            if tokens[start : start + length] == tokens[-length:]:
+                copied = tokens[start + length :]
+                return [copied[k % len(copied)] for k in range(count)]
+    return []
+
+
+@given(tokens=st.lists(st.integers(0, 4), max_size=40), count=st.integers(0, 8))
+def test_guesses_are_those_of_a_search(tokens: list[int], count: int) -> None:
+    lookup = PromptLookup(tokens[:10])
+    for token in tokens[10:]:
+        lookup.append(token)
+    assert lookup.guess(count) == guess_by_search(tokens, count)
+
+
+@pytest.mark.parametrize(
+    ("guesses", "tokens", "right"),
+    [([], [5], 0), ([5], [5, 6], 1), ([5], [6, 6], 0), ([5, 6, 7], [5, 9, 7, 8], 1), ([5, 6], [5, 6, 7], 2)],
+)
+def test_guesses_are_right_up_to_the_first_wrong_one(guesses: list[int], tokens: list[int], right: int) -> None:
+    assert right_guesses(guesses, tokens) == right
+
+
+def tokens_per_s(probability: float, lap_s: Callable[[int], float], most: int, laps: int, seed: int = 0) -> float:
+    """Tokens per second with the lengths that are chosen, relative to none, where a lap of n tokens takes so long."""
+    source = random.Random(seed)
+    length = DraftLength(most)
+    tokens, seconds = 0, 0.0
+    for _ in range(laps):
+        guesses = length.choose()
+        right = 0
+        while right < guesses and source.random() < probability:
+            right += 1
+        taken_s = lap_s(1 + guesses) * source.uniform(0.95, 1.05)
+        length.learn(guesses, right, taken_s)
+        tokens, seconds = tokens + right + 1, seconds + taken_s
+    return tokens / seconds * lap_s(1)
+
+
+# What a lap of n tokens takes: almost nothing but the way; compute alone, and flat up to eight rows; float32 on a core.
+WAY = 0.3
+LAPS: dict[str, Callable[[int], float]] = {
+    "links": lambda n: WAY + 0.001 * n,
+    "both": lambda n: 0.1 + 0.03 * n,
+    "compute": lambda n: 0.04 + 0.056 * n,
+}
+
+
+@pytest.mark.parametrize("laps", LAPS)
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.3, 0.6, 0.9, 1.0])
+def test_the_length_is_near_the_best_and_never_costs_much(laps: str, probability: float) -> None:
+    lap_s, most = LAPS[laps], 8
+    expected = [
+        sum(probability**k for k in range(guesses + 1)) / lap_s(1 + guesses) * lap_s(1) for guesses in range(most + 1)
+    ]
+    found = tokens_per_s(probability, lap_s, most, 2000)
+    assert found >= 0.97
+    assert found >= 0.85 * max(expected)
+
+
+def test_after_laps_of_one_length_another_one_is_tried() -> None:
+    length = DraftLength(8)
+    assert length.choose() == 3
+    length.learn(3, 3, 1.0)
+    assert length.choose() == 0
+    length.learn(0, 0, 1.0)
+    assert length.choose() == 8  # no guess costs anything, and all were right
+
+
+def test_guesses_never_exceed_what_is_left() -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.5
+        return now[0]
+
+    guessing = Guessing([1, 2, 3, 1, 2], 8, clock)
+    assert guessing.start(2) == [3, 1]
+    assert [int(token) for token in guessing.finish([3, 1, 7])] == [3, 1, 7]
+    assert guessing.start(0) == []
+    assert [int(token) for token in guessing.finish([9])] == [9]
+    assert guessing.start(-1) == []
