@@ -70,6 +70,10 @@ def run_plan(
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature. Default: the model's.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Top-p of sampling. Default: the model's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling. Default: a random one.")] = None,
+    prompt_lookup: Annotated[
+        int | None,
+        typer.Option(help="Most tokens to guess from the text so far, checked with each token. Default: none."),
+    ] = None,
     weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
@@ -109,7 +113,13 @@ def run_plan(
     if rank == 0:
         check_ranks(len(inputs.plan.stages))
     count = (inputs.plan.workload.new_tokens or 32) if new_tokens is None else new_tokens
-    sampling: dict[str, Any] = {"do_sample": sample, "temperature": temperature, "top_p": top_p, "seed": seed}
+    sampling: dict[str, Any] = {
+        "do_sample": sample,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "prompt_lookup_num_tokens": prompt_lookup,
+    }
     with progress_bars() as progress:
         pipe, tokenizer, _ = _open(
             inputs, progress, exact_resume=exact_resume, strict_memory=strict_memory, is_torchrun=rank == 0

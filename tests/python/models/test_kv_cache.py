@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 
-from orbitsplit._models.kv_cache import ROOM_TOKENS, growing_cache, skip_tokens
+from orbitsplit._models.kv_cache import ROOM_TOKENS, growing_cache, rewind, skip_tokens
 
 LLAMA = LlamaConfig(num_hidden_layers=2)
 GEMMA = Gemma3TextConfig(num_hidden_layers=2, sliding_window=40, layer_types=["sliding_attention", "full_attention"])
@@ -105,3 +106,38 @@ def test_no_room_is_taken_beyond_the_end_of_the_sequence(most_tokens: int) -> No
     for _ in range(most_tokens - 30):
         keys, _values = cache.update(new_tokens(1), new_tokens(1), 0)
     assert keys.untyped_storage().nbytes() == 2 * 3 * most_tokens * 8 * 4
+
+
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["full", "sliding"])
+def test_tokens_that_are_taken_back_were_never_there(config: Any) -> None:
+    spare = 6
+    cache, judge = growing_cache(config, spare_tokens=spare), DynamicCache(config=config)
+    source = random.Random(0)
+    for number in range(60):
+        kept = source.choice((1, 1, 2, 4)) if number else 7
+        wrong = source.randint(0, spare) if number else 0
+        keys, values = new_tokens(kept + wrong), new_tokens(kept + wrong)
+        for layer in range(2):
+            seen = cache.update(keys, values, layer)
+            expected = judge.update(keys[:, :, :kept], values[:, :, :kept], layer)
+            for got, wanted in zip(seen, expected, strict=True):
+                assert torch.equal(got[:, :, : got.shape[2] - wrong], wanted)
+        rewind(cache, judge.get_seq_length())
+        assert cache.get_seq_length() == judge.get_seq_length()
+        assert cache.get_mask_sizes(3, 0) == judge.get_mask_sizes(3, 0)
+        for got, wanted in zip(cache.layers, judge.layers, strict=True):
+            assert torch.equal(got.keys, wanted.keys)
+            assert torch.equal(got.values, wanted.values)
+
+
+def test_layers_of_other_stages_take_tokens_back_too() -> None:
+    cache, judge = growing_cache(GEMMA, spare_tokens=5), DynamicCache(config=GEMMA)
+    for tokens, wrong in ((30, 0), (9, 4), (6, 5), (12, 0), (8, 3)):
+        keys = new_tokens(tokens - wrong)
+        for layer in range(2):
+            assert skip_tokens(cache.layers[layer], 2, tokens)
+            judge.update(keys, keys, layer)
+        rewind(cache, judge.get_seq_length())
+        for layer in range(2):
+            assert cache.get_mask_sizes(3, layer) == judge.get_mask_sizes(3, layer)
+            assert cache.layers[layer].keys.shape[-2] == judge.layers[layer].keys.shape[-2]
