@@ -10,6 +10,8 @@ from pathlib import Path
 # Before torch is imported. Matrices of these models are so small that threads mostly wait for each other, spinning: on
 # two busy cores several times the processor time of one thread. Values that are set already stay.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A name that is no directory may be a hub id: without a hub each one would be asked for six times, for half a minute.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 

@@ -104,6 +104,7 @@ def plan(
     running = take_running(running, given)
     options = solve_options("plan", options, given)
     workload = Workload(prompt_tokens=profile.prompt_tokens) if workload is None else workload
+    check_kind("workload", workload, Workload)
     check_loss_budget(loss_budget)
     levels, loss_budget = levels_and_budget(profile, levels, codebook, loss_budget, max_accuracy_drop)
     weights = check_weights(profile, weights)
