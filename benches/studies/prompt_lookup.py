@@ -76,7 +76,7 @@ def texts(tokenizer: Any) -> Iterator[tuple[str, dict[str, Any], list[Tensor]]]:
 
 
 def compared(pipe: osp.Pipeline, prompts: list[Tensor], asked: dict[str, Any], options: argparse.Namespace) -> str:
-    """Return the cells of a row; fail where the text with guesses is another one."""
+    """Return the cells of a row; say where the text with guesses is another one."""
     seconds: dict[int | None, list[float]] = {None: [], options.guesses: []}
     laps = 0
     for prompt in prompts:

@@ -109,9 +109,9 @@ def plan(console: Console, plan: osp.Plan) -> None:
         console.print(str(plan), highlight=False)
         return
     generates = plan.workload.new_tokens > 1
-    stage_s = prediction.decode_stage_s if generates else prediction.stage_s
+    stage_s = prediction.decode_stage_s if generates else prediction.steady_stage_s
     link_s = prediction.decode_link_s if generates else prediction.link_s
-    each = "token step" if generates else "micro-batch"
+    each = "token step" if generates else "micro-batch" if plan.chunk_tokens is None else "chunk"
     has_weights = bool(plan.weight_models)
     columns = ("node", "layers", *(["weights"] * has_weights), "memory", "limit", f"busy per {each}", "codec")
     table = Table(*columns, "link busy")

@@ -7,7 +7,7 @@ import re
 from .validation import check_string, quoted
 
 CPU = "cpu"
-_NAMES = re.compile(r"cpu|cuda(:\d+)?|mps")
+_NAMES = re.compile(r"cpu|cuda(:(0|[1-9]\d?))?|mps")
 
 
 def check_device_name(what: str, name: object) -> None:

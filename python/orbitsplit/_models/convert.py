@@ -79,7 +79,7 @@ def convert(
         TypeError: An argument has a wrong type.
         ValueError: A format is unknown, a pattern fits no module, the model is quantized already or cannot be split,
             its experts are of a class that is not known, a tied head would need two formats, the model or the formats
-            do nothing with the calibration texts, or there are none for `int8_rows`.
+            do nothing with the calibration texts, or `int8_rows` are given without texts or a table in int4.
         FileExistsError: The output is there already.
     """
     formats = {"layers": weights, "ends": weights if head is None else head}
@@ -158,6 +158,8 @@ class _Conversion:
             raise ValueError("calibration is of texts, and the model takes images")
         ids = _calibration_ids(calibration, self._source, self._config)
         refined: dict[str, Tensor] = {}
+        if int8_rows and self._formats.get(self._table) != "int4":
+            raise ValueError(f"int8_rows is {int8_rows}, and the table of tokens is not in int4")
         if self._formats.get(self._table) == "int4":
             rows = _most_frequent(ids, self._config, int8_rows)
             if len(rows):

@@ -84,7 +84,7 @@ def _tensor(opened: BinaryIO, size: int) -> StoredTensor:
     """Return a tensor whose offset is, as in the file, from where tensors start."""
     name = _text(opened, size)
     dimensions = _number(opened, "<I", 1 << 32)
-    if dimensions > 8:
+    if not 1 <= dimensions <= 8:
         raise ValueError(f"a tensor has {dimensions} dimensions")
     shape = struct.unpack(f"<{dimensions}Q", _take(opened, 8 * dimensions))
     kind = _number(opened, "<I", 1 << 32)

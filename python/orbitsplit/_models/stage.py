@@ -236,7 +236,7 @@ class StageModel:
     def _prepare_steps(self, layout: Layout) -> None:
         """Let steps run without transformers' preparations if one with them gives the same bits."""
         steps = None
-        if self.generates:
+        if self.generates and self.device.type == CPU:
             steps = DecodeSteps.of(self.model, layout, is_first=self.is_first, is_last=self.is_last)
         if steps is None:
             return

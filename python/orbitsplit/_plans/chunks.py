@@ -38,9 +38,11 @@ class ChunkChoice:
 
 def chunks_of(profile: ModelProfile, chunk_tokens: int | None) -> int:
     """Return the number of chunks of a prompt. Raises ValueError if the profile does not say what they take."""
-    if chunk_tokens is None or chunk_tokens >= profile.prompt_tokens:
+    if chunk_tokens is None:
         return 1
     check_count("chunk_tokens", chunk_tokens, 1)
+    if chunk_tokens >= profile.prompt_tokens:
+        return 1
     if profile.is_measured and not profile.chunks:
         raise ValueError(
             f"chunk_tokens is {chunk_tokens}, and the profile of {profile.model} has no times of chunks: it was made "

@@ -334,6 +334,9 @@ class Plan:
             del data["weight_models"]
         if self.chunk_tokens is None:
             del data["chunk_tokens"]
+        for key in ("chunk_options", "earlier_stage_s"):
+            if data["prediction"] is not None and not data["prediction"][key]:
+                del data["prediction"][key]
         return document_of(FORMAT, VERSION, data)
 
     @classmethod

@@ -131,7 +131,7 @@ def plan(
     named = replace(named, choice=choice)
     problem, confirming, solution = choice.problem, choice.confirming, choice.solution
     if running is not None and solution.status != "infeasible":
-        confirming, solution = _replanned(running, problem, named, options)
+        confirming, solution = _replanned(running, problem, named, options, solution.lower_bound_s or 0.0)
     if not explain:
         return plan_of(confirming, solution, named)
     why = certificate(problem, solution, tied_bytes=tied_bytes, options=options)
@@ -176,9 +176,12 @@ def _check_running(running: Plan, codebook: Codebook | None) -> None:
 
 
 def _replanned(
-    running: RunningPlan, problem: Problem, of: PlanNames, options: SolveOptions
+    running: RunningPlan, problem: Problem, of: PlanNames, options: SolveOptions, least_s: float
 ) -> tuple[Problem, Solution]:
-    """Return what `replan` decides as a solution, and the problem that confirms it."""
+    """Return what `replan` decides as a solution, and the problem that confirms it.
+
+    No plan, of another length of chunks than the problem's too, takes less than `least_s`.
+    """
     at_levels = [[layer.weight_bytes for layer in profile.layers] for profile in of.profiles]
     answer = replan(
         running.plan,
@@ -191,7 +194,7 @@ def _replanned(
     )
     confirming = with_tied_weights(problem, of.tied_bytes) if len(answer.stages) == 1 else problem
     result = evaluate(confirming, answer.stages)
-    bound_s = min(answer.lower_bound_s / answer.runs, result.objective_s)
+    bound_s = min(answer.lower_bound_s / answer.runs, result.objective_s, least_s)
     gap = 1 - bound_s / result.objective_s if result.objective_s > 0 else 0.0
     solution = Solution(
         status="feasible" if gap > 0 else "optimal",

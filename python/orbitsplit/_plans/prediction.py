@@ -51,8 +51,8 @@ class Prediction:
     earlier_stage_s: tuple[float, ...] = ()
 
     @property
-    def longest_stage_s(self) -> tuple[float, ...]:
-        """Occupancy of each stage by a job of a prefill of many: a micro-batch, or a chunk before the last one."""
+    def steady_stage_s(self) -> tuple[float, ...]:
+        """Occupancy of each stage in the middle of a prefill: by a micro-batch, or a chunk before the last one."""
         return self.earlier_stage_s or self.stage_s
 
     @property
@@ -67,7 +67,7 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
     `chunk_tokens` is the length of the plan's chunks.
     """
     names = [*nodes, *(f"the link {a} -> {b}" for a, b in pairwise(nodes))]
-    seconds, resource = max(zip(prediction.longest_stage_s + prediction.link_s, names, strict=True))
+    seconds, resource = max(zip(prediction.steady_stage_s + prediction.link_s, names, strict=True))
     lines = [
         f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
         f"{format_seconds(seconds)} per {'micro-batch' if chunk_tokens is None else f'chunk of {chunk_tokens} tokens'}"

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from orbitsplit._io.validation import check_kind, check_number
+from orbitsplit._io.device_names import CPU
+from orbitsplit._io.validation import check_kind, check_number, quoted
 from orbitsplit._network.network import Network
 from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Problem
@@ -53,7 +54,8 @@ def build_problem(
     Raises:
         ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
             refers to a profile that was not measured, `levels` are for a model of another number of layers, or
-            `weights` for another model, or the profile has no times of chunks.
+            `weights` for another model or beside nodes of another device than the processor, or a profile has no times
+            of chunks.
         TypeError: `loss_budget` is not a number, or `weights` is no mapping.
     """
     check_loss_budget(loss_budget)
@@ -65,7 +67,12 @@ def build_problem(
     _check_match(profile, workload, levels)
     options = check_weights(profile, weights)
     profiles = (profile, *(option.profile for option in options.values()))
-    chunks = chunks_of(profile, chunk_tokens)
+    chunks = max(chunks_of(of, chunk_tokens) for of in (profile, *(option.profile for option in options.values())))
+    if options and (others := [node for node in network.nodes if node.device != CPU]):
+        raise ValueError(
+            f"weights of other formats run on processors alone, and node {quoted(others[0].name)} has device "
+            f"{others[0].device}: plan without weights, or without that node"
+        )
     activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1
     loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()

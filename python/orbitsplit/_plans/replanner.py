@@ -26,8 +26,8 @@ def replanner(
     """Return the `replan` of a `Pipeline`: it plans on the rest of the network what the running plan was planned for.
 
     The workload, model, dtype, threads and the models of weights are those of the running plan, and so are the
-    objective and `max_accuracy_drop` where no option says otherwise. With `weights`, a running plan without
-    `max_accuracy_drop` has its predicted loss as the limit.
+    objective, `max_accuracy_drop` and `chunk_tokens` where no option says otherwise. With `weights`, a running plan
+    without `max_accuracy_drop` has its predicted loss as the limit.
 
     The function takes the running plan, the names of lost nodes, and lost links as (source, destination). It raises
     InfeasiblePlanError if no plan is possible without them; the message says which relaxations would make one possible.
@@ -68,6 +68,8 @@ def replanner(
             own["pins"] = without_nodes(own["pins"], nodes)
         if options.get("options") is None and running.prediction is not None:
             own.setdefault("objective", running.prediction.objective)
+        if running.chunk_tokens is None or profile.chunks:
+            own.setdefault("chunk_tokens", running.chunk_tokens)
         if not {"max_accuracy_drop", "loss_budget"} & options.keys():
             own.update(_limit_of(running, options))
         search = options.get("options") or SolveOptions(objective=own.get("objective", "latency"))

@@ -231,7 +231,10 @@ class ModelProfile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON-ready data; `from_dict` takes it back."""
-        return document_of(FORMAT, VERSION, asdict(self))
+        data = asdict(self)
+        if not self.chunks:
+            del data["chunks"]
+        return document_of(FORMAT, VERSION, data)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ModelProfile:

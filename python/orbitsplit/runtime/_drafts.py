@@ -15,6 +15,8 @@ _MEMORY = 0.9
 # What is believed of guesses before any was made, and how much that counts.
 _EXPECTED_ACCEPTANCE, _EXPECTED_WEIGHT = 0.5, 2.0
 _FIRST_GUESSES = 3
+# Between the tokens of a lap without guesses and of one with some.
+_BETWEEN = 1.5
 # While guesses do not pay, one step in so many has one all the same, to notice when they do.
 _EXPLORE_EVERY = 32
 
@@ -65,7 +67,7 @@ class DraftLength:
         """Return how many guesses the next lap may have."""
         line = self._laps.fitted()
         if line is None:  # laps of two lengths are needed
-            return min(self._most, _FIRST_GUESSES) if self._laps.mean_x <= 1 else 0
+            return min(self._most, _FIRST_GUESSES) if self._laps.mean_x < _BETWEEN else 0
         p = min(self._right / self._checked, 0.999)
         rates = [(1 - p ** (k + 1)) / (1 - p) / (line[0] + line[1] * (k + 1)) for k in range(self._most + 1)]
         best = rates.index(max(rates))

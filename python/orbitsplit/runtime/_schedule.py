@@ -9,7 +9,7 @@ Prompts may run in chunks, one behind the other: the steps of a group are number
     first stage     FirstStage    starts groups, owns their tokens, sends the next step when a token returns
     other stages    Follower      process what arrives; the last stage turns logits into tokens for the first
 
-Every message answers an earlier one, except those that start a group. A group has the chunks of its prompt in flight,
+Every message answers an earlier one, except those of a prompt. A group has the chunks of its prompt in flight,
 or one further step, and every stage keeps what it has sent of them. When one arrives corrupted, the stage passes
 CORRUPTED down the chain and ignores the steps behind the missing one, until the first stage has sent all of them again,
 and so has every stage that they reach, up to the one that missed it. Nothing is computed twice, so caches are the same
@@ -33,8 +33,8 @@ from orbitsplit.runtime._drafts import Guessing
 from orbitsplit.runtime._memory import is_out_of_memory
 from orbitsplit.runtime._messages.groups import Group
 
-# How often in a row the messages of a group are sent again after corruption, without a token in between. Working links
-# corrupt rarely.
+# How often in a row the messages of a group are sent again after corruption, without a token in between: so often for
+# each message that may be sent again, of which a prompt in chunks has several. Working links corrupt rarely.
 MAX_CORRUPTIONS = 8
 # The length to which the text of an error is cut, in characters.
 _REASON_LENGTH = 500
@@ -262,11 +262,12 @@ class FirstStage:
 
     def _repeat(self, running: _Running) -> None:
         running.corruptions += 1
-        if running.corruptions > MAX_CORRUPTIONS:
+        steps = _kept_steps(running.group.first_step, running.step)
+        if running.corruptions > MAX_CORRUPTIONS * len(steps):
             self._fail(running, "corruption", f"{running.corruptions} of its messages in a row arrived corrupted")
             return
         self._report.retry(running.group.id, len(running.got), running.corruptions)
-        for step in _kept_steps(running.group.first_step, running.step):
+        for step in steps:
             self._outlet.repeat(running.group.id, step)
 
     def _finish(self, running: _Running) -> None:

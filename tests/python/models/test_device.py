@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import orbitsplit as osp
 from orbitsplit._models import stage as stage_module
+from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.device import device_peak_bytes, device_title, open_device, to_host
+from orbitsplit._models.source import read_config
 from orbitsplit._models.stage import StageModel
 from tests.support.fake_device import CHECKED
 from tests.support.tiny_models import LAYERS, save_tiny_model
@@ -73,7 +76,7 @@ def test_quantised_weights_stay_on_the_processor(tmp_path: Path, monkeypatch: py
         StageModel.load(tmp_path / "int8", 0, 3, device="cuda")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "CUDA", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cuda:01", "cuda:256", "CUDA", ""])
 def test_other_names_of_devices_are_refused(device: str) -> None:
     with pytest.raises(ValueError, match="device of node 'n' is"):
         osp.Node("n", memory_bytes=1, slowdown=1.0, device=device)
@@ -100,3 +103,21 @@ device = "cuda:1"
     assert plan.to_dict()["stages"][0]["device"] == "cuda:1"
     assert osp.Plan.from_dict(plan.to_dict()) == plan
     assert "device" not in osp.Plan.manual([], 1).to_dict()["stages"][0]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (LAYERS + 1, LAYERS + 2)])
+def test_ends_of_a_model_have_no_steps_of_the_core_elsewhere(start: int, stop: int, tmp_path: Path) -> None:
+    """Regression: a stage without layers of its own compared tensors of two devices when it was loaded."""
+    save_tiny_model(tmp_path, "llama")
+    stage = StageModel.load(tmp_path, start, stop)
+    stage.device, stage._steps = torch.device("cuda"), None
+    stage._prepare_steps(find_layout(read_config(tmp_path)))
+    assert stage._steps is None
+
+
+def test_weights_of_other_formats_are_not_planned_for_other_devices() -> None:
+    profile = osp.profile(transformers.LlamaConfig(num_hidden_layers=2, vocab_size=64, hidden_size=32))
+    nodes = (osp.Node("gpu", memory_bytes=10**9, flop_per_s=1e12, device="cuda"),)
+    option = osp.WeightOption(profile=profile, loss=(0.0,) * 4, model="int8")
+    with pytest.raises(ValueError, match="run on processors alone, and node 'gpu' has device cuda"):
+        osp.plan(profile, osp.Network(name="one", nodes=nodes), weights={"int8": option}, loss_budget=1.0)

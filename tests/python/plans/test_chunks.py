@@ -272,6 +272,7 @@ def test_plan_and_profile_come_back_from_their_files() -> None:
 
 def test_files_of_before_have_no_chunks() -> None:
     profile, plan = make_profile().to_dict(), osp.Plan.manual([1], 3).to_dict()
+    assert "chunks" not in replace(make_profile(), chunks=()).to_dict()
     del profile["chunks"]
     assert ModelProfile.from_dict(profile).chunks == ()
     assert "chunk_tokens" not in plan
@@ -303,3 +304,27 @@ def test_times_of_chunks_that_do_not_fit_the_profile_are_refused(chunks: tuple[C
 def test_a_time_that_is_negative_is_refused() -> None:
     with pytest.raises(ValueError, match=r"last_s\[1\] of chunks of 8 tokens is -1"):
         ChunkTimes(8, (0.0, 0.0), (0.0, -1.0))
+
+
+def test_weights_without_times_of_chunks_are_not_planned_in_chunks() -> None:
+    # They counted as if every chunk took as long as the whole prompt.
+    profile = make_profile()
+    option = osp.WeightOption(profile=replace(profile, chunks=()), loss=(0.0,) * LAYERS, model="int8")
+    with pytest.raises(ValueError, match="has no times of chunks"):
+        osp.plan(profile, make_network(5), _workload(), weights={"int8": option}, chunk_tokens=16)
+    assert osp.plan(profile, make_network(5), _workload(), weights={"int8": option}).chunk_tokens is None
+
+
+@pytest.mark.parametrize("chunk_tokens", ["auto", 1e9, 0])
+def test_a_problem_has_chunks_of_a_number_of_tokens(chunk_tokens: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="chunk_tokens"):
+        osp.build_problem(make_profile(), make_network(5), _workload(), chunk_tokens=chunk_tokens)  # type: ignore[arg-type]
+
+
+def test_a_plan_after_a_loss_has_the_chunks_of_the_one_before() -> None:
+    profile, network = make_profile(fixed=0.02), make_network(5)
+    for length in (None, 32):
+        running = osp.plan(profile, network, _workload(), chunk_tokens=length)
+        lost = [running.stages[-1].node]
+        assert osp.replanner(profile, network)(running, lost, []).chunk_tokens == length
+        assert osp.replanner(replace(profile, chunks=()), network)(running, lost, []).chunk_tokens is None

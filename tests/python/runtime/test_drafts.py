@@ -99,3 +99,12 @@ def test_guesses_never_exceed_what_is_left() -> None:
     assert guessing.start(0) == []
     assert [int(token) for token in guessing.finish([9])] == [9]
     assert guessing.start(-1) == []
+
+
+def test_long_without_a_match_guesses_are_tried_again() -> None:
+    # Laps of another length were forgotten by then, and the line through all of them was none.
+    length = DraftLength(8)
+    length.learn(3, 3, 1.0)
+    for _ in range(500):
+        length.learn(0, 0, 1.0)
+        assert length.choose() > 0

@@ -97,6 +97,7 @@ if rank == 0:
         for _ in range(6):
             sender.send(Header(3, group=k), is_answered=False)
             sender.repeat(k, k)
+        assert sender.repeat(k, k + 1) is None  # it never left
         sender.forget(k)
     sender.drain()
     seen["repeat"] = sender.sent

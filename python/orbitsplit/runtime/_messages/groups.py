@@ -38,8 +38,8 @@ class Group(Record):
     `rows` sequences of `tokens` tokens, padding included; `mask` says which are no padding (None: all). They get up to
     `max_new_tokens` tokens each, `ended_rows` none but the pad token; 0 is one forward without a cache, of whose
     `inputs` (name, shape, dtype) the first stage alone has the values. The last `replayed` tokens were generated before
-    a loss: they run through the layers one at a time, as they did then. Every stage keeps the times of a group that
-    `is_recorded`.
+    a loss: they run through the layers one at a time, as they did then unless guesses went along. Every stage keeps the
+    times of a group that `is_recorded`.
 
     With `chunk_tokens` the prompts run through the chain in chunks of so many tokens, the last of which may be shorter.
     Every message of a group has the number of its step: that of a prompt, or of its last chunk, is 0 and yields the

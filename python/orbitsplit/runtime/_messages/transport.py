@@ -183,12 +183,15 @@ class Sender:
         kept[header.step] = self._post(header, description, payload, before)
         return start_s, stop_s
 
-    def repeat(self, group: int, step: int) -> tuple[Header, float, float]:
+    def repeat(self, group: int, step: int) -> tuple[Header, float, float] | None:
         """Send an answered message of a group once more; return its header, and what `send` does.
 
-        Raises PeerLostError if the connection broke.
+        Returns None for one that never left, since the emulated link is down for good. Raises PeerLostError if the
+        connection broke.
         """
-        kept = self._under_way[group]
+        kept = self._under_way.get(group, {})
+        if step not in kept:
+            return None
         before = kept[step]
         self._finish(before)
         header = before[0].header

@@ -45,7 +45,7 @@ class ActivationOutlet:
         self._half_duplex = half_duplex
         # Of each recorded group what a Traffic says, in its order (the last but one: bytes of an activation per token).
         self._counts: dict[int, list[int]] = {}
-        # Steps have few shapes: [rows of a group, 1, H].
+        # Steps have few shapes: [rows of a group, 1, H]. Those with guesses are encoded as prompts are.
         self._encoders: dict[torch.Size, Encoder] = {}
 
     def begin(self, group: Group, x: Tensor) -> None:
@@ -55,12 +55,15 @@ class ActivationOutlet:
         self._send(Kind.BEGIN, group.id, group.first_step, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Encode a further activation [b, S, H], of a step above 0 [b, 1, H], and send it."""
+        """Encode a further activation [b, S, H] and send it."""
         self._send(Kind.STEP, group, step, x, b"")
 
     def repeat(self, group: int, step: int) -> None:
         """Send a frame once more."""
-        header, start_s, stop_s = self._sender.repeat(group, step)
+        sent = self._sender.repeat(group, step)
+        if sent is None:
+            return
+        header, start_s, stop_s = sent
         counts = self._counts.get(group)
         self._record(header, start_s, stop_s, 0 if counts is None else counts[4] * header.tokens)
 
@@ -99,7 +102,7 @@ class ActivationOutlet:
             self._pace.hold_until(stop_s)
 
     def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
-        if step <= 0:
+        if step <= 0 or shape[1] > 1:
             _check_size(shape, x.dtype, MESSAGE_BYTES)
             frame: bytes = compress(x, codec=self._codec)
             return frame
