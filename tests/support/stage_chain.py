@@ -59,7 +59,7 @@ class Kept:
     def __getattr__(self, name: str) -> object:
         return getattr(self._stage, name)
 
-    def new_cache(self, most_tokens: int) -> Cache:
-        cache = self._stage.new_cache(most_tokens)
+    def new_cache(self, most_tokens: int, *, spare_tokens: int) -> Cache:
+        cache = self._stage.new_cache(most_tokens, spare_tokens=spare_tokens)
         self._held[len(self._held)] = cache
         return cache
