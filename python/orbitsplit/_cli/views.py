@@ -129,9 +129,10 @@ def plan(console: Console, plan: osp.Plan) -> None:
         )
     console.print(table)
     objective = "" if prediction.objective == "latency" else f" in {prediction.objective}"
+    chunks = "" if plan.chunk_tokens is None else f" in chunks of {plan.chunk_tokens} tokens"
     console.print(
         f"{prediction.status}: {format_seconds(prediction.total_s)} in total, prefill "
-        f"{format_seconds(prediction.prefill_s)}; proven gap {100 * prediction.gap:.2g} %{objective}; "
+        f"{format_seconds(prediction.prefill_s)}{chunks}; proven gap {100 * prediction.gap:.2g} %{objective}; "
         f"predicted loss {prediction.loss:.4f} nats/token",
         highlight=False,
     )

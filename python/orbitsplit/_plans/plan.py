@@ -377,6 +377,11 @@ class Plan:
         if self.prediction is not None:
             lines += bottlenecks(self.prediction, [stage.node for stage in self.stages], self.chunk_tokens)
         if self.certificate is not None:
+            if self.chunk_tokens is not None:
+                lines.append(
+                    f"what follows has prompts in chunks of {self.chunk_tokens} tokens too: on one node whole prompts "
+                    f"would take less"
+                )
             lines.append(str(self.certificate))
         return "\n".join(lines)
 

@@ -108,8 +108,8 @@ def _draft_tokens(options: GenerationOptions, model: Ready, rows: int, of: int, 
         return 0
     if rows > 1:
         raise ValueError(
-            f"prompt_lookup_num_tokens needs micro-batches of one row each, and {of} rows run in fewer: plan with "
-            f"{of} micro-batches, or give fewer prompts"
+            f"prompt_lookup_num_tokens needs micro-batches of one row each, and {of} rows run in fewer micro-batches: "
+            f"plan with {of} of them, or give fewer prompts"
         )
     if not runs_chunks or model.rope_change is not None:
         raise ValueError(
