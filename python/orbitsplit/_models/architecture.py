@@ -19,6 +19,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .kv_cache import skip_tokens
+from .packing import PackedCache
 from .source import build_on_meta, can_generate, example_inputs, layer_count, model_class, unsupported
 
 # More than one row: heads that search for padding tokens refuse several rows if they cannot find them.
@@ -340,7 +341,9 @@ class Passthrough(nn.Module):
         hidden = args[0] if args else kwargs["hidden_states"]
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
         layer = None if cache is None else cache.layers[self.index]
-        if (
+        if isinstance(cache, PackedCache):
+            cache.skip(self.index)
+        elif (
             cache is not None
             and isinstance(layer, CacheLayerMixin)
             and not skip_tokens(layer, hidden.shape[0], hidden.shape[1])

@@ -9,39 +9,34 @@ The received hidden state enters at the first layer; all stages but the last end
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from orbitsplit._io.device_names import CPU
 
-from .architecture import Layout, Passthrough, find_layout, modules_outside, running_unknown_code
+from .architecture import Layout, running_unknown_code
 from .decode_steps import DecodeSteps
 from .device import open_device, to_host
-from .fused_layers import fuse_layers
-from .fused_norms import fuse_norms
 from .kv_cache import growing_cache, takes_chunks
-from .source import example_inputs, forget_padding, load_options, model_class, read_config, unsupported, without_values
-from .stored_dtype import convert_parameters, keep_stored, stored_dtype
+from .model_part import load_part
+from .packing import PackedCache, can_pack, packing
+from .source import example_inputs, forget_padding, unsupported
 
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
-# How much the outputs of a prompt in chunks may differ from those of the whole, relative to the largest: other shapes
+# How much outputs may differ from those of the same tokens in other forwards, relative to the largest: other shapes
 # round differently, and a wrong mask or position changes more.
-_CHUNK_TOLERANCE = {torch.float32: 1e-4}
+_TOLERANCE = {torch.float32: 1e-4}
 _HALF_TOLERANCE = 0.05
 
 
@@ -141,9 +136,7 @@ class StageModel:
         cache = self.new_cache()
         self.forward(x[:, :first], mask[:, :first], cache, without_head=True)
         last = self.forward(x[:, first:], mask, cache)
-        expected = whole if self.is_last else whole[:, first:]
-        tolerance = _CHUNK_TOLERANCE.get(self.model.dtype, _HALF_TOLERANCE)
-        return bool((last - expected).abs().max() <= tolerance * expected.abs().max())
+        return self._is_close(last, whole if self.is_last else whole[:, first:])
 
     @torch.inference_mode()
     def forward(
@@ -173,6 +166,73 @@ class StageModel:
             self._leaves = not self.is_last
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
+    def runs_packs(self) -> bool:
+        """Whether steps of several sequences may share a forward of the stage, see `forward_packed`.
+
+        It depends on the configuration, and on a trial: each sequence gets what it gets alone.
+        """
+        config = self.model.config.get_text_config(decoder=True)
+        if not self.generates or "position_ids" not in self._accepted or not can_pack(config, self.new_cache()):
+            return False
+        prompts, sizes = (3, 6, 0), [1, 2, 4]
+        steps = [self._example(1, size).flip(1) for size in sizes]
+        alone = [
+            self.forward(x, torch.ones(1, prompt + x.shape[1], dtype=torch.long), cache)
+            for x, prompt, cache in zip(steps, prompts, self._caches_behind(prompts), strict=True)
+        ]
+        ends = torch.tensor(sizes).cumsum(0) - 1
+        try:
+            row = self.forward_packed(
+                torch.cat(steps, dim=1), self._caches_behind(prompts), prompts, sizes, logits_at=ends.tolist()
+            )
+        except Exception:  # whatever a model's own code makes of positions that do not ascend
+            return False
+        packed = torch.split(row, 1) if self.is_last else torch.split(row, sizes, dim=1)
+        return all(self._is_close(found, expected) for found, expected in zip(packed, alone, strict=True))
+
+    def _caches_behind(self, prompts: Sequence[int]) -> list[Cache]:
+        """Return caches of sequences with so many tokens each."""
+        caches = [self.new_cache() for _ in prompts]
+        for tokens, cache in zip(prompts, caches, strict=True):
+            if tokens:
+                self.forward(self._example(1, tokens), torch.ones(1, tokens, dtype=torch.long), cache)
+        return caches
+
+    @torch.inference_mode()
+    def forward_packed(
+        self,
+        x: Tensor,
+        caches: Sequence[Cache],
+        starts: Sequence[int],
+        sizes: Sequence[int],
+        *,
+        logits_at: Sequence[int] = (),
+    ) -> Tensor:
+        """Run the stage on new tokens of several sequences, which lie side by side, and extend their caches.
+
+        `x` is the token ids [1, n] on the first stage, else the hidden state [1, n, H]: `sizes[k]` tokens from position
+        `starts[k]` on of the sequence that `caches[k]` has the earlier ones of. Returns the hidden state [1, n, H], or
+        on the last stage the logits [m, V] at the m places `logits_at` of the row, without any the hidden state too.
+        Only where `runs_packs`.
+        """
+        places = [torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+        self._received = self._entering(x)
+        self._leaves = not logits_at or not self.is_last
+        ids = self._received if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.cat(places)[None].to(self.device)}
+        if "logits_to_keep" in self._accepted and not self._leaves:
+            inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)
+        cache = PackedCache(caches, sizes)
+        try:
+            with packing(self.model.config.get_text_config(decoder=True), cache):
+                output = self.model(**inputs, past_key_values=cache, use_cache=True)
+        except _StageExit as left:
+            return to_host(left.hidden)
+        finally:
+            self._received = None
+            self._leaves = not self.is_last
+        return to_host(output.logits[0] if "logits_to_keep" in inputs else output.logits[0, list(logits_at)])
+
     @torch.inference_mode()
     def forward_once(self, x: Tensor | None, inputs: Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
         """Run the stage on whole sequences or images, without a cache.
@@ -196,6 +256,11 @@ class StageModel:
     @staticmethod
     def _is_padded(attention_mask: Tensor) -> bool:
         return not bool(attention_mask.all())
+
+    def _is_close(self, found: Tensor, expected: Tensor) -> bool:
+        """Whether results are equal but for rounding."""
+        tolerance = _TOLERANCE.get(self.model.dtype, _HALF_TOLERANCE)
+        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
     def _entering(self, x: Tensor) -> Tensor:
         """Return what enters the stage on its device."""
@@ -274,46 +339,6 @@ class StageModel:
         return torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).to(self.model.dtype)
 
 
-def load_part(
-    model: str | Path,
-    start: int,
-    stop: int,
-    *,
-    dtype: torch.dtype = torch.float32,
-    tensors: Mapping[str, Any] | None = None,
-    is_fused: bool = True,
-) -> tuple[PreTrainedModel, Layout]:
-    """Return a model with the weights of its layers [start, stop) alone, and how it runs its layers.
-
-    Arguments and errors as of `StageModel.load`. In the place of other modules are ones without weights. If `is_fused`,
-    the core computes layers and norms where it gives what they do.
-    """
-    config = read_config(model)
-    layout = find_layout(config)
-    layers = layout.layer_count + 2
-    if not 0 <= start < stop <= layers:
-        raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
-    stored = stored_dtype(model, config)
-    architecture = _stage_class(model_class(config), layout, start, stop, stored)
-    source = model if tensors is None else None
-    with _quiet_loading():
-        loaded, info = architecture.from_pretrained(
-            source,
-            config=config,
-            state_dict=tensors,
-            dtype=dtype,
-            output_loading_info=True,
-            **load_options(model, config),
-        )
-    _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
-    convert_parameters(loaded)
-    _forget_embeddings(loaded, layout, start)
-    if is_fused:
-        fuse_layers(layout.layers_of(loaded))
-        fuse_norms(loaded)
-    return loaded, layout
-
-
 def _check_movable(model: PreTrainedModel, device: str) -> None:
     if any(parameter.dtype == torch.uint8 for parameter in model.parameters()):
         raise ValueError(f"quantised weights run on the processor alone, not on {device}: give the node float weights")
@@ -330,99 +355,3 @@ class _StageExit(BaseException):
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden
-
-
-class _Placeholder(nn.Module):
-    """Replaces a module of another stage: its output has the right shape and is NaN; it has no weights."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        object.__setattr__(self, "_module", module.to("meta"))  # unregistered: its weights are not ours to load
-        self._signature: Any = None
-        self._output: Any = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_module"), name)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # The forward on meta takes about as long as half a layer of a small model, and decode steps repeat it
-        # with the same shapes. Only the shapes are kept: some models scale the embeddings in place.
-        signature = tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, kwargs))
-        if self._signature != signature:
-            on_meta = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
-            self._output = object.__getattribute__(self, "_module")(*on_meta[0], **on_meta[1])
-            self._signature = signature
-        device = next((x.device for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
-        return tree_map_only(Tensor, functools.partial(_filled, device=device), self._output)
-
-
-def _filled(x: Tensor, *, device: torch.device | None) -> Tensor:
-    value = float("nan") if x.is_floating_point() else 0
-    return torch.full(x.shape, value, dtype=x.dtype, device=device)
-
-
-def _stage_class(
-    architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int, stored: torch.dtype | None
-) -> type[PreTrainedModel]:
-    """Return the architecture as it is on a stage, for transformers' own loader to fill; see `keep_stored`."""
-
-    def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        with without_values():
-            architecture.__init__(self, config, *args, **kwargs)
-        _strip(self, layout, start, stop)
-        keep_stored(self, stored)
-
-    members = {
-        "__init__": initialise,
-        "__module__": architecture.__module__,
-        # By default these are the first weight's, and what runs after the layers may have none.
-        "dtype": property(lambda model: model.config.dtype),
-        "device": property(lambda model: next((weight.device for weight in model.parameters()), torch.device("cpu"))),
-        # The weights of other stages; missing weights of the stage itself are checked.
-        "_keys_to_ignore_on_load_unexpected": [".*"],
-    }
-    return type(architecture.__name__, (architecture,), members)
-
-
-def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
-    """Replace the modules of other stages. The source of a tied head stays on the last stage until it is loaded."""
-    is_first, is_last = start == 0, stop == layout.layer_count + 2
-    sources = set((model.all_tied_weights_keys or {}).values()) if is_last else set()
-    if not is_last:
-        model.all_tied_weights_keys = {}
-    for name, module in modules_outside(model, layout.layers_name).items():
-        owned = (is_first and name in layout.before) or (is_last and name in layout.after)
-        tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
-        if name in layout.before | layout.after | layout.idle and not owned and not tied:
-            model.set_submodule(name, _Placeholder(module))
-    layers = layout.layers_of(model)
-    for index, layer in enumerate(layers):
-        if not start <= index + 1 < stop:
-            layers[index] = Passthrough(index, layer.to("meta"), layout.tuple_length)
-
-
-def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
-    # A tied head has its weight by now; the embeddings it came from are neither run nor kept.
-    if start > 0:
-        for name in layout.before:
-            module = model.get_submodule(name)
-            if not isinstance(module, _Placeholder) and name not in layout.after:
-                model.set_submodule(name, _Placeholder(module))
-
-
-def _check_complete(model: PreTrainedModel, missing: set[str], what: str) -> None:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    missing = (missing & tensors.keys()) | {name for name, tensor in tensors.items() if tensor.is_meta}
-    if missing:
-        raise ValueError(f"{what}: the checkpoint lacks {len(missing)} weights, the first is {min(missing)}")
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

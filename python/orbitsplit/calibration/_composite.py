@@ -12,9 +12,9 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.architecture import find_layers
 from orbitsplit._models.fingerprint import first_other_layer, hash_layers
+from orbitsplit._models.model_part import load_part
 from orbitsplit._models.quantizer import weights_config
 from orbitsplit._models.source import open_model
-from orbitsplit._models.stage import load_part
 from orbitsplit._plans.plan import Plan, PlanStage
 
 from ._activation_hooks import ActivationHooks

@@ -1,0 +1,158 @@
+"""Models with the weights of a part of their layers: other layers and modules are replaced by ones without weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from .architecture import Layout, Passthrough, find_layout, modules_outside
+from .fused_layers import fuse_layers
+from .fused_norms import fuse_norms
+from .source import load_options, model_class, read_config, without_values
+from .stored_dtype import convert_parameters, keep_stored, stored_dtype
+
+
+def load_part(
+    model: str | Path,
+    start: int,
+    stop: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    tensors: Mapping[str, Any] | None = None,
+    is_fused: bool = True,
+) -> tuple[PreTrainedModel, Layout]:
+    """Return a model with the weights of its layers [start, stop) alone, and how it runs its layers.
+
+    Arguments and errors as of `StageModel.load`. In the place of other modules are ones without weights. If `is_fused`,
+    the core computes layers and norms where it gives what they do.
+    """
+    config = read_config(model)
+    layout = find_layout(config)
+    layers = layout.layer_count + 2
+    if not 0 <= start < stop <= layers:
+        raise ValueError(f"stage [{start}, {stop}) is not a non-empty range within the model's {layers} layers")
+    stored = stored_dtype(model, config)
+    architecture = _stage_class(model_class(config), layout, start, stop, stored)
+    source = model if tensors is None else None
+    with _quiet_loading():
+        loaded, info = architecture.from_pretrained(
+            source,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            **load_options(model, config),
+        )
+    _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
+    convert_parameters(loaded)
+    _forget_embeddings(loaded, layout, start)
+    if is_fused:
+        fuse_layers(layout.layers_of(loaded))
+        fuse_norms(loaded)
+    return loaded, layout
+
+
+class _Placeholder(nn.Module):
+    """Replaces a module of another stage: its output has the right shape and is NaN; it has no weights."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "_module", module.to("meta"))  # unregistered: its weights are not ours to load
+        self._signature: Any = None
+        self._output: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_module"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # The forward on meta takes about as long as half a layer of a small model, and decode steps repeat it
+        # with the same shapes. Only the shapes are kept: some models scale the embeddings in place.
+        signature = tree_map_only(Tensor, lambda x: (x.shape, x.dtype), (args, kwargs))
+        if self._signature != signature:
+            on_meta = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
+            self._output = object.__getattribute__(self, "_module")(*on_meta[0], **on_meta[1])
+            self._signature = signature
+        device = next((x.device for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
+        return tree_map_only(Tensor, functools.partial(_filled, device=device), self._output)
+
+
+def _filled(x: Tensor, *, device: torch.device | None) -> Tensor:
+    value = float("nan") if x.is_floating_point() else 0
+    return torch.full(x.shape, value, dtype=x.dtype, device=device)
+
+
+def _stage_class(
+    architecture: type[PreTrainedModel], layout: Layout, start: int, stop: int, stored: torch.dtype | None
+) -> type[PreTrainedModel]:
+    """Return the architecture as it is on a stage, for transformers' own loader to fill; see `keep_stored`."""
+
+    def initialise(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
+        with without_values():
+            architecture.__init__(self, config, *args, **kwargs)
+        _strip(self, layout, start, stop)
+        keep_stored(self, stored)
+
+    members = {
+        "__init__": initialise,
+        "__module__": architecture.__module__,
+        # By default these are the first weight's, and what runs after the layers may have none.
+        "dtype": property(lambda model: model.config.dtype),
+        "device": property(lambda model: next((weight.device for weight in model.parameters()), torch.device("cpu"))),
+        # The weights of other stages; missing weights of the stage itself are checked.
+        "_keys_to_ignore_on_load_unexpected": [".*"],
+    }
+    return type(architecture.__name__, (architecture,), members)
+
+
+def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
+    """Replace the modules of other stages. The source of a tied head stays on the last stage until it is loaded."""
+    is_first, is_last = start == 0, stop == layout.layer_count + 2
+    sources = set((model.all_tied_weights_keys or {}).values()) if is_last else set()
+    if not is_last:
+        model.all_tied_weights_keys = {}
+    for name, module in modules_outside(model, layout.layers_name).items():
+        owned = (is_first and name in layout.before) or (is_last and name in layout.after)
+        tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
+        if name in layout.before | layout.after | layout.idle and not owned and not tied:
+            model.set_submodule(name, _Placeholder(module))
+    layers = layout.layers_of(model)
+    for index, layer in enumerate(layers):
+        if not start <= index + 1 < stop:
+            layers[index] = Passthrough(index, layer.to("meta"), layout.tuple_length)
+
+
+def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
+    # A tied head has its weight by now; the embeddings it came from are neither run nor kept.
+    if start > 0:
+        for name in layout.before:
+            module = model.get_submodule(name)
+            if not isinstance(module, _Placeholder) and name not in layout.after:
+                model.set_submodule(name, _Placeholder(module))
+
+
+def _check_complete(model: PreTrainedModel, missing: set[str], what: str) -> None:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    missing = (missing & tensors.keys()) | {name for name, tensor in tensors.items() if tensor.is_meta}
+    if missing:
+        raise ValueError(f"{what}: the checkpoint lacks {len(missing)} weights, the first is {min(missing)}")
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
