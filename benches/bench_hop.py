@@ -34,7 +34,7 @@ from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.framing import channel_key
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
-from orbitsplit.runtime._schedule import Kind
+from orbitsplit.runtime._schedule.protocol import Kind
 from orbitsplit.runtime._worker.channels import ActivationInlet, ActivationOutlet
 
 SHAPE = (1, 1, 640)

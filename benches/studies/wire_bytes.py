@@ -22,7 +22,7 @@ import orbitsplit as osp
 from orbitsplit.runtime._emulation.namespaces import Namespaces
 from orbitsplit.runtime._messages.framing import Header
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport, bytes_of
-from orbitsplit.runtime._schedule import Kind
+from orbitsplit.runtime._schedule.protocol import Kind
 
 SIZES = (64, 390, 1_400, 2_624, 20_480, 174_080)
 NODES, PORT = ("sat-0", "sat-1"), 29510

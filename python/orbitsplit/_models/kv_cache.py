@@ -6,6 +6,7 @@ cache for one token. Here a layer has room for some more tokens, and is moved on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -44,6 +45,17 @@ def rewind(cache: Cache, tokens: int) -> None:
     for layer in cache.layers:
         if layer.is_initialized:
             layer.rewind(tokens)
+
+
+def saved(cache: Cache) -> list[dict[str, Any]]:
+    """Return the state of a growing cache that `takes_chunks`, for `restore`; nothing is copied."""
+    return [dict(vars(layer)) for layer in cache.layers]
+
+
+def restore(cache: Cache, states: Iterable[dict[str, Any]]) -> None:
+    """Take back what was appended to a cache since `saved`: the memory of earlier tokens is not overwritten."""
+    for layer, state in zip(cache.layers, states, strict=True):
+        vars(layer).update(state)
 
 
 def takes_chunks(cache: Cache) -> bool:

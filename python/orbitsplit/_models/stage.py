@@ -190,6 +190,19 @@ class StageModel:
         packed = torch.split(row, 1) if self.is_last else torch.split(row, sizes, dim=1)
         return all(self._is_close(found, expected) for found, expected in zip(packed, alone, strict=True))
 
+    def cache_bytes_per_token(self) -> int:
+        """Return the bytes that keys and values of one more token take, before windows are full."""
+        if not self.generates:
+            return 0
+        tokens = 2
+        states = [
+            state
+            for layer in self._caches_behind([tokens])[0].layers
+            for state in (getattr(layer, "keys", None), getattr(layer, "values", None))
+            if isinstance(state, Tensor) and state.is_floating_point()
+        ]
+        return sum(state.nbytes for state in states) // tokens
+
     def _caches_behind(self, prompts: Sequence[int]) -> list[Cache]:
         """Return caches of sequences with so many tokens each."""
         caches = [self.new_cache() for _ in prompts]

@@ -18,7 +18,7 @@ from orbitsplit.runtime._messages.framing import Header
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import Sender
-from orbitsplit.runtime._schedule import Kind, Message
+from orbitsplit.runtime._schedule.protocol import Kind, Message
 from orbitsplit.runtime._worker import channels
 from orbitsplit.runtime._worker.channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet
 

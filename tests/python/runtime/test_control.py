@@ -19,6 +19,7 @@ from orbitsplit.runtime._messages.control import (
     unpack_request,
 )
 from orbitsplit.runtime._messages.groups import Group, Sampling, described_inputs
+from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.record import Record, Traffic
 
 GROUP = Group(
@@ -36,7 +37,7 @@ GROUP = Group(
 RECORDS: list[Record] = [
     GROUP,
     Group(id=0, rows=1, tokens=1, mask=None, max_new_tokens=0, inputs=(("pixel_values", (1, 3, 8, 8), "float32"),)),
-    Setup({"a": [1, 2]}, (0, 4), "model", None, {"seed": 1}, True, 12.5, 4, 600.0, "nonce"),
+    Setup({"a": [1, 2]}, (0, 4), "model", None, {"seed": 1}, True, 12.5, Limits(4, 64, 2, 32), 600.0, "nonce"),
     Ready(7, 8, 0.5, True, (1, 2), None, 97, 1.25, (0.5, None, 1.0)),
     Heartbeat(3, "waiting", 1, received=4, waiting_s=0.5, sent=5, arrivals_in_s=(-1.0, 2.0)),
     Failure("memory", "summary", 'a "quoted"\ntraceback', is_consequence=True),
@@ -97,5 +98,8 @@ def test_the_end_of_a_group_survives_a_request() -> None:
 
 
 def test_the_schedule_knows_no_store_keys() -> None:
-    code = "import sys, orbitsplit.runtime._schedule; sys.exit('orbitsplit.runtime._messages.control' in sys.modules)"
+    code = (
+        "import sys, orbitsplit.runtime._schedule.first_stage; "
+        "sys.exit('orbitsplit.runtime._messages.control' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

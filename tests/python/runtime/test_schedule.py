@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -17,7 +17,11 @@ from torch import Tensor
 from orbitsplit import TransportError
 from orbitsplit.runtime._drafts import DraftLength
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._schedule import MAX_CORRUPTIONS, FirstStage, Follower, Kind, Loopback, Message, run_follower
+from orbitsplit.runtime._messages.limits import Limits
+from orbitsplit.runtime._messages.packs import Part
+from orbitsplit.runtime._schedule.first_stage import MAX_CORRUPTIONS, FirstStage
+from orbitsplit.runtime._schedule.follower import Follower, run_follower
+from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, PackResult
 
 VOCABULARY, PAD = 23, 0
 
@@ -55,6 +59,7 @@ class ToyStage:
     caches: dict[int, list[Tensor]] = field(default_factory=dict)
     begun: list[Group] = field(default_factory=list)
     calls: list[tuple[int, int]] = field(default_factory=list)
+    packs: list[tuple[Part, ...]] = field(default_factory=list)
 
     def begin(self, group: Group) -> None:
         self.begun.append(group)
@@ -81,6 +86,17 @@ class ToyStage:
         row = known[0].tolist()
         return torch.tensor([next_token(row[: stop + 1]) for stop in positions])
 
+    def forward_pack(self, parts: Sequence[Part], x: Tensor) -> PackResult:
+        self.packs.append(tuple(parts))
+        outputs, left, errors = [x[:, :0]] if not self.is_last else [], [], {}
+        for part, own in zip(parts, torch.split(x, [part.tokens for part in parts], dim=1), strict=True):
+            try:
+                outputs.append(self.forward(part.group, part.step, own))
+                left.append(part)
+            except ValueError as error:
+                errors[part.group] = f"toy: {error}"
+        return PackResult(torch.cat(outputs, dim=0 if self.is_last else 1), tuple(left), errors)
+
     def begun_as(self, group: int) -> Group:
         return next(one for one in reversed(self.begun) if one.id == group)
 
@@ -102,6 +118,14 @@ class Wire:
     def send(self, group: int, step: int, x: Tensor) -> None:
         self._keep(Message(Kind.STEP, group, step, x))
 
+    def send_pack(self, number: int, parts: Sequence[Part], x: Tensor) -> None:
+        for part in parts:
+            self.kept.get(part.group, {}).clear()
+        self._keep(Message(Kind.PACK, number, 0, x, parts=tuple(parts)))
+
+    def forget(self, number: int) -> None:
+        self.kept.pop(number, None)
+
     def repeat(self, group: int, step: int) -> None:
         self._put(self.kept[group][step])
 
@@ -112,7 +136,7 @@ class Wire:
 
     def _keep(self, message: Message) -> None:
         if message.step > 0:
-            self.kept[message.group].clear()
+            self.kept.setdefault(message.group, {}).clear()
         self.kept.setdefault(message.group, {})[message.step] = message
         self._put(message)
 
@@ -142,6 +166,8 @@ class TokenWire(Wire):
     def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
         if kind in (Kind.CORRUPTED, Kind.FAILED):
             super().notify(kind, group, reason)
+        elif kind is Kind.END:
+            self.kept.pop(group, None)
 
 
 @dataclass
@@ -166,30 +192,40 @@ class Reported:
         self.failed[group] = (kind, reason)
 
 
+def limits_of(most_groups: int, packs: int = 1) -> Limits:
+    return Limits(most_groups=most_groups, most_sequences=most_groups, most_packs=packs, pack_tokens=12)
+
+
 class Chain:
     """Stages and links in memory; what is delivered next is chosen by a random number, each link keeps its order."""
 
     def __init__(
-        self, stages: int, *, most_groups: int = 99, seed: int = 0, corrupts: Callable[[Message], bool] | None = None
+        self,
+        stages: int,
+        *,
+        most_groups: int = 99,
+        packs: int = 1,
+        seed: int = 0,
+        corrupts: Callable[[Message], bool] | None = None,
     ) -> None:
         quiet = corrupts or (lambda _message: False)
         self.toys = [ToyStage(k == stages - 1) for k in range(stages)]
         self.wires = [Wire(quiet) for _ in range(stages - 1)] + [TokenWire(quiet)]
         self.report = Reported()
         self.followers = [Follower(*ends) for ends in zip(self.toys[1:], self.wires[1:], strict=True)]
-        self.first = FirstStage(self.toys[0], self.wires[0], self.report, most_groups=most_groups)
+        self.first = FirstStage(self.toys[0], self.wires[0], self.report, limits_of(most_groups, packs))
         self._random = random.Random(seed)
 
     def begin(self, group: Group, prompts: Tensor) -> None:
         """Begin a group, and run its prompt on the first stage if it may start."""
         self.first.begin(group, prompts)
-        while self.first.has_prompts:
+        while self.first.has_work:
             self.first.advance()
 
     def deliver(self) -> bool:
         """Deliver one message, or run a prompt's next chunk; return whether there was any."""
         ready = [k for k, wire in enumerate(self.wires) if wire.messages]
-        ready += [-1] if self.first.has_prompts else []
+        ready += [-1] if self.first.has_work else []
         if not ready:
             return False
         k = self._random.choice(ready)
@@ -217,9 +253,20 @@ def make_group(
     eos: tuple[int, ...] = (),
     chunk_tokens: int | None = None,
     draft_tokens: int = 0,
+    is_packable: bool = False,
 ) -> Group:
     drafts = draft_tokens if len(prompts) == 1 else 0
-    return Group(number, *prompts.shape, None, new_tokens, eos, PAD, chunk_tokens=chunk_tokens, draft_tokens=drafts)
+    return Group(
+        number,
+        *prompts.shape,
+        None,
+        new_tokens,
+        eos,
+        PAD,
+        chunk_tokens=chunk_tokens,
+        draft_tokens=drafts,
+        is_packable=is_packable and len(prompts) == 1,
+    )
 
 
 def make_prompts(rows: int, tokens: int, seed: int) -> Tensor:
@@ -229,7 +276,9 @@ def make_prompts(rows: int, tokens: int, seed: int) -> Tensor:
 chunks = st.none() | st.integers(1, 4)
 drafts = st.sampled_from([0, 0, 1, 5])
 batches = st.lists(
-    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 30), chunks, drafts), min_size=1, max_size=5
+    st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 30), chunks, drafts, st.booleans()),
+    min_size=1,
+    max_size=7,
 )
 
 
@@ -237,21 +286,25 @@ batches = st.lists(
 @given(
     batches=batches,
     stages=st.integers(2, 4),
-    most_groups=st.integers(1, 5),
+    most_groups=st.integers(1, 7),
+    packs=st.integers(1, 3),
     eos=st.sets(st.integers(0, VOCABULARY - 1), max_size=4),
     seed=st.integers(0, 1000),
     corruption=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
 )
 def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
-    batches: list[tuple[int, int, int, int | None, int]],
+    batches: list[tuple[int, int, int, int | None, int, bool]],
     stages: int,
     most_groups: int,
+    packs: int,
     eos: set[int],
     seed: int,
     corruption: float,
 ) -> None:
     source = random.Random(seed)
-    chain = Chain(stages, most_groups=most_groups, seed=seed, corrupts=lambda _: source.random() < corruption)
+    chain = Chain(
+        stages, most_groups=most_groups, packs=packs, seed=seed, corrupts=lambda _: source.random() < corruption
+    )
     groups = []
     for number, (rows, tokens, new_tokens, *asked) in enumerate(batches):
         prompts = make_prompts(rows, tokens, seed + number)
@@ -268,14 +321,14 @@ def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
     assert corruption or not chain.report.failed
     assert all(kind == "corruption" for kind, _ in chain.report.failed.values())
     assert all(not toy.caches for toy in chain.toys)
-    assert not any(wire.messages for wire in chain.wires)
+    assert not any(wire.messages or wire.kept for wire in chain.wires)
 
 
 def test_one_stage_sends_to_its_own_inbox() -> None:
     prompts = make_prompts(3, 2, 1)
     inbox: deque[Message] = deque()
     report = Reported()
-    first = FirstStage(ToyStage(True), Loopback(inbox.append), report, most_groups=2)
+    first = FirstStage(ToyStage(True), Loopback(inbox.append), report, limits_of(2))
     first.begin(make_group(0, prompts, 9, (4,)), prompts)
     first.advance()
     while inbox:
@@ -463,7 +516,7 @@ def test_a_group_cancelled_between_two_chunks_ends_without_the_others() -> None:
     chain.first.advance()
     chain.first.cancel(0)
     assert chain.report.ended == [0]
-    assert not chain.first.has_prompts
+    assert not chain.first.has_work
     chain.run()
     assert chain.toys[0].calls == [(0, -3)]
     assert (chain.report.got, chain.toys[1].caches) == ({}, {})
@@ -602,3 +655,139 @@ def test_a_cancelled_group_that_fails_ends_as_cancelled() -> None:
     chain.first.cancel(0)
     chain.run()
     assert (chain.report.ended, chain.report.failed) == ([0], {})
+
+
+def sharing_chain(stages: int, groups: int, *, new_tokens: int = 6, **options: Any) -> tuple[Chain, list[Any]]:
+    """Return a chain with groups of one row that may share forwards, and those with their prompts."""
+    chain, begun = Chain(stages, **options), []
+    for number in range(groups):
+        prompts = make_prompts(1, 2 + number % 3, number)
+        begun.append((make_group(number, prompts, new_tokens, is_packable=True), prompts))
+        chain.first.begin(*begun[-1])
+    return chain, begun
+
+
+def check_rows(chain: Chain, begun: list[Any]) -> None:
+    for group, prompts in begun:
+        assert chain.rows(group, prompts) == generate_by_rows(prompts.tolist(), group.max_new_tokens, ())
+
+
+@pytest.mark.parametrize("packs", [1, 2, 3])
+def test_groups_are_spread_evenly_over_the_packs_in_flight(packs: int) -> None:
+    chain, begun = sharing_chain(3, 6, packs=packs)
+    chain.run()
+    check_rows(chain, begun)
+    sizes = {len(pack) for toy in chain.toys for pack in toy.packs}
+    assert max(sizes) == 6 // packs
+    # Every stage ran the same packs.
+    assert chain.toys[0].packs == chain.toys[1].packs == chain.toys[2].packs
+
+
+def test_a_group_joins_and_leaves_packs_at_any_token() -> None:
+    chain, begun = sharing_chain(2, 2, new_tokens=9)
+    for _ in range(12):
+        chain.deliver()
+    prompts = make_prompts(1, 4, 9)
+    begun.append((make_group(9, prompts, 2, is_packable=True), prompts))
+    chain.first.begin(*begun[-1])
+    chain.run()
+    check_rows(chain, begun)
+    assert {len(pack) for pack in chain.toys[1].packs} == {2, 3}
+
+
+def test_an_error_of_one_group_in_a_pack_ends_that_group_alone() -> None:
+    chain, begun = sharing_chain(3, 3)
+
+    def raises(group: int, step: int) -> None:
+        if (group, step) == (1, 3):
+            raise ValueError("no such position")
+
+    chain.toys[1].raises = raises
+    chain.run()
+    assert chain.report.failed == {1: ("request", "toy: no such position")}
+    check_rows(chain, [begun[0], begun[2]])
+    assert not any(wire.kept for wire in chain.wires)
+    assert not any(toy.caches for toy in chain.toys)
+
+
+def test_an_error_of_one_group_on_the_first_stage_ends_that_group_alone() -> None:
+    chain, begun = sharing_chain(2, 3)
+
+    def raises(group: int, step: int) -> None:
+        if (group, step) == (2, 2):
+            raise ValueError("no such position")
+
+    chain.toys[0].raises = raises
+    chain.run()
+    assert chain.report.failed == {2: ("request", "toy: no such position")}
+    check_rows(chain, begun[:2])
+
+
+@pytest.mark.parametrize("wire", [0, 1, 2])
+def test_a_corrupted_pack_is_sent_again_and_nothing_is_computed_twice(wire: int) -> None:
+    chain, begun = sharing_chain(3, 4)
+    count = 0
+
+    def corrupts(message: Message) -> bool:
+        nonlocal count
+        count += message.kind is Kind.PACK
+        return message.kind is Kind.PACK and count % 2 == 1
+
+    chain.wires[wire].corrupts = corrupts
+    chain.run()
+    check_rows(chain, begun)
+    for toy in chain.toys:
+        assert len(toy.calls) == len(set(toy.calls))
+    assert len(chain.report.retried) == sum(map(len, chain.toys[0].packs))
+
+
+def test_a_pack_that_never_arrives_whole_fails_its_groups_alone() -> None:
+    chain, _ = sharing_chain(2, 2)
+    alone = make_prompts(2, 3, 7)
+    group = make_group(7, alone, 6)
+    chain.first.begin(group, alone)
+    chain.wires[0].corrupts = lambda message: message.kind is Kind.PACK
+    chain.run()
+    assert {number: kind for number, (kind, _) in chain.report.failed.items()} == {0: "corruption", 1: "corruption"}
+    check_rows(chain, [(group, alone)])
+
+
+def test_a_cancelled_group_leaves_its_pack() -> None:
+    chain, begun = sharing_chain(3, 3, new_tokens=20)
+    while not chain.toys[0].packs:
+        chain.deliver()
+    chain.first.cancel(1)
+    chain.run()
+    check_rows(chain, [begun[0], begun[2]])
+    assert chain.report.ended.count(1) == 1
+    assert len(chain.report.got[1]) < 20
+
+
+def test_groups_wait_for_room_in_the_caches_in_their_order() -> None:
+    chain, begun = sharing_chain(2, 4, new_tokens=6)  # up to 8, 9, 10 and 8 tokens
+    chain.first.limits = replace(limits_of(9), cache_tokens=18)
+    seen = []
+    while chain.deliver():
+        held = list(chain.toys[0].caches)
+        assert sum(chain.toys[0].begun_as(group).tokens + 6 for group in held) <= 18
+        seen.append(held)
+    check_rows(chain, begun)
+    assert [0, 1] in seen
+    assert [2, 3] in seen
+    assert chain.report.ended.index(2) > chain.report.ended.index(1)
+
+
+def test_a_group_larger_than_the_caches_runs_alone() -> None:
+    chain, begun = sharing_chain(2, 3)
+    chain.first.limits = replace(limits_of(9), cache_tokens=1)
+    while chain.deliver():
+        assert len(chain.toys[0].caches) <= 1
+    check_rows(chain, begun)
+
+
+def test_a_pack_has_no_more_tokens_than_allowed() -> None:
+    chain, begun = sharing_chain(2, 8)
+    chain.first.limits = replace(limits_of(9), pack_tokens=3)
+    chain.run()
+    check_rows(chain, begun)
+    assert max(sum(part.tokens for part in pack) for pack in chain.toys[0].packs) == 3

@@ -7,12 +7,24 @@ mostly waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from orbitsplit._plans.trace import Recorder
 
 T = TypeVar("T")
+
+
+class Step(Protocol):
+    """A step of a group."""
+
+    @property
+    def group(self) -> int:
+        """The group's number."""
+
+    @property
+    def step(self) -> int:
+        """The step's number."""
 
 
 class Pace:
@@ -45,18 +57,30 @@ class Pace:
             sleep_until(self.held_until_s)
             self.recorder.add("wait", group, step, start_s, self.held_until_s)
             start_s = time.monotonic()
+        result, spent_s = self._timed(work, start_s, is_brief=is_brief)
+        self.recorder.add(kind, group, step, start_s, time.monotonic(), spent_s)
+        return result
+
+    def run_shared(self, kind: str, steps: Sequence[Step], work: Callable[[], T], *, is_brief: bool = False) -> T:
+        """Do `work` of steps of several groups as `run` does; each has an equal part of its processor time."""
+        sleep_until(self.held_until_s)
+        start_s = time.monotonic()
+        result, spent_s = self._timed(work, start_s, is_brief=is_brief)
+        stop_s = time.monotonic()
+        for step in steps:
+            self.recorder.add(kind, step.group, step.step, start_s, stop_s, spent_s / len(steps))
+        return result
+
+    def _timed(self, work: Callable[[], T], start_s: float, *, is_brief: bool) -> tuple[T, float]:
+        """Do `work` and wait until the emulated node would have done it; return its result and processor time."""
         if is_brief and self.slowdown <= 1.0:
-            result = work()
-            stop_s = time.monotonic()
-            self.recorder.add(kind, group, step, start_s, stop_s, stop_s - start_s)
-            return result
+            return work(), time.monotonic() - start_s
         before_s = self._clock()
         result = work()
         spent_s = self._clock() - before_s
         if self.slowdown > 1.0:
             sleep_until(start_s + self.slowdown * spent_s)
-        self.recorder.add(kind, group, step, start_s, time.monotonic(), spent_s)
-        return result
+        return result, spent_s
 
 
 def sleep_until(moment_s: float) -> None:

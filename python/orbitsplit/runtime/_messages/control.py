@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import save as save_tensors
 from orbitsplit._plans.plan import Plan
 
 from .groups import Group
+from .limits import Limits
 from .record import Record, Traffic
 
 _TOKENS = ".tokens"  # no input of a model has a name like that
@@ -100,7 +101,7 @@ class Setup(Record):
     conditions: dict[str, Any] | None
     emulates: bool
     origin_s: float | None
-    most_groups: int
+    limits: Limits
     start_timeout_s: float
     nonce: str
     source_hashes: tuple[str, ...] = ()
@@ -118,7 +119,9 @@ class Ready(Record):
     top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
     `positions` is the size of the first stage's table of positions, None for a model without such a table.
     `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
-    `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are.
+    `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are,
+    `runs_packs` whether steps of several sequences may share a forward. `cache_bytes_per_token` is the most that keys
+    and values of a further token take.
     """
 
     weight_bytes: int
@@ -135,6 +138,8 @@ class Ready(Record):
     unapplied_sampling: tuple[str, ...] = ()
     rope_change: tuple[str, int, bool] | None = None
     runs_chunks: bool = False
+    runs_packs: bool = False
+    cache_bytes_per_token: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +197,16 @@ def pack_cancel(group: int) -> bytes:
     return json.dumps({"cancel": group}).encode()
 
 
-def unpack_request(data: bytes) -> tuple[Group, torch.Tensor | dict[str, torch.Tensor]] | int:
-    """Return a group and its initial input, or the number of the group to cancel."""
+def pack_limits(limits: Limits) -> bytes:
+    """Return the request to keep other limits from now on."""
+    return json.dumps({"limits": asdict(limits)}).encode()
+
+
+def unpack_request(data: bytes) -> tuple[Group, torch.Tensor | dict[str, torch.Tensor]] | int | Limits:
+    """Return a group and its initial input, the number of the group to cancel, or limits."""
     if data[:1] == b"{":
-        return int(json.loads(data)["cancel"])
+        values = json.loads(data)
+        return Limits(**values["limits"]) if "limits" in values else int(values["cancel"])
     # The head of a safetensors file: eight bytes of length, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     tensors: dict[str, torch.Tensor] = load_tensors(data)

@@ -46,6 +46,7 @@ class Group(Record):
     first token, chunks before it count down from -1. Step n above 0 begins behind n new tokens.
 
     A group of one row may have up to `draft_tokens` guesses of the tokens behind the last one in each of these steps.
+    One that `is_packable` may share messages and forwards of steps above 0 with others: it has one row and no padding.
     """
 
     id: int
@@ -62,10 +63,13 @@ class Group(Record):
     replayed: int = 0
     chunk_tokens: int | None = None
     draft_tokens: int = 0
+    is_packable: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens is {self.chunk_tokens}, must be at least 1")
+        if self.is_packable and (self.rows != 1 or self.mask is not None or not self.generates):
+            raise ValueError(f"a group of {self.rows} rows that is packable must have one, and generate without a mask")
 
     @property
     def first_step(self) -> int:

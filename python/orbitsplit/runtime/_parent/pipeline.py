@@ -50,8 +50,14 @@ class Pipeline:
     `dtype` (float32, bfloat16 or float16) and computes with `threads` threads; both are the plan's by default, and
     `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its file), with
     which the weights are compared. Links have the rates and latencies of the plan, or vary over time as `conditions`
-    describe, and nodes have their slowdowns. At most `most_groups` groups of sequences are in flight at once (by
-    default the plan's micro-batches, or the number of stages if that is larger); others wait in order.
+    describe, and nodes have their slowdowns.
+
+    Steps of different calls share forwards (continuous batching): single sequences whose tokens are ready run through
+    the stages together, up to `max_batch_tokens` tokens at once (32 by default; 1: each alone), and join and leave at
+    any token. They are spread evenly over as many messages in flight as the plan has micro-batches, or stages if those
+    are more. At most `most_groups` groups of sequences are in flight at once, by default as many as the memory of the
+    nodes has room for, up to 64; of models whose stages cannot share forwards, and of batches with several rows in a
+    micro-batch, as many as messages. Others wait in order.
 
     `timeouts` are the limits after which a start has failed, or a node or a link is lost; the keywords
     `start_timeout_s`, `heartbeat_timeout_s` and `stall_timeout_s` may be given instead. After a loss,
@@ -95,6 +101,7 @@ class Pipeline:
         exact_resume: bool = True,
         strict_memory: bool = False,
         most_groups: int | None = None,
+        max_batch_tokens: int | None = None,
         secret: str | None = None,
         timeouts: Timeouts | None = None,
         progress: Progress | None = None,
@@ -111,6 +118,8 @@ class Pipeline:
             raise ValueError("the plan names no model: pass one to Pipeline")
         if most_groups is not None:
             most_groups = integer("most_groups", most_groups, least=1)
+        if max_batch_tokens is not None:
+            max_batch_tokens = integer("max_batch_tokens", max_batch_tokens, least=1)
         if threads is not None:
             threads = integer("threads", threads, least=1)
         exact_resume = boolean("exact_resume", exact_resume)
@@ -136,6 +145,7 @@ class Pipeline:
             conditions=conditions,
             exact_resume=exact_resume,
             most_groups=most_groups,
+            max_batch_tokens=max_batch_tokens,
             secret=secret,
             timeouts=timeouts,
             deployment=deployment or Deployment(),
@@ -304,6 +314,7 @@ class Pipeline:
             micro_batches=self.plan.workload.micro_batches,
             chunk_tokens=sessions.current.chunk_tokens,
             runs_chunks=sessions.current.runs_chunks,
+            runs_packs=sessions.current.runs_packs,
             # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
             next_number=sessions.group_numbers.__next__,
             send_cancel=sessions.cancel,

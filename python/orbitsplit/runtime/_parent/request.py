@@ -49,12 +49,14 @@ def generation_of(
     micro_batches: int,
     chunk_tokens: int | None,
     runs_chunks: bool,
+    runs_packs: bool,
     next_number: Callable[[], int],
     send_cancel: Callable[[int], None],
 ) -> Generation:
     """Return the batch of a request, divided into as many groups as there are micro-batches (at most B).
 
-    Prompts run in chunks of `chunk_tokens`, if that is given and no angle depends on the length of the text.
+    Prompts run in chunks of `chunk_tokens`, if that is given and no angle depends on the length of the text. Where the
+    stages can, single rows without padding share forwards with others.
 
     Raises TypeError or ValueError, naming the argument, if the model cannot run it.
     """
@@ -83,11 +85,12 @@ def generation_of(
     input_ids = request.input_ids.to("cpu", torch.int64)
     states = []
     for part in rows_of(rows, min(micro_batches, rows)):
+        mask_of_part = packed_mask(mask[part].cpu())
         group = Group(
             id=next_number(),
             rows=part.stop - part.start,
             tokens=tokens,
-            mask=packed_mask(mask[part].cpu()),
+            mask=mask_of_part,
             max_new_tokens=options.max_new_tokens,
             eos_token_ids=eos,
             pad_token_id=pad,
@@ -95,6 +98,7 @@ def generation_of(
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
             draft_tokens=_draft_tokens(options, model, part.stop - part.start, rows, runs_chunks=runs_chunks),
+            is_packable=runs_packs and part.stop - part.start == 1 and mask_of_part is None,
         )
         states.append(GroupState(group, input_ids[part]))
     return Generation(

@@ -11,12 +11,17 @@ from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
+from orbitsplit.runtime._messages.limits import Limits
 
 from .options import Timeouts
 from .recovery import Replan
 from .stage_models import source_hashes
 
 Progress = Callable[[str, float], None]
+# The most groups in flight that share forwards, where no memory is limited.
+_MOST_SEQUENCES = 64
+# The most tokens in a forward that several groups share.
+_PACK_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class Settings:
     conditions: LinkConditions | None = None
     exact_resume: bool = True
     most_groups: int | None = None
+    max_batch_tokens: int | None = None
     secret: str | None = field(default=None, repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
     deployment: Deployment = field(default_factory=Deployment)
@@ -59,10 +65,21 @@ class Settings:
             conditions=None if self.conditions is None else self.conditions.to_dict(),
             emulates=self.deployment.emulates,
             origin_s=origin_s,
-            most_groups=self.most_groups or max(plan.workload.micro_batches, len(plan.stages)),
+            limits=self.limits(plan, ()),
             start_timeout_s=self.timeouts.start_s,
             nonce=secrets.token_hex(16),
             source_hashes=source_hashes(plan),
+        )
+
+    def limits(self, plan: Plan, ready: Sequence[Ready]) -> Limits:
+        """Return how much may be in flight, as far as the stages that are ready tell."""
+        packs = max(plan.workload.micro_batches, len(plan.stages))
+        return Limits(
+            most_groups=self.most_groups or packs,
+            most_sequences=self.most_groups or _MOST_SEQUENCES,
+            most_packs=packs,
+            pack_tokens=self.max_batch_tokens or _PACK_TOKENS,
+            cache_tokens=cache_tokens(plan, ready),
         )
 
 
@@ -92,6 +109,28 @@ class Session:
     def runs_chunks(self) -> bool:
         """Whether all stages run several tokens at once behind others."""
         return all(stage.runs_chunks for stage in self.ready)
+
+    @property
+    def runs_packs(self) -> bool:
+        """Whether steps of several sequences may share forwards on all stages."""
+        return all(stage.runs_packs and stage.rope_change is None for stage in self.ready)
+
+
+def cache_tokens(plan: Plan, ready: Sequence[Ready]) -> int | None:
+    """Return how many tokens' keys and values fit all nodes beside what is predicted without them; None: any number.
+
+    The plan reserves memory for those of its workload; what its stages leave free has room for more.
+    """
+    if plan.prediction is None:
+        return None
+    workload = plan.workload
+    planned = workload.sequences * (workload.prompt_tokens + workload.new_tokens)
+    free = [
+        max(0, stage.memory_bytes - predicted_bytes) // loaded.cache_bytes_per_token
+        for stage, predicted_bytes, loaded in zip(plan.stages, plan.prediction.stage_memory_bytes, ready, strict=False)
+        if stage.memory_bytes is not None and loaded.cache_bytes_per_token
+    ]
+    return planned + min(free) if free else None
 
 
 def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:

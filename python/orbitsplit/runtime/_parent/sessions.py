@@ -265,6 +265,7 @@ class Sessions:
             self.check_usable()
             self.current = Session(self._session, plan, workers, ready)
             self._requests, self._is_ready = 0, True
+            self._request(control.pack_limits(self._settings.limits(plan, ready)))
             self._origin_s = self._origin_s or time.monotonic()
             self._listener = Listener(self._store.address, self._session, self._on_events)
             self._listener.start()

@@ -20,9 +20,10 @@ from orbitsplit._errors import CorruptFrameError, TransportError
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.framing import Header
 from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.packs import FIRST_PACK, Part, pack_parts, unpack_parts
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import MESSAGE_BYTES, Receiver, Sender, bytes_of
-from orbitsplit.runtime._schedule import Kind, Message
+from orbitsplit.runtime._schedule.protocol import Kind, Message
 
 _TOKEN_BYTES = 8
 # The bytes of an activation for each byte of its frame that no frame of a codec in use exceeds; `decompress` allows as
@@ -47,6 +48,7 @@ class ActivationOutlet:
         self._counts: dict[int, list[int]] = {}
         # Steps have few shapes: [rows of a group, 1, H]. Those with guesses are encoded as prompts are.
         self._encoders: dict[torch.Size, Encoder] = {}
+        self._packs: dict[int, tuple[Part, ...]] = {}  # those that may be sent again
 
     def begin(self, group: Group, x: Tensor) -> None:
         """Encode the first activation [b, S, H] of a group and send it with the group's description."""
@@ -58,12 +60,31 @@ class ActivationOutlet:
         """Encode a further activation [b, S, H] and send it."""
         self._send(Kind.STEP, group, step, x, b"")
 
+    def send_pack(self, number: int, parts: Sequence[Part], x: Tensor) -> None:
+        """Encode activations [1, S, H] of several groups as one frame and send it."""
+        for part in parts:
+            self._sender.forget(part.group)  # its earlier messages have been answered
+        frame = self._pace.run_shared("encode", parts, lambda: self._compressed(x.contiguous()), is_brief=True)
+        description = pack_parts(parts)
+        header = Header(Kind.PACK, number, 0, 1, x.shape[1], len(description), len(frame), True)
+        start_s, stop_s = self._sender.send(header, frame, description=description)
+        self._packs[number] = tuple(parts)
+        self._record_pack(header, start_s, stop_s, x.nbytes)
+
+    def forget(self, number: int) -> None:
+        """Keep a pack no longer."""
+        if self._packs.pop(number, None) is not None:
+            self._sender.forget(number)
+
     def repeat(self, group: int, step: int) -> None:
         """Send a frame once more."""
         sent = self._sender.repeat(group, step)
         if sent is None:
             return
         header, start_s, stop_s = sent
+        if group >= FIRST_PACK:
+            self._record_pack(header, start_s, stop_s, 0)
+            return
         counts = self._counts.get(group)
         self._record(header, start_s, stop_s, 0 if counts is None else counts[4] * header.tokens)
 
@@ -101,11 +122,26 @@ class ActivationOutlet:
         if self._half_duplex:
             self._pace.hold_until(stop_s)
 
+    def _record_pack(self, header: Header, start_s: float, stop_s: float, activation_bytes: int) -> None:
+        """Record that a frame of several groups occupied the link: each has its share of the bytes."""
+        for part in self._packs[header.group]:
+            self._pace.recorder.add("send", part.group, part.step, start_s, stop_s)
+            counts = self._counts.get(part.group)
+            if counts is not None:
+                counts[0] += 1
+                for place, size in ((2, header.payload_bytes), (3, activation_bytes), (5, bytes_of(header))):
+                    counts[place] += size * part.tokens // header.tokens
+        if self._half_duplex:
+            self._pace.hold_until(stop_s)
+
+    def _compressed(self, x: Tensor) -> bytes:
+        _check_size(x.shape, x.dtype, MESSAGE_BYTES)
+        frame: bytes = compress(x, codec=self._codec)
+        return frame
+
     def _encode(self, x: Tensor, shape: torch.Size, step: int) -> bytes | memoryview:
         if step <= 0 or shape[1] > 1:
-            _check_size(shape, x.dtype, MESSAGE_BYTES)
-            frame: bytes = compress(x, codec=self._codec)
-            return frame
+            return self._compressed(x)
         encoder = self._encoders.get(shape)
         if encoder is None:
             _check_size(shape, x.dtype, MESSAGE_BYTES)
@@ -151,6 +187,8 @@ class ActivationInlet:
         asked_s = time.monotonic()
         header, description, payload = self._receiver.receive()
         kind, group, step = _kind(header, self._link), header.group, header.step
+        if kind is Kind.PACK:
+            return self._pack(header, description, payload, asked_s)
         begun = None
         if kind is Kind.BEGIN:
             begun = self._begun(header, description)
@@ -161,7 +199,7 @@ class ActivationInlet:
             if kind is Kind.END:
                 self._rows.pop(group, None)
             return Message(kind, group, reason=_reason(description))
-        record_arrival(self._pace, header, asked_s, time.monotonic())
+        record_arrival(self._pace, header, asked_s, time.monotonic(), (Part(group, step, header.tokens),))
         if payload is None:
             return Message(kind, group, step, None, begun)
         try:
@@ -171,6 +209,24 @@ class ActivationInlet:
         except ValueError as error:
             raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
         return Message(kind, group, step, x, begun)
+
+    def _pack(self, header: Header, description: memoryview, payload: memoryview | None, asked_s: float) -> Message:
+        """Return a message of several groups. Raises TransportError for one that is not as announced."""
+        parts = parts_of(header, description, self._link)
+        unknown = [part.group for part in parts if self._rows.get(part.group) != 1]
+        if unknown:
+            raise TransportError(f"{self._link}, a pack: group {unknown[0]} has not begun with one row")
+        record_arrival(self._pace, header, asked_s, time.monotonic(), parts)
+        message = Message(Kind.PACK, header.group, parts=parts)
+        if payload is None:
+            return message
+        try:
+            x = self._pace.run_shared("decode", parts, lambda: self._decode(payload, header), is_brief=True)
+        except CorruptFrameError:
+            return message
+        except ValueError as error:
+            raise TransportError(f"{self._link}, a pack of {len(parts)} groups: {error}") from error
+        return message._replace(x=x)
 
     def _begun(self, header: Header, description: memoryview) -> Group:
         """Return the group that a message begins. Raises TransportError for one that its header does not announce."""
@@ -232,6 +288,18 @@ class TokenOutlet:
         tokens = x.contiguous().numpy().tobytes()
         self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
 
+    def send_pack(self, number: int, parts: Sequence[Part], x: Tensor) -> None:
+        """Send new tokens [S] of several groups."""
+        for part in parts:
+            self._sender.forget(part.group)
+        tokens, description = x.contiguous().numpy().tobytes(), pack_parts(parts)
+        header = Header(Kind.PACK, number, tokens=len(x), description_bytes=len(description), payload_bytes=len(tokens))
+        self._sender.send(header, tokens, description=description)
+
+    def forget(self, number: int) -> None:
+        """Keep a pack no longer."""
+        self._sender.forget(number)
+
     def repeat(self, group: int, step: int) -> None:
         """Send tokens once more; chunks before the last have none."""
         if step >= 0:
@@ -263,12 +331,14 @@ class TokenInlet:
             return Message(kind, header.group, reason=_reason(description)), header, time.monotonic()
         if kind is Kind.CORRUPTED or payload is None:
             return Message(Kind.CORRUPTED, header.group), header, time.monotonic()
-        if kind is not Kind.STEP or len(payload) != _TOKEN_BYTES * header.rows:
-            raise TransportError(f"{self._link}: {len(payload)} bytes of kind {kind.name} are not {header.rows} tokens")
+        parts = parts_of(header, description, self._link) if kind is Kind.PACK else ()
+        count = header.tokens if parts else header.rows
+        if kind not in (Kind.STEP, Kind.PACK) or len(payload) != _TOKEN_BYTES * count:
+            raise TransportError(f"{self._link}: {len(payload)} bytes of kind {kind.name} are not {count} tokens")
         tokens = (
             torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
         )
-        return Message(kind, header.group, header.step, tokens), header, time.monotonic()
+        return Message(kind, header.group, header.step, tokens, parts=parts), header, time.monotonic()
 
 
 def _notify(sender: Sender, kind: Kind, group: int, reason: str) -> None:
@@ -299,11 +369,24 @@ def _kind(header: Header, link: str) -> Kind:
         raise TransportError(f"{link}: a message is of kind {header.kind}, which does not exist") from None
 
 
-def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float) -> None:
-    """Record the wait for a message: until its delivery time, and from there to its arrival."""
-    if not header.deliver_s:  # a link that is not emulated has no delivery times
-        pace.recorder.add("wait", header.group, header.step, asked_s, got_s)
-        return
-    due_s = min(max(asked_s, header.deliver_s), got_s)
-    pace.recorder.add("wait", header.group, header.step, asked_s, due_s)
-    pace.recorder.add("receive", header.group, header.step, due_s, got_s)
+def parts_of(header: Header, description: memoryview, link: str) -> tuple[Part, ...]:
+    """Return the parts of a pack. Raises TransportError if they are not those that its header announces."""
+    try:
+        parts = unpack_parts(description)
+    except ValueError as error:
+        raise TransportError(f"{link}: {error}") from error
+    tokens = sum(part.tokens for part in parts)
+    if header.group < FIRST_PACK or header.tokens != tokens or any(part.group >= FIRST_PACK for part in parts):
+        raise TransportError(f"{link}: pack {header.group} of {header.tokens} tokens has parts of {tokens}")
+    return parts
+
+
+def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float, parts: Sequence[Part]) -> None:
+    """Record the wait for a message of these steps: until its delivery time, and from there to its arrival."""
+    due_s = got_s
+    if header.deliver_s:  # a link that is not emulated has no delivery times
+        due_s = min(max(asked_s, header.deliver_s), got_s)
+    for part in parts:
+        pace.recorder.add("wait", part.group, part.step, asked_s, due_s)
+        if header.deliver_s:
+            pace.recorder.add("receive", part.group, part.step, due_s, got_s)

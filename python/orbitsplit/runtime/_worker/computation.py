@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from orbitsplit._models.kv_cache import rewind
+from orbitsplit._models.kv_cache import restore, rewind, saved
 from orbitsplit._models.stage import StageModel
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.packs import Part
+from orbitsplit.runtime._schedule.protocol import PackResult, error_of
 
 from .sampling import Sampler, greedy, greedy_run
 
@@ -27,6 +29,19 @@ class _Held:
     cache: Cache | None
     pick: Callable[[Tensor], Tensor]
     pick_run: Callable[[Tensor, int], Tensor]
+
+    def mask_of(self, tokens: int) -> Tensor:
+        """Return the mask [b, tokens] of as many tokens; those after the prompt are no padding."""
+        missing = tokens - self.mask.shape[1]
+        if missing > 0:
+            # It grows with the sequence: a request may allow far more new tokens than memory holds.
+            room = max(missing, self.mask.shape[1])
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), room)], dim=1)
+        return self.mask[:, :tokens]
+
+    def pick_tokens(self, logits: Tensor, step: int) -> Tensor:
+        """Return the tokens [n] of a step of one row from the logits [n, V] at its positions."""
+        return self.pick_run(logits, step) if self.group.draft_tokens else self.pick(logits)
 
 
 class Computation:
@@ -67,12 +82,65 @@ class Computation:
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]; see `Forward`."""
-        held = self._held[group]
+        return self._pace.run("compute", group, step, self._work(self._held[group], step, x))
+
+    def forward_pack(self, parts: Sequence[Part], x: Tensor) -> PackResult:
+        """Run steps of several groups in one forward; see `Forward`.
+
+        If it raises, each group runs alone: an error ends the groups that it is of, and no other.
+        """
+        helds = [self._held[part.group] for part in parts]
+        return self._pace.run_shared("compute", parts, lambda: self._packed(parts, helds, x))
+
+    def _packed(self, parts: Sequence[Part], helds: Sequence[_Held], x: Tensor) -> PackResult:
+        caches = [_cache_of(held) for held in helds]
+        starts = [held.group.positions(part.step).start for part, held in zip(parts, helds, strict=True)]
+        for held, cache, start in zip(helds, caches, starts, strict=True):
+            if held.group.draft_tokens:
+                rewind(cache, start)
+        before = [saved(cache) for cache in caches]
+        sizes = [part.tokens for part in parts]
+        outputs: list[Tensor] = []
+
+        def work() -> None:
+            logits_at = range(x.shape[1]) if self._model.is_last else ()
+            outputs.append(self._model.forward_packed(x, caches, starts, sizes, logits_at=logits_at))
+
+        if error_of(self, work) is not None:
+            for cache, state in zip(caches, before, strict=True):
+                restore(cache, state)
+            return self._one_by_one(parts, helds, x)
+        output = outputs[0]
+        if self._model.is_last:
+            logits = torch.split(output, sizes)
+            output = torch.cat(
+                [held.pick_tokens(own, part.step) for own, part, held in zip(logits, parts, helds, strict=True)]
+            )
+        return PackResult(output, tuple(parts), {})
+
+    def _one_by_one(self, parts: Sequence[Part], helds: Sequence[_Held], x: Tensor) -> PackResult:
+        outputs: list[Tensor] = []
+        left: list[Part] = []
+        errors: dict[int, str] = {}
+        for part, held, own in zip(parts, helds, torch.split(x, [part.tokens for part in parts], dim=1), strict=True):
+
+            def work(part: Part = part, held: _Held = held, own: Tensor = own) -> None:
+                output = self._work(held, part.step, own.contiguous())()
+                assert output is not None, "steps above 0 have results"
+                outputs.append(output)
+
+            error = error_of(self, work)
+            if error is None:
+                left.append(part)
+            else:
+                errors[part.group] = error
+        output = torch.cat(outputs, dim=0 if self._model.is_last else 1) if outputs else x[:, :0]
+        return PackResult(output, tuple(left), errors)
+
+    def _work(self, held: _Held, step: int, x: Any) -> Callable[[], Tensor | None]:
         if step > 0 and held.group.draft_tokens:
-            work = self._checking(held, step, x)
-        else:
-            work = self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
-        return self._pace.run("compute", group, step, work)
+            return self._checking(held, step, x)
+        return self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
 
     def drop(self, group: int) -> None:
         """Drop the state of a group."""
@@ -81,21 +149,17 @@ class Computation:
             self._ended(held.group)
 
     def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
-        cache = held.cache
-        assert cache is not None, "a group that generates has a cache"
+        cache = _cache_of(held)
         # Kernels of other shapes round differently. Where tokens are replayed, the prompts and each token run on their
         # own, so that keys, values and hidden states are those of before the loss, to the last bit.
         replayed = held.group.replayed if step == 0 else 0
         first = x.shape[1] - replayed
         stop_of_all = held.group.positions(step).stop
         stops = range(stop_of_all - replayed, stop_of_all + 1)
-        if held.mask.shape[1] < stops[-1]:
-            # It grows with the sequence: a request may allow far more new tokens than memory holds.
-            held.mask = torch.cat([held.mask, torch.ones_like(held.mask)], dim=1)
 
         def work() -> Tensor | None:
             outputs = [
-                self._model.forward(piece, held.mask[:, :stop], cache, without_head=step < 0 or stop < stops[-1])
+                self._model.forward(piece, held.mask_of(stop), cache, without_head=step < 0 or stop < stops[-1])
                 for piece, stop in zip(torch.split(x, [first] + [1] * replayed, dim=1), stops, strict=True)
             ]
             if self._model.is_last:
@@ -106,19 +170,15 @@ class Computation:
 
     def _checking(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
         """Run a token and guesses of those behind it; what earlier guesses left in the cache is taken back."""
-        cache, tokens = held.cache, x.shape[1]
-        assert cache is not None, "a group that generates has a cache"
+        cache, tokens = _cache_of(held), x.shape[1]
         positions = held.group.positions(step, tokens)
-        missing = positions.stop - held.mask.shape[1]
-        if missing > 0:
-            held.mask = torch.cat([held.mask, held.mask.new_ones(1, missing)], dim=1)
 
         def work() -> Tensor | None:
             rewind(cache, positions.start)
-            output = self._model.forward(x, held.mask[:, : positions.stop], cache, logits_to_keep=tokens)
+            output = self._model.forward(x, held.mask_of(positions.stop), cache, logits_to_keep=tokens)
             if not self._model.is_last:
                 return output
-            return held.pick_run(output if tokens == 1 else output[0], step)
+            return held.pick_tokens(output if tokens == 1 else output[0], step)
 
         return work
 
@@ -134,3 +194,8 @@ class Computation:
             return torch.zeros(0, dtype=torch.int64)
 
         return work
+
+
+def _cache_of(held: _Held) -> Cache:
+    assert held.cache is not None, "a group that generates has a cache"
+    return held.cache

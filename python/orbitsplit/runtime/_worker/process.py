@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ class Worker:
         heartbeat.phase = "loading its layers"
         torch.set_num_threads(plan.threads)
         model = self._load(setup, plan, rank)
-        runs_chunks = model.runs_chunks()
+        trials = Trials(model.runs_chunks(), model.runs_packs(), model.cache_bytes_per_token())
         loading_s = time.monotonic() - started_s
         heartbeat.phase = "connecting to the other stages"
         try:
@@ -97,7 +98,7 @@ class Worker:
                 codecs.remove()  # they are read by now
         with serving:
             heartbeat.phase = "waiting for work"
-            ready = ready_record(model, self._baseline_bytes(), loading_s, runs_chunks=runs_chunks)
+            ready = ready_record(model, self._baseline_bytes(), loading_s, trials)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
 
@@ -159,7 +160,18 @@ def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
         )
 
 
-def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, *, runs_chunks: bool = False) -> Ready:
+class Trials(NamedTuple):
+    """What forwards of a loaded stage have shown; fields as of `Ready`."""
+
+    runs_chunks: bool = False
+    runs_packs: bool = False
+    cache_bytes_per_token: int = 0
+
+
+NO_TRIALS = Trials()
+
+
+def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trials: Trials = NO_TRIALS) -> Ready:
     """Return the parent's record of a loaded stage."""
     generation = model.generation_config
     eos = None if generation is None else generation.eos_token_id
@@ -180,7 +192,7 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, *, ru
         unapplied=unapplied_settings(generation, of_sampling=False),
         unapplied_sampling=unapplied_settings(generation, of_sampling=True),
         rope_change=rope_change(model.config) if model.generates else None,
-        runs_chunks=runs_chunks,
+        **trials._asdict(),
     )
 
 

@@ -33,9 +33,13 @@ from orbitsplit.runtime._messages.codec_file import read_codecs
 from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Setup, StageRecord, stage_name
 from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.limits import Limits
+from orbitsplit.runtime._messages.packs import Part
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
-from orbitsplit.runtime._schedule import FirstStage, Kind, Loopback, Message, Outlet, run_follower
+from orbitsplit.runtime._schedule.first_stage import FirstStage
+from orbitsplit.runtime._schedule.follower import run_follower
+from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, Outlet
 
 from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
 from .computation import Computation
@@ -115,7 +119,7 @@ class StageServer:
             if receiver is not None:
                 inlet = TokenInlet(receiver, self._link_name(self._last, 0))
                 threading.Thread(target=_collect, args=(inlet, inbox), name="tokens", daemon=True).start()
-            first = FirstStage(stage, outlet, self._reporter, most_groups=self._setup.most_groups)
+            first = FirstStage(stage, outlet, self._reporter, self._setup.limits)
             self._run_first(first, inbox)
             outlet.notify(Kind.STOP)
         if sender is not None:
@@ -125,8 +129,8 @@ class StageServer:
     def _run_first(self, first: FirstStage, inbox: SimpleQueue[Any]) -> None:
         """Feed the first stage with requests of the parent and messages of the last stage."""
         while True:
-            # Between two chunks of prompts, what has arrived meanwhile and no more: neither waits for ever.
-            for _ in range(inbox.qsize() if first.has_prompts else max(1, inbox.qsize())):
+            # Between two pieces of work, what has arrived meanwhile and no more: neither waits for ever.
+            for _ in range(inbox.qsize() if first.has_work else max(1, inbox.qsize())):
                 asked_s = time.monotonic()
                 event = inbox.get()
                 if event is None:
@@ -134,10 +138,13 @@ class StageServer:
                 if isinstance(event, Message):
                     first.returned(event)
                 elif isinstance(event, Arrival):
-                    record_arrival(self._pace, event.header, asked_s, event.got_s)
+                    parts = event.message.parts or (Part(event.header.group, event.header.step, 1),)
+                    record_arrival(self._pace, event.header, asked_s, event.got_s, parts)
                     first.returned(event.message)
                 elif isinstance(event, int):
                     first.cancel(event)
+                elif isinstance(event, Limits):
+                    first.limits = event
                 elif isinstance(event, BaseException):
                     raise event
                 else:

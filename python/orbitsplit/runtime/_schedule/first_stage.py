@@ -1,0 +1,305 @@
+"""The first stage: it starts groups, owns their tokens, and sends the next step when a token returns."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orbitsplit.runtime._drafts import Guessing
+from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.limits import Limits
+from orbitsplit.runtime._messages.packs import FIRST_PACK, OpenPacks, Part
+
+from .protocol import Forward, Kind, Message, Outlet, Report, error_of
+from .waiting import WaitingLine
+
+# How often in a row the messages of a group are sent again after corruption, without a token in between: so often for
+# each message that may be sent again, of which a prompt in chunks has several. Working links corrupt rarely.
+MAX_CORRUPTIONS = 8
+# As many tokens in a forward take little longer than one (docs/internals/runtime.md), so guesses fill up to so many.
+_GUESSED_TOKENS = 8
+
+
+@dataclass
+class _Flight:
+    """A message with further steps, of which tokens of `awaited` groups have not returned."""
+
+    awaited: int
+
+
+@dataclass
+class _Running:
+    """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step.
+
+    `step` is the last one that was sent, 1 below the first step before that. `flight` is the message that it is in, if
+    the group shares forwards and has no prompt left to run; None once its tokens have returned.
+    """
+
+    group: Group
+    x: Any
+    rows_running: Tensor
+    step: int
+    guessing: Guessing | None = None
+    got: list[Tensor] = field(default_factory=list)
+    corruptions: int = 0
+    is_cancelled: bool = False
+    flight: _Flight | None = None
+
+
+class FirstStage:
+    """The first stage. Groups beyond the limits wait in order of arrival.
+
+    `advance` runs the prompts, a chunk at a time and in order of arrival, and steps of groups that share forwards, so
+    that neither holds up the other. Such groups are spread evenly over as many packs as may be in flight: each stage
+    has work then, and a pack that has become small gets those that are ready next.
+    """
+
+    def __init__(self, stage: Forward, outlet: Outlet, report: Report, limits: Limits) -> None:
+        self._stage = stage
+        self._outlet = outlet
+        self._report = report
+        self.limits = limits
+        self._waiting: WaitingLine[_Running] = WaitingLine()
+        self._running: dict[int, _Running] = {}
+        self._ready: deque[_Running] = deque()  # those that share forwards, and have returned
+        self._flights = 0
+        self._open_packs = OpenPacks(outlet.forget)
+        self._pack_numbers = itertools.count(FIRST_PACK)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `advance` has work: steps that may be sent, or prompts of which not every chunk was sent."""
+        return self._has_steps() or self._next_prompt() is not None or self._can_start()
+
+    def begin(self, group: Group, x: Any) -> None:
+        """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
+        rows_running = torch.ones(group.rows, dtype=torch.bool)
+        rows_running[list(group.ended_rows)] = False
+        guessing = Guessing(x[0].tolist(), group.draft_tokens) if group.draft_tokens else None
+        self._waiting.append(_Running(group, x, rows_running, group.first_step - 1, guessing))
+
+    def advance(self) -> None:
+        """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest."""
+        if self._has_steps():
+            self._send_ready()
+        running = self._next_prompt()
+        if running is None and self._can_start():
+            running = self._waiting.take()
+            self._running[running.group.id] = running
+        if running is not None:
+            self._send(running)
+
+    def cancel(self, group: int) -> None:
+        """End a group as soon as nothing of it is awaited; a group that has ended is ignored."""
+        if self._waiting.remove(group):
+            self._report.end(group)
+        elif group in self._running:
+            running = self._running[group]
+            running.is_cancelled = True
+            if running.step < 0 or running in self._ready:
+                self._finish(running)
+
+    def returned(self, message: Message) -> None:
+        """Process a message of the last stage: tokens, CORRUPTED or FAILED.
+
+        What is repeated may return twice: tokens that are there already, and messages of a group that has ended, are
+        ignored.
+        """
+        if message.kind is Kind.PACK:
+            assert message.x is not None, "tokens arrive whole, or as CORRUPTED"
+            returned = torch.split(message.x, [part.tokens for part in message.parts])
+            for part, tokens in zip(message.parts, returned, strict=True):
+                self._take(part.group, part.step, tokens)
+        elif message.kind is Kind.CORRUPTED and message.group >= FIRST_PACK:
+            self._repeat_pack(message.group)
+        elif message.kind is Kind.STEP:
+            assert message.x is not None, "tokens arrive whole, or as CORRUPTED"
+            self._take(message.group, message.step, message.x)
+        elif message.group in self._running:
+            running = self._running[message.group]
+            if running.is_cancelled:
+                self._finish(running)
+            elif message.kind is Kind.FAILED:
+                self._fail(running, "request", message.reason)
+            else:
+                self._repeat(running)
+
+    def _take(self, group: int, step: int, tokens: Tensor) -> None:
+        running = self._running.get(group)
+        if running is None:
+            return
+        if running.is_cancelled:
+            self._finish(running)
+        elif step != len(running.got):
+            return
+        elif not running.group.generates or not self._accept(running, tokens):
+            self._finish(running)
+        elif running.group.is_packable:
+            self._land(running)
+            self._ready.append(running)
+        else:
+            self._send(running)
+
+    def _has_steps(self) -> bool:
+        return bool(self._ready) and self._flights < self.limits.most_packs
+
+    def _can_start(self) -> bool:
+        return self._waiting.can_start(self._running.values(), self.limits)
+
+    def _next_prompt(self) -> _Running | None:
+        return next((running for running in self._running.values() if running.step < 0), None)
+
+    def _send_ready(self) -> None:
+        """Send the next steps of groups that share a forward, in the order in which their tokens returned."""
+        sharing = sum(running.group.is_packable and running.step >= 0 for running in self._running.values())
+        share = min(-(-sharing // self.limits.most_packs), self.limits.pack_tokens, len(self._ready))
+        chosen = [self._ready.popleft() for _ in range(share)]
+        flight = _Flight(len(chosen))
+        self._flights += 1
+        for running in chosen:
+            running.flight = flight
+        if len(chosen) == 1:
+            self._send(chosen[0])
+        else:
+            self._send_pack(chosen)
+
+    def _send(self, running: _Running) -> None:
+        """Run the next step of a group, and send what the stage makes of it."""
+        step = running.step + 1 if running.step < 0 else len(running.got)
+        reason = error_of(self._stage, functools.partial(self._run_step, running, step))
+        if reason is not None:
+            self._fail(running, "request", reason)
+
+    def _run_step(self, running: _Running, step: int) -> None:
+        group = running.group
+        if step == group.first_step:
+            self._stage.begin(group)
+        if step > 0:
+            x = _next_tokens(running, most_guesses=group.draft_tokens)
+        elif group.first_step < 0:
+            positions = group.positions(step)
+            x = running.x[:, positions.start : positions.stop]
+        else:
+            x = running.x
+        output = self._stage.forward(group.id, step, x)
+        running.step = step
+        if output is None:
+            return
+        if step == group.first_step:
+            self._outlet.begin(group, output)
+        else:
+            self._open_packs.leave(group.id)
+            self._outlet.send(group.id, step, output)
+
+    def _send_pack(self, chosen: Sequence[_Running]) -> None:
+        """Run the next step of several groups in one forward, and send what the stage makes of it."""
+        most_guesses = min(_GUESSED_TOKENS, self.limits.pack_tokens) // len(chosen) - 1
+        inputs = [_next_tokens(running, most_guesses=most_guesses) for running in chosen]
+        parts = [
+            Part(running.group.id, len(running.got), x.shape[1]) for running, x in zip(chosen, inputs, strict=True)
+        ]
+        number = next(self._pack_numbers)
+        for running, part in zip(chosen, parts, strict=True):
+            running.step = part.step
+        self._open_packs.add(number, [part.group for part in parts])
+
+        def work() -> None:
+            result = self._stage.forward_pack(parts, torch.cat(inputs, dim=1))
+            for group, reason in result.errors.items():
+                self._fail(self._running[group], "request", reason)
+            if result.parts:
+                self._outlet.send_pack(number, result.parts, result.x)
+
+        reason = error_of(self._stage, work)
+        for running in chosen if reason is not None else ():
+            if running.group.id in self._running:
+                self._fail(running, "request", reason or "")
+
+    def _accept(self, running: _Running, tokens: Tensor) -> bool:
+        """Add the tokens that returned, of guesses those that are right; return whether to continue."""
+        known = [tokens] if running.guessing is None else running.guessing.finish(tokens.tolist())
+        return all(self._add_tokens(running, one) for one in known)
+
+    def _add_tokens(self, running: _Running, tokens: Tensor) -> bool:
+        """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
+        group = running.group
+        tokens = torch.where(running.rows_running, tokens, group.pad_token_id)
+        running.got.append(tokens)
+        running.corruptions = 0
+        running.rows_running &= ~torch.isin(tokens, torch.tensor(group.eos_token_ids, dtype=torch.int64))
+        self._report.tokens(group.id, tokens)
+        return bool(running.rows_running.any()) and len(running.got) < group.max_new_tokens
+
+    def _repeat(self, running: _Running) -> None:
+        steps = _kept_steps(running.group.first_step, running.step)
+        if self._may_repeat(running, len(steps)):
+            for step in steps:
+                self._outlet.repeat(running.group.id, step)
+
+    def _repeat_pack(self, number: int) -> None:
+        if number not in self._open_packs:
+            return
+        members = [self._running[group] for group in self._open_packs.groups(number)]
+        if all(self._may_repeat(running, 1) for running in members):
+            self._outlet.repeat(number, 0)
+        else:
+            reason = "a message that it shares with others arrived corrupted too often"
+            for running in members:
+                if running.group.id in self._running:
+                    self._fail(running, "corruption", reason)
+
+    def _may_repeat(self, running: _Running, messages: int) -> bool:
+        """Count a corruption among so many messages in flight; return whether they are sent again, else fail."""
+        running.corruptions += 1
+        if running.corruptions > MAX_CORRUPTIONS * messages:
+            self._fail(running, "corruption", f"{running.corruptions} of its messages in a row arrived corrupted")
+            return False
+        self._report.retry(running.group.id, len(running.got), running.corruptions)
+        return True
+
+    def _finish(self, running: _Running) -> None:
+        self._report.end(running.group.id)
+        self._drop(running)
+
+    def _fail(self, running: _Running, kind: str, reason: str) -> None:
+        self._report.fail(running.group.id, kind, reason)
+        self._drop(running)
+
+    def _land(self, running: _Running) -> None:
+        """Note that tokens of a group have returned, or never will."""
+        if running.flight is not None:
+            running.flight.awaited -= 1
+            self._flights -= running.flight.awaited == 0
+            running.flight = None
+
+    def _drop(self, running: _Running) -> None:
+        group = running.group.id
+        del self._running[group]
+        if running in self._ready:
+            self._ready.remove(running)
+        self._land(running)
+        self._open_packs.leave(group)
+        self._stage.drop(group)
+        self._outlet.notify(Kind.END, group)
+
+
+def _next_tokens(running: _Running, *, most_guesses: int) -> Tensor:
+    """Return the last token [b, 1] of each row, and behind it guesses of the next ones."""
+    x = running.got[-1][:, None]
+    if running.guessing is None:
+        return x
+    left = running.group.max_new_tokens - len(running.got) - 1
+    guesses = running.guessing.start(most=max(0, min(left, most_guesses)))
+    return torch.cat([x, torch.tensor([guesses], dtype=torch.int64)], dim=1)
+
+
+def _kept_steps(first_step: int, last_step: int) -> range:
+    """Return the steps that may have to be sent again: those of the prompt, or the last one after it."""
+    return range(last_step if last_step > 0 else first_step, last_step + 1)
