@@ -128,8 +128,8 @@ class FakeStages:
             self._store.put(control.record_key(self._session, group, worker), record.to_json())
 
     def requests(self, count: int) -> list[Any]:
-        """Return the first requests of the session, waiting until they are there."""
-        keys = [control.request_key(self._session, number) for number in range(count)]
+        """Return the first requests of the session after its limits, waiting until they are there."""
+        keys = [control.request_key(self._session, number) for number in range(1, count + 1)]
         return [control.unpack_request(self._store.get(key)) for key in keys]
 
 

@@ -130,7 +130,7 @@ def test_known_tokens_are_replayed_unless_a_quick_resume_is_asked_for(tiny: Subj
         request = pipe._sessions._request
 
         def watched(data: bytes) -> None:
-            if data and not isinstance(asked := unpack_request(data), int):
+            if data and isinstance(asked := unpack_request(data), tuple):
                 begun.append(asked[0])
             request(data)
 
