@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,8 @@ def test_all_go_on_after_a_node_was_killed(folder: Path) -> None:
         nodes=tuple(osp.Node(name=name, memory_bytes=10**9, slowdown=1.0) for name in names),
         links=tuple(osp.Link(a, b, 1e9, 0.001) for a in names for b in names if a != b),
     )
-    with Pipeline(PLAN, folder, replan=osp.replanner(profile, network)) as pipe:
+    plan = replace(PLAN, workload=osp.Workload(prompt_tokens=8, new_tokens=NEW))
+    with Pipeline(plan, folder, replan=osp.replanner(profile, network)) as pipe:
         running = [submitted(pipe, number, prompt) for number, prompt in enumerate(prompts())]
         while running[-1].new_tokens < 5:
             time.sleep(0.01)
