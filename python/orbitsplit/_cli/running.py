@@ -151,6 +151,14 @@ def serve(
         typer.Option(help="Most tokens of a prompt and its answer. Default: as many as the plan reserves memory for."),
     ] = None,
     max_requests: Annotated[int, typer.Option(help="Most choices that run or wait; more are refused.")] = 256,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most choices that run at once. Default: as memory allows, up to 64."),
+    ] = None,
+    max_batch_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most tokens of different choices in one forward. Default: 32."),
+    ] = None,
     weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
@@ -177,7 +185,9 @@ def serve(
 
     options = ServerOptions(model_name=name, context_tokens=context, api_key=api_key, max_requests=max_requests)
     with progress_bars() as progress:
-        pipe, _, path = _open(inputs, progress, exact_resume=exact_resume)
+        pipe, _, path = _open(
+            inputs, progress, exact_resume=exact_resume, most_groups=max_batch, max_batch_tokens=max_batch_tokens
+        )
     with pipe:
         serve_model(
             pipe,
@@ -241,11 +251,13 @@ def _open(
     inputs: RunInputs,
     progress: views.ProgressBars,
     *,
-    exact_resume: bool,
-    strict_memory: bool = False,
     is_torchrun: bool = False,
+    **options: Any,
 ) -> tuple[osp.Pipeline, Any, Path | str]:
-    """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id."""
+    """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id.
+
+    `options` are further arguments of `Pipeline`.
+    """
     progress("importing torch and transformers", 0.0)
     lazy_imports.install()
     if not is_torchrun:
@@ -268,10 +280,9 @@ def _open(
             codebook=inputs.codebook,
             conditions=inputs.conditions,
             replan=inputs.replan,
-            exact_resume=exact_resume,
-            strict_memory=strict_memory,
             progress=progress,
             deployment=deployment,
+            **options,
         )
         try:
             return pipe, tokenizer.result(), path
