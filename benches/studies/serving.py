@@ -2,12 +2,11 @@
 
     python -m benches.studies.serving [--clients 1 8 16 32] [--new-tokens 48] [--int8 DIR] [--rounds 2]
 
-Gemma 3 270M in four stages of one thread on this machine, in float32 and, converted to int8 (`--int8` names a folder
-that has it, or is filled), asked by so many clients of the `openai` package at once, each once. The peer is transformers'
-`generate_batch` of the same prompts in float32, in one process with as many threads as the machine has processors, which
+Gemma 3 270M in four stages of one thread on this machine, in float32 and, with `--int8 DIR` (what `orbitsplit convert`
+wrote), in int8, asked by so many clients of the `openai` package at once, each once. The peer is `generate_batch` of
+transformers with the same prompts in float32, in this process, with as many threads as the machine has processors; it
 has no server between. All answer greedily with the same number of tokens, to pieces of Python's documentation. Prints
-tokens/s of each, the best of the rounds, and for a lone client also seconds per token. Ratios are to be read, since all
-is measured in one run; the texts of float32 must be equal but where two tokens are nearly level.
+tokens/s of each, the best of the rounds; only their ratios mean something.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import torch
 from openai import AsyncOpenAI
-from pydoc_data.topics import topics
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import orbitsplit as osp

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import time
+
 import psutil
 
+from orbitsplit.runtime import Pipeline
+from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.control import Heartbeat
 from orbitsplit.runtime._parent import worker_process
 
 
 def workers() -> set[psutil.Process]:
     """Return the processes that this one has started, without the fork server, which outlives pipelines."""
     return {one for one in psutil.Process().children(recursive=True) if one.pid != worker_process.server_pid()}
+
+
+def messages_sent(pipe: Pipeline, rank: int = 0) -> int:
+    """Return how many messages a stage has sent, once its heartbeats have said the same for a second."""
+    store = pipe._sessions._store
+    key = control.heartbeat_key(pipe._sessions.current.workers[rank])
+    seen: list[int] = []
+    while len(seen) < 5 or len(set(seen[-5:])) > 1:
+        time.sleep(0.25)
+        seen.append(Heartbeat.from_json(store.get(key)).sent)
+    return seen[-1]

@@ -159,6 +159,12 @@ def serve(
         int | None,
         typer.Option(min=1, help="Most tokens of different choices in one forward. Default: 32."),
     ] = None,
+    prefix_cache: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Tokens of ended choices that are kept for prompts that begin alike."
+        ),
+    ] = 4096,
     weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
@@ -186,7 +192,12 @@ def serve(
     options = ServerOptions(model_name=name, context_tokens=context, api_key=api_key, max_requests=max_requests)
     with progress_bars() as progress:
         pipe, _, path = _open(
-            inputs, progress, exact_resume=exact_resume, most_groups=max_batch, max_batch_tokens=max_batch_tokens
+            inputs,
+            progress,
+            exact_resume=exact_resume,
+            most_groups=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            prefix_cache_tokens=prefix_cache,
         )
     with pipe:
         serve_model(

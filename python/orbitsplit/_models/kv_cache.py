@@ -58,6 +58,34 @@ def restore(cache: Cache, states: Iterable[dict[str, Any]]) -> None:
         vars(layer).update(state)
 
 
+def has_first_tokens(cache: Cache, tokens: int) -> bool:
+    """Whether a growing cache that `takes_chunks` still has what its first `tokens` tokens need, so that others follow.
+
+    Layers with a window have dropped what their last token does not see.
+    """
+    return all(
+        layer.cumulative_length in range(tokens, max(tokens + 1, layer.sliding_window))
+        for layer in cache.layers
+        if isinstance(layer, _GrowingSlidingLayer) and layer.is_initialized
+    )
+
+
+def copy_first_tokens(source: Cache, tokens: int, cache: Cache) -> None:
+    """Fill an empty growing cache with the first `tokens` tokens of one sequence of another that has them."""
+    for old, new in zip(source.layers, cache.layers, strict=True):
+        if not old.is_initialized:
+            continue
+        if old.keys.dtype is _NOTHING.dtype:  # of another stage: it counts tokens
+            skip_tokens(new, old.keys.shape[0], tokens)
+            continue
+        kept = tokens
+        if isinstance(new, _GrowingSlidingLayer):
+            kept = min(tokens, new.sliding_window - 1)
+        new.update(old.keys[:, :, :kept], old.values[:, :, :kept])
+        if isinstance(new, _GrowingSlidingLayer):
+            new.cumulative_length = tokens
+
+
 def takes_chunks(cache: Cache) -> bool:
     """Whether all layers of a growing cache take the tokens of a prompt a part at a time: plain attention does.
 

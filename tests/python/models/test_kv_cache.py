@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Gemma3TextConfig, LlamaConfig
 
-from orbitsplit._models.kv_cache import ROOM_TOKENS, growing_cache, rewind, skip_tokens
+from orbitsplit._models.kv_cache import (
+    ROOM_TOKENS,
+    copy_first_tokens,
+    growing_cache,
+    has_first_tokens,
+    restore,
+    rewind,
+    saved,
+    skip_tokens,
+)
 
 LLAMA = LlamaConfig(num_hidden_layers=2)
 GEMMA = Gemma3TextConfig(num_hidden_layers=2, sliding_window=40, layer_types=["sliding_attention", "full_attention"])
@@ -141,3 +150,65 @@ def test_layers_of_other_stages_take_tokens_back_too() -> None:
         for layer in range(2):
             assert cache.get_mask_sizes(3, layer) == judge.get_mask_sizes(3, layer)
             assert cache.layers[layer].keys.shape[-2] == judge.layers[layer].keys.shape[-2]
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(20, 20), (39, 25), (70, 70)])
+@pytest.mark.parametrize("spare", [0, 3])
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["full", "sliding"])
+def test_a_copy_goes_on_like_a_cache_that_has_seen_the_first_tokens(
+    config: Any, tokens: int, kept: int, spare: int
+) -> None:
+    source, copy, expected = growing_cache(config), growing_cache(config, spare_tokens=spare), growing_cache(config)
+    text = [(new_tokens(tokens, 1), new_tokens(tokens, 1)) for _ in range(2)]
+    for layer, (keys, values) in enumerate(text):
+        source.update(keys, values, layer)
+        expected.update(keys[:, :, :kept], values[:, :, :kept], layer)
+    assert has_first_tokens(source, kept)
+    before = [layer.keys.clone() for layer in source.layers]
+    copy_first_tokens(source, kept, copy)
+    for size in (1, 5, 1, 40, 1):
+        for layer in range(2):
+            assert copy.get_mask_sizes(size, layer) == expected.get_mask_sizes(size, layer)
+            keys, values = new_tokens(size, 1), new_tokens(size, 1)
+            for got, wanted in zip(copy.update(keys, values, layer), expected.update(keys, values, layer), strict=True):
+                assert torch.equal(got, wanted)
+    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(source.layers, before, strict=True))
+
+
+def test_a_window_that_has_moved_on_lacks_the_first_tokens() -> None:
+    cache = growing_cache(GEMMA)
+    for layer in range(2):
+        cache.update(new_tokens(40, 1), new_tokens(40, 1), layer)
+    assert has_first_tokens(cache, 40)
+    assert not has_first_tokens(cache, 39)
+    assert not has_first_tokens(cache, 1)
+    rest = growing_cache(LLAMA)
+    rest.update(new_tokens(40, 1), new_tokens(40, 1), 0)
+    assert has_first_tokens(rest, 1)
+
+
+def test_layers_of_other_stages_are_copied_by_their_lengths() -> None:
+    source, copy = growing_cache(GEMMA), growing_cache(GEMMA)
+    for layer in source.layers:
+        skip_tokens(layer, 1, 30)
+    copy_first_tokens(source, 12, copy)
+    assert copy.get_seq_length() == 12
+    assert [layer.keys.untyped_storage().nbytes() for layer in copy.layers] == [1, 1]
+
+
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["full", "sliding"])
+def test_a_restored_cache_is_as_it_was_saved(config: Any) -> None:
+    cache, expected = growing_cache(config, spare_tokens=2), growing_cache(config, spare_tokens=2)
+    for tokens in STEPS:
+        state = saved(cache)
+        for layer in range(2):
+            if layer == 0 or tokens > 1:  # a forward that stopped half way
+                cache.update(new_tokens(tokens), new_tokens(tokens), layer)
+        restore(cache, state)
+        for layer in range(2):
+            keys, values = new_tokens(tokens), new_tokens(tokens)
+            for got, wanted in zip(
+                cache.update(keys, values, layer), expected.update(keys, values, layer), strict=True
+            ):
+                assert torch.equal(got, wanted)
+    assert cache.get_seq_length() == expected.get_seq_length()

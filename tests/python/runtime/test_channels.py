@@ -16,6 +16,7 @@ from orbitsplit._plans.trace import Recorder
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.framing import Header
 from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.packs import FIRST_PACK, Part, pack_parts
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import Sender
 from orbitsplit.runtime._schedule.protocol import Kind, Message
@@ -162,11 +163,113 @@ def test_what_is_sent_again_is_what_was_sent_and_counts_as_a_frame() -> None:
     assert ends.memory.last == {}
 
 
-@pytest.mark.parametrize("kind", [Kind.END, Kind.CORRUPTED, Kind.STOP])
+PARTS = (Part(4, 1, 1), Part(5, 7, 3), Part(3 + (1 << 40), 2, 1))
+
+
+def packed_ends(codec: str = "int8") -> Ends:
+    """Return ends that know the groups of `PARTS`, of which 5 is recorded."""
+    ends = activation_ends(codec)
+    for part in PARTS:
+        ends.outlet.begin(replace(GROUP, id=part.group, rows=1, is_recorded=part.group == 5), activation()[:1])
+        ends.inlet.receive()
+    return ends
+
+
+def test_steps_of_several_groups_arrive_as_each_alone() -> None:
+    ends = packed_ends()
+    ends.outlet.take_traffic(5)
+    ends.outlet._counts[5] = [0] * 6
+    x = activation(5)[:1]
+    ends.outlet.send_pack(FIRST_PACK, PARTS, x)
+    message = ends.inlet.receive()
+    assert (message.kind, message.group, message.parts) == (Kind.PACK, FIRST_PACK, PARTS)
+    alone = [
+        osp.decompress(osp.compress(one.contiguous(), codec="int8"), framework="torch") for one in x.split(1, dim=1)
+    ]
+    assert torch.equal(arrived(message), torch.cat(alone, dim=1))
+    frame_bytes = len(osp.compress(x, codec="int8"))
+    assert ends.outlet.take_traffic(5) == Traffic(
+        1, 0, 3 * frame_bytes // 5, 3 * x.nbytes // 5, 3 * (96 + 48 + frame_bytes) // 5
+    )
+
+
+def test_a_pack_is_sent_again_until_it_is_forgotten() -> None:
+    ends = packed_ends()
+    assert {group for group, _ in ends.memory.last} == {part.group for part in PARTS}
+    ends.outlet.send_pack(FIRST_PACK + 1, PARTS, activation(5)[:1])
+    assert {group for group, _ in ends.memory.last} == {FIRST_PACK + 1}  # what came before has been answered
+    first = ends.inlet.receive()
+    ends.outlet.repeat(FIRST_PACK + 1, 0)
+    assert torch.equal(arrived(ends.inlet.receive()), arrived(first))
+    ends.outlet.forget(FIRST_PACK + 1)
+    assert not ends.memory.last
+    ends.outlet.repeat(FIRST_PACK + 1, 0)
+    assert not ends.memory.messages
+
+
+def test_a_corrupted_pack_is_reported_with_its_groups() -> None:
+    ends = packed_ends()
+    ends.outlet.send_pack(FIRST_PACK, PARTS, activation(5)[:1])
+    header, description, payload = ends.memory.messages.pop()
+    assert payload is not None
+    ends.memory.messages.append((header, description, payload[:-1] + bytes([payload[-1] ^ 1])))
+    message = ends.inlet.receive()
+    assert (message.x, message.group, message.parts) == (None, FIRST_PACK, PARTS)
+
+
+@pytest.mark.parametrize(
+    ("parts", "tokens", "number", "reason"),
+    [
+        (PARTS, 4, FIRST_PACK, "of 4 tokens has parts of 5"),
+        ((), 0, FIRST_PACK, "0 bytes describe no pack"),
+        ((PARTS[0], PARTS[0]), 2, FIRST_PACK, "of different groups"),
+        ((Part(4, 0, 1),), 1, FIRST_PACK, "steps after the prompt"),
+        ((Part(4, 1, 0),), 0, FIRST_PACK, "with tokens"),
+        (PARTS, 5, 17, "pack 17 of 5 tokens"),
+        ((Part(FIRST_PACK, 1, 1),), 1, FIRST_PACK, "has parts of 1"),
+        ((Part(3, 1, 2),), 2, FIRST_PACK, "group 3 has 2 rows, must have one"),
+    ],
+)
+def test_a_pack_that_is_not_as_announced_is_refused(
+    parts: tuple[Part, ...], tokens: int, number: int, reason: str
+) -> None:
+    ends = packed_ends()
+    ends.outlet.begin(GROUP, activation())
+    ends.inlet.receive()
+    frame = osp.compress(activation(max(1, tokens))[:1], codec="int8")
+    ends.memory.send(Header(Kind.PACK, number, 0, 1, tokens), frame, description=pack_parts(parts))
+    with pytest.raises(osp.TransportError, match=reason):
+        ends.inlet.receive()
+
+
+def test_tokens_of_several_groups_return_together() -> None:
+    memory = Memory()
+    outlet, inlet = TokenOutlet(memory), TokenInlet(memory, LINK)  # type: ignore[arg-type]
+    outlet.send_pack(FIRST_PACK, PARTS, torch.arange(5))
+    message, _, _ = inlet.receive()
+    assert (message.kind, message.group, message.parts) == (Kind.PACK, FIRST_PACK, PARTS)
+    assert arrived(message).tolist() == [0, 1, 2, 3, 4]
+    outlet.repeat(FIRST_PACK, 0)
+    assert inlet.receive()[0].parts == PARTS
+    memory.send(Header(Kind.PACK, FIRST_PACK, tokens=5), bytes(32), description=pack_parts(PARTS))
+    with pytest.raises(osp.TransportError, match="32 bytes of kind PACK are not 5 tokens"):
+        inlet.receive()
+
+
+@pytest.mark.parametrize("kind", [Kind.END, Kind.CORRUPTED, Kind.STOP, Kind.FORGET])
 def test_what_needs_no_activation_is_passed_on(kind: Kind) -> None:
     ends = activation_ends()
     ends.outlet.notify(kind, 3)
     assert ends.inlet.receive() == Message(kind, 3)
+
+
+def test_how_much_is_kept_is_passed_on() -> None:
+    ends = activation_ends()
+    ends.outlet.begin(GROUP, activation())
+    ends.inlet.receive()
+    ends.outlet.notify(Kind.KEEP, 3, step=417)
+    assert ends.inlet.receive() == Message(Kind.KEEP, 3, 417)
+    assert ends.memory.last == {}
 
 
 def test_an_error_for_a_group_is_passed_on_with_its_text() -> None:

@@ -18,8 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 import orbitsplit as osp
 from orbitsplit import LinkConditions, Plan
 from orbitsplit.runtime import Pipeline
-from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import Heartbeat
+from tests.support.processes import messages_sent
 from tests.support.tiny_models import LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
 
 NEW = 40
@@ -71,12 +70,6 @@ def prompts() -> list[Tensor]:
     return [tiny_prompts((length,), seed=length)[0] for length in LENGTHS]
 
 
-def messages_sent(pipe: Pipeline) -> int:
-    """Return how many messages the first stage has sent."""
-    store = pipe._sessions._store
-    return Heartbeat.from_json(store.get(control.heartbeat_key(pipe._sessions.current.workers[0]))).sent
-
-
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "qwen3", "mixtral", "bloom"])
 def test_each_request_gets_its_own_text_over_a_link_that_flips_bits(family: str, tmp_path: Path) -> None:
     save_tiny_model(tmp_path, family)
@@ -97,7 +90,6 @@ def test_steps_share_messages_unless_that_is_switched_off(folder: Path, tokens: 
     with Pipeline(PLAN, folder, max_batch_tokens=tokens) as pipe:
         running = [pipe.submit(prompt, max_new_tokens=NEW, eos_token_id=()) for prompt in prompts()]
         assert all(one.result(60.0).shape[1] == length + NEW for one, length in zip(running, LENGTHS, strict=True))
-        time.sleep(0.5)  # heartbeats say it every tenth of a second
         sent = messages_sent(pipe)
     assert sent >= steps if tokens == 1 else sent < 0.75 * steps
 

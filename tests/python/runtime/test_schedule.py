@@ -18,7 +18,7 @@ from orbitsplit import TransportError
 from orbitsplit.runtime._drafts import DraftLength
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.limits import Limits
-from orbitsplit.runtime._messages.packs import Part
+from orbitsplit.runtime._messages.packs import FIRST_PACK, Part
 from orbitsplit.runtime._schedule.first_stage import MAX_CORRUPTIONS, FirstStage
 from orbitsplit.runtime._schedule.follower import Follower, run_follower
 from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, PackResult
@@ -60,10 +60,13 @@ class ToyStage:
     begun: list[Group] = field(default_factory=list)
     calls: list[tuple[int, int]] = field(default_factory=list)
     packs: list[tuple[Part, ...]] = field(default_factory=list)
+    kept: dict[int, Tensor] = field(default_factory=dict)
 
     def begin(self, group: Group) -> None:
         self.begun.append(group)
         self.caches[group.id] = []
+        if group.prefix_of is not None:
+            self.caches[group.id] = [self.kept[group.prefix_of][:, : group.known_tokens]]
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         self.calls.append((group, step))
@@ -103,6 +106,17 @@ class ToyStage:
     def drop(self, group: int) -> None:
         self.caches.pop(group, None)
 
+    def keep(self, group: int, tokens: int) -> None:
+        (known,) = self.caches.pop(group)
+        assert known.shape[1] >= tokens
+        self.kept[group] = known[:, :tokens]
+
+    def has_kept(self, group: int, tokens: int) -> bool:
+        return self.kept[group].shape[1] >= tokens
+
+    def forget(self, group: int) -> None:
+        self.kept.pop(group, None)
+
 
 @dataclass
 class Wire:
@@ -129,10 +143,10 @@ class Wire:
     def repeat(self, group: int, step: int) -> None:
         self._put(self.kept[group][step])
 
-    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
-        if kind is Kind.END:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "", step: int = 0) -> None:
+        if kind in (Kind.END, Kind.KEEP):
             self.kept.pop(group, None)
-        self.messages.append(Message(kind, group, reason=reason))
+        self.messages.append(Message(kind, group, step, reason=reason))
 
     def _keep(self, message: Message) -> None:
         if message.step > 0:
@@ -163,10 +177,10 @@ class TokenWire(Wire):
     def damaged(self, message: Message) -> Message:
         return Message(Kind.CORRUPTED, message.group)
 
-    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "", step: int = 0) -> None:
         if kind in (Kind.CORRUPTED, Kind.FAILED):
             super().notify(kind, group, reason)
-        elif kind is Kind.END:
+        elif kind in (Kind.END, Kind.KEEP):
             self.kept.pop(group, None)
 
 
@@ -791,3 +805,121 @@ def test_a_pack_has_no_more_tokens_than_allowed() -> None:
     chain.run()
     check_rows(chain, begun)
     assert max(sum(part.tokens for part in pack) for pack in chain.toys[0].packs) == 3
+
+
+def run_alike(chain: Chain, texts: list[list[int]], new_tokens: int = 4, **options: Any) -> list[Any]:
+    """Run groups with these prompts one after the other; return them with their prompts."""
+    begun = []
+    for number, text in enumerate(texts):
+        prompts = torch.tensor([text])
+        group = replace(make_group(number, prompts, new_tokens, **options), shares_prefix=True)
+        begun.append((group, prompts))
+        chain.first.begin(group, prompts)
+        chain.run()
+    return begun
+
+
+LONG = [3 + k % 11 for k in range(30)]
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 3])
+def test_a_prompt_that_begins_like_an_earlier_one_starts_behind_what_they_share(chunk_tokens: int | None) -> None:
+    chain = Chain(3)
+    chain.first.limits = replace(limits_of(9), prefix_tokens=200)
+    begun = run_alike(chain, [[*LONG, 1, 2], [*LONG, 5, 6, 7], LONG], chunk_tokens=chunk_tokens)
+    check_rows(chain, begun)
+    for toy in chain.toys:
+        # The last one is all known, and one token has to run.
+        assert [(group.prefix_of, group.known_tokens) for group in toy.begun] == [(None, 0), (0, 30), (0, 29)]
+        assert not toy.caches
+
+
+def test_an_answer_counts_as_the_beginning_of_the_next_question() -> None:
+    chain = Chain(2)
+    chain.first.limits = replace(limits_of(9), prefix_tokens=200)
+    answer = generate_by_rows([LONG], 4, ())[0]
+    begun = run_alike(chain, [LONG, [*answer, 9, 9]])
+    check_rows(chain, begun)
+    assert [group.known_tokens for group in chain.toys[1].begun] == [0, len(answer) - 1]
+    # The longer text has the shorter one in it.
+    assert [list(toy.kept) for toy in chain.toys] == [[1], [1]]
+
+
+def test_what_is_kept_keeps_its_limit_and_the_latest() -> None:
+    chain = Chain(2)
+    chain.first.limits = replace(limits_of(9), prefix_tokens=70)
+    texts = [[k, *LONG] for k in range(4)]
+    check_rows(chain, run_alike(chain, texts))
+    assert [list(toy.kept) for toy in chain.toys] == [[2, 3], [2, 3]]
+    chain.first.limits = replace(limits_of(9), prefix_tokens=70, cache_tokens=60)
+    prompts = make_prompts(1, 6, 0)
+    chain.first.begin(make_group(8, prompts, 4), prompts)
+    chain.run()
+    assert [list(toy.kept) for toy in chain.toys] == [[3], [3]]
+
+
+def test_nothing_is_kept_unless_asked_for() -> None:
+    chain = Chain(2)
+    check_rows(chain, run_alike(chain, [LONG, LONG]))
+    assert [group.known_tokens for group in chain.toys[0].begun] == [0, 0]
+    assert not any(toy.kept for toy in chain.toys)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_corrupted_messages_and_room_that_runs_out_leave_shared_beginnings_right(seed: int) -> None:
+    source = random.Random(seed)
+    chain = Chain(3, seed=seed, packs=2, corrupts=lambda _: source.random() < 0.2)
+    chain.first.limits = replace(limits_of(9, 2), prefix_tokens=80, cache_tokens=200)
+    begun = []
+    for number in range(12):
+        prompts = torch.tensor([[*LONG[: source.randrange(16, 30)], *source.sample(range(20), 3)]])
+        group = make_group(number, prompts, 5, is_packable=True, chunk_tokens=source.choice([None, 4]))
+        begun.append((replace(group, shares_prefix=True), prompts))
+        chain.first.begin(*begun[-1])
+        for _ in range(source.randrange(40)):
+            chain.deliver()
+    chain.run()
+    assert not chain.report.failed
+    check_rows(chain, begun)
+    assert any(group.known_tokens for group in chain.toys[2].begun)
+    kept = [sorted(toy.kept) for toy in chain.toys]
+    assert kept[0] == kept[1] == kept[2]
+    assert sum(text.shape[1] for text in chain.toys[0].kept.values()) <= 80
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_errors_cancels_and_corruption_at_once_end_the_groups_that_they_are_of(seed: int) -> None:
+    source = random.Random(seed)
+    chain = Chain(3, seed=seed, packs=source.randrange(1, 4), corrupts=lambda _: source.random() < 0.15)
+    fails = {source.randrange(8): source.randrange(1, 7) for _ in range(2)}
+
+    def raises(group: int, step: int) -> None:
+        if fails.get(group) == step:
+            raise ValueError("no such position")
+
+    chain.toys[source.randrange(3)].raises = raises
+    begun, cancelled = [], set()
+    for number in range(8):
+        prompts = make_prompts(1, 4, number)
+        begun.append((make_group(number, prompts, 8, is_packable=True), prompts))
+        chain.first.begin(*begun[-1])
+        for _ in range(source.randrange(30)):
+            chain.deliver()
+        if source.random() < 0.3:
+            cancelled.add(source.randrange(number + 1))
+            chain.first.cancel(max(cancelled))
+    chain.run()
+    failed = {group for group, _ in chain.report.failed.items()}
+    assert failed <= set(fails)
+    assert set(fails) - failed <= cancelled
+    check_rows(chain, [one for one in begun if one[0].id not in failed | cancelled])
+    assert sorted({*chain.report.ended, *failed}) == list(range(8))
+    assert not any(toy.caches for toy in chain.toys)
+    assert not any(wire.messages or wire.kept for wire in chain.wires)
+
+
+def test_a_pack_of_a_group_that_has_not_begun_is_a_violation() -> None:
+    chain, _ = sharing_chain(2, 0)
+    pack = Message(Kind.PACK, FIRST_PACK, 0, torch.zeros(1, 1, dtype=torch.int64), parts=(Part(3, 1, 1),))
+    with pytest.raises(TransportError, match="a pack has a step of group 3, which has not begun"):
+        chain.followers[0].take(pack)

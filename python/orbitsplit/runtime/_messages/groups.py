@@ -47,6 +47,9 @@ class Group(Record):
 
     A group of one row may have up to `draft_tokens` guesses of the tokens behind the last one in each of these steps.
     One that `is_packable` may share messages and forwards of steps above 0 with others: it has one row and no padding.
+
+    One that `shares_prefix` may begin with keys and values of another that has ended: those of the first `known_tokens`
+    tokens of group `prefix_of`, whose caches were kept. They do not run again. Its own may be kept in the same way.
     """
 
     id: int
@@ -64,6 +67,9 @@ class Group(Record):
     chunk_tokens: int | None = None
     draft_tokens: int = 0
     is_packable: bool = False
+    shares_prefix: bool = False
+    prefix_of: int | None = None
+    known_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
@@ -74,7 +80,9 @@ class Group(Record):
     @property
     def first_step(self) -> int:
         """The step with which the group starts: 0, or with n chunks 1 - n."""
-        return 0 if self.chunk_tokens is None else 1 - max(1, -(-(self.tokens - self.replayed) // self.chunk_tokens))
+        if self.chunk_tokens is None:
+            return 0
+        return 1 - max(1, -(-(self.tokens - self.replayed - self.known_tokens) // self.chunk_tokens))
 
     def positions(self, step: int, tokens: int = 1) -> range:
         """Return the positions of the tokens that run through the chain in a step, of one above 0 so many `tokens`."""
@@ -82,7 +90,7 @@ class Group(Record):
             start = self.tokens + step - 1
             return range(start, start + tokens)
         size = self.chunk_tokens or self.tokens
-        start = (step - self.first_step) * size
+        start = self.known_tokens + (step - self.first_step) * size
         return range(start, self.tokens if step == 0 else start + size)
 
     @property

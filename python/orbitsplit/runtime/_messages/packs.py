@@ -48,6 +48,10 @@ class OpenPacks:
     def __contains__(self, number: int) -> bool:
         return number in self._members
 
+    def has_latest(self, group: int) -> bool:
+        """Whether the latest step of a group is in a pack."""
+        return group in self._pack_of
+
     def groups(self, number: int) -> Sequence[int]:
         """Return the groups of a pack without a later step, in order."""
         return sorted(self._members[number])

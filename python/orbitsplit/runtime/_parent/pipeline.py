@@ -59,6 +59,10 @@ class Pipeline:
     nodes has room for, up to 64; of models whose stages cannot share forwards, and of batches with several rows in a
     micro-batch, as many as messages. Others wait in order.
 
+    With `prefix_cache_tokens`, stages keep the keys and values of up to so many tokens of single sequences of `submit`
+    and `stream` that have ended, as far as memory has room, the least recently used go first: a prompt that begins like
+    one of them starts behind what they share.
+
     `timeouts` are the limits after which a start has failed, or a node or a link is lost; the keywords
     `start_timeout_s`, `heartbeat_timeout_s` and `stall_timeout_s` may be given instead. After a loss,
     `replan(plan, nodes, links)` is called for a plan without the nodes and links lost so far (see `replanner`);
@@ -102,6 +106,7 @@ class Pipeline:
         strict_memory: bool = False,
         most_groups: int | None = None,
         max_batch_tokens: int | None = None,
+        prefix_cache_tokens: int = 0,
         secret: str | None = None,
         timeouts: Timeouts | None = None,
         progress: Progress | None = None,
@@ -120,6 +125,7 @@ class Pipeline:
             most_groups = integer("most_groups", most_groups, least=1)
         if max_batch_tokens is not None:
             max_batch_tokens = integer("max_batch_tokens", max_batch_tokens, least=1)
+        prefix_cache_tokens = integer("prefix_cache_tokens", prefix_cache_tokens, least=0)
         if threads is not None:
             threads = integer("threads", threads, least=1)
         exact_resume = boolean("exact_resume", exact_resume)
@@ -146,6 +152,7 @@ class Pipeline:
             exact_resume=exact_resume,
             most_groups=most_groups,
             max_batch_tokens=max_batch_tokens,
+            prefix_cache_tokens=prefix_cache_tokens,
             secret=secret,
             timeouts=timeouts,
             deployment=deployment or Deployment(),

@@ -86,6 +86,7 @@ def generation_of(
     states = []
     for part in rows_of(rows, min(micro_batches, rows)):
         mask_of_part = packed_mask(mask[part].cpu())
+        is_single = part.stop - part.start == 1 and mask_of_part is None and model.rope_change is None
         group = Group(
             id=next_number(),
             rows=part.stop - part.start,
@@ -98,7 +99,8 @@ def generation_of(
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
             draft_tokens=_draft_tokens(options, model, part.stop - part.start, rows, runs_chunks=runs_chunks),
-            is_packable=runs_packs and part.stop - part.start == 1 and mask_of_part is None,
+            is_packable=runs_packs and is_single,
+            shares_prefix=runs_chunks and is_single and not request.is_recorded,
         )
         states.append(GroupState(group, input_ids[part]))
     return Generation(

@@ -48,6 +48,7 @@ class Settings:
     exact_resume: bool = True
     most_groups: int | None = None
     max_batch_tokens: int | None = None
+    prefix_cache_tokens: int = 0
     secret: str | None = field(default=None, repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
     deployment: Deployment = field(default_factory=Deployment)
@@ -80,6 +81,7 @@ class Settings:
             most_packs=packs,
             pack_tokens=self.max_batch_tokens or _PACK_TOKENS,
             cache_tokens=cache_tokens(plan, ready),
+            prefix_tokens=self.prefix_cache_tokens,
         )
 
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.packs import FIRST_PACK, OpenPacks, Part
 
+from .prefixes import Prefixes
 from .protocol import Forward, Kind, Message, Outlet, Report, error_of
-from .waiting import WaitingLine
+from .waiting import WaitingLine, cached_tokens
 
 # How often in a row the messages of a group are sent again after corruption, without a token in between: so often for
 # each message that may be sent again, of which a prompt in chunks has several. Working links corrupt rarely.
@@ -72,6 +73,7 @@ class FirstStage:
         self._flights = 0
         self._open_packs = OpenPacks(outlet.forget)
         self._pack_numbers = itertools.count(FIRST_PACK)
+        self._prefixes = Prefixes(self._forget, stage.has_kept)
 
     @property
     def has_work(self) -> bool:
@@ -91,8 +93,7 @@ class FirstStage:
             self._send_ready()
         running = self._next_prompt()
         if running is None and self._can_start():
-            running = self._waiting.take()
-            self._running[running.group.id] = running
+            running = self._start(self._waiting.take())
         if running is not None:
             self._send(running)
 
@@ -124,6 +125,8 @@ class FirstStage:
             self._take(message.group, message.step, message.x)
         elif message.group in self._running:
             running = self._running[message.group]
+            if message.kind is Kind.CORRUPTED and self._open_packs.has_latest(message.group):
+                return  # it is of an earlier step, which is known
             if running.is_cancelled:
                 self._finish(running)
             elif message.kind is Kind.FAILED:
@@ -133,19 +136,43 @@ class FirstStage:
 
     def _take(self, group: int, step: int, tokens: Tensor) -> None:
         running = self._running.get(group)
-        if running is None:
+        if running is None or step != len(running.got):
             return
-        if running.is_cancelled:
-            self._finish(running)
-        elif step != len(running.got):
-            return
-        elif not running.group.generates or not self._accept(running, tokens):
+        if running.is_cancelled or not running.group.generates or not self._accept(running, tokens):
             self._finish(running)
         elif running.group.is_packable:
             self._land(running)
             self._ready.append(running)
         else:
             self._send(running)
+
+    def _start(self, running: _Running) -> _Running:
+        """Put a group in flight, with what is kept of another that began like it."""
+        group = running.group
+        found = self._prefixes.find(running.x[0]) if group.shares_prefix and not group.replayed else None
+        if found is not None:
+            self._prefixes.use(found[0])
+            running.group = group = replace(group, prefix_of=found[0], known_tokens=found[1])
+            running.step = group.first_step - 1
+        self._running[group.id] = running
+        self._make_room()
+        return running
+
+    def _make_room(self) -> None:
+        """Forget what is kept beyond the limits."""
+        most = self.limits.prefix_tokens
+        if self.limits.cache_tokens is not None:
+            used = sum(cached_tokens(running.group) for running in self._running.values())
+            most = max(0, min(most, self.limits.cache_tokens - used))
+        self._prefixes.shrink(most)
+
+    def _forget(self, group: int) -> None:
+        self._stage.forget(group)
+        self._outlet.notify(Kind.FORGET, group)
+
+    def _release_prefix(self, running: _Running) -> None:
+        if running.group.prefix_of is not None and not running.got:
+            self._prefixes.release(running.group.prefix_of)
 
     def _has_steps(self) -> bool:
         return bool(self._ready) and self._flights < self.limits.most_packs
@@ -183,7 +210,7 @@ class FirstStage:
             self._stage.begin(group)
         if step > 0:
             x = _next_tokens(running, most_guesses=group.draft_tokens)
-        elif group.first_step < 0:
+        elif group.generates:
             positions = group.positions(step)
             x = running.x[:, positions.start : positions.stop]
         else:
@@ -231,6 +258,7 @@ class FirstStage:
         """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
         group = running.group
         tokens = torch.where(running.rows_running, tokens, group.pad_token_id)
+        self._release_prefix(running)
         running.got.append(tokens)
         running.corruptions = 0
         running.rows_running &= ~torch.isin(tokens, torch.tensor(group.eos_token_ids, dtype=torch.int64))
@@ -265,8 +293,18 @@ class FirstStage:
         return True
 
     def _finish(self, running: _Running) -> None:
-        self._report.end(running.group.id)
-        self._drop(running)
+        group = running.group
+        self._report.end(group.id)
+        if not group.shares_prefix or not self.limits.prefix_tokens or not running.got or running.is_cancelled:
+            self._drop(running)
+            return
+        # Of all tokens but the last, which has not run.
+        text = torch.cat([running.x[0], *running.got[:-1]])
+        self._leave(running)
+        self._stage.keep(group.id, len(text))
+        self._outlet.notify(Kind.KEEP, group.id, step=len(text))
+        self._prefixes.add(group.id, text)
+        self._make_room()
 
     def _fail(self, running: _Running, kind: str, reason: str) -> None:
         self._report.fail(running.group.id, kind, reason)
@@ -280,14 +318,18 @@ class FirstStage:
             running.flight = None
 
     def _drop(self, running: _Running) -> None:
-        group = running.group.id
-        del self._running[group]
+        self._leave(running)
+        self._stage.drop(running.group.id)
+        self._outlet.notify(Kind.END, running.group.id)
+
+    def _leave(self, running: _Running) -> None:
+        """Take a group out of flight."""
+        del self._running[running.group.id]
         if running in self._ready:
             self._ready.remove(running)
         self._land(running)
-        self._open_packs.leave(group)
-        self._stage.drop(group)
-        self._outlet.notify(Kind.END, group)
+        self._release_prefix(running)
+        self._open_packs.leave(running.group.id)
 
 
 def _next_tokens(running: _Running, *, most_guesses: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from orbitsplit._errors import TransportError
 from orbitsplit.runtime._messages.packs import OpenPacks
 
 from .protocol import Forward, Inlet, Kind, Message, Outlet, error_of
@@ -29,12 +30,17 @@ class Follower:
         if kind is Kind.PACK:
             self._take_pack(message)
             return True
-        if kind is Kind.END:
-            self._stage.drop(group)
+        if kind in (Kind.END, Kind.KEEP):
+            if kind is Kind.KEEP:
+                self._stage.keep(group, message.step)
+            else:
+                self._stage.drop(group)
             self._open_packs.leave(group)
             self._steps.pop(group, None)
             self._errors.pop(group, None)
-        self._outlet.notify(kind, group, message.reason)
+        elif kind is Kind.FORGET:
+            self._stage.forget(group)
+        self._outlet.notify(kind, group, message.reason, message.step)
         return kind is not Kind.STOP
 
     def _take_step(self, message: Message) -> None:
@@ -62,6 +68,11 @@ class Follower:
         elif message.x is None:
             self._outlet.notify(Kind.CORRUPTED, message.group)
         else:
+            unknown = [part.group for part in message.parts if part.group not in self._steps]
+            if unknown:
+                raise TransportError(
+                    f"{self._stage.name}: a pack has a step of group {unknown[0]}, which has not begun"
+                )
             self._steps.update((part.group, part.step) for part in message.parts)
             self._open_packs.add(message.group, [part.group for part in message.parts])
             error = error_of(self._stage, functools.partial(self._process_pack, message))

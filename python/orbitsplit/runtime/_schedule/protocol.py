@@ -27,6 +27,8 @@ class Kind(IntEnum):
     STOP = 4  # no more work
     FAILED = 5  # a stage raised an error for the group
     PACK = 6  # further steps of several groups
+    KEEP = 7  # the group has ended: keep the cache of its first `step` tokens
+    FORGET = 8  # drop a cache that was kept
 
 
 class Message(NamedTuple):
@@ -81,8 +83,8 @@ class Outlet(Protocol):
     def forget(self, number: int) -> None:
         """Keep a pack no longer: it is not sent again."""
 
-    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
-        """Send a message without a result on: END, CORRUPTED, FAILED or STOP."""
+    def notify(self, kind: Kind, group: int = 0, reason: str = "", step: int = 0) -> None:
+        """Send a message without a result on: END, KEEP, FORGET, CORRUPTED, FAILED or STOP."""
 
 
 class Forward(Protocol):
@@ -105,6 +107,15 @@ class Forward(Protocol):
 
     def drop(self, group: int) -> None:
         """Drop the state of a group."""
+
+    def keep(self, group: int, tokens: int) -> None:
+        """Drop the state of a group, but keep the cache of its first tokens, for `begin` of others."""
+
+    def has_kept(self, group: int, tokens: int) -> bool:
+        """Whether the kept cache of a group has what its first tokens need."""
+
+    def forget(self, group: int) -> None:
+        """Drop the kept cache of a group."""
 
 
 class Report(Protocol):
@@ -164,5 +175,5 @@ class Loopback:
         """Fail: what never leaves the process is not damaged."""
         raise AssertionError(f"step {step} of group {group} was lost within a process")
 
-    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "", step: int = 0) -> None:
         """Do nothing: there is no other stage."""

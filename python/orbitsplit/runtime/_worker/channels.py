@@ -88,11 +88,11 @@ class ActivationOutlet:
         counts = self._counts.get(group)
         self._record(header, start_s, stop_s, 0 if counts is None else counts[4] * header.tokens)
 
-    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "", step: int = 0) -> None:
         """Send a message without an activation on."""
-        if kind is Kind.END:
+        if kind in (Kind.END, Kind.KEEP):
             self._sender.forget(group)
-        _notify(self._sender, kind, group, reason)
+        _notify(self._sender, kind, group, reason, step)
 
     def take_traffic(self, group: int) -> Traffic:
         """Return what was sent of a group, and forget it."""
@@ -196,9 +196,9 @@ class ActivationInlet:
             if begun.is_recorded:
                 self._pace.recorder.begin(begun.id)
         elif kind is not Kind.STEP:
-            if kind is Kind.END:
+            if kind in (Kind.END, Kind.KEEP):
                 self._rows.pop(group, None)
-            return Message(kind, group, reason=_reason(description))
+            return Message(kind, group, step, reason=_reason(description))
         record_arrival(self._pace, header, asked_s, time.monotonic(), (Part(group, step, header.tokens),))
         if payload is None:
             return Message(kind, group, step, None, begun)
@@ -213,9 +213,12 @@ class ActivationInlet:
     def _pack(self, header: Header, description: memoryview, payload: memoryview | None, asked_s: float) -> Message:
         """Return a message of several groups. Raises TransportError for one that is not as announced."""
         parts = parts_of(header, description, self._link)
-        unknown = [part.group for part in parts if self._rows.get(part.group) != 1]
-        if unknown:
-            raise TransportError(f"{self._link}, a pack: group {unknown[0]} has not begun with one row")
+        # In a pack that is repeated there may be groups that have ended.
+        wrong = [part.group for part in parts if self._rows.get(part.group, 1) != 1]
+        if wrong:
+            raise TransportError(
+                f"{self._link}, a pack: group {wrong[0]} has {self._rows[wrong[0]]} rows, must have one"
+            )
         record_arrival(self._pace, header, asked_s, time.monotonic(), parts)
         message = Message(Kind.PACK, header.group, parts=parts)
         if payload is None:
@@ -305,11 +308,11 @@ class TokenOutlet:
         if step >= 0:
             self._sender.repeat(group, step)
 
-    def notify(self, kind: Kind, group: int = 0, reason: str = "") -> None:
+    def notify(self, kind: Kind, group: int = 0, reason: str = "", step: int = 0) -> None:
         """Report corruption or an error; the first stage is the origin of END and needs no message."""
         if kind in (Kind.CORRUPTED, Kind.FAILED):
             _notify(self._sender, kind, group, reason)
-        elif kind is Kind.END:
+        elif kind in (Kind.END, Kind.KEEP):
             self._sender.forget(group)
 
 
@@ -341,9 +344,9 @@ class TokenInlet:
         return Message(kind, header.group, header.step, tokens, parts=parts), header, time.monotonic()
 
 
-def _notify(sender: Sender, kind: Kind, group: int, reason: str) -> None:
+def _notify(sender: Sender, kind: Kind, group: int, reason: str, step: int = 0) -> None:
     description = reason.encode()
-    header = Header(kind, group, description_bytes=len(description))
+    header = Header(kind, group, step, description_bytes=len(description))
     sender.send(header, description=description, is_answered=False)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from orbitsplit._models.kv_cache import restore, rewind, saved
+from orbitsplit._models.kv_cache import copy_first_tokens, has_first_tokens, restore, rewind, saved
 from orbitsplit._models.stage import StageModel
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.groups import Group
@@ -65,6 +65,7 @@ class Computation:
         self._emit = emit
         self._ended = ended
         self._held: dict[int, _Held] = {}
+        self._kept: dict[int, Cache] = {}
 
     def begin(self, group: Group) -> None:
         """Allocate the state of a group, replacing the state it may have."""
@@ -73,6 +74,8 @@ class Computation:
         if group.generates:
             most_tokens = group.tokens + group.max_new_tokens
             cache = self._model.new_cache(most_tokens, spare_tokens=group.draft_tokens)
+            if group.prefix_of is not None:
+                copy_first_tokens(self._kept[group.prefix_of], group.known_tokens, cache)
             if group.sampling is not None and self._model.is_last:
                 sampler = Sampler(group.sampling, group.rows)
                 pick, pick_run = sampler.pick, sampler.pick_run
@@ -91,6 +94,21 @@ class Computation:
         """
         helds = [self._held[part.group] for part in parts]
         return self._pace.run_shared("compute", parts, lambda: self._packed(parts, helds, x))
+
+    def keep(self, group: int, tokens: int) -> None:
+        """Drop the state of a group, but keep the cache of its first tokens."""
+        cache = _cache_of(self._held[group])
+        rewind(cache, tokens)
+        self._kept[group] = cache
+        self.drop(group)
+
+    def has_kept(self, group: int, tokens: int) -> bool:
+        """Whether the kept cache of a group has what its first tokens need."""
+        return has_first_tokens(self._kept[group], tokens)
+
+    def forget(self, group: int) -> None:
+        """Drop the kept cache of a group."""
+        self._kept.pop(group, None)
 
     def _packed(self, parts: Sequence[Part], helds: Sequence[_Held], x: Tensor) -> PackResult:
         caches = [_cache_of(held) for held in helds]
