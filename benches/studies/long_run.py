@@ -4,9 +4,9 @@
 
 A tiny Llama on three of six emulated nodes, whose links flip bits in one message of fifty. Requests are greedy or
 sampled, may have guesses, and may begin alike; one in ten is cancelled, one in ten is read slowly; at equal distances a
-stage is killed. Every text is compared with that of transformers' generate of the unsplit model (a cancelled one with its
-beginning). Where two tokens are so level that rounding decides, another may win: such texts are counted, and each is
-checked to differ first at a place where the two tokens' logits lie closer than LEVEL.
+stage is killed. Every text is compared with that of transformers' generate of the unsplit model (a cancelled one with
+its beginning). Where two tokens are so level that rounding decides, another may win: such texts are counted, and each
+is checked to differ first at a place where the two tokens' logits lie closer than LEVEL.
 
 Prints what became of the requests; the waits from a request to its first token, and by how many later ones a request
 was overtaken; and the resident memory of each process that lived through the second half of the run. Exits with 1 if a
