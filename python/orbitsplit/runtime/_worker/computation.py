@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,35 +125,31 @@ class Computation:
             logits_at = range(x.shape[1]) if self._model.is_last else ()
             outputs.append(self._model.forward_packed(x, caches, starts, sizes, logits_at=logits_at))
 
-        if error_of(self, work) is not None:
-            for cache, state in zip(caches, before, strict=True):
-                restore(cache, state)
-            return self._one_by_one(parts, helds, x)
-        output = outputs[0]
-        if self._model.is_last:
-            logits = torch.split(output, sizes)
-            output = torch.cat(
-                [held.pick_tokens(own, part.step) for own, part, held in zip(logits, parts, helds, strict=True)]
+        if error_of(self, work) is None:
+            output = outputs[0]
+            if not self._model.is_last:
+                return PackResult(output, tuple(parts), {})
+            logits = zip(parts, helds, torch.split(output, sizes), strict=True)
+            return self._each(
+                parts, [functools.partial(held.pick_tokens, own, part.step) for part, held, own in logits]
             )
-        return PackResult(output, tuple(parts), {})
+        for cache, state in zip(caches, before, strict=True):
+            restore(cache, state)
+        inputs = zip(parts, helds, torch.split(x, sizes, dim=1), strict=True)
+        return self._each(parts, [self._work(held, part.step, own.contiguous()) for part, held, own in inputs])
 
-    def _one_by_one(self, parts: Sequence[Part], helds: Sequence[_Held], x: Tensor) -> PackResult:
+    def _each(self, parts: Sequence[Part], works: Sequence[Callable[[], Tensor | None]]) -> PackResult:
+        """Do the work of each group by itself; one that raises an error has no output."""
         outputs: list[Tensor] = []
         left: list[Part] = []
         errors: dict[int, str] = {}
-        for part, held, own in zip(parts, helds, torch.split(x, [part.tokens for part in parts], dim=1), strict=True):
-
-            def work(part: Part = part, held: _Held = held, own: Tensor = own) -> None:
-                output = self._work(held, part.step, own.contiguous())()
-                assert output is not None, "steps above 0 have results"
-                outputs.append(output)
-
-            error = error_of(self, work)
+        for part, work in zip(parts, works, strict=True):
+            error = error_of(self, functools.partial(_append, outputs, work))
             if error is None:
                 left.append(part)
             else:
                 errors[part.group] = error
-        output = torch.cat(outputs, dim=0 if self._model.is_last else 1) if outputs else x[:, :0]
+        output = torch.cat(outputs, dim=0 if self._model.is_last else 1) if outputs else torch.empty(0)
         return PackResult(output, tuple(left), errors)
 
     def _work(self, held: _Held, step: int, x: Any) -> Callable[[], Tensor | None]:
@@ -217,3 +214,9 @@ class Computation:
 def _cache_of(held: _Held) -> Cache:
     assert held.cache is not None, "a group that generates has a cache"
     return held.cache
+
+
+def _append(outputs: list[Tensor], work: Callable[[], Tensor | None]) -> None:
+    output = work()
+    assert output is not None, "steps above 0 have results"
+    outputs.append(output)
