@@ -79,8 +79,8 @@ def test_wrong_arguments_are_refused_by_name_and_leave_other_requests_alone(tmp_
         ((group, _),) = stages.requests(1)
         stages.report(("tokens", group.id, [7]), ("end", group.id, None))
         assert other.result(WAIT_S).tolist() == [[5, 5, 5, 7]]
-        # Nothing else was requested of the stages.
-        assert not ControlStore.join(pipe._sessions._store.address).has(control.request_key(0, 1))
+        # Nothing else was requested of the stages but limits.
+        assert not ControlStore.join(pipe._sessions._store.address).has(control.request_key(0, 2))
         assert workers.calls == []
 
 
