@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ._plans.trace import Trace, TraceEvent
     from ._plans.weight_options import WeightOption
     from ._profiling.measure import profile
-    from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile
+    from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile, RowTimes
     from ._profiling.workload import Workload
     from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
@@ -111,6 +111,7 @@ _MODULES = {
     "Recovery": ".runtime",
     "Relaxation": "._planner.certificate",
     "Replan": "._plans.replan",
+    "RowTimes": "._profiling.profile",
     "Run": ".runtime",
     "RunningPlan": "._plans.options",
     "Solution": "._planner.solve",
@@ -206,6 +207,7 @@ __all__ = [
     "Recovery",
     "Relaxation",
     "Replan",
+    "RowTimes",
     "Run",
     "RunningPlan",
     "Solution",

@@ -89,6 +89,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "Problem": {
         key: getattr(PROBLEM, key) for key in ("layers", "nodes", "levels", "loss", "order", "pins", "ingress")
     },
+    "RowTimes": {"rows": 2, "decode_s": (0.1, 0.1), "overhead_s": 0.0},
     "RunningPlan": {"plan": PLAN, "runs": 1.0, "stores": ()},
     "SolveOptions": {"objective": "latency", "gap": 0.0, "time_limit_s": 1.0, "max_labels": 10, "max_nodes": 2},
     "Timeouts": {"start_s": 1.0},
@@ -117,7 +118,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         "weights": {},
         "chunk_tokens": "auto",
     },
-    "profile": {"dtype": "float32", "measure": False, "device": "cpu", "progress": None},
+    "profile": {"dtype": "float32", "measure": False, "device": "cpu", "rows": 32, "progress": None},
     "proportional": {"problem": PROBLEM, "to": "speed"},
     "replan": {"running": PLAN, "problem": PROBLEM, "stores": (), "tied_bytes": 0},
     "replanner": {"profile": PROFILED, "network": NETWORK},

@@ -161,6 +161,7 @@ def profile(
         bool, typer.Option("--measure", help="Also measure the time of each layer, one thread.")
     ] = False,
     device: Annotated[str, typer.Option(help="What is measured: cpu, cuda, cuda:1 or mps.")] = "cpu",
+    rows: Annotated[int, typer.Option(help="Most rows of a step that is measured; 1, 2, 4, ... up to it are.")] = 32,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -177,6 +178,7 @@ def profile(
             batch_size=batch_size,
             measure=measure,
             device=device,
+            rows=rows,
             progress=progress,
         )
     save(result, output)
