@@ -117,6 +117,7 @@ RIGHT: dict[str, dict[str, Any]] = {
         "explain": False,
         "weights": {},
         "chunk_tokens": "auto",
+        "rows": None,
     },
     "profile": {"dtype": "float32", "measure": False, "device": "cpu", "rows": 32, "progress": None},
     "proportional": {"problem": PROBLEM, "to": "speed"},

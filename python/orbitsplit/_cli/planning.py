@@ -18,6 +18,7 @@ from orbitsplit._models.model_path import find_model
 from orbitsplit._planner.pareto import Over
 from orbitsplit._plans.chunks import ChunkTokens
 from orbitsplit._plans.problem_building import Order
+from orbitsplit._plans.rows import Rows
 
 from . import views
 from .inputs import (
@@ -373,6 +374,13 @@ def plan(
             help="Length of chunks of prompts in tokens; auto: the best measured one; none: prompts as a whole."
         ),
     ] = "auto",
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows of each micro-batch, which then hold the sequences of all; auto: what is best. "
+            "Default: those of the profile."
+        ),
+    ] = None,
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
@@ -403,6 +411,7 @@ def plan(
         pins=_pins(pin or []),
         weights=weight_options(weights or [], book),
         chunk_tokens=_chunk_tokens(chunk_tokens),
+        rows=_rows(rows),
         objective=objective,
         max_nodes=max_nodes,
         time_limit_s=time_limit,
@@ -413,8 +422,18 @@ def plan(
         print_json(result.to_dict())
         return
     views.plan(out, result)
-    if explain:
-        out.print(escape(result.explain()), highlight=False, soft_wrap=True)
+    text = result.explain() if explain else "\n".join(result.compared())
+    if text:
+        out.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def _rows(text: str | None) -> Rows:
+    """Return the rows that `--rows` gives."""
+    if text is None or text == "auto":
+        return None if text is None else "auto"
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"--rows is {quoted(text)}, expected a number of rows or auto")
+    return int(text)
 
 
 def _chunk_tokens(text: str) -> ChunkTokens:

@@ -36,7 +36,7 @@ from orbitsplit._io.validation import (
 from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
 
-from .prediction import Prediction, bottlenecks, read_prediction
+from .prediction import Prediction, bottlenecks, compared, read_prediction
 
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
@@ -334,7 +334,7 @@ class Plan:
             del data["weight_models"]
         if self.chunk_tokens is None:
             del data["chunk_tokens"]
-        for key in ("chunk_options", "earlier_stage_s"):
+        for key in ("chunk_options", "earlier_stage_s", "row_options"):
             if data["prediction"] is not None and not data["prediction"][key]:
                 del data["prediction"][key]
         return document_of(FORMAT, VERSION, data)
@@ -376,6 +376,7 @@ class Plan:
         lines = [str(self)]
         if self.prediction is not None:
             lines += bottlenecks(self.prediction, [stage.node for stage in self.stages], self.chunk_tokens)
+            lines += self.compared()
         if self.certificate is not None:
             if self.chunk_tokens is not None:
                 lines.append(
@@ -384,6 +385,10 @@ class Plan:
                 )
             lines.append(str(self.certificate))
         return "\n".join(lines)
+
+    def compared(self) -> list[str]:
+        """Return a line for chunks and one for rows, if several were tried: the best plan with each."""
+        return [] if self.prediction is None else compared(self.prediction, self.workload, self.chunk_tokens)
 
     def __str__(self) -> str:
         parts = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import mapping_of, record_of
+from orbitsplit._profiling.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Prediction:
         chunk_options: Lengths of chunks of a prompt, and the seconds of the objective of the best plan with each; the
             longest is the prompt as a whole. Empty if only one was tried.
         earlier_stage_s: Mean occupancy of each stage by the chunks before the last one; empty for whole prompts.
+        row_options: Micro-batches, rows of each, and the seconds of the objective of the best plan with these, for
+            throughput by row. Empty if only one division was tried.
     """
 
     total_s: float
@@ -49,6 +52,7 @@ class Prediction:
     objective: str = "latency"
     chunk_options: tuple[tuple[int, float], ...] = ()
     earlier_stage_s: tuple[float, ...] = ()
+    row_options: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def steady_stage_s(self) -> tuple[float, ...]:
@@ -62,7 +66,7 @@ class Prediction:
 
 
 def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int | None = None) -> list[str]:
-    """Return a line for the prefill and one for generation: seconds and the bottleneck; and one for chunks of prompts.
+    """Return a line for the prefill and one for generation: seconds and the bottleneck.
 
     `chunk_tokens` is the length of the plan's chunks.
     """
@@ -72,8 +76,6 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
         f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
         f"{format_seconds(seconds)} per {'micro-batch' if chunk_tokens is None else f'chunk of {chunk_tokens} tokens'}"
     ]
-    if prediction.chunk_options:
-        lines.append(_chunks_compared(prediction.chunk_options, chunk_tokens))
     if prediction.decode_stage_s:
         seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
         lines.append(
@@ -81,6 +83,22 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
             f"step, bottleneck is {resource} with {format_seconds(seconds)}"
         )
     return lines
+
+
+def compared(prediction: Prediction, workload: Workload, chunk_tokens: int | None) -> list[str]:
+    """Return a line for each part of the plan's setting of which several were tried, with the best plans of each."""
+    lines = []
+    if prediction.row_options:
+        lines.append(_rows_compared(prediction.row_options, workload))
+    if prediction.chunk_options:
+        lines.append(_chunks_compared(prediction.chunk_options, chunk_tokens))
+    return lines
+
+
+def _rows_compared(options: Sequence[tuple[int, int, float]], workload: Workload) -> str:
+    each = [f"{count} x {rows} {format_seconds(seconds)}" for count, rows, seconds in options]
+    chosen = f"{workload.micro_batches} micro-batches of {workload.batch_size} rows"
+    return f"sequences run in {chosen}; best plans by micro-batches x rows: {', '.join(each)}"
 
 
 def _chunks_compared(options: Sequence[tuple[int, float]], chunk_tokens: int | None) -> str:

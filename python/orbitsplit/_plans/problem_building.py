@@ -19,6 +19,7 @@ from .chunks import chunks_of
 from .layer_times import chunk_s, decode_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
+from .rows import with_rows
 from .weight_options import Weights, check_weights
 
 Order = Literal["fixed", "free"]
@@ -50,12 +51,13 @@ def build_problem(
       the others follow in their order. The headroom is then that of the weight level that needs most.
     - With `chunk_tokens` a prompt of S tokens runs in S / `chunk_tokens` chunks, rounded up and equally long, each a
       micro-batch of the problem. The last one has times of its own; those before it take what they take on average.
+    - A micro-batch of another number of rows than the profile was made for has the times that the profile has of it.
 
     Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
-            refers to a profile that was not measured, `levels` are for a model of another number of layers, or
-            `weights` for another model or beside nodes of another device than the processor, or a profile has no times
-            of chunks.
+        ValueError: The profile was made for another prompt length than the workload's, or has no times of so many rows
+            in a micro-batch, a node's slowdown refers to a profile that was not measured, `levels` are for a model of
+            another number of layers, or `weights` for another model or beside nodes of another device than the
+            processor, or a profile has no times of chunks.
         TypeError: `loss_budget` is not a number, or `weights` is no mapping.
     """
     check_loss_budget(loss_budget)
@@ -65,7 +67,7 @@ def build_problem(
     if levels is not None:
         check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
-    options = check_weights(profile, weights)
+    profile, options = with_rows(profile, check_weights(profile, weights), workload.batch_size)
     profiles = (profile, *(option.profile for option in options.values()))
     chunks = max(chunks_of(of, chunk_tokens) for of in (profile, *(option.profile for option in options.values())))
     if options and (others := [node for node in network.nodes if node.device != CPU]):
@@ -152,13 +154,11 @@ def check_loss_budget(loss_budget: float) -> None:
 
 
 def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
-    for name in ("prompt_tokens", "batch_size"):
-        of_profile, of_workload = getattr(profile, name), getattr(workload, name)
-        if of_profile != of_workload:
-            raise ValueError(
-                f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
-                f"profile the model again with {name}={of_workload}"
-            )
+    if profile.prompt_tokens != workload.prompt_tokens:
+        raise ValueError(
+            f"the profile was made for prompt_tokens={profile.prompt_tokens}, the workload has "
+            f"{workload.prompt_tokens}: profile the model again with prompt_tokens={workload.prompt_tokens}"
+        )
     if workload.new_tokens > 0 and not profile.generates:
         raise ValueError(f"{profile.model} generates no tokens, the workload has {workload.new_tokens} new tokens")
     cuts = len(profile.layers) - 1
