@@ -19,9 +19,11 @@ from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import TiedBytes, with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .chunks import ChunkTokens, lengths_to_try
+from .drafts import DraftTokens, drafts_to_try
 from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
 from .pins import LayerPins, describe_pins
@@ -29,7 +31,7 @@ from .plan import Plan, PlanLink, PlanStage
 from .prediction import Prediction
 from .problem_building import Order, build_problem, check_loss_budget
 from .replan import replan
-from .rows import Rows, divisions_to_try, with_rows
+from .rows import Rows, divisions_to_try
 from .settings import Choice, Setting, solve_over_settings
 from .weight_options import Weights, check_weights, tied_bytes_of
 
@@ -53,6 +55,7 @@ def plan(
     weights: Weights | None = None,
     chunk_tokens: ChunkTokens = "auto",
     rows: Rows = None,
+    draft_tokens: DraftTokens = "auto",
     options: SolveOptions | None = None,
     explain: bool = False,
     running: Plan | RunningPlan | None = None,
@@ -89,6 +92,9 @@ def plan(
         rows: The sequences of the workload run in micro-batches of so many rows, which share each forward; None: as the
             workload divides them. "auto": what is best of all divisions that the profile has times of, together with
             the chunks. The plan's `workload` is divided so.
+        draft_tokens: With each token so many guesses of the next ones go along, of which those count that are right
+            (`Workload.acceptance`); None: none. "auto": what is best of 0 to 15, together with chunks and rows, where
+            the profile has times of so many rows. Guesses need micro-batches of one row.
         options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
             proven gap in `plan.prediction`.
         explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
@@ -131,11 +137,17 @@ def plan(
             pins=pins,
             weights=weights,
             chunk_tokens=setting.chunk_tokens,
+            draft_tokens=setting.draft_tokens,
         )
 
     divisions = divisions_to_try(named.profiles, workload, rows)
     lengths = lengths_to_try(named.profiles, workload, chunk_tokens, options.objective)
-    settings = [Setting(part.micro_batches, part.batch_size, length) for part in divisions for length in lengths]
+    settings = [
+        Setting(part.micro_batches, part.batch_size, length, guesses)
+        for part in divisions
+        for guesses in drafts_to_try(named.profiles, part, draft_tokens, options.objective)
+        for length in lengths
+    ]
     choice = solve_over_settings(build, settings, tied_bytes, options)
     named = named.chosen(choice)
     problem, confirming, solution = choice.problem, choice.confirming, choice.solution
@@ -247,14 +259,12 @@ class PlanNames:
         return replace(self.workload, micro_batches=setting.micro_batches, batch_size=setting.batch_size)
 
     def chosen(self, choice: Choice) -> PlanNames:
-        """Return the names of a plan of this choice: the workload and the profiles are those of its rows."""
-        workload = self.workload_of(choice.setting)
-        profile, weights = with_rows(self.profile, self.weights, workload.batch_size)
-        return replace(self, workload=workload, profile=profile, weights=weights, choice=choice)
+        """Return the names of a plan of this choice, whose workload is divided so."""
+        return replace(self, workload=self.workload_of(choice.setting), choice=choice)
 
     def profile_of(self, stage: Stage) -> ModelProfile:
-        """Return the profile of the model that a stage loads."""
-        return self.profiles[stage.weight_level or 0]
+        """Return the profile of the model that a stage loads, for the rows of the workload."""
+        return profile_of_rows(self.profiles[stage.weight_level or 0], self.workload.batch_size)
 
     def weights_of(self, stage: Stage) -> str | None:
         """Return the name of the weights of a stage, None for those of the profile."""
@@ -264,12 +274,13 @@ class PlanNames:
 def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
     """Return the error with these facts, the pins, and the nodes that have no room for any layer."""
     codec_bytes = 0 if of.codebook is None else of.codebook.table(of.profile.dtype).codec_bytes
+    profiles = [profile_of_rows(profile, of.workload.batch_size) for profile in of.profiles]
     return InfeasiblePlanError(
         "; ".join(
             [
                 *map(str, texts),
                 *describe_pins(problem),
-                *nodes_without_room(of.network.nodes, of.profiles, of.workload, codec_bytes=codec_bytes),
+                *nodes_without_room(of.network.nodes, profiles, of.workload, codec_bytes=codec_bytes),
             ]
         )
     )
@@ -307,6 +318,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         max_accuracy_drop=of.max_accuracy_drop,
         weight_models={name: option.directory for name, option in of.weights.items() if name in used},
         chunk_tokens=None if of.choice is None else of.choice.setting.chunk_tokens,
+        draft_tokens=None if of.choice is None else of.choice.setting.draft_tokens,
     )
 
 
@@ -318,6 +330,7 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         total_s=result.objective_s,
         prefill_s=result.prefill_s,
         token_step_s=result.token_step_s,
+        tokens_per_step=result.tokens_per_step,
         loss=result.loss,
         stage_s=tuple(result.stage_s),
         earlier_stage_s=tuple(result.earlier_stage_s),
@@ -344,6 +357,7 @@ def _options_of(choice: Choice, prompt_tokens: int) -> dict[str, Any]:
     return {
         "chunk_options": tuple(sorted(choice.best_by(lambda setting: setting.chunk_tokens or prompt_tokens))),
         "row_options": tuple((*division, seconds) for division, seconds in divisions),
+        "draft_options": tuple(sorted(choice.best_by(lambda setting: setting.draft_tokens or 0))),
     }
 
 

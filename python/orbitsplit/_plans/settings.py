@@ -16,11 +16,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the sequences of a workload run: in so many micro-batches of so many rows, prompts in chunks or whole."""
+    """How the sequences of a workload run: micro-batches, rows of each, chunks of prompts, and guesses of tokens."""
 
     micro_batches: int
     batch_size: int
     chunk_tokens: int | None = None
+    draft_tokens: int | None = None
 
     def units(self, objective: str) -> int:
         """Return of how much work the objective's seconds are: throughput is compared by sequence."""
