@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
     from ._planner.certify import certificate
     from ._planner.level_table import LevelTable
-    from ._planner.pareto import ParetoFront, ParetoPoint, pareto
+    from ._planner.pareto import ParetoFront, ParetoPoint
     from ._planner.problem import Evaluation, Problem, evaluate
     from ._planner.problem_parts import ExternalLink, Level, Pins, ProblemNode, Stage, WeightLevel
     from ._planner.restrict import without
     from ._planner.solve import Solution, SolveOptions, solve
     from ._planner.unsplit import Unsplit, unsplit
     from ._planner.weight_transfer import Move
+    from ._plans.fronts import LatencyFront, LatencyPoint, pareto
     from ._plans.options import RunningPlan
     from ._plans.plan import Plan, PlanLink, PlanStage
     from ._plans.planning import plan
@@ -81,6 +82,8 @@ _MODULES = {
     "Generation": ".runtime",
     "GenerationOptions": ".runtime",
     "InfeasiblePlanError": "._errors",
+    "LatencyFront": "._plans.fronts",
+    "LatencyPoint": "._plans.fronts",
     "LayerProfile": "._profiling.profile",
     "Level": "._planner.problem_parts",
     "LevelTable": "._planner.level_table",
@@ -141,7 +144,7 @@ _MODULES = {
     "fill_in_order": "._planner.baselines",
     "frame_bytes": "._codec.codecs",
     "min_max_split": "._planner.baselines",
-    "pareto": "._planner.pareto",
+    "pareto": "._plans.fronts",
     "plan": "._plans.planning",
     "profile": "._profiling.measure",
     "proportional": "._planner.baselines",
@@ -177,6 +180,8 @@ __all__ = [
     "Generation",
     "GenerationOptions",
     "InfeasiblePlanError",
+    "LatencyFront",
+    "LatencyPoint",
     "LayerProfile",
     "Level",
     "LevelTable",

@@ -1,4 +1,4 @@
-"""`orbitsplit plan --rows`: how sequences are divided, and why."""
+"""`orbitsplit plan --rows --draft-tokens`, `pareto --over latency`: how sequences run, and why."""
 
 from __future__ import annotations
 
@@ -56,3 +56,41 @@ def test_other_rows_are_refused(
 ) -> None:
     assert orbitsplit(monkeypatch, *arguments, "--rows", rows) == 2
     assert f"--rows is '{rows}', expected a number of rows or auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("guesses", ["none", "2", "auto"])
+def test_guesses_are_those_of_the_option(
+    arguments: list[str], guesses: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--acceptance", "0.9", "--draft-tokens", guesses)
+    assert not orbitsplit(monkeypatch, *arguments, *options, "--json")
+    workload = osp.Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=6, acceptance=0.9)
+    given = None if guesses == "none" else 2 if guesses == "2" else "auto"
+    expected = osp.plan(CASE.profile, CASE.network, workload, draft_tokens=given)  # type: ignore[arg-type]
+    assert osp.Plan.from_dict(json.loads(capsys.readouterr().out)) == expected
+    assert (expected.draft_tokens is None) == (guesses == "none")
+
+
+@pytest.mark.parametrize("option", ["--draft-tokens", "--chunk-tokens"])
+def test_other_numbers_are_refused(
+    arguments: list[str], option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert orbitsplit(monkeypatch, *arguments, option, "few") == 2
+    assert f"{option} is 'few', expected a number of " in capsys.readouterr().err
+
+
+def test_the_front_over_latency_is_that_of_python(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, profile, _, network, *_ = arguments
+    command = ("pareto", profile, "--over", "latency", "--sequences", "4", "--new-tokens", "6")
+    workload = osp.Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=6)
+    expected = osp.pareto(CASE.profile, over="latency", network=CASE.network, workload=workload)
+    assert not orbitsplit(monkeypatch, *command, "--network", network)
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert not orbitsplit(monkeypatch, *command, "--network", network, "--json")
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(expected.to_dict()))
+    assert orbitsplit(monkeypatch, *command) == 2
+    assert "--over latency needs --network" in capsys.readouterr().err
+    assert orbitsplit(monkeypatch, "pareto", profile, "--over", "memory", "--network", network) == 2
+    assert "--network is for --over latency, not for --over memory" in capsys.readouterr().err
