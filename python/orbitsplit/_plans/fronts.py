@@ -187,7 +187,9 @@ def pareto(
             options=options,
             **keywords,
         )
-    check_kind('problem of a front over "latency"', problem, ModelProfile)
+    if isinstance(problem, Problem):
+        raise ValueError("over is 'latency', which divides sequences into rows: give a profile in place of a problem")
+    check_kind("problem", problem, ModelProfile)
     check_kind("network", network, Network)
     check_kind("workload", workload, Workload)
     assert isinstance(problem, ModelProfile)

@@ -163,7 +163,7 @@ def test_what_is_missing_or_wrong_is_named(changes: dict[str, object], error: ty
 def test_the_two_kinds_of_fronts_are_told_apart() -> None:
     case = make_case(0)
     problem = osp.build_problem(case.profile, case.network, workload())
-    with pytest.raises(TypeError, match='problem of a front over "latency" is '):
+    with pytest.raises(ValueError, match="over is 'latency', which divides sequences into rows: give a profile"):
         osp.pareto(problem, over="latency", network=case.network, workload=workload())  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="must be a Problem"):
         osp.pareto(case.profile)  # type: ignore[call-overload]
