@@ -44,18 +44,19 @@ py::dict evaluate(const py::object& problem, const StageArray& stages) {
         score = orbitsplit::evaluate(core, plan);
     }
     using namespace py::literals;
-    return py::dict(
-        "objective_s"_a = score.objective_s, "prefill_s"_a = score.prefill_s,
-        "token_step_s"_a = score.token_step_s, "round_trip_s"_a = score.round_trip_s,
-        "bottleneck_s"_a = score.bottleneck_s, "return_s"_a = score.return_s, "loss"_a = score.loss,
-        "weight_loss"_a = score.weight_loss, "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s,
-        "egress_s"_a = score.egress_s, "stage_s"_a = py::tuple(py::cast(score.stage_s)),
-        "earlier_stage_s"_a = py::tuple(py::cast(score.earlier_stage_s)),
-        "link_s"_a = py::tuple(py::cast(score.link_s)),
-        "decode_stage_s"_a = py::tuple(py::cast(score.decode_stage_s)),
-        "decode_link_s"_a = py::tuple(py::cast(score.decode_link_s)),
-        "stage_memory_bytes"_a = py::tuple(py::cast(score.stage_memory_bytes)),
-        "is_feasible"_a = score.is_feasible, "violations"_a = py::tuple(py::cast(score.violations)));
+    return py::dict("objective_s"_a = score.objective_s, "prefill_s"_a = score.prefill_s,
+                    "token_step_s"_a = score.token_step_s, "round_trip_s"_a = score.round_trip_s,
+                    "tokens_per_step"_a = score.tokens_per_step, "bottleneck_s"_a = score.bottleneck_s,
+                    "return_s"_a = score.return_s, "loss"_a = score.loss, "weight_loss"_a = score.weight_loss,
+                    "latency_s"_a = score.latency_s, "ingress_s"_a = score.ingress_s,
+                    "egress_s"_a = score.egress_s, "stage_s"_a = py::tuple(py::cast(score.stage_s)),
+                    "earlier_stage_s"_a = py::tuple(py::cast(score.earlier_stage_s)),
+                    "link_s"_a = py::tuple(py::cast(score.link_s)),
+                    "decode_stage_s"_a = py::tuple(py::cast(score.decode_stage_s)),
+                    "decode_link_s"_a = py::tuple(py::cast(score.decode_link_s)),
+                    "stage_memory_bytes"_a = py::tuple(py::cast(score.stage_memory_bytes)),
+                    "is_feasible"_a = score.is_feasible,
+                    "violations"_a = py::tuple(py::cast(score.violations)));
 }
 
 }  // namespace
@@ -90,6 +91,7 @@ orbitsplit::Problem problem_from(const py::object& problem) {
     result.micro_batches = problem.attr("micro_batches").cast<long long>();
     result.new_tokens = problem.attr("new_tokens").cast<long long>();
     result.groups = problem.attr("groups").cast<std::optional<long long>>();
+    result.tokens_per_step = problem.attr("tokens_per_step").cast<double>();
     result.ingress = external(problem.attr("ingress"));
     result.egress = external(problem.attr("egress"));
     result.order = problem.attr("order").cast<std::string>() == "free" ? orbitsplit::Order::free

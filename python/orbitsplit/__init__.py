@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from ._planner.certificate import Alternative, Binding, Certificate, Relaxation
     from ._planner.certify import certificate
     from ._planner.level_table import LevelTable
-    from ._planner.pareto import ParetoFront, ParetoPoint, pareto
+    from ._planner.pareto import ParetoFront, ParetoPoint
     from ._planner.problem import Evaluation, Problem, evaluate
     from ._planner.problem_parts import ExternalLink, Level, Pins, ProblemNode, Stage, WeightLevel
     from ._planner.restrict import without
     from ._planner.solve import Solution, SolveOptions, solve
     from ._planner.unsplit import Unsplit, unsplit
     from ._planner.weight_transfer import Move
+    from ._plans.fronts import LatencyFront, LatencyPoint, pareto
     from ._plans.options import RunningPlan
     from ._plans.plan import Plan, PlanLink, PlanStage
     from ._plans.planning import plan
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from ._plans.trace import Trace, TraceEvent
     from ._plans.weight_options import WeightOption
     from ._profiling.measure import profile
-    from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile
+    from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile, RowTimes
     from ._profiling.workload import Workload
     from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
@@ -81,6 +82,8 @@ _MODULES = {
     "Generation": ".runtime",
     "GenerationOptions": ".runtime",
     "InfeasiblePlanError": "._errors",
+    "LatencyFront": "._plans.fronts",
+    "LatencyPoint": "._plans.fronts",
     "LayerProfile": "._profiling.profile",
     "Level": "._planner.problem_parts",
     "LevelTable": "._planner.level_table",
@@ -111,6 +114,7 @@ _MODULES = {
     "Recovery": ".runtime",
     "Relaxation": "._planner.certificate",
     "Replan": "._plans.replan",
+    "RowTimes": "._profiling.profile",
     "Run": ".runtime",
     "RunningPlan": "._plans.options",
     "Solution": "._planner.solve",
@@ -140,7 +144,7 @@ _MODULES = {
     "fill_in_order": "._planner.baselines",
     "frame_bytes": "._codec.codecs",
     "min_max_split": "._planner.baselines",
-    "pareto": "._planner.pareto",
+    "pareto": "._plans.fronts",
     "plan": "._plans.planning",
     "profile": "._profiling.measure",
     "proportional": "._planner.baselines",
@@ -176,6 +180,8 @@ __all__ = [
     "Generation",
     "GenerationOptions",
     "InfeasiblePlanError",
+    "LatencyFront",
+    "LatencyPoint",
     "LayerProfile",
     "Level",
     "LevelTable",
@@ -206,6 +212,7 @@ __all__ = [
     "Recovery",
     "Relaxation",
     "Replan",
+    "RowTimes",
     "Run",
     "RunningPlan",
     "Solution",

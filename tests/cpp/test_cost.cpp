@@ -56,6 +56,14 @@ void check_generation() {
     CHECK(score.round_trip_s == 1 + 1 + 0.25 + 0.5 + 0.25);
     CHECK(score.token_step_s == 7);
     CHECK(score.objective_s == score.prefill_s + 4 * 7);
+    CHECK(score.tokens_per_step == 1);
+    problem.tokens_per_step = 2;
+    const Evaluation guessed = evaluate(problem, raw);
+    CHECK(guessed.token_step_s == 7);
+    CHECK(guessed.objective_s == score.prefill_s + 2 * 7);
+    CHECK(value_s(guessed, Objective::time_per_token) == 3.5);
+    CHECK(value_s(guessed, Objective::throughput) == 0.5);
+    CHECK(value_s(guessed, Objective::time_to_first_token) == score.prefill_s);
 }
 
 void check_limits() {

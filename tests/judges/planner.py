@@ -29,6 +29,7 @@ def cost(p: dict, stages: list[tuple], objective: str = "latency", max_nodes: fl
         round_trip = sum(decode) + sum(delays) + return_s(p, [stage[0] for stage in stages])
         groups = p.get("groups", p.get("micro_batches", 1))
         step, bottleneck = max(round_trip, groups * max(decode)), max(decode)
+        step, bottleneck = step / p.get("tokens_per_step", 1), bottleneck / p.get("tokens_per_step", 1)
         if math.isinf(step):  # tokens cannot return
             return math.inf
         total += (tokens - 1) * step

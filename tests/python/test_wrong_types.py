@@ -89,6 +89,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "Problem": {
         key: getattr(PROBLEM, key) for key in ("layers", "nodes", "levels", "loss", "order", "pins", "ingress")
     },
+    "RowTimes": {"rows": 2, "decode_s": (0.1, 0.1), "overhead_s": 0.0},
     "RunningPlan": {"plan": PLAN, "runs": 1.0, "stores": ()},
     "SolveOptions": {"objective": "latency", "gap": 0.0, "time_limit_s": 1.0, "max_labels": 10, "max_nodes": 2},
     "Timeouts": {"start_s": 1.0},
@@ -96,7 +97,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "WeightLevel": {"name": "int8"},
     "WeightLosses": {"loss": (0.1,), "loss_error": (0.01,)},
     "WeightOption": {"profile": PROFILED, "loss": (0.0, 0.001, 0.001, 0.002), "model": "int8"},
-    "Workload": {"micro_batches": 1, "new_tokens": 0},
+    "Workload": {"micro_batches": 1, "new_tokens": 0, "acceptance": 0.5},
     "alternatives": {"problem": PROBLEM, "tied_bytes": 0},
     "build_problem": {"profile": PROFILED, "network": NETWORK, "workload": WORKLOAD, "levels": None, "order": "free"},
     "certificate": {"problem": PROBLEM, "solution": None, "tied_bytes": 0},
@@ -116,8 +117,10 @@ RIGHT: dict[str, dict[str, Any]] = {
         "explain": False,
         "weights": {},
         "chunk_tokens": "auto",
+        "rows": None,
+        "draft_tokens": "auto",
     },
-    "profile": {"dtype": "float32", "measure": False, "device": "cpu", "progress": None},
+    "profile": {"dtype": "float32", "measure": False, "device": "cpu", "rows": 32, "progress": None},
     "proportional": {"problem": PROBLEM, "to": "speed"},
     "replan": {"running": PLAN, "problem": PROBLEM, "stores": (), "tied_bytes": 0},
     "replanner": {"profile": PROFILED, "network": NETWORK},

@@ -19,11 +19,12 @@
 // Propagation adds once and occupies nothing. With latency_occupies_link it is part of the occupancy of its
 //     link instead (ingress and egress too) and is not added again.
 //
-// Generation of T = new_tokens tokens with G = groups sequence groups in flight, for T >= 2:
+// Generation of T = new_tokens tokens with G = groups sequence groups in flight, for T >= 2, if a step gives each
+// sequence A = tokens_per_step tokens on average:
 //
 //     round trip = sum of decode occupancies + propagation + return
 //     step       = max(round trip, G * max of decode occupancies)
-//     objective  = makespan + (T - 1) * step
+//     objective  = makespan + (T - 1) / A * step
 //
 // Decode occupancies are those of stages and links only, with decode times and decode bytes: ingress and
 // egress move the prompt and the result, once. A token returns by the quicker of two ways, where they exist:
@@ -33,8 +34,8 @@
 //
 // solve() minimises one of four objectives: the total latency above, or
 //
-//     time to first token = makespan            time per token = step
-//     throughput: the bottleneck, max_i t'_i (of decode occupancies for T >= 2): the seconds between two
+//     time to first token = makespan            time per token = step / A
+//     throughput: the bottleneck, max_i t'_i (of decode occupancies / A for T >= 2): the seconds between two
 //         micro-batches, or between the tokens of two groups, when enough of them are in flight. Smaller means
 //         more throughput.
 //
@@ -72,9 +73,10 @@ struct Stage {
 
 struct Evaluation {
     double objective_s = 0;
-    double prefill_s = 0;     // the makespan
-    double token_step_s = 0;  // 0 unless new_tokens >= 2, as are the decode fields below
-    double round_trip_s = 0;  // of a token through all stages, its return included
+    double prefill_s = 0;        // the makespan
+    double token_step_s = 0;     // 0 unless new_tokens >= 2, as are the decode fields below
+    double round_trip_s = 0;     // of a token through all stages, its return included
+    double tokens_per_step = 1;  // A; 1 unless new_tokens >= 2
     double bottleneck_s = 0;
     double return_s = 0;
     double loss = 0;
@@ -96,11 +98,11 @@ struct Evaluation {
 inline double value_s(const Evaluation& score, Objective objective) {
     switch (objective) {
         case Objective::throughput:
-            return score.bottleneck_s;
+            return score.bottleneck_s / score.tokens_per_step;
         case Objective::time_to_first_token:
             return score.prefill_s;
         case Objective::time_per_token:
-            return score.token_step_s;
+            return score.token_step_s / score.tokens_per_step;
         case Objective::latency:
             break;
     }

@@ -76,6 +76,7 @@ struct Problem {
     long long micro_batches = 1;
     long long new_tokens = 0;         // 0 or 1: prefill only
     std::optional<long long> groups;  // none: one for each micro-batch
+    double tokens_per_step = 1;       // that a step gives each sequence on average: more than 1 with guesses
     std::optional<ExternalLink> ingress;
     std::optional<ExternalLink> egress;
     Order order = Order::fixed;

@@ -130,6 +130,7 @@ class Scorer {
     void violate(const std::string& message) { result_.violations.push_back(message); }
 
     void score_decode(Totals& totals) {
+        result_.tokens_per_step = problem_.tokens_per_step;
         result_.decode_stage_s.resize(stages_.size());
         result_.decode_link_s.resize(stages_.size() - 1);
         const std::vector<double>& times = problem_.layer_decode_time_s;

@@ -27,6 +27,11 @@ inline std::size_t time_index(const Problem& problem, std::size_t weight_level, 
     return (weight_level * problem.nodes.size() + node) * problem.layers.size();
 }
 
+// That follow the prefill, on average.
+inline double token_steps(const Problem& problem) {
+    return static_cast<double>(problem.new_tokens - 1) / problem.tokens_per_step;
+}
+
 // Of the micro-batches before the last one, on which the maximum depends.
 inline const std::vector<double>& earlier_time_s(const Problem& problem) {
     return problem.layer_earlier_time_s.empty() ? problem.layer_time_s : problem.layer_earlier_time_s;
@@ -71,7 +76,7 @@ inline double token_step_s(const Problem& problem, const Totals& totals) {
 inline double objective_s(const Problem& problem, const Totals& totals) {
     const double prefill = prefill_s(problem, totals);
     if (!generates(problem)) return prefill;
-    return prefill + static_cast<double>(problem.new_tokens - 1) * token_step_s(problem, totals);
+    return prefill + token_steps(problem) * token_step_s(problem, totals);
 }
 
 }  // namespace orbitsplit

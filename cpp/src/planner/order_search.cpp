@@ -50,6 +50,7 @@ Problem without_nodes(const Problem& problem) {
     result.micro_batches = problem.micro_batches;
     result.new_tokens = problem.new_tokens;
     result.groups = problem.groups;
+    result.tokens_per_step = problem.tokens_per_step;
     result.latency_occupies_link = problem.latency_occupies_link;
     result.pins = problem.pins;
     return result;

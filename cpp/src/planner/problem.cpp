@@ -212,6 +212,7 @@ void validate(const Problem& problem) {
     check_count("micro_batches", problem.micro_batches, 1);
     check_count("new_tokens", problem.new_tokens, 0);
     if (problem.groups) check_count("groups", *problem.groups, 1);
+    check_number("tokens_per_step", problem.tokens_per_step, 1);
     check_decode(problem);
     check_external("ingress", problem.ingress, nodes);
     check_external("egress", problem.egress, nodes);

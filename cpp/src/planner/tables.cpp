@@ -262,14 +262,17 @@ void fill_metric(const Problem& problem, const Tables& t, const TimeLimit& time_
 
 void fill_weights(const Problem& problem, Objective objective, Tables& t) {
     const double more_batches = static_cast<double>(problem.micro_batches - 1);
-    const double more_tokens = static_cast<double>(problem.new_tokens - 1);
+    const double steps = token_steps(problem);
+    const double by_token = 1 / problem.tokens_per_step;
     const double groups = static_cast<double>(group_count(problem));
-    if (objective == Objective::throughput) {
-        (t.generates ? t.weights.bottleneck : t.weights.prefill_max) = 1;
+    if (objective == Objective::throughput && t.generates) {
+        t.weights.bottleneck = by_token;
+    } else if (objective == Objective::throughput) {
+        t.weights.prefill_max = 1;
     } else if (objective == Objective::time_per_token) {
-        t.weights = {0, 0, 1, groups};
+        t.weights = {0, 0, by_token, by_token * groups};
     } else if (objective == Objective::latency && t.generates) {
-        t.weights = {1, more_batches, more_tokens, more_tokens * groups};
+        t.weights = {1, more_batches, steps, steps * groups};
     } else {
         t.weights = {1, more_batches, 0, 0};
     }

@@ -58,6 +58,9 @@ WeightModels = Annotated[
         help="Model of weights of the plan: int8=MODEL. Default: the plan's weight_models. Repeatable.",
     ),
 ]
+Acceptance = Annotated[
+    float, typer.Option(help="Probability that a guessed token is right if those before it were; 0: no guesses.")
+]
 CodebookFile = Annotated[
     Path | None, typer.Option("--codebook", help="Codebook, written by `orbitsplit calibrate -o`.")
 ]

@@ -15,9 +15,10 @@ import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
-from orbitsplit._planner.pareto import Over
 from orbitsplit._plans.chunks import ChunkTokens
+from orbitsplit._plans.fronts import Over
 from orbitsplit._plans.problem_building import Order
+from orbitsplit._plans.rows import Rows
 
 from . import views
 from .inputs import (
@@ -33,6 +34,7 @@ from .inputs import (
 from .logs import log
 from .options import (
     FAILED,
+    Acceptance,
     CodebookFile,
     Json,
     MaxAccuracyDrop,
@@ -108,28 +110,52 @@ def _show_solution(problem: osp.Problem, solution: osp.Solution) -> None:
 
 @app.command()
 def pareto(
-    problem: ProblemFile,
-    over: Annotated[Over, typer.Option(help="The limit to tighten.")] = "loss_budget",
+    problem: Annotated[Path, typer.Argument(help="Planning problem (JSON); with --over latency a profile.")],
+    over: Annotated[Over, typer.Option(help="The limit to tighten, or latency: time per token.")] = "loss_budget",
     resolution: Annotated[
-        float, typer.Option(help="Smallest distance between points, as a fraction of the limit.")
+        float, typer.Option(help="Smallest distance between points, as a fraction of the limit or the throughput.")
     ] = 0.0,
     objective: Objective = "latency",
+    network: Annotated[Path | None, typer.Option(help="Network (TOML), with --over latency.")] = None,
+    sequences: Annotated[int, typer.Option(help="Most sequences in flight, with --over latency.")] = 1,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence, with --over latency.")] = 32,
+    acceptance: Acceptance = 0.0,
+    codebook: CodebookFile = None,
+    max_accuracy_drop: MaxAccuracyDrop = None,
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
     as_json: Json = False,
 ) -> None:
     """Compute the exact Pareto front of delay against the loss budget or the memory of the nodes.
 
+    With --over latency it is that of the time per token against the tokens per second of all sequences in flight.
+
     Example: `orbitsplit pareto problem.json --over memory --resolution 0.05`
     """
-    front = osp.pareto(
-        load(osp.Problem, problem),
-        over,
-        resolution=resolution,
-        objective=objective,
-        max_nodes=max_nodes,
-        time_limit_s=time_limit,
-    )
+    search: dict[str, Any] = {"resolution": resolution, "max_nodes": max_nodes, "time_limit_s": time_limit}
+    front: osp.ParetoFront | osp.LatencyFront
+    if over == "latency":
+        if network is None:
+            raise ValueError("--over latency needs --network")
+        profiled = load(osp.ModelProfile, problem)
+        front = osp.pareto(
+            profiled,
+            over,
+            network=load_network(network),
+            workload=osp.Workload(
+                micro_batches=sequences,
+                prompt_tokens=profiled.prompt_tokens,
+                new_tokens=new_tokens,
+                acceptance=acceptance,
+            ),
+            codebook=load_optional(osp.Codebook, codebook),
+            max_accuracy_drop=max_accuracy_drop,
+            **search,
+        )
+    else:
+        if network is not None:
+            raise ValueError(f"--network is for --over latency, not for --over {over}")
+        front = osp.pareto(load(osp.Problem, problem), over, objective=objective, **search)
     if as_json:
         print_json(front.to_dict())
     else:
@@ -161,6 +187,7 @@ def profile(
         bool, typer.Option("--measure", help="Also measure the time of each layer, one thread.")
     ] = False,
     device: Annotated[str, typer.Option(help="What is measured: cpu, cuda, cuda:1 or mps.")] = "cpu",
+    rows: Annotated[int, typer.Option(help="Most rows of a step that is measured; 1, 2, 4, ... up to it are.")] = 32,
     output: Output = None,
     as_json: Json = False,
 ) -> None:
@@ -177,6 +204,7 @@ def profile(
             batch_size=batch_size,
             measure=measure,
             device=device,
+            rows=rows,
             progress=progress,
         )
     save(result, output)
@@ -371,6 +399,17 @@ def plan(
             help="Length of chunks of prompts in tokens; auto: the best measured one; none: prompts as a whole."
         ),
     ] = "auto",
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows of each micro-batch, which then hold the sequences of all; auto: what is best. "
+            "Default: those of the profile."
+        ),
+    ] = None,
+    acceptance: Acceptance = 0.0,
+    draft_tokens: Annotated[
+        str, typer.Option(help="Guesses that go along with each token; auto: what is best; none: none.")
+    ] = "auto",
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
@@ -393,6 +432,7 @@ def plan(
             prompt_tokens=loaded.prompt_tokens,
             new_tokens=new_tokens,
             batch_size=loaded.batch_size,
+            acceptance=acceptance,
         ),
         codebook=book,
         loss_budget=loss_budget,
@@ -400,7 +440,9 @@ def plan(
         order=order,
         pins=_pins(pin or []),
         weights=weight_options(weights or [], book),
-        chunk_tokens=_chunk_tokens(chunk_tokens),
+        chunk_tokens=_count_or_auto("--chunk-tokens", chunk_tokens, "tokens"),
+        draft_tokens=_count_or_auto("--draft-tokens", draft_tokens, "guesses"),
+        rows=_rows(rows),
         objective=objective,
         max_nodes=max_nodes,
         time_limit_s=time_limit,
@@ -411,16 +453,26 @@ def plan(
         print_json(result.to_dict())
         return
     views.plan(out, result)
-    if explain:
-        out.print(escape(result.explain()), highlight=False, soft_wrap=True)
+    text = result.explain() if explain else "\n".join(result.compared())
+    if text:
+        out.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def _chunk_tokens(text: str) -> ChunkTokens:
-    """Return the length of chunks that `--chunk-tokens` gives."""
+def _rows(text: str | None) -> Rows:
+    """Return the rows that `--rows` gives."""
+    if text is None or text == "auto":
+        return None if text is None else "auto"
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"--rows is {quoted(text)}, expected a number of rows or auto")
+    return int(text)
+
+
+def _count_or_auto(option: str, text: str, what: str) -> ChunkTokens:
+    """Return what an option gives that is a number of something, auto or none."""
     if text in ("auto", "none"):
         return "auto" if text == "auto" else None
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"--chunk-tokens is {quoted(text)}, expected a number of tokens, auto or none")
+        raise ValueError(f"{option} is {quoted(text)}, expected a number of {what}, auto or none")
     return int(text)
 
 

@@ -12,6 +12,8 @@ FIELDS = {
     "time_to_first_token": "prefill_s",
     "time_per_token": "token_step_s",
 }
+# Objectives of which the field is of a step, and the value of a token.
+_BY_TOKEN = ("throughput", "time_per_token")
 
 
 def check_objective(objective: str) -> None:
@@ -26,4 +28,4 @@ def value_s(evaluation: Evaluation, objective: str) -> float:
     """Return the seconds that `solve` minimises for this objective. Raises ValueError for an unknown one."""
     check_objective(objective)
     seconds: float = getattr(evaluation, FIELDS[objective])
-    return seconds
+    return seconds / evaluation.tokens_per_step if objective in _BY_TOKEN else seconds

@@ -61,6 +61,7 @@ class Problem:
     - `loss_budget`: absent, null (None) or infinite means no limit
     - `micro_batches` (default 1), `new_tokens` (default 0: prefill only), `groups` (default `micro_batches`);
       `new_tokens` of 2 or more needs `layer_decode_time_s` (N, L) and `cut_decode_bytes` (L-1,)
+    - `tokens_per_step` (default 1): tokens that a step gives each sequence on average, more than 1 with guesses
     - `ingress`, `egress`: absent or null means that the input is on the first node, and the result stays on the last
     - `weight_levels`: W precisions of the weights, of which each stage has one. `layer_memory_bytes` is then (W, L),
       `layer_time_s`, `layer_earlier_time_s` and `layer_decode_time_s` are (W, N, L), and `weight_loss` (W, L) is the
@@ -104,6 +105,7 @@ class Problem:
     expected: Any = None
     weight_levels: tuple[WeightLevel, ...] = ()
     weight_loss: Array | None = None
+    tokens_per_step: float = 1.0
 
     def __post_init__(self) -> None:
         """Convert every attribute to its type and shape, and let the backend check the values."""
@@ -143,6 +145,7 @@ class Problem:
             if value is not None
             and not (isinstance(value, Pins) and value == Pins())
             and not (key == "weight_levels" and value == ())
+            and not (key == "tokens_per_step" and value == 1)
         }
 
     @classmethod
@@ -162,8 +165,8 @@ class Evaluation:
     Attributes:
         objective_s: Seconds of all micro-batches and all tokens; infinite if a link is missing.
         prefill_s: Seconds of the prefill of all micro-batches (the makespan).
-        token_step_s: Seconds from one token of a sequence group to its next, in steady state; 0 without generation.
-        round_trip_s: Seconds of one token through all stages, its return included; 0 without generation.
+        token_step_s: Seconds from one step of a sequence group to its next, in steady state; 0 without generation.
+        round_trip_s: Seconds of one step through all stages, its return included; 0 without generation.
         bottleneck_s: The longest occupancy of a stage or link by a micro-batch (one before the last where they are not
             alike), or by a token step if the problem generates tokens.
         return_s: Latency from the last node back to the first; 0 without generation.
@@ -183,6 +186,7 @@ class Evaluation:
         weight_loss: The part of `loss` that is of the weights; 0 without weight levels.
         earlier_stage_s: `stage_s` of the micro-batches before the last one, their mean; empty if the problem has no
             `layer_earlier_time_s`.
+        tokens_per_step: Those of the problem; 1 without generation.
     """
 
     objective_s: float
@@ -204,6 +208,7 @@ class Evaluation:
     violations: tuple[str, ...]
     weight_loss: float = 0.0
     earlier_stage_s: tuple[float, ...] = ()
+    tokens_per_step: float = 1.0
 
     lap_s = renamed_attribute("Evaluation.lap_s", "round_trip_s")
 
@@ -307,6 +312,7 @@ def _check_scalars(problem: Problem) -> None:
         check_string(f"weight_levels[{w}].name", weight_level.name)
     if problem.loss_budget is not None:
         check_number("loss_budget", problem.loss_budget)
+    check_number("tokens_per_step", problem.tokens_per_step)
     check_choice("order", problem.order, ("fixed", "free"))
     check_boolean("latency_occupies_link", problem.latency_occupies_link)
     if problem.name is not None:

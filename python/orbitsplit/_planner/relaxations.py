@@ -164,6 +164,7 @@ def _counting_missing_links(problem: Problem) -> Problem:
         ingress=_counting(problem.ingress),
         egress=_counting(problem.egress),
         new_tokens=2 if generates else 0,
+        tokens_per_step=1.0,
         latency_occupies_link=False,
     )
 

@@ -31,7 +31,8 @@ class SolveOptions:
 
     Attributes:
         objective: "latency" minimises the `objective_s` of an `Evaluation`, "throughput" its `bottleneck_s`,
-            "time_to_first_token" its `prefill_s`, and "time_per_token" its `token_step_s`, which needs new tokens.
+            "time_to_first_token" its `prefill_s`, and "time_per_token" its `token_step_s`, which needs new tokens;
+            "throughput" and "time_per_token" by the tokens that a step gives.
         max_nodes: A plan has at most this many stages, each on a node of its own; None: no limit.
         gap: A plan that is proven to be within this relative distance of the optimum is good enough, 0 to below 1.
             A small gap may be much faster to prove than optimality.

@@ -1,17 +1,12 @@
-"""Chunks of prompts: which lengths a plan may have, and the best of them."""
+"""Chunks of prompts: which lengths a plan may have."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Literal
 
 from orbitsplit._io.validation import check_count, quoted
-from orbitsplit._planner.problem import Problem
-from orbitsplit._planner.solve import Solution, SolveOptions
-from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
 
@@ -19,21 +14,6 @@ ChunkTokens = int | Literal["auto"] | None
 
 # The objectives that chunks can improve: a token step has none, and all chunks of a prompt take longer than the whole.
 _SOONER = ("latency", "time_to_first_token")
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkChoice:
-    """The best plan over all lengths of chunks.
-
-    `confirming` is the problem by which `evaluate` confirms the solution, whose bound and gap are those over all
-    lengths. `found` has the seconds of the objective of the best plan for each length, the longest being the whole.
-    """
-
-    chunk_tokens: int | None
-    problem: Problem
-    confirming: Problem
-    solution: Solution
-    found: tuple[tuple[int, float], ...] = ()
 
 
 def chunks_of(profile: ModelProfile, chunk_tokens: int | None) -> int:
@@ -72,50 +52,3 @@ def lengths_to_try(
         return (None,)
     check_count("chunk_tokens", chunk_tokens, 1)
     return (chunk_tokens if chunk_tokens < workload.prompt_tokens else None,)
-
-
-def solve_over_lengths(
-    build: Callable[[int | None], Problem],
-    lengths: Sequence[int | None],
-    tied_bytes: TiedBytes,
-    *,
-    prompt_tokens: int,
-    options: SolveOptions,
-) -> ChunkChoice:
-    """Return the plan of the smallest objective over all lengths of chunks; each search starts from the best plan.
-
-    A time limit is that of all searches together. Limits of a plan do not depend on the length, so that a problem that
-    is infeasible for one is so for all.
-    """
-    ends_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
-    best: ChunkChoice | None = None
-    found: list[tuple[int, float]] = []
-    bounds: list[float] = []
-    for number, length in enumerate(lengths):
-        if ends_s is not None:
-            left_s = max(0.0, ends_s - time.monotonic()) / (len(lengths) - number)
-            options = replace(options, time_limit_s=left_s)
-        problem = build(length)
-        incumbent = () if best is None else best.solution.stages
-        confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options, incumbent=incumbent)
-        if solution.status == "infeasible":
-            return ChunkChoice(length, problem, confirming, solution)
-        bounds.append(solution.lower_bound_s or 0.0)
-        if solution.objective_s is not None:
-            found.append((length or prompt_tokens, solution.objective_s))
-        if best is None or _is_sooner(solution, best.solution):
-            best = ChunkChoice(length, problem, confirming, solution)
-    assert best is not None, "there is a length to try"
-    return replace(best, solution=_over_all(best.solution, min(bounds)), found=tuple(sorted(found)))
-
-
-def _over_all(solution: Solution, bound_s: float) -> Solution:
-    """Return the solution with the bound over all lengths, where that is lower than its own."""
-    objective_s = solution.objective_s
-    if objective_s is None or solution.lower_bound_s is None or bound_s >= solution.lower_bound_s:
-        return solution
-    return replace(solution, status="feasible", lower_bound_s=bound_s, gap=1 - bound_s / objective_s)
-
-
-def _is_sooner(one: Solution, other: Solution) -> bool:
-    return one.objective_s is not None and (other.objective_s is None or one.objective_s < other.objective_s)

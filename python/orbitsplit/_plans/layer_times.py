@@ -61,7 +61,7 @@ def _total(times: list[float | None]) -> float:
 
 
 def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
-    """Return the seconds of each layer on the node for one token of one micro-batch."""
+    """Return the seconds of each layer on the node for one token of each row of one micro-batch."""
     if node.slowdown is not None:
         tokens = [layer.decode_s for layer in profile.layers]
         return _slowed(tokens, profile.overhead_decode_s, profile, node, nodes)

@@ -36,7 +36,8 @@ from orbitsplit._io.validation import (
 from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
 
-from .prediction import Prediction, bottlenecks, read_prediction
+from .drafts import check_draft_rows
+from .prediction import Prediction, bottlenecks, compared, read_prediction
 
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
@@ -147,10 +148,12 @@ class Plan:
             the first, or of those back along the chain. Empty: the way is the link from the last node to the first.
         weight_models: Name or path of the model with the `weights` of a stage, by their name.
         chunk_tokens: Prompts run through the stages in chunks of so many tokens; None: as a whole.
+        draft_tokens: So many guesses of the next tokens go along with each token; None: none.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
-            number of stages minus one, or a stage has `weights` without a model.
+            number of stages minus one, or a stage has `weights` without a model, or guesses go along with tokens of
+            several rows.
     """
 
     stages: tuple[PlanStage, ...]
@@ -168,6 +171,7 @@ class Plan:
     return_latencies_s: tuple[float, ...] = ()
     weight_models: Mapping[str, str] = field(default_factory=dict, hash=False)
     chunk_tokens: int | None = None
+    draft_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
@@ -177,6 +181,9 @@ class Plan:
         check_count("threads", self.threads, 1)
         if self.chunk_tokens is not None:
             check_count("chunk_tokens", self.chunk_tokens, 1)
+        if self.draft_tokens is not None:
+            check_count("draft_tokens", self.draft_tokens, 1)
+            check_draft_rows(self.draft_tokens, self.workload)
         check_dtype("dtype", self.dtype)
         _check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
@@ -332,11 +339,13 @@ class Plan:
                 del stage["device"]
         if not data["weight_models"]:
             del data["weight_models"]
-        if self.chunk_tokens is None:
-            del data["chunk_tokens"]
-        for key in ("chunk_options", "earlier_stage_s"):
-            if data["prediction"] is not None and not data["prediction"][key]:
-                del data["prediction"][key]
+        for key in ("chunk_tokens", "draft_tokens"):
+            if data[key] is None:
+                del data[key]
+        if not self.workload.acceptance:
+            del data["workload"]["acceptance"]
+        if self.prediction is not None:
+            _remove_what_was_not_compared(data["prediction"])
         return document_of(FORMAT, VERSION, data)
 
     @classmethod
@@ -376,6 +385,7 @@ class Plan:
         lines = [str(self)]
         if self.prediction is not None:
             lines += bottlenecks(self.prediction, [stage.node for stage in self.stages], self.chunk_tokens)
+            lines += self.compared()
         if self.certificate is not None:
             if self.chunk_tokens is not None:
                 lines.append(
@@ -385,6 +395,14 @@ class Plan:
             lines.append(str(self.certificate))
         return "\n".join(lines)
 
+    def compared(self) -> list[str]:
+        """Return a line for each of rows, chunks and guesses of which several were tried: the best plan with each."""
+        return (
+            []
+            if self.prediction is None
+            else compared(self.prediction, self.workload, self.chunk_tokens, self.draft_tokens)
+        )
+
     def __str__(self) -> str:
         parts = []
         for k, stage in enumerate(self.stages):
@@ -393,6 +411,14 @@ class Plan:
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
+
+
+def _remove_what_was_not_compared(prediction: dict[str, Any]) -> None:
+    for key in ("chunk_options", "earlier_stage_s", "row_options", "draft_options"):
+        if not prediction[key]:
+            del prediction[key]
+    if prediction["tokens_per_step"] == 1:
+        del prediction["tokens_per_step"]
 
 
 def _stage_records(stages: Any) -> list[Mapping[str, Any]]:

@@ -19,9 +19,11 @@ from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import TiedBytes, with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
-from .chunks import ChunkChoice, ChunkTokens, lengths_to_try, solve_over_lengths
+from .chunks import ChunkTokens, lengths_to_try
+from .drafts import DraftTokens, drafts_to_try
 from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
 from .pins import LayerPins, describe_pins
@@ -29,6 +31,8 @@ from .plan import Plan, PlanLink, PlanStage
 from .prediction import Prediction
 from .problem_building import Order, build_problem, check_loss_budget
 from .replan import replan
+from .rows import Rows, divisions_to_try
+from .settings import Choice, Setting, solve_over_settings
 from .weight_options import Weights, check_weights, tied_bytes_of
 
 if TYPE_CHECKING:
@@ -50,6 +54,8 @@ def plan(
     pins: LayerPins | None = None,
     weights: Weights | None = None,
     chunk_tokens: ChunkTokens = "auto",
+    rows: Rows = None,
+    draft_tokens: DraftTokens = "auto",
     options: SolveOptions | None = None,
     explain: bool = False,
     running: Plan | RunningPlan | None = None,
@@ -64,7 +70,8 @@ def plan(
     kept, repaired or replaced, whichever takes least for moving weights and all runs.
 
     Args:
-        profile: What each layer costs; made for the prompt length and batch size of the workload.
+        profile: What each layer costs; made for the prompt length of the workload, and its batch size unless it has
+            times of several rows.
         network: Nodes and links.
         workload: The default is one prompt of the profile's length, without new tokens.
         levels: Codecs and their losses. Without them and without a codebook, activations are sent uncompressed.
@@ -82,6 +89,12 @@ def plan(
         chunk_tokens: Prompts run through the stages in chunks of about so many tokens; None: as a whole. "auto": what
             is best of the lengths that the profile was measured with, and the whole. Each length is a search of its
             own, and a time limit that of all together.
+        rows: The sequences of the workload run in micro-batches of so many rows, which share each forward; None: as the
+            workload divides them. "auto": what is best of all divisions that the profile has times of, together with
+            the chunks. The plan's `workload` is divided so.
+        draft_tokens: With each token so many guesses of the next ones go along, of which those count that are right
+            (`Workload.acceptance`); None: none. "auto": what is best of 0 to 15, together with chunks and rows, where
+            the profile has times of so many rows. Guesses need micro-batches of one row.
         options: As for `solve`, and so are the keywords. At `time_limit_s` the best plan so far is returned with its
             proven gap in `plan.prediction`.
         explain: Attach a `certificate` as `plan.certificate`, whose searches take at most `time_limit_s` once more. The
@@ -113,22 +126,30 @@ def plan(
     named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
     tied_bytes = named.tied_bytes
 
-    def build(length: int | None) -> Problem:
+    def build(setting: Setting) -> Problem:
         return build_problem(
             profile,
             network,
-            workload,
+            named.workload_of(setting),
             levels=levels,
             loss_budget=loss_budget,
             order=order,
             pins=pins,
             weights=weights,
-            chunk_tokens=length,
+            chunk_tokens=setting.chunk_tokens,
+            draft_tokens=setting.draft_tokens,
         )
 
+    divisions = divisions_to_try(named.profiles, workload, rows)
     lengths = lengths_to_try(named.profiles, workload, chunk_tokens, options.objective)
-    choice = solve_over_lengths(build, lengths, tied_bytes, prompt_tokens=workload.prompt_tokens, options=options)
-    named = replace(named, choice=choice)
+    settings = [
+        Setting(part.micro_batches, part.batch_size, length, guesses)
+        for part in divisions
+        for guesses in drafts_to_try(named.profiles, part, draft_tokens, options.objective)
+        for length in lengths
+    ]
+    choice = solve_over_settings(build, settings, tied_bytes, options)
+    named = named.chosen(choice)
     problem, confirming, solution = choice.problem, choice.confirming, choice.solution
     if running is not None and solution.status != "infeasible":
         confirming, solution = _replanned(running, problem, named, options, solution.lower_bound_s or 0.0)
@@ -180,7 +201,7 @@ def _replanned(
 ) -> tuple[Problem, Solution]:
     """Return what `replan` decides as a solution, and the problem that confirms it.
 
-    No plan, of another length of chunks than the problem's too, takes less than `least_s`.
+    No plan, of another setting than the problem's too, takes less than `least_s`.
     """
     at_levels = [[layer.weight_bytes for layer in profile.layers] for profile in of.profiles]
     answer = replan(
@@ -221,7 +242,7 @@ class PlanNames:
     codebook: Codebook | None
     max_accuracy_drop: float | None
     weights: Weights = field(default_factory=dict)
-    choice: ChunkChoice | None = None
+    choice: Choice | None = None
 
     @property
     def profiles(self) -> tuple[ModelProfile, ...]:
@@ -233,9 +254,17 @@ class PlanNames:
         """The tied bytes of the problem's plans."""
         return tied_bytes_of(self.profile, self.weights)
 
+    def workload_of(self, setting: Setting) -> Workload:
+        """Return the workload in the micro-batches of a setting."""
+        return replace(self.workload, micro_batches=setting.micro_batches, batch_size=setting.batch_size)
+
+    def chosen(self, choice: Choice) -> PlanNames:
+        """Return the names of a plan of this choice, whose workload is divided so."""
+        return replace(self, workload=self.workload_of(choice.setting), choice=choice)
+
     def profile_of(self, stage: Stage) -> ModelProfile:
-        """Return the profile of the model that a stage loads."""
-        return self.profiles[stage.weight_level or 0]
+        """Return the profile of the model that a stage loads, for the rows of the workload."""
+        return profile_of_rows(self.profiles[stage.weight_level or 0], self.workload.batch_size)
 
     def weights_of(self, stage: Stage) -> str | None:
         """Return the name of the weights of a stage, None for those of the profile."""
@@ -245,12 +274,13 @@ class PlanNames:
 def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
     """Return the error with these facts, the pins, and the nodes that have no room for any layer."""
     codec_bytes = 0 if of.codebook is None else of.codebook.table(of.profile.dtype).codec_bytes
+    profiles = [profile_of_rows(profile, of.workload.batch_size) for profile in of.profiles]
     return InfeasiblePlanError(
         "; ".join(
             [
                 *map(str, texts),
                 *describe_pins(problem),
-                *nodes_without_room(of.network.nodes, of.profiles, of.workload, codec_bytes=codec_bytes),
+                *nodes_without_room(of.network.nodes, profiles, of.workload, codec_bytes=codec_bytes),
             ]
         )
     )
@@ -287,7 +317,8 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
         max_accuracy_drop=of.max_accuracy_drop,
         weight_models={name: option.directory for name, option in of.weights.items() if name in used},
-        chunk_tokens=None if of.choice is None else of.choice.chunk_tokens,
+        chunk_tokens=None if of.choice is None else of.choice.setting.chunk_tokens,
+        draft_tokens=None if of.choice is None else of.choice.setting.draft_tokens,
     )
 
 
@@ -299,6 +330,7 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         total_s=result.objective_s,
         prefill_s=result.prefill_s,
         token_step_s=result.token_step_s,
+        tokens_per_step=result.tokens_per_step,
         loss=result.loss,
         stage_s=tuple(result.stage_s),
         earlier_stage_s=tuple(result.earlier_stage_s),
@@ -315,8 +347,18 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
         objective=of.objective,
-        chunk_options=() if of.choice is None or len(of.choice.found) < 2 else of.choice.found,
+        **({} if of.choice is None else _options_of(of.choice, of.workload.prompt_tokens)),
     )
+
+
+def _options_of(choice: Choice, prompt_tokens: int) -> dict[str, Any]:
+    """Return what was compared, as fields of a prediction."""
+    divisions = choice.best_by(lambda setting: (setting.micro_batches, setting.batch_size))
+    return {
+        "chunk_options": tuple(sorted(choice.best_by(lambda setting: setting.chunk_tokens or prompt_tokens))),
+        "row_options": tuple((*division, seconds) for division, seconds in divisions),
+        "draft_options": tuple(sorted(choice.best_by(lambda setting: setting.draft_tokens or 0))),
+    }
 
 
 def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import mapping_of, record_of
+from orbitsplit._profiling.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Prediction:
     Attributes:
         total_s: Seconds from the first prompt to the last token.
         prefill_s: Seconds of the prefill of all micro-batches.
-        token_step_s: Seconds from one token of a group to its next, in steady state; 0 without generation.
+        token_step_s: Seconds from one step of a group to its next, in steady state; 0 without generation.
         loss: The sum of the losses at the cuts and of the weights, in nats per token.
         stage_s: Occupancy of each stage per micro-batch in prefill, with chunks that of the last chunk.
         link_s: The same of each link.
@@ -32,6 +33,11 @@ class Prediction:
         chunk_options: Lengths of chunks of a prompt, and the seconds of the objective of the best plan with each; the
             longest is the prompt as a whole. Empty if only one was tried.
         earlier_stage_s: Mean occupancy of each stage by the chunks before the last one; empty for whole prompts.
+        row_options: Micro-batches, rows of each, and the seconds of the objective of the best plan with these, for
+            throughput by row. Empty if only one division was tried.
+        draft_options: Numbers of guesses that go along with each token, and the seconds of the objective of the best
+            plan with each, 0 being none. Empty if only one was tried.
+        tokens_per_step: Tokens that a step gives on average: more than 1 with guesses.
     """
 
     total_s: float
@@ -49,6 +55,9 @@ class Prediction:
     objective: str = "latency"
     chunk_options: tuple[tuple[int, float], ...] = ()
     earlier_stage_s: tuple[float, ...] = ()
+    row_options: tuple[tuple[int, int, float], ...] = ()
+    draft_options: tuple[tuple[int, float], ...] = ()
+    tokens_per_step: float = 1.0
 
     @property
     def steady_stage_s(self) -> tuple[float, ...]:
@@ -62,7 +71,7 @@ class Prediction:
 
 
 def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int | None = None) -> list[str]:
-    """Return a line for the prefill and one for generation: seconds and the bottleneck; and one for chunks of prompts.
+    """Return a line for the prefill and one for generation: seconds and the bottleneck.
 
     `chunk_tokens` is the length of the plan's chunks.
     """
@@ -72,15 +81,34 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
         f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
         f"{format_seconds(seconds)} per {'micro-batch' if chunk_tokens is None else f'chunk of {chunk_tokens} tokens'}"
     ]
-    if prediction.chunk_options:
-        lines.append(_chunks_compared(prediction.chunk_options, chunk_tokens))
     if prediction.decode_stage_s:
         seconds, resource = max(zip(prediction.decode_stage_s + prediction.decode_link_s, names, strict=True))
+        tokens = f" of {prediction.tokens_per_step:.3g} tokens" if prediction.tokens_per_step > 1 else ""
         lines.append(
             f"generation: {format_seconds(prediction.decode_s)}, {format_seconds(prediction.token_step_s)} per token "
-            f"step, bottleneck is {resource} with {format_seconds(seconds)}"
+            f"step{tokens}, bottleneck is {resource} with {format_seconds(seconds)}"
         )
     return lines
+
+
+def compared(
+    prediction: Prediction, workload: Workload, chunk_tokens: int | None, draft_tokens: int | None
+) -> list[str]:
+    """Return a line for each part of the plan's setting of which several were tried, with the best plans of each."""
+    lines = []
+    if prediction.row_options:
+        lines.append(_rows_compared(prediction.row_options, workload))
+    if prediction.chunk_options:
+        lines.append(_chunks_compared(prediction.chunk_options, chunk_tokens))
+    if prediction.draft_options:
+        lines.append(_drafts_compared(prediction.draft_options, draft_tokens))
+    return lines
+
+
+def _rows_compared(options: Sequence[tuple[int, int, float]], workload: Workload) -> str:
+    each = [f"{count} x {rows} {format_seconds(seconds)}" for count, rows, seconds in options]
+    chosen = f"{workload.micro_batches} micro-batches of {workload.batch_size} rows"
+    return f"sequences run in {chosen}; best plans by micro-batches x rows: {', '.join(each)}"
 
 
 def _chunks_compared(options: Sequence[tuple[int, float]], chunk_tokens: int | None) -> str:
@@ -88,6 +116,12 @@ def _chunks_compared(options: Sequence[tuple[int, float]], chunk_tokens: int | N
     chosen = "as a whole" if chunk_tokens is None else f"in chunks of {chunk_tokens} tokens"
     each = [f"{tokens} tokens {format_seconds(seconds)}" for tokens, seconds in shorter]
     return f"prompts run {chosen}; best plans by length of chunks: {', '.join(each)}, whole {format_seconds(whole_s)}"
+
+
+def _drafts_compared(options: Sequence[tuple[int, float]], draft_tokens: int | None) -> str:
+    each = [f"{guesses} {format_seconds(seconds)}" for guesses, seconds in options]
+    chosen = "alone" if draft_tokens is None else f"with {draft_tokens} guesses of the next ones"
+    return f"tokens go {chosen}; best plans by number of guesses: {', '.join(each)}"
 
 
 def read_prediction(data: Any) -> Prediction:

@@ -8,17 +8,20 @@ from typing import Any, Literal
 import numpy as np
 
 from orbitsplit._io.device_names import CPU
-from orbitsplit._io.validation import check_kind, check_number, quoted
+from orbitsplit._io.validation import check_count, check_kind, check_number, quoted
 from orbitsplit._network.network import Network
 from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem import Problem
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .chunks import chunks_of
+from .drafts import check_draft_rows, tokens_per_lap
 from .layer_times import chunk_s, decode_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
+from .rows import with_rows
 from .weight_options import Weights, check_weights
 
 Order = Literal["fixed", "free"]
@@ -37,6 +40,7 @@ def build_problem(
     pins: LayerPins | None = None,
     weights: Weights | None = None,
     chunk_tokens: int | None = None,
+    draft_tokens: int | None = None,
 ) -> Problem:
     """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
 
@@ -50,12 +54,15 @@ def build_problem(
       the others follow in their order. The headroom is then that of the weight level that needs most.
     - With `chunk_tokens` a prompt of S tokens runs in S / `chunk_tokens` chunks, rounded up and equally long, each a
       micro-batch of the problem. The last one has times of its own; those before it take what they take on average.
+    - With `draft_tokens` a token step carries so many guesses: it computes as a step of 1 + `draft_tokens` rows, sends
+      as many tokens, and gives more than one by the `acceptance` of the workload.
+    - A micro-batch of another number of rows than the profile was made for has the times that the profile has of it.
 
     Raises:
-        ValueError: The profile was made for another prompt length or batch size than the workload's, a node's slowdown
-            refers to a profile that was not measured, `levels` are for a model of another number of layers, or
-            `weights` for another model or beside nodes of another device than the processor, or a profile has no times
-            of chunks.
+        ValueError: The profile was made for another prompt length than the workload's, or has no times of so many rows
+            in a micro-batch, a node's slowdown refers to a profile that was not measured, `levels` are for a model of
+            another number of layers, or `weights` for another model or beside nodes of another device than the
+            processor, or a profile has no times of chunks, or of the rows that guesses take.
         TypeError: `loss_budget` is not a number, or `weights` is no mapping.
     """
     check_loss_budget(loss_budget)
@@ -65,7 +72,7 @@ def build_problem(
     if levels is not None:
         check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
-    options = check_weights(profile, weights)
+    profile, options = with_rows(profile, check_weights(profile, weights), workload.batch_size)
     profiles = (profile, *(option.profile for option in options.values()))
     chunks = max(chunks_of(of, chunk_tokens) for of in (profile, *(option.profile for option in options.values())))
     if options and (others := [node for node in network.nodes if node.device != CPU]):
@@ -100,8 +107,10 @@ def build_problem(
     }
     if workload.new_tokens > 0:
         data["new_tokens"] = workload.new_tokens
-        data["layer_decode_time_s"] = _at_levels(lambda of: _decode_times(of, network), profiles)
-        data["cut_decode_bytes"] = [activation_bytes] * cuts
+        positions = _positions(workload, draft_tokens)
+        data["layer_decode_time_s"] = _at_levels(lambda of: _decode_times(of, network, positions), profiles)
+        data["cut_decode_bytes"] = [profile.cut_bytes_per_token * positions] * cuts
+        data["tokens_per_step"] = tokens_per_lap(workload.acceptance, draft_tokens or 0)
     if chunks > 1:
         data["groups"] = workload.micro_batches
     if options:
@@ -140,8 +149,18 @@ def _earlier_times(profile: ModelProfile, network: Network, workload: Workload, 
     return rows
 
 
-def _decode_times(profile: ModelProfile, network: Network) -> list[list[float]]:
-    return [decode_s(profile, node, len(network.nodes)) for node in network.nodes]
+def _positions(workload: Workload, draft_tokens: int | None) -> int:
+    """Return how many tokens a token step runs: one of each row, or one and its guesses."""
+    if draft_tokens is None:
+        return workload.batch_size
+    check_count("draft_tokens", draft_tokens, 1)
+    check_draft_rows(draft_tokens, workload)
+    return 1 + draft_tokens
+
+
+def _decode_times(profile: ModelProfile, network: Network, positions: int) -> list[list[float]]:
+    of_positions = profile_of_rows(profile, positions)
+    return [decode_s(of_positions, node, len(network.nodes)) for node in network.nodes]
 
 
 def check_loss_budget(loss_budget: float) -> None:
@@ -152,13 +171,11 @@ def check_loss_budget(loss_budget: float) -> None:
 
 
 def _check_match(profile: ModelProfile, workload: Workload, levels: LevelTable | None) -> None:
-    for name in ("prompt_tokens", "batch_size"):
-        of_profile, of_workload = getattr(profile, name), getattr(workload, name)
-        if of_profile != of_workload:
-            raise ValueError(
-                f"the profile was made for {name}={of_profile}, the workload has {of_workload}: "
-                f"profile the model again with {name}={of_workload}"
-            )
+    if profile.prompt_tokens != workload.prompt_tokens:
+        raise ValueError(
+            f"the profile was made for prompt_tokens={profile.prompt_tokens}, the workload has "
+            f"{workload.prompt_tokens}: profile the model again with prompt_tokens={workload.prompt_tokens}"
+        )
     if workload.new_tokens > 0 and not profile.generates:
         raise ValueError(f"{profile.model} generates no tokens, the workload has {workload.new_tokens} new tokens")
     cuts = len(profile.layers) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orbitsplit._io.keyword_options import refuse_keywords
@@ -11,6 +12,7 @@ from orbitsplit._io.validation import check_kind, listed
 from orbitsplit._network.network import Network
 from orbitsplit._planner.solve import SolveOptions
 from orbitsplit._profiling.profile import ModelProfile
+from orbitsplit._profiling.rows import has_rows
 
 from .options import PlanKeywords
 from .pins import check_pins, without_nodes
@@ -26,8 +28,8 @@ def replanner(
     """Return the `replan` of a `Pipeline`: it plans on the rest of the network what the running plan was planned for.
 
     The workload, model, dtype, threads and the models of weights are those of the running plan, and so are the
-    objective, `max_accuracy_drop` and `chunk_tokens` where no option says otherwise. With `weights`, a running plan
-    without `max_accuracy_drop` has its predicted loss as the limit.
+    objective, `max_accuracy_drop`, `chunk_tokens` and `draft_tokens` where no option says otherwise. With `weights`, a
+    running plan without `max_accuracy_drop` has its predicted loss as the limit.
 
     The function takes the running plan, the names of lost nodes, and lost links as (source, destination). It raises
     InfeasiblePlanError if no plan is possible without them; the message says which relaxations would make one possible.
@@ -70,14 +72,25 @@ def replanner(
             own.setdefault("objective", running.prediction.objective)
         if running.chunk_tokens is None or profile.chunks:
             own.setdefault("chunk_tokens", running.chunk_tokens)
+        own.setdefault("draft_tokens", _planned_drafts(running, profile, options))
         if not {"max_accuracy_drop", "loss_budget"} & options.keys():
             own.update(_limit_of(running, options))
         search = options.get("options") or SolveOptions(objective=own.get("objective", "latency"))
         if search.objective == "latency":
             own["running"] = running
-        return with_settings_of(plan(profile, left, running.workload, **own), running)
+        found = with_settings_of(plan(profile, left, running.workload, **own), running)
+        return found if "draft_tokens" in options else replace(found, draft_tokens=running.draft_tokens)
 
     return replan
+
+
+def _planned_drafts(running: Plan, profile: ModelProfile, options: Mapping[str, Any]) -> int | None:
+    """Return the guesses of the running plan, None if nothing says what they cost and gain."""
+    guesses, weights = running.draft_tokens, options.get("weights") or {}
+    profiles = (profile, *(option.profile for option in weights.values()))
+    if guesses is None or not running.workload.acceptance:
+        return None
+    return guesses if all(has_rows(one, 1 + guesses) for one in profiles) else None
 
 
 def _limit_of(running: Plan, options: Mapping[str, Any]) -> dict[str, Any]:

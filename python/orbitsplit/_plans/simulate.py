@@ -7,6 +7,7 @@ trace of a measured run. It shares no code with the cost model, so each checks t
 from __future__ import annotations
 
 import heapq
+import math
 
 from orbitsplit._io.validation import check_kind
 
@@ -14,12 +15,16 @@ from .plan import Plan
 from .prediction import Prediction
 from .trace import Trace, TraceEvent
 
+# Of the number of steps, which is a quotient.
+_ROUNDING = 1e-9
+
 
 def simulate(plan: Plan) -> Trace:
     """Return the predicted trace of a plan: when each node and link is occupied, by the seconds of `plan.prediction`.
 
     Micro-batches, or the chunks of their prompts, enter back to back; nodes and links serve them in order of arrival; a
-    group starts its next step as soon as its token has returned to the first stage. `compute` events include encoding
+    group starts its next step as soon as its token has returned to the first stage. With guesses there are as many
+    steps as give the tokens on average, rounded up. `compute` events include encoding
     and decoding, as the predicted occupancy of a stage does.
 
     Raises:
@@ -44,6 +49,7 @@ class _Chain:
         self.stage_s = (prediction.stage_s, prediction.decode_stage_s)
         self.earlier_stage_s = prediction.earlier_stage_s or prediction.stage_s
         self.link_s = (prediction.link_s, prediction.decode_link_s)
+        self.tokens_per_step = prediction.tokens_per_step
         self.node_free_s = [0.0] * len(plan.stages)
         self.link_free_s = [0.0] * len(plan.links)
         self.events: list[TraceEvent] = []
@@ -51,7 +57,7 @@ class _Chain:
     def run(self) -> list[TraceEvent]:
         """Serve all messages in order of arrival; ties by the order in which they were sent."""
         workload = self.plan.workload
-        steps = max(1, workload.new_tokens)
+        steps = 1 + max(0, math.ceil((workload.new_tokens - 1) / self.tokens_per_step - _ROUNDING))
         chunks = 1 if self.plan.chunk_tokens is None else -(-workload.prompt_tokens // self.plan.chunk_tokens)
         entering = [(group, step) for group in range(workload.micro_batches) for step in range(1 - chunks, 1)]
         arrivals = [(0.0, number, 0, group, step) for number, (group, step) in enumerate(entering)]

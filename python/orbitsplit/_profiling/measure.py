@@ -15,7 +15,7 @@ from orbitsplit._io.validation import check_boolean, check_callable, check_count
 from orbitsplit._models.device import device_title
 from orbitsplit._models.source import model_class, open_model, read_config
 
-from .profile import ChunkTimes, LayerProfile, ModelProfile
+from .profile import ChunkTimes, LayerProfile, ModelProfile, RowTimes
 from .static_cost import LayerCosts, count_costs
 from .timing import LayerTimes, machine_name, measure_times
 
@@ -33,6 +33,7 @@ def profile(
     measure: bool = False,
     threads: int = 1,
     device: str = CPU,
+    rows: int = 32,
     progress: Callable[[str, float], None] | None = None,
 ) -> ModelProfile:
     """Profile the layers of a model: a causal language model, an encoder or a vision transformer.
@@ -52,6 +53,8 @@ def profile(
         threads: Torch threads of the measurement.
         device: What is measured, as torch names it: "cpu", "cuda", "cuda:1" or "mps". Seconds include the copies to and
             from its memory; nodes with a slowdown are compared with it.
+        rows: Decode steps of 1, 2, 4, ... rows are measured, up to this number, behind a cache of the prompt for each.
+            Plans know then what rows in one forward save.
         progress: Called with a text for each step, and the fraction that is done.
 
     Example:
@@ -63,7 +66,7 @@ def profile(
             unknown, a configuration is to be measured, which has no weights, or torch finds no such device.
     """
     check_callable("progress", progress)
-    _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads)
+    _check_arguments(model, prompt_tokens, batch_size, dtype, measure, threads, rows)
     check_device_name("device", device)
     report = progress or (lambda _step, _fraction: None)
     source = model if isinstance(model, PreTrainedConfig) else open_model(model, progress=progress)
@@ -81,6 +84,7 @@ def profile(
         dtype=getattr(torch, dtype),
         threads=threads,
         device=device,
+        most_rows=rows,
         progress=report,
     )
     report("profiled", 1.0)
@@ -123,15 +127,17 @@ def _with_times(found: ModelProfile, times: LayerTimes, threads: int, device: st
         overhead_prefill_s=times.overhead_prefill_s,
         overhead_decode_s=times.overhead_decode_s,
         chunks=tuple(ChunkTimes(*row) for row in times.chunks),
+        rows=tuple(RowTimes(*row) for row in times.rows),
         threads=threads,
         machine=machine_name() if (title := device_title(device)) is None else f"{title} in {machine_name()}",
     )
 
 
 def _check_arguments(
-    model: object, prompt_tokens: int, batch_size: int, dtype: str, measure: bool, threads: int
+    model: object, prompt_tokens: int, batch_size: int, dtype: str, measure: bool, threads: int, rows: int
 ) -> None:
-    for name, value in (("prompt_tokens", prompt_tokens), ("batch_size", batch_size), ("threads", threads)):
+    counts = {"prompt_tokens": prompt_tokens, "batch_size": batch_size, "threads": threads, "rows": rows}
+    for name, value in counts.items():
         check_count(name, value, 1)
     check_dtype("dtype", dtype)
     check_boolean("measure", measure)

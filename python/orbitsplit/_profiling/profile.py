@@ -117,6 +117,32 @@ class ChunkTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class RowTimes:
+    """Seconds of a decode step of so many rows: one token of each, behind the prompt of each.
+
+    Attributes:
+        rows: Rows of the step.
+        decode_s: Seconds of each layer.
+        overhead_s: Seconds of the forward in any stage in addition to its layers.
+
+    Raises:
+        ValueError: A number is out of range.
+        TypeError: A field has another type.
+    """
+
+    rows: int
+    decode_s: tuple[float, ...]
+    overhead_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("rows of a decode step", self.rows, 1)
+        object.__setattr__(self, "decode_s", tuple_of("decode_s", self.decode_s))
+        for k, seconds in enumerate(self.decode_s):
+            _check_amount(f"decode_s[{k}] of {self.rows} rows", seconds)
+        _check_amounts(self, f"{self.rows} rows", ["overhead_s"])
+
+
+@dataclass(frozen=True, slots=True)
 class ModelProfile:
     """Costs of a model by layer: the embeddings, the transformer layers, the head (with norms and pooler).
 
@@ -142,6 +168,8 @@ class ModelProfile:
             is not counted.
         chunks: What prompts cost in chunks of several lengths, in increasing order; empty if not measured, or if the
             model takes prompts only as a whole.
+        rows: What a token costs in steps of other numbers of rows than `batch_size`, in increasing order; empty if not
+            measured.
 
     Raises:
         ValueError: A number is out of range, or there are fewer than three layers.
@@ -164,10 +192,12 @@ class ModelProfile:
     machine: str | None = None
     library_bytes: int | None = None
     chunks: tuple[ChunkTimes, ...] = ()
+    rows: tuple[RowTimes, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple_of("layers", self.layers, LayerProfile))
         object.__setattr__(self, "chunks", tuple_of("chunks", self.chunks, ChunkTimes))
+        object.__setattr__(self, "rows", tuple_of("rows", self.rows, RowTimes))
         if len(self.layers) < 3:
             raise ValueError(f"layers are {len(self.layers)}, must be embeddings, at least one layer and a head")
         for name in ("prompt_tokens", "batch_size", "hidden_size", "cut_bytes_per_token"):
@@ -177,6 +207,7 @@ class ModelProfile:
         names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s", "library_bytes")
         _check_amounts(self, "the profile", names)
         self._check_chunks()
+        self._check_rows()
 
     def _check_chunks(self) -> None:
         shortest = 0
@@ -192,6 +223,20 @@ class ModelProfile:
                     f"{len(self.layers)}"
                 )
             shortest = chunk.tokens
+
+    def _check_rows(self) -> None:
+        fewest = 0
+        for step in self.rows:
+            if step.rows <= fewest or step.rows == self.batch_size:
+                raise ValueError(
+                    f"times of {step.rows} rows, must be in increasing order and of other numbers than the batch_size "
+                    f"{self.batch_size}"
+                )
+            if len(step.decode_s) != len(self.layers):
+                raise ValueError(
+                    f"{step.rows} rows have times of {len(step.decode_s)} layers, the profile has {len(self.layers)}"
+                )
+            fewest = step.rows
 
     @property
     def is_measured(self) -> bool:
@@ -232,8 +277,9 @@ class ModelProfile:
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON-ready data; `from_dict` takes it back."""
         data = asdict(self)
-        if not self.chunks:
-            del data["chunks"]
+        for key in ("chunks", "rows"):
+            if not data[key]:
+                del data[key]
         return document_of(FORMAT, VERSION, data)
 
     @classmethod
@@ -247,7 +293,8 @@ class ModelProfile:
         check_keys("the profile", values, cls)
         layers = records_of("layers", list_of("layers", values["layers"]), LayerProfile)
         chunks = records_of("chunks", list_of("chunks", values.get("chunks", [])), ChunkTimes)
-        return cls(**{**values, "layers": layers, "chunks": chunks})
+        rows = records_of("rows", list_of("rows", values.get("rows", [])), RowTimes)
+        return cls(**{**values, "layers": layers, "chunks": chunks, "rows": rows})
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ _DECODE_STEPS = 5
 # Chunks of a prompt: so many lengths, each half of the one before, and how often each is timed.
 _CHUNK_LENGTHS = 4
 _CHUNK_REPETITIONS = 2
+# How often a step of each number of rows is timed: less behind short prompts, beside which these steps are long.
+_ROW_REPETITIONS, _SHORT_PROMPT, _SHORT_ROW_REPETITIONS = 2, 64, 1
 # Shorter chunks read the weights too often to be of use.
 _SHORTEST_CHUNK = 16
 # Nodes wait for messages between forwards, and a core is slower after it was idle: a forward took 5 to 18 % longer
@@ -41,7 +45,7 @@ class LayerTimes:
     """Median seconds of the n + 2 layers, and the overhead of a forward of any stage in addition to its layers.
 
     A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0. `chunks` has the fields of
-    `ChunkTimes` for each length.
+    `ChunkTimes` for each length, `rows` those of `RowTimes` for each number of rows.
     """
 
     prefill_s: tuple[float, ...]
@@ -49,6 +53,7 @@ class LayerTimes:
     overhead_prefill_s: float
     overhead_decode_s: float
     chunks: tuple[tuple[int, tuple[float, ...], tuple[float, ...], float], ...] = ()
+    rows: tuple[tuple[int, tuple[float, ...], float], ...] = ()
 
 
 def chunk_lengths(prompt_tokens: int) -> tuple[int, ...]:
@@ -56,6 +61,12 @@ def chunk_lengths(prompt_tokens: int) -> tuple[int, ...]:
     longest = 1 << max(0, (prompt_tokens // 2).bit_length() - 1)
     lengths = (longest >> k for k in range(_CHUNK_LENGTHS))
     return tuple(sorted(n for n in lengths if n >= _SHORTEST_CHUNK))
+
+
+def row_counts(most_rows: int, batch_size: int) -> tuple[int, ...]:
+    """Return the numbers of rows to measure beside `batch_size`, in increasing order: powers of two."""
+    counts = (1 << k for k in range(most_rows.bit_length()))
+    return tuple(n for n in counts if n != batch_size)
 
 
 def measure_times(
@@ -67,19 +78,22 @@ def measure_times(
     threads: int,
     progress: Callable[[str, float], None],
     device: str = CPU,
+    most_rows: int = 1,
 ) -> LayerTimes:
     """Measure prefills of [batch_size, prompt_tokens] and the decode steps after them, through `StageModel`.
 
+    Steps of 1, 2, 4, ... up to `most_rows` rows alternate with those of `batch_size` rows.
     Of a model that does not generate, measure forwards of texts of that shape, or of `batch_size` images.
     """
     layout = find_layout(read_config(model))
     layers = layout.layer_count + 2
+    counts = row_counts(most_rows, batch_size) if layout.generates else ()
     with _torch_threads(threads):
         counts_cpu = threads == 1 and device == CPU
         clock = time.thread_time if counts_cpu else device_clock(device)
         progress("loading the model", 0.05)
         whole = _Stopwatch(StageModel.load(model, 0, layers, dtype=dtype, device=device), layout, clock)
-        whole.run(batch_size, prompt_tokens, lambda done: progress("timing the layers", 0.1 + 0.5 * done))
+        whole.run(batch_size, prompt_tokens, counts, lambda done: progress("timing the layers", 0.1 + 0.5 * done))
         lengths = chunk_lengths(prompt_tokens) if whole.stage.runs_chunks() else ()
         progress("timing chunks of prompts", 0.6)
         chunks = [whole.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
@@ -87,18 +101,25 @@ def measure_times(
         # A stage of one layer shows the overhead: masks, rotary embeddings, the placeholders of other layers.
         progress("timing the overhead of a stage", 0.9)
         single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype, device=device), layout, clock)
-        single.run(batch_size, prompt_tokens, lambda _done: None)
+        single.run(batch_size, prompt_tokens, counts, lambda _done: None)
         overheads = [single.run_chunks(batch_size, prompt_tokens, length)[2] for length in lengths]
     return LayerTimes(
-        prefill_s=tuple(statistics.median(column) for column in zip(*whole.prefills, strict=True)),
-        decode_s=tuple(statistics.median(column) for column in zip(*whole.decodes, strict=True)),
+        prefill_s=_medians(whole.prefills),
+        decode_s=_medians(whole.decodes),
         overhead_prefill_s=statistics.median(single.prefill_overheads),
         overhead_decode_s=statistics.median(single.decode_overheads) if single.decode_overheads else 0.0,
         chunks=tuple(
             (length, first_s, last_s, overhead_s)
             for length, (first_s, last_s, _), overhead_s in zip(lengths, chunks, overheads, strict=True)
         ),
+        rows=tuple(
+            (count, _medians(whole.rows[count]), statistics.median(single.row_overheads[count])) for count in counts
+        ),
     )
+
+
+def _medians(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(statistics.median, zip(*rows, strict=True)))
 
 
 def machine_name() -> str:
@@ -132,6 +153,8 @@ class _Stopwatch:
         self.decodes: list[tuple[float, ...]] = []
         self.prefill_overheads: list[float] = []
         self.decode_overheads: list[float] = []
+        self.rows: defaultdict[int, list[tuple[float, ...]]] = defaultdict(list)
+        self.row_overheads: defaultdict[int, list[float]] = defaultdict(list)
         self._image_tokens = layout.image_tokens
         self._clock = clock
         self._embeddings_s = 0.0
@@ -148,11 +171,20 @@ class _Stopwatch:
                 module.register_forward_pre_hook(self._enter)
                 module.register_forward_hook(self._leave_embeddings)
 
-    def run(self, batch_size: int, prompt_tokens: int, progress: Callable[[float], None]) -> None:
-        """Time prefills, each followed by decode steps if the model generates; the first one only warms up."""
+    def run(
+        self, batch_size: int, prompt_tokens: int, row_counts: Sequence[int], progress: Callable[[float], None]
+    ) -> None:
+        """Time prefills, each followed by decode steps if the model generates; the first one only warms up.
+
+        After some prefills a step of each of the `row_counts` follows too.
+        """
         x, inputs = self._start(batch_size, prompt_tokens)
+        row_repetitions = _SHORT_ROW_REPETITIONS if prompt_tokens < _SHORT_PROMPT else _ROW_REPETITIONS
         for repetition in range(_PREFILLS + 1):
-            prefill, *decodes = [self._time(work) for work in self._forwards(x, inputs)]
+            cache = self.stage.new_cache() if self.stage.generates else None
+            prefill, *decodes = [self._time(work) for work in self._forwards(x, inputs, cache)]
+            if x is not None and cache is not None and 0 < repetition <= row_repetitions:
+                self._time_rows(x, cache, row_counts)
             progress((repetition + 1) / (_PREFILLS + 1))
             if repetition > 0:
                 self.prefills.append(prefill[0])
@@ -178,21 +210,40 @@ class _Stopwatch:
                 self._chunk(between, length, cache)()
             timed.append(self._time(self._chunk(last, prompt_tokens - length, cache)))
         columns = [[layers for layers, _ in timed[k::2]] for k in (0, 1)]
-        first_s, last_s = (tuple(map(statistics.median, zip(*column, strict=True))) for column in columns)
+        first_s, last_s = map(_medians, columns)
         return first_s, last_s, statistics.median(overhead for _, overhead in timed)
+
+    def _time_rows(self, x: Tensor, cache: Cache, counts: Sequence[int]) -> None:
+        """Time a step of each number of rows, all of which are behind the first row of the prompts `x` [B, S, ...]."""
+        for count in counts:
+            of_rows = copy.deepcopy(cache)
+            of_rows.reorder_cache(torch.zeros(count, dtype=torch.long))
+            token = x[:1, :1].repeat(count, *(1,) * (x.dim() - 1))
+            tokens = x.shape[1] + _DECODE_STEPS
+            # The first step gives the cache its room.
+            for step in (1, 2):
+                mask = torch.ones(count, tokens + step, dtype=torch.long)
+                work = functools.partial(self.stage.forward, token, mask, of_rows)
+                if step == 1:
+                    work()
+                    continue
+                layers, overhead = self._time(work)
+                self.rows[count].append(layers)
+                self.row_overheads[count].append(overhead)
 
     def _chunk(self, x: Tensor, before: int, cache: Cache) -> Callable[[], object]:
         """Return the forward of a part of a prompt behind so many tokens, as a stage runs it."""
         mask = torch.ones(len(x), before + x.shape[1], dtype=torch.long)
         return functools.partial(self.stage.forward, x.contiguous(), mask, cache)
 
-    def _forwards(self, x: Tensor | None, inputs: dict[str, Tensor]) -> Iterator[Callable[[], object]]:
+    def _forwards(
+        self, x: Tensor | None, inputs: dict[str, Tensor], cache: Cache | None
+    ) -> Iterator[Callable[[], object]]:
         """Yield a prefill and its decode steps, or the one forward of a model that does not generate."""
-        if not self.stage.generates:
+        if cache is None:
             yield functools.partial(self.stage.forward_once, x, inputs)
             return
         assert x is not None, "a prefill starts with ids or a hidden state"
-        cache = self.stage.new_cache()
         rows, tokens = x.shape[:2]
         for step in range(_DECODE_STEPS + 1):
             mask = torch.ones(rows, tokens + step, dtype=torch.long)

@@ -11,6 +11,7 @@ import torch
 from orbitsplit._models.stage import StageModel
 from orbitsplit._profiling import timing
 from orbitsplit._profiling.measure import profile
+from tests.support.tiny_encoders import tiny_encoder
 from tests.support.tiny_models import save_tiny_model
 
 
@@ -86,3 +87,45 @@ def test_a_model_with_states_has_no_times_of_chunks(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(timing.time, "sleep", lambda _: None)
     monkeypatch.setattr(StageModel, "runs_chunks", lambda _: False)
     assert profile(tmp_path, prompt_tokens=70, measure=True).chunks == ()
+
+
+@pytest.mark.parametrize(
+    ("most_rows", "batch_size", "counts"),
+    [(1, 1, ()), (2, 1, (2,)), (32, 1, (2, 4, 8, 16, 32)), (31, 4, (1, 2, 8, 16)), (8, 3, (1, 2, 4, 8))],
+)
+def test_rows_are_measured_in_powers_of_two(most_rows: int, batch_size: int, counts: tuple[int, ...]) -> None:
+    assert timing.row_counts(most_rows, batch_size) == counts
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_steps_of_rows_alternate_with_those_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    save_tiny_model(tmp_path, family)
+    seen: list[tuple[int, int, int]] = []
+    forward = StageModel.forward
+
+    def noted_forward(
+        self: StageModel, x: torch.Tensor, mask: torch.Tensor, *args: object, **options: object
+    ) -> torch.Tensor:
+        seen.append((x.shape[0], x.shape[1], mask.shape[1]))
+        return forward(self, x, mask, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StageModel, "_check_forward", lambda _: None)
+    monkeypatch.setattr(StageModel, "_prepare_steps", lambda *_: None)
+    monkeypatch.setattr(StageModel, "runs_chunks", lambda _: False)
+    monkeypatch.setattr(StageModel, "forward", noted_forward)
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+    found = profile(tmp_path, prompt_tokens=64, measure=True, rows=5)
+    assert [step.rows for step in found.rows] == [2, 4]
+    assert all(len(step.decode_s) == len(found.layers) and min(step.decode_s) > 0 for step in found.rows)
+    # A prefill and five steps; behind two of the four that each model runs, two steps of 2 and two of 4 rows.
+    own = [(1, 64, 64), *((1, 1, tokens) for tokens in range(65, 70))]
+    of_rows = [(2, 1, 70), (2, 1, 71), (4, 1, 70), (4, 1, 71)]
+    assert seen == 2 * [*own, *own, *of_rows, *own, *of_rows, *own]
+
+
+def test_a_model_that_does_not_generate_has_no_steps_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_encoder("BertModel").save_pretrained(tmp_path)
+    monkeypatch.setattr(timing.time, "sleep", lambda _: None)
+    assert profile(tmp_path, prompt_tokens=8, measure=True).rows == ()

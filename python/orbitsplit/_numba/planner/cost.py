@@ -35,6 +35,11 @@ def group_count(problem: Problem) -> int:
     return problem.micro_batches if problem.groups is None else problem.groups
 
 
+def token_steps(problem: Problem) -> float:
+    """Return the number of token steps that follow the prefill, on average."""
+    return float(problem.new_tokens - 1) / float(problem.tokens_per_step)
+
+
 def by_weight_level(problem: Problem, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return an array of memory, times or losses with weight levels as its first axis: one without weight levels."""
     return values if problem.weight_levels else values[np.newaxis]
@@ -57,7 +62,8 @@ def loss_limit(problem: Problem) -> float:
 
 def value_s(score: dict[str, Any], objective: str) -> float:
     """Return the objective's value of a plan that `evaluate` scored."""
-    return float(score[OBJECTIVES[objective]])
+    value = float(score[OBJECTIVES[objective]])
+    return value / float(score["tokens_per_step"]) if objective in ("throughput", "time_per_token") else value
 
 
 def evaluate(problem: Problem, stages: NDArray[np.int32]) -> dict[str, Any]:
@@ -139,6 +145,7 @@ class _Scorer:
         prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
         fields = {
             "objective_s": prefill, "prefill_s": prefill, "token_step_s": 0.0, "round_trip_s": 0.0, "return_s": 0.0,
+            "tokens_per_step": 1.0,
             "bottleneck_s": most if self.is_linked else math.inf,
             "latency_s": self.latency_s, "ingress_s": self.ingress_s, "egress_s": self.egress_s,
             "stage_s": stage_s, "earlier_stage_s": tuple(self.earlier_stage_s), "link_s": link_s,
@@ -160,9 +167,10 @@ class _Scorer:
         round_trip = total + back
         step = max(round_trip, float(group_count(self.problem)) * most) if round_trip < math.inf else math.inf
         is_finite = step < math.inf and self.is_linked
-        objective = prefill + float(self.problem.new_tokens - 1) * step if is_finite else math.inf
+        objective = prefill + token_steps(self.problem) * step if is_finite else math.inf
         return {
             "objective_s": objective, "token_step_s": step, "round_trip_s": round_trip, "return_s": back,
+            "tokens_per_step": float(self.problem.tokens_per_step),
             "bottleneck_s": most if self.is_linked else math.inf,
             "decode_stage_s": stage_s, "decode_link_s": link_s,
         }  # fmt: skip

@@ -121,6 +121,8 @@ class Problem(Record, Protocol):
     @property
     def groups(self) -> int | None: ...
     @property
+    def tokens_per_step(self) -> float: ...
+    @property
     def ingress(self) -> ExternalLink | None: ...
     @property
     def egress(self) -> ExternalLink | None: ...
@@ -156,6 +158,7 @@ def validate_problem(problem: Problem) -> None:
     _check_count("new_tokens", problem.new_tokens, 0)
     if problem.groups is not None:
         _check_count("groups", problem.groups, 1)
+    _check_number("tokens_per_step", problem.tokens_per_step, 1)
     _check_decode(problem)
     _check_external("ingress", problem.ingress)
     _check_external("egress", problem.egress)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from orbitsplit._numba.jit import jit, slices
 from orbitsplit._numba.time_limit import TimeLimit
 
-from .cost import by_weight_level, generates, group_count, loss_limit, usable_memory_bytes
+from .cost import by_weight_level, generates, group_count, loss_limit, token_steps, usable_memory_bytes
 from .options import Options
 from .problem import ExternalLink, Problem
 from .visited_sets import make_visited_sets
@@ -195,14 +195,14 @@ def make_tables(
 
 def _weights(problem: Problem, objective: str) -> Weights:
     # A round trip includes its longest occupancy: unless the maximum has more weight, the round trip is the step.
-    more_batches, more_tokens = float(problem.micro_batches - 1), float(problem.new_tokens - 1)
-    groups = float(group_count(problem))
+    more_batches, steps = float(problem.micro_batches - 1), token_steps(problem)
+    by_token, groups = 1.0 / float(problem.tokens_per_step), float(group_count(problem))
     if objective == "throughput":
-        return Weights(0.0, 0.0, 0.0, 1.0) if generates(problem) else Weights(0.0, 1.0, 0.0, 0.0)
+        return Weights(0.0, 0.0, 0.0, by_token) if generates(problem) else Weights(0.0, 1.0, 0.0, 0.0)
     if objective == "time_per_token":
-        return Weights(0.0, 0.0, 1.0, groups)
+        return Weights(0.0, 0.0, by_token, by_token * groups)
     if objective == "latency" and generates(problem):
-        return Weights(1.0, more_batches, more_tokens, more_tokens * groups)
+        return Weights(1.0, more_batches, steps, steps * groups)
     return Weights(1.0, more_batches, 0.0, 0.0)
 
 

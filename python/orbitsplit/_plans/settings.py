@@ -1,0 +1,101 @@
+"""What a plan decides beside its stages, each combination a problem of its own, and the best over all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from orbitsplit._planner.problem import Problem
+from orbitsplit._planner.solve import Solution, SolveOptions
+from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the sequences of a workload run: micro-batches, rows of each, chunks of prompts, and guesses of tokens."""
+
+    micro_batches: int
+    batch_size: int
+    chunk_tokens: int | None = None
+    draft_tokens: int | None = None
+
+    def units(self, objective: str) -> int:
+        """Return of how much work the objective's seconds are: throughput is compared by sequence."""
+        return self.batch_size if objective == "throughput" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The best plan over all settings.
+
+    `confirming` is the problem by which `evaluate` confirms the solution, whose bound and gap are those over all
+    settings. `found` has the seconds of the best plan of each setting that has one, of its objective by unit.
+    """
+
+    setting: Setting
+    problem: Problem
+    confirming: Problem
+    solution: Solution
+    found: tuple[tuple[Setting, float], ...] = ()
+
+    def best_by(self, key: Callable[[Setting], Key]) -> tuple[tuple[Key, float], ...]:
+        """Return the seconds of the best plan for each value of a part of the setting, () if there is only one."""
+        best: dict[Key, float] = {}
+        for setting, seconds in self.found:
+            best[key(setting)] = min(seconds, best.get(key(setting), seconds))
+        return tuple(best.items()) if len(best) > 1 else ()
+
+
+def solve_over_settings(
+    build: Callable[[Setting], Problem], settings: Sequence[Setting], tied_bytes: TiedBytes, options: SolveOptions
+) -> Choice:
+    """Return the plan of the smallest objective over all settings, of equally good ones that of the first setting.
+
+    Each search starts from the best plan so far. A time limit is that of all searches together. Where no setting has a
+    plan, the answer is that of the first one.
+    """
+    ends_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
+    best: Choice | None = None
+    impossible: Choice | None = None
+    found: list[tuple[Setting, float]] = []
+    bounds: list[float] = []
+    for number, setting in enumerate(settings):
+        if ends_s is not None:
+            left_s = max(0.0, ends_s - time.monotonic()) / (len(settings) - number)
+            options = replace(options, time_limit_s=left_s)
+        problem, units = build(setting), setting.units(options.objective)
+        incumbent = () if best is None else best.solution.stages
+        confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options, incumbent=incumbent)
+        choice = Choice(setting, problem, confirming, solution)
+        if solution.status == "infeasible":
+            impossible = impossible or choice
+            continue
+        bounds.append((solution.lower_bound_s or 0.0) / units)
+        if solution.objective_s is not None:
+            found.append((setting, solution.objective_s / units))
+        if best is None or _is_sooner(choice, best, options.objective):
+            best = choice
+    if best is None:
+        assert impossible is not None, "there is a setting to try"
+        return impossible
+    bound_s = min(bounds) * best.setting.units(options.objective)
+    return replace(best, solution=_over_all(best.solution, bound_s), found=tuple(found))
+
+
+def _over_all(solution: Solution, bound_s: float) -> Solution:
+    """Return the solution with the bound over all settings, where that is lower than its own."""
+    objective_s = solution.objective_s
+    if objective_s is None or solution.lower_bound_s is None or bound_s >= solution.lower_bound_s:
+        return solution
+    return replace(solution, status="feasible", lower_bound_s=bound_s, gap=1 - bound_s / objective_s)
+
+
+def _is_sooner(one: Choice, other: Choice, objective: str) -> bool:
+    if one.solution.objective_s is None or other.solution.objective_s is None:
+        return one.solution.objective_s is not None
+    ours_s = one.solution.objective_s / one.setting.units(objective)
+    return ours_s < other.solution.objective_s / other.setting.units(objective)
