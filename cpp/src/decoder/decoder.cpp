@@ -194,7 +194,8 @@ struct Attention {
     std::span<const KeyValueCache> caches;
     std::span<const Place> places;
     std::span<const float> queries;
-    std::span<float> scores;
+    std::span<float> scores;  // [rows, heads, room]
+    std::size_t room;
     std::span<float> out;
 
     Seen seen(const Place& place, std::size_t key_head) const {
@@ -221,13 +222,10 @@ struct Attention {
         const std::size_t row = part / sizes.kv_heads;
         const std::size_t key_head = part % sizes.kv_heads;
         const std::size_t group = sizes.heads / sizes.kv_heads;
-        const std::size_t room = scores.size() / (call.rows * sizes.kv_heads);
-        const Seen of_head = seen(places[row], key_head);
-        for (std::size_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-            const std::size_t at = row * sizes.of_queries + head * sizes.head_size;
-            call.kernels.attend(queries.data() + at, sizes.head_size, call.layer.attention_scale, of_head,
-                                scores.data() + part * room, out.data() + at);
-        }
+        const std::size_t at = row * sizes.of_queries + key_head * group * sizes.head_size;
+        call.kernels.attend(queries.data() + at, group, sizes.head_size, call.layer.attention_scale,
+                            seen(places[row], key_head), scores.data() + part * group * room, room,
+                            out.data() + at);
     }
 };
 
@@ -277,7 +275,8 @@ void attend_heads(const Call& call, std::span<const float> queries, std::span<co
     }
     const std::size_t parts = call.rows * call.sizes.kv_heads;
     const std::size_t room = padded(static_cast<std::size_t>(longest(caches)));
-    const Attention attention{call, caches, places, queries, memory.floats(parts * room), out};
+    const std::span<float> scores = memory.floats(call.rows * call.sizes.heads * room);
+    const Attention attention{call, caches, places, queries, scores, room, out};
     pool::run_parts(parts, work >= parallel_work ? call.execution.threads : 1, [&](std::size_t part) {
         throw_if_stopped(call.execution);
         attention.run(part);
@@ -326,7 +325,7 @@ std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows
     check_range("tokens", tokens, 0, most_tokens);
     const Sizes sizes = sizes_of(layer);
     const std::size_t floats = 2 * sizes.hidden + 2 * sizes.width + sizes.of_queries +
-                               sizes.kv_heads * padded(static_cast<std::size_t>(tokens));
+                               sizes.heads * padded(static_cast<std::size_t>(tokens));
     constexpr std::size_t parts = 8;
     return product_bytes(layer, rows) +
            static_cast<std::size_t>(rows) * (floats * sizeof(float) + sizeof(Place)) + parts * alignment;
