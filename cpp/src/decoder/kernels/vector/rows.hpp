@@ -96,6 +96,11 @@ constexpr std::size_t most_heads = most_sums / narrow;
 constexpr std::size_t most_heads = 1;
 #endif
 
+// How many tokens ahead of the one in use keys are fetched: caches of several sequences do not stay in the processor's, and
+// its own prefetcher stops at each page. A cache line has 16 floats.
+constexpr std::size_t tokens_ahead = 8;
+constexpr std::size_t cache_line = 16;
+
 // Scores of `Tokens` tokens for `Heads` queries side by side: they share what is loaded, and no sum waits for its last
 // addition. Scores of one head are `room` floats behind those of the one before.
 template <std::size_t Heads, std::size_t Tokens>
@@ -107,6 +112,7 @@ inline void score(const float* queries, std::size_t size, float scale, const flo
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < Tokens; ++t) {
             load(keys + t * stride + i, k);
+            if (i % cache_line == 0) __builtin_prefetch(keys + (t + tokens_ahead) * stride + i);
 #pragma GCC unroll 8
             for (std::size_t h = 0; h < Heads; ++h) {
                 load(queries + h * size + i, q);
@@ -169,10 +175,11 @@ void softmax(float* scores, const Seen& seen) {
 }
 
 // Adds `tokens` tokens to `Count` vectors of the weighted sums of values of `Heads` heads, which are in registers
-// meanwhile. Weights of one head are `room` floats behind those of the one before, sums `size`.
+// meanwhile. Weights of one head are `room` floats behind those of the one before, sums `size`. Values that are `ahead`
+// floats behind those in use are fetched meanwhile.
 template <std::size_t Heads, std::size_t Count>
 inline void add_values(const float* weights, std::size_t room, const float* values, std::size_t stride,
-                       std::size_t tokens, float* out, std::size_t size) {
+                       std::size_t tokens, std::size_t ahead, float* out, std::size_t size) {
     Floats sums[Heads * Count];
     Floats v;
 #pragma GCC unroll 8
@@ -180,6 +187,7 @@ inline void add_values(const float* weights, std::size_t room, const float* valu
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < Count; ++i) load(out + h * size + i * lanes, sums[h * Count + i]);
     for (std::size_t t = 0; t < tokens; ++t, values += stride) {
+        __builtin_prefetch(values + ahead);
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < Count; ++i) {
             load(values + i * lanes, v);
@@ -216,9 +224,11 @@ void attend_heads(const float* queries, std::size_t size, float scale, const See
         const float* values = seen.values + t * seen.value_stride;
         std::size_t i = 0;
         for (; i + at_once * lanes <= size; i += at_once * lanes)
-            add_values<Heads, at_once>(scores + t, room, values + i, seen.value_stride, count, out + i, size);
+            add_values<Heads, at_once>(scores + t, room, values + i, seen.value_stride, count,
+                                       step * seen.value_stride, out + i, size);
         for (; i < size; i += narrow * lanes)
-            add_values<Heads, narrow>(scores + t, room, values + i, seen.value_stride, count, out + i, size);
+            add_values<Heads, narrow>(scores + t, room, values + i, seen.value_stride, count,
+                                      step * seen.value_stride, out + i, size);
     }
 }
 
