@@ -1,11 +1,15 @@
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -43,6 +47,24 @@ CacheView cache_view(const py::array& array, const char* name) {
     const bool has_memory = array.size() > 0 && last > 0;
     return {{static_cast<const float*>(array.data()), has_memory ? static_cast<std::size_t>(last) : 0},
             {array.strides(0) / size, array.strides(1) / size, array.strides(2) / size}};
+}
+
+// Keys, values, visible and new tokens of a cache.
+using CacheArrays = std::tuple<py::array, py::array, py::object, std::int64_t>;
+
+orbitsplit::KeyValueCache cache_of(const CacheArrays& arrays, const ByteView& visible,
+                                   const orbitsplit::DecoderLayer& layer) {
+    const auto& [keys, values, unused, new_tokens] = arrays;
+    const CacheView of_keys = cache_view(keys, "keys");
+    const CacheView of_values = cache_view(values, "values");
+    for (py::ssize_t axis = 0; axis < 4; ++axis)
+        if (keys.shape(axis) != values.shape(axis))
+            throw std::invalid_argument("keys and values differ in shape");
+    if (keys.shape(1) != layer.kv_heads || keys.shape(3) != layer.head_size)
+        throw std::invalid_argument("keys must have " + std::to_string(layer.kv_heads) + " heads of " +
+                                    std::to_string(layer.head_size));
+    return {of_keys.memory, of_values.memory, of_keys.strides, of_values.strides,
+            keys.shape(0),  keys.shape(2),    new_tokens,      numbers<std::uint8_t>(visible, "visible")};
 }
 
 orbitsplit::Activation activation_of(int activation) {
@@ -131,25 +153,20 @@ class Layer {
         });
     }
 
-    void attend(const py::object& x, std::int64_t rows, const py::object& queries, const py::array& keys,
-                const py::array& values, const py::object& visible, const py::object& out,
-                int threads) const {
-        const ByteView of_x(x), of_queries(queries), of_visible(visible), of_out(out, Access::write);
-        const CacheView of_keys = cache_view(keys, "keys");
-        const CacheView of_values = cache_view(values, "values");
-        for (py::ssize_t axis = 0; axis < 4; ++axis)
-            if (keys.shape(axis) != values.shape(axis))
-                throw std::invalid_argument("keys and values differ in shape");
-        if (keys.shape(1) != layer_.kv_heads || keys.shape(3) != layer_.head_size)
-            throw std::invalid_argument("keys must have " + std::to_string(layer_.kv_heads) + " heads of " +
-                                        std::to_string(layer_.head_size));
-        const orbitsplit::KeyValueCache cache{of_keys.memory,    of_values.memory, of_keys.strides,
-                                              of_values.strides, keys.shape(0),    keys.shape(2)};
-        const Scratch scratch(orbitsplit::decoder_scratch_bytes(layer_, rows, cache.tokens));
+    void attend(const py::object& x, std::int64_t rows, const py::object& queries,
+                const std::vector<CacheArrays>& caches, const py::object& out, int threads) const {
+        const ByteView of_x(x), of_queries(queries), of_out(out, Access::write);
+        std::deque<ByteView> visible;
+        std::vector<orbitsplit::KeyValueCache> views;
+        std::int64_t tokens = 0;
+        for (const CacheArrays& arrays : caches) {
+            views.push_back(cache_of(arrays, visible.emplace_back(std::get<2>(arrays)), layer_));
+            tokens = std::max(tokens, views.back().tokens);
+        }
+        const Scratch scratch(orbitsplit::decoder_scratch_bytes(layer_, rows, tokens));
         unlocked(weight_bytes(), threads, [&](const Execution& execution) {
             orbitsplit::attend(layer_, numbers<float>(of_x, "x"), rows, numbers<float>(of_queries, "queries"),
-                               cache, numbers<std::uint8_t>(of_visible, "visible"), writable(of_out, "out"),
-                               scratch.memory(), execution);
+                               views, writable(of_out, "out"), scratch.memory(), execution);
         });
     }
 
@@ -181,6 +198,6 @@ void bind_decoder(py::module_& m) {
              py::arg("scales"))
         .def("project", &Layer::project, py::arg("x"), py::arg("rows"), py::arg("cosines"), py::arg("sines"),
              py::arg("queries"), py::arg("keys"), py::arg("values"), py::arg("threads") = 1)
-        .def("attend", &Layer::attend, py::arg("x"), py::arg("rows"), py::arg("queries"), py::arg("keys"),
-             py::arg("values"), py::arg("visible"), py::arg("out"), py::arg("threads") = 1);
+        .def("attend", &Layer::attend, py::arg("x"), py::arg("rows"), py::arg("queries"), py::arg("caches"),
+             py::arg("out"), py::arg("threads") = 1);
 }

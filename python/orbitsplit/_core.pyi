@@ -90,7 +90,8 @@ def multiply(
 ) -> None: ...
 
 # A layer of a decoder on quantised weights (bind_decoder.cpp). `matrices` has (data, format, rows, columns) by name,
-# `biases` and `scales` float32 arrays for the names that have one; `visible` may be empty.
+# `biases` and `scales` float32 arrays for the names that have one. A cache is (keys, values, visible, new tokens of a
+# sequence); `visible` may be empty.
 class DecoderLayer:
     def __init__(
         self,
@@ -120,9 +121,7 @@ class DecoderLayer:
         x: Buffer,
         rows: int,
         queries: Buffer,
-        keys: npt.NDArray[np.float32],
-        values: npt.NDArray[np.float32],
-        visible: Buffer,
+        caches: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Buffer, int]],
         out: Buffer,
         threads: int = 1,
     ) -> None: ...

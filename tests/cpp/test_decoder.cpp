@@ -97,8 +97,8 @@ Result step(const DecoderLayer& layer, int threads) {
     }
     constexpr std::array<std::int64_t, 3> strides = {kv_heads * tokens * head_size, tokens * head_size,
                                                      head_size};
-    attend(layer, x, rows, result.queries, {keys, values, strides, strides, rows, tokens}, {}, result.y,
-           scratch, threads);
+    const KeyValueCache cache{keys, values, strides, strides, rows, tokens};
+    attend(layer, x, rows, result.queries, {&cache, 1}, result.y, scratch, threads);
     return result;
 }
 
@@ -113,6 +113,49 @@ void test_bits_are_the_same_on_every_instruction_set() {
         for (const int threads : {1, 3}) CHECK(step(owned.layer, threads) == expected);
     }
     set_isa(chosen);
+}
+
+// What several caches of different lengths, sequences and strides give in one call is what each gives alone.
+void test_caches_that_share_a_call() {
+    Owned owned(4);
+    const std::span<const float> memory = owned.values(8000);
+    const auto cache = [&](std::int64_t sequences, std::int64_t length, std::int64_t new_tokens) {
+        const std::array<std::int64_t, 3> of_keys = {length * head_size, 0, head_size};
+        const std::array<std::int64_t, 3> of_values = {7, length * head_size, head_size};
+        return KeyValueCache{memory, memory, of_keys, of_values, sequences, length, new_tokens};
+    };
+    std::vector<KeyValueCache> caches = {cache(1, 21, 1), cache(2, 9, 3), cache(1, 1, 1), cache(3, 30, 1)};
+    const std::vector<std::uint8_t> visible = {1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1};
+    caches.push_back(cache(1, 7, 2));
+    caches.back().visible = visible;
+    constexpr std::int64_t rows = 13;
+    const std::span<const float> x = owned.values(rows * hidden);
+    const std::span<const float> queries = owned.values(rows * heads * head_size);
+    std::vector<std::byte> scratch(decoder_scratch_bytes(owned.layer, rows, 30));
+    std::vector<float> expected(rows * hidden);
+    std::size_t first = 0;
+    for (const KeyValueCache& own : caches) {
+        const auto count = static_cast<std::size_t>(own.sequences * own.new_tokens);
+        attend(owned.layer, x.subspan(first * hidden, count * hidden), static_cast<std::int64_t>(count),
+               queries.subspan(first * heads * head_size, count * heads * head_size), {&own, 1},
+               std::span(expected).subspan(first * hidden, count * hidden), scratch);
+        first += count;
+    }
+    const std::string chosen(isa());
+    for (const std::string& name : isas()) {
+        set_isa(name);
+        for (const int threads : {1, 3}) {
+            std::vector<float> found(rows * hidden);
+            attend(owned.layer, x, rows, queries, caches, found, scratch, threads);
+            CHECK(found == expected);
+        }
+    }
+    set_isa(chosen);
+    CHECK_THROWS(attend(owned.layer, x, rows, queries, std::span(caches).first(4), expected, scratch),
+                 std::invalid_argument, "rows is 13, the caches have 11 new tokens");
+    caches[2].new_tokens = 2;
+    CHECK_THROWS(attend(owned.layer, x, rows, queries, caches, expected, scratch), std::invalid_argument,
+                 "a sequence has more new tokens than tokens: 2 of 1");
 }
 
 void test_refusals() {
@@ -140,8 +183,9 @@ void test_caches_keep_to_their_memory() {
     std::vector<float> y(hidden);
     std::vector<std::byte> scratch(decoder_scratch_bytes(owned.layer, 1, tokens));
     const auto run = [&](std::array<std::int64_t, 3> strides, std::int64_t count) {
-        attend(owned.layer, owned.values(hidden), 1, owned.values(heads * head_size),
-               {numbers, numbers, strides, strides, 1, count}, {}, y, scratch);
+        const KeyValueCache cache{numbers, numbers, strides, strides, 1, count};
+        attend(owned.layer, owned.values(hidden), 1, owned.values(heads * head_size), {&cache, 1}, y,
+               scratch);
     };
     run({0, tokens * head_size, head_size}, tokens);
     run({0, 0, 0}, tokens);
@@ -157,6 +201,7 @@ void test_caches_keep_to_their_memory() {
 
 int main() {
     test_bits_are_the_same_on_every_instruction_set();
+    test_caches_that_share_a_call();
     test_refusals();
     test_caches_keep_to_their_memory();
     return failures;

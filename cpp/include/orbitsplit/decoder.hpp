@@ -51,20 +51,25 @@ struct DecoderLayer {
     QuantizedLinear query, key, value, output, gate, up, down;
 };
 
-// Keys and values [sequences, kv_heads, tokens, head_size] of all tokens so far, the new ones last. `strides` are the
-// floats from one sequence, head and token to the next; the numbers of a head are side by side.
+// Keys and values [sequences, kv_heads, tokens, head_size] of all tokens so far, the last `new_tokens` of each sequence
+// being new. `strides` are the floats from one sequence, head and token to the next; the numbers of a head are side by
+// side. `visible` is [sequences, new_tokens, tokens], not 0 for the tokens that a new one sees; if it is empty, a new one
+// sees itself and all before it.
 struct KeyValueCache {
     std::span<const float> keys, values;
     std::array<std::int64_t, 3> key_strides{}, value_strides{};
     std::int64_t sequences = 0;
     std::int64_t tokens = 0;
+    std::int64_t new_tokens = 1;
+    std::span<const std::uint8_t> visible = {};
 };
 
 // All functions throw std::invalid_argument for a layer whose parts do not fit each other: head_size is a multiple of
 // 16, heads a multiple of kv_heads, and the matrices have the shapes that these, hidden and the intermediate size give.
 void check(const DecoderLayer& layer);
 
-// Bytes of working memory, at any address, for `rows` new tokens in all sequences together, which see `tokens` tokens.
+// Bytes of working memory, at any address, for `rows` new tokens in all sequences together, which see `tokens` tokens at
+// most.
 std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows, std::int64_t tokens);
 
 // Computes q, k and v of new tokens x[rows, hidden], q and k rotated by cosines and sines [rows, head_size], into
@@ -74,12 +79,12 @@ void project(const DecoderLayer& layer, std::span<const float> x, std::int64_t r
              std::span<float> keys, std::span<float> values, std::span<std::byte> scratch,
              const Execution& execution = {});
 
-// Computes y[rows, hidden] from x and the queries that project() gave, and the cache that has its keys and values.
-// rows is a multiple of the cache's sequences: the new tokens of the first one come first. `visible` is
-// [rows, tokens], not 0 for the tokens that a new one sees; if it is empty, a new one sees itself and all before it. One
-// that sees none has o = 0.
+// Computes y[rows, hidden] from x and the queries that project() gave, and the caches that have its keys and values: of
+// one group of sequences, or of several that share the call and so read the weights once. The rows of the first cache come
+// first, and of a cache those of its first sequence; each gets the bits that it gets without the others. A new token that
+// sees none has o = 0.
 void attend(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
-            std::span<const float> queries, const KeyValueCache& cache, std::span<const std::uint8_t> visible,
-            std::span<float> y, std::span<std::byte> scratch, const Execution& execution = {});
+            std::span<const float> queries, std::span<const KeyValueCache> caches, std::span<float> y,
+            std::span<std::byte> scratch, const Execution& execution = {});
 
 }  // namespace orbitsplit

@@ -83,6 +83,12 @@ Sizes sizes_of(const DecoderLayer& layer) {
             size(layer.kv_heads * layer.head_size)};
 }
 
+// Where a new token is: its cache, and its row there.
+struct Place {
+    std::size_t cache;
+    std::size_t row;
+};
+
 // Working memory in parts that begin at cache lines.
 class Scratch {
   public:
@@ -99,6 +105,9 @@ class Scratch {
     }
     std::span<float> floats(std::size_t count) {
         return {reinterpret_cast<float*>(bytes(count * sizeof(float)).data()), count};
+    }
+    std::span<Place> places(std::size_t count) {
+        return {reinterpret_cast<Place*>(bytes(count * sizeof(Place)).data()), count};
     }
 
   private:
@@ -167,9 +176,9 @@ void rotate_heads(const Call& call, std::span<float> x, std::span<const float> c
                                 sines.data() + row * size);
 }
 
-void check_cache(const char* what, const char* stride, std::span<const float> memory,
-                 const std::array<std::int64_t, 3>& strides, const KeyValueCache& cache,
-                 const DecoderLayer& layer) {
+void check_memory(const char* what, const char* stride, std::span<const float> memory,
+                  const std::array<std::int64_t, 3>& strides, const KeyValueCache& cache,
+                  const DecoderLayer& layer) {
     const std::array<std::int64_t, 3> counts = {cache.sequences, layer.kv_heads, cache.tokens};
     std::uint64_t last = static_cast<std::uint64_t>(layer.head_size);
     for (std::size_t axis = 0; axis < counts.size(); ++axis) {
@@ -182,27 +191,29 @@ void check_cache(const char* what, const char* stride, std::span<const float> me
 
 struct Attention {
     const Call& call;
-    const KeyValueCache& cache;
+    std::span<const KeyValueCache> caches;
+    std::span<const Place> places;
     std::span<const float> queries;
-    std::span<const std::uint8_t> visible;
-    std::span<float> scores;
+    std::span<float> scores;  // [rows, heads, room]
+    std::size_t room;
     std::span<float> out;
 
-    Seen seen(std::size_t row, std::size_t key_head) const {
+    Seen seen(const Place& place, std::size_t key_head) const {
+        const KeyValueCache& cache = caches[place.cache];
         const auto tokens = static_cast<std::size_t>(cache.tokens);
-        const std::size_t new_tokens = call.rows / static_cast<std::size_t>(cache.sequences);
-        const std::size_t sequence = row / new_tokens;
+        const auto new_tokens = static_cast<std::size_t>(cache.new_tokens);
+        const std::size_t sequence = place.row / new_tokens;
         const auto at = [&](const std::array<std::int64_t, 3>& strides) {
             return sequence * static_cast<std::size_t>(strides[0]) +
                    key_head * static_cast<std::size_t>(strides[1]);
         };
-        const std::size_t causal = tokens - new_tokens + row % new_tokens + 1;
+        const std::size_t causal = tokens - new_tokens + place.row % new_tokens + 1;
         return {cache.keys.data() + at(cache.key_strides),
                 cache.values.data() + at(cache.value_strides),
                 static_cast<std::size_t>(cache.key_strides[2]),
                 static_cast<std::size_t>(cache.value_strides[2]),
-                visible.empty() ? causal : tokens,
-                visible.empty() ? nullptr : visible.data() + row * tokens};
+                cache.visible.empty() ? causal : tokens,
+                cache.visible.empty() ? nullptr : cache.visible.data() + place.row * tokens};
     }
 
     // The query heads of one key head of one row.
@@ -211,29 +222,65 @@ struct Attention {
         const std::size_t row = part / sizes.kv_heads;
         const std::size_t key_head = part % sizes.kv_heads;
         const std::size_t group = sizes.heads / sizes.kv_heads;
-        const std::size_t room = scores.size() / (call.rows * sizes.kv_heads);
-        for (std::size_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-            const std::size_t at = row * sizes.of_queries + head * sizes.head_size;
-            call.kernels.attend(queries.data() + at, sizes.head_size, call.layer.attention_scale,
-                                seen(row, key_head), scores.data() + part * room, out.data() + at);
-        }
+        const std::size_t at = row * sizes.of_queries + key_head * group * sizes.head_size;
+        call.kernels.attend(queries.data() + at, group, sizes.head_size, call.layer.attention_scale,
+                            seen(places[row], key_head), scores.data() + part * group * room, room,
+                            out.data() + at);
     }
 };
 
-void check_attention(const Call& call, std::span<const float> queries, const KeyValueCache& cache,
-                     std::span<const std::uint8_t> visible) {
+void check_cache(const KeyValueCache& cache, const DecoderLayer& layer) {
     check_range("sequences", cache.sequences, 1, most_rows);
     check_range("tokens", cache.tokens, 1, most_tokens);
-    check_multiple("rows", static_cast<std::int64_t>(call.rows), "the sequences", cache.sequences);
-    if (static_cast<std::int64_t>(call.rows) / cache.sequences > cache.tokens)
+    check_range("new_tokens", cache.new_tokens, 0, most_rows);
+    if (cache.new_tokens > cache.tokens)
         throw std::invalid_argument("a sequence has more new tokens than tokens: " +
-                                    std::to_string(static_cast<std::int64_t>(call.rows) / cache.sequences) +
-                                    " of " + std::to_string(cache.tokens));
-    check_size("queries", queries.size(), call.rows * call.sizes.of_queries);
-    if (!visible.empty())
-        check_size("visible", visible.size(), call.rows * static_cast<std::size_t>(cache.tokens));
-    check_cache("keys", "a stride of keys", cache.keys, cache.key_strides, cache, call.layer);
-    check_cache("values", "a stride of values", cache.values, cache.value_strides, cache, call.layer);
+                                    std::to_string(cache.new_tokens) + " of " + std::to_string(cache.tokens));
+    if (!cache.visible.empty())
+        check_size("visible", cache.visible.size(),
+                   static_cast<std::size_t>(cache.sequences * cache.new_tokens * cache.tokens));
+    check_memory("keys", "a stride of keys", cache.keys, cache.key_strides, cache, layer);
+    check_memory("values", "a stride of values", cache.values, cache.value_strides, cache, layer);
+}
+
+void check_caches(std::span<const KeyValueCache> caches, const Call& call) {
+    const auto rows = static_cast<std::int64_t>(call.rows);
+    std::int64_t found = 0;
+    for (const KeyValueCache& cache : caches) {
+        check_cache(cache, call.layer);
+        found += cache.sequences * cache.new_tokens;  // at most 2^32 each, and no more follow
+        if (found > rows) break;
+    }
+    if (found != rows)
+        throw std::invalid_argument("rows is " + std::to_string(rows) + ", the caches have " +
+                                    (found > rows ? "more" : std::to_string(found)) + " new tokens");
+}
+
+std::int64_t longest(std::span<const KeyValueCache> caches) {
+    std::int64_t tokens = 0;
+    for (const KeyValueCache& cache : caches) tokens = std::max(tokens, cache.tokens);
+    return tokens;
+}
+
+// o of all rows, before its projection.
+void attend_heads(const Call& call, std::span<const float> queries, std::span<const KeyValueCache> caches,
+                  Scratch& memory, std::span<float> out) {
+    const std::span<Place> places = memory.places(call.rows);
+    std::size_t work = 0;
+    std::size_t row = 0;
+    for (std::size_t k = 0; k < caches.size(); ++k) {
+        const auto count = static_cast<std::size_t>(caches[k].sequences * caches[k].new_tokens);
+        for (std::size_t own = 0; own < count; ++own) places[row++] = {k, own};
+        work += count * call.sizes.of_queries * static_cast<std::size_t>(caches[k].tokens);
+    }
+    const std::size_t parts = call.rows * call.sizes.kv_heads;
+    const std::size_t room = padded(static_cast<std::size_t>(longest(caches)));
+    const std::span<float> scores = memory.floats(call.rows * call.sizes.heads * room);
+    const Attention attention{call, caches, places, queries, scores, room, out};
+    pool::run_parts(parts, work >= parallel_work ? call.execution.threads : 1, [&](std::size_t part) {
+        throw_if_stopped(call.execution);
+        attention.run(part);
+    });
 }
 
 }  // namespace
@@ -278,10 +325,10 @@ std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows
     check_range("tokens", tokens, 0, most_tokens);
     const Sizes sizes = sizes_of(layer);
     const std::size_t floats = 2 * sizes.hidden + 2 * sizes.width + sizes.of_queries +
-                               sizes.kv_heads * padded(static_cast<std::size_t>(tokens));
-    constexpr std::size_t parts = 7;
-    return product_bytes(layer, rows) + static_cast<std::size_t>(rows) * floats * sizeof(float) +
-           parts * alignment;
+                               sizes.heads * padded(static_cast<std::size_t>(tokens));
+    constexpr std::size_t parts = 8;
+    return product_bytes(layer, rows) +
+           static_cast<std::size_t>(rows) * (floats * sizeof(float) + sizeof(Place)) + parts * alignment;
 }
 
 void project(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
@@ -310,24 +357,18 @@ void project(const DecoderLayer& layer, std::span<const float> x, std::int64_t r
 }
 
 void attend(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
-            std::span<const float> queries, const KeyValueCache& cache, std::span<const std::uint8_t> visible,
-            std::span<float> y, std::span<std::byte> scratch, const Execution& execution) {
+            std::span<const float> queries, std::span<const KeyValueCache> caches, std::span<float> y,
+            std::span<std::byte> scratch, const Execution& execution) {
     using namespace decoder;
     Scratch memory(scratch);
     const Call call = begin(layer, x, rows, memory, execution);
     const Sizes& sizes = call.sizes;
     check_size("y", y.size(), x.size());
-    check_attention(call, queries, cache, visible);
+    check_size("queries", queries.size(), call.rows * sizes.of_queries);
+    check_caches(caches, call);
     if (call.rows == 0) return;
-    const auto tokens = static_cast<std::size_t>(cache.tokens);
-    const std::size_t parts = call.rows * sizes.kv_heads;
     const std::span<float> attended = memory.floats(queries.size());
-    const Attention attention{call, cache, queries, visible, memory.floats(parts * padded(tokens)), attended};
-    const bool is_parallel = call.rows * sizes.of_queries * tokens >= parallel_work;
-    pool::run_parts(parts, is_parallel ? execution.threads : 1, [&](std::size_t part) {
-        throw_if_stopped(execution);
-        attention.run(part);
-    });
+    attend_heads(call, queries, caches, memory, attended);
     const std::span<float> hidden = memory.floats(x.size());
     const std::span<float> normalised = memory.floats(x.size());
     call.multiply(layer.output, attended, normalised);

@@ -9,6 +9,7 @@ embeddings, layers, norm and head, where a trial at load gives the bits of trans
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,22 +19,26 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .architecture import Layout, Passthrough
 from .fused_layers import FusedLayer, is_supported_layer
+from .packing import PackedCache
+from .weight_products import FEW_ROWS
 
 # Rotary positions whose frequencies do not depend on how long the text has become.
 _FIXED_FREQUENCIES = frozenset({"default", "linear", "llama3", "yarn"})
-# Positions whose angles are computed together.
-_BLOCK = 64
+# Positions whose angles are computed together, and how many such blocks are kept.
+_BLOCK, _MOST_BLOCKS = 64, 32
+# The most tokens of a pack, in all sequences together: the layers compute more in transformers' forward.
+MOST_PACKED = FEW_ROWS
 
 
 class DecodeSteps:
-    """A stage's forward for one new token in each sequence, none of which is padded."""
+    """A stage's forward for one new token in each sequence, or for a pack of a few; no sequence is padded."""
 
     def __init__(self, model: PreTrainedModel, layout: Layout, *, is_first: bool, is_last: bool) -> None:
         base = _base(model, layout)
         layers = layout.layers_of(model)
         kinds = _kinds(model, base.rotary_emb, len(layers))
         angles = {kind: _Angles(base.rotary_emb, kind, model.dtype) for kind in dict.fromkeys(kinds)}
-        self._layers = [
+        self._layers: list[tuple[Any, _Angles | None]] = [
             (layer, None if isinstance(layer, Passthrough) else angles[kind])
             for layer, kind in zip(layers, kinds, strict=True)
         ]
@@ -71,25 +76,52 @@ class DecodeSteps:
         logits: Tensor = self._head(self._norm(x))[:, -1]
         return logits
 
+    @torch.inference_mode()
+    def forward_packed(
+        self, x: Tensor, positions: Sequence[int], cache: PackedCache, *, logits_at: Sequence[int] = ()
+    ) -> Tensor:
+        """Return what `StageModel.forward_packed` does for up to `MOST_PACKED` tokens x [1, n] or [1, n, H]."""
+        if self._embeddings is not None:
+            x = self._embeddings(x)
+        pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        for layer, angles in self._layers:
+            if angles is None:
+                cache.skip(layer.index)
+                continue
+            if id(angles) not in pairs:
+                pairs[id(angles)] = angles.at_each(positions)
+            x = layer(x, position_embeddings=pairs[id(angles)], past_key_values=cache)
+        if self._head is None or not logits_at:
+            return x
+        logits: Tensor = self._head(self._norm(x[:, list(logits_at)]))[0]
+        return logits
+
 
 class _Angles:
-    """Cosines and sines of a kind of layers, a block of positions at a time."""
+    """Cosines and sines of a kind of layers, a block of positions at a time; of the blocks used last some are kept."""
 
     def __init__(self, rotary: nn.Module, kind: str | None, dtype: torch.dtype) -> None:
         self._rotary, self._arguments = rotary, () if kind is None else (kind,)
         self._like = torch.empty(0, dtype=dtype)
-        self._start = -1
-        self._block: list[tuple[Tensor, Tensor]] = []
+        self._blocks: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def at(self, position: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [1, 1, head size] of a position."""
-        start = position - position % _BLOCK
-        if start != self._start:
-            positions = torch.arange(start, start + _BLOCK)[None]
+        number, place = divmod(position, _BLOCK)
+        block = self._blocks.pop(number, None)
+        if block is None:
+            positions = torch.arange(number * _BLOCK, (number + 1) * _BLOCK)[None]
             pair = self._rotary(self._like, positions, *self._arguments)
-            self._block = list(zip(*(angles.split(1, dim=1) for angles in pair), strict=True))
-            self._start = start
-        return self._block[position - start]
+            block = list(zip(*(angles.split(1, dim=1) for angles in pair), strict=True))
+            if len(self._blocks) == _MOST_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+        self._blocks[number] = block  # the last one of those in use
+        return block[place]
+
+    def at_each(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [1, n, head size] of n positions."""
+        cosines, sines = zip(*map(self.at, positions), strict=True)
+        return torch.cat(cosines, dim=1), torch.cat(sines, dim=1)
 
 
 def _base(model: PreTrainedModel, layout: Layout) -> Any:

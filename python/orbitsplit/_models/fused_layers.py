@@ -20,6 +20,7 @@ from orbitsplit._backend import backend, backend_name
 from orbitsplit._weights.quantized import FORMATS
 
 from .fused_norms import norm_scale
+from .packing import PackedCache
 from .quantized import QuantizedLinear
 from .weight_products import FEW_ROWS
 
@@ -100,7 +101,10 @@ class FusedLayer:
         past_key_values: Any = None,
         **others: Any,
     ) -> Any:
-        """Return the hidden state [B, S, H] behind the layer, whose new keys and values are in the cache then."""
+        """Return the hidden state [B, S, H] behind the layer, whose new keys and values are in the cache then.
+
+        With a `PackedCache` the tokens [1, n, H] are those of its sequences, and each sequence sees its own.
+        """
         if (
             position_embeddings is None
             or past_key_values is None
@@ -124,13 +128,29 @@ class FusedLayer:
         self._core.project(
             singles, rows, cosines, sines, queries.numpy(), keys.numpy(), values.numpy(), threads=threads
         )
-        all_keys, all_values = past_key_values.update(keys.transpose(1, 2), values.transpose(1, 2), self._index)
-        visible = _EVERYTHING if attention_mask is None else _visible(attention_mask, all_keys, sequences)
+        new = keys.transpose(1, 2), values.transpose(1, 2)
+        if isinstance(past_key_values, PackedCache):
+            caches = self._update_each(past_key_values, *new)
+        else:
+            seen = [past.numpy() for past in past_key_values.update(*new, self._index)]
+            visible = _EVERYTHING if attention_mask is None else _visible(attention_mask, seen[0].shape[2], sequences)
+            caches = [(*seen, visible, tokens)]
         y = torch.empty_like(x)
-        self._core.attend(
-            singles, rows, queries.numpy(), all_keys.numpy(), all_values.numpy(), visible, y.numpy(), threads=threads
-        )
+        self._core.attend(singles, rows, queries.numpy(), caches, y.numpy(), threads=threads)
         return y
+
+    def _update_each(self, packed: PackedCache, keys: Tensor, values: Tensor) -> list[tuple[Any, Any, Any, int]]:
+        """Append the new keys and values of each sequence and return the core's view of its cache."""
+        window = packed.window(self._index)
+        caches = []
+        for k, (own_keys, own_values) in enumerate(packed.update_each(keys, values, self._index)):
+            visible = _EVERYTHING
+            # The core knows by itself that a token sees those before it.
+            if window is not None and own_keys.shape[2] > window:
+                mask = packed.visible(k, own_keys, self._index)
+                visible = _EVERYTHING if mask is None else mask.view(torch.uint8).numpy()
+            caches.append((own_keys.numpy(), own_values.numpy(), visible, packed.sizes[k]))
+        return caches
 
     def probe(self, forward: Callable[..., Any], sequences: int, size: float, *, has_mask: bool) -> list[Tensor]:
         """Run a forward for one new token and return what it gives, and the keys and values it leaves."""
@@ -235,9 +255,9 @@ def _rows_of(angles: Tensor, sequences: int) -> Any:
     return angles.contiguous().numpy()
 
 
-def _visible(mask: Tensor, keys: Tensor, sequences: int) -> Any:
+def _visible(mask: Tensor, tokens: int, sequences: int) -> Any:
     """Return which tokens each new one sees, uint8 [B, S, T]."""
-    return mask[:, 0, :, : keys.shape[2]].expand(sequences, -1, -1).contiguous().view(torch.uint8).numpy()
+    return mask[:, 0, :, :tokens].expand(sequences, -1, -1).contiguous().view(torch.uint8).numpy()
 
 
 @torch.inference_mode()

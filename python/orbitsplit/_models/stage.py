@@ -25,7 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit._io.device_names import CPU
 
 from .architecture import Layout, running_unknown_code
-from .decode_steps import DecodeSteps
+from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
 from .kv_cache import growing_cache, takes_chunks
 from .model_part import load_part
@@ -63,6 +63,7 @@ class StageModel:
         self._image_tokens = layout.image_tokens
         self._received: Tensor | None = None
         self._steps: DecodeSteps | None = None
+        self._packed_steps: DecodeSteps | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
         forget_padding(model)
         self.transformer_layers = layers = layout.layers_of(model)
@@ -228,15 +229,18 @@ class StageModel:
         on the last stage the logits [m, V] at the m places `logits_at` of the row, without any the hidden state too.
         Only where `runs_packs`.
         """
-        places = [torch.arange(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-        self._received = self._entering(x)
-        self._leaves = not logits_at or not self.is_last
-        ids = self._received if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)
-        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.cat(places)[None].to(self.device)}
-        if "logits_to_keep" in self._accepted and not self._leaves:
-            inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)
+        places = [place for start, size in zip(starts, sizes, strict=True) for place in range(start, start + size)]
         cache = PackedCache(caches, sizes)
+        steps = self._packed_steps if len(places) <= MOST_PACKED else None
+        self._received = self._entering(x)
+        self._leaves = steps is None and (not logits_at or not self.is_last)
         try:
+            if steps is not None:
+                return steps.forward_packed(self._received, places, cache, logits_at=logits_at)
+            ids = self._received if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)
+            inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor([places], device=self.device)}
+            if "logits_to_keep" in self._accepted and not self._leaves:
+                inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)
             with packing(self.model.config.get_text_config(decoder=True), cache):
                 output = self.model(**inputs, past_key_values=cache, use_cache=True)
         except _StageExit as left:
@@ -322,6 +326,22 @@ class StageModel:
         self._steps = steps
         if not all(torch.equal(x, y) for x, y in zip(self._example_steps(), expected, strict=True)):
             self._steps = None
+            return
+        if can_pack(self.model.config.get_text_config(decoder=True), self.new_cache()):
+            expected = self._example_packs()
+            self._packed_steps = steps
+            if not all(torch.equal(x, y) for x, y in zip(self._example_packs(), expected, strict=True)):
+                self._packed_steps = None
+
+    def _example_packs(self) -> list[Tensor]:
+        """Return the outputs for steps of three sequences, of one token and of more."""
+        prompts = [3, 6, 1]
+        caches, outputs = self._caches_behind(prompts), []
+        for sizes in ([1, 1, 1], [1, 3, 2]):
+            x = self._example(1, sum(sizes)).flip(1)
+            outputs.append(self.forward_packed(x, caches, prompts, sizes, logits_at=range(0, sum(sizes), 2)))
+            prompts = [start + size for start, size in zip(prompts, sizes, strict=True)]
+        return outputs
 
     def _example_steps(self) -> list[Tensor]:
         """Return the outputs for a prompt of three tokens and for two steps behind it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,17 +97,15 @@ class Step:
 
     def run(self, layer: Layer, module: Any, threads: int = 1) -> tuple[np.ndarray, ...]:
         """Queries, keys, values and output."""
-        made = layer.on(module)
-        queries = np.empty((self.rows, layer.heads, layer.size), np.float32)
-        keys, values = np.empty((2, self.rows, layer.kv_heads, layer.size), np.float32)
-        made.project(self.x, self.rows, self.cosines, self.sines, queries, keys, values, threads)
+        return run_together([self], layer, module, threads)
+
+    def cache(self, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """The cache with the keys and values [rows, kv_heads, size] of the new tokens."""
         cached = [past.copy()[:, :, : self.tokens] for past in self.past]
         for all_tokens, new in zip(cached, (keys, values), strict=True):
-            of_sequences = new.reshape(self.sequences, self.new, layer.kv_heads, layer.size)
+            of_sequences = new.reshape(self.sequences, self.new, *new.shape[1:])
             all_tokens[:, :, -self.new :] = of_sequences.swapaxes(1, 2)
-        y = np.empty_like(self.x)
-        made.attend(self.x, self.rows, queries, *cached, self.visible, y, threads)
-        return queries, keys, values, y
+        return cached[0], cached[1], self.visible, self.new
 
     def expected(self, layer: Layer) -> tuple[np.ndarray, ...]:
         """The same in float64, as the formulas of decoder.hpp say it."""
@@ -151,6 +150,22 @@ class Step:
             gate = gate / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)))
         y = h + rms("after_mlp", linear("down", gate * linear("up", m)))
         return queries, keys, values, y
+
+
+def run_together(steps: Sequence[Step], layer: Layer, module: Any, threads: int = 1) -> tuple[np.ndarray, ...]:
+    """Queries, keys, values and output of steps, each with a cache of its own, in one call."""
+    made = layer.on(module)
+    x, cosines, sines = (
+        np.concatenate(parts) for parts in zip(*((s.x, s.cosines, s.sines) for s in steps), strict=True)
+    )
+    queries = np.empty((len(x), layer.heads, layer.size), np.float32)
+    keys, values = np.empty((2, len(x), layer.kv_heads, layer.size), np.float32)
+    made.project(x, len(x), cosines, sines, queries, keys, values, threads)
+    ends = np.cumsum([step.rows for step in steps])
+    caches = [s.cache(keys[end - s.rows : end], values[end - s.rows : end]) for s, end in zip(steps, ends, strict=True)]
+    y = np.empty_like(x)
+    made.attend(x, len(x), queries, caches, y, threads)
+    return queries, keys, values, y
 
 
 KINDS: tuple[dict[str, Any], ...] = (
@@ -227,7 +242,8 @@ def test_no_rows_are_no_work(module: Any) -> None:
     nothing = np.empty(0, np.float32)
     layer.project(nothing, 0, nothing, nothing, nothing.copy(), nothing.copy(), nothing.copy())
     cache = np.zeros((2, 2, 6, 32), np.float32)
-    layer.attend(nothing, 0, nothing, cache, cache, np.empty(0, np.uint8), nothing.copy())
+    layer.attend(nothing, 0, nothing, [(cache, cache, np.empty(0, np.uint8), 0)], nothing.copy())
+    layer.attend(nothing, 0, nothing, [], nothing.copy())
 
 
 @pytest.mark.parametrize("module", [NATIVE, NUMBA])
@@ -236,7 +252,37 @@ def test_a_cache_whose_numbers_are_not_aligned_is_refused(module: Any) -> None:
     layer = Layer(np.random.default_rng(9)).on(module)
     x, queries = np.zeros((2, 64), np.float32), np.zeros((2, 4, 32), np.float32)
     with pytest.raises(ValueError, match="keys is not aligned in memory"):
-        layer.attend(x, 2, queries, packed, packed, np.empty(0, np.uint8), np.empty_like(x))
+        layer.attend(x, 2, queries, [(packed, packed, np.empty(0, np.uint8), 1)], np.empty_like(x))
+
+
+def test_steps_that_share_a_call_give_the_formulas_results() -> None:
+    rng = np.random.default_rng(10)
+    layer = Layer(rng)
+    steps = [Step(rng, layer, **kind) for kind in STEPS]
+    parts = zip(*(step.expected(layer) for step in steps), strict=True)
+    for found, expected in zip(run_together(steps, layer, NATIVE), map(np.concatenate, parts), strict=True):
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_that_share_a_call_give_the_bits_that_each_gives_alone(kind: dict[str, Any]) -> None:
+    rng = np.random.default_rng(11)
+    layer = Layer(rng, **kind)
+    # Caches of one token, of one that is empty but for the new tokens, and of so many that threads share the work.
+    others: tuple[dict[str, Any], ...] = ({"sequences": 1, "past": 0}, {"past": 900})
+    steps = [Step(rng, layer, **kind) for kind in (*STEPS, *others)]
+    alone = zip(*(step.run(layer, NUMBA) for step in steps), strict=True)
+    expected = [np.concatenate(parts).tobytes() for parts in alone]
+    assert [array.tobytes() for array in run_together(steps, layer, NUMBA)] == expected
+    chosen = NATIVE.isa()
+    try:
+        for isa in NATIVE.isas():
+            NATIVE.set_isa(isa)
+            for threads in (1, 3):
+                together = run_together(steps, layer, NATIVE, threads)
+                assert [array.tobytes() for array in together] == expected, isa
+    finally:
+        NATIVE.set_isa(chosen)
 
 
 def test_a_long_past_is_attended_on_several_threads_with_the_same_bits() -> None:
@@ -307,6 +353,10 @@ def test_a_layer_whose_parts_do_not_fit_is_refused(module: Any, changes: dict[st
         ({"visible": np.zeros(5, np.uint8)}, "visible has 5 values, the layer needs 12"),
         ({"out": np.zeros(5, np.float32)}, "y has 5 values, the layer needs 128"),
         ({"threads": 0}, "threads is 0, it must be from 1 to 256"),
+        ({"new": 2}, "rows is 2, the caches have more new tokens"),
+        ({"new": 0}, "rows is 2, the caches have 0 new tokens"),
+        ({"new": -1}, "new_tokens is -1, it must be from 0 to 65536"),
+        ({"new": 7}, "a sequence has more new tokens than tokens: 7 of 6"),
     ],
 )
 def test_arguments_that_do_not_fit_the_layer_are_refused(module: Any, changes: dict[str, Any], message: str) -> None:
@@ -315,11 +365,16 @@ def test_arguments_that_do_not_fit_the_layer_are_refused(module: Any, changes: d
         "x": np.zeros((2, 64), np.float32),
         "rows": 2,
         "queries": np.zeros((2, 4, 32), np.float32),
-        "keys": np.zeros((2, 2, 6, 32), np.float32),
-        "values": np.zeros((2, 2, 6, 32), np.float32),
-        "visible": np.empty(0, np.uint8),
         "out": np.empty((2, 64), np.float32),
         "threads": 1,
     }
+    cache: dict[str, Any] = {
+        "keys": np.zeros((2, 2, 6, 32), np.float32),
+        "values": np.zeros((2, 2, 6, 32), np.float32),
+        "visible": np.empty(0, np.uint8),
+        "new": 1,
+    }
+    cache = {name: changes.get(name, value) for name, value in cache.items()}
+    arguments = {name: changes.get(name, value) for name, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
-        layer.attend(**(arguments | changes))
+        layer.attend(caches=[tuple(cache.values())], **arguments)

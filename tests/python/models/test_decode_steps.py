@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import orbitsplit as osp
 from orbitsplit._models.architecture import find_layout
@@ -102,6 +103,66 @@ def test_angles_that_follow_the_length_of_the_text_keep_the_forward(model: Path)
     assert DecodeSteps.of(stage.model, layout, is_first=False, is_last=False) is not None
     stage.model.model.rotary_emb.rope_type = "dynamic"
     assert DecodeSteps.of(stage.model, layout, is_first=False, is_last=False) is None
+
+
+# New tokens of three sequences in each pack: prompts whole and in parts, beside steps of one token and of more.
+PACKS = ((5, 0, 70), (1, 9, 1), (1, 1, 1), (3, 1, 2), (0, 7, 1), (1, 1, 0), (1, 1, 1))
+
+
+def packed(stages: list[StageModel], texts: list[Tensor]) -> list[Tensor]:
+    """Return the logits of all tokens of texts that run in packs."""
+    caches = [[stage.new_cache() for _ in texts] for stage in stages]
+    done, rows = [0] * len(texts), [list[Tensor]() for _ in texts]
+    for sizes in PACKS:
+        running = [k for k, size in enumerate(sizes) if size]
+        new = [sizes[k] for k in running]
+        x = torch.cat([texts[k][done[k] : done[k] + sizes[k]] for k in running])[None]
+        starts, places = [done[k] for k in running], range(x.shape[1])
+        for stage, own in zip(stages, caches, strict=True):
+            x = stage.forward_packed(x, [own[k] for k in running], starts, new, logits_at=places)
+        for k, logits in zip(running, torch.split(x, new), strict=True):
+            rows[k].append(logits)
+            done[k] += sizes[k]
+    return [torch.cat(logits) for logits in rows]
+
+
+def test_packs_give_what_each_sequence_gets_alone_and_from_transformers(model: Path) -> None:
+    stages = stages_of(model)
+    assert all(stage._packed_steps is not None for stage in stages)
+    texts = [tiny_prompts((sum(sizes),))[0][0] for sizes in zip(*PACKS, strict=True)]
+    found = packed(stages, texts)
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for text, logits in zip(texts, found, strict=True):
+        with torch.inference_mode():
+            expected = whole(text[None], use_cache=False).logits[0]
+        torch.testing.assert_close(logits, expected, rtol=0.0, atol=5e-3)  # as in test_fused_layers.py
+    for k, text in enumerate(texts):
+        caches, done = [stage.new_cache() for stage in stages], 0
+        for size in filter(None, (sizes[k] for sizes in PACKS)):
+            x, mask = text[None, done : done + size], torch.ones(1, done + size, dtype=torch.long)
+            for stage, cache in zip(stages, caches, strict=True):
+                x = stage.forward(x, mask, cache, logits_to_keep=size)
+            assert torch.equal(x.view(size, -1), found[k][done : done + size])
+            done += size
+
+
+def test_bits_of_packs_are_those_of_a_prepared_forward(model: Path) -> None:
+    stages = stages_of(model)
+    texts = [tiny_prompts((sum(sizes),))[0][0] for sizes in zip(*PACKS, strict=True)]
+    found = packed(stages, texts)
+    for stage in stages:
+        stage._packed_steps = None
+    assert all(torch.equal(x, y) for x, y in zip(found, packed(stages, texts), strict=True))
+
+
+def test_packs_of_more_tokens_than_pay_are_prepared_by_transformers(model: Path) -> None:
+    stage = StageModel.load(model, 0, LAYERS + 2)
+    ids, mask = tiny_prompts((97,))
+    caches = [stage.new_cache(), stage.new_cache()]
+    found = stage.forward_packed(torch.cat([ids, ids[:, :3]], dim=1), caches, [0, 0], [97, 3], logits_at=[96, 99])
+    for logits, tokens in zip(found, (97, 3), strict=True):
+        expected = stage.forward(ids[:, :tokens], mask[:, :tokens], stage.new_cache())[0]
+        torch.testing.assert_close(logits, expected, rtol=0.0, atol=5e-3)
 
 
 def test_a_stage_without_layers_computes_steps_too(model: Path) -> None:

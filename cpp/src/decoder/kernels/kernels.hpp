@@ -12,7 +12,7 @@ namespace orbitsplit::decoder {
 // Lanes of a sum; all counts of floats are multiples of it.
 inline constexpr std::size_t lanes = 8;
 
-// The tokens that one head of one new token sees.
+// The tokens that the query heads of one key head of one new token see.
 struct Seen {
     const float* keys;
     const float* values;
@@ -29,10 +29,10 @@ struct Kernels {
     // x = x cos + (-second half, first half) sin, for a head of `size` floats, a multiple of 2 lanes.
     void (*rotate)(float* x, std::size_t size, const float* cosines, const float* sines);
 
-    // out[size] = softmax(scale q K^T) V for one query of `size` floats, a multiple of 2 lanes. `scores` has room for
-    // the tokens rounded up to lanes.
-    void (*attend)(const float* query, std::size_t size, float scale, const Seen& seen, float* scores,
-                   float* out);
+    // out[heads, size] = softmax(scale q K^T) V for queries [heads, size], size being a multiple of 2 lanes. `scores` is
+    // [heads, room] floats of working memory, room being at least the tokens rounded up to lanes.
+    void (*attend)(const float* queries, std::size_t heads, std::size_t size, float scale, const Seen& seen,
+                   float* scores, std::size_t room, float* out);
 
     // gate = act(gate) * up; indexed by Activation.
     void (*activate[2])(float* gate, const float* up, std::size_t count);

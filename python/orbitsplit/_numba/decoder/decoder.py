@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,43 +82,48 @@ class DecoderLayer:
         x: Buffer,
         rows: int,
         queries: Buffer,
-        keys: Any,
-        values: Any,
-        visible: Buffer,
+        caches: Sequence[tuple[Any, Any, Buffer, int]],
         out: Buffer,
         threads: int = 1,
     ) -> None:
-        """Write the layer's output for new tokens into memory."""
+        """Write the layer's output for new tokens into memory; a cache is (keys, values, visible, new tokens)."""
         hidden, y = self._rows(x, rows), singles(out, "out")
         check_threads(threads)
-        self._check_cache(keys, values)
-        sequences, _, tokens, _ = keys.shape
-        _check_range("sequences", sequences, 1, _MOST_ROWS)
-        _check_range("tokens", tokens, 1, _MOST_TOKENS)
-        _check_multiple("rows", rows, "the sequences", sequences)
-        new = rows // sequences
-        if new > tokens:
-            raise ValueError(f"a sequence has more new tokens than tokens: {new} of {tokens}")
         _check_size("y", y.size, hidden.size)
         of_queries = _sized("queries", queries, rows * self._heads * self._head_size)
-        seen = _seen(view_bytes(visible), rows, new, tokens)
+        places = [place for cache in caches for place in self._places(*cache)]
+        if len(places) != rows:
+            found = "more" if len(places) > rows else len(places)
+            raise ValueError(f"rows is {rows}, the caches have {found} new tokens")
         if not rows:
             return
         with np.errstate(all="ignore"):
-            heads = self._attended(of_queries.reshape(rows, self._heads, self._head_size), keys, values, seen)
+            heads = self._attended(of_queries.reshape(rows, self._heads, self._head_size), places)
             hidden = hidden + self._normalised("after_attention", self._multiplied("output", heads))
             normal = self._normalised("before_mlp", hidden)
             gate = activated(self._activation, self._multiplied("gate", normal), self._multiplied("up", normal))
             y[:] = (hidden + self._normalised("after_mlp", self._multiplied("down", gate))).reshape(-1)
 
-    def _attended(self, queries: Singles, keys: Any, values: Any, seen: Any) -> Singles:
-        rows, new, group = len(queries), len(queries) // len(keys), self._heads // self._kv_heads
+    def _places(self, keys: Any, values: Any, visible: Buffer, new: int) -> list[tuple[Any, Any, Any]]:
+        """Return keys and values [kv_heads, tokens, head_size], and which tokens are seen, of each row of a cache."""
+        self._check_cache(keys, values)
+        sequences, _, tokens, _ = keys.shape
+        _check_range("sequences", sequences, 1, _MOST_ROWS)
+        _check_range("tokens", tokens, 1, _MOST_TOKENS)
+        _check_range("new_tokens", new, 0, _MOST_ROWS)
+        if new > tokens:
+            raise ValueError(f"a sequence has more new tokens than tokens: {new} of {tokens}")
+        seen = _seen(view_bytes(visible), sequences * new, new, tokens)
+        return [(keys[row // new], values[row // new], seen[row]) for row in range(sequences * new)]
+
+    def _attended(self, queries: Singles, places: Sequence[tuple[Any, Any, Any]]) -> Singles:
+        group = self._heads // self._kv_heads
         out = np.empty_like(queries)
-        for row in range(rows):
+        for row, (keys, values, seen) in enumerate(places):
             for head in range(self._heads):
-                of_head = keys[row // new, head // group], values[row // new, head // group]
-                out[row, head] = attended(queries[row, head], *of_head, self._attention_scale, seen[row])
-        return out.reshape(rows, -1)
+                of_head = keys[head // group], values[head // group]
+                out[row, head] = attended(queries[row, head], *of_head, self._attention_scale, seen)
+        return out.reshape(len(queries), -1)
 
     def _multiplied(self, name: str, x: Singles) -> Singles:
         data, format, rows, columns = self._matrices[name]

@@ -84,41 +84,85 @@ void rotate(float* x, std::size_t size, const float* cosines, const float* sines
     }
 }
 
-// Scores of `Tokens` tokens, side by side: each sum waits for its last addition.
-template <std::size_t Tokens>
-inline void score(const float* query, std::size_t size, float scale, const float* keys, std::size_t stride,
-                  float* scores) {
-    Floats sums[Tokens] = {};
+// Sums that stay in registers beside what they are made of, and vectors of a head that are added up together, at least.
+constexpr std::size_t most_sums = 8;
+constexpr std::size_t narrow = 2;
+
+// Heads at once. Where a vector is more than one register compilers keep some in memory, and more of them cost more than
+// shared loads save.
+#if defined(__AVX__)
+constexpr std::size_t most_heads = most_sums / narrow;
+#else
+constexpr std::size_t most_heads = 1;
+#endif
+
+// How many tokens ahead of the one in use keys are fetched: caches of several sequences do not stay in the processor's, and
+// its own prefetcher stops at each page. A cache line has 16 floats.
+constexpr std::size_t tokens_ahead = 8;
+constexpr std::size_t cache_line = 16;
+
+// Scores of `Tokens` tokens for `Heads` queries side by side: they share what is loaded, and no sum waits for its last
+// addition. Scores of one head are `room` floats behind those of the one before.
+template <std::size_t Heads, std::size_t Tokens>
+inline void score(const float* queries, std::size_t size, float scale, const float* keys, std::size_t stride,
+                  float* scores, std::size_t room) {
+    Floats sums[Heads * Tokens] = {};
     Floats q, k;
     for (std::size_t i = 0; i < size; i += lanes) {
-        load(query + i, q);
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < Tokens; ++t) {
             load(keys + t * stride + i, k);
-            sums[t] += q * k;
+            if (i % cache_line == 0) __builtin_prefetch(keys + (t + tokens_ahead) * stride + i);
+#pragma GCC unroll 8
+            for (std::size_t h = 0; h < Heads; ++h) {
+                load(queries + h * size + i, q);
+                sums[h * Tokens + t] += q * k;
+            }
         }
     }
 #pragma GCC unroll 8
-    for (std::size_t t = 0; t < Tokens; ++t) scores[t] = total(sums[t]) * scale;
+    for (std::size_t h = 0; h < Heads; ++h)
+#pragma GCC unroll 8
+        for (std::size_t t = 0; t < Tokens; ++t) scores[h * room + t] = total(sums[h * Tokens + t]) * scale;
+}
+
+// The largest score of the visible tokens; scores behind them are -infinity up to a multiple of lanes.
+inline float largest_of(const float* scores, const Seen& seen) {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    float largest = -infinity;
+    if (seen.visible != nullptr) {
+        for (std::size_t t = 0; t < seen.tokens; ++t)
+            if (seen.visible[t] != 0 && scores[t] > largest) largest = scores[t];
+        return largest;
+    }
+    Floats most = Floats{} - infinity;
+    Floats p;
+    for (std::size_t t = 0; t < seen.tokens; t += lanes) {
+        load(scores + t, p);
+        most = p > most ? p : most;
+    }
+    for (std::size_t j = 0; j < lanes; ++j)
+        if (most[j] > largest) largest = most[j];
+    return largest;
 }
 
 // Scores to weights that add up to 1; 0 for tokens that are not visible and for the padding.
 void softmax(float* scores, const Seen& seen) {
-    constexpr float infinity = std::numeric_limits<float>::infinity();
-    const auto is_hidden = [&](std::size_t t) { return seen.visible != nullptr && seen.visible[t] == 0; };
+    const auto is_hidden = [&](std::size_t t) {
+        return t >= seen.tokens || (seen.visible != nullptr && seen.visible[t] == 0);
+    };
     const std::size_t padded = (seen.tokens + lanes - 1) / lanes * lanes;
-    float largest = -infinity;
-    for (std::size_t t = 0; t < seen.tokens; ++t)
-        if (!is_hidden(t) && scores[t] > largest) largest = scores[t];
-    for (std::size_t t = seen.tokens; t < padded; ++t) scores[t] = 0.0F;
+    for (std::size_t t = seen.tokens; t < padded; ++t) scores[t] = -std::numeric_limits<float>::infinity();
+    const float largest = largest_of(scores, seen);
     Floats sums{};
     Floats p;
     for (std::size_t t = 0; t < padded; t += lanes) {
         load(scores + t, p);
         p -= largest;
         exponential(p);
-        for (std::size_t j = 0; j < lanes; ++j)
-            if (t + j >= seen.tokens || is_hidden(t + j)) p[j] = 0.0F;
+        if (seen.visible != nullptr || t + lanes > seen.tokens)
+            for (std::size_t j = 0; j < lanes; ++j)
+                if (is_hidden(t + j)) p[j] = 0.0F;
         sums += p;
         store(p, scores + t);
     }
@@ -130,37 +174,75 @@ void softmax(float* scores, const Seen& seen) {
     }
 }
 
-// `Count` vectors of the weighted sum of values, whose sums stay in registers.
-template <std::size_t Count>
-inline void add_values(const float* weights, const float* values, std::size_t stride, std::size_t tokens,
-                       float* out) {
-    Floats sums[Count] = {};
+// Adds `tokens` tokens to `Count` vectors of the weighted sums of values of `Heads` heads, which are in registers
+// meanwhile. Weights of one head are `room` floats behind those of the one before, sums `size`. Values that are `ahead`
+// floats behind those in use are fetched meanwhile.
+template <std::size_t Heads, std::size_t Count>
+inline void add_values(const float* weights, std::size_t room, const float* values, std::size_t stride,
+                       std::size_t tokens, std::size_t ahead, float* out, std::size_t size) {
+    Floats sums[Heads * Count];
     Floats v;
+#pragma GCC unroll 8
+    for (std::size_t h = 0; h < Heads; ++h)
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < Count; ++i) load(out + h * size + i * lanes, sums[h * Count + i]);
     for (std::size_t t = 0; t < tokens; ++t, values += stride) {
+        __builtin_prefetch(values + ahead);
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < Count; ++i) {
             load(values + i * lanes, v);
-            sums[i] += v * weights[t];
+#pragma GCC unroll 8
+            for (std::size_t h = 0; h < Heads; ++h) sums[h * Count + i] += v * weights[h * room + t];
         }
     }
-    for (std::size_t i = 0; i < Count; ++i) store(sums[i], out + i * lanes);
+#pragma GCC unroll 8
+    for (std::size_t h = 0; h < Heads; ++h)
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < Count; ++i) store(sums[h * Count + i], out + h * size + i * lanes);
 }
 
-void attend(const float* query, std::size_t size, float scale, const Seen& seen, float* scores, float* out) {
-    constexpr std::size_t at_once = 4;
+// Tokens whose values are added before the next ones, so that they stay in the L1 cache while several heads use them.
+constexpr std::size_t tokens_at_once = 16;
+
+// `Heads` of the heads that attend() does.
+template <std::size_t Heads>
+void attend_heads(const float* queries, std::size_t size, float scale, const Seen& seen, float* scores,
+                  std::size_t room, float* out) {
+    constexpr std::size_t at_once = most_sums / Heads;
     std::size_t t = 0;
     for (; t + at_once <= seen.tokens; t += at_once)
-        score<at_once>(query, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t);
+        score<Heads, at_once>(queries, size, scale, seen.keys + t * seen.key_stride, seen.key_stride,
+                              scores + t, room);
     for (; t < seen.tokens; ++t)
-        score<1>(query, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t);
-    softmax(scores, seen);
-    constexpr std::size_t wide = 8;
-    constexpr std::size_t narrow = 2;
-    std::size_t i = 0;
-    for (; i + wide * lanes <= size; i += wide * lanes)
-        add_values<wide>(scores, seen.values + i, seen.value_stride, seen.tokens, out + i);
-    for (; i < size; i += narrow * lanes)
-        add_values<narrow>(scores, seen.values + i, seen.value_stride, seen.tokens, out + i);
+        score<Heads, 1>(queries, size, scale, seen.keys + t * seen.key_stride, seen.key_stride, scores + t,
+                        room);
+    for (std::size_t h = 0; h < Heads; ++h) softmax(scores + h * room, seen);
+    for (std::size_t i = 0; i < Heads * size; i += lanes) store(Floats{}, out + i);
+    const std::size_t step = Heads == 1 ? seen.tokens : tokens_at_once;
+    for (t = 0; t < seen.tokens; t += step) {
+        const std::size_t count = seen.tokens - t < step ? seen.tokens - t : step;
+        const float* values = seen.values + t * seen.value_stride;
+        std::size_t i = 0;
+        for (; i + at_once * lanes <= size; i += at_once * lanes)
+            add_values<Heads, at_once>(scores + t, room, values + i, seen.value_stride, count,
+                                       step * seen.value_stride, out + i, size);
+        for (; i < size; i += narrow * lanes)
+            add_values<Heads, narrow>(scores + t, room, values + i, seen.value_stride, count,
+                                      step * seen.value_stride, out + i, size);
+    }
+}
+
+void attend(const float* queries, std::size_t heads, std::size_t size, float scale, const Seen& seen,
+            float* scores, std::size_t room, float* out) {
+    std::size_t h = 0;
+    for (; h + most_heads <= heads; h += most_heads)
+        attend_heads<most_heads>(queries + h * size, size, scale, seen, scores + h * room, room,
+                                 out + h * size);
+    if constexpr (most_heads > 2)
+        for (; h + 2 <= heads; h += 2)
+            attend_heads<2>(queries + h * size, size, scale, seen, scores + h * room, room, out + h * size);
+    for (; h < heads; ++h)
+        attend_heads<1>(queries + h * size, size, scale, seen, scores + h * room, room, out + h * size);
 }
 
 // gate = gate / (1 + exp(-z)) * up, where z is the gate itself or, for GELU, 2 sqrt(2 / pi) (gate + 0.044715 gate^3):

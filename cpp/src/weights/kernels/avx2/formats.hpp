@@ -22,10 +22,18 @@ struct Int8 {
         return {_mm256_cvtepi8_epi16(load_16(codes)), _mm256_cvtepi8_epi16(load_16(codes + half_group))};
     }
     static __m256 scales(const std::byte* row, std::size_t groups, std::size_t g) {
-        const auto half = [&](std::size_t i) {
-            const std::size_t used = g + i < groups ? g + i : groups - 1;
-            return load<std::uint16_t>(row + used * int8_group_bytes);
-        };
+        const std::byte* first = row + g * int8_group_bytes;
+        const std::size_t last = groups - 1 - g;
+        if (last + 1 >= lanes)
+            return floats_of(
+                [&](std::size_t i) { return load<std::uint16_t>(first + i * int8_group_bytes); });
+        return floats_of([&](std::size_t i) {
+            return load<std::uint16_t>(first + (i < last ? i : last) * int8_group_bytes);
+        });
+    }
+    // half(i) is the float16 of lane i.
+    template <class Half>
+    static __m256 floats_of(Half half) {
         __m128i halves = _mm_cvtsi32_si128(half(0));
         halves = _mm_insert_epi16(halves, half(1), 1);
         halves = _mm_insert_epi16(halves, half(2), 2);
