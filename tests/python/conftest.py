@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Before torch is imported. Matrices of these models are so small that threads mostly wait for each other, spinning: on
@@ -33,7 +33,7 @@ _FIRST = (
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection() -> Generator[None, object, object]:
     """Leave what collection imports and makes out of collections of garbage, each of which would visit it all.
 
     Such a visit takes 0.7 s, and converting a model collects garbage after every layer.
