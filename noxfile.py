@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nox
@@ -25,6 +26,7 @@ nox.options.error_on_external_run = False  # compilers, and the shell scripts of
 BUILD = Path("build")
 CPP_FOLDERS = ("cpp", "benches/cpp", "tests/cpp", "tests/consumer", "tests/fuzz", "examples")
 FUZZ_EXECUTIONS = "300000"
+BESIDE = ("-n", "2")  # what measures nothing, in sessions that share a build and so run alone
 # Tests of results that must not depend on the processor, on threads, or on what a user's environment holds.
 EXACT_TESTS = (
     "tests/python/runtime/test_pipeline_calls.py",
@@ -35,9 +37,9 @@ EXACT_TESTS = (
 )
 CODEC_TESTS = ("tests/python/codec/test_codec.py", "tests/python/codec/test_frame.py")
 # What torch and its libraries would choose on older processors; None removes a variable.
-ENVIRONMENTS: tuple[tuple[tuple[str, ...], dict[str, str | None]], ...] = (
-    (EXACT_TESTS, {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}),
-    (
+ENVIRONMENTS = (
+    nox.param(EXACT_TESTS, {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}, id="avx2"),
+    nox.param(
         EXACT_TESTS,
         {
             "ATEN_CPU_CAPABILITY": "default",
@@ -47,8 +49,9 @@ ENVIRONMENTS: tuple[tuple[tuple[str, ...], dict[str, str | None]], ...] = (
             "LC_ALL": "C",
             "HOME": None,
         },
+        id="oldest",
     ),
-    (CODEC_TESTS, {"ORBITSPLIT_ISA": "scalar"}),
+    nox.param(CODEC_TESTS, {"ORBITSPLIT_ISA": "scalar"}, id="scalar"),
 )
 
 
@@ -85,12 +88,12 @@ def tests(session: nox.Session) -> None:
     session.run("bash", "-c", f"{readme_test_command()} {shlex.join(session.posargs)}")
 
 
-@nox.session
-def environments(session: nox.Session) -> None:
+@nox.session(allow_parallel=True)
+@nox.parametrize("files, variables", ENVIRONMENTS)
+def environments(session: nox.Session, files: Sequence[str], variables: Mapping[str, str | None]) -> None:
     """Tests of exact results as on other processors, with other numbers of threads, and without a home or a locale."""
     install(session, ".[test]")
-    for files, variables in ENVIRONMENTS:
-        session.run("pytest", "-q", *session.posargs, *files, env=variables)
+    session.run("pytest", "-q", *session.posargs, *files, env=variables)
 
 
 @nox.session(allow_parallel=True)
@@ -132,7 +135,7 @@ def consumer(session: nox.Session) -> None:
 def benches(session: nox.Session) -> None:
     """All benches once, for their results, not for their timings."""
     install(session, ".[dev]")
-    session.run("pytest", "benches", "--benchmark-disable", "-q", *session.posargs)
+    session.run("pytest", "benches", "--benchmark-disable", "-q", *BESIDE, *session.posargs)
     build_preset(session, "dev", "bench_stream", "bench_lossless")
     for name in ("bench_stream", "bench_lossless"):
         session.run(str(BUILD / "dev/benches/cpp" / name), "1")  # one repetition
@@ -153,7 +156,7 @@ def examples(session: nox.Session) -> None:
     build_preset(session, "dev", "orbitsplit")
     prefix = (BUILD / "prefix").absolute()
     session.run("cmake", "--install", str(BUILD / "dev"), "--prefix", str(prefix), silent=True)
-    session.run("pytest", "tests/examples", "-q", *session.posargs, env={"CMAKE_PREFIX_PATH": str(prefix)})
+    session.run("pytest", "tests/examples", "-q", *BESIDE, *session.posargs, env={"CMAKE_PREFIX_PATH": str(prefix)})
 
 
 def install(session: nox.Session, *requirements: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from fractions import Fraction
 
 ESCAPE = -1
 
@@ -27,16 +26,22 @@ def table_of(counts: list[int]) -> dict[int, int]:
 
 def _table_above(counts: list[int], h: int) -> dict[int, int]:
     total = sum(counts)
-    coded = {s: n for s, n in enumerate(counts) if Fraction(n, total) >= Fraction(1, 2**h)}
+    coded = {s: n for s, n in enumerate(counts) if n * 2**h >= total}
     if len(coded) == 256:
         del coded[min(coded, key=lambda s: (coded[s], s))]
     shares = coded | {ESCAPE: total - sum(coded.values())}
     f = {s: max(1, 256 * n // total) for s, n in shares.items()}
     while sum(f.values()) < 256:
-        f[max(f, key=lambda s: Fraction(shares[s], 2 * f[s] + 1))] += 1
+        f[max(f, key=lambda s: _order(shares[s], 2 * f[s] + 1))] += 1
     while sum(f.values()) > 256:
-        f[min((s for s in f if f[s] > 1), key=lambda s: Fraction(shares[s], 2 * f[s] - 1))] -= 1
+        f[min((s for s in f if f[s] > 1), key=lambda s: _order(shares[s], 2 * f[s] - 1))] -= 1
     return f
+
+
+def _order(share: int, divisor: int) -> int:
+    """A number in the order of share / divisor, exactly: two such ratios that differ do so by 2^-20 or more."""
+    assert divisor < 2**10
+    return share * 2**20 // divisor
 
 
 def _bits(counts: list[int], table: dict[int, int]) -> int:

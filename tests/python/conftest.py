@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Before torch is imported. Matrices of these models are so small that threads mostly wait for each other, spinning: on
@@ -16,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 
 from orbitsplit._backend import backend_name, use_backend
+from orbitsplit._io.garbage import no_collections
 
 _DEFAULT_BACKEND = backend_name()
 # Modules that take longest, in the order in which they start: processes of pipelines wait for each other, and what only
@@ -28,6 +30,19 @@ _FIRST = (
     "cases/test_problems.py",
     "cli/test_demo.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what collection imports and makes out of collections of garbage, each of which would visit it all.
+
+    Such a visit takes 0.7 s, and converting a model collects garbage after every layer.
+    """
+    with no_collections():
+        result = yield
+    gc.collect()
+    gc.freeze()
+    return result
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

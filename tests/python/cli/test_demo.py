@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ from orbitsplit.calibration import _calibrate
 def test_demo_plans_runs_and_keeps_every_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # One level, fitted to few rows and measured on one: a user's demo has two levels and more rows, and takes
-    # minutes on a slow machine.
+    # One level at some of the cuts, fitted to few rows and measured on one: a user's demo has two levels at all cuts
+    # and more rows, and takes minutes on a slow machine.
+    monkeypatch.setattr(osp, "calibrate", functools.partial(osp.calibrate, cuts=(1, 5, 9, 13, 17)))
     monkeypatch.setattr(demo, "_FIT_ROWS", 4)
     monkeypatch.setattr(demo, "_MEASURED_ROWS", 1)
     monkeypatch.setattr(demo, "_LEVELS", (3.2,))

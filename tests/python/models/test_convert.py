@@ -84,7 +84,9 @@ def test_a_pipeline_says_what_one_process_does(pair: tuple[Path, Path]) -> None:
     ids, mask = tiny_prompts((9,))
     one = AutoModelForCausalLM.from_pretrained(pair[1], dtype=torch.float32).eval()
     expected = one.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
-    plan = osp.Plan.manual(cuts=[1, 3], layers=LAYERS)
+    # Three processes for one family with a tied table and one without, else two.
+    cuts = [1, 3] if pair[0].parent.name.startswith(("llama", "gemma3_text")) else [2]
+    plan = osp.Plan.manual(cuts=cuts, layers=LAYERS)
     with osp.Pipeline(plan, pair[1]) as pipe:
         tokens = pipe.generate(ids, mask, max_new_tokens=8)
         run = pipe.last_run
@@ -92,7 +94,7 @@ def test_a_pipeline_says_what_one_process_does(pair: tuple[Path, Path]) -> None:
     assert run is not None
     profile = osp.profile(pair[1], prompt_tokens=9)
     assert [stage.weight_bytes for stage in run.stages] == [
-        sum(layer.weight_bytes for layer in profile.layers[a:b]) for a, b in ((0, 2), (2, 4), (4, LAYERS + 2))
+        sum(layer.weight_bytes for layer in profile.layers[stage.start : stage.stop]) for stage in plan.stages
     ]
 
 

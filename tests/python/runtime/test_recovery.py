@@ -28,7 +28,7 @@ from tests.support.tiny_models import computing_in_groups, load_unsplit
 
 pytestmark = pytest.mark.timeout(180)
 
-NEW_TOKENS = 120
+NEW_TOKENS = 80
 NAMES = ("s0", "s1", "s2", "s3")
 ASKED: dict[str, Any] = {"eos_token_id": (), "pad_token_id": 0}
 
@@ -150,7 +150,7 @@ def test_known_tokens_are_replayed_unless_a_quick_resume_is_asked_for(tiny: Subj
 
 def test_the_text_is_the_same_after_a_node_hung_and_then_another_was_killed(tiny: Subject) -> None:
     with opened(tiny) as pipe:
-        strikes = Strike(pipe, 1, signal.SIGSTOP), Strike(pipe, 0, signal.SIGKILL, after=60)
+        strikes = Strike(pipe, 1, signal.SIGSTOP), Strike(pipe, 0, signal.SIGKILL, after=40)
         assert torch.equal(generated(pipe, tiny, *strikes), tiny.expected)
         assert [recovery.error.kind for recovery in pipe.recoveries] == ["hangs", "killed"]
         assert len({recovery.error.node for recovery in pipe.recoveries}) == 2
@@ -167,7 +167,7 @@ def test_the_text_is_the_same_after_a_link_was_cut(tiny: Subject) -> None:
 
 
 def test_everything_in_flight_resumes_sampled_text_too(tiny: Subject) -> None:
-    asked: dict[str, Any] = {"max_new_tokens": 60, "do_sample": True, "temperature": 1.5, **ASKED}
+    asked: dict[str, Any] = {"max_new_tokens": 40, "do_sample": True, "temperature": 1.5, **ASKED}
     with opened(tiny) as pipe:
         undisturbed = [pipe.generate(tiny.prompts[:rows], seed=rows, **asked) for rows in (1, 2, 3)]
         strike = Strike(pipe, 2, signal.SIGKILL)
