@@ -26,7 +26,8 @@ from orbitsplit._profiling.workload import Workload
 from .drafts import DraftTokens, drafts_to_try
 from .pins import LayerPins
 from .plan import Plan
-from .planning import PlanNames, levels_and_budget, plan_of
+from .plan_names import PlanNames
+from .planning import levels_and_budget, plan_of
 from .problem_building import Order, build_problem
 from .settings import Choice, Setting
 from .weight_options import Weights, check_weights

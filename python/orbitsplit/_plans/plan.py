@@ -37,7 +37,7 @@ from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
 
 from .drafts import check_draft_rows
-from .prediction import Prediction, bottlenecks, compared, read_prediction
+from .prediction import Prediction, bottlenecks, compared, read_prediction, remove_defaults
 
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
@@ -345,7 +345,7 @@ class Plan:
         if not self.workload.acceptance:
             del data["workload"]["acceptance"]
         if self.prediction is not None:
-            _remove_what_was_not_compared(data["prediction"])
+            remove_defaults(data["prediction"])
         return document_of(FORMAT, VERSION, data)
 
     @classmethod
@@ -411,14 +411,6 @@ class Plan:
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
-
-
-def _remove_what_was_not_compared(prediction: dict[str, Any]) -> None:
-    for key in ("chunk_options", "earlier_stage_s", "row_options", "draft_options"):
-        if not prediction[key]:
-            del prediction[key]
-    if prediction["tokens_per_step"] == 1:
-        del prediction["tokens_per_step"]
 
 
 def _stage_records(stages: Any) -> list[Mapping[str, Any]]:

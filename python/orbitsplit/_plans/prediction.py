@@ -130,6 +130,15 @@ def read_prediction(data: Any) -> Prediction:
     return prediction
 
 
+def remove_defaults(prediction: dict[str, Any]) -> None:
+    """Remove the keys of a document that earlier versions do not have, where they say nothing."""
+    for key in ("chunk_options", "earlier_stage_s", "row_options", "draft_options"):
+        if not prediction[key]:
+            del prediction[key]
+    if prediction["tokens_per_step"] == 1:
+        del prediction["tokens_per_step"]
+
+
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with lists as tuples, which JSON does not have, so that a round trip gives an equal record."""
     return {key: _as_tuple(value) for key, value in values.items()}
