@@ -141,6 +141,7 @@ extern const Checksum checksum;
 namespace avx2 {
 extern const Convert convert;
 extern const Groups groups;
+extern const Channels channels;
 extern const Planes planes;
 extern const Rans rans;
 extern const Checksum checksum;
@@ -159,6 +160,7 @@ extern const Channels channels;
 namespace neon {
 extern const Convert convert;
 extern const Groups groups;
+extern const Channels channels;
 extern const Planes planes;
 extern const Rans rans;
 extern const Checksum checksum;
