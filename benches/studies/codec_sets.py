@@ -92,14 +92,13 @@ def zlib_steps(x: Any, codec: Any) -> Pair:
 def partitioned(x: Any, keep: float) -> Pair:
     kept = round(keep * x.shape[1])
 
-    def encode() -> Any:
-        chosen = np.argpartition(-np.abs(x), kept, axis=1)[:, :kept]
-        return chosen, np.take_along_axis(x, chosen, axis=1)
-
-    def decode(encoded: Any) -> Any:
+    def decode(chosen: Any) -> Any:
         out = np.zeros_like(x)
-        np.put_along_axis(out, *encoded, axis=1)
+        np.put_along_axis(out, chosen, np.take_along_axis(x, chosen, axis=1), axis=1)
         return out
+
+    def encode() -> Any:
+        return np.argpartition(-np.abs(x), kept, axis=1)[:, :kept]
 
     return Pair(f"argpartition {keep:.0%}", x.nbytes, encode, decode)
 

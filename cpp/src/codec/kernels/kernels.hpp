@@ -141,6 +141,7 @@ extern const Checksum checksum;
 namespace avx2 {
 extern const Convert convert;
 extern const Groups groups;
+extern const Select select;
 extern const Channels channels;
 extern const Planes planes;
 extern const Rans rans;
@@ -160,6 +161,7 @@ extern const Channels channels;
 namespace neon {
 extern const Convert convert;
 extern const Groups groups;
+extern const Select select;
 extern const Channels channels;
 extern const Planes planes;
 extern const Rans rans;

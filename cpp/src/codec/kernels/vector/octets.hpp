@@ -22,6 +22,9 @@ constexpr struct OctetControls {
     alignas(64) std::uint8_t expand[octet_masks][2 * octet] = {};
     // The low bytes of the words of the mask, in order, to the last of eight bytes.
     alignas(64) std::uint8_t compress[octet_masks][octet] = {};
+    // Words in memory to the words of the mask, in order; the lanes of the mask, in order.
+    alignas(64) std::uint8_t expand_words[octet_masks][2 * octet] = {};
+    alignas(64) std::uint8_t lanes[octet_masks][octet] = {};
     std::uint8_t count[octet_masks] = {};
 
     constexpr OctetControls() {
@@ -30,6 +33,9 @@ constexpr struct OctetControls {
                 const bool is_chosen = (mask >> lane & 1U) != 0;
                 expand[mask][2 * lane] = is_chosen ? count[mask] : 0x80;
                 expand[mask][2 * lane + 1] = 0x80;
+                expand_words[mask][2 * lane] = is_chosen ? 2 * count[mask] : 0x80;
+                expand_words[mask][2 * lane + 1] = is_chosen ? 2 * count[mask] + 1 : 0x80;
+                if (is_chosen) lanes[mask][count[mask]] = static_cast<std::uint8_t>(lane);
                 count[mask] = static_cast<std::uint8_t>(count[mask] + (is_chosen ? 1 : 0));
             }
             unsigned at = octet - count[mask];
