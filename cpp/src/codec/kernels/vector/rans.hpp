@@ -61,6 +61,12 @@ std::size_t lanes_at(const Steps& steps, std::size_t first) {
     return left < steps.lanes ? left : steps.lanes;
 }
 
+// A bit for each lane of octet `k` that is all ones, among those of a step.
+template <class Set>
+inline std::uint64_t mask_at(std::size_t k, Words words) {
+    return std::uint64_t{Set::mask_of(words)} << (octet * k);
+}
+
 template <class Set, class Tables>
 __attribute__((always_inline)) inline void decode_octets(const Tables& tables, std::size_t octets,
                                                          std::uint16_t* states, Begins& begins,
@@ -85,9 +91,12 @@ __attribute__((always_inline)) inline void decode_octets(const Tables& tables, s
         flags |= upper[k];
     }
     begins.next = next;
-    if (!Set::is_zero(flags & 0xFF)) [[unlikely]]
-        for (std::size_t lane = 0; lane < octet * octets; ++lane)
-            if ((upper[lane / octet][lane % octet] & 0xFF) != 0) codes[lane] = *begins.escape++;
+    if (Set::is_zero(flags & 0xFF)) [[likely]]
+        return;
+    std::uint64_t escaped = 0;
+    for (std::size_t k = 0; k < octets; ++k)
+        escaped |= mask_at<Set>(k, reinterpret_cast<Words>((upper[k] & 0xFF) != 0));
+    for (; escaped != 0; escaped &= escaped - 1) codes[__builtin_ctzll(escaped)] = *begins.escape++;
 }
 
 template <class Set, class Tables>
@@ -119,7 +128,8 @@ template <class Set, class Tables>
 __attribute__((always_inline)) inline void encode_octets(const Tables& tables, std::size_t octets,
                                                          const std::uint8_t* codes, std::uint16_t* states,
                                                          Ends& ends) {
-    Words are_escapes{};
+    Words are_escapes[max_lanes / octet];
+    Words any_escape{};
     std::uint8_t* next = ends.next;
     for (std::size_t k = octets; k-- > 0;) {
         const std::uint8_t* code = codes + octet * k;
@@ -129,7 +139,8 @@ __attribute__((always_inline)) inline void encode_octets(const Tables& tables, s
                     lower, inverse);
         const Words frequency = lower & 0xFF;
         const Words start = lower >> 8;
-        are_escapes |= reinterpret_cast<Words>(start == 0);
+        are_escapes[k] = reinterpret_cast<Words>(start == 0);
+        any_escape |= are_escapes[k];
         Words state;
         load(states + octet * k, state);
         const SignedWords is_low = is_below(state >> 8, frequency);
@@ -144,9 +155,15 @@ __attribute__((always_inline)) inline void encode_octets(const Tables& tables, s
         store((guess << 8) + left + start + more, states + octet * k);
     }
     ends.next = next;
-    if (!Set::is_zero(are_escapes)) [[unlikely]]
-        for (std::size_t lane = octet * octets; lane-- > 0;)
-            if ((tables(lane).symbol_entry[codes[lane]] >> 8 & 0xFF) == 0) *--ends.escape = codes[lane];
+    if (Set::is_zero(any_escape)) [[likely]]
+        return;
+    std::uint64_t escaped = 0;
+    for (std::size_t k = 0; k < octets; ++k) escaped |= mask_at<Set>(k, are_escapes[k]);
+    while (escaped != 0) {
+        const int lane = 63 - __builtin_clzll(escaped);
+        *--ends.escape = codes[lane];
+        escaped &= ~(std::uint64_t{1} << lane);
+    }
 }
 
 template <class Set, class Tables>
