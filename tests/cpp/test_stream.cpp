@@ -89,6 +89,24 @@ void test_round_trips() {
         }
 }
 
+// Every number of lanes, with one table and with several in a step.
+void test_bytes_of_scalar_kernels() {
+    const std::string chosen(isa());
+    for (const std::size_t rows : {1UL, 3UL, 8UL, 13UL, 20UL, 32UL, 63UL, 64UL, 77UL, 150UL})
+        for (const std::size_t channels : {1UL, 33UL, 500UL, 2100UL, 9000UL}) {
+            if (rows * channels > 100000) continue;
+            const Bytes symbols = normals(rows * channels, 2.5, static_cast<unsigned>(rows + channels));
+            const std::vector<stream::Tables> all = {stream::Tables(stream::build_table(counts_of(symbols))),
+                                                     mixed_tables(channels)};
+            for (const stream::Tables& tables : all) {
+                const std::vector<std::byte> bytes = encode(tables, symbols, rows, channels);
+                set_isa("scalar");
+                CHECK(encode(tables, symbols, rows, channels) == bytes);
+                set_isa(chosen);
+            }
+        }
+}
+
 // Only symbols without a frequency, only symbols with one, and all symbols equal.
 void test_adversarial_symbols() {
     Bytes every(256 * 40);
@@ -274,6 +292,7 @@ int main() {
     for (const std::string& name : isas()) {
         set_isa(name);
         test_round_trips();
+        test_bytes_of_scalar_kernels();
         test_adversarial_symbols();
         test_every_division();
         test_size_is_near_the_entropy();

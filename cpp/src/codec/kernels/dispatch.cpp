@@ -14,14 +14,14 @@ constexpr Kernels sets[] = {
      &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans,
      &kernels::scalar::checksum},
 #if defined(ORBITSPLIT_ISA_X86)
-    {Isa::avx2, &kernels::avx2::convert, &kernels::avx2::groups, &kernels::scalar::select,
-     &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans, &kernels::avx2::checksum},
+    {Isa::avx2, &kernels::avx2::convert, &kernels::avx2::groups, &kernels::avx2::select,
+     &kernels::avx2::channels, &kernels::avx2::planes, &kernels::avx2::rans, &kernels::avx2::checksum},
     {Isa::avx512, &kernels::avx512::convert, &kernels::avx512::groups, &kernels::avx512::select,
      &kernels::avx512::channels, &kernels::avx512::planes, &kernels::avx512::rans,
      &kernels::avx512::checksum},
 #elif defined(ORBITSPLIT_ISA_ARM)
-    {Isa::neon, &kernels::neon::convert, &kernels::neon::groups, &kernels::scalar::select,
-     &kernels::scalar::channels, &kernels::scalar::planes, &kernels::scalar::rans, &kernels::neon::checksum},
+    {Isa::neon, &kernels::neon::convert, &kernels::neon::groups, &kernels::neon::select,
+     &kernels::neon::channels, &kernels::neon::planes, &kernels::neon::rans, &kernels::neon::checksum},
 #endif
 };
 

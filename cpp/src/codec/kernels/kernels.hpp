@@ -141,6 +141,10 @@ extern const Checksum checksum;
 namespace avx2 {
 extern const Convert convert;
 extern const Groups groups;
+extern const Select select;
+extern const Channels channels;
+extern const Planes planes;
+extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace avx2
 
@@ -157,6 +161,10 @@ extern const Channels channels;
 namespace neon {
 extern const Convert convert;
 extern const Groups groups;
+extern const Select select;
+extern const Channels channels;
+extern const Planes planes;
+extern const Rans rans;
 extern const Checksum checksum;
 }  // namespace neon
 

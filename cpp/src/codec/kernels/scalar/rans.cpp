@@ -4,6 +4,7 @@
 
 #include "codec/kernels/elements.hpp"
 #include "codec/kernels/kernels.hpp"
+#include "codec/kernels/scalar/symbols.hpp"
 
 namespace orbitsplit::kernels::scalar {
 
@@ -11,11 +12,11 @@ namespace {
 
 using rans::Decoder;
 using rans::Encoder;
-using rans::lowest_state;
 using rans::Steps;
 using rans::Table;
 
-// Copies of the pointers: through a reference, the compiler must assume that every byte written may change them.
+// Passed by value, as read and write positions are: through a reference, the compiler must assume that every byte
+// written may change them.
 struct TableOf {
     const Table* tables;
     const std::uint8_t* index;  // by channel
@@ -27,36 +28,11 @@ struct TableOf {
     }
 };
 
-// Write positions, separate from the states so that they stay in registers.
-struct Ends {
-    std::uint8_t* next;
-    std::uint8_t* escape;
-};
-
-// Returns the next state. Whether a state emits a byte is unpredictable, so there is no branch: the byte is always
-// written and overwritten later if it was not emitted. Escapes are rare.
-std::uint32_t encode_symbol(const Table& table, std::uint8_t symbol, std::uint32_t state, Ends& ends) {
-    const std::uint32_t entry = table.symbol_entry[symbol];
-    const std::uint32_t frequency = entry & 0xFF;
-    const std::uint32_t start = entry >> 8 & 0xFF;
-    if (start == 0) [[unlikely]]
-        *--ends.escape = symbol;
-    const bool is_high = state >= frequency << 8;
-    ends.next[-1] = static_cast<std::uint8_t>(state);
-    ends.next -= is_high;
-    const std::uint32_t x = is_high ? state >> 8 : state;
-    // The inverse is rounded down: the quotient is exact or one too small.
-    const std::uint32_t guess = (x * (entry >> 16)) >> 16;
-    const std::uint32_t next = guess * (256 - frequency) + x + start;
-    const std::uint32_t left = x - guess * frequency;
-    return left >= frequency ? next + 256 - frequency : next;
-}
-
 // One row in few lanes, as in a decode step: its states stay in registers, which shortens the dependency between the
 // symbols of a lane.
 template <std::size_t lanes>
-void encode_row(const TableOf& table_of, std::size_t channels, const std::uint8_t* codes,
-                std::uint16_t* states, Ends& ends) {
+Ends encode_row(TableOf table_of, std::size_t channels, const std::uint8_t* codes, std::uint16_t* states,
+                Ends ends) {
     std::size_t channel = channels;
     while (channel % lanes != 0) {
         --channel;
@@ -71,10 +47,11 @@ void encode_row(const TableOf& table_of, std::size_t channels, const std::uint8_
             state[lane] = encode_symbol(table_of(channel + lane), codes[channel + lane], state[lane], ends);
     }
     for (std::size_t lane = 0; lane < lanes; ++lane) states[lane] = static_cast<std::uint16_t>(state[lane]);
+    return ends;
 }
 
-void encode_rows(const TableOf& table_of, const Steps& steps, const std::uint8_t* codes,
-                 std::uint16_t* states, Ends& ends) {
+Ends encode_rows(TableOf table_of, const Steps& steps, const std::uint8_t* codes, std::uint16_t* states,
+                 Ends ends) {
     const std::size_t rows = steps.rows;
     const std::size_t lanes = steps.lanes;
     std::size_t i = steps.channels * rows;
@@ -86,17 +63,18 @@ void encode_rows(const TableOf& table_of, const Steps& steps, const std::uint8_t
             lane = (lane == 0 ? lanes : lane) - 1;
         }
     }
+    return ends;
 }
 
 void encode_one(const Steps& steps, const std::uint8_t* codes, Encoder& encoder) {
     const TableOf table_of(steps);
     Ends ends{encoder.next, encoder.escape};
     if (steps.rows == 1 && steps.lanes == 4)
-        encode_row<4>(table_of, steps.channels, codes, encoder.state, ends);
+        ends = encode_row<4>(table_of, steps.channels, codes, encoder.state, ends);
     else if (steps.rows == 1 && steps.lanes == 8)
-        encode_row<8>(table_of, steps.channels, codes, encoder.state, ends);
+        ends = encode_row<8>(table_of, steps.channels, codes, encoder.state, ends);
     else
-        encode_rows(table_of, steps, codes, encoder.state, ends);
+        ends = encode_rows(table_of, steps, codes, encoder.state, ends);
     encoder.next = ends.next;
     encoder.escape = ends.escape;
 }
@@ -106,33 +84,16 @@ void encode(const Steps& steps, std::size_t streams, const std::uint8_t* const* 
     for (std::size_t k = 0; k < streams; ++k) encode_one(steps, codes[k], *encoders[k]);
 }
 
-// Read positions.
-struct Begins {
-    const std::uint8_t* next;
-    const std::uint8_t* escape;
-
-    bool is_within(const Decoder& decoder) const {
-        return next <= decoder.next_end && escape <= decoder.escape_end;
-    }
-};
-
-// Reads at most one refill byte and one escaped symbol; slack_bytes covers the lanes of a step. Whether a state is
-// refilled is unpredictable, so there is no branch; escapes are rare.
-std::uint8_t decode_symbol(const Table& table, std::uint16_t& state, Begins& begins) {
-    const std::uint32_t entry = table.slot_entry[state & 0xFFU];
-    const std::uint32_t x = (entry & 0xFF) * (state >> 8U) + (entry >> 8 & 0xFF);
-    const std::uint32_t refilled = x << 8 | *begins.next;
-    const bool is_low = x < lowest_state;
-    state = static_cast<std::uint16_t>(is_low ? refilled : x);
-    begins.next += is_low;
-    if ((entry >> 16 & 1) != 0) [[unlikely]]
-        return *begins.escape++;
-    return static_cast<std::uint8_t>(entry >> 24);
+// Returns whether what was read was there.
+bool put_back(const Begins& begins, Decoder& decoder) {
+    decoder.next = begins.next;
+    decoder.escape = begins.escape;
+    return begins.is_within(decoder);
 }
 
 template <std::size_t lanes>
-bool decode_row(const TableOf& table_of, std::size_t channels, Decoder& decoder, Begins& begins,
-                std::uint8_t* codes) {
+bool decode_row(TableOf table_of, std::size_t channels, Decoder& decoder, std::uint8_t* codes) {
+    Begins begins{decoder.next, decoder.escape};
     std::array<std::uint16_t, lanes> state;
     std::copy_n(decoder.state, lanes, state.begin());
     std::size_t channel = 0;
@@ -145,11 +106,11 @@ bool decode_row(const TableOf& table_of, std::size_t channels, Decoder& decoder,
     for (; channel < channels; ++channel)
         codes[channel] = decode_symbol(table_of(channel), state[channel % lanes], begins);
     std::ranges::copy(state, decoder.state);
-    return true;
+    return put_back(begins, decoder);
 }
 
-bool decode_rows(const TableOf& table_of, const Steps& steps, Decoder& decoder, Begins& begins,
-                 std::uint8_t* codes) {
+bool decode_rows(TableOf table_of, const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
+    Begins begins{decoder.next, decoder.escape};
     const std::size_t channels = steps.channels;
     const std::size_t rows = steps.rows;
     const std::size_t lanes = steps.lanes;
@@ -162,22 +123,14 @@ bool decode_rows(const TableOf& table_of, const Steps& steps, Decoder& decoder, 
             lane = lane + 1 == lanes ? 0 : lane + 1;
         }
     }
-    return true;
+    return put_back(begins, decoder);
 }
 
 bool decode_one(const Steps& steps, Decoder& decoder, std::uint8_t* codes) {
     const TableOf table_of(steps);
-    Begins begins{decoder.next, decoder.escape};
-    bool is_whole = false;
-    if (steps.rows == 1 && steps.lanes == 4)
-        is_whole = decode_row<4>(table_of, steps.channels, decoder, begins, codes);
-    else if (steps.rows == 1 && steps.lanes == 8)
-        is_whole = decode_row<8>(table_of, steps.channels, decoder, begins, codes);
-    else
-        is_whole = decode_rows(table_of, steps, decoder, begins, codes);
-    decoder.next = begins.next;
-    decoder.escape = begins.escape;
-    return is_whole && begins.is_within(decoder);
+    if (steps.rows == 1 && steps.lanes == 4) return decode_row<4>(table_of, steps.channels, decoder, codes);
+    if (steps.rows == 1 && steps.lanes == 8) return decode_row<8>(table_of, steps.channels, decoder, codes);
+    return decode_rows(table_of, steps, decoder, codes);
 }
 
 bool decode(const Steps& steps, std::size_t streams, Decoder* const* decoders, std::uint8_t* const* codes) {

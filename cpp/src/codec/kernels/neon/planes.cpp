@@ -1,0 +1,7 @@
+#include "codec/kernels/neon/values.hpp"
+
+namespace orbitsplit::kernels {
+
+constinit const Planes neon::planes = {PlanesOfBlocks<ValueBlocks>::exponents};
+
+}  // namespace orbitsplit::kernels
