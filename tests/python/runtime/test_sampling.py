@@ -78,3 +78,11 @@ def test_greedy_takes_the_likeliest() -> None:
 def test_the_tiny_model_is_not_certain(drawn: list[tuple[Tensor, list[Tensor]]]) -> None:
     # Otherwise all settings would give the same tokens, and the tests above would show nothing.
     assert len({tuple(tokens.flatten().tolist()) for tokens, _ in drawn}) == len(SETTINGS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_tokens_are_those_of_torch_also_among_equals(dtype: torch.dtype) -> None:
+    logits = torch.randint(0, 5, (6, 1000), generator=torch.Generator().manual_seed(1)).to(dtype)
+    logits[1] = float("-inf")
+    logits[2, 700] = float("nan")
+    assert torch.equal(greedy(logits), logits.argmax(dim=-1))
