@@ -161,9 +161,7 @@ def serve(
     ] = None,
     prefix_cache: Annotated[
         int,
-        typer.Option(
-            min=0, help="Tokens of ended choices that are kept for prompts that begin alike."
-        ),
+        typer.Option(min=0, help="Tokens of ended choices that are kept for prompts that begin alike."),
     ] = 4096,
     weight_model: WeightModels = None,
     links: LinksFile = None,

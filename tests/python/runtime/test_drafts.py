@@ -93,7 +93,7 @@ def test_guesses_never_exceed_what_is_left() -> None:
         now[0] += 0.5
         return now[0]
 
-    guessing = Guessing([1, 2, 3, 1, 2], 8, clock)
+    guessing = Guessing(PromptLookup([1, 2, 3, 1, 2]), 8, clock)
     assert guessing.start(2) == [3, 1]
     assert [int(token) for token in guessing.finish([3, 1, 7])] == [3, 1, 7]
     assert guessing.start(0) == []

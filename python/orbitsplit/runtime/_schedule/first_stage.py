@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from orbitsplit.runtime._drafts import Guessing
+from orbitsplit.runtime._drafts import Drafts, Guessing, PromptLookup
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.packs import FIRST_PACK, OpenPacks, Part
@@ -55,18 +55,26 @@ class _Running:
 
 
 class FirstStage:
-    """The first stage. Groups beyond the limits wait in order of arrival.
+    """The first stage. Groups beyond the limits wait in order of arrival; `drafts` makes what guesses their tokens.
 
     `advance` runs the prompts, a chunk at a time and in order of arrival, and steps of groups that share forwards, so
     that neither holds up the other. Such groups are spread evenly over as many packs as may be in flight: each stage
     has work then, and a pack that has become small gets those that are ready next.
     """
 
-    def __init__(self, stage: Forward, outlet: Outlet, report: Report, limits: Limits) -> None:
+    def __init__(
+        self,
+        stage: Forward,
+        outlet: Outlet,
+        report: Report,
+        limits: Limits,
+        drafts: Callable[[Group, Tensor], Drafts] = lambda _group, tokens: PromptLookup(tokens.tolist()),
+    ) -> None:
         self._stage = stage
         self._outlet = outlet
         self._report = report
         self.limits = limits
+        self._drafts = drafts
         self._waiting: WaitingLine[_Running] = WaitingLine()
         self._running: dict[int, _Running] = {}
         self._ready: deque[_Running] = deque()  # those that share forwards, and have returned
@@ -84,7 +92,7 @@ class FirstStage:
         """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
-        guessing = Guessing(x[0].tolist(), group.draft_tokens) if group.draft_tokens else None
+        guessing = Guessing(self._drafts(group, x[0]), group.draft_tokens) if group.draft_tokens else None
         self._waiting.append(_Running(group, x, rows_running, group.first_step - 1, guessing))
 
     def advance(self) -> None:
