@@ -236,17 +236,18 @@ class FirstStage:
     def _send_pack(self, chosen: Sequence[_Running]) -> None:
         """Run the next step of several groups in one forward, and send what the stage makes of it."""
         most_guesses = min(_GUESSED_TOKENS, self.limits.pack_tokens) // len(chosen) - 1
-        inputs = [_next_tokens(running, most_guesses=most_guesses) for running in chosen]
-        parts = [
-            Part(running.group.id, len(running.got), x.shape[1]) for running, x in zip(chosen, inputs, strict=True)
-        ]
+        inputs = self._inputs(chosen, most_guesses)
+        chosen = [running for running in chosen if running.group.id in inputs]
+        if not chosen:
+            return
+        parts = [Part(running.group.id, len(running.got), inputs[running.group.id].shape[1]) for running in chosen]
         number = next(self._pack_numbers)
         for running, part in zip(chosen, parts, strict=True):
             running.step = part.step
         self._open_packs.add(number, [part.group for part in parts])
 
         def work() -> None:
-            result = self._stage.forward_pack(parts, torch.cat(inputs, dim=1))
+            result = self._stage.forward_pack(parts, torch.cat(list(inputs.values()), dim=1))
             for group, reason in result.errors.items():
                 self._fail(self._running[group], "request", reason)
             if result.parts:
@@ -256,6 +257,19 @@ class FirstStage:
         for running in chosen if reason is not None else ():
             if running.group.id in self._running:
                 self._fail(running, "request", reason or "")
+
+    def _inputs(self, chosen: Sequence[_Running], most_guesses: int) -> dict[int, Tensor]:
+        """Return the next tokens [1, n] by group; a group whose guesses raise an error ends alone."""
+        inputs: dict[int, Tensor] = {}
+        for running in chosen:
+
+            def work(running: _Running = running) -> None:
+                inputs[running.group.id] = _next_tokens(running, most_guesses=most_guesses)
+
+            reason = error_of(self._stage, work)
+            if reason is not None:
+                self._fail(running, "request", reason)
+        return inputs
 
     def _accept(self, running: _Running, tokens: Tensor) -> bool:
         """Add the tokens that returned, of guesses those that are right; return whether to continue."""
