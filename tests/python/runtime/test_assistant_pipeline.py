@@ -199,16 +199,17 @@ def test_an_assistant_and_prompt_lookup_at_once_are_refused() -> None:
 
 
 def with_limits(memory_bytes: int) -> Plan:
-    """Return a plan of two stages with limits of memory, which predicts 1,000 bytes for each."""
-    profile = osp.profile(tiny_config(), prompt_tokens=8)
-    nodes = tuple(osp.Node(name, 10**10, slowdown=1.0) for name in ("a", "b"))
-    links = tuple(osp.Link(*ends, 1e9) for ends in (("a", "b"), ("b", "a")))
-    workload = osp.Workload(prompt_tokens=8, new_tokens=2)
-    plan = osp.plan(profile, osp.Network("two", nodes, links), workload, pins={"b": ["layer 2"], "a": ["layer 1"]})
-    assert plan.prediction is not None
-    stages = tuple(replace(stage, memory_bytes=memory_bytes) for stage in plan.stages)
-    predicted = (1000,) * len(stages)
-    return replace(plan, stages=stages, prediction=replace(plan.prediction, stage_memory_bytes=predicted))
+    """Return a plan of two stages of 1,000 predicted bytes each, for ten tokens, with limits of memory."""
+    plan = Plan.manual([2], LAYERS)
+    seconds = {"stage_s": (1.0, 1.0), "link_s": (1.0,), "decode_stage_s": (1.0, 1.0), "decode_link_s": (1.0,)}
+    totals = {"total_s": 3.0, "prefill_s": 3.0, "token_step_s": 3.0, "loss": 0.0, "lower_bound_s": 3.0, "gap": 0.0}
+    prediction = osp.Prediction(**totals, **seconds, stage_memory_bytes=(1000, 1000), status="optimal")  # type: ignore[arg-type]
+    return replace(
+        plan,
+        stages=tuple(replace(stage, memory_bytes=memory_bytes) for stage in plan.stages),
+        workload=osp.Workload(prompt_tokens=8, new_tokens=2),
+        prediction=prediction,
+    )
 
 
 def test_the_assistant_counts_as_memory_of_the_first_stage() -> None:
@@ -216,7 +217,7 @@ def test_the_assistant_counts_as_memory_of_the_first_stage() -> None:
     second = ready(weight_bytes=300, cache_bytes_per_token=5)
     plan = with_limits(1500)
     check_memory(plan, (first, second))
-    # Ten tokens are the workload's. Beside the assistant the first node has room for ten more, the second for a hundred.
+    # Ten tokens are the workload's. Beside the assistant the first node has room for ten more, without it for fifty.
     assert cache_tokens(plan, (first, second)) == 10 + 10
     assert cache_tokens(plan, (replace(first, assistant_bytes=0), second)) == 10 + 50
     with pytest.raises(ValueError, match=r"needs 1,400 bytes, 400 of them for the assistant, its limit is 1,399"):
