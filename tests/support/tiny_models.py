@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,17 @@ def tiny_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTr
 def save_tiny_model(directory: Path, family: str = "llama", *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """Save a random model into `directory` as transformers does, and return it as it is loaded from there."""
     tiny_model(family, seed=seed, **changes).save_pretrained(directory, max_shard_size="20KB")
+    return load_unsplit(directory)
+
+
+def save_near_model(directory: Path, model: PreTrainedModel, *, noise: float = 0.02) -> PreTrainedModel:
+    """Save a model of nearly the same weights, which often says the same; return it as it is loaded from there."""
+    near = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in near.parameters():
+            parameter += noise * torch.randn(parameter.shape, generator=generator)
+    near.save_pretrained(directory)
     return load_unsplit(directory)
 
 

@@ -79,6 +79,18 @@ ExactResume = Annotated[
         help="After a loss: replay known tokens one at a time, for the same text, or compute them at once, sooner.",
     ),
 ]
+AssistantModel = Annotated[
+    str | None,
+    typer.Option(
+        "--assistant-model",
+        help="Small model of the same vocabulary that guesses tokens, checked with each one: directory, GGUF file or"
+        " hub id. Default: none.",
+    ),
+]
+AssistantTokens = Annotated[
+    int | None,
+    typer.Option("--assistant-tokens", min=1, max=32, help="Most tokens that the assistant guesses. Default: 8."),
+]
 LinksFile = Annotated[Path | None, typer.Option("--links", help="Conditions of the links over time (TOML).")]
 
 

@@ -20,6 +20,8 @@ from . import views
 from .inputs import RunFiles, RunInputs, check_readable, load, load_network, weight_models
 from .logs import is_quiet
 from .options import (
+    AssistantModel,
+    AssistantTokens,
     CodebookFile,
     ExactResume,
     Json,
@@ -40,6 +42,9 @@ from .options import (
     progress_bars,
 )
 from .outputs import check_folder, check_trace, save_trace
+
+# More guesses of a small model are seldom all right.
+_ASSISTANT_TOKENS = 8
 
 
 @app.command()
@@ -74,6 +79,8 @@ def run_plan(
         int | None,
         typer.Option(help="Most tokens to guess from the text so far, checked with each token. Default: none."),
     ] = None,
+    assistant_model: AssistantModel = None,
+    assistant_tokens: AssistantTokens = None,
     weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
@@ -99,6 +106,9 @@ def run_plan(
     if rank == 0 and not (links is None and profile is None and network is None):
         raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
     check_trace(output)
+    guesses = _assistant_guesses(assistant_model, assistant_tokens)
+    if guesses is not None and prompt_lookup is not None:
+        raise ValueError("--prompt-lookup and --assistant-model exclude each other: give one of them")
     files = RunFiles(
         plan=plan,
         model=model,
@@ -119,10 +129,16 @@ def run_plan(
         "top_p": top_p,
         "seed": seed,
         "prompt_lookup_num_tokens": prompt_lookup,
+        "num_assistant_tokens": guesses,
     }
     with progress_bars() as progress:
         pipe, tokenizer, _ = _open(
-            inputs, progress, exact_resume=exact_resume, strict_memory=strict_memory, is_torchrun=rank == 0
+            inputs,
+            progress,
+            assistant_model=assistant_model,
+            exact_resume=exact_resume,
+            strict_memory=strict_memory,
+            is_torchrun=rank == 0,
         )
         with pipe:
             tokens = tokenizer(prompt, return_tensors="pt", padding=True)
@@ -163,6 +179,8 @@ def serve(
         int,
         typer.Option(min=0, help="Tokens of ended choices that are kept for prompts that begin alike."),
     ] = 4096,
+    assistant_model: AssistantModel = None,
+    assistant_tokens: AssistantTokens = None,
     weight_model: WeightModels = None,
     links: LinksFile = None,
     profile: ReplanProfile = None,
@@ -174,6 +192,7 @@ def serve(
 
     Example: `orbitsplit serve plan.json --port 8000`
     """
+    guesses = _assistant_guesses(assistant_model, assistant_tokens)
     files = RunFiles(
         plan=plan,
         model=model,
@@ -187,11 +206,18 @@ def serve(
     inputs = files.load()
     from orbitsplit.serve import ServerOptions, serve_model
 
-    options = ServerOptions(model_name=name, context_tokens=context, api_key=api_key, max_requests=max_requests)
+    options = ServerOptions(
+        model_name=name,
+        context_tokens=context,
+        api_key=api_key,
+        max_requests=max_requests,
+        num_assistant_tokens=guesses,
+    )
     with progress_bars() as progress:
         pipe, _, path = _open(
             inputs,
             progress,
+            assistant_model=assistant_model,
             exact_resume=exact_resume,
             most_groups=max_batch,
             max_batch_tokens=max_batch_tokens,
@@ -243,6 +269,16 @@ def demo(
     result = run_demo(settings, err if as_json else out, is_quiet=is_quiet())
     if as_json:
         print_json(result)
+
+
+def _assistant_guesses(model: str | None, tokens: int | None) -> int | None:
+    """Return how many tokens an assistant guesses at most, None without one. Raises ValueError where it is missing."""
+    if model is None:
+        if tokens is not None:
+            raise ValueError("--assistant-tokens needs --assistant-model")
+        return None
+    find_model(model)
+    return _ASSISTANT_TOKENS if tokens is None else tokens
 
 
 def _follow(rank: int, model: str | None, codebook: Path | None, models: dict[str, str]) -> None:

@@ -1,9 +1,13 @@
-"""Guesses of the next tokens, which a pipeline checks in one lap: prompt lookup, and how many are worth their time."""
+"""Guesses of the next tokens, which a pipeline checks in one lap: prompt lookup, and how many are worth their time.
+
+A model that guesses is in `_worker/assistant.py`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +23,27 @@ _FIRST_GUESSES = 3
 _BETWEEN = 1.5
 # While guesses do not pay, one step in so many has one all the same, to notice when they do.
 _EXPLORE_EVERY = 32
+# As many tokens that guesses must take in first are part of a lap: those of the lap before, and of a few without any.
+_FEW_BEHIND = 8
+# The most of the time of laps that may go into taking in tokens of laps without guesses.
+_CATCH_UP_SHARE = 0.01
+
+
+class Drafts(Protocol):
+    """Guesses of how one text goes on."""
+
+    @property
+    def behind(self) -> int:
+        """How many tokens of the text have to be taken in before the next guess."""
+
+    def catch_up(self) -> None:
+        """Take in all tokens of the text but the last."""
+
+    def append(self, token: int) -> None:
+        """Add the next token of the text."""
+
+    def guess(self, count: int) -> list[int]:
+        """Return up to `count` tokens that may come next."""
 
 
 class PromptLookup:
@@ -30,6 +55,14 @@ class PromptLookup:
         self._after: dict[tuple[int, ...], int] = {}
         for token in tokens:
             self.append(token)
+
+    @property
+    def behind(self) -> int:
+        """0: a token is taken in when it is added."""
+        return 0
+
+    def catch_up(self) -> None:
+        """Do nothing: nothing is missing."""
 
     def append(self, token: int) -> None:
         """Add the next token of the text."""
@@ -113,26 +146,55 @@ class _Line:
 class Guessing:
     """The guesses of a group of one row: what was sent with the last token, and what came of it."""
 
-    def __init__(self, prompt: Iterable[int], most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lookup = PromptLookup(prompt)
+    def __init__(self, drafts: Drafts, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._drafts = drafts
         self._length = DraftLength(most)
         self._clock = clock
         self._guesses: list[int] = []
         self._began_s: float | None = None
+        self._laps_s = 0.0
+        # Seconds a token that was taken in, None before the first ones; seconds of all but the first ones.
+        self._catch_up_s_per_token: float | None = None
+        self._caught_up_s = 0.0
 
     def start(self, most: int) -> list[int]:
         """Return the guesses to send with the last token, at most so many."""
-        self._guesses = self._lookup.guess(max(0, min(most, self._length.choose())))
+        count = max(0, min(most, self._length.choose()))
+        if count and not self._has_caught_up():
+            count = 0
         self._began_s = self._clock()
+        self._guesses = self._drafts.guess(count) if count else []
         return self._guesses
+
+    def _has_caught_up(self) -> bool:
+        """Take in the text where there is much of it, which is no part of a lap; return whether a guess may follow.
+
+        The text is taken in once whatever it takes. After long without guesses it is not, if the time that this takes
+        would be felt.
+        """
+        behind = self._drafts.behind
+        if behind <= _FEW_BEHIND:
+            return True
+        is_first = self._catch_up_s_per_token is None
+        expected_s = self._caught_up_s + behind * (self._catch_up_s_per_token or 0.0)
+        if not is_first and expected_s > _CATCH_UP_SHARE * self._laps_s:
+            return False
+        began_s = self._clock()
+        self._drafts.catch_up()
+        spent_s = self._clock() - began_s
+        self._catch_up_s_per_token = spent_s / behind
+        self._caught_up_s += 0.0 if is_first else spent_s
+        return True
 
     def finish(self, tokens: Sequence[int]) -> Iterator[Tensor]:
         """Yield the tokens [1] that are known now: the first, and one behind each guess that was right."""
         right = right_guesses(self._guesses, tokens)
         if self._began_s is not None:
-            self._length.learn(len(self._guesses), right, self._clock() - self._began_s)
+            lap_s = self._clock() - self._began_s
+            self._laps_s += lap_s
+            self._length.learn(len(self._guesses), right, lap_s)
         for token in tokens[: right + 1]:
-            self._lookup.append(token)
+            self._drafts.append(token)
             yield torch.tensor([token])
 
 

@@ -47,6 +47,7 @@ def create_app(engine: Engine, tokenizer: Any, options: ServerOptions | None = N
         model_name=options.model_name,
         eos_token_ids=(ends,) if isinstance(ends, int) else tuple(ends or ()),
         recoveries=RecoveryLog(engine),
+        num_assistant_tokens=options.num_assistant_tokens,
     )
     api_key = _ApiKey(options.api_key)
     api = _Api(service, api_key, _RequestBodies(options.max_body_bytes, options.body_timeout_s), int(time.time()))

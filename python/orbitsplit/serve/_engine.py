@@ -20,7 +20,8 @@ class Engine(Protocol):
 
     An engine may also have `recoveries`, a sequence of losses that it survived, which the server logs, and `plan`, an
     `orbitsplit.Plan`, which `serve_model` reads for the tokens per request that it reserves memory for. `failure` says
-    why the engine has ended, None while it works: the server ends with it.
+    why the engine has ended, None while it works: the server ends with it. Where `ServerOptions` have
+    `num_assistant_tokens`, `submit` gets them as a keyword.
     """
 
     def submit(

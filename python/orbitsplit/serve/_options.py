@@ -28,6 +28,8 @@ class ServerOptions:
         max_requests: The most choices that run or wait; more are refused with 429.
         max_body_bytes: The largest request body.
         body_timeout_s: The longest time that a body may take to arrive, in seconds.
+        num_assistant_tokens: The most tokens that the assistant of the engine guesses with each one, for all requests;
+            None: no guesses.
 
     Raises:
         TypeError, ValueError: An option is of a wrong type or out of range; the message names it.
@@ -40,6 +42,7 @@ class ServerOptions:
     max_requests: int = 256
     max_body_bytes: int = 2 << 20
     body_timeout_s: float = 60.0
+    num_assistant_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("model_name", self.model_name), ("api_key", self.api_key)):
@@ -50,6 +53,8 @@ class ServerOptions:
                 raise ValueError(f"{name} is empty, must be a string of at least one character or None")
         if self.context_tokens is not None:
             check_count("context_tokens", self.context_tokens, 1)
+        if self.num_assistant_tokens is not None:
+            check_count("num_assistant_tokens", self.num_assistant_tokens, 1)
         check_count("max_requests", self.max_requests, 1)
         check_count("max_body_bytes", self.max_body_bytes, 1, most=LARGEST_BYTES)
         check_number("body_timeout_s", self.body_timeout_s)

@@ -36,6 +36,7 @@ class Service:
     model_name: str
     eos_token_ids: tuple[int, ...]
     recoveries: RecoveryLog
+    num_assistant_tokens: int | None = None
     submission: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
 
 
@@ -75,13 +76,15 @@ class Response:
             prompts = [service.prompts.encode_chat(request.messages)]
             limit = request.limit()
         self._prompt_tokens = sum(map(len, prompts))
+        drafts = service.num_assistant_tokens
+        guesses = {} if drafts is None else {"num_assistant_tokens": drafts}
         requests = [
             EngineRequest(
                 prompt,
                 service.prompts.new_tokens(*limit, prompt),
                 service.eos_token_ids,
                 request.stop,
-                request.sampling(choice),
+                {**request.sampling(choice), **guesses},
             )
             for prompt in prompts
             for choice in range(request.n)

@@ -402,6 +402,12 @@ def test_a_run_draws_tokens_over_links_that_change_and_writes_a_trace_for_viewer
         (("--profile", "profile.json"), "to resume after a loss, give --profile and --network"),
         (("--network", "network.toml"), "to resume after a loss, give --profile and --network"),
         (("--links", "other.toml"), "the conditions name node 'mars'; the nodes are a, b"),
+        (("--assistant-tokens", "4"), "--assistant-tokens needs --assistant-model"),
+        (("--assistant-model", "./missing"), "no model at ./missing: the path does not exist"),
+        (
+            ("--assistant-model", "model", "--prompt-lookup", "4"),
+            "--prompt-lookup and --assistant-model exclude each other: give one of them",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -417,6 +423,32 @@ def test_options_that_make_no_sense_are_refused(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+def test_a_run_with_an_assistant_says_what_the_model_says(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(chain.folder)
+    options = ("--new-tokens", 20, "--assistant-model", "model", "--assistant-tokens", 3, "--json")
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", *options) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["texts"] == [chain.continued("The satellite", 20)]
+    # A whole model is beside the layers of the first stage.
+    first, second = (stage["weight_bytes"] for stage in printed["run"]["stages"])
+    assert first > 2 * second
+
+
+def test_a_server_starts_its_pipeline_with_the_assistant(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def opened(_inputs: Any, _progress: Any, **options: Any) -> Any:
+        asked.update(options)
+        raise ValueError("enough is known")
+
+    monkeypatch.chdir(chain.folder)
+    monkeypatch.setattr(running, "_open", opened)
+    assert orbitsplit(monkeypatch, "serve", "plan.json", "--assistant-model", "model") == 2
+    assert asked["assistant_model"] == "model"
 
 
 def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(

@@ -93,7 +93,7 @@ def test_guesses_never_exceed_what_is_left() -> None:
         now[0] += 0.5
         return now[0]
 
-    guessing = Guessing([1, 2, 3, 1, 2], 8, clock)
+    guessing = Guessing(PromptLookup([1, 2, 3, 1, 2]), 8, clock)
     assert guessing.start(2) == [3, 1]
     assert [int(token) for token in guessing.finish([3, 1, 7])] == [3, 1, 7]
     assert guessing.start(0) == []
@@ -108,3 +108,68 @@ def test_long_without_a_match_guesses_are_tried_again() -> None:
     for _ in range(500):
         length.learn(0, 0, 1.0)
         assert length.choose() > 0
+
+
+class SlowDrafts:
+    """Guesses of a model that takes its time: the clock is what it and laps have taken so far."""
+
+    def __init__(self, prompt: int, *, taken_in_s: float, guess_s: float) -> None:
+        self.now_s = 0.0
+        self.behind = prompt
+        self.caught_up: list[int] = []
+        self._guessed = 0
+        self._taken_in_s, self._guess_s = taken_in_s, guess_s
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def catch_up(self) -> None:
+        self.now_s += self._taken_in_s * (self.behind - 1)
+        self.caught_up.append(self.behind - 1)
+        self.behind = 1
+
+    def append(self, token: int) -> None:
+        is_known = self._guessed > 0 and token == 7
+        self._guessed = self._guessed - 1 if is_known else 0
+        self.behind += not is_known
+
+    def guess(self, count: int) -> list[int]:
+        self.now_s += self._taken_in_s * (self.behind - 1) + self._guess_s * count
+        self.behind, self._guessed = 0, count - 1  # the last guess is not taken in
+        return [7] * count
+
+
+def sent(drafts: SlowDrafts, right: int, lap_s: float, laps: int) -> list[int]:
+    """Return how many guesses each lap had, of which the first `right` were right."""
+    guessing, counts = Guessing(drafts, 8, drafts.clock), []
+    for _ in range(laps):
+        guesses = guessing.start(8)
+        counts.append(len(guesses))
+        drafts.now_s += lap_s
+        known = min(right, len(guesses))
+        taken = list(guessing.finish([*guesses[:known], 5, *[5] * (len(guesses) - known)]))
+        assert len(taken) == known + 1
+    return counts
+
+
+def test_the_prompt_is_taken_in_once_and_is_no_part_of_a_lap() -> None:
+    drafts = SlowDrafts(1000, taken_in_s=0.5, guess_s=0.01)
+    counts = sent(drafts, 8, 1.0, 20)
+    assert counts == [3, 0] + [8] * 18
+    assert drafts.caught_up == [999]
+
+
+def test_a_model_that_takes_longer_than_a_lap_is_asked_for_nothing() -> None:
+    drafts = SlowDrafts(100, taken_in_s=0.05, guess_s=2.0)
+    counts = sent(drafts, 2, 1.0, 500)
+    # To take in the tokens since the last guess would take a twentieth of the time of laps.
+    assert counts == [3] + [0] * 499
+    assert drafts.caught_up == [99]
+
+
+def test_a_model_that_takes_tokens_in_at_once_is_tried_again() -> None:
+    drafts = SlowDrafts(100, taken_in_s=0.001, guess_s=2.0)
+    counts = sent(drafts, 2, 1.0, 500)
+    assert 5 <= sum(count > 0 for count in counts) <= 500 // 32 + 1
+    assert len(drafts.caught_up) > 5
+    assert drafts.now_s <= 1.1 * 500

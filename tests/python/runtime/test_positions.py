@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, PreTrainedModel, RobertaConfig, RobertaModel
 
+from orbitsplit._models.positions import position_limit
 from orbitsplit._models.stage import StageModel
-from orbitsplit.runtime._worker.process import position_limit
 from tests.support.tiny_models import LAYERS, save_tiny_model
 
 POSITIONS = 64

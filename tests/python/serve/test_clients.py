@@ -62,6 +62,16 @@ def test_a_completion_is_the_same_streamed_or_not(client: OpenAI, count: int) ->
     assert {chunk.id for chunk in chunks} == {chunks[0].id} != {whole.id}
 
 
+def test_every_request_asks_the_assistant_for_guesses_where_the_server_says_so(client: OpenAI, served: Served) -> None:
+    client.completions.create(model=MODEL, prompt=POEM, max_tokens=1)
+    assert "num_assistant_tokens" not in served.engine.seen[0].arguments
+    with serving(num_assistant_tokens=5) as assisted, assisted.client() as other:
+        other.completions.create(model=MODEL, prompt=POEM, max_tokens=1, temperature=0)
+        messages: Any = [{"role": "user", "content": "Where are you?"}]
+        other.chat.completions.create(model=MODEL, messages=messages, max_completion_tokens=1)
+        assert [one.arguments["num_assistant_tokens"] for one in assisted.engine.seen] == [5, 5]
+
+
 def test_a_chat_is_the_same_streamed_or_not(client: OpenAI) -> None:
     messages: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Grüß Gott 🛰️"}]
     prompt = "system: Be brief.\nuser: Grüß Gott 🛰️\nassistant: "

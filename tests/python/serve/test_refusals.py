@@ -284,6 +284,7 @@ def test_a_key_is_wanted_everywhere_but_for_health(key: str) -> None:
         ({"api_key": ""}, "api_key is empty"),
         ({"model_name": ""}, "model_name is empty"),
         ({"body_timeout_s": 0}, "body_timeout_s is 0"),
+        ({"num_assistant_tokens": 0}, "num_assistant_tokens is 0"),
         ({"body_timeout_s": math.inf}, "body_timeout_s is inf"),
         ({"body_timeout_s": math.nan}, "body_timeout_s is nan"),
         ({"model_name": None}, "needs model_name and context_tokens"),
@@ -304,7 +305,7 @@ def test_options_of_a_wrong_type_are_refused_by_name_without_the_key() -> None:
         with pytest.raises(TypeError, match=f"{name} is a {type(value).__name__}, must be a string") as refused:
             ServerOptions(**{name: value})
         assert "sesame" not in str(refused.value)
-    for name in ("context_tokens", "max_requests", "max_body_bytes", "body_timeout_s"):
+    for name in ("context_tokens", "max_requests", "max_body_bytes", "body_timeout_s", "num_assistant_tokens"):
         with pytest.raises((TypeError, ValueError), match=name):
             ServerOptions(**{name: "9"})
     assert "sesame" not in repr(ServerOptions(api_key="open sesame"))

@@ -91,7 +91,8 @@ class Setup(Record):
     any; `conditions` is `LinkConditions.to_dict`. If `emulates`, links and nodes are emulated as the plan describes
     them; the time of conditions counts from `origin_s` on the monotonic clock, or if that is None (first session) from
     when all stages have connected. `nonce` makes the authentication keys of the session unique. `source_hashes` are the
-    digests of the transformer layers from which the `weights` of stages were converted, empty where none were.
+    digests of the transformer layers from which the `weights` of stages were converted, empty where none were. The
+    first stage loads the `assistant` beside its layers, None: there is none.
     """
 
     plan: dict[str, Any]
@@ -105,6 +106,7 @@ class Setup(Record):
     start_timeout_s: float
     nonce: str
     source_hashes: tuple[str, ...] = ()
+    assistant: str | None = None
 
     def read_plan(self) -> Plan:
         """Return the plan."""
@@ -121,7 +123,8 @@ class Ready(Record):
     `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
     `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are,
     `runs_packs` whether steps of several sequences may share a forward. `cache_bytes_per_token` is the most that keys
-    and values of a further token take.
+    and values of a further token take. `assistant_bytes` of `weight_bytes` are of the assistant: its weights, and its
+    keys and values of the plan's workload.
     """
 
     weight_bytes: int
@@ -140,6 +143,7 @@ class Ready(Record):
     runs_chunks: bool = False
     runs_packs: bool = False
     cache_bytes_per_token: int = 0
+    assistant_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

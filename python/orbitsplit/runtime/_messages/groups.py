@@ -45,7 +45,8 @@ class Group(Record):
     Every message of a group has the number of its step: that of a prompt, or of its last chunk, is 0 and yields the
     first token, chunks before it count down from -1. Step n above 0 begins behind n new tokens.
 
-    A group of one row may have up to `draft_tokens` guesses of the tokens behind the last one in each of these steps.
+    A group of one row may have up to `draft_tokens` guesses of the tokens behind the last one in each of these steps;
+    if it `uses_assistant`, that makes them, else they are looked up in the text.
     One that `is_packable` may share messages and forwards of steps above 0 with others: it has one row and no padding.
 
     One that `shares_prefix` may begin with keys and values of another that has ended: those of the first `known_tokens`
@@ -66,6 +67,7 @@ class Group(Record):
     replayed: int = 0
     chunk_tokens: int | None = None
     draft_tokens: int = 0
+    uses_assistant: bool = False
     is_packable: bool = False
     shares_prefix: bool = False
     prefix_of: int | None = None

@@ -48,7 +48,8 @@ class GenerationOptions:
 
     With `prompt_lookup_num_tokens`, up to so many guesses of the next tokens go along with each, and tokens of a lap
     are all that were right and one more: the text goes on as it did where its last tokens came before. The text is that
-    without them, but for rounding. How many are sent is decided from how many were right and how long laps take.
+    without them, but for rounding. How many are sent is decided from how many were right and how long laps take. With
+    `num_assistant_tokens` the pipeline's `assistant_model` makes the guesses instead.
 
     Numbers of NumPy and 0-d tensors are accepted. Raises TypeError or ValueError, naming the field.
 
@@ -66,6 +67,7 @@ class GenerationOptions:
     top_p: float | None = None
     seed: int | None = None
     prompt_lookup_num_tokens: int | None = None
+    num_assistant_tokens: int | None = None
 
     def __post_init__(self) -> None:
         self._set("max_new_tokens", integer("max_new_tokens", self.max_new_tokens, least=1))
@@ -82,9 +84,11 @@ class GenerationOptions:
             self._set("top_k", integer("top_k", self.top_k, least=0))
         if self.top_p is not None:
             self._set("top_p", number("top_p", self.top_p, above=0, most=1))
-        if self.prompt_lookup_num_tokens is not None:
-            drafts = integer("prompt_lookup_num_tokens", self.prompt_lookup_num_tokens, least=1, most=MOST_DRAFTS)
-            self._set("prompt_lookup_num_tokens", drafts)
+        for name in ("prompt_lookup_num_tokens", "num_assistant_tokens"):
+            if getattr(self, name) is not None:
+                self._set(name, integer(name, getattr(self, name), least=1, most=MOST_DRAFTS))
+        if self.prompt_lookup_num_tokens is not None and self.num_assistant_tokens is not None:
+            raise ValueError("prompt_lookup_num_tokens and num_assistant_tokens exclude each other: give one of them")
         if self.seed is not None:
             self._set("seed", integer("seed", self.seed, least=_LEAST_SEED, most=_LARGEST_SEED))
 
@@ -104,6 +108,7 @@ class GenerationKeywords(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     prompt_lookup_num_tokens: int | None
+    num_assistant_tokens: int | None
 
 
 # Keywords of `Pipeline`, and the fields of `Timeouts` that they stand for.

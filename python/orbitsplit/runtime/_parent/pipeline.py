@@ -34,7 +34,7 @@ from .request import Request, forward_of, generation_of
 from .run_report import Run, measure
 from .session import Callbacks, Deployment, Progress, Settings
 from .sessions import Sessions
-from .stage_models import check_layers, source_hashes
+from .stage_models import check_assistant, check_layers, source_hashes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,6 +51,10 @@ class Pipeline:
     `plan` is the plan with the values in force. A plan with levels needs its `codebook` (itself or its file), with
     which the weights are compared. Links have the rates and latencies of the plan, or vary over time as `conditions`
     describe, and nodes have their slowdowns.
+
+    `assistant_model`, named like `model`, is a small causal language model of the same vocabulary. The first stage's
+    process loads all of it, in `dtype`, and it guesses the next tokens for calls with `num_assistant_tokens`. Its
+    weights and its cache count as memory of that node, which the plan must have left free.
 
     Steps of different calls share forwards (continuous batching): single sequences whose tokens are ready run through
     the stages together, up to `max_batch_tokens` tokens at once (32 by default; 1: each alone), and join and leave at
@@ -97,6 +101,7 @@ class Pipeline:
         plan: Plan,
         model: str | Path | None = None,
         *,
+        assistant_model: str | Path | None = None,
         codebook: Codebook | str | Path | None = None,
         dtype: str | None = None,
         threads: int | None = None,
@@ -144,9 +149,13 @@ class Pipeline:
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         path = open_model(model, progress=progress)
         check_layers(plan, path)
+        assistant = None if assistant_model is None else open_model(assistant_model, progress=progress)
+        if assistant is not None:
+            check_assistant(assistant, path)
         source_hashes(plan)  # refuses models that do not belong together, before any process is started
         settings = Settings(
             model=path,
+            assistant=assistant,
             codebook=codebook,
             conditions=conditions,
             exact_resume=exact_resume,

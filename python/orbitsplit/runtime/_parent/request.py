@@ -99,6 +99,7 @@ def generation_of(
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
             draft_tokens=_draft_tokens(options, model, part.stop - part.start, rows, runs_chunks=runs_chunks),
+            uses_assistant=options.num_assistant_tokens is not None,
             is_packable=runs_packs and is_single,
             shares_prefix=runs_chunks and is_single and not request.is_recorded,
         )
@@ -110,19 +111,24 @@ def generation_of(
 
 def _draft_tokens(options: GenerationOptions, model: Ready, rows: int, of: int, *, runs_chunks: bool) -> int:
     """Return how many guesses a group of so many rows may send. Raises ValueError where it cannot send any."""
-    if options.prompt_lookup_num_tokens is None:
+    name, drafts = "prompt_lookup_num_tokens", options.prompt_lookup_num_tokens
+    if options.num_assistant_tokens is not None:
+        name, drafts = "num_assistant_tokens", options.num_assistant_tokens
+        if not model.assistant_bytes:
+            raise ValueError(f"{name} is {drafts}, and the pipeline has no assistant: Pipeline(assistant_model=...)")
+    if drafts is None:
         return 0
     if rows > 1:
         raise ValueError(
-            f"prompt_lookup_num_tokens needs micro-batches of one row each, and {of} rows run in fewer micro-batches: "
+            f"{name} needs micro-batches of one row each, and {of} rows run in fewer micro-batches: "
             f"plan with {of} of them, or give fewer prompts"
         )
     if not runs_chunks or model.rope_change is not None:
         raise ValueError(
-            "prompt_lookup_num_tokens needs a model that several tokens can be run through at once and taken back: "
+            f"{name} needs a model that several tokens can be run through at once and taken back: "
             "layers of this one keep a state, or its angles depend on the length of the text"
         )
-    return options.prompt_lookup_num_tokens
+    return drafts
 
 
 def forward_of(

@@ -43,6 +43,7 @@ class Settings:
     """The settings of all sessions of a pipeline; fields as the arguments of `Pipeline`."""
 
     model: Path | str
+    assistant: Path | str | None = None
     codebook: Codebook | str | Path | None = None
     conditions: LinkConditions | None = None
     exact_resume: bool = True
@@ -70,6 +71,7 @@ class Settings:
             start_timeout_s=self.timeouts.start_s,
             nonce=secrets.token_hex(16),
             source_hashes=source_hashes(plan),
+            assistant=None if self.assistant is None else str(self.assistant),
         )
 
     def limits(self, plan: Plan, ready: Sequence[Ready]) -> Limits:
@@ -128,7 +130,7 @@ def cache_tokens(plan: Plan, ready: Sequence[Ready]) -> int | None:
     workload = plan.workload
     planned = workload.sequences * (workload.prompt_tokens + workload.new_tokens)
     free = [
-        max(0, stage.memory_bytes - predicted_bytes) // loaded.cache_bytes_per_token
+        max(0, stage.memory_bytes - predicted_bytes - loaded.assistant_bytes) // loaded.cache_bytes_per_token
         for stage, predicted_bytes, loaded in zip(plan.stages, plan.prediction.stage_memory_bytes, ready, strict=False)
         if stage.memory_bytes is not None and loaded.cache_bytes_per_token
     ]
@@ -136,10 +138,20 @@ def cache_tokens(plan: Plan, ready: Sequence[Ready]) -> int | None:
 
 
 def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
-    """Raise ValueError if the weights of a stage exceed the memory of its node."""
-    for rank, (stage, loaded) in enumerate(zip(plan.stages, ready, strict=True)):
-        if stage.memory_bytes is not None and loaded.weight_bytes > stage.memory_bytes:
+    """Raise ValueError if the weights of a stage, or what the plan predicts beside an assistant, exceed its node."""
+    predicted = (0,) * len(plan.stages) if plan.prediction is None else plan.prediction.stage_memory_bytes
+    for rank, (stage, loaded, predicted_bytes) in enumerate(zip(plan.stages, ready, predicted, strict=True)):
+        if stage.memory_bytes is None:
+            continue
+        own_bytes = loaded.weight_bytes - loaded.assistant_bytes
+        if own_bytes > stage.memory_bytes:
             raise ValueError(
-                f"{stage_name(plan, rank)} needs {loaded.weight_bytes:,} bytes for its weights in {plan.dtype}, "
+                f"{stage_name(plan, rank)} needs {own_bytes:,} bytes for its weights in {plan.dtype}, "
                 f"its limit is {stage.memory_bytes:,}"
+            )
+        needed_bytes = max(own_bytes, predicted_bytes) + loaded.assistant_bytes
+        if loaded.assistant_bytes and needed_bytes > stage.memory_bytes:
+            raise ValueError(
+                f"{stage_name(plan, rank)} needs {needed_bytes:,} bytes, {loaded.assistant_bytes:,} of them for the "
+                f"assistant, its limit is {stage.memory_bytes:,}: plan with less memory of this node, or give none"
             )

@@ -75,7 +75,8 @@ class Sessions:
         remote = deployment.remote_nodes or (None,) * len(plan.stages)
         check_devices(stage for stage, node in zip(plan.stages, remote, strict=False) if node is None)
         if not deployment.remote_nodes or None in deployment.remote_nodes:
-            for model in {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}:
+            models = {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}
+            for model in models | ({settings.assistant} - {None}):
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         self._workers = Workers(

@@ -1,13 +1,17 @@
-"""The models that the stages of a plan load: that they are there, have the plan's layers, and belong together."""
+"""The models that a plan's processes load: that they are there, have the plan's layers, and belong together."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
 
+from transformers.configuration_utils import PreTrainedConfig
+
 from orbitsplit._io.validation import quoted
+from orbitsplit._models.generation_rules import rope_change
+from orbitsplit._models.kv_cache import growing_cache, takes_chunks
 from orbitsplit._models.quantizer import weights_config
-from orbitsplit._models.source import layer_count, open_model, read_config
+from orbitsplit._models.source import can_generate, layer_count, open_model, read_config
 from orbitsplit._plans.plan import Plan
 
 
@@ -19,6 +23,30 @@ def check_layers(plan: Plan, model: str | Path) -> None:
             f"the plan has {plan.layers} layers, {model} has {layers + 2} "
             f"(embeddings, {layers} transformer layers, head)"
         )
+
+
+def check_assistant(assistant: str | Path, model: str | Path) -> None:
+    """Raise ValueError for an assistant that cannot guess the tokens of a model. Only configurations are read."""
+    own, config = read_config(assistant), read_config(model)
+    for name, one in ((f"assistant_model {assistant}", own), (str(model), config)):
+        if not _takes_back_tokens(one):
+            raise ValueError(
+                f"{name} cannot be used with an assistant, which needs causal language models that several tokens can "
+                "be run through at once and taken back: it is none, layers of it keep a state, or its angles depend on "
+                "the length of the text"
+            )
+    sizes = [one.get_text_config(decoder=True).vocab_size for one in (own, config)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"assistant_model {assistant} has a vocabulary of {sizes[0]:,} tokens, {model} one of {sizes[1]:,}: "
+            "both need the same tokens"
+        )
+
+
+def _takes_back_tokens(config: PreTrainedConfig) -> bool:
+    if not can_generate(config) or rope_change(config) is not None:
+        return False
+    return takes_chunks(growing_cache(config.get_text_config(decoder=True)))
 
 
 def source_hashes(plan: Plan) -> tuple[str, ...]:

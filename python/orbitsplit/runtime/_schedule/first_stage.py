@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from orbitsplit.runtime._drafts import Guessing
+from orbitsplit.runtime._drafts import Drafts, Guessing, PromptLookup
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.packs import FIRST_PACK, OpenPacks, Part
@@ -55,18 +55,26 @@ class _Running:
 
 
 class FirstStage:
-    """The first stage. Groups beyond the limits wait in order of arrival.
+    """The first stage. Groups beyond the limits wait in order of arrival; `drafts` makes what guesses their tokens.
 
     `advance` runs the prompts, a chunk at a time and in order of arrival, and steps of groups that share forwards, so
     that neither holds up the other. Such groups are spread evenly over as many packs as may be in flight: each stage
     has work then, and a pack that has become small gets those that are ready next.
     """
 
-    def __init__(self, stage: Forward, outlet: Outlet, report: Report, limits: Limits) -> None:
+    def __init__(
+        self,
+        stage: Forward,
+        outlet: Outlet,
+        report: Report,
+        limits: Limits,
+        drafts: Callable[[Group, Tensor], Drafts] = lambda _group, tokens: PromptLookup(tokens.tolist()),
+    ) -> None:
         self._stage = stage
         self._outlet = outlet
         self._report = report
         self.limits = limits
+        self._drafts = drafts
         self._waiting: WaitingLine[_Running] = WaitingLine()
         self._running: dict[int, _Running] = {}
         self._ready: deque[_Running] = deque()  # those that share forwards, and have returned
@@ -84,7 +92,7 @@ class FirstStage:
         """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
-        guessing = Guessing(x[0].tolist(), group.draft_tokens) if group.draft_tokens else None
+        guessing = Guessing(self._drafts(group, x[0]), group.draft_tokens) if group.draft_tokens else None
         self._waiting.append(_Running(group, x, rows_running, group.first_step - 1, guessing))
 
     def advance(self) -> None:
@@ -228,17 +236,18 @@ class FirstStage:
     def _send_pack(self, chosen: Sequence[_Running]) -> None:
         """Run the next step of several groups in one forward, and send what the stage makes of it."""
         most_guesses = min(_GUESSED_TOKENS, self.limits.pack_tokens) // len(chosen) - 1
-        inputs = [_next_tokens(running, most_guesses=most_guesses) for running in chosen]
-        parts = [
-            Part(running.group.id, len(running.got), x.shape[1]) for running, x in zip(chosen, inputs, strict=True)
-        ]
+        inputs = self._inputs(chosen, most_guesses)
+        chosen = [running for running in chosen if running.group.id in inputs]
+        if not chosen:
+            return
+        parts = [Part(running.group.id, len(running.got), inputs[running.group.id].shape[1]) for running in chosen]
         number = next(self._pack_numbers)
         for running, part in zip(chosen, parts, strict=True):
             running.step = part.step
         self._open_packs.add(number, [part.group for part in parts])
 
         def work() -> None:
-            result = self._stage.forward_pack(parts, torch.cat(inputs, dim=1))
+            result = self._stage.forward_pack(parts, torch.cat(list(inputs.values()), dim=1))
             for group, reason in result.errors.items():
                 self._fail(self._running[group], "request", reason)
             if result.parts:
@@ -248,6 +257,19 @@ class FirstStage:
         for running in chosen if reason is not None else ():
             if running.group.id in self._running:
                 self._fail(running, "request", reason or "")
+
+    def _inputs(self, chosen: Sequence[_Running], most_guesses: int) -> dict[int, Tensor]:
+        """Return the next tokens [1, n] by group; a group whose guesses raise an error ends alone."""
+        inputs: dict[int, Tensor] = {}
+        for running in chosen:
+
+            def work(running: _Running = running) -> None:
+                inputs[running.group.id] = _next_tokens(running, most_guesses=most_guesses)
+
+            reason = error_of(self._stage, work)
+            if reason is not None:
+                self._fail(running, "request", reason)
+        return inputs
 
     def _accept(self, running: _Running, tokens: Tensor) -> bool:
         """Add the tokens that returned, of guesses those that are right; return whether to continue."""

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.fingerprint import first_other_layer
 from orbitsplit._models.generation_rules import rope_change, unapplied_settings
+from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
 from orbitsplit._plans.plan import Plan, PlanStage
@@ -29,6 +29,7 @@ from orbitsplit.runtime._messages.codec_file import CodecFile
 from orbitsplit.runtime._messages.control import Failure, Ready, Setup
 from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
 
+from .assistant import load_assistant, with_assistant
 from .stage_server import StageServer
 from .telemetry import HeartbeatThread
 
@@ -53,6 +54,7 @@ class Worker:
         self._heartbeat = heartbeat
         self._model: StageModel | None = None
         self._loaded: tuple[object, ...] = ()
+        self._assistant: StageModel | None = None
         self._imported_bytes = imported_bytes
         self._take_baseline()
 
@@ -88,17 +90,20 @@ class Worker:
         heartbeat.phase = "loading its layers"
         torch.set_num_threads(plan.threads)
         model = self._load(setup, plan, rank)
+        assistant = self._load_assistant(setup, plan, rank)
         trials = Trials(model.runs_chunks(), model.runs_packs(), model.cache_bytes_per_token())
         loading_s = time.monotonic() - started_s
         heartbeat.phase = "connecting to the other stages"
         try:
-            serving = StageServer(self._store.address, setup, plan, session, rank, model, heartbeat)
+            serving = StageServer(self._store.address, setup, plan, session, rank, model, assistant, heartbeat)
         finally:
             if codecs is not None:
                 codecs.remove()  # they are read by now
         with serving:
             heartbeat.phase = "waiting for work"
             ready = ready_record(model, self._baseline_bytes(), loading_s, trials)
+            if assistant is not None:
+                ready = with_assistant(ready, assistant, plan.workload)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
 
@@ -127,12 +132,12 @@ class Worker:
         wanted = (setup.model, stage.start, stage.stop, plan.dtype, stage.device)
         if self._model is None or self._loaded != wanted:
             if not self._loaded:  # what the architecture imports, and its forward on the meta device, is no stage's
-                find_layout(read_config(setup.model))
+                for path in (setup.model, *([] if rank > 0 or setup.assistant is None else [setup.assistant])):
+                    find_layout(read_config(path))
                 self._take_baseline()
             if self._model is not None:
                 self._model = None
-                gc.unfreeze()  # the old layers are among what `StageServer` has frozen
-                gc.collect()
+                _collect()
             self._model = StageModel.load(
                 setup.model, stage.start, stage.stop, dtype=getattr(torch, plan.dtype), device=stage.device
             )
@@ -141,9 +146,26 @@ class Worker:
             _check_source(setup, stage, self._model)
         return self._model
 
+    def _load_assistant(self, setup: Setup, plan: Plan, rank: int) -> StageModel | None:
+        """Return the assistant, which the first stage has beside its layers; None on others, or if there is none."""
+        if setup.assistant is None or rank > 0:
+            if self._assistant is not None:
+                self._assistant = None
+                _collect()
+        elif self._assistant is None:
+            dtype: torch.dtype = getattr(torch, plan.dtype)
+            self._assistant = load_assistant(setup.assistant, dtype=dtype, device=plan.stages[rank].device)
+        return self._assistant
+
     def _report_failure(self, session: int, failure: Failure) -> None:
         with suppress(RuntimeError):  # the store is gone with the parent
             self._store.put(control.failure_key(session, self._number), failure.to_json())
+
+
+def _collect() -> None:
+    """Free what is not needed any more; it may be among what `StageServer` has frozen."""
+    gc.unfreeze()
+    gc.collect()
 
 
 def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
@@ -194,22 +216,6 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trial
         rope_change=rope_change(model.config) if model.generates else None,
         **trials._asdict(),
     )
-
-
-def position_limit(model: StageModel) -> int | None:
-    """Return how many positions the stage's table of learned positions has, None without a table (rotary, ALiBi)."""
-    most = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if not model.is_first or not isinstance(most, int):
-        return None
-    tokens = model.model.get_input_embeddings()
-    for module in model.model.modules():
-        if not isinstance(module, nn.Embedding) or module is tokens:
-            continue
-        # OPT's table has two rows more than positions; RoBERTa's has no position for its rows up to the padding's.
-        if most <= module.num_embeddings <= most + 2:
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return min(most, module.num_embeddings - unused)
-    return None
 
 
 def main(

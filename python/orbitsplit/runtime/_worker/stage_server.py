@@ -41,6 +41,7 @@ from orbitsplit.runtime._schedule.first_stage import FirstStage
 from orbitsplit.runtime._schedule.follower import run_follower
 from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, Outlet
 
+from .assistant import Assistant
 from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
 from .computation import Computation
 from .telemetry import HeartbeatThread, Reporter, Requests
@@ -57,6 +58,7 @@ class StageServer:
         session: int,
         rank: int,
         model: StageModel,
+        assistant: StageModel | None,
         heartbeat: HeartbeatThread,
     ) -> None:
         self._address = address
@@ -65,6 +67,7 @@ class StageServer:
         self._session = session
         self._rank = rank
         self._model = model
+        self._assistant = assistant
         self._heartbeat = heartbeat
         self._last = len(plan.stages) - 1
         self._dtype: torch.dtype = getattr(torch, plan.dtype)
@@ -119,7 +122,8 @@ class StageServer:
             if receiver is not None:
                 inlet = TokenInlet(receiver, self._link_name(self._last, 0))
                 threading.Thread(target=_collect, args=(inlet, inbox), name="tokens", daemon=True).start()
-            first = FirstStage(stage, outlet, self._reporter, self._setup.limits)
+            assistant = Assistant(self._assistant, self._pace)
+            first = FirstStage(stage, outlet, self._reporter, self._setup.limits, assistant.drafts)
             self._run_first(first, inbox)
             outlet.notify(Kind.STOP)
         if sender is not None:

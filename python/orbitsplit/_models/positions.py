@@ -1,0 +1,23 @@
+"""The number of positions that a model can tell apart."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .stage import StageModel
+
+
+def position_limit(model: StageModel) -> int | None:
+    """Return how many positions the stage's table of learned positions has, None without a table (rotary, ALiBi)."""
+    most = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if not model.is_first or not isinstance(most, int):
+        return None
+    tokens = model.model.get_input_embeddings()
+    for module in model.model.modules():
+        if not isinstance(module, nn.Embedding) or module is tokens:
+            continue
+        # OPT's table has two rows more than positions; RoBERTa's has no position for its rows up to the padding's.
+        if most <= module.num_embeddings <= most + 2:
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return min(most, module.num_embeddings - unused)
+    return None
