@@ -77,7 +77,7 @@ def run_plan(
     seed: Annotated[int | None, typer.Option(help="Seed of sampling. Default: a random one.")] = None,
     prompt_lookup: Annotated[
         int | None,
-        typer.Option(help="Most tokens to guess from the text so far, checked with each token. Default: none."),
+        typer.Option(help="Most tokens to guess from the text so far, checked with each token. Default: as planned."),
     ] = None,
     assistant_model: AssistantModel = None,
     assistant_tokens: AssistantTokens = None,

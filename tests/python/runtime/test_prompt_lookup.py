@@ -105,6 +105,20 @@ def test_rows_in_micro_batches_of_their_own_each_have_guesses(tmp_path: Path) ->
     assert torch.equal(tokens, torch.cat(rows))
 
 
+def test_as_many_guesses_as_the_plan_says_unless_the_call_says_otherwise(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "gemma3_text")
+    prompt = prompt_of()
+    with Pipeline(replace(Plan.manual([1, 3], LAYERS), draft_tokens=6), tmp_path) as pipe:
+        tokens = pipe.generate(prompt, max_new_tokens=NEW, eos_token_id=())
+        assert laps(pipe) < NEW - 1
+        assert torch.equal(
+            pipe.generate(prompt, max_new_tokens=NEW, eos_token_id=(), prompt_lookup_num_tokens=0), tokens
+        )
+        assert laps(pipe) == NEW - 1
+        two = pipe.generate(prompt_of(2), max_new_tokens=4, eos_token_id=())  # two rows in one group: none
+        assert two.shape[1] == prompt.shape[1] + 4
+
+
 def test_a_row_ends_at_its_end_of_sequence_token_among_guesses_and_two_rows_are_refused(tmp_path: Path) -> None:
     save_tiny_model(tmp_path, "gemma3_text")
     prompt = prompt_of()
@@ -140,7 +154,7 @@ def test_a_model_with_states_has_no_guesses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(0, ValueError), (33, ValueError), (2.5, TypeError), ("3", TypeError), (True, TypeError)]
+    ("value", "error"), [(-1, ValueError), (33, ValueError), (2.5, TypeError), ("3", TypeError), (True, TypeError)]
 )
 def test_other_numbers_of_guesses_are_refused_by_name(value: object, error: type[Exception]) -> None:
     with pytest.raises(error, match="prompt_lookup_num_tokens"):

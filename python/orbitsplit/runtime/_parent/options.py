@@ -49,7 +49,8 @@ class GenerationOptions:
     With `prompt_lookup_num_tokens`, up to so many guesses of the next tokens go along with each, and tokens of a lap
     are all that were right and one more: the text goes on as it did where its last tokens came before. The text is that
     without them, but for rounding. How many are sent is decided from how many were right and how long laps take. With
-    `num_assistant_tokens` the pipeline's `assistant_model` makes the guesses instead.
+    `num_assistant_tokens` the pipeline's `assistant_model` makes the guesses instead. By default as many are looked up
+    as the plan has `draft_tokens`, where the model and the rows allow it; 0: none.
 
     Numbers of NumPy and 0-d tensors are accepted. Raises TypeError or ValueError, naming the field.
 
@@ -84,9 +85,9 @@ class GenerationOptions:
             self._set("top_k", integer("top_k", self.top_k, least=0))
         if self.top_p is not None:
             self._set("top_p", number("top_p", self.top_p, above=0, most=1))
-        for name in ("prompt_lookup_num_tokens", "num_assistant_tokens"):
+        for name, least in (("prompt_lookup_num_tokens", 0), ("num_assistant_tokens", 1)):
             if getattr(self, name) is not None:
-                self._set(name, integer(name, getattr(self, name), least=1, most=MOST_DRAFTS))
+                self._set(name, integer(name, getattr(self, name), least=least, most=MOST_DRAFTS))
         if self.prompt_lookup_num_tokens is not None and self.num_assistant_tokens is not None:
             raise ValueError("prompt_lookup_num_tokens and num_assistant_tokens exclude each other: give one of them")
         if self.seed is not None:

@@ -329,6 +329,7 @@ class Pipeline:
             sessions.ready[0],
             micro_batches=self.plan.workload.micro_batches,
             chunk_tokens=sessions.current.chunk_tokens,
+            draft_tokens=self.plan.draft_tokens,
             runs_chunks=sessions.current.runs_chunks,
             runs_packs=sessions.current.runs_packs,
             # Called from any thread; one operation of the interpreter, so that no two threads get the same number.

@@ -48,6 +48,7 @@ def generation_of(
     *,
     micro_batches: int,
     chunk_tokens: int | None,
+    draft_tokens: int | None,
     runs_chunks: bool,
     runs_packs: bool,
     next_number: Callable[[], int],
@@ -98,7 +99,9 @@ def generation_of(
             sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
-            draft_tokens=_draft_tokens(options, model, part.stop - part.start, rows, runs_chunks=runs_chunks),
+            draft_tokens=_draft_tokens(
+                options, model, part.stop - part.start, rows, planned=draft_tokens, runs_chunks=runs_chunks
+            ),
             uses_assistant=options.num_assistant_tokens is not None,
             is_packable=runs_packs and is_single,
             shares_prefix=runs_chunks and is_single and not request.is_recorded,
@@ -109,21 +112,29 @@ def generation_of(
     )
 
 
-def _draft_tokens(options: GenerationOptions, model: Ready, rows: int, of: int, *, runs_chunks: bool) -> int:
-    """Return how many guesses a group of so many rows may send. Raises ValueError where it cannot send any."""
+def _draft_tokens(
+    options: GenerationOptions, model: Ready, rows: int, of: int, *, planned: int | None, runs_chunks: bool
+) -> int:
+    """Return how many guesses a group of so many rows may send: as asked for, or `planned` where it can send any.
+
+    Raises ValueError where it cannot send those that are asked for.
+    """
     name, drafts = "prompt_lookup_num_tokens", options.prompt_lookup_num_tokens
     if options.num_assistant_tokens is not None:
         name, drafts = "num_assistant_tokens", options.num_assistant_tokens
         if not model.assistant_bytes:
             raise ValueError(f"{name} is {drafts}, and the pipeline has no assistant: Pipeline(assistant_model=...)")
+    can_check = runs_chunks and model.rope_change is None
     if drafts is None:
+        return planned if planned is not None and rows == 1 and can_check else 0
+    if drafts == 0:
         return 0
     if rows > 1:
         raise ValueError(
             f"{name} needs micro-batches of one row each, and {of} rows run in fewer micro-batches: "
             f"plan with {of} of them, or give fewer prompts"
         )
-    if not runs_chunks or model.rope_change is not None:
+    if not can_check:
         raise ValueError(
             f"{name} needs a model that several tokens can be run through at once and taken back: "
             "layers of this one keep a state, or its angles depend on the length of the text"
