@@ -28,14 +28,14 @@ MAX_CORRUPTIONS = 8
 _GUESSED_TOKENS = 8
 
 
-@dataclass
+@dataclass(eq=False)
 class _Flight:
     """A message with further steps, of which tokens of `awaited` groups have not returned."""
 
     awaited: int
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step.
 
