@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers.cache_utils import Cache
 
-from orbitsplit._models import stage as stage_module
+from orbitsplit._models import model_part
 from orbitsplit._models.stage import StageModel
 
 from .tiny_models import LAYERS, save_tiny_model
@@ -80,6 +80,16 @@ def check_steps(stages: list[StageModel], mode: FakeTensorMode) -> None:
     assert own.keys.device == own.values.device == DEVICE, "the cache is elsewhere"
 
 
+def check_packs(stages: list[StageModel], mode: FakeTensorMode) -> None:
+    """Run the first tokens of two sequences, and further ones, in one forward each."""
+    caches = [[new_cache(stage, mode) for _ in range(ROWS)] for stage in stages]
+    for starts, sizes in (((0, 0), (4, 2)), ((4, 2), (1, 3)), ((5, 5), (1, 1))):
+        x: Tensor = torch.zeros(1, sum(sizes), dtype=torch.long)
+        for stage, own in zip(stages, caches, strict=True):
+            x = stage.forward_packed(x, own, starts, sizes, logits_at=range(sum(sizes)))
+            assert x.device.type == "cpu", f"{sizes} tokens leave on {x.device}"
+
+
 def check_forward(stages: list[StageModel], _mode: FakeTensorMode) -> None:
     """Run whole sequences without a cache."""
     inputs = {"input_ids": torch.zeros(ROWS, PROMPT, dtype=torch.long)}
@@ -126,13 +136,16 @@ def main() -> None:
     """Print the outcomes of all checks."""
     _setup_privateuseone_for_python_backend()
     for name in ("fuse_layers", "fuse_norms"):  # as `StageModel.load` leaves them out for another device
-        setattr(stage_module, name, lambda _: None)
+        setattr(model_part, name, lambda _: None)
     found = {f"{family} {kind}": "" for family in CHECKED for kind in ("steps", "padded", "forward")}
     is_padded = StageModel._is_padded
     for family in CHECKED:
         for kind, check in (("steps", check_steps), ("padded", check_steps), ("forward", check_forward)):
             StageModel._is_padded = staticmethod(is_padded)  # type: ignore[method-assign]
             found[f"{family} {kind}"] = outcome(family, check, is_padded=kind == "padded")
+    for family in ("llama", "gemma3_text", "gpt2"):
+        StageModel._is_padded = staticmethod(is_padded)  # type: ignore[method-assign]
+        found[f"{family} packs"] = outcome(family, check_packs)
     found["left behind"] = outcome("llama", check_left_behind)
     json.dump(found, sys.stdout)
 

@@ -62,7 +62,7 @@ class PackedCache(Cache):  # type: ignore[misc]  # transformers is not typed
         tokens, total = self.sizes[sequence], keys.shape[2]
         if tokens == 1:
             return None
-        places = torch.arange(total)
+        places = torch.arange(total, device=keys.device)
         own = places[total - tokens :, None]
         mask = places <= own
         window = self.window(layer_idx)

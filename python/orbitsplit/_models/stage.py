@@ -209,7 +209,8 @@ class StageModel:
         caches = [self.new_cache() for _ in prompts]
         for tokens, cache in zip(prompts, caches, strict=True):
             if tokens:
-                self.forward(self._example(1, tokens), torch.ones(1, tokens, dtype=torch.long), cache)
+                mask = torch.ones(1, tokens, dtype=torch.long)
+                self.forward(self._example(1, tokens), mask, cache, without_head=True)
         return caches
 
     @torch.inference_mode()
@@ -237,7 +238,9 @@ class StageModel:
         try:
             if steps is not None:
                 return steps.forward_packed(self._received, places, cache, logits_at=logits_at)
-            ids = self._received if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)
+            ids = self._received
+            if not self.is_first:  # only the shape of the ids is used
+                ids = ids.new_zeros(x.shape[:2], dtype=torch.long)
             inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor([places], device=self.device)}
             if "logits_to_keep" in self._accepted and not self._leaves:
                 inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)

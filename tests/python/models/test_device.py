@@ -39,6 +39,11 @@ def test_all_of_a_forward_is_on_the_device(family: str, kind: str, outcomes: dic
     assert outcomes[f"{family} {kind}"] == ""
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_all_of_a_forward_of_several_sequences_is_on_the_device(family: str, outcomes: dict[str, str]) -> None:
+    assert outcomes[f"{family} packs"] == ""
+
+
 def test_the_judge_finds_a_weight_that_stayed_on_the_processor(outcomes: dict[str, str]) -> None:
     assert outcomes["left behind"] == ""
 
