@@ -103,7 +103,7 @@ def compared(
     reader: StageModel | None,
 ) -> Iterator[str]:
     """Yield the cells of a row for each kind of guesses; say where a text with guesses is another one."""
-    kinds: dict[str, dict[str, int]] = {"none": {}, "looked up": {"prompt_lookup_num_tokens": options.guesses}}
+    kinds: dict[str, dict[str, Any]] = {"none": {}, "looked up": {"prompt_lookup_num_tokens": options.guesses}}
     if reader is not None:
         kinds["assistant"] = {"num_assistant_tokens": options.guesses}
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -54,7 +54,7 @@ class Models:
         """Return what transformers' generate makes of each row on its own; with a seed sampled."""
         options: dict[str, Any] = {"max_new_tokens": NEW, "eos_token_id": None, "pad_token_id": 0}
         found = []
-        for row in rows.split(1):
+        for row in torch.split(rows, 1):
             if seed is not None:
                 torch.manual_seed(seed)
                 options.update(SAMPLED)
