@@ -21,7 +21,8 @@ RUN = {"plan": PLAN, "model": ("--model", "./my-model"), "codebook": ("--codeboo
        "links": ("--links", "links.toml"), **AFTER_A_LOSS}  # fmt: skip
 COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "solve": {"problem": ("problem.json",)},
-    "pareto": {"problem": ("problem.json",)},
+    "pareto": {"problem": ("profile.json",), "network": AFTER_A_LOSS["network"], "codebook": RUN["codebook"],
+               "": ("--over", "latency")},
     "profile": {"model": MODEL, "output": ("-o", "out.json")},
     "convert": {"model": MODEL, "calibration": ("--calibration", "corpus.txt"), "output": ("-o", "out")},
     "calibrate": {"model": MODEL, "text": TEXT, "output": ("-o", "out.safetensors")},
