@@ -265,7 +265,7 @@ def pipeline_figures(model: Path) -> Figures:
     for groups in (1, 2):
         workload = osp.Workload(micro_batches=groups, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
         with osp.Pipeline(replace(plan, workload=workload), model) as pipe:
-            for _ in range(2):
+            for _ in range(3):
                 pipe.generate(prompts(SEQUENCES), max_new_tokens=NEW_TOKENS, eos_token_id=())
                 assert pipe.last_run is not None
                 many.append(SEQUENCES / pipe.last_run.token_step_s)
