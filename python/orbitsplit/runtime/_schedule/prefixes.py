@@ -25,9 +25,6 @@ class Prefixes:
         self._texts: OrderedDict[int, Tensor] = OrderedDict()
         self._in_use: Counter[int] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
     @property
     def tokens(self) -> int:
         """The tokens of all texts together."""
