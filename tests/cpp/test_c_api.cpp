@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -186,7 +187,7 @@ void test_invalid_problems() {
     arrays.layers = 0;
     CHECK_FAILS(make(), ORBITSPLIT_INVALID_ARGUMENT, "the problem has 0 layers and 2 nodes");
     arrays = two_nodes();
-    arrays.nodes = std::size_t{1} << 40;
+    arrays.nodes = std::numeric_limits<std::size_t>::max() / 8;
     CHECK_FAILS(make(), ORBITSPLIT_INVALID_ARGUMENT, "an array of the problem has more than");
     arrays = two_nodes();
     arrays.order = 2;

@@ -13,29 +13,31 @@
 
 #include <stdexcept>
 
+#include "orbitsplit/export.hpp"
+
 namespace orbitsplit {
 
-class Error : public std::runtime_error {
+class ORBITSPLIT_API Error : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
 };
 
-class InfeasiblePlanError : public Error {
+class ORBITSPLIT_API InfeasiblePlanError : public Error {
   public:
     using Error::Error;
 };
 
-class CorruptFrameError : public Error {
+class ORBITSPLIT_API CorruptFrameError : public Error {
   public:
     using Error::Error;
 };
 
-class BusyError : public Error {
+class ORBITSPLIT_API BusyError : public Error {
   public:
     using Error::Error;
 };
 
-class StoppedError : public Error {
+class ORBITSPLIT_API StoppedError : public Error {
   public:
     using Error::Error;
 };

@@ -11,4 +11,5 @@
 #include "orbitsplit/frame.hpp"
 #include "orbitsplit/planner.hpp"
 #include "orbitsplit/problem.hpp"
+#include "orbitsplit/version.hpp"
 #include "orbitsplit/weights.hpp"

@@ -1,7 +1,6 @@
 #include "orbitsplit/codec.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -14,6 +13,7 @@
 #include "codec/frame/layout.hpp"
 #include "codec/in_place.hpp"
 #include "codec/kernels/dispatch.hpp"
+#include "support/parse.hpp"
 #include "support/pool.hpp"
 #include "support/stop.hpp"
 
@@ -176,10 +176,9 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
 
 template <class Number>
 Number parse_number(std::string_view number, std::string_view text) {
-    Number value{};
-    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
-    if (error != std::errc{} || end != number.data() + number.size()) refuse(text);
-    return value;
+    const std::optional<Number> value = parse::number<Number>(number);
+    if (!value) refuse(text);
+    return *value;
 }
 
 }  // namespace

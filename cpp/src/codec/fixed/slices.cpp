@@ -190,7 +190,7 @@ std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info
     // A decode step's row: one checksum, nothing to combine.
     if (slicing.count() == 1) {
         if (!encode_slice(data, info, slicing, payload, 0, slicing.element_at(1))) return std::nullopt;
-        return crc32c({payload, info.payload_bytes}, header_checksum);
+        return crc32c({payload, static_cast<std::size_t>(info.payload_bytes)}, header_checksum);
     }
     std::atomic<bool> is_finite = true;
     const std::uint32_t checksum = for_each_slice(
@@ -208,7 +208,7 @@ Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
     const Slicing slicing(info);
     if (slicing.count() == 0) return {header_checksum, true};
     if (slicing.count() == 1)
-        return {crc32c({payload, info.payload_bytes}, header_checksum),
+        return {crc32c({payload, static_cast<std::size_t>(info.payload_bytes)}, header_checksum),
                 decode_slice(data, info, slicing, payload, 0, slicing.element_at(1))};
     std::atomic<bool> is_valid = true;
     const std::uint32_t checksum = for_each_slice(

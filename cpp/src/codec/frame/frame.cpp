@@ -4,11 +4,11 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <sstream>
 
 #include "codec/entropy/lossless.hpp"
 #include "codec/frame/layout.hpp"
 #include "orbitsplit/error.hpp"
+#include "support/message.hpp"
 #include "support/stop.hpp"
 
 static_assert(std::endian::native == std::endian::little,
@@ -51,10 +51,7 @@ void store(std::span<std::byte> frame, std::size_t at, T value) {
 // Only called on failure: building a message takes several allocations, and a decode step has microseconds.
 template <class... Parts>
 [[noreturn]] void corrupt(const Parts&... parts) {
-    std::ostringstream message;
-    message << "frame ";
-    (message << ... << parts);
-    throw CorruptFrameError(message.str());
+    throw CorruptFrameError(message::joined("frame ", parts...));
 }
 
 void check_identity(std::span<const std::byte> frame) {
