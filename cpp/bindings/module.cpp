@@ -1,9 +1,13 @@
 // Table of contents of the extension module; each topic lives in its own bind_<noun>.cpp.
 #include "bindings.hpp"
+#include "orbitsplit/version.hpp"
 
-PYBIND11_MODULE(_core, m) {
+namespace py = pybind11;
+
+// Without the interpreter's lock: docs/internals/architecture.md says what makes that safe.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.doc() = "Planner and codecs of orbitsplit, in C++.";
-    m.attr("__version__") = ORBITSPLIT_VERSION;
+    m.attr("__version__") = orbitsplit::version();
     bind_errors(m);
     bind_problem(m);
     bind_planner(m);

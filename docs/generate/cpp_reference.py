@@ -14,9 +14,10 @@ from pathlib import Path
 _HEADERS = "cpp/include/orbitsplit"
 _UMBRELLA = "orbitsplit.hpp"
 
+_EXPORT = "ORBITSPLIT_API "  # says how a function is linked, which is no part of how it is called
 _SCOPE = re.compile(r'#|namespace \w+ \{|extern "C" \{|\}\s*//')
 _TYPE = re.compile(r"(?:typedef )?(?:struct|class|enum class|enum|union) (\w+)")
-_ALIAS = re.compile(r"using (\w+) =")
+_ALIAS = re.compile(r"(?:using |typedef [^(;]*\(\*)(\w+)(?: =|\))")
 _FUNCTION = re.compile(r"(\w+)\(")
 _CONSTANT = re.compile(r"(\w+)(?:\[\w*\])?(?: =|;)")
 _BODY = re.compile(r"(?<=\))( const)?( noexcept)? \{.*\}$", re.DOTALL)
@@ -95,14 +96,15 @@ def _blocks(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _is_complete(statement: list[str]) -> bool:
-    code = "\n".join(line.partition("//")[0] for line in statement).rstrip()
+    code = "\n".join(line.partition("//")[0] for line in _without_export(statement).splitlines()).rstrip()
     is_balanced = all(code.count(a) == code.count(b) for a, b in ("()", "{}"))
     return is_balanced and (code.endswith(";") or (code.endswith("}") and not _TYPE.match(code)))
 
 
 def _shown(statement: list[str]) -> str:
     """Return a statement without what a caller does not see: bodies of functions, private members."""
-    code = "\n".join(statement)
+    code = _without_export(statement)
+    statement = code.splitlines()
     if not _TYPE.match(code):
         return code if code.endswith(";") else _BODY.sub(r"\1\2;", code)
     if code.endswith(";") and "{" not in code and not code.startswith("typedef"):
@@ -113,6 +115,14 @@ def _shown(statement: list[str]) -> str:
     while len(lines) > 1 and lines[-2] == "":
         del lines[-2]
     return "\n".join(lines)
+
+
+def _without_export(statement: list[str]) -> str:
+    """Return a statement without the macro of exported names; lines below a parenthesis stay below it."""
+    if not statement[0].startswith(_EXPORT):
+        return "\n".join([statement[0].replace(f" {_EXPORT}", " "), *statement[1:]])
+    indent = " " * len(_EXPORT)
+    return "\n".join([statement[0].removeprefix(_EXPORT), *(line.removeprefix(indent) for line in statement[1:])])
 
 
 def _name(statement: str) -> str:

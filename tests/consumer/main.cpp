@@ -4,6 +4,7 @@
 #include <iostream>
 #include <orbitsplit/orbitsplit.hpp>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace {
@@ -23,9 +24,24 @@ orbitsplit::Problem two_nodes() {
     return problem;
 }
 
+// A class of an exception is the same one in the library and here, also where the library is shared and this program
+// hides its symbols.
+bool is_refused(std::span<const std::byte> frame) {
+    try {
+        static_cast<void>(orbitsplit::decompress(frame));
+    } catch (const orbitsplit::CorruptFrameError& error) {
+        std::cout << "refused: " << error.what() << '\n';
+        return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 int main() {
+    std::cout << "orbitsplit " << orbitsplit::version() << '\n';
+    if (std::string_view(orbitsplit::version()) != ORBITSPLIT_VERSION_STRING) return EXIT_FAILURE;
+
     // Two layers fit a node: [a b | c] takes 2 + 1 (a quarter of 4 s on the link) + 0.5 + 2 seconds.
     const orbitsplit::Solution solution = orbitsplit::solve(two_nodes());
     std::cout << orbitsplit::status_name(solution.status) << ": " << solution.objective_s << " s\n";
@@ -33,9 +49,12 @@ int main() {
 
     const std::vector<float> activation{0.0F, 0.5F, -1.0F, 1.0F};
     const std::vector<std::int64_t> shape{1, 4};
-    const auto frame = orbitsplit::compress(std::as_bytes(std::span(activation)), orbitsplit::DType::float32,
-                                            shape, orbitsplit::parse_codec("raw"));
+    auto frame = orbitsplit::compress(std::as_bytes(std::span(activation)), orbitsplit::DType::float32, shape,
+                                      orbitsplit::parse_codec("raw"));
     const orbitsplit::Decoded decoded = orbitsplit::decompress(frame);
     std::cout << frame.size() << " bytes on the wire\n";
-    return decoded.shape == shape && decoded.data.size() == 16 ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (decoded.shape != shape || decoded.data.size() != 16) return EXIT_FAILURE;
+
+    frame.back() ^= std::byte{1};
+    return is_refused(frame) ? EXIT_SUCCESS : EXIT_FAILURE;
 }

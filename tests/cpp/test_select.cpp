@@ -111,8 +111,9 @@ int main() {
         test_not_finite(fast);
         for (std::size_t dtype = 0; dtype < kernels::dtypes; ++dtype)
             for (const Kind kind : {Kind::normal, Kind::few_sizes, Kind::zeros, Kind::sparse})
-                for (const std::size_t length : {1UL, 7UL, 8UL, 9UL, 16UL, 33UL, 64UL, 255UL, 600UL, 2049UL})
-                    for (const std::size_t kept : {1UL, 2UL, length / 10, length / 3, length - 1, length})
+                for (const std::size_t length : {1, 7, 8, 9, 16, 33, 64, 255, 600, 2049})
+                    for (const std::size_t kept :
+                         {std::size_t{1}, std::size_t{2}, length / 10, length / 3, length - 1, length})
                         if (kept > 0 && kept <= length) compare(fast, dtype, kind, {4, length}, kept);
     }
     return failures;

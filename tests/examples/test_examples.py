@@ -15,6 +15,7 @@ EXAMPLES = ROOT / "examples"
 PROMISES = {
     "calibrate_and_verify.py": ["with the codebook: sat-0[0:", "-fisher", "within the limit"],
     "cpp_embedding": ["optimal: ", "sat-2 runs layers", "int8: ", "damaged frame refused"],
+    "flight": ["frame of ", "refused a message of 100 bytes", "3 messages, 2 refused"],
     "day_in_orbit.py": ["sat-0 passes munich", "plan_in_time: ", "wait_for_pass: ", "requested at 06:00"],
     "plan_from_profile.py": ["16.1 GB of weights", "gap 0 %", "uniform", "it is equal: True"],
     "run_and_recover.py": ["killing process", "killed by signal 9", "that of one process: True"],
@@ -42,8 +43,9 @@ def test_a_python_example_keeps_its_promise(name: str) -> None:
     assert [promise for promise in PROMISES[name] if promise not in said] == []
 
 
-def test_the_cpp_example_keeps_its_promise(tmp_path: Path) -> None:
-    run("cmake", "-S", EXAMPLES / "cpp_embedding", "-B", tmp_path)
+@pytest.mark.parametrize("name", [name for name in sorted(PROMISES) if not name.endswith(".py")])
+def test_a_cpp_example_keeps_its_promise(name: str, tmp_path: Path) -> None:
+    run("cmake", "-S", EXAMPLES / name, "-B", tmp_path)
     run("cmake", "--build", tmp_path, "--parallel", "2")
-    said = run(tmp_path / "cpp_embedding")
-    assert [promise for promise in PROMISES["cpp_embedding"] if promise not in said] == []
+    said = run(tmp_path / name)
+    assert [promise for promise in PROMISES[name] if promise not in said] == []

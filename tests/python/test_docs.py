@@ -155,6 +155,8 @@ def test_every_header_is_in_the_cpp_reference(generate) -> None:
         header = headers[name.removesuffix(".md")].read_text(encoding="utf-8")
         # A namespace inside ours is for our own sources.
         header = re.sub(r"^namespace (?!orbitsplit)\w+ \{.*?^\}", "", header, flags=re.DOTALL | re.MULTILINE)
+        header = header.replace("ORBITSPLIT_API ", "")
+        assert "ORBITSPLIT_API " not in text, name
         # What begins a line at the left margin is public: types and aliases, and functions, whose names precede a (.
         declared = r"(?:(?:enum class|struct|class|using) |(?:inline )?[a-z][\w:<>, ]*[>&* ](?=\w+\())(\w+)"
         for line in header.splitlines():
@@ -173,7 +175,7 @@ HEADER = """\
 namespace orbitsplit {
 
 // Of a shape.
-struct Shape {
+struct ORBITSPLIT_API Shape {
     int rows = 0;  // at least 1
 
     int size() const { return rows; }
@@ -184,8 +186,8 @@ struct Shape {
 
 // Both of them.
 inline int first(const Shape& shape) { return shape.rows; }
-std::vector<int> second(std::span<const int> values,
-                        int limit = {});
+ORBITSPLIT_API std::vector<int> second(std::span<const int> values,
+                                       int limit = {});
 
 // About what follows.
 
@@ -204,7 +206,7 @@ def test_a_page_of_a_header_has_what_a_caller_sees(generate) -> None:
         in text
     )
     assert "## `first`, `second`\n\n```cpp\ninline int first(const Shape& shape);\nstd::vector<int> second(" in text
-    assert "int limit = {});\n```\n\nBoth of them.\n" in text
+    assert "values,\n                        int limit = {});\n```\n\nBoth of them.\n" in text
     assert "---\n\nAbout what follows.\n" in text
     assert "## `Kind`" in text
     assert "hidden_" not in text

@@ -25,6 +25,7 @@
 
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/error.hpp"
+#include "orbitsplit/export.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit {
@@ -35,7 +36,7 @@ using SymbolFrequencies = std::array<std::uint8_t, 256>;
 
 // The frequencies that code bytes with these counts in the fewest bits, by the integer rule of docs/internals/frame_format.md. If
 // all counts are 0, those for bytes that are all 0. Throws std::invalid_argument if the counts add up to 2^40 or more.
-SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts);
+ORBITSPLIT_API SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts);
 
 // Vectors have one number for each channel unless stated otherwise.
 struct CalibratedParameters {
@@ -63,7 +64,7 @@ const Prepared& prepared(const CalibratedCodec& codec);
 
 // Validated parameters and what is derived from them once. Immutable: threads may share it. An object that was moved
 // from can only be assigned to or destroyed.
-class CalibratedCodec {
+class ORBITSPLIT_API CalibratedCodec {
   public:
     // Throws std::invalid_argument that names the parameter, its value and what is valid.
     explicit CalibratedCodec(CalibratedParameters parameters);
@@ -81,24 +82,25 @@ class CalibratedCodec {
 };
 
 // An upper bound on the size of the frame in bytes.
-std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const CalibratedCodec& codec);
+ORBITSPLIT_API std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape,
+                                         const CalibratedCodec& codec);
 
 // As compress() and decompress() of codec.hpp, on up to execution.threads threads; the frame does not depend on
 // them. They also throw std::invalid_argument for a shape whose last axis is not the codec's width, and
 // CorruptFrameError for a frame that was encoded with another codec.
-std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
-                                std::span<const std::int64_t> shape, const CalibratedCodec& codec,
-                                const Execution& execution = {});
-std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const CalibratedCodec& codec,
-                          const Execution& execution = {});
-Decoded decompress(std::span<const std::byte> frame, const CalibratedCodec& codec, const Limits& limits = {},
-                   const Execution& execution = {});
-void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame,
-                     const CalibratedCodec& codec, const Limits& limits = {},
-                     const Execution& execution = {});
-void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame, const CalibratedCodec& codec,
-                     const Execution& execution = {});
+ORBITSPLIT_API std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
+                                               std::span<const std::int64_t> shape,
+                                               const CalibratedCodec& codec, const Execution& execution = {});
+ORBITSPLIT_API std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data,
+                                         DType dtype, std::span<const std::int64_t> shape,
+                                         const CalibratedCodec& codec, const Execution& execution = {});
+ORBITSPLIT_API Decoded decompress(std::span<const std::byte> frame, const CalibratedCodec& codec,
+                                  const Limits& limits = {}, const Execution& execution = {});
+ORBITSPLIT_API void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame,
+                                    const CalibratedCodec& codec, const Limits& limits = {},
+                                    const Execution& execution = {});
+ORBITSPLIT_API void decompress_into(std::span<std::byte> data, DType dtype,
+                                    std::span<const std::int64_t> shape, std::span<const std::byte> frame,
+                                    const CalibratedCodec& codec, const Execution& execution = {});
 
 }  // namespace orbitsplit

@@ -27,6 +27,7 @@
 
 #include "orbitsplit/error.hpp"
 #include "orbitsplit/execution.hpp"
+#include "orbitsplit/export.hpp"
 #include "orbitsplit/frame.hpp"
 
 namespace orbitsplit {
@@ -39,10 +40,11 @@ struct Codec {
 
 // Parses "raw", "bf16", "lossless_bf16", "int8", "int8:128", "int4", "int4:32", "topk" or "topk:0.1".
 // Throws std::invalid_argument that lists the valid forms.
-Codec parse_codec(std::string_view text);
+ORBITSPLIT_API Codec parse_codec(std::string_view text);
 
 // Size of the frame in bytes; exact, except for topk and lossless_bf16, where it is an upper bound.
-std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec);
+ORBITSPLIT_API std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape,
+                                         const Codec& codec);
 
 // Large arrays are encoded and decoded on up to execution.threads threads by raw, bf16, int8 and int4 (topk and
 // lossless_bf16 use one); the bytes do not depend on them. All throw StoppedError when stopped.
@@ -50,15 +52,15 @@ std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, cons
 // Encodes row-major `data` of the given shape (at most max_rank axes; no axes: a scalar). Throws
 // std::invalid_argument if the size of the data does not match the shape, the codec is invalid or cannot represent a
 // value.
-std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
-                                std::span<const std::int64_t> shape, const Codec& codec,
-                                const Execution& execution = {});
+ORBITSPLIT_API std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
+                                               std::span<const std::int64_t> shape, const Codec& codec,
+                                               const Execution& execution = {});
 
 // The same into memory of the caller, at least frame_bytes() bytes that do not overlap the data. Returns the size of the
 // frame.
-std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data, DType dtype,
-                          std::span<const std::int64_t> shape, const Codec& codec,
-                          const Execution& execution = {});
+ORBITSPLIT_API std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte> data,
+                                         DType dtype, std::span<const std::int64_t> shape, const Codec& codec,
+                                         const Execution& execution = {});
 
 struct Decoded {
     DType dtype;
@@ -68,24 +70,25 @@ struct Decoded {
 
 // Decodes untrusted bytes: returns an array, or throws CorruptFrameError before allocating more than
 // limits.max_bytes.
-Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {},
-                   const Execution& execution = {});
+ORBITSPLIT_API Decoded decompress(std::span<const std::byte> frame, const Limits& limits = {},
+                                  const Execution& execution = {});
 
 // The same into memory of the caller: exactly inspect(frame).data_bytes() bytes that do not overlap the frame. After an
 // error its contents are unspecified.
-void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits = {},
-                     const Execution& execution = {});
+ORBITSPLIT_API void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame,
+                                    const Limits& limits = {}, const Execution& execution = {});
 
 // The same for a known dtype and shape. Throws std::invalid_argument for a frame of another dtype or shape.
-void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
-                     std::span<const std::byte> frame, const Execution& execution = {});
+ORBITSPLIT_API void decompress_into(std::span<std::byte> data, DType dtype,
+                                    std::span<const std::int64_t> shape, std::span<const std::byte> frame,
+                                    const Execution& execution = {});
 
 // The instruction set whose kernels run, and those that this processor and build support, slowest first: "scalar",
 // "avx2", "avx512" or "neon". Frames and arrays do not depend on it. On first use the fastest is selected, or the one
 // that the environment variable ORBITSPLIT_ISA names. isa() and set_isa() throw std::invalid_argument for a name that
 // isas() does not list.
-std::string_view isa();
-std::vector<std::string> isas();
-void set_isa(std::string_view name);
+ORBITSPLIT_API std::string_view isa();
+ORBITSPLIT_API std::vector<std::string> isas();
+ORBITSPLIT_API void set_isa(std::string_view name);
 
 }  // namespace orbitsplit

@@ -51,6 +51,7 @@
 #include <string>
 #include <vector>
 
+#include "orbitsplit/export.hpp"
 #include "orbitsplit/problem.hpp"
 
 namespace orbitsplit {
@@ -112,6 +113,6 @@ inline double value_s(const Evaluation& score, Objective objective) {
 // Scores a plan of a valid problem. A plan that violates limits is scored too (infinite where a link is missing).
 // Throws std::invalid_argument for stages that are not a plan: gaps, a node twice, wrong order, a level that does
 // not exist.
-Evaluation evaluate(const Problem& problem, const std::vector<Stage>& stages);
+ORBITSPLIT_API Evaluation evaluate(const Problem& problem, const std::vector<Stage>& stages);
 
 }  // namespace orbitsplit

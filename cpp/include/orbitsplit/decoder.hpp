@@ -23,6 +23,7 @@
 #include <span>
 
 #include "orbitsplit/execution.hpp"
+#include "orbitsplit/export.hpp"
 #include "orbitsplit/weights.hpp"
 
 namespace orbitsplit {
@@ -66,25 +67,26 @@ struct KeyValueCache {
 
 // All functions throw std::invalid_argument for a layer whose parts do not fit each other: head_size is a multiple of
 // 16, heads a multiple of kv_heads, and the matrices have the shapes that these, hidden and the intermediate size give.
-void check(const DecoderLayer& layer);
+ORBITSPLIT_API void check(const DecoderLayer& layer);
 
 // Bytes of working memory, at any address, for `rows` new tokens in all sequences together, which see `tokens` tokens at
 // most.
-std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows, std::int64_t tokens);
+ORBITSPLIT_API std::uint64_t decoder_scratch_bytes(const DecoderLayer& layer, std::int64_t rows,
+                                                   std::int64_t tokens);
 
 // Computes q, k and v of new tokens x[rows, hidden], q and k rotated by cosines and sines [rows, head_size], into
 // queries [rows, heads, head_size], keys and values [rows, kv_heads, head_size].
-void project(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
-             std::span<const float> cosines, std::span<const float> sines, std::span<float> queries,
-             std::span<float> keys, std::span<float> values, std::span<std::byte> scratch,
-             const Execution& execution = {});
+ORBITSPLIT_API void project(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
+                            std::span<const float> cosines, std::span<const float> sines,
+                            std::span<float> queries, std::span<float> keys, std::span<float> values,
+                            std::span<std::byte> scratch, const Execution& execution = {});
 
 // Computes y[rows, hidden] from x and the queries that project() gave, and the caches that have its keys and values: of
 // one group of sequences, or of several that share the call and so read the weights once. The rows of the first cache come
 // first, and of a cache those of its first sequence; each gets the bits that it gets without the others. A new token that
 // sees none has o = 0.
-void attend(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
-            std::span<const float> queries, std::span<const KeyValueCache> caches, std::span<float> y,
-            std::span<std::byte> scratch, const Execution& execution = {});
+ORBITSPLIT_API void attend(const DecoderLayer& layer, std::span<const float> x, std::int64_t rows,
+                           std::span<const float> queries, std::span<const KeyValueCache> caches,
+                           std::span<float> y, std::span<std::byte> scratch, const Execution& execution = {});
 
 }  // namespace orbitsplit

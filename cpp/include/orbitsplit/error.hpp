@@ -4,6 +4,7 @@
 //     └── Error
 //         ├── InfeasiblePlanError   no plan respects memory, links and loss budget
 //         ├── CorruptFrameError     bytes are not a valid frame
+//         ├── BusyError             an Encoder or Decoder was called while another call of it was running
 //         └── StoppedError          a codec was stopped at the caller's request
 //
 // Invalid arguments (a negative time, a codec that does not exist) throw std::invalid_argument. Every message states
@@ -12,24 +13,31 @@
 
 #include <stdexcept>
 
+#include "orbitsplit/export.hpp"
+
 namespace orbitsplit {
 
-class Error : public std::runtime_error {
+class ORBITSPLIT_API Error : public std::runtime_error {
   public:
     using std::runtime_error::runtime_error;
 };
 
-class InfeasiblePlanError : public Error {
+class ORBITSPLIT_API InfeasiblePlanError : public Error {
   public:
     using Error::Error;
 };
 
-class CorruptFrameError : public Error {
+class ORBITSPLIT_API CorruptFrameError : public Error {
   public:
     using Error::Error;
 };
 
-class StoppedError : public Error {
+class ORBITSPLIT_API BusyError : public Error {
+  public:
+    using Error::Error;
+};
+
+class ORBITSPLIT_API StoppedError : public Error {
   public:
     using Error::Error;
 };

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "orbitsplit/export.hpp"
+
 namespace orbitsplit {
 
 // The values are part of the wire format and never change.
@@ -35,19 +37,19 @@ struct CodebookKey {
 
 inline constexpr std::size_t max_rank = 8;
 
-std::size_t item_bytes(DType dtype);
+ORBITSPLIT_API std::size_t item_bytes(DType dtype);
 
 // The largest array that a frame of this size may hold unless its reader sets a limit: 16 MiB and 8192 bytes for each
 // byte of the frame, at most 1 GiB. Codecs that store every element expand by a factor of 8 at most and the entropy
 // coder by less than 5700, but topk stores nothing of a row beyond its last value.
-std::uint64_t default_max_bytes(std::size_t frame_bytes);
+ORBITSPLIT_API std::uint64_t default_max_bytes(std::size_t frame_bytes);
 
 // What a reader is willing to allocate for a frame.
 struct Limits {
     std::optional<std::uint64_t> max_bytes{};  // of the decoded array; none: default_max_bytes()
 };
 
-struct FrameInfo {
+struct ORBITSPLIT_API FrameInfo {
     CodecKind codec;
     DType dtype;
     bool index_gaps;  // topk: kept positions are a list of gaps; else a bitmap
@@ -64,10 +66,10 @@ struct FrameInfo {
 
 // Parses and validates the header. The payload is not read, so the checksum is not verified. Throws
 // CorruptFrameError, also for an array beyond the limits.
-FrameInfo inspect(std::span<const std::byte> frame, const Limits& limits = {});
+ORBITSPLIT_API FrameInfo inspect(std::span<const std::byte> frame, const Limits& limits = {});
 
 // CRC-32C (Castagnoli), the checksum of iSCSI and ext4: crc32c("123456789") = 0xE3069283.
 // `before` is the checksum of the preceding bytes, of which these are the continuation.
-std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before = 0);
+ORBITSPLIT_API std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before = 0);
 
 }  // namespace orbitsplit

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "orbitsplit/cost.hpp"
+#include "orbitsplit/export.hpp"
 
 namespace orbitsplit {
 
@@ -44,8 +45,8 @@ enum class Status {
     unknown,     // a limit of the options was reached or a stop requested before any plan was found
 };
 
-const char* status_name(Status status);
-const char* objective_name(Objective objective);
+ORBITSPLIT_API const char* status_name(Status status);
+ORBITSPLIT_API const char* objective_name(Objective objective);
 
 struct Solution {
     Status status = Status::unknown;
@@ -60,6 +61,6 @@ struct Solution {
 };
 
 // Throws std::invalid_argument for an invalid problem or option.
-Solution solve(const Problem& problem, const SolveOptions& options = {});
+ORBITSPLIT_API Solution solve(const Problem& problem, const SolveOptions& options = {});
 
 }  // namespace orbitsplit

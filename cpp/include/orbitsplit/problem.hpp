@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "orbitsplit/export.hpp"
+
 namespace orbitsplit {
 
 struct ProblemNode {
@@ -85,6 +87,6 @@ struct Problem {
 };
 
 // Throws std::invalid_argument naming the key, the index, the value and the limit.
-void validate(const Problem& problem);
+ORBITSPLIT_API void validate(const Problem& problem);
 
 }  // namespace orbitsplit

@@ -30,6 +30,7 @@
 
 #include "orbitsplit/error.hpp"
 #include "orbitsplit/execution.hpp"
+#include "orbitsplit/export.hpp"
 
 namespace orbitsplit {
 
@@ -50,29 +51,30 @@ struct WeightMatrix {
 // The size of a matrix. All functions throw std::invalid_argument for a format or a shape that does not exist
 // (negative, columns no multiple of 32 from 32, 2^63 bytes or more), and for memory of another size than the shape
 // needs.
-std::uint64_t quantized_bytes(WeightFormat format, std::int64_t rows, std::int64_t columns);
+ORBITSPLIT_API std::uint64_t quantized_bytes(WeightFormat format, std::int64_t rows, std::int64_t columns);
 
 // Quantises row-major values into quantized_bytes() bytes at `out`. int4 and int5 search for each group's scale and minimum
 // that make the squared error smallest, where `importance` (none, or a number for each column, at least 0: for example
 // the mean square of what the column is multiplied by) weights the errors. Throws std::invalid_argument for values that
 // are not finite or, with int8, above 127 times the largest float16.
-void quantize(WeightFormat format, std::span<const float> values, std::int64_t rows, std::int64_t columns,
-              std::span<std::byte> out, std::span<const float> importance = {},
-              const Execution& execution = {});
+ORBITSPLIT_API void quantize(WeightFormat format, std::span<const float> values, std::int64_t rows,
+                             std::int64_t columns, std::span<std::byte> out,
+                             std::span<const float> importance = {}, const Execution& execution = {});
 
 // The values of rows first, first + 1, ..., as many as `out` has room for.
-void dequantize(const WeightMatrix& matrix, std::int64_t first, std::span<float> out,
-                const Execution& execution = {});
+ORBITSPLIT_API void dequantize(const WeightMatrix& matrix, std::int64_t first, std::span<float> out,
+                               const Execution& execution = {});
 
 // The values of the rows that `indices` names, in their order (an embedding).
-void dequantize_rows(const WeightMatrix& matrix, std::span<const std::int64_t> indices, std::span<float> out,
-                     const Execution& execution = {});
+ORBITSPLIT_API void dequantize_rows(const WeightMatrix& matrix, std::span<const std::int64_t> indices,
+                                    std::span<float> out, const Execution& execution = {});
 
 // Bytes of working memory that a product needs, at any address.
-std::uint64_t product_scratch_bytes(std::int64_t inputs, std::int64_t columns);
+ORBITSPLIT_API std::uint64_t product_scratch_bytes(std::int64_t inputs, std::int64_t columns);
 
 // y[inputs, rows] = x[inputs, columns] W^T, row-major. With one thread nothing is allocated.
-void multiply(const WeightMatrix& matrix, std::span<const float> x, std::int64_t inputs, std::span<float> y,
-              std::span<std::byte> scratch, const Execution& execution = {});
+ORBITSPLIT_API void multiply(const WeightMatrix& matrix, std::span<const float> x, std::int64_t inputs,
+                             std::span<float> y, std::span<std::byte> scratch,
+                             const Execution& execution = {});
 
 }  // namespace orbitsplit

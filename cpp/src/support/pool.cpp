@@ -6,8 +6,6 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
-#include <stdexcept>
-#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -142,12 +140,6 @@ Pool& shared_pool() {
 }
 
 }  // namespace
-
-void check_threads(int threads) {
-    if (threads < 1 || threads > most_threads)
-        throw std::invalid_argument("threads is " + std::to_string(threads) + ", it must be from 1 to " +
-                                    std::to_string(most_threads));
-}
 
 void run(std::size_t parts, int threads, void (*work)(void*, std::size_t), void* context) {
     Job job(parts, work, context);

@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
-#include <sstream>
 #include <stdexcept>
 #include <utility>
+
+#include "support/message.hpp"
 
 namespace orbitsplit {
 
@@ -27,9 +28,7 @@ constexpr double identity_tolerance = 1e-2;
 
 template <class... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
-    std::ostringstream message;
-    (message << ... << parts);
-    throw std::invalid_argument(message.str());
+    throw std::invalid_argument(message::joined(parts...));
 }
 
 void check_width(const CalibratedParameters& p) {

@@ -1,0 +1,7 @@
+#include "orbitsplit/version.hpp"
+
+namespace orbitsplit {
+
+const char* version() { return ORBITSPLIT_VERSION_STRING; }
+
+}  // namespace orbitsplit
