@@ -109,6 +109,12 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True)
+def tsan(session: nox.Session) -> None:
+    """C++ tests of all that runs on several threads, under the thread sanitizer."""
+    run_preset_tests(session, "tsan")
+
+
+@nox.session(allow_parallel=True)
 def arm(session: nox.Session) -> None:
     """C++ tests cross-compiled for 64-bit ARM and run under qemu."""
     require_programs(session, {"aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "qemu-aarch64": "qemu-user"})
@@ -117,7 +123,7 @@ def arm(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def fuzz(session: nox.Session) -> None:
-    """The frame decoder under libFuzzer, a short run; the number of executions may follow `--`."""
+    """Frames, problems and codebooks under libFuzzer, a short run; the number of executions may follow `--`."""
     require_programs(session, {"clang++": "clang"})
     require_fuzzer_runtime(session)
     install(session, "cmake", "ninja")
@@ -126,7 +132,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(allow_parallel=True)
 def consumer(session: nox.Session) -> None:
-    """A C++ program that uses the library by add_subdirectory and by find_package."""
+    """Programs in C++, C and Rust that use the library by add_subdirectory and by find_package."""
     install(session, "cmake", "ninja")
     session.run("tests/consumer/run", str(BUILD / "consumer"))
 
@@ -193,8 +199,10 @@ def require_fuzzer_runtime(session: nox.Session) -> None:
 
 
 def cpp_files() -> list[str]:
-    """Return all C++ sources and headers."""
-    return sorted(str(path) for folder in CPP_FOLDERS for path in Path(folder).rglob("*.[ch]pp"))
+    """Return all C++ and C sources and headers."""
+    return sorted(
+        str(path) for folder in CPP_FOLDERS for end in ("[ch]pp", "[ch]") for path in Path(folder).rglob(f"*.{end}")
+    )
 
 
 def readme_test_command() -> str:

@@ -72,13 +72,15 @@ std::vector<std::byte> encode(stream::Encoder& encoder, const Codes& codes) {
     return out;
 }
 
-stream::Decoder open(const stream::Tables& tables, const std::vector<std::byte>& bytes) {
-    return {tables, std::span(bytes).first(bytes.size() - rans::slack_bytes), bytes.size(), rows, channels};
+stream::Decoder open(const stream::Tables& tables, const std::vector<std::byte>& bytes, Arena& memory) {
+    return {tables, std::span(bytes).first(bytes.size() - rans::slack_bytes), bytes.size(), rows, channels,
+            memory};
 }
 
 void decode_two(const stream::Tables& tables, const std::vector<std::byte>* bytes, Codes* codes) {
-    stream::Decoder first = open(tables, bytes[0]);
-    stream::Decoder second = open(tables, bytes[1]);
+    Arena memory;
+    stream::Decoder first = open(tables, bytes[0], memory);
+    stream::Decoder second = open(tables, bytes[1], memory);
     stream::Decoder* const both[] = {&first, &second};
     for (std::size_t group = 0; group < rows / stream::group_rows; ++group) {
         const std::size_t at = group * stream::group_rows * channels;
@@ -110,7 +112,8 @@ bool measure(const Data& data, std::size_t tables_used, double deviation, int ro
         table_of_channel[c] = static_cast<std::uint8_t>(c * 7 % tables_used);
     const stream::Tables tables =
         tables_used == 1 ? stream::Tables(table) : stream::Tables(equal, table_of_channel);
-    stream::Encoder encoder(tables, rows, channels);
+    Arena memory;
+    stream::Encoder encoder(tables, rows, channels, memory);
     std::vector<std::vector<std::byte>> encoded(streams);
     const double encoding = seconds(rounds, [&] {
         for (std::size_t k = 0; k < streams; ++k) encoded[k] = encode(encoder, data.codes[k]);

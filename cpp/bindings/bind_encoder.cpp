@@ -2,14 +2,12 @@
 #include <pybind11/stl.h>
 
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "array_memory.hpp"
 #include "bindings.hpp"
 #include "byte_view.hpp"
-#include "orbitsplit/calibrated.hpp"
-#include "orbitsplit/codec.hpp"
+#include "orbitsplit/encoder.hpp"
 #include "unlocked.hpp"
 
 namespace py = pybind11;
@@ -17,22 +15,25 @@ namespace py = pybind11;
 namespace {
 
 using orbitsplit::CalibratedCodec;
+using orbitsplit::Decoder;
 using orbitsplit::DType;
+using orbitsplit::Encoder;
 using Shape = std::vector<std::int64_t>;
 
-// Encodes arrays of one dtype and shape into its own memory, a bytearray that cannot be resized while the view exists.
-// As Decoder, it is for one thread: orbitsplit.Encoder has one for each.
-class Encoder {
+// Encodes into its own memory, a bytearray that cannot be resized while the view exists. As DecoderInto, it is for one
+// thread: orbitsplit.Encoder has one for each.
+class EncoderInto {
   public:
-    Encoder(int dtype, Shape shape, int kind, std::int32_t group, double keep, int threads)
-        : Encoder(static_cast<DType>(dtype), std::move(shape),
-                  orbitsplit::Codec{
-                      .kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep},
-                  threads) {}
+    EncoderInto(int dtype, const Shape& shape, int kind, std::int32_t group, double keep, int threads)
+        : EncoderInto(dtype, shape,
+                      orbitsplit::Codec{
+                          .kind = static_cast<orbitsplit::CodecKind>(kind), .group = group, .keep = keep},
+                      threads) {}
 
     // The codec must live as long as this.
-    Encoder(int dtype, Shape shape, const CalibratedCodec& codec, int threads)
-        : Encoder(static_cast<DType>(dtype), std::move(shape), &codec, threads) {}
+    EncoderInto(int dtype, const Shape& shape, const CalibratedCodec& codec, int threads)
+        : EncoderInto(static_cast<DType>(dtype), shape, threads,
+                      Encoder(static_cast<DType>(dtype), shape, codec, threads)) {}
 
     // Returns None if `x` cannot be read in place, or is not an array of this dtype and shape.
     py::object encode(py::handle x) {
@@ -46,14 +47,16 @@ class Encoder {
     }
 
   private:
-    using AnyCodec = std::variant<orbitsplit::Codec, const CalibratedCodec*>;
+    EncoderInto(int dtype, const Shape& shape, const orbitsplit::Codec& codec, int threads)
+        : EncoderInto(static_cast<DType>(dtype), shape, threads,
+                      Encoder(static_cast<DType>(dtype), shape, codec, threads)) {}
 
-    Encoder(DType dtype, Shape shape, AnyCodec codec, int threads)
+    EncoderInto(DType dtype, Shape shape, int threads, Encoder encoder)
         : dtype_(dtype),
           shape_(std::move(shape)),
-          codec_(codec),
           threads_(threads),
-          frame_(new_bytearray(bound())),
+          encoder_(std::move(encoder)),
+          frame_(new_bytearray(encoder_.frame_bytes())),
           memory_(frame_, Access::write) {}
 
     // Not by PyByteArray_FromStringAndSize: where memory is short it also prints a SystemError (CPython up to 3.12).
@@ -61,22 +64,9 @@ class Encoder {
         return py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyByteArray_Type))(bytes);
     }
 
-    std::uint64_t bound() const {
-        if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
-            return orbitsplit::frame_bytes(dtype_, shape_, **calibrated);
-        return orbitsplit::frame_bytes(dtype_, shape_, std::get<orbitsplit::Codec>(codec_));
-    }
-
-    std::size_t compress(std::span<const std::byte> data, const orbitsplit::Execution& execution) const {
-        if (const auto* const* calibrated = std::get_if<const CalibratedCodec*>(&codec_))
-            return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_, **calibrated, execution);
-        return orbitsplit::compress_into(memory_.memory(), data, dtype_, shape_,
-                                         std::get<orbitsplit::Codec>(codec_), execution);
-    }
-
     py::object encode_span(std::span<const std::byte> data) {
         const std::size_t size = unlocked(data.size(), threads_, [&](const orbitsplit::Execution& execution) {
-            return compress(data, execution);
+            return encoder_.encode(memory_.memory(), data, execution.stop_requested);
         });
         // A new view for each frame, because the caller may release it.
         auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(frame_.ptr()));
@@ -86,38 +76,35 @@ class Encoder {
 
     DType dtype_;
     Shape shape_;
-    AnyCodec codec_;
     int threads_;
+    Encoder encoder_;
     py::object frame_;
     ByteView memory_;
 };
 
-// Decodes frames of one dtype and shape into one array. The codec must live as long as this.
-class Decoder {
+// Decodes into the memory of one array. The codec must live as long as this.
+class DecoderInto {
   public:
-    Decoder(int dtype, Shape shape, const py::object& array, const CalibratedCodec* codec, int threads)
-        : dtype_(static_cast<DType>(dtype)),
-          shape_(std::move(shape)),
-          memory_(array, Access::write),
-          codec_(codec),
+    DecoderInto(int dtype, const Shape& shape, const py::object& array, const CalibratedCodec* codec,
+                int threads)
+        : memory_(array, Access::write),
+          decoder_(decoder_of(static_cast<DType>(dtype), shape, codec, threads)),
           threads_(threads) {}
 
     void decode(py::handle frame) {
         const ByteView view(frame);
         unlocked(memory_.bytes().size(), threads_, [&](const orbitsplit::Execution& execution) {
-            if (codec_ != nullptr)
-                orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), *codec_,
-                                            execution);
-            else
-                orbitsplit::decompress_into(memory_.memory(), dtype_, shape_, view.bytes(), execution);
+            decoder_.decode(memory_.memory(), view.bytes(), execution.stop_requested);
         });
     }
 
   private:
-    DType dtype_;
-    Shape shape_;
+    static Decoder decoder_of(DType dtype, const Shape& shape, const CalibratedCodec* codec, int threads) {
+        return codec != nullptr ? Decoder(dtype, shape, *codec, threads) : Decoder(dtype, shape, threads);
+    }
+
     ByteView memory_;
-    const CalibratedCodec* codec_;
+    Decoder decoder_;
     int threads_;
 };
 
@@ -126,15 +113,15 @@ class Decoder {
 void bind_encoder(py::module_& m) {
     // An ordinary class, as in the stub.
     const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
-    py::class_<Encoder>(m, "Encoder", plain)
+    py::class_<EncoderInto>(m, "Encoder", plain)
         .def(py::init<int, Shape, int, std::int32_t, double, int>(), py::arg("dtype"), py::arg("shape"),
              py::arg("codec"), py::arg("group"), py::arg("keep"), py::arg("threads"))
         .def(py::init<int, Shape, const CalibratedCodec&, int>(), py::arg("dtype"), py::arg("shape"),
              py::arg("codec"), py::arg("threads"), py::keep_alive<1, 4>())
-        .def("encode", &Encoder::encode, py::arg("x"))
-        .def("encode_bytes", &Encoder::encode_bytes, py::arg("data"));
-    py::class_<Decoder>(m, "Decoder", plain)
+        .def("encode", &EncoderInto::encode, py::arg("x"))
+        .def("encode_bytes", &EncoderInto::encode_bytes, py::arg("data"));
+    py::class_<DecoderInto>(m, "Decoder", plain)
         .def(py::init<int, Shape, const py::object&, const CalibratedCodec*, int>(), py::arg("dtype"),
              py::arg("shape"), py::arg("array"), py::arg("codec"), py::arg("threads"), py::keep_alive<1, 5>())
-        .def("decode", &Decoder::decode, py::arg("frame"));
+        .def("decode", &DecoderInto::decode, py::arg("frame"));
 }

@@ -16,7 +16,7 @@ _UMBRELLA = "orbitsplit.hpp"
 
 _SCOPE = re.compile(r'#|namespace \w+ \{|extern "C" \{|\}\s*//')
 _TYPE = re.compile(r"(?:typedef )?(?:struct|class|enum class|enum|union) (\w+)")
-_ALIAS = re.compile(r"using (\w+) =")
+_ALIAS = re.compile(r"(?:using |typedef [^(;]*\(\*)(\w+)(?: =|\))")
 _FUNCTION = re.compile(r"(\w+)\(")
 _CONSTANT = re.compile(r"(\w+)(?:\[\w*\])?(?: =|;)")
 _BODY = re.compile(r"(?<=\))( const)?( noexcept)? \{.*\}$", re.DOTALL)

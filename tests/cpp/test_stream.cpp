@@ -38,7 +38,8 @@ Bytes normals(std::size_t count, double deviation, unsigned seed = 1) {
 // The symbols of a matrix in the order of the coder, channel by channel within each group.
 std::vector<std::byte> encode(const stream::Tables& tables, const Bytes& symbols, std::size_t rows,
                               std::size_t channels) {
-    stream::Encoder encoder(tables, rows, channels);
+    Arena memory;
+    stream::Encoder encoder(tables, rows, channels, memory);
     Bytes padded = symbols;
     padded.resize(symbols.size() + rans::slack_bytes);
     for (std::size_t group = (rows + 63) / 64; group-- > 0;)
@@ -51,7 +52,8 @@ std::vector<std::byte> encode(const stream::Tables& tables, const Bytes& symbols
 
 Bytes decode(const stream::Tables& tables, std::span<const std::byte> bytes, std::size_t rows,
              std::size_t channels) {
-    stream::Decoder decoder(tables, bytes, bytes.size(), rows, channels);
+    Arena memory;
+    stream::Decoder decoder(tables, bytes, bytes.size(), rows, channels, memory);
     Bytes symbols(rows * channels + rans::slack_bytes);
     for (std::size_t group = 0; group < (rows + 63) / 64; ++group)
         decoder.next_group(group, symbols.data() + group * 64 * channels);
@@ -182,6 +184,7 @@ void test_streams_together() {
         const std::size_t channels = 300;
         const stream::Tables tables = mixed_tables(channels);
         for (std::size_t count = 1; count <= rans::max_together; ++count) {
+            Arena memory;
             std::vector<Bytes> symbols;
             std::vector<std::vector<std::byte>> bytes;
             std::vector<std::unique_ptr<stream::Encoder>> encoders;
@@ -192,7 +195,7 @@ void test_streams_together() {
                 symbols.push_back(normals(rows * channels, 1 + k, k));
                 bytes.push_back(encode(tables, symbols[k], rows, channels));
                 symbols[k].resize(rows * channels + 64);
-                encoders.push_back(std::make_unique<stream::Encoder>(tables, rows, channels));
+                encoders.push_back(std::make_unique<stream::Encoder>(tables, rows, channels, memory));
                 encoding.push_back(encoders[k].get());
             }
             for (std::size_t group = (rows + 63) / 64; group-- > 0;) {
@@ -204,8 +207,8 @@ void test_streams_together() {
                 std::vector<std::byte> together(encoders[k]->size());
                 encoders[k]->finish(together.data());
                 CHECK(together == bytes[k]);
-                decoders.push_back(
-                    std::make_unique<stream::Decoder>(tables, bytes[k], bytes[k].size(), rows, channels));
+                decoders.push_back(std::make_unique<stream::Decoder>(tables, bytes[k], bytes[k].size(), rows,
+                                                                     channels, memory));
                 decoding.push_back(decoders[k].get());
             }
             std::vector<Bytes> out(count, Bytes(rows * channels + 64));
@@ -254,8 +257,8 @@ void test_hostile_bytes() {
 void test_tables_in_bytes() {
     for (const double deviation : {0.1, 1.0, 20.0, 200.0}) {
         const SymbolTable table = stream::build_table(counts_of(normals(5000, deviation)));
-        std::vector<std::byte> bytes;
-        stream::append_table(table, bytes);
+        std::vector<std::byte> bytes(stream::largest_table_bytes);
+        bytes.resize(stream::write_table(table, bytes.data()));
         bytes.push_back(std::byte{77});
         std::span<const std::byte> rest = bytes;
         CHECK(stream::take_table(rest) == table && rest.size() == 1);

@@ -4,6 +4,7 @@
 //     └── Error
 //         ├── InfeasiblePlanError   no plan respects memory, links and loss budget
 //         ├── CorruptFrameError     bytes are not a valid frame
+//         ├── BusyError             an Encoder or Decoder was called while another call of it was running
 //         └── StoppedError          a codec was stopped at the caller's request
 //
 // Invalid arguments (a negative time, a codec that does not exist) throw std::invalid_argument. Every message states
@@ -25,6 +26,11 @@ class InfeasiblePlanError : public Error {
 };
 
 class CorruptFrameError : public Error {
+  public:
+    using Error::Error;
+};
+
+class BusyError : public Error {
   public:
     using Error::Error;
 };

@@ -1,10 +1,11 @@
-// Everything: errors, problems, costs, the planner, frames, codecs, quantised weights and layers of decoders.
+// Everything: errors, problems, costs, the planner, frames, codecs, encoders, quantised weights and layers of decoders.
 #pragma once
 
 #include "orbitsplit/calibrated.hpp"
 #include "orbitsplit/codec.hpp"
 #include "orbitsplit/cost.hpp"
 #include "orbitsplit/decoder.hpp"
+#include "orbitsplit/encoder.hpp"
 #include "orbitsplit/error.hpp"
 #include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"

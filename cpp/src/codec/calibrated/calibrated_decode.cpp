@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
-#include <vector>
 
 #include "codec/calibrated/calibrated_payload.hpp"
 #include "codec/calibrated/calibrated_rows.hpp"
@@ -27,16 +27,13 @@ struct StreamView {
 // Decodes the streams of one frame. Throws CorruptFrameError.
 class StreamDecoder {
   public:
-    StreamDecoder(const Prepared& codec, DType dtype, Rows largest, const Execution& execution)
-        : codec_(codec),
-          dtype_(dtype),
-          execution_(execution),
-          scratch_(scratch_bytes(codec, dtype, largest, 3)) {
+    StreamDecoder(const Prepared& codec, DType dtype, Rows largest, const Execution& execution, Arena& memory)
+        : codec_(codec), dtype_(dtype), execution_(execution), memory_(memory) {
         const std::size_t floats = scratch_floats(codec, dtype, largest);
-        floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
+        floats_ = floats > 0 ? memory.take<float>(floats) : nullptr;
         if (!codec.tables) return;
         for (auto* codes : {&codes_, &columns_[0], &columns_[1]})
-            *codes = scratch_.take<std::int8_t>(group_codes(largest));
+            *codes = memory.take<std::int8_t>(group_codes(largest));
     }
 
     void decode(StreamView view) {
@@ -74,7 +71,7 @@ class StreamDecoder {
     static std::uint8_t* coded(std::int8_t* codes) { return reinterpret_cast<std::uint8_t*>(codes); }
 
     stream::Decoder open(const StreamView& view) const {
-        return {*codec_.tables, view.coded, view.readable, view.rows.count, view.rows.length};
+        return {*codec_.tables, view.coded, view.readable, view.rows.count, view.rows.length, memory_};
     }
 
     // Decodes the next rows of a stream and advances its values and data.
@@ -104,7 +101,7 @@ class StreamDecoder {
     const Prepared& codec_;
     DType dtype_;
     const Execution& execution_;
-    Scratch scratch_;
+    Arena& memory_;
     float* floats_ = nullptr;
     std::int8_t* codes_ = nullptr;
     std::int8_t* columns_[2] = {};
@@ -172,8 +169,9 @@ class Streams {
 };
 
 void decode_range(const Prepared& codec, DType dtype, std::span<const StreamView> views,
-                  const Execution& execution) {
-    StreamDecoder decoder(codec, dtype, views.front().rows, execution);
+                  const Execution& execution, Workspace& workspace) {
+    Workspace::Part memory(workspace);
+    StreamDecoder decoder(codec, dtype, views.front().rows, execution, memory.arena());
     while (!views.empty()) {
         const bool is_pair = codec.tables && views.size() > 1 && views[0].rows.count == views[1].rows.count;
         if (is_pair)
@@ -186,18 +184,28 @@ void decode_range(const Prepared& codec, DType dtype, std::span<const StreamView
 
 }  // namespace
 
+WorkspaceSize decode_memory(const Prepared& codec, DType dtype, Rows rows) {
+    const std::size_t streams = streams_of(rows);
+    if (streams == 0) return {};
+    const Rows largest = rows_of_stream(rows, 0);
+    const std::size_t copies = codec.tables ? stream::Decoder::memory_bytes(coded_bound(codec, largest)) : 0;
+    return {.call = Arena::padded(streams * sizeof(StreamView)),
+            .part = scratch_bytes(codec, dtype, largest, 3) + copies};
+}
+
 void decode_payload(const Prepared& codec, const FrameInfo& info, std::span<const std::byte> payload,
-                    std::byte* data, const Execution& execution) {
+                    std::byte* data, const Execution& execution, Workspace& workspace) {
     Streams streams(codec, info, payload, data);
-    std::vector<StreamView> views;
-    views.reserve(streams.left());
-    while (streams.left() > 0) views.push_back(streams.next());
+    const std::size_t count = streams.left();
+    auto* located = workspace.call().take<StreamView>(count);
+    for (std::size_t k = 0; k < count; ++k) std::construct_at(located + k, streams.next());
+    const std::span<const StreamView> views(located, count);
     // More parts than threads, because other programs may delay a thread.
-    const std::size_t parts = parts_of(views.size(), execution.threads == 1 ? 1 : 4 * execution.threads);
+    const std::size_t parts = parts_of(count, execution.threads == 1 ? 1 : 4 * execution.threads);
     pool::run_parts(parts, execution.threads, [&](std::size_t part) {
-        const StreamRange range = range_of(views.size(), part, parts);
-        decode_range(codec, info.dtype, std::span(views).subspan(range.begin, range.end - range.begin),
-                     execution);
+        const StreamRange range = range_of(count, part, parts);
+        decode_range(codec, info.dtype, views.subspan(range.begin, range.end - range.begin), execution,
+                     workspace);
     });
 }
 

@@ -2,7 +2,6 @@
 #include <cstring>
 #include <optional>
 #include <stdexcept>
-#include <vector>
 
 #include "codec/calibrated/calibrated_payload.hpp"
 #include "codec/calibrated/calibrated_rows.hpp"
@@ -20,17 +19,14 @@ namespace {
 // Encodes the streams of one frame, one after another.
 class StreamEncoder {
   public:
-    StreamEncoder(const Prepared& codec, DType dtype, Rows largest, const Execution& execution)
-        : codec_(codec),
-          dtype_(dtype),
-          execution_(execution),
-          scratch_(scratch_bytes(codec, dtype, largest, 2)) {
+    StreamEncoder(const Prepared& codec, DType dtype, Rows largest, const Execution& execution, Arena& memory)
+        : codec_(codec), dtype_(dtype), execution_(execution) {
         const std::size_t floats = scratch_floats(codec, dtype, largest);
-        floats_ = floats > 0 ? scratch_.take<float>(floats) : nullptr;
+        floats_ = floats > 0 ? memory.take<float>(floats) : nullptr;
         if (!codec.tables) return;
-        codes_ = scratch_.take<std::int8_t>(group_codes(largest));
-        columns_ = scratch_.take<std::int8_t>(group_codes(largest));
-        coder_.emplace(*codec.tables, largest.count, largest.length);
+        codes_ = memory.take<std::int8_t>(group_codes(largest));
+        columns_ = memory.take<std::int8_t>(group_codes(largest));
+        coder_.emplace(*codec.tables, largest.count, largest.length, memory);
     }
 
     // Writes a stream; `out` has room for its bound. Returns nothing if a number was not finite.
@@ -77,7 +73,6 @@ class StreamEncoder {
     const Prepared& codec_;
     DType dtype_;
     const Execution& execution_;
-    Scratch scratch_;
     float* floats_ = nullptr;
     std::int8_t* codes_ = nullptr;
     std::int8_t* columns_ = nullptr;
@@ -91,9 +86,11 @@ class StreamEncoder {
 
 // Encodes a range of streams back to back and returns their end. `sizes` has an entry for each stream of the frame.
 std::byte* encode_range(const Prepared& codec, const std::byte* data, const FrameInfo& info,
-                        StreamRange range, StreamSize* sizes, std::byte* out, const Execution& execution) {
+                        StreamRange range, StreamSize* sizes, std::byte* out, const Execution& execution,
+                        Workspace& workspace) {
     const Rows rows = layout::rows_of(info.shape);
-    StreamEncoder encoder(codec, info.dtype, rows_of_stream(rows, range.begin), execution);
+    Workspace::Part memory(workspace);
+    StreamEncoder encoder(codec, info.dtype, rows_of_stream(rows, range.begin), execution, memory.arena());
     const std::size_t stream_bytes = stream::max_rows * rows.length * item_bytes(info.dtype);
     for (std::size_t k = range.begin; k < range.end; ++k) {
         const auto size = encoder.encode(data + k * stream_bytes, rows_of_stream(rows, k), out);
@@ -107,17 +104,18 @@ std::byte* encode_range(const Prepared& codec, const std::byte* data, const Fram
 // Each thread writes at the offset that its streams would have if all before were at their bound; then the gaps are
 // closed.
 std::byte* encode_ranges(const Prepared& codec, const std::byte* data, const FrameInfo& info,
-                         std::size_t parts, StreamSize* sizes, std::byte* out, const Execution& execution) {
+                         std::size_t parts, StreamSize* sizes, std::byte* out, const Execution& execution,
+                         Workspace& workspace) {
     const Rows rows = layout::rows_of(info.shape);
     const std::size_t streams = streams_of(rows);
     const std::size_t bound = stream_bound(codec, rows_of_stream(rows, 0));
     const auto begin_of = [&](std::size_t part) {
         return out + range_of(streams, part, parts).begin * bound;
     };
-    std::vector<std::byte*> ends(parts);
+    auto** ends = workspace.call().take<std::byte*>(parts);
     pool::run_parts(parts, static_cast<int>(parts), [&](std::size_t part) {
-        ends[part] =
-            encode_range(codec, data, info, range_of(streams, part, parts), sizes, begin_of(part), execution);
+        ends[part] = encode_range(codec, data, info, range_of(streams, part, parts), sizes, begin_of(part),
+                                  execution, workspace);
     });
     std::byte* end = ends[0];
     for (std::size_t part = 1; part < parts; ++part) {
@@ -130,18 +128,27 @@ std::byte* encode_ranges(const Prepared& codec, const std::byte* data, const Fra
 
 }  // namespace
 
+WorkspaceSize encode_memory(const Prepared& codec, DType dtype, Rows rows, int threads) {
+    const std::size_t streams = streams_of(rows);
+    if (streams == 0) return {};
+    const Rows largest = rows_of_stream(rows, 0);
+    const std::size_t coder = codec.tables ? stream::Encoder::memory_bytes(largest.count, largest.length) : 0;
+    return {.call = Arena::padded(streams * sizeof(StreamSize)) +
+                    Arena::padded(parts_of(streams, threads) * sizeof(std::byte*)),
+            .part = scratch_bytes(codec, dtype, largest, 2) + coder};
+}
+
 std::size_t encode_payload(const Prepared& codec, const std::byte* data, FrameInfo& info, std::byte* payload,
-                           const Execution& execution) {
+                           const Execution& execution, Workspace& workspace) {
     const Rows rows = layout::rows_of(info.shape);
     const std::size_t streams = streams_of(rows);
     if (streams == 0) return 0;
-    StreamSize only{};
-    std::vector<StreamSize> several(streams > 1 ? streams : 0);
-    StreamSize* sizes = streams > 1 ? several.data() : &only;
+    auto* sizes = workspace.call().take<StreamSize>(streams);
     std::byte* out = payload + directory_bytes(rows);
     const std::size_t parts = parts_of(streams, execution.threads);
-    const std::byte* end = parts > 1 ? encode_ranges(codec, data, info, parts, sizes, out, execution)
-                                     : encode_range(codec, data, info, {0, streams}, sizes, out, execution);
+    const std::byte* end =
+        parts > 1 ? encode_ranges(codec, data, info, parts, sizes, out, execution, workspace)
+                  : encode_range(codec, data, info, {0, streams}, sizes, out, execution, workspace);
     if (streams > 1) std::memcpy(payload, sizes, directory_bytes(rows));
     info.parameter = sizes[streams - 1].escapes;
     return static_cast<std::size_t>(end - payload);

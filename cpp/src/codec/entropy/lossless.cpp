@@ -6,7 +6,6 @@
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "codec/entropy/stream.hpp"
 #include "codec/frame/crc32c.hpp"
@@ -139,10 +138,11 @@ class Checksum {
 // Encodes several streams of equal length at a time.
 class Encoding {
   public:
-    Encoding(const stream::Tables& tables, const std::byte* data, DType dtype, std::size_t count)
+    Encoding(const stream::Tables& tables, const std::byte* data, DType dtype, std::size_t count,
+             Arena& memory)
         : source_(data, dtype), count_(count) {
         for (std::size_t k = 0; k < together_at(0, count); ++k)
-            encoders_.push_back(std::make_unique<stream::Encoder>(tables, 1, std::min(count, stream_values)));
+            encoders_[k].emplace(tables, 1, values_of_stream(count, 0), memory);
     }
 
     // Encodes `together` streams starting at `i`; their signs and mantissas go to the plane.
@@ -150,7 +150,7 @@ class Encoding {
         const std::size_t values = values_of_stream(count_, i);
         std::array<stream::Encoder*, rans::max_together> streams{};
         for (std::size_t k = 0; k < together; ++k) {
-            streams[k] = encoders_[k].get();
+            streams[k] = &*encoders_[k];
             streams[k]->start(1, values);
         }
         const std::size_t step = source_.is_in_place() ? values : tile;
@@ -177,23 +177,23 @@ class Encoding {
 
     Source source_;
     std::size_t count_;
-    std::vector<std::unique_ptr<stream::Encoder>> encoders_;
+    std::array<std::optional<stream::Encoder>, rans::max_together> encoders_;
 };
 
 // Returns nothing if the coded form is not smaller than `limit` bytes.
 std::optional<Encoded> encode_coded(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
-                                    std::size_t limit, const Execution& execution) {
+                                    std::size_t limit, const Execution& execution, Arena& memory) {
     const stream::SymbolTable table = stream::build_table(count_exponents(data, dtype, count));
-    std::vector<std::byte> head = {coded};
-    stream::append_table(table, head);
+    std::array<std::byte, 1 + stream::largest_table_bytes> head_memory{coded};
+    const std::span head(head_memory.data(), 1 + stream::write_table(table, head_memory.data() + 1));
     const std::size_t streams = streams_of(count);
     std::size_t size = head.size() + count + directory_bytes(streams);
     if (size >= limit) return std::nullopt;
     std::copy(head.begin(), head.end(), payload);
     std::byte* plane = payload + head.size();
     std::byte* directory = plane + count;
-    const stream::Tables tables(table);
-    Encoding encoding(tables, data, dtype, count);
+    const stream::Tables tables(table, memory.take<rans::Table>(1));
+    Encoding encoding(tables, data, dtype, count, memory);
     Checksum checksum;
     for (std::size_t i = 0; i < streams; i += together_at(i, count)) {
         throw_if_stopped(execution);
@@ -225,10 +225,10 @@ struct Parts {
     stream::SymbolTable table;
     std::span<const std::byte> plane;
     std::span<const std::byte> directory;
-    std::vector<std::span<const std::byte>> streams;
+    std::span<const std::span<const std::byte>> streams;
 };
 
-Parts take_apart(std::span<const std::byte> rest, std::size_t count) {
+Parts take_apart(std::span<const std::byte> rest, std::size_t count, Arena& memory) {
     Parts parts{.table = stream::take_table(rest), .plane = {}, .directory = {}, .streams = {}};
     const std::size_t streams = streams_of(count);
     const std::size_t directory = directory_bytes(streams);
@@ -239,13 +239,15 @@ Parts take_apart(std::span<const std::byte> rest, std::size_t count) {
     parts.plane = rest.first(count);
     parts.directory = rest.subspan(count, directory);
     rest = rest.subspan(count + directory);
+    auto* found = memory.take<std::span<const std::byte>>(streams);
+    parts.streams = {found, streams};
     for (std::size_t i = 0; i < streams; ++i) {
         auto bytes = static_cast<std::uint32_t>(rest.size());
         if (streams > 1) std::memcpy(&bytes, parts.directory.data() + 4 * i, 4);
         if (bytes > rest.size() || (i + 1 == streams && bytes != rest.size()))
             throw CorruptFrameError("frame has a stream of " + std::to_string(bytes) + " bytes where " +
                                     std::to_string(rest.size()) + " are left");
-        parts.streams.push_back(rest.first(bytes));
+        std::construct_at(found + i, rest.first(bytes));
         rest = rest.subspan(bytes);
     }
     return parts;
@@ -254,8 +256,13 @@ Parts take_apart(std::span<const std::byte> rest, std::size_t count) {
 // Decodes the streams of one payload, several at a time.
 class Decoding {
   public:
-    Decoding(const Parts& parts, std::size_t count, DType dtype, std::byte* data)
-        : parts_(parts), count_(count), tables_(parts.table), dtype_(dtype), data_(data) {}
+    Decoding(const Parts& parts, std::size_t count, DType dtype, std::byte* data, Arena& memory)
+        : parts_(parts),
+          count_(count),
+          tables_(parts.table, memory.take<rans::Table>(1)),
+          dtype_(dtype),
+          data_(data),
+          memory_(memory) {}
 
     // Decodes `together` streams of equal length starting at `i` and adds them to the checksum.
     void decode(std::size_t i, std::size_t together) {
@@ -299,7 +306,7 @@ class Decoding {
         const std::span<const std::byte> bytes = parts_.streams[i];
         const std::byte* end = parts_.streams.back().data() + parts_.streams.back().size();
         return decoder.emplace(tables_, bytes, static_cast<std::size_t>(end - bytes.data()), 1,
-                               values_of_stream(count_, i));
+                               values_of_stream(count_, i), memory_);
     }
 
     const Parts& parts_;
@@ -307,16 +314,31 @@ class Decoding {
     stream::Tables tables_;
     DType dtype_;
     std::byte* data_;
+    Arena& memory_;
     Checksum checksum_;
     std::array<std::byte, 2 * tile> converted_[rans::max_together];
 };
 
 }  // namespace
 
+std::size_t encode_memory_bytes(std::size_t count) {
+    if (count == 0) return 0;
+    return Arena::padded(sizeof(rans::Table)) +
+           together_at(0, count) * stream::Encoder::memory_bytes(1, values_of_stream(count, 0));
+}
+
+std::size_t decode_memory_bytes(std::size_t count) {
+    if (count == 0) return 0;
+    return Arena::padded(sizeof(rans::Table)) +
+           Arena::padded(streams_of(count) * sizeof(std::span<const std::byte>)) +
+           stream::Decoder::memory_bytes(stream::bound(1, values_of_stream(count, 0)));
+}
+
 Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte* payload,
-               const Execution& execution) {
+               const Execution& execution, Arena& memory) {
     if (count == 0) return {0, 0};
-    if (const auto encoded = encode_coded(data, dtype, count, payload, largest_payload(count), execution))
+    if (const auto encoded =
+            encode_coded(data, dtype, count, payload, largest_payload(count), execution, memory))
         return *encoded;
     Source source(data, dtype);
     payload[0] = stored;
@@ -328,7 +350,7 @@ Encoded encode(const std::byte* data, DType dtype, std::size_t count, std::byte*
 }
 
 std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_t count, std::byte* data,
-                     std::uint32_t header_checksum, const Execution& execution) {
+                     std::uint32_t header_checksum, const Execution& execution, Arena& memory) {
     if (count == 0) return header_checksum;
     const std::byte form = payload[0];
     if (form == stored) {
@@ -342,8 +364,8 @@ std::uint32_t decode(std::span<const std::byte> payload, DType dtype, std::size_
     if (form != coded)
         throw CorruptFrameError("frame has values in form " + std::to_string(std::to_integer<int>(form)) +
                                 ", this reader knows 0 and 1");
-    const Parts parts = take_apart(payload.subspan(1), count);
-    Decoding decoding(parts, count, dtype, data);
+    const Parts parts = take_apart(payload.subspan(1), count, memory);
+    Decoding decoding(parts, count, dtype, data, memory);
     for (std::size_t i = 0; i < parts.streams.size(); i += together_at(i, count)) {
         throw_if_stopped(execution);
         decoding.decode(i, together_at(i, count));

@@ -62,19 +62,23 @@ std::size_t bound(std::size_t rows, std::size_t channels) {
     return varint_bytes(symbols) + 2 * lanes_of(rows, channels) + 2 * symbols;
 }
 
-Encoder::Encoder(const Tables& tables, std::size_t rows, std::size_t channels)
+Encoder::Encoder(const Tables& tables, std::size_t rows, std::size_t channels, Arena& memory)
     : tables_(&tables),
       capacity_(rows * channels + rans::slack_bytes),
-      memory_(std::make_unique_for_overwrite<std::uint8_t[]>(2 * capacity_)) {
+      memory_(memory.take<std::uint8_t>(2 * capacity_)) {
     start(rows, channels);
+}
+
+std::size_t Encoder::memory_bytes(std::size_t rows, std::size_t channels) {
+    return Arena::padded(2 * (rows * channels + rans::slack_bytes));
 }
 
 void Encoder::start(std::size_t rows, std::size_t channels) {
     rows_ = rows;
     channels_ = channels;
     std::ranges::fill(encoder_.state, rans::lowest_state);
-    encoder_.next = memory_.get() + capacity_;
-    encoder_.escape = memory_.get() + 2 * capacity_;
+    encoder_.next = memory_ + capacity_;
+    encoder_.escape = memory_ + 2 * capacity_;
 }
 
 void Encoder::add_group(std::size_t group, const std::uint8_t* codes) {
@@ -102,12 +106,10 @@ void Encoder::add_values(std::size_t count, std::span<Encoder* const> streams, c
     kernels::active().rans->encode_values(steps, streams.size(), values, others, encoders_of(streams).data());
 }
 
-std::size_t Encoder::refills() const {
-    return static_cast<std::size_t>(memory_.get() + capacity_ - encoder_.next);
-}
+std::size_t Encoder::refills() const { return static_cast<std::size_t>(memory_ + capacity_ - encoder_.next); }
 
 std::size_t Encoder::escapes() const {
-    return static_cast<std::size_t>(memory_.get() + 2 * capacity_ - encoder_.escape);
+    return static_cast<std::size_t>(memory_ + 2 * capacity_ - encoder_.escape);
 }
 
 std::size_t Encoder::size() const {
@@ -123,12 +125,13 @@ void Encoder::finish(std::byte* out) const {
 }
 
 Decoder::Decoder(const Tables& tables, std::span<const std::byte> bytes, std::size_t readable,
-                 std::size_t rows, std::size_t channels)
+                 std::size_t rows, std::size_t channels, Arena& memory)
     : tables_(&tables), rows_(rows), channels_(channels) {
     if (readable < bytes.size() + rans::slack_bytes) {
-        copy_.resize(bytes.size() + rans::slack_bytes);
-        std::ranges::copy(bytes, copy_.begin());
-        bytes = std::span(copy_).first(bytes.size());
+        auto* copy = memory.take<std::byte>(bytes.size() + rans::slack_bytes);
+        std::ranges::copy(bytes, copy);
+        std::fill_n(copy + bytes.size(), rans::slack_bytes, std::byte{0});
+        bytes = {copy, bytes.size()};
     }
     const std::size_t escapes = take_varint(bytes);
     const std::size_t state_bytes = 2 * lanes_of(rows, channels);

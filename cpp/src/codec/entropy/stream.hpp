@@ -12,11 +12,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "codec/kernels/rans.hpp"
+#include "support/workspace.hpp"
 
 namespace orbitsplit::stream {
 
@@ -38,8 +38,11 @@ bool is_valid(const SymbolTable& table);
 // every implementation follows. If all counts are 0, that for symbols that are all 0.
 SymbolTable build_table(std::span<const std::uint64_t, 256> counts);
 
-// Serialises a table: first and last symbol with a frequency, the escape's frequency, the frequencies in between.
-void append_table(const SymbolTable& table, std::vector<std::byte>& out);
+inline constexpr std::size_t largest_table_bytes = 3 + 256;
+
+// Serialises a table: first and last symbol with a frequency, the escape's frequency, the frequencies in between. Returns
+// its size; `out` has room for largest_table_bytes.
+std::size_t write_table(const SymbolTable& table, std::byte* out);
 
 // Parses one table and removes it from the front of `bytes`. Throws CorruptFrameError.
 SymbolTable take_table(std::span<const std::byte>& bytes);
@@ -48,7 +51,9 @@ SymbolTable take_table(std::span<const std::byte>& bytes);
 class Tables {
   public:
     // One table for all channels, any number of them.
-    explicit Tables(const SymbolTable& table);
+    explicit Tables(const SymbolTable& table) : Tables(std::span(&table, 1), {}) {}
+    // The same with the prepared table in memory of the caller, which must exist as long as this.
+    Tables(const SymbolTable& table, rans::Table* memory);
     // Throws std::invalid_argument for an invalid table, no table or more than 64, or a channel whose table does not
     // exist.
     Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel);
@@ -57,7 +62,8 @@ class Tables {
     rans::Steps steps(std::size_t first, std::size_t channels, std::size_t rows, std::size_t lanes) const;
 
   private:
-    std::vector<rans::Table> tables_;
+    std::vector<rans::Table> owned_;
+    const rans::Table* borrowed_ = nullptr;
     std::vector<std::uint8_t> table_of_channel_;
     bool are_compact_;
 };
@@ -77,7 +83,11 @@ std::size_t bound(std::size_t rows, std::size_t channels);
 // Encodes streams of at most the given size, one after another.
 class Encoder {
   public:
-    Encoder(const Tables& tables, std::size_t rows, std::size_t channels);
+    // `memory` is not given back as long as this is used.
+    Encoder(const Tables& tables, std::size_t rows, std::size_t channels, Arena& memory);
+
+    // What that takes of the memory.
+    static std::size_t memory_bytes(std::size_t rows, std::size_t channels);
 
     // Starts a stream of at most that size.
     void start(std::size_t rows, std::size_t channels);
@@ -106,18 +116,25 @@ class Encoder {
     std::size_t channels_;
     std::size_t capacity_;  // of each half of the memory
     // Refills of states, growing downwards from the end of the first half; escaped symbols, the same in the second.
-    std::unique_ptr<std::uint8_t[]> memory_;
+    std::uint8_t* memory_;
     rans::Encoder encoder_;
 };
 
 // Decodes one stream. Throws CorruptFrameError if the bytes are not a valid stream of this size.
 class Decoder {
   public:
-    // `readable` bytes from the start of the stream may be read; if that is less than 64 beyond its end, it is copied.
+    // `readable` bytes from the start of the stream may be read; if that is less than 64 beyond its end, it is copied
+    // into `memory`, which is not given back as long as this is used.
     Decoder(const Tables& tables, std::span<const std::byte> bytes, std::size_t readable, std::size_t rows,
-            std::size_t channels);
+            std::size_t channels, Arena& memory);
     Decoder(const Decoder&) = delete;
     Decoder& operator=(const Decoder&) = delete;
+
+    // What streams of at most `bytes` bytes take of the memory, as many of them as end less than 64 bytes before their
+    // frame does: the last one and, if that has fewer bytes, the one before it.
+    static std::size_t memory_bytes(std::size_t bytes) {
+        return 2 * Arena::padded(bytes + rans::slack_bytes);
+    }
 
     // Decodes the groups from the first to the last. 64 bytes beyond the end of `codes` must be writable.
     void next_group(std::size_t group, std::uint8_t* codes);
@@ -136,7 +153,6 @@ class Decoder {
     const Tables* tables_;
     std::size_t rows_;
     std::size_t channels_;
-    std::vector<std::byte> copy_;
     rans::Decoder decoder_;
 };
 

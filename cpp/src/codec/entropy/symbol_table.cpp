@@ -42,10 +42,30 @@ struct Entry {
     unsigned frequency;
 };
 
+// The entries of a table, the escape last: not a vector, because an encoder builds a table for each frame.
+class Entries {
+  public:
+    void add(Entry entry) { entries_[size_++] = entry; }
+    void remove(Entry* entry) {
+        std::copy(entry + 1, end(), entry);
+        --size_;
+    }
+
+    std::size_t size() const { return size_; }
+    Entry* begin() { return entries_.data(); }
+    Entry* end() { return entries_.data() + size_; }
+    const Entry* begin() const { return entries_.data(); }
+    const Entry* end() const { return entries_.data() + size_; }
+
+  private:
+    std::array<Entry, slots + 1> entries_;
+    std::size_t size_ = 0;
+};
+
 // Distributes 256 slots: each entry gets its share rounded down, at least one; then slots are added to the entry that
 // gains most, or taken from the one that loses least, one at a time. The derivative of count * log2(f) approximates the
 // difference. Ties: the first.
-void share_slots(std::vector<Entry>& entries, std::uint64_t total) {
+void share_slots(Entries& entries, std::uint64_t total) {
     unsigned sum = 0;
     for (Entry& entry : entries) {
         entry.frequency = static_cast<unsigned>(std::max<std::uint64_t>(1, entry.count * slots / total));
@@ -67,20 +87,20 @@ void share_slots(std::vector<Entry>& entries, std::uint64_t total) {
 }
 
 // The entries of a table that escapes symbols with less than 1 / 2^shift of the counts.
-std::vector<Entry> entries_above(std::span<const std::uint64_t, 256> counts, std::uint64_t total, int shift) {
-    std::vector<Entry> entries;
+Entries entries_above(std::span<const std::uint64_t, 256> counts, std::uint64_t total, int shift) {
+    Entries entries;
     for (unsigned symbol = 0; symbol < 256; ++symbol)
-        if (counts[symbol] << shift >= total) entries.push_back({symbol, counts[symbol], 0});
+        if (counts[symbol] << shift >= total) entries.add({symbol, counts[symbol], 0});
     if (entries.size() == slots)  // the escape needs a slot
-        entries.erase(std::ranges::min_element(entries, {}, &Entry::count));
+        entries.remove(std::ranges::min_element(entries, {}, &Entry::count));
     std::uint64_t coded = 0;
     for (const Entry& entry : entries) coded += entry.count;
-    entries.push_back({escaped, total - coded, 0});
+    entries.add({escaped, total - coded, 0});
     share_slots(entries, total);
     return entries;
 }
 
-std::uint64_t bits_of(const std::vector<Entry>& entries) {
+std::uint64_t bits_of(const Entries& entries) {
     std::uint64_t bits = 0;
     for (const Entry& entry : entries)
         bits += entry.count * (costs[entry.frequency] + (entry.symbol == escaped ? 8 * 65536 : 0));
@@ -135,10 +155,10 @@ void fill_compact(rans::Table& table, const SymbolTable& symbols) {
     }
 }
 
-rans::Table prepare(const SymbolTable& symbols) {
+void prepare(const SymbolTable& symbols, rans::Table& table) {
     if (!is_valid(symbols))
         throw std::invalid_argument("frequencies of a table must add up to 256 with an escape of at least 1");
-    rans::Table table{};
+    table = {};
     table.escape_slots = symbols.escape;
     fill_slots(table, 0, 0, symbols.escape);
     unsigned start = symbols.escape;
@@ -153,7 +173,6 @@ rans::Table prepare(const SymbolTable& symbols) {
         start += frequency;
     }
     if (is_compact(symbols)) fill_compact(table, symbols);
-    return table;
 }
 
 }  // namespace
@@ -172,29 +191,32 @@ SymbolTable build_table(std::span<const std::uint64_t, 256> counts) {
         zeros.frequency[0] = 255;
         return zeros;
     }
-    std::vector<Entry> best;
+    Entries best;
     std::uint64_t fewest = std::numeric_limits<std::uint64_t>::max();
     for (int shift = 8; shift <= 12; ++shift) {
-        std::vector<Entry> entries = entries_above(counts, total, shift);
+        const Entries entries = entries_above(counts, total, shift);
         const std::uint64_t bits = bits_of(entries);
         if (bits >= fewest) continue;
         fewest = bits;
-        best = std::move(entries);
+        best = entries;
     }
-    SymbolTable table{.escape = static_cast<std::uint8_t>(best.back().frequency)};
-    for (std::size_t i = 0; i + 1 < best.size(); ++i)
-        table.frequency[best[i].symbol] = static_cast<std::uint8_t>(best[i].frequency);
+    SymbolTable table;
+    for (const Entry& entry : best)
+        (entry.symbol == escaped ? table.escape : table.frequency[entry.symbol]) =
+            static_cast<std::uint8_t>(entry.frequency);
     return table;
 }
 
-void append_table(const SymbolTable& table, std::vector<std::byte>& out) {
+std::size_t write_table(const SymbolTable& table, std::byte* out) {
     const auto is_coded = [](std::uint8_t frequency) { return frequency != 0; };
     const auto first = std::ranges::find_if(table.frequency, is_coded);
     const auto last = std::find_if(table.frequency.rbegin(), table.frequency.rend(), is_coded).base() - 1;
-    out.push_back(static_cast<std::byte>(first - table.frequency.begin()));
-    out.push_back(static_cast<std::byte>(last - table.frequency.begin()));
-    out.push_back(static_cast<std::byte>(table.escape));
-    for (auto at = first; at <= last; ++at) out.push_back(static_cast<std::byte>(*at));
+    std::byte* end = out;
+    *end++ = static_cast<std::byte>(first - table.frequency.begin());
+    *end++ = static_cast<std::byte>(last - table.frequency.begin());
+    *end++ = static_cast<std::byte>(table.escape);
+    for (auto at = first; at <= last; ++at) *end++ = static_cast<std::byte>(*at);
+    return static_cast<std::size_t>(end - out);
 }
 
 SymbolTable take_table(std::span<const std::byte>& bytes) {
@@ -212,7 +234,10 @@ SymbolTable take_table(std::span<const std::byte>& bytes) {
     return table;
 }
 
-Tables::Tables(const SymbolTable& table) : tables_{prepare(table)}, are_compact_(is_compact(table)) {}
+Tables::Tables(const SymbolTable& table, rans::Table* memory)
+    : borrowed_(memory), are_compact_(is_compact(table)) {
+    prepare(table, *memory);
+}
 
 Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t> table_of_channel)
     : table_of_channel_(table_of_channel.begin(), table_of_channel.end()), are_compact_(true) {
@@ -223,9 +248,10 @@ Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t
         if (index >= tables.size())
             throw std::invalid_argument("a channel has table " + std::to_string(index) + ", there are " +
                                         std::to_string(tables.size()));
-    for (const SymbolTable& table : tables) {
-        tables_.push_back(prepare(table));
-        are_compact_ = are_compact_ && is_compact(table);
+    owned_.resize(tables.size());
+    for (std::size_t t = 0; t < tables.size(); ++t) {
+        prepare(tables[t], owned_[t]);
+        are_compact_ = are_compact_ && is_compact(tables[t]);
     }
     // Kernels are faster if they know that all channels have the same table.
     if (tables.size() == 1) table_of_channel_.clear();
@@ -233,7 +259,7 @@ Tables::Tables(std::span<const SymbolTable> tables, std::span<const std::uint8_t
 
 rans::Steps Tables::steps(std::size_t first, std::size_t channels, std::size_t rows,
                           std::size_t lanes) const {
-    return {.tables = tables_.data(),
+    return {.tables = borrowed_ != nullptr ? borrowed_ : owned_.data(),
             .table_of_channel = table_of_channel_.empty() ? nullptr : table_of_channel_.data() + first,
             .channels = channels,
             .rows = rows,

@@ -12,6 +12,7 @@
 #include "codec/frame/crc32c.hpp"
 #include "codec/frame/encoding.hpp"
 #include "codec/frame/layout.hpp"
+#include "codec/in_place.hpp"
 #include "codec/kernels/dispatch.hpp"
 #include "support/pool.hpp"
 #include "support/stop.hpp"
@@ -59,17 +60,6 @@ std::uint32_t kept_values(double keep, std::size_t length) {
     return static_cast<std::uint32_t>(std::max(1.0, std::nearbyint(keep * static_cast<double>(length))));
 }
 
-// The header of the frame, with the payload size at its bound.
-FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
-    check(codec);
-    FrameInfo info = encoding::declare(codec.kind, dtype, shape);
-    if (has_group(codec.kind)) info.parameter = static_cast<std::uint32_t>(codec.group);
-    if (codec.kind == CodecKind::topk)
-        info.parameter = kept_values(codec.keep, layout::rows_of(shape).length);
-    info.payload_bytes = layout::payload_bound(info);
-    return info;
-}
-
 // Calls `visit(rows of a chunk, first row)` for chunks of about 1 MB until it returns false.
 template <class Visit>
 bool for_each_chunk(layout::Rows rows, const Execution& execution, Visit visit) {
@@ -83,39 +73,40 @@ bool for_each_chunk(layout::Rows rows, const Execution& execution, Visit visit) 
 }
 
 // Replaces bitmaps by gaps if those are shorter; the payload shrinks.
-void shorten_positions(std::byte* bitmaps, FrameInfo& info, const Execution& execution) {
+void shorten_positions(std::byte* bitmaps, FrameInfo& info, const Execution& execution, Arena& memory) {
     const layout::Rows rows = layout::rows_of(info.shape);
     const std::size_t row_bytes = layout::bitmap_row_bytes(rows);
     const std::size_t bitmap_bytes = rows.count * row_bytes;
     // Every gap takes at least one byte.
     if (rows.count * info.parameter >= bitmap_bytes) return;
-    std::vector<std::byte> gaps(bitmap_bytes);
+    auto* gaps = memory.take<std::byte>(bitmap_bytes);
     std::size_t size = 0;
     const bool are_shorter = for_each_chunk(rows, execution, [&](layout::Rows chunk, std::size_t row) {
-        size += kernels::active().select->gaps_of_bitmaps(bitmaps + row * row_bytes, chunk,
-                                                          gaps.data() + size, bitmap_bytes - size);
+        size += kernels::active().select->gaps_of_bitmaps(bitmaps + row * row_bytes, chunk, gaps + size,
+                                                          bitmap_bytes - size);
         return size < bitmap_bytes;
     });
     if (!are_shorter) return;
-    std::copy_n(gaps.begin(), size, bitmaps);
+    std::copy_n(gaps, size, bitmaps);
     info.index_gaps = true;
     info.payload_bytes -= bitmap_bytes - size;
 }
 
 // Returns false if a value is not finite.
-bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload, const Execution& execution) {
+bool encode_topk(const std::byte* data, FrameInfo& info, std::byte* payload, const Execution& execution,
+                 Arena& memory) {
     const layout::Rows rows = layout::rows_of(info.shape);
     const std::size_t row_bytes = rows.length * item_bytes(info.dtype);
     std::byte* bitmaps = payload + rows.count * info.parameter * 2;
-    std::vector<std::uint32_t> scratch(rows.count > 0 ? 2 * rows.length : 0);
+    auto* scratch = memory.take<std::uint32_t>(rows.count > 0 ? 2 * rows.length : 0);
     const auto select_largest =
         kernels::active().select->select_largest[static_cast<std::size_t>(info.dtype)];
     const bool is_finite = for_each_chunk(rows, execution, [&](layout::Rows chunk, std::size_t row) {
-        return select_largest(data + row * row_bytes, chunk, info.parameter, scratch.data(),
+        return select_largest(data + row * row_bytes, chunk, info.parameter, scratch,
                               payload + row * info.parameter * 2,
                               bitmaps + row * layout::bitmap_row_bytes(rows));
     });
-    if (is_finite) shorten_positions(bitmaps, info, execution);
+    if (is_finite) shorten_positions(bitmaps, info, execution, memory);
     return is_finite;
 }
 
@@ -154,11 +145,11 @@ void decode_topk(std::span<std::byte> data, const FrameInfo& info, std::span<con
 }
 
 void decode_lossless(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
-                     std::span<const std::byte> payload, const Execution& execution) {
+                     std::span<const std::byte> payload, const Execution& execution, Arena& memory) {
     std::uint32_t checksum = 0;
     try {
         checksum = lossless::decode(payload, info.dtype, info.elements(), data.data(),
-                                    layout::header_checksum(frame), execution);
+                                    layout::header_checksum(frame), execution, memory);
     } catch (const CorruptFrameError&) {
         layout::verify_seal(frame, execution);  // a damaged frame is reported as damaged
         throw;
@@ -167,9 +158,10 @@ void decode_lossless(std::span<std::byte> data, const FrameInfo& info, std::span
 }
 
 void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
-                    const Execution& execution) {
+                    const Execution& execution, Arena& memory) {
     const std::span<const std::byte> payload = frame.subspan(info.header_bytes());
-    if (info.codec == CodecKind::lossless_bf16) return decode_lossless(data, info, frame, payload, execution);
+    if (info.codec == CodecKind::lossless_bf16)
+        return decode_lossless(data, info, frame, payload, execution, memory);
     if (!slices::supports(info.codec)) {
         layout::verify_seal(frame, execution);
         if (info.codec == CodecKind::calibrated)
@@ -177,16 +169,9 @@ void decode_payload(std::span<std::byte> data, const FrameInfo& info, std::span<
         return decode_topk(data, info, payload, execution);
     }
     const slices::Outcome outcome =
-        slices::decode(data.data(), info, payload.data(), layout::header_checksum(frame), execution);
+        slices::decode(data.data(), info, payload.data(), layout::header_checksum(frame), execution, memory);
     layout::verify_seal(frame, outcome.checksum);
     if (!outcome.is_valid) throw CorruptFrameError("frame has a scale that is not a positive, normal number");
-}
-
-void decode_inspected(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
-                      const Execution& execution) {
-    pool::check_threads(execution.threads);
-    encoding::check_array(info, data, frame);
-    decode_payload(data, info, frame, execution);
 }
 
 template <class Number>
@@ -198,6 +183,67 @@ Number parse_number(std::string_view number, std::string_view text) {
 }
 
 }  // namespace
+
+namespace in_place {
+
+FrameInfo declare(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
+    check(codec);
+    FrameInfo info = encoding::declare(codec.kind, dtype, shape);
+    if (has_group(codec.kind)) info.parameter = static_cast<std::uint32_t>(codec.group);
+    if (codec.kind == CodecKind::topk)
+        info.parameter = kept_values(codec.keep, layout::rows_of(info.shape).length);
+    info.payload_bytes = layout::payload_bound(info);
+    return info;
+}
+
+WorkspaceSize encode_memory(const FrameInfo& declared, int threads) {
+    const layout::Rows rows = layout::rows_of(declared.shape);
+    if (declared.codec == CodecKind::lossless_bf16)
+        return {.call = lossless::encode_memory_bytes(declared.elements())};
+    if (declared.codec == CodecKind::topk && rows.count > 0)
+        return {.call = Arena::padded(2 * sizeof(std::uint32_t) * rows.length) +
+                        Arena::padded(rows.count * layout::bitmap_row_bytes(rows))};
+    return {.call = slices::memory_bytes(threads)};
+}
+
+WorkspaceSize decode_memory(DType dtype, std::span<const std::int64_t> shape, int threads) {
+    const std::uint64_t count = layout::count_elements(shape, dtype).value_or(0);
+    return {.call = std::max(slices::memory_bytes(threads), lossless::decode_memory_bytes(count))};
+}
+
+std::size_t encode(std::span<std::byte> frame, std::span<const std::byte> data, FrameInfo& info,
+                   const Execution& execution, Workspace& workspace) {
+    encoding::check_buffers(info, data, frame);
+    const std::string_view name = std::ranges::find(names, info.codec, &Name::kind)->text;
+    std::byte* payload = frame.data() + info.header_bytes();
+    if (info.codec == CodecKind::lossless_bf16) {
+        const lossless::Encoded encoded =
+            lossless::encode(data.data(), info.dtype, info.elements(), payload, execution, workspace.call());
+        info.payload_bytes = encoded.bytes;
+        layout::write_header(frame, info);
+        layout::seal(frame, crc32c_combine(layout::header_checksum(frame), encoded.checksum, encoded.bytes));
+    } else if (info.codec == CodecKind::topk) {
+        if (!encode_topk(data.data(), info, payload, execution, workspace.call()))
+            encoding::refuse_non_finite(data.data(), info, name);
+        layout::write_header(frame, info);
+        layout::seal(frame.first(info.header_bytes() + info.payload_bytes), execution);
+    } else {
+        layout::write_header(frame, info);
+        const auto checksum = slices::encode(data.data(), info, payload, layout::header_checksum(frame),
+                                             execution, workspace.call());
+        if (!checksum) encoding::refuse_non_finite(data.data(), info, name);
+        layout::seal(frame, *checksum);
+    }
+    return info.header_bytes() + info.payload_bytes;
+}
+
+void decode(std::span<std::byte> data, const FrameInfo& info, std::span<const std::byte> frame,
+            const Execution& execution, Workspace& workspace) {
+    encoding::check_array(info, data, frame);
+    decode_payload(data, info, frame, execution, workspace.call());
+}
+
+}  // namespace in_place
 
 Codec parse_codec(std::string_view text) {
     const std::size_t colon = text.find(':');
@@ -217,7 +263,7 @@ Codec parse_codec(std::string_view text) {
 }
 
 std::uint64_t frame_bytes(DType dtype, std::span<const std::int64_t> shape, const Codec& codec) {
-    const FrameInfo info = declare(dtype, shape, codec);
+    const FrameInfo info = in_place::declare(dtype, shape, codec);
     return info.header_bytes() + info.payload_bytes;
 }
 
@@ -225,29 +271,9 @@ std::size_t compress_into(std::span<std::byte> frame, std::span<const std::byte>
                           std::span<const std::int64_t> shape, const Codec& codec,
                           const Execution& execution) {
     pool::check_threads(execution.threads);
-    FrameInfo info = declare(dtype, shape, codec);
-    encoding::check_buffers(info, data, frame);
-    const std::string_view name = std::ranges::find(names, info.codec, &Name::kind)->text;
-    std::byte* payload = frame.data() + info.header_bytes();
-    if (info.codec == CodecKind::lossless_bf16) {
-        const lossless::Encoded encoded =
-            lossless::encode(data.data(), info.dtype, info.elements(), payload, execution);
-        info.payload_bytes = encoded.bytes;
-        layout::write_header(frame, info);
-        layout::seal(frame, crc32c_combine(layout::header_checksum(frame), encoded.checksum, encoded.bytes));
-    } else if (info.codec == CodecKind::topk) {
-        if (!encode_topk(data.data(), info, payload, execution))
-            encoding::refuse_non_finite(data.data(), info, name);
-        layout::write_header(frame, info);
-        layout::seal(frame.first(info.header_bytes() + info.payload_bytes), execution);
-    } else {
-        layout::write_header(frame, info);
-        const auto checksum =
-            slices::encode(data.data(), info, payload, layout::header_checksum(frame), execution);
-        if (!checksum) encoding::refuse_non_finite(data.data(), info, name);
-        layout::seal(frame, *checksum);
-    }
-    return info.header_bytes() + info.payload_bytes;
+    FrameInfo info = in_place::declare(dtype, shape, codec);
+    LocalWorkspace workspace(execution.threads);
+    return in_place::encode(frame, data, info, execution, workspace);
 }
 
 std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
@@ -260,15 +286,19 @@ std::vector<std::byte> compress(std::span<const std::byte> data, DType dtype,
 
 void decompress_into(std::span<std::byte> data, std::span<const std::byte> frame, const Limits& limits,
                      const Execution& execution) {
-    decode_inspected(data, inspect(frame, limits), frame, execution);
+    pool::check_threads(execution.threads);
+    LocalWorkspace workspace(execution.threads);
+    in_place::decode(data, inspect(frame, limits), frame, execution, workspace);
 }
 
 void decompress_into(std::span<std::byte> data, DType dtype, std::span<const std::int64_t> shape,
                      std::span<const std::byte> frame, const Execution& execution) {
+    pool::check_threads(execution.threads);
     // Nothing is allocated, so no limit applies: a frame of another shape is reported as such.
     const FrameInfo info = inspect(frame, {.max_bytes = std::numeric_limits<std::uint64_t>::max()});
     encoding::check_array(info, dtype, shape);
-    decode_inspected(data, info, frame, execution);
+    LocalWorkspace workspace(execution.threads);
+    in_place::decode(data, info, frame, execution, workspace);
 }
 
 Decoded decompress(std::span<const std::byte> frame, const Limits& limits, const Execution& execution) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <vector>
 
 #include "codec/frame/crc32c.hpp"
 #include "codec/frame/layout.hpp"
@@ -138,8 +137,9 @@ void add(Part& part, const Slicing& slicing, const std::byte* payload, std::size
     part.codes = crc32c(between(slicing.code_at(element), slicing.code_at(end)), part.codes);
 }
 
-std::uint32_t combine(const std::vector<Part>& parts, const std::vector<std::size_t>& elements,
-                      const Slicing& slicing, std::uint32_t checksum) {
+// `elements` has one more number than there are parts: where each begins, and the end of the last one.
+std::uint32_t combine(std::span<const Part> parts, const std::size_t* elements, const Slicing& slicing,
+                      std::uint32_t checksum) {
     for (std::size_t i = 0; i < parts.size(); ++i)
         checksum = crc32c_combine(checksum, parts[i].scales,
                                   slicing.scale_at(elements[i + 1]) - slicing.scale_at(elements[i]));
@@ -149,15 +149,17 @@ std::uint32_t combine(const std::vector<Part>& parts, const std::vector<std::siz
     return checksum;
 }
 
+// More parts than threads, because other programs may delay a thread.
+std::size_t most_parts(int threads) { return threads == 1 ? 1 : 4 * static_cast<std::size_t>(threads); }
+
 // Calls work(part, element, end) for every slice, those of a part in order. Returns the frame's checksum.
 template <class Work>
 std::uint32_t for_each_slice(const Slicing& slicing, std::uint32_t header_checksum,
-                             const Execution& execution, Work work) {
-    // More parts than threads, because other programs may delay a thread.
-    const std::size_t count = std::min(
-        slicing.count(), execution.threads == 1 ? 1 : 4 * static_cast<std::size_t>(execution.threads));
-    std::vector<Part> parts(count);
-    std::vector<std::size_t> elements(count + 1);
+                             const Execution& execution, Arena& memory, Work work) {
+    const std::size_t count = std::min(slicing.count(), most_parts(execution.threads));
+    const std::span parts(memory.take<Part>(count), count);
+    std::ranges::fill(parts, Part{});
+    auto* elements = memory.take<std::size_t>(count + 1);
     for (std::size_t i = 0; i <= count; ++i) elements[i] = slicing.element_at(slicing.count() * i / count);
     pool::run_parts(count, execution.threads, [&](std::size_t i) {
         for (std::size_t slice = slicing.count() * i / count; slice < slicing.count() * (i + 1) / count;
@@ -175,8 +177,14 @@ bool supports(CodecKind codec) {
     return codec == CodecKind::raw || codec == CodecKind::bf16 || has_scales(codec);
 }
 
+std::size_t memory_bytes(int threads) {
+    const std::size_t parts = most_parts(threads);
+    return Arena::padded(parts * sizeof(Part)) + Arena::padded((parts + 1) * sizeof(std::size_t));
+}
+
 std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info, std::byte* payload,
-                                    std::uint32_t header_checksum, const Execution& execution) {
+                                    std::uint32_t header_checksum, const Execution& execution,
+                                    Arena& memory) {
     const Slicing slicing(info);
     if (slicing.count() == 0) return header_checksum;
     // A decode step's row: one checksum, nothing to combine.
@@ -186,7 +194,7 @@ std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info
     }
     std::atomic<bool> is_finite = true;
     const std::uint32_t checksum = for_each_slice(
-        slicing, header_checksum, execution, [&](Part& part, std::size_t element, std::size_t end) {
+        slicing, header_checksum, execution, memory, [&](Part& part, std::size_t element, std::size_t end) {
             if (encode_slice(data, info, slicing, payload, element, end))
                 add(part, slicing, payload, element, end);
             else
@@ -196,7 +204,7 @@ std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info
 }
 
 Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
-               std::uint32_t header_checksum, const Execution& execution) {
+               std::uint32_t header_checksum, const Execution& execution, Arena& memory) {
     const Slicing slicing(info);
     if (slicing.count() == 0) return {header_checksum, true};
     if (slicing.count() == 1)
@@ -204,7 +212,7 @@ Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
                 decode_slice(data, info, slicing, payload, 0, slicing.element_at(1))};
     std::atomic<bool> is_valid = true;
     const std::uint32_t checksum = for_each_slice(
-        slicing, header_checksum, execution, [&](Part& part, std::size_t element, std::size_t end) {
+        slicing, header_checksum, execution, memory, [&](Part& part, std::size_t element, std::size_t end) {
             add(part, slicing, payload, element, end);
             if (!decode_slice(data, info, slicing, payload, element, end)) is_valid = false;
         });

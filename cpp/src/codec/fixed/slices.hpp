@@ -9,16 +9,20 @@
 
 #include "orbitsplit/execution.hpp"
 #include "orbitsplit/frame.hpp"
+#include "support/workspace.hpp"
 
 namespace orbitsplit::slices {
 
 bool supports(CodecKind codec);
 
+// What both take of the memory on this number of threads.
+std::size_t memory_bytes(int threads);
+
 // Both return the checksum of the frame, continued from that of its header.
 
 // Returns nothing if a value is not finite and the codec cannot represent it.
 std::optional<std::uint32_t> encode(const std::byte* data, const FrameInfo& info, std::byte* payload,
-                                    std::uint32_t header_checksum, const Execution& execution);
+                                    std::uint32_t header_checksum, const Execution& execution, Arena& memory);
 
 struct Outcome {
     std::uint32_t checksum;
@@ -26,6 +30,6 @@ struct Outcome {
 };
 
 Outcome decode(std::byte* data, const FrameInfo& info, const std::byte* payload,
-               std::uint32_t header_checksum, const Execution& execution);
+               std::uint32_t header_checksum, const Execution& execution, Arena& memory);
 
 }  // namespace orbitsplit::slices

@@ -180,22 +180,8 @@ std::uint64_t FrameInfo::data_bytes() const { return elements() * item_bytes(dty
 std::size_t FrameInfo::header_bytes() const { return layout::fixed_header_bytes + 8 * shape.size(); }
 
 FrameInfo inspect(std::span<const std::byte> frame, const Limits& limits) {
-    check_identity(frame);
-    check_reserved(frame);
-    FrameInfo info{
-        .codec = static_cast<CodecKind>(load<std::uint8_t>(frame, codec_at)),
-        .dtype = static_cast<DType>(load<std::uint8_t>(frame, dtype_at)),
-        .index_gaps = load<std::uint16_t>(frame, flags_at) == index_gaps_flag,
-        .parameter = load<std::uint32_t>(frame, parameter_at),
-        .shape = std::vector<std::int64_t>(load<std::uint8_t>(frame, rank_at)),
-        .payload_bytes = load<std::uint64_t>(frame, payload_bytes_at),
-        .key = {.codebook = load<std::uint64_t>(frame, codebook_at),
-                .cut = load<std::uint16_t>(frame, cut_at),
-                .level = load<std::uint16_t>(frame, level_at)},
-    };
-    for (std::size_t axis = 0; axis < info.shape.size(); ++axis)
-        info.shape[axis] = load<std::int64_t>(frame, shape_at + 8 * axis);
-    check_sizes(info, frame.size() - info.header_bytes(), limits);
+    FrameInfo info{};
+    layout::read_header(frame, limits, info);
     return info;
 }
 
@@ -250,6 +236,23 @@ std::uint64_t payload_bound(const FrameInfo& info) {
             break;  // calibrated_frame.cpp
     }
     return 0;
+}
+
+void read_header(std::span<const std::byte> frame, const Limits& limits, FrameInfo& info) {
+    check_identity(frame);
+    check_reserved(frame);
+    info.codec = static_cast<CodecKind>(load<std::uint8_t>(frame, codec_at));
+    info.dtype = static_cast<DType>(load<std::uint8_t>(frame, dtype_at));
+    info.index_gaps = load<std::uint16_t>(frame, flags_at) == index_gaps_flag;
+    info.parameter = load<std::uint32_t>(frame, parameter_at);
+    info.shape.resize(load<std::uint8_t>(frame, rank_at));
+    info.payload_bytes = load<std::uint64_t>(frame, payload_bytes_at);
+    info.key = {.codebook = load<std::uint64_t>(frame, codebook_at),
+                .cut = load<std::uint16_t>(frame, cut_at),
+                .level = load<std::uint16_t>(frame, level_at)};
+    for (std::size_t axis = 0; axis < info.shape.size(); ++axis)
+        info.shape[axis] = load<std::int64_t>(frame, shape_at + 8 * axis);
+    check_sizes(info, frame.size() - info.header_bytes(), limits);
 }
 
 std::string describe(const CodebookKey& key) {

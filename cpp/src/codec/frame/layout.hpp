@@ -32,6 +32,9 @@ inline std::size_t bitmap_row_bytes(Rows rows) { return (rows.length + 7) / 8; }
 // Payload bytes of a frame with this header; an upper bound if kept positions are gaps.
 std::uint64_t payload_bound(const FrameInfo& info);
 
+// inspect() into a header whose shape keeps its memory: one with room for max_rank axes allocates nothing.
+void read_header(std::span<const std::byte> frame, const Limits& limits, FrameInfo& info);
+
 void write_header(std::span<std::byte> frame, const FrameInfo& info);
 
 // "codebook 123, cut 5, level 2"
