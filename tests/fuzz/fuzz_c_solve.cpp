@@ -76,9 +76,9 @@ class Arrays {
   public:
     explicit Arrays(Input& in) {
         p_.struct_bytes = sizeof p_;
-        p_.layers = 1 + in.below(6);
-        p_.nodes = 1 + in.below(4);
-        p_.levels = in.below(4);
+        p_.layers = 1 + in.below(5);
+        p_.nodes = 1 + in.below(3);
+        p_.levels = in.below(3);
         p_.weight_levels = in.below(3);
         const std::size_t blocks = std::max<std::size_t>(1, p_.weight_levels);
         const std::size_t times = blocks * p_.nodes * p_.layers;
@@ -176,7 +176,7 @@ void try_solve(const orbitsplit_problem* problem, Input& in) {
     options.objective = static_cast<std::int32_t>(in.below(4));
     options.max_nodes = static_cast<std::int32_t>(in.below(4));
     options.gap = in.flag() ? in.number() / 16 : 0;
-    options.max_labels = 1 + 16 * in.below(256);
+    options.max_labels = 1 + in.below(256);
     options.max_bytes = in.below(8) == 0 ? 1 + in.below(256) : 0;
     const std::vector<orbitsplit_stage> incumbent = in.stages();
     options.incumbent = incumbent.data();

@@ -1,6 +1,7 @@
 // A Rust program that calls the C interface: it checks the version, encodes an array, decodes it and reads a message. The
 // declarations are what bindgen makes of orbitsplit/c_api.h, for the functions that it calls. It needs the standard library alone.
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::CStr;
+use std::os::raw::{c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 
 #[repr(C)]
