@@ -1,30 +1,11 @@
-// Counts what a program allocates: replaces operator new for the whole program, so one source file of a test includes it.
+// Counts what a program allocates: a test that is built with counted_allocations.cpp has another operator new.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
-#include <cstdlib>
-#include <new>
 
 namespace counted {
 
-inline std::atomic<std::size_t> allocations = 0;
-
-inline void* allocate(std::size_t bytes, std::size_t alignment = alignof(std::max_align_t)) {
-    ++allocations;
-    const std::size_t size = (bytes + alignment) / alignment * alignment;
-    if (void* block = std::aligned_alloc(alignment, size)) return block;
-    throw std::bad_alloc();
-}
+extern std::atomic<std::size_t> allocations;
 
 }  // namespace counted
-
-// new[] and the forms that do not throw call these.
-void* operator new(std::size_t bytes) { return counted::allocate(bytes); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-    return counted::allocate(bytes, static_cast<std::size_t>(alignment));
-}
-void operator delete(void* block) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete(void* block, std::size_t, std::align_val_t) noexcept { std::free(block); }
