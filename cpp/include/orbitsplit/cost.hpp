@@ -51,6 +51,7 @@
 #include <string>
 #include <vector>
 
+#include "orbitsplit/export.hpp"
 #include "orbitsplit/problem.hpp"
 
 namespace orbitsplit {
@@ -113,5 +114,6 @@ inline double value_s(const Evaluation& score, Objective objective) {
 // Throws std::invalid_argument for stages that are not a plan: gaps, a node twice, wrong order, a level that does
 // not exist.
 Evaluation evaluate(const Problem& problem, const std::vector<Stage>& stages);
+ORBITSPLIT_API Evaluation evaluate(const PreparedProblem& problem, const std::vector<Stage>& stages);
 
 }  // namespace orbitsplit
