@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 
+#include "planner/best_choices.hpp"
 #include "support/pool.hpp"
 
 namespace orbitsplit::planner {
@@ -15,94 +16,6 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 bool may_end(const Tables& t, const Metric& m, double limit, unsigned visited, int node) {
     if (!t.can_end[node] || (visited & t.required_ng) != t.required_ng) return false;
     return t.half_duplex[node] || m.egress_max[node] <= limit;
-}
-
-double best_level(const Tables& t, const Metric& m, const Relaxation& r, int boundary, int source, int link) {
-    double best = infinity;
-    for (int k = 0; k < t.levels; ++k) {
-        const int index = t.boundary_level(boundary, k);
-        if (!t.has_level(index)) continue;  // 0 times infinity is no number
-        best = std::min(best,
-                        transfer_weight(t, m, r.limit, source, link, index) + r.multiplier * t.loss[index]);
-    }
-    return best;
-}
-
-// Operations of a relaxation at one boundary: an upper estimate for the time limit.
-std::size_t operations_of_boundary(const Tables& t) {
-    return t.neighbour.size() * t.levels +
-           static_cast<std::size_t>(t.vertices()) * t.layers * t.weight_levels;
-}
-
-// What does not depend on the visited set. With many visited sets the best level of every link at every boundary, and
-// the best weight level of every stage, are found once; with a single one they are not, because most are never used.
-struct BestChoices {
-    std::vector<double> transfers;  // links x boundaries, or empty
-    std::vector<double> stages;     // nodes x starts x stops, or empty
-    std::vector<double>
-        by_length;  // the same as nodes x lengths x starts, up to the longest stage of each node
-    std::vector<std::size_t> rows;  // nodes: of by_length, and their number
-
-    // By boundary.
-    const double* transfers_of(const Tables& t, int link) const {
-        return transfers.data() + static_cast<std::size_t>(link) * (t.layers + 1);
-    }
-    // By stop.
-    const double* stages_from(const Tables& t, int node, int start) const {
-        return stages.data() + (static_cast<std::size_t>(node) * (t.layers + 1) + start) * (t.layers + 1);
-    }
-    // By start.
-    const double* stages_of(const Tables& t, int node, int length) const {
-        return by_length.data() + (rows[node] + length - 1) * (t.layers + 1);
-    }
-};
-
-void fill_best_stages(const Tables& t, const Metric& m, const Relaxation& r, int start, BestChoices& best) {
-    for (int lane = 0; lane < t.lanes(); ++lane) {
-        const int node = lane / t.weight_levels;
-        double* weights =
-            best.stages.data() + (static_cast<std::size_t>(node) * (t.layers + 1) + start) * (t.layers + 1);
-        const double* losses = t.stage_losses(lane % t.weight_levels, start);
-        for (int stop = start + 1; stop <= t.max_stop[t.lane_boundary(lane, start)]; ++stop) {
-            double weight = stage_weight(t, m, r.limit, lane, node, start, stop);
-            if (losses != nullptr) weight += r.multiplier * losses[stop];
-            weights[stop] = std::min(weights[stop], weight);
-        }
-    }
-}
-
-// If it must end early, so must what asked for it.
-BestChoices best_choices(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit) {
-    BestChoices best;
-    if (t.visited_sets == 1) return best;
-    const std::size_t row = t.layers + 1;
-    best.transfers.assign(t.neighbour.size() * row, infinity);
-    best.stages.assign(t.nodes * row * row, infinity);
-    for (int i = 0; i < t.layers && !time_limit.must_end_after(operations_of_boundary(t)); ++i) {
-        for (int v = 0; i > 0 && v < t.vertices(); ++v) {
-            for (int e = t.neighbour_start[v]; e < t.neighbour_start[v + 1]; ++e)
-                best.transfers[e * row + i] = best_level(t, m, r, i, t.node_of[v], e);
-        }
-        fill_best_stages(t, m, r, i, best);
-    }
-    return best;
-}
-
-// Where all boundaries are filled at once.
-void fill_by_length(const Tables& t, BestChoices& best) {
-    for (int n = 0; n < t.nodes; ++n) {
-        int longest = 0;
-        for (int i = 0; i < t.layers; ++i) longest = std::max(longest, longest_stop(t, n, i) - i);
-        best.rows.push_back(best.by_length.size() / (t.layers + 1));
-        best.by_length.resize(best.by_length.size() + static_cast<std::size_t>(longest) * (t.layers + 1),
-                              infinity);
-        for (int start = 0; start < t.layers; ++start) {
-            const double* weights = best.stages_from(t, n, start);
-            for (int stop = start + 1; stop <= longest_stop(t, n, start); ++stop)
-                best.by_length[(best.rows[n] + stop - start - 1) * (t.layers + 1) + start] = weights[stop];
-        }
-    }
-    best.rows.push_back(best.by_length.size() / (t.layers + 1));
 }
 
 // The least of the stages from a boundary with what follows them, `rest` by stop, or `best` if that is less. Apart for
@@ -128,13 +41,14 @@ double best_stage(const Tables& t, const Metric& m, const BestChoices& choices, 
     double best = infinity;
     if (!choices.stages.empty()) {
         const double* weights = choices.stages_from(t, node, start);
-        const int most = longest_stop(t, node, start);
+        const int lengths = longest_stop(t, node, start) - start;
+        rest += start + 1;
         double other = infinity;  // two, because one would wait for itself
-        for (int stop = start + 1; stop < most; stop += 2) {
-            best = std::min(best, weights[stop] + rest[stop]);
-            other = std::min(other, weights[stop + 1] + rest[stop + 1]);
+        for (int i = 0; i + 1 < lengths; i += 2) {
+            best = std::min(best, weights[i] + rest[i]);
+            other = std::min(other, weights[i + 1] + rest[i + 1]);
         }
-        if (most > start && (most - start) % 2 == 1) best = std::min(best, weights[most] + rest[most]);
+        if (lengths % 2 == 1) best = std::min(best, weights[lengths - 1] + rest[lengths - 1]);
         return std::min(best, other);
     }
     if (!t.has_weight_levels()) return best_of_lane<false>(t, m, r, node, node, start, rest, best);
@@ -265,8 +179,7 @@ class LayeredFill {
         double* arrived = r_.to_go_arrived.data() + state(t_, visited, 0, vertex);
         std::fill_n(arrived, t_.layers + 1, infinity);
         const int node = t_.node_of[vertex];
-        const int longest = static_cast<int>(choices_.rows[node + 1] - choices_.rows[node]);
-        for (int length = 1; length <= longest; ++length)
+        for (int length = 1; length <= choices_.longest(node); ++length)
             lower(arrived, choices_.stages_of(t_, node, length), departed + length, t_.layers + 1 - length);
     }
 
@@ -286,11 +199,8 @@ bool is_layered(const Tables& t) {
 }
 
 bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time_limit) {
-    BestChoices choices = best_choices(t, m, r, time_limit);
-    if (is_layered(t)) {
-        fill_by_length(t, choices);
-        return LayeredFill(t, m, choices, r).run(time_limit);
-    }
+    const BestChoices choices = best_choices(t, m, r, is_layered(t), time_limit);
+    if (is_layered(t)) return LayeredFill(t, m, choices, r).run(time_limit);
     const std::size_t operations = operations_of_boundary(t);
     const bool is_long =
         operations > 10'000;  // a check at every boundary would take some percent of a short one
@@ -306,7 +216,11 @@ bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time
 class ForwardPass {
   public:
     ForwardPass(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit)
-        : t_(t), m_(m), r_(r), time_limit_(time_limit), choices_(best_choices(t, m, r, time_limit)) {
+        : t_(t),
+          m_(m),
+          r_(r),
+          time_limit_(time_limit),
+          choices_(best_choices(t, m, r, is_layered(t), time_limit)) {
         arrived_.assign(r.to_go_arrived.size(), infinity);
         departed_ = arrived_;
     }

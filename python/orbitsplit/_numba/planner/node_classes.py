@@ -1,4 +1,4 @@
-"""Equal nodes, recognised once, as in cpp/src/planner/node_classes.hpp, which says what a class is and what it bounds."""
+"""Equal nodes, recognised once, as in cpp/src/planner/node_classes.hpp, which says what a class bounds."""
 
 from __future__ import annotations
 
