@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--slowdown", type=float, default=4.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        study(options, options.model or (demo_model() if options.gemma else _equal_layers(Path(folder))))
+        study(options, options.model or (demo_model() if options.gemma else equal_layers(Path(folder))))
 
 
 def study(options: argparse.Namespace, model: Path) -> None:
@@ -121,7 +121,7 @@ def _network(bytes_per_s: float, slowdown: float) -> osp.Network:
     )
 
 
-def _equal_layers(folder: Path) -> Path:
+def equal_layers(folder: Path) -> Path:
     """Save a model whose embeddings and head take next to nothing, so that four stages of its layers are equal."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(

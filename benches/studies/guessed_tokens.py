@@ -1,22 +1,23 @@
 """Guesses of the next tokens over slow links: seconds with and without them, and tokens of each lap.
 
-    python -m benches.studies.guessed_tokens [--model DIR] [--assistant DIR|int4] [--hops 30,0] [--tokens 96]
-                                             [--texts 4] [--rounds 2] [--guesses 8]
+    python -m benches.studies.guessed_tokens [--model DIR] [--assistant DIR|int4] [--nodes 5,12] [--hops 30,0]
+                                             [--tokens 96] [--texts 4] [--rounds 2] [--guesses 8]
 
 Gemma 3 270M in five stages on this machine, one thread each, joined by links of 30 ms each way (a ring of ground
 stations and satellites) or of none at all, where compute is what takes the time. Texts go on greedily from CPython's
 documentation, from its sources, and from a text with the request to copy it; and, drawn at temperature 1, from the
-documentation: text that repeats itself least, as text by people does. Guesses are looked up in the text, and with
-`--assistant` made by that model; `int4` is a copy of the model in 4 bits, as large in layers as the model itself, which
-shows how often a good assistant is right, not what a small one takes. Says where a text with guesses is another one
-than without. Runs with and without guesses take turns; prints the median of the rounds, and how many of the tokens the
-assistant says as well, given those before.
+documentation: text that repeats itself least. Guesses are looked up in the text, and with `--assistant` made by that
+model; `int4` is a copy of the model in 4 bits, as large in layers as the model itself, which shows how often a good
+assistant is right, not what a small one takes. Says where a text with guesses is another one than without. Runs with
+and without guesses take turns; prints the median of the rounds, and how many of the tokens the assistant says as well,
+given those before.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import json
 import os
 import pydoc_data.topics
@@ -36,10 +37,10 @@ import orbitsplit as osp
 from orbitsplit._models.source import demo_model, layer_count, load_tokenizer, read_config
 from orbitsplit._models.stage import StageModel
 
-CUTS, LAYERS = (3, 7, 11, 15), 18
 PROMPT_TOKENS = 256
 DRAWN: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "seed": 1}
 TOPICS = ("assert", "class", "formatstrings", "import")
+Kind = tuple[str, dict[str, Any], list[Tensor]]  # its name, how tokens are chosen, prompts [1, S]
 COPIED = "Copy the text.\n\nText:\n{text}\n\nCopy:\n"
 
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--guesses", type=int, default=8)
+    parser.add_argument("--nodes", default="5", help="numbers of stages, separated by commas")
     options = parser.parse_args()
     model = options.model or demo_model()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,28 +66,28 @@ def main() -> None:
 
 def study(model: Path, options: argparse.Namespace) -> None:
     """Print a row for each network, kind of text and kind of guesses."""
-    tokenizer = load_tokenizer(model)
+    kinds = list(texts(load_tokenizer(model)))
+    layers = layer_count(read_config(model))
     reader = None
     if options.assistant is not None:
         reader = StageModel.load(options.assistant, 0, layer_count(read_config(options.assistant)) + 2)
-    print("| hops | text | guesses | without, ms a token | with, ms a token | sooner | tokens a lap |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for hops_ms in map(float, options.hops.split(",")):
-        plan = osp.Plan.manual(CUTS, LAYERS)
+    print("| nodes | hops | text | guesses | without, ms a token | with, ms a token | sooner | tokens a lap |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for nodes, hops_ms in itertools.product(map(int, options.nodes.split(",")), map(float, options.hops.split(","))):
+        plan = osp.Plan.manual([round(layers * k / nodes) for k in range(1, nodes)], layers)
         links = tuple(replace(link, latency_s=hops_ms / 1e3) for link in plan.links)
         plan = replace(plan, links=links, return_latency_s=hops_ms / 1e3)
         with osp.Pipeline(plan, model, assistant_model=options.assistant) as pipe:
-            for kind, asked, prompts in texts(tokenizer):
+            for kind, asked, prompts in kinds:
                 for cells in compared(pipe, prompts[: options.texts], asked, options, reader):
-                    print(f"| {hops_ms:g} ms | {kind} | {cells} |", flush=True)
+                    print(f"| {nodes} | {hops_ms:g} ms | {kind} | {cells} |", flush=True)
 
 
-def texts(tokenizer: Any) -> Iterator[tuple[str, dict[str, Any], list[Tensor]]]:
+def texts(tokenizer: Any) -> Iterator[Kind]:
     """Yield kinds of text, how their tokens are chosen, and prompts [1, S]."""
 
-    def ids(text: str, tokens: int = PROMPT_TOKENS) -> Tensor:
-        found: Tensor = tokenizer(text, return_tensors="pt").input_ids[:, :tokens]
-        return found
+    def ids(text: str) -> Tensor:
+        return ids_of(tokenizer, text, PROMPT_TOKENS)
 
     topics = [ids(pydoc_data.topics.topics[topic]) for topic in TOPICS]
     yield "documentation", {}, topics
@@ -93,6 +95,12 @@ def texts(tokenizer: Any) -> Iterator[tuple[str, dict[str, Any], list[Tensor]]]:
     some = [tokenizer.decode(topic[0, 1:97], skip_special_tokens=True) for topic in topics]
     yield "copies", {}, [ids(COPIED.format(text=text)) for text in some]
     yield "drawn documentation", DRAWN, topics
+
+
+def ids_of(tokenizer: Any, text: str, tokens: int) -> Tensor:
+    """Return the first tokens of a text, [1, S]."""
+    found: Tensor = tokenizer(text, return_tensors="pt").input_ids[:, :tokens]
+    return found
 
 
 def compared(

@@ -85,9 +85,14 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
 
     console.rule("3. plan: cuts, nodes, order and codecs, optimised together")
     budget = settings.loss_budget
-    plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget)
+    plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget, rows="auto", chunk_tokens="auto")
     problem = osp.build_problem(
-        profile, network, workload, levels=book.table(plan.dtype), loss_budget=budget, chunk_tokens=plan.chunk_tokens
+        profile,
+        network,
+        plan.workload,
+        levels=book.table(plan.dtype),
+        loss_budget=budget,
+        chunk_tokens=plan.chunk_tokens,
     )
     alternatives = osp.alternatives(problem, tied_bytes=profile.tied_bytes)
     views.plan(console, plan)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +20,11 @@ _MEMORY = 0.9
 # What is believed of guesses before any was made, and how much that counts.
 _EXPECTED_ACCEPTANCE, _EXPECTED_WEIGHT = 0.5, 2.0
 _FIRST_GUESSES = 3
-# Between the tokens of a lap without guesses and of one with some.
-_BETWEEN = 1.5
-# While guesses do not pay, one step in so many has one all the same, to notice when they do.
-_EXPLORE_EVERY = 32
+# After so many laps one has a guess more than seems best: how long such laps last is an estimate, or was long ago. More
+# seldom where no guess pays, since there a guess may take much.
+_TRIAL_AFTER, _TRIAL_AFTER_NONE = 8, 32
+# How much longer than before laps of a length are taken to be after one that was longer, at most.
+_GROWTH = 1.25
 # As many tokens that guesses must take in first are part of a lap: those of the lap before, and of a few without any.
 _FEW_BEHIND = 8
 # The most of the time of laps that may go into taking in tokens of laps without guesses.
@@ -84,63 +86,74 @@ class PromptLookup:
 class DraftLength:
     """How many guesses to send with a token, so that tokens come soonest.
 
-    A lap with n tokens is taken to last a + b n seconds, and each guess to be right with the same probability, if those
-    before it were; both are learnt from laps so far. So k guesses give (1 - p^(k+1)) / (1 - p) tokens in a + b (k + 1)
-    seconds.
+    Each guess is taken to be right with the same probability p, if those before it were, so that k guesses give
+    (1 - p^(k+1)) / (1 - p) tokens; p, and how long laps of n tokens last, are learnt from laps so far.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._right = _EXPECTED_ACCEPTANCE * _EXPECTED_WEIGHT
         self._checked = _EXPECTED_WEIGHT
-        self._laps = _Line()
-        self._without = 0
+        self._laps = LapTimes()
+        self._since_trial = 0
 
     def choose(self) -> int:
         """Return how many guesses the next lap may have."""
-        line = self._laps.fitted()
-        if line is None:  # laps of two lengths are needed
-            return min(self._most, _FIRST_GUESSES) if self._laps.mean_x < _BETWEEN else 0
+        seconds = self._laps.expected(self._most + 1)
+        if seconds is None:  # Laps of two lengths are needed. The first one may wait behind prompts: it has no guesses.
+            return min(self._most, _FIRST_GUESSES) if self._laps.is_known(1) else 0
         p = min(self._right / self._checked, 0.999)
-        rates = [(1 - p ** (k + 1)) / (1 - p) / (line[0] + line[1] * (k + 1)) for k in range(self._most + 1)]
+        rates = [(1 - p ** (k + 1)) / (1 - p) / seconds[k] for k in range(self._most + 1)]
         best = rates.index(max(rates))
-        if best > 0 or self._without < _EXPLORE_EVERY:
-            return best
-        return 1
+        after = _TRIAL_AFTER if best else _TRIAL_AFTER_NONE
+        return min(self._most, best + 1) if self._since_trial >= after else best
 
     def learn(self, guesses: int, right: int, seconds: float) -> None:
         """Take note of a lap: of its guesses the first `right` ones were right."""
+        after = _TRIAL_AFTER if guesses > 1 else _TRIAL_AFTER_NONE
+        self._since_trial = 0 if guesses and self._since_trial >= after else self._since_trial + 1
         self._laps.add(1 + guesses, seconds)
-        self._without = 0 if guesses else self._without + 1
         if guesses:
             checked = min(guesses, right + 1)  # behind a wrong one, none was
             self._right = _MEMORY * self._right + right
             self._checked = _MEMORY * self._checked + checked
 
 
-class _Line:
-    """A straight line through points, of which earlier ones count less."""
+class LapTimes:
+    """How long laps of n tokens last, from laps so far.
+
+    Whatever else goes on, such as the prompt of another request, makes laps longer, never shorter. So a shorter lap counts
+    at once, a longer one a little. A lap of n tokens lasts no longer than n/m laps of m < n tokens, and no longer than
+    one of more tokens; between those that are known, seconds lie on a straight line.
+    """
 
     def __init__(self) -> None:
-        self._sums = [0.0] * 5
+        self._seconds: dict[int, float] = {}
 
-    @property
-    def mean_x(self) -> float:
-        """The mean x of the points, 0 without any."""
-        return self._sums[1] / self._sums[0] if self._sums[0] else 0.0
+    def is_known(self, tokens: int) -> bool:
+        """Return whether there was a lap of so many tokens."""
+        return tokens in self._seconds
 
-    def add(self, x: float, y: float) -> None:
-        new = (1.0, x, y, x * x, x * y)
-        self._sums = [_MEMORY * old + one for old, one in zip(self._sums, new, strict=True)]
+    def add(self, tokens: int, seconds: float) -> None:
+        """Take note of a lap."""
+        self._seconds[tokens] = min(seconds, _GROWTH * self._seconds.get(tokens, seconds))
 
-    def fitted(self) -> tuple[float, float] | None:
-        """Return intercept and slope, neither below 0; None before two points of different x."""
-        n, x, y, xx, xy = self._sums
-        spread = n * xx - x * x
-        if n == 0 or spread <= 1e-6 * n * xx:
+    def expected(self, most: int) -> list[float] | None:
+        """Return the seconds of laps of 1, 2, ..., `most` tokens; None before there were two lengths."""
+        lengths = sorted(self._seconds)
+        if len(lengths) < 2:
             return None
-        slope = max(0.0, (n * xy - x * y) / spread)
-        return max(0.0, (y - slope * x) / n), slope
+        bounded: list[float] = []
+        for n in lengths:
+            bounded.append(min([self._seconds[n], *(n / m * s for m, s in zip(lengths, bounded, strict=False))]))
+        for k in range(len(bounded) - 2, -1, -1):
+            bounded[k] = min(bounded[k], bounded[k + 1])
+        slope = (bounded[-1] - bounded[0]) / (lengths[-1] - lengths[0])
+        lengths = [1, *lengths, most + lengths[-1]]
+        first_s = max(bounded[0] / 2, bounded[0] - slope * (lengths[1] - 1))
+        bounded = [first_s, *bounded, bounded[-1] + slope * most]
+        found: list[float] = np.interp(range(1, most + 1), lengths, bounded).tolist()
+        return found
 
 
 class Guessing:

@@ -79,11 +79,36 @@ def test_the_length_is_near_the_best_and_never_costs_much(laps: str, probability
 
 def test_after_laps_of_one_length_another_one_is_tried() -> None:
     length = DraftLength(8)
-    assert length.choose() == 3
-    length.learn(3, 3, 1.0)
     assert length.choose() == 0
     length.learn(0, 0, 1.0)
+    assert length.choose() == 3
+    length.learn(3, 3, 1.0)
     assert length.choose() == 8  # no guess costs anything, and all were right
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "share"),
+    # The first lap with guesses, and no other: what it took is believed until the next trial.
+    [([0], 0.8), ([0, 1], 0.8), ([5, 6, 20], 0.8), ([1], 0.4)],
+)
+def test_laps_that_wait_behind_prompts_do_not_end_guesses(disturbed: list[int], share: float) -> None:
+    # A line through all laps took one that had waited for what guesses cost: four prompts went on without any.
+    length = DraftLength(8)
+    tokens = 0
+    for lap in range(64):
+        guesses = length.choose()
+        length.learn(guesses, guesses, 1.5 if lap in disturbed else 0.16 + 0.002 * guesses)
+        tokens += 1 + guesses
+    assert tokens >= share * 9 * 64
+
+
+def test_laps_that_last_longer_from_now_on_are_learnt() -> None:
+    length = DraftLength(8)
+    for lap in range(200):
+        guesses = length.choose()
+        slope = 0.0 if lap < 100 else 0.2
+        length.learn(guesses, min(guesses, 1), 0.16 + slope * guesses)
+    assert length.choose() == 0
 
 
 def test_guesses_never_exceed_what_is_left() -> None:
@@ -93,7 +118,9 @@ def test_guesses_never_exceed_what_is_left() -> None:
         now[0] += 0.5
         return now[0]
 
-    guessing = Guessing(PromptLookup([1, 2, 3, 1, 2]), 8, clock)
+    guessing = Guessing(PromptLookup([1, 2, 3, 1]), 8, clock)
+    assert guessing.start(2) == []  # the first lap has none
+    assert [int(token) for token in guessing.finish([2])] == [2]
     assert guessing.start(2) == [3, 1]
     assert [int(token) for token in guessing.finish([3, 1, 7])] == [3, 1, 7]
     assert guessing.start(0) == []
@@ -102,7 +129,6 @@ def test_guesses_never_exceed_what_is_left() -> None:
 
 
 def test_long_without_a_match_guesses_are_tried_again() -> None:
-    # Laps of another length were forgotten by then, and the line through all of them was none.
     length = DraftLength(8)
     length.learn(3, 3, 1.0)
     for _ in range(500):
@@ -155,16 +181,16 @@ def sent(drafts: SlowDrafts, right: int, lap_s: float, laps: int) -> list[int]:
 def test_the_prompt_is_taken_in_once_and_is_no_part_of_a_lap() -> None:
     drafts = SlowDrafts(1000, taken_in_s=0.5, guess_s=0.01)
     counts = sent(drafts, 8, 1.0, 20)
-    assert counts == [3, 0] + [8] * 18
-    assert drafts.caught_up == [999]
+    assert counts == [0, 3] + [8] * 18
+    assert drafts.caught_up == [1000]
 
 
 def test_a_model_that_takes_longer_than_a_lap_is_asked_for_nothing() -> None:
     drafts = SlowDrafts(100, taken_in_s=0.05, guess_s=2.0)
     counts = sent(drafts, 2, 1.0, 500)
     # To take in the tokens since the last guess would take a twentieth of the time of laps.
-    assert counts == [3] + [0] * 499
-    assert drafts.caught_up == [99]
+    assert counts == [0, 3] + [0] * 498
+    assert drafts.caught_up == [100]
 
 
 def test_a_model_that_takes_tokens_in_at_once_is_tried_again() -> None:

@@ -1,0 +1,218 @@
+"""Chunks, rows and guesses that a plan chooses, beside the best of a grid of which every setting is run.
+
+    python -m benches.studies.settings_grid [--networks slow,far,fast] [--rounds 1] [--tokens 32] [--profile FILE]
+
+Four prompts of 256 tokens through a random Llama of 16 equal layers in four processes on this machine, one thread each,
+on nodes that are emulated to be slower than it. The grid: prompts as a whole or in chunks of each length that the
+profile was measured with; one sequence in each micro-batch with 0 to 7 guesses looked up in the text, two or four
+without. The probability that a guess is right is measured first, by a run without links. For each network prints every
+setting with predicted and measured seconds of the whole work, then the plan's own choice beside the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import orbitsplit as osp
+
+from .chunks import LEVEL, NODES, VOCABULARY, equal_layers
+
+SEQUENCES, PROMPT_TOKENS = 4, 256
+GUESSES = (1, 3, 7)
+ROWS = (2, 4)
+
+
+@dataclass(frozen=True)
+class Network:
+    """Four nodes in a chain, all links alike."""
+
+    mbit_per_s: float
+    latency_s: float
+    slowdown: float
+
+    def built(self) -> osp.Network:
+        """Return the network to plan with."""
+        return osp.Network(
+            name="a chain of four",
+            nodes=tuple(osp.Node(name=node, memory_bytes=4_000_000_000, slowdown=self.slowdown) for node in NODES),
+            links=tuple(
+                osp.Link(a, b, self.mbit_per_s * 1e6 / 8, self.latency_s) for a, b in itertools.permutations(NODES, 2)
+            ),
+        )
+
+
+NETWORKS = {
+    "slow": Network(mbit_per_s=10, latency_s=0.005, slowdown=4),
+    "far": Network(mbit_per_s=50, latency_s=0.03, slowdown=2.5),
+    "fast": Network(mbit_per_s=1000, latency_s=0.0005, slowdown=4),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A point of the grid."""
+
+    chunk_tokens: int | None
+    rows: int
+    guesses: int | None
+
+    def __str__(self) -> str:
+        return f"{self.chunk_tokens or 'whole'} | {self.rows} | {self.guesses or 0}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting with the seconds of the whole work."""
+
+    setting: Setting
+    predicted_s: float
+    measured_s: float
+    tokens: Tensor
+
+    @property
+    def error(self) -> float:
+        """How much longer it took than predicted, as a share."""
+        return self.measured_s / self.predicted_s - 1
+
+
+def main() -> None:
+    """Run the grid on each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--profile", type=Path, help="read from this file if it exists, else written to it")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = equal_layers(Path(folder))
+        if options.profile is not None and options.profile.exists():
+            profile = osp.ModelProfile.load(options.profile)
+        else:
+            profile = osp.profile(model, prompt_tokens=PROMPT_TOKENS, measure=True)
+            if options.profile is not None:
+                profile.save(options.profile)
+        prompts = torch.randint(3, VOCABULARY, (SEQUENCES, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+        acceptance = measured_acceptance(model, prompts, options.tokens)
+        print(f"acceptance of guesses: {acceptance:.2f}; times: predicted / measured seconds of the whole work")
+        workload = osp.Workload(
+            micro_batches=SEQUENCES,
+            prompt_tokens=PROMPT_TOKENS,
+            new_tokens=options.tokens,
+            acceptance=round(acceptance, 3),
+        )
+        for name in options.networks.split(","):
+            study(name, model, profile, workload, prompts, options.rounds)
+    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def study(
+    name: str, model: Path, profile: osp.ModelProfile, workload: osp.Workload, prompts: Tensor, rounds: int
+) -> None:
+    """Print the table of a network and what the plan chooses."""
+    network = NETWORKS[name].built()
+    print(f"\n{name}: {NETWORKS[name]}\n")
+    print("| chunks of | rows | guesses | predicted, s | measured, s | error |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    found = []
+    for setting in grid(profile):
+        one = run(setting, model, planned(profile, network, workload, setting), prompts, rounds)
+        found.append(one)
+        assert torch.equal(one.tokens, found[0].tokens), f"{setting} gives other tokens"
+        print(f"| {setting} | {one.predicted_s:.2f} | {one.measured_s:.2f} | {one.error:+.1%} |", flush=True)
+    chosen = planned(profile, network, workload, None)
+    setting = Setting(chosen.chunk_tokens, chosen.workload.batch_size, chosen.draft_tokens)
+    inside = [one for one in found if one.setting == setting]
+    own = inside[0] if inside else run(setting, model, chosen, prompts, rounds)
+    best = min(found, key=lambda one: one.measured_s)
+    errors = sorted(abs(one.error) for one in found)
+    print(f"\nchosen: {setting}: {own.measured_s:.2f} s; best: {best.setting}: {best.measured_s:.2f} s; ", end="")
+    print(f"{own.measured_s / best.measured_s - 1:+.1%}; errors: median {statistics.median(errors):.1%}, ", end="")
+    print(f"{sum(error <= 0.1 for error in errors)} of {len(errors)} within 10 %, largest {errors[-1]:.1%}", flush=True)
+
+
+def grid(profile: osp.ModelProfile) -> Iterator[Setting]:
+    """Yield the settings that are run."""
+    for chunk_tokens in (None, *(chunk.tokens for chunk in reversed(profile.chunks))):
+        yield Setting(chunk_tokens, 1, None)
+        for guesses in GUESSES:
+            yield Setting(chunk_tokens, 1, guesses)
+        for rows in ROWS:
+            yield Setting(chunk_tokens, rows, None)
+
+
+def planned(
+    profile: osp.ModelProfile, network: osp.Network, workload: osp.Workload, setting: Setting | None
+) -> osp.Plan:
+    """Return the best plan with a setting, or with the best of all."""
+    levels = osp.LevelTable(levels=(LEVEL,), loss=((0.0,),) * (len(profile.layers) - 1))
+    pins: dict[str, Sequence[str | int]] = {node: [] for node in NODES}
+    if setting is None:
+        return osp.plan(
+            profile,
+            network,
+            workload,
+            levels=levels,
+            pins=pins,
+            order="fixed",
+            chunk_tokens="auto",
+            rows="auto",
+            draft_tokens="auto",
+        )
+    return osp.plan(
+        profile,
+        network,
+        workload,
+        levels=levels,
+        pins=pins,
+        order="fixed",
+        chunk_tokens=setting.chunk_tokens,
+        rows=setting.rows,
+        draft_tokens=setting.guesses,
+    )
+
+
+def run(setting: Setting, model: Path, plan: osp.Plan, prompts: Tensor, rounds: int) -> Found:
+    """Run a plan; the time is the median of the rounds."""
+    assert plan.prediction is not None
+    predicted, seconds = plan.prediction, []
+    with osp.Pipeline(plan, model) as pipe:
+        pipe.generate(prompts, max_new_tokens=2, eos_token_id=())  # warms up
+        for _ in range(rounds):
+            tokens = pipe.generate(prompts, max_new_tokens=plan.workload.new_tokens, eos_token_id=())
+            assert pipe.last_run is not None
+            seconds.append(pipe.last_run.total_s)
+            parts = (predicted.prefill_s, predicted.decode_s, pipe.last_run.prefill_s, pipe.last_run.decode_s)
+            print(setting, "predicted {:.2f} + {:.2f} s, measured {:.2f} + {:.2f} s".format(*parts), file=sys.stderr)
+    return Found(setting, predicted.total_s, statistics.median(seconds), tokens)
+
+
+def measured_acceptance(model: Path, prompts: Tensor, tokens: int) -> float:
+    """Return the probability that gives as many tokens a lap as a run with the most guesses has."""
+    plan = replace(osp.Plan.manual((), 16), workload=osp.Workload(micro_batches=SEQUENCES))
+    with osp.Pipeline(plan, model) as pipe:
+        pipe.generate(prompts, max_new_tokens=tokens, eos_token_id=(), prompt_lookup_num_tokens=max(GUESSES))
+        assert pipe.last_run is not None
+        events = pipe.last_run.trace.of("node 0", "compute")
+        laps = len([event for event in events if event.step > 0])
+    per_lap = SEQUENCES * (tokens - 1) / laps
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        fewer = sum(middle**k for k in range(max(GUESSES) + 1)) < per_lap
+        low, high = (middle, high) if fewer else (low, middle)
+    return low
+
+
+if __name__ == "__main__":
+    main()
