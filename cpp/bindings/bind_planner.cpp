@@ -21,9 +21,9 @@ orbitsplit::Objective objective_from(const std::string& name) {
 }
 
 py::dict solve(const py::object& problem, const std::string& objective, std::optional<int> max_nodes,
-               double gap, double time_limit_s, std::size_t max_labels, std::size_t max_bytes,
+               double gap, double time_limit_s, std::size_t max_labels, std::size_t max_bytes, int threads,
                const StageArray& incumbent, int max_ng_size, int max_bitset_nodes) {
-    const orbitsplit::Problem core = problem_from(problem);
+    const orbitsplit::PreparedProblem core = prepared_from(problem);
     Interrupts interrupts;
     const orbitsplit::planner::Options options{{.objective = objective_from(objective),
                                                 .max_nodes = max_nodes,
@@ -32,13 +32,14 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
                                                 .stop_requested = interrupts.stop_requested(),
                                                 .max_labels = max_labels,
                                                 .max_bytes = max_bytes,
-                                                .incumbent = stages_from(incumbent)},
+                                                .incumbent = stages_from(incumbent),
+                                                .threads = threads},
                                                max_ng_size,
                                                max_bitset_nodes};
     orbitsplit::Solution solution;
     {
         py::gil_scoped_release release;
-        solution = orbitsplit::planner::solve(core, options);
+        solution = orbitsplit::planner::solve(core.problem(), options);
     }
     interrupts.rethrow();
     py::list stages;
@@ -56,6 +57,6 @@ py::dict solve(const py::object& problem, const std::string& objective, std::opt
 
 void bind_planner(py::module_& m) {
     m.def("solve", solve, py::arg("problem"), py::arg("objective"), py::arg("max_nodes"), py::arg("gap"),
-          py::arg("time_limit_s"), py::arg("max_labels"), py::arg("max_bytes"), py::arg("incumbent"),
-          py::arg("max_ng_size"), py::arg("max_bitset_nodes"));
+          py::arg("time_limit_s"), py::arg("max_labels"), py::arg("max_bytes"), py::arg("threads"),
+          py::arg("incumbent"), py::arg("max_ng_size"), py::arg("max_bitset_nodes"));
 }

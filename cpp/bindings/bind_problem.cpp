@@ -38,7 +38,7 @@ orbitsplit::Pins pins_from(const py::object& pins) {
 }
 
 py::dict evaluate(const py::object& problem, const StageArray& stages) {
-    const orbitsplit::Problem core = problem_from(problem);
+    const orbitsplit::PreparedProblem core = prepared_from(problem);
     const std::vector<orbitsplit::Stage> plan = stages_from(stages);
     orbitsplit::Evaluation score;
     {
@@ -103,6 +103,12 @@ orbitsplit::Problem problem_from(const py::object& problem) {
     return result;
 }
 
+orbitsplit::PreparedProblem prepared_from(const py::object& problem) {
+    if (py::isinstance<orbitsplit::PreparedProblem>(problem))
+        return problem.cast<orbitsplit::PreparedProblem>();
+    return orbitsplit::PreparedProblem(problem_from(problem));
+}
+
 std::vector<orbitsplit::Stage> stages_from(const StageArray& stages) {
     const auto rows = stages.unchecked<2>();
     if (rows.shape(1) != 5) {
@@ -119,6 +125,10 @@ std::vector<orbitsplit::Stage> stages_from(const StageArray& stages) {
 }
 
 void bind_problem(py::module_& m) {
-    m.def("validate_problem", [](const py::object& problem) { orbitsplit::validate(problem_from(problem)); });
+    py::class_<orbitsplit::PreparedProblem>(m, "PreparedProblem");
+    m.def(
+        "prepare_problem",
+        [](const py::object& problem) { return orbitsplit::PreparedProblem(problem_from(problem)); },
+        py::arg("problem"));
     m.def("evaluate", evaluate, py::arg("problem"), py::arg("stages").noconvert());
 }

@@ -13,4 +13,6 @@
 using StageArray = pybind11::array_t<std::int32_t, pybind11::array::c_style>;
 
 orbitsplit::Problem problem_from(const pybind11::object& problem);
+// Of a PreparedProblem of the module, or of a problem that has not been validated.
+orbitsplit::PreparedProblem prepared_from(const pybind11::object& problem);
 std::vector<orbitsplit::Stage> stages_from(const StageArray& stages);

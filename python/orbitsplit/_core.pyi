@@ -128,16 +128,20 @@ class DecoderLayer:
 
 # Planner (bind_problem.cpp, bind_planner.cpp). Rows of stages are (node, start, stop, level or -1); the results
 # are the fields of orbitsplit.Evaluation and orbitsplit.Solution.
-def validate_problem(problem: Problem) -> None: ...
-def evaluate(problem: Problem, stages: npt.NDArray[np.int32]) -> dict[str, Any]: ...
+class PreparedProblem:  # made by prepare_problem() alone
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+def prepare_problem(problem: Problem) -> PreparedProblem: ...
+def evaluate(problem: Problem | PreparedProblem, stages: npt.NDArray[np.int32]) -> dict[str, Any]: ...
 def solve(
-    problem: Problem,
+    problem: Problem | PreparedProblem,
     objective: str,
     max_nodes: int | None,
     gap: float,
     time_limit_s: float,
     max_labels: int,
     max_bytes: int,
+    threads: int,
     incumbent: npt.NDArray[np.int32],
     max_ng_size: int,
     max_bitset_nodes: int,

@@ -30,6 +30,34 @@ void check_solution() {
     CHECK(std::string(status_name(solution.status)) == "optimal");
 }
 
+// A problem that is prepared once gives what it gives otherwise, in several threads at once.
+void check_prepared() {
+    const PreparedProblem prepared(small_problem());
+    const Solution expected = solve(small_problem());
+    std::atomic<int> equal = 0;
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 3; ++caller) {
+        callers.emplace_back([&, copy = prepared] {
+            const Solution solution = solve(copy);
+            const double value = evaluate(copy, solution.stages).objective_s;
+            equal += solution.stages == expected.stages && value == expected.objective_s;
+        });
+    }
+    for (std::thread& caller : callers) caller.join();
+    CHECK(equal == 3);
+    CHECK(prepared.problem().layers == small_problem().layers);
+    CHECK_THROWS(PreparedProblem(Problem{}), std::invalid_argument, "layers is empty");
+}
+
+void check_threads(const Problem& p, planner::Options options) {
+    const Solution alone = planner::solve(p, options);
+    options.threads = 3;
+    const Solution together = planner::solve(p, options);
+    CHECK(together.stages == alone.stages);
+    CHECK(together.lower_bound_s == alone.lower_bound_s);
+    CHECK(together.labels == alone.labels);
+}
+
 void check_infeasible() {
     Problem problem = small_problem();
     problem.layer_memory_bytes = {1, 9.1e9, 1};
@@ -49,6 +77,8 @@ void check_options() {
     CHECK_THROWS(solve(small_problem(), {.max_labels = 0}), std::invalid_argument,
                  "max_labels is 0, must be from 1");
     CHECK_THROWS(solve(small_problem(), {.max_bytes = 0}), std::invalid_argument, "max_bytes is 0");
+    CHECK_THROWS(solve(small_problem(), {.threads = 257}), std::invalid_argument,
+                 "threads is 257, it must be from 1 to 256");
     CHECK_THROWS(planner::solve(small_problem(), {{}, 16, 65}), std::invalid_argument,
                  "max_bitset_nodes 65, must be at least 0 and max_bitset_nodes at most 64");
     CHECK_THROWS(solve(small_problem(), {.max_nodes = 0}), std::invalid_argument,
@@ -172,7 +202,7 @@ void check_bounds_on(const Problem& p, const planner::Tables& t, const Solution&
     for (const planner::Metric& metric : t.metrics) {
         for (const double multiplier : {0.0, 0.5, 4.0}) {
             planner::Interval whole;
-            whole.relaxations.push_back(std::make_shared<const planner::Relaxation>(
+            whole.relaxations.push_back(std::make_shared<planner::Relaxation>(
                 planner::relax(t, metric, infinity, multiplier, unlimited)));
             CHECK(whole.relaxations[0]->root - multiplier * t.loss_limit <=
                   best.objective_s * (1 + planner::rounding));
@@ -251,7 +281,7 @@ planner::Root root_with(const planner::Tables& t, const Solution& best, Broken b
         if (broken == Broken::interval) whole.low = 0.01 * best.objective_s;
         planner::Relaxation made = planner::relax(t, metric, infinity, 0, unlimited);
         if (broken == Broken::relaxation) made = scaled(std::move(made));
-        whole.relaxations.push_back(std::make_shared<const planner::Relaxation>(std::move(made)));
+        whole.relaxations.push_back(std::make_shared<planner::Relaxation>(std::move(made)));
         root.intervals.emplace_back().push_back(std::move(whole));
     }
     return root;
@@ -365,6 +395,7 @@ int main() {
     check_solution();
     check_infeasible();
     check_options();
+    check_prepared();
     std::mt19937 random(7);
     for (int i = 0; i < 400; ++i) {
         const Problem p = random_problem(random, i % 2 == 0 ? Order::fixed : Order::free);
@@ -376,6 +407,7 @@ int main() {
             check_bounds(p, options);
             check_root(p, options);
             check_root_bisection(p, options);
+            if (max_ng_size == 16) check_threads(p, options);
         }
     }
     return failures;

@@ -43,6 +43,7 @@ def solved(
     gap: float = 0.0,
     max_labels: int = 1_000_000,
     max_bytes: int = 10**9,
+    threads: int = 1,
     incumbent: Sequence[tuple] = (),
     max_ng_size: int = 16,
     max_bitset_nodes: int = 64,
@@ -53,7 +54,7 @@ def solved(
     """
     given = [(*stage, *[NO_LEVEL] * (5 - len(stage))) for stage in incumbent]
     rows = np.array(given, dtype=np.int32).reshape(-1, 5)
-    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, rows, max_ng_size, max_bitset_nodes
+    options = objective, max_nodes, gap, math.inf, max_labels, max_bytes, threads, rows, max_ng_size, max_bitset_nodes
     found = load_backend(backend).solve(problem, *options)
     columns = 5 if problem.weight_levels else 4
     return {**found, "seconds": 0, "stages": [tuple(stage)[:columns] for stage in found["stages"]]}

@@ -114,5 +114,6 @@ inline double value_s(const Evaluation& score, Objective objective) {
 // Throws std::invalid_argument for stages that are not a plan: gaps, a node twice, wrong order, a level that does
 // not exist.
 ORBITSPLIT_API Evaluation evaluate(const Problem& problem, const std::vector<Stage>& stages);
+ORBITSPLIT_API Evaluation evaluate(const PreparedProblem& problem, const std::vector<Stage>& stages);
 
 }  // namespace orbitsplit

@@ -36,6 +36,8 @@ struct SolveOptions {
     // For labels, and for bounds at most half of it. The first bounds come on top.
     std::size_t max_bytes = 2'000'000'000;
     std::vector<Stage> incumbent = {};  // a plan to start from; ignored if it violates a limit
+    int threads =
+        1;  // for the bounds of free order, up to 256: they change the time that a search takes, not its result
 };
 
 enum class Status {
@@ -62,5 +64,8 @@ struct Solution {
 
 // Throws std::invalid_argument for an invalid problem or option.
 ORBITSPLIT_API Solution solve(const Problem& problem, const SolveOptions& options = {});
+
+// The same for a problem that was validated before. Throws std::invalid_argument for an invalid option.
+ORBITSPLIT_API Solution solve(const PreparedProblem& problem, const SolveOptions& options = {});
 
 }  // namespace orbitsplit

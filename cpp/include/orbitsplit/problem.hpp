@@ -3,6 +3,7 @@
 // Not here: how a plan is scored (cost.hpp) and how one is found (planner.hpp).
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -88,5 +89,18 @@ struct Problem {
 
 // Throws std::invalid_argument naming the key, the index, the value and the limit.
 ORBITSPLIT_API void validate(const Problem& problem);
+
+// A problem that was validated once, for many calls of evaluate() and solve(). It does not change, so threads may share
+// it; copies share one problem.
+class ORBITSPLIT_API PreparedProblem {
+  public:
+    // Throws what validate() throws.
+    explicit PreparedProblem(Problem problem);
+
+    const Problem& problem() const { return *problem_; }
+
+  private:
+    std::shared_ptr<const Problem> problem_;
+};
 
 }  // namespace orbitsplit

@@ -343,4 +343,8 @@ Evaluation evaluate(const Problem& problem, const std::vector<Stage>& stages) {
     return result;
 }
 
+Evaluation evaluate(const PreparedProblem& problem, const std::vector<Stage>& stages) {
+    return evaluate(problem.problem(), stages);
+}
+
 }  // namespace orbitsplit

@@ -1,7 +1,11 @@
 #include "planner/cost_to_go.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
+
+#include "planner/best_choices.hpp"
+#include "support/pool.hpp"
 
 namespace orbitsplit::planner {
 
@@ -12,67 +16,6 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 bool may_end(const Tables& t, const Metric& m, double limit, unsigned visited, int node) {
     if (!t.can_end[node] || (visited & t.required_ng) != t.required_ng) return false;
     return t.half_duplex[node] || m.egress_max[node] <= limit;
-}
-
-double best_level(const Tables& t, const Metric& m, const Relaxation& r, int boundary, int source, int link) {
-    double best = infinity;
-    for (int k = 0; k < t.levels; ++k) {
-        const int index = t.boundary_level(boundary, k);
-        if (!t.has_level(index)) continue;  // 0 times infinity is no number
-        best = std::min(best,
-                        transfer_weight(t, m, r.limit, source, link, index) + r.multiplier * t.loss[index]);
-    }
-    return best;
-}
-
-// Operations of a relaxation at one boundary: an upper estimate for the time limit.
-std::size_t operations_of_boundary(const Tables& t) {
-    return t.neighbour.size() * t.levels +
-           static_cast<std::size_t>(t.vertices()) * t.layers * t.weight_levels;
-}
-
-// What does not depend on the visited set. With many visited sets the best level of every link at every boundary, and
-// the best weight level of every stage, are found once; with a single one they are not, because most are never used.
-struct BestChoices {
-    std::vector<double> transfers;  // boundaries x links, or empty
-    std::vector<double> stages;     // nodes x starts x stops, or empty
-
-    // By stop, nullptr if they were not found.
-    const double* stages_from(const Tables& t, int node, int start) const {
-        if (stages.empty()) return nullptr;
-        const std::size_t row = static_cast<std::size_t>(node) * (t.layers + 1) + start;
-        return stages.data() + row * (t.layers + 1);
-    }
-};
-
-void fill_best_stages(const Tables& t, const Metric& m, const Relaxation& r, int start, BestChoices& best) {
-    for (int lane = 0; lane < t.lanes(); ++lane) {
-        const int node = lane / t.weight_levels;
-        const std::size_t row = (static_cast<std::size_t>(node) * (t.layers + 1) + start) * (t.layers + 1);
-        const double* losses = t.stage_losses(lane % t.weight_levels, start);
-        for (int stop = start + 1; stop <= t.max_stop[t.lane_boundary(lane, start)]; ++stop) {
-            const double weight =
-                stage_weight(t, m, r.limit, lane, node, start, stop) + r.multiplier * losses[stop];
-            best.stages[row + stop] = std::min(best.stages[row + stop], weight);
-        }
-    }
-}
-
-// If it must end early, so must what asked for it.
-BestChoices best_choices(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit) {
-    BestChoices best;
-    if (t.visited_sets == 1) return best;
-    best.transfers.reserve(t.layers * t.neighbour.size());
-    if (t.has_weight_levels())
-        best.stages.assign(static_cast<std::size_t>(t.nodes) * (t.layers + 1) * (t.layers + 1), infinity);
-    for (int i = 0; i < t.layers && !time_limit.must_end_after(operations_of_boundary(t)); ++i) {
-        for (int v = 0; v < t.vertices(); ++v) {
-            for (int e = t.neighbour_start[v]; e < t.neighbour_start[v + 1]; ++e)
-                best.transfers.push_back(best_level(t, m, r, i, t.node_of[v], e));
-        }
-        if (t.has_weight_levels()) fill_best_stages(t, m, r, i, best);
-    }
-    return best;
 }
 
 // The least of the stages from a boundary with what follows them, `rest` by stop, or `best` if that is less. Apart for
@@ -96,29 +39,36 @@ double best_stage(const Tables& t, const Metric& m, const BestChoices& choices, 
     const int node = t.node_of[vertex];
     const double* rest = r.to_go_departed.data() + state(t, visited, 0, vertex);
     double best = infinity;
-    if (!t.has_weight_levels()) return best_of_lane<false>(t, m, r, node, node, start, rest, best);
-    if (const double* weights = choices.stages_from(t, node, start)) {
-        const int most = longest_stop(t, node, start);
-        for (int stop = start + 1; stop <= most; ++stop) best = std::min(best, weights[stop] + rest[stop]);
-        return best;
+    if (!choices.stages.empty()) {
+        const double* weights = choices.stages_from(t, node, start);
+        const int lengths = longest_stop(t, node, start) - start;
+        rest += start + 1;
+        double other = infinity;  // two, because one would wait for itself
+        for (int i = 0; i + 1 < lengths; i += 2) {
+            best = std::min(best, weights[i] + rest[i]);
+            other = std::min(other, weights[i + 1] + rest[i + 1]);
+        }
+        if (lengths % 2 == 1) best = std::min(best, weights[lengths - 1] + rest[lengths - 1]);
+        return std::min(best, other);
     }
+    if (!t.has_weight_levels()) return best_of_lane<false>(t, m, r, node, node, start, rest, best);
     for (int w = 0; w < t.weight_levels; ++w)
         best = best_of_lane<true>(t, m, r, t.lane(node, w), node, start, rest, best);
     return best;
 }
 
-double best_transfer(const Tables& t, const Metric& m, const std::vector<double>& transfers,
-                     const Relaxation& r, unsigned visited, int boundary, int vertex) {
-    double best = infinity;
-    const std::size_t row = boundary * t.neighbour.size();
+// Over the links that do not change the visited set, or `best` if that is less.
+double best_transfer(const Tables& t, const Metric& m, const BestChoices& choices, const Relaxation& r,
+                     unsigned visited, int boundary, int vertex, double best) {
+    if (visited >> t.ng_size >= t.most_stages) return best;
     for (int e = t.neighbour_start[vertex]; e < t.neighbour_start[vertex + 1]; ++e) {
         const int next = t.neighbour[e];
-        const int node = t.node_of[next];
-        if (is_blocked(t, visited, node)) continue;
-        const double rest = r.to_go_arrived[state(t, with_node(t, visited, node), boundary, next)];
+        if (t.ng_bit[t.node_of[next]] >= 0) continue;
+        const double rest = r.to_go_arrived[state(t, visited, boundary, next)];
         if (rest >= best) continue;
-        const double transfer =
-            transfers.empty() ? best_level(t, m, r, boundary, t.node_of[vertex], e) : transfers[row + e];
+        const double transfer = choices.transfers.empty()
+                                    ? best_level(t, m, r, boundary, t.node_of[vertex], e)
+                                    : choices.transfers_of(t, e)[boundary];
         best = std::min(best, transfer + rest);
     }
     return best;
@@ -135,12 +85,35 @@ bool is_state(const Tables& t, unsigned visited, int vertex) {
     return remembered < t.k_cycle ? stages == remembered : stages >= remembered;
 }
 
+void lower(double* least, const double* weights, const double* rest, int count) {
+    for (int i = 0; i < count; ++i) least[i] = std::min(least[i], weights[i] + rest[i]);
+}
+
+// The end of a chain, and the links to other visited sets: all boundaries of a state at once, so that the inner loop runs
+// along contiguous memory.
+void fill_departed(const Tables& t, const Metric& m, const BestChoices& choices, Relaxation& r,
+                   unsigned visited, int vertex) {
+    double* departed = r.to_go_departed.data() + state(t, visited, 0, vertex);
+    std::fill_n(departed, t.layers + 1, infinity);
+    if (!is_state(t, visited, vertex)) return;
+    const int node = t.node_of[vertex];
+    if (may_end(t, m, r.limit, visited, node)) departed[t.layers] = m.egress_sum[node];
+    if (choices.transfers.empty()) return;
+    for (int e = t.neighbour_start[vertex]; e < t.neighbour_start[vertex + 1]; ++e) {
+        const int next = t.neighbour[e];
+        const unsigned larger = with_node(t, visited, t.node_of[next]);
+        if (larger == visited || is_blocked(t, visited, t.node_of[next])) continue;
+        lower(departed, choices.transfers_of(t, e), r.to_go_arrived.data() + state(t, larger, 0, next),
+              t.layers + 1);
+    }
+}
+
 // Returns false if it must end early; checked at every boundary if `operations`, those at a boundary, are not 0.
 bool fill_visited(const Tables& t, const Metric& m, const BestChoices& choices, Relaxation& r,
                   unsigned visited, std::size_t operations, const TimeLimit& time_limit) {
     for (int v = 0; v < t.vertices(); ++v) {
-        if (is_state(t, visited, v) && may_end(t, m, r.limit, visited, t.node_of[v]))
-            r.to_go_departed[state(t, visited, t.layers, v)] = m.egress_sum[t.node_of[v]];
+        fill_departed(t, m, choices, r, visited, v);
+        std::fill_n(r.to_go_arrived.data() + state(t, visited, 0, v), t.layers + 1, infinity);
     }
     for (int i = t.layers - 1; i >= 0; --i) {
         if (operations > 0 && time_limit.must_end_after(operations)) return false;
@@ -149,20 +122,89 @@ bool fill_visited(const Tables& t, const Metric& m, const BestChoices& choices, 
                 r.to_go_arrived[state(t, visited, i, v)] = best_stage(t, m, choices, r, visited, i, v);
         }
         for (int v = 0; i > 0 && v < t.vertices(); ++v) {
-            if (is_state(t, visited, v))
-                r.to_go_departed[state(t, visited, i, v)] =
-                    best_transfer(t, m, choices.transfers, r, visited, i, v);
+            if (!is_state(t, visited, v)) continue;
+            double& departed = r.to_go_departed[state(t, visited, i, v)];
+            departed = best_transfer(t, m, choices, r, visited, i, v, departed);
         }
     }
     return true;
 }
 
+// The relaxation where every transfer leads to another visited set. States of the same number of visited nodes, or of
+// stages where these are counted, do not depend on each other: threads share them, and every value is the same whatever
+// their number.
+class LayeredFill {
+  public:
+    LayeredFill(const Tables& t, const Metric& m, const BestChoices& choices, Relaxation& r)
+        : t_(t), m_(m), choices_(choices), r_(r) {
+        const std::size_t links = t.neighbour.size() / t.vertices();
+        const std::size_t lengths = choices.rows.back() / t.nodes;
+        operations_ = (links + lengths + 1) * (t.layers + 1);
+    }
+
+    // Returns false if it must end early.
+    bool run(const TimeLimit& time_limit) {
+        std::vector<std::vector<unsigned>> sets(t_.count_step > 0 ? t_.most_stages + 1 : t_.ng_size + 1);
+        for (unsigned visited = 0; visited < t_.visited_sets; ++visited)
+            sets[t_.count_step > 0 ? visited >> t_.ng_size : std::popcount(visited)].push_back(visited);
+        for (std::size_t size = sets.size(); size-- > 0;) {
+            if (!fill_sets(sets[size], time_limit)) return false;
+        }
+        return true;
+    }
+
+  private:
+    bool fill_sets(const std::vector<unsigned>& sets, const TimeLimit& time_limit) {
+        constexpr std::size_t operations_of_part = 50'000;
+        constexpr std::size_t parts_of_batch = 40;  // between two looks at the clock
+        const std::size_t rows = sets.size() * t_.vertices();
+        const std::size_t rows_of_part = std::max<std::size_t>(1, operations_of_part / operations_);
+        for (std::size_t first = 0; first < rows; first += rows_of_part * parts_of_batch) {
+            const std::size_t end = std::min(rows, first + rows_of_part * parts_of_batch);
+            if (time_limit.must_end_after((end - first) * operations_)) return false;
+            const std::size_t parts = (end - first + rows_of_part - 1) / rows_of_part;
+            pool::run_parts(parts, t_.threads, [&](std::size_t part) {
+                const std::size_t from = first + part * rows_of_part;
+                for (std::size_t row = from; row < std::min(end, from + rows_of_part); ++row)
+                    fill_state(sets[row / t_.vertices()], static_cast<int>(row % t_.vertices()));
+            });
+        }
+        return true;
+    }
+
+    void fill_state(unsigned visited, int vertex) {
+        if (!is_state(t_, visited, vertex)) return;  // no state leads to it, nobody asks
+        fill_departed(t_, m_, choices_, r_, visited, vertex);
+        const double* departed = r_.to_go_departed.data() + state(t_, visited, 0, vertex);
+        double* arrived = r_.to_go_arrived.data() + state(t_, visited, 0, vertex);
+        std::fill_n(arrived, t_.layers + 1, infinity);
+        const int node = t_.node_of[vertex];
+        for (int length = 1; length <= choices_.longest(node); ++length)
+            lower(arrived, choices_.stages_of(t_, node, length), departed + length, t_.layers + 1 - length);
+    }
+
+    const Tables& t_;
+    const Metric& m_;
+    const BestChoices& choices_;
+    Relaxation& r_;
+    std::size_t operations_;  // of a state, all boundaries together
+};
+
+// Whether every transfer leads to another visited set.
+bool is_layered(const Tables& t) {
+    if (t.visited_sets == 1) return false;
+    if (t.count_step > 0) return true;
+    return std::all_of(t.neighbour.begin(), t.neighbour.end(),
+                       [&](int next) { return t.ng_bit[t.node_of[next]] >= 0; });
+}
+
 bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time_limit) {
-    const BestChoices choices = best_choices(t, m, r, time_limit);
+    const BestChoices choices = best_choices(t, m, r, is_layered(t), time_limit);
+    if (is_layered(t)) return LayeredFill(t, m, choices, r).run(time_limit);
     const std::size_t operations = operations_of_boundary(t);
     const bool is_long =
         operations > 10'000;  // a check at every boundary would take some percent of a short one
-    for (unsigned visited = t.visited_sets; visited-- > t.count_step;) {
+    for (unsigned visited = t.visited_sets; visited-- > 0;) {
         if (!fill_visited(t, m, choices, r, visited, is_long ? operations : 0, time_limit)) return false;
         if (!is_long && time_limit.must_end_after(operations * t.layers)) return false;
     }
@@ -174,7 +216,11 @@ bool fill(const Tables& t, const Metric& m, Relaxation& r, const TimeLimit& time
 class ForwardPass {
   public:
     ForwardPass(const Tables& t, const Metric& m, const Relaxation& r, const TimeLimit& time_limit)
-        : t_(t), m_(m), r_(r), time_limit_(time_limit), choices_(best_choices(t, m, r, time_limit)) {
+        : t_(t),
+          m_(m),
+          r_(r),
+          time_limit_(time_limit),
+          choices_(best_choices(t, m, r, is_layered(t), time_limit)) {
         arrived_.assign(r.to_go_arrived.size(), infinity);
         departed_ = arrived_;
     }
@@ -216,7 +262,7 @@ class ForwardPass {
             double& least = arrived_[state(t_, with_node(t_, visited, node), boundary, t_.neighbour[e])];
             const double transfer = choices_.transfers.empty()
                                         ? best_level(t_, m_, r_, boundary, t_.node_of[vertex], e)
-                                        : choices_.transfers[boundary * t_.neighbour.size() + e];
+                                        : choices_.transfers_of(t_, e)[boundary];
             least = std::min(least, so_far + transfer);
         }
     }
@@ -262,13 +308,14 @@ Metric without_time(const Tables& t) {
 }
 
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
-                 const TimeLimit& time_limit) {
-    Relaxation r;
+                 const TimeLimit& time_limit, Relaxation spare) {
+    Relaxation r = std::move(spare);
     r.limit = limit;
     r.multiplier = multiplier;
+    r.root = 0;
     const std::size_t states = state(t, t.visited_sets, 0, 0);
-    r.to_go_departed.assign(states, infinity);
-    r.to_go_arrived.assign(states, infinity);
+    r.to_go_departed.resize(states);
+    r.to_go_arrived.resize(states);
     if (!fill(t, metric, r, time_limit)) {
         r.to_go_departed.assign(states, 0);
         r.to_go_arrived.assign(states, 0);

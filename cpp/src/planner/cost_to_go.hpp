@@ -25,15 +25,17 @@
 
 #include "planner/tables.hpp"
 #include "support/time_limit.hpp"
+#include "support/uninitialised.hpp"
 
 namespace orbitsplit::planner {
 
 struct Relaxation {
     double limit = 0;
     double multiplier = 0;
-    double root = 0;                     // h of the whole problem
-    std::vector<double> to_go_departed;  // h after the stage that ends at a boundary on a vertex, by state()
-    std::vector<double> to_go_arrived;   // h before the stage that starts there
+    double root = 0;  // h of the whole problem
+    UninitialisedVector<double>
+        to_go_departed;  // h after the stage that ends at a boundary on a vertex, by state()
+    UninitialisedVector<double> to_go_arrived;  // h before the stage that starts there
 };
 
 inline std::size_t state(const Tables& t, unsigned visited, int boundary, int vertex) {
@@ -93,9 +95,10 @@ inline double start_value(const Tables& t, const Metric& m, const Relaxation& r,
 // The metric that counts nothing: what is left is the loss.
 Metric without_time(const Tables& t);
 
-// A relaxation whose bounds are all 0 if it must end early, by a request or the time limit: they hold.
+// A relaxation whose bounds are all 0 if it must end early, by a request or the time limit: they hold. `spare` may be one
+// that is no longer needed: its memory is used again, because new memory takes as long as the relaxation.
 Relaxation relax(const Tables& t, const Metric& metric, double limit, double multiplier,
-                 const TimeLimit& time_limit);
+                 const TimeLimit& time_limit, Relaxation spare = {});
 
 // By vertex: the least (sum + multiplier * loss) of any relaxed plan through it. All 0 if it must end early.
 std::vector<double> bounds_through(const Tables& t, const Metric& metric, const Relaxation& relaxation,

@@ -13,6 +13,7 @@ struct Options : SolveOptions {
     int max_bitset_nodes = 64;
 };
 
+// Of a valid problem.
 Solution solve(const Problem& problem, const Options& options);
 
 }  // namespace orbitsplit::planner

@@ -35,27 +35,6 @@ std::vector<double> permuted_square(const std::vector<double>& values, const Nod
     return result;
 }
 
-// The parts of a problem that do not depend on its nodes.
-Problem without_nodes(const Problem& problem) {
-    Problem result;
-    result.layers = problem.layers;
-    result.layer_memory_bytes = problem.layer_memory_bytes;
-    result.cut_bytes = problem.cut_bytes;
-    result.cut_decode_bytes = problem.cut_decode_bytes;
-    result.levels = problem.levels;
-    result.loss = problem.loss;
-    result.loss_budget = problem.loss_budget;
-    result.weight_levels = problem.weight_levels;
-    result.weight_loss = problem.weight_loss;
-    result.micro_batches = problem.micro_batches;
-    result.new_tokens = problem.new_tokens;
-    result.groups = problem.groups;
-    result.tokens_per_step = problem.tokens_per_step;
-    result.latency_occupies_link = problem.latency_occupies_link;
-    result.pins = problem.pins;
-    return result;
-}
-
 // The same problem with only these nodes, in this order. Nodes that pins require must be among them.
 Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& order) {
     std::vector<int> position(problem.nodes.size(), -1);
@@ -312,6 +291,26 @@ class ChainSearch {
 };
 
 }  // namespace
+
+Problem without_nodes(const Problem& problem) {
+    Problem result;
+    result.layers = problem.layers;
+    result.layer_memory_bytes = problem.layer_memory_bytes;
+    result.cut_bytes = problem.cut_bytes;
+    result.cut_decode_bytes = problem.cut_decode_bytes;
+    result.levels = problem.levels;
+    result.loss = problem.loss;
+    result.loss_budget = problem.loss_budget;
+    result.weight_levels = problem.weight_levels;
+    result.weight_loss = problem.weight_loss;
+    result.micro_batches = problem.micro_batches;
+    result.new_tokens = problem.new_tokens;
+    result.groups = problem.groups;
+    result.tokens_per_step = problem.tokens_per_step;
+    result.latency_occupies_link = problem.latency_occupies_link;
+    result.pins = problem.pins;
+    return result;
+}
 
 void improve_by_orders(const Problem& problem, const Options& options, const TimeLimit& time_limit,
                        int most_orders, Incumbent& incumbent) {

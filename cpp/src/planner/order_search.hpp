@@ -7,6 +7,9 @@
 
 namespace orbitsplit::planner {
 
+// The parts of a problem that do not depend on its nodes, and the pins.
+Problem without_nodes(const Problem& problem);
+
 // Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps, most_orders were
 // tried or time is over. Without an incumbent it first looks for one: by index, then along the fastest links.
 void improve_by_orders(const Problem& problem, const Options& options, const TimeLimit& time_limit,

@@ -219,4 +219,9 @@ void validate(const Problem& problem) {
     check_pins(problem.pins, layers, nodes);
 }
 
+PreparedProblem::PreparedProblem(Problem problem)
+    : problem_(std::make_shared<const Problem>(std::move(problem))) {
+    validate(*problem_);
+}
+
 }  // namespace orbitsplit

@@ -47,7 +47,7 @@ class RootExplorer {
     // Adds a relaxation at one multiplier; its diving heuristic may improve the incumbent.
     const Relaxation& add(const Metric& metric, Interval& interval, double multiplier) {
         interval.relaxations.push_back(
-            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_)));
+            std::make_shared<Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_)));
         const Relaxation& made = *interval.relaxations.back();
         const double bound = made.root - multiplier * t_.loss_limit + interval.low;
         if (bound > interval.bound) {

@@ -34,7 +34,7 @@ struct Interval {
     double high = std::numeric_limits<double>::infinity();
     double bound = 0;       // of the whole problem, low included
     double multiplier = 0;  // that gave the bound
-    std::vector<std::shared_ptr<const Relaxation>> relaxations;
+    std::vector<std::shared_ptr<Relaxation>> relaxations;
 };
 
 struct Root {

@@ -1,5 +1,6 @@
 #include "planner/root_bisection.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -49,14 +50,14 @@ class RootBisection {
     std::vector<Interval> explore(const Metric& metric) {
         std::vector<Span> spans(1);
         try_multiplier(metric, spans[0], 0);
-        const double least_sum = spans[0].interval.bound;
         for (int step = 0; step < multiplier_steps && !time_limit_.is_reached(); ++step)
             improve_multiplier(metric, spans[0]);
         if (root_.incumbent.stages.empty())
             offer(problem_, objective_, diving_heuristic_for_loss(t_, least_), root_.incumbent);
         const bool is_bounded = root_.incumbent.objective_s < infinity;
         if (is_bounded && (metric.prefill_max > 0 || metric.decode_max > 0)) {
-            spans[0].interval.high = root_.incumbent.objective_s - least_sum;
+            // The bound is of the sum alone so far.
+            spans[0].interval.high = root_.incumbent.objective_s - spans[0].interval.bound;
             while (!time_limit_.is_reached() && has_room(spans) && bisect_lowest(metric, spans)) {
             }
         }
@@ -69,15 +70,18 @@ class RootBisection {
 
     bool is_promising(const Span& span) const { return span.interval.bound < root_.incumbent.cutoff(); }
 
-    bool has_room(const std::vector<Span>& spans) const {
-        return (spans.size() + 2) * relaxation_bytes(t_) <= max_bytes_;
+    bool has_room(const std::vector<Span>& spans) {
+        const std::size_t most = max_bytes_ / relaxation_bytes(t_);
+        if (spans.size() + 2 > most) return false;
+        if (spans.size() + spares_.size() > most) spares_.resize(most - spans.size());
+        return true;
     }
 
     // One more relaxation; kept if its bound is the interval's best.
     void try_multiplier(const Metric& metric, Span& span, double multiplier) {
         Interval& interval = span.interval;
         auto made =
-            std::make_shared<const Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_));
+            std::make_shared<Relaxation>(relax(t_, metric, interval.high, multiplier, time_limit_, spare()));
         const double bound = made->root - multiplier * t_.loss_limit + interval.low;
         if (made->root < infinity) {
             offer(problem_, objective_, diving_heuristic(t_, metric, *made, least_), root_.incumbent);
@@ -85,12 +89,30 @@ class RootBisection {
             (loss > t_.loss_limit ? span.over : span.under) = {made->root - multiplier * loss, loss};
         }
         const bool is_better = bound > interval.bound;
-        if (is_better || interval.relaxations.empty()) interval.relaxations.assign(1, std::move(made));
+        if (is_better || interval.relaxations.empty()) {
+            if (!interval.relaxations.empty())
+                keep_memory(std::exchange(interval.relaxations.front(), nullptr));
+            interval.relaxations.assign(1, std::move(made));
+        } else {
+            keep_memory(std::move(made));
+        }
         // A relaxation that was given up does not take back what is proven of the wider interval.
         if (is_better) {
             interval.bound = bound;
             interval.multiplier = multiplier;
         }
+    }
+
+    // Keeps the memory of a relaxation that is not needed again, unless another interval has it.
+    void keep_memory(std::shared_ptr<Relaxation> relaxation) {
+        if (relaxation.use_count() == 1) spares_.push_back(std::move(*relaxation));
+    }
+
+    Relaxation spare() {
+        if (spares_.empty()) return {};
+        Relaxation last = std::move(spares_.back());
+        spares_.pop_back();
+        return last;
     }
 
     // The multiplier at which the lines of a walk above the loss budget and one within it meet (LARAC, as in root.cpp).
@@ -108,9 +130,19 @@ class RootBisection {
             try_multiplier(metric, span, multiplier);
     }
 
+    void drop_fathomed(std::vector<Span>& spans) {
+        for (Span& span : spans) {
+            if (is_promising(span) || span.interval.relaxations.empty()) continue;
+            std::shared_ptr<Relaxation> dropped = std::move(span.interval.relaxations.front());
+            span.interval.relaxations.clear();
+            keep_memory(std::move(dropped));
+        }
+        std::erase_if(spans, [&](const Span& span) { return !is_promising(span); });
+    }
+
     // Bisects the interval with the smallest bound. The upper half keeps the relaxation, whose limit is the same.
     bool bisect_lowest(const Metric& metric, std::vector<Span>& spans) {
-        std::erase_if(spans, [&](const Span& span) { return !is_promising(span); });
+        drop_fathomed(spans);
         if (spans.empty()) return false;
         const auto lowest = std::min_element(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
             return a.interval.bound < b.interval.bound;
@@ -136,6 +168,7 @@ class RootBisection {
     const TimeLimit& time_limit_;
     const double narrowest_;
     const std::size_t max_bytes_;
+    std::vector<Relaxation> spares_;  // memory to be used again
     Root root_;
 };
 

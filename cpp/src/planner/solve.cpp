@@ -5,12 +5,14 @@
 
 #include "planner/cost.hpp"
 #include "planner/infeasible.hpp"
+#include "planner/node_classes.hpp"
 #include "planner/options.hpp"
 #include "planner/order_search.hpp"
 #include "planner/root.hpp"
 #include "planner/root_bisection.hpp"
 #include "planner/root_k_cycle.hpp"
 #include "planner/search.hpp"
+#include "support/pool.hpp"
 #include "support/text.hpp"
 #include "support/time_limit.hpp"
 
@@ -31,7 +33,6 @@ std::size_t link_count(const Problem& problem) {
 }
 
 void check(const Problem& problem, const planner::Options& options) {
-    validate(problem);
     if (!(options.time_limit_s >= 0)) {
         throw std::invalid_argument("time_limit_s is " + text::number(options.time_limit_s) +
                                     ", must be at least 0");
@@ -50,6 +51,7 @@ void check(const Problem& problem, const planner::Options& options) {
         throw std::invalid_argument("gap is " + text::number(options.gap) +
                                     ", must be at least 0 and below 1");
     }
+    pool::check_threads(options.threads);
     if (options.max_nodes && *options.max_nodes < 1) {
         throw std::invalid_argument("max_nodes is " + std::to_string(*options.max_nodes) +
                                     ", must be at least 1");
@@ -133,6 +135,14 @@ planner::SearchResult find_best_in_order(const Problem& problem, const planner::
     return result;
 }
 
+// Equal nodes may prove an incumbent best; what is proven of it counts in any case.
+planner::SearchResult proven_by_classes(const Problem& problem, const TimeLimit& time_limit,
+                                        const planner::Options& options, planner::Incumbent& incumbent) {
+    const planner::ClassBound bound = planner::bound_by_classes(problem, options, time_limit, incumbent);
+    return {!incumbent.stages.empty() && bound.lower_bound_s >= incumbent.cutoff(), bound.lower_bound_s,
+            bound.labels, ""};
+}
+
 // Free order that a first search does not solve gets a better incumbent and, where affordable, bounds with a larger
 // ng-set: both prune more than further labels would.
 planner::SearchResult find_best(const Problem& problem, const planner::Tables& t,
@@ -152,6 +162,9 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
         first.stopped_by = planner::stopped_by(time_limit);
         return first;
     }
+    const planner::SearchResult by_classes = proven_by_classes(problem, time_limit, options, root.incumbent);
+    if (by_classes.is_complete) return by_classes;
+    first.lower_bound_s = std::max(first.lower_bound_s, by_classes.lower_bound_s);
     const planner::Tables larger =
         planner::make_tables(problem, options, time_limit, 0, planner::thorough_operations);
     const bool is_larger = larger.ng_size > t.ng_size;
@@ -182,8 +195,13 @@ planner::SearchResult find_best(const Problem& problem, const planner::Tables& t
 planner::SearchResult find_best_k_cycle(const Problem& problem, planner::Tables t, planner::Relaxation least,
                                         const TimeLimit& time_limit, const planner::Options& options,
                                         planner::Root& root) {
+    const planner::SearchResult by_classes = proven_by_classes(problem, time_limit, options, root.incumbent);
+    if (by_classes.is_complete) return by_classes;
     root = planner::explore_root_k_cycle(problem, options, time_limit, t, least, root.incumbent);
-    return search_within(problem, t, least, root, time_limit, options, options.max_labels);
+    planner::SearchResult result =
+        search_within(problem, t, least, root, time_limit, options, options.max_labels);
+    result.lower_bound_s = std::max(result.lower_bound_s, by_classes.lower_bound_s);
+    return result;
 }
 
 // An objective of 0 equals every bound.
@@ -265,7 +283,12 @@ Solution planner::solve(const Problem& problem, const Options& options) {
 }
 
 Solution solve(const Problem& problem, const SolveOptions& options) {
+    validate(problem);
     return planner::solve(problem, planner::Options{options});
+}
+
+Solution solve(const PreparedProblem& problem, const SolveOptions& options) {
+    return planner::solve(problem.problem(), planner::Options{options});
 }
 
 }  // namespace orbitsplit

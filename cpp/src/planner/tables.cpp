@@ -372,6 +372,7 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     t.weight_levels = static_cast<int>(weight_level_count(problem));
     t.generates = generates(problem);
     t.is_free = problem.order == Order::free;
+    t.threads = options.threads;
     fill_weights(problem, options.objective, t);
     t.propagates = propagation_s(problem, 1);
     t.can_start.assign(t.nodes, 0);

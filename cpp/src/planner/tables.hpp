@@ -87,6 +87,7 @@ struct Tables {
     int weight_levels = 1;
     bool generates = false;
     bool is_free = false;
+    int threads = 1;  // that a relaxation may use
     bool needs_return =
         false;  // for some pair of last and first node there is no direct link to return tokens
     // Nodes: the slowest direct return to this first node, infinite if one is absent. Ways back along a chain that are
@@ -159,7 +160,7 @@ inline int longest_stop(const Tables& t, int node, int start) {
 }
 
 // Operations that one relaxation may take: they limit the ng-set.
-inline constexpr double quick_operations = 2e6;
+inline constexpr double quick_operations = 5e5;
 inline constexpr double thorough_operations = 1.5e8;
 
 // Adds memory_relief_bytes to the memory of every node. If it must end early, growth is left infinite and open_max

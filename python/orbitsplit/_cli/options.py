@@ -40,6 +40,9 @@ ModelOfPlan = Annotated[
 TimeLimit = Annotated[
     float | None, typer.Option(help="Seconds after which the search returns the best plan found. Default: no limit.")
 ]
+SearchThreads = Annotated[
+    int, typer.Option("--threads", help="Threads of a search in free order; the plan is the same with any number.")
+]
 Objective = Annotated[
     str, typer.Option(help="What to minimise: latency, throughput, time_to_first_token or time_per_token.")
 ]

@@ -47,6 +47,7 @@ from .options import (
     PlanFile,
     ProblemFile,
     PromptTokens,
+    SearchThreads,
     TimeLimit,
     WeightModels,
     Weights,
@@ -65,6 +66,7 @@ def solve(
     max_nodes: MaxNodes = None,
     gap: Annotated[float, typer.Option(help="Relative gap at which the search stops.")] = 0.0,
     time_limit: TimeLimit = None,
+    threads: SearchThreads = 1,
     certificate: Annotated[
         bool, typer.Option("--certificate", help="Also show binding constraints and alternatives.")
     ] = False,
@@ -75,10 +77,11 @@ def solve(
     Example: `orbitsplit solve problem.json --certificate --time-limit 10`
     """
     loaded = load(osp.Problem, problem)
-    solution = osp.solve(loaded, objective=objective, max_nodes=max_nodes, gap=gap, time_limit_s=time_limit)
+    limits: dict[str, Any] = {"max_nodes": max_nodes, "time_limit_s": time_limit, "threads": threads}
+    solution = osp.solve(loaded, objective=objective, gap=gap, **limits)
     certified = None
     if certificate:
-        certified = osp.certificate(loaded, solution, objective=objective, max_nodes=max_nodes, time_limit_s=time_limit)
+        certified = osp.certificate(loaded, solution, objective=objective, **limits)
     if as_json:
         record = _solution_record(solution)
         print_json(record if certified is None else {**record, "certificate": certified.to_dict()})
@@ -124,6 +127,7 @@ def pareto(
     max_accuracy_drop: MaxAccuracyDrop = None,
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
+    threads: SearchThreads = 1,
     as_json: Json = False,
 ) -> None:
     """Compute the exact Pareto front of delay against the loss budget or the memory of the nodes.
@@ -132,7 +136,12 @@ def pareto(
 
     Example: `orbitsplit pareto problem.json --over memory --resolution 0.05`
     """
-    search: dict[str, Any] = {"resolution": resolution, "max_nodes": max_nodes, "time_limit_s": time_limit}
+    search: dict[str, Any] = {
+        "resolution": resolution,
+        "max_nodes": max_nodes,
+        "time_limit_s": time_limit,
+        "threads": threads,
+    }
     front: osp.ParetoFront | osp.LatencyFront
     if over == "latency":
         if network is None:
@@ -413,6 +422,7 @@ def plan(
     objective: Objective = "latency",
     max_nodes: MaxNodes = None,
     time_limit: TimeLimit = None,
+    threads: SearchThreads = 1,
     explain: Annotated[bool, typer.Option("--explain", help="Also show binding constraints and alternatives.")] = False,
     output: Output = None,
     as_json: Json = False,
@@ -446,6 +456,7 @@ def plan(
         objective=objective,
         max_nodes=max_nodes,
         time_limit_s=time_limit,
+        threads=threads,
         explain=explain,
     )
     save(result, output)

@@ -10,7 +10,7 @@ from .codec.symbol_table import table_from_counts
 from .decoder.decoder import DecoderLayer
 from .isa import isa, isas, set_isa
 from .planner.cost import evaluate
-from .planner.problem import validate_problem
+from .planner.problem import prepare_problem
 from .planner.solve import solve
 from .weights.quantize import quantize
 from .weights.weights import dequantize, dequantize_rows, multiply, quantized_bytes
@@ -33,10 +33,10 @@ __all__ = [
     "isa",
     "isas",
     "multiply",
+    "prepare_problem",
     "quantize",
     "quantized_bytes",
     "set_isa",
     "solve",
     "table_from_counts",
-    "validate_problem",
 ]

@@ -42,6 +42,7 @@ from .problem_parts import NO_LEVEL, ExternalLink, HasStages, Level, Pins, Probl
 
 # Arrays of losses, in which None or infinite is a level that is not there.
 _LOSSES = ("loss", "weight_loss")
+_PREPARED = "_prepared"  # the attribute of a problem with the backend that it is prepared for, and what that made of it
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +112,11 @@ class Problem:
         """Convert every attribute to its type and shape, and let the backend check the values."""
         for key, value in _normalised(self).items():
             object.__setattr__(self, key, value)
-        backend().validate_problem(self)
+        prepared(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is derived from the attributes."""
+        return {key: value for key, value in self.__dict__.items() if key != _PREPARED}
 
     def __eq__(self, other: object) -> bool:
         """Compare everything, `name` and `expected` included."""
@@ -233,7 +238,21 @@ def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluatio
     """
     check_kind("problem", problem, Problem)
     sequence: Any = stages if isinstance(stages, Sequence) else getattr(stages, "stages", stages)
-    return Evaluation(**backend().evaluate(problem, stage_rows(sequence)))
+    return Evaluation(**backend().evaluate(prepared(problem), stage_rows(sequence)))
+
+
+def prepared(problem: Problem) -> Any:
+    """Return what the backend takes for a problem: validated and copied once, whatever the number of calls.
+
+    Raises ValueError naming the key of an invalid value.
+    """
+    module = backend()
+    made_for, made = problem.__dict__.get(_PREPARED, (None, None))
+    if made_for is not module:
+        made = module.prepare_problem(problem)
+        made = None if made is problem else made  # no cycle, which would keep the arrays
+        object.__setattr__(problem, _PREPARED, (module, made))
+    return problem if made is None else made
 
 
 def stage_rows(stages: Sequence[Stage]) -> NDArray[np.int32]:

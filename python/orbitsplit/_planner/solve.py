@@ -11,7 +11,7 @@ from orbitsplit._io.keyword_options import refuse_keywords, take_options
 from orbitsplit._io.validation import LARGEST_BYTES, check_count, check_kind, check_number, check_string
 
 from .objective import check_objective
-from .problem import Problem, stage_rows
+from .problem import Problem, prepared, stage_rows
 from .problem_parts import NO_LEVEL, HasStages, Stage
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_NG_SIZE = 16
 # Free order of more nodes eliminates k-cycles instead of keeping visited sets.
 MAX_BITSET_NODES = 64
+# Of the core's thread pool.
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,8 @@ class SolveOptions:
         max_labels: The search ends when it keeps more partial plans than this.
         max_bytes: The search ends when partial plans and bounds together take more memory than this. The tables of the
             problem and the first bounds come on top, and the Numba backend may take twice as much.
+        threads: Threads for the bounds of free order, 1 to 256. They change how long a search takes, not what it
+            returns; the Numba backend uses one.
 
     Raises:
         ValueError: A number is out of range, or there is no such objective.
@@ -56,6 +60,7 @@ class SolveOptions:
     time_limit_s: float | None = None
     max_labels: int = 5_000_000
     max_bytes: int = 2_000_000_000
+    threads: int = 1
 
     def __post_init__(self) -> None:
         check_string("objective", self.objective)
@@ -71,6 +76,7 @@ class SolveOptions:
                 raise ValueError(f"time_limit_s is {self.time_limit_s:g}, must be at least 0")
         check_count("max_labels", self.max_labels, 1)
         check_count("max_bytes", self.max_bytes, 1, most=LARGEST_BYTES)
+        check_count("threads", self.threads, 1, most=MOST_THREADS)
 
 
 class SolveKeywords(TypedDict, total=False):
@@ -82,6 +88,7 @@ class SolveKeywords(TypedDict, total=False):
     time_limit_s: float | None
     max_labels: int
     max_bytes: int
+    threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +150,9 @@ def solve(
     check_kind("problem", problem, Problem)
     options = solve_options("solve", options, {**keywords})
     limit_s = float("inf") if options.time_limit_s is None else float(options.time_limit_s)
-    limits = options.max_nodes, float(options.gap), limit_s, options.max_labels, options.max_bytes
+    limits = options.max_nodes, float(options.gap), limit_s, options.max_labels, options.max_bytes, options.threads
     rows = stage_rows(_stages_of(incumbent))
-    found = backend().solve(problem, options.objective, *limits, rows, MAX_NG_SIZE, MAX_BITSET_NODES)
+    found = backend().solve(prepared(problem), options.objective, *limits, rows, MAX_NG_SIZE, MAX_BITSET_NODES)
     stages = tuple(_stage_of(row) for row in found.pop("stages"))
     if not stages:
         found |= {"objective_s": None, "gap": None, "loss": None}

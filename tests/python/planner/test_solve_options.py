@@ -64,6 +64,8 @@ def test_one_way_at_a_time_and_no_unknown_keyword(function: str) -> None:
         ({"time_limit_s": -1.0}, "time_limit_s is -1, must be at least 0"),
         ({"max_labels": 0}, "max_labels is 0, must be at least 1"),
         ({"max_bytes": 2**63}, "max_bytes is 9223372036854775808, must be at most 9223372036854775807"),
+        ({"threads": 0}, "threads is 0, must be at least 1"),
+        ({"threads": 257}, "threads is 257, must be at most 256"),
     ],
 )
 def test_values_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

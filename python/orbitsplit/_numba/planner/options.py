@@ -13,7 +13,8 @@ class Options(NamedTuple):
 
     `max_ng_size` is the size of the ng-set in free order, the nodes that bounds keep from repeating; each may double
     the work. Free order of up to `max_bitset_nodes` nodes, at most 64, tells visited sets apart by one bit for each
-    node; of more nodes bounds eliminate k-cycles (k_cycle.py) and sets are told apart by a hash.
+    node; of more nodes bounds eliminate k-cycles (k_cycle.py) and sets are told apart by a hash. `threads` are those
+    that C++ may use: here one thread does all, with the same result.
     """
 
     objective: str
@@ -22,6 +23,7 @@ class Options(NamedTuple):
     time_limit_s: float
     max_labels: int
     max_bytes: int
+    threads: int
     incumbent: NDArray[np.int32]
     max_ng_size: int
     max_bitset_nodes: int

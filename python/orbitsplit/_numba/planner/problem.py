@@ -134,6 +134,12 @@ class Problem(Record, Protocol):
     def pins(self) -> Pins: ...
 
 
+def prepare_problem(problem: Problem) -> Problem:
+    """Validate a problem for many evaluations and searches, and return it: this backend makes no copy."""
+    validate_problem(problem)
+    return problem
+
+
 def validate_problem(problem: Problem) -> None:
     """Check every value of a problem whose types and shapes are right. Raises ValueError naming the key."""
     if not problem.layers:

@@ -64,14 +64,14 @@ class RootBisection(Root):
     def _explore(self, metric: Metric) -> list[Interval]:
         spans = [_Span()]
         self._try_multiplier(metric, spans[0], 0.0)
-        least_sum = spans[0].interval.bound
         for _ in range(_MULTIPLIER_STEPS):
             if not self._time_limit.is_reached():
                 self._improve_multiplier(metric, spans[0])
         if not len(self.incumbent.stages):
             self._offer(diving_heuristic_for_loss(self._t, self.least))
         if self.incumbent.objective_s < math.inf and (metric.prefill_max > 0 or metric.decode_max > 0):
-            spans[0].interval.high = self.incumbent.objective_s - least_sum
+            # The bound is of the sum alone so far.
+            spans[0].interval.high = self.incumbent.objective_s - spans[0].interval.bound
             while (
                 not self._time_limit.is_reached()
                 and len(spans) <= self._max_spans

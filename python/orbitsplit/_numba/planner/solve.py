@@ -16,6 +16,7 @@ from .cost import OBJECTIVES, evaluate, generates, value_s
 from .cost_to_go import Relaxation, least_loss
 from .infeasible import explain_infeasible, trivially_infeasible
 from .metrics import Metric, make_metrics
+from .node_classes import bound_by_classes
 from .options import Options
 from .order_search import improve_by_orders
 from .problem import Problem, validate_problem
@@ -27,6 +28,7 @@ from .tables import THOROUGH_OPERATIONS, Tables, make_tables
 
 _MOST_TRANSFERS = 2e8  # layers x links in free order: a relaxation takes a second or more
 _MOST_LABELS = 2**31 - 1
+_MOST_THREADS = 256
 _FIRST_LABELS = 20_000
 _FIRST_LABELS_IN_ORDER = 1_000
 _FIRST_ORDERS = 30
@@ -37,8 +39,14 @@ _NARROWEST = 1e-3  # width relative to the incumbent at which no interval is bis
 def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
     """Return the fields of a `Solution`. Raises ValueError for an invalid problem or option."""
     options = Options(*arguments)
-    time_limit = TimeLimit(options.time_limit_s)
+    validate_problem(problem)
     _check(problem, options)
+    return solve_valid(problem, options)
+
+
+def solve_valid(problem: Problem, options: Options) -> dict[str, Any]:
+    """Return the fields of a `Solution` of a problem and options that were checked."""
+    time_limit = TimeLimit(options.time_limit_s)
     t = make_tables(problem, options, time_limit)
     least = least_loss(t, time_limit)
     result = SearchResult(True, math.inf, 0, "")
@@ -50,7 +58,7 @@ def solve(problem: Problem, *arguments: Any) -> dict[str, Any]:
     if found["status"] == "infeasible":
         for_any = options._replace(objective="latency", time_limit_s=time_limit.remaining_s())
         found["reason"] = explain_infeasible(
-            problem, t, least, options, time_limit, lambda other: solve(other, *for_any)
+            problem, t, least, options, time_limit, lambda other: solve_valid(other, for_any)
         )
     return {**found, "seconds": time_limit.seconds()}
 
@@ -103,6 +111,10 @@ def _find_best(
         return result, incumbent
     if time_limit.is_reached() and (len(incumbent.stages) or time_limit.must_end()):
         return result._replace(stopped_by="time"), incumbent
+    by_classes, incumbent = _proven_by_classes(problem, options, time_limit, incumbent)
+    if by_classes.is_complete:
+        return by_classes, incumbent
+    result = result._replace(lower_bound_s=max(result.lower_bound_s, by_classes.lower_bound_s))
     larger = make_tables(problem, options, time_limit, 0.0, THOROUGH_OPERATIONS)
     is_larger = larger.ng_size > t.ng_size
     # A larger ng-set is worth more than the last percent of an incumbent, but much slower with a bad one.
@@ -144,10 +156,23 @@ def _find_best_k_cycle(
     problem: Problem, t: Tables, options: Options, least: Relaxation, time_limit: TimeLimit, incumbent: Incumbent
 ) -> tuple[SearchResult, Incumbent]:
     """Search free order of too many nodes for visited sets."""
+    by_classes, incumbent = _proven_by_classes(problem, options, time_limit, incumbent)
+    if by_classes.is_complete:
+        return by_classes, incumbent
     metrics = make_metrics(t, time_limit)
     t, root, proven = explore_root_k_cycle(problem, options, time_limit, t, metrics, least, incumbent)
     result = _search_within(t, metrics, root, time_limit, options, options.max_labels)
+    proven = max(proven, by_classes.lower_bound_s)
     return result._replace(lower_bound_s=max(result.lower_bound_s, proven)), root.incumbent
+
+
+def _proven_by_classes(
+    problem: Problem, options: Options, time_limit: TimeLimit, incumbent: Incumbent
+) -> tuple[SearchResult, Incumbent]:
+    """Bound plans by classes of equal nodes, which may prove an incumbent best."""
+    bound, incumbent = bound_by_classes(problem, options, time_limit, incumbent, solve_valid)
+    is_complete = len(incumbent.stages) > 0 and bound.lower_bound_s >= incumbent.cutoff()
+    return SearchResult(is_complete, bound.lower_bound_s, bound.labels, ""), incumbent
 
 
 def _search_within(
@@ -166,7 +191,6 @@ def _check(problem: Problem, options: Options) -> None:
     if options.objective not in OBJECTIVES:
         *most, last = OBJECTIVES
         raise ValueError(f'objective is "{options.objective}"; valid are {", ".join(most)} and {last}')
-    validate_problem(problem)
     if not options.time_limit_s >= 0:
         raise ValueError(f"time_limit_s is {number(options.time_limit_s)}, must be at least 0")
     if not 1 <= options.max_labels <= _MOST_LABELS:
@@ -180,6 +204,8 @@ def _check(problem: Problem, options: Options) -> None:
         )
     if not 0 <= options.gap < 1:
         raise ValueError(f"gap is {number(options.gap)}, must be at least 0 and below 1")
+    if not 1 <= options.threads <= _MOST_THREADS:
+        raise ValueError(f"threads is {options.threads}, it must be from 1 to {_MOST_THREADS}")
     if options.max_nodes is not None and options.max_nodes < 1:
         raise ValueError(f"max_nodes is {options.max_nodes}, must be at least 1")
     if options.objective == "time_per_token" and not generates(problem):

@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 # Operations that one relaxation may take: they limit the ng-set.
-QUICK_OPERATIONS = 2e6
+QUICK_OPERATIONS = 5e5
 THOROUGH_OPERATIONS = 1.5e8
 
 
