@@ -125,7 +125,9 @@ std::vector<orbitsplit::Stage> stages_from(const StageArray& stages) {
 }
 
 void bind_problem(py::module_& m) {
-    py::class_<orbitsplit::PreparedProblem>(m, "PreparedProblem");
+    // An ordinary class, as in the stub.
+    const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));
+    py::class_<orbitsplit::PreparedProblem>(m, "PreparedProblem", plain);
     m.def(
         "prepare_problem",
         [](const py::object& problem) { return orbitsplit::PreparedProblem(problem_from(problem)); },

@@ -123,8 +123,8 @@ class LapTimes:
     """How long laps of n tokens last, from laps so far.
 
     Whatever else goes on, such as the prompt of another request, makes laps longer, never shorter. So a shorter lap
-    counts at once, a longer one a little. A lap of n tokens lasts no longer than n/m laps of m < n tokens, and no longer
-    than one of more tokens; between those that are known, seconds lie on a straight line.
+    counts at once, a longer one a little. A lap of n tokens lasts no longer than n/m laps of m < n tokens, and no
+    longer than one of more tokens; between those that are known, seconds lie on a straight line.
     """
 
     def __init__(self) -> None:
