@@ -13,6 +13,7 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
+from orbitsplit._plans.plan import layer_range
 
 # Seconds between two lines of progress where there is no terminal for a bar, as in a log file.
 _LINE_EVERY_S = 10.0
@@ -119,7 +120,7 @@ def plan(console: Console, plan: osp.Plan) -> None:
         is_last = k == len(plan.stages) - 1
         table.add_row(
             escape(stage.node),
-            f"{stage.start}-{stage.stop - 1}",
+            layer_range(stage, plan.layers),
             *([escape(stage.weights or plan.dtype)] * has_weights),
             format_bytes(prediction.stage_memory_bytes[k]),
             "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
