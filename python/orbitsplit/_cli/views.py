@@ -183,11 +183,12 @@ def run(console: Console, run: osp.Run) -> None:
         )
     if run.links:
         console.print(links)
-    memory = Table("node", "slowdown", "peak memory", "interpreter and libraries", "stage", "limit")
+    emulates = any(stage.slowdown > 1.0 for stage in run.stages)
+    memory = Table("node", *(["slowdown"] * emulates), "peak memory", "interpreter and libraries", "stage", "limit")
     for stage in run.stages:
         memory.add_row(
             escape(stage.node),
-            f"{stage.slowdown:g}x",
+            *([f"{stage.slowdown:g}x"] * emulates),
             format_bytes(stage.peak_bytes),
             format_bytes(stage.baseline_bytes),
             f"[red]{format_bytes(stage.used_bytes)} !" if stage.exceeds_memory else format_bytes(stage.used_bytes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orbitsplit._plans.plan import Plan, PlanStage
@@ -19,10 +19,10 @@ from orbitsplit.runtime._messages.record import Traffic
 class StageMetrics:
     """The measurements of one stage in a run.
 
-    `compute_s`, `encode_s` and `decode_s` are the node's times, emulated slowdown included; `cpu_s` is the processor
-    time of all three (wall time for encoding and decoding tokens on a node that is not emulated). `baseline_bytes` were
-    resident before the stage was loaded (interpreter and libraries), `peak_bytes` is the peak of resident memory;
-    `memory_bytes` is the node's limit, None without one.
+    `slowdown` is the emulated one, 1 where nothing is emulated. `compute_s`, `encode_s` and `decode_s` are the node's
+    times, emulated slowdown included; `cpu_s` is the processor time of all three (wall time for encoding and decoding
+    tokens on a node that is not emulated). `baseline_bytes` were resident before the stage was loaded (interpreter and
+    libraries), `peak_bytes` is the peak of resident memory; `memory_bytes` is the node's limit, None without one.
     """
 
     node: str
@@ -131,8 +131,15 @@ def measure(
     new_tokens: int,
     ready: Sequence[Ready],
     records: Sequence[Sequence[StageRecord]],
+    *,
+    emulates: bool = True,
 ) -> Run:
-    """Return the measurements of a run, given the record `records[k][g]` of each stage k and group g of the batch."""
+    """Return the measurements of a run, given the record `records[k][g]` of each stage k and group g of the batch.
+
+    `emulates` is that of the `Deployment`: without it no node had the slowdown of the plan.
+    """
+    if not emulates:
+        plan = replace(plan, stages=tuple(replace(stage, slowdown=1.0) for stage in plan.stages))
     nodes = tuple(stage.node for stage in plan.stages)
     # Groups are numbered over the lifetime of a pipeline, in a run from 0.
     numbers = {group.id: number for number, group in enumerate(groups)}
