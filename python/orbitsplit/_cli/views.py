@@ -103,8 +103,8 @@ def _weights(book: osp.Codebook, unit: str) -> Table:
     return view
 
 
-def plan(console: Console, plan: osp.Plan) -> None:
-    """Show the stages of a plan and their predicted times and memory."""
+def plan(console: Console, plan: osp.Plan, book: osp.Codebook | None = None) -> None:
+    """Show the stages of a plan, their predicted times and memory, and by its codebook the expected drop in accuracy."""
     prediction = plan.prediction
     if prediction is None:
         console.print(str(plan), highlight=False)
@@ -134,9 +134,25 @@ def plan(console: Console, plan: osp.Plan) -> None:
     console.print(
         f"{prediction.status}: {format_seconds(prediction.total_s)} in total, prefill "
         f"{format_seconds(prediction.prefill_s)}{chunks}; proven gap {100 * prediction.gap:.2g} %{objective}; "
-        f"predicted loss {prediction.loss:.4f} nats/token",
+        f"predicted loss {prediction.loss:.4f} nats/token" + ("" if book is None else _drop(plan, prediction.loss, book)),
         highlight=False,
+        soft_wrap=True,
     )
+    tokens = None if book is None else book.prompt_tokens
+    if tokens is not None and tokens != plan.workload.prompt_tokens:
+        console.print(
+            f"[yellow]note:[/] the codebook was fitted to texts of {tokens} tokens, the plan is for prompts of "
+            f"{plan.workload.prompt_tokens}: `orbitsplit verify` measures what it loses there",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _drop(plan: osp.Plan, loss: float, book: osp.Codebook) -> str:
+    """Return the drop in accuracy that a codebook expects of a loss, in the unit of the limit, and the limit."""
+    expected, low, high = (100 * drop for drop in book.accuracy.drop(loss))
+    most = "" if plan.max_accuracy_drop is None else f", the limit is {100 * plan.max_accuracy_drop:.2f}"
+    return f", an expected drop in accuracy of {expected:.2f} points (95 %: {low:.2f} to {high:.2f}{most})"
 
 
 def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Alternative]) -> None:
