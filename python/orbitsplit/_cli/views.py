@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +19,16 @@ from orbitsplit._plans.plan import layer_range
 
 # Seconds between two lines of progress where there is no terminal for a bar, as in a log file.
 _LINE_EVERY_S = 10.0
+
+# Characters of a line where there is no terminal: wider than any table. Rich takes 80, and cuts names to fit.
+_NO_TERMINAL = 1000
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Return a console on a standard stream: as wide as the terminal or COLUMNS, without both as what it shows."""
+    stream = sys.stderr if stderr else sys.stdout
+    is_limited = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if is_limited else _NO_TERMINAL)
 
 
 class ProgressBars:
