@@ -116,7 +116,7 @@ def _weights(book: osp.Codebook, unit: str) -> Table:
 
 
 def plan(console: Console, plan: osp.Plan, book: osp.Codebook | None = None) -> None:
-    """Show the stages of a plan, their predicted times and memory, and by its codebook the expected drop in accuracy."""
+    """Show the stages of a plan, their predicted times and memory, and what its codebook expects of accuracy."""
     prediction = plan.prediction
     if prediction is None:
         console.print(str(plan), highlight=False)
@@ -146,7 +146,8 @@ def plan(console: Console, plan: osp.Plan, book: osp.Codebook | None = None) -> 
     console.print(
         f"{prediction.status}: {format_seconds(prediction.total_s)} in total, prefill "
         f"{format_seconds(prediction.prefill_s)}{chunks}; proven gap {100 * prediction.gap:.2g} %{objective}; "
-        f"predicted loss {prediction.loss:.4f} nats/token" + ("" if book is None else _drop(plan, prediction.loss, book)),
+        f"predicted loss {prediction.loss:.4f} nats/token"
+        + ("" if book is None else _drop(plan, prediction.loss, book)),
         highlight=False,
         soft_wrap=True,
     )
@@ -235,12 +236,15 @@ def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
         return
     compared = run.against(plan)
     planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
-    if compared is None:
+    if planned != (run.sequences, run.prompt_tokens, run.new_tokens):
+        how = "not compared with the prediction" if compared is None else "predicted by the stage times of the plan"
         console.print(
-            f"{format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; not "
-            f"compared with the prediction, which is for {planned[0]} x {planned[1]} + {planned[2]}",
+            f"{format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; {how}"
+            f", which is for {planned[0]} x {planned[1]} + {planned[2]}",
             highlight=False,
+            soft_wrap=True,
         )
+    if compared is None:
         return
     table = Table("delay", "predicted", "measured", "measured / predicted")
     for name, (model, clock) in compared.items():

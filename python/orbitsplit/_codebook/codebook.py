@@ -175,7 +175,7 @@ class Codebook:
 
     @property
     def prompt_tokens(self) -> int | None:
-        """Tokens of each row of the texts that it was fitted to; None if it was fitted to something else, or by hand."""
+        """Tokens of each row of the texts that it was fitted to; None if it was not fitted to texts."""
         shape = self.provenance.get("sample_shape")
         return shape[0] if isinstance(shape, list) and len(shape) == 1 else None
 

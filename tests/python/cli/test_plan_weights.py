@@ -100,7 +100,8 @@ def test_a_plan_answers_a_limit_of_accuracy_in_its_unit(
         assert prediction is not None
         assert prediction.loss > 0
         expected, low, high = (100 * drop for drop in book.accuracy.drop(prediction.loss))
-        assert f"drop in accuracy of {expected:.2f} points (95 %: {low:.2f} to {high:.2f}, the limit is 1.00)" in printed
+        interval = f"95 %: {low:.2f} to {high:.2f}, the limit is 1.00"
+        assert f"drop in accuracy of {expected:.2f} points ({interval})" in printed
         note = "the codebook was fitted to texts of 128 tokens, the plan is for prompts of 16"
         assert (note in printed) == (tokens == 128)
     assert not orbitsplit(monkeypatch, *arguments)

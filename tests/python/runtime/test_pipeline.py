@@ -254,9 +254,7 @@ def test_slow_nodes_take_longer_by_the_stated_factor(slow_links: Pipeline) -> No
     assert run.trace.slowdowns == (1.0, 3.0, 1.0, 1.0)
 
 
-def test_slow_downs_that_are_not_emulated_are_not_reported(
-    directory: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_slow_downs_that_are_not_emulated_are_not_reported(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Those of the plan were, under torchrun.
     plan = make_plan([2])
     plan = replace(plan, stages=(plan.stages[0], replace(plan.stages[1], slowdown=3.0)))
