@@ -51,7 +51,12 @@ class ProgressBars:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Show no more progress: something else is printed from now on."""
         self._progress.stop()
+        self._lines = None
 
     def __call__(self, step: str, fraction: float) -> None:
         if self._lines is not None and time.monotonic() >= self._next_line_s:
@@ -189,6 +194,11 @@ def totals(console: Console, trace: osp.Trace) -> None:
         table.add_row(escape(node), *(format_seconds(seconds[kind]) for kind in kinds))
     console.print(table)
     console.print(f"{format_seconds(trace.stop_s)} in total", highlight=False)
+
+
+def begin_text(console: Console, prompt: str) -> None:
+    """Show a prompt whose continuation is printed as it appears."""
+    console.print(f"...{escape(repr(prompt[-60:]))} -> ", end="", highlight=False, soft_wrap=True)
 
 
 def texts(console: Console, texts: Sequence[tuple[str, str]]) -> None:

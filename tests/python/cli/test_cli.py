@@ -441,6 +441,23 @@ def test_options_that_make_no_sense_are_refused(
     assert message in captured.err
 
 
+def test_the_text_of_one_prompt_is_printed_as_it_appears(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It appeared at the end of the run.
+    printed: list[str] = []
+    show = running.out.print
+    monkeypatch.setattr(running.out, "print", lambda *what, **how: (printed.append(str(what[0])), show(*what, **how)))
+    monkeypatch.chdir(chain.folder)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", "--new-tokens", 20) == 0
+    text = chain.continued("The satellite", 20)
+    assert f"...'The satellite' -> {text}\n" in capsys.readouterr().out
+    assert text not in printed
+    assert "".join(printed[1:]).startswith(text)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The", "--prompt", "sat", "--new-tokens", 20) == 0
+    assert f"...'The' -> {chain.continued('The', 20)!r}\n" in capsys.readouterr().out
+
+
 def test_a_run_with_an_assistant_says_what_the_model_says(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
