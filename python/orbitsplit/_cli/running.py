@@ -95,8 +95,9 @@ def run_plan(
 ) -> None:
     """Run a plan, one process per stage; -o writes a picture (.png, .svg) or a trace (.json, .chrome.json).
 
-    The text of one prompt is printed as it appears. With --profile and --network the run resumes after the loss of a node or a link. Started by torchrun, with one
-    process per stage, rank k is stage k. ORBITSPLIT_SECRET in the environment authenticates the messages.
+    The text of one prompt is printed as it appears. With --profile and --network the run resumes after the loss of a
+    node or a link. Started by torchrun, with one process per stage, rank k is stage k. ORBITSPLIT_SECRET in the
+    environment authenticates the messages.
 
     Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
     """

@@ -145,9 +145,11 @@ COMMANDS = (
     "calibrate",
     "convert",
     "demo",
+    "explain",
     "leo",
     "pareto",
     "plan",
+    "problem",
     "profile",
     "run",
     "serve",
@@ -201,6 +203,33 @@ def test_profile_plan_and_simulate_follow_each_other(
     for wrong, message in (("head", "--pin is 'head', expected NODE=LAYER,LAYER"), ("c=head", "pins name node 'c'")):
         assert orbitsplit(monkeypatch, *arguments[:-2], "--pin", wrong) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_problem_is_written_and_a_saved_plan_explained(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Nothing on the command line did either.
+    common = ("profile.json", "--network", "network.toml", "--micro-batches", 8, "--new-tokens", 8)
+    lossy = (*common, "--codebook", "book.safetensors", "--max-accuracy-drop", 0.01)
+    for options in (common, lossy):
+        assert orbitsplit(monkeypatch, "problem", *options, "-o", "made.json") == 0
+        assert (
+            f"made.json: {LAYERS + 2} layers, 2 nodes, {2 if options == lossy else 1} levels" in capsys.readouterr().out
+        )
+        assert orbitsplit(monkeypatch, "solve", "made.json", "--json") == 0
+        solved = json.loads(capsys.readouterr().out)
+        limits = ("--chunk-tokens", "none", "--draft-tokens", "none", "--explain", "-o", "made-plan.json")
+        assert orbitsplit(monkeypatch, "plan", *options, *limits) == 0
+        shown = capsys.readouterr().out
+        made = osp.Plan.load("made-plan.json")
+        assert made.prediction is not None
+        assert solved["objective_s"] == pytest.approx(made.prediction.total_s)
+        assert orbitsplit(monkeypatch, "explain", "made-plan.json", *(lossy[-4:-2] if options == lossy else ())) == 0
+        assert capsys.readouterr().out == shown
+    assert orbitsplit(monkeypatch, "explain", "plan.json", "--codebook", "book.safetensors") == 2
+    assert "the plan has codebook None, book.safetensors is codebook " in capsys.readouterr().err
+    assert orbitsplit(monkeypatch, "problem", *common, "--max-accuracy-drop", 0.01, "-o", "made.json") == 2
+    assert "--max-accuracy-drop needs --codebook" in capsys.readouterr().err
 
 
 def test_a_plan_that_does_not_exist_exits_with_1(
