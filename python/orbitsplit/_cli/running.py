@@ -346,12 +346,13 @@ def _text_streamer(tokenizer: Any) -> Any:
     """Return a streamer of transformers that prints the text of one prompt as it appears, whole words at a time."""
     from transformers.generation.streamers import TextStreamer
 
-    class Printer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            end = "\n" if stream_end else ""
-            out.print(text, end=end, style="bold", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    def show(text: str, stream_end: bool = False) -> None:
+        end = "\n" if stream_end else ""
+        out.print(text, end=end, style="bold", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    return Printer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer.on_finalized_text = show
+    return streamer
 
 
 def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], *, as_json: bool) -> None:
