@@ -35,6 +35,13 @@ def test_every_public_name_of_ours_is_in_all() -> None:
     assert mine <= set(orbitsplit.__all__)
 
 
+def test_completion_shows_the_public_names_alone() -> None:
+    # `leo` was missing, `Any` and `importlib` were there.
+    assert dir(orbitsplit) == sorted([*orbitsplit.__all__, "leo"])
+    assert dir(runtime) == sorted(runtime.__all__)
+    assert {name for name in dir(orbitsplit.leo) if not name.startswith("_")} >= {"Scenario", "walker_delta"}
+
+
 @pytest.mark.parametrize(("old", "new"), [("StageRun", "StageMetrics"), ("LinkRun", "LinkMetrics")])
 def test_renamed_classes_are_found_with_a_warning(old: str, new: str) -> None:
     for package in (orbitsplit, runtime):

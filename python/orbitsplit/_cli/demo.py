@@ -95,7 +95,7 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
         chunk_tokens=plan.chunk_tokens,
     )
     alternatives = osp.alternatives(problem, tied_bytes=profile.tied_bytes)
-    views.plan(console, plan)
+    views.plan(console, plan, book)
     views.alternatives(console, plan, alternatives)
 
     console.rule(f"4. run: {len(plan.stages)} processes, links and slow nodes emulated")

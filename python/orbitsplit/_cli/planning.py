@@ -463,7 +463,7 @@ def plan(
     if as_json:
         print_json(result.to_dict())
         return
-    views.plan(out, result)
+    views.plan(out, result, book)
     text = result.explain() if explain else "\n".join(result.compared())
     if text:
         out.print(escape(text), highlight=False, soft_wrap=True)

@@ -95,8 +95,9 @@ def run_plan(
 ) -> None:
     """Run a plan, one process per stage; -o writes a picture (.png, .svg) or a trace (.json, .chrome.json).
 
-    With --profile and --network the run resumes after the loss of a node or a link. Started by torchrun, with one
-    process per stage, rank k is stage k. ORBITSPLIT_SECRET in the environment authenticates the messages.
+    The text of one prompt is printed as it appears. With --profile and --network the run resumes after the loss of a
+    node or a link. Started by torchrun, with one process per stage, rank k is stage k. ORBITSPLIT_SECRET in the
+    environment authenticates the messages.
 
     Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
     """
@@ -142,9 +143,14 @@ def run_plan(
         )
         with pipe:
             tokens = tokenizer(prompt, return_tensors="pt", padding=True)
+            if len(prompt) == 1 and not as_json:
+                progress.stop()
+                views.begin_text(out, prompt[0])
+                sampling["streamer"] = _text_streamer(tokenizer)
             texts = pipe.generate(tokens.input_ids, tokens.attention_mask, max_new_tokens=count, **sampling)
     continued = tokenizer.batch_decode(texts[:, tokens.input_ids.shape[1] :], skip_special_tokens=True)
-    _show_run(inputs.plan, pipe, list(zip(prompt, continued, strict=True)), as_json=as_json)
+    shown = [] if "streamer" in sampling else list(zip(prompt, continued, strict=True))
+    _show_run(inputs.plan, pipe, shown, as_json=as_json)
     if pipe.last_run is not None:
         save_trace(pipe.last_run.trace, output)
 
@@ -334,6 +340,19 @@ def _open(
         except BaseException:
             pipe.close()
             raise
+
+
+def _text_streamer(tokenizer: Any) -> Any:
+    """Return a streamer of transformers that prints the text of one prompt as it appears, whole words at a time."""
+    from transformers.generation.streamers import TextStreamer
+
+    def show(text: str, stream_end: bool = False) -> None:
+        end = "\n" if stream_end else ""
+        out.print(text, end=end, style="bold", markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer.on_finalized_text = show
+    return streamer
 
 
 def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], *, as_json: bool) -> None:

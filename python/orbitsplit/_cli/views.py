@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +15,20 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
+from orbitsplit._plans.plan import layer_range
 
 # Seconds between two lines of progress where there is no terminal for a bar, as in a log file.
 _LINE_EVERY_S = 10.0
+
+# Characters of a line where there is no terminal: wider than any table. Rich takes 80, and cuts names to fit.
+_NO_TERMINAL = 1000
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Return a console on a standard stream: as wide as the terminal or COLUMNS, without both as what it shows."""
+    stream = sys.stderr if stderr else sys.stdout
+    is_limited = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if is_limited else _NO_TERMINAL)
 
 
 class ProgressBars:
@@ -38,7 +51,12 @@ class ProgressBars:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Show no more progress: something else is printed from now on."""
         self._progress.stop()
+        self._lines = None
 
     def __call__(self, step: str, fraction: float) -> None:
         if self._lines is not None and time.monotonic() >= self._next_line_s:
@@ -102,8 +120,8 @@ def _weights(book: osp.Codebook, unit: str) -> Table:
     return view
 
 
-def plan(console: Console, plan: osp.Plan) -> None:
-    """Show the stages of a plan and their predicted times and memory."""
+def plan(console: Console, plan: osp.Plan, book: osp.Codebook | None = None) -> None:
+    """Show the stages of a plan, their predicted times and memory, and what its codebook expects of accuracy."""
     prediction = plan.prediction
     if prediction is None:
         console.print(str(plan), highlight=False)
@@ -119,7 +137,7 @@ def plan(console: Console, plan: osp.Plan) -> None:
         is_last = k == len(plan.stages) - 1
         table.add_row(
             escape(stage.node),
-            f"{stage.start}-{stage.stop - 1}",
+            layer_range(stage, plan.layers),
             *([escape(stage.weights or plan.dtype)] * has_weights),
             format_bytes(prediction.stage_memory_bytes[k]),
             "" if stage.memory_bytes is None else format_bytes(stage.memory_bytes),
@@ -133,9 +151,26 @@ def plan(console: Console, plan: osp.Plan) -> None:
     console.print(
         f"{prediction.status}: {format_seconds(prediction.total_s)} in total, prefill "
         f"{format_seconds(prediction.prefill_s)}{chunks}; proven gap {100 * prediction.gap:.2g} %{objective}; "
-        f"predicted loss {prediction.loss:.4f} nats/token",
+        f"predicted loss {prediction.loss:.4f} nats/token"
+        + ("" if book is None else _drop(plan, prediction.loss, book)),
         highlight=False,
+        soft_wrap=True,
     )
+    tokens = None if book is None else book.prompt_tokens
+    if tokens is not None and tokens != plan.workload.prompt_tokens:
+        console.print(
+            f"[yellow]note:[/] the codebook was fitted to texts of {tokens} tokens, the plan is for prompts of "
+            f"{plan.workload.prompt_tokens}: `orbitsplit verify` measures what it loses there",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _drop(plan: osp.Plan, loss: float, book: osp.Codebook) -> str:
+    """Return the drop in accuracy that a codebook expects of a loss, in the unit of the limit, and the limit."""
+    expected, low, high = (100 * drop for drop in book.accuracy.drop(loss))
+    most = "" if plan.max_accuracy_drop is None else f", the limit is {100 * plan.max_accuracy_drop:.2f}"
+    return f", an expected drop in accuracy of {expected:.2f} points (95 %: {low:.2f} to {high:.2f}{most})"
 
 
 def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Alternative]) -> None:
@@ -161,6 +196,11 @@ def totals(console: Console, trace: osp.Trace) -> None:
     console.print(f"{format_seconds(trace.stop_s)} in total", highlight=False)
 
 
+def begin_text(console: Console, prompt: str) -> None:
+    """Show a prompt whose continuation is printed as it appears."""
+    console.print(f"...{escape(repr(prompt[-60:]))} -> ", end="", highlight=False, soft_wrap=True)
+
+
 def texts(console: Console, texts: Sequence[tuple[str, str]]) -> None:
     """Show prompts and their continuations."""
     for prompt, text in texts:
@@ -182,11 +222,12 @@ def run(console: Console, run: osp.Run) -> None:
         )
     if run.links:
         console.print(links)
-    memory = Table("node", "slowdown", "peak memory", "interpreter and libraries", "stage", "limit")
+    emulates = any(stage.slowdown > 1.0 for stage in run.stages)
+    memory = Table("node", *(["slowdown"] * emulates), "peak memory", "interpreter and libraries", "stage", "limit")
     for stage in run.stages:
         memory.add_row(
             escape(stage.node),
-            f"{stage.slowdown:g}x",
+            *([f"{stage.slowdown:g}x"] * emulates),
             format_bytes(stage.peak_bytes),
             format_bytes(stage.baseline_bytes),
             f"[red]{format_bytes(stage.used_bytes)} !" if stage.exceeds_memory else format_bytes(stage.used_bytes),
@@ -205,12 +246,15 @@ def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
         return
     compared = run.against(plan)
     planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
-    if compared is None:
+    if planned != (run.sequences, run.prompt_tokens, run.new_tokens):
+        how = "not compared with the prediction" if compared is None else "predicted by the stage times of the plan"
         console.print(
-            f"{format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; not "
-            f"compared with the prediction, which is for {planned[0]} x {planned[1]} + {planned[2]}",
+            f"{format_seconds(run.total_s)} for {run.sequences} x {run.prompt_tokens} + {run.new_tokens} tokens; {how}"
+            f", which is for {planned[0]} x {planned[1]} + {planned[2]}",
             highlight=False,
+            soft_wrap=True,
         )
+    if compared is None:
         return
     table = Table("delay", "predicted", "measured", "measured / predicted")
     for name, (model, clock) in compared.items():

@@ -173,6 +173,12 @@ class Codebook:
         """The calibrated cuts: cut c lies after c transformer layers."""
         return tuple(self._entries)
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of each row of the texts that it was fitted to; None if it was not fitted to texts."""
+        shape = self.provenance.get("sample_shape")
+        return shape[0] if isinstance(shape, list) and len(shape) == 1 else None
+
     def levels(self, cut: int) -> tuple[CodebookLevel, ...]:
         """Return the levels at a cut, best quality first. Raises LookupError for a cut that was not calibrated."""
         return tuple(entry.level for entry in self._at(cut))

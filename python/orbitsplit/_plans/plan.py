@@ -7,7 +7,7 @@ is plain data. `orbitsplit.plan` makes one, `orbitsplit.Pipeline` runs one, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -382,7 +382,8 @@ class Plan:
 
     def explain(self) -> str:
         """Return a text with the plan, its bottlenecks if it has a prediction, and its certificate if it has one."""
-        lines = [str(self)]
+        space = " " * bool(self.weight_models)
+        lines = [self._chain(lambda stage: f" layers {layer_range(stage, self.layers)}{space}")]
         if self.prediction is not None:
             lines += bottlenecks(self.prediction, [stage.node for stage in self.stages], self.chunk_tokens)
             lines += self.compared()
@@ -404,13 +405,22 @@ class Plan:
         )
 
     def __str__(self) -> str:
+        return self._chain(lambda stage: f"[{stage.start}:{stage.stop}]")
+
+    def _chain(self, layers_of: Callable[[PlanStage], str]) -> str:
         parts = []
         for k, stage in enumerate(self.stages):
             weights = f"({stage.weights or self.dtype})" if self.weight_models else ""
-            parts.append(f"{stage.node}[{stage.start}:{stage.stop}]{weights}")
+            parts.append(f"{stage.node}{layers_of(stage)}{weights}")
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
+
+
+def layer_range(stage: PlanStage, layers: int) -> str:
+    """Return the first and the last layer of a stage, as "0-6 with embeddings", of a model of so many `layers`."""
+    ends = ["embeddings"] * (stage.start == 0) + ["head"] * (stage.stop == layers)
+    return f"{stage.start}-{stage.stop - 1}" + (f" with {' and '.join(ends)}" if ends else "")
 
 
 def _stage_records(stages: Any) -> list[Mapping[str, Any]]:

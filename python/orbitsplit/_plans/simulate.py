@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from dataclasses import replace
 
 from orbitsplit._io.validation import check_kind
 
@@ -39,6 +40,17 @@ def simulate(plan: Plan) -> Trace:
         events=tuple(sorted(events, key=lambda event: event.start_s)),
         slowdowns=tuple(stage.slowdown for stage in plan.stages),
     )
+
+
+def simulate_delays(plan: Plan, *, micro_batches: int, new_tokens: int) -> tuple[float, float]:
+    """Return the seconds of prefill, and from there to the last token, of another workload than the plan's.
+
+    Prompts and rows of a micro-batch are those of the plan, whose prediction must have token steps if there are any.
+    """
+    workload = replace(plan.workload, micro_batches=micro_batches, new_tokens=new_tokens)
+    last = [event for event in simulate(replace(plan, workload=workload)).events if event.node == plan.stages[-1].node]
+    prefill_s = max(event.stop_s for event in last if event.kind == "compute" and event.step == 0)
+    return prefill_s, max(event.stop_s for event in last) - prefill_s
 
 
 class _Chain:

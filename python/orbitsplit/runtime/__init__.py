@@ -58,3 +58,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {quoted(__name__)} has no attribute {quoted(name)}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -184,6 +184,7 @@ class _Api:
             "object": "model",
             "created": self.created,
             "owned_by": "orbitsplit",
+            "max_model_len": self.service.prompts.context_tokens,  # vLLM's name, which its clients read
         }
 
 

@@ -19,7 +19,7 @@ class Prompts:
     def __init__(self, tokenizer: Any, context_tokens: int) -> None:
         self.decoder = TokenDecoder(tokenizer)
         self._tokenizer = tokenizer
-        self._context_tokens = context_tokens
+        self.context_tokens = context_tokens
         self._vocabulary = len(tokenizer)
         # A tokenizer saved with padding or truncation disables both when it is first used. Later nothing in it changes,
         # so that one thread may decode while another encodes.
@@ -58,13 +58,13 @@ class Prompts:
 
     def new_tokens(self, param: str, limit: int | None, prompt: Sequence[int]) -> int:
         """Return how many tokens an answer may have: `limit`, or what the context leaves. Raises ApiError 400."""
-        left = self._context_tokens - len(prompt)
+        left = self.context_tokens - len(prompt)
         if limit is None:
             return left
         if limit > left:
             raise _refused(
                 param,
-                f"the context is {self._context_tokens} tokens: the prompt's {len(prompt)} and {limit} new ones are "
+                f"the context is {self.context_tokens} tokens: the prompt's {len(prompt)} and {limit} new ones are "
                 f"{len(prompt) + limit}",
                 code="context_length_exceeded",
             )
@@ -73,10 +73,10 @@ class Prompts:
     def _checked(self, param: str, tokens: list[int]) -> list[int]:
         if not tokens:
             raise _refused(param, "the prompt has no tokens")
-        if len(tokens) >= self._context_tokens:
+        if len(tokens) >= self.context_tokens:
             raise _refused(
                 param,
-                f"the prompt has {len(tokens)} tokens, the context is {self._context_tokens} with the answer",
+                f"the prompt has {len(tokens)} tokens, the context is {self.context_tokens} with the answer",
                 code="context_length_exceeded",
             )
         return tokens

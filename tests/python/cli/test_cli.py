@@ -145,9 +145,11 @@ COMMANDS = (
     "calibrate",
     "convert",
     "demo",
+    "explain",
     "leo",
     "pareto",
     "plan",
+    "problem",
     "profile",
     "run",
     "serve",
@@ -201,6 +203,33 @@ def test_profile_plan_and_simulate_follow_each_other(
     for wrong, message in (("head", "--pin is 'head', expected NODE=LAYER,LAYER"), ("c=head", "pins name node 'c'")):
         assert orbitsplit(monkeypatch, *arguments[:-2], "--pin", wrong) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_problem_is_written_and_a_saved_plan_explained(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Nothing on the command line did either.
+    common = ("profile.json", "--network", "network.toml", "--micro-batches", 8, "--new-tokens", 8)
+    lossy = (*common, "--codebook", "book.safetensors", "--max-accuracy-drop", 0.01)
+    for options in (common, lossy):
+        assert orbitsplit(monkeypatch, "problem", *options, "-o", "made.json") == 0
+        assert (
+            f"made.json: {LAYERS + 2} layers, 2 nodes, {2 if options == lossy else 1} levels" in capsys.readouterr().out
+        )
+        assert orbitsplit(monkeypatch, "solve", "made.json", "--json") == 0
+        solved = json.loads(capsys.readouterr().out)
+        limits = ("--chunk-tokens", "none", "--draft-tokens", "none", "--explain", "-o", "made-plan.json")
+        assert orbitsplit(monkeypatch, "plan", *options, *limits) == 0
+        shown = capsys.readouterr().out
+        made = osp.Plan.load("made-plan.json")
+        assert made.prediction is not None
+        assert solved["objective_s"] == pytest.approx(made.prediction.total_s)
+        assert orbitsplit(monkeypatch, "explain", "made-plan.json", *(lossy[-4:-2] if options == lossy else ())) == 0
+        assert capsys.readouterr().out == shown
+    assert orbitsplit(monkeypatch, "explain", "plan.json", "--codebook", "book.safetensors") == 2
+    assert "the plan has codebook None, book.safetensors is codebook " in capsys.readouterr().err
+    assert orbitsplit(monkeypatch, "problem", *common, "--max-accuracy-drop", 0.01, "-o", "made.json") == 2
+    assert "--max-accuracy-drop needs --codebook" in capsys.readouterr().err
 
 
 def test_a_plan_that_does_not_exist_exits_with_1(
@@ -303,21 +332,37 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_the_run(
     assert "'.tiff'" in capsys.readouterr().err
 
 
-def test_a_run_of_another_workload_is_not_compared_with_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    # 32 tokens were once compared with a prediction for 8, as 4.5 times the prediction.
+def test_a_run_of_another_workload_is_compared_as_far_as_the_plan_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    # 32 tokens were once compared with a prediction for 8, as 4.5 times the prediction; then with nothing.
     prediction = osp.Prediction(
-        total_s=2, prefill_s=1, token_step_s=1, loss=0, stage_s=(1,), link_s=(), decode_stage_s=(1,), decode_link_s=(),
-        stage_memory_bytes=(1,), status="optimal", lower_bound_s=2, gap=0,
+        total_s=15, prefill_s=9, token_step_s=6, loss=0, stage_s=(2, 1), link_s=(0,), decode_stage_s=(0.5, 1),
+        decode_link_s=(0,), stage_memory_bytes=(1, 1), status="optimal", lower_bound_s=15, gap=0,
     )  # fmt: skip
-    workload = osp.Workload(prompt_tokens=3, new_tokens=2)
-    plan = osp.Plan((osp.PlanStage("a", 0, 3),), (), 3, workload=workload, prediction=prediction)
-    for new_tokens, shown in ((2, "1.000"), (32, "which is for 1 x 3 + 2")):
-        trace = osp.Trace(nodes=("a",), events=())
-        run = osp.Run(
-            sequences=1, prompt_tokens=3, new_tokens=new_tokens, groups=1, prefill_s=1, decode_s=1, stages=(), links=(),
-            trace=trace,
+    workload = osp.Workload(micro_batches=4, prompt_tokens=3, new_tokens=2)
+    stages = (osp.PlanStage("a", 0, 2), osp.PlanStage("b", 2, 3))
+    plan = osp.Plan(stages, (osp.PlanLink(),), 3, workload=workload, prediction=prediction)
+
+    def run(groups: int, prompt_tokens: int, new_tokens: int, *, rows: int = 1) -> osp.Run:
+        return osp.Run(
+            sequences=groups * rows, prompt_tokens=prompt_tokens, new_tokens=new_tokens, groups=groups, prefill_s=5,
+            decode_s=31, stages=(), links=(), trace=osp.Trace(nodes=("a", "b"), events=()),
         )  # fmt: skip
-        views.prediction(Console(width=200), plan, run)
+
+    as_planned = {"prefill_s": (9, 5), "decode_s": (6, 31), "total_s": (15, 36)}
+    assert run(4, 3, 2).against(plan) == as_planned
+    # One prompt: 2 s and 1 s, then laps of 0.5 s and 1 s.
+    assert run(1, 3, 3).against(plan) == {"prefill_s": (3, 5), "decode_s": (3, 31), "total_s": (6, 36)}
+    assert run(1, 7, 32).against(plan) == {"token_step_s": (1.5, 1)}
+    assert run(1, 7, 1).against(plan) is None
+    assert run(1, 3, 2, rows=2).against(plan) is None
+    without_steps = replace(plan, prediction=replace(prediction, decode_stage_s=(), decode_link_s=()))
+    assert run(1, 3, 2).against(without_steps) == {"prefill_s": (3, 5)}
+    for measured, shown in (
+        (run(4, 3, 2), "0.556"),
+        (run(1, 7, 32), "36 s for 1 x 7 + 32 tokens; predicted by the stage times of the plan, which is for 4 x 3 + 2"),
+        (run(1, 7, 1), "36 s for 1 x 7 + 1 tokens; not compared with the prediction, which is for 4 x 3 + 2"),
+    ):
+        views.prediction(Console(width=200), plan, measured)
         assert shown in capsys.readouterr().out
 
 
@@ -423,6 +468,23 @@ def test_options_that_make_no_sense_are_refused(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+def test_the_text_of_one_prompt_is_printed_as_it_appears(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It appeared at the end of the run.
+    printed: list[str] = []
+    show = running.out.print
+    monkeypatch.setattr(running.out, "print", lambda *what, **how: (printed.append(str(what[0])), show(*what, **how)))
+    monkeypatch.chdir(chain.folder)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", "--new-tokens", 20) == 0
+    text = chain.continued("The satellite", 20)
+    assert f"...'The satellite' -> {text}\n" in capsys.readouterr().out
+    assert text not in printed
+    assert "".join(printed[1:]).startswith(text)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The", "--prompt", "sat", "--new-tokens", 20) == 0
+    assert f"...'The' -> {chain.continued('The', 20)!r}\n" in capsys.readouterr().out
 
 
 def test_a_run_with_an_assistant_says_what_the_model_says(

@@ -30,6 +30,7 @@ def examples(group: typer.Typer, *names: str) -> dict[str, str]:
 
 EXAMPLES = examples(app)
 OUTPUTS = {
+    "problem": "problem.json",
     "profile": "profile.json",
     "convert": "my-model-int8",
     "calibrate": "book.safetensors",

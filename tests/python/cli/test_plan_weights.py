@@ -82,3 +82,27 @@ def test_what_is_missing_is_named(
     assert "has no losses of weights 'int8'" in capsys.readouterr().err
     assert orbitsplit(monkeypatch, *arguments, *codebook, "--weights", "int8") == 2
     assert "--weights is 'int8', expected NAME=PROFILE" in capsys.readouterr().err
+
+
+def test_a_plan_answers_a_limit_of_accuracy_in_its_unit(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # It was answered in nats alone; and nothing said that a codebook was fitted to texts of another length.
+    book = osp.Codebook.load("book.safetensors")
+    arguments = ("plan", "profile.json", "--network", "leo.toml", "--micro-batches", "8")
+    for tokens in (16, 128):
+        book.provenance = {"sample_shape": [tokens]}
+        book.save("book.safetensors")
+        made = ("--codebook", "book.safetensors", "--max-accuracy-drop", "0.01", "-o", "made.json")
+        assert not orbitsplit(monkeypatch, *arguments, *made)
+        printed = capsys.readouterr().out
+        prediction = osp.Plan.load("made.json").prediction
+        assert prediction is not None
+        assert prediction.loss > 0
+        expected, low, high = (100 * drop for drop in book.accuracy.drop(prediction.loss))
+        interval = f"95 %: {low:.2f} to {high:.2f}, the limit is 1.00"
+        assert f"drop in accuracy of {expected:.2f} points ({interval})" in printed
+        note = "the codebook was fitted to texts of 128 tokens, the plan is for prompts of 16"
+        assert (note in printed) == (tokens == 128)
+    assert not orbitsplit(monkeypatch, *arguments)
+    assert "points" not in capsys.readouterr().out

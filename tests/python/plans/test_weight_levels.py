@@ -16,6 +16,7 @@ from rich.console import Console
 import orbitsplit as osp
 from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Stage, WeightOption, Workload
 from orbitsplit._cli import views
+from orbitsplit._plans.plan import layer_range
 
 WORKLOAD = Workload(micro_batches=2, prompt_tokens=100, new_tokens=10)
 TOKENS = 110
@@ -225,7 +226,8 @@ def test_a_plan_names_the_models_that_its_stages_load(mixed: osp.Plan, tmp_path:
 def test_a_plan_shows_the_weights_of_its_stages(mixed: osp.Plan) -> None:
     text = mixed.explain().splitlines()[0]
     for stage in mixed.stages:
-        assert f"{stage.node}[{stage.start}:{stage.stop}]({stage.weights or 'float32'})" in text
+        assert f"{stage.node}[{stage.start}:{stage.stop}]({stage.weights or 'float32'})" in str(mixed)
+        assert f"{stage.node} layers {layer_range(stage, mixed.layers)} ({stage.weights or 'float32'})" in text
     plain = osp.plan(profile("float32"), network(20_000), WORKLOAD)
     assert str(plain) == "n0[0:5]"
 
@@ -236,7 +238,7 @@ def test_the_table_of_a_plan_has_a_column_of_weights_where_there_are_any(mixed: 
     for row, stage in zip(rows, mixed.stages, strict=True):
         assert [cell.strip() for cell in row.split("│")][1:4] == [
             stage.node,
-            f"{stage.start}-{stage.stop - 1}",
+            layer_range(stage, mixed.layers),
             stage.weights or "float32",
         ]
     assert "weights" not in shown_by_command(osp.plan(profile("float32"), network(20_000), WORKLOAD))

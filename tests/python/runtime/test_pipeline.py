@@ -16,13 +16,16 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import orbitsplit as osp
+from orbitsplit._cli import views
 from orbitsplit._models.source import demo_model
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._parent import worker_process
+from orbitsplit.runtime._parent.session import Deployment
 from tests.support.processes import workers
 from tests.support.tiny_models import (
     HIDDEN,
@@ -249,6 +252,20 @@ def test_slow_nodes_take_longer_by_the_stated_factor(slow_links: Pipeline) -> No
     slow = run.stages[1]
     assert slow.compute_s + slow.encode_s + slow.decode_s >= 3.0 * slow.cpu_s
     assert run.trace.slowdowns == (1.0, 3.0, 1.0, 1.0)
+
+
+def test_slow_downs_that_are_not_emulated_are_not_reported(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Those of the plan were, under torchrun.
+    plan = make_plan([2])
+    plan = replace(plan, stages=(plan.stages[0], replace(plan.stages[1], slowdown=3.0)))
+    for emulates, slowdowns in ((False, (1.0, 1.0)), (True, (1.0, 3.0))):
+        with Pipeline(plan, directory, deployment=Deployment(emulates=emulates)) as pipe:
+            pipe.generate(*tiny_prompts((7,)), max_new_tokens=2)
+            run = pipe.last_run
+        assert run is not None
+        assert tuple(stage.slowdown for stage in run.stages) == run.trace.slowdowns == slowdowns
+        views.run(Console(width=200), run)
+        assert ("slowdown" in capsys.readouterr().out) == emulates
 
 
 def test_one_stage_is_a_plain_model_and_a_request_that_fails_names_its_node(tmp_path: Path) -> None:

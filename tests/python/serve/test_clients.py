@@ -199,6 +199,8 @@ def test_half_a_stop_string_at_the_end_is_text(client: OpenAI) -> None:
 def test_models(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "orbitsplit"
+    # The context, which clients had to know from elsewhere.
+    assert client.models.retrieve(MODEL).to_dict()["max_model_len"] == CONTEXT
     with pytest.raises(openai.NotFoundError, match="there is no model"):
         client.models.retrieve("other")
 

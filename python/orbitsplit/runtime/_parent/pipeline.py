@@ -146,6 +146,7 @@ class Pipeline:
                 log.conditions_unused(unused)
         _check_secret(secret)
         self.last_run: Run | None = None
+        self._emulates = deployment is None or deployment.emulates
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         path = open_model(model, progress=progress)
         check_layers(plan, path)
@@ -376,7 +377,7 @@ class Pipeline:
             return None
         session, records = found
         parsed = [[StageRecord.from_json(data) for data in of_stage] for of_stage in records]
-        return measure(session.plan, groups, generation.new_tokens, session.ready, parsed)
+        return measure(session.plan, groups, generation.new_tokens, session.ready, parsed, emulates=self._emulates)
 
 
 def _abandon(sessions: Sessions) -> None:

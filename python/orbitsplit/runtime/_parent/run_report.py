@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.simulate import simulate_delays
 from orbitsplit._plans.trace import Trace, merge
 from orbitsplit.runtime._messages.control import Ready, StageRecord
 from orbitsplit.runtime._messages.groups import Group
@@ -19,10 +20,10 @@ from orbitsplit.runtime._messages.record import Traffic
 class StageMetrics:
     """The measurements of one stage in a run.
 
-    `compute_s`, `encode_s` and `decode_s` are the node's times, emulated slowdown included; `cpu_s` is the processor
-    time of all three (wall time for encoding and decoding tokens on a node that is not emulated). `baseline_bytes` were
-    resident before the stage was loaded (interpreter and libraries), `peak_bytes` is the peak of resident memory;
-    `memory_bytes` is the node's limit, None without one.
+    `slowdown` is the emulated one, 1 where nothing is emulated. `compute_s`, `encode_s` and `decode_s` are the node's
+    times, emulated slowdown included; `cpu_s` is the processor time of all three (wall time for encoding and decoding
+    tokens on a node that is not emulated). `baseline_bytes` were resident before the stage was loaded (interpreter and
+    libraries), `peak_bytes` is the peak of resident memory; `memory_bytes` is the node's limit, None without one.
     """
 
     node: str
@@ -94,13 +95,30 @@ class Run:
     def against(self, plan: Plan) -> dict[str, tuple[float, float]] | None:
         """Return predicted and measured seconds of `prefill_s`, `decode_s` and `total_s`.
 
-        None if the plan has no prediction, or one for another number of sequences, prompt tokens or new tokens.
+        For another number of groups or new tokens than the plan's, they are simulated with the plan's seconds of a
+        stage and a link; after prompts of another length, `token_step_s` alone can be compared. None if the plan has no
+        prediction, or nothing in it is about such a run: its micro-batches have other rows, or no tokens.
         """
-        planned = (plan.workload.sequences, plan.workload.prompt_tokens, plan.workload.new_tokens)
-        if plan.prediction is None or planned != (self.sequences, self.prompt_tokens, self.new_tokens):
+        predicted = plan.prediction
+        if predicted is None or self.sequences != self.groups * plan.workload.batch_size:
             return None
+        is_planned = (self.groups, self.new_tokens) == (plan.workload.micro_batches, plan.workload.new_tokens)
+        is_same_prompt = self.prompt_tokens == plan.workload.prompt_tokens
+        if is_planned and is_same_prompt:
+            return self._beside(predicted.prefill_s, predicted.decode_s)
+        new_tokens = self.new_tokens if predicted.decode_stage_s else 0
+        prefill_s, decode_s = simulate_delays(plan, micro_batches=self.groups, new_tokens=new_tokens)
+        if not is_same_prompt:
+            return {"token_step_s": (decode_s / (new_tokens - 1), self.token_step_s)} if new_tokens > 1 else None
+        if self.new_tokens > 1 and new_tokens == 0:
+            return {"prefill_s": (prefill_s, self.prefill_s)}
+        return self._beside(prefill_s, decode_s)
+
+    def _beside(self, prefill_s: float, decode_s: float) -> dict[str, tuple[float, float]]:
         return {
-            name: (getattr(plan.prediction, name), getattr(self, name)) for name in ("prefill_s", "decode_s", "total_s")
+            "prefill_s": (prefill_s, self.prefill_s),
+            "decode_s": (decode_s, self.decode_s),
+            "total_s": (prefill_s + decode_s, self.total_s),
         }
 
     def memory_excess(self) -> str | None:
@@ -131,8 +149,15 @@ def measure(
     new_tokens: int,
     ready: Sequence[Ready],
     records: Sequence[Sequence[StageRecord]],
+    *,
+    emulates: bool = True,
 ) -> Run:
-    """Return the measurements of a run, given the record `records[k][g]` of each stage k and group g of the batch."""
+    """Return the measurements of a run, given the record `records[k][g]` of each stage k and group g of the batch.
+
+    `emulates` is that of the `Deployment`: without it no node had the slowdown of the plan.
+    """
+    if not emulates:
+        plan = replace(plan, stages=tuple(replace(stage, slowdown=1.0) for stage in plan.stages))
     nodes = tuple(stage.node for stage in plan.stages)
     # Groups are numbered over the lifetime of a pipeline, in a run from 0.
     numbers = {group.id: number for number, group in enumerate(groups)}
