@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,29 +158,10 @@ def planned(
     """Return the best plan with a setting, or with the best of all."""
     levels = osp.LevelTable(levels=(LEVEL,), loss=((0.0,),) * (len(profile.layers) - 1))
     pins: dict[str, Sequence[str | int]] = {node: [] for node in NODES}
-    if setting is None:
-        return osp.plan(
-            profile,
-            network,
-            workload,
-            levels=levels,
-            pins=pins,
-            order="fixed",
-            chunk_tokens="auto",
-            rows="auto",
-            draft_tokens="auto",
-        )
-    return osp.plan(
-        profile,
-        network,
-        workload,
-        levels=levels,
-        pins=pins,
-        order="fixed",
-        chunk_tokens=setting.chunk_tokens,
-        rows=setting.rows,
-        draft_tokens=setting.guesses,
-    )
+    chosen: dict[str, Any] = {"chunk_tokens": "auto", "rows": "auto", "draft_tokens": "auto"}
+    if setting is not None:
+        chosen = {"chunk_tokens": setting.chunk_tokens, "rows": setting.rows, "draft_tokens": setting.guesses}
+    return osp.plan(profile, network, workload, levels=levels, pins=pins, order="fixed", **chosen)
 
 
 def run(setting: Setting, model: Path, plan: osp.Plan, prompts: Tensor, rounds: int) -> Found:
