@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._codec.stateful import Decoder, Encoder
     from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
     from ._experiments.paper import PaperBench, bench_paper
+    from ._io.schemas import schema
     from ._models.convert import convert
     from ._network.link_conditions import LinkConditions, LinkShape, LossBursts
     from ._network.network import Link, Network, Node
@@ -150,6 +151,7 @@ _MODULES = {
     "proportional": "._planner.baselines",
     "replan": "._plans.replan",
     "replanner": "._plans.replanner",
+    "schema": "._io.schemas",
     "simulate": "._plans.simulate",
     "single_node": "._planner.baselines",
     "solve": "._planner.solve",
@@ -248,6 +250,7 @@ __all__ = [
     "proportional",
     "replan",
     "replanner",
+    "schema",
     "simulate",
     "single_node",
     "solve",

@@ -1,7 +1,8 @@
-"""Commands that write a problem, and show a plan, without a search: problem, explain."""
+"""Commands that write a problem, and show a plan or a schema, without a search: problem, explain, schema."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,11 +10,12 @@ import typer
 from rich.markup import escape
 
 import orbitsplit as osp
+from orbitsplit._io.files import write_text
 from orbitsplit._plans.problem_building import Order
 
 from . import views
 from .inputs import load, load_network, load_optional
-from .options import CodebookFile, Json, MaxAccuracyDrop, NetworkFile, PlanFile, app, out, print_json
+from .options import CodebookFile, Json, MaxAccuracyDrop, NetworkFile, Output, PlanFile, app, out, print_json
 from .outputs import check_writable, save
 
 
@@ -78,3 +80,21 @@ def explain(plan: PlanFile, codebook: CodebookFile = None, as_json: Json = False
     if loaded.prediction is not None:
         views.plan(out, loaded, book)
     out.print(escape(loaded.explain()), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(help="plan, problem, profile, network, trace, codebook or scenario.")],
+    output: Output = None,
+) -> None:
+    """Print the JSON Schema of a kind of file, with which editors complete and check network.toml.
+
+    Example: `orbitsplit schema network -o network.schema.json`
+    """
+    check_writable(output)
+    text = json.dumps(osp.schema(name), indent=1, ensure_ascii=False)
+    if output is None:
+        print(text)
+    else:
+        write_text(output, text + "\n")
+        out.print(f"{escape(str(output))}: the schema of {name} files", highlight=False)

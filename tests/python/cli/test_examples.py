@@ -37,6 +37,7 @@ OUTPUTS = {
     "verify": "verified.json",
     "simulate": "timeline.png",
     "leo": "network.toml",
+    "schema": "network.schema.json",
 }
 # The others serve until a signal, need the real model, or take a minute.
 IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "demo", "bench paper"})
