@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ._profiling.measure import profile
     from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile, RowTimes
     from ._profiling.workload import Workload
+    from ._report.report import report
     from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import (
@@ -151,6 +152,7 @@ _MODULES = {
     "proportional": "._planner.baselines",
     "replan": "._plans.replan",
     "replanner": "._plans.replanner",
+    "report": "._report.report",
     "schema": "._io.schemas",
     "simulate": "._plans.simulate",
     "single_node": "._planner.baselines",
@@ -250,6 +252,7 @@ __all__ = [
     "proportional",
     "replan",
     "replanner",
+    "report",
     "schema",
     "simulate",
     "single_node",
@@ -285,8 +288,9 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_MODULES[name], __name__), name)
     except ModuleNotFoundError as error:
+        extra = "report" if name == "report" else "models"
         raise ImportError(
-            f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[models]"'
+            f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[{extra}]"'
         ) from error
     globals()[name] = value
     return value

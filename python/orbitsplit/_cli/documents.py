@@ -1,4 +1,4 @@
-"""Commands that write a problem, and show a plan or a schema, without a search: problem, explain, schema."""
+"""Commands about files: problem, explain, schema, report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 
 import orbitsplit as osp
 from orbitsplit._io.files import write_text
+from orbitsplit._io.units import format_bytes
 from orbitsplit._plans.problem_building import Order
 
 from . import views
@@ -98,3 +99,28 @@ def schema(
     else:
         write_text(output, text + "\n")
         out.print(f"{escape(str(output))}: the schema of {name} files", highlight=False)
+
+
+@app.command()
+def report(
+    documents: Annotated[
+        list[str],
+        typer.Argument(help="Plan, trace, problem, network, scenario or plan in time: files, or names of scenarios."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page (.html).")],
+    title: Annotated[str | None, typer.Option(help="Title of the page. Default: what the first file is.")] = None,
+    hours: Annotated[float, typer.Option(help="Hours of contacts of a scenario, from its epoch.")] = 24.0,
+    time_limit: Annotated[float, typer.Option(help="Seconds for each search of a problem.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Write plans, runs, problems and constellations as one page for a browser, which works offline.
+
+    Example: `orbitsplit report plan.json -o report.html`
+    """
+    check_writable(output)
+    osp.report(*documents, path=output, title=title, hours=hours, time_limit_s=time_limit)
+    size = output.stat().st_size
+    if as_json:
+        print_json({"file": str(output), "bytes": size})
+    else:
+        out.print(f"{escape(str(output))}: {format_bytes(size)}, open it in a browser", highlight=False)

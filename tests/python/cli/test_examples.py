@@ -38,6 +38,7 @@ OUTPUTS = {
     "simulate": "timeline.png",
     "leo": "network.toml",
     "schema": "network.schema.json",
+    "report": "report.html",
 }
 # The others serve until a signal, need the real model, or take a minute.
 IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "demo", "bench paper"})
