@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ._planner.solve import Solution, SolveOptions, solve
     from ._planner.unsplit import Unsplit, unsplit
     from ._planner.weight_transfer import Move
+    from ._plans.export import Export
     from ._plans.fronts import LatencyFront, LatencyPoint, pareto
     from ._plans.options import RunningPlan
     from ._plans.plan import Plan, PlanLink, PlanStage
@@ -80,6 +81,7 @@ _MODULES = {
     "Decoder": "._codec.stateful",
     "Encoder": "._codec.stateful",
     "Evaluation": "._planner.problem",
+    "Export": "._plans.export",
     "ExternalLink": "._planner.problem_parts",
     "Generation": ".runtime",
     "GenerationOptions": ".runtime",
@@ -180,6 +182,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Evaluation",
+    "Export",
     "ExternalLink",
     "Generation",
     "GenerationOptions",

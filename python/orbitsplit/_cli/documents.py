@@ -1,4 +1,4 @@
-"""Commands about files: problem, explain, schema, report."""
+"""Commands about files: problem, explain, export, schema, report."""
 
 from __future__ import annotations
 
@@ -12,11 +12,24 @@ from rich.markup import escape
 import orbitsplit as osp
 from orbitsplit._io.files import write_text
 from orbitsplit._io.units import format_bytes
+from orbitsplit._plans.export import Engine
 from orbitsplit._plans.problem_building import Order
 
 from . import views
 from .inputs import load, load_network, load_optional
-from .options import CodebookFile, Json, MaxAccuracyDrop, NetworkFile, Output, PlanFile, app, out, print_json
+from .options import (
+    CodebookFile,
+    Json,
+    MaxAccuracyDrop,
+    ModelOfPlan,
+    NetworkFile,
+    Output,
+    PlanFile,
+    app,
+    err,
+    out,
+    print_json,
+)
 from .outputs import check_writable, save
 
 
@@ -81,6 +94,30 @@ def explain(plan: PlanFile, codebook: CodebookFile = None, as_json: Json = False
     if loaded.prediction is not None:
         views.plan(out, loaded, book)
     out.print(escape(loaded.explain()), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    plan: PlanFile,
+    engine: Annotated[Engine, typer.Option("--for", help="The engine that is to run the plan.")],
+    model: ModelOfPlan = None,
+    device: Annotated[
+        list[str] | None, typer.Option(help="The engine's name of the device of a stage, in order; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a plan as settings of accelerate, vLLM, llama.cpp or torch, and what these cannot do.
+
+    Example: `orbitsplit export plan.json --for vllm`
+    """
+    devices = [int(name) if name.isdecimal() else name for name in device] if device else None
+    made = load(osp.Plan, plan).export(engine, model=model, devices=devices)
+    if as_json:
+        print_json(made.to_dict())
+        return
+    print(made.text)
+    for note in made.not_exported:
+        err.print(f"note: {escape(note)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

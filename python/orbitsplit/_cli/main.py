@@ -4,7 +4,7 @@ options   the app, its global options, and options that commands share
 inputs    files that are read, before anything that takes seconds to import
 outputs   files that are written
 planning  solve, pareto, profile, convert, calibrate, verify, plan
-documents problem, explain, schema, report
+documents problem, explain, export, schema, report
 running   simulate, run, serve, demo
 leo       leo, bench paper
 views     results as tables
