@@ -60,7 +60,7 @@ def report(
     page = Page()
     _add_plan(page, found.get("Plan"), found.get("Network"))
     _add_traces(page, found.get("Plan"), found.get("Trace"))
-    _add_problem(page, found.get("Problem"), time_limit_s)
+    _add_problem(page, found.get("Problem"), time_limit_s, has_front="ParetoFront" in found)
     for kind in ("ParetoFront", "LatencyFront"):
         _add_front(page, found.get(kind), found.get("Problem"))
     if "Plan" not in found:
@@ -208,7 +208,7 @@ def _totals(traces: dict[str, Trace]) -> list[list[str]]:
     ]
 
 
-def _add_problem(page: Page, problem: Problem | None, time_limit_s: float) -> None:
+def _add_problem(page: Page, problem: Problem | None, time_limit_s: float, *, has_front: bool) -> None:
     if problem is None:
         return
     size = f"{len(problem.layers)} layers, {_count(len(problem.nodes), 'node')}, {len(problem.levels)} levels"
@@ -234,7 +234,7 @@ def _add_problem(page: Page, problem: Problem | None, time_limit_s: float) -> No
         binding_figure(certified),
     ]
     _add_certificate(page, figures, str(certified).partition("\n")[0])
-    if problem.loss_budget != 0 and len(problem.levels) > 1:
+    if not has_front and problem.loss_budget != 0 and len(problem.levels) > 1:
         _add_front(page, pareto_of_problem(problem, time_limit_s=time_limit_s), problem)
 
 

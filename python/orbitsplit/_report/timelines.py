@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from orbitsplit._io.units import format_seconds
+from orbitsplit._plans.lanes import lane_labels, lanes
 from orbitsplit._plans.trace import Trace, TraceEvent
 
 from .style import BLUE, GREEN, ORANGE, PINK, VERMILION, add_hover, open_figure, plain_numbers, source_of, style_legend
@@ -15,8 +16,6 @@ from .style import BLUE, GREEN, ORANGE, PINK, VERMILION, add_hover, open_figure,
 _COLOURS = {"compute": BLUE, "encode": PINK, "decode": ORANGE, "send": GREEN, "receive": VERMILION}
 # More would make the file large, and no screen shows them: neighbours are joined until there are fewer.
 _MOST_EVENTS = 30_000
-
-Lane = tuple[str, bool]
 
 
 def timeline_figures(traces: Mapping[str, Trace]) -> list[Any]:
@@ -30,18 +29,8 @@ def timeline_figures(traces: Mapping[str, Trace]) -> list[Any]:
     return figures
 
 
-def utilisation(trace: Trace) -> dict[Lane, float]:
-    """Return the part of the time for which each node computes, encodes or decodes, and each link sends."""
-    span_s = trace.stop_s or 1.0
-    busy: dict[Lane, float] = {}
-    for lane, events in _by_lane(trace).items():
-        busy[lane] = _covered_s([event for event in events if event.kind in _COLOURS]) / span_s
-    return busy
-
-
 def _timeline(title: str, trace: Trace, count: int) -> Any:
-    busy = utilisation(trace)
-    labels = {lane: f"{lane[0]}{' link' if lane[1] else ''}  {100 * part:.0f} %" for lane, part in busy.items()}
+    labels = lane_labels(trace)
     names = list(labels.values())
     plot = open_figure(
         f"{title}: {format_seconds(trace.stop_s)}; % of the time in use",
@@ -50,11 +39,13 @@ def _timeline(title: str, trace: Trace, count: int) -> Any:
         zoom=True,
     )
     kinds = sorted({event.kind for event in trace.events} & _COLOURS.keys(), key=list(_COLOURS).index)
-    lanes = _by_lane(trace)
+    events_of = lanes(trace)
     most = _MOST_EVENTS // count
     total = sum(event.kind in _COLOURS for event in trace.events)
     for kind in kinds:
-        rows = [(labels[lane], event) for lane in lanes for event in _joined(lanes[lane], kind, trace, total > most)]
+        rows = [
+            (labels[lane], event) for lane in events_of for event in _joined(events_of[lane], kind, trace, total > most)
+        ]
         if not rows:
             continue
         source = source_of(
@@ -79,19 +70,6 @@ def _timeline(title: str, trace: Trace, count: int) -> Any:
     return plot
 
 
-def _by_lane(trace: Trace) -> dict[Lane, list[TraceEvent]]:
-    """Return the events of each node and of the link behind it, in order; only of links that send something."""
-    senders = {event.node for event in trace.events if event.kind == "send"}
-    lanes: dict[Lane, list[TraceEvent]] = {}
-    for node in trace.nodes:
-        lanes[node, False] = []
-        if node in senders:
-            lanes[node, True] = []
-    for event in trace.events:
-        lanes[event.node, event.kind == "send"].append(event)
-    return lanes
-
-
 def _joined(events: Sequence[TraceEvent], kind: str, trace: Trace, is_joined: bool) -> list[TraceEvent]:
     """Return the events of a kind; if `is_joined`, with those that no screen could tell apart as one."""
     mine = [event for event in events if event.kind == kind]
@@ -106,12 +84,3 @@ def _joined(events: Sequence[TraceEvent], kind: str, trace: Trace, is_joined: bo
         else:
             found.append(event)
     return found
-
-
-def _covered_s(events: Sequence[TraceEvent]) -> float:
-    """Return the seconds that at least one event covers."""
-    covered, end_s = 0.0, 0.0
-    for event in sorted(events, key=lambda event: event.start_s):
-        covered += max(0.0, event.stop_s - max(event.start_s, end_s))
-        end_s = max(end_s, event.stop_s)
-    return covered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from datetime import timedelta
@@ -12,9 +13,9 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit import leo
+from orbitsplit._plans.lanes import utilisation
 from orbitsplit._report.documents import open_document
 from orbitsplit._report.page import LARGEST_BYTES, Page, Section
-from orbitsplit._report.timelines import utilisation
 from orbitsplit._report.world import split_at_date_line, view_of
 from tests.support.paths import DATA
 from tests.support.report_inputs import measured_like, reported_network, reported_plan, reported_profile, timed_plan
@@ -141,6 +142,33 @@ def test_utilisation_counts_time_once() -> None:
     )
     busy = utilisation(osp.Trace(("a", "b"), events))
     assert busy == {("a", False): 0.5, ("a", True): 0.25, ("b", False): 0.5}
+
+
+def test_commands_write_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from orbitsplit.__main__ import main
+
+    problem = str(DATA / "problems" / "example_16_free.json")
+    for name, words in (
+        ("front.html", ["pareto", problem]),
+        ("front.json", ["pareto", problem]),
+        ("map.html", ["leo", "cubesat", "--hours", "2"]),
+        ("both.html", ["report", problem, "cubesat", "--hours", "2"]),
+    ):
+        monkeypatch.setattr(sys, "argv", ["orbitsplit", *words, "-o", str(tmp_path / name)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code, capsys.readouterr().err
+    assert "<h2>Trade-off" in text_of(tmp_path / "front.html")
+    assert json.loads((tmp_path / "front.json").read_text())["is_complete"]
+    assert "<h2>Map" in text_of(tmp_path / "map.html")
+    assert text_of(tmp_path / "both.html").count("<h2>") > 4
+    monkeypatch.setattr(sys, "argv", ["orbitsplit", "pareto", problem, "-o", str(tmp_path / "front.png")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code
+    assert "ends in '.png', a front ends in .html or .json" in capsys.readouterr().err
 
 
 def test_lines_are_cut_at_the_date_line() -> None:
