@@ -12,6 +12,7 @@ from rich.markup import escape
 import orbitsplit as osp
 from orbitsplit._io.files import write_text
 from orbitsplit._io.units import format_bytes
+from orbitsplit._models.model_path import find_model
 from orbitsplit._plans.export import Engine
 from orbitsplit._plans.planning import levels_and_budget
 from orbitsplit._plans.problem_building import Order
@@ -109,7 +110,10 @@ def export(
     Example: `orbitsplit export plan.json --for vllm`
     """
     devices = [int(name) if name.isdecimal() else name for name in device] if device else None
-    made = load(osp.Plan, plan).export(engine, model=model, devices=devices)
+    loaded = load(osp.Plan, plan)
+    if model is not None:
+        find_model(model)
+    made = loaded.export(engine, model=model, devices=devices)
     if as_json:
         print_json(made.to_dict())
         return

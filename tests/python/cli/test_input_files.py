@@ -22,7 +22,7 @@ RUN = {"plan": PLAN, "model": ("--model", "./my-model"), "codebook": ("--codeboo
 COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "solve": {"problem": ("problem.json",)},
     "pareto": {"problem": ("profile.json",), "network": AFTER_A_LOSS["network"], "codebook": RUN["codebook"],
-               "": ("--over", "latency")},
+               "output": ("-o", "out.json"), "": ("--over", "latency")},
     "profile": {"model": MODEL, "output": ("-o", "out.json")},
     "convert": {"model": MODEL, "calibration": ("--calibration", "corpus.txt"), "output": ("-o", "out")},
     "calibrate": {"model": MODEL, "text": TEXT, "output": ("-o", "out.safetensors")},
@@ -33,6 +33,9 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "problem": {"profile": ("profile.json",), "network": AFTER_A_LOSS["network"], "codebook": RUN["codebook"],
                 "output": ("-o", "out.json")},
     "explain": {"plan": PLAN, "codebook": RUN["codebook"]},
+    "export": {"plan": PLAN, "model": RUN["model"], "": ("--for", "torch")},
+    "schema": {"": ("plan",), "output": ("-o", "out.json")},
+    "report": {"": PLAN, "output": ("-o", "out.html")},
     "simulate": {"plan": PLAN, "output": ("-o", "out.json")},
     "run": {**RUN, "output": ("-o", "out.json"), "": ("--prompt", "x")},
     "serve": RUN,
