@@ -18,11 +18,11 @@ class _Unsupported(NamedTuple):
 _UNSPLIT = "in the unsplit model, transformers' own generate has it"
 _GUESSES = "guesses are made by prompt_lookup_num_tokens or num_assistant_tokens here"
 _BEAMS = _Unsupported(
-    (1, False, 0, 0.0, []),
+    (1, 0),
     "beams would reorder the caches of all stages after each token: num_beams=1 decodes one text per row, "
     f"do_sample=True with num_return_sequences draws several; {_UNSPLIT}",
 )
-_REPEATED = _Unsupported((None, 1, 0, False, ()), f"it runs the model several times for a token; {_UNSPLIT}")
+_REPEATED = _Unsupported((), f"it runs the model several times for a token; {_UNSPLIT}")
 _INPUT = _Unsupported((), "a pipeline's first stage gets input_ids and attention_mask alone: leave it out")
 _IN_MODEL = _Unsupported((False,), f"stages send on hidden states of the last position alone; {_UNSPLIT}")
 
@@ -40,9 +40,9 @@ _UNSUPPORTED: dict[str, _Unsupported] = {
         (),
         "a function does not travel to the last stage: give a processor of transformers' own as logits_processor",
     ),
-    "penalty_alpha": _REPEATED,
+    "penalty_alpha": _REPEATED._replace(neutral=(0,)),
     "dola_layers": _REPEATED,
-    "guidance_scale": _REPEATED,
+    "guidance_scale": _REPEATED._replace(neutral=(1,)),
     "negative_prompt_ids": _REPEATED,
     "negative_prompt_attention_mask": _REPEATED,
     "use_mtp": _Unsupported((False,), _GUESSES),
@@ -106,5 +106,5 @@ def refuse_config(values: Mapping[str, Any]) -> None:
 
 def _refuse(name: str, value: Any, *, where: str = "") -> None:
     neutral, reason = _UNSUPPORTED[name]
-    if not any(type(value) is type(one) and value == one for one in neutral):
+    if not any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in neutral):
         raise ValueError(f"{where}{name}={quoted(value)}, which a pipeline does not do: {reason}")
