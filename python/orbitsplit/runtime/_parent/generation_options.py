@@ -11,7 +11,7 @@ from orbitsplit._io.keyword_options import refuse_keywords, take_options
 from orbitsplit._io.validation import check_kind, quoted
 
 from .arguments import boolean, integer, number
-from .unsupported import refuse_unsupported
+from .unsupported import refuse, refuse_unsupported
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -47,6 +47,7 @@ _INTEGERS: dict[str, tuple[int, int]] = {
     "top_k": (0, 2**31 - 1),
     "no_repeat_ngram_size": (0, 2**31 - 1),
     "encoder_no_repeat_ngram_size": (0, 2**31 - 1),
+    "num_beams": (1, 2**31 - 1),
     "num_return_sequences": (1, 2**31 - 1),
     "pad_token_id": (-_INT64, _INT64 - 1),
     "seed": (_LEAST_SEED, _LARGEST_SEED),
@@ -145,6 +146,7 @@ class GenerationOptions:
     watermarking_config: Any = None
     renormalize_logits: bool | None = None
     remove_invalid_values: bool | None = None
+    num_beams: int | None = None
     num_return_sequences: int | None = None
     return_dict_in_generate: bool | None = None
     output_scores: bool | None = None
@@ -170,6 +172,8 @@ class GenerationOptions:
         # Zero is greedy decoding to many callers, so it is refused only where it would be divided by.
         above_zero = 0.0 if self.do_sample else None
         self._convert("temperature", functools.partial(number, above=above_zero, least=0.0))
+        if self.num_beams is not None:
+            refuse("num_beams", self.num_beams)  # 1 overrules a generation config
         if self.prompt_lookup_num_tokens is not None and self.num_assistant_tokens is not None:
             raise ValueError("prompt_lookup_num_tokens and num_assistant_tokens exclude each other: give one of them")
         if self.generation_config is not None:
@@ -224,6 +228,7 @@ class GenerationKeywords(TypedDict, total=False):
     watermarking_config: Any
     renormalize_logits: bool | None
     remove_invalid_values: bool | None
+    num_beams: int | None
     num_return_sequences: int | None
     return_dict_in_generate: bool | None
     output_scores: bool | None

@@ -37,7 +37,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
             f'tokenizer(..., padding=True, padding_side="left", return_tensors="pt")'
         )
     for item in (item for row in rows for item in (row if isinstance(row, (list, tuple)) else (row,))):
-        check_is_integer(f"{name} holds what", item)
+        check_is_integer(f"a number in {name}", item)
     return torch.tensor(rows, dtype=torch.int64)
 
 

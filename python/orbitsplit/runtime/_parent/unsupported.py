@@ -94,17 +94,18 @@ def refuse_unsupported(keywords: MutableMapping[str, Any]) -> None:
             if name in _UNSUPPORTED or name in _WITHOUT_EFFECT:
                 del keywords[name]
         elif name in _UNSUPPORTED:
-            _refuse(name, keywords.pop(name))
+            refuse(name, keywords.pop(name))
 
 
 def refuse_config(values: Mapping[str, Any]) -> None:
     """Raise ValueError if settings of a generation config, the model's or the caller's, need what there is not."""
     for name in _OF_CONFIG:
         if values.get(name) is not None:
-            _refuse(name, values[name], where="the generation config has ")
+            refuse(name, values[name], where="the generation config has ")
 
 
-def _refuse(name: str, value: Any, *, where: str = "") -> None:
+def refuse(name: str, value: Any, *, where: str = "") -> None:
+    """Raise ValueError for an option that a pipeline does not have, unless its value changes nothing."""
     neutral, reason = _UNSUPPORTED[name]
     if not any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in neutral):
         raise ValueError(f"{where}{name}={quoted(value)}, which a pipeline does not do: {reason}")
