@@ -82,7 +82,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("guidance_scale", 1.5, ValueError, "guidance_scale=1.5, which a pipeline does not do"),
     ("output_hidden_states", True, ValueError, "stages send on hidden states"),
     ("inputs_embeds", PROMPT, ValueError, "input_ids and attention_mask alone"),
-    ("temprature", 0.7, TypeError, "got an unexpected keyword argument 'temprature'; did you mean temperature?"),
+    ("do_samples", True, TypeError, "got an unexpected keyword argument 'do_samples'; did you mean do_sample?"),
     ("logits_processor", [abs], TypeError, "code does not travel to the stage that has the logits. Give instances of"),
 ]
 
