@@ -100,7 +100,7 @@ def pack_processor(processor: Any) -> dict[str, Any]:
         raise TypeError(
             f"logits_processor has {quoted(processor)}, of {kind.__module__}.{kind.__qualname__}: code does not travel "
             f"to the stage that has the logits. Give instances of the classes of {_TRANSFORMERS}, whose values do, "
-            f'or of a subclass of LogitsProcessor that a package on all nodes declares as entry point of "{_ENTRY_POINTS}"'
+            f'or of a LogitsProcessor that a package on all nodes declares as an entry point of "{_ENTRY_POINTS}"'
         )
     if kind.__name__ in _STATEFUL:
         raise ValueError(f"{kind.__name__} keeps a model or a state of one text, which no other process can have")
