@@ -18,12 +18,13 @@ from starlette.routing import Route
 
 from ._admission import Admission
 from ._api_error import ApiError, api_error_response, http_exception_response, internal_error_response, quoted
+from ._chat_request import ChatRequest
 from ._engine import Engine
 from ._log import log
 from ._options import ServerOptions, merged
 from ._prompts import Prompts
 from ._recovery_log import RecoveryLog
-from ._request_body import ChatRequest, CompletionRequest, parse, unknown_model
+from ._request_body import CompletionRequest, parse, unknown_model
 from ._response import Response, Service
 
 

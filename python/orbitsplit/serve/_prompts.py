@@ -8,9 +8,11 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from ._api_error import ApiError
+from ._chat_request import ChatRequest
 from ._detokeniser import TokenDecoder, without_incomplete
 from ._log import log
-from ._request_body import Message
+
+_TEMPLATE_OPTIONS = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
 
 
 class Prompts:
@@ -36,15 +38,15 @@ class Prompts:
                 raise _refused("prompt", f"token {unknown} is not one of 0 to {self._vocabulary - 1}")
         return self._checked("prompt", tokens)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, request: ChatRequest) -> list[int]:
         """Return the token ids of a chat in the model's template, ready for an answer. Raises ApiError 400."""
         if self._tokenizer.chat_template is None:
             raise _refused("messages", "the model has no chat template; it continues text: /v1/completions")
         try:
             tokens: list[int] = self._tokenizer.apply_chat_template(
-                [message.model_dump(exclude_none=True) for message in messages],
-                add_generation_prompt=True,
-                return_dict=False,
+                [message.for_template() for message in request.messages],
+                **request.template_variables,
+                **_TEMPLATE_OPTIONS,
             )
         except TemplateSyntaxError:  # the template itself is broken, whatever the messages
             raise

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from ._api_error import ApiError, first_line, quoted
+from ._parameters import served
 
-# Parameters of OpenAI that are not served. Their neutral values, listed here, and null are accepted.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "verbosity": (),
-    "web_search_options": (),
-}
 _MAX_STOPS = 4
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -46,11 +22,11 @@ class StreamOptions(BaseModel):
     model_config = _STRICT
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_obfuscation: bool = False  # padding against eavesdroppers, which no client reads
 
 
 class GenerationRequest(BaseModel):
-    """The parameters of both endpoints."""
+    """The parameters of all endpoints that generate."""
 
     model_config = _STRICT
 
@@ -62,7 +38,6 @@ class GenerationRequest(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: tuple[str, ...] = ()
-    user: str | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -110,47 +85,6 @@ class CompletionRequest(GenerationRequest):
         return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
 
 
-class Message(BaseModel):
-    """One message of a chat. Content given in parts is joined."""
-
-    model_config = _STRICT
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
-    name: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, value: Any) -> Any:
-        # Clients send back the messages they received, with null for every field that these lack.
-        if not isinstance(value, dict):
-            return value
-        return {key: item for key, item in value.items() if key == "content" or item not in (None, [])}
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in value):
-            raise ValueError('expected text, or a list of parts {"type": "text", "text": ...}; nothing else is served')
-        return "".join(part["text"] for part in value)
-
-
-class ChatRequest(GenerationRequest):
-    """Body of `/v1/chat/completions`. Without a limit the answer may fill the context."""
-
-    messages: list[Message] = Field(min_length=1)
-    max_tokens: NewTokens | None = None
-    max_completion_tokens: NewTokens | None = None
-
-    def limit(self) -> tuple[str, int | None]:
-        """Return the name and value of the limit given; the newer name takes precedence."""
-        if self.max_completion_tokens is not None:
-            return "max_completion_tokens", self.max_completion_tokens
-        return "max_tokens", self.max_tokens
-
-
 AnyRequest = TypeVar("AnyRequest", bound=GenerationRequest)
 
 
@@ -165,10 +99,8 @@ def parse(body: bytes, kind: type[AnyRequest], *, model_name: str) -> AnyRequest
         raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(given, dict):
         raise ApiError(400, "the body is not a JSON object")
-    _refuse_unsupported(given, kind)
-    served = {key: value for key, value in given.items() if value is not None and key not in _UNSUPPORTED}
     try:
-        request = kind.model_validate(served)
+        request = kind.model_validate(served(given, kind.model_fields))
     except ValidationError as error:
         raise _first_error(error) from error
     if request.model != model_name:
@@ -176,25 +108,10 @@ def parse(body: bytes, kind: type[AnyRequest], *, model_name: str) -> AnyRequest
     return request
 
 
-def unknown_model(name: str, served: str) -> ApiError:
+def unknown_model(name: str, known: str) -> ApiError:
     """Return the error for a model that is not the server's."""
-    message = f'there is no model {quoted(name)}; this server has "{served}"'
+    message = f'there is no model {quoted(name)}; this server has "{known}"'
     return ApiError(404, message, param="model", code="model_not_found")
-
-
-def _refuse_unsupported(given: dict[str, Any], kind: type[GenerationRequest]) -> None:
-    for key, value in given.items():
-        # 0 == False and 1 == True in Python, but logprobs: 0 is not neutral.
-        accepted = [(type(neutral), neutral) for neutral in _UNSUPPORTED.get(key, ())]
-        is_number = isinstance(value, float) and value.is_integer()
-        compared = int(value) if is_number else value
-        if key in _UNSUPPORTED and value is not None and (type(compared), compared) not in accepted:
-            message = f"{key} is not supported"
-            if accepted:
-                message += f", except as {accepted[0][1]!r}"
-            raise ApiError(400, message, param=key, code="unsupported_parameter")
-        if key not in _UNSUPPORTED and key not in kind.model_fields:
-            raise ApiError(400, f"unknown parameter {quoted(key)}", param=key, code="unknown_parameter")
 
 
 def _first_error(error: ValidationError) -> ApiError:

@@ -12,11 +12,12 @@ from anyio import CapacityLimiter, create_task_group, to_thread
 from starlette.types import Receive, Scope, Send
 
 from ._admission import Admission
+from ._chat_request import ChatRequest
 from ._engine import Engine
 from ._generation import EngineRequest, Generation
 from ._prompts import Prompts
 from ._recovery_log import RecoveryLog
-from ._request_body import ChatRequest, CompletionRequest
+from ._request_body import CompletionRequest
 from ._response_body import ChatBody, Choice, CompletionBody, ResponseBody, usage_of
 
 _STREAM_HEADERS = [
@@ -73,7 +74,7 @@ class Response:
             prompts = [service.prompts.encode(prompt) for prompt in request.prompt]
             limit: tuple[str, int | None] = ("max_tokens", request.max_tokens)
         else:
-            prompts = [service.prompts.encode_chat(request.messages)]
+            prompts = [service.prompts.encode_chat(request)]
             limit = request.limit()
         self._prompt_tokens = sum(map(len, prompts))
         drafts = service.num_assistant_tokens

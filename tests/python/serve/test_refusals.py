@@ -20,6 +20,9 @@ from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_t
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "a"}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+WRONG_CALL = {**CALL, "function": {"name": "f", "arguments": "{"}}
+LIST_CALL = {**CALL, "function": {"name": "f", "arguments": "[1]"}}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,12 @@ def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
         (COMPLETIONS, "best_of", 2),
         (COMPLETIONS, "suffix", "b"),
         (COMPLETIONS, "warp", 9),
+        (COMPLETIONS, "chat_template_kwargs", {}),
+        (CHAT, "chat_template_kwargs", {"chat_template": "{{ 1 }}"}),
+        (CHAT, "chat_template_kwargs", {"truncation": True}),
+        (CHAT, "chat_template_kwargs", "thinking"),
+        (CHAT, "audio", {"voice": "ash"}),
+        (CHAT, "web_search_options", {}),
         (COMPLETIONS, "max_completion_tokens", 9),
         (CHAT, "echo", True),
         (COMPLETIONS, "temperature", -0.1),
@@ -104,11 +113,16 @@ def test_a_parameter_at_fault_is_named(client: httpx.Client, path: str, key: str
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
-        ([{"role": "user"}], "messages.0.content"),
-        ([{"role": "user", "content": None}], "messages.0.content"),
-        ([{"role": "tool", "content": "a"}], "messages.0.role"),
+        ([{"role": "user"}], "messages.0"),
+        ([{"role": "user", "content": None}], "messages.0"),
+        ([{"role": "assistant", "content": None}], "messages.0"),
+        ([{"role": "function", "content": "a"}], "messages.0.role"),
+        ([{"role": "tool", "content": "a"}], "messages.0"),
+        ([{"role": "user", "content": "a", "tool_calls": [CALL]}], "messages.0"),
         ([*MESSAGES, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages.1.content"),
-        ([{"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls"),
+        ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls.0.function"),
+        ([{"role": "assistant", "tool_calls": [WRONG_CALL]}], "messages.0.tool_calls.0.function.arguments"),
+        ([{"role": "assistant", "tool_calls": [LIST_CALL]}], "messages.0.tool_calls.0.function.arguments"),
         (["a"], "messages.0"),
         ([*MESSAGES, {"role": "system", "content": "late"}], "messages"),
     ],
@@ -129,6 +143,26 @@ def test_parameters_that_ask_for_nothing_are_accepted(client: httpx.Client, path
     what = {"messages": MESSAGES} if path == CHAT else {"prompt": "a"}
     response = client.post(path, json={"model": MODEL, **what, "max_tokens": 2, **nothing, **mine})
     assert response.status_code == 200, response.text
+
+
+def test_parameters_that_cannot_change_the_answer_are_accepted(client: httpx.Client) -> None:
+    hints = {
+        "metadata": {"run": "7"},
+        "prediction": {"type": "content", "content": "a"},
+        "prompt_cache_key": "key",
+        "prompt_cache_retention": "24h",
+        "reasoning_effort": "low",
+        "safety_identifier": "someone",
+        "service_tier": "flex",
+        "store": True,
+        "user": "me",
+        "verbosity": "low",
+    }
+    for path, what in ((CHAT, {"messages": MESSAGES}), (COMPLETIONS, {"prompt": "a"})):
+        plain = {"model": MODEL, **what, "max_tokens": 20}
+        response = client.post(path, json={**plain, **hints})
+        assert response.status_code == 200, response.text
+        assert response.json()["choices"] == client.post(path, json=plain).json()["choices"]
 
 
 @pytest.mark.parametrize(
