@@ -6,6 +6,7 @@ first stage, and one supervisor, which checks the processes and starts the next 
 
 from __future__ import annotations
 
+import base64
 import itertools
 import threading
 import time
@@ -325,7 +326,10 @@ class Sessions:
             log.restarted(group, *value)
             return True
         if kind == "tokens":
-            generation.take(group, value)
+            if isinstance(value, dict):
+                generation.take(group, value["tokens"], base64.b64decode(value["details"]))
+            else:
+                generation.take(group, value)
             return True
         outputs = None
         if kind == "end" and not generation.states[group].group.generates:

@@ -7,6 +7,7 @@ Requests          reads the parent's requests to the first stage into its inbox
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import threading
@@ -84,9 +85,12 @@ class Reporter(threading.Thread):
         tensors = {name: value.contiguous() for name, value in outputs.items()}
         self.put(control.outputs_key(self._session, group), save_tensors(tensors))
 
-    def tokens(self, group: int, tokens: Tensor) -> None:
-        """Report one more token [b] for each row of a group."""
-        self._queue.put(["tokens", group, tokens.tolist()])
+    def tokens(self, group: int, tokens: Tensor, details: Tensor | None = None) -> None:
+        """Report one more token [b] for each row of a group, with the words [b, w] of its details."""
+        value: Any = tokens.tolist()
+        if details is not None:
+            value = {"tokens": value, "details": base64.b64encode(details.contiguous().numpy().tobytes()).decode()}
+        self._queue.put(["tokens", group, value])
 
     def end(self, group: int) -> None:
         """Report that a group has ended."""
