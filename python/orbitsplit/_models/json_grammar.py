@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from itertools import takewhile
 from typing import Any
 
@@ -15,6 +16,36 @@ from transformers.generation.logits_process import LogitsProcessor
 
 # Models indent JSON; a bad one would do nothing else for ever.
 _OPTIONS: Any = {"whitespace_pattern": r"[ \t\n\r]{0,40}"}
+
+
+# Where a schema says more than this of its properties, another part of it may name some.
+_SAYS_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "anyOf", "oneOf", "if"}
+_MAPS, _LISTS, _SCHEMAS = ("properties", "$defs", "definitions"), ("anyOf", "oneOf", "prefixItems"), ("items",)
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema whose objects have the properties that it names and no others, unless it speaks of others.
+
+    What follows it follows the given one too. Without it a model may add properties for ever. Left as it is if parts
+    of it apply together (`allOf`), each with properties of its own.
+    """
+    return schema if "allOf" in json.dumps(schema) else _closed(schema)
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    result = dict(schema)
+    for key in schema:
+        if key in _MAPS and isinstance(schema[key], dict):
+            result[key] = {name: _closed(one) for name, one in schema[key].items()}
+        elif key in _LISTS and isinstance(schema[key], list):
+            result[key] = [_closed(one) for one in schema[key]]
+        elif key in _SCHEMAS:
+            result[key] = _closed(schema[key])
+    if "properties" in schema and not _SAYS_MORE & schema.keys():
+        result["additionalProperties"] = False
+    return result
 
 
 def check_schema(schema: str) -> None:

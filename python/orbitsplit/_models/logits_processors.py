@@ -20,7 +20,7 @@ from orbitsplit._io.validation import quoted
 
 _TRANSFORMERS = logits_process.__name__
 # Where classes of processors may be from.
-_MODULES = (_TRANSFORMERS, __name__)
+_MODULES = (_TRANSFORMERS, __name__, "orbitsplit._models.json_grammar")
 # They hold a model, or a state of the tokens so far, which would be wrong after a guess or a loss.
 _STATEFUL = (
     "UnbatchedClassifierFreeGuidanceLogitsProcessor",

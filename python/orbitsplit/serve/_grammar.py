@@ -19,10 +19,10 @@ def json_grammars(model: str | None) -> GrammarFactory | None:
     """
     if not model or importlib.util.find_spec("llguidance") is None:
         return None
-    from orbitsplit._models.json_grammar import JsonGrammarLogitsProcessor, check_schema
+    from orbitsplit._models.json_grammar import JsonGrammarLogitsProcessor, check_schema, closed
 
     def grammar(schema: dict[str, Any], prompt_tokens: int, eos_token_ids: Sequence[int]) -> Any:
-        text = json.dumps(schema)
+        text = json.dumps(closed(schema))
         check_schema(text)
         return JsonGrammarLogitsProcessor(text, model, prompt_tokens, list(eos_token_ids))
 

@@ -25,7 +25,9 @@ class StreamOptions(BaseModel):
     model_config = _STRICT
 
     include_usage: bool = False
-    include_obfuscation: bool = False  # padding against eavesdroppers, which no client reads
+    # Padding against eavesdroppers, and counts in every chunk: no client needs them, so they are not sent.
+    include_obfuscation: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationRequest(BaseModel):
@@ -46,6 +48,7 @@ class GenerationRequest(BaseModel):
     repetition_penalty: float | None = Field(None, gt=0)
     logit_bias: dict[str, float] = Field(default_factory=dict)
     min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool = False
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: tuple[str, ...] = ()
 

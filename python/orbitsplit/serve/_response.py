@@ -62,6 +62,7 @@ class Response:
         self._changed = asyncio.Event()
         self._prompt_tokens = 0
         self._parsers: list[CallParser | None] = []
+        self._has_called: set[int] = set()  # choices with a call so far
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond until the end, or until the client disconnects."""
@@ -126,7 +127,7 @@ class Response:
             EngineRequest(
                 prompt,
                 service.prompts.new_tokens(*limit, prompt),
-                service.eos_token_ids,
+                () if request.ignore_eos else service.eos_token_ids,
                 request.stop,
                 {**request.sampling(choice), **extra},
             )
@@ -207,7 +208,6 @@ class Response:
         While `notify` waits for a slow client, the generations buffer their text, which then comes in larger pieces.
         """
         running = dict(enumerate(generations))
-        has_called: set[int] = set()
         while running:
             await self._changed.wait()
             self._changed.clear()
@@ -218,9 +218,7 @@ class Response:
                 if finish_reason is not None:
                     del running[index]
                 part = self._parsed(index, piece, is_last=finish_reason is not None)
-                if part.calls:
-                    has_called.add(index)
-                if finish_reason == "stop" and index in has_called:
+                if finish_reason == "stop" and index in self._has_called:
                     finish_reason = "tool_calls"
                 if part or finish_reason is not None:
                     await notify(index, part, finish_reason)
@@ -236,7 +234,9 @@ class Response:
             rest = parser.flush()
             text, calls = text + rest.text, calls + rest.calls
         if isinstance(self._request, ChatRequest) and not self._request.parallel_tool_calls:
-            calls = calls[:1]
+            calls = () if index in self._has_called else calls[:1]
+        if calls:
+            self._has_called.add(index)
         return Part(text, calls, piece.tokens, piece.prompt)
 
     def _usage(self, generations: list[Generation]) -> dict[str, int]:

@@ -134,7 +134,8 @@ def test_settings_reach_the_engine_and_only_those_given(client: OpenAI, served: 
         model=MODEL, messages=MESSAGES, max_tokens=1, temperature=0, presence_penalty=0, frequency_penalty=1
     )
     client.completions.create(model=MODEL, prompt="a", extra_body={"top_k": -1})
-    given, greedy, plain = (one.arguments for one in served.engine.seen)
+    client.completions.create(model=MODEL, prompt="a", extra_body={"ignore_eos": True})
+    given, greedy, plain, endless = (one.arguments for one in served.engine.seen)
     assert {key: given[key] for key in ("top_k", "min_p", "repetition_penalty", "min_new_tokens")} == {
         "top_k": 5,
         "min_p": 0.1,
@@ -145,5 +146,6 @@ def test_settings_reach_the_engine_and_only_those_given(client: OpenAI, served: 
     assert given["sequence_bias"] == [[[7], -100.0]]
     assert greedy["frequency_penalty"] == 1.0
     assert greedy.keys() == {"do_sample", "frequency_penalty", "max_new_tokens", "eos_token_id"}
+    assert endless["eos_token_id"] == ()
     assert plain["top_k"] == 0
     assert plain.keys() == {"do_sample", "temperature", "top_k", "top_p", "seed", "max_new_tokens", "eos_token_id"}

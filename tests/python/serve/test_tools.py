@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from orbitsplit._models.json_grammar import JsonGrammarLogitsProcessor
+from orbitsplit._models.json_grammar import JsonGrammarLogitsProcessor, closed
 from orbitsplit.serve._tool_calls import CallParser, parser_for
 from tests.support.fake_engine import MODEL, Served, byte_tokenizer, serving
 
@@ -242,6 +242,28 @@ def test_a_schema_that_cannot_be_used_is_refused_by_name(client: OpenAI, schema:
     with pytest.raises(openai.BadRequestError, match=message) as refused:
         client.chat.completions.create(model=MODEL, messages=MESSAGES, response_format=form(schema))
     assert refused.value.param == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "object", "properties": {"a": {}}}, {"additionalProperties": False}),
+        ({"type": "object", "properties": {"a": {}}, "additionalProperties": True}, {}),
+        ({"type": "object", "properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]}, {}),
+        ({"type": "object"}, {}),
+        ({"type": "array", "items": {"properties": {}}}, {"items": {"properties": {}, "additionalProperties": False}}),
+        # A property that is called "properties" is no keyword.
+        (
+            {"properties": {"properties": {"type": "string"}}, "$defs": {"d": {"properties": {"x": {}}}}},
+            {
+                "additionalProperties": False,
+                "$defs": {"d": {"properties": {"x": {}}, "additionalProperties": False}},
+            },
+        ),
+    ],
+)
+def test_objects_have_no_properties_but_those_named(schema: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert closed(schema) == {**schema, **expected}
 
 
 def test_the_grammar_is_a_function_of_the_tokens_alone(served: Served) -> None:
