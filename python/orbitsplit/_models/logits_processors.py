@@ -1,7 +1,9 @@
 """Logits processors: those that transformers lacks, and how any of them travels to the stage that has the logits.
 
-A processor travels as the name of its class and its attributes, plain values alone; nothing is pickled. Whoever can
-send messages can choose among the classes of `_MODULES` and set their values, but cannot bring code.
+A processor travels as the name of its class and its attributes, plain values alone; nothing is pickled. Its class is
+transformers' own, ours, or one that a package declares as an entry point of the group `orbitsplit.logits_processors`
+("name = module:Class") where the stage runs. So whoever can send messages can choose among the classes that a node's
+owner has installed and set their values, but cannot bring code.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -19,8 +22,9 @@ from transformers.generation.logits_process import LogitsProcessor
 from orbitsplit._io.validation import quoted
 
 _TRANSFORMERS = logits_process.__name__
-# Where classes of processors may be from.
+# Where classes of processors may be from, and the group of entry points that declare others.
 _MODULES = (_TRANSFORMERS, __name__, "orbitsplit._models.json_grammar")
+_ENTRY_POINTS = "orbitsplit.logits_processors"
 # They hold a model, or a state of the tokens so far, which would be wrong after a guess or a loss.
 _STATEFUL = (
     "UnbatchedClassifierFreeGuidanceLogitsProcessor",
@@ -92,11 +96,11 @@ def pack_processor(processor: Any) -> dict[str, Any]:
     state that does not travel.
     """
     kind = type(processor)
-    if kind.__module__ not in _MODULES or not isinstance(processor, LogitsProcessor):
+    if not isinstance(processor, LogitsProcessor) or _class_of(kind.__module__, kind.__qualname__) is not kind:
         raise TypeError(
             f"logits_processor has {quoted(processor)}, of {kind.__module__}.{kind.__qualname__}: code does not travel "
             f"to the stage that has the logits. Give instances of the classes of {_TRANSFORMERS}, whose values do, "
-            f"or apply it in the unsplit model"
+            f'or of a LogitsProcessor that a package on all nodes declares as an entry point of "{_ENTRY_POINTS}"'
         )
     if kind.__name__ in _STATEFUL:
         raise ValueError(f"{kind.__name__} keeps a model or a state of one text, which no other process can have")
@@ -107,15 +111,27 @@ def pack_processor(processor: Any) -> dict[str, Any]:
 def unpack_processor(data: dict[str, Any]) -> LogitsProcessor:
     """Return the processor of which `pack_processor` made the values. Raises ValueError for others."""
     module, name = data["kind"]
-    kind = getattr(importlib.import_module(module), name, None) if module in _MODULES else None
-    if not inspect.isclass(kind) or not issubclass(kind, LogitsProcessor) or kind.__module__ != module:
-        raise ValueError(f"there is no logits processor {quoted(name)} in {quoted(module)}")
+    kind = _class_of(module, name)
+    if kind is None:
+        raise ValueError(f"there is no logits processor {quoted(name)} of {quoted(module)} on this node")
     processor: Any = kind.__new__(kind)
     vars(processor).update(_unpacked(data["state"]))
     if _remade(kind):
         processor.rng = torch.Generator().manual_seed(processor.hash_key)
         processor.fixed_table = torch.randperm(processor.table_size, generator=processor.rng)
     return processor
+
+
+def _class_of(module: str, name: str) -> type[LogitsProcessor] | None:
+    """Return a class of processors that may be used here, None if there is none of this name."""
+    if module in _MODULES:
+        kind = getattr(importlib.import_module(module), name, None)
+    else:
+        declared = metadata.entry_points(group=_ENTRY_POINTS)
+        kind = next((point.load() for point in declared if (point.module, point.attr) == (module, name)), None)
+    if inspect.isclass(kind) and issubclass(kind, LogitsProcessor) and kind.__module__ == module:
+        return kind
+    return None
 
 
 def _remade(kind: type) -> tuple[str, ...]:

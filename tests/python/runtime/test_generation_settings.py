@@ -30,6 +30,7 @@ import orbitsplit as osp
 from orbitsplit import LinkConditions
 from orbitsplit.runtime import Pipeline
 from tests.support import chaos
+from tests.support.entry_points import declare_processor
 from tests.support.tiny_models import (
     EOS,
     LAYERS,
@@ -358,3 +359,14 @@ def test_texts_in_flight_resume_after_a_loss(rank: int) -> None:
                 assert [one.token_id for one in found] == [one.token_id for one in before]
                 assert [one.logprob for one in found] == pytest.approx([one.logprob for one in before], abs=1e-4)
             assert running[0].prompt_logprobs() == undisturbed[0].prompt_logprobs()
+
+
+def test_a_processor_of_a_package_that_all_nodes_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    package = tmp_path / "package"
+    package.mkdir()
+    processor = declare_processor(package, monkeypatch).Only([10, 20, 30])
+    ids, mask = tiny_prompts((5,))
+    with Pipeline(osp.Plan.manual(cuts=[2], layers=LAYERS), tmp_path / "model") as pipe:
+        tokens = pipe.generate(ids, mask, max_new_tokens=NEW, do_sample=False, logits_processor=[processor])
+    assert torch.equal(tokens, judged(model, ids, mask, logits_processor=LogitsProcessorList([processor])))

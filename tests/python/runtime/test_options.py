@@ -72,16 +72,17 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("logprobs", 129, ValueError, "logprobs is 129, must be at most 128"),
     ("generation_config", {"top_k": 3}, TypeError, "must be a GenerationConfig"),
     # What transformers itself says.
-    ("bad_words_ids", [[]], ValueError, "bad_words_ids"),
-    ("suppress_tokens", "x", ValueError, "invalid literal"),
+    ("bad_words_ids", [[-1]], ValueError, "`bad_words_ids` has to be a list of positive integers"),
+    ("suppress_tokens", "x", ValueError, "too many dimensions"),
     ("stop_strings", ["."], ValueError, "you must pass the model's tokenizer"),
+    ("sequence_bias", [[[5, 97], 1.0]], ValueError, "a biased or forbidden sequence has 97, the model's tokens are 0"),
     # What it has and a pipeline does not.
     ("num_beams", 4, ValueError, "num_beams=4, which a pipeline does not do: beams would reorder the caches"),
     ("force_words_ids", [[5]], ValueError, "force_words_ids=[[5]], which a pipeline does not do: forced words need"),
     ("guidance_scale", 1.5, ValueError, "guidance_scale=1.5, which a pipeline does not do"),
     ("output_hidden_states", True, ValueError, "stages send on hidden states"),
     ("inputs_embeds", PROMPT, ValueError, "input_ids and attention_mask alone"),
-    ("temprature", 0.7, TypeError, "got an unexpected keyword argument 'temprature'; did you mean temperature?"),
+    ("do_samples", True, TypeError, "got an unexpected keyword argument 'do_samples'; did you mean do_sample?"),
     ("logits_processor", [abs], TypeError, "code does not travel to the stage that has the logits. Give instances of"),
 ]
 

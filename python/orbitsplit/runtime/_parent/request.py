@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from orbitsplit._io.validation import check_callable
-from orbitsplit._models.generation_rules import settings_of
-from orbitsplit._models.generation_settings import GenerationSettings, generation_settings
-from orbitsplit._models.logits_processors import (
-    FrequencyPenaltyLogitsProcessor,
-    PresencePenaltyLogitsProcessor,
-    needs_ids,
-    pack_processor,
-)
 from orbitsplit.runtime._messages.control import Ready
-from orbitsplit.runtime._messages.groups import Details, Group, Sampling, described_inputs, packed_mask, rows_of
+from orbitsplit.runtime._messages.groups import Details, Group, described_inputs, packed_mask, rows_of
 
+from .batch import batch_of
 from .generation import Generation, GroupState, OnEnd, OnTokens
 from .generation_options import GenerationOptions, generation_options
 from .logprobs import OnLogprobs, OnPromptLogprobs
-from .prompts import as_tensor, check_inputs, check_positions, check_token, check_tokens, padding_mask
-from .stopping import Stopping
+from .prompts import as_tensor, check_inputs, check_positions, check_tokens
 from .unapplied import check_generation
-from .unsupported import refuse_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,40 +104,28 @@ def generation_of(
     if not model.generates or model.vocabulary is None:
         raise ValueError("the model does not generate tokens: use forward")
     check_tokens(request.input_ids, vocabulary=model.vocabulary)
-    settings = _settings(request, model)
-    batch = _batch(request, settings, model)
-    details = _details(request.options, settings, model.vocabulary)
-    check_generation(model, batch.mask, max_new_tokens=settings.max_new_tokens, micro_batches=micro_batches)
-    rows, tokens = batch.input_ids.shape
-    sampling = _sampling(request.options, settings)
+    options = request.options
+    batch = batch_of(request.input_ids, request.attention_mask, options, model)
+    details, rows = batch.details or Details(), len(batch.input_ids)
+    groups = 1 if details.is_large else micro_batches  # scores [B, V] are of all rows, those that have ended too
+    new_tokens = batch.settings.max_new_tokens
+    check_generation(model, batch.mask, max_new_tokens=new_tokens, micro_batches=groups)
     states = []
-    for part in rows_of(rows, 1 if details is not None and details.is_large else min(micro_batches, rows)):
-        mask_of_part = packed_mask(batch.mask[part])
-        is_single = part.stop - part.start == 1 and mask_of_part is None and model.rope_change is None
-        processors = settings.processors(batch.input_ids[part], None if mask_of_part is None else batch.mask[part])
-        group = Group(
-            id=next_number(),
-            rows=part.stop - part.start,
-            tokens=tokens,
-            mask=mask_of_part,
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_ids=settings.eos_token_ids,
-            pad_token_id=batch.pad_token_id,
-            sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
-            processors=tuple(pack_processor(processor) for processor in processors),
-            needs_ids=needs_ids(processors) or (details is not None and details.prompt_logprobs is not None),
-            details=details,
+    for part in rows_of(rows, min(groups, rows)):
+        group = batch.group(part, next_number())
+        drafts = _draft_tokens(options, model, group.rows, rows, planned=draft_tokens, runs_chunks=runs_chunks)
+        is_single = group.rows == 1 and group.mask is None and model.rope_change is None
+        group = replace(
+            group,
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
-            draft_tokens=_draft_tokens(
-                request.options, model, part.stop - part.start, rows, planned=draft_tokens, runs_chunks=runs_chunks
-            ),
-            uses_assistant=request.options.num_assistant_tokens is not None,
-            is_packable=runs_packs and is_single and not (details is not None and details.is_large),
+            draft_tokens=drafts,
+            uses_assistant=options.num_assistant_tokens is not None,
+            is_packable=runs_packs and is_single and not details.is_large,
             shares_prefix=runs_chunks
             and is_single
             and not request.is_recorded
-            and not (details is not None and details.prompt_logprobs is not None),
+            and details.prompt_logprobs is None,  # a prefix that is shared does not run again
         )
         states.append(GroupState(group, batch.input_ids[part]))
     return Generation(
@@ -157,77 +134,11 @@ def generation_of(
         on_tokens=request.on_tokens,
         on_end=request.on_end,
         send_cancel=send_cancel,
-        stopping=batch.stopping,
+        stopping=batch.stopping(),
         on_logprobs=request.on_logprobs,
         on_prompt_logprobs=request.on_prompt_logprobs,
-        returns_dict=bool(settings.config.return_dict_in_generate),
+        returns_dict=batch.returns_dict,
     )
-
-
-def _settings(request: Request, model: Ready) -> GenerationSettings:
-    """Return the settings of a request as transformers settles them; the caller's own processors among them."""
-    options, tokens = request.options, request.input_ids.shape[1]
-    own = list(options.logits_processor or ())
-    for penalty, kind in (
-        (options.presence_penalty, PresencePenaltyLogitsProcessor),
-        (options.frequency_penalty, FrequencyPenaltyLogitsProcessor),
-    ):
-        if penalty:
-            own.append(kind(penalty, tokens))
-    given = options.of_transformers()
-    refuse_config({**model.generation_config, **settings_of(options.generation_config), **given})
-    assert model.vocabulary is not None, "a model that generates has one"
-    return generation_settings(
-        model.generation_config,
-        options.generation_config,
-        given,
-        input_ids=request.input_ids,
-        vocabulary=model.vocabulary,
-        positions=model.positions,
-        processors=own,
-        criteria=list(options.stopping_criteria or ()),
-        tokenizer=options.tokenizer,
-    )
-
-
-class _Batch(NamedTuple):
-    """The rows of a request: prompts and mask [B, S], a row for each text to return, and when they end."""
-
-    input_ids: Tensor
-    mask: Tensor
-    pad_token_id: int
-    stopping: Stopping | None
-
-
-def _batch(request: Request, settings: GenerationSettings, model: Ready) -> _Batch:
-    """Return the rows of a request. Raises ValueError for padding, positions and tokens that the model cannot have."""
-    pad, eos = settings.pad_token_id, settings.eos_token_ids
-    mask = padding_mask(request.input_ids, request.attention_mask, pad_token_id=pad, eos_token_ids=eos).cpu()
-    check_positions(int(mask.sum(dim=1).max()), settings.max_new_tokens, positions=model.positions)
-    if pad is None:
-        pad = 0
-    # Ended rows of a group still run through the model.
-    assert model.vocabulary is not None, "a model that generates has one"
-    check_token("pad_token_id is", pad, vocabulary=model.vocabulary)
-    texts = settings.config.num_return_sequences or 1
-    input_ids = request.input_ids.to("cpu", torch.int64).repeat_interleave(texts, dim=0)
-    stopping = None
-    if settings.criteria:
-        stopping = Stopping(settings.criteria, input_ids, eos_token_ids=eos, pad_token_id=pad)
-    return _Batch(input_ids, mask.repeat_interleave(texts, dim=0), pad, stopping)
-
-
-def _details(options: GenerationOptions, settings: GenerationSettings, vocabulary: int) -> Details | None:
-    """Return what is to return with the tokens, None for the tokens alone."""
-    top = [None if given is None else min(given, vocabulary) for given in (options.logprobs, options.prompt_logprobs)]
-    returns = settings.config.return_dict_in_generate
-    details = Details(
-        logprobs=top[0],
-        prompt_logprobs=top[1],
-        has_logits=bool(returns and settings.config.output_logits),
-        has_scores=bool(returns and settings.config.output_scores),
-    )
-    return None if details == Details() else details
 
 
 def _draft_tokens(
@@ -282,9 +193,3 @@ def forward_of(
         )
         states.append(GroupState(group, own))
     return Generation(states)
-
-
-def _sampling(options: GenerationOptions, settings: GenerationSettings) -> Sampling | None:
-    if not settings.config.do_sample:
-        return None
-    return Sampling(random.getrandbits(63) if options.seed is None else options.seed)
