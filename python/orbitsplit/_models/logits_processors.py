@@ -114,7 +114,7 @@ def unpack_processor(data: dict[str, Any]) -> LogitsProcessor:
     kind = _class_of(module, name)
     if kind is None:
         raise ValueError(f"there is no logits processor {quoted(name)} of {quoted(module)} on this node")
-    processor: Any = kind.__new__(kind)
+    processor: Any = object.__new__(kind)
     vars(processor).update(_unpacked(data["state"]))
     if _remade(kind):
         processor.rng = torch.Generator().manual_seed(processor.hash_key)

@@ -370,3 +370,22 @@ def test_a_processor_of_a_package_that_all_nodes_have(tmp_path: Path, monkeypatc
     with Pipeline(osp.Plan.manual(cuts=[2], layers=LAYERS), tmp_path / "model") as pipe:
         tokens = pipe.generate(ids, mask, max_new_tokens=NEW, do_sample=False, logits_processor=[processor])
     assert torch.equal(tokens, judged(model, ids, mask, logits_processor=LogitsProcessorList([processor])))
+
+
+def test_prompts_in_chunks_and_behind_a_prefix_that_is_kept(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path)
+    prefix = tiny_prompts((20,), seed=1)[0]
+    prompts = [torch.cat([prefix, tiny_prompts((length,), seed=length)[0]], dim=1) for length in (3, 7)]
+    settings: dict[str, Any] = {"max_new_tokens": NEW, "repetition_penalty": 1.4, "no_repeat_ngram_size": 2}
+    plan = replace(osp.Plan.manual(cuts=[2], layers=LAYERS), chunk_tokens=6)
+    with Pipeline(plan, tmp_path, prefix_cache_tokens=200) as pipe:
+        for prompt in prompts:
+            expected = judged(model, prompt, torch.ones_like(prompt), **settings)
+            for _ in range(2):  # from a prefix the second time
+                assert torch.equal(pipe.submit(prompt, **settings).result(60.0), expected)
+            running = pipe.submit(prompt, prompt_logprobs=0, **settings)
+            assert torch.equal(running.result(60.0), expected)
+            with torch.no_grad():
+                logprobs = model(prompt).logits[0, :-1].log_softmax(dim=-1).gather(1, prompt[0, 1:, None])[:, 0]
+            (found,) = running.prompt_logprobs()
+            assert [one.logprob for one in found if one is not None] == pytest.approx(logprobs.tolist(), abs=1e-4)

@@ -264,10 +264,11 @@ class Generation:
 
     def _of_steps(self, choose: Callable[[TokenDetails], Tensor | None], *, first: int = 0) -> tuple[Tensor, ...]:
         """Return what details of all rows have, of each step from the `first` on; groups with it run as one."""
-        (state,) = self.states.values()
+        state = next(iter(self.states.values()))
         last = len(state.details) if self._stopping is None else max(self._emitted, first + 1)
-        rows = [[choose(details) for details in step] for step in state.details[first:last]]
-        return tuple(torch.stack([one for one in step if one is not None]) for step in rows)
+        steps = [[choose(details) for details in step] for step in state.details[first:last]]
+        rows = [[one for one in step if one is not None] for step in steps]
+        return tuple(torch.stack(step) for step in rows if step)
 
     def _forget_calls(self) -> None:
         self._on_tokens = self._on_logprobs = self._on_prompt_logprobs = self._stopping = None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +22,7 @@ from orbitsplit._io.validation import check_callable, check_kind
 from orbitsplit._models.source import open_model
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, StageRecord
+from orbitsplit.runtime._messages.control import StageRecord
 
 from . import log
 from .arguments import boolean, integer, number
@@ -34,9 +33,9 @@ from .logprobs import OnLogprobs, OnPromptLogprobs
 from .options import Timeouts, timeouts_of
 from .prompts import TokenRows
 from .recovery import Recovery, Replan
-from .request import Request, forward_of, generation_of, request_of
+from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
-from .session import Callbacks, Deployment, Progress, Settings
+from .session import Callbacks, Deployment, Progress, Settings, check_secret
 from .sessions import Sessions
 from .stage_models import check_assistant, check_layers, source_hashes
 from .status import PipelineStatus
@@ -149,7 +148,7 @@ class Pipeline:
             unused = conditions.nodes_left_out(stage.node for stage in plan.stages)
             if unused:
                 log.conditions_unused(unused)
-        _check_secret(secret)
+        check_secret(secret)
         self.last_run: Run | None = None
         self._emulates = deployment is None or deployment.emulates
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
@@ -235,19 +234,11 @@ class Pipeline:
         """
         if timeout_s is not None:
             timeout_s = number("timeout_s", timeout_s, least=0)
-        request = request_of(
-            "generate",
-            input_ids,
-            attention_mask,
-            options,
-            keywords,
-            self._model(),
-            is_recorded=True,
-            on_tokens=None if streamer is None else streamer.put,
-        )
-        generation = self._generation_of(request)
+        on_tokens = None if streamer is None else streamer.put
+        prompts = (input_ids, attention_mask)
+        generation = self._generation("generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens)
         if streamer is not None:
-            streamer.put(request.input_ids)
+            streamer.put(generation.tokens())
         self._run(generation, timeout_s)
         if streamer is not None:
             streamer.end()
@@ -277,19 +268,16 @@ class Pipeline:
 
         Raises TypeError or ValueError for wrong arguments, TransportError if the pipeline has ended.
         """
-        request = request_of(
+        generation = self._generation(
             "submit",
-            input_ids,
-            attention_mask,
+            (input_ids, attention_mask),
             options,
             keywords,
-            self._model(),
             on_tokens=on_tokens,
             on_end=on_end,
             on_logprobs=on_logprobs,
             on_prompt_logprobs=on_prompt_logprobs,
         )
-        generation = self._generation_of(request)
         self._sessions.submit(generation)
         return generation
 
@@ -307,17 +295,8 @@ class Pipeline:
         `generate`.
         """
         steps: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
-        request = request_of(
-            "stream",
-            input_ids,
-            attention_mask,
-            options,
-            keywords,
-            self._model(),
-            on_tokens=steps.put,
-            on_end=steps.put,
-        )
-        generation = self._generation_of(request)
+        prompts = (input_ids, attention_mask)
+        generation = self._generation("stream", prompts, options, keywords, on_tokens=steps.put, on_end=steps.put)
         self._sessions.submit(generation)
         try:
             while isinstance(step := steps.get(), Tensor):
@@ -359,13 +338,18 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _model(self) -> Ready:
-        """Return what the first stage reported of the model. Raises TransportError if the pipeline has ended."""
-        self._sessions.check_usable()
-        return self._sessions.ready[0]
-
-    def _generation_of(self, request: Request) -> Generation:
+    def _generation(
+        self,
+        function: str,
+        prompts: tuple[Any, Any],
+        options: GenerationOptions | None,
+        keywords: Mapping[str, Any],
+        **how: Any,
+    ) -> Generation:
+        """Return the batch of a call. Raises for wrong arguments, and TransportError if the pipeline has ended."""
         sessions = self._sessions
+        sessions.check_usable()
+        request = request_of(function, *prompts, options, keywords, sessions.ready[0], **how)
         return generation_of(
             request,
             sessions.ready[0],
@@ -426,10 +410,3 @@ def _abandon(sessions: Sessions) -> None:
     if sessions.abandon():
         message = f"a pipeline of {len(sessions.plan.stages)} processes was dropped without close(): they are ended now"
         warnings.warn(message, ResourceWarning, stacklevel=2)
-
-
-def _check_secret(secret: str | None) -> None:
-    if secret is not None and not isinstance(secret, str):
-        raise TypeError(f"secret is a {type(secret).__name__}, must be a string")  # without its value
-    if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
-        raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")

@@ -275,10 +275,10 @@ class FirstStage:
     def _accept(self, running: _Running, returned: Tensor) -> bool:
         """Add the tokens that returned, of guesses those that are right; return whether to continue."""
         tokens, details = returned, None
-        if running.group.details is not None:
-            tokens, details = returned[:, 0], returned[:, 1:]
-        elif returned.dim() > 1:  # it shared a message with groups that have details
+        if returned.dim() > 1:
             tokens = returned[:, 0]
+            if running.group.details is not None:  # else it shared a message with groups that have some
+                details = returned[:, 1:]
         if running.guessing is None:
             return self._add_tokens(running, tokens, details)
         return all(
