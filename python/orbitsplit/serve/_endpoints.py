@@ -21,7 +21,7 @@ from ._response import Response, Service
 from ._response_body import ChatBody, CompletionBody
 from ._responses_body import ResponsesBody
 from ._responses_request import IGNORED_IN_RESPONSES, ResponsesRequest
-from ._tokens_request import DetokenizeRequest, TokenizeChat, TokenizeText
+from ._tokens_request import DetokenizeRequest, TokenizeChat, TokenizeText, is_chat
 
 Result = TypeVar("Result")
 
@@ -112,7 +112,7 @@ class Endpoints:
     async def tokenize(self, request: Request) -> JSONResponse:
         """Return the tokens of a text or a chat."""
         content, prompts = await self.bodies.read(request), self.service.prompts
-        if b'"messages"' in content:
+        if is_chat(content):
             chat = parse(content, TokenizeChat, model_name=self.service.model_name)
             tokens = await self._in_thread(lambda: prompts.chat_tokens(chat, is_answered=chat.add_generation_prompt))
             names = chat.return_token_strs

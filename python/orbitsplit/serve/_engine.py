@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -42,7 +42,6 @@ class Engine(Protocol):
         seed: int | None = None,
         on_tokens: Callable[[Tensor], None],
         on_end: Callable[[BaseException | None], None],
-        **settings: Any,
     ) -> Submitted:
         """Queue one sequence; may be called from any thread.
 

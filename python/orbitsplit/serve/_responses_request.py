@@ -14,8 +14,6 @@ from ._request_body import NewTokens
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 # Beside those of all endpoints: what concerns storage and contexts that do not fit, which are refused here anyway.
 IGNORED_IN_RESPONSES = (IGNORED - {"metadata", "reasoning_effort", "verbosity"}) | {
-    "background",
-    "include",
     "max_tool_calls",
     "stream_options",
     "truncation",
@@ -74,6 +72,8 @@ class ResponsesRequest(BaseModel):
 
     model: str
     input: str | list[dict[str, Any]] = Field(min_length=1)
+    background: Literal[False] = False
+    include: list[Literal["reasoning.encrypted_content"]] = Field(default_factory=list)  # of which there is none
     instructions: str | None = None
     max_output_tokens: NewTokens | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)

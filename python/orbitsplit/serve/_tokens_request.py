@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from ._chat_request import Chat
 
@@ -27,6 +28,15 @@ class TokenizeChat(Chat):
     add_generation_prompt: bool = True
     add_special_tokens: bool = False
     return_token_strs: bool = False
+
+
+def is_chat(body: bytes) -> bool:
+    """Whether a body of `/tokenize` has messages."""
+    try:
+        given = from_json(body)
+    except ValueError:  # of which the parser of bodies says what is wrong
+        return False
+    return isinstance(given, dict) and "messages" in given
 
 
 class DetokenizeRequest(BaseModel):

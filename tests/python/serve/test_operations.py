@@ -147,6 +147,7 @@ def test_tokens_of_a_text_and_back(served: Served) -> None:
             "tokens": served.tokenizer("aü")["input_ids"],
             "token_strs": ["a", "Ã", "¼"],
         }
+        assert client.post("/tokenize", json={"prompt": "messages"}).json()["count"] == 8
         assert client.post("/tokenize", json={"prompt": ""}).json()["tokens"] == []
         assert client.post("/detokenize", json={"tokens": found["tokens"]}).json() == {"prompt": "aü"}
         end = [served.tokenizer.eos_token_id]
@@ -165,12 +166,13 @@ def test_tokens_of_a_text_and_back(served: Served) -> None:
         ("/tokenize", {"prompt": 1}, 400, "prompt"),
         ("/tokenize", {"prompt": "a", "model": "other"}, 404, "model"),
         ("/tokenize", {"messages": []}, 400, "messages"),
+        ("/tokenize", [], 400, None),
         ("/detokenize", {"tokens": [257]}, 400, "tokens"),
         ("/detokenize", {"tokens": []}, 400, "tokens"),
         ("/detokenize", {"tokens": ["a"]}, 400, "tokens.0"),
     ],
 )
-def test_what_is_at_fault_is_named(served: Served, path: str, body: Any, status: int, param: str) -> None:
+def test_what_is_at_fault_is_named(served: Served, path: str, body: Any, status: int, param: str | None) -> None:
     refused = httpx.post(served.url + path, json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
 

@@ -138,6 +138,8 @@ def test_names_of_events_are_in_the_stream(served: Served) -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content"),
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": None}]}, "input.0"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"background": True}, "background"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
         ({"temperature": 3}, "temperature"),
     ],
 )
