@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import AutoTokenizer, BertConfig, BertModel
 
 import orbitsplit as osp
 from tests.support.fake_engine import MODEL, byte_tokenizer, serving
@@ -50,13 +50,29 @@ class Kept:
 
 
 @pytest.fixture(scope="session")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """A language model."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a language model."""
     folder, tokenizer = tmp_path_factory.mktemp("model"), byte_tokenizer(chat_template=TEMPLATE)
     end = tokenizer.eos_token_id
     model = tiny_model(vocab_size=end + 1, pad_token_id=end, eos_token_id=end, max_position_embeddings=CONTEXT)
     model.generation_config.update(pad_token_id=end, eos_token_id=end, bos_token_id=None)
-    with served(model, tokenizer, folder, cuts=[LAYERS // 2], layers=LAYERS, context=CONTEXT) as url:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def endpoint(folder: Path) -> Iterator[Endpoint]:
+    """A language model in two stages."""
+    with served(folder, osp.Plan.manual(cuts=[LAYERS // 2], layers=LAYERS), context=CONTEXT) as url:
+        yield Endpoint(url, folder)
+
+
+@pytest.fixture
+def compressed(folder: Path) -> Iterator[Endpoint]:
+    """The same with hidden states in eight bits on the link."""
+    plan = osp.Plan.manual(cuts=[LAYERS // 2], layers=LAYERS, codecs=["int8"])
+    with served(folder, plan, context=CONTEXT) as url:
         yield Endpoint(url, folder)
 
 
@@ -68,17 +84,17 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     torch.manual_seed(0)
     sizes: dict[str, int] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = BertConfig(vocab_size=len(tokenizer), intermediate_size=64, max_position_embeddings=256, **sizes)
-    with served(BertModel(config), tokenizer, folder, cuts=[1], layers=2, context=256) as url:
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with served(folder, osp.Plan.manual(cuts=[1], layers=2), context=256) as url:
         yield Endpoint(url, folder)
 
 
 @contextmanager
-def served(model: Any, tokenizer: Any, folder: Path, *, cuts: list[int], layers: int, context: int) -> Iterator[str]:
-    """Yield the address of a server of a model in two stages."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    tokenizer.name_or_path = str(folder)
-    with osp.Pipeline(osp.Plan.manual(cuts=cuts, layers=layers), folder) as pipe:
+def served(folder: Path, plan: osp.Plan, *, context: int) -> Iterator[str]:
+    """Yield the address of a server of the model in a folder."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with osp.Pipeline(plan, folder) as pipe:
         engine: Any = Kept(pipe)
         with serving(engine, tokenizer=tokenizer, context_tokens=context) as running:
             yield running.url

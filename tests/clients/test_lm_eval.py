@@ -78,8 +78,8 @@ def figures(tasks: Any, kind: str, **arguments: Any) -> dict[str, dict[str, floa
     return results
 
 
-def test_the_figures_are_those_of_the_unsplit_model(endpoint: Endpoint, tasks: Any) -> None:
-    served = figures(
+def figures_of_server(tasks: Any, endpoint: Endpoint) -> dict[str, dict[str, float]]:
+    return figures(
         tasks,
         "local-completions",
         model=endpoint.model,
@@ -89,9 +89,23 @@ def test_the_figures_are_those_of_the_unsplit_model(endpoint: Endpoint, tasks: A
         max_length=1024,
         batch_size=4,
     )
-    unsplit = figures(
-        tasks, "hf", pretrained=str(endpoint.folder), dtype="float32", device="cpu", max_length=1024, batch_size=4
-    )
-    assert len(served["samples"]) == 3 * len(QUESTIONS)
+
+
+@pytest.fixture
+def unsplit(tasks: Any, folder: Path) -> dict[str, dict[str, float]]:
+    """The figures of the unsplit model in transformers."""
+    return figures(tasks, "hf", pretrained=str(folder), dtype="float32", device="cpu", max_length=1024, batch_size=4)
+
+
+def test_the_figures_are_those_of_the_unsplit_model(endpoint: Endpoint, tasks: Any, unsplit: Any) -> None:
+    found = figures_of_server(tasks, endpoint)
+    assert len(found["samples"]) == 3 * len(QUESTIONS)
     for task, values in unsplit.items():
-        assert served[task] == pytest.approx(values, abs=1e-4), task
+        assert found[task] == pytest.approx(values, abs=1e-4), task
+
+
+def test_compression_costs_less_than_its_limit(compressed: Endpoint, tasks: Any, unsplit: Any) -> None:
+    found = figures_of_server(tasks, compressed)
+    assert found["texts"]["bits_per_byte,none"] <= unsplit["texts"]["bits_per_byte,none"] + 0.01
+    assert found["samples"] == pytest.approx(unsplit["samples"], abs=0.05)
+    assert found["samples"] != pytest.approx(unsplit["samples"], abs=1e-6)  # it is compressed
