@@ -13,6 +13,7 @@ from ._parameters import IGNORED, served
 
 _MAX_STOPS = 4
 _MAX_BIAS = 100
+_FORMS = ("NamedTool", "str", "dict")
 MAX_LOGPROBS = 20
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -164,7 +165,9 @@ def unknown_model(name: str, known: str) -> ApiError:
 
 def _first_error(error: ValidationError, names: Collection[str]) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ".".join(first_line(str(part), 40) for part in first["loc"]) or None
+    # Of a parameter with several forms, pydantic adds the name of the form.
+    parts = [str(part) for part in first["loc"] if part not in _FORMS and "[" not in str(part)]
+    path = ".".join(first_line(part, 40) for part in parts) or None
     message = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else None
     if path is not None:

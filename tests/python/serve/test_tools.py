@@ -192,6 +192,8 @@ def test_a_call_that_must_be_made_is_made_whatever_the_model_says(client: OpenAI
     ("more", "param"),
     [
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
