@@ -210,6 +210,13 @@ def examples(session: nox.Session) -> None:
     session.run("pytest", "tests/examples", "-q", *BESIDE, *session.posargs, env={"CMAKE_PREFIX_PATH": str(prefix)})
 
 
+@nox.session(allow_parallel=True)
+def clients(session: nox.Session) -> None:
+    """Real clients against a server: openai, litellm, langchain-openai, llm, lm-evaluation-harness, guidellm."""
+    install(session, ".[clients]")
+    session.run("pytest", "tests/clients", "-q", "-rs", *session.posargs)
+
+
 def install(session: nox.Session, *requirements: str) -> None:
     """Install with the versions that the checks are known to pass with."""
     session.install("-c", "constraints.txt", *requirements)

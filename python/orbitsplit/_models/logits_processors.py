@@ -23,7 +23,7 @@ from orbitsplit._io.validation import quoted
 
 _TRANSFORMERS = logits_process.__name__
 # Where classes of processors may be from, and the group of entry points that declare others.
-_MODULES = (_TRANSFORMERS, __name__)
+_MODULES = (_TRANSFORMERS, __name__, "orbitsplit._models.json_grammar")
 _ENTRY_POINTS = "orbitsplit.logits_processors"
 # They hold a model, or a state of the tokens so far, which would be wrong after a guess or a loss.
 _STATEFUL = (

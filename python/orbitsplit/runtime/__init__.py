@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from ._parent.pipeline import Pipeline
     from ._parent.recovery import Recovery
     from ._parent.run_report import LinkMetrics, Run, StageMetrics
+    from ._parent.status import LinkStatus, NodeStatus, PipelineStatus
 
 _MODULES = {
     "Generation": "_parent.generation",
     "GenerationOptions": "_parent.generation_options",
     "LinkMetrics": "_parent.run_report",
+    "LinkStatus": "_parent.status",
+    "NodeStatus": "_parent.status",
     "Pipeline": "_parent.pipeline",
+    "PipelineStatus": "_parent.status",
     "Recovery": "_parent.recovery",
     "Run": "_parent.run_report",
     "StageMetrics": "_parent.run_report",
@@ -42,7 +46,10 @@ __all__ = [
     "Generation",
     "GenerationOptions",
     "LinkMetrics",
+    "LinkStatus",
+    "NodeStatus",
     "Pipeline",
+    "PipelineStatus",
     "Recovery",
     "Run",
     "StageMetrics",

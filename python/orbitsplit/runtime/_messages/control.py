@@ -149,7 +149,8 @@ class Heartbeat(Record):
 
     `received` and `sent` count its messages of a session. `waiting_s` is how long it has waited for the next message,
     `arrivals_in_s` in how many seconds the last messages sent are expected to arrive (negative: overdue). All times are
-    differences, because the clocks of several machines differ.
+    differences, because the clocks of several machines differ. `sent_bytes` are the payloads of all messages sent,
+    `resident_bytes` the memory of the process.
     """
 
     count: int
@@ -159,6 +160,8 @@ class Heartbeat(Record):
     waiting_s: float = 0.0
     sent: int = 0
     arrivals_in_s: tuple[float, ...] = ()
+    sent_bytes: int = 0
+    resident_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

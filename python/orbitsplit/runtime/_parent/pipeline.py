@@ -38,6 +38,7 @@ from .run_report import Run, measure
 from .session import Callbacks, Deployment, Progress, Settings, check_secret
 from .sessions import Sessions
 from .stage_models import check_assistant, check_layers, source_hashes
+from .status import PipelineStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -187,6 +188,15 @@ class Pipeline:
     def failure(self) -> str | None:
         """Why the pipeline has ended without `close`, in one line; None while it can be used."""
         return self._sessions.failure
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether work that is submitted starts at once: False during a recovery, and after the end."""
+        return self._sessions.is_ready
+
+    def status(self) -> PipelineStatus:
+        """Return the memory of each node and the bytes sent on each link, as they were up to a second ago."""
+        return self._sessions.status()
 
     @property
     def recoveries(self) -> tuple[Recovery, ...]:

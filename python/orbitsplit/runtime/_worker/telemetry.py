@@ -18,6 +18,7 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from orbitsplit.runtime._memory import resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Heartbeat
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender
@@ -51,7 +52,7 @@ class HeartbeatThread(threading.Thread):
         # get the number of the next session.
         session, sender, receiver, now_s = self.session, self.sender, self.receiver, time.monotonic()
         if sender is None or receiver is None:
-            return Heartbeat(count, self.phase, session)
+            return Heartbeat(count, self.phase, session, resident_bytes=resident_bytes())
         waiting_since_s = receiver.waiting_since_s
         return Heartbeat(
             count,
@@ -61,6 +62,8 @@ class HeartbeatThread(threading.Thread):
             waiting_s=0.0 if waiting_since_s is None else now_s - waiting_since_s,
             sent=sender.sent,
             arrivals_in_s=tuple(due_s - now_s for due_s in sender.expected_arrivals_s.copy()),
+            sent_bytes=sender.sent_bytes,
+            resident_bytes=resident_bytes(),
         )
 
 
