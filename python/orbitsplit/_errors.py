@@ -29,10 +29,10 @@ class CorruptFrameError(OrbitsplitError, ValueError):
 class TransportError(OrbitsplitError):
     """A node or a link of a running pipeline failed; the message names it.
 
-    `kind` is "killed" (a process ended), "hangs" (it sent no heartbeat), "memory" (a stage ran out of it), "link"
+    `kind` is "killed" (a process or its host ended), "hangs" (no heartbeat), "memory" (a stage ran out of it), "link"
     (messages do not arrive), "corruption" (they keep arriving corrupted), "failed" (an error of the stage's own),
     "request" (an error that a stage raised for this request; others are not affected), "timeout" (a limit of the
-    caller), "peer" (the consequence of another failure), "host" (this machine does not let a pipeline start) or
+    caller), "peer" (the consequence of another failure), "host" (this machine or absent hosts let no pipeline start) or
     "unusable" (the pipeline had ended before). `node` is the node's name or None, `link` a pair of names or None.
     `tokens` are those that a call of `generate` had so far, [B, S + new] (a tensor), None elsewhere.
     """

@@ -112,7 +112,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
     source = random.Random(seed)
     faults = tuple(source.choice(FAULTS) for _ in range(source.choice((1, 1, 1, 2))))
     has_other_plans = source.random() < 5 / 6
-    plan, network = _plan_of(what, source)
+    plan, network = plan_of(what, source)
     ends = [stage.node for stage in plan.stages]
     links = [f'[[links]]\nfrom = "{a}"\nto = "{b}"\n' for a, b in pairwise(ends)]
     pipe = osp.Pipeline(
@@ -127,21 +127,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
     with pipe:
         children = workers()
         timers = [_at_random(source, pipe, fault) for fault in faults if fault in ("kill", "stop")]
-        text, message = "same", ""
-        try:
-            tokens = pipe.generate(
-                what.prompts,
-                max_new_tokens=what.new_tokens,
-                do_sample=False,
-                eos_token_id=(),
-                pad_token_id=0,
-                timeout_s=LIMIT_S,
-            )
-            text = "same" if torch.equal(tokens, what.expected) else "other"
-        except osp.TransportError as error:
-            is_clear = error.kind != "timeout" and (error.node is not None or error.link is not None)
-            text = "error" if is_clear and _begins_as(error.tokens, what.expected) else "other"
-            message = str(error).splitlines()[0]
+        text, message = generated(pipe, what)
         seconds = time.monotonic() - began_s
         for timer in timers:
             timer.cancel()
@@ -151,7 +137,25 @@ def run_once(what: Subject, seed: int) -> Outcome:
     return Outcome(what.name, faults, has_other_plans, text, seconds, recovery_s, message, len(alive))
 
 
-def _plan_of(what: Subject, source: random.Random) -> tuple[osp.Plan, osp.Network]:
+def generated(pipe: osp.Pipeline, what: Subject) -> tuple[str, str]:
+    """Generate; return how it ended, as in `Outcome`, and the first line of the error."""
+    try:
+        tokens = pipe.generate(
+            what.prompts,
+            max_new_tokens=what.new_tokens,
+            do_sample=False,
+            eos_token_id=(),
+            pad_token_id=0,
+            timeout_s=LIMIT_S,
+        )
+    except osp.TransportError as error:
+        is_clear = error.kind != "timeout" and (error.node is not None or error.link is not None)
+        is_error = is_clear and _begins_as(error.tokens, what.expected)
+        return "error" if is_error else "other", str(error).splitlines()[0]
+    return "same" if torch.equal(tokens, what.expected) else "other", ""
+
+
+def plan_of(what: Subject, source: random.Random) -> tuple[osp.Plan, osp.Network]:
     """Return a plan of three or four nodes by hand, and the network of all nodes, each of which can hold everything."""
     names = [f"node {k}" for k in range(NODES)]
     bytes_needed = 2 * what.profile.weight_bytes + 10**9

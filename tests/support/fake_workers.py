@@ -18,6 +18,7 @@ from orbitsplit.runtime._messages.control import Ready, StageRecord
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import ControlStore
 from orbitsplit.runtime._parent import sessions
+from orbitsplit.runtime._parent.launcher import Launcher
 
 from .tiny_models import EOS, LAYERS, PAD, VOCABULARY, tiny_config
 
@@ -50,6 +51,7 @@ class FakeWorkers:
         self,
         store: ControlStore,
         _timeouts: osp.Timeouts,
+        _launcher: Launcher,
         *,
         start_losses: Sequence[osp.TransportError] = (),
         **_options: Any,

@@ -7,6 +7,7 @@ planning  solve, profile, convert, calibrate, verify, plan
 fronts    pareto
 documents problem, explain, export, schema, report
 running   simulate, run, serve, demo
+hosts     credentials, node
 leo       leo, bench paper
 views     results as tables
 logs      the log on standard error
@@ -30,6 +31,9 @@ from . import documents  # noqa: F401
 
 # isort: split
 from . import running  # noqa: F401
+
+# isort: split
+from . import hosts  # noqa: F401
 
 # isort: split
 from . import leo  # noqa: F401

@@ -93,6 +93,20 @@ AssistantTokens = Annotated[
     int | None,
     typer.Option("--assistant-tokens", min=1, max=32, help="Most tokens that the assistant guesses. Default: 8."),
 ]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinator",
+        help="HOST:PORT of this machine, where hosts join (`orbitsplit node`) that run the stages. Default: they run"
+        " here.",
+    ),
+]
+CredentialsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--credentials", envvar="ORBITSPLIT_CREDENTIALS", help="File of `orbitsplit credentials`, for --coordinator."
+    ),
+]
 LinksFile = Annotated[Path | None, typer.Option("--links", help="Conditions of the links over time (TOML).")]
 
 

@@ -17,12 +17,15 @@ from orbitsplit.runtime._launcher import check_ranks, torchrun_rank
 from orbitsplit.runtime._parent import worker_process
 
 from . import views
+from .hosts import open_hosts
 from .inputs import RunFiles, RunInputs, api_key_of, check_readable, load, load_network, weight_models
 from .logs import is_quiet
 from .options import (
     AssistantModel,
     AssistantTokens,
     CodebookFile,
+    Coordinator,
+    CredentialsFile,
     ExactResume,
     Json,
     LinksFile,
@@ -64,6 +67,7 @@ def simulate(plan: PlanFile, output: Output = None, as_json: Json = False) -> No
 
 @app.command(name="run")
 def run_plan(
+    command: typer.Context,
     plan: PlanFile,
     prompt: Annotated[list[str], typer.Option("--prompt", help="Text to continue; repeatable.")],
     model: ModelOfPlan = None,
@@ -87,6 +91,8 @@ def run_plan(
     network: ReplanNetwork = None,
     weights: Weights = None,
     exact_resume: ExactResume = True,
+    coordinator: Coordinator = None,
+    credentials: CredentialsFile = None,
     strict_memory: Annotated[
         bool, typer.Option("--strict-memory", help="Fail if a stage used more memory than its node has.")
     ] = False,
@@ -96,16 +102,16 @@ def run_plan(
     """Run a plan, one process per stage; -o writes a picture (.png, .svg) or a trace (.json, .chrome.json).
 
     The text of one prompt is printed as it appears. With --profile and --network the run resumes after the loss of a
-    node or a link. Started by torchrun, with one process per stage, rank k is stage k. ORBITSPLIT_SECRET in the
-    environment authenticates the messages.
+    node or a link. With --coordinator, stages run on the hosts that join there. Started by torchrun, with one process
+    per stage, rank k is stage k. ORBITSPLIT_SECRET in the environment authenticates the messages.
 
     Example: `orbitsplit run plan.json --prompt "The satellite" --new-tokens 16`
     """
     rank = torchrun_rank()
     if rank:
         _follow(rank, model, codebook, weight_models(weight_model or ()))
-    if rank == 0 and not (links is None and profile is None and network is None):
-        raise ValueError("--links, --profile and --network are for runs whose processes are all on this machine")
+    if rank == 0 and not (links is None and profile is None and network is None and coordinator is None):
+        raise ValueError("--links, --profile, --network and --coordinator are for runs that torchrun has not started")
     check_trace(output)
     guesses = _assistant_guesses(assistant_model, assistant_tokens)
     if guesses is not None and prompt_lookup is not None:
@@ -132,6 +138,7 @@ def run_plan(
         "prompt_lookup_num_tokens": prompt_lookup,
         "num_assistant_tokens": guesses,
     }
+    hosts = open_hosts(command, coordinator, credentials)
     with progress_bars() as progress:
         pipe, tokenizer, _ = _open(
             inputs,
@@ -140,6 +147,7 @@ def run_plan(
             exact_resume=exact_resume,
             strict_memory=strict_memory,
             is_torchrun=rank == 0,
+            hosts=hosts,
         )
         with pipe:
             tokens = tokenizer(prompt, return_tensors="pt", padding=True)
@@ -157,6 +165,7 @@ def run_plan(
 
 @app.command()
 def serve(
+    command: typer.Context,
     plan: PlanFile,
     model: ModelOfPlan = None,
     codebook: CodebookFile = None,
@@ -205,6 +214,8 @@ def serve(
     network: ReplanNetwork = None,
     weights: Weights = None,
     exact_resume: ExactResume = True,
+    coordinator: Coordinator = None,
+    credentials: CredentialsFile = None,
 ) -> None:
     """Serve a plan to OpenAI clients: completions, chats, responses and embeddings, streaming or not.
 
@@ -233,10 +244,12 @@ def serve(
         max_requests=max_requests,
         num_assistant_tokens=guesses,
     )
+    hosts = open_hosts(command, coordinator, credentials)
     with progress_bars() as progress:
         pipe, _, path = _open(
             inputs,
             progress,
+            hosts=hosts,
             assistant_model=assistant_model,
             exact_resume=exact_resume,
             most_groups=max_batch,
@@ -329,7 +342,7 @@ def _open(
     """
     progress("importing torch and transformers", 0.0)
     lazy_imports.install()
-    if not is_torchrun:
+    if not is_torchrun and options["hosts"] is None:
         worker_process.prepare(inputs.model)
     with no_collections():
         from orbitsplit._models.source import load_tokenizer, open_model

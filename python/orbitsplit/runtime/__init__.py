@@ -1,6 +1,7 @@
 """Run a plan: one process per stage, compressed activations between them.
 
-_torchrun    one process per host, started by torchrun
+_torchrun    one process per stage, started by torchrun
+_node        the agent of a host, which starts and ends its processes for a coordinator
 _parent      the caller's process: `Pipeline`, its sessions, the supervisor of the worker processes
 _worker      a stage's process: sessions, channels, codecs, the layers themselves
 _schedule    which stage sends what, and when; knows neither processes nor sockets
@@ -20,6 +21,7 @@ from orbitsplit._io.validation import quoted
 if TYPE_CHECKING:
     from ._parent.generation import Generation
     from ._parent.generation_options import GenerationOptions
+    from ._parent.hosts import HostInfo, Hosts
     from ._parent.logprobs import TokenLogprobs
     from ._parent.options import Timeouts
     from ._parent.pipeline import Pipeline
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "Generation": "_parent.generation",
     "GenerationOptions": "_parent.generation_options",
+    "HostInfo": "_parent.hosts",
+    "Hosts": "_parent.hosts",
     "LinkMetrics": "_parent.run_report",
     "LinkStatus": "_parent.status",
     "NodeStatus": "_parent.status",
@@ -45,6 +49,8 @@ _MODULES = {
 __all__ = [
     "Generation",
     "GenerationOptions",
+    "HostInfo",
+    "Hosts",
     "LinkMetrics",
     "LinkStatus",
     "NodeStatus",

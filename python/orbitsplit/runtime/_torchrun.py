@@ -17,7 +17,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._launcher import check_ranks
-from orbitsplit.runtime._messages.interfaces import interface_address, interface_names
+from orbitsplit.runtime._messages.environment import INTERFACE_VARIABLE
+from orbitsplit.runtime._messages.interfaces import interface_towards
 from orbitsplit.runtime._parent.session import Deployment
 from orbitsplit.runtime._worker import process
 
@@ -36,7 +37,7 @@ def deploy(plan: Plan) -> Deployment:
     address = "127.0.0.1" if ranks == ranks_here else socket.gethostbyname(os.environ["MASTER_ADDR"])
     with socket.create_server((address, 0)) as probe:
         port = probe.getsockname()[1]
-    _choose_interface(address)
+    _set_interface(address)
     _agents_store().set(_CONTROL, f"{address}:{port}")
     return Deployment(address, port, (None, *(stage.node for stage in plan.stages[1:])), emulates=False)
 
@@ -46,7 +47,7 @@ def run_worker(
 ) -> None:
     """Run as the worker of stage `rank` until the parent does not need it any more. Does not return."""
     address = _agents_store().get(_CONTROL).decode()
-    _choose_interface(address.rpartition(":")[0])
+    _set_interface(address.rpartition(":")[0])
     process.main(address, str(rank), "0", model=model, codebook=codebook, weight_models=weight_models)
 
 
@@ -58,14 +59,8 @@ def _agents_store() -> TCPStore:
     return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_PATIENCE)
 
 
-def _choose_interface(master: str) -> None:
+def _set_interface(master: str) -> None:
     """Make Gloo listen only on the interface that reaches the master, unless GLOO_SOCKET_IFNAME names another."""
-    if "GLOO_SOCKET_IFNAME" in os.environ:
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((master, 9))  # sends nothing: the system chooses the route
-        own = probe.getsockname()[0]
-    for name in interface_names():
-        if interface_address(name) == own:
-            os.environ["GLOO_SOCKET_IFNAME"] = name
-            return
+    name = None if INTERFACE_VARIABLE in os.environ else interface_towards(master)
+    if name is not None:
+        os.environ[INTERFACE_VARIABLE] = name

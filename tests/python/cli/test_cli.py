@@ -526,7 +526,7 @@ def test_what_one_machine_emulates_or_recovers_is_refused_under_torchrun(
     after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
     for options in (("--links", "links.toml"), after_a_loss):
         assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x", *options) == 2
-        assert "are for runs whose processes are all on this machine" in capsys.readouterr().err
+        assert "are for runs that torchrun has not started" in capsys.readouterr().err
 
 
 def test_another_number_of_ranks_than_stages_is_refused_at_once(

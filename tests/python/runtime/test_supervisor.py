@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import orbitsplit as osp
+from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages.control import Failure, Heartbeat, failure_key, heartbeat_key
-from orbitsplit.runtime._parent import supervisor
+from orbitsplit.runtime._parent import launcher, supervisor, worker_process
+from orbitsplit.runtime._parent.launcher import LocalLauncher
 from orbitsplit.runtime._parent.options import Timeouts
 from orbitsplit.runtime._parent.supervisor import Workers
 
@@ -59,9 +61,10 @@ def make_workers(
     monkeypatch: pytest.MonkeyPatch, codes: list[int | None], failures: dict[int, Failure]
 ) -> tuple[Workers, Store]:
     started = iter(codes)
-    monkeypatch.setattr(supervisor.worker_process, "start", lambda *_args, **_options: Process(next(started)))
+    monkeypatch.setattr(worker_process, "start", lambda *_args, **_options: Process(next(started)))
     store = Store({failure_key(SESSION, number): failure.to_json() for number, failure in failures.items()})
-    workers = Workers(store, Timeouts(heartbeat_s=8.0, stall_s=5.0), environment={})  # type: ignore[arg-type]
+    local = LocalLauncher(store.address)
+    workers = Workers(store, Timeouts(heartbeat_s=8.0, stall_s=5.0), local)  # type: ignore[arg-type]
     assert workers.assign(PLAN, SESSION) == (0, 1, 2)
     return workers, store
 
@@ -126,7 +129,8 @@ def test_failures_of_another_session_are_none(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_node_that_the_kernel_killed_for_memory_is_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     workers, _ = make_workers(monkeypatch, [None, -9, None], {})
-    monkeypatch.setattr(supervisor, "oom_kills", lambda: workers._oom_kills + 1)
+    before = oom_kills()
+    monkeypatch.setattr(launcher, "oom_kills", lambda: before + 1)
     with pytest.raises(osp.TransportError, match="because the machine ran out of memory") as caught:
         workers.check(PLAN, SESSION)
     assert caught.value.kind == "memory"
@@ -238,8 +242,8 @@ class Announced:
 
 
 def start_with(monkeypatch: pytest.MonkeyPatch, starting: Callable[[], Process]) -> Workers:
-    monkeypatch.setattr(supervisor.worker_process, "start", lambda *_args, **_options: starting())
-    return Workers(Store(), Timeouts(heartbeat_s=8.0, stall_s=5.0), environment={})  # type: ignore[arg-type]
+    monkeypatch.setattr(worker_process, "start", lambda *_args, **_options: starting())
+    return Workers(Store(), Timeouts(heartbeat_s=8.0, stall_s=5.0), LocalLauncher("nowhere:1"))  # type: ignore[arg-type]
 
 
 def test_a_process_that_is_being_started_at_the_end_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit.runtime._emulation.namespaces import Namespaces, why_unavailable
 from orbitsplit.runtime._messages.transport import ControlStore
 from orbitsplit.runtime._parent import supervisor
+from orbitsplit.runtime._parent.launcher import LocalLauncher
 from tests.support.books_by_hand import book_by_hand
 from tests.support.fake_engine import byte_tokenizer
 from tests.support.tiny_models import HIDDEN, LAYERS, computing_in_groups, load_unsplit, tiny_model
@@ -136,7 +137,9 @@ def test_a_rank_that_never_sends_a_heartbeat_is_named(monkeypatch: pytest.Monkey
     # A wrong option on one machine once left the others waiting for ten minutes.
     plan = osp.Plan.manual(cuts=[1], layers=2)
     timeouts = osp.Timeouts(heartbeat_s=HEARTBEAT_S, stall_s=10.0)
-    workers = supervisor.Workers(ControlStore.host(), timeouts, environment={}, remote_nodes=("node 0", "node 1"))
+    store = ControlStore.host()
+    launcher = LocalLauncher(store.address)
+    workers = supervisor.Workers(store, timeouts, launcher, remote_nodes=("node 0", "node 1"))
     workers.check(plan, session=0)
     monkeypatch.setattr(supervisor, "_FIRST_HEARTBEAT_S", 0.0)
     monkeypatch.setattr(supervisor, "_READ_S", 0.0)

@@ -21,15 +21,34 @@ _ARRAYS = ("step", "shift", "scale", "threshold", "matrix", "inverse", "tables",
 _SCALARS = ("codebook", "cut", "level", "rounding", "shrink", "hadamard")
 
 
-class CodecFile:
+class TemporaryCodecs:
+    """A temporary file in a folder of its own, removed with this object at the latest; `path` is None for no file."""
+
+    def __init__(self) -> None:
+        self.path: str | None = None
+        self._remove: weakref.finalize[[str], TemporaryCodecs] | None = None
+
+    def remove(self) -> None:
+        """Remove the file; from any thread, and more than once."""
+        if self._remove is not None:
+            self._remove()
+
+    def _create(self) -> str:
+        folder = tempfile.mkdtemp(prefix="orbitsplit-")
+        # Not a TemporaryDirectory, which warns when it is collected: the warning about a dropped pipeline is enough.
+        self._remove = weakref.finalize(self, _remove_folder, folder)
+        self.path = str(Path(folder) / "codecs.safetensors")
+        return self.path
+
+
+class CodecFile(TemporaryCodecs):
     """A temporary file of a plan's calibrated codecs; `path` is None for a plan without any.
 
     Raises ValueError if the plan needs a codebook and none, or another one, is given.
     """
 
     def __init__(self, plan: Plan, codebook: Codebook | str | Path | None) -> None:
-        self.path: str | None = None
-        self._remove: weakref.finalize[[str], CodecFile] | None = None
+        super().__init__()
         if plan.codebook is None:
             return  # a codebook that is not needed is ignored
         if codebook is None:
@@ -37,16 +56,15 @@ class CodecFile:
         book = codebook if isinstance(codebook, Codebook) else Codebook.load(codebook)
         if book.hex_id != plan.codebook:
             raise ValueError(f"the plan needs codebook {plan.codebook}, this is codebook {book.hex_id}")
-        folder = tempfile.mkdtemp(prefix="orbitsplit-")
-        # Not a TemporaryDirectory, which warns when it is collected: the warning about a dropped pipeline is enough.
-        self._remove = weakref.finalize(self, _remove_folder, folder)
-        self.path = str(Path(folder) / "codecs.safetensors")
-        _write(self.path, plan, book)
+        _write(self._create(), plan, book)
 
-    def remove(self) -> None:
-        """Remove the file; from any thread, and more than once."""
-        if self._remove is not None:
-            self._remove()
+
+class ReceivedCodecs(TemporaryCodecs):
+    """The file of another machine, of which the bytes came over the store."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        Path(self._create()).write_bytes(data)
 
 
 def _remove_folder(folder: str) -> None:

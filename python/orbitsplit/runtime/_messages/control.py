@@ -26,10 +26,6 @@ _TOKENS = ".tokens"  # no input of a model has a name like that
 # The request to stop: no more work.
 STOP = b""
 
-# The environment variable with the secret that authenticates messages. It is never put into the store, which anybody
-# can read who can connect to it.
-SECRET_VARIABLE = "ORBITSPLIT_SECRET"
-
 
 def stage_name(plan: Plan, rank: int) -> str:
     """Return the name of a stage in messages: its node, number and layers."""
@@ -40,6 +36,11 @@ def stage_name(plan: Plan, rank: int) -> str:
 def setup_key(session: int) -> str:
     """Return the key of a session's setup."""
     return f"setup/{session}"
+
+
+def codecs_key(session: int) -> str:
+    """Return the key of the file of a session's codecs, where workers on other machines need it."""
+    return f"codecs/{session}"
 
 
 def ready_key(session: int, worker: int) -> str:
@@ -88,11 +89,11 @@ class Setup(Record):
 
     `workers[k]` is the number of the worker that runs stage k; workers that are not listed end. `model` is that of
     stages without `weights` of their own. `codecs` is the path of the plan's calibrated codecs, None for a plan without
-    any; `conditions` is `LinkConditions.to_dict`. If `emulates`, links and nodes are emulated as the plan describes
-    them; the time of conditions counts from `origin_s` on the monotonic clock, or if that is None (first session) from
-    when all stages have connected. `nonce` makes the authentication keys of the session unique. `source_hashes` are the
-    digests of the transformer layers from which the `weights` of stages were converted, empty where none were. The
-    first stage loads the `assistant` beside its layers, None: there is none.
+    any; if `sends_codecs`, the file is in the store. `conditions` is `LinkConditions.to_dict`. If `emulates`, links and
+    nodes are emulated as the plan describes them; the time of conditions counts from `origin_s` on the monotonic clock,
+    or if that is None (first session) from when all stages have connected. `nonce` makes the authentication keys of the
+    session unique. `source_hashes` are the digests of the transformer layers from which the `weights` of stages were
+    converted, empty where none were. The first stage loads the `assistant` beside its layers, None: there is none.
     """
 
     plan: dict[str, Any]
@@ -107,6 +108,7 @@ class Setup(Record):
     nonce: str
     source_hashes: tuple[str, ...] = ()
     assistant: str | None = None
+    sends_codecs: bool = False
 
     def read_plan(self) -> Plan:
         """Return the plan."""

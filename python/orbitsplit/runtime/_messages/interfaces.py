@@ -15,6 +15,14 @@ def interface_names() -> list[str]:
     return [name for _, name in socket.if_nameindex()]
 
 
+def interface_towards(address: str) -> str | None:
+    """Return the name of the interface from which the system reaches an address, None if it has no IPv4 address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing: the system chooses the route
+        own = probe.getsockname()[0]
+    return next((name for name in interface_names() if interface_address(name) == own), None)
+
+
 def interface_address(name: str) -> str | None:
     """Return the IPv4 address of an interface, None if it has none. Linux only."""
     assert sys.platform == "linux"

@@ -12,12 +12,12 @@ from pathlib import Path
 from orbitsplit._errors import TransportError
 from orbitsplit._models.device import open_device
 from orbitsplit._plans.plan import PlanStage
+from orbitsplit.runtime._messages.environment import INTERFACE_VARIABLE
 from orbitsplit.runtime._messages.interfaces import interface_address, interface_names
 
 # Descriptors of the parent, which serves the control store: measured 79 with 4 stages, 100 with 5; fewer in a stage.
 _FILES, _FILES_PER_STAGE = 32, 24
 _CONNECT_S = 5.0
-INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
 def check_host(stages: int, address: str) -> None:

@@ -29,13 +29,14 @@ from .arguments import boolean, integer, number
 from .generation import Generation, OnEnd, OnTokens
 from .generation_options import GenerationKeywords, GenerationOptions
 from .generation_output import output_of
+from .hosts import Hosts
 from .logprobs import OnLogprobs, OnPromptLogprobs
 from .options import Timeouts, timeouts_of
 from .prompts import TokenRows
 from .recovery import Recovery, Replan
 from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
-from .session import Callbacks, Deployment, Progress, Settings, check_secret
+from .session import Callbacks, Deployment, Progress, Settings, check_secret, on_hosts
 from .sessions import Sessions
 from .stage_models import check_assistant, check_layers, source_hashes
 from .status import PipelineStatus
@@ -84,6 +85,10 @@ class Pipeline:
     A stage that used more memory than its node has is logged as a warning and marked in the table of a run; with
     `strict_memory` the call raises TransportError of kind "memory" instead, and the pipeline goes on.
 
+    With `hosts`, each stage runs on the host of its node, and a host that is lost is a lost node. The pipeline waits
+    until those of its plan have joined, and messages have a secret, a random one by default. Links and nodes have their
+    real speed there; `conditions` emulate them, where all hosts have this machine's clock.
+
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
     `last_run` holds the measurements of the last `generate` or `forward`, None if a node or a link was lost during it.
 
@@ -119,6 +124,7 @@ class Pipeline:
         secret: str | None = None,
         timeouts: Timeouts | None = None,
         progress: Progress | None = None,
+        hosts: Hosts | None = None,
         deployment: Deployment | None = None,
         **keywords: Any,
     ) -> None:
@@ -149,8 +155,11 @@ class Pipeline:
             if unused:
                 log.conditions_unused(unused)
         check_secret(secret)
+        if hosts is not None:
+            check_kind("hosts", hosts, Hosts)
+            if deployment is not None:
+                raise ValueError("hosts and deployment exclude each other: give one of them")
         self.last_run: Run | None = None
-        self._emulates = deployment is None or deployment.emulates
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
         path = open_model(model, progress=progress)
         check_layers(plan, path)
@@ -158,6 +167,9 @@ class Pipeline:
         if assistant is not None:
             check_assistant(assistant, path)
         source_hashes(plan)  # refuses models that do not belong together, before any process is started
+        if hosts is not None:
+            deployment = on_hosts(hosts, plan, timeouts, conditions is not None, self._callbacks.progress)
+        self._emulates = deployment is None or deployment.emulates
         settings = Settings(
             model=path,
             assistant=assistant,

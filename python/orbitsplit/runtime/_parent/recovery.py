@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,10 @@ from orbitsplit._plans.successor import with_settings_of
 
 # Maps the plan that ran, and the nodes and links lost so far, to the plan that replaces it.
 Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
+
+
+def _none(_nodes: Iterable[str]) -> list[str]:
+    return []
 
 
 @dataclass
@@ -29,9 +33,21 @@ class Losses:
         elif error.node is not None:
             self.nodes.append(error.node)
 
-    def plan_without(self, replan: Replan, before: Plan, error: TransportError) -> Plan:
-        """Return the plan of `replan` without the losses. Raises TransportError if it uses one of them."""
-        found = replan(before, tuple(self.nodes), tuple(self.links))
+    def forget(self, nodes: Collection[str]) -> None:
+        """Forget the losses of nodes that have come back."""
+        self.nodes = [node for node in self.nodes if node not in nodes]
+
+    def plan_without(
+        self, replan: Replan, before: Plan, error: TransportError, absent: Callable[[Iterable[str]], list[str]] = _none
+    ) -> Plan:
+        """Return the plan of `replan` without the losses, and nodes that are `absent`, of those that it is given.
+
+        Raises TransportError if it uses a loss.
+        """
+        found, away = replan(before, tuple(self.nodes), tuple(self.links)), list[str]()
+        while more := [node for node in absent(stage.node for stage in found.stages) if node not in away]:
+            away += more
+            found = replan(before, (*self.nodes, *away), tuple(self.links))
         nodes = [stage.node for stage in found.stages]
         ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
         if again := [*(set(nodes) & set(self.nodes)), *(ring & set(self.links))]:

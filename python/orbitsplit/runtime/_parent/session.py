@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orbitsplit._codebook.codebook import Codebook
+from orbitsplit._io.validation import listed
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup, stage_name
+from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
+from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.limits import Limits
 
+from .hosts import Hosts
+from .launcher import Launcher, LocalLauncher
 from .options import Timeouts
 from .recovery import Replan
 from .stage_models import source_hashes
@@ -23,11 +27,12 @@ Progress = Callable[[str, float], None]
 _MOST_SEQUENCES = 64
 # The most tokens in a forward that several groups share.
 _PACK_TOKENS = 32
+_SECRET_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The machines of a pipeline's processes: all on this machine, or some on others, started by torchrun.
+    """The machines of a pipeline's processes: this one; or `hosts`; or some others, started by torchrun.
 
     The control store is served at `address`. `remote_nodes[k]` is the node of stage k if its process is not started
     here, else None. If `emulates`, links and nodes are emulated as the plan describes them.
@@ -37,6 +42,39 @@ class Deployment:
     port: int = 0
     remote_nodes: tuple[str | None, ...] = ()
     emulates: bool = True
+    hosts: Hosts | None = None
+
+    def stages_here(self, stages: int) -> tuple[bool, ...]:
+        """Return of each stage whether its process is started on this machine."""
+        if self.hosts is not None:
+            return (False,) * stages
+        return tuple(node is None for node in self.remote_nodes or (None,) * stages)
+
+    def launcher(self, store_address: str, secret: str | None) -> Launcher:
+        """Return what starts the processes that no other has started; on hosts, messages have a secret in any case."""
+        if self.hosts is None:
+            return LocalLauncher(store_address, secret)
+        known = secret or os.environ.get(SECRET_VARIABLE)
+        return self.hosts.launcher(store_address, known or secrets.token_hex(_SECRET_BYTES))
+
+
+def on_hosts(hosts: Hosts, plan: Plan, timeouts: Timeouts, emulates: bool, progress: Progress) -> Deployment:
+    """Return the deployment of a plan on hosts, once those of its nodes have joined.
+
+    Raises TransportError for hosts that do not join in time, ValueError if links are emulated between several clocks.
+    """
+    nodes = [stage.node for stage in plan.stages]
+
+    def report() -> None:
+        progress("waiting for hosts", 1.0 - len(hosts.absent(nodes)) / len(nodes))
+
+    hosts.wait_for(nodes, timeouts.start_s, on_poll=report)
+    if emulates and (others := hosts.without_our_clock(nodes)):
+        raise ValueError(
+            f"conditions of links cannot be emulated between machines with clocks of their own: {listed(others)} of "
+            f"{listed(nodes)}"
+        )
+    return Deployment(emulates=emulates, hosts=hosts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +111,7 @@ class Settings:
             nonce=secrets.token_hex(16),
             source_hashes=source_hashes(plan),
             assistant=None if self.assistant is None else str(self.assistant),
+            sends_codecs=self.deployment.hosts is not None,
         )
 
     def limits(self, plan: Plan, ready: Sequence[Ready]) -> Limits:

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
@@ -23,7 +24,7 @@ from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, stage_name
+from orbitsplit.runtime._messages.control import Ready, stage_name
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
@@ -74,17 +75,18 @@ class Sessions:
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address)
-        remote = deployment.remote_nodes or (None,) * len(plan.stages)
-        check_devices(stage for stage, node in zip(plan.stages, remote, strict=False) if node is None)
-        if not deployment.remote_nodes or None in deployment.remote_nodes:
+        is_here = deployment.stages_here(len(plan.stages))
+        check_devices(stage for stage, here in zip(plan.stages, is_here, strict=False) if here)
+        if any(is_here):
             models = {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}
             for model in models | ({settings.assistant} - {None}):
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
+        self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(
             ControlStore.join(self._store.address),
             settings.timeouts,
-            environment={} if settings.secret is None else {SECRET_VARIABLE: settings.secret},
+            self._launcher,
             remote_nodes=deployment.remote_nodes,
         )
         self._listener: Listener | None = None
@@ -255,6 +257,8 @@ class Sessions:
         started_s = time.monotonic()
         workers = self._workers.assign(plan, self._session)
         setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
+        if setup.sends_codecs and self._codecs.path is not None:
+            self._store.put(control.codecs_key(self._session), Path(self._codecs.path).read_bytes())
         self._store.put(control.setup_key(self._session), setup.to_json())
         keys = [control.ready_key(self._session, worker) for worker in workers]
         store = ControlStore.join(self._store.address)
@@ -418,7 +422,8 @@ class Sessions:
         replan = self._replan
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
-        plan = self._losses.plan_without(replan, before, error)
+        self._losses.forget(self._launcher.take_returned())
+        plan = self._losses.plan_without(replan, before, error, self._launcher.absent)
         codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed

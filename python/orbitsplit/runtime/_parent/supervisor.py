@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import weakref
@@ -15,14 +13,11 @@ from typing import IO
 
 from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
-from orbitsplit.runtime._messages.interfaces import interface_names
 from orbitsplit.runtime._messages.transport import ControlStore
 
-from . import worker_process
-from .host_checks import INTERFACE_VARIABLE
+from .launcher import Launcher, new_log
 from .log import LOG
 from .options import Timeouts
 from .worker_process import WorkerProcess
@@ -61,7 +56,7 @@ class _Process:
 
 
 class Workers:
-    """One process for each node of a plan. No process outlives this object, its interpreter, or `end`.
+    """One process for each node of a plan, started by a launcher. None outlives this object, its interpreter, or `end`.
 
     `remote_nodes` are nodes whose processes are started elsewhere (by torchrun, on other machines): worker k is that of
     `remote_nodes[k]`, None if it is started here.
@@ -71,13 +66,13 @@ class Workers:
         self,
         store: ControlStore,
         timeouts: Timeouts,
+        launcher: Launcher,
         *,
-        environment: dict[str, str],
         remote_nodes: Sequence[str | None] = (),
     ) -> None:
         self._store = store
         self._timeouts = timeouts
-        self._environment = environment
+        self._launcher = launcher
         # One thread starts and ends the processes of nodes; others read their ids, or end all of them.
         self._lock = threading.Lock()
         self._has_ended = False
@@ -85,7 +80,6 @@ class Workers:
         self._next_number = len(remote_nodes)
         self._started: list[WorkerProcess] = []
         self._last_read_s = 0.0
-        self._oom_kills = oom_kills()
         # It also runs at the exit of the interpreter; if that is killed, the workers' standard input is closed.
         weakref.finalize(self, _kill_all, self._started)
 
@@ -108,6 +102,8 @@ class Workers:
         Workers of nodes that are not in the plan end by themselves. Raises TransportError after `end`.
         """
         needed = {stage.node for stage in plan.stages}
+        for node in self._launcher.absent(needed - self._processes.keys()):
+            raise TransportError(f'node "{node}" has no host: it has left', kind="killed", node=node)
         with self._lock:
             obsolete = [self._processes.pop(node) for node in set(self._processes) - needed]
         for worker in obsolete:
@@ -204,15 +200,13 @@ class Workers:
 
     def _start(self, node: str, session: int, threads: int) -> None:
         number, self._next_number = self._next_number, self._next_number + 1
-        environment = {**_environment(threads), **self._environment}
-        arguments = (self._store.address, str(number), str(session))
         # Under the lock, so that `end` knows of every process that was started.
         with self._lock:
             if self._has_ended:
                 raise TransportError(f'no process is started for node "{node}": all were ended', kind="unusable")
-            log = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
+            log = new_log()
             try:
-                process = worker_process.start(*arguments, log=log, environment=environment)
+                process = self._launcher.start(node, number, session, threads=threads, log=log)
             except BaseException:
                 log.close()
                 raise
@@ -330,11 +324,15 @@ class Workers:
             if failure.is_consequence:
                 return _CONSEQUENCE, TransportError(message, kind="peer")
             return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
+        loss = None if worker.process is None else self._launcher.loss(worker.process)
+        if loss is not None:
+            return 0, TransportError(f"{name} is lost: {loss.reason}", kind=loss.kind, node=node)
         code = (0 if worker.process is None else worker.process.poll()) or 0
         if code < 0:
             # Gloo may abort a process that lost its neighbour.
             priority = 2 if -code == signal.SIGABRT else 0
-            is_memory = -code == signal.SIGKILL and oom_kills() > self._oom_kills
+            assert worker.process is not None, "it has an exit code"
+            is_memory = -code == signal.SIGKILL and self._launcher.ran_out_of_memory(worker.process)
             why = ", because the machine ran out of memory" if is_memory else ""
             message = f"{name} was killed by signal {_signal_name(-code)}{why}{_last_lines(worker.log)}"
             return priority, TransportError(message, kind="memory" if is_memory else "killed", node=node)
@@ -375,12 +373,3 @@ def _kill_all(started: list[WorkerProcess]) -> int:
         if process.stdin is not None:
             process.stdin.close()
     return len(running)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    environment = {"OMP_NUM_THREADS": str(threads)}
-    # All stages are on this host, so Gloo should not listen on its other interfaces.
-    loopback = next((name for name in interface_names() if name in ("lo", "lo0")), None)
-    if loopback is not None and INTERFACE_VARIABLE not in os.environ:
-        environment[INTERFACE_VARIABLE] = loopback
-    return environment

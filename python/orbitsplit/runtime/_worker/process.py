@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import os
 import sys
 import time
@@ -25,7 +26,7 @@ from orbitsplit._models.stage import StageModel
 from orbitsplit._plans.plan import Plan, PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.codec_file import CodecFile
+from orbitsplit.runtime._messages.codec_file import CodecFile, ReceivedCodecs, TemporaryCodecs
 from orbitsplit.runtime._messages.control import Failure, Ready, Setup
 from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
 
@@ -81,9 +82,12 @@ class Worker:
         heartbeat, plan = self._heartbeat, setup.read_plan()
         rank = setup.workers.index(self._number)
         setup = replace(setup, model=self._model_of(setup, plan.stages[rank], plan))
-        codecs: CodecFile | None = None
+        codecs: TemporaryCodecs | None = None
         if setup.codecs is not None and self._own_codebook is not None:
             codecs = CodecFile(plan, self._own_codebook)
+        elif setup.codecs is not None and setup.sends_codecs:
+            codecs = ReceivedCodecs(self._store.get(control.codecs_key(session)))
+        if codecs is not None:
             setup = replace(setup, codecs=codecs.path)
         heartbeat.session, heartbeat.sender, heartbeat.receiver = session, None, None
         started_s = time.monotonic()
@@ -215,6 +219,7 @@ def main(
     address: str,
     worker_number: str,
     first_session: str,
+    own_files: str = "{}",
     *,
     model: str | Path | None = None,
     codebook: str | Path | None = None,
@@ -224,10 +229,11 @@ def main(
     """Run as a worker of the control store at "host:port", then end the process.
 
     `model`, `codebook` and `weight_models` (models by the names of their weights) are paths on this machine, if the
-    parent runs on another. `imported_bytes` is the resident memory of shared libraries in the fork server that this
+    parent runs on another; `own_files` are the first and the last of them as JSON, from the agent of a host.
+    `imported_bytes` is the resident memory of shared libraries in the fork server that this
     process comes from, after their import.
     """
-    number = int(worker_number)
+    number, own = int(worker_number), json.loads(own_files)
     heartbeat = HeartbeatThread(address, number)
     heartbeat.start()
     code = 0
@@ -236,9 +242,9 @@ def main(
             address,
             number,
             heartbeat,
-            model=model,
+            model=own.get("model", model),
             codebook=codebook,
-            weight_models=weight_models or {},
+            weight_models=own.get("weight_models", weight_models) or {},
             imported_bytes=imported_bytes,
         )
         worker.serve(int(first_session))

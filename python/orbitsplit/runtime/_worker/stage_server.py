@@ -30,7 +30,8 @@ from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import read_codecs
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Setup, StageRecord, stage_name
+from orbitsplit.runtime._messages.control import Setup, StageRecord, stage_name
+from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.limits import Limits

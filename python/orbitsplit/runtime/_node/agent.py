@@ -1,0 +1,224 @@
+"""The agent of a host: it joins the coordinator, starts and ends processes for it, and reports their ends.
+
+It lives as long as the host does. When the coordinator ends, or is not heard of any more, the agent ends the processes
+of its stages, so that no two coordinators can command them, and joins again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from orbitsplit._errors import TransportError
+from orbitsplit.runtime._memory import oom_kills
+from orbitsplit.runtime._messages.environment import INTERFACE_VARIABLE, SECRET_VARIABLE
+from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id, memory_bytes
+from orbitsplit.runtime._messages.interfaces import interface_towards
+from orbitsplit.runtime._messages.tls_channel import HANDSHAKE_S, Credentials, RefusedError, TlsChannel, host_and_port
+from orbitsplit.runtime._parent import worker_process
+from orbitsplit.runtime._parent.launcher import new_log
+from orbitsplit.runtime._parent.worker_process import WorkerProcess
+
+from .tunnel import Tunnel
+
+LOG = logging.getLogger("orbitsplit.runtime")
+
+# Between two attempts to join.
+_RETRY_S = 1.0
+_POLL_S = 0.05
+_OUTPUT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFiles:
+    """Where this host has its models: the plan's, and those of weights by name. None: where the coordinator has it."""
+
+    model: str | None = None
+    weight_models: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Process:
+    process: WorkerProcess
+    log: IO[bytes]
+    has_reported_start: bool = False
+
+
+class NodeAgent:
+    """The agent of the host that runs one node's stages, for the coordinator at "host:port".
+
+    Raises OSError or ValueError where the credentials cannot be used.
+    """
+
+    def __init__(self, coordinator: str, node: str, credentials: str | Path, files: OwnFiles | None = None) -> None:
+        host_and_port(coordinator)
+        self._coordinator = coordinator
+        self._node = node
+        self._credentials = Credentials(credentials)
+        self._files = files or OwnFiles()
+        self._tunnel = Tunnel(coordinator, node, self._credentials)
+        self._is_stopped = threading.Event()
+        self._channel: TlsChannel | None = None
+        self._lock = threading.Lock()
+        self._processes: dict[int, _Process] = {}
+        self._oom_kills = oom_kills()
+        self._has_joined = False
+
+    def run(self, *, once: bool = False, on_join: Callable[[str], None] = lambda coordinator: None) -> None:
+        """Serve coordinators until `stop`, or with `once` until the first one has ended.
+
+        Raises RefusedError if the first coordinator has other credentials or another version. Once it has joined one,
+        it tries again instead: nothing that somebody on the network does ends it.
+        """
+        last_reason = ""
+        while not self._is_stopped.is_set():
+            try:
+                has_served = self._serve_one(on_join)
+            except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
+                if isinstance(error, RefusedError) and not self._has_joined:
+                    raise
+                reason = str(error) or type(error).__name__
+                if reason != last_reason:
+                    LOG.warning(
+                        "node %s does not reach the coordinator at %s: %s", self._node, self._coordinator, reason
+                    )
+                last_reason = reason
+            else:
+                last_reason = ""
+                if has_served and once:
+                    break
+            self._is_stopped.wait(_RETRY_S)
+        self._tunnel.close()
+
+    def stop(self) -> None:
+        """End all processes, and make `run` return soon; from any thread, or a signal handler."""
+        self._is_stopped.set()
+        if (channel := self._channel) is not None:
+            channel.close()
+
+    def _serve_one(self, on_join: Callable[[str], None]) -> bool:
+        """Join the coordinator and serve it until it is gone; return whether it let this host go, after its work."""
+        channel = self._channel = TlsChannel.connect(self._coordinator, self._credentials)
+        try:
+            silence_s = self._join(channel)
+            self._has_joined = True
+            on_join(self._coordinator)
+            worker_process.prepare(self._files.model)
+            silence = Silence()
+            threading.Thread(target=self._watch, args=(channel, silence, silence_s), name="alive", daemon=True).start()
+            # A thread of its own, since the first process comes to be only when its libraries have been imported.
+            threading.Thread(target=self._report_processes, args=(channel,), name="processes", daemon=True).start()
+            return self._obey(channel, silence)
+        finally:
+            self._channel = None  # which ends the threads
+            channel.close()
+            self._end_processes()
+            channel.release()
+
+    def _join(self, channel: TlsChannel) -> float:
+        """Join; return after how long a silence the coordinator is lost. Raises as `run`, OSError if it has to wait."""
+        offer = {"join": self._node, "protocol": PROTOCOL, "clock": clock_id()}
+        channel.send({**offer, "cores": os.cpu_count() or 0, "memory_bytes": memory_bytes()})
+        answer = channel.receive(HANDSHAKE_S)
+        if answer is None:
+            raise ConnectionResetError("it went away")
+        if "welcome" in answer:
+            return float(answer["silence_s"])
+        if answer["is_final"]:
+            raise RefusedError(f"the coordinator refuses node {self._node}: {answer['refused']}", kind="host")
+        raise ConnectionRefusedError(str(answer["refused"]))
+
+    def _obey(self, channel: TlsChannel, silence: Silence) -> bool:
+        """Do what the coordinator says until it ends; return whether it let this host go."""
+        while (message := channel.receive()) is not None:
+            silence.end()
+            if "start" in message:
+                self._start(message, channel)
+            elif "kill" in message:
+                with self._lock:
+                    one = self._processes.get(message["kill"])
+                if one is not None:
+                    one.process.kill()
+            elif "leave" in message:
+                return True
+        return False
+
+    def _start(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
+        """Start the process of a worker."""
+        number, log = int(message["start"]), new_log()
+        environment = {"OMP_NUM_THREADS": str(int(message["threads"])), SECRET_VARIABLE: str(message["secret"])}
+        interface = interface_towards(host_and_port(self._coordinator)[0])
+        if INTERFACE_VARIABLE not in os.environ and interface is not None:
+            environment[INTERFACE_VARIABLE] = interface
+        arguments = (self._tunnel.address, str(number), str(int(message["session"])), json.dumps(asdict(self._files)))
+        try:
+            process = worker_process.start(*arguments, log=log, environment=environment)
+        except OSError as error:
+            log.close()
+            channel.send({"ended": number, "code": 1, "output": str(error), "out_of_memory": False})
+            return
+        with self._lock:
+            self._processes[number] = _Process(process, log)
+
+    def _watch(self, channel: TlsChannel, silence: Silence, silence_s: float) -> None:
+        """Report that this host is alive; end the channel when the coordinator is silent."""
+        while self._channel is channel:
+            time.sleep(TICK_S)
+            if silence.tick() > silence_s:
+                LOG.warning("node %s has not heard of the coordinator for %g s", self._node, silence_s)
+                channel.close()
+            with suppress(OSError):  # the channel has ended
+                channel.send({"alive": True})
+
+    def _report_processes(self, channel: TlsChannel) -> None:
+        """Report which processes have started and ended."""
+        while self._channel is channel:
+            time.sleep(_POLL_S)
+            with suppress(OSError):  # as above
+                self._report_changes(channel)
+
+    def _report_changes(self, channel: TlsChannel) -> None:
+        with self._lock:
+            processes = dict(self._processes)
+        for number, one in processes.items():
+            if not one.has_reported_start and one.process.pid:
+                one.has_reported_start = True
+                channel.send({"started": number, "pid": one.process.pid})
+            code = one.process.poll()
+            if code is None:
+                continue
+            with self._lock:
+                if self._processes.pop(number, None) is None:
+                    continue
+            kills = oom_kills()
+            out_of_memory, self._oom_kills = kills > self._oom_kills, kills
+            with one.log as log:
+                report = {"ended": number, "code": code, "output": _tail(log), "out_of_memory": out_of_memory}
+            channel.send(report)
+
+    def _end_processes(self) -> None:
+        """End all processes of the node and wait for their ends."""
+        with self._lock:
+            processes, self._processes = list(self._processes.values()), {}
+        for one in processes:
+            one.process.kill()
+        for one in processes:
+            one.process.wait()
+            if one.process.stdin is not None:
+                one.process.stdin.close()
+            one.log.close()
+
+
+def _tail(log: IO[bytes]) -> str:
+    """Return the last part of what a process has printed."""
+    log.seek(0, os.SEEK_END)
+    log.seek(max(0, log.tell() - _OUTPUT_BYTES))
+    return log.read().decode(errors="replace")

@@ -1,0 +1,261 @@
+"""Commands over several hosts: run and serve, with agents on loopback or each in a network namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+import torch
+from transformers import GenerationConfig
+
+import orbitsplit as osp
+from orbitsplit._cli import hosts as commands
+from orbitsplit.runtime import Hosts
+from orbitsplit.runtime._emulation.namespaces import Namespaces, why_unavailable
+from orbitsplit.runtime._messages.tls_channel import create_credentials
+from tests.support.fake_engine import byte_tokenizer
+from tests.support.fleet import CREDENTIALS, Fleet, fleet
+from tests.support.tiny_models import LAYERS, load_unsplit, tiny_model
+
+pytestmark = pytest.mark.timeout(240)
+
+PROMPT = "The satellite"
+NAMES = ("s0", "s1", "s2")
+NEW_TOKENS = 2000
+WAIT_S = 120.0
+WHY_NOT = why_unavailable()
+needs_namespaces = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+@dataclass(frozen=True)
+class Example:
+    """A folder with a plan and what is needed to plan again, and the text of the whole model."""
+
+    folder: Path
+    text: str
+
+    @property
+    def options(self) -> list[str]:
+        names = {"profile": "profile.json", "network": "network.toml", "credentials": CREDENTIALS}
+        return [word for name, file in names.items() for word in (f"--{name}", str(self.folder / file))]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    folder = tmp_path_factory.mktemp("example")
+    tokenizer = byte_tokenizer()
+    end = tokenizer.eos_token_id
+    whole = tiny_model(vocab_size=end + 1, pad_token_id=end, eos_token_id=None, max_position_embeddings=4096)
+    whole.generation_config = GenerationConfig(pad_token_id=end, do_sample=False)
+    whole.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        tokens = load_unsplit(folder / "model").generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS
+        )
+    nodes = tuple(osp.Node(name, 10**9, slowdown=1.0) for name in NAMES)
+    links = tuple(osp.Link(a, b, 1e9, 1e-3) for a in NAMES for b in NAMES if a != b)
+    osp.Network("three", nodes, links).save(folder / "network.toml")
+    osp.profile(folder / "model", prompt_tokens=16, measure=True).save(folder / "profile.json")
+    plan = osp.Plan.manual(cuts=[2], layers=LAYERS)
+    stages = tuple(replace(stage, node=name) for stage, name in zip(plan.stages, NAMES, strict=False))
+    workload = osp.Workload(prompt_tokens=16, new_tokens=NEW_TOKENS)
+    replace(plan, stages=stages, workload=workload, model=str(folder / "model")).save(folder / "plan.json")
+    create_credentials(folder / CREDENTIALS)
+    return Example(folder, tokenizer.decode(tokens[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def orbitsplit(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orbitsplit", *arguments]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_for_session(process: subprocess.Popen[str], log: Path) -> None:
+    """Wait until the stages of a coordinator, which logs to a file, are at work."""
+    deadline_s = time.monotonic() + WAIT_S
+    while "session 0 is ready" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline_s, log.read_text()
+        time.sleep(0.05)
+
+
+@contextmanager
+def coordinator(command: list[str], log: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as err:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_run_continues_when_a_host_is_lost(example: Example, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    (tmp_path / CREDENTIALS).write_bytes((example.folder / CREDENTIALS).read_bytes())
+    options = ["--prompt", PROMPT, "--coordinator", address, *example.options, "--json"]
+    command = orbitsplit("-v", "run", str(example.folder / "plan.json"), *options)
+    with fleet(tmp_path, address) as there:
+        agents = [there.start(name, "--once") for name in NAMES]
+        with coordinator(command, tmp_path / "log") as run:
+            wait_for_session(run, tmp_path / "log")
+            time.sleep(0.3)
+            there.kill("s1")
+            printed = json.loads(run.communicate(timeout=WAIT_S)[0])
+        assert run.returncode == 0
+        assert printed["texts"] == [example.text]
+        (recovery,) = printed["recoveries"]
+        assert (recovery["kind"], recovery["node"]) == ("killed", "s1")
+        # With --once the others end when the run does.
+        assert [agent.wait(WAIT_S) for agent in (agents[0], agents[2])] == [0, 0]
+        assert "node s0 has joined" in there.log("s0")
+
+
+def test_hosts_outlive_a_coordinator_that_is_killed_and_serve_the_next(example: Example, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    (tmp_path / CREDENTIALS).write_bytes((example.folder / CREDENTIALS).read_bytes())
+    options = ["--prompt", PROMPT, "--coordinator", address, *example.options, "--json"]
+    command = orbitsplit("-v", "run", str(example.folder / "plan.json"), *options)
+    with fleet(tmp_path, address) as there:
+        for name in NAMES:
+            there.start(name)
+        with coordinator(command, tmp_path / "first") as run:
+            wait_for_session(run, tmp_path / "first")
+            assert there.workers("s0")
+            run.kill()
+        wait_until_idle(there)
+        with coordinator(command, tmp_path / "second") as run:
+            printed = json.loads(run.communicate(timeout=WAIT_S)[0])
+        assert (printed["texts"], printed["recoveries"]) == ([example.text], [])
+
+
+def test_serve_answers_while_a_host_is_lost(example: Example, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    (tmp_path / CREDENTIALS).write_bytes((example.folder / CREDENTIALS).read_bytes())
+    options = ["--port", "0", "--coordinator", address, *example.options]
+    command = orbitsplit("-v", "serve", str(example.folder / "plan.json"), *options)
+    log = tmp_path / "log"
+    with fleet(tmp_path, address) as there, coordinator(command, log) as server:
+        for name in NAMES:
+            there.start(name)
+        wait_for_session(server, log)
+        while "serving at" not in log.read_text():
+            time.sleep(0.05)
+        url = next(line.split()[-1] for line in log.read_text().splitlines() if line.startswith("serving at"))
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=WAIT_S) as client:
+            asked = {"model": "model", "prompt": PROMPT, "max_tokens": 1500, "temperature": 0}
+            got = []
+            for chunk in client.completions.create(stream=True, **asked):
+                got.append(chunk.choices[0].text)
+                if len(got) == 50:
+                    there.kill("s1")
+            assert "".join(got) == example.text[: len("".join(got))]
+            assert client.completions.create(**asked).choices[0].text == "".join(got)
+        assert "recovered from 1 losses" in log.read_text()
+        server.terminate()
+        server.communicate(timeout=WAIT_S)
+        assert server.returncode == 0
+
+
+@needs_namespaces
+def test_a_partition_goes_on_where_the_coordinator_is_and_nowhere_else(example: Example, tmp_path: Path) -> None:
+    (tmp_path / CREDENTIALS).write_bytes((example.folder / CREDENTIALS).read_bytes())
+    nodes = tuple(osp.Node(name, 1, slowdown=1.0) for name in ("ground", *NAMES))
+    with Namespaces(osp.Network("hosts", nodes)) as spaces:
+        address = f"{spaces.address('ground')}:29400"
+        options = ["--prompt", PROMPT, "--coordinator", address, *example.options, "--json"]
+        command = orbitsplit("-v", "run", str(example.folder / "plan.json"), *options)
+
+        def set_link(name: str, state: str) -> None:
+            subprocess.run(["ip", "-n", spaces.namespace(name), "link", "set", "eth0", state], check=True)
+
+        with fleet(tmp_path, address, command=spaces.command) as there:
+            for name in NAMES:
+                there.start(name)
+            with coordinator(spaces.command("ground", command), tmp_path / "log") as run:
+                wait_for_session(run, tmp_path / "log")
+                time.sleep(0.3)
+                set_link("s1", "down")
+                printed = json.loads(run.communicate(timeout=WAIT_S)[0])
+            assert printed["texts"] == [example.text]
+            assert printed["recoveries"][0]["kind"] in ("hangs", "link")
+            assert "s1" not in printed["recoveries"][0]["after"]
+            # The host that was cut off has ended its process by itself.
+            wait_until_idle(there)
+            assert "node s1 has not heard of the coordinator for 8 s" in there.log("s1")
+            set_link("s1", "up")
+
+
+def wait_until_idle(there: Fleet) -> None:
+    """Wait until no host has a process of a stage."""
+    deadline_s = time.monotonic() + WAIT_S
+    while any(there.workers(name) for name in NAMES):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_a_node_takes_its_name_from_the_rank_of_its_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(variable, raising=False)
+    assert commands.name_of("sat-1") == "sat-1"
+    with pytest.raises(ValueError, match=r"--name is 'sat-\{rank\}', and no launcher has set a rank: none of RANK"):
+        commands.name_of("sat-{rank}")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert commands.name_of("sat-{rank}") == "sat-2"
+    monkeypatch.setenv("RANK", "3")
+    assert commands.name_of("sat-{rank}") == "sat-3"
+    assert commands.name_of(None) == os.uname().nodename
+
+
+def test_a_node_that_torchrun_starts_ends_with_it(example: Example, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", "orbitsplit"]
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--credentials", str(example.folder / CREDENTIALS)]
+    log = tmp_path / "log"
+    with log.open("w") as err, psutil.Popen([*launch, "node", *where, "--name", "s{rank}"], stderr=err) as started:
+        try:
+            deadline_s = time.monotonic() + WAIT_S
+            while "node s0 does not reach the coordinator" not in log.read_text():
+                assert started.poll() is None, log.read_text()
+                assert time.monotonic() < deadline_s
+                time.sleep(0.1)
+            processes = started.children(recursive=True)
+            started.terminate()
+            started.wait(WAIT_S)
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                started.kill()
+    assert psutil.wait_procs(processes, timeout=10)[1] == []
+
+
+def test_a_coordinator_needs_credentials(example: Example) -> None:
+    command = orbitsplit("run", str(example.folder / "plan.json"), "--prompt", "x", "--coordinator", "127.0.0.1:0")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: --coordinator needs --credentials" in done.stderr
+
+
+def test_a_node_with_other_credentials_ends_with_an_error(example: Example, tmp_path: Path) -> None:
+    create_credentials(tmp_path / CREDENTIALS)
+    with Hosts(credentials=example.folder / CREDENTIALS) as hosts:
+        where = ["--coordinator", hosts.address, "--credentials", str(tmp_path / CREDENTIALS)]
+        done = subprocess.run(orbitsplit("node", *where), capture_output=True, text=True, check=False, timeout=WAIT_S)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the other end has other credentials")
