@@ -15,9 +15,10 @@ from orbitsplit.runtime import Hosts
 from orbitsplit.runtime._messages import tls_channel
 from orbitsplit.runtime._node.agent import NodeAgent, OwnFiles
 
-from .inputs import weight_models
+from .inputs import check_readable, weight_models
 from .logs import is_quiet
 from .options import WeightModels, app, err
+from .outputs import check_writable
 
 # Variables with the number of a process among those that torchrun, Slurm or an indexed Kubernetes job has started.
 _RANKS = ("RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX")
@@ -29,6 +30,7 @@ def credentials(file: Annotated[Path, typer.Argument(help="File to write; every 
 
     Example: `orbitsplit credentials fleet.pem`
     """
+    check_writable(file)
     tls_channel.create_credentials(file)
     err.print(f"wrote {file}: whoever has a copy can join", highlight=False, soft_wrap=True)
 
@@ -64,6 +66,7 @@ def node(
 
     Example: `orbitsplit node --coordinator 10.0.0.1:29400 --credentials fleet.pem --name sat-1`
     """
+    check_readable([credentials])
     if model is not None:
         find_model(model)
     chosen = name_of(name)

@@ -113,6 +113,7 @@ def run_plan(
     if rank == 0 and not (links is None and profile is None and network is None and coordinator is None):
         raise ValueError("--links, --profile, --network and --coordinator are for runs that torchrun has not started")
     check_trace(output)
+    check_readable([] if credentials is None else [credentials])
     guesses = _assistant_guesses(assistant_model, assistant_tokens)
     if guesses is not None and prompt_lookup is not None:
         raise ValueError("--prompt-lookup and --assistant-model exclude each other: give one of them")
@@ -223,7 +224,7 @@ def serve(
     """
     guesses = _assistant_guesses(assistant_model, assistant_tokens)
     api_key = api_key_of(api_key, api_key_file)
-    check_readable([file for file in (ssl_certfile, ssl_keyfile) if file is not None])
+    check_readable([file for file in (ssl_certfile, ssl_keyfile, credentials) if file is not None])
     files = RunFiles(
         plan=plan,
         model=model,

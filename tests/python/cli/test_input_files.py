@@ -18,7 +18,8 @@ from orbitsplit._cli.main import app
 PLAN, TEXT, MODEL = ("plan.json",), ("--text", "corpus.txt"), ("my-model",)
 AFTER_A_LOSS = {"profile": ("--profile", "profile.json"), "network": ("--network", "network.toml")}
 RUN = {"plan": PLAN, "model": ("--model", "./my-model"), "codebook": ("--codebook", "book.safetensors"),
-       "links": ("--links", "links.toml"), **AFTER_A_LOSS}  # fmt: skip
+       "links": ("--links", "links.toml"), "credentials": ("--credentials", "held-out.txt"),
+       **AFTER_A_LOSS}  # fmt: skip
 COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "solve": {"problem": ("problem.json",)},
     "pareto": {"problem": ("profile.json",), "network": AFTER_A_LOSS["network"], "codebook": RUN["codebook"],
@@ -38,8 +39,10 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "report": {"": PLAN, "output": ("-o", "out.html")},
     "simulate": {"plan": PLAN, "output": ("-o", "out.json")},
     "run": {**RUN, "output": ("-o", "out.json"), "": ("--prompt", "x")},
-    "serve": {**RUN, "api_key_file": ("--api-key-file", "held-out.txt"), "ssl_certfile": ("--ssl-certfile", "corpus.txt"),
-              "ssl_keyfile": ("--ssl-keyfile", "corpus.txt")},
+    "serve": {**RUN, "api_key_file": ("--api-key-file", "held-out.txt"),
+              "ssl_certfile": ("--ssl-certfile", "corpus.txt"), "ssl_keyfile": ("--ssl-keyfile", "corpus.txt")},
+    "credentials": {"file": ("fleet.pem",)},
+    "node": {"model": RUN["model"], "credentials": RUN["credentials"], "": ("--coordinator", "127.0.0.1:1")},
     "demo": {"model": RUN["model"], "network": AFTER_A_LOSS["network"], "output": ("-o", "out")},
     "leo": {"scenario": ("paper",), "output": ("-o", "out.toml")},
     "bench paper": {"scenario": ("--scenario", "paper"), "output": ("-o", "out")},
@@ -75,7 +78,7 @@ def _cases() -> list[Case]:
     cases = []
     for command, given in COMMANDS.items():
         for parameter in filter(None, given):
-            missing = "no-folder/out.json" if parameter == "output" else NAMES.get(parameter, "missing.json")
+            missing = "no-folder/out.json" if parameter in ("output", "file") else NAMES.get(parameter, "missing.json")
             if command in ("demo", "bench paper", "convert") and parameter == "output":
                 missing = "problem.json/out"
             cases.append(Case(command, parameter, "missing", missing))
