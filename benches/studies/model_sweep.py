@@ -1,6 +1,6 @@
 """Which classes of transformers run in stages, which are refused and why, and is any of them wrong?
 
-    python -m benches.studies.model_sweep [--kind KIND ...] [--only TEXT] [--jobs N] [-o FILE.json] [--table FILE.md]
+    python -m benches.studies.model_sweep [--kind KIND ...] [--only TEXT] [--jobs N] [-o FILE.json] [--table PAGE.md]
 
 Each class that transformers lists for a kind of model is built with a small random configuration and run unsplit and
 in three stages in one process (`orbitsplit._models.twin`): prompts with and without padding, and decode steps beyond
@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import sys
 import time
@@ -41,6 +42,8 @@ KINDS = {
     "speech to text": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
 }
 OUTCOMES = ("exact", "refused", "wrong", "crash", "not built")
+BEGIN, END = "<!-- model_sweep -->", "<!-- /model_sweep -->"
+MOST_NAMES = 6
 MOST_PARAMETERS = 60_000_000
 LIMIT_S = 300
 
@@ -191,32 +194,51 @@ def sweep(tasks: Sequence[tuple[str, str, str]], jobs: int) -> Iterator[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the totals, and the refusals by reason, as Markdown."""
+    """Return the totals by kind, and how often each reason is given, as Markdown."""
     lines = ["| kind | classes | " + " | ".join(OUTCOMES) + " |", "| --- |" + " --- |" * (len(OUTCOMES) + 1)]
     for kind in dict.fromkeys(row.kind for row in rows):
         own = Counter(row.outcome for row in rows if row.kind == kind)
         lines.append(f"| {kind} | {own.total()} | " + " | ".join(str(own[outcome]) for outcome in OUTCOMES) + " |")
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.outcome == "refused":
+            reason = row.reason.partition("cannot be split into stages: ")[2]
+            reasons.setdefault(re.sub(r"\d+", "N", reason)[:120], []).append(row.architecture)
+    lines += ["", "| refused because | classes |", "| --- | --- |"]
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(sorted(set(names))[:MOST_NAMES])
+        more = len(set(names)) - MOST_NAMES
+        lines.append(f"| {reason.replace('|', ' ')} | {shown}{f' and {more} more' if more > 0 else ''} |")
     return "\n".join(lines)
+
+
+def write_table(page: Path, text: str) -> None:
+    """Replace what is between the marks of the table in a page."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise SystemExit(f"{page} has no {BEGIN} ... {END}")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
     """Sweep the classes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=KINDS, action="append")
-    parser.add_argument("--only")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--kind", choices=KINDS, action="append", help="classes of this kind alone; repeatable")
+    parser.add_argument("--only", help="classes or types whose names have this text")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("-o", "--output", type=Path, help="all rows, as JSON")
+    parser.add_argument("--table", type=Path, help="a Markdown page, between whose marks the table is written")
     options = parser.parse_args()
     rows = []
     for row in sweep(list(classes(options.kind or list(KINDS), options.only)), options.jobs):
         rows.append(row)
-        print(f"{row.architecture:45} {row.outcome:10} {row.seconds:6.2f} {row.reason[:230]}", flush=True)
+        print(f"{row.architecture:45} {row.outcome:10} {row.seconds:6.2f} {row.reason}", flush=True)
+        if options.output:
+            options.output.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
     print(table(rows))
-    if options.output:
-        options.output.write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n", encoding="utf-8")
     if options.table:
-        options.table.write_text(table(rows) + "\n", encoding="utf-8")
+        write_table(options.table, table(rows))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from .device import single_thread
 from .kv_cache import skip_tokens
 from .packing import PackedCache
 from .small_config import shrunk
 from .source import (
-    build_on_meta,
-    build_unfilled,
     cache_argument,
     can_generate,
     classifies_texts,
@@ -31,6 +30,7 @@ from .source import (
     model_class,
     unsupported,
 )
+from .valueless import build_on_meta, build_unfilled
 
 # More than one row: heads that search for padding tokens refuse several rows if they cannot find them.
 _PROBE_ROWS, _PROBE_TOKENS = 2, 3
@@ -175,7 +175,7 @@ def _find_layout_with_values(config: PreTrainedConfig) -> Layout:
     few = shrunk(config, strength=0)
     with running_unknown_code(config, "it cannot be built"):
         probe = _Probe(build_unfilled(few), generates=can_generate(config))
-    with running_unknown_code(config, "its forward fails"):
+    with running_unknown_code(config, "its forward fails"), single_thread():
         probe.run(few, "cpu")
     return replace(probe.layout(), layer_count=layer_count(config, model_class(config)))
 

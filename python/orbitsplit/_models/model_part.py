@@ -18,8 +18,9 @@ from transformers.utils import logging as transformers_logging
 from .architecture import Layout, Passthrough, find_layout, modules_outside
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
-from .source import load_options, model_class, read_config, without_values
+from .source import load_options, model_class, read_config
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
+from .valueless import without_values
 
 
 def load_part(

@@ -19,6 +19,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .architecture import find_layout
+from .device import single_thread
 from .generation_rules import rope_change
 from .small_config import LONG_TOKENS
 from .source import can_generate, classifies_texts, example_inputs, model_class, read_config
@@ -52,7 +53,7 @@ def try_split(config: PreTrainedConfig, *, seed: int = 0) -> Verdict:
         find_layout(config)
     except ValueError as error:
         return Verdict("refused", _first_line(error))
-    with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed):
+    with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed), single_thread():
         try:
             unsplit = _random_model(config)
             unsplit.save_pretrained(folder)

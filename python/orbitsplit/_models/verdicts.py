@@ -25,8 +25,9 @@ from orbitsplit._io.files import read_text, write_text
 
 from .architecture import find_layout, without_paths
 from .small_config import shrunk
-from .source import build_on_meta, model_class, unsupported
+from .source import model_class, unsupported
 from .twin import Verdict, try_split
+from .valueless import build_on_meta
 
 # The most parameters of a model that is tried: more would take longer than a start may.
 _MOST_PARAMETERS = 60_000_000

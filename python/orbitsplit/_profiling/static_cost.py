@@ -21,7 +21,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._models.architecture import Layout, Passthrough, find_layout, running_unknown_code
-from orbitsplit._models.source import build_on_meta, build_unfilled, cache_argument, example_inputs
+from orbitsplit._models.source import cache_argument, example_inputs
+from orbitsplit._models.valueless import build_on_meta, build_unfilled
 
 _NOTHING_KEPT: tuple[int, int | None] = (0, None)
 

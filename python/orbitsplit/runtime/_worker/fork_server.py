@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 from orbitsplit._models import child_process
 from orbitsplit._models.architecture import find_layout, knows_layout
 from orbitsplit._models.source import prepare_loading, read_config
-from orbitsplit._models.verdicts import check_architecture
 from orbitsplit.runtime._memory import library_bytes
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
@@ -93,7 +92,6 @@ class ForkServer:
             if knows_layout(config):
                 return
             find_layout(config)
-            check_architecture(config)
         gc.collect()
         gc.freeze()
         self._imported_bytes = library_bytes()

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import torch
 
-from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.fingerprint import first_other_layer
 from orbitsplit._models.generation_rules import rope_change, unapplied_settings
 from orbitsplit._models.positions import position_limit
@@ -134,7 +133,6 @@ class Worker:
         if self._model is None or self._loaded != wanted:
             if not self._loaded:  # what the architecture imports, and its forward on the meta device, is no stage's
                 for path in (setup.model, *([] if rank > 0 or setup.assistant is None else [setup.assistant])):
-                    find_layout(read_config(path))
                     check_architecture(read_config(path))
                 self._take_baseline()
             if self._model is not None:
