@@ -258,7 +258,7 @@ class _Probe:
             options[str(cache_argument(type(self.model)))] = DynamicCache(config=config.get_text_config(decoder=True))
         for tensor in inputs.values():
             # Which tokens are padding is known from the attention mask on every stage, see `dummy_ids`.
-            if not classifies_texts(type(self.model)):
+            if not classifies_texts(config, type(self.model)):
                 mark(tensor)
         with torch.no_grad(), self.origins:
             output = self.model(**inputs, **options)

@@ -243,7 +243,7 @@ def example_inputs(
     name = model_class(config).main_input_name
     if name == "input_ids":
         ids = torch.zeros(rows, tokens, dtype=torch.long, device=device)
-        return {name: dummy_ids(config, ids) if classifies_texts(model_class(config)) else ids}
+        return {name: dummy_ids(config, ids) if classifies_texts(config, model_class(config)) else ids}
     part = split_config(config)
     size = getattr(part, "image_size", None)
     if name != "pixel_values" or size is None:
@@ -275,18 +275,18 @@ def forget_padding(model: PreTrainedModel) -> None:
         vars(config)["pad_token_id"] = None  # some configurations refuse None when it is assigned
 
 
-def needs_padding(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> bool:
+def needs_padding(config: PreTrainedConfig, architecture: type[PreTrainedModel]) -> bool:
     """Return whether a model's forward cannot do without a padding token.
 
-    Such are classifiers of whole texts by a decoder, which take the last token that is none, and models of texts and
-    images, some of which write it where an image has its place.
+    Such are classifiers of whole texts by a decoder, and models of texts and images, some of which write the padding
+    token where an image has its place.
     """
-    return classifies_texts(architecture or model_class(config)) or config.get_text_config(decoder=True) is not config
+    return classifies_texts(config, architecture) or config.get_text_config(decoder=True) is not config
 
 
-def classifies_texts(architecture: type[PreTrainedModel]) -> bool:
-    """Return whether a model is a classifier of whole texts, of which decoders take the last token but padding."""
-    return architecture.__name__.endswith("ForSequenceClassification")
+def classifies_texts(config: PreTrainedConfig, architecture: type[PreTrainedModel]) -> bool:
+    """Return whether a model is a decoder that classifies whole texts, by their last token that is no padding."""
+    return architecture.__name__.endswith("ForSequenceClassification") and not _is_encoder(config)
 
 
 def dummy_ids(config: PreTrainedConfig, like: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -316,7 +316,7 @@ def check_padding(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> Non
     It takes the last token that is no padding token; stages without the ids know it from the mask.
     """
     pad = getattr(config.get_text_config(decoder=True), "pad_token_id", None)
-    if pad is None or "input_ids" not in inputs or _is_encoder(config) or not classifies_texts(model_class(config)):
+    if pad is None or "input_ids" not in inputs or not classifies_texts(config, model_class(config)):
         return
     ids = inputs["input_ids"]
     mask = inputs.get("attention_mask", torch.ones_like(ids))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from .architecture import find_layout
 from .device import single_thread
@@ -75,11 +76,19 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet(seed: int) -> Iterator[None]:
-    """Draw random numbers without changing those of the process, and keep the model's warnings to ourselves."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        yield
+    """Draw random numbers without changing those of the process, and show nothing of what the small model prints."""
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -134,7 +143,7 @@ def _generated(model: PreTrainedModel) -> list[_Case]:
 def _once(model: PreTrainedModel) -> list[_Case]:
     """Return what a model makes of whole texts or images."""
     pad = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
-    rows = 1 if pad is None and classifies_texts(type(model)) else _ROWS
+    rows = 1 if pad is None and classifies_texts(model.config, type(model)) else _ROWS
     inputs = example_inputs(model.config, rows=rows, tokens=_PROMPT_TOKENS)
     name, first = next(iter(inputs.items()))
     cases = []

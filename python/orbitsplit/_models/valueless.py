@@ -55,7 +55,7 @@ def _built(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     model.eval().requires_grad_(False)  # counters of FLOP follow gradients even where none is computed
     forget_padding(model)
     text = model.config.get_text_config(decoder=True)
-    if classifies_texts(type(model)) and getattr(text, "pad_token_id", None) is None:
+    if classifies_texts(model.config, type(model)) and getattr(text, "pad_token_id", None) is None:
         vars(text)["pad_token_id"] = 0  # for forwards of several rows; a single one runs without
     if model._can_set_experts_implementation():
         model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32

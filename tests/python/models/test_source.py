@@ -203,7 +203,7 @@ def test_layout_of_a_model_with_position_embeddings() -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "reason"),
     [
-        ("mamba", {}, "takes no past_key_values"),
+        ("openai-gpt", {}, "its forward takes no cache"),
         ("gemma4_unified_text", {"num_kv_shared_layers": 2}, "2 layers read the KV cache of earlier layers"),
     ],
 )
