@@ -35,6 +35,7 @@ from transformers import (
 
 import orbitsplit as osp
 from orbitsplit._models.source import demo_model
+from orbitsplit._plans.under_way import first_prompts_under_way
 
 # How far a peak may be above what was predicted, and what was predicted above the peak.
 MOST_ABOVE, MOST_BELOW = 1.10, 1.35
@@ -72,6 +73,7 @@ CASES = {
     "llama-batch": Case("llama", (2, 4, 6), _workload(4, 4, 512, 16)),
     "llama-bfloat16": Case("llama", (2, 4, 6), _workload(8, 1, 512, 16), "bfloat16"),
     "bert": Case("bert", (4, 8), _workload(8, 4, 256, 0)),
+    "bert-many": Case("bert", (4, 8), _workload(300, 1, 128, 0)),
     "vit": Case("vit", (4, 8), _workload(8, 4, IMAGE_TOKENS, 0)),
 }
 
@@ -163,7 +165,8 @@ def _plan(profile: osp.ModelProfile, case: Case) -> osp.Plan:
         links = (osp.Link(a, b, 100e6, 0.0) for a, b in itertools.permutations(names, 2))
         return osp.Network(name="a chain", nodes=tuple(nodes), links=tuple(links))
 
-    roomy = osp.build_problem(profile, network([10**12] * len(names)), case.workload)
+    under_way = first_prompts_under_way(case.workload.micro_batches, len(names), layers)
+    roomy = osp.build_problem(profile, network([10**12] * len(names)), case.workload, prompts_under_way=under_way)
     needed = [
         int(roomy.layer_memory_bytes[start:stop].sum() + roomy.nodes[0].headroom_bytes)
         for start, stop in pairwise(bounds)

@@ -33,18 +33,7 @@ struct Book {
 
 constexpr std::size_t codec_kinds = 7;
 
-// Offsets of docs/internals/frame_format.md.
-constexpr std::size_t codec_at = 5;
-constexpr std::size_t dtype_at = 6;
-constexpr std::size_t rank_at = 7;
-constexpr std::size_t flags_at = 8;
-constexpr std::size_t parameter_at = 12;
-constexpr std::size_t codebook_at = 16;
-constexpr std::size_t payload_bytes_at = 24;
-constexpr std::size_t cut_at = 32;
-constexpr std::size_t level_at = 34;
-constexpr std::size_t checksum_at = 36;
-constexpr std::size_t shape_at = layout::fixed_header_bytes;
+using namespace layout::offsets;
 
 // The header of a frame, whose fields may have any contents after mutations.
 struct Header {

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 import orbitsplit as osp
+from orbitsplit._plans.planning import levels_and_budget
 from orbitsplit._plans.problem_building import Order
 
 from . import views
@@ -37,10 +38,7 @@ def problem(
     check_writable(output)
     loaded = load(osp.ModelProfile, profile)
     book = load_optional(osp.Codebook, codebook)
-    if max_accuracy_drop is not None:
-        if book is None or loss_budget:
-            raise ValueError("--max-accuracy-drop needs --codebook, which knows its loss, and no --loss-budget")
-        loss_budget = book.accuracy.loss_budget(max_accuracy_drop)
+    levels, budget = levels_and_budget(loaded, None, book, loss_budget, max_accuracy_drop)
     made = osp.build_problem(
         loaded,
         load_network(network),
@@ -50,8 +48,8 @@ def problem(
             new_tokens=new_tokens,
             batch_size=loaded.batch_size,
         ),
-        levels=None if book is None else book.table(loaded.dtype),
-        loss_budget=loss_budget,
+        levels=levels,
+        loss_budget=budget,
         order=order,
     )
     save(made, output)

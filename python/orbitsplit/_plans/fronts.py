@@ -18,7 +18,7 @@ from orbitsplit._planner.pareto import ParetoFront
 from orbitsplit._planner.pareto import pareto as pareto_of_problem
 from orbitsplit._planner.problem import Problem, evaluate
 from orbitsplit._planner.solve import SolveKeywords, SolveOptions, solve_options
-from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights, with_tied_weights
+from orbitsplit._planner.tied_weights import TiedBytes, with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.rows import has_rows
 from orbitsplit._profiling.workload import Workload
@@ -29,7 +29,7 @@ from .plan import Plan
 from .plan_names import PlanNames
 from .planning import levels_and_budget, plan_of
 from .problem_building import Order, build_problem
-from .settings import Choice, Setting
+from .settings import Choice, Setting, has_enough, solve_setting
 from .weight_options import Weights, check_weights
 
 if TYPE_CHECKING:
@@ -293,10 +293,11 @@ class _Search:
         """Yield the best plans of more and more micro-batches, which need no less time and no less memory."""
         best: Choice | None = None
         for groups in range(1, self.named.workload.sequences // rows + 1):
-            setting = Setting(groups, rows, draft_tokens=guesses)
+            under_way = self.named.first_prompts_under_way(groups)
+            setting = Setting(groups, rows, draft_tokens=guesses, prompts_under_way=under_way)
             problem = self._problem(setting)
             kept = None if best is None else self._kept(best, setting, problem)
-            choice = kept or self._solved(setting, problem, best)
+            choice = kept or self._solved(setting, best)
             if choice.solution.status == "infeasible":
                 return
             if choice.solution.objective_s is None:
@@ -311,6 +312,7 @@ class _Search:
             self.named.network,
             self.named.workload_of(setting),
             draft_tokens=setting.draft_tokens,
+            prompts_under_way=setting.prompts_under_way,
             **self.building,
         )
 
@@ -321,13 +323,12 @@ class _Search:
         score = evaluate(confirming, stages)
         if not score.is_feasible or time_s is None or value_s(score, _OBJECTIVE) > time_s * (1 + _SAME):
             return None
+        if not has_enough(setting, problem, score):
+            return None
         return Choice(setting, problem, confirming, before.solution)
 
-    def _solved(self, setting: Setting, problem: Problem, before: Choice | None) -> Choice:
+    def _solved(self, setting: Setting, before: Choice | None) -> Choice:
         left_s = None if self._ends_s == math.inf else max(0.0, self._ends_s - time.monotonic())
         options = replace(self.options, time_limit_s=left_s)
         incumbent = () if before is None else before.solution.stages
-        confirming, solution = solve_with_tied_weights(
-            problem, self.named.tied_bytes, options=options, incumbent=incumbent
-        )
-        return Choice(setting, problem, confirming, solution)
+        return solve_setting(self._problem, setting, self.named.tied_bytes, options, incumbent)

@@ -31,28 +31,43 @@ def extra_workspace(profile: ModelProfile) -> list[int]:
     return [max(0, profile.stage_workspace_bytes(k, k + 1) - common) for k in range(len(profile.layers))]
 
 
-def stage_bytes(profile: ModelProfile, workload: Workload, stage: Stage, *, layers_bytes: int, codec_bytes: int) -> int:
+def stage_bytes(
+    profile: ModelProfile,
+    workload: Workload,
+    stage: Stage,
+    *,
+    layers_bytes: int,
+    codec_bytes: int,
+    prompts_under_way: int | None,
+) -> int:
     """Return the memory of a stage's process beside the interpreter.
 
     `layers_bytes` is the problem's for its layers, `codec_bytes` that of the codecs at its ends.
     """
     workspace_bytes = profile.stage_workspace_bytes(stage.start, stage.stop)
     own_bytes = layers_bytes - sum(extra_workspace(profile)[stage.start : stage.stop])
-    return own_bytes + workspace_bytes + codec_bytes + profile.process_bytes(workload, workspace_bytes)
+    process_bytes = profile.process_bytes(workload, workspace_bytes, prompts_under_way)
+    return own_bytes + workspace_bytes + codec_bytes + process_bytes
 
 
 def node_record(
-    node: Node, profiles: Sequence[ModelProfile], workload: Workload, *, codec_bytes: int
+    node: Node,
+    profiles: Sequence[ModelProfile],
+    workload: Workload,
+    *,
+    codec_bytes: int,
+    prompts_under_way: int | None,
 ) -> dict[str, object]:
     """Return the node as a record of a problem; `codec_bytes` is the most that one codec takes.
 
     `profiles` are those of all weight levels: a problem has one headroom, which is the most that one of them needs.
     """
+    own_bytes = _most_own_bytes(node, profiles, workload, codec_bytes, prompts_under_way)
     return {
         "name": node.name,
         "memory_bytes": node.memory_bytes,
         # A node too small for the process holds no layer; a problem requires headroom <= memory.
-        "headroom_bytes": min(node.memory_bytes, _most_own_bytes(node, profiles, workload, codec_bytes)),
+        "headroom_bytes": min(node.memory_bytes, own_bytes),
         "half_duplex": node.half_duplex,
     }
 
@@ -62,22 +77,36 @@ def layer_bytes(layer: LayerProfile, workload: Workload) -> int:
     return layer.weight_bytes + workload.sequences * layer.kv_bytes(workload.prompt_tokens + workload.new_tokens)
 
 
-def _own_bytes(node: Node, profile: ModelProfile, workload: Workload, codec_bytes: int) -> int:
+def _own_bytes(
+    node: Node, profile: ModelProfile, workload: Workload, codec_bytes: int, prompts_under_way: int | None
+) -> int:
     """Return the memory of a node that layers cannot have: of its codecs the largest, since a problem has no other."""
     workspace_bytes = _common_workspace_bytes(profile)
-    process_bytes = profile.process_bytes(workload, workspace_bytes) + _CODECS_PER_STAGE * codec_bytes
+    process_bytes = profile.process_bytes(workload, workspace_bytes, prompts_under_way)
+    process_bytes += _CODECS_PER_STAGE * codec_bytes
     return max(node.headroom_bytes, process_bytes) + workspace_bytes
 
 
-def _most_own_bytes(node: Node, profiles: Sequence[ModelProfile], workload: Workload, codec_bytes: int) -> int:
-    return max(_own_bytes(node, profile, workload, codec_bytes) for profile in profiles)
+def _most_own_bytes(
+    node: Node,
+    profiles: Sequence[ModelProfile],
+    workload: Workload,
+    codec_bytes: int,
+    prompts_under_way: int | None,
+) -> int:
+    return max(_own_bytes(node, profile, workload, codec_bytes, prompts_under_way) for profile in profiles)
 
 
 def nodes_without_room(
-    nodes: Sequence[Node], profiles: Sequence[ModelProfile], workload: Workload, *, codec_bytes: int
+    nodes: Sequence[Node],
+    profiles: Sequence[ModelProfile],
+    workload: Workload,
+    *,
+    codec_bytes: int,
+    prompts_under_way: int | None,
 ) -> list[str]:
     """Return a sentence on the nodes that have no room for any layer, as part of an error; [] if there are none."""
-    lacking = [(node, _most_own_bytes(node, profiles, workload, codec_bytes)) for node in nodes]
+    lacking = [(node, _most_own_bytes(node, profiles, workload, codec_bytes, prompts_under_way)) for node in nodes]
     lacking = [(node, own) for node, own in lacking if own > node.memory_bytes]
     if not lacking:
         return []
@@ -86,5 +115,5 @@ def nodes_without_room(
     return [
         f"nodes without room for any layer: {named}{more}; beside its layers a stage takes "
         f"{format_bytes(max(own for _, own in lacking))} (libraries, codecs, workspace, headroom, and the waiting "
-        f"activations of {workload.micro_batches} micro-batches)"
+        f"activations of {prompts_under_way or workload.micro_batches} micro-batches)"
     ]

@@ -149,6 +149,8 @@ class Plan:
         weight_models: Name or path of the model with the `weights` of a stage, by their name.
         chunk_tokens: Prompts run through the stages in chunks of so many tokens; None: as a whole.
         draft_tokens: So many guesses of the next tokens go along with each token; None: none.
+        prompts_under_way: The most micro-batches whose prompts run at once, as many as keep the slowest stage or link
+            busy, so that what waits on a stage does not grow with the workload; None: any number.
 
     Raises:
         ValueError: The stages do not cover all layers in order, a node appears twice, or the number of links is not the
@@ -172,6 +174,7 @@ class Plan:
     weight_models: Mapping[str, str] = field(default_factory=dict, hash=False)
     chunk_tokens: int | None = None
     draft_tokens: int | None = None
+    prompts_under_way: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple_of("stages", self.stages, PlanStage))
@@ -184,6 +187,8 @@ class Plan:
         if self.draft_tokens is not None:
             check_count("draft_tokens", self.draft_tokens, 1)
             check_draft_rows(self.draft_tokens, self.workload)
+        if self.prompts_under_way is not None:
+            check_count("prompts_under_way", self.prompts_under_way, 1)
         check_dtype("dtype", self.dtype)
         _check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
@@ -339,7 +344,7 @@ class Plan:
                 del stage["device"]
         if not data["weight_models"]:
             del data["weight_models"]
-        for key in ("chunk_tokens", "draft_tokens"):
+        for key in ("chunk_tokens", "draft_tokens", "prompts_under_way"):
             if data[key] is None:
                 del data[key]
         if not self.workload.acceptance:

@@ -13,6 +13,7 @@ from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .settings import Choice, Setting
+from .under_way import first_prompts_under_way
 from .weight_options import Weights, tied_bytes_of
 
 
@@ -38,6 +39,15 @@ class PlanNames:
     def tied_bytes(self) -> TiedBytes:
         """The tied bytes of the problem's plans."""
         return tied_bytes_of(self.profile, self.weights)
+
+    @property
+    def prompts_under_way(self) -> int | None:
+        """The most micro-batches whose prompts are under way at once; None: all."""
+        return None if self.choice is None else self.choice.setting.prompts_under_way
+
+    def first_prompts_under_way(self, micro_batches: int) -> int | None:
+        """Return how many prompts under way the search for a plan begins with."""
+        return first_prompts_under_way(micro_batches, len(self.network.nodes), len(self.profile.layers))
 
     def workload_of(self, setting: Setting) -> Workload:
         """Return the workload in the micro-batches of a setting."""

@@ -113,6 +113,7 @@ def plan(
         TypeError: An argument has another type.
     """
     check_kind("profile", profile, ModelProfile)
+    check_kind("network", network, Network)
     check_boolean("explain", explain)
     given: dict[str, Any] = {**keywords}
     running = take_running(running, given)
@@ -139,12 +140,13 @@ def plan(
             weights=weights,
             chunk_tokens=setting.chunk_tokens,
             draft_tokens=setting.draft_tokens,
+            prompts_under_way=setting.prompts_under_way,
         )
 
     divisions = divisions_to_try(named.profiles, workload, rows)
     lengths = lengths_to_try(named.profiles, workload, chunk_tokens, options.objective)
     settings = [
-        Setting(part.micro_batches, part.batch_size, length, guesses)
+        Setting(part.micro_batches, part.batch_size, length, guesses, named.first_prompts_under_way(part.micro_batches))
         for part in divisions
         for guesses in drafts_to_try(named.profiles, part, draft_tokens, options.objective)
         for length in lengths
@@ -241,7 +243,13 @@ def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> Infeasib
             [
                 *map(str, texts),
                 *describe_pins(problem),
-                *nodes_without_room(of.network.nodes, profiles, of.workload, codec_bytes=codec_bytes),
+                *nodes_without_room(
+                    of.network.nodes,
+                    profiles,
+                    of.workload,
+                    codec_bytes=codec_bytes,
+                    prompts_under_way=of.prompts_under_way,
+                ),
             ]
         )
     )
@@ -280,6 +288,7 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
         weight_models={name: option.directory for name, option in of.weights.items() if name in used},
         chunk_tokens=None if of.choice is None else of.choice.setting.chunk_tokens,
         draft_tokens=None if of.choice is None else of.choice.setting.draft_tokens,
+        prompts_under_way=of.prompts_under_way,
     )
 
 
@@ -299,7 +308,14 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         decode_stage_s=tuple(result.decode_stage_s),
         decode_link_s=tuple(result.decode_link_s),
         stage_memory_bytes=tuple(
-            stage_bytes(of.profile_of(stage), of.workload, stage, layers_bytes=int(size), codec_bytes=before + after)
+            stage_bytes(
+                of.profile_of(stage),
+                of.workload,
+                stage,
+                layers_bytes=int(size),
+                codec_bytes=before + after,
+                prompts_under_way=of.prompts_under_way,
+            )
             for stage, size, before, after in zip(
                 solution.stages, result.stage_memory_bytes, [0, *at_cuts], [*at_cuts, 0], strict=True
             )

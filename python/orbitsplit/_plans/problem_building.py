@@ -41,6 +41,7 @@ def build_problem(
     weights: Weights | None = None,
     chunk_tokens: int | None = None,
     draft_tokens: int | None = None,
+    prompts_under_way: int | None = None,
 ) -> Problem:
     """Return the planning problem of a model, a network and a workload; arguments as for `plan`.
 
@@ -56,6 +57,7 @@ def build_problem(
       micro-batch of the problem. The last one has times of its own; those before it take what they take on average.
     - With `draft_tokens` a token step carries so many guesses: it computes as a step of 1 + `draft_tokens` rows, sends
       as many tokens, and gives more than one by the `acceptance` of the workload.
+    - With `prompts_under_way` the activations of so many micro-batches wait on a stage, in place of all of them.
     - A micro-batch of another number of rows than the profile was made for has the times that the profile has of it.
 
     Raises:
@@ -66,6 +68,8 @@ def build_problem(
         TypeError: `loss_budget` is not a number, or `weights` is no mapping.
     """
     check_loss_budget(loss_budget)
+    if prompts_under_way is not None:
+        check_count("prompts_under_way", prompts_under_way, 1)
     check_kind("profile", profile, ModelProfile)
     check_kind("network", network, Network)
     check_kind("workload", workload, Workload)
@@ -87,7 +91,13 @@ def build_problem(
         "name": f"{profile.model} on {network.name}",
         "layers": [layer.name for layer in profile.layers],
         "nodes": [
-            node_record(node, profiles, workload, codec_bytes=0 if levels is None else levels.codec_bytes)
+            node_record(
+                node,
+                profiles,
+                workload,
+                codec_bytes=0 if levels is None else levels.codec_bytes,
+                prompts_under_way=prompts_under_way,
+            )
             for node in network.nodes
         ],
         "layer_memory_bytes": _at_levels(lambda of: _layer_memory_bytes(of, workload), profiles),

@@ -7,21 +7,28 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from orbitsplit._planner.problem import Problem
+from orbitsplit._planner.problem import Evaluation, Problem, evaluate
+from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions
 from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights
+
+from .under_way import enough_prompts_under_way
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the sequences of a workload run: micro-batches, rows of each, chunks of prompts, and guesses of tokens."""
+    """How the sequences of a workload run: micro-batches, rows of each, chunks of prompts, and guesses of tokens.
+
+    Prompts of at most `prompts_under_way` micro-batches are under way at once, None: of all.
+    """
 
     micro_batches: int
     batch_size: int
     chunk_tokens: int | None = None
     draft_tokens: int | None = None
+    prompts_under_way: int | None = None
 
     def units(self, objective: str) -> int:
         """Return of how much work the objective's seconds are: throughput is compared by sequence."""
@@ -67,10 +74,9 @@ def solve_over_settings(
         if ends_s is not None:
             left_s = max(0.0, ends_s - time.monotonic()) / (len(settings) - number)
             options = replace(options, time_limit_s=left_s)
-        problem, units = build(setting), setting.units(options.objective)
         incumbent = () if best is None else best.solution.stages
-        confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options, incumbent=incumbent)
-        choice = Choice(setting, problem, confirming, solution)
+        choice = solve_setting(build, setting, tied_bytes, options, incumbent)
+        setting, solution, units = choice.setting, choice.solution, setting.units(options.objective)
         if solution.status == "infeasible":
             impossible = impossible or choice
             continue
@@ -84,6 +90,42 @@ def solve_over_settings(
         return impossible
     bound_s = min(bounds) * best.setting.units(options.objective)
     return replace(best, solution=_over_all(best.solution, bound_s), found=tuple(found))
+
+
+def solve_setting(
+    build: Callable[[Setting], Problem],
+    setting: Setting,
+    tied_bytes: TiedBytes,
+    options: SolveOptions,
+    incumbent: Sequence[Stage] = (),
+) -> Choice:
+    """Return the best plan of a setting, with as many prompts under way as the plan needs for none to wait.
+
+    The number of the setting is where the search begins; a plan that needs more is looked for again with them.
+    """
+    ends_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
+    while True:
+        problem = build(setting)
+        confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options, incumbent=incumbent)
+        result = evaluate(confirming, solution.stages) if solution.stages else None
+        if result is None or has_enough(setting, problem, result):
+            return Choice(setting, problem, confirming, solution)
+        setting = replace(setting, prompts_under_way=_enough(setting, problem, result))
+        if ends_s is not None:
+            options = replace(options, time_limit_s=max(0.0, ends_s - time.monotonic()))
+
+
+def has_enough(setting: Setting, problem: Problem, result: Evaluation) -> bool:
+    """Return whether so many prompts are under way as the evaluated plan of its problem needs for none to wait."""
+    if setting.prompts_under_way is None:
+        return True
+    enough = _enough(setting, problem, result)
+    return enough is not None and enough <= setting.prompts_under_way
+
+
+def _enough(setting: Setting, problem: Problem, result: Evaluation) -> int | None:
+    chunks = problem.micro_batches // setting.micro_batches
+    return enough_prompts_under_way(result, setting.micro_batches, chunks)
 
 
 def _over_all(solution: Solution, bound_s: float) -> Solution:

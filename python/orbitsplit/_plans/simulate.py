@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from dataclasses import replace
 
 from orbitsplit._io.validation import check_kind
@@ -23,7 +24,8 @@ _ROUNDING = 1e-9
 def simulate(plan: Plan) -> Trace:
     """Return the predicted trace of a plan: when each node and link is occupied, by the seconds of `plan.prediction`.
 
-    Micro-batches, or the chunks of their prompts, enter back to back; nodes and links serve them in order of arrival; a
+    Micro-batches, or the chunks of their prompts, enter back to back, as many as may be under way, another one when the
+    first stage has heard of the end of a prompt; nodes and links serve them in order of arrival; a
     group starts its next step as soon as its token has returned to the first stage. With guesses there are as many
     steps as give the tokens on average, rounded up. `compute` events include encoding
     and decoding, as the predicted occupancy of a stage does.
@@ -62,6 +64,8 @@ class _Chain:
         self.earlier_stage_s = prediction.earlier_stage_s or prediction.stage_s
         self.link_s = (prediction.link_s, prediction.decode_link_s)
         self.tokens_per_step = prediction.tokens_per_step
+        # Without new tokens the plan has no return.
+        self.acknowledged_s = plan.return_latency_s or sum(link.latency_s for link in plan.links)
         self.node_free_s = [0.0] * len(plan.stages)
         self.link_free_s = [0.0] * len(plan.links)
         self.events: list[TraceEvent] = []
@@ -73,7 +77,9 @@ class _Chain:
         chunks = 1 if self.plan.chunk_tokens is None else -(-workload.prompt_tokens // self.plan.chunk_tokens)
         entering = [(group, step) for group in range(workload.micro_batches) for step in range(1 - chunks, 1)]
         arrivals = [(0.0, number, 0, group, step) for number, (group, step) in enumerate(entering)]
-        sent = len(arrivals)
+        most = (self.plan.prompts_under_way or workload.micro_batches) * chunks
+        arrivals, waiting = arrivals[:most], deque(entering[most:])
+        sent = len(entering)
         while arrivals:
             arrival_s, _, stage, group, step = heapq.heappop(arrivals)
             ready_s = self._serve(stage, group, step, arrival_s)
@@ -81,6 +87,10 @@ class _Chain:
                 heapq.heappush(arrivals, (ready_s, sent, stage + 1, group, step))
             elif 0 <= step < steps - 1:
                 heapq.heappush(arrivals, (ready_s + self.plan.return_latency_s, sent, 0, group, step + 1))
+            if stage == len(self.plan.links) and step == 0:
+                for group, chunk in [waiting.popleft() for _ in range(min(chunks, len(waiting)))]:
+                    heapq.heappush(arrivals, (ready_s + self.acknowledged_s, sent, 0, group, chunk))
+                    sent += 1
             sent += 1
         return self.events
 

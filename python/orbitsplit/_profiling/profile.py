@@ -258,20 +258,22 @@ class ModelProfile:
         sizes = (layer.workspace_bytes for layer in self.layers[start:stop])
         return max(self.workspace_bytes if size is None else size for size in sizes)
 
-    def process_bytes(self, workload: Workload, workspace_bytes: int) -> int:
+    def process_bytes(self, workload: Workload, workspace_bytes: int, prompts_under_way: int | None = None) -> int:
         """Return the bytes of a stage's process in addition to the interpreter, weights, cache and workspace.
 
-        It consists of the libraries that a stage loads; the waiting activations (of each micro-batch the received one,
-        or its input, and the sent one, which is kept until the next one of its group); the buffers of a receiver; and
-        the memory that the allocator keeps of earlier workspaces, about one more of them up to the size of the largest
-        block that it keeps. 0 if `library_bytes` is None.
+        It consists of the libraries that a stage loads; the waiting activations (of each micro-batch whose prompt is
+        under way, at most `prompts_under_way`, the received one, or its input, and the sent one, which is kept until
+        the next one of its group; of the others those of a token step); the buffers of a receiver; and the memory that
+        the allocator keeps of earlier workspaces, about one more of them up to the size of the largest block that it
+        keeps. 0 if `library_bytes` is None.
         """
         if self.library_bytes is None:
             return 0
-        activation = self.cut_bytes_per_token * workload.prompt_tokens * workload.batch_size
-        waiting = (_WAITING * workload.micro_batches + _PASSING) * activation + _BUFFERS * min(
-            activation, _BUFFER_BYTES
-        )
+        of_token = self.cut_bytes_per_token * workload.batch_size
+        activation = of_token * workload.prompt_tokens
+        prompts = min(workload.micro_batches, prompts_under_way or workload.micro_batches)
+        waiting = (_WAITING * prompts + _PASSING) * activation + _BUFFERS * min(activation, _BUFFER_BYTES)
+        waiting += _WAITING * (workload.micro_batches - prompts) * of_token
         return self.library_bytes + waiting + min(workspace_bytes, _KEPT_BYTES)
 
     def to_dict(self) -> dict[str, Any]:

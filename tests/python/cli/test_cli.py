@@ -229,7 +229,7 @@ def test_a_problem_is_written_and_a_saved_plan_explained(
     assert orbitsplit(monkeypatch, "explain", "plan.json", "--codebook", "book.safetensors") == 2
     assert "the plan has codebook None, book.safetensors is codebook " in capsys.readouterr().err
     assert orbitsplit(monkeypatch, "problem", *common, "--max-accuracy-drop", 0.01, "-o", "made.json") == 2
-    assert "--max-accuracy-drop needs --codebook" in capsys.readouterr().err
+    assert "max_accuracy_drop needs a codebook" in capsys.readouterr().err
 
 
 def test_a_plan_that_does_not_exist_exits_with_1(

@@ -384,6 +384,21 @@ def test_no_more_groups_than_allowed_are_in_flight_in_order_of_arrival() -> None
     assert sorted(chain.report.ended) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("new_tokens", [1, 3])
+def test_no_more_prompts_than_planned_are_under_way(new_tokens: int) -> None:
+    chain = Chain(3, seed=new_tokens)
+    chain.first.limits = replace(chain.first.limits, most_prompts=2)
+    for number in range(9):
+        prompts = make_prompts(1, 4, number)
+        chain.begin(make_group(number, prompts, new_tokens, chunk_tokens=2), prompts)
+    most = 0
+    while chain.deliver():
+        begun = {group.id for group in chain.toys[0].begun}
+        most = max(most, len(begun - set(chain.report.got) - set(chain.report.ended)))
+    assert most == 2
+    assert sorted(chain.report.ended) == list(range(9))
+
+
 def test_a_cancelled_group_ends_with_the_tokens_it_has() -> None:
     chain = Chain(2, most_groups=1)
     for number in range(3):

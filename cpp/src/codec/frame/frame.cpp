@@ -22,19 +22,7 @@ constexpr std::array<std::uint8_t, 4> magic = {'O', 'S', 'P', 'F'};
 constexpr std::uint8_t version = 1;
 constexpr std::uint16_t index_gaps_flag = 1;
 
-// Offsets of the fixed header.
-constexpr std::size_t version_at = 4;
-constexpr std::size_t codec_at = 5;
-constexpr std::size_t dtype_at = 6;
-constexpr std::size_t rank_at = 7;
-constexpr std::size_t flags_at = 8;
-constexpr std::size_t parameter_at = 12;
-constexpr std::size_t codebook_at = 16;
-constexpr std::size_t payload_bytes_at = 24;
-constexpr std::size_t cut_at = 32;
-constexpr std::size_t level_at = 34;
-constexpr std::size_t checksum_at = 36;
-constexpr std::size_t shape_at = layout::fixed_header_bytes;
+using namespace layout::offsets;
 
 template <class T>
 T load(std::span<const std::byte> frame, std::size_t at) {

@@ -17,6 +17,24 @@ inline constexpr std::size_t fixed_header_bytes = 40;
 inline constexpr std::uint32_t smallest_group = 8;
 inline constexpr std::uint32_t largest_group = 65536;
 
+// Where the fields of a header begin, in bytes.
+namespace offsets {
+
+inline constexpr std::size_t version_at = 4;
+inline constexpr std::size_t codec_at = 5;
+inline constexpr std::size_t dtype_at = 6;
+inline constexpr std::size_t rank_at = 7;
+inline constexpr std::size_t flags_at = 8;
+inline constexpr std::size_t parameter_at = 12;
+inline constexpr std::size_t codebook_at = 16;
+inline constexpr std::size_t payload_bytes_at = 24;
+inline constexpr std::size_t cut_at = 32;
+inline constexpr std::size_t level_at = 34;
+inline constexpr std::size_t checksum_at = 36;
+inline constexpr std::size_t shape_at = fixed_header_bytes;
+
+}  // namespace offsets
+
 Rows rows_of(std::span<const std::int64_t> shape);
 
 // Number of elements; nothing if an axis is negative or the non-empty axes make 2^63 bytes or more.

@@ -11,6 +11,7 @@ from .record import Record
 class Limits(Record):
     """What may be in flight at once.
 
+    At most `most_prompts` groups have a prompt of which nothing has returned (None: any number of them).
     Groups that share forwards are up to `most_sequences`, others `most_groups`, where all count. Further steps of the
     former are sent in up to `most_packs` messages, each of up to `pack_tokens` tokens. Keys and values of all groups
     together are those of at most `cache_tokens` tokens when they end, unless one group alone has more (None: any number
@@ -24,3 +25,4 @@ class Limits(Record):
     pack_tokens: int = 1
     cache_tokens: int | None = None
     prefix_tokens: int = 0
+    most_prompts: int | None = None

@@ -84,6 +84,7 @@ class Settings:
             pack_tokens=self.max_batch_tokens or _PACK_TOKENS,
             cache_tokens=cache_tokens(plan, ready),
             prefix_tokens=self.prefix_cache_tokens,
+            most_prompts=plan.prompts_under_way,
         )
 
 

@@ -53,6 +53,11 @@ class _Running:
     is_cancelled: bool = False
     flight: _Flight | None = None
 
+    @property
+    def has_returned(self) -> bool:
+        """Whether its prompt has come back from the last stage."""
+        return bool(self.got)
+
 
 class FirstStage:
     """The first stage. Groups beyond the limits wait in order of arrival; `drafts` makes what guesses their tokens.

@@ -17,6 +17,10 @@ class HasGroup(Protocol):
     def group(self) -> Group:
         """The group."""
 
+    @property
+    def has_returned(self) -> bool:
+        """Whether its prompt has come back from the last stage."""
+
 
 G = TypeVar("G", bound=HasGroup)
 
@@ -37,6 +41,8 @@ class WaitingLine(Generic[G]):
             return False
         group = self._line[0].group
         if len(running) >= (limits.most_sequences if group.is_packable else limits.most_groups):
+            return False
+        if limits.most_prompts is not None and sum(not one.has_returned for one in running) >= limits.most_prompts:
             return False
         if limits.cache_tokens is None or not running:
             return True

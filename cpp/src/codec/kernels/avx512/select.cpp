@@ -276,22 +276,28 @@ bool keeps_exactly(const std::byte* bitmap, std::size_t length, std::size_t kept
 }
 
 template <class Element>
+void place_row(const std::byte* values, const std::byte* bitmap, std::size_t length, std::byte* out) {
+    for (std::size_t start = 0; start < length; start += 64) {
+        std::uint64_t bits = load_bits(bitmap + start / 8, (length - start + 7) / 8);
+        const std::size_t stop = length - start > 64 ? start + 64 : length;
+        for (std::size_t i = start; i < stop; i += lanes, bits >>= lanes) {
+            const auto is_kept = static_cast<__mmask16>(bits);
+            const std::size_t count = count_bits(is_kept);
+            const __m256i given = _mm256_maskz_loadu_epi16(first_lanes(count), values);
+            Element::store(out + i * Element::bytes, first_lanes(stop - i), Element::expand(is_kept, given));
+            values += 2 * count;
+        }
+    }
+}
+
+template <class Element>
 bool place_by_bitmap(const std::byte* values, const std::byte* bitmaps, layout::Rows rows, std::size_t kept,
                      std::byte* out) {
     for (std::size_t row = 0; row < rows.count; ++row) {
         const std::byte* bitmap = bitmaps + row * bitmap_row_bytes(rows);
         if (!keeps_exactly(bitmap, rows.length, kept)) return false;
-        const std::byte* next = values + 2 * row * kept;
-        for (std::size_t i = 0; i < rows.length; i += lanes) {
-            const std::size_t here = rows.length - i;
-            std::uint16_t bits = 0;
-            __builtin_memcpy(&bits, bitmap + i / 8, here > 8 ? 2 : 1);
-            const unsigned count = count_bits(static_cast<__mmask16>(bits));
-            const __m256i given = _mm256_maskz_loadu_epi16(first_lanes(count), next);
-            Element::store(out + (row * rows.length + i) * Element::bytes, first_lanes(here),
-                           Element::expand(bits, given));
-            next += 2 * std::size_t{count};
-        }
+        place_row<Element>(values + 2 * row * kept, bitmap, rows.length,
+                           out + row * rows.length * Element::bytes);
     }
     return true;
 }
