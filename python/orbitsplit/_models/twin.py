@@ -100,7 +100,7 @@ def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
             if parameter in embeddings:
                 parameter.normal_(0.0, 0.5)
             elif parameter.dim() > 1 and "A_log" not in name:
-                parameter.normal_(0.0, 1.2 / math.sqrt(parameter[0].numel()))
+                parameter.normal_(0.0, 1.2 / math.sqrt(max(1, parameter[0].numel())))
     return model.eval()
 
 

@@ -1,19 +1,19 @@
 """Refusal of architectures that compute something else in stages: each is tried once, and the verdict is kept.
 
 What decides is a small model that is built like the one in question (`small_config.py`), run unsplit and in stages
-(`twin.py`). It takes about a second, once for each class, configuration and version of torch, transformers and this
-package; large and small models of a family share the verdict.
+(`twin.py`). It takes about a second, once for each class, configuration, version of torch and transformers, and state
+of this package; large and small models of a family share the verdict.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import warnings
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,18 @@ def _key(config: PreTrainedConfig) -> str:
         document = without_paths(json.loads(config.to_json_string(use_diff=False)))
     for name in ("dtype", "torch_dtype", "transformers_version"):
         document.pop(name, None)
-    versions = [version("orbitsplit"), torch.__version__, transformers.__version__]
+    versions = [_code(), torch.__version__, transformers.__version__]
     parts = [*versions, model_class(config).__name__, document]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code() -> str:
+    """Return a digest of the code that runs stages and tries them: a version may name several, while one is made."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _file(key: str) -> Path:
