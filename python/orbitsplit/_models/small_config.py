@@ -159,6 +159,12 @@ def _narrow(config: PreTrainedConfig) -> None:
     if width is None or heads is None or (size is None and width % heads):
         return
     size = size or width // heads
+    expansion = _first(config, "expand")
+    if expansion is not None:  # heads of a state-space model share the expanded width
+        heads = min(heads, _INNER * 4 // size)
+        for name, value in (("num_heads", heads), ("n_groups", 1), ("hidden_size", heads * size // expansion)):
+            _set(config, name, value)
+        return
     groups = _first(config, "num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
     if heads % groups:
         return

@@ -50,24 +50,25 @@ def try_split(config: PreTrainedConfig, *, seed: int = 0) -> Verdict:
     "refused" is a model that cannot be split, "crash" an error that is no refusal, "unknown" one that does not run
     unsplit. A causal language model generates, with and without padding, beyond all lengths at which forwards change.
     """
-    try:
-        find_layout(config)
-    except ValueError as error:
-        return Verdict("refused", _first_line(error))
     with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed), single_thread():
         try:
             unsplit = _random_model(config)
             unsplit.save_pretrained(folder)
             cases = _generated(unsplit) if can_generate(config) else _once(unsplit)
         except Exception as error:  # whatever an architecture's own code raises
+            if _is_refusal(error):
+                return Verdict("refused", _first_line(error))
             return Verdict("unknown", f"it does not run unsplit: {_first_line(error)}")
         try:
             return _compare(folder, cases)
-        except ValueError as error:
-            is_refusal = "cannot be split into stages" in str(error)
-            return Verdict("refused" if is_refusal else "crash", f"at load: {_first_line(error)}")
         except Exception as error:
+            if _is_refusal(error):
+                return Verdict("refused", _first_line(error))
             return Verdict("crash", f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, ValueError) and "cannot be split into stages" in str(error)
 
 
 def _first_line(error: BaseException) -> str:
