@@ -25,7 +25,7 @@ nox.options.error_on_external_run = False  # compilers, and the shell scripts of
 
 BUILD = Path("build")
 CPP_FOLDERS = ("cpp", "benches/cpp", "tests/cpp", "tests/consumer", "tests/fuzz", "examples")
-FUZZ_EXECUTIONS = "300000"
+FUZZ_EXECUTIONS = "100000"
 BESIDE = ("-n", "2")  # what measures nothing, in sessions that share a build and so run alone
 # Tests of results that must not depend on the processor, on threads, or on what a user's environment holds.
 EXACT_TESTS = (
@@ -208,6 +208,13 @@ def examples(session: nox.Session) -> None:
     prefix = (BUILD / "prefix").absolute()
     session.run("cmake", "--install", str(BUILD / "dev"), "--prefix", str(prefix), silent=True)
     session.run("pytest", "tests/examples", "-q", *BESIDE, *session.posargs, env={"CMAKE_PREFIX_PATH": str(prefix)})
+
+
+@nox.session(allow_parallel=True)
+def clients(session: nox.Session) -> None:
+    """Real clients against a server: openai, litellm, langchain-openai, llm, lm-evaluation-harness, guidellm."""
+    install(session, ".[clients]")
+    session.run("pytest", "tests/clients", "-q", "-rs", *session.posargs)
 
 
 def install(session: nox.Session, *requirements: str) -> None:

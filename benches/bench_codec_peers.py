@@ -1,6 +1,6 @@
 """What do others make of real activations, and how fast? Our codecs beside general and floating-point compressors.
 
-    python -m benches.bench_codec_peers                         the tables of benches/README.md; a minute or two
+    python -m benches.bench_codec_peers                         the tables of docs/benchmarks.md; a minute or two
     pytest benches/bench_codec_peers.py --benchmark-disable     every peer once on a few rows, the answers alone
 
 The input is what cuts 5, 9 and 14 of Gemma 3 270M send (activations.py): two passages to fit codecs on, and six that

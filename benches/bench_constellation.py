@@ -1,6 +1,6 @@
 """How small is the proven gap for a whole constellation after ten seconds?
 
-python -m benches.bench_constellation        # the table of benches/README.md, two minutes
+python -m benches.bench_constellation        # the table of docs/benchmarks.md, half a minute
 pytest benches/bench_constellation.py
 """
 

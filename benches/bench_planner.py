@@ -6,13 +6,15 @@ pytest benches/bench_planner.py --benchmark-disable    # answers alone
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
+from benches.bench_constellation import MAX_NODES, grid
 from benches.studies.growth import random_chain
-from orbitsplit import Problem, evaluate, solve
+from orbitsplit import Problem, Solution, evaluate, solve
 from orbitsplit._backend import use_backend
 from tests.support.paths import DATA
 from tests.support.weight_levels import with_weight_levels
@@ -105,6 +107,31 @@ def test_free_order_to_one_percent(benchmark):
     solution = benchmark.pedantic(solve, (problem,), {"gap": 0.01}, rounds=1)
     assert solution.gap <= 0.01 * (1 + 1e-9)
     assert solution.objective_s < problem.expected["objective_s"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["80 layers, 12 nodes, 8 levels", "1,584 satellites"])
+def test_threads(benchmark, name, threads):
+    """Do threads pay in free order? They share the bounds, and the answer is that of one."""
+    problem, options = free_problem(name)
+    benchmark.group = f"free order, {name}, proven optimal on 1 or 2 threads"
+    solution = benchmark.pedantic(solve, (problem,), {**options, "threads": threads}, rounds=3)
+    alone = solved_alone(name)
+    assert solution.status == "optimal"
+    assert (solution.stages, solution.objective_s) == (alone.stages, alone.objective_s)
+
+
+@functools.cache
+def free_problem(name: str) -> tuple[Problem, dict[str, int]]:
+    if name == "1,584 satellites":
+        return grid(72, 22, 0.5, 0.0), {"max_nodes": MAX_NODES}
+    return Problem.from_dict({**load("example_80_fixed").to_dict(), "order": "free"}), {}
+
+
+@functools.cache
+def solved_alone(name: str) -> Solution:
+    problem, options = free_problem(name)
+    return solve(problem, **options)
 
 
 def cut_finer(problem: Problem, copies: int) -> Problem:

@@ -66,7 +66,7 @@ def main() -> None:
         replan = osp.replanner(profile, four_satellites())
         with osp.Pipeline(plan, folder, replan=replan) as pipe:
             tokens = []
-            for step in pipe.stream(prompts, mask, max_new_tokens=NEW_TOKENS):
+            for step in pipe.stream(prompts, mask, max_new_tokens=NEW_TOKENS, do_sample=False):
                 tokens.append(step)
                 if len(tokens) == NEW_TOKENS // 2:
                     print(f"killing process {pipe.pids[1]}, which runs stage 1 on {plan.stages[1].node}")

@@ -99,7 +99,7 @@ def run(
     seconds = []
     with osp.Pipeline(plan, model) as pipe:
         for _ in range(rounds + 1):  # the first one warms up
-            tokens = pipe.generate(prompt, max_new_tokens=NEW_TOKENS, eos_token_id=())
+            tokens = pipe.generate(prompt, max_new_tokens=NEW_TOKENS, eos_token_id=(), do_sample=False)
             assert pipe.last_run is not None
             seconds.append(pipe.last_run.prefill_s)
     print(f"{length}: {seconds}", file=sys.stderr, flush=True)

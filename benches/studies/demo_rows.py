@@ -71,7 +71,7 @@ def run(plan: osp.Plan, model: Any) -> osp.Run:
     torch.manual_seed(0)
     prompts = torch.randint(1000, 20_000, (plan.workload.sequences, SETTINGS.prompt_tokens))
     with osp.Pipeline(plan, model) as pipe:
-        pipe.generate(prompts, max_new_tokens=SETTINGS.new_tokens, eos_token_id=())
+        pipe.generate(prompts, max_new_tokens=SETTINGS.new_tokens, eos_token_id=(), do_sample=False)
         assert pipe.last_run is not None
         return pipe.last_run
 

@@ -153,8 +153,9 @@ def _prompts(model: Path) -> torch.Tensor:
 
 def _run(plan: osp.Plan, model: Path, book: osp.Codebook | None, rows: torch.Tensor) -> osp.Run:
     with osp.Pipeline(plan, str(model), codebook=book) as pipe:
-        pipe.generate(rows[:, :8], max_new_tokens=2, eos_token_id=())  # the first forwards of a process are slower
-        pipe.generate(rows, max_new_tokens=plan.workload.new_tokens, eos_token_id=())
+        # The first forwards of a process are slower.
+        pipe.generate(rows[:, :8], max_new_tokens=2, eos_token_id=(), do_sample=False)
+        pipe.generate(rows, max_new_tokens=plan.workload.new_tokens, eos_token_id=(), do_sample=False)
         assert pipe.last_run is not None
         return pipe.last_run
 

@@ -1,4 +1,4 @@
-"""How the search for a fixed order grows with layers, nodes and levels, as a Markdown table for benches/README.md.
+"""How the search for a fixed order grows with layers, nodes and levels, as a Markdown table for docs/benchmarks.md.
 
     python -m benches.studies.growth
 

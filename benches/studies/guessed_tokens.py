@@ -122,7 +122,8 @@ def compared(
         for turn in range(options.rounds):
             found = {}
             for kind, guesses in kinds.items():
-                found[kind] = pipe.generate(prompt, max_new_tokens=options.tokens, eos_token_id=(), **guesses, **asked)
+                how = {"do_sample": False, **guesses, **asked}
+                found[kind] = pipe.generate(prompt, max_new_tokens=options.tokens, eos_token_id=(), **how)
                 assert pipe.last_run is not None
                 each[kind].append(pipe.last_run.token_step_s)
                 if turn == 0:

@@ -73,7 +73,7 @@ class Case:
     @property
     def sampling(self) -> dict[str, Any]:
         """How tokens are chosen."""
-        return {**SAMPLED, "seed": self.seed} if self.is_drawn else {}
+        return {**SAMPLED, "seed": self.seed} if self.is_drawn else {"do_sample": False}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """When to start, and where: planning over a day of CubeSats against "start now" and "wait for the next pass".
 
-python -m benches.studies.leo_in_time        # the table of benches/README.md
+python -m benches.studies.leo_in_time        # the table of docs/benchmarks.md
 pytest benches/studies/leo_in_time.py        # two of its request times
 
 The scenario `cubesat` (four CubeSats 50 km apart in one plane, 10 Mbit/s, a desktop computer at Munich), with a second

@@ -257,7 +257,7 @@ def pipeline_figures(model: Path) -> Figures:
     prefill_s, token_s, many = [], [], []
     with osp.Pipeline(plan, model, most_groups=2) as pipe:
         for _ in range(3):
-            pipe.generate(prompts(1), max_new_tokens=NEW_TOKENS, eos_token_id=())
+            pipe.generate(prompts(1), max_new_tokens=NEW_TOKENS, eos_token_id=(), do_sample=False)
             assert pipe.last_run is not None
             prefill_s.append(pipe.last_run.prefill_s)
             token_s.append(pipe.last_run.token_step_s)
@@ -266,7 +266,7 @@ def pipeline_figures(model: Path) -> Figures:
         workload = osp.Workload(micro_batches=groups, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS)
         with osp.Pipeline(replace(plan, workload=workload), model) as pipe:
             for _ in range(3):
-                pipe.generate(prompts(SEQUENCES), max_new_tokens=NEW_TOKENS, eos_token_id=())
+                pipe.generate(prompts(SEQUENCES), max_new_tokens=NEW_TOKENS, eos_token_id=(), do_sample=False)
                 assert pipe.last_run is not None
                 many.append(SEQUENCES / pipe.last_run.token_step_s)
     return Figures(

@@ -64,7 +64,11 @@ def make_requests(count: int, source: random.Random) -> list[Asked]:
         own = [source.randrange(3, VOCABULARY) for _ in range(source.randrange(1, 40))]
         prompt = shared + own if source.random() < 0.3 else own
         kind = source.randrange(3)
-        options: dict[str, Any] = [{}, {"do_sample": True, "seed": number, "temperature": 0.7, "top_k": 0}, {}][kind]
+        options: dict[str, Any] = [
+            {"do_sample": False},
+            {"do_sample": True, "seed": number, "temperature": 0.7, "top_k": 0},
+            {"do_sample": False},
+        ][kind]
         if source.random() < 0.2:
             options["prompt_lookup_num_tokens"] = 4
         new_tokens = source.randrange(1, 80)

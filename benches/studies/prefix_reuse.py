@@ -41,7 +41,7 @@ def questions(tokenizer: object, system_tokens: int, requests: int, number: int)
 def ask(pipe: osp.Pipeline, prompt: Tensor) -> tuple[float, list[int]]:
     """Return the seconds to the first token, and all tokens."""
     began_s, first_s, tokens = time.perf_counter(), 0.0, []
-    for step in pipe.stream(prompt, max_new_tokens=NEW_TOKENS, eos_token_id=()):
+    for step in pipe.stream(prompt, max_new_tokens=NEW_TOKENS, eos_token_id=(), do_sample=False):
         first_s = first_s or time.perf_counter() - began_s
         tokens.append(int(step))
     return first_s, tokens

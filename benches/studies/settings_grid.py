@@ -169,9 +169,9 @@ def run(setting: Setting, model: Path, plan: osp.Plan, prompts: Tensor, rounds: 
     assert plan.prediction is not None
     predicted, seconds = plan.prediction, []
     with osp.Pipeline(plan, model) as pipe:
-        pipe.generate(prompts, max_new_tokens=2, eos_token_id=())  # warms up
+        pipe.generate(prompts, max_new_tokens=2, eos_token_id=(), do_sample=False)  # warms up
         for _ in range(rounds):
-            tokens = pipe.generate(prompts, max_new_tokens=plan.workload.new_tokens, eos_token_id=())
+            tokens = pipe.generate(prompts, max_new_tokens=plan.workload.new_tokens, eos_token_id=(), do_sample=False)
             assert pipe.last_run is not None
             seconds.append(pipe.last_run.total_s)
             parts = (predicted.prefill_s, predicted.decode_s, pipe.last_run.prefill_s, pipe.last_run.decode_s)
@@ -183,7 +183,9 @@ def measured_acceptance(model: Path, prompts: Tensor, tokens: int) -> float:
     """Return the probability that gives as many tokens a lap as a run with the most guesses has."""
     plan = replace(osp.Plan.manual((), 16), workload=osp.Workload(micro_batches=SEQUENCES))
     with osp.Pipeline(plan, model) as pipe:
-        pipe.generate(prompts, max_new_tokens=tokens, eos_token_id=(), prompt_lookup_num_tokens=max(GUESSES))
+        pipe.generate(
+            prompts, max_new_tokens=tokens, eos_token_id=(), do_sample=False, prompt_lookup_num_tokens=max(GUESSES)
+        )
         assert pipe.last_run is not None
         events = pipe.last_run.trace.of("node 0", "compute")
         laps = len([event for event in events if event.step > 0])

@@ -183,7 +183,7 @@ def _run(plan: osp.Plan, model: Path) -> tuple[osp.Run, list[Peaks]]:
         for pid in pipe.pids:
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")  # peaks count from here on
         if plan.workload.new_tokens:
-            pipe.generate(_texts(plan), max_new_tokens=plan.workload.new_tokens, eos_token_id=())
+            pipe.generate(_texts(plan), max_new_tokens=plan.workload.new_tokens, eos_token_id=(), do_sample=False)
         elif plan.workload.prompt_tokens == IMAGE_TOKENS:
             pipe.forward(pixel_values=torch.zeros(plan.workload.sequences, 3, 224, 224))
         else:

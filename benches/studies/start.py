@@ -106,7 +106,7 @@ def _children_s() -> float:
 def _memory(plan: osp.Plan) -> list[int]:
     """Print what each worker holds, and return the bytes of each one's interpreter with what it has imported."""
     with osp.Pipeline(plan) as pipe:
-        pipe.generate(torch.tensor([[2, 818, 13404]]), max_new_tokens=1, eos_token_id=())
+        pipe.generate(torch.tensor([[2, 818, 13404]]), max_new_tokens=1, eos_token_id=(), do_sample=False)
         run, pages = pipe.last_run, [_pages(pid) for pid in pipe.pids]
     assert run is not None
     print("\n| stage | interpreter | peak | resident | share | own |")

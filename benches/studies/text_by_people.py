@@ -82,7 +82,11 @@ def run(nodes: int, tokens: Tensor, options: argparse.Namespace) -> tuple[float,
             seconds, laps = [], 0
             for guesses in ({}, {"prompt_lookup_num_tokens": options.guesses}):
                 said = pipe.generate(
-                    rows[None, :PROMPT_TOKENS], max_new_tokens=options.tokens, eos_token_id=(), **guesses
+                    rows[None, :PROMPT_TOKENS],
+                    max_new_tokens=options.tokens,
+                    eos_token_id=(),
+                    do_sample=False,
+                    **guesses,
                 )
                 assert torch.equal(said[0], rows), "the model says another text"
                 assert pipe.last_run is not None

@@ -1,4 +1,5 @@
-# orbitsplit.pc. Its paths are relative to the file, so that `cmake --install --prefix` and a package may move it.
+# orbitsplit.pc and, with the C interface, orbitsplit_c.pc. Their paths are relative to the files, so that
+# `cmake --install --prefix` and a package may move them.
 set(pc_folder ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 cmake_path(IS_ABSOLUTE pc_folder pc_is_absolute)
 if(pc_is_absolute)
@@ -19,3 +20,7 @@ if(NOT ORBITSPLIT_CODECS_ONLY)
 endif()
 configure_file(cpp/cmake/orbitsplit.pc.in ${CMAKE_CURRENT_BINARY_DIR}/orbitsplit.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/orbitsplit.pc DESTINATION ${pc_folder})
+if(TARGET orbitsplit_c)
+  configure_file(cpp/cmake/orbitsplit_c.pc.in ${CMAKE_CURRENT_BINARY_DIR}/orbitsplit_c.pc @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/orbitsplit_c.pc DESTINATION ${pc_folder})
+endif()

@@ -19,15 +19,16 @@ ActivationCompressor::ActivationCompressor(std::size_t rows, std::size_t width,
 void ActivationCompressor::activation_in_handler(framework::Buffer activation) noexcept {
     ++telemetry_.messages;
     if (activation.size() != encoder_.data_bytes()) return refuse(Event::refused_size, activation.size());
+    std::size_t size = 0;
     try {
-        const std::size_t size = encoder_.encode(frame_, activation);
-        telemetry_.bytes_in += activation.size();
-        telemetry_.bytes_out += size;
-        event_out_.log(Event::compressed, size);
-        frame_out_.send(framework::Buffer(frame_).first(size));
+        size = encoder_.encode(frame_, activation);
     } catch (const std::exception&) {  // values that the codec cannot represent: NaN and infinity
-        refuse(Event::refused_values, activation.size());
+        return refuse(Event::refused_values, activation.size());
     }
+    telemetry_.bytes_in += activation.size();
+    telemetry_.bytes_out += size;
+    event_out_.log(Event::compressed, size);
+    frame_out_.send(framework::Buffer(frame_).first(size));
 }
 
 void ActivationCompressor::refuse(Event event, std::size_t value) {

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         Run,
         StageMetrics,
         Timeouts,
+        TokenLogprobs,
     )
 
 # The module of each public name. It is imported when the name is first used, so that a program pays for what it uses:
@@ -122,6 +123,7 @@ _MODULES = {
     "Stage": "._planner.problem_parts",
     "StageMetrics": ".runtime",
     "Timeouts": ".runtime",
+    "TokenLogprobs": ".runtime",
     "Trace": "._plans.trace",
     "TraceEvent": "._plans.trace",
     "TransportError": "._errors",
@@ -220,6 +222,7 @@ __all__ = [
     "Stage",
     "StageMetrics",
     "Timeouts",
+    "TokenLogprobs",
     "Trace",
     "TraceEvent",
     "TransportError",

@@ -117,6 +117,7 @@ void test_solve_and_evaluate() {
     options.max_nodes = 1;
     options.incumbent = &one;
     options.incumbent_stages = 1;
+    options.threads = 2;
     CHECK_OK(orbitsplit_solve(problem, &options, &solution, &error));
     CHECK_OK(orbitsplit_solution_read(solution, &info, &error));
     CHECK(info.status == ORBITSPLIT_INFEASIBLE && info.stage_count == 0 && std::isinf(info.objective_s) &&
@@ -211,6 +212,10 @@ void test_invalid_problems() {
     options.objective = ORBITSPLIT_LATENCY;
     options.gap = -1;
     CHECK_FAILS(orbitsplit_solve(problem, &options, &solution, &error), ORBITSPLIT_INVALID_ARGUMENT, "gap");
+    options.gap = 0;
+    options.threads = 257;
+    CHECK_FAILS(orbitsplit_solve(problem, &options, &solution, &error), ORBITSPLIT_INVALID_ARGUMENT,
+                "threads is 257, it must be from 1 to 256");
     CHECK_FAILS(orbitsplit_solve(nullptr, nullptr, &solution, &error), ORBITSPLIT_INVALID_ARGUMENT,
                 "problem is NULL");
     const orbitsplit_stage wrong{0, 0, 99, 0, 0};
@@ -398,6 +403,7 @@ void test_frames_of_python(orbitsplit_codebook* book, const std::string& folder)
         const Bytes frame = bytes_of_hex(frame_hex);
         orbitsplit_codec* codec = nullptr;
         CHECK_OK(orbitsplit_codebook_codec(book, cut, level, &codec, &error));
+        const std::int64_t width = orbitsplit_codec_width(codec);
         const orbitsplit_array_type type{ORBITSPLIT_FLOAT32, 2, {rows, 8}};
         std::size_t bound = 0;
         CHECK_OK(orbitsplit_frame_bytes(codec, &type, &bound, &error));
@@ -418,6 +424,7 @@ void test_frames_of_python(orbitsplit_codebook* book, const std::string& folder)
         orbitsplit_frame_info info{};
         info.struct_bytes = sizeof info;
         CHECK_OK(orbitsplit_inspect(frame.data(), frame.size(), 0, &info, &error));
+        CHECK(width == (info.codec == ORBITSPLIT_CALIBRATED ? 8 : 0));
         if (info.codec != ORBITSPLIT_CALIBRATED) continue;
         CHECK(info.codebook == orbitsplit_codebook_id(book) && info.cut == cut && info.level == level);
         CHECK_FAILS(orbitsplit_decompress(nullptr, frame.data(), frame.size(), nullptr, decoded.data(),
@@ -449,6 +456,7 @@ void test_codebook(const std::string& folder) {
     orbitsplit_codebook_free(book);
     orbitsplit_codebook_free(nullptr);
     CHECK(orbitsplit_codebook_id(nullptr) == 0 && orbitsplit_codebook_cut_count(nullptr) == 0);
+    CHECK(orbitsplit_codec_width(nullptr) == 0);
 }
 
 void test_invalid_codebooks(const std::string& folder) {

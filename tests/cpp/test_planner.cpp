@@ -49,15 +49,6 @@ void check_prepared() {
     CHECK_THROWS(PreparedProblem(Problem{}), std::invalid_argument, "layers is empty");
 }
 
-void check_threads(const Problem& p, planner::Options options) {
-    const Solution alone = planner::solve(p, options);
-    options.threads = 3;
-    const Solution together = planner::solve(p, options);
-    CHECK(together.stages == alone.stages);
-    CHECK(together.lower_bound_s == alone.lower_bound_s);
-    CHECK(together.labels == alone.labels);
-}
-
 void check_infeasible() {
     Problem problem = small_problem();
     problem.layer_memory_bytes = {1, 9.1e9, 1};
@@ -407,7 +398,6 @@ int main() {
             check_bounds(p, options);
             check_root(p, options);
             check_root_bisection(p, options);
-            if (max_ng_size == 16) check_threads(p, options);
         }
     }
     return failures;

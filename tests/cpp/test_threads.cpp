@@ -1,10 +1,11 @@
-// What threads may share, used by several at once: codecs on several threads each, one problem, one calibrated codec, one
-// encoder that serves one call at a time. The thread sanitizer runs it (preset tsan); here results are compared.
+// What threads may share, used by several at once: codecs on several threads each, one problem, searches on several threads
+// each, one calibrated codec, one encoder that serves one call at a time. The thread sanitizer runs it (preset tsan); here results are compared.
 #include <array>
 #include <atomic>
 #include <cstring>
 #include <functional>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -122,6 +123,45 @@ void test_a_problem_is_shared() {
           }) == callers);
 }
 
+// 20 layers on 8 nodes of which each takes at most 4, in any order: its bounds are large enough to be divided, those of 16
+// layers on 7 nodes are not.
+Problem free_problem() {
+    constexpr std::size_t layers = 20;
+    constexpr std::size_t nodes = 8;
+    std::mt19937 random(1);
+    const auto numbers = [&](std::size_t count) {
+        std::vector<double> made(count);
+        for (double& number : made) number = 1 + static_cast<double>(random() % 1000) / 100;
+        return made;
+    };
+    Problem problem;
+    problem.layers.assign(layers, "layer");
+    for (std::size_t n = 0; n < nodes; ++n)
+        problem.nodes.push_back({.name = "node " + std::to_string(n), .memory_bytes = 4});
+    problem.layer_memory_bytes.assign(layers, 1);
+    problem.layer_time_s = numbers(nodes * layers);
+    problem.cut_bytes = numbers(layers - 1);
+    problem.bandwidth_bytes_per_s = numbers(nodes * nodes);
+    problem.latency_s = numbers(nodes * nodes);
+    for (std::size_t n = 0; n < nodes; ++n) problem.bandwidth_bytes_per_s[n * (nodes + 1)] = 0;
+    problem.levels = {{.name = "raw"}, {.name = "half", .ratio = 2}};
+    problem.loss = numbers((layers - 1) * 2);
+    problem.micro_batches = 8;
+    problem.order = Order::free;
+    return problem;
+}
+
+void test_searches_on_several_threads() {
+    const PreparedProblem problem(free_problem());
+    const Solution expected = solve(problem);
+    CHECK(expected.status == Status::optimal && expected.stages.size() >= 5);
+    CHECK(right_calls([&](int caller) {
+              const Solution found = solve(problem, {.threads = 1 + caller});
+              return found.stages == expected.stages && found.objective_s == expected.objective_s &&
+                     found.lower_bound_s == expected.lower_bound_s && found.labels == expected.labels;
+          }) == callers);
+}
+
 void test_products_on_several_threads() {
     constexpr std::int64_t rows = 512;
     constexpr std::int64_t columns = 64;
@@ -162,6 +202,7 @@ int main() {
     test_a_calibrated_codec_is_shared();
     test_an_encoder_refuses_a_second_call();
     test_a_problem_is_shared();
+    test_searches_on_several_threads();
     test_products_on_several_threads();
     test_the_instruction_set_is_selected_meanwhile();
     return failures;

@@ -181,6 +181,7 @@ void try_solve(const orbitsplit_problem* problem, Input& in) {
     const std::vector<orbitsplit_stage> incumbent = in.stages();
     options.incumbent = incumbent.data();
     options.incumbent_stages = in.flag() ? incumbent.size() : 0;
+    options.threads = static_cast<std::int32_t>(in.below(4));
     orbitsplit_solution* solution = nullptr;
     const orbitsplit_status status = orbitsplit_solve(problem, &options, &solution, nullptr);
     require(status == ORBITSPLIT_OK || status == ORBITSPLIT_INVALID_ARGUMENT,

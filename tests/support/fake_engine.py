@@ -38,6 +38,25 @@ def byte_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", chat_template=chat_template)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the engine says of a token: it and the next one in the vocabulary, with made-up log-probabilities."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(cls, token: int, count: int) -> Scored:
+        top = ((token, logprob_of(token)), ((token + 1) % 256, -5.0))
+        return cls(token, logprob_of(token), top[:count])
+
+
+def logprob_of(token: int) -> float:
+    """Return the log-probability that a fake engine gives a token."""
+    return -token / 256
+
+
 @dataclass
 class Sequenced:
     """One submitted sequence: what was asked, and how far it is."""
@@ -47,9 +66,20 @@ class Sequenced:
     arguments: dict[str, Any]
     on_tokens: Callable[[Tensor], None]
     on_end: Callable[[BaseException | None], None]
+    on_logprobs: Callable[[list[Scored | None]], None] | None = None
+    on_prompt_logprobs: Callable[[list[list[Scored | None]]], None] | None = None
     sent: list[int] = field(default_factory=list)
     is_cancelled: bool = False
     is_ended: bool = False
+
+    def next_token(self) -> int:
+        """Return the token that the engine says next, or another one if processors of logits forbid it."""
+        said = self.engine.say(self.prompt)
+        scores = torch.zeros(1, 257)
+        scores[0, said[len(self.sent) % len(said)]] = 1.0
+        for processor in self.arguments.get("logits_processor", ()):
+            scores = processor(torch.tensor([self.prompt + self.sent]), scores)
+        return int(scores.argmax())
 
     def cancel(self) -> None:
         with self.engine.changed:
@@ -85,7 +115,16 @@ class FakeEngine:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
-    def submit(self, input_ids: Tensor, *, on_tokens: Any, on_end: Any, **arguments: Any) -> Sequenced:
+    def submit(
+        self,
+        input_ids: Tensor,
+        *,
+        on_tokens: Any,
+        on_end: Any,
+        on_logprobs: Any = None,
+        on_prompt_logprobs: Any = None,
+        **arguments: Any,
+    ) -> Sequenced:
         assert input_ids.dtype == torch.int64
         assert input_ids.shape[0] == 1
         if arguments.get("seed") == 13:
@@ -95,7 +134,7 @@ class FakeEngine:
         with self.changed:
             if self.dead is not None and not self._takes_more:
                 raise self.dead
-            one = Sequenced(self, input_ids[0].tolist(), arguments, on_tokens, on_end)
+            one = Sequenced(self, input_ids[0].tolist(), arguments, on_tokens, on_end, on_logprobs, on_prompt_logprobs)
             self._waiting.append(one)
             self.seen.append(one)
             self.changed.notify_all()
@@ -156,8 +195,12 @@ class FakeEngine:
         elif self.budget != 0:
             if self.budget is not None:
                 self.budget -= 1
-            said = self.say(one.prompt)
-            one.sent.append(said[len(one.sent) % len(said)])
+            one.sent.append(one.next_token())
+            if one.on_prompt_logprobs is not None and len(one.sent) == 1:
+                count = one.arguments["prompt_logprobs"]
+                one.on_prompt_logprobs([[None, *(Scored.of(token, count) for token in one.prompt[1:])]])
+            if one.on_logprobs is not None:
+                one.on_logprobs([Scored.of(one.sent[-1], one.arguments["logprobs"])])
             one.on_tokens(torch.tensor(one.sent[-1:]))
             if one.is_complete:
                 one.is_ended = True

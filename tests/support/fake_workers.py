@@ -32,11 +32,9 @@ def ready(**changes: Any) -> Ready:
         "baseline_bytes": 10,
         "loading_s": 0.5,
         "generates": True,
-        "eos_token_ids": (EOS,),
-        "pad_token_id": PAD,
         "vocabulary": VOCABULARY,
         "clock_offset_s": 0.0,
-        "sampling": (None, None, None),
+        "generation_config": {"eos_token_id": EOS, "pad_token_id": PAD},
     }
     return Ready(**{**usual, **changes})
 

@@ -58,8 +58,9 @@ ORBITSPLIT_C_API const char* orbitsplit_version(void);
 // loaded does not have what this header declares.
 ORBITSPLIT_C_API orbitsplit_status orbitsplit_check_version(int major, int minor, orbitsplit_error* error);
 
-// Returns true (not 0) to stop the call, from then on always. Called up to some thousand times a second, by the calling
-// thread and with several threads by all of them. It must not leave by longjmp() or an exception.
+// Returns true (not 0) to stop the call, from then on always. Called up to some thousand times a second: by the calling
+// thread, and during a codec or a product on several threads by all of them. It must not leave by longjmp() or an
+// exception.
 typedef int (*orbitsplit_stop)(void* context);
 
 // Planner: problem.hpp, cost.hpp and planner.hpp say what the numbers mean.
@@ -149,7 +150,8 @@ enum {
     ORBITSPLIT_TIME_PER_TOKEN = 3
 };
 
-// 0 means no limit, or the default of the library.
+// 0 means no limit, or the default of the library. `threads` of 0 means 1; they change the time of a search in free order,
+// not its result.
 typedef struct orbitsplit_solve_options {
     size_t struct_bytes;
     int32_t objective;
@@ -162,6 +164,8 @@ typedef struct orbitsplit_solve_options {
     void* stop_context;
     const orbitsplit_stage* incumbent;
     size_t incumbent_stages;
+    int32_t threads;
+    int32_t reserved;
 } orbitsplit_solve_options;
 
 enum { ORBITSPLIT_OPTIMAL = 0, ORBITSPLIT_FEASIBLE = 1, ORBITSPLIT_INFEASIBLE = 2, ORBITSPLIT_UNKNOWN = 3 };
@@ -268,6 +272,9 @@ ORBITSPLIT_C_API orbitsplit_status orbitsplit_codec_parse(const char* text, orbi
                                                           orbitsplit_error* error);
 // What uses the codec may exist longer.
 ORBITSPLIT_C_API void orbitsplit_codec_free(orbitsplit_codec* codec);
+
+// How wide the last axis must be: the channels of a calibrated codec; 0 for a fixed one, which takes any, and for NULL.
+ORBITSPLIT_C_API int64_t orbitsplit_codec_width(const orbitsplit_codec* codec);
 
 // How a call runs: `threads` of 0 means 1. NULL: one thread that nothing stops.
 typedef struct orbitsplit_execution {

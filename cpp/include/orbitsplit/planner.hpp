@@ -36,8 +36,8 @@ struct SolveOptions {
     // For labels, and for bounds at most half of it. The first bounds come on top.
     std::size_t max_bytes = 2'000'000'000;
     std::vector<Stage> incumbent = {};  // a plan to start from; ignored if it violates a limit
-    int threads =
-        1;  // for the bounds of free order, up to 256: they change the time that a search takes, not its result
+    // For the bounds of free order, 1 to 256: they change the time that a search takes, not its result.
+    int threads = 1;
 };
 
 enum class Status {

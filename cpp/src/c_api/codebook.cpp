@@ -20,12 +20,6 @@ constexpr std::string_view array_names[] = {"step",   "shift",   "scale",  "thre
 
 std::string quoted(std::string_view text) { return std::string("\"").append(text).append("\""); }
 
-const Json& member(const Json& object, std::string_view key, const std::string& what, Json::Kind kind) {
-    const Json* found = object.find(key);
-    if (found == nullptr || found->kind != kind) refuse(what + " has no valid " + quoted(key));
-    return *found;
-}
-
 double number(const Json& object, std::string_view key, const std::string& what) {
     return member(object, key, what, Json::Kind::number).number;
 }

@@ -90,6 +90,11 @@ orbitsplit_status orbitsplit_codec_parse(const char* text, orbitsplit_codec** co
 
 void orbitsplit_codec_free(orbitsplit_codec* codec) { delete codec; }
 
+int64_t orbitsplit_codec_width(const orbitsplit_codec* codec) {
+    const CalibratedCodec* calibrated = codec != nullptr ? codec->calibrated() : nullptr;
+    return calibrated != nullptr ? static_cast<std::int64_t>(calibrated->width()) : 0;
+}
+
 orbitsplit_status orbitsplit_frame_bytes(const orbitsplit_codec* codec, const orbitsplit_array_type* type,
                                          size_t* frame_bytes, orbitsplit_error* error) {
     return guarded(error, [&] {

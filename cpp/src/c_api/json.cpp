@@ -209,4 +209,11 @@ const Json* Json::find(std::string_view key) const {
 
 Json parse_json(std::string_view text) { return Parser(text).document(); }
 
+const Json& member(const Json& object, std::string_view key, const std::string& what, Json::Kind kind) {
+    const Json* found = object.find(key);
+    if (found == nullptr || found->kind != kind)
+        throw std::invalid_argument(what + " has no valid \"" + std::string(key) + "\"");
+    return *found;
+}
+
 }  // namespace orbitsplit::c_api

@@ -33,4 +33,7 @@ struct JsonMember {
 // Throws std::invalid_argument that says what is wrong at which byte.
 Json parse_json(std::string_view text);
 
+// The value of a member that must exist and be of this kind. Throws std::invalid_argument that names `what`, the object.
+const Json& member(const Json& object, std::string_view key, const std::string& what, Json::Kind kind);
+
 }  // namespace orbitsplit::c_api

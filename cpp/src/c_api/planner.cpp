@@ -15,7 +15,7 @@ using namespace orbitsplit;
 using namespace orbitsplit::c_api;
 
 struct orbitsplit_problem {
-    Problem problem;
+    PreparedProblem problem;
 };
 
 struct orbitsplit_solution {
@@ -145,7 +145,6 @@ Problem problem_of(const orbitsplit_problem_arrays& given) {
     problem.order = given.order == ORBITSPLIT_ORDER_FREE ? Order::free : Order::fixed;
     problem.latency_occupies_link = given.latency_occupies_link != 0;
     problem.pins = pins_of(given);
-    validate(problem);
     return problem;
 }
 
@@ -174,6 +173,7 @@ SolveOptions options_of(const orbitsplit_solve_options& given) {
             return stop(context) != 0;
         };
     options.incumbent = stages_of(given.incumbent, given.incumbent_stages, "incumbent");
+    if (given.threads != 0) options.threads = given.threads;
     return options;
 }
 
@@ -188,7 +188,7 @@ orbitsplit_status orbitsplit_problem_new(const orbitsplit_problem_arrays* arrays
     return guarded(error, [&] {
         needed(problem, "problem");
         const orbitsplit_problem_arrays given = read_struct(&needed(arrays, "arrays"), "arrays");
-        *problem = new orbitsplit_problem{problem_of(given)};
+        *problem = new orbitsplit_problem{PreparedProblem(problem_of(given))};
     });
 }
 

@@ -41,12 +41,6 @@ std::uint64_t whole(const Json& value, const std::string& what) {
     return static_cast<std::uint64_t>(value.number);
 }
 
-const Json& member(const Json& object, std::string_view key, const std::string& what, Json::Kind kind) {
-    const Json* found = object.find(key);
-    if (found == nullptr || found->kind != kind) refuse(what + " has no valid \"" + std::string(key) + "\"");
-    return *found;
-}
-
 Tensor tensor_of(const Json& entry, const std::string& what, std::span<const std::byte> data) {
     Tensor tensor{.dtype = member(entry, "dtype", what, Json::Kind::string).text, .shape = {}, .bytes = {}};
     std::uint64_t needed = item_bytes(tensor.dtype);

@@ -103,7 +103,7 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     with progress_bars() as progress, osp.Pipeline(plan, model, codebook=book, progress=progress) as pipe:
         rows = torch.cat([prompts] * -(-workload.sequences // len(prompts)))[: workload.sequences]
         # No row ends early, so that the measured workload is the planned one.
-        tokens = pipe.generate(rows, max_new_tokens=settings.new_tokens, eos_token_id=())
+        tokens = pipe.generate(rows, max_new_tokens=settings.new_tokens, eos_token_id=(), do_sample=False)
         measured = pipe.last_run
     assert measured is not None
     continued = [tokenizer.batch_decode(part) for part in (rows, tokens[:, settings.prompt_tokens :])]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import orbitsplit as osp
+from orbitsplit._io.files import read_text
 from orbitsplit._io.validation import listed, quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._plans.weight_options import weights_chosen
@@ -213,3 +214,18 @@ class RunInputs:
     codebook: osp.Codebook | None
     conditions: osp.LinkConditions | None
     replan: Callable[..., Any] | None
+
+
+def api_key_of(key: str | None, file: Path | None) -> str | None:
+    """Return the key given, or that of a file without the white space around it; None without either.
+
+    Raises ValueError where both are given or the file is empty.
+    """
+    if file is None:
+        return key
+    if key is not None:
+        raise ValueError("--api-key-file is given beside --api-key or ORBITSPLIT_API_KEY: one of them")
+    key = read_text(file).strip()
+    if not key:
+        raise ValueError(f"{file} is empty, expected the key that clients must send")
+    return key

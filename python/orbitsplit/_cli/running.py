@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -17,7 +17,7 @@ from orbitsplit.runtime._launcher import check_ranks, torchrun_rank
 from orbitsplit.runtime._parent import worker_process
 
 from . import views
-from .inputs import RunFiles, RunInputs, check_readable, load, load_network, weight_models
+from .inputs import RunFiles, RunInputs, api_key_of, check_readable, load, load_network, weight_models
 from .logs import is_quiet
 from .options import (
     AssistantModel,
@@ -168,6 +168,18 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="ORBITSPLIT_API_KEY", help="Key that clients must send. Default: none.")
     ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key that clients must send, instead of --api-key.")
+    ] = None,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(help="Certificate (PEM) with which the server speaks HTTPS.")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="Private key (PEM) of the certificate. Default: in the same file.")
+    ] = None,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="Form of the log; json: one object a line, for programs.")
+    ] = "text",
     context: Annotated[
         int | None,
         typer.Option(help="Most tokens of a prompt and its answer. Default: as many as the plan reserves memory for."),
@@ -194,11 +206,13 @@ def serve(
     weights: Weights = None,
     exact_resume: ExactResume = True,
 ) -> None:
-    """Serve a plan to OpenAI clients: /v1/completions and /v1/chat/completions, streaming or not.
+    """Serve a plan to OpenAI clients: completions, chats, responses and embeddings, streaming or not.
 
     Example: `orbitsplit serve plan.json --port 8000`
     """
     guesses = _assistant_guesses(assistant_model, assistant_tokens)
+    api_key = api_key_of(api_key, api_key_file)
+    check_readable([file for file in (ssl_certfile, ssl_keyfile) if file is not None])
     files = RunFiles(
         plan=plan,
         model=model,
@@ -237,7 +251,11 @@ def serve(
             port,
             options=options,
             log_level="error" if is_quiet() else "info",
-            on_start=lambda url: err.print(f"serving at {url}/v1", highlight=False),
+            log_format=log_format,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
+            # In JSON the log has the address.
+            on_start=None if log_format == "json" else lambda url: err.print(f"serving at {url}/v1", highlight=False),
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from .validation import quoted
@@ -29,7 +31,9 @@ def take_options(
     return given
 
 
-def refuse_keywords(function: str, keywords: dict[str, Any]) -> None:
-    """Raise `TypeError` for keywords that no option object has taken."""
+def refuse_keywords(function: str, keywords: dict[str, Any], *, known: Sequence[str] = ()) -> None:
+    """Raise `TypeError` for keywords that no option object has taken, with the nearest of those `known`."""
     for key in keywords:
-        raise TypeError(f"{function}() got an unexpected keyword argument {quoted(key)}")
+        near = difflib.get_close_matches(key, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"{function}() got an unexpected keyword argument {quoted(key)}{hint}")

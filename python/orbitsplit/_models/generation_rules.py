@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from transformers import GenerationConfig, GenerationMixin
 from transformers.configuration_utils import PreTrainedConfig
 
 from .source import model_class
-
-# Settings that change which tokens follow, with the values that leave them as they are beside None.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "penalty_alpha": (0,),
-    "dola_layers": (),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "repetition_penalty": (1,),
-    "encoder_repetition_penalty": (1,),
-    "no_repeat_ngram_size": (0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "bad_words_ids": ([],),
-    "force_words_ids": ([],),
-    "constraints": ([],),
-    "sequence_bias": ([], {}),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "exponential_decay_length_penalty": (),
-    "suppress_tokens": ([],),
-    "begin_suppress_tokens": ([],),
-    "guidance_scale": (1,),
-    "watermarking_config": (),
-    "token_healing": (False,),
-    "stop_strings": ([],),
-    "max_time": (),
-}
-# The same of settings that sampling alone has.
-_NEUTRAL_SAMPLING: dict[str, tuple[Any, ...]] = {
-    "min_p": (0,),
-    "top_h": (1,),
-    "typical_p": (1,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
-}
 
 
 class RopeChange(NamedTuple):
@@ -56,14 +22,12 @@ class RopeChange(NamedTuple):
     recomputes_cache: bool
 
 
-def unapplied_settings(generation: GenerationConfig | None, *, of_sampling: bool) -> tuple[str, ...]:
-    """Return "name=value" of the settings that change the tokens of transformers' generate and are not applied here.
-
-    `of_sampling` selects those that sampling alone has, or those of any decoding.
-    """
-    neutral = _NEUTRAL_SAMPLING if of_sampling else _NEUTRAL
-    found = ((name, getattr(generation, name, None), values) for name, values in neutral.items())
-    return tuple(f"{name}={value!r}"[:80] for name, value, values in found if value is not None and value not in values)
+def settings_of(generation: GenerationConfig | None) -> dict[str, Any]:
+    """Return the settings of a generation config that have a value, as JSON has them."""
+    if generation is None:
+        return {}
+    values: dict[str, Any] = json.loads(generation.to_json_string(use_diff=False))
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def rope_change(config: PreTrainedConfig) -> RopeChange | None:

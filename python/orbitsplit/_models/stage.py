@@ -168,6 +168,11 @@ class StageModel:
             self._leaves = not self.is_last
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
+    @property
+    def takes_token_types(self) -> bool:
+        """Whether the model's forward has token_type_ids."""
+        return "token_type_ids" in self._accepted
+
     def runs_packs(self) -> bool:
         """Whether steps of several sequences may share a forward of the stage, see `forward_packed`.
 

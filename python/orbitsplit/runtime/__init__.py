@@ -19,31 +19,42 @@ from orbitsplit._io.validation import quoted
 
 if TYPE_CHECKING:
     from ._parent.generation import Generation
-    from ._parent.options import GenerationOptions, Timeouts
+    from ._parent.generation_options import GenerationOptions
+    from ._parent.logprobs import TokenLogprobs
+    from ._parent.options import Timeouts
     from ._parent.pipeline import Pipeline
     from ._parent.recovery import Recovery
     from ._parent.run_report import LinkMetrics, Run, StageMetrics
+    from ._parent.status import LinkStatus, NodeStatus, PipelineStatus
 
 _MODULES = {
     "Generation": "_parent.generation",
-    "GenerationOptions": "_parent.options",
+    "GenerationOptions": "_parent.generation_options",
     "LinkMetrics": "_parent.run_report",
+    "LinkStatus": "_parent.status",
+    "NodeStatus": "_parent.status",
     "Pipeline": "_parent.pipeline",
+    "PipelineStatus": "_parent.status",
     "Recovery": "_parent.recovery",
     "Run": "_parent.run_report",
     "StageMetrics": "_parent.run_report",
     "Timeouts": "_parent.options",
+    "TokenLogprobs": "_parent.logprobs",
 }
 
 __all__ = [
     "Generation",
     "GenerationOptions",
     "LinkMetrics",
+    "LinkStatus",
+    "NodeStatus",
     "Pipeline",
+    "PipelineStatus",
     "Recovery",
     "Run",
     "StageMetrics",
     "Timeouts",
+    "TokenLogprobs",
 ]
 
 # Old public names, which warn for one version.

@@ -1,9 +1,12 @@
-"""Serve a running pipeline to OpenAI clients: `/v1/completions` and `/v1/chat/completions`, streaming or not.
+"""Serve a running pipeline to OpenAI clients: completions, chats, responses and embeddings, streaming or not.
 
 _server      a socket, signals, an orderly shutdown                  -> _app
-_app         routes, the API key, request bodies                     -> _request_body, _response
-_response    one request: its generations, sent as they proceed      -> _admission, _generation, _response_body
-_generation  one choice: tokens of the engine's thread become text   -> _detokeniser, _stop_strings
+_app         routes, the API key, request ids                        -> _endpoints
+_endpoints   from a request's body to its response                   -> _*_request, _response, _embeddings
+_response    one request: its generations, sent as they proceed      -> _admission, _generation, _tool_calls, _*_body
+_generation  one choice: tokens of the engine's thread become text   -> _detokeniser, _stop_strings, _scored_token
+_grammar     answers that follow a JSON schema
+_metrics     what is counted, for Prometheus
 _engine      what the server needs of a pipeline
 _options     what a server can be configured with
 

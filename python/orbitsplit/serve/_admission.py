@@ -39,6 +39,19 @@ class Admission:
     def __len__(self) -> int:
         return len(self._live)
 
+    def open_generations(self) -> list[Generation]:
+        """Return the generations whose responses still run."""
+        return [generation for generation in self._live if not generation.is_closed]
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a request for one choice would be refused now, None if it would not."""
+        if self._is_closing:
+            return "the server is shutting down"
+        if len(self._live) >= self._limit:
+            return f"{len(self._live)} choices are running or queued, as many as may be"
+        return None
+
     def admit(self, count: int, on_change: Callable[[], None]) -> list[Generation]:
         """Return `count` new generations.
 

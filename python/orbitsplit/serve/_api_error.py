@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ._log import log
+from ._request_id import HEADER, current_request_id
 
 _MAX_MESSAGE, _MAX_QUOTED = 300, 80
 
@@ -85,4 +86,8 @@ async def http_exception_response(request: Request, error: Exception) -> JSONRes
 
 async def internal_error_response(request: Request, error: Exception) -> JSONResponse:
     """Answer after a fault of the server, whose traceback uvicorn logs."""
-    return await api_error_response(request, internal_error())
+    response = await api_error_response(request, internal_error())
+    request_id = current_request_id()
+    if request_id is not None:  # this response passes the middleware by
+        response.headers[HEADER] = request_id
+    return response

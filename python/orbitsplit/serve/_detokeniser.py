@@ -31,6 +31,15 @@ class TokenDecoder:
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def text_with_special(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones as they are written."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def text_of(self, token: int) -> str:
+        """Return the text of one token."""
+        return self.text_with_special([token])
+
 
 def without_incomplete(text: str) -> str:
     """Return text without the bytes at its end that are not a character, or not one yet."""

@@ -20,8 +20,13 @@ class Engine(Protocol):
 
     An engine may also have `recoveries`, a sequence of losses that it survived, which the server logs, and `plan`, an
     `orbitsplit.Plan`, which `serve_model` reads for the tokens per request that it reserves memory for. `failure` says
-    why the engine has ended, None while it works: the server ends with it. Where `ServerOptions` have
-    `num_assistant_tokens`, `submit` gets them as a keyword.
+    why the engine has ended, None while it works: the server ends with it. `is_ready` is False while work would wait
+    for a recovery, `status` returns an `orbitsplit.runtime.PipelineStatus` for the metrics, and `forward` runs an
+    encoder for embeddings.
+
+    `submit` gets further keywords for what a request asks for, named as the fields of `orbitsplit.GenerationOptions`:
+    penalties, `min_p`, `sequence_bias`, `min_new_tokens`, `logits_processor`; `logprobs` and `prompt_logprobs` with
+    `on_logprobs` and `on_prompt_logprobs`; `num_assistant_tokens` where `ServerOptions` have them.
     """
 
     def submit(

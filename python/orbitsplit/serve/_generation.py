@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,18 +14,31 @@ from torch import Tensor
 from ._api_error import ApiError
 from ._detokeniser import Detokeniser, TokenDecoder
 from ._engine import Engine, Submitted
+from ._scored_token import ScoredToken, TokenLogprobs, scored
 from ._stop_strings import StopStrings
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What the engine generates for one choice: tokens after a prompt, until an end token, a stop string or a limit."""
+    """What the engine generates for one choice: tokens after a prompt, until an end token, a stop string or a limit.
+
+    With a limit of 0 the engine, which gives one token at least, is asked for one, which is dropped.
+    """
 
     prompt: Sequence[int]
     max_new_tokens: int
     eos_token_ids: tuple[int, ...]
     stop: tuple[str, ...]
     sampling: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is new, and the new tokens if their log-probabilities are asked for; `prompt`: the prompt's, once."""
+
+    text: str = ""
+    tokens: tuple[ScoredToken, ...] = ()
+    prompt: tuple[ScoredToken, ...] = ()
 
 
 class Generation:
@@ -39,14 +53,18 @@ class Generation:
         self.tokens = 0
         self.finish_reason: str | None = None
         self.error: BaseException | None = None
+        self.submitted_s = self.first_token_s = self.last_token_s = 0.0  # on the monotonic clock
         self._on_change = on_change
         self._on_released = on_released
         self._loop = asyncio.get_running_loop()
         self._pieces: list[str] = []
+        self._scored: list[ScoredToken] = []
+        self._scored_prompt: tuple[ScoredToken, ...] = ()
+        self._logprobs: list[TokenLogprobs | None] = []  # of the tokens that come next
         self._submitted: Submitted | None = None
         self._is_with_engine = False
         self._is_cancelled = False
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def is_finished(self) -> bool:
@@ -58,18 +76,27 @@ class Generation:
 
         Raises ApiError 400 for arguments that the engine refuses, and whatever else `Engine.submit` raises.
         """
+        self._decoder = decoder
         self._detokeniser = Detokeniser(decoder, request.prompt)
         self._stops = StopStrings(request.stop)
         self._eos_token_ids: Collection[int] = frozenset(request.eos_token_ids)
         self._max_new_tokens = request.max_new_tokens
+        self._first_token = request.prompt[0]
         input_ids = torch.tensor([request.prompt], dtype=torch.int64)
+        callbacks: dict[str, Any] = {}
+        if "logprobs" in request.sampling:
+            callbacks["on_logprobs"] = lambda step: self._post(self._keep_logprobs, step)
+        if "prompt_logprobs" in request.sampling:
+            callbacks["on_prompt_logprobs"] = lambda rows: self._post(self._keep_prompt, rows[0])
         self._is_with_engine = True
+        self.submitted_s = time.monotonic()
         try:
             self._submitted = engine.submit(
                 input_ids,
-                max_new_tokens=request.max_new_tokens,
+                max_new_tokens=max(1, request.max_new_tokens),
                 eos_token_id=request.eos_token_ids,
                 **request.sampling,
+                **callbacks,
                 on_tokens=self._on_tokens,
                 on_end=self._on_end,
             )
@@ -82,11 +109,13 @@ class Generation:
         if self._is_cancelled:  # meanwhile, by the event loop, which had nothing to cancel then
             self._submitted.cancel()
 
-    def take(self) -> str:
-        """Return the text since the last call."""
-        text = "".join(self._pieces)
+    def take(self) -> Piece:
+        """Return the text and tokens since the last call."""
+        piece = Piece("".join(self._pieces), tuple(self._scored), self._scored_prompt)
         self._pieces.clear()
-        return text
+        self._scored.clear()
+        self._scored_prompt = ()
+        return piece
 
     def fail(self, error: BaseException) -> None:
         """End the sequence with an error, unless it is finished."""
@@ -97,7 +126,7 @@ class Generation:
 
     def close(self) -> None:
         """Note that the response needs no more: cancel what still runs."""
-        self._is_closed = True
+        self.is_closed = True
         if not self.is_finished:
             self._cancel()
         self._release()
@@ -108,7 +137,7 @@ class Generation:
             self._submitted.cancel()
 
     def _release(self) -> None:
-        if self._is_closed and not self._is_with_engine:
+        if self.is_closed and not self._is_with_engine:
             self._submitted = None  # it refers to this object: a cycle would outlive thousands of requests
             self._on_released(self)
 
@@ -125,13 +154,26 @@ class Generation:
             if not self._loop.is_closed():
                 raise
 
+    def _keep_logprobs(self, step: Sequence[TokenLogprobs | None]) -> None:
+        self._logprobs += step
+
+    def _keep_prompt(self, row: Sequence[TokenLogprobs | None]) -> None:
+        first = ScoredToken(self._decoder.text_of(self._first_token), None)
+        self._scored_prompt = tuple(first if one is None else scored(self._decoder, one) for one in row)
+
     def _feed(self, tokens: list[int]) -> None:
-        if self.is_finished or self._is_closed:
+        if self.is_finished or self.is_closed:
             return
+        self.last_token_s = time.monotonic()
+        self.first_token_s = self.first_token_s or self.last_token_s
         try:
-            for token in tokens:
+            for token in tokens if self._max_new_tokens else ():
                 self.tokens += 1
-                if token in self._eos_token_ids:
+                is_end = token in self._eos_token_ids
+                if self._logprobs:
+                    of = self._logprobs.pop(0)
+                    self._scored += [] if of is None else [scored(self._decoder, of, is_end=is_end)]
+                if is_end:
                     self._finish("stop")
                 elif self._append(self._detokeniser.feed(token)):
                     self.finish_reason = "stop"
@@ -146,7 +188,7 @@ class Generation:
         self._is_with_engine = False
         if error is not None:
             self.fail(error)
-        elif not self.is_finished and not self._is_closed:
+        elif not self.is_finished and not self.is_closed:
             try:
                 self._finish("length" if self.tokens >= self._max_new_tokens else "stop")
             except Exception as failure:  # as in _feed

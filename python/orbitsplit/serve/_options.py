@@ -24,12 +24,15 @@ class ServerOptions:
             engine's plan reserves memory for by default, at most the model's context; `create_app` has no default.
         eos_token_id: The tokens that end an answer; by default those of the model's generation config in
             `serve_model`, the tokenizer's in `create_app`.
-        api_key: The key that every path but /health requires; None: no key.
+        api_key: The key that every path but /health and /ready requires; None: no key.
         max_requests: The most choices that run or wait; more are refused with 429.
         max_body_bytes: The largest request body.
         body_timeout_s: The longest time that a body may take to arrive, in seconds.
         num_assistant_tokens: The most tokens that the assistant of the engine guesses with each one, for all requests;
             None: no guesses.
+        pooling: How an encoder's hidden states become an embedding: "mean" of the tokens, or "cls", the first one's.
+            `serve_model` reads it from the files of sentence-transformers by default; without any it is "mean".
+        normalizes: Whether embeddings have length 1; by default as `pooling`, without files True.
 
     Raises:
         TypeError, ValueError: An option is of a wrong type or out of range; the message names it.
@@ -43,6 +46,8 @@ class ServerOptions:
     max_body_bytes: int = 2 << 20
     body_timeout_s: float = 60.0
     num_assistant_tokens: int | None = None
+    pooling: str | None = None
+    normalizes: bool | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("model_name", self.model_name), ("api_key", self.api_key)):
@@ -55,6 +60,8 @@ class ServerOptions:
             check_count("context_tokens", self.context_tokens, 1)
         if self.num_assistant_tokens is not None:
             check_count("num_assistant_tokens", self.num_assistant_tokens, 1)
+        if self.pooling not in (None, "mean", "cls"):
+            raise ValueError(f"pooling is {self.pooling!r}, must be mean or cls")
         check_count("max_requests", self.max_requests, 1)
         check_count("max_body_bytes", self.max_body_bytes, 1, most=LARGEST_BYTES)
         check_number("body_timeout_s", self.body_timeout_s)

@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from ._api_error import ApiError
+from ._chat_request import Chat
 from ._detokeniser import TokenDecoder, without_incomplete
 from ._log import log
-from ._request_body import Message
 
 
 class Prompts:
@@ -25,32 +25,57 @@ class Prompts:
         # so that one thread may decode while another encodes.
         tokenizer("a")
 
-    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+    def encode(self, prompt: str | Sequence[int], param: str = "prompt") -> list[int]:
         """Return the token ids of text, special tokens included, or token ids unchanged. Raises ApiError 400."""
         if isinstance(prompt, str):
-            tokens: list[int] = self._tokenizer(prompt, verbose=False)["input_ids"]
-        else:
-            tokens = list(prompt)
-            unknown = next((token for token in tokens if not 0 <= token < self._vocabulary), None)
-            if unknown is not None:
-                raise _refused("prompt", f"token {unknown} is not one of 0 to {self._vocabulary - 1}")
-        return self._checked("prompt", tokens)
+            return self._checked(param, self.tokens_of(prompt))
+        self.check_tokens(param, prompt)
+        return self._checked(param, list(prompt))
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def tokens_of(self, text: str, *, with_special: bool = True) -> list[int]:
+        """Return the token ids of a text of any length."""
+        tokens: list[int] = self._tokenizer(text, add_special_tokens=with_special, verbose=False)["input_ids"]
+        return tokens
+
+    def names_of(self, tokens: Sequence[int]) -> list[str]:
+        """Return the tokens as the vocabulary has them."""
+        names: list[str] = self._tokenizer.convert_ids_to_tokens(list(tokens))
+        return names
+
+    def check_tokens(self, param: str, tokens: Sequence[int]) -> None:
+        """Raise ApiError 400 for a token that is not in the vocabulary."""
+        unknown = next((token for token in tokens if not 0 <= token < self._vocabulary), None)
+        if unknown is not None:
+            raise _refused(param, f"token {unknown} is not one of 0 to {self._vocabulary - 1}")
+
+    def encode_chat(self, chat: Chat) -> list[int]:
         """Return the token ids of a chat in the model's template, ready for an answer. Raises ApiError 400."""
-        if self._tokenizer.chat_template is None:
-            raise _refused("messages", "the model has no chat template; it continues text: /v1/completions")
+        return self._checked("messages", self.chat_tokens(chat))
+
+    def chat_tokens(self, chat: Chat, *, is_answered: bool = True) -> list[int]:
+        """Return the token ids of a chat of any length; where it `is_answered`, with the beginning of an answer."""
+        self.template(chat)
         try:
             tokens: list[int] = self._tokenizer.apply_chat_template(
-                [message.model_dump(exclude_none=True) for message in messages],
-                add_generation_prompt=True,
+                [message.for_template() for message in chat.messages],
+                tools=chat.shown_tools,
+                add_generation_prompt=is_answered,
+                tokenize=True,
                 return_dict=False,
+                **chat.template_variables,
             )
         except TemplateSyntaxError:  # the template itself is broken, whatever the messages
             raise
         except (TemplateError, TypeError, ValueError) as error:
             raise _template_error(error) from error
-        return self._checked("messages", tokens)
+        return tokens
+
+    def template(self, chat: Chat) -> str:
+        """Return the chat template, that for tools where the chat has some. Raises ApiError 400 without one."""
+        if self._tokenizer.chat_template is None:
+            raise _refused("messages", "the model has no chat template; it continues text: /v1/completions")
+        template: str = self._tokenizer.get_chat_template(tools=chat.shown_tools)
+        return template
 
     def echo(self, prompt: str | Sequence[int]) -> str:
         """Return the text of a prompt without an incomplete character at its end, which the answer may complete."""

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Collection
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
 from ._api_error import ApiError, first_line, quoted
+from ._parameters import IGNORED, served
 
-# Parameters of OpenAI that are not served. Their neutral values, listed here, and null are accepted.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "verbosity": (),
-    "web_search_options": (),
-}
 _MAX_STOPS = 4
+_MAX_BIAS = 100
+_FORMS = ("NamedTool", "str", "dict")
+MAX_LOGPROBS = 20
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 NewTokens = Annotated[int, Field(ge=1)]
@@ -46,11 +26,13 @@ class StreamOptions(BaseModel):
     model_config = _STRICT
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    # Padding against eavesdroppers, and counts in every chunk: no client needs them, so they are not sent.
+    include_obfuscation: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationRequest(BaseModel):
-    """The parameters of both endpoints."""
+    """The parameters of all endpoints that generate."""
 
     model_config = _STRICT
 
@@ -60,9 +42,16 @@ class GenerationRequest(BaseModel):
     n: int = Field(1, ge=1, le=128)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0)
+    logit_bias: dict[str, float] = Field(default_factory=dict)
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool = False
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: tuple[str, ...] = ()
-    user: str | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -71,6 +60,14 @@ class GenerationRequest(BaseModel):
         if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(_is_text(stop) for stop in stops):
             raise ValueError(f"expected a string or a list of at most {_MAX_STOPS} strings, none of them empty")
         return tuple(stops)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _check_biases(cls, value: dict[str, float]) -> dict[str, float]:
+        for token, bias in value.items():
+            if not (token.isdecimal() and abs(bias) <= _MAX_BIAS):
+                raise ValueError(f"expected token ids with values of -{_MAX_BIAS} to {_MAX_BIAS}")
+        return value
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationRequest:
@@ -85,77 +82,61 @@ class GenerationRequest(BaseModel):
 
     def sampling(self, choice: int) -> dict[str, Any]:
         """Return the engine's arguments for one of the `n` choices; a seed gives each choice its own."""
+        settings = self._processing()
         if self.temperature == 0:
-            return {"do_sample": False}
+            return {"do_sample": False, **settings}
         seed = None if self.seed is None else (self.seed + choice) % 2**63
-        # OpenAI has no top_k: 0 keeps all tokens, whatever the model's generation config says.
-        return {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": self.top_p, "seed": seed}
+        # 0 and -1 keep all tokens, whatever the model's generation config says.
+        drawn = {"do_sample": True, "temperature": self.temperature, "top_k": max(0, self.top_k), "top_p": self.top_p}
+        chances = {} if self.min_p is None else {"min_p": self.min_p}
+        return {**drawn, "seed": seed, **chances, **settings}
+
+    def _processing(self) -> dict[str, Any]:
+        """Return what changes logits, also of greedy tokens; only what is given, the model's config has the rest."""
+        given = {
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "min_new_tokens": self.min_tokens,
+        }
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value}
+        if self.logit_bias:
+            settings["sequence_bias"] = [[[int(token)], float(bias)] for token, bias in self.logit_bias.items()]
+        return settings
 
 
 class CompletionRequest(GenerationRequest):
     """Body of `/v1/completions`. A prompt is text or token ids."""
 
     prompt: tuple[str | tuple[int, ...], ...]
-    max_tokens: NewTokens = 16
+    max_tokens: int = Field(16, ge=0)
     echo: bool = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens is 0, which needs echo")
+        return self
 
     @field_validator("prompt", mode="before")
     @classmethod
     def _as_prompts(cls, value: Any) -> Any:
-        prompts = [value] if isinstance(value, str) or _are_tokens(value) else value
-        if not isinstance(prompts, list) or not prompts or not all(_is_text(p) or _are_tokens(p) for p in prompts):
-            raise ValueError(
-                "expected a string, a list of strings, a list of tokens or a list of such lists, none empty"
-            )
-        return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
+        return as_prompts(value)
+
+    def sampling(self, choice: int) -> dict[str, Any]:
+        """Return the engine's arguments, those for log-probabilities included."""
+        if self.logprobs is None:
+            return super().sampling(choice)
+        prompt = {"prompt_logprobs": self.logprobs} if self.echo else {}
+        return {**super().sampling(choice), "logprobs": self.logprobs, **prompt}
 
 
-class Message(BaseModel):
-    """One message of a chat. Content given in parts is joined."""
-
-    model_config = _STRICT
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
-    name: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_empty(cls, value: Any) -> Any:
-        # Clients send back the messages they received, with null for every field that these lack.
-        if not isinstance(value, dict):
-            return value
-        return {key: item for key, item in value.items() if key == "content" or item not in (None, [])}
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _as_text(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        if not all(isinstance(p, dict) and p.get("type") == "text" and isinstance(p.get("text"), str) for p in value):
-            raise ValueError('expected text, or a list of parts {"type": "text", "text": ...}; nothing else is served')
-        return "".join(part["text"] for part in value)
+AnyRequest = TypeVar("AnyRequest", bound=BaseModel)
 
 
-class ChatRequest(GenerationRequest):
-    """Body of `/v1/chat/completions`. Without a limit the answer may fill the context."""
-
-    messages: list[Message] = Field(min_length=1)
-    max_tokens: NewTokens | None = None
-    max_completion_tokens: NewTokens | None = None
-
-    def limit(self) -> tuple[str, int | None]:
-        """Return the name and value of the limit given; the newer name takes precedence."""
-        if self.max_completion_tokens is not None:
-            return "max_completion_tokens", self.max_completion_tokens
-        return "max_tokens", self.max_tokens
-
-
-AnyRequest = TypeVar("AnyRequest", bound=GenerationRequest)
-
-
-def parse(body: bytes, kind: type[AnyRequest], *, model_name: str) -> AnyRequest:
-    """Return the request in a body.
+def parse(body: bytes, kind: type[AnyRequest], *, model_name: str, ignored: Collection[str] = IGNORED) -> AnyRequest:
+    """Return the request in a body. Where the model is optional, a request without it is for the server's.
 
     Raises ApiError: 400 for a body that is not valid, 404 for another model.
     """
@@ -165,44 +146,43 @@ def parse(body: bytes, kind: type[AnyRequest], *, model_name: str) -> AnyRequest
         raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(given, dict):
         raise ApiError(400, "the body is not a JSON object")
-    _refuse_unsupported(given, kind)
-    served = {key: value for key, value in given.items() if value is not None and key not in _UNSUPPORTED}
+    names = {field.alias or name for name, field in kind.model_fields.items()}
     try:
-        request = kind.model_validate(served)
+        request = kind.model_validate(served(given, names, ignored=ignored))
     except ValidationError as error:
-        raise _first_error(error) from error
-    if request.model != model_name:
-        raise unknown_model(request.model, model_name)
+        raise _first_error(error, names) from error
+    model = getattr(request, "model", None)
+    if model not in (None, model_name):
+        raise unknown_model(model, model_name)
     return request
 
 
-def unknown_model(name: str, served: str) -> ApiError:
+def unknown_model(name: str, known: str) -> ApiError:
     """Return the error for a model that is not the server's."""
-    message = f'there is no model {quoted(name)}; this server has "{served}"'
+    message = f'there is no model {quoted(name)}; this server has "{known}"'
     return ApiError(404, message, param="model", code="model_not_found")
 
 
-def _refuse_unsupported(given: dict[str, Any], kind: type[GenerationRequest]) -> None:
-    for key, value in given.items():
-        # 0 == False and 1 == True in Python, but logprobs: 0 is not neutral.
-        accepted = [(type(neutral), neutral) for neutral in _UNSUPPORTED.get(key, ())]
-        is_number = isinstance(value, float) and value.is_integer()
-        compared = int(value) if is_number else value
-        if key in _UNSUPPORTED and value is not None and (type(compared), compared) not in accepted:
-            message = f"{key} is not supported"
-            if accepted:
-                message += f", except as {accepted[0][1]!r}"
-            raise ApiError(400, message, param=key, code="unsupported_parameter")
-        if key not in _UNSUPPORTED and key not in kind.model_fields:
-            raise ApiError(400, f"unknown parameter {quoted(key)}", param=key, code="unknown_parameter")
-
-
-def _first_error(error: ValidationError) -> ApiError:
+def _first_error(error: ValidationError, names: Collection[str]) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ".".join(first_line(str(part), 40) for part in first["loc"]) or None
+    # Of a parameter with several forms, pydantic adds the name of the form.
+    parts = [str(part) for part in first["loc"] if part not in _FORMS and "[" not in str(part)]
+    path = ".".join(first_line(part, 40) for part in parts) or None
     message = first["msg"].removeprefix("Value error, ")
     code = "missing_required_parameter" if first["type"] == "missing" else None
-    return ApiError(400, f"{path}: {message}" if path else message, param=path, code=code)
+    if path is not None:
+        return ApiError(400, f"{path}: {message}", param=path, code=code)
+    # What is wrong of several parameters together begins with the name of one.
+    name = message.partition(" ")[0]
+    return ApiError(400, message, param=name if name in names else None, code=code)
+
+
+def as_prompts(value: Any) -> tuple[str | tuple[int, ...], ...]:
+    """Return one or several texts, or token ids of one or several, as a tuple of them. Raises ValueError for others."""
+    prompts = [value] if isinstance(value, str) or _are_tokens(value) else value
+    if not isinstance(prompts, list) or not prompts or not all(_is_text(p) or _are_tokens(p) for p in prompts):
+        raise ValueError("expected a string, a list of strings, a list of tokens or a list of such lists, none empty")
+    return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
 
 
 def _is_text(value: Any) -> bool:

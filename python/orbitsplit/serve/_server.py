@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from orbitsplit._models.source import load_tokenizer, read_config
 from orbitsplit._plans.plan import Plan
 
 from ._app import create_app
+from ._embeddings import embedding_settings
 from ._engine import Engine
+from ._json_log import json_on_stderr, uvicorn_config
 from ._log import log, warnings_on_stderr
 from ._options import ServerOptions, merged
 
@@ -35,6 +38,9 @@ def run(
     *,
     grace_s: float = 10.0,
     log_level: str = "info",
+    log_format: str = "text",
+    ssl_certfile: str | Path | None = None,
+    ssl_keyfile: str | Path | None = None,
     on_start: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then return.
@@ -42,22 +48,30 @@ def run(
     `app` is from `create_app`. Port 0 takes a free one; `on_start` is called with the URL once connections are
     accepted and signals handled, and must return at once. After a signal no connections are accepted, and running
     requests have `grace_s` seconds to finish. Then they are cancelled, and their clients receive an error. A second
-    SIGINT does not wait. `log_level` is that of uvicorn.
+    SIGINT does not wait. `log_level` is that of uvicorn; with `log_format` "json" all that server and pipeline log is
+    lines of JSON on stderr. With a certificate (PEM; its key in the same file or in `ssl_keyfile`) the server speaks
+    HTTPS.
 
     Raises:
-        OSError: The address cannot be bound.
+        ValueError: `log_format` is neither "text" nor "json", or the certificate or its key cannot be used.
+        OSError: The address cannot be bound, or a file cannot be read.
         TransportError: The engine has ended and cannot go on. The server has shut down then, as after a signal.
     """
-    with _listen(host, port) as listening, warnings_on_stderr():
+    if log_format not in ("text", "json"):
+        raise ValueError(f'log_format is "{log_format}", must be text or json')
+    tls = _tls_files(ssl_certfile, ssl_keyfile)
+    logging_ = json_on_stderr() if log_format == "json" else warnings_on_stderr()
+    with _listen(host, port) as listening, logging_:
         bound = listening.getsockname()
-        url = f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        url = f"{'https' if tls else 'http'}://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
         def report() -> None:
             log.info("listening at %s", url)
             if on_start is not None:
                 on_start(url)
 
-        Server(app, grace_s=grace_s, log_level=log_level, on_start=report).run(sockets=[listening])
+        settings = {**tls, "log_level": log_level, "log_config": uvicorn_config(log_format)}
+        Server(app, grace_s=grace_s, on_start=report, **settings).run(sockets=[listening])
         failure = engine_failure(app)
         if failure is not None:
             raise TransportError(f"the server has ended with its pipeline: {failure}", kind="unusable")
@@ -76,13 +90,16 @@ def serve_model(
     *,
     options: ServerOptions | None = None,
     log_level: str = "info",
+    log_format: str = "text",
+    ssl_certfile: str | Path | None = None,
+    ssl_keyfile: str | Path | None = None,
     on_start: Callable[[str], None] | None = None,
     **keywords: Any,
 ) -> None:
     """Serve a model that `engine` runs, until SIGINT or SIGTERM.
 
     `model` is a directory or a hub id, from which the tokenizer, the end tokens and the context are read. `keywords`
-    are fields of `ServerOptions`.
+    are fields of `ServerOptions`, the other arguments those of `run`.
 
     A request that exceeds `context_tokens` is refused. By default that is what the plan of the engine reserves memory
     for, its prompt and new tokens together, or the model's context where the plan has no memory limits.
@@ -91,18 +108,32 @@ def serve_model(
         TypeError: An option is unknown or of a wrong type.
         ValueError: An option is out of range, `context_tokens` exceeds the model's context, or is not given and
             neither the plan nor the model limits the context.
-        OSError, TransportError: As `run`.
+        ValueError, OSError, TransportError: As `run`.
     """
     options = merged(options, keywords)
+    _tls_files(ssl_certfile, ssl_keyfile)
     tokenizer = load_tokenizer(model)
+    tokenizer.name_or_path = str(model)
+    pooling, normalizes = embedding_settings(model)
     with warnings_on_stderr():
         options = replace(
             options,
             model_name=options.model_name or Path(model).name,
             context_tokens=_context_tokens(engine, model, options.context_tokens),
             eos_token_id=_end_tokens(model) if options.eos_token_id is None else options.eos_token_id,
+            pooling=options.pooling or pooling,
+            normalizes=normalizes if options.normalizes is None else options.normalizes,
         )
-    run(create_app(engine, tokenizer, options), host, port, log_level=log_level, on_start=on_start)
+    run(
+        create_app(engine, tokenizer, options),
+        host,
+        port,
+        log_level=log_level,
+        log_format=log_format,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        on_start=on_start,
+    )
 
 
 def reserved_tokens(plan: Plan) -> int | None:
@@ -150,12 +181,13 @@ class Server(uvicorn.Server):
     """uvicorn's server, which ends the generations before their connections and does not raise signals again."""
 
     def __init__(
-        self, app: Starlette, *, grace_s: float, log_level: str, on_start: Callable[[], None] = lambda: None
+        self, app: Starlette, *, grace_s: float, on_start: Callable[[], None] = lambda: None, **settings: Any
     ) -> None:
+        """Serve `app`; `settings` are further ones of uvicorn's."""
         super().__init__(
             uvicorn.Config(
                 app,
-                log_level=log_level,
+                **settings,
                 ws="none",
                 lifespan="on",
                 server_header=False,
@@ -192,3 +224,21 @@ class Server(uvicorn.Server):
 
 def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+
+
+def _tls_files(certificate: str | Path | None, key: str | Path | None) -> dict[str, Any]:
+    """Return uvicorn's settings for a certificate, none without one. Raises ValueError or OSError for bad files."""
+    if certificate is None:
+        if key is not None:
+            raise ValueError("ssl_keyfile is given without ssl_certfile")
+        return {}
+    for file in (certificate, key):
+        if file is not None:
+            Path(file).read_bytes()  # an error that names the file, which ssl's do not
+    try:
+        # A key with a passphrase would be asked for on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        of = "" if key is None else f" with the key {key}"
+        raise ValueError(f"the certificate {certificate}{of} cannot be used: {error}") from error
+    return {"ssl_certfile": str(certificate), "ssl_keyfile": None if key is None else str(key)}

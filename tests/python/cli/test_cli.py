@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -22,6 +24,7 @@ import orbitsplit as osp
 from orbitsplit.__main__ import main
 from orbitsplit._cli import running, views
 from tests.support.fake_engine import byte_tokenizer
+from tests.support.paths import DATA
 from tests.support.small_inputs import LINKS, PROBLEM
 from tests.support.tiny_models import (
     LAYERS,
@@ -594,3 +597,44 @@ def test_serve_answers_openai_clients_logs_and_ends_in_order(number: signal.Sign
         "INFO orbitsplit.serve: stopped",
     )
     assert [line in log for line in logged] == [option == "-v"] * 3
+
+
+@pytest.mark.timeout(300)
+def test_serve_with_a_key_file_a_certificate_and_its_log_as_json(chain: Chain, tmp_path: Path) -> None:
+    certificate, key, key_file = DATA / "tls/certificate.pem", DATA / "tls/key.pem", tmp_path / "key"
+    key_file.write_text("open sesame\n")
+    given = ["--port", "0", "--api-key-file", str(key_file), "--log-format", "json"]
+    given += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    command = [sys.executable, "-m", "orbitsplit", "serve", "plan.json", *given]
+    with subprocess.Popen(command, cwd=chain.folder, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            lines = iter(server.stderr.readline, "")
+            message = next(line for line in lines if "listening at" in line)
+            url = json.loads(message)["message"].split()[-1]
+            assert url.startswith("https://127.0.0.1:")
+            context = ssl.create_default_context(cafile=str(certificate))
+            with httpx.Client(base_url=url, verify=context, timeout=30) as client:
+                assert client.get("/ready").status_code == 200
+                assert client.get("/metrics").status_code == 401
+                metrics = client.get("/metrics", headers={"authorization": "Bearer open sesame"}).text
+            assert 'orbitsplit_node_memory_bytes{node="' in metrics
+            server.send_signal(signal.SIGTERM)
+            rest = server.communicate(timeout=30)[1]
+        finally:
+            server.kill()
+    assert server.returncode == 0
+    assert json.loads(rest.splitlines()[-1]).keys() >= {"time", "level", "logger", "message"}
+    assert "sesame" not in rest
+
+
+def test_a_key_is_given_once_and_is_not_empty(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(chain.folder)
+    file = tmp_path / "key"
+    file.write_text(" \n")
+    assert orbitsplit(monkeypatch, "serve", "plan.json", "--api-key-file", str(file)) == 2
+    assert "is empty, expected the key" in capsys.readouterr().err.replace("\n", " ")
+    assert orbitsplit(monkeypatch, "serve", "plan.json", "--api-key-file", str(file), "--api-key", "x") == 2
+    assert "one of them" in capsys.readouterr().err.replace("\n", " ")

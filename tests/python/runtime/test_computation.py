@@ -20,9 +20,11 @@ from orbitsplit.runtime._messages.packs import Part
 from orbitsplit.runtime._worker.computation import Computation
 from tests.support.stage_chain import Chain
 from tests.support.tiny_models import LAYERS, save_tiny_model, tiny_prompts
+from tests.support.warpers import warpers
 
 TOP = LAYERS + 2
-SAMPLED = Sampling(seed=5, temperature=1.3, top_k=20, rows=5, first_row=1)
+SAMPLED = Sampling(seed=5, rows=5, first_row=1)
+WARPERS = warpers(temperature=1.3, top_k=20)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +55,8 @@ def test_a_restarted_group_has_the_caches_and_tokens_of_one_that_never_stopped(
     # All tokens went through in one forward: other kernels, whose keys and logits differed in their last bits, so that
     # of two tokens that were nearly level another one won.
     prompts, mask = tiny_prompts((5, 9, 2))
-    group = Group(1, 3, 9, packed_mask(mask), 30, sampling=sampling, chunk_tokens=chunk_tokens)
+    processors = WARPERS if sampling else ()
+    group = Group(1, 3, 9, packed_mask(mask), 30, sampling=sampling, processors=processors, chunk_tokens=chunk_tokens)
     undisturbed = Chain(parts[3])
     tokens = undisturbed.run(group, prompts, 20)
 
@@ -110,7 +113,15 @@ def packed_steps(stages: list[StageModel], groups: list[Group], prompts: list[Te
 def single_groups() -> tuple[list[Group], list[Tensor]]:
     prompts = [tiny_prompts((length,), seed=length)[0] for length in (5, 9, 2)]
     groups = [
-        Group(k, 1, prompt.shape[1], None, 30, sampling=replace(SAMPLED, rows=1, first_row=0) if k == 1 else None)
+        Group(
+            k,
+            1,
+            prompt.shape[1],
+            None,
+            30,
+            sampling=replace(SAMPLED, rows=1, first_row=0) if k == 1 else None,
+            processors=WARPERS if k == 1 else (),
+        )
         for k, prompt in enumerate(prompts)
     ]
     return groups, prompts

@@ -18,9 +18,10 @@ from orbitsplit.runtime._messages.control import (
     pack_cancel,
     unpack_request,
 )
-from orbitsplit.runtime._messages.groups import Group, Sampling, described_inputs
+from orbitsplit.runtime._messages.groups import Details, Group, Sampling, described_inputs
 from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.record import Record, Traffic
+from tests.support.warpers import warpers
 
 GROUP = Group(
     id=2**40,
@@ -30,7 +31,11 @@ GROUP = Group(
     max_new_tokens=8,
     eos_token_ids=(1, 2),
     pad_token_id=7,
-    sampling=Sampling(seed=2**62, temperature=0.5, top_k=4, top_p=0.9, rows=4, first_row=2, drawn=3),
+    sampling=Sampling(seed=2**62, rows=4, first_row=2, drawn=3),
+    processors=warpers(temperature=0.5, top_p=0.9),
+    needs_ids=True,
+    ids="AQAAAA==",
+    details=Details(logprobs=3, has_scores=True),
     ended_rows=(1,),
     is_recorded=True,
 )
@@ -38,7 +43,7 @@ RECORDS: list[Record] = [
     GROUP,
     Group(id=0, rows=1, tokens=1, mask=None, max_new_tokens=0, inputs=(("pixel_values", (1, 3, 8, 8), "float32"),)),
     Setup({"a": [1, 2]}, (0, 4), "model", None, {"seed": 1}, True, 12.5, Limits(4, 64, 2, 32), 600.0, "nonce"),
-    Ready(7, 8, 0.5, True, (1, 2), None, 97, 1.25, (0.5, None, 1.0)),
+    Ready(7, 8, 0.5, True, 97, 1.25, {"eos_token_id": [1, 2], "temperature": 0.5}, 512, takes_token_types=True),
     Heartbeat(3, "waiting", 1, received=4, waiting_s=0.5, sent=5, arrivals_in_s=(-1.0, 2.0)),
     Failure("memory", "summary", 'a "quoted"\ntraceback', is_consequence=True),
     StageRecord(events=(("compute", 1, 0, 0.5, 1.5),), cpu_s=0.25, traffic=Traffic(2, 30, 4, 500), peak_bytes=7),

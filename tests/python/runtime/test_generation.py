@@ -12,6 +12,7 @@ from torch import Tensor
 from orbitsplit import TransportError
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._parent.generation import Generation, GroupState
+from orbitsplit.runtime._parent.stopping import Stopping
 
 PAD = 9
 
@@ -168,3 +169,47 @@ def test_two_threads_that_end_a_batch_at_once_end_it_once() -> None:
     second.join(10)
     assert len(ends) == 1
     assert generation._error is ends[0]
+
+
+def test_nothing_is_returned_that_was_not_asked_for() -> None:
+    generation, _ = make_generation()
+    generation.take(4, [10, 11])
+    generation.take(5, [14])
+    assert generation.scores() == generation.logits() == ()
+    assert generation.logprobs() == [[], [], []]
+    assert generation.prompt_logprobs() == []
+
+
+def test_a_criterion_ends_its_row_and_with_the_last_row_the_batch() -> None:
+    """Tokens that come after the end, from stages that do not know of it yet, are dropped."""
+    steps: list[list[int]] = []
+    cancelled: list[int] = []
+    states = [
+        GroupState(Group(4, 2, 2, None, 6, (7,), PAD), torch.tensor([[1, 2], [3, 4]])),
+        GroupState(Group(5, 1, 2, None, 6, (7,), PAD), torch.tensor([[5, 6]])),
+    ]
+    stopping = Stopping(
+        lambda ids, _scores: ids[:, -1] >= 20,
+        torch.cat([state.x for state in states]),
+        eos_token_ids=(7,),
+        pad_token_id=PAD,
+    )
+    generation = Generation(
+        states,
+        pad_token_id=PAD,
+        on_tokens=lambda tokens: steps.append(tokens.tolist()),
+        send_cancel=cancelled.append,
+        stopping=stopping,
+    )
+    generation.take(4, [10, 20])
+    generation.take(5, [7])
+    assert (steps, cancelled) == ([[10, 20, 7]], [])
+    generation.take(4, [21, 11])
+    assert cancelled == []  # the other group has not made this step
+    generation.end(5, 0)
+    assert (steps, cancelled) == ([[10, 20, 7], [21, PAD, PAD]], [4])
+    generation.take(4, [12, 13])
+    generation.end(4, 0)
+    assert generation.result(1.0).tolist() == [[1, 2, 10, 21], [3, 4, 20, PAD], [5, 6, 7, PAD]]
+    assert generation.new_tokens == 2
+    assert len(steps) == 2

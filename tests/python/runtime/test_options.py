@@ -14,7 +14,8 @@ import torch
 import orbitsplit as osp
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.transport import ControlStore
-from orbitsplit.runtime._parent.options import TIMEOUT_KEYWORDS, GenerationKeywords
+from orbitsplit.runtime._parent.generation_options import GenerationKeywords
+from orbitsplit.runtime._parent.options import TIMEOUT_KEYWORDS
 from tests.support.fake_workers import WAIT_S, FakeStages, fake_pipeline, open_fake_pipeline, ready
 
 pytestmark = pytest.mark.timeout(60)
@@ -29,7 +30,6 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("max_new_tokens", torch.tensor(True), TypeError, "must be an integer"),
     ("max_new_tokens", torch.tensor([3]), TypeError, "max_new_tokens is tensor"),
     ("max_new_tokens", "3", TypeError, "max_new_tokens is '3', must be an integer"),
-    ("max_new_tokens", None, TypeError, "max_new_tokens is None, must be an integer"),
     ("max_new_tokens", -1, ValueError, "max_new_tokens is -1, must be at least 1"),
     ("max_new_tokens", 10**12, ValueError, "max_new_tokens is 1000000000000, must be at most 2147483647"),
     ("seed", 1.5, TypeError, "seed is 1.5, must be an integer"),
@@ -59,9 +59,31 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("eos_token_id", 2**70, ValueError, "eos_token_id is 1180591620717411303424, must be at most"),
     ("pad_token_id", True, TypeError, "pad_token_id is True, must be an integer"),
     ("pad_token_id", 97, ValueError, "pad_token_id is 97, the model's tokens are 0 to 96"),
-    ("attention_mask", [[1, 1, 1]], TypeError, "attention_mask is a list, must be a tensor"),
-    ("input_ids", [[5, 5, 5]], TypeError, "input_ids is a list, must be a tensor"),
-    ("input_ids", np.full((1, 3), 5), TypeError, "input_ids is a ndarray, must be a tensor"),
+    ("attention_mask", "111", TypeError, "attention_mask is a str, must be a tensor, an array of integers or lists"),
+    ("attention_mask", [[1, 1, 1], [1]], ValueError, "attention_mask has rows of 1 and 3 tokens: pad them on the left"),
+    ("input_ids", [[5, 5, 5.5]], TypeError, "a number in input_ids is 5.5, must be an integer"),
+    ("input_ids", [5, True], TypeError, "a number in input_ids is True, must be an integer"),
+    ("input_ids", [], ValueError, "input_ids are torch.int64 [1, 0], expected non-empty"),
+    ("input_ids", np.full((1, 3), 5.0), TypeError, "input_ids is a ndarray, must be a tensor, an array of integers"),
+    ("input_ids", None, TypeError, "needs input_ids, or inputs"),
+    ("inputs", PROMPT, TypeError, "needs input_ids, or inputs as transformers names them: one of the two"),
+    ("min_p", 1.5, ValueError, "min_p is 1.5, must be at most 1"),
+    ("repetition_penalty", 0, ValueError, "repetition_penalty is 0, must be above 0"),
+    ("logprobs", 129, ValueError, "logprobs is 129, must be at most 128"),
+    ("generation_config", {"top_k": 3}, TypeError, "must be a GenerationConfig"),
+    # What transformers itself says.
+    ("bad_words_ids", [[-1]], ValueError, "`bad_words_ids` has to be a list of positive integers"),
+    ("suppress_tokens", "x", ValueError, "too many dimensions"),
+    ("stop_strings", ["."], ValueError, "you must pass the model's tokenizer"),
+    ("sequence_bias", [[[5, 97], 1.0]], ValueError, "a biased or forbidden sequence has 97, the model's tokens are 0"),
+    # What it has and a pipeline does not.
+    ("num_beams", 4, ValueError, "num_beams=4, which a pipeline does not do: beams would reorder the caches"),
+    ("force_words_ids", [[5]], ValueError, "force_words_ids=[[5]], which a pipeline does not do: forced words need"),
+    ("guidance_scale", 1.5, ValueError, "guidance_scale=1.5, which a pipeline does not do"),
+    ("output_hidden_states", True, ValueError, "stages send on hidden states"),
+    ("inputs_embeds", PROMPT, ValueError, "input_ids and attention_mask alone"),
+    ("do_samples", True, TypeError, "got an unexpected keyword argument 'do_samples'; did you mean do_sample?"),
+    ("logits_processor", [abs], TypeError, "code does not travel to the stage that has the logits. Give instances of"),
 ]
 
 
@@ -174,8 +196,6 @@ def test_options_and_keywords_together_are_refused(tmp_path: Path) -> None:
 
             with pytest.raises(TypeError, match=rf"{name}\(\) got options= and top_k=, which is a field"):
                 made(PROMPT, options=options, seed=1, top_k=3)
-            with pytest.raises(TypeError, match=rf"{name}\(\) needs max_new_tokens, or options"):
-                made(PROMPT)
             with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'max_tokens'"):
                 made(PROMPT, max_new_tokens=1, max_tokens=3)
             with pytest.raises(TypeError, match=r"options is \{'seed': 1\}, must be a GenerationOptions"):

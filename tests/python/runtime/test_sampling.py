@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from orbitsplit.runtime._messages.groups import Sampling
-from orbitsplit.runtime._worker.sampling import Sampler, greedy
+from orbitsplit.runtime._messages.groups import Group, Sampling
+from orbitsplit.runtime._worker.sampling import greedy, picker_of
 from tests.support.tiny_models import save_tiny_model, tiny_prompts
+from tests.support.warpers import warpers
 
 SETTINGS = [
     {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
@@ -17,6 +20,12 @@ SETTINGS = [
     {"temperature": 1.3, "top_k": 40, "top_p": 0.8},
 ]
 NEW_TOKENS, SEED = 6, 11
+
+
+def group_of(index: int, sampling: Sampling, rows: int) -> Group:
+    """Rows that are sampled with one of the settings."""
+    settings: dict[str, Any] = SETTINGS[index]
+    return Group(0, rows, 7, None, NEW_TOKENS, sampling=sampling, processors=warpers(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +58,8 @@ def test_each_part_of_a_batch_gets_the_tokens_of_the_whole(
 ) -> None:
     tokens, logits = drawn[index]
     part = slice(first_row, first_row + rows)
-    sampler = Sampler(Sampling(SEED, **SETTINGS[index], rows=4, first_row=first_row), rows)  # type: ignore[arg-type]
-    picked = torch.stack([sampler.pick(step[part]) for step in logits], dim=1)
+    picker = picker_of(group_of(index, Sampling(SEED, rows=4, first_row=first_row), rows))
+    picked = torch.stack([picker.pick(of_step[part], step) for step, of_step in enumerate(logits)], dim=1)
     assert torch.equal(picked, tokens[part])
 
 
@@ -59,15 +68,15 @@ def test_sampling_resumes_after_an_interruption_as_if_there_had_been_none(
     drawn: list[tuple[Tensor, list[Tensor]]], done: int
 ) -> None:
     tokens, logits = drawn[3]
-    sampler = Sampler(Sampling(SEED, **SETTINGS[3], rows=4, drawn=done), 4)  # type: ignore[arg-type]
-    picked = torch.stack([sampler.pick(step) for step in logits[done:]], dim=1)
+    picker = picker_of(group_of(3, Sampling(SEED, rows=4, drawn=done), 4))
+    picked = torch.stack([picker.pick(of_step, step) for step, of_step in enumerate(logits[done:])], dim=1)
     assert torch.equal(picked, tokens[:, done:])
 
 
 def test_logits_are_left_as_they_are() -> None:
     logits = torch.randn(2, 30)
     before = logits.clone()
-    Sampler(Sampling(0, temperature=0.5, top_k=3, rows=2), 2).pick(logits)
+    picker_of(group_of(3, Sampling(0, rows=2), 2)).pick(logits, 0)
     assert torch.equal(logits, before)
 
 

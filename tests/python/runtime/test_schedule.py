@@ -193,7 +193,7 @@ class Reported:
     failed: dict[int, tuple[str, str]] = field(default_factory=dict)
     retried: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def tokens(self, group: int, tokens: Tensor) -> None:
+    def tokens(self, group: int, tokens: Tensor, details: Tensor | None = None) -> None:
         self.got.setdefault(group, []).append(tokens)
 
     def end(self, group: int) -> None:

@@ -1,7 +1,8 @@
-"""What transformers' generate does and a pipeline does not: refused, or named in a warning, and right otherwise."""
+"""Where tokens would differ from those of transformers' generate: refused, or named in a warning."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 import orbitsplit as osp
-from orbitsplit._models.generation_rules import rope_change, unapplied_settings
+from orbitsplit._models.generation_rules import rope_change
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._parent.unapplied import check_generation
-from tests.support.fake_workers import ready
+from tests.support.fake_workers import fake_pipeline, ready
 from tests.support.tiny_models import LAYERS, PAD, load_unsplit, save_tiny_model, tiny_config
 
 pytestmark = pytest.mark.timeout(120)
@@ -41,56 +42,37 @@ def ones(*lengths: int) -> torch.Tensor:
     return torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
 
 
-def check(model: Any, mask: torch.Tensor, new: int, *, groups: int = 1, is_sampled: bool = False) -> list[str]:
+def check(model: Any, mask: torch.Tensor, new: int, *, groups: int = 1) -> list[str]:
     """Return the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_generation(model, mask, max_new_tokens=new, micro_batches=groups, is_sampled=is_sampled)
+        check_generation(model, mask, max_new_tokens=new, micro_batches=groups)
     return [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("settings", "message"),
     [
-        ("repetition_penalty", 1.05),
-        ("no_repeat_ngram_size", 3),
-        ("min_length", 9),
-        ("min_new_tokens", 2),
-        ("bad_words_ids", [[5]]),
-        ("suppress_tokens", [4]),
-        ("begin_suppress_tokens", [4]),
-        ("forced_eos_token_id", 2),
-        ("num_beams", 4),
-        ("sequence_bias", [[[5], 2.0]]),
-        ("exponential_decay_length_penalty", (3, 1.1)),
-        ("guidance_scale", 1.5),
-        ("stop_strings", ["."]),
+        ({"num_beams": 4}, "the generation config has num_beams=4, which a pipeline does not do: beams would reorder"),
+        ({"guidance_scale": 1.5}, "the generation config has guidance_scale=1.5, which a pipeline does not do"),
+        ({"penalty_alpha": 0.6}, "the generation config has penalty_alpha=0.6, which a pipeline does not do"),
+        ({"stop_strings": ["."]}, "you must pass the model's tokenizer"),
+        ({"top_p": -0.5, "do_sample": True}, "`top_p` has to be a float > 0 and < 1, but is -0.5"),
     ],
 )
-def test_a_setting_that_changes_tokens_is_named(name: str, value: Any) -> None:
-    found = unapplied_settings(GenerationConfig(**{name: value}), of_sampling=False)
-    assert found == (f"{name}={value!r}",)
-    (message,) = check(ready(unapplied=found), ones(3), 5)
-    assert message == f"the model's generation config sets {name}={value!r}, which a pipeline does not apply"
+def test_what_a_generation_config_asks_for_in_vain_is_refused(
+    settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: all but sampling was ignored in silence, then with a warning."""
+    monkeypatch.setattr("tests.support.fake_workers.ready", lambda: ready(generation_config=settings))
+    with fake_pipeline(tmp_path) as (pipe, _), pytest.raises(ValueError, match=re.escape(message)):
+        pipe.submit(torch.full((1, 3), 5), max_new_tokens=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("min_p", 0.1), ("typical_p", 0.9), ("epsilon_cutoff", 3e-4), ("eta_cutoff", 3e-4), ("top_h", 0.4)],
-)
-def test_a_setting_of_sampling_is_named_where_tokens_are_sampled(name: str, value: float) -> None:
-    config = GenerationConfig(do_sample=True, **{name: value})
-    found = unapplied_settings(config, of_sampling=True)
-    assert found == (f"{name}={value!r}",)
-    assert unapplied_settings(config, of_sampling=False) == ()
-    assert check(ready(unapplied_sampling=found), ones(3), 5) == []
-    assert len(check(ready(unapplied_sampling=found), ones(3), 5, is_sampled=True)) == 1
-
-
-def test_settings_that_change_nothing_are_not_named() -> None:
-    neutral = {"repetition_penalty": 1.0, "num_beams": 1, "min_length": 0, "no_repeat_ngram_size": 0, "typical_p": 1.0}
-    for config in (None, GenerationConfig(), GenerationConfig(temperature=0.5, top_k=7, top_p=0.3, **neutral)):
-        assert unapplied_settings(config, of_sampling=False) == unapplied_settings(config, of_sampling=True) == ()
+def test_beams_of_a_config_may_be_overruled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.fake_workers.ready", lambda: ready(generation_config={"num_beams": 4}))
+    with fake_pipeline(tmp_path) as (pipe, _):
+        pipe.submit(torch.full((1, 3), 5), max_new_tokens=2, num_beams=1)
 
 
 def test_where_the_rotary_embedding_changes() -> None:
@@ -149,9 +131,6 @@ def test_an_embedding_that_depends_on_earlier_texts_is_named() -> None:
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("longrope")
     save_tiny_model(path, "phi3", **LONGROPE)
-    config = GenerationConfig.from_pretrained(path)
-    config.repetition_penalty = 1.5
-    config.save_pretrained(path)
     return path
 
 
@@ -173,15 +152,10 @@ def test_texts_on_one_side_of_the_change_are_those_of_generate(
 ) -> None:
     ids = torch.randint(3, 90, (2, width), generator=torch.Generator().manual_seed(width))
     mask = torch.ones_like(ids)
-    expected = unsplit.generate(
-        ids, attention_mask=mask, max_new_tokens=new, do_sample=False, repetition_penalty=1.0, pad_token_id=PAD
-    )
-    with pytest.warns(UserWarning, match=r"generation config sets repetition_penalty=1.5, which a pipeline does not"):
-        found = pipe.generate(ids, mask, max_new_tokens=new)
-    assert torch.equal(found, expected)
+    expected = unsplit.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=PAD)
+    assert torch.equal(pipe.generate(ids, mask, max_new_tokens=new), expected)
 
 
-@pytest.mark.filterwarnings("ignore:the model's generation config sets repetition_penalty")
 def test_a_text_that_crosses_the_change_leaves_the_pipeline_usable(pipe: Pipeline) -> None:
     """Regression: other tokens than those of generate, in silence."""
     ids = torch.full((1, 9), 7)

@@ -7,11 +7,13 @@ import gc
 import json
 import socket
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import torch
@@ -19,10 +21,10 @@ from openai import AsyncOpenAI
 from torch import Tensor
 
 import orbitsplit as osp
-from orbitsplit.runtime import Generation
+from orbitsplit.runtime import Generation, PipelineStatus
 from orbitsplit.serve._response import Response
 from tests.support.fake_engine import MODEL, Served, byte_tokenizer, serving
-from tests.support.tiny_models import LAYERS, computing_in_groups, load_unsplit, tiny_model
+from tests.support.tiny_models import HIDDEN, LAYERS, computing_in_groups, load_unsplit, tiny_model
 
 CONTEXT = 2048
 # More than anything here takes; a client that left is cancelled long before it has these tokens.
@@ -41,6 +43,9 @@ class Watched:
     def submit(self, input_ids: Tensor, **arguments: Any) -> Generation:
         self.seen.append(self.pipe.submit(input_ids, **arguments))
         return self.seen[-1]
+
+    def status(self) -> PipelineStatus:
+        return self.pipe.status()
 
     def close(self) -> None:
         """Leave the pipeline to the next test."""
@@ -65,6 +70,8 @@ class Chain:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(folder)
+    tokenizer.name_or_path = str(folder)
     end = tokenizer.eos_token_id
     whole = tiny_model(vocab_size=end + 1, pad_token_id=end, eos_token_id=end, max_position_embeddings=CONTEXT)
     whole.generation_config.update(pad_token_id=end, eos_token_id=end, bos_token_id=None)
@@ -246,3 +253,61 @@ def test_requests_are_forgotten_without_the_garbage_collector(served: Served, qu
         served.server.wait_until(lambda: not any(one() for one in left))
     finally:
         gc.enable()
+
+
+def test_log_probabilities_are_those_of_the_whole_model(served: Served, chain: Chain) -> None:
+    with served.client() as client:
+        answer = client.completions.create(
+            model=MODEL, prompt="satellite", max_tokens=3, temperature=0, echo=True, logprobs=2
+        )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    engine: Any = served.engine
+    tokens = engine.seen[-1].tokens()
+    with torch.inference_mode():
+        expected = chain.whole(tokens).logits[0].float().log_softmax(dim=-1)
+    first, *found = logprobs.token_logprobs or ()
+    assert first is None
+    of_tokens = [float(row[token]) for row, token in zip(expected, tokens[0, 1:], strict=False)]
+    assert found == pytest.approx(of_tokens, abs=1e-4)
+    best = [max(top.values()) for top in (logprobs.top_logprobs or ())[1:] if top]
+    assert best == pytest.approx(expected.max(dim=-1).values[:-1].tolist(), abs=1e-4)
+
+
+def test_an_answer_follows_a_json_schema(served: Served) -> None:
+    cities = {"type": "object", "properties": {"city": {"enum": ["Rome", "Paris"]}}, "required": ["city"]}
+    schema = {**cities, "additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
+    messages: Any = [{"role": "user", "content": "Where?"}]
+    with served.client() as client:
+        for seed in range(3):
+            answer = client.chat.completions.create(
+                model=MODEL, messages=messages, response_format=form, seed=seed, max_tokens=400
+            )
+            assert json.loads(answer.choices[0].message.content or "")["city"] in ("Rome", "Paris")
+
+
+def test_metrics_show_nodes_and_links(served: Served, chain: Chain) -> None:
+    def found() -> dict[str, float]:
+        lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+    nodes = [stage.node for stage in chain.pipe.plan.stages]
+    link = f'orbitsplit_link_bytes_total{{destination="{nodes[1]}",source="{nodes[0]}"}}'
+    before = found()
+    with served.client() as client:
+        client.completions.create(model=MODEL, prompt="a" * 500, max_tokens=2, temperature=0)
+    # At least the hidden states of the prompt, in float32, as soon as a heartbeat brings it.
+    wait_until(lambda: found()[link] - before[link] >= 500 * HIDDEN * 4)
+    after = found()
+    for node in nodes:
+        assert after[f'orbitsplit_node_memory_bytes{{node="{node}"}}'] > 10 << 20
+    assert chain.pipe.is_ready
+
+
+def wait_until(claim: Callable[[], bool]) -> None:
+    """Wait until a claim holds."""
+    end_s = time.monotonic() + WAIT_S
+    while not claim():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)

@@ -20,6 +20,9 @@ from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_t
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "a"}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+WRONG_CALL = {**CALL, "function": {"name": "f", "arguments": "{"}}
+LIST_CALL = {**CALL, "function": {"name": "f", "arguments": "[1]"}}
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +54,33 @@ def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "key", "value"),
     [
-        (COMPLETIONS, "logprobs", 0),
-        (COMPLETIONS, "logprobs", 5),
-        (CHAT, "logprobs", True),
+        (COMPLETIONS, "logprobs", 21),
+        (COMPLETIONS, "logprobs", True),
+        (COMPLETIONS, "tools", [{"type": "function", "function": {"name": "f"}}]),
+        (COMPLETIONS, "response_format", {"type": "json_object"}),
+        (CHAT, "logprobs", 1),
         (CHAT, "top_logprobs", 2),
-        (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
+        (CHAT, "top_logprobs", 21),
         (CHAT, "tool_choice", "required"),
-        (CHAT, "response_format", {"type": "json_object"}),
-        (CHAT, "presence_penalty", 0.5),
-        (COMPLETIONS, "frequency_penalty", -1),
-        (COMPLETIONS, "logit_bias", {"5": 1}),
+        (CHAT, "tool_choice", "sometimes"),
+        (CHAT, "presence_penalty", 2.5),
+        (COMPLETIONS, "frequency_penalty", -3),
+        (COMPLETIONS, "repetition_penalty", 0),
+        (COMPLETIONS, "top_k", -2),
+        (COMPLETIONS, "min_p", 1.5),
+        (COMPLETIONS, "min_tokens", -1),
+        (COMPLETIONS, "logit_bias", {"a": 1}),
+        (COMPLETIONS, "logit_bias", {"5": 101}),
+        (COMPLETIONS, "logit_bias", {"5": "high"}),
         (COMPLETIONS, "best_of", 2),
         (COMPLETIONS, "suffix", "b"),
         (COMPLETIONS, "warp", 9),
+        (COMPLETIONS, "chat_template_kwargs", {}),
+        (CHAT, "chat_template_kwargs", {"chat_template": "{{ 1 }}"}),
+        (CHAT, "chat_template_kwargs", {"truncation": True}),
+        (CHAT, "chat_template_kwargs", "thinking"),
+        (CHAT, "audio", {"voice": "ash"}),
+        (CHAT, "web_search_options", {}),
         (COMPLETIONS, "max_completion_tokens", 9),
         (CHAT, "echo", True),
         (COMPLETIONS, "temperature", -0.1),
@@ -97,18 +114,23 @@ def refusal(response: httpx.Response, status: int) -> dict[str, Any]:
 def test_a_parameter_at_fault_is_named(client: httpx.Client, path: str, key: str, value: Any) -> None:
     body = {"model": MODEL, **({"messages": MESSAGES} if path == CHAT else {"prompt": "a"}), key: value}
     error = refusal(client.post(path, json=body), 400)
-    assert error["param"] == key
+    assert str(error["param"]).partition(".")[0] == key
     assert key in error["message"]
 
 
 @pytest.mark.parametrize(
     ("messages", "param"),
     [
-        ([{"role": "user"}], "messages.0.content"),
-        ([{"role": "user", "content": None}], "messages.0.content"),
-        ([{"role": "tool", "content": "a"}], "messages.0.role"),
+        ([{"role": "user"}], "messages.0"),
+        ([{"role": "user", "content": None}], "messages.0"),
+        ([{"role": "assistant", "content": None}], "messages.0"),
+        ([{"role": "function", "content": "a"}], "messages.0.role"),
+        ([{"role": "tool", "content": "a"}], "messages.0"),
+        ([{"role": "user", "content": "a", "tool_calls": [CALL]}], "messages.0"),
         ([*MESSAGES, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages.1.content"),
-        ([{"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls"),
+        ([{"role": "assistant", "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls.0.function"),
+        ([{"role": "assistant", "tool_calls": [WRONG_CALL]}], "messages.0.tool_calls.0.function.arguments"),
+        ([{"role": "assistant", "tool_calls": [LIST_CALL]}], "messages.0.tool_calls.0.function.arguments"),
         (["a"], "messages.0"),
         ([*MESSAGES, {"role": "system", "content": "late"}], "messages"),
     ],
@@ -129,6 +151,26 @@ def test_parameters_that_ask_for_nothing_are_accepted(client: httpx.Client, path
     what = {"messages": MESSAGES} if path == CHAT else {"prompt": "a"}
     response = client.post(path, json={"model": MODEL, **what, "max_tokens": 2, **nothing, **mine})
     assert response.status_code == 200, response.text
+
+
+def test_parameters_that_cannot_change_the_answer_are_accepted(client: httpx.Client) -> None:
+    hints = {
+        "metadata": {"run": "7"},
+        "prediction": {"type": "content", "content": "a"},
+        "prompt_cache_key": "key",
+        "prompt_cache_retention": "24h",
+        "reasoning_effort": "low",
+        "safety_identifier": "someone",
+        "service_tier": "flex",
+        "store": True,
+        "user": "me",
+        "verbosity": "low",
+    }
+    for path, what in ((CHAT, {"messages": MESSAGES}), (COMPLETIONS, {"prompt": "a"})):
+        plain = {"model": MODEL, **what, "max_tokens": 20}
+        response = client.post(path, json={**plain, **hints})
+        assert response.status_code == 200, response.text
+        assert response.json()["choices"] == client.post(path, json=plain).json()["choices"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +235,7 @@ def test_a_body_that_does_not_arrive_is_408(client: httpx.Client, served: Served
 def test_other_content_types_paths_and_methods(client: httpx.Client) -> None:
     text = {"content-type": "text/plain"}
     assert "text/plain" in refusal(client.post(COMPLETIONS, content=b"{}", headers=text), 415)["message"]
-    refusal(client.get("/v1/embeddings"), 404)
+    refusal(client.get("/v1/images"), 404)
     assert client.get(COMPLETIONS).headers["allow"] == "POST"
     refusal(client.get(COMPLETIONS), 405)
 
@@ -260,11 +302,13 @@ def test_a_key_is_wanted_everywhere_but_for_health(key: str) -> None:
     with serving(api_key=key) as served:
         with httpx.Client(base_url=served.url) as client:
             assert client.get("/health").status_code == 200
+            assert client.get("/ready").json() == {"status": "ready"}
             for wrong in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer"}, {"authorization": key}):
                 sent = {name: value.encode() for name, value in wrong.items()}
                 for path in ("/v1/models", f"/v1/models/{MODEL}"):
                     assert refusal(client.get(path, headers=sent), 401)["code"] == "invalid_api_key"
-                for path in (COMPLETIONS, CHAT):
+                refusal(client.get("/metrics", headers=sent), 401)
+                for path in (COMPLETIONS, CHAT, "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize"):
                     refusal(client.post(path, headers=sent), 401)
             right = {"authorization": f"Bearer {key}".encode()}
             assert client.get("/v1/models", headers=right).status_code == 200
@@ -284,6 +328,7 @@ def test_a_key_is_wanted_everywhere_but_for_health(key: str) -> None:
         ({"api_key": ""}, "api_key is empty"),
         ({"model_name": ""}, "model_name is empty"),
         ({"body_timeout_s": 0}, "body_timeout_s is 0"),
+        ({"pooling": "max"}, "pooling is 'max'"),
         ({"num_assistant_tokens": 0}, "num_assistant_tokens is 0"),
         ({"body_timeout_s": math.inf}, "body_timeout_s is inf"),
         ({"body_timeout_s": math.nan}, "body_timeout_s is nan"),

@@ -83,7 +83,7 @@ class Codec:
         return Codec(f"{self.name} {self.levels[level].name}", (self.levels[level],), (self.points[level],))
 
 
-# Measured: 7.5 and 10.5 GB/s on one core of a server (benches/README.md). Assumed: a satellite's cores are 4 times
+# Measured: 7.5 and 10.5 GB/s on one core of a server (docs/benchmarks.md). Assumed: a satellite's cores are 4 times
 # slower, and the paper's codec, of whose speed nothing is known, is as fast as ours.
 _ENCODE_S_PER_BYTE, _DECODE_S_PER_BYTE = 4 / 7.5e9, 4 / 10.5e9
 _RAW = Level(name="raw", ratio=1.0)
@@ -104,8 +104,8 @@ def _codec(name: str, points: Mapping[float, float]) -> Codec:
 PAPER_CUTS = 4
 PAPER_CODEC = _codec("the paper's codec", dict.fromkeys((3.96, 11.56, 25.82), 0.70 / PAPER_CUTS))
 OUR_CUTS = 3
-# Measured on a small ViT with 3 cuts (benches/README.md, "Calibration, a vision transformer"): klt loses 0.00 points up
-# to 26.4x. An image is 0.14 points, so that much is counted. That larger ViTs lose as little is assumed.
+# Measured on a small ViT with 3 cuts (docs/benchmarks.md, "Calibration, a vision transformer"): klt loses 0.00 points
+# up to 26.4x. An image is 0.14 points, so that much is counted. That larger ViTs lose as little is assumed.
 OUR_CODEC = _codec("our codec", dict.fromkeys((7.9, 11.4, 15.7, 26.4), 0.14 / OUR_CUTS))
 # The same measurements of plain top-k.
 TOP_K = _codec("top-k", {8.0: 0.71 / OUR_CUTS, 11.6: 1.43 / OUR_CUTS, 16.2: 2.71 / OUR_CUTS, 28.5: 19.29 / OUR_CUTS})

@@ -117,10 +117,10 @@ class Setup(Record):
 class Ready(Record):
     """A worker has loaded its stage in `loading_s`; `baseline_bytes` were resident before that.
 
-    `generates` tells whether the model generates tokens, out of `vocabulary`. `sampling` is temperature, top_k and
-    top_p of the model's generation config. `clock_offset_s` is the time of day at the zero of the monotonic clock.
-    `positions` is the size of the first stage's table of positions, None for a model without such a table.
-    `unapplied` and `unapplied_sampling` are other settings of that config, `rope_change` is a `RopeChange`.
+    `generates` tells whether the model generates tokens, out of `vocabulary`. `generation_config` is the model's.
+    `clock_offset_s` is the time of day at the zero of the monotonic clock. `positions` is the size of the first stage's
+    table of positions, None for a model without such a table. `takes_token_types` tells whether the model's forward
+    has token_type_ids, `rope_change` is a `RopeChange`.
     `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are,
     `runs_packs` whether steps of several sequences may share a forward. `cache_bytes_per_token` is the most that keys
     and values of a further token take. `assistant_bytes` of `weight_bytes` are of the assistant: its weights, and its
@@ -131,14 +131,11 @@ class Ready(Record):
     baseline_bytes: int
     loading_s: float
     generates: bool
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int | None
     vocabulary: int | None
     clock_offset_s: float
-    sampling: tuple[float | None, int | None, float | None]
+    generation_config: dict[str, Any]
     positions: int | None = None
-    unapplied: tuple[str, ...] = ()
-    unapplied_sampling: tuple[str, ...] = ()
+    takes_token_types: bool = False
     rope_change: tuple[str, int, bool] | None = None
     runs_chunks: bool = False
     runs_packs: bool = False
@@ -152,7 +149,8 @@ class Heartbeat(Record):
 
     `received` and `sent` count its messages of a session. `waiting_s` is how long it has waited for the next message,
     `arrivals_in_s` in how many seconds the last messages sent are expected to arrive (negative: overdue). All times are
-    differences, because the clocks of several machines differ.
+    differences, because the clocks of several machines differ. `sent_bytes` are the payloads of all messages sent,
+    `resident_bytes` the memory of the process.
     """
 
     count: int
@@ -162,6 +160,8 @@ class Heartbeat(Record):
     waiting_s: float = 0.0
     sent: int = 0
     arrivals_in_s: tuple[float, ...] = ()
+    sent_bytes: int = 0
+    resident_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

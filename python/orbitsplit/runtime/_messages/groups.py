@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +17,35 @@ from .record import Record
 
 @dataclass(frozen=True, slots=True)
 class Sampling(Record):
-    """Parameters of sampling as transformers samples for a batch of `rows` rows; `first_row` is the group's first row.
+    """The draws of transformers' sampling for a batch of `rows` rows; `first_row` is the group's first row.
 
-    `drawn` tokens of each row were sampled before: as many draws of the generator are skipped. `top_k` 0 and `top_p` 1
-    keep all tokens.
+    `drawn` tokens of each row were sampled before: as many draws of the generator are skipped.
     """
 
     seed: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
     rows: int = 1
     first_row: int = 0
     drawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Details(Record):
+    """What is returned with each new token.
+
+    `logprobs` is of how many of the likeliest tokens there are log-probabilities, beside the token's own (None: of
+    none); `prompt_logprobs` the same for tokens of the prompt, which return with the first new one. If `has_logits` all
+    logits of the vocabulary return, if `has_scores` all scores that logits processors made of them.
+    """
+
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    has_logits: bool = False
+    has_scores: bool = False
+
+    @property
+    def is_large(self) -> bool:
+        """Whether as many numbers return with a token as there are tokens."""
+        return self.has_logits or self.has_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +66,10 @@ class Group(Record):
     if it `uses_assistant`, that makes them, else they are looked up in the text.
     One that `is_packable` may share messages and forwards of steps above 0 with others: it has one row and no padding.
 
+    The last stage makes scores of logits with `processors` (as `pack_processor` makes them), and draws from these if
+    there is `sampling`, else takes the best. Where it `needs_ids`, the first message has them as `ids`: all `tokens` of
+    the rows. `details` return with each token.
+
     One that `shares_prefix` may begin with keys and values of another that has ended: those of the first `known_tokens`
     tokens of group `prefix_of`, whose caches were kept. They do not run again. Its own may be kept in the same way.
     """
@@ -61,6 +82,10 @@ class Group(Record):
     eos_token_ids: tuple[int, ...] = ()
     pad_token_id: int = 0
     sampling: Sampling | None = None
+    processors: tuple[dict[str, Any], ...] = ()
+    needs_ids: bool = False
+    ids: str | None = None
+    details: Details | None = None
     inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
     ended_rows: tuple[int, ...] = ()
     is_recorded: bool = False
@@ -109,6 +134,17 @@ class Group(Record):
         bits = np.unpackbits(packed, count=self.rows * self.tokens)
         return torch.from_numpy(bits.astype(np.int64)).reshape(shape)
 
+    def with_ids(self, input_ids: Tensor) -> Group:
+        """Return the group with the tokens [rows, tokens] of its rows, if the last stage needs them."""
+        if not self.needs_ids:
+            return self
+        return replace(self, ids=base64.b64encode(input_ids.numpy().astype("<i4").tobytes()).decode())
+
+    def input_ids(self) -> Tensor:
+        """Return the tokens [rows, tokens] of a group that has `ids`."""
+        found = np.frombuffer(base64.b64decode(self.ids or ""), "<i4").astype(np.int64)
+        return torch.from_numpy(found).reshape(self.rows, self.tokens)
+
     def placeholders(self) -> dict[str, Tensor]:
         """Return zeros in place of the inputs of a forward, for stages that need only their shapes."""
         return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, shape, dtype in self.inputs}
@@ -126,6 +162,8 @@ class Group(Record):
             replayed=self.replayed + done,
             ended_rows=tuple(sorted({*self.ended_rows, *ended.nonzero().flatten().tolist()})),
             sampling=self.sampling and replace(self.sampling, drawn=self.sampling.drawn + done),
+            # Those of the prompt have returned with the first of these tokens.
+            details=self.details and replace(self.details, prompt_logprobs=None),
         )
 
 

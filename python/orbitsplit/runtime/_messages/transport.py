@@ -146,7 +146,7 @@ class Sender:
         self._authenticator = MessageAuthenticator(link, key)
         self.shaper = shaper
         self._planned = planned
-        self.sent = 0
+        self.sent = self.sent_bytes = 0
         self.expected_arrivals_s: deque[float] = deque(maxlen=ARRIVALS_KEPT)
         # Of each group the parts of each message that may have to be sent again, by step.
         self._under_way: dict[int, dict[int, list[_Sent]]] = {}
@@ -217,6 +217,7 @@ class Sender:
             stamp[2] if self._planned is None else self._planned.stamp(payload_bytes, now_s)[2]
         )
         self.sent += 1
+        self.sent_bytes += payload_bytes
         return stamp
 
     def _keep_unanswered(self, sent: Iterable[_Sent]) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,10 @@ from torch import Tensor
 
 from orbitsplit._errors import TransportError
 from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.token_details import TokenDetails, unpack_details
+
+from .logprobs import OnLogprobs, OnPromptLogprobs, TokenLogprobs, token_logprobs
+from .stopping import Stopping
 
 OnTokens = Callable[[Tensor], None]
 OnEnd = Callable[[BaseException | None], None]
@@ -22,11 +26,15 @@ OnEnd = Callable[[BaseException | None], None]
 
 @dataclass
 class GroupState:
-    """The state of a group of a batch: its initial input, the tokens [b] since then, and the session it ended in."""
+    """The state of a group of a batch: its initial input, the tokens [b] since then, and the session it ended in.
+
+    `details` are those of each of the tokens, by row, if the group has any.
+    """
 
     group: Group
     x: Any
     got: list[Tensor] = field(default_factory=list)
+    details: list[list[TokenDetails]] = field(default_factory=list)
     outputs: dict[str, Tensor] | None = None
     ended_in: int | None = None
 
@@ -49,6 +57,8 @@ class Generation:
 
     `on_tokens(tokens)` is called for each step with the new tokens [B] of all rows (the pad token in rows that have
     ended), `on_end(error)` once after the last step; both by a thread of the pipeline, so they must return immediately.
+    So are `on_prompt_logprobs`, once before the first step, and `on_logprobs`, before `on_tokens` of each, if
+    log-probabilities were asked for.
     """
 
     def __init__(
@@ -59,13 +69,22 @@ class Generation:
         on_tokens: OnTokens | None = None,
         on_end: OnEnd | None = None,
         send_cancel: Callable[[int], None] | None = None,
+        stopping: Stopping | None = None,
+        on_logprobs: OnLogprobs | None = None,
+        on_prompt_logprobs: OnPromptLogprobs | None = None,
+        returns_dict: bool = False,
     ) -> None:
         self.states = {state.group.id: state for state in states}
         self._pad_token_id = pad_token_id
         self._on_tokens = on_tokens
         self._on_end = on_end
         self._send_cancel = send_cancel or _ignore
+        self._stopping = stopping
+        self._on_logprobs = on_logprobs
+        self._on_prompt_logprobs = on_prompt_logprobs
+        self._scores: tuple[Tensor, ...] | None = None  # of the steps that criteria have seen
         self._emitted = 0
+        self.returns_dict = returns_dict
         self._over = threading.Event()
         self._finishing = threading.Lock()
         self._error: BaseException | None = None
@@ -74,6 +93,8 @@ class Generation:
     @property
     def new_tokens(self) -> int:
         """The number of steps of the row with the most tokens."""
+        if self._stopping is not None:
+            return self._emitted
         return max(len(state.got) for state in self.states.values())
 
     @property
@@ -112,6 +133,8 @@ class Generation:
 
     def tokens(self) -> Tensor:
         """Return prompts and the new tokens so far [B, S + new], rows that have fewer filled with the pad token."""
+        if self._stopping is not None:
+            return self._stopping.input_ids
         taken = [(state, list(state.got)) for state in self.states.values()]  # more may arrive meanwhile
         most = max(len(got) for _, got in taken)
         rows = []
@@ -120,6 +143,23 @@ class Generation:
             rows.append(torch.cat([state.x, *(tokens[:, None] for tokens in got), padding], dim=1))
         return torch.cat(rows)
 
+    def logprobs(self) -> list[list[TokenLogprobs]]:
+        """Return the log-probabilities of the new tokens of each row up to its end, if they were asked for."""
+        steps = [self._step_logprobs(step) for step in range(self.new_tokens)]
+        return [[one for one in row if one is not None] for row in zip(*steps, strict=True)]
+
+    def prompt_logprobs(self) -> list[list[TokenLogprobs | None]]:
+        """Return those of the tokens of the prompts, if they were asked for; None for padding and the first token."""
+        return [row for state in self.states.values() for row in _of_prompts(state)]
+
+    def logits(self) -> tuple[Tensor, ...]:
+        """Return the model's logits [B, V] of each step, if they were asked for."""
+        return self._of_steps(lambda details: details.logits)
+
+    def scores(self) -> tuple[Tensor, ...]:
+        """Return what logits processors made of the logits [B, V] of each step, if they were asked for."""
+        return self._of_steps(lambda details: details.scores)
+
     def outputs(self) -> dict[str, Tensor]:
         """Return the model's outputs by name, [B, ...]."""
         parts = [state.outputs or {} for state in self.states.values()]
@@ -127,9 +167,14 @@ class Generation:
 
     # The methods below are for the pipeline.
 
-    def take(self, group: int, tokens: Sequence[int]) -> None:
-        """Add a token to each row of a group."""
-        self.states[group].got.append(torch.tensor(tokens, dtype=torch.int64))
+    def take(self, group: int, tokens: Sequence[int], details: bytes | None = None) -> None:
+        """Add a token to each row of a group, with the words of its details."""
+        state = self.states[group]
+        if details is not None and state.group.details is not None:
+            words = torch.frombuffer(bytearray(details), dtype=torch.int64).reshape(len(tokens), -1)
+            asked = state.group.details if not state.got else replace(state.group.details, prompt_logprobs=None)
+            state.details.append([unpack_details(row, asked) for row in words])
+        state.got.append(torch.tensor(tokens, dtype=torch.int64))
         self._emit()
 
     def end(self, group: int, session: int, outputs: dict[str, Tensor] | None = None) -> None:
@@ -157,8 +202,9 @@ class Generation:
         return self.tokens() if generates else None
 
     def _emit(self) -> None:
-        """Call `on_tokens` for steps that all groups have made, or ended before."""
-        if self._on_tokens is None:
+        """Call the caller's functions for steps that all groups have made, or ended before."""
+        calls = (self._on_tokens, self._on_logprobs, self._on_prompt_logprobs, self._stopping)
+        if all(call is None for call in calls) or (self._stopping is not None and self._stopping.is_over):
             return
         states = self.states.values()
         for step in itertools.count(self._emitted):
@@ -166,19 +212,66 @@ class Generation:
                 return
             if all(len(state.got) <= step for state in states):
                 return
-            rows = [
-                state.got[step] if len(state.got) > step else torch.full((state.group.rows,), self._pad_token_id)
-                for state in states
-            ]
-            self._emitted = step + 1
             try:
-                self._on_tokens(torch.cat(rows))
+                self._emit_step(step)
             except BaseException as error:
                 # The error is the caller's own, and the thread that called it serves others too.
-                self._on_tokens = None
+                self._forget_calls()
                 self.cancel()
                 self._finish(error)
                 return
+            if self._stopping is not None and self._stopping.is_over:
+                self.cancel()
+                return
+
+    def _emit_step(self, step: int) -> None:
+        tokens = self._step_tokens(step)
+        if self._stopping is not None:
+            details = next(iter(self.states.values())).group.details
+            if details is not None and details.has_scores:
+                self._scores = (*(self._scores or ()), *self._of_steps(lambda one: one.scores, first=step))
+            tokens = self._stopping.add(tokens, self._scores)
+        self._emitted = step + 1
+        if step == 0 and self._on_prompt_logprobs is not None:
+            self._on_prompt_logprobs(self.prompt_logprobs())
+        if self._on_logprobs is not None:
+            self._on_logprobs(self._step_logprobs(step))
+        if self._on_tokens is not None:
+            self._on_tokens(tokens)
+
+    def _step_tokens(self, step: int) -> Tensor:
+        """Return the tokens [B] of a step."""
+        return torch.cat(
+            [
+                state.got[step] if len(state.got) > step else torch.full((state.group.rows,), self._pad_token_id)
+                for state in self.states.values()
+            ]
+        )
+
+    def _step_logprobs(self, step: int) -> list[TokenLogprobs | None]:
+        """Return the log-probabilities of the tokens of a step, None in rows that had ended."""
+        found: list[TokenLogprobs | None] = []
+        for state in self.states.values():
+            before = torch.stack(state.got[:step], dim=1) if step else state.x[:, :0]
+            ended = torch.isin(before, torch.tensor(state.group.eos_token_ids, dtype=torch.int64)).any(dim=1)
+            for row in range(state.group.rows):
+                is_over = bool(ended[row]) or (
+                    self._stopping is not None and self._stopping.has_ended(len(found), step)
+                )
+                own = state.details[step][row].logprobs if len(state.details) > step and not is_over else None
+                found.append(None if own is None else token_logprobs([int(state.got[step][row])], own)[0])
+        return found
+
+    def _of_steps(self, choose: Callable[[TokenDetails], Tensor | None], *, first: int = 0) -> tuple[Tensor, ...]:
+        """Return what details of all rows have, of each step from the `first` on; groups with it run as one."""
+        state = next(iter(self.states.values()))
+        last = len(state.details) if self._stopping is None else max(self._emitted, first + 1)
+        steps = [[choose(details) for details in step] for step in state.details[first:last]]
+        rows = [[one for one in step if one is not None] for step in steps]
+        return tuple(torch.stack(step) for step in rows if step)
+
+    def _forget_calls(self) -> None:
+        self._on_tokens = self._on_logprobs = self._on_prompt_logprobs = self._stopping = None
 
     def _finish(self, error: BaseException | None) -> None:
         with self._finishing:  # exactly one thread ends the batch
@@ -186,11 +279,25 @@ class Generation:
                 return
             self._error = error
             self._over.set()
-        self._on_tokens = None  # `on_end` is the last call
+        self._on_tokens = self._on_logprobs = self._on_prompt_logprobs = None  # `on_end` is the last call
         self._send_cancel = _ignore  # a result that is kept must not keep the pipeline's sessions
         if self._on_end is not None:
             with suppress(Exception):  # as above, and nobody is left to report it to
                 self._on_end(error)
+
+
+def _of_prompts(state: GroupState) -> list[list[TokenLogprobs | None]]:
+    """Return the log-probabilities of the prompts of a group."""
+    mask = state.group.attention_mask()
+    rows: list[list[TokenLogprobs | None]] = []
+    for row, details in enumerate(state.details[0] if state.details else []):
+        if details.prompt is None:
+            continue
+        found = token_logprobs(state.x[row, 1:].tolist(), details.prompt)
+        # A token has a log-probability if one before it is no padding.
+        known = mask[row].cumsum(dim=0).tolist()
+        rows.append([None, *(one if known[place] > 1 else None for place, one in enumerate(found, start=1))])
+    return rows
 
 
 def _ignore(_group: int) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,18 +22,23 @@ from orbitsplit._io.validation import check_callable, check_kind
 from orbitsplit._models.source import open_model
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import SECRET_VARIABLE, StageRecord
+from orbitsplit.runtime._messages.control import StageRecord
 
 from . import log
 from .arguments import boolean, integer, number
 from .generation import Generation, OnEnd, OnTokens
-from .options import GenerationKeywords, GenerationOptions, Timeouts, generation_options, timeouts_of
+from .generation_options import GenerationKeywords, GenerationOptions
+from .generation_output import output_of
+from .logprobs import OnLogprobs, OnPromptLogprobs
+from .options import Timeouts, timeouts_of
+from .prompts import TokenRows
 from .recovery import Recovery, Replan
-from .request import Request, forward_of, generation_of
+from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
-from .session import Callbacks, Deployment, Progress, Settings
+from .session import Callbacks, Deployment, Progress, Settings, check_secret
 from .sessions import Sessions
 from .stage_models import check_assistant, check_layers, source_hashes
+from .status import PipelineStatus
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -144,7 +148,7 @@ class Pipeline:
             unused = conditions.nodes_left_out(stage.node for stage in plan.stages)
             if unused:
                 log.conditions_unused(unused)
-        _check_secret(secret)
+        check_secret(secret)
         self.last_run: Run | None = None
         self._emulates = deployment is None or deployment.emulates
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
@@ -186,14 +190,23 @@ class Pipeline:
         return self._sessions.failure
 
     @property
+    def is_ready(self) -> bool:
+        """Whether work that is submitted starts at once: False during a recovery, and after the end."""
+        return self._sessions.is_ready
+
+    def status(self) -> PipelineStatus:
+        """Return the memory of each node and the bytes sent on each link, as they were up to a second ago."""
+        return self._sessions.status()
+
+    @property
     def recoveries(self) -> tuple[Recovery, ...]:
         """The recoveries from losses so far."""
         return tuple(self._sessions.recoveries)
 
     def generate(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        input_ids: TokenRows | None = None,
+        attention_mask: TokenRows | None = None,
         *,
         options: GenerationOptions | None = None,
         streamer: BaseStreamer | None = None,
@@ -202,12 +215,12 @@ class Pipeline:
     ) -> Tensor:
         """Generate and return prompts and new tokens [B, S + new], as transformers' generate does.
 
-        `options`, or keywords of the same names instead, are described at `GenerationOptions`. `input_ids` [B, S] are
-        int64, shorter prompts padded on the left and masked by `attention_mask` [B, S]; without a mask, padding is
-        derived from the pad token, unless that ends sequences too. Sampled tokens are those of transformers after
-        `torch.manual_seed(seed)`. The batch runs in as many groups as the plan has micro-batches (at most B). Other
-        settings of the generation config (penalties, min_p, forced tokens) are not applied; a warning names them. A
-        `streamer` of transformers gets the prompts and then each step's tokens.
+        `options`, or keywords of the same names instead, are described at `GenerationOptions`: what they leave open is
+        as the model's generation config says. `input_ids` [B, S] (a tensor, an array or lists) are padded on the left
+        where prompts are shorter, and masked by `attention_mask` [B, S]; without a mask, padding is derived from the
+        pad token, unless that ends sequences too. So `generate(**tokenizer(...))` works. The batch runs in as many
+        groups as the plan has micro-batches (at most B). A `streamer` of transformers gets the prompts and then each
+        step's tokens. With `return_dict_in_generate` the result is a `GenerateDecoderOnlyOutput` of transformers.
 
         Example:
             >>> pipe.generate(input_ids, max_new_tokens=64, do_sample=True, seed=1)   # doctest: +SKIP
@@ -221,53 +234,57 @@ class Pipeline:
         """
         if timeout_s is not None:
             timeout_s = number("timeout_s", timeout_s, least=0)
-        request = Request(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            options=generation_options("generate", options, keywords),
-            is_recorded=True,
-            on_tokens=None if streamer is None else streamer.put,
-        )
-        generation = self._generation_of(request)
+        on_tokens = None if streamer is None else streamer.put
+        prompts = (input_ids, attention_mask)
+        generation = self._generation("generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens)
         if streamer is not None:
-            streamer.put(input_ids)
-        self._run(generation, request.options.max_new_tokens, timeout_s)
+            streamer.put(generation.tokens())
+        self._run(generation, timeout_s)
         if streamer is not None:
             streamer.end()
+        if generation.returns_dict:
+            output: Any = output_of(generation)  # as transformers, whose generate has two kinds of results
+            return output  # type: ignore[no-any-return]
         return generation.tokens()
 
     def submit(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        input_ids: TokenRows | None = None,
+        attention_mask: TokenRows | None = None,
         *,
         options: GenerationOptions | None = None,
         on_tokens: OnTokens | None = None,
         on_end: OnEnd | None = None,
+        on_logprobs: OnLogprobs | None = None,
+        on_prompt_logprobs: OnPromptLogprobs | None = None,
         **keywords: Unpack[GenerationKeywords],
     ) -> Generation:
         """Start to generate and return immediately; arguments as for `generate`. May be called from any thread.
 
-        `on_tokens(tokens)` is called for each step with the new tokens [B], `on_end(error)` once at the end, both by a
-        thread of the pipeline: they must return immediately.
+        `on_tokens(tokens)` is called for each step with the new tokens [B], `on_end(error)` once at the end; where
+        options ask for log-probabilities, `on_prompt_logprobs(rows)` before the first step and `on_logprobs(rows)`
+        before `on_tokens` of each step, with a `TokenLogprobs` for each row that has not ended, else None. All are
+        called by a thread of the pipeline: they must return immediately.
 
         Raises TypeError or ValueError for wrong arguments, TransportError if the pipeline has ended.
         """
-        request = Request(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            options=generation_options("submit", options, keywords),
+        generation = self._generation(
+            "submit",
+            (input_ids, attention_mask),
+            options,
+            keywords,
             on_tokens=on_tokens,
             on_end=on_end,
+            on_logprobs=on_logprobs,
+            on_prompt_logprobs=on_prompt_logprobs,
         )
-        generation = self._generation_of(request)
         self._sessions.submit(generation)
         return generation
 
     def stream(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        input_ids: TokenRows | None = None,
+        attention_mask: TokenRows | None = None,
         *,
         options: GenerationOptions | None = None,
         **keywords: Unpack[GenerationKeywords],
@@ -277,11 +294,10 @@ class Pipeline:
         Generation starts with the first step, and is cancelled if the iterator is not read to its end. Raises as
         `generate`.
         """
-        chosen_options = generation_options("stream", options, keywords)
         steps: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
-        generation = self.submit(
-            input_ids, attention_mask, options=chosen_options, on_tokens=steps.put, on_end=steps.put
-        )
+        prompts = (input_ids, attention_mask)
+        generation = self._generation("stream", prompts, options, keywords, on_tokens=steps.put, on_end=steps.put)
+        self._sessions.submit(generation)
         try:
             while isinstance(step := steps.get(), Tensor):
                 yield step
@@ -306,7 +322,7 @@ class Pipeline:
         generation = forward_of(
             inputs, sessions.ready[0], micro_batches=micro_batches, next_number=sessions.group_numbers.__next__
         )
-        self._run(generation, 1, timeout_s)
+        self._run(generation, timeout_s)
         return ModelOutput(generation.outputs())
 
     def close(self) -> None:
@@ -322,9 +338,18 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _generation_of(self, request: Request) -> Generation:
+    def _generation(
+        self,
+        function: str,
+        prompts: tuple[Any, Any],
+        options: GenerationOptions | None,
+        keywords: Mapping[str, Any],
+        **how: Any,
+    ) -> Generation:
+        """Return the batch of a call. Raises for wrong arguments, and TransportError if the pipeline has ended."""
         sessions = self._sessions
         sessions.check_usable()
+        request = request_of(function, *prompts, options, keywords, sessions.ready[0], **how)
         return generation_of(
             request,
             sessions.ready[0],
@@ -338,8 +363,9 @@ class Pipeline:
             send_cancel=sessions.cancel,
         )
 
-    def _run(self, generation: Generation, steps: int, timeout_s: float | None) -> None:
+    def _run(self, generation: Generation, timeout_s: float | None) -> None:
         """Submit a batch, wait for it, and measure it."""
+        steps = max(1, *(state.group.max_new_tokens for state in generation.states.values()))
 
         def report() -> None:
             self._callbacks.progress("generating", min(1.0, generation.new_tokens / steps))
@@ -384,10 +410,3 @@ def _abandon(sessions: Sessions) -> None:
     if sessions.abandon():
         message = f"a pipeline of {len(sessions.plan.stages)} processes was dropped without close(): they are ended now"
         warnings.warn(message, ResourceWarning, stacklevel=2)
-
-
-def _check_secret(secret: str | None) -> None:
-    if secret is not None and not isinstance(secret, str):
-        raise TypeError(f"secret is a {type(secret).__name__}, must be a string")  # without its value
-    if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
-        raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from orbitsplit._io.validation import listed
+from orbitsplit._io.validation import check_is_integer, listed
+
+# Rows of tokens, or of their mask; lists may be of one prompt.
+TokenRows: TypeAlias = "Tensor | NDArray[np.integer[Any]] | Sequence[Sequence[int]] | Sequence[int]"
 
 _ID_TYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Return rows of integers [B, S] given as a tensor, an array or lists, of which one may be of a single prompt.
+
+    Raises TypeError or ValueError, naming it.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iub":
+        return torch.from_numpy(value.astype(np.int64))
+    if not isinstance(value, (list, tuple)):
+        check_tensor(name, value)
+        found: Tensor = value
+        return found
+    rows = list(value) if value and isinstance(value[0], (list, tuple)) else [value]
+    lengths = sorted({len(row) for row in rows if isinstance(row, (list, tuple))})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"{name} has rows of {lengths[0]} and {lengths[-1]} tokens: pad them on the left, as by "
+            f'tokenizer(..., padding=True, padding_side="left", return_tensors="pt")'
+        )
+    for item in (item for row in rows for item in (row if isinstance(row, (list, tuple)) else (row,))):
+        check_is_integer(f"a number in {name}", item)
+    return torch.tensor(rows, dtype=torch.int64)
 
 
 def check_tokens(input_ids: Tensor, *, vocabulary: int) -> None:
@@ -30,7 +59,7 @@ def check_token(what: str, token: int, *, vocabulary: int) -> None:
 def check_tensor(name: str, value: Tensor) -> None:
     """Raise TypeError unless a value is a tensor."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}, must be a tensor")
+        raise TypeError(f"{name} is a {type(value).__name__}, must be a tensor, an array of integers or lists of them")
 
 
 def check_positions(tokens: int, new_tokens: int, *, positions: int | None) -> None:

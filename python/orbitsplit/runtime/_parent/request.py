@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from orbitsplit._io.validation import check_callable
 from orbitsplit.runtime._messages.control import Ready
-from orbitsplit.runtime._messages.groups import Group, Sampling, described_inputs, packed_mask, rows_of
+from orbitsplit.runtime._messages.groups import Details, Group, described_inputs, packed_mask, rows_of
 
-from .arguments import integer, number
+from .batch import batch_of
 from .generation import Generation, GroupState, OnEnd, OnTokens
-from .options import GenerationOptions
-from .prompts import check_inputs, check_positions, check_token, check_tokens, padding_mask
+from .generation_options import GenerationOptions, generation_options
+from .logprobs import OnLogprobs, OnPromptLogprobs
+from .prompts import as_tensor, check_inputs, check_positions, check_tokens
 from .unapplied import check_generation
-
-# Temperature, top_k and top_p of transformers' generate if neither the caller nor the model sets them.
-_USUAL_SAMPLING = (1.0, 50, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +33,53 @@ class Request:
     is_recorded: bool = False
     on_tokens: OnTokens | None = None
     on_end: OnEnd | None = None
+    on_logprobs: OnLogprobs | None = None
+    on_prompt_logprobs: OnPromptLogprobs | None = None
 
     def __post_init__(self) -> None:
-        check_callable("on_tokens", self.on_tokens)
-        check_callable("on_end", self.on_end)
+        for name in ("on_tokens", "on_end", "on_logprobs", "on_prompt_logprobs"):
+            check_callable(name, getattr(self, name))
+
+
+def request_of(
+    function: str,
+    input_ids: Any,
+    attention_mask: Any,
+    options: GenerationOptions | None,
+    keywords: Mapping[str, Any],
+    model: Ready,
+    *,
+    is_recorded: bool = False,
+    on_tokens: OnTokens | None = None,
+    on_end: OnEnd | None = None,
+    on_logprobs: OnLogprobs | None = None,
+    on_prompt_logprobs: OnPromptLogprobs | None = None,
+) -> Request:
+    """Return the request of a call of `function` with the arguments of transformers' generate.
+
+    Raises TypeError or ValueError, naming the argument. token_type_ids, which tokenizers return, are dropped where the
+    model has none.
+    """
+    left = dict(keywords)
+    given = left.pop("inputs", None)
+    if (input_ids is None) == (given is None):
+        raise TypeError(f"{function}() needs input_ids, or inputs as transformers names them: one of the two")
+    types = left.pop("token_type_ids", None)
+    if types is not None and model.takes_token_types:
+        raise ValueError(
+            "token_type_ids are given, which this model reads and the stages of a pipeline do not get: leave them out "
+            "(tokenizer(..., return_token_type_ids=False))"
+        )
+    return Request(
+        input_ids=as_tensor("input_ids", given if input_ids is None else input_ids),
+        attention_mask=None if attention_mask is None else as_tensor("attention_mask", attention_mask),
+        options=generation_options(function, options, left),
+        is_recorded=is_recorded,
+        on_tokens=on_tokens,
+        on_end=on_end,
+        on_logprobs=on_logprobs,
+        on_prompt_logprobs=on_prompt_logprobs,
+    )
 
 
 def generation_of(
@@ -63,52 +103,41 @@ def generation_of(
     """
     if not model.generates or model.vocabulary is None:
         raise ValueError("the model does not generate tokens: use forward")
-    options = request.options
     check_tokens(request.input_ids, vocabulary=model.vocabulary)
-    eos = model.eos_token_ids if options.eos_token_id is None else options.eos_token_id
-    assert isinstance(eos, tuple), "options keep tokens as a tuple"
-    pad = model.pad_token_id if options.pad_token_id is None else options.pad_token_id
-    mask = padding_mask(request.input_ids, request.attention_mask, pad_token_id=pad, eos_token_ids=eos)
-    check_positions(int(mask.sum(dim=1).max()), options.max_new_tokens, positions=model.positions)
-    check_generation(
-        model,
-        mask,
-        max_new_tokens=options.max_new_tokens,
-        micro_batches=micro_batches,
-        is_sampled=options.do_sample,
-    )
-    if pad is None:
-        pad = eos[0] if eos else 0
-    # Ended rows of a group still run through the model.
-    check_token("pad_token_id is", pad, vocabulary=model.vocabulary)
-    sampling = _sampling(options, model)
-    rows, tokens = request.input_ids.shape
-    input_ids = request.input_ids.to("cpu", torch.int64)
+    options = request.options
+    batch = batch_of(request.input_ids, request.attention_mask, options, model)
+    details, rows = batch.details or Details(), len(batch.input_ids)
+    groups = 1 if details.is_large else micro_batches  # scores [B, V] are of all rows, those that have ended too
+    new_tokens = batch.settings.max_new_tokens
+    check_generation(model, batch.mask, max_new_tokens=new_tokens, micro_batches=groups)
     states = []
-    for part in rows_of(rows, min(micro_batches, rows)):
-        mask_of_part = packed_mask(mask[part].cpu())
-        is_single = part.stop - part.start == 1 and mask_of_part is None and model.rope_change is None
-        group = Group(
-            id=next_number(),
-            rows=part.stop - part.start,
-            tokens=tokens,
-            mask=mask_of_part,
-            max_new_tokens=options.max_new_tokens,
-            eos_token_ids=eos,
-            pad_token_id=pad,
-            sampling=sampling and replace(sampling, rows=rows, first_row=part.start),
+    for part in rows_of(rows, min(groups, rows)):
+        group = batch.group(part, next_number())
+        drafts = _draft_tokens(options, model, group.rows, rows, planned=draft_tokens, runs_chunks=runs_chunks)
+        is_single = group.rows == 1 and group.mask is None and model.rope_change is None
+        group = replace(
+            group,
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
-            draft_tokens=_draft_tokens(
-                options, model, part.stop - part.start, rows, planned=draft_tokens, runs_chunks=runs_chunks
-            ),
+            draft_tokens=drafts,
             uses_assistant=options.num_assistant_tokens is not None,
-            is_packable=runs_packs and is_single,
-            shares_prefix=runs_chunks and is_single and not request.is_recorded,
+            is_packable=runs_packs and is_single and not details.is_large,
+            shares_prefix=runs_chunks
+            and is_single
+            and not request.is_recorded
+            and details.prompt_logprobs is None,  # a prefix that is shared does not run again
         )
-        states.append(GroupState(group, input_ids[part]))
+        states.append(GroupState(group, batch.input_ids[part]))
     return Generation(
-        states, pad_token_id=pad, on_tokens=request.on_tokens, on_end=request.on_end, send_cancel=send_cancel
+        states,
+        pad_token_id=batch.pad_token_id,
+        on_tokens=request.on_tokens,
+        on_end=request.on_end,
+        send_cancel=send_cancel,
+        stopping=batch.stopping(),
+        on_logprobs=request.on_logprobs,
+        on_prompt_logprobs=request.on_prompt_logprobs,
+        returns_dict=batch.returns_dict,
     )
 
 
@@ -164,23 +193,3 @@ def forward_of(
         )
         states.append(GroupState(group, own))
     return Generation(states)
-
-
-def _sampling(options: GenerationOptions, model: Ready) -> Sampling | None:
-    if not options.do_sample:
-        return None
-    given = (options.temperature, options.top_k, options.top_p)
-    temperature, top_k, top_p = (_first(*v) for v in zip(given, model.sampling, _USUAL_SAMPLING, strict=True))
-    seed = random.getrandbits(63) if options.seed is None else options.seed
-    # Those of the options are checked already, those of the model's generation config are not.
-    return Sampling(
-        seed,
-        number("temperature", temperature, above=0),
-        integer("top_k", top_k, least=0),
-        number("top_p", top_p, above=0, most=1),
-    )
-
-
-def _first(*values: float | None) -> float:
-    """Return the first value that is not None."""
-    return next(value for value in values if value is not None)

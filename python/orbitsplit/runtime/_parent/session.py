@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
+from orbitsplit.runtime._messages.control import SECRET_VARIABLE, Ready, Setup, stage_name
 from orbitsplit.runtime._messages.limits import Limits
 
 from .options import Timeouts
@@ -156,3 +157,11 @@ def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
                 f"{stage_name(plan, rank)} needs {needed_bytes:,} bytes, {loaded.assistant_bytes:,} of them for the "
                 f"assistant, its limit is {stage.memory_bytes:,}: plan with less memory of this node, or give none"
             )
+
+
+def check_secret(secret: str | None) -> None:
+    """Raise TypeError or ValueError for a secret, the argument or of the environment, that protects nothing."""
+    if secret is not None and not isinstance(secret, str):
+        raise TypeError(f"secret is a {type(secret).__name__}, must be a string")  # without its value
+    if secret == "" or os.environ.get(SECRET_VARIABLE) == "":
+        raise ValueError(f"the secret is empty; give none, and unset {SECRET_VARIABLE}, for messages without one")

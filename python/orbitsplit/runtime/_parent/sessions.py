@@ -6,6 +6,7 @@ first stage, and one supervisor, which checks the processes and starts the next 
 
 from __future__ import annotations
 
+import base64
 import itertools
 import threading
 import time
@@ -32,6 +33,7 @@ from .host_checks import check_devices, check_host
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
+from .status import PipelineStatus, status_of
 from .supervisor import Workers
 
 _CHECK_S = 0.05
@@ -124,6 +126,16 @@ class Sessions:
     def pids(self) -> tuple[int, ...]:
         """The process id of each stage."""
         return self._workers.pids(self.plan)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether work that is submitted starts at once: False during a recovery, and after the end."""
+        return self._is_ready and self._unusable is None
+
+    def status(self) -> PipelineStatus:
+        """Return what nodes and links reported last."""
+        plan = self.plan
+        return status_of(plan, self._workers.heartbeats(plan))
 
     def check_usable(self) -> None:
         """Raise TransportError if the pipeline has ended."""
@@ -314,7 +326,10 @@ class Sessions:
             log.restarted(group, *value)
             return True
         if kind == "tokens":
-            generation.take(group, value)
+            if isinstance(value, dict):
+                generation.take(group, value["tokens"], base64.b64decode(value["details"]))
+            else:
+                generation.take(group, value)
             return True
         outputs = None
         if kind == "end" and not generation.states[group].group.generates:

@@ -96,6 +96,12 @@ class Workers:
         processes = (worker.process for worker in workers if worker is not None)
         return tuple(0 if process is None else process.pid for process in processes)
 
+    def heartbeats(self, plan: Plan) -> list[Heartbeat | None]:
+        """Return the last heartbeat of each stage, None for one that has sent none."""
+        with self._lock:
+            workers = [self._processes.get(stage.node) for stage in plan.stages]
+        return [None if worker is None else worker.heartbeat for worker in workers]
+
     def assign(self, plan: Plan, session: int) -> tuple[int, ...]:
         """Return the number of each stage's worker; start the processes of nodes that have none for the session.
 

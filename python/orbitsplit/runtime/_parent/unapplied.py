@@ -1,4 +1,4 @@
-"""What of transformers' generate a pipeline does not do: refused or warned about by name, never in silence."""
+"""Where tokens would differ from those of transformers' generate: refused or warned about, never in silence."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import warnings
 
 from torch import Tensor
 
-from orbitsplit._io.validation import listed
 from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import rows_of
 
 
-def check_generation(model: Ready, mask: Tensor, *, max_new_tokens: int, micro_batches: int, is_sampled: bool) -> None:
+def check_generation(model: Ready, mask: Tensor, *, max_new_tokens: int, micro_batches: int) -> None:
     """Check that transformers' generate would give the tokens that a pipeline does, for prompts of a mask [B, S].
 
-    Warns about settings of the model's generation config that are not applied, and where tokens depend on earlier
-    texts. Raises `ValueError` for a text that grows beyond the tokens at which the model encodes positions differently.
+    Warns where tokens depend on earlier texts. Raises `ValueError` for a text that grows beyond the tokens at which the
+    model encodes positions differently.
     """
-    settings = (*model.unapplied, *(model.unapplied_sampling if is_sampled else ()))
-    if settings:
-        _warn(f"the model's generation config sets {listed(settings)}, which a pipeline does not apply")
     if model.rope_change is None:
         return
     kind, limit, recomputes_cache = model.rope_change

@@ -95,6 +95,7 @@ class FirstStage:
 
     def begin(self, group: Group, x: Any) -> None:
         """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
+        group = group.with_ids(x) if group.needs_ids else group
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
         guessing = Guessing(self._drafts(group, x[0]), group.draft_tokens) if group.draft_tokens else None
@@ -276,12 +277,21 @@ class FirstStage:
                 self._fail(running, "request", reason)
         return inputs
 
-    def _accept(self, running: _Running, tokens: Tensor) -> bool:
+    def _accept(self, running: _Running, returned: Tensor) -> bool:
         """Add the tokens that returned, of guesses those that are right; return whether to continue."""
-        known = [tokens] if running.guessing is None else running.guessing.finish(tokens.tolist())
-        return all(self._add_tokens(running, one) for one in known)
+        tokens, details = returned, None
+        if returned.dim() > 1:
+            tokens = returned[:, 0]
+            if running.group.details is not None:  # else it shared a message with groups that have some
+                details = returned[:, 1:]
+        if running.guessing is None:
+            return self._add_tokens(running, tokens, details)
+        return all(
+            self._add_tokens(running, one, None if details is None else details[place : place + 1])
+            for place, one in enumerate(running.guessing.finish(tokens.tolist()))
+        )
 
-    def _add_tokens(self, running: _Running, tokens: Tensor) -> bool:
+    def _add_tokens(self, running: _Running, tokens: Tensor, details: Tensor | None) -> bool:
         """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
         group = running.group
         tokens = torch.where(running.rows_running, tokens, group.pad_token_id)
@@ -289,7 +299,7 @@ class FirstStage:
         running.got.append(tokens)
         running.corruptions = 0
         running.rows_running &= ~torch.isin(tokens, torch.tensor(group.eos_token_ids, dtype=torch.int64))
-        self._report.tokens(group.id, tokens)
+        self._report.tokens(group.id, tokens, details)
         return bool(running.rows_running.any()) and len(running.got) < group.max_new_tokens
 
     def _repeat(self, running: _Running) -> None:

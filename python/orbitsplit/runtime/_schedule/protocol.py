@@ -34,6 +34,8 @@ class Kind(IntEnum):
 class Message(NamedTuple):
     """One message. `x` is an activation [b, S, H], or the new tokens [b] that return to the first stage.
 
+    Tokens of a group with details are [b, 1 + w]: the token, then the words of its details.
+
     A BEGIN, STEP or PACK without `x` has arrived corrupted. `reason` is the error of a message FAILED. The `group` of a
     PACK is its number, its `x` has the tokens of all `parts` in their order: [1, S, H], or [S] that return.
     """
@@ -96,7 +98,7 @@ class Forward(Protocol):
         """Allocate the state of a group, replacing the state it may have."""
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
-        """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b].
+        """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b] or [b, 1 + w].
 
         `x` is the activation of the previous stage; on the first stage the tokens [b, S], or for a group that generates
         nothing the inputs by name. None on the last stage for a chunk (step < 0) behind which the prompt goes on.
@@ -121,8 +123,8 @@ class Forward(Protocol):
 class Report(Protocol):
     """The receiver of the first stage's events."""
 
-    def tokens(self, group: int, tokens: Tensor) -> None:
-        """Report one more token [b] for each row of a group."""
+    def tokens(self, group: int, tokens: Tensor, details: Tensor | None = None) -> None:
+        """Report one more token [b] for each row of a group, with the words [b, w] of its details."""
 
     def end(self, group: int) -> None:
         """Report that a group has ended."""

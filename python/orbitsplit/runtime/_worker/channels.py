@@ -277,7 +277,7 @@ class ActivationInlet:
 
 
 class TokenOutlet:
-    """Sends new tokens back to the first stage."""
+    """Sends new tokens back to the first stage: [n], or [n, 1 + w] with the words of their details."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -292,7 +292,7 @@ class TokenOutlet:
         self._sender.send(Header(Kind.STEP, group, step, rows=len(x), payload_bytes=len(tokens)), tokens)
 
     def send_pack(self, number: int, parts: Sequence[Part], x: Tensor) -> None:
-        """Send new tokens [S] of several groups."""
+        """Send new tokens of several groups."""
         for part in parts:
             self._sender.forget(part.group)
         tokens, description = x.contiguous().numpy().tobytes(), pack_parts(parts)
@@ -324,7 +324,7 @@ class TokenInlet:
         self._link = link
 
     def receive(self) -> tuple[Message, Header, float]:
-        """Wait for new tokens [b], CORRUPTED or FAILED; return also the header and the time of arrival.
+        """Wait for new tokens [b] or [b, 1 + w], CORRUPTED or FAILED; return also the header and the time of arrival.
 
         Raises TransportError if the message is none of them.
         """
@@ -336,11 +336,16 @@ class TokenInlet:
             return Message(Kind.CORRUPTED, header.group), header, time.monotonic()
         parts = parts_of(header, description, self._link) if kind is Kind.PACK else ()
         count = header.tokens if parts else header.rows
-        if kind not in (Kind.STEP, Kind.PACK) or len(payload) != _TOKEN_BYTES * count:
+        row_bytes = _TOKEN_BYTES * count
+        if kind not in (Kind.STEP, Kind.PACK) or (
+            len(payload) != row_bytes and (not count or len(payload) % row_bytes)
+        ):
             raise TransportError(f"{self._link}: {len(payload)} bytes of kind {kind.name} are not {count} tokens")
         tokens = (
             torch.frombuffer(bytearray(payload), dtype=torch.int64) if payload else torch.zeros(0, dtype=torch.int64)
         )
+        if len(payload) > row_bytes:  # with details of each
+            tokens = tokens.reshape(count, -1)
         return Message(kind, header.group, header.step, tokens, parts=parts), header, time.monotonic()
 
 

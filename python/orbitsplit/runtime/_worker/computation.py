@@ -18,7 +18,7 @@ from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.packs import Part
 from orbitsplit.runtime._schedule.protocol import PackResult, error_of
 
-from .sampling import Sampler, greedy, greedy_run
+from .sampling import Greedy, Picker, Scoring, picker_of
 
 
 @dataclass
@@ -28,8 +28,7 @@ class _Held:
     group: Group
     mask: Tensor
     cache: Cache | None
-    pick: Callable[[Tensor], Tensor]
-    pick_run: Callable[[Tensor, int], Tensor]
+    picker: Picker
 
     def mask_of(self, tokens: int) -> Tensor:
         """Return the mask [b, tokens] of as many tokens; those after the prompt are no padding."""
@@ -41,8 +40,8 @@ class _Held:
         return self.mask[:, :tokens]
 
     def pick_tokens(self, logits: Tensor, step: int) -> Tensor:
-        """Return the tokens [n] of a step of one row from the logits [n, V] at its positions."""
-        return self.pick_run(logits, step) if self.group.draft_tokens else self.pick(logits)
+        """Return the tokens [n] of a step of one row from the logits [n, V] at its positions; with details [n, w]."""
+        return self.picker.pick_run(logits, step) if self.group.draft_tokens else self.picker.pick(logits, step)
 
 
 class Computation:
@@ -71,18 +70,18 @@ class Computation:
     def begin(self, group: Group) -> None:
         """Allocate the state of a group, replacing the state it may have."""
         mask = group.attention_mask()
-        cache, pick, pick_run = None, greedy, greedy_run
+        cache: Cache | None = None
+        picker: Picker = Greedy()
         if group.generates:
             most_tokens = group.tokens + group.max_new_tokens
             cache = self._model.new_cache(most_tokens, spare_tokens=group.draft_tokens)
             if group.prefix_of is not None:
                 copy_first_tokens(self._kept[group.prefix_of], group.known_tokens, cache)
-            if group.sampling is not None and self._model.is_last:
-                sampler = Sampler(group.sampling, group.rows)
-                pick, pick_run = sampler.pick, sampler.pick_run
+            if self._model.is_last:
+                picker = picker_of(group)
         if group.is_recorded:
             self._pace.recorder.begin(group.id)
-        self._held[group.id] = _Held(group, mask, cache, pick, pick_run)
+        self._held[group.id] = _Held(group, mask, cache, picker)
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]; see `Forward`."""
@@ -149,7 +148,10 @@ class Computation:
                 left.append(part)
             else:
                 errors[part.group] = error
-        output = torch.cat(outputs, dim=0 if self._model.is_last else 1) if outputs else torch.empty(0)
+        if not outputs:
+            output = torch.empty(0)
+        else:
+            output = _joined(outputs) if self._model.is_last else torch.cat(outputs, dim=1)
         return PackResult(output, tuple(left), errors)
 
     def _work(self, held: _Held, step: int, x: Any) -> Callable[[], Tensor | None]:
@@ -164,7 +166,6 @@ class Computation:
             self._ended(held.group)
 
     def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
-        cache = _cache_of(held)
         # Kernels of other shapes round differently. Where tokens are replayed, the prompts and each token run on their
         # own, so that keys, values and hidden states are those of before the loss, to the last bit.
         replayed = held.group.replayed if step == 0 else 0
@@ -173,15 +174,26 @@ class Computation:
         stops = range(stop_of_all - replayed, stop_of_all + 1)
 
         def work() -> Tensor | None:
+            pieces = torch.split(x, [first] + [1] * replayed, dim=1)
             outputs = [
-                self._model.forward(piece, held.mask_of(stop), cache, without_head=step < 0 or stop < stops[-1])
-                for piece, stop in zip(torch.split(x, [first] + [1] * replayed, dim=1), stops, strict=True)
+                self._piece(held, step, piece, stop, stops[-1]) for piece, stop in zip(pieces, stops, strict=True)
             ]
             if self._model.is_last:
-                return held.pick(outputs[-1]) if step >= 0 else None
+                return held.picker.pick(outputs[-1], step) if step >= 0 else None
             return torch.cat(outputs, dim=1) if replayed else outputs[0]
 
         return work
+
+    def _piece(self, held: _Held, step: int, x: Tensor, stop: int, last_stop: int) -> Tensor:
+        """Run some tokens of a step, up to the position `stop`; return logits only of the last position of a prompt."""
+        cache, mask, details = _cache_of(held), held.mask_of(stop), held.group.details
+        if self._model.is_last and step <= 0 and details is not None and details.prompt_logprobs is not None:
+            logits = self._model.forward(x, mask, cache, logits_to_keep=x.shape[1])
+            logits = logits if logits.dim() == 3 else logits[:, None]
+            assert isinstance(held.picker, Scoring), "greedy groups have no details"
+            held.picker.read_prompt(logits, stop - x.shape[1])
+            return logits[:, -1]
+        return self._model.forward(x, mask, cache, without_head=step < 0 or stop < last_stop)
 
     def _checking(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
         """Run a token and guesses of those behind it; what earlier guesses left in the cache is taken back."""
@@ -214,6 +226,15 @@ class Computation:
 def _cache_of(held: _Held) -> Cache:
     assert held.cache is not None, "a group that generates has a cache"
     return held.cache
+
+
+def _joined(tokens: Sequence[Tensor]) -> Tensor:
+    """Return tokens [n] of several groups one after the other; where some have details, those of others are 0."""
+    if all(own.dim() == 1 for own in tokens):
+        return torch.cat(list(tokens))
+    rows = [own[:, None] if own.dim() == 1 else own for own in tokens]
+    width = max(own.shape[1] for own in rows)
+    return torch.cat([torch.nn.functional.pad(own, (0, width - own.shape[1])) for own in rows])
 
 
 def _append(outputs: list[Tensor], work: Callable[[], Tensor | None]) -> None:

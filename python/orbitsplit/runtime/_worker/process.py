@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from orbitsplit._models.fingerprint import first_other_layer
-from orbitsplit._models.generation_rules import rope_change, unapplied_settings
+from orbitsplit._models.generation_rules import rope_change, settings_of
 from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
@@ -195,24 +195,17 @@ NO_TRIALS = Trials()
 
 def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trials: Trials = NO_TRIALS) -> Ready:
     """Return the parent's record of a loaded stage."""
-    generation = model.generation_config
-    eos = None if generation is None else generation.eos_token_id
     text = model.config.get_text_config(decoder=True)
     return Ready(
         weight_bytes=model.weight_bytes,
         baseline_bytes=baseline_bytes,
         loading_s=loading_s,
         generates=model.generates,
-        eos_token_ids=() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,),
-        pad_token_id=None if generation is None else generation.pad_token_id,
         vocabulary=getattr(text, "vocab_size", None),
         clock_offset_s=time.time() - time.monotonic(),
-        sampling=(None, None, None)
-        if generation is None
-        else (generation.temperature, generation.top_k, generation.top_p),
+        generation_config=settings_of(model.generation_config),
         positions=position_limit(model),
-        unapplied=unapplied_settings(generation, of_sampling=False),
-        unapplied_sampling=unapplied_settings(generation, of_sampling=True),
+        takes_token_types=model.takes_token_types,
         rope_change=rope_change(model.config) if model.generates else None,
         **trials._asdict(),
     )

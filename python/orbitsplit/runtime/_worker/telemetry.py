@@ -7,6 +7,7 @@ Requests          reads the parent's requests to the first stage into its inbox
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from orbitsplit.runtime._memory import resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Heartbeat
 from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender
@@ -50,7 +52,7 @@ class HeartbeatThread(threading.Thread):
         # get the number of the next session.
         session, sender, receiver, now_s = self.session, self.sender, self.receiver, time.monotonic()
         if sender is None or receiver is None:
-            return Heartbeat(count, self.phase, session)
+            return Heartbeat(count, self.phase, session, resident_bytes=resident_bytes())
         waiting_since_s = receiver.waiting_since_s
         return Heartbeat(
             count,
@@ -60,6 +62,8 @@ class HeartbeatThread(threading.Thread):
             waiting_s=0.0 if waiting_since_s is None else now_s - waiting_since_s,
             sent=sender.sent,
             arrivals_in_s=tuple(due_s - now_s for due_s in sender.expected_arrivals_s.copy()),
+            sent_bytes=sender.sent_bytes,
+            resident_bytes=resident_bytes(),
         )
 
 
@@ -81,9 +85,12 @@ class Reporter(threading.Thread):
         tensors = {name: value.contiguous() for name, value in outputs.items()}
         self.put(control.outputs_key(self._session, group), save_tensors(tensors))
 
-    def tokens(self, group: int, tokens: Tensor) -> None:
-        """Report one more token [b] for each row of a group."""
-        self._queue.put(["tokens", group, tokens.tolist()])
+    def tokens(self, group: int, tokens: Tensor, details: Tensor | None = None) -> None:
+        """Report one more token [b] for each row of a group, with the words [b, w] of its details."""
+        value: Any = tokens.tolist()
+        if details is not None:
+            value = {"tokens": value, "details": base64.b64encode(details.contiguous().numpy().tobytes()).decode()}
+        self._queue.put(["tokens", group, value])
 
     def end(self, group: int) -> None:
         """Report that a group has ended."""
