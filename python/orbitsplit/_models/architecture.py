@@ -186,6 +186,8 @@ def running_unknown_code(config: PreTrainedConfig, failure: str) -> Iterator[Non
     try:
         yield
     except Exception as error:
+        if "cannot be split into stages" in str(error):  # it names the architecture already
+            raise
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise ValueError(unsupported(config, f"{failure} ({reason})")) from error
 
