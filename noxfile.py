@@ -193,6 +193,14 @@ def benches(session: nox.Session) -> None:
 
 
 @nox.session(allow_parallel=True)
+def report(session: nox.Session) -> None:
+    """Reports opened in a headless browser: its console, what it draws, a slider and a table."""
+    require_programs(session, {"chromium": "chromium"})
+    install(session, ".[test]")
+    session.run("pytest", "tests/browser", "-q", *session.posargs)
+
+
+@nox.session(allow_parallel=True)
 def docs(session: nox.Session) -> None:
     """The documentation site, without a warning."""
     install(session, ".[docs]")

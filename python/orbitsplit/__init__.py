@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._codec.stateful import Decoder, Encoder
     from ._errors import CorruptFrameError, InfeasiblePlanError, OrbitsplitError, TransportError
     from ._experiments.paper import PaperBench, bench_paper
+    from ._io.schemas import schema
     from ._models.convert import convert
     from ._network.link_conditions import LinkConditions, LinkShape, LossBursts
     from ._network.network import Link, Network, Node
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ._planner.solve import Solution, SolveOptions, solve
     from ._planner.unsplit import Unsplit, unsplit
     from ._planner.weight_transfer import Move
+    from ._plans.export import Export
     from ._plans.fronts import LatencyFront, LatencyPoint, pareto
     from ._plans.options import RunningPlan
     from ._plans.plan import Plan, PlanLink, PlanStage
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ._profiling.measure import profile
     from ._profiling.profile import ChunkTimes, LayerProfile, ModelProfile, RowTimes
     from ._profiling.workload import Workload
+    from ._report.report import report
     from ._weights.quantized import QuantizedWeights
     from .calibration import CalibrationOptions, Measured, Trial, Verification, calibrate, verify
     from .runtime import (
@@ -79,6 +82,7 @@ _MODULES = {
     "Decoder": "._codec.stateful",
     "Encoder": "._codec.stateful",
     "Evaluation": "._planner.problem",
+    "Export": "._plans.export",
     "ExternalLink": "._planner.problem_parts",
     "Generation": ".runtime",
     "GenerationOptions": ".runtime",
@@ -152,6 +156,8 @@ _MODULES = {
     "proportional": "._planner.baselines",
     "replan": "._plans.replan",
     "replanner": "._plans.replanner",
+    "report": "._report.report",
+    "schema": "._io.schemas",
     "simulate": "._plans.simulate",
     "single_node": "._planner.baselines",
     "solve": "._planner.solve",
@@ -178,6 +184,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Evaluation",
+    "Export",
     "ExternalLink",
     "Generation",
     "GenerationOptions",
@@ -251,6 +258,8 @@ __all__ = [
     "proportional",
     "replan",
     "replanner",
+    "report",
+    "schema",
     "simulate",
     "single_node",
     "solve",
@@ -285,8 +294,9 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(_MODULES[name], __name__), name)
     except ModuleNotFoundError as error:
+        extra = "report" if name == "report" else "models"
         raise ImportError(
-            f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[models]"'
+            f'orbitsplit.{name} needs {error.name}, which is not installed: pip install "orbitsplit[{extra}]"'
         ) from error
     globals()[name] = value
     return value

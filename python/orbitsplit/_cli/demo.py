@@ -22,6 +22,7 @@ from orbitsplit._models.source import demo_model, load_tokenizer, open_model
 from orbitsplit._plans.timeline import timeline
 
 from . import views
+from .codebook_cache import codebook_folder, kept_codebook
 
 # Passages of CPython's documentation to continue; the codecs are fitted to the others.
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
@@ -69,23 +70,21 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
 
     console.rule("2. calibrate: codecs fitted to the activations at each cut")
     with progress_bars() as progress:
-        texts = [text for topic, text in sorted(pydoc_data.topics.topics.items()) if topic not in _PROMPT_TOPICS]
-        book = osp.calibrate(
-            model,
-            texts,
-            tokenizer=tokenizer,
-            levels=_LEVELS,
-            codecs=_CODECS,
-            prompt_tokens=settings.prompt_tokens,
-            fit_samples=_FIT_ROWS,
-            measure_samples=_MEASURED_ROWS,
-            progress=progress,
-        )
+        book = _codebook(console, model, tokenizer, settings, progress)
     views.codebook(console, book)
 
     console.rule("3. plan: cuts, nodes, order and codecs, optimised together")
     budget = settings.loss_budget
-    plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget, rows="auto", chunk_tokens="auto")
+    plan = osp.plan(
+        profile,
+        network,
+        workload,
+        codebook=book,
+        loss_budget=budget,
+        rows="auto",
+        chunk_tokens="auto",
+        explain=True,
+    )
     problem = osp.build_problem(
         profile,
         network,
@@ -118,14 +117,39 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     measured.trace.save(settings.output / "trace.json")
     picture = settings.output / "timeline.png"
     timeline({"predicted": osp.simulate(plan), "measured": measured.trace}, picture)
+    page = osp.report(plan, measured.trace, network, path=settings.output / "report.html")
     console.print(f"plan, codebook, trace and the timeline (predicted above measured) are in {settings.output}/")
+    console.print(f"open {page} in a browser: stages, alternatives, and both timelines to zoom", highlight=False)
     return {
         "plan": plan.to_dict(),
         "alternatives": [asdict(alternative) for alternative in alternatives],
         "run": measured.to_dict(),
         "texts": [{"prompt": prompt, "text": text} for prompt, text in pairs],
         "timeline": str(picture),
+        "report": str(page),
     }
+
+
+def _codebook(
+    console: Console, model: Path | str, tokenizer: Any, settings: Settings, progress: views.ProgressBars
+) -> osp.Codebook:
+    """Return the codebook that an earlier demo calibrated with the same settings, or a new one."""
+    texts = [text for topic, text in sorted(pydoc_data.topics.topics.items()) if topic not in _PROMPT_TOPICS]
+    options: dict[str, Any] = {
+        "levels": _LEVELS,
+        "codecs": _CODECS,
+        "prompt_tokens": settings.prompt_tokens,
+        "fit_samples": _FIT_ROWS,
+        "measure_samples": _MEASURED_ROWS,
+    }
+
+    def calibrate() -> osp.Codebook:
+        return osp.calibrate(model, texts, tokenizer=tokenizer, progress=progress, **options)
+
+    book, was_kept = kept_codebook(model, texts, options, calibrate)
+    if was_kept:
+        console.print(f"calibrated before, and kept in {codebook_folder()}", highlight=False)
+    return book
 
 
 def _passages(tokenizer: Any, topics: Sequence[str], tokens: int) -> torch.Tensor:

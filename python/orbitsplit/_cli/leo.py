@@ -40,7 +40,11 @@ def leo(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Also write the network to this file (TOML), for `orbitsplit plan`."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Also write the network (TOML), for `orbitsplit plan`, or a page with a map (.html).",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +65,10 @@ def leo(
     if at is None and contacts:
         when = contacts[0].highest
     network = loaded.network(when)
-    save(network, output)
+    if output is not None and output.suffix == ".html":
+        osp.report(loaded, path=output, hours=hours)
+    else:
+        save(network, output)
     if as_json:
         print_json(_record(loaded, contacts, when, network, hours, transfer))
         return

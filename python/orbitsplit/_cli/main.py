@@ -3,8 +3,9 @@
 options   the app, its global options, and options that commands share
 inputs    files that are read, before anything that takes seconds to import
 outputs   files that are written
-planning  solve, pareto, profile, convert, calibrate, verify, plan
-documents problem, explain
+planning  solve, profile, convert, calibrate, verify, plan
+fronts    pareto
+documents problem, explain, export, schema, report
 running   simulate, run, serve, demo
 leo       leo, bench paper
 views     results as tables
@@ -20,6 +21,9 @@ import orbitsplit as osp
 
 # Imported for their commands, which --help lists in this order.
 from . import planning  # noqa: F401
+
+# isort: split
+from . import fronts  # noqa: F401
 
 # isort: split
 from . import documents  # noqa: F401

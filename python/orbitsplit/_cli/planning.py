@@ -1,4 +1,4 @@
-"""Commands that work on models and plans: solve, pareto, profile, convert, calibrate, verify, plan."""
+"""Commands that work on models and plans: solve, profile, convert, calibrate, verify, plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._plans.chunks import ChunkTokens
-from orbitsplit._plans.fronts import Over
 from orbitsplit._plans.problem_building import Order
 from orbitsplit._plans.rows import Rows
 
@@ -109,66 +108,6 @@ def _show_solution(problem: osp.Problem, solution: osp.Solution) -> None:
             cells.append(problem.weight_levels[stage.weight_level].name)
         table.add_row(str(k), *map(escape, cells))
     out.print(table)
-
-
-@app.command()
-def pareto(
-    problem: Annotated[Path, typer.Argument(help="Planning problem (JSON); with --over latency a profile.")],
-    over: Annotated[Over, typer.Option(help="The limit to tighten, or latency: time per token.")] = "loss_budget",
-    resolution: Annotated[
-        float, typer.Option(help="Smallest distance between points, as a fraction of the limit or the throughput.")
-    ] = 0.0,
-    objective: Objective = "latency",
-    network: Annotated[Path | None, typer.Option(help="Network (TOML), with --over latency.")] = None,
-    sequences: Annotated[int, typer.Option(help="Most sequences in flight, with --over latency.")] = 1,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per sequence, with --over latency.")] = 32,
-    acceptance: Acceptance = 0.0,
-    codebook: CodebookFile = None,
-    max_accuracy_drop: MaxAccuracyDrop = None,
-    max_nodes: MaxNodes = None,
-    time_limit: TimeLimit = None,
-    threads: SearchThreads = 1,
-    as_json: Json = False,
-) -> None:
-    """Compute the exact Pareto front of delay against the loss budget or the memory of the nodes.
-
-    With --over latency it is that of the time per token against the tokens per second of all sequences in flight.
-
-    Example: `orbitsplit pareto problem.json --over memory --resolution 0.05`
-    """
-    search: dict[str, Any] = {
-        "resolution": resolution,
-        "max_nodes": max_nodes,
-        "time_limit_s": time_limit,
-        "threads": threads,
-    }
-    front: osp.ParetoFront | osp.LatencyFront
-    if over == "latency":
-        if network is None:
-            raise ValueError("--over latency needs --network")
-        profiled = load(osp.ModelProfile, problem)
-        front = osp.pareto(
-            profiled,
-            over,
-            network=load_network(network),
-            workload=osp.Workload(
-                micro_batches=sequences,
-                prompt_tokens=profiled.prompt_tokens,
-                new_tokens=new_tokens,
-                acceptance=acceptance,
-            ),
-            codebook=load_optional(osp.Codebook, codebook),
-            max_accuracy_drop=max_accuracy_drop,
-            **search,
-        )
-    else:
-        if network is not None:
-            raise ValueError(f"--network is for --over latency, not for --over {over}")
-        front = osp.pareto(load(osp.Problem, problem), over, objective=objective, **search)
-    if as_json:
-        print_json(front.to_dict())
-    else:
-        out.print(str(front), highlight=False)
 
 
 def _solution_record(solution: osp.Solution) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from orbitsplit._planner.certificate import Certificate
 from orbitsplit._profiling.workload import Workload
 
 from .drafts import check_draft_rows
+from .export import Engine, Export, Exported, export
 from .prediction import Prediction, bottlenecks, compared, read_prediction, remove_defaults
 
 if TYPE_CHECKING:
@@ -384,6 +385,35 @@ class Plan:
             ValueError: The file is not JSON or not a plan.
         """
         return load_document(path, cls.from_dict)
+
+    def export(
+        self, engine: Engine, *, model: str | Path | None = None, devices: Sequence[str | int] | None = None
+    ) -> Export:
+        """Return the plan as settings of another engine; `not_exported` says what that engine cannot do.
+
+        Args:
+            engine: "accelerate" (a `device_map`), "vllm" (`VLLM_PP_LAYER_PARTITION`), "llama.cpp" (`--tensor-split` and
+                `-ot`) or "torch" (split points of `torch.distributed.pipelining`).
+            model: Path or name, for the names of modules (accelerate, torch). Default: the plan's model.
+            devices: The engine's name of the device of each stage (accelerate, llama.cpp). Default: 0, 1, ... and the
+                RPC server of each node, which is then the name of a host.
+
+        Example:
+            >>> Plan.manual(cuts=[2], layers=6).export("vllm").settings["VLLM_PP_LAYER_PARTITION"]
+            '2,4'
+
+        Raises:
+            ValueError: There is no such engine, it cannot run such stages, or the model is missing or another one.
+        """
+        exported = Exported(
+            stages=self.stages,
+            layers=self.layers,
+            model=self.model if model is None else model,
+            chunk_tokens=self.chunk_tokens,
+            draft_tokens=self.draft_tokens,
+            devices=devices,
+        )
+        return export(engine, exported)
 
     def explain(self) -> str:
         """Return a text with the plan, its bottlenecks if it has a prediction, and its certificate if it has one."""

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from orbitsplit._io.files import atomic_write
 
+from .lanes import lane_labels
 from .trace import Trace
 
 # Distinguishable with the common colour-vision deficiencies (Okabe and Ito's palette).
@@ -42,7 +43,7 @@ def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
     """Draw traces below each other on one time axis, a row per node and per link, and write the picture to `path`.
 
     The suffix of the file chooses the format (`.pdf`, `.png`, `.svg`). Waiting is white; prefill has the full colour,
-    generation a lighter one.
+    generation a lighter one. Beside each row is the part of the time for which it is busy.
 
     Raises:
         ValueError: There is no trace, or the suffix is another one.
@@ -56,15 +57,17 @@ def timeline(traces: Mapping[str, Trace], path: str | Path) -> None:
     for axis, (title, trace) in zip(axes, traces.items(), strict=True):
         _draw(axis, title, trace)
     axes[-1].set_xlabel("seconds since the first prompt; prefill dark, generation light")
-    handles = [Patch(color=colour, label=kind) for kind, colour in _COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    kinds = {event.kind for trace in traces.values() for event in trace.events}
+    handles = [Patch(color=colour, label=kind) for kind, colour in _COLOURS.items() if kind in kinds]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=120)
 
 
 def _draw(axis: Any, title: str, trace: Trace) -> None:
-    lanes = [lane for node in trace.nodes for lane in ((node, False), (node, True))][:-1]
-    position = {lane: k for k, lane in enumerate(lanes)}
+    labels = lane_labels(trace)
+    position = {lane: k for k, lane in enumerate(labels)}
     for event in trace.events:
         lane = (event.node, event.kind == "send")
         if event.kind in _COLOURS and lane in position:
@@ -77,7 +80,7 @@ def _draw(axis: Any, title: str, trace: Trace) -> None:
                 edgecolor=_COLOURS[event.kind],
                 linewidth=0.5,
             )
-    axis.set_yticks(range(len(lanes)), [f"{node} link" if is_link else node for node, is_link in lanes])
+    axis.set_yticks(range(len(labels)), list(labels.values()))
     axis.invert_yaxis()
     axis.set_title(f"{title}: {trace.stop_s:.2f} s", loc="left", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)

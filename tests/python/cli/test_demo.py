@@ -26,6 +26,7 @@ def test_demo_plans_runs_and_keeps_every_limit(
     monkeypatch.setattr(demo, "_FIT_ROWS", 4)
     monkeypatch.setattr(demo, "_MEASURED_ROWS", 1)
     monkeypatch.setattr(demo, "_LEVELS", (3.2,))
+    monkeypatch.setattr("orbitsplit._cli.codebook_cache.codebook_folder", lambda: tmp_path / "codebooks")
     monkeypatch.setattr(_calibrate, "_COMPOSITES", 4)
     command = ["orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
     monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--json"])
@@ -52,3 +53,6 @@ def test_demo_plans_runs_and_keeps_every_limit(
     assert osp.Plan.load(tmp_path / "out" / "plan.json") == plan
     assert osp.Trace.load(tmp_path / "out" / "trace.json").nodes == tuple(stage.node for stage in plan.stages)
     assert (tmp_path / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert "How good it is" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    (kept,) = (tmp_path / "codebooks").iterdir()
+    assert osp.Codebook.load(kept).cuts == (1, 5, 9, 13, 17)

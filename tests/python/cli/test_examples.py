@@ -37,6 +37,8 @@ OUTPUTS = {
     "verify": "verified.json",
     "simulate": "timeline.png",
     "leo": "network.toml",
+    "schema": "network.schema.json",
+    "report": "report.html",
 }
 # The others serve until a signal, need the real model, or take a minute.
 IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "demo", "bench paper"})

@@ -13,7 +13,8 @@ Places = tuple[float | str, ...]
 class Chart:
     """Lines over one axis: `series` has one value for each of `x`, None where a strategy is not possible.
 
-    `x` are names or numbers. `log_x`, `log_y`: logarithmic axes.
+    `x` are names or numbers. `log_x`, `log_y`: logarithmic axes. `is_joined`: whether lines join the values; there is
+    nothing between two models.
 
     Raises:
         ValueError: A series has another length than `x`.
@@ -28,6 +29,7 @@ class Chart:
     notes: tuple[str, ...] = ()
     log_x: bool = False
     log_y: bool = False
+    is_joined: bool = True
 
     def __post_init__(self) -> None:
         for name, values in self.series.items():

@@ -94,6 +94,7 @@ def over_models(setup: Setup, profiles: Mapping[str, ModelProfile]) -> Chart:
         _delays([setup.varied(profile=found) for found in profiles.values()], COMPARED),
         tuple(notes),
         log_y=True,
+        is_joined=False,
     )
 
 
@@ -214,6 +215,7 @@ def algorithms(setup: Setup, profiles: Mapping[str, ModelProfile]) -> Chart:
         tuple(profiles),
         _over_best([setup.varied(profile=found) for found in profiles.values()]),
         (f"The paper: uniform {PAPER_UNIFORM}, proportional {PAPER_PROPORTIONAL}.",),
+        is_joined=False,
     )
 
 

@@ -48,9 +48,15 @@ def _lines(chart: Chart) -> Any:
             style = "--" if name.startswith("ground") else "-"
             k = families[style]
             families[style] += 1
-            line: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "linestyle": style, "linewidth": 1.3}
+            drawn = style if chart.is_joined else ""
+            line: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "linestyle": drawn, "linewidth": 1.3}
             if len(known) <= 50:
-                line |= {"marker": _MARKERS[k % len(_MARKERS)], "markersize": 5, "fillstyle": "none"}
+                filled = style == "--" and not chart.is_joined  # the only difference that is left without lines
+                line |= {
+                    "marker": _MARKERS[k % len(_MARKERS)],
+                    "markersize": 5,
+                    "fillstyle": "full" if filled else "none",
+                }
             axis.plot(*zip(*known, strict=True), label=name, **line)
     if chart.log_x:
         axis.set_xscale("log")
@@ -89,5 +95,6 @@ def _map(shown: Map) -> Any:
     axis.set_xlabel(shown.x_label)
     axis.set_ylabel(shown.y_label)
     axis.set_title(shown.title, loc="left", fontsize=10)
-    figure.colorbar(image, label="below 1: split; above 1: do not")
+    bar = figure.colorbar(image, label="below 1: split; above 1: do not", format="{x:g}")
+    bar.ax.yaxis.set_minor_formatter("{x:g}")  # of less than a decade all ticks are minor ones: not 6 x 10^0
     return figure
