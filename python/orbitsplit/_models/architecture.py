@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,9 +17,20 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from .device import single_thread
 from .kv_cache import skip_tokens
 from .packing import PackedCache
-from .source import build_on_meta, can_generate, example_inputs, layer_count, model_class, unsupported
+from .small_config import shrunk
+from .source import (
+    cache_argument,
+    can_generate,
+    classifies_texts,
+    example_inputs,
+    layer_count,
+    model_class,
+    unsupported,
+)
+from .valueless import build_on_meta, build_unfilled
 
 # More than one row: heads that search for padding tokens refuse several rows if they cannot find them.
 _PROBE_ROWS, _PROBE_TOKENS = 2, 3
@@ -134,32 +144,40 @@ def knows_layout(config: PreTrainedConfig) -> bool:
 def _layout_key(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], str]:
     """Return what a layout depends on: where the model lies does not count."""
     document = json.loads(config.to_json_string(use_diff=False))
-    return model_class(config), json.dumps(_without_paths(document), sort_keys=True)
+    return model_class(config), json.dumps(without_paths(document), sort_keys=True)
 
 
-def _without_paths(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
+    """Return a configuration's document without where the model lies."""
     if isinstance(value, dict):
-        return {key: _without_paths(part) for key, part in value.items() if key not in ("_name_or_path", "source")}
-    return [_without_paths(part) for part in value] if isinstance(value, list) else value
+        return {key: without_paths(part) for key, part in value.items() if key not in ("_name_or_path", "source")}
+    return [without_paths(part) for part in value] if isinstance(value, list) else value
 
 
 def _find_layout(config: PreTrainedConfig) -> Layout:
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     if shared:
         raise ValueError(unsupported(config, f"{shared} layers read the KV cache of earlier layers"))
-    inputs = example_inputs(config, rows=_PROBE_ROWS, tokens=_PROBE_TOKENS, device="meta")
-    options: dict[str, Any] = {}
-    if can_generate(config):
-        if "past_key_values" not in inspect.signature(model_class(config).forward).parameters:
-            raise ValueError(unsupported(config, "its forward takes no past_key_values"))
-        # With a cache: without one, masks are made from values, which meta tensors do not have.
-        options["past_key_values"] = DynamicCache(config=config.get_text_config(decoder=True))
-    with running_unknown_code(config, "it does not run without weights"):
+    if can_generate(config) and cache_argument(model_class(config)) is None:
+        raise ValueError(unsupported(config, "its forward takes no cache"))
+    with running_unknown_code(config, "it cannot be built"):
         model = build_on_meta(config)
-    probe = _Probe(model, generates=bool(options))
-    with running_unknown_code(config, "its forward does not run without weights"):
-        probe.run(inputs, options)
+    probe = _Probe(model, generates=can_generate(config))
+    try:
+        probe.run(config, "meta")
+    except Exception:  # whatever an architecture's code makes of tensors without values
+        return _find_layout_with_values(config)
     return probe.layout()
+
+
+def _find_layout_with_values(config: PreTrainedConfig) -> Layout:
+    """Find the layout where the forward depends on numbers: on the processor, of the model with few of its layers."""
+    few = shrunk(config, strength=0)
+    with running_unknown_code(config, "it cannot be built"):
+        probe = _Probe(build_unfilled(few), generates=can_generate(config))
+    with running_unknown_code(config, "its forward fails"), single_thread():
+        probe.run(few, "cpu")
+    return replace(probe.layout(), layer_count=layer_count(config, model_class(config)))
 
 
 @contextmanager
@@ -168,6 +186,8 @@ def running_unknown_code(config: PreTrainedConfig, failure: str) -> Iterator[Non
     try:
         yield
     except Exception as error:
+        if "cannot be split into stages" in str(error):  # it names the architecture already
+            raise
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise ValueError(unsupported(config, f"{failure} ({reason})")) from error
 
@@ -231,10 +251,17 @@ class _Probe:
             layer.register_forward_pre_hook(self._enter(index), with_kwargs=True)
             layer.register_forward_hook(self._leave(index))
 
-    def run(self, inputs: dict[str, Tensor], options: dict[str, Any]) -> None:
-        """Run the model once, with no weights and no values."""
+    def run(self, config: PreTrainedConfig, device: str) -> None:
+        """Run the model of a configuration once on a device, with inputs of zeros."""
+        inputs = example_inputs(config, rows=_PROBE_ROWS, tokens=_PROBE_TOKENS, device=device)
+        options: dict[str, Any] = {}
+        if self.generates:
+            # With a cache: without one, masks are made from values, which meta tensors do not have.
+            options[str(cache_argument(type(self.model)))] = DynamicCache(config=config.get_text_config(decoder=True))
         for tensor in inputs.values():
-            mark(tensor)
+            # Which tokens are padding is known from the attention mask on every stage, see `dummy_ids`.
+            if not classifies_texts(config, type(self.model)):
+                mark(tensor)
         with torch.no_grad(), self.origins:
             output = self.model(**inputs, **options)
         returned = output.values() if isinstance(output, Mapping) else output

@@ -31,9 +31,10 @@ from .gguf import METADATA, Progress
 from .gguf_tensors import GgufTensors, open_weights
 from .quantized import weights_of
 from .quantizer import WeightsConfig
-from .source import build_on_meta, load_tokenizer, read_config
+from .source import load_tokenizer, read_config
 from .stage import StageModel
 from .token_rows import check_ids, read_texts, token_rows
+from .valueless import build_on_meta
 
 log = logging.getLogger("orbitsplit.models")
 

@@ -6,7 +6,8 @@ What enters and leaves a stage is on the processor's side, where codecs and link
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -26,6 +27,17 @@ def open_device(name: str) -> torch.device:
 
 def _has_cuda(device: torch.device) -> bool:
     return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Let torch compute in this thread alone: the process may be forked afterwards, and others are not slowed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def to_host(x: Tensor) -> Tensor:

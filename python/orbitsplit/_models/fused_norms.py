@@ -39,6 +39,8 @@ def _is_rms_norm(module: nn.Module) -> bool:
     if list(tensors) != ["weight"] or any(True for _ in module.children()) or module._forward_hooks:
         return False
     weight = tensors["weight"]
+    if not isinstance(weight, nn.Parameter):  # FalconMamba's is no scale of the width that it norms
+        return False
     return weight.dim() == 1 and not weight.is_meta and weight.is_floating_point()
 
 

@@ -39,6 +39,8 @@ def rope_change(config: PreTrainedConfig) -> RopeChange | None:
         if kind not in ("longrope", "dynamic"):
             continue
         trained = part.get("original_max_position_embeddings") if kind == "longrope" else None
+        if kind == "longrope" and _recomputes_cache(config):  # where the model's own field says
+            trained = getattr(config, "original_max_position_embeddings", None) or trained
         tokens = trained or getattr(text, "max_position_embeddings", None)
         if tokens is not None:
             return RopeChange(kind, int(tokens), kind == "longrope" and _recomputes_cache(config))

@@ -28,7 +28,8 @@ from .checkpoint import check_files
 from .gguf import METADATA, Progress, describe_gguf
 from .gguf_header import GgufHeader, StoredTensor, read_header
 from .model_path import find_model
-from .source import build_on_meta, open_model, read_config
+from .source import open_model, read_config
+from .valueless import build_on_meta
 
 log = logging.getLogger("orbitsplit.models")
 

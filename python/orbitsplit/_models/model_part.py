@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -18,8 +18,9 @@ from transformers.utils import logging as transformers_logging
 from .architecture import Layout, Passthrough, find_layout, modules_outside
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
-from .source import load_options, model_class, read_config, without_values
+from .source import load_options, model_class, read_config
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
+from .valueless import without_values
 
 
 def load_part(
@@ -70,9 +71,15 @@ class _Placeholder(nn.Module):
         object.__setattr__(self, "_module", module.to("meta"))  # unregistered: its weights are not ours to load
         self._signature: Any = None
         self._output: Any = None
+        self._device = torch.device("cpu")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_module"), name)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Inputs may come on the meta device: some models send them to where the weights of a module lie.
+        self._device = fn(torch.empty(0)).device
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # The forward on meta takes about as long as half a layer of a small model, and decode steps repeat it
@@ -82,8 +89,7 @@ class _Placeholder(nn.Module):
             on_meta = tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs))
             self._output = object.__getattribute__(self, "_module")(*on_meta[0], **on_meta[1])
             self._signature = signature
-        device = next((x.device for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)), None)
-        return tree_map_only(Tensor, functools.partial(_filled, device=device), self._output)
+        return tree_map_only(Tensor, functools.partial(_filled, device=self._device), self._output)
 
 
 def _filled(x: Tensor, *, device: torch.device | None) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .architecture import find_layout, modules_outside
-from .source import build_on_meta, open_model, read_config
+from .source import open_model, read_config
+from .valueless import build_on_meta
 
 
 @dataclass(frozen=True)

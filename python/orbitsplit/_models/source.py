@@ -5,15 +5,16 @@ from __future__ import annotations
 import codecs
 import copy
 import functools
+import inspect
 import tempfile
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -33,16 +34,8 @@ from orbitsplit._io.garbage import no_collections
 from .checkpoint import check_files
 from .gguf import Progress, convert_gguf, converted_path
 from .model_path import find_model
-from .quantized import replace_with_quantized
-from .quantizer import weights_config
 
 _CONFIG = "config.json"
-_FILLS = frozenset(
-    getattr(place, name)
-    for place in (torch.Tensor, torch.nn.init)
-    for name in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_", "xavier_normal_")
-    if hasattr(place, name)
-)
 
 
 def open_model(
@@ -148,7 +141,16 @@ def _has_byte_order_mark(model: str | Path) -> bool:
 
 def _load_config(model: str | Path) -> PreTrainedConfig:
     # trust_remote_code by default asks on the terminal whether to run code that comes with the model.
-    config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        # transformers' own message names an option that is not for us to set.
+        raise ValueError(
+            f"{model} needs custom code that comes with it, which is never run here: transformers "
+            f"{transformers.__version__} has no class for it"
+        ) from None
     return config
 
 
@@ -158,7 +160,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     Without any it is the causal language model of the configuration's type, else the base model. Raises `ValueError`
     for an encoder-decoder model, and for a class or a type that transformers does not have.
     """
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and not _names_decoder(config):
         raise ValueError(unsupported(config, "encoder-decoder models are not split"))
     for name in (config.architectures or [])[:1]:
         named = getattr(transformers, name, None)
@@ -172,6 +174,11 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     found: Any = mapping[type(config)]
     first: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
     return first
+
+
+def _names_decoder(config: PreTrainedConfig) -> bool:
+    """Say whether a configuration, though of an encoder and a decoder, is that of the decoder alone."""
+    return any(name.endswith("ForCausalLM") for name in (config.architectures or [])[:1])
 
 
 def can_generate(config: PreTrainedConfig) -> bool:
@@ -215,7 +222,10 @@ def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | 
 
     `architecture` is the model's class if it is known. Raises `ValueError` if the configuration does not name it.
     """
-    count = getattr(split_config(config, architecture), "num_hidden_layers", None)
+    part = split_config(config, architecture)
+    # Of an encoder and a decoder, num_hidden_layers is the number of the encoder's.
+    name = "decoder_layers" if _names_decoder(config) and hasattr(part, "decoder_layers") else "num_hidden_layers"
+    count = getattr(part, name, None)
     if not isinstance(count, int) or count < 1:
         raise ValueError(unsupported(config, f"num_hidden_layers is {count}, the number of its layers is not known"))
     return count
@@ -226,44 +236,20 @@ def example_inputs(
 ) -> dict[str, Tensor]:
     """Return inputs of zeros: `rows` texts of `tokens` tokens, or images of the configuration's size.
 
+    Of a classifier of texts, which looks for padding, the tokens are none.
+
     Raises `ValueError` for a model that takes neither, such as an audio model.
     """
     name = model_class(config).main_input_name
     if name == "input_ids":
-        return {name: torch.zeros(rows, tokens, dtype=torch.long, device=device)}
+        ids = torch.zeros(rows, tokens, dtype=torch.long, device=device)
+        return {name: dummy_ids(config, ids) if classifies_texts(config, model_class(config)) else ids}
     part = split_config(config)
     size = getattr(part, "image_size", None)
     if name != "pixel_values" or size is None:
         raise ValueError(unsupported(config, f"it takes {name} of no known size, not token ids or images"))
     height, width = (size, size) if isinstance(size, int) else size
     return {name: torch.zeros(rows, getattr(part, "num_channels", 3), height, width, device=device)}
-
-
-def build_on_meta(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Build a model without weights, ready for a forward on the meta device."""
-    architecture = model_class(config)
-    with torch.device("meta"), without_values():
-        model: PreTrainedModel = architecture._from_config(copy.deepcopy(config), dtype=dtype)
-    quantized = weights_config(config)
-    if quantized is not None:
-        replace_with_quantized(model, quantized.by_module(), quantized.int8_rows)
-    model.eval()
-    forget_padding(model)
-    if model._can_set_experts_implementation():
-        model.set_experts_implementation("batched_mm")  # the default has no meta kernel for float32
-    return model
-
-
-class _WithoutValues(TorchFunctionMode):
-    """Skips what fills tensors on the meta device, which have no values: each call takes longer than to make one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = kwargs or {}
-        if func in _FILLS:
-            tensor: Tensor = args[0] if args else options["tensor"]
-            if tensor.is_meta:
-                return tensor
-        return func(*args, **options)
 
 
 def prepare_loading() -> None:
@@ -278,15 +264,76 @@ def prepare_loading() -> None:
         get_checkpoint_conversion_mapping("")
 
 
-def without_values() -> AbstractContextManager[Any]:
-    """Return a context in which models on the meta device are built without initialising their weights."""
-    return _WithoutValues()
-
-
 def forget_padding(model: PreTrainedModel) -> None:
-    """Make a model's forward not search for padding tokens in its ids, which may be dummies or on the meta device."""
+    """Make a model's forward not search for padding tokens in its ids, which may be dummies or on the meta device.
+
+    A model that `needs_padding` keeps its padding token.
+    """
+    if needs_padding(model.config, type(model)):
+        return
     for config in (model.config, split_config(model.config, type(model))):
         vars(config)["pad_token_id"] = None  # some configurations refuse None when it is assigned
+
+
+def needs_padding(config: PreTrainedConfig, architecture: type[PreTrainedModel]) -> bool:
+    """Return whether a model's forward cannot do without a padding token.
+
+    Such are classifiers of whole texts by a decoder, and models of texts and images, some of which write the padding
+    token where an image has its place.
+    """
+    return classifies_texts(config, architecture) or config.get_text_config(decoder=True) is not config
+
+
+def classifies_texts(config: PreTrainedConfig, architecture: type[PreTrainedModel]) -> bool:
+    """Return whether a model is a decoder that classifies whole texts, by their last token that is no padding."""
+    return architecture.__name__.endswith("ForSequenceClassification") and not _is_encoder(config)
+
+
+def dummy_ids(config: PreTrainedConfig, like: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return token ids [B, S] in the place of those that another stage has: they stand for text.
+
+    They are no special token of the configuration, and where `mask` is 0 the padding token of a model that
+    `needs_padding`.
+    """
+    text = config.get_text_config(decoder=True)
+    special = {
+        value
+        for part in (config, text)
+        for name, value in vars(part).items()
+        if isinstance(value, int) and name.endswith(("token_id", "token_index"))
+    }
+    free = next(number for number in range(len(special) + 1) if number not in special)
+    ids = torch.full(like.shape[:2], free, dtype=torch.long, device=like.device)
+    pad = getattr(text, "pad_token_id", None)
+    if mask is None or pad is None or mask.shape != ids.shape:
+        return ids
+    return ids.masked_fill(mask == 0, pad)
+
+
+def check_padding(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` for ids of a decoder's classifier of texts whose padding is not that of the attention mask.
+
+    It takes the last token that is no padding token; stages without the ids know it from the mask.
+    """
+    pad = getattr(config.get_text_config(decoder=True), "pad_token_id", None)
+    if pad is None or "input_ids" not in inputs or not classifies_texts(config, model_class(config)):
+        return
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    places = torch.arange(ids.shape[1], device=ids.device)
+    for row, (by_ids, by_mask) in enumerate(zip(ids != pad, mask != 0, strict=True)):
+        last, masked = (int((places * shown).argmax()) for shown in (by_ids, by_mask))
+        if last != masked:
+            raise ValueError(
+                f"row {row}: the last token but padding (pad_token_id {pad}) is at {last}, by attention_mask at "
+                f"{masked}: give a mask that is 0 where the ids are padding"
+            )
+
+
+def cache_argument(architecture: type[PreTrainedModel]) -> str | None:
+    """Return the name by which a model's forward takes its cache, None if it takes none."""
+    accepted = inspect.signature(architecture.forward).parameters
+    return next((name for name in ("past_key_values", "cache_params") if name in accepted), None)
 
 
 def unsupported(config: PreTrainedConfig, reason: str) -> str:

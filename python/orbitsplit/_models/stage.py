@@ -30,7 +30,7 @@ from .device import open_device, to_host
 from .kv_cache import growing_cache, takes_chunks
 from .model_part import load_part
 from .packing import PackedCache, can_pack, packing
-from .source import example_inputs, forget_padding, unsupported
+from .source import cache_argument, check_padding, dummy_ids, example_inputs, forget_padding, unsupported
 
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
@@ -60,6 +60,7 @@ class StageModel:
         self.generates = layout.generates
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
+        self._cache_argument = cache_argument(type(model)) or "past_key_values"
         self._image_tokens = layout.image_tokens
         self._received: Tensor | None = None
         self._steps: DecodeSteps | None = None
@@ -159,7 +160,7 @@ class StageModel:
             if steps is not None:
                 return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
             inputs = self._inputs(self._received, attention_mask, is_padded=is_padded, logits_to_keep=logits_to_keep)
-            output = self.model(**inputs, past_key_values=cache, use_cache=True)
+            output = self.model(**inputs, **{self._cache_argument: cache}, use_cache=True)
         except _StageExit as left:
             return to_host(left.hidden)
         finally:
@@ -245,7 +246,7 @@ class StageModel:
                 return steps.forward_packed(self._received, places, cache, logits_at=logits_at)
             ids = self._received
             if not self.is_first:  # only the shape of the ids is used
-                ids = ids.new_zeros(x.shape[:2], dtype=torch.long)
+                ids = dummy_ids(self.config, ids)
             inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor([places], device=self.device)}
             if "logits_to_keep" in self._accepted and not self._leaves:
                 inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)
@@ -269,6 +270,10 @@ class StageModel:
         """
         options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
         inputs = {name: self._entering(value) for name, value in inputs.items()}
+        if x is None:
+            check_padding(self.config, inputs)
+        elif "input_ids" in inputs:
+            inputs["input_ids"] = dummy_ids(self.config, inputs["input_ids"], inputs.get("attention_mask"))
         self._received = None if x is None else self._entering(x)
         try:
             output = self.model(**inputs, **options)
@@ -294,13 +299,15 @@ class StageModel:
     def _inputs(self, x: Tensor, attention_mask: Tensor, *, is_padded: bool, logits_to_keep: int) -> dict[str, Any]:
         tokens, attention_mask = x.shape[1], attention_mask.to(self.device)
         # Past the first stage only the shape of the ids is used.
-        inputs: dict[str, Any] = {"input_ids": x if self.is_first else x.new_zeros(x.shape[:2], dtype=torch.long)}
+        inputs: dict[str, Any] = {"input_ids": x if self.is_first else dummy_ids(self.config, x)}
         # As transformers' generate does it: positions from the mask, and the mask dropped where nothing is padded,
         # because attention is faster without (and rounds differently).
         if "position_ids" in self._accepted:
             positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
             inputs["position_ids"] = positions[:, -tokens:]
-        inputs["attention_mask"] = attention_mask if is_padded else None
+        # A recurrent state has seen the padding: its forward takes a mask of the new tokens, and steps are not padded.
+        is_step = self._cache_argument == "cache_params" and attention_mask.shape[1] > tokens
+        inputs["attention_mask"] = attention_mask if is_padded and not is_step else None
         if "logits_to_keep" in self._accepted:
             inputs["logits_to_keep"] = logits_to_keep
         return inputs

@@ -14,6 +14,7 @@ from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.validation import check_boolean, check_callable, check_count
 from orbitsplit._models.device import device_title
 from orbitsplit._models.source import model_class, open_model, read_config
+from orbitsplit._models.verdicts import check_architecture
 
 from .profile import ChunkTimes, LayerProfile, ModelProfile, RowTimes
 from .static_cost import LayerCosts, count_costs
@@ -93,6 +94,7 @@ def profile(
 
 def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size: int, dtype: str) -> ModelProfile:
     torch_dtype = getattr(torch, dtype)
+    check_architecture(config)
     costs = count_costs(config, prompt_tokens=prompt_tokens, batch_size=batch_size, dtype=torch_dtype)
     return ModelProfile(
         model=name,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._models.architecture import Layout, Passthrough, find_layout, running_unknown_code
-from orbitsplit._models.source import build_on_meta, example_inputs
+from orbitsplit._models.source import cache_argument, example_inputs
+from orbitsplit._models.valueless import build_on_meta, build_unfilled
 
 _NOTHING_KEPT: tuple[int, int | None] = (0, None)
 
@@ -53,29 +54,46 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
     layout = find_layout(config)
     model = build_on_meta(config, dtype=dtype)
     weight_bytes, tied_bytes = _weights(model, layout)
-    like = _keep_one_of_each_kind(model, layout)
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True)) if layout.generates else None
-    meter = _Meter(model, layout, cache)
-    decode_flop, kv = (0,) * len(weight_bytes), [_NOTHING_KEPT] * len(like)
-    with running_unknown_code(config, f"a forward of {layout.image_tokens or prompt_tokens} tokens fails"):
-        prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
-        if cache is not None:
-            decode_flop = _spread(meter.measure(batch_size, 1), like)
-            kv = [_kv(cache.layers[index], batch_size) for index in like]
     tokens = layout.image_tokens or prompt_tokens
+    try:
+        forwards = _count_forwards(model, layout, prompt_tokens, batch_size)
+    except Exception:  # whatever an architecture's code makes of tensors without values
+        with running_unknown_code(config, f"a forward of {tokens} tokens fails"):
+            forwards = _count_forwards(build_unfilled(config, dtype=dtype), layout, prompt_tokens, batch_size)
     # After the first stage there is the received hidden state in addition to the placeholder of the embeddings.
     received_bytes = batch_size * tokens * layout.hidden_size * dtype.itemsize
     return LayerCosts(
         hidden_size=layout.hidden_size,
         tokens=tokens,
         weight_bytes=weight_bytes,
-        kv_bytes_per_token=(0, *(size for size, _ in kv), 0),
-        kv_tokens_max=(None, *(limit for _, limit in kv), None),
-        prefill_flop=prefill_flop,
-        decode_flop=decode_flop,
-        workspace_bytes=tuple(size + received_bytes for size in _spread(tuple(meter.workspace_bytes), like)),
+        kv_bytes_per_token=(0, *(size for size, _ in forwards.kv), 0),
+        kv_tokens_max=(None, *(limit for _, limit in forwards.kv), None),
+        prefill_flop=forwards.prefill_flop,
+        decode_flop=forwards.decode_flop,
+        workspace_bytes=tuple(size + received_bytes for size in forwards.workspace_bytes),
         tied_bytes=tied_bytes,
     )
+
+
+class _Forwards(NamedTuple):
+    """What a prefill and a step cost in each of the n + 2 layers, and what each of the n layers keeps of a token."""
+
+    prefill_flop: tuple[int, ...]
+    decode_flop: tuple[int, ...]
+    workspace_bytes: tuple[int, ...]
+    kv: list[tuple[int, int | None]]
+
+
+def _count_forwards(model: PreTrainedModel, layout: Layout, prompt_tokens: int, batch_size: int) -> _Forwards:
+    like = _keep_one_of_each_kind(model, layout)
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True)) if layout.generates else None
+    meter = _Meter(model, layout, cache)
+    decode_flop, kv = (0,) * (len(like) + 2), [_NOTHING_KEPT] * len(like)
+    prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
+    if cache is not None:
+        decode_flop = _spread(meter.measure(batch_size, 1), like)
+        kv = [_kv(cache.layers[index], batch_size) for index in like]
+    return _Forwards(prefill_flop, decode_flop, _spread(tuple(meter.workspace_bytes), like), kv)
 
 
 def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], int]:
@@ -150,10 +168,11 @@ class _Meter:
         """Run new tokens and return the FLOP of each of the n + 2 layers."""
         options: dict[str, Any] = {}
         if self.cache is not None:
-            options = {"past_key_values": self.cache, "use_cache": True, "logits_to_keep": 1}
+            name = str(cache_argument(type(self.model)))
+            options = {name: self.cache, "use_cache": True, "logits_to_keep": 1}
         self.marks, self.peaks = [], []
         with torch.no_grad(), self.flops, self.live, self.live.fused_attention(), self._hooks():
-            inputs = example_inputs(self.model.config, rows=batch_size, tokens=tokens, device="meta")
+            inputs = example_inputs(self.model.config, rows=batch_size, tokens=tokens, device=self.model.device)
             self._mark()
             self.model(**inputs, **options)
             self._mark()

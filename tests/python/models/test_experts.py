@@ -16,8 +16,8 @@ import orbitsplit as osp
 from orbitsplit._backend import use_backend
 from orbitsplit._models.experts import check_experts
 from orbitsplit._models.quantized import quantized_matrices
-from orbitsplit._models.source import build_on_meta
 from orbitsplit._models.stage import StageModel
+from orbitsplit._models.valueless import build_on_meta
 from tests.judges.weights import dequantised
 from tests.support.tiny_models import LAYERS, load_unsplit, save_tiny_model, tiny_prompts
 

@@ -21,8 +21,9 @@ from orbitsplit._models import gguf, gguf_tensors
 from orbitsplit._models.fingerprint import hash_layer, hash_layers
 from orbitsplit._models.gguf_tensors import GgufTensors
 from orbitsplit._models.quantized import quantized_matrices
-from orbitsplit._models.source import build_on_meta, read_config
+from orbitsplit._models.source import read_config
 from orbitsplit._models.stage import StageModel
+from orbitsplit._models.valueless import build_on_meta
 from orbitsplit.runtime._memory import peak_bytes, resident_bytes
 from tests.support.gguf_files import Values, uneven_blocks, write_gguf
 from tests.support.tiny_models import LAYERS, tiny_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -29,7 +30,6 @@ from orbitsplit._models import architecture
 from orbitsplit._models import gguf as conversion
 from orbitsplit._models.architecture import find_layers, find_layout
 from orbitsplit._models.source import (
-    build_on_meta,
     can_generate,
     demo_model,
     layer_count,
@@ -41,6 +41,7 @@ from orbitsplit._models.source import (
     split_config,
 )
 from orbitsplit._models.stage import StageModel
+from orbitsplit._models.valueless import build_on_meta
 from tests.support.gguf_files import write_gguf
 from tests.support.tiny_models import (
     LAYERS,
@@ -202,7 +203,7 @@ def test_layout_of_a_model_with_position_embeddings() -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "reason"),
     [
-        ("mamba", {}, "takes no past_key_values"),
+        ("openai-gpt", {}, "its forward takes no cache"),
         ("gemma4_unified_text", {"num_kv_shared_layers": 2}, "2 layers read the KV cache of earlier layers"),
     ],
 )
@@ -342,3 +343,13 @@ def test_a_load_finds_what_was_prepared(tmp_path: Path, monkeypatch: pytest.Monk
     prepare_loading()  # without an effect
     monkeypatch.delattr(conversion_mapping, "get_checkpoint_conversion_mapping")
     prepare_loading()  # of a transformers that does it in another way
+
+
+def test_a_model_that_needs_code_of_its_own_is_refused_without_advice_that_is_not_accepted(tmp_path: Path) -> None:
+    # Regression: transformers' message says to set trust_remote_code, which nothing here takes.
+    config = {"model_type": "their_own", "auto_map": {"AutoConfig": "theirs.TheirConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "theirs.py").write_text("raise SystemExit", encoding="utf-8")
+    with pytest.raises(ValueError, match="needs custom code that comes with it, which is never run here") as caught:
+        read_config(tmp_path)
+    assert "trust_remote_code" not in str(caught.value)

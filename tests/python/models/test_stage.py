@@ -331,7 +331,6 @@ _T5 = {"d_model": HIDDEN, "num_layers": LAYERS, "num_heads": 4, "d_kv": 8, "d_ff
         ("CLIPTextModel", "clip_text_model", {**_TEXTS, "eos_token_id": 2}, "what comes after the layers takes more"),
         ("ViTMAEModel", "vit_mae", _IMAGES, "what comes after the layers takes more than the hidden state"),
         ("DPTForDepthEstimation", "dpt", _DPT, "what comes after the layers takes more than the hidden state of the"),
-        ("LlamaForSequenceClassification", "llama", _TEXTS, "no padding token"),
         (
             "SwinModel",
             "swin",

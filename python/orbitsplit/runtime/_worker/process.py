@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import torch
 
-from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.fingerprint import first_other_layer
 from orbitsplit._models.generation_rules import rope_change, settings_of
 from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
+from orbitsplit._models.verdicts import check_architecture
 from orbitsplit._plans.plan import Plan, PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
@@ -137,7 +137,7 @@ class Worker:
         if self._model is None or self._loaded != wanted:
             if not self._loaded:  # what the architecture imports, and its forward on the meta device, is no stage's
                 for path in (setup.model, *([] if rank > 0 or setup.assistant is None else [setup.assistant])):
-                    find_layout(read_config(path))
+                    check_architecture(read_config(path))
                 self._take_baseline()
             if self._model is not None:
                 self._model = None

@@ -1,0 +1,221 @@
+"""Whether a small model of random weights computes in stages what it does unsplit: the trial of an architecture."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from .architecture import find_layout
+from .device import single_thread
+from .generation_rules import rope_change
+from .small_config import LONG_TOKENS
+from .source import can_generate, classifies_texts, example_inputs, model_class, read_config
+from .stage import StageModel
+
+Kind = Literal["exact", "refused", "wrong", "crash", "unknown"]
+
+# How much results of stages may differ from the unsplit model's, relative to the largest number: rounding differs
+# where the core computes a layer, and a wrong mask, position or cache changes more.
+_TOLERANCE = 2e-3
+_ROWS, _PROMPT_TOKENS, _PADDED_TOKENS = 2, 5, 2
+# The ids of a prompt are from these, clear of padding and of the tokens that stand for images.
+_FIRST_ID, _LAST_ID = 5, 90
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a trial found, and why: the reason of a refusal, the place and size of a difference, or an exception."""
+
+    kind: Kind
+    reason: str = ""
+
+
+def try_split(config: PreTrainedConfig, *, seed: int = 0) -> Verdict:
+    """Run a small model of random weights unsplit and in stages, and say whether both give the same.
+
+    "refused" is a model that cannot be split, "crash" an error that is no refusal, "unknown" one that does not run
+    unsplit. A causal language model generates, with and without padding, beyond all lengths at which forwards change.
+    """
+    with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed), single_thread():
+        try:
+            unsplit = _random_model(config)
+            unsplit.save_pretrained(folder)
+            cases = _generated(unsplit) if can_generate(config) else _once(unsplit)
+        except Exception as error:  # whatever an architecture's own code raises
+            if _is_refusal(error):
+                return Verdict("refused", _first_line(error))
+            return Verdict("unknown", f"it does not run unsplit: {_first_line(error)}")
+        try:
+            return _compare(folder, cases)
+        except Exception as error:
+            if _is_refusal(error):
+                return Verdict("refused", _first_line(error))
+            return Verdict("crash", f"{type(error).__name__}: {_first_line(error)}")
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, ValueError) and "cannot be split into stages" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300] or type(error).__name__
+
+
+@contextmanager
+def _quiet(seed: int) -> Iterator[None]:
+    """Draw random numbers without changing those of the process, and show nothing of what the small model prints."""
+    shown, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.default_generator.manual_seed(seed)
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a model whose outputs depend on every token: weights as initialised hardly tell tokens apart."""
+    model: PreTrainedModel = model_class(config)._from_config(config, dtype=torch.float32)
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter in embeddings:
+                parameter.normal_(0.0, 0.5)
+            elif parameter.dim() > 1 and "A_log" not in name:
+                parameter.normal_(0.0, 1.2 / math.sqrt(max(1, parameter[0].numel())))
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Inputs of a forward without a cache, or tokens [B, S] of which the first `prompt` are the prompt."""
+
+    name: str
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
+    tokens: Tensor | None = None
+
+
+def _generated(model: PreTrainedModel) -> list[_Case]:
+    """Return what transformers' generate makes of prompts, with the logits of every step."""
+    cases = []
+    change = rope_change(model.config)
+    new_tokens = LONG_TOKENS - _PROMPT_TOKENS
+    if change is not None and change.recomputes_cache:  # pipelines refuse texts that go beyond
+        new_tokens = min(new_tokens, change.tokens - _PROMPT_TOKENS + 1)
+    for padded in (0, _PADDED_TOKENS):
+        ids = torch.randint(_FIRST_ID, _LAST_ID, (_ROWS, _PROMPT_TOKENS))
+        mask = torch.ones_like(ids)
+        mask[1, :padded] = 0
+        settings = GenerationConfig(
+            pad_token_id=0,
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        made: Any = model.generate(ids, attention_mask=mask, generation_config=settings)
+        expected = {str(step): logits for step, logits in enumerate(made.logits)}
+        _check_finite(expected)
+        name = f"{padded} tokens of padding" if padded else "without padding"
+        cases.append(_Case(name, {"attention_mask": mask}, expected, made.sequences))
+    return cases
+
+
+def _once(model: PreTrainedModel) -> list[_Case]:
+    """Return what a model makes of whole texts or images."""
+    pad = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
+    rows = 1 if pad is None and classifies_texts(model.config, type(model)) else _ROWS
+    inputs = example_inputs(model.config, rows=rows, tokens=_PROMPT_TOKENS)
+    name, first = next(iter(inputs.items()))
+    cases = []
+    for padded in (0,) if first.is_floating_point() else (0, _PADDED_TOKENS):
+        options = {name: torch.randn_like(first) if first.is_floating_point() else torch.randint_like(first, 5, 90)}
+        if padded:
+            options["attention_mask"] = torch.ones_like(first)
+            options["attention_mask"][-1, -padded:] = 0
+            options[name] = options[name].masked_fill(options["attention_mask"] == 0, pad or 0)
+        with torch.no_grad():
+            output: Any = model(**options)
+        expected = {key: value for key, value in output.items() if isinstance(value, Tensor)}
+        _check_finite(expected)
+        cases.append(_Case(f"{padded} tokens of padding" if padded else "without padding", options, expected))
+    return cases
+
+
+def _check_finite(outputs: dict[str, Tensor]) -> None:
+    if not outputs or not all(bool(x.isfinite().any()) for x in outputs.values()):
+        raise ArithmeticError("its results are not finite")
+
+
+def _compare(folder: str, cases: list[_Case]) -> Verdict:
+    stages = _stages(folder)
+    for case in cases:
+        found = _steps(stages, case) if case.tokens is not None else _forward_once(stages, case.inputs)
+        for name, expected in case.expected.items():
+            if name not in found:
+                return Verdict("wrong", f"{case.name}: the last stage does not return {name}")
+            error = _difference(found[name], expected)
+            if not error <= _TOLERANCE:
+                where = f"step {name}" if case.tokens is not None else name
+                return Verdict("wrong", f"{case.name}: {where} differs by {error:.2g} of the largest number")
+    return Verdict("exact")
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return math.inf
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()) or not bool(finite.any()):
+        return math.inf
+    scale = float(expected[finite].abs().max()) or 1.0
+    return float((found[finite] - expected[finite]).abs().max()) / scale
+
+
+def _stages(folder: str) -> list[StageModel]:
+    """Return three stages: cuts behind the first layer, and among the last ones."""
+    layers = find_layout(read_config(Path(folder))).layer_count + 2
+    cuts = sorted({0, 2, max(2, layers - 2), layers})
+    return [StageModel.load(folder, start, stop) for start, stop in pairwise(cuts)]
+
+
+def _steps(stages: list[StageModel], case: _Case) -> dict[str, Tensor]:
+    """Return the logits of the prompt and of each token behind it."""
+    assert case.tokens is not None
+    caches, mask = [stage.new_cache() for stage in stages], case.inputs["attention_mask"]
+    prompt = mask.shape[1]
+    x, found = case.tokens[:, :prompt], {}
+    for step in range(len(case.expected)):
+        for stage, cache in zip(stages, caches, strict=True):
+            x = stage.forward(x, mask, cache)
+        found[str(step)] = x
+        x = case.tokens[:, prompt + step, None]
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return found
+
+
+def _forward_once(stages: list[StageModel], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    x: Any = None
+    for stage in stages:
+        x = stage.forward_once(x, inputs)
+    assert isinstance(x, dict), "the last stage returns tensors by name"
+    return x

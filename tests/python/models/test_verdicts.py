@@ -1,0 +1,124 @@
+"""Trials of architectures: what a small model shows, and that a verdict is found once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, LlamaConfig, Phi3Config
+
+from orbitsplit._models import twin, verdicts
+from orbitsplit._models.small_config import LONG_TOKENS, shrunk
+from orbitsplit._models.source import check_padding
+from orbitsplit._models.twin import Verdict, try_split
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0] * 4,
+    "original_max_position_embeddings": 16,
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(verdicts, "_known", {})
+    return tmp_path / "orbitsplit" / "verdicts"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "fields"),
+    [
+        # Regression: "no padding token is defined", where it was we who took it away.
+        ("LlamaForSequenceClassification", "llama", {**_TEXT, "pad_token_id": 0}),
+        ("LlamaForSequenceClassification", "llama", _TEXT),
+        # Regression: refused for numbers that their forwards read, which models without weights do not have.
+        (
+            "ImageGPTForImageClassification",
+            "imagegpt",
+            {"vocab_size": 97, "n_positions": 64, "n_embd": 32, "n_layer": 4, "n_head": 4, "pad_token_id": 0},
+        ),
+    ],
+)
+def test_a_class_is_exact_in_stages(architecture: str, model_type: str, fields: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(model_type, **fields, architectures=[architecture])
+    assert try_split(config) == Verdict("exact")
+
+
+def _phi3() -> Phi3Config:
+    return Phi3Config(
+        **{**_TEXT, "max_position_embeddings": 4096},
+        rope_parameters=_LONGROPE,
+        original_max_position_embeddings=16,
+        pad_token_id=0,
+        architectures=["Phi3ForCausalLM"],
+    )
+
+
+def test_phi3_beyond_its_short_texts_is_found_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where the embedding changes, its generate computes the cache anew, which stages do not: such texts are refused.
+    assert try_split(_phi3()) == Verdict("exact")
+    monkeypatch.setattr(twin, "rope_change", lambda _config: None)
+    verdict = try_split(_phi3())
+    assert verdict.kind == "wrong"
+    assert "step 12" in verdict.reason  # with the 17th token
+    with pytest.raises(ValueError, match=r"^Phi3ForCausalLM cannot be split .* something else .*step 12"):
+        verdicts.check_architecture(_phi3())
+
+
+def test_a_verdict_is_found_once_for_all_sizes(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(verdicts, "try_split", lambda config: tried.append(config) or Verdict("exact"))
+    large = LlamaConfig(architectures=["LlamaForCausalLM"])
+    verdicts.check_architecture(large)
+    verdicts.check_architecture(LlamaConfig(num_hidden_layers=9, architectures=["LlamaForCausalLM"]))
+    assert len(tried) == 1
+    monkeypatch.setattr(verdicts, "_known", {})
+    verdicts.check_architecture(large)
+    assert len(tried) == 1  # from the disk
+    (file,) = empty_cache.iterdir()
+    file.write_text("{", encoding="utf-8")
+    monkeypatch.setattr(verdicts, "_known", {})
+    verdicts.check_architecture(large)
+    assert len(tried) == 2
+    verdicts.check_architecture(LlamaConfig(attention_bias=True, architectures=["LlamaForCausalLM"]))
+    assert len(tried) == 3
+
+
+def test_what_could_not_be_tried_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "try_split", lambda _config: Verdict("unknown", "it does not run unsplit: so"))
+    with pytest.warns(UserWarning, match="LlamaForCausalLM was not tried .*it does not run unsplit: so"):
+        verdicts.check_architecture(LlamaConfig(**_TEXT, architectures=["LlamaForCausalLM"]))
+
+
+def test_a_small_model_is_beyond_all_lengths_and_has_every_kind_of_layer() -> None:
+    kinds = ["sliding_attention"] * 5 + ["full_attention"]
+    config = AutoConfig.for_model("gemma3_text", num_hidden_layers=24, layer_types=kinds * 4, sliding_window=1024)
+    small = shrunk(config)
+    assert small.layer_types == kinds
+    assert small.num_hidden_layers == 6
+    assert small.sliding_window < LONG_TOKENS
+    assert small.hidden_size < config.hidden_size
+    assert small.head_dim == config.head_dim
+    assert config.num_hidden_layers == 24  # a copy was changed
+    assert shrunk(config, strength=0).hidden_size == config.hidden_size
+
+
+def test_padding_that_the_mask_does_not_show_is_refused() -> None:
+    config = LlamaConfig(**_TEXT, pad_token_id=0, architectures=["LlamaForSequenceClassification"])
+    ids = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    check_padding(config, {"input_ids": ids, "attention_mask": (ids != 0).long()})
+    with pytest.raises(ValueError, match=r"row 1: the last token .* is at 1, by attention_mask at 2"):
+        check_padding(config, {"input_ids": ids})
