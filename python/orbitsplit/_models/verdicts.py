@@ -66,7 +66,10 @@ def find_verdict(config: PreTrainedConfig) -> Verdict:
     key = _key(config)
     verdict = _known.get(key) or _read(key)
     if verdict is None:
-        verdict = _try(config)
+        try:
+            verdict = _try(config)
+        except (OSError, MemoryError) as error:  # of this machine, so that it is not kept
+            return Verdict("unknown", f"{type(error).__name__}: {error}")
         _write(key, verdict, model_class(config).__name__)
     _known[key] = verdict
     return verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,20 @@ def test_padding_that_the_mask_does_not_show_is_refused() -> None:
     check_padding(config, {"input_ids": ids, "attention_mask": (ids != 0).long()})
     with pytest.raises(ValueError, match=r"row 1: the last token .* is at 1, by attention_mask at 2"):
         check_padding(config, {"input_ids": ids})
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("no memory")])
+def test_what_this_machine_lacks_is_no_verdict_that_is_kept(
+    error: Exception, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_args: Any, **_kwargs: Any) -> None:
+        raise error
+
+    config = LlamaConfig(**_TEXT, architectures=["LlamaForCausalLM"])
+    with monkeypatch.context() as patched:
+        patched.setattr(twin, "_compare", fails)
+        with pytest.warns(UserWarning, match=f"was not tried .*: {re.escape(str(error))}"):
+            verdicts.check_architecture(config)
+    assert not empty_cache.exists()
+    verdicts.check_architecture(config)
+    assert len(list(empty_cache.iterdir())) == 1
