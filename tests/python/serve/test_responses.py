@@ -125,6 +125,18 @@ def test_names_of_events_are_in_the_stream(served: Served) -> None:
     assert "data: [DONE]" not in lines
 
 
+def test_a_stream_that_fails_ends_with_an_event_named_error() -> None:
+    with serving() as served:
+        served.engine.die(RuntimeError("secret"), refuses=False)
+        body = {"model": MODEL, "input": "hi", "stream": True}
+        response = httpx.post(f"{served.url}/v1/responses", json=body)
+    *_, name, data = response.text.strip().splitlines()
+    assert name == "event: error"
+    event = json.loads(data.removeprefix("data: "))
+    assert event.keys() == {"type", "sequence_number", "message", "param", "code"}
+    assert event["type"] == "error"
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
