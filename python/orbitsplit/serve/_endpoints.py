@@ -70,7 +70,9 @@ class Endpoints:
     async def completions(self, request: Request) -> Response:
         """Continue text or tokens."""
         asked, service = await self._parsed(request, CompletionRequest), self.service
-        echoes = [service.prompts.echo(prompt) if asked.echo else "" for prompt in asked.prompt]
+        echoes = [""] * len(asked.prompt)
+        if asked.echo:
+            echoes = await self._in_thread(lambda: [service.prompts.echo(prompt) for prompt in asked.prompt])
         of_choices = [echo for echo in echoes for _ in range(asked.n)]
         body = CompletionBody(
             service.model_name, of_choices, logprobs=asked.logprobs, includes_usage=asked.includes_usage

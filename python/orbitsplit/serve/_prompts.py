@@ -78,8 +78,14 @@ class Prompts:
         return template
 
     def echo(self, prompt: str | Sequence[int]) -> str:
-        """Return the text of a prompt without an incomplete character at its end, which the answer may complete."""
-        return without_incomplete(prompt if isinstance(prompt, str) else self.decoder.decode(prompt))
+        """Return the text of a prompt without an incomplete character at its end, which the answer may complete.
+
+        Raises ApiError 400 for a token that is not in the vocabulary.
+        """
+        if isinstance(prompt, str):
+            return without_incomplete(prompt)
+        self.check_tokens("prompt", prompt)
+        return without_incomplete(self.decoder.decode(prompt))
 
     def new_tokens(self, param: str, limit: int | None, prompt: Sequence[int]) -> int:
         """Return how many tokens an answer may have: `limit`, or what the context leaves. Raises ApiError 400."""
