@@ -149,6 +149,7 @@ def test_a_stream_that_fails_ends_with_an_event_named_error() -> None:
         ({"input": [{"type": "item_reference", "id": "1"}]}, "input.0.type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content"),
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": None}]}, "input.0"),
+        ({"input": [{"content": "x"}, {"type": "function_call", "name": "f", "call_id": "1"}]}, "input.0.role"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"background": True}, "background"),
         ({"include": ["message.output_text.logprobs"]}, "include"),
