@@ -21,6 +21,8 @@ from ._response_body import usage_of
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 POOLINGS = ("mean", "cls")
+_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers
+_FLAGS = {"cls_token": "cls", "mean_tokens": "mean"}  # its names of poolings as flags
 _MAX_INPUTS = 2048
 # Texts of one forward: longer ones would wait for memory, shorter ones for each other.
 _BATCH = 32
@@ -109,12 +111,15 @@ def _encoded(vector: Tensor, encoding: str) -> list[float] | str:
 def embedding_settings(model: str | Path) -> tuple[str | None, bool | None]:
     """Return pooling and normalisation that a model's files of sentence-transformers say, None where they do not.
 
-    Raises ValueError for another pooling than those that are served.
+    Raises ValueError for another pooling or module than those that are served.
     """
     modules = _json_file(model, "modules.json")
     if modules is None:
         return None, None
     kinds = {str(module.get("type", "")).rpartition(".")[2]: str(module.get("path", "")) for module in modules}
+    others = sorted(kinds.keys() - set(_MODULES))
+    if others:
+        raise ValueError(f"{model} has a module of the type {others[0]}, served are {', '.join(_MODULES)}")
     config = _json_file(model, f"{kinds['Pooling']}/config.json") if "Pooling" in kinds else None
     found = "+".join(_pooling_modes(config or {})) or "mean"
     if found not in POOLINGS:
@@ -128,8 +133,8 @@ def _pooling_modes(config: dict[str, Any]) -> list[str]:
     if given is not None:
         return [given] if isinstance(given, str) else list(given)
     prefix = "pooling_mode_"
-    is_on = [key for key, value in config.items() if key.startswith(prefix) and value is True]
-    return [key.removeprefix(prefix).partition("_")[0] for key in is_on]
+    is_on = [key.removeprefix(prefix) for key, value in config.items() if key.startswith(prefix) and value is True]
+    return [_FLAGS.get(name, name) for name in is_on]
 
 
 def _json_file(model: str | Path, name: str) -> Any:

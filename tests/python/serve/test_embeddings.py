@@ -162,9 +162,18 @@ def test_settings_are_read_from_the_files_of_sentence_transformers(
     assert embedding_settings(tmp_path) == expected
 
 
-def test_another_pooling_is_refused_with_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean_sqrt_len_tokens"])
+def test_another_pooling_is_refused_with_its_name(tmp_path: Path, pooling: str) -> None:
     (tmp_path / "modules.json").write_text(json.dumps(MODULES))
     (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
-    with pytest.raises(ValueError, match="pools its hidden states by lasttoken"):
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
+    with pytest.raises(ValueError, match=f"pools its hidden states by {pooling},"):
+        embedding_settings(tmp_path)
+
+
+def test_another_module_is_refused_with_its_name(tmp_path: Path) -> None:
+    # Its vectors would be others than those of sentence-transformers.
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*MODULES[:2], dense]))
+    with pytest.raises(ValueError, match="module of the type Dense, served are Transformer, Pooling, Normalize"):
         embedding_settings(tmp_path)
