@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from orbitsplit._io.files import read_text
+from orbitsplit._models.source import can_generate, model_class, read_config
 
 from ._api_error import ApiError
 from ._request_body import as_prompts
@@ -51,14 +52,17 @@ class Embedder:
     """Runs texts through an engine with `forward`, and pools their last hidden states as `pooling` says.
 
     "mean" over a text's tokens, or "cls", the first one, and vectors of length 1 where `normalizes`: as
-    sentence-transformers does.
+    sentence-transformers does. `model` is its directory or hub id, for the advice in an error.
     """
 
-    def __init__(self, engine: Any, *, pooling: str, normalizes: bool, pad_token_id: int | None) -> None:
+    def __init__(
+        self, engine: Any, *, pooling: str, normalizes: bool, pad_token_id: int | None, model: str | None = None
+    ) -> None:
         self._engine = engine
         self._pooling = pooling
         self._normalizes = normalizes
         self._pad = pad_token_id or 0
+        self._model = model
 
     def embed(self, texts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
         """Yield the vector [H] of each text of token ids. Raises whatever `Pipeline.forward` does."""
@@ -72,7 +76,8 @@ class Embedder:
         output = self._engine.forward(input_ids=ids, attention_mask=mask)
         hidden = output.get("last_hidden_state")
         if hidden is None:
-            message = "the model is no encoder: it gives no hidden states, from which embeddings are made"
+            message = "the model gives no hidden states, from which embeddings are made"
+            message = (self._model and base_model_advice(self._model)) or message
             raise ApiError(400, message, param="model", code="unsupported_model")
         vectors = _pooled(hidden.float(), mask, self._pooling)
         return torch.nn.functional.normalize(vectors, dim=1) if self._normalizes else vectors
@@ -106,6 +111,21 @@ def _encoded(vector: Tensor, encoding: str) -> list[float] | str:
     if encoding == "float":
         return vector.tolist()
     return base64.b64encode(vector.numpy().astype("<f4", copy=False).tobytes()).decode()
+
+
+def base_model_advice(model: str | Path) -> str | None:
+    """Return why an encoder with a head makes no embeddings and what to do; None for other models."""
+    try:
+        config = read_config(model)
+        name = model_class(config).__name__
+    except (OSError, ValueError):  # a tokenizer without a model
+        return None
+    if can_generate(config) or "For" not in name:
+        return None
+    return (
+        f"{name} gives no hidden states, from which embeddings are made: "
+        "save the base model, AutoModel.from_pretrained(...).save_pretrained(...), with its tokenizer, and serve that"
+    )
 
 
 def embedding_settings(model: str | Path) -> tuple[str | None, bool | None]:

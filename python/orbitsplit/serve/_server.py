@@ -21,7 +21,7 @@ from orbitsplit._models.source import load_tokenizer, read_config
 from orbitsplit._plans.plan import Plan
 
 from ._app import create_app
-from ._embeddings import embedding_settings
+from ._embeddings import base_model_advice, embedding_settings
 from ._engine import Engine
 from ._json_log import json_on_stderr, uvicorn_config
 from ._log import log, warnings_on_stderr
@@ -115,7 +115,10 @@ def serve_model(
     tokenizer = load_tokenizer(model)
     tokenizer.name_or_path = str(model)
     pooling, normalizes = embedding_settings(model)
+    advice = base_model_advice(model)
     with warnings_on_stderr():
+        if advice is not None:
+            log.warning("/v1/embeddings will refuse every request: %s", advice)
         options = replace(
             options,
             model_name=options.model_name or Path(model).name,

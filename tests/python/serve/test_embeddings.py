@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import orbitsplit as osp
-from orbitsplit.serve import create_app
+from orbitsplit.serve import create_app, serve_model
 from orbitsplit.serve._embeddings import embedding_settings
 from tests.support.fake_engine import MODEL, FakeEngine, byte_tokenizer
 
@@ -127,6 +128,35 @@ def test_an_engine_without_forwards_says_so() -> None:
             assert response.json()["error"]["code"] == "unsupported_model"
     finally:
         engine.close()
+
+
+class WithLogits:
+    """An engine whose model ends with a head."""
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        raise AssertionError
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        return {"logits": torch.zeros(*input_ids.shape, 9)}
+
+
+def test_an_encoder_with_a_head_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    BertConfig(architectures=["BertForMaskedLM"], vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    apps: list[Any] = []
+    monkeypatch.setattr("orbitsplit.serve._server.run", lambda app, *_arguments, **_options: apps.append(app))
+    with caplog.at_level(logging.WARNING, "orbitsplit.serve"):
+        serve_model(WithLogits(), tmp_path, model_name=MODEL)
+    assert "/v1/embeddings will refuse every request: BertForMaskedLM" in caplog.text
+    with TestClient(apps[0]) as client:
+        response = client.post("/v1/embeddings", json={"model": MODEL, "input": "a"})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert message.startswith("BertForMaskedLM gives no hidden states")
+    assert message.endswith("AutoModel.from_pretrained(...).save_pretrained(...), with its tokenizer, and serve that")
 
 
 def test_a_chat_with_an_encoder_is_refused(encoder: Encoder) -> None:
