@@ -237,6 +237,20 @@ def test_a_json_object_is_one(client: OpenAI, served: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    "more",
+    [{"response_format": {"type": "json_object"}}, {"tools": TOOLS, "tool_choice": "required"}],
+    ids=["format", "tool"],
+)
+def test_a_least_number_of_tokens_does_not_go_with_a_schema(served: Served, more: dict[str, Any]) -> None:
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 9, **more}
+    response = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "min_tokens": 5})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["param"], error["message"].partition(",")[0]) == ("min_tokens", "min_tokens is 5")
+    assert httpx.post(f"{served.url}/v1/chat/completions", json={**body, "min_tokens": 0}).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("schema", "message"),
     [({"type": "nonsense"}, "nonsense"), ({"$ref": "#/nowhere"}, "nowhere")],
 )
