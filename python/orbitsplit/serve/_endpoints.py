@@ -98,7 +98,7 @@ class Endpoints:
             raise ApiError(400, "this server's engine runs no encoders", param="model", code="unsupported_model")
 
         def embed() -> dict[str, Any]:
-            texts = [service.prompts.encode(one, "input") for one in asked.input]
+            texts = [service.prompts.encode(one, "input", is_answered=False) for one in asked.input]
             tokens = sum(map(len, texts))
             try:
                 body = embeddings_body(asked, list(embedder.embed(texts)), tokens)

@@ -81,6 +81,12 @@ def test_vectors_are_those_of_the_whole_model(encoder: Encoder) -> None:
         assert embedded(client, input=encoder.tokenizer(TEXTS[0])["input_ids"])[0] == pytest.approx(found[0], abs=1e-6)
 
 
+def test_a_text_may_fill_the_context(encoder: Encoder) -> None:
+    text = "a" * CONTEXT  # which an answer would need a place in
+    with encoder.client() as client:
+        assert embedded(client, input=text)[0] == pytest.approx(encoder.vector(text).tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_pooling_and_length_are_options(encoder: Encoder, pooling: str) -> None:
     with encoder.client(pooling=pooling, normalizes=False) as client:
@@ -102,7 +108,7 @@ def test_the_openai_client_gets_base64_and_fewer_dimensions(encoder: Encoder) ->
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        ({"input": "a" * CONTEXT}, "input", f"{CONTEXT} tokens"),
+        ({"input": "a" * (CONTEXT + 1)}, "input", f"{CONTEXT + 1} tokens, the context is {CONTEXT}"),
         ({"input": []}, "input", "none empty"),
         ({"input": ["a"] * 2049}, "input", "2049 inputs"),
         ({"input": "a", "dimensions": 33}, "dimensions", "the model has 32"),
