@@ -64,12 +64,8 @@ class Embedder:
         self._pad = pad_token_id or 0
         self._model = model
 
-    def embed(self, texts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """Yield the vector [H] of each text of token ids. Raises whatever `Pipeline.forward` does."""
-        for start in range(0, len(texts), _BATCH):
-            yield from self._embed_batch(texts[start : start + _BATCH])
-
-    def _embed_batch(self, texts: Sequence[Sequence[int]]) -> Tensor:
+    def embed(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """Return the vectors [B, H] of a batch of texts of token ids. Raises whatever `Pipeline.forward` does."""
         longest = max(map(len, texts))
         ids = torch.tensor([[*text, *[self._pad] * (longest - len(text))] for text in texts])
         mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
@@ -81,6 +77,12 @@ class Embedder:
             raise ApiError(400, message, param="model", code="unsupported_model")
         vectors = _pooled(hidden.float(), mask, self._pooling)
         return torch.nn.functional.normalize(vectors, dim=1) if self._normalizes else vectors
+
+
+def batches(texts: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:
+    """Yield the texts in the batches that run in one forward each."""
+    for start in range(0, len(texts), _BATCH):
+        yield texts[start : start + _BATCH]
 
 
 def _pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

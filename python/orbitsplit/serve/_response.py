@@ -66,7 +66,7 @@ class Response:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond until the end, or until the client disconnects."""
-        await _while_connected(receive, lambda: self._respond(send))
+        await while_connected(receive, lambda: self._respond(send))
 
     async def _respond(self, send: Send) -> None:
         request = self._request
@@ -247,7 +247,7 @@ async def _send_start(send: Send, status: int, headers: list[tuple[bytes, bytes]
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-async def _while_connected(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+async def while_connected(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
     """Await `work`; cancel it when the client disconnects. Raises what it raises."""
     failure: Exception | None = None
 
