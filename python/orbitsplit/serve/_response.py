@@ -81,14 +81,15 @@ class Response:
         finally:
             for generation in generations:
                 generation.close()
-            self._service.metrics.observe(generations, prompt_tokens=self._prompt_tokens)
-            self._log(generations)
+            submitted = [generation for generation in generations if generation.submitted_s]
+            if submitted:  # others were refused, which is logged as that
+                self._service.metrics.observe(submitted, prompt_tokens=self._prompt_tokens)
+                self._log(submitted)
             self._service.recoveries.update()
 
     def _log(self, generations: list[Generation]) -> None:
         tokens = sum(generation.tokens for generation in generations)
-        since_s = [generation.submitted_s for generation in generations if generation.submitted_s]
-        seconds = time.monotonic() - min(since_s) if since_s else 0.0
+        seconds = time.monotonic() - min(generation.submitted_s for generation in generations)
         fields = {
             "choices": len(generations),
             "prompt_tokens": self._prompt_tokens,
