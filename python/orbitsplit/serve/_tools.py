@@ -7,6 +7,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
+# Keywords of JSON schemas: those with any value, and those with a schema for each name.
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+_OF_NAMES = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 
 
@@ -64,13 +67,34 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 def schema_of_call(tools: tuple[Tool, ...]) -> dict[str, Any]:
     """Return the JSON schema of a call of one of the tools: an object with `name` and `arguments`."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": tool.function.name}, "arguments": tool.function.schema_of_parameters},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for tool in tools
-    ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if len(tools) == 1:
+        return _schema_of_one(tools[0], "#")
+    return {"anyOf": [_schema_of_one(tool, f"#/anyOf/{number}") for number, tool in enumerate(tools)]}
+
+
+def _schema_of_one(tool: Tool, place: str) -> dict[str, Any]:
+    """Return the schema of a call of one tool, which is at `place` in that of the answer."""
+    arguments = _moved(tool.function.schema_of_parameters, f"{place}/properties/arguments")
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, place: str, *, has_keywords: bool = True) -> Any:
+    """Return a schema whose references into itself, from the root "#", hold where it is part of another."""
+    if isinstance(schema, list):
+        return [_moved(one, place) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {}
+    for key, value in schema.items():
+        if has_keywords and key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/")):
+            moved[key] = place + value.removeprefix("#")
+        elif has_keywords and key in _VALUES:
+            moved[key] = value
+        else:
+            moved[key] = _moved(value, place, has_keywords=not (has_keywords and key in _OF_NAMES))
+    return moved

@@ -188,6 +188,33 @@ def test_a_call_that_must_be_made_is_made_whatever_the_model_says(client: OpenAI
     assert (text, reason, calls[0]["arguments"]) == ("", "tool_calls", call.function.arguments)
 
 
+CITY: Any = {"type": "object", "properties": {"$ref": {"enum": ["Rome"]}}, "required": ["$ref"]}
+NOTHING: Any = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("definitions", ["$defs", "definitions"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_definitions_of_a_tool_are_found_in_a_call_that_must_be_made(
+    client: OpenAI, served: Served, definitions: str, count: int
+) -> None:
+    call = {"name": "go", "arguments": {"to": {"$ref": "Rome"}, "via": {"to": {"$ref": "Rome"}}}}
+    parameters = {
+        "type": "object",
+        "properties": {"to": {"$ref": f"#/{definitions}/city"}, "via": {"$ref": "#"}},
+        "required": ["to"],
+        definitions: {"city": CITY},
+    }
+    other = {"type": "function", "function": {"name": "stay", "parameters": {**NOTHING, definitions: {"city": {}}}}}
+    tools: Any = [other, {"type": "function", "function": {"name": "go", "parameters": parameters}}][-count:]
+    say(served, json.dumps(call))
+    answer = client.chat.completions.create(
+        model=MODEL, messages=MESSAGES, tools=tools, tool_choice="required", max_tokens=200
+    ).choices[0]
+    (made,) = answer.message.tool_calls or ()
+    assert made.type == "function"
+    assert (made.function.name, json.loads(made.function.arguments)) == ("go", call["arguments"])
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
