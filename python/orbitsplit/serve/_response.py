@@ -153,8 +153,8 @@ class Response:
             return None
         if request.schema_of_answer is not None:
             return OneCall(request.forced_tool)
-        names = [tool.function.name for tool in request.tools]
-        return parser_for(self._service.prompts.template(request), names)
+        tools = {tool.function.name: tool.function.schema_of_parameters for tool in request.tools}
+        return parser_for(self._service.prompts.template(request), tools)
 
     async def _send_whole(self, generations: list[Generation], send: Send) -> None:
         parts = [Part() for _ in generations]

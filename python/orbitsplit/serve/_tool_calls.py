@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from ._stop_strings import overlap
@@ -45,8 +46,10 @@ class CallParser(Protocol):
         """Return the rest: no more text comes."""
 
 
-def parser_for(template: str, names: Collection[str]) -> CallParser | None:
+def parser_for(template: str, tools: Mapping[str, dict[str, Any]]) -> CallParser | None:
     """Return a parser of calls in the format of a chat template, None if it has none that is known.
+
+    `tools` has the JSON schema of each function's parameters, by the function's name.
 
     <tool_call>{"name": ..., "arguments": ...}</tool_call>              Hermes, Qwen 2.5, Qwen 3
     <tool_call><function=...><parameter=...>...</tool_call>             Qwen 3 Coder
@@ -54,9 +57,9 @@ def parser_for(template: str, names: Collection[str]) -> CallParser | None:
     [TOOL_CALLS][{"name": ..., "arguments": ...}]                       Mistral, also [TOOL_CALLS]name[ARGS]{...}
     """
     if _OPEN in template:
-        return _TaggedCalls(_read_xml if "<function=" in template else _read_json)
+        return _TaggedCalls(partial(_read_xml, tools=tools) if "<function=" in template else _read_json)
     if any(mark in template for mark in ("<|python_tag|>", "[TOOL_CALLS]", '"parameters": dictionary of')):
-        return _BareCalls(frozenset(names))
+        return _BareCalls(frozenset(tools))
     return None
 
 
@@ -171,10 +174,11 @@ def _read_json(text: str) -> list[ToolCall]:
     return [] if call is None else [call]
 
 
-def _read_xml(text: str) -> list[ToolCall]:
+def _read_xml(text: str, tools: Mapping[str, dict[str, Any]]) -> list[ToolCall]:
     calls = []
     for name, body in _XML_FUNCTION.findall(text):
-        arguments = {key: _value(value) for key, value in _XML_PARAMETER.findall(body)}
+        types = _types(tools.get(name, {}))
+        arguments = {key: _value(value, types.get(key)) for key, value in _XML_PARAMETER.findall(body)}
         calls.append(ToolCall(name, json.dumps(arguments, ensure_ascii=False)))
     return calls or _read_json(text)
 
@@ -198,7 +202,22 @@ def _loaded(text: str) -> Any:
         return None
 
 
-def _value(text: str) -> Any:
-    """Return a parameter of the XML format, whose types are not marked: JSON if it is that, else text."""
+def _types(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the types that a schema names for its properties."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return {}
+    return {key: one.get("type") for key, one in properties.items() if isinstance(one, dict)}
+
+
+def _value(text: str, type_: Any) -> Any:
+    """Return a parameter of the XML format, which marks no types: text where the schema says so, else what it reads as.
+
+    Without a type in the schema that is JSON if it can be, else text.
+    """
+    if type_ in ("string", ["string"]):
+        return text
     loaded = _loaded(text)
-    return text if loaded is None and text.strip() != "null" else loaded
+    if text.strip() != "null" and (loaded is None or type_ in (["string", "null"], ["null", "string"])):
+        return text
+    return loaded

@@ -19,7 +19,12 @@ from orbitsplit.serve._tool_calls import CallParser, parser_for
 from tests.support.fake_engine import MODEL, Served, byte_tokenizer, serving
 
 HERMES, CODER, LLAMA, MISTRAL = "<tool_call>", "<tool_call> <function=", "<|python_tag|>", "[TOOL_CALLS]"
-NAMES = ("add", "get_weather")
+PARAMETERS: dict[str, Any] = {
+    "add": {"type": "object"},
+    "get_weather": {
+        "properties": {"city": {"type": "string"}, "at": {"type": ["string", "null"]}, "days": {"type": "integer"}}
+    },
+}
 CALL = '{"name": "add", "arguments": {"a": 1, "b": [2]}}'
 ADD = ("add", {"a": 1, "b": [2]})
 WEATHER = ("get_weather", {"city": "Rome"})
@@ -65,6 +70,20 @@ CASES = [
         "",
         [ADD],
     ),
+    (
+        CODER,
+        "<tool_call><function=get_weather><parameter=city>\n100\n</parameter><parameter=days>3</parameter>"
+        "<parameter=at>12</parameter></function></tool_call>",
+        "",
+        [("get_weather", {"city": "100", "days": 3, "at": "12"})],
+    ),
+    (
+        CODER,
+        "<tool_call><function=get_weather><parameter=city>null</parameter><parameter=at>null</parameter></function>"
+        "<function=get_weather><parameter=city>{}</parameter></function></tool_call>",
+        "",
+        [("get_weather", {"city": "null", "at": None}), ("get_weather", {"city": "{}"})],
+    ),
     (LLAMA, '{"name": "get_weather", "parameters": {"city": "Rome"}}', "", [WEATHER]),
     (LLAMA, f'{{"name": "get_weather", "parameters": {{"city": "Rome"}}}}; {CALL}', "", [WEATHER, ADD]),
     (LLAMA, '{"name": "other", "parameters": {}}', '{"name": "other", "parameters": {}}', []),
@@ -84,7 +103,7 @@ def parsed(parser: CallParser, pieces: list[str]) -> tuple[str, list[tuple[str, 
 
 
 def parser_of(template: str) -> CallParser:
-    parser = parser_for(template, NAMES)
+    parser = parser_for(template, PARAMETERS)
     assert parser is not None
     return parser
 
@@ -103,7 +122,7 @@ def test_the_pieces_in_which_text_comes_make_no_difference(case: Any, data: st.D
 
 
 def test_a_template_without_a_known_format_has_no_parser() -> None:
-    assert parser_for("{{ messages }}", NAMES) is None
+    assert parser_for("{{ messages }}", PARAMETERS) is None
 
 
 @pytest.fixture(scope="module")
