@@ -49,27 +49,32 @@ def try_split(config: PreTrainedConfig, *, seed: int = 0) -> Verdict:
 
     "refused" is a model that cannot be split, "crash" an error that is no refusal, "unknown" one that does not run
     unsplit. A causal language model generates, with and without padding, beyond all lengths at which forwards change.
-    Raises OSError and MemoryError, which say nothing about an architecture.
+    Raises OSError and MemoryError, which say nothing about an architecture, and torch's own error for no memory.
     """
     with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed), single_thread():
         try:
             unsplit = _random_model(config)
             unsplit.save_pretrained(folder)
             cases = _generated(unsplit) if can_generate(config) else _once(unsplit)
-        except (OSError, MemoryError):
-            raise
         except Exception as error:  # whatever an architecture's own code raises
+            if is_of_machine(error):
+                raise
             if _is_refusal(error):
                 return Verdict("refused", _first_line(error))
             return Verdict("unknown", f"it does not run unsplit: {_first_line(error)}")
         try:
             return _compare(folder, cases)
-        except (OSError, MemoryError):
-            raise
         except Exception as error:
+            if is_of_machine(error):
+                raise
             if _is_refusal(error):
                 return Verdict("refused", _first_line(error))
             return Verdict("crash", f"{type(error).__name__}: {_first_line(error)}")
+
+
+def is_of_machine(error: Exception) -> bool:
+    """Whether an error says something about this machine, not about an architecture: no memory, a full disk."""
+    return isinstance(error, (OSError, MemoryError)) or "allocate memory" in str(error)
 
 
 def _is_refusal(error: Exception) -> bool:
