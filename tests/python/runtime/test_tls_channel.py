@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from orbitsplit.runtime._messages.tls_channel import (
     Credentials,
     RefusedError,
     TlsChannel,
+    accepted,
     create_credentials,
     host_and_port,
 )
@@ -167,6 +169,27 @@ def test_without_openssl_the_error_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_an_address_has_a_host_and_a_port(address: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT"):
         host_and_port(address)
+
+
+def test_a_failed_accept_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Regression: one EMFILE or ECONNABORTED ended the thread, and no host could join any more."""
+    near, far = socket.socketpair()
+    results: list[Any] = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ECONNABORTED, "aborted")]
+    results += [OSError(errno.ECONNABORTED, "aborted"), (near, ("10.0.0.7", 1)), OSError(errno.EBADF, "closed")]
+
+    class Listener:
+        def accept(self) -> Any:
+            result = results.pop(0)
+            if isinstance(result, OSError):
+                raise result
+            return result
+
+    with near, far:
+        assert list(accepted(Listener(), lambda: not results)) == [(near, "10.0.0.7")]  # type: ignore[arg-type]
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+        f"[Errno {errno.EMFILE}] Too many open files",
+        f"[Errno {errno.ECONNABORTED}] aborted",
+    ]
 
 
 # Hosts that are refused, while one that is there stays.

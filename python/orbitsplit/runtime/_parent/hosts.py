@@ -24,7 +24,14 @@ from typing import IO, Any
 from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed, quoted
 from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id
-from orbitsplit.runtime._messages.tls_channel import HANDSHAKE_S, Credentials, TlsChannel, host_and_port, shut
+from orbitsplit.runtime._messages.tls_channel import (
+    HANDSHAKE_S,
+    Credentials,
+    TlsChannel,
+    accepted,
+    host_and_port,
+    shut,
+)
 
 from .arguments import number as checked_number
 from .launcher import Loss
@@ -160,18 +167,14 @@ class Hosts:
         return returned
 
     def _accept(self) -> None:
-        while not self._is_closed:
-            try:
-                connection, peer = self._listener.accept()
-            except OSError:
-                return  # closed
+        for connection, peer in accepted(self._listener, lambda: self._is_closed):
             if not self._unproved.acquire(blocking=False):
                 LOG.warning(
-                    "a connection from %s is refused: %d others have not proved themselves", peer[0], _MOST_UNPROVED
+                    "a connection from %s is refused: %d others have not proved themselves", peer, _MOST_UNPROVED
                 )
                 connection.close()
                 continue
-            threading.Thread(target=self._welcome, args=(connection, peer[0]), name="host", daemon=True).start()
+            threading.Thread(target=self._welcome, args=(connection, peer), name="host", daemon=True).start()
 
     def _welcome(self, connection: socket.socket, peer: str) -> None:
         """Serve a connection that proves to have the credentials."""

@@ -74,7 +74,7 @@ class Sessions:
         self._generations: dict[int, Generation] = {}
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
-        check_host(len(plan.stages), deployment.address)
+        check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
         is_here = deployment.stages_here(len(plan.stages))
         check_devices(stage for stage, here in zip(plan.stages, is_here, strict=False) if here)
         if any(is_here):
