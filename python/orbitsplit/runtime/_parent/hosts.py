@@ -148,9 +148,23 @@ class Hosts:
             return [node for node in nodes if node in self._hosts and self._hosts[node].clock != clock_id()]
 
     def launcher(self, store_address: str, secret: str) -> HostLauncher:
-        """Return what starts the workers of the control store at an address of this machine."""
-        self._store_address = store_address
+        """Return what starts the workers of the control store at an address of this machine, for one pipeline.
+
+        Raises TransportError of kind "host" while another pipeline runs on these hosts.
+        """
+        with self._lock:
+            if self._store_address is not None:
+                raise TransportError(
+                    f"another pipeline runs on the hosts of {self.address}: close it first, one at a time runs on them",
+                    kind="host",
+                )
+            self._store_address = store_address
+            self._returned.clear()  # before this pipeline
         return HostLauncher(self, secret)
+
+    def release(self) -> None:
+        """Take note that the pipeline of the last launcher has ended."""
+        self._store_address = None
 
     def host(self, node: str) -> _Host:
         """Return the host of a node. Raises TransportError if it is not there."""
@@ -258,6 +272,7 @@ class HostLauncher:
     def __init__(self, hosts: Hosts, secret: str) -> None:
         self._hosts = hosts
         self._secret = secret
+        self._is_closed = False
 
     def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
         """Start a process on the node's host."""
@@ -280,6 +295,12 @@ class HostLauncher:
     def take_returned(self) -> set[str]:
         """Return the nodes whose hosts have come back since the last call."""
         return self._hosts.take_returned()
+
+    def close(self) -> None:
+        """Make the hosts free for another pipeline."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._hosts.release()
 
 
 class RemoteProcess:

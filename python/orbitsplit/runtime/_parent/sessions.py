@@ -82,9 +82,10 @@ class Sessions:
             for model in models | ({settings.assistant} - {None}):
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
+        store = ControlStore.join(self._store.address)
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(
-            ControlStore.join(self._store.address),
+            store,
             settings.timeouts,
             self._launcher,
             remote_nodes=deployment.remote_nodes,
@@ -236,6 +237,7 @@ class Sessions:
             if self._listener is not None:
                 self._listener.end()
         finally:
+            self._launcher.close()
             self._has_ended.set()
 
     def _fail_generations(self, error: TransportError) -> None:
