@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from orbitsplit.runtime._messages.tls_channel import (
     host_and_port,
 )
 from orbitsplit.runtime._node.agent import NodeAgent
+from orbitsplit.runtime._parent import hosts as hosts_module
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -316,6 +318,25 @@ def test_a_host_that_reports_nonsense_is_dropped(
         channel.send(nonsense)
         wait_until(lambda: hosts.absent(["sat-1"]))
         wait_until(lambda: "its host broke the protocol" in caplog.text)
+        channel.release()
+
+
+def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
+    monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)
+    with Hosts(credentials=path) as hosts, open(os.devnull, "wb") as log:
+        channel = TlsChannel.connect(hosts.address, Credentials(path))
+        channel.send({"join": "sat-1", "protocol": PROTOCOL, "clock": "", "cores": 1, "memory_bytes": 1})
+        assert "welcome" in (channel.receive(WAIT_S) or {})
+        process = hosts.host("sat-1").start(7, 0, threads=1, secret="s", log=log)
+        process.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.6)
+        assert not hosts.absent(["sat-1"])
+        channel.send({"started": 7, "pid": 1})
+        assert process.wait(WAIT_S) != 0
+        assert process.loss is not None
+        assert process.loss.reason == "its host did not end a process within 0.2 s"
         channel.release()
 
 

@@ -317,6 +317,7 @@ class RemoteProcess:
         self._log = log
         self._pid = 0
         self._is_started, self._has_ended = threading.Event(), threading.Event()
+        self._started_s = 0.0
         self._killed_s: float | None = None
 
     @property
@@ -335,7 +336,7 @@ class RemoteProcess:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while not self._has_ended.wait(_POLL_S if timeout is None else min(_POLL_S, timeout)):
             now_s = time.monotonic()
-            if self._killed_s is not None and now_s - self._killed_s > _KILL_S:
+            if self._is_overdue(now_s):
                 self._host.drop(Loss("hangs", f"its host did not end a process within {_KILL_S:g} s"))
             if deadline_s is not None and now_s >= deadline_s:
                 raise subprocess.TimeoutExpired(f"worker {self._number}", timeout or 0.0)
@@ -349,8 +350,15 @@ class RemoteProcess:
             with suppress(OSError):
                 self._host.channel.send({"kill": self._number})
 
+    def _is_overdue(self, now_s: float) -> bool:
+        # What has not started cannot be killed yet: its host may still import libraries.
+        if self._killed_s is None or not self._is_started.is_set():
+            return False
+        return now_s - max(self._killed_s, self._started_s) > _KILL_S
+
     def started(self, pid: int) -> None:
         """Take note of the start."""
+        self._started_s = time.monotonic()
         self._pid = pid
         self._is_started.set()
 
