@@ -321,6 +321,24 @@ def test_a_host_that_reports_nonsense_is_dropped(
         channel.release()
 
 
+def test_an_agent_that_is_stopped_while_it_connects_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: `stop` found no channel to close, and the agent joined and stayed."""
+    connect = TlsChannel.connect
+
+    def stopped(address: str, credentials: Credentials) -> TlsChannel:
+        channel = connect(address, credentials)
+        agent.stop()
+        return channel
+
+    with Hosts(credentials=path) as hosts:
+        agent = NodeAgent(hosts.address, "sat-1", path)
+        monkeypatch.setattr(TlsChannel, "connect", stopped)
+        running = threading.Thread(target=agent.run, daemon=True)
+        running.start()
+        running.join(WAIT_S / 4)
+        assert not running.is_alive()
+
+
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
     monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)

@@ -108,6 +108,8 @@ class NodeAgent:
         """Join the coordinator and serve it until it is gone; return whether it let this host go, after its work."""
         channel = self._channel = TlsChannel.connect(self._coordinator, self._credentials)
         try:
+            if self._is_stopped.is_set():  # by a `stop` that saw no channel yet
+                return False
             silence_s = self._join(channel)
             self._has_joined = True
             on_join(self._coordinator)
