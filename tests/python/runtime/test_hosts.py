@@ -236,7 +236,7 @@ def test_a_pipeline_waits_for_its_hosts_and_says_which_are_missing(tiny: Subject
 def test_one_pipeline_at_a_time_runs_on_hosts(tiny: Subject, hosts: Hosts, there: Fleet) -> None:
     """Regression: a second one took over the way to the store, and the first never ended."""
     with opened(tiny, hosts, there, names=NAMES[:3]) as pipe:
-        with pytest.raises(osp.TransportError, match="another pipeline runs on the hosts of 127.0.0.1:") as caught:
+        with pytest.raises(osp.TransportError, match=r"another pipeline runs on the hosts of 127\.0\.0\.1:") as caught:
             Pipeline(make_plan(tiny), tiny.model, hosts=hosts)
         assert caught.value.kind == "host"
         assert torch.equal(generated(pipe, tiny), tiny.expected)

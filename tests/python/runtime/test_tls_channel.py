@@ -339,6 +339,28 @@ def test_an_agent_that_is_stopped_while_it_connects_ends(path: Path, monkeypatch
         assert not running.is_alive()
 
 
+def test_a_coordinator_is_lost_that_takes_nothing_any_more(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Regression: while output of a process was sent, which can block for minutes, nobody counted the silence."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        agent = NodeAgent(f"127.0.0.1:{listener.getsockname()[1]}", "sat-1", path)
+        running = threading.Thread(target=agent.run, daemon=True)
+        running.start()
+        server = TlsChannel(listener.accept()[0], Credentials(path).server, is_server=True)
+        assert (server.receive(WAIT_S) or {})["join"] == "sat-1"
+        server.send({"welcome": PROTOCOL, "silence_s": 1.0})
+        wait_until(lambda: agent._has_joined)
+        channel = agent._channel
+        assert channel is not None
+        with pytest.raises(OSError, match="."):
+            while True:
+                channel.send({"output": "x" * 1_000_000})
+        wait_until(lambda: "node sat-1 has not heard of the coordinator for 1 s" in caplog.text)
+        agent.stop()
+        server.release()
+    running.join(WAIT_S)
+    assert not running.is_alive()
+
+
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
     monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)

@@ -115,7 +115,8 @@ class NodeAgent:
             on_join(self._coordinator)
             worker_process.prepare(self._files.model)
             silence = Silence()
-            threading.Thread(target=self._watch, args=(channel, silence, silence_s), name="alive", daemon=True).start()
+            threading.Thread(target=self._watch, args=(channel, silence, silence_s), name="watch", daemon=True).start()
+            threading.Thread(target=self._report_alive, args=(channel,), name="alive", daemon=True).start()
             # A thread of its own, since the first process comes to be only when its libraries have been imported.
             threading.Thread(target=self._report_processes, args=(channel,), name="processes", daemon=True).start()
             return self._obey(channel, silence)
@@ -171,12 +172,20 @@ class NodeAgent:
             self._processes[number] = _Process(process, log)
 
     def _watch(self, channel: TlsChannel, silence: Silence, silence_s: float) -> None:
-        """Report that this host is alive; end the channel when the coordinator is silent."""
+        """End the channel when the coordinator is silent.
+
+        It sends nothing itself: what is sent while the network is cut may block for minutes, until the channel ends.
+        """
         while self._channel is channel:
             time.sleep(TICK_S)
             if silence.tick() > silence_s:
                 LOG.warning("node %s has not heard of the coordinator for %g s", self._node, silence_s)
                 channel.close()
+
+    def _report_alive(self, channel: TlsChannel) -> None:
+        """Report that this host is alive."""
+        while self._channel is channel:
+            time.sleep(TICK_S)
             with suppress(OSError):  # the channel has ended
                 channel.send({"alive": True})
 
