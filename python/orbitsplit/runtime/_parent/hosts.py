@@ -14,6 +14,7 @@ import socket
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ class Hosts:
             return
         try:
             if "store" in first:
-                self._pass_to_store(channel)
+                self._pass_to_store(channel, str(first["store"]))
             else:
                 self._join(channel, peer, first)
         except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
@@ -211,9 +212,11 @@ class Hosts:
         finally:
             channel.release()
 
-    def _pass_to_store(self, channel: TlsChannel) -> None:
-        if self._store_address is not None:
-            channel.pass_through(socket.create_connection(host_and_port(self._store_address)))
+    def _pass_to_store(self, channel: TlsChannel, node: str) -> None:
+        """Pass on what a process of a node and the store say, until an end closes or the node's host is lost."""
+        address = self._store_address
+        if address is not None and self.host(node).adopt(channel):
+            channel.pass_through(socket.create_connection(host_and_port(address)))
 
     def _join(self, channel: TlsChannel, peer: str, first: dict[str, Any]) -> None:
         """Accept a host, and read its reports until it is lost."""
@@ -383,6 +386,7 @@ class _Host:
         self.reason = ""
         self._lock = threading.Lock()
         self._processes: dict[int, RemoteProcess] = {}
+        self._store_channels: weakref.WeakSet[TlsChannel] = weakref.WeakSet()
         self._loss: Loss | None = None
 
     def start(self, number: int, session: int, *, threads: int, secret: str, log: IO[bytes]) -> RemoteProcess:
@@ -398,6 +402,14 @@ class _Host:
         except OSError as error:
             loss = Loss("killed", str(error))
         raise TransportError(f'node "{self.info.node}" is lost: {loss.reason}', kind=loss.kind, node=self.info.node)
+
+    def adopt(self, channel: TlsChannel) -> bool:
+        """Close a channel of this host to the store when the host is lost; return False if it is lost already."""
+        with self._lock:
+            if self._loss is not None:
+                return False
+            self._store_channels.add(channel)
+        return True
 
     def read_reports(self) -> None:
         """Read what the host reports until its channel ends. Raises KeyError, ValueError and the like for nonsense."""
@@ -418,6 +430,9 @@ class _Host:
             if self._loss is None:
                 self._loss, self.reason = loss, loss.reason
             processes, self._processes = list(self._processes.values()), {}
+            channels = list(self._store_channels)
         for process in processes:
             process.ended(_KILLED, loss=self._loss)
-        self.channel.close()
+        # In a partition nothing else would ever end them.
+        for channel in (*channels, self.channel):
+            channel.close()
