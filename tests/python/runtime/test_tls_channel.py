@@ -306,6 +306,15 @@ def test_a_name_is_taken_once_and_another_version_is_refused(path: Path, caplog:
             assert channel.receive(WAIT_S) == {"refused": reason, "is_final": is_final}
             channel.release()
             assert reason in caplog.text
+        # A later version may say other things.
+        channel = TlsChannel.connect(hosts.address, Credentials(path))
+        channel.send({"join": "sat-1", "protocol": 2})
+        assert (channel.receive(WAIT_S) or {}).get("is_final")
+        channel.release()
+        # And one that says nothing.
+        TlsChannel.connect(hosts.address, Credentials(path)).release()
+        wait_until(lambda: "is refused: it went away before it said what it is for" in caplog.text)
+        assert "KeyError" not in caplog.text
 
 
 @pytest.mark.parametrize("nonsense", [{"started": 7}, {"ended": 7}, {"ended": "x"}, {"started": 7, "pid": None}])

@@ -196,7 +196,9 @@ class Hosts:
         try:
             try:
                 channel = TlsChannel(connection, self._credentials.server, is_server=True)
-                first = channel.receive(HANDSHAKE_S) or {}
+                first = channel.receive(HANDSHAKE_S)
+                if first is None:
+                    raise ConnectionResetError("it went away before it said what it is for")
             finally:
                 self._unproved.release()
         except (OSError, TransportError, ValueError) as error:
@@ -220,11 +222,14 @@ class Hosts:
 
     def _join(self, channel: TlsChannel, peer: str, first: dict[str, Any]) -> None:
         """Accept a host, and read its reports until it is lost."""
+        spoken = first.get("protocol")
+        if spoken != PROTOCOL:  # first of all, as the rest may be another in another version
+            reason = f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
+            _refuse(channel, peer, first.get("join"), reason, is_final=True)
+            return
         host = _Host(channel, peer, first)
-        refusal = self._admit(host, first)
-        if refusal is not None:
-            LOG.warning("host %s is refused as node %s: %s", peer, quoted(host.info.node), refusal[1])
-            channel.send({"refused": refusal[1], "is_final": refusal[0]})
+        if (refusal := self._admit(host)) is not None:
+            _refuse(channel, peer, host.info.node, refusal, is_final=False)
             return
         LOG.info("host %s joins as node %s", peer, quoted(host.info.node))
         try:
@@ -238,16 +243,14 @@ class Hosts:
             level = logging.INFO if self._is_closed else logging.WARNING
             LOG.log(level, "host %s, node %s, has left: %s", peer, quoted(host.info.node), host.reason)
 
-    def _admit(self, host: _Host, first: dict[str, Any]) -> tuple[bool, str] | None:
-        """Welcome a host; or return why it is refused, and whether that is final."""
-        if first.get("protocol") != PROTOCOL:
-            return True, f"it speaks protocol {first.get('protocol')!r}, this coordinator {PROTOCOL}: use one version"
+    def _admit(self, host: _Host) -> str | None:
+        """Welcome a host; or return why it is refused for now."""
         node = host.info.node
         with self._lock:
             if self._is_closed:
-                return False, "the coordinator is ending"
+                return "the coordinator is ending"
             if node in self._hosts:
-                return False, f"node {quoted(node)} has a host, {self._hosts[node].info.address}"
+                return f"node {quoted(node)} has a host, {self._hosts[node].info.address}"
             # First of all that it is sent: other threads see it when it is in the table.
             host.channel.send({"welcome": PROTOCOL, "silence_s": self._silence_s})
             self._hosts[node] = host
@@ -267,6 +270,11 @@ class Hosts:
                     host.drop(Loss("hangs", f"nothing was heard of its host for {self._silence_s:g} s"))
                 with suppress(OSError):
                     host.channel.send({"alive": True})
+
+
+def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:
+    LOG.warning("host %s is refused as node %s: %s", peer, quoted(str(node)), reason)
+    channel.send({"refused": reason, "is_final": is_final})
 
 
 class HostLauncher:
