@@ -396,6 +396,11 @@ def test_the_ways_to_the_store_end_with_their_host(path: Path) -> None:
             one.release()
 
 
+def test_a_silence_shorter_than_two_signs_of_life_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"silence_s is 0\.9.*1"):
+        Hosts(credentials=path, silence_s=0.9)
+
+
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
     monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)

@@ -64,7 +64,7 @@ class Hosts:
 
     They are accepted at `address`, "host:port" (port 0: the system chooses one), from the moment this object is made
     until `close` or the end of a `with` block. `credentials` is the file that every host has as well, made by
-    `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds is lost. One pipeline at a time
+    `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds, at least 1, is lost. One pipeline at a time
     runs on them.
 
     Example:
@@ -76,7 +76,8 @@ class Hosts:
     """
 
     def __init__(self, address: str = "127.0.0.1:0", *, credentials: str | Path, silence_s: float = 8.0) -> None:
-        self._silence_s = checked_number("silence_s", silence_s, above=0)
+        # Below, a host is lost between two times at which it says that it is there.
+        self._silence_s = checked_number("silence_s", silence_s, least=2 * TICK_S)
         self._credentials = Credentials(credentials)
         self._lock = threading.Lock()
         self._hosts: dict[str, _Host] = {}
