@@ -64,8 +64,8 @@ class Hosts:
 
     They are accepted at `address`, "host:port" (port 0: the system chooses one), from the moment this object is made
     until `close` or the end of a `with` block. `credentials` is the file that every host has as well, made by
-    `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds, at least 1, is lost. One pipeline at a time
-    runs on them.
+    `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds, at least 1, is lost. One
+    pipeline at a time runs on them.
 
     Example:
         >>> with Hosts("10.0.0.1:29400", credentials="fleet.pem") as hosts:           # doctest: +SKIP
@@ -194,6 +194,7 @@ class Hosts:
 
     def _welcome(self, connection: socket.socket, peer: str) -> None:
         """Serve a connection that proves to have the credentials."""
+        channel: TlsChannel | None = None
         try:
             try:
                 channel = TlsChannel(connection, self._credentials.server, is_server=True)
@@ -204,6 +205,8 @@ class Hosts:
                 self._unproved.release()
         except (OSError, TransportError, ValueError) as error:
             LOG.warning("a connection from %s is refused: %s", peer, error)
+            if channel is not None:
+                channel.release()
             return
         try:
             if "store" in first:
