@@ -9,15 +9,16 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 import orbitsplit as osp
 from orbitsplit.runtime import Hosts
+from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.hosts import PROTOCOL
 from orbitsplit.runtime._messages.tls_channel import (
     Credentials,
@@ -27,9 +28,12 @@ from orbitsplit.runtime._messages.tls_channel import (
     create_credentials,
     host_and_port,
 )
+from orbitsplit.runtime._node import agent as agent_module
 from orbitsplit.runtime._node.agent import NodeAgent
 from orbitsplit.runtime._parent import hosts as hosts_module
+from orbitsplit.runtime._parent.hosts import RemoteProcess
 from orbitsplit.runtime._parent.launcher import Loss
+from orbitsplit.runtime._parent.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -399,6 +403,41 @@ def test_the_ways_to_the_store_end_with_their_host(path: Path) -> None:
 def test_a_silence_shorter_than_two_signs_of_life_is_refused(path: Path) -> None:
     with pytest.raises(ValueError, match=r"silence_s is 0\.9.*1"):
         Hosts(credentials=path, silence_s=0.9)
+
+
+@contextmanager
+def commanded(path: Path) -> Iterator[RemoteProcess]:
+    """Start a process on a host that is an agent of this process; the agent is there all the time."""
+    with joined(path) as hosts, open(os.devnull, "wb") as log:
+        yield hosts.host("sat-0").start(7, 3, threads=1, secret="s" * 64, log=log)
+
+
+def test_a_host_that_cannot_start_a_process_says_so_and_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: without room for the output of a process, the agent left."""
+
+    def full() -> IO[bytes]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(agent_module, "new_log", full)
+    with commanded(path) as process:
+        assert process.wait(WAIT_S) == 1
+        assert process.loss is None
+
+
+def test_the_secret_is_no_argument_of_a_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[tuple[str, ...], Mapping[str, str]]] = []
+
+    def start(*arguments: str, log: IO[bytes], environment: Mapping[str, str]) -> WorkerProcess:
+        started.append((arguments, environment))
+        raise OSError("enough")
+
+    monkeypatch.setattr(agent_module.worker_process, "start", start)
+    with commanded(path) as process:
+        process.wait(WAIT_S)
+    ((arguments, environment),) = started
+    assert arguments[1:3] == ("7", "3")
+    assert "s" * 64 not in " ".join(arguments)
+    assert environment[SECRET_VARIABLE] == "s" * 64
 
 
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

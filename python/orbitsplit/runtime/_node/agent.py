@@ -156,16 +156,18 @@ class NodeAgent:
 
     def _start(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
         """Start the process of a worker."""
-        number, log = int(message["start"]), new_log()
+        number, log = int(message["start"]), None
         environment = {"OMP_NUM_THREADS": str(int(message["threads"])), SECRET_VARIABLE: str(message["secret"])}
-        interface = interface_towards(host_and_port(self._coordinator)[0])
-        if INTERFACE_VARIABLE not in os.environ and interface is not None:
-            environment[INTERFACE_VARIABLE] = interface
         arguments = (self._tunnel.address, str(number), str(int(message["session"])), json.dumps(asdict(self._files)))
         try:
+            log = new_log()
+            interface = interface_towards(host_and_port(self._coordinator)[0])
+            if INTERFACE_VARIABLE not in os.environ and interface is not None:
+                environment[INTERFACE_VARIABLE] = interface
             process = worker_process.start(*arguments, log=log, environment=environment)
         except OSError as error:
-            log.close()
+            if log is not None:
+                log.close()
             channel.send({"ended": number, "code": 1, "output": str(error), "out_of_memory": False})
             return
         with self._lock:
