@@ -397,7 +397,7 @@ class Sessions:
                 self.check_usable()
                 # The plan that was lost last: its workers may differ from those of the plan before the first loss.
                 self._workers.quiesce(plan, lost_session, error)
-                plan = self._next_plan(before, error)
+                plan = self._next_plan(before, errors)
                 self._begin(plan)
             except TransportError as another:
                 error = another
@@ -420,12 +420,12 @@ class Sessions:
         callbacks = self._callbacks()
         return None if callbacks is None else callbacks.replan
 
-    def _next_plan(self, before: Plan, error: TransportError) -> Plan:
+    def _next_plan(self, before: Plan, errors: Sequence[TransportError]) -> Plan:
         replan = self._replan
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
-        self._losses.forget(self._launcher.take_returned())
-        plan = self._losses.plan_without(replan, before, error, self._launcher.absent)
+        self._losses.forget(self._launcher.take_returned(), errors)
+        plan = self._losses.plan_without(replan, before, errors[-1], self._launcher.absent)
         codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
