@@ -18,6 +18,7 @@ import orbitsplit as osp
 from orbitsplit._models.architecture import find_layers
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit.runtime import Hosts, Pipeline
+from orbitsplit.runtime._messages.control import codecs_key
 from orbitsplit.runtime._messages.tls_channel import create_credentials
 from orbitsplit.runtime._parent import hosts as hosts_module
 from orbitsplit.runtime._parent.hosts import HostLauncher
@@ -209,6 +210,7 @@ def test_codecs_come_from_the_coordinator(tiny: Subject, hosts: Hosts, there: Fl
     with Pipeline(plan, tiny.model, codebook=book) as pipe:
         expected = pipe.generate(tiny.prompts, max_new_tokens=20, **ASKED)
     with opened(tiny, hosts, there, plan=plan, codebook=book, replan=None) as pipe:
+        assert not pipe._sessions._store.has(codecs_key(0))  # which would keep it for as long as the pipeline runs
         # No worker can read the coordinator's own file.
         Path(pipe._sessions._codecs.path or "").unlink()
         assert torch.equal(pipe.generate(tiny.prompts, max_new_tokens=20, **ASKED), expected)

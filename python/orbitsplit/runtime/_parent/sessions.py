@@ -276,6 +276,8 @@ class Sessions:
         )
         report()
         ready = tuple(Ready.from_json(value) for value in values)
+        if setup.sends_codecs and self._codecs.path is not None:
+            store.remove(control.codecs_key(self._session))  # all have it
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
