@@ -29,6 +29,7 @@ from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
 import orbitsplit as osp
+from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.small_config import shrunk
 from orbitsplit._models.twin import try_split
 
@@ -152,15 +153,20 @@ def sweep_one(kind: str, model_type: str, architecture: str) -> Row:
     except Exception as error:
         return row("not built", f"{type(error).__name__}: {str(error).strip()[:200]}")
     try:
-        osp.profile(config, prompt_tokens=5)
+        find_layout(config)
     except ValueError as error:
         return row("refused" if "cannot be split into stages" in str(error) else "crash", str(error)[:300])
     except Exception as error:
-        return row("crash", f"profile: {type(error).__name__}: {str(error).strip()[:200]}")
+        return row("crash", f"layout: {type(error).__name__}: {str(error).strip()[:200]}")
+    # Not by profile, which refuses what the trial finds wrong.
     verdict = try_split(config)
-    if verdict.kind == "refused":
-        return row("crash", f"profiled, but refused: {verdict.reason}")
-    return row("not built" if verdict.kind == "unknown" else verdict.kind, verdict.reason)
+    if verdict.kind != "exact":
+        return row("not built" if verdict.kind == "unknown" else verdict.kind, verdict.reason)
+    try:
+        osp.profile(config, prompt_tokens=5)
+    except Exception as error:
+        return row("crash", f"profile: {type(error).__name__}: {str(error).strip()[:200]}")
+    return row("exact", "")
 
 
 def _child(task: tuple[str, str, str], connection: Any) -> None:

@@ -37,8 +37,11 @@ def kept_codebook(
         except ValueError as error:
             log.warning("a kept codebook is calibrated anew: %s", error)
     book = calibrate()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    book.save(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        book.save(place)
+    except OSError as error:  # it took minutes and is good for this time
+        log.warning("the codebook is not kept for the next time: %s", error)
     return book, False
 
 

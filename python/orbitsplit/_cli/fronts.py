@@ -29,6 +29,9 @@ from .options import (
 )
 from .outputs import check_writable
 
+# Of each search that only a page needs.
+_REPORT_LIMIT_S = 30.0
+
 
 @app.command()
 def pareto(
@@ -93,7 +96,8 @@ def pareto(
         shown = [load(osp.Problem, problem)]
         front = osp.pareto(shown[0], over, objective=objective, **search)
     if output is not None and output.suffix == ".html":
-        osp.report(front, *shown, path=output)
+        limit_s = _REPORT_LIMIT_S if time_limit is None else time_limit
+        osp.report(front, *shown, path=output, objective=objective, time_limit_s=limit_s)
     elif output is not None:
         write_text(output, json.dumps(front.to_dict(), indent=1) + "\n")
     if as_json:

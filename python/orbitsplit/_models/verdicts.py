@@ -26,7 +26,7 @@ from orbitsplit._io.files import read_text, write_text
 from .architecture import find_layout, without_paths
 from .small_config import shrunk
 from .source import model_class, unsupported
-from .twin import Verdict, try_split
+from .twin import Verdict, is_of_machine, try_split
 from .valueless import build_on_meta
 
 # The most parameters of a model that is tried: more would take longer than a start may.
@@ -68,7 +68,10 @@ def find_verdict(config: PreTrainedConfig) -> Verdict:
     if verdict is None:
         try:
             verdict = _try(config)
-        except (OSError, MemoryError) as error:  # of this machine, so that it is not kept
+        except Exception as error:
+            if not is_of_machine(error):
+                raise
+            # Not kept: the next one may have what this one lacks.
             return Verdict("unknown", f"{type(error).__name__}: {error}")
         _write(key, verdict, model_class(config).__name__)
     _known[key] = verdict

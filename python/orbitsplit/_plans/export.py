@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def _vllm(plan: Exported) -> tuple[dict[str, Any], str, list[str]]:
             )
     partition = ",".join(map(str, plan.counts))
     settings = {"VLLM_PP_LAYER_PARTITION": partition, "pipeline_parallel_size": len(plan.stages)}
-    model = plan.model if plan.model is not None else "MODEL"
+    model = "MODEL" if plan.model is None else shlex.quote(str(plan.model))
     text = f"VLLM_PP_LAYER_PARTITION={partition} vllm serve {model} --pipeline-parallel-size {len(plan.stages)}"
     return settings, text, ["vLLM numbers ranks itself: start its workers in the order of the nodes"]
 

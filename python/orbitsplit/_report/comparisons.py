@@ -16,7 +16,6 @@ from orbitsplit._plans.fronts import LatencyFront
 
 from .style import (
     BLUE,
-    GLYPH_FONT,
     GREY,
     INK,
     ORANGE,
@@ -26,6 +25,7 @@ from .style import (
     plain_numbers,
     rows_height,
     source_of,
+    write_beside,
 )
 
 
@@ -51,7 +51,7 @@ def alternatives_figure(total_s: float, lower_bound_s: float | None, others: Seq
     longest = min(max(seconds), 6 * total_s)
     source = source_of(y=names, right=[min(value, longest) for value in seconds], text=texts, colour=colours)
     bars = plot.hbar(y="y", right="right", height=0.56, source=source, color="colour", fill_alpha=0.8)
-    _texts(plot, source)
+    write_beside(plot, source)
     plot.x_range = Range1d(0, longest * 1.02)
     if lower_bound_s:
         plot.add_layout(Span(location=lower_bound_s, dimension="height", line_dash="dashed", line_color=INK))
@@ -76,7 +76,7 @@ def binding_figure(certificate: Certificate) -> Any | None:
     texts = [f"{gain:.1f} % less if {relaxed}" for _, gain, relaxed in rows]
     source = source_of(y=names, right=[row[1] for row in rows], text=texts)
     bars = plot.hbar(y="y", right="right", height=0.56, source=source, color=ORANGE, fill_alpha=0.85)
-    _texts(plot, source)
+    write_beside(plot, source)
     plot.x_range = Range1d(0, max(max(row[1] for row in rows), 1e-6) * 1.02)
     plot.xaxis.axis_label = "% of the delay"
     plain_numbers(plot.xaxis)
@@ -155,10 +155,3 @@ def _front(columns: dict[str, Sequence[Any]], labels: tuple[str, str], titles: t
         height=min(60 + 26 * len(columns["x"]), 300),
     )
     return column(plot, table, sizing_mode="stretch_width")
-
-
-def _texts(plot: Any, source: Any) -> None:
-    plot.text(
-        x=0, y="y", text="text", source=source, x_offset=8, text_baseline="middle", text_font=GLYPH_FONT,
-        text_font_size="12px", text_color=INK, background_fill_color="white", background_fill_alpha=0.72, padding=2,
-    )  # fmt: skip

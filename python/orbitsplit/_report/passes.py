@@ -54,6 +54,7 @@ def contacts_figure(contacts: Sequence[Contact], chain: Sequence[str], start: da
         mine = [contact for contact in contacts if contact.station == station and contact.satellite in rows]
         source = source_of(
             y=[contact.satellite for contact in mine],
+            station=[station] * len(mine),
             left=[_ms(contact.start) for contact in mine],
             right=[_ms(contact.stop) for contact in mine],
             seconds=[round(contact.duration_s) for contact in mine],
@@ -63,7 +64,7 @@ def contacts_figure(contacts: Sequence[Contact], chain: Sequence[str], start: da
         bars = plot.hbar(
             y="y", left="left", right="right", height=0.6, source=source, color=colour, legend_label=station
         )
-        tips = [("satellite", "@y"), ("station", station), ("seconds", "@seconds"), ("highest", "@highest deg")]
+        tips = [("satellite", "@y"), ("station", "@station"), ("seconds", "@seconds"), ("highest", "@highest deg")]
         add_hover(plot, [bars], tips)
     plot.xaxis.axis_label = "UTC"
     style_legend(plot)

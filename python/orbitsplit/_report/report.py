@@ -10,11 +10,12 @@ from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import check_number, quoted
 from orbitsplit._network.network import Network
 from orbitsplit._planner.baselines import alternatives as baselines
+from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
 from orbitsplit._planner.pareto import ParetoFront
 from orbitsplit._planner.pareto import pareto as pareto_of_problem
 from orbitsplit._planner.problem import Problem
-from orbitsplit._planner.solve import solve
+from orbitsplit._planner.solve import SolveOptions, solve
 from orbitsplit._plans.fronts import LatencyFront
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.simulate import simulate
@@ -29,7 +30,12 @@ from .timelines import timeline_figures
 
 
 def report(
-    *documents: Any, path: str | Path, title: str | None = None, hours: float = 24.0, time_limit_s: float = 30.0
+    *documents: Any,
+    path: str | Path,
+    title: str | None = None,
+    hours: float = 24.0,
+    objective: str = "latency",
+    time_limit_s: float = 30.0,
 ) -> Path:
     """Write what the documents hold as one HTML file, which needs no network and opens in any browser.
 
@@ -38,10 +44,11 @@ def report(
 
     Args:
         documents: `Plan`, `Trace`, `Problem`, `Network`, `ParetoFront`, `LatencyFront`, `leo.Scenario` or
-            `leo.TimedPlan`, or paths of files that hold one; at most one of each kind.
+            `leo.TimedPlan`, or paths of files that hold one (fronts have no files); at most one of each kind.
         path: The file, replaced if it is there.
         title: Title of the page. Default: what the first document is called.
         hours: Hours of contacts of a scenario, from its epoch.
+        objective: What the plan of a problem minimises, as for `solve`.
         time_limit_s: Seconds for the searches of a problem: the plan, its certificate, and the front, each.
 
     Example:
@@ -60,7 +67,7 @@ def report(
     page = Page()
     _add_plan(page, found.get("Plan"), found.get("Network"))
     _add_traces(page, found.get("Plan"), found.get("Trace"))
-    _add_problem(page, found.get("Problem"), time_limit_s, has_front="ParetoFront" in found)
+    _add_problem(page, found.get("Problem"), objective, time_limit_s, has_front="ParetoFront" in found)
     for kind in ("ParetoFront", "LatencyFront"):
         _add_front(page, found.get(kind), found.get("Problem"))
     if "Plan" not in found:
@@ -95,6 +102,12 @@ def _by_kind(documents: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
+_MINIMISED: dict[str, str] = {
+    "latency": "delay of the plan",
+    "throughput": "between two micro-batches",
+    "time_to_first_token": "to the first token",
+    "time_per_token": "for each token",
+}
 _KINDS = ("Plan", "Trace", "Problem", "Network", "ParetoFront", "LatencyFront", "Scenario", "TimedPlan")
 
 
@@ -208,26 +221,28 @@ def _totals(traces: dict[str, Trace]) -> list[list[str]]:
     ]
 
 
-def _add_problem(page: Page, problem: Problem | None, time_limit_s: float, *, has_front: bool) -> None:
+def _add_problem(page: Page, problem: Problem | None, objective: str, time_limit_s: float, *, has_front: bool) -> None:
     if problem is None:
         return
     size = f"{len(problem.layers)} layers, {_count(len(problem.nodes), 'node')}, {len(problem.levels)} levels"
     page.title = page.title or f"Problem {problem.name or ''}: {size}"
     page.subtitle = page.subtitle or size
-    solution = solve(problem, time_limit_s=time_limit_s)
+    options = SolveOptions(objective=objective, time_limit_s=time_limit_s)
+    solution = solve(problem, options=options)
     if solution.objective_s is None or solution.gap is None:
         page.cards.append((solution.status, "no plan"))
         page.sections.append(Section(title="No plan", text=str(solution.reason)))
         return
     page.cards += [
-        ("delay of the plan", format_seconds(solution.objective_s)),
+        (_MINIMISED[objective], format_seconds(solution.objective_s)),
         (solution.status, f"gap {100 * solution.gap:.2g} %"),
         ("loss", f"{solution.loss:.3g}"),
         ("found in", format_seconds(solution.seconds)),
     ]
     _add_chain(page, chain_of_problem(problem, solution.stages))
-    certified = certificate(problem, solution, time_limit_s=time_limit_s)
-    others = [*certified.alternatives, *baselines(problem)]
+    certified = certificate(problem, solution, options=options)
+    known = baselines(problem) if objective == "latency" else heuristic_baselines(problem, objective)
+    others = [*certified.alternatives, *known]
     others = list({other.name: other for other in others}.values())
     figures = [
         alternatives_figure(solution.objective_s, certified.lower_bound_s, others),
@@ -235,11 +250,14 @@ def _add_problem(page: Page, problem: Problem | None, time_limit_s: float, *, ha
     ]
     _add_certificate(page, figures, str(certified).partition("\n")[0])
     if not has_front and problem.loss_budget != 0 and len(problem.levels) > 1:
-        _add_front(page, pareto_of_problem(problem, time_limit_s=time_limit_s), problem)
+        _add_front(page, pareto_of_problem(problem, options=options), problem)
 
 
 def _add_front(page: Page, front: ParetoFront | LatencyFront | None, problem: Problem | None) -> None:
-    if front is None or len(front.points) < 2:
+    if front is None:
+        return
+    if not front.points:
+        page.sections.append(Section(title="Trade-off", text="No plan was found."))
         return
     if isinstance(front, ParetoFront):
         if problem is None:

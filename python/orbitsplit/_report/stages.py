@@ -24,6 +24,7 @@ from .style import (
     plain_numbers,
     rows_height,
     source_of,
+    write_beside,
 )
 
 # Stages of a row of the drawing; longer chains continue below.
@@ -109,7 +110,7 @@ def memory_figure(chain: Chain) -> Any:
     if known:
         marked, at = zip(*known, strict=True)
         plot.scatter(list(at), list(marked), marker="dash", angle=math.pi / 2, size=24, line_width=3, color=VERMILION)
-    _write_beside(plot, source)
+    write_beside(plot, source)
     plot.x_range = Range1d(0, max([*used, *(limit or 0 for limit in limits)]) / factor * 1.02)
     plot.xaxis.axis_label = unit
     plain_numbers(plot.xaxis)
@@ -143,20 +144,12 @@ def _time_figure(title: str, chain: Chain, stages: tuple[float, ...], links: tup
     texts = [format_seconds(value) for value in seconds]
     source = source_of(y=names, right=[value * factor for value in seconds], text=texts, colour=colours)
     bars = plot.hbar(y="y", right="right", height=0.56, source=source, color="colour", fill_alpha=0.85)
-    _write_beside(plot, source)
+    write_beside(plot, source)
     plot.x_range = Range1d(0, max(max(seconds) * factor, 1e-9) * 1.02)
     plot.xaxis.axis_label = unit
     plain_numbers(plot.xaxis)
     add_hover(plot, [bars], [("@y", "@text")])
     return plot
-
-
-def _write_beside(plot: Any, source: Any) -> None:
-    """Write the text of each bar at its foot, where there is always room."""
-    plot.text(
-        x=0, y="y", text="text", source=source, x_offset=8, text_baseline="middle", text_font=GLYPH_FONT,
-        text_font_size="12px", text_color=INK, background_fill_color="white", background_fill_alpha=0.72, padding=2,
-    )  # fmt: skip
 
 
 def _byte_unit(largest: float) -> tuple[str, float]:

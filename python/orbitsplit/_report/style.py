@@ -8,7 +8,7 @@ from typing import Any
 from orbitsplit._io.units import format_seconds
 
 try:
-    from bokeh.models import ColumnDataSource, HoverTool, Label, NumeralTickFormatter
+    from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
     from bokeh.plotting import figure
 except ModuleNotFoundError as error:
     raise ImportError('reports need bokeh: pip install "orbitsplit[report]"') from error
@@ -89,10 +89,12 @@ def plain_numbers(axis: Any) -> None:
     axis.formatter = NumeralTickFormatter(format="0,0.[000000]")
 
 
-def note(plot: Any, x: float, y: Any, text: str, **options: Any) -> None:
-    """Write a text into a figure."""
-    style = {"text_font": FONT, "text_font_size": "12px", "text_color": INK, "text_baseline": "middle", **options}
-    plot.add_layout(Label(x=x, y=y, text=text, **style))
+def write_beside(plot: Any, source: Any) -> None:
+    """Write the text of each bar at its foot, where there is always room."""
+    plot.text(
+        x=0, y="y", text="text", source=source, x_offset=8, text_baseline="middle", text_font=GLYPH_FONT,
+        text_font_size="12px", text_color=INK, background_fill_color="white", background_fill_alpha=0.72, padding=2,
+    )  # fmt: skip
 
 
 def style_legend(plot: Any) -> None:

@@ -125,7 +125,9 @@ def test_padding_that_the_mask_does_not_show_is_refused() -> None:
         check_padding(config, {"input_ids": ids})
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError("no memory")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left"), MemoryError("no memory"), RuntimeError("CPU: can't allocate memory")]
+)
 def test_what_this_machine_lacks_is_no_verdict_that_is_kept(
     error: Exception, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,13 @@ def test_too_few_files_are_refused(limit_files: Callable[[int], None], files: in
     assert caught.value.kind == "host"
 
 
+def test_hosts_need_more_files(limit_files: Callable[[int], None]) -> None:
+    limit_files(1000)
+    check_host(30, LOCAL)
+    with pytest.raises(osp.TransportError, match="may open 1000 files here"):
+        check_host(30, LOCAL, has_hosts=True)
+
+
 def test_no_limit_of_files_is_enough(limit_files: Callable[[int], None]) -> None:
     limit_files(resource.RLIM_INFINITY)
     check_host(10_000, LOCAL)

@@ -37,3 +37,18 @@ def test_the_next_plan_has_what_the_user_set_of_the_last() -> None:
 def test_a_plan_that_uses_what_was_lost_is_refused() -> None:
     with pytest.raises(osp.TransportError, match="the plan that replaces it uses what was lost: b"):
         losses().plan_without(lambda before, nodes, links: before, BEFORE, LOST)
+
+
+def test_a_node_that_comes_back_is_forgiven_in_the_next_recovery() -> None:
+    """Regression: a host whose start always fails came back, was forgiven and failed, without end."""
+    found, other = losses(), osp.TransportError("node c failed", kind="killed", node="c")
+    found.forget({"b"}, [LOST])
+    assert found.nodes == ["b"]
+    found.add(other)
+    found.forget(set(), [LOST, other])
+    assert found.nodes == ["b", "c"]
+    found.forget({"c"}, [other])  # another recovery
+    assert found.nodes == ["c"]
+    found.add(LOST)
+    found.forget(set(), [LOST])
+    assert found.nodes == ["b"]

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 import orbitsplit as osp
 from orbitsplit.runtime import Hosts
+from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.hosts import PROTOCOL
 from orbitsplit.runtime._messages.tls_channel import (
     Credentials,
     RefusedError,
     TlsChannel,
+    accepted,
     create_credentials,
     host_and_port,
 )
+from orbitsplit.runtime._node import agent as agent_module
 from orbitsplit.runtime._node.agent import NodeAgent
+from orbitsplit.runtime._parent import hosts as hosts_module
+from orbitsplit.runtime._parent.hosts import RemoteProcess
+from orbitsplit.runtime._parent.launcher import Loss
+from orbitsplit.runtime._parent.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -169,6 +178,27 @@ def test_an_address_has_a_host_and_a_port(address: str) -> None:
         host_and_port(address)
 
 
+def test_a_failed_accept_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Regression: one EMFILE or ECONNABORTED ended the thread, and no host could join any more."""
+    near, far = socket.socketpair()
+    results: list[Any] = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ECONNABORTED, "aborted")]
+    results += [OSError(errno.ECONNABORTED, "aborted"), (near, ("10.0.0.7", 1)), OSError(errno.EBADF, "closed")]
+
+    class Listener:
+        def accept(self) -> Any:
+            result = results.pop(0)
+            if isinstance(result, OSError):
+                raise result
+            return result
+
+    with near, far:
+        assert list(accepted(Listener(), lambda: not results)) == [(near, "10.0.0.7")]  # type: ignore[arg-type]
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == [
+        f"[Errno {errno.EMFILE}] Too many open files",
+        f"[Errno {errno.ECONNABORTED}] aborted",
+    ]
+
+
 # Hosts that are refused, while one that is there stays.
 
 
@@ -280,6 +310,15 @@ def test_a_name_is_taken_once_and_another_version_is_refused(path: Path, caplog:
             assert channel.receive(WAIT_S) == {"refused": reason, "is_final": is_final}
             channel.release()
             assert reason in caplog.text
+        # A later version may say other things.
+        channel = TlsChannel.connect(hosts.address, Credentials(path))
+        channel.send({"join": "sat-1", "protocol": 2})
+        assert (channel.receive(WAIT_S) or {}).get("is_final")
+        channel.release()
+        # And one that says nothing.
+        TlsChannel.connect(hosts.address, Credentials(path)).release()
+        wait_until(lambda: "is refused: it went away before it said what it is for" in caplog.text)
+        assert "KeyError" not in caplog.text
 
 
 @pytest.mark.parametrize("nonsense", [{"started": 7}, {"ended": 7}, {"ended": "x"}, {"started": 7, "pid": None}])
@@ -293,6 +332,130 @@ def test_a_host_that_reports_nonsense_is_dropped(
         channel.send(nonsense)
         wait_until(lambda: hosts.absent(["sat-1"]))
         wait_until(lambda: "its host broke the protocol" in caplog.text)
+        channel.release()
+
+
+def test_an_agent_that_is_stopped_while_it_connects_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: `stop` found no channel to close, and the agent joined and stayed."""
+    connect = TlsChannel.connect
+
+    def stopped(address: str, credentials: Credentials) -> TlsChannel:
+        channel = connect(address, credentials)
+        agent.stop()
+        return channel
+
+    with Hosts(credentials=path) as hosts:
+        agent = NodeAgent(hosts.address, "sat-1", path)
+        monkeypatch.setattr(TlsChannel, "connect", stopped)
+        running = threading.Thread(target=agent.run, daemon=True)
+        running.start()
+        running.join(WAIT_S / 4)
+        assert not running.is_alive()
+
+
+def test_a_coordinator_is_lost_that_takes_nothing_any_more(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Regression: while output of a process was sent, which can block for minutes, nobody counted the silence."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        agent = NodeAgent(f"127.0.0.1:{listener.getsockname()[1]}", "sat-1", path)
+        running = threading.Thread(target=agent.run, daemon=True)
+        running.start()
+        server = TlsChannel(listener.accept()[0], Credentials(path).server, is_server=True)
+        assert (server.receive(WAIT_S) or {})["join"] == "sat-1"
+        server.send({"welcome": PROTOCOL, "silence_s": 1.0})
+        wait_until(lambda: agent._has_joined)
+        channel = agent._channel
+        assert channel is not None
+        with suppress(OSError):  # at the end of the channel
+            while True:
+                channel.send({"output": "x" * 1_000_000})
+        wait_until(lambda: "node sat-1 has not heard of the coordinator for 1 s" in caplog.text)
+        agent.stop()
+        server.release()
+    running.join(WAIT_S)
+    assert not running.is_alive()
+
+
+def test_the_ways_to_the_store_end_with_their_host(path: Path) -> None:
+    """Regression: those of a host that was cut off stayed for ever."""
+    with Hosts(credentials=path) as hosts, socket.create_server(("127.0.0.1", 0)) as store:
+        host, port = store.getsockname()
+        hosts.launcher(f"{host}:{port}", "secret")
+        channel = TlsChannel.connect(hosts.address, Credentials(path))
+        channel.send({"join": "sat-1", "protocol": PROTOCOL, "clock": "", "cores": 1, "memory_bytes": 1})
+        assert "welcome" in (channel.receive(WAIT_S) or {})
+        tunnel = TlsChannel.connect(hosts.address, Credentials(path))
+        tunnel.send({"store": "sat-1"})
+        at_store, _ = store.accept()
+        at_store.settimeout(WAIT_S)
+        tunnel._send_bytes(b"get")
+        assert at_store.recv(9) == b"get"
+        hosts.host("sat-1").drop(Loss("hangs", "nothing was heard of it"))
+        assert at_store.recv(9) == b""
+        wait_until(lambda: hosts.absent(["sat-1"]))
+        late = TlsChannel.connect(hosts.address, Credentials(path))
+        late.send({"store": "sat-1"})
+        assert late._receive_bytes() == b""
+        at_store.close()
+        for one in (channel, tunnel, late):
+            one.release()
+
+
+def test_a_silence_shorter_than_two_signs_of_life_is_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"silence_s is 0\.9.*1"):
+        Hosts(credentials=path, silence_s=0.9)
+
+
+@contextmanager
+def commanded(path: Path) -> Iterator[RemoteProcess]:
+    """Start a process on a host that is an agent of this process; the agent is there all the time."""
+    with joined(path) as hosts, open(os.devnull, "wb") as log:
+        yield hosts.host("sat-0").start(7, 3, threads=1, secret="s" * 64, log=log)
+
+
+def test_a_host_that_cannot_start_a_process_says_so_and_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: without room for the output of a process, the agent left."""
+
+    def full() -> IO[bytes]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(agent_module, "new_log", full)
+    with commanded(path) as process:
+        assert process.wait(WAIT_S) == 1
+        assert process.loss is None
+
+
+def test_the_secret_is_no_argument_of_a_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[tuple[str, ...], Mapping[str, str]]] = []
+
+    def start(*arguments: str, log: IO[bytes], environment: Mapping[str, str]) -> WorkerProcess:
+        started.append((arguments, environment))
+        raise OSError("enough")
+
+    monkeypatch.setattr(agent_module.worker_process, "start", start)
+    with commanded(path) as process:
+        process.wait(WAIT_S)
+    ((arguments, environment),) = started
+    assert arguments[1:3] == ("7", "3")
+    assert "s" * 64 not in " ".join(arguments)
+    assert environment[SECRET_VARIABLE] == "s" * 64
+
+
+def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
+    monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)
+    with Hosts(credentials=path) as hosts, open(os.devnull, "wb") as log:
+        channel = TlsChannel.connect(hosts.address, Credentials(path))
+        channel.send({"join": "sat-1", "protocol": PROTOCOL, "clock": "", "cores": 1, "memory_bytes": 1})
+        assert "welcome" in (channel.receive(WAIT_S) or {})
+        process = hosts.host("sat-1").start(7, 0, threads=1, secret="s", log=log)
+        process.kill()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.6)
+        assert not hosts.absent(["sat-1"])
+        channel.send({"started": 7, "pid": 1})
+        assert process.wait(WAIT_S) != 0
+        assert process.loss is not None
+        assert process.loss.reason == "its host did not end a process within 0.2 s"
         channel.release()
 
 

@@ -8,6 +8,7 @@ refused, and what was recorded on the network opens no channel. Messages are JSO
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -15,12 +16,14 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from orbitsplit._errors import OrbitsplitError, TransportError
+
+LOG = logging.getLogger("orbitsplit.runtime")
 
 _CHUNK_BYTES = 1 << 16
 _MESSAGE_BYTES = 1 << 20
@@ -28,6 +31,8 @@ _LENGTH_BYTES = 4
 # The time for an end to prove who it is; a satellite link has round trips of up to a second.
 HANDSHAKE_S = 10.0
 _VALID_DAYS = 3650
+# After a failed accept: most likely this process may open no more files for now.
+_ACCEPT_AGAIN_S = 0.2
 
 
 class RefusedError(TransportError):
@@ -235,6 +240,27 @@ def host_and_port(address: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"address is {address!r}, expected HOST:PORT, as 10.0.0.1:29400")
     return host, int(port)
+
+
+def accepted(listener: socket.socket, is_closed: Callable[[], bool]) -> Iterator[tuple[socket.socket, str]]:
+    """Yield the connections to a listener, with the address of the other end, until it is closed.
+
+    Lack of files, or a connection that is gone before it is accepted, ends nothing.
+    """
+    failure: int | None = None
+    while not is_closed():
+        try:
+            connection, peer = listener.accept()
+        except OSError as error:
+            if is_closed():
+                return
+            if error.errno != failure:  # once, and not five times a second
+                LOG.warning("a connection cannot be accepted, it is tried again: %s", error)
+            failure = error.errno
+            time.sleep(_ACCEPT_AGAIN_S)
+            continue
+        failure = None
+        yield connection, peer[0]
 
 
 def shut(connection: socket.socket) -> None:

@@ -108,12 +108,15 @@ class NodeAgent:
         """Join the coordinator and serve it until it is gone; return whether it let this host go, after its work."""
         channel = self._channel = TlsChannel.connect(self._coordinator, self._credentials)
         try:
+            if self._is_stopped.is_set():  # by a `stop` that saw no channel yet
+                return False
             silence_s = self._join(channel)
             self._has_joined = True
             on_join(self._coordinator)
             worker_process.prepare(self._files.model)
             silence = Silence()
-            threading.Thread(target=self._watch, args=(channel, silence, silence_s), name="alive", daemon=True).start()
+            threading.Thread(target=self._watch, args=(channel, silence, silence_s), name="watch", daemon=True).start()
+            threading.Thread(target=self._report_alive, args=(channel,), name="alive", daemon=True).start()
             # A thread of its own, since the first process comes to be only when its libraries have been imported.
             threading.Thread(target=self._report_processes, args=(channel,), name="processes", daemon=True).start()
             return self._obey(channel, silence)
@@ -153,28 +156,38 @@ class NodeAgent:
 
     def _start(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
         """Start the process of a worker."""
-        number, log = int(message["start"]), new_log()
+        number, log = int(message["start"]), None
         environment = {"OMP_NUM_THREADS": str(int(message["threads"])), SECRET_VARIABLE: str(message["secret"])}
-        interface = interface_towards(host_and_port(self._coordinator)[0])
-        if INTERFACE_VARIABLE not in os.environ and interface is not None:
-            environment[INTERFACE_VARIABLE] = interface
         arguments = (self._tunnel.address, str(number), str(int(message["session"])), json.dumps(asdict(self._files)))
         try:
+            log = new_log()
+            interface = interface_towards(host_and_port(self._coordinator)[0])
+            if INTERFACE_VARIABLE not in os.environ and interface is not None:
+                environment[INTERFACE_VARIABLE] = interface
             process = worker_process.start(*arguments, log=log, environment=environment)
         except OSError as error:
-            log.close()
+            if log is not None:
+                log.close()
             channel.send({"ended": number, "code": 1, "output": str(error), "out_of_memory": False})
             return
         with self._lock:
             self._processes[number] = _Process(process, log)
 
     def _watch(self, channel: TlsChannel, silence: Silence, silence_s: float) -> None:
-        """Report that this host is alive; end the channel when the coordinator is silent."""
+        """End the channel when the coordinator is silent.
+
+        It sends nothing itself: what is sent while the network is cut may block for minutes, until the channel ends.
+        """
         while self._channel is channel:
             time.sleep(TICK_S)
             if silence.tick() > silence_s:
                 LOG.warning("node %s has not heard of the coordinator for %g s", self._node, silence_s)
                 channel.close()
+
+    def _report_alive(self, channel: TlsChannel) -> None:
+        """Report that this host is alive."""
+        while self._channel is channel:
+            time.sleep(TICK_S)
             with suppress(OSError):  # the channel has ended
                 channel.send({"alive": True})
 

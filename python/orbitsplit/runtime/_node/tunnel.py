@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from contextlib import suppress
 
 from orbitsplit._errors import TransportError
-from orbitsplit.runtime._messages.tls_channel import Credentials, TlsChannel, shut
+from orbitsplit.runtime._messages.tls_channel import Credentials, TlsChannel, accepted, shut
 
 LOG = logging.getLogger("orbitsplit.runtime")
 
@@ -20,6 +19,7 @@ class Tunnel:
         self._coordinator = coordinator
         self._node = node
         self._credentials = credentials
+        self._is_closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._accept, name="tunnels", daemon=True).start()
 
@@ -30,14 +30,13 @@ class Tunnel:
 
     def close(self) -> None:
         """Accept no connections any more."""
+        self._is_closed = True
         shut(self._listener)
         self._listener.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):  # closed
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._pass, args=(connection,), name="tunnel", daemon=True).start()
+        for connection, _ in accepted(self._listener, lambda: self._is_closed):
+            threading.Thread(target=self._pass, args=(connection,), name="tunnel", daemon=True).start()
 
     def _pass(self, connection: socket.socket) -> None:
         try:

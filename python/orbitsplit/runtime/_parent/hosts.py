@@ -14,6 +14,7 @@ import socket
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ from typing import IO, Any
 from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed, quoted
 from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id
-from orbitsplit.runtime._messages.tls_channel import HANDSHAKE_S, Credentials, TlsChannel, host_and_port, shut
+from orbitsplit.runtime._messages.tls_channel import (
+    HANDSHAKE_S,
+    Credentials,
+    TlsChannel,
+    accepted,
+    host_and_port,
+    shut,
+)
 
 from .arguments import number as checked_number
 from .launcher import Loss
@@ -56,8 +64,8 @@ class Hosts:
 
     They are accepted at `address`, "host:port" (port 0: the system chooses one), from the moment this object is made
     until `close` or the end of a `with` block. `credentials` is the file that every host has as well, made by
-    `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds is lost. One pipeline at a time
-    runs on them.
+    `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds, at least 1, is lost. One
+    pipeline at a time runs on them.
 
     Example:
         >>> with Hosts("10.0.0.1:29400", credentials="fleet.pem") as hosts:           # doctest: +SKIP
@@ -68,7 +76,8 @@ class Hosts:
     """
 
     def __init__(self, address: str = "127.0.0.1:0", *, credentials: str | Path, silence_s: float = 8.0) -> None:
-        self._silence_s = checked_number("silence_s", silence_s, above=0)
+        # Below, a host is lost between two times at which it says that it is there.
+        self._silence_s = checked_number("silence_s", silence_s, least=2 * TICK_S)
         self._credentials = Credentials(credentials)
         self._lock = threading.Lock()
         self._hosts: dict[str, _Host] = {}
@@ -141,9 +150,23 @@ class Hosts:
             return [node for node in nodes if node in self._hosts and self._hosts[node].clock != clock_id()]
 
     def launcher(self, store_address: str, secret: str) -> HostLauncher:
-        """Return what starts the workers of the control store at an address of this machine."""
-        self._store_address = store_address
+        """Return what starts the workers of the control store at an address of this machine, for one pipeline.
+
+        Raises TransportError of kind "host" while another pipeline runs on these hosts.
+        """
+        with self._lock:
+            if self._store_address is not None:
+                raise TransportError(
+                    f"another pipeline runs on the hosts of {self.address}: close it first, one at a time runs on them",
+                    kind="host",
+                )
+            self._store_address = store_address
+            self._returned.clear()  # before this pipeline
         return HostLauncher(self, secret)
+
+    def release(self) -> None:
+        """Take note that the pipeline of the last launcher has ended."""
+        self._store_address = None
 
     def host(self, node: str) -> _Host:
         """Return the host of a node. Raises TransportError if it is not there."""
@@ -160,33 +183,34 @@ class Hosts:
         return returned
 
     def _accept(self) -> None:
-        while not self._is_closed:
-            try:
-                connection, peer = self._listener.accept()
-            except OSError:
-                return  # closed
+        for connection, peer in accepted(self._listener, lambda: self._is_closed):
             if not self._unproved.acquire(blocking=False):
                 LOG.warning(
-                    "a connection from %s is refused: %d others have not proved themselves", peer[0], _MOST_UNPROVED
+                    "a connection from %s is refused: %d others have not proved themselves", peer, _MOST_UNPROVED
                 )
                 connection.close()
                 continue
-            threading.Thread(target=self._welcome, args=(connection, peer[0]), name="host", daemon=True).start()
+            threading.Thread(target=self._welcome, args=(connection, peer), name="host", daemon=True).start()
 
     def _welcome(self, connection: socket.socket, peer: str) -> None:
         """Serve a connection that proves to have the credentials."""
+        channel: TlsChannel | None = None
         try:
             try:
                 channel = TlsChannel(connection, self._credentials.server, is_server=True)
-                first = channel.receive(HANDSHAKE_S) or {}
+                first = channel.receive(HANDSHAKE_S)
+                if first is None:
+                    raise ConnectionResetError("it went away before it said what it is for")
             finally:
                 self._unproved.release()
         except (OSError, TransportError, ValueError) as error:
             LOG.warning("a connection from %s is refused: %s", peer, error)
+            if channel is not None:
+                channel.release()
             return
         try:
             if "store" in first:
-                self._pass_to_store(channel)
+                self._pass_to_store(channel, str(first["store"]))
             else:
                 self._join(channel, peer, first)
         except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
@@ -194,17 +218,22 @@ class Hosts:
         finally:
             channel.release()
 
-    def _pass_to_store(self, channel: TlsChannel) -> None:
-        if self._store_address is not None:
-            channel.pass_through(socket.create_connection(host_and_port(self._store_address)))
+    def _pass_to_store(self, channel: TlsChannel, node: str) -> None:
+        """Pass on what a process of a node and the store say, until an end closes or the node's host is lost."""
+        address = self._store_address
+        if address is not None and self.host(node).adopt(channel):
+            channel.pass_through(socket.create_connection(host_and_port(address)))
 
     def _join(self, channel: TlsChannel, peer: str, first: dict[str, Any]) -> None:
         """Accept a host, and read its reports until it is lost."""
+        spoken = first.get("protocol")
+        if spoken != PROTOCOL:  # first of all, as the rest may be another in another version
+            reason = f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
+            _refuse(channel, peer, first.get("join"), reason, is_final=True)
+            return
         host = _Host(channel, peer, first)
-        refusal = self._admit(host, first)
-        if refusal is not None:
-            LOG.warning("host %s is refused as node %s: %s", peer, quoted(host.info.node), refusal[1])
-            channel.send({"refused": refusal[1], "is_final": refusal[0]})
+        if (refusal := self._admit(host)) is not None:
+            _refuse(channel, peer, host.info.node, refusal, is_final=False)
             return
         LOG.info("host %s joins as node %s", peer, quoted(host.info.node))
         try:
@@ -218,16 +247,14 @@ class Hosts:
             level = logging.INFO if self._is_closed else logging.WARNING
             LOG.log(level, "host %s, node %s, has left: %s", peer, quoted(host.info.node), host.reason)
 
-    def _admit(self, host: _Host, first: dict[str, Any]) -> tuple[bool, str] | None:
-        """Welcome a host; or return why it is refused, and whether that is final."""
-        if first.get("protocol") != PROTOCOL:
-            return True, f"it speaks protocol {first.get('protocol')!r}, this coordinator {PROTOCOL}: use one version"
+    def _admit(self, host: _Host) -> str | None:
+        """Welcome a host; or return why it is refused for now."""
         node = host.info.node
         with self._lock:
             if self._is_closed:
-                return False, "the coordinator is ending"
+                return "the coordinator is ending"
             if node in self._hosts:
-                return False, f"node {quoted(node)} has a host, {self._hosts[node].info.address}"
+                return f"node {quoted(node)} has a host, {self._hosts[node].info.address}"
             # First of all that it is sent: other threads see it when it is in the table.
             host.channel.send({"welcome": PROTOCOL, "silence_s": self._silence_s})
             self._hosts[node] = host
@@ -249,12 +276,18 @@ class Hosts:
                     host.channel.send({"alive": True})
 
 
+def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:
+    LOG.warning("host %s is refused as node %s: %s", peer, quoted(str(node)), reason)
+    channel.send({"refused": reason, "is_final": is_final})
+
+
 class HostLauncher:
     """Starts the processes of nodes on their hosts."""
 
     def __init__(self, hosts: Hosts, secret: str) -> None:
         self._hosts = hosts
         self._secret = secret
+        self._is_closed = False
 
     def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
         """Start a process on the node's host."""
@@ -278,6 +311,12 @@ class HostLauncher:
         """Return the nodes whose hosts have come back since the last call."""
         return self._hosts.take_returned()
 
+    def close(self) -> None:
+        """Make the hosts free for another pipeline."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._hosts.release()
+
 
 class RemoteProcess:
     """A process of a worker on a host, as a `WorkerProcess`. It has ended when its host is lost."""
@@ -293,6 +332,7 @@ class RemoteProcess:
         self._log = log
         self._pid = 0
         self._is_started, self._has_ended = threading.Event(), threading.Event()
+        self._started_s = 0.0
         self._killed_s: float | None = None
 
     @property
@@ -311,7 +351,7 @@ class RemoteProcess:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while not self._has_ended.wait(_POLL_S if timeout is None else min(_POLL_S, timeout)):
             now_s = time.monotonic()
-            if self._killed_s is not None and now_s - self._killed_s > _KILL_S:
+            if self._is_overdue(now_s):
                 self._host.drop(Loss("hangs", f"its host did not end a process within {_KILL_S:g} s"))
             if deadline_s is not None and now_s >= deadline_s:
                 raise subprocess.TimeoutExpired(f"worker {self._number}", timeout or 0.0)
@@ -325,8 +365,15 @@ class RemoteProcess:
             with suppress(OSError):
                 self._host.channel.send({"kill": self._number})
 
+    def _is_overdue(self, now_s: float) -> bool:
+        # What has not started cannot be killed yet: its host may still import libraries.
+        if self._killed_s is None or not self._is_started.is_set():
+            return False
+        return now_s - max(self._killed_s, self._started_s) > _KILL_S
+
     def started(self, pid: int) -> None:
         """Take note of the start."""
+        self._started_s = time.monotonic()
         self._pid = pid
         self._is_started.set()
 
@@ -351,6 +398,7 @@ class _Host:
         self.reason = ""
         self._lock = threading.Lock()
         self._processes: dict[int, RemoteProcess] = {}
+        self._store_channels: weakref.WeakSet[TlsChannel] = weakref.WeakSet()
         self._loss: Loss | None = None
 
     def start(self, number: int, session: int, *, threads: int, secret: str, log: IO[bytes]) -> RemoteProcess:
@@ -366,6 +414,14 @@ class _Host:
         except OSError as error:
             loss = Loss("killed", str(error))
         raise TransportError(f'node "{self.info.node}" is lost: {loss.reason}', kind=loss.kind, node=self.info.node)
+
+    def adopt(self, channel: TlsChannel) -> bool:
+        """Close a channel of this host to the store when the host is lost; return False if it is lost already."""
+        with self._lock:
+            if self._loss is not None:
+                return False
+            self._store_channels.add(channel)
+        return True
 
     def read_reports(self) -> None:
         """Read what the host reports until its channel ends. Raises KeyError, ValueError and the like for nonsense."""
@@ -386,6 +442,9 @@ class _Host:
             if self._loss is None:
                 self._loss, self.reason = loss, loss.reason
             processes, self._processes = list(self._processes.values()), {}
+            channels = list(self._store_channels)
         for process in processes:
             process.ended(_KILLED, loss=self._loss)
-        self.channel.close()
+        # In a partition nothing else would ever end them.
+        for channel in (*channels, self.channel):
+            channel.close()

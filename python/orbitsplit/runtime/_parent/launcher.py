@@ -43,6 +43,9 @@ class Launcher(Protocol):
     def take_returned(self) -> set[str]:
         """Return the nodes whose hosts have come back since the last call."""
 
+    def close(self) -> None:
+        """Take note that the pipeline has ended: another one may use what it ran on. May be called twice."""
+
 
 class LocalLauncher:
     """Starts all processes on this machine, whatever node they are of."""
@@ -73,6 +76,9 @@ class LocalLauncher:
     def take_returned(self) -> set[str]:
         """Return none."""
         return set()
+
+    def close(self) -> None:
+        """Do nothing: any number of pipelines may run on this machine."""
 
 
 def new_log() -> IO[bytes]:

@@ -25,6 +25,8 @@ class Losses:
 
     nodes: list[str] = field(default_factory=list)
     links: list[tuple[str, str]] = field(default_factory=list)
+    # Nodes that have come back and are not forgiven yet.
+    returned: set[str] = field(default_factory=set)
 
     def add(self, error: TransportError) -> None:
         """Add the node or link that an error names."""
@@ -33,9 +35,16 @@ class Losses:
         elif error.node is not None:
             self.nodes.append(error.node)
 
-    def forget(self, nodes: Collection[str]) -> None:
-        """Forget the losses of nodes that have come back."""
-        self.nodes = [node for node in self.nodes if node not in nodes]
+    def forget(self, returned: Collection[str], errors: Iterable[TransportError]) -> None:
+        """Forget the losses of nodes that have come back; of those lost in this recovery, by `errors`, in the next one.
+
+        Else a host that comes back whenever its start has failed would be tried for ever.
+        """
+        lost_now = {error.node for error in errors}
+        self.returned.update(returned)
+        forgiven = {node for node in self.returned if node not in lost_now}
+        self.returned -= forgiven
+        self.nodes = [node for node in self.nodes if node not in forgiven]
 
     def plan_without(
         self, replan: Replan, before: Plan, error: TransportError, absent: Callable[[Iterable[str]], list[str]] = _none

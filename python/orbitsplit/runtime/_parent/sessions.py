@@ -74,7 +74,7 @@ class Sessions:
         self._generations: dict[int, Generation] = {}
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
-        check_host(len(plan.stages), deployment.address)
+        check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
         is_here = deployment.stages_here(len(plan.stages))
         check_devices(stage for stage, here in zip(plan.stages, is_here, strict=False) if here)
         if any(is_here):
@@ -82,9 +82,10 @@ class Sessions:
             for model in models | ({settings.assistant} - {None}):
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
+        store = ControlStore.join(self._store.address)
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(
-            ControlStore.join(self._store.address),
+            store,
             settings.timeouts,
             self._launcher,
             remote_nodes=deployment.remote_nodes,
@@ -236,6 +237,7 @@ class Sessions:
             if self._listener is not None:
                 self._listener.end()
         finally:
+            self._launcher.close()
             self._has_ended.set()
 
     def _fail_generations(self, error: TransportError) -> None:
@@ -274,6 +276,8 @@ class Sessions:
         )
         report()
         ready = tuple(Ready.from_json(value) for value in values)
+        if setup.sends_codecs and self._codecs.path is not None:
+            store.remove(control.codecs_key(self._session))  # all have it
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
@@ -395,7 +399,7 @@ class Sessions:
                 self.check_usable()
                 # The plan that was lost last: its workers may differ from those of the plan before the first loss.
                 self._workers.quiesce(plan, lost_session, error)
-                plan = self._next_plan(before, error)
+                plan = self._next_plan(before, errors)
                 self._begin(plan)
             except TransportError as another:
                 error = another
@@ -418,12 +422,12 @@ class Sessions:
         callbacks = self._callbacks()
         return None if callbacks is None else callbacks.replan
 
-    def _next_plan(self, before: Plan, error: TransportError) -> Plan:
+    def _next_plan(self, before: Plan, errors: Sequence[TransportError]) -> Plan:
         replan = self._replan
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
-        self._losses.forget(self._launcher.take_returned())
-        plan = self._losses.plan_without(replan, before, error, self._launcher.absent)
+        self._losses.forget(self._launcher.take_returned(), errors)
+        plan = self._losses.plan_without(replan, before, errors[-1], self._launcher.absent)
         codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
