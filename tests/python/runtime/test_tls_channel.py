@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit.runtime import Hosts
+from orbitsplit.runtime._messages import tls_channel
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.hosts import PROTOCOL
 from orbitsplit.runtime._messages.tls_channel import (
@@ -252,6 +254,19 @@ def test_a_host_that_has_joined_is_not_ended_by_a_foreign_coordinator(
     assert not running.is_alive()
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (10, "the credentials are not valid by this machine's clock: certificate has expired"),
+        (18, "the other end has other credentials: self-signed certificate"),
+    ],
+)
+def test_a_clock_that_is_wrong_is_not_called_other_credentials(code: int, expected: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, expected.partition(": ")[2]
+    assert tls_channel._refusal(error) == expected
+
+
 def test_what_speaks_no_tls_is_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with joined(path) as hosts:
         for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"join": "sat-1"}', os.urandom(500)):
@@ -260,7 +275,10 @@ def test_what_speaks_no_tls_is_refused(path: Path, caplog: pytest.LogCaptureFixt
                 with suppress(ConnectionResetError):
                     while connection.recv(100):
                         pass
-        wait_until(lambda: caplog.text.count("a connection from 127.0.0.1 is refused") == 3)
+        wait_until(
+            lambda: caplog.text.count("a connection from 127.0.0.1 is refused: TLS with the other end fails") == 3
+        )
+        assert "other credentials" not in caplog.text
 
 
 def test_a_join_that_was_recorded_cannot_be_replayed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
