@@ -458,6 +458,25 @@ def test_the_secret_is_no_argument_of_a_process(path: Path, monkeypatch: pytest.
     assert environment[SECRET_VARIABLE] == "s" * 64
 
 
+@pytest.mark.parametrize("says_so", [True, False])
+def test_once_an_agent_ends_with_its_first_coordinator(path: Path, says_so: bool) -> None:
+    """Regression: it waited on where the coordinator was lost, and did not let the host go."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        agent = NodeAgent(f"127.0.0.1:{listener.getsockname()[1]}", "sat-1", path)
+        running = threading.Thread(target=agent.run, kwargs={"once": True}, daemon=True)
+        running.start()
+        for answer in ({"refused": "not yet", "is_final": False}, {"welcome": PROTOCOL, "silence_s": 8.0}):
+            server = TlsChannel(listener.accept()[0], Credentials(path).server, is_server=True)
+            assert (server.receive(WAIT_S) or {})["join"] == "sat-1"
+            server.send(answer)
+            if says_so and "welcome" in answer:
+                server.send({"leave": True})
+            wait_until(lambda answer=answer: agent._has_joined or "refused" in answer)
+            server.release()
+        running.join(WAIT_S)
+        assert not running.is_alive()
+
+
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
     monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)
