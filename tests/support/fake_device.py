@@ -45,6 +45,8 @@ def move(stage: StageModel, mode: FakeTensorMode) -> None:
 
     stage.device = DEVICE
     for module in stage.model.modules():
+        if isinstance(module, model_part._Placeholder):
+            module._device = DEVICE  # as `to` sets it
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 module._parameters[name] = nn.Parameter(moved(parameter), requires_grad=False)

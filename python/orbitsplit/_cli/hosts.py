@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from orbitsplit._models.model_path import find_model
 from orbitsplit.runtime import Hosts
@@ -17,7 +18,7 @@ from orbitsplit.runtime._node.agent import NodeAgent, OwnFiles
 
 from .inputs import check_readable, weight_models
 from .logs import is_quiet
-from .options import WeightModels, app, err
+from .options import WeightModels, app, err, out
 from .outputs import check_writable
 
 # Variables with the number of a process among those that torchrun, Slurm or an indexed Kubernetes job has started.
@@ -32,7 +33,7 @@ def credentials(file: Annotated[Path, typer.Argument(help="File to write; every 
     """
     check_writable(file)
     tls_channel.create_credentials(file)
-    err.print(f"wrote {file}: whoever has a copy can join", highlight=False, soft_wrap=True)
+    out.print(f"wrote {escape(str(file))}: whoever has a copy can join", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -21,31 +21,46 @@ _OPTIONS: Any = {"whitespace_pattern": r"[ \t\n\r]{0,40}"}
 # Where a schema says more than this of its properties, another part of it may name some.
 _SAYS_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "$ref", "anyOf", "oneOf", "if"}
 _MAPS, _LISTS, _SCHEMAS = ("properties", "$defs", "definitions"), ("anyOf", "oneOf", "prefixItems"), ("items",)
+_BRANCHES = ("anyOf", "oneOf")
 
 
 def closed(schema: Any) -> Any:
     """Return a schema whose objects have the properties that it names and no others, unless it speaks of others.
 
     What follows it follows the given one too. Without it a model may add properties for ever. Left as it is if parts
-    of it apply together (`allOf`), each with properties of its own.
+    of it apply together (`allOf`, or references beside `properties`), each with properties of its own.
     """
-    return schema if "allOf" in json.dumps(schema) else _closed(schema)
+    return schema if "allOf" in json.dumps(schema) or _refers_beside_properties(schema) else _closed(schema)
 
 
-def _closed(schema: Any) -> Any:
+def _closed(schema: Any, *, is_branch: bool = False) -> Any:
+    """Close a schema and what is in it; one that `is_branch` of a schema with properties stays open itself."""
     if not isinstance(schema, dict):
         return schema
     result = dict(schema)
+    are_branches = is_branch or "properties" in schema
     for key in schema:
         if key in _MAPS and isinstance(schema[key], dict):
             result[key] = {name: _closed(one) for name, one in schema[key].items()}
         elif key in _LISTS and isinstance(schema[key], list):
-            result[key] = [_closed(one) for one in schema[key]]
+            result[key] = [_closed(one, is_branch=are_branches and key in _BRANCHES) for one in schema[key]]
         elif key in _SCHEMAS:
             result[key] = _closed(schema[key])
-    if "properties" in schema and not _SAYS_MORE & schema.keys():
+    if "properties" in schema and not is_branch and not _SAYS_MORE & schema.keys():
         result["additionalProperties"] = False
     return result
+
+
+def _refers_beside_properties(value: Any) -> bool:
+    """Say whether a definition may apply to an object together with other properties, which it must not exclude."""
+    if isinstance(value, list):
+        return any(map(_refers_beside_properties, value))
+    if not isinstance(value, dict):
+        return False
+    beside = {key: value[key] for key in ("$ref", *_BRANCHES) if key in value}
+    if "properties" in value and '"$ref"' in json.dumps(beside):
+        return True
+    return any(map(_refers_beside_properties, value.values()))
 
 
 def check_schema(schema: str) -> None:

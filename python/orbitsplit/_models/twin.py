@@ -128,12 +128,13 @@ class _Case:
 def _generated(model: PreTrainedModel) -> list[_Case]:
     """Return what transformers' generate makes of prompts, with the logits of every step."""
     cases = []
+    first, last = _ids(model.config)
     change = rope_change(model.config)
     new_tokens = LONG_TOKENS - _PROMPT_TOKENS
     if change is not None and change.recomputes_cache:  # pipelines refuse texts that go beyond
         new_tokens = min(new_tokens, change.tokens - _PROMPT_TOKENS + 1)
     for padded in (0, _PADDED_TOKENS):
-        ids = torch.randint(_FIRST_ID, _LAST_ID, (_ROWS, _PROMPT_TOKENS))
+        ids = torch.randint(first, last, (_ROWS, _PROMPT_TOKENS))
         mask = torch.ones_like(ids)
         mask[1, :padded] = 0
         settings = GenerationConfig(
@@ -159,7 +160,11 @@ def _once(model: PreTrainedModel) -> list[_Case]:
     name, first = next(iter(inputs.items()))
     cases = []
     for padded in (0,) if first.is_floating_point() else (0, _PADDED_TOKENS):
-        options = {name: torch.randn_like(first) if first.is_floating_point() else torch.randint_like(first, 5, 90)}
+        options = {
+            name: torch.randn_like(first)
+            if first.is_floating_point()
+            else torch.randint_like(first, *_ids(model.config))
+        }
         if padded:
             options["attention_mask"] = torch.ones_like(first)
             options["attention_mask"][-1, -padded:] = 0
@@ -170,6 +175,12 @@ def _once(model: PreTrainedModel) -> list[_Case]:
         _check_finite(expected)
         cases.append(_Case(f"{padded} tokens of padding" if padded else "without padding", options, expected))
     return cases
+
+
+def _ids(config: PreTrainedConfig) -> tuple[int, int]:
+    """Return the first id of a prompt, and the one behind the last."""
+    vocabulary: int = getattr(config.get_text_config(decoder=True), "vocab_size", None) or _LAST_ID
+    return min(_FIRST_ID, vocabulary // 2), min(_LAST_ID, vocabulary)
 
 
 def _check_finite(outputs: dict[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._network.network import Network
+from orbitsplit._planner.problem import Evaluation, Problem
 from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.tied_weights import TiedBytes
 from orbitsplit._profiling.profile import ModelProfile
@@ -13,7 +14,7 @@ from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .settings import Choice, Setting
-from .under_way import first_prompts_under_way
+from .under_way import first_prompts_under_way, waiting_s
 from .weight_options import Weights, tied_bytes_of
 
 
@@ -44,6 +45,11 @@ class PlanNames:
     def prompts_under_way(self) -> int | None:
         """The most micro-batches whose prompts are under way at once; None: all."""
         return None if self.choice is None else self.choice.setting.prompts_under_way
+
+    def waiting_s(self, problem: Problem, result: Evaluation) -> float:
+        """Return for how many seconds the prefill of a plan waits, since more prompts under way have no memory."""
+        prompts = self.workload.micro_batches
+        return waiting_s(result, prompts, problem.micro_batches // prompts, self.prompts_under_way)
 
     def first_prompts_under_way(self, micro_batches: int) -> int | None:
         """Return how many prompts under way the search for a plan begins with."""

@@ -295,10 +295,11 @@ def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
 def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: PlanNames) -> Prediction:
     assert solution.lower_bound_s is not None
     assert solution.gap is not None
+    waiting = of.waiting_s(problem, result)
     at_cuts = [_codec_bytes(problem, stage, of.codebook) for stage in solution.stages[:-1]]
     return Prediction(
-        total_s=result.objective_s,
-        prefill_s=result.prefill_s,
+        total_s=result.objective_s + waiting,
+        prefill_s=result.prefill_s + waiting,
         token_step_s=result.token_step_s,
         tokens_per_step=result.tokens_per_step,
         loss=result.loss,

@@ -12,7 +12,7 @@ from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions
 from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights
 
-from .under_way import enough_prompts_under_way
+from .under_way import enough_prompts_under_way, waiting_s
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -101,18 +101,44 @@ def solve_setting(
 ) -> Choice:
     """Return the best plan of a setting, with as many prompts under way as the plan needs for none to wait.
 
-    The number of the setting is where the search begins; a plan that needs more is looked for again with them.
+    The number of the setting is where the search begins; a plan that needs more is looked for again with the memory
+    that they take. Where there is none, the first plan it is, and prompts wait. The bound is that of the first search
+    then: another plan, which needs fewer prompts or less memory, may be better.
     """
     ends_s = None if options.time_limit_s is None else time.monotonic() + options.time_limit_s
-    while True:
-        problem = build(setting)
-        confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=options, incumbent=incumbent)
-        result = evaluate(confirming, solution.stages) if solution.stages else None
-        if result is None or has_enough(setting, problem, result):
-            return Choice(setting, problem, confirming, solution)
-        setting = replace(setting, prompts_under_way=_enough(setting, problem, result))
-        if ends_s is not None:
-            options = replace(options, time_limit_s=max(0.0, ends_s - time.monotonic()))
+
+    def search(prompts: int | None, known: Sequence[Stage]) -> tuple[Choice, bool]:
+        """Return the best plan with the memory for so many prompts, and whether that is enough for it."""
+        left = options if ends_s is None else replace(options, time_limit_s=max(0.0, ends_s - time.monotonic()))
+        own = replace(setting, prompts_under_way=prompts)
+        problem = build(own)
+        confirming, solution = solve_with_tied_weights(problem, tied_bytes, options=left, incumbent=known)
+        choice = Choice(own, problem, confirming, solution)
+        return choice, not solution.stages or has_enough(own, problem, evaluate(confirming, solution.stages))
+
+    first, is_enough = search(setting.prompts_under_way, incumbent)
+    choice = first
+    while not is_enough:
+        result = evaluate(choice.confirming, choice.solution.stages)
+        choice, is_enough = search(_enough(choice.setting, choice.problem, result), choice.solution.stages)
+    if choice is not first and not choice.solution.stages:
+        choice = _waiting(first, options.objective)
+    bound_s = first.solution.lower_bound_s
+    return choice if bound_s is None else replace(choice, solution=_over_all(choice.solution, bound_s))
+
+
+def _waiting(choice: Choice, objective: str) -> Choice:
+    """Return a plan with fewer prompts under way than it needs, for more of which there is no memory: some wait."""
+    solution, problem = choice.solution, choice.problem
+    assert solution.objective_s is not None
+    result = evaluate(choice.confirming, solution.stages)
+    prompts = choice.setting.micro_batches
+    longer_s = waiting_s(result, prompts, problem.micro_batches // prompts, choice.setting.prompts_under_way)
+    if objective != "latency" or not longer_s or solution.lower_bound_s is None:
+        return choice
+    seconds = solution.objective_s + longer_s
+    gap = 1 - solution.lower_bound_s / seconds
+    return replace(choice, solution=replace(solution, status="feasible", objective_s=seconds, gap=gap))
 
 
 def has_enough(setting: Setting, problem: Problem, result: Evaluation) -> bool:

@@ -23,10 +23,28 @@ def enough_prompts_under_way(result: Evaluation, micro_batches: int, chunks: int
     A new one starts when the first stage hears that one has ended. Until then its chunks pass all stages and links one
     after the other, and the slowest of these could have served as many as fit into that time.
     """
-    slowest_s = max(*result.stage_s, *result.link_s, *result.earlier_stage_s, result.ingress_s, result.egress_s)
+    slowest_s, round_trip_s = _of_prompt(result, chunks)
     if slowest_s <= 0:
         return None
+    enough = math.ceil(round_trip_s / slowest_s) + _NEXT
+    return enough if enough < micro_batches else None
+
+
+def waiting_s(result: Evaluation, micro_batches: int, chunks: int, prompts_under_way: int | None) -> float:
+    """Return by how many seconds the prefill takes longer than evaluated, if fewer prompts are under way than enough.
+
+    As many as may start back to back, and each later one when the first stage hears that one has ended.
+    """
+    if prompts_under_way is None:
+        return 0.0
+    slowest_s, round_trip_s = _of_prompt(result, chunks)
+    return (micro_batches - 1) // prompts_under_way * max(0.0, round_trip_s - prompts_under_way * slowest_s)
+
+
+def _of_prompt(result: Evaluation, chunks: int) -> tuple[float, float]:
+    """Return the seconds of the slowest stage or link for a prompt, and from its start until its end is known there."""
+    slowest_s = max(*result.stage_s, *result.link_s, *result.earlier_stage_s, result.ingress_s, result.egress_s)
+    # Without new tokens the cost model has no way back.
     once_s = sum(result.stage_s) + sum(result.link_s) + result.latency_s + (result.return_s or result.latency_s)
     round_trip_s = once_s + result.ingress_s + result.egress_s + (chunks - 1) * slowest_s
-    enough = math.ceil(round_trip_s / (chunks * slowest_s)) + _NEXT
-    return enough if enough < micro_batches else None
+    return chunks * slowest_s, round_trip_s

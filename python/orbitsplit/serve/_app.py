@@ -100,9 +100,12 @@ def _routes(service: Service, options: ServerOptions, embedder: Embedder | None)
 def _embedder(engine: Any, tokenizer: Any, options: ServerOptions) -> Embedder | None:
     if not hasattr(engine, "forward"):
         return None
-    pad = tokenizer.pad_token_id
     return Embedder(
-        engine, pooling=options.pooling or "mean", normalizes=options.normalizes is not False, pad_token_id=pad
+        engine,
+        pooling=options.pooling or "mean",
+        normalizes=options.normalizes is not False,
+        pad_token_id=tokenizer.pad_token_id,
+        model=tokenizer.name_or_path,
     )
 
 

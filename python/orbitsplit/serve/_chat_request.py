@@ -110,6 +110,13 @@ class ChatRequest(GenerationRequest, Chat):
             raise ValueError("response_format is not supported with tools, except with tool_choice none")
         return self
 
+    @model_validator(mode="after")
+    def _check_min_tokens(self) -> ChatRequest:
+        # Behind a complete answer the schema allows the end token alone, which min_tokens may forbid.
+        if self.min_tokens and self.schema_of_answer is not None:
+            raise ValueError(f"min_tokens is {self.min_tokens}, must be 0 where the answer follows a JSON schema")
+        return self
+
     @property
     def calls_tools(self) -> bool:
         """Whether the answer may call tools."""

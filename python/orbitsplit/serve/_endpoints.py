@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -10,14 +10,17 @@ from anyio import CapacityLimiter, to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import Response as HttpResponse
+from torch import Tensor
 
 from ._api_error import ApiError
 from ._api_key import ApiKey
 from ._bodies import RequestBodies
 from ._chat_request import ChatRequest
-from ._embeddings import Embedder, EmbeddingsRequest, embeddings_body
+from ._embeddings import Embedder, EmbeddingsRequest, batches, embeddings_body
+from ._generation import Generation
 from ._request_body import AnyRequest, CompletionRequest, parse, unknown_model
-from ._response import Response, Service
+from ._response import Response, Service, while_connected
 from ._response_body import ChatBody, CompletionBody
 from ._responses_body import ResponsesBody
 from ._responses_request import IGNORED_IN_RESPONSES, ResponsesRequest
@@ -70,7 +73,9 @@ class Endpoints:
     async def completions(self, request: Request) -> Response:
         """Continue text or tokens."""
         asked, service = await self._parsed(request, CompletionRequest), self.service
-        echoes = [service.prompts.echo(prompt) if asked.echo else "" for prompt in asked.prompt]
+        echoes = [""] * len(asked.prompt)
+        if asked.echo:
+            echoes = await self._in_thread(lambda: [service.prompts.echo(prompt) for prompt in asked.prompt])
         of_choices = [echo for echo in echoes for _ in range(asked.n)]
         body = CompletionBody(
             service.model_name, of_choices, logprobs=asked.logprobs, includes_usage=asked.includes_usage
@@ -89,25 +94,47 @@ class Endpoints:
         asked = parse(content, ResponsesRequest, model_name=self.service.model_name, ignored=IGNORED_IN_RESPONSES)
         return Response(self.service, asked.to_chat(), ResponsesBody(asked))
 
-    async def embeddings(self, request: Request) -> JSONResponse:
-        """Return a vector for each text."""
-        asked, service, embedder = await self._parsed(request, EmbeddingsRequest), self.service, self.embedder
+    async def embeddings(self, request: Request) -> HttpResponse:
+        """Return a vector for each text. Counts as one choice, and ends before its next batch with the connection."""
+        asked, embedder = await self._parsed(request, EmbeddingsRequest), self.embedder
         if embedder is None:
             raise ApiError(400, "this server's engine runs no encoders", param="model", code="unsupported_model")
+        bodies: list[dict[str, Any]] = []
+        (place,) = self.service.admission.admit(1, lambda: None)
 
-        def embed() -> dict[str, Any]:
-            texts = [service.prompts.encode(one, "input") for one in asked.input]
-            tokens = sum(map(len, texts))
-            try:
-                body = embeddings_body(asked, list(embedder.embed(texts)), tokens)
-            except ValueError as error:
-                raise ApiError(400, f"the pipeline refuses the request: {error}") from error
-            except Exception as error:
-                raise service.admission.explain(error) from error
-            service.metrics.observe((), prompt_tokens=tokens)
-            return body
+        async def embed() -> None:
+            bodies.append(await self._embedded(asked, embedder, place))
 
-        return JSONResponse(await to_thread.run_sync(embed, limiter=self.embedding))
+        try:
+            await while_connected(request.receive, embed)
+        finally:
+            place.close()
+        return JSONResponse(bodies[0]) if bodies else HttpResponse(status_code=499)  # which nobody receives
+
+    async def _embedded(self, asked: EmbeddingsRequest, embedder: Embedder, place: Generation) -> dict[str, Any]:
+        """Return the body of the response. Raises the error of `place` once it has failed."""
+        service = self.service
+        texts = await self._in_thread(
+            lambda: [service.prompts.encode(one, "input", is_answered=False) for one in asked.input]
+        )
+
+        def embed(batch: Sequence[list[int]]) -> list[Tensor]:
+            if place.error is not None:  # the server is shutting down
+                raise place.error
+            return list(embedder.embed(batch))
+
+        vectors: list[Tensor] = []
+        try:
+            for batch in batches(texts):
+                vectors += await to_thread.run_sync(embed, batch, limiter=self.embedding)
+        except ValueError as error:
+            raise ApiError(400, f"the pipeline refuses the request: {error}") from error
+        except Exception as error:
+            raise service.admission.explain(error) from error
+        service.admission.note_success()
+        tokens = sum(map(len, texts))
+        service.metrics.observe((), prompt_tokens=tokens)
+        return await to_thread.run_sync(embeddings_body, asked, vectors, tokens)
 
     async def tokenize(self, request: Request) -> JSONResponse:
         """Return the tokens of a text or a chat."""

@@ -53,7 +53,8 @@ class Generation:
         self.tokens = 0
         self.finish_reason: str | None = None
         self.error: BaseException | None = None
-        self.submitted_s = self.first_token_s = self.last_token_s = 0.0  # on the monotonic clock
+        # On the monotonic clock; 0 for what has not happened, also where the engine refused.
+        self.submitted_s = self.first_token_s = self.last_token_s = 0.0
         self._on_change = on_change
         self._on_released = on_released
         self._loop = asyncio.get_running_loop()
@@ -100,11 +101,10 @@ class Generation:
                 on_tokens=self._on_tokens,
                 on_end=self._on_end,
             )
-        except ValueError as error:
-            self._is_with_engine = False
-            raise ApiError(400, f"the pipeline refuses the request: {error}") from error
-        except BaseException:
-            self._is_with_engine = False
+        except BaseException as error:
+            self._is_with_engine, self.submitted_s = False, 0.0
+            if isinstance(error, ValueError):
+                raise ApiError(400, f"the pipeline refuses the request: {error}") from error
             raise
         if self._is_cancelled:  # meanwhile, by the event loop, which had nothing to cancel then
             self._submitted.cancel()

@@ -25,12 +25,15 @@ class Prompts:
         # so that one thread may decode while another encodes.
         tokenizer("a")
 
-    def encode(self, prompt: str | Sequence[int], param: str = "prompt") -> list[int]:
-        """Return the token ids of text, special tokens included, or token ids unchanged. Raises ApiError 400."""
+    def encode(self, prompt: str | Sequence[int], param: str = "prompt", *, is_answered: bool = True) -> list[int]:
+        """Return the token ids of text, special tokens included, or token ids unchanged. Raises ApiError 400.
+
+        A prompt that `is_answered` leaves a place for the answer in the context.
+        """
         if isinstance(prompt, str):
-            return self._checked(param, self.tokens_of(prompt))
+            return self._checked(param, self.tokens_of(prompt), is_answered=is_answered)
         self.check_tokens(param, prompt)
-        return self._checked(param, list(prompt))
+        return self._checked(param, list(prompt), is_answered=is_answered)
 
     def tokens_of(self, text: str, *, with_special: bool = True) -> list[int]:
         """Return the token ids of a text of any length."""
@@ -78,8 +81,14 @@ class Prompts:
         return template
 
     def echo(self, prompt: str | Sequence[int]) -> str:
-        """Return the text of a prompt without an incomplete character at its end, which the answer may complete."""
-        return without_incomplete(prompt if isinstance(prompt, str) else self.decoder.decode(prompt))
+        """Return the text of a prompt without an incomplete character at its end, which the answer may complete.
+
+        Raises ApiError 400 for a token that is not in the vocabulary.
+        """
+        if isinstance(prompt, str):
+            return without_incomplete(prompt)
+        self.check_tokens("prompt", prompt)
+        return without_incomplete(self.decoder.decode(prompt))
 
     def new_tokens(self, param: str, limit: int | None, prompt: Sequence[int]) -> int:
         """Return how many tokens an answer may have: `limit`, or what the context leaves. Raises ApiError 400."""
@@ -95,13 +104,14 @@ class Prompts:
             )
         return limit
 
-    def _checked(self, param: str, tokens: list[int]) -> list[int]:
+    def _checked(self, param: str, tokens: list[int], *, is_answered: bool = True) -> list[int]:
         if not tokens:
             raise _refused(param, "the prompt has no tokens")
-        if len(tokens) >= self.context_tokens:
+        if len(tokens) + is_answered > self.context_tokens:
+            end = " with the answer" if is_answered else ""
             raise _refused(
                 param,
-                f"the prompt has {len(tokens)} tokens, the context is {self.context_tokens} with the answer",
+                f"the prompt has {len(tokens)} tokens, the context is {self.context_tokens}{end}",
                 code="context_length_exceeded",
             )
         return tokens

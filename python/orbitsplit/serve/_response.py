@@ -66,7 +66,7 @@ class Response:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond until the end, or until the client disconnects."""
-        await _while_connected(receive, lambda: self._respond(send))
+        await while_connected(receive, lambda: self._respond(send))
 
     async def _respond(self, send: Send) -> None:
         request = self._request
@@ -81,14 +81,15 @@ class Response:
         finally:
             for generation in generations:
                 generation.close()
-            self._service.metrics.observe(generations, prompt_tokens=self._prompt_tokens)
-            self._log(generations)
+            submitted = [generation for generation in generations if generation.submitted_s]
+            if submitted:  # others were refused, which is logged as that
+                self._service.metrics.observe(submitted, prompt_tokens=self._prompt_tokens)
+                self._log(submitted)
             self._service.recoveries.update()
 
     def _log(self, generations: list[Generation]) -> None:
         tokens = sum(generation.tokens for generation in generations)
-        since_s = [generation.submitted_s for generation in generations if generation.submitted_s]
-        seconds = time.monotonic() - min(since_s) if since_s else 0.0
+        seconds = time.monotonic() - min(generation.submitted_s for generation in generations)
         fields = {
             "choices": len(generations),
             "prompt_tokens": self._prompt_tokens,
@@ -247,7 +248,7 @@ async def _send_start(send: Send, status: int, headers: list[tuple[bytes, bytes]
     await send({"type": "http.response.start", "status": status, "headers": headers})
 
 
-async def _while_connected(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+async def while_connected(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
     """Await `work`; cancel it when the client disconnects. Raises what it raises."""
     failure: Exception | None = None
 

@@ -59,7 +59,8 @@ class ResponsesBody:
 
     def failure(self, error: Event) -> Event:
         """Return the error as an event."""
-        return self._event("error", **error["error"])
+        said = error["error"]  # whose "type" is that of the error, not of the event
+        return self._event("error", message=said["message"], param=said["param"], code=said["code"])
 
     def _add_text(self, text: str) -> list[Event]:
         events = []

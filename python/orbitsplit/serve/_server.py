@@ -21,7 +21,7 @@ from orbitsplit._models.source import load_tokenizer, read_config
 from orbitsplit._plans.plan import Plan
 
 from ._app import create_app
-from ._embeddings import embedding_settings
+from ._embeddings import base_model_advice, embedding_settings
 from ._engine import Engine
 from ._json_log import json_on_stderr, uvicorn_config
 from ._log import log, warnings_on_stderr
@@ -29,6 +29,24 @@ from ._options import ServerOptions, merged
 
 # After the last generation has ended, responses have this long to reach their clients.
 _FLUSH_S = 2
+# Models whose first token has the position pad_token_id + 1, as RoBERTa's: 514 positions are for 512 tokens.
+_POSITIONS_BEHIND_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
 
 
 def run(
@@ -115,7 +133,10 @@ def serve_model(
     tokenizer = load_tokenizer(model)
     tokenizer.name_or_path = str(model)
     pooling, normalizes = embedding_settings(model)
+    advice = base_model_advice(model)
     with warnings_on_stderr():
+        if advice is not None:
+            log.warning("/v1/embeddings will refuse every request: %s", advice)
         options = replace(
             options,
             model_name=options.model_name or Path(model).name,
@@ -147,7 +168,7 @@ def _context_tokens(engine: Engine, model: str | Path, given: int | None) -> int
     """Return the most tokens that a request may have, prompt and answer together."""
     plan = getattr(engine, "plan", None)
     reserved = reserved_tokens(plan) if isinstance(plan, Plan) else None
-    of_model = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
+    of_model = _positions(read_config(model).get_text_config())
     if given is not None:
         if of_model is not None and given > of_model:
             raise ValueError(f"context_tokens is {given}, the context of {model} is {of_model}")
@@ -167,6 +188,14 @@ def _context_tokens(engine: Engine, model: str | Path, given: int | None) -> int
             min(limits),
         )
     return min(limits)
+
+
+def _positions(config: Any) -> int | None:
+    """Return how many tokens a model has positions for, None if it does not say."""
+    rows: int | None = getattr(config, "max_position_embeddings", None)
+    if rows is None or config.model_type not in _POSITIONS_BEHIND_PADDING:
+        return rows
+    return rows - (config.pad_token_id or 0) - 1
 
 
 def _end_tokens(model: str | Path) -> int | list[int] | None:

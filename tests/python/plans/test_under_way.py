@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 
-from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Plan, Workload, plan, simulate
+from orbitsplit import (
+    InfeasiblePlanError,
+    LayerProfile,
+    Link,
+    ModelProfile,
+    Network,
+    Node,
+    Plan,
+    Workload,
+    plan,
+    simulate,
+)
 from orbitsplit._planner.problem import Evaluation
 from orbitsplit._plans.under_way import enough_prompts_under_way, first_prompts_under_way
 
@@ -103,3 +115,26 @@ def test_the_search_begins_with_what_keeps_a_chain_busy(
     micro_batches: int, nodes: int, layers: int, expected: int | None
 ) -> None:
     assert first_prompts_under_way(micro_batches, nodes, layers) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_prompts_that_wait_for_memory_are_predicted(seed: int) -> None:
+    source = random.Random(seed)
+    latency_s, link_s = source.uniform(2, 6), source.uniform(0.1, 1.0)
+    roomy = planned(prompts=40, link_s=link_s, latency_s=latency_s)
+    assert roomy.prediction is not None
+    assert roomy.prompts_under_way is not None
+    # What three stages without latency have under way has room, and no more.
+    bytes_of_prompt, tokens_bytes = 2 * 1000, 2 * (40 - 6) * 100
+    tight_bytes = 1000 + (6 + 1) * bytes_of_prompt + 4 * 1000 + tokens_bytes
+    tight = planned(prompts=40, link_s=link_s, latency_s=latency_s, memory_bytes=tight_bytes)
+    assert tight.prediction is not None
+    assert tight.prompts_under_way == 6 < roomy.prompts_under_way
+    assert tight.prediction.total_s == pytest.approx(end_s(tight, 6), rel=1e-9)
+    assert tight.prediction.total_s > roomy.prediction.total_s
+    assert (tight.prediction.status, tight.prediction.lower_bound_s) == (
+        "feasible",
+        pytest.approx(roomy.prediction.total_s),
+    )
+    with pytest.raises(InfeasiblePlanError):
+        planned(prompts=40, link_s=link_s, latency_s=latency_s, memory_bytes=tight_bytes - 1)

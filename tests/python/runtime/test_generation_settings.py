@@ -29,6 +29,7 @@ from transformers.generation.logits_process import LogitsProcessorList, NoRepeat
 import orbitsplit as osp
 from orbitsplit import LinkConditions
 from orbitsplit.runtime import Pipeline
+from orbitsplit.runtime._parent import request
 from tests.support import chaos
 from tests.support.entry_points import declare_processor
 from tests.support.tiny_models import (
@@ -389,3 +390,19 @@ def test_prompts_in_chunks_and_behind_a_prefix_that_is_kept(tmp_path: Path) -> N
                 logprobs = model(prompt).logits[0, :-1].log_softmax(dim=-1).gather(1, prompt[0, 1:, None])[:, 0]
             (found,) = running.prompt_logprobs()
             assert [one.logprob for one in found if one is not None] == pytest.approx(logprobs.tolist(), abs=1e-4)
+
+
+def test_log_probabilities_of_a_prompt_are_made_of_a_part_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Logits of a whole prompt take gigabytes, which no plan has reserved.
+    monkeypatch.setattr(request, "_MOST_LOGITS_TOKENS", 6)
+    model, prompt = save_tiny_model(tmp_path), tiny_prompts((20,), seed=1)[0]
+    with Pipeline(osp.Plan.manual(cuts=[2], layers=LAYERS), tmp_path) as pipe:
+        running = pipe.submit(prompt, prompt_logprobs=0, max_new_tokens=2)
+        running.result(60.0)
+    assert [state.group.chunk_tokens for state in running.states.values()] == [6]
+    with torch.no_grad():
+        logprobs = model(prompt).logits[0, :-1].log_softmax(dim=-1).gather(1, prompt[0, 1:, None])[:, 0]
+    (found,) = running.prompt_logprobs()
+    assert [one.logprob for one in found if one is not None] == pytest.approx(logprobs.tolist(), abs=1e-4)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from transformers import RobertaConfig
 
 import orbitsplit as osp
 from orbitsplit.serve import serve_model
@@ -88,6 +89,20 @@ def test_otherwise_the_context_of_the_model_is_the_limit(
     with served(model, plan, monkeypatch) as client:
         assert complete(client, 10, MODEL_CONTEXT - 10)[0] == 200
         assert complete(client, 10, MODEL_CONTEXT - 9)[0] == 400
+
+
+@pytest.mark.parametrize(("padding", "expected"), [(1, 512), (0, 513)])
+def test_positions_behind_that_of_padding_are_the_context_of_roberta(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: int, expected: int
+) -> None:
+    # Longer texts have no position embeddings.
+    folder = tmp_path / "tiny"
+    RobertaConfig(max_position_embeddings=514, pad_token_id=padding).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    with served(folder, None, monkeypatch) as client:
+        status, text = complete(client, 600, 1)
+    assert status == 400
+    assert f"the context is {expected} with the answer" in text
 
 
 def test_more_than_the_context_of_the_model_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

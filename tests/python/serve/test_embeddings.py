@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 import orbitsplit as osp
-from orbitsplit.serve import create_app
+from orbitsplit.serve import create_app, serve_model
 from orbitsplit.serve._embeddings import embedding_settings
 from tests.support.fake_engine import MODEL, FakeEngine, byte_tokenizer
 
@@ -80,6 +81,12 @@ def test_vectors_are_those_of_the_whole_model(encoder: Encoder) -> None:
         assert embedded(client, input=encoder.tokenizer(TEXTS[0])["input_ids"])[0] == pytest.approx(found[0], abs=1e-6)
 
 
+def test_a_text_may_fill_the_context(encoder: Encoder) -> None:
+    text = "a" * CONTEXT  # which an answer would need a place in
+    with encoder.client() as client:
+        assert embedded(client, input=text)[0] == pytest.approx(encoder.vector(text).tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_pooling_and_length_are_options(encoder: Encoder, pooling: str) -> None:
     with encoder.client(pooling=pooling, normalizes=False) as client:
@@ -101,7 +108,7 @@ def test_the_openai_client_gets_base64_and_fewer_dimensions(encoder: Encoder) ->
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        ({"input": "a" * CONTEXT}, "input", f"{CONTEXT} tokens"),
+        ({"input": "a" * (CONTEXT + 1)}, "input", f"{CONTEXT + 1} tokens, the context is {CONTEXT}"),
         ({"input": []}, "input", "none empty"),
         ({"input": ["a"] * 2049}, "input", "2049 inputs"),
         ({"input": "a", "dimensions": 33}, "dimensions", "the model has 32"),
@@ -127,6 +134,35 @@ def test_an_engine_without_forwards_says_so() -> None:
             assert response.json()["error"]["code"] == "unsupported_model"
     finally:
         engine.close()
+
+
+class WithLogits:
+    """An engine whose model ends with a head."""
+
+    def submit(self, *arguments: Any, **options: Any) -> Any:
+        raise AssertionError
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        return {"logits": torch.zeros(*input_ids.shape, 9)}
+
+
+def test_an_encoder_with_a_head_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    BertConfig(architectures=["BertForMaskedLM"], vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    apps: list[Any] = []
+    monkeypatch.setattr("orbitsplit.serve._server.run", lambda app, *_arguments, **_options: apps.append(app))
+    with caplog.at_level(logging.WARNING, "orbitsplit.serve"):
+        serve_model(WithLogits(), tmp_path, model_name=MODEL)
+    assert "/v1/embeddings will refuse every request: BertForMaskedLM" in caplog.text
+    with TestClient(apps[0]) as client:
+        response = client.post("/v1/embeddings", json={"model": MODEL, "input": "a"})
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert message.startswith("BertForMaskedLM gives no hidden states")
+    assert message.endswith("AutoModel.from_pretrained(...).save_pretrained(...), with its tokenizer, and serve that")
 
 
 def test_a_chat_with_an_encoder_is_refused(encoder: Encoder) -> None:
@@ -162,9 +198,18 @@ def test_settings_are_read_from_the_files_of_sentence_transformers(
     assert embedding_settings(tmp_path) == expected
 
 
-def test_another_pooling_is_refused_with_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", ["lasttoken", "mean_sqrt_len_tokens"])
+def test_another_pooling_is_refused_with_its_name(tmp_path: Path, pooling: str) -> None:
     (tmp_path / "modules.json").write_text(json.dumps(MODULES))
     (tmp_path / "1_Pooling").mkdir()
-    (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
-    with pytest.raises(ValueError, match="pools its hidden states by lasttoken"):
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps({f"pooling_mode_{pooling}": True}))
+    with pytest.raises(ValueError, match=f"pools its hidden states by {pooling},"):
+        embedding_settings(tmp_path)
+
+
+def test_another_module_is_refused_with_its_name(tmp_path: Path) -> None:
+    # Its vectors would be others than those of sentence-transformers.
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*MODULES[:2], dense]))
+    with pytest.raises(ValueError, match="module of the type Dense, served are Transformer, Pooling, Normalize"):
         embedding_settings(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import ssl
@@ -111,6 +112,25 @@ def test_metrics_show_what_runs_and_what_the_pipeline_does(engine: FakeEngine, s
     assert running["orbitsplit_node_memory_limit_bytes|sat-1"] == 1 << 30
     assert "orbitsplit_node_memory_limit_bytes|sat-2" not in running
     assert running["orbitsplit_link_bytes_total|sat-2|sat-1"] == 4096
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"max_tokens": CONTEXT}, {"seed": 13}, {"prompt": [999]}],
+    ids=["too long", "refused by the engine", "unknown token"],
+)
+def test_a_request_that_is_refused_counts_as_no_choice(
+    served: Served, caplog: pytest.LogCaptureFixture, more: dict[str, Any]
+) -> None:
+    with caplog.at_level(logging.INFO, "orbitsplit.serve"):
+        response = httpx.post(served.url + COMPLETIONS, json={"model": MODEL, "prompt": "abc", **more})
+        assert response.status_code == 400
+        served.server.wait_until(served.is_idle)
+        found = metrics_of(served)
+    assert found["orbitsplit_prompt_tokens_total"] == 0
+    assert not any(name.startswith("orbitsplit_choices_total") for name in found)
+    assert "refused" in caplog.text
+    assert "finished" not in caplog.text
 
 
 def test_a_choice_whose_client_left_is_counted_as_cancelled(engine: FakeEngine, served: Served) -> None:

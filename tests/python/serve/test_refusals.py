@@ -118,6 +118,13 @@ def test_a_parameter_at_fault_is_named(client: httpx.Client, path: str, key: str
     assert key in error["message"]
 
 
+@pytest.mark.parametrize("prompt", [[-1], [257], [[65], [66, -1]]])
+def test_a_prompt_that_is_echoed_is_checked_too(client: httpx.Client, prompt: Any) -> None:
+    body = {"model": MODEL, "prompt": prompt, "echo": True, "max_tokens": 1}
+    error = refusal(client.post(COMPLETIONS, json=body), 400)
+    assert (error["param"], "is not one of 0 to 256" in error["message"]) == ("prompt", True)
+
+
 @pytest.mark.parametrize(
     ("messages", "param"),
     [

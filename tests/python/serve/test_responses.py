@@ -125,6 +125,18 @@ def test_names_of_events_are_in_the_stream(served: Served) -> None:
     assert "data: [DONE]" not in lines
 
 
+def test_a_stream_that_fails_ends_with_an_event_named_error() -> None:
+    with serving() as served:
+        served.engine.die(RuntimeError("secret"), refuses=False)
+        body = {"model": MODEL, "input": "hi", "stream": True}
+        response = httpx.post(f"{served.url}/v1/responses", json=body)
+    *_, name, data = response.text.strip().splitlines()
+    assert name == "event: error"
+    event = json.loads(data.removeprefix("data: "))
+    assert event.keys() == {"type", "sequence_number", "message", "param", "code"}
+    assert event["type"] == "error"
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
@@ -137,6 +149,7 @@ def test_names_of_events_are_in_the_stream(served: Served) -> None:
         ({"input": [{"type": "item_reference", "id": "1"}]}, "input.0.type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input.0.content"),
         ({"input": [{"type": "function_call_output", "call_id": "1", "output": None}]}, "input.0"),
+        ({"input": [{"content": "x"}, {"type": "function_call", "name": "f", "call_id": "1"}]}, "input.0.role"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"background": True}, "background"),
         ({"include": ["message.output_text.logprobs"]}, "include"),

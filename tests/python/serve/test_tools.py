@@ -237,6 +237,20 @@ def test_a_json_object_is_one(client: OpenAI, served: Served) -> None:
 
 
 @pytest.mark.parametrize(
+    "more",
+    [{"response_format": {"type": "json_object"}}, {"tools": TOOLS, "tool_choice": "required"}],
+    ids=["format", "tool"],
+)
+def test_a_least_number_of_tokens_does_not_go_with_a_schema(served: Served, more: dict[str, Any]) -> None:
+    body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 9, **more}
+    response = httpx.post(f"{served.url}/v1/chat/completions", json={**body, "min_tokens": 5})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["param"], error["message"].partition(",")[0]) == ("min_tokens", "min_tokens is 5")
+    assert httpx.post(f"{served.url}/v1/chat/completions", json={**body, "min_tokens": 0}).status_code == 200
+
+
+@pytest.mark.parametrize(
     ("schema", "message"),
     [({"type": "nonsense"}, "nonsense"), ({"$ref": "#/nowhere"}, "nowhere")],
 )
@@ -254,6 +268,12 @@ def test_a_schema_that_cannot_be_used_is_refused_by_name(client: OpenAI, schema:
         ({"type": "object", "properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]}, {}),
         ({"type": "object"}, {}),
         ({"type": "array", "items": {"properties": {}}}, {"items": {"properties": {}, "additionalProperties": False}}),
+        # Branches beside properties: each must leave room for those of the other.
+        ({"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}, {"required": ["a"]}]}, {}),
+        ({"properties": {"a": {}}, "oneOf": [{"anyOf": [{"properties": {"b": {}}}]}]}, {}),
+        ({"properties": {"a": {}}, "$ref": "#/$defs/d", "$defs": {"d": {"properties": {"b": {}}}}}, {}),
+        ({"properties": {"a": {}}, "anyOf": [{"$ref": "#/$defs/d"}], "$defs": {"d": {"properties": {}}}}, {}),
+        ({"anyOf": [{"properties": {"b": {}}}]}, {"anyOf": [{"properties": {"b": {}}, "additionalProperties": False}]}),
         # A property that is called "properties" is no keyword.
         (
             {"properties": {"properties": {"type": "string"}}, "$defs": {"d": {"properties": {"x": {}}}}},
@@ -266,6 +286,18 @@ def test_a_schema_that_cannot_be_used_is_refused_by_name(client: OpenAI, schema:
 )
 def test_objects_have_no_properties_but_those_named(schema: dict[str, Any], expected: dict[str, Any]) -> None:
     assert closed(schema) == {**schema, **expected}
+
+
+def test_a_schema_with_branches_beside_properties_can_be_followed(client: OpenAI, served: Served) -> None:
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "required": ["a"],
+        "anyOf": [{"properties": {"b": {"const": 2}}, "required": ["b"]}],
+    }
+    say(served, '{"a": 1, "b": 2}')
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=60, response_format=form(schema))
+    assert json.loads(answer.choices[0].message.content or "") == {"a": 1, "b": 2}
 
 
 def test_the_grammar_is_a_function_of_the_tokens_alone(served: Served) -> None:

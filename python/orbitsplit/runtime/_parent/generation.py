@@ -37,12 +37,22 @@ class GroupState:
     details: list[list[TokenDetails]] = field(default_factory=list)
     outputs: dict[str, Tensor] | None = None
     ended_in: int | None = None
+    _ended: list[Tensor] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
         """Whether the group has all its tokens, although its end was not reported."""
         group = self.remaining()[0]
         return self.group.generates and (group.max_new_tokens == 0 or len(group.ended_rows) == group.rows)
+
+    def rows_ended_before(self, step: int) -> Tensor:
+        """Return which rows [b] had an end token before a step, bool."""
+        ends = torch.tensor(self.group.eos_token_ids, dtype=torch.int64)
+        while len(self._ended) <= step:
+            known = len(self._ended)
+            before = torch.zeros(self.group.rows, dtype=torch.bool)
+            self._ended.append(self._ended[-1] | torch.isin(self.got[known - 1], ends) if known else before)
+        return self._ended[step]
 
     def remaining(self) -> tuple[Group, Any]:
         """Return the group and its input as it restarts, with the tokens so far in its prompts."""
@@ -252,8 +262,7 @@ class Generation:
         """Return the log-probabilities of the tokens of a step, None in rows that had ended."""
         found: list[TokenLogprobs | None] = []
         for state in self.states.values():
-            before = torch.stack(state.got[:step], dim=1) if step else state.x[:, :0]
-            ended = torch.isin(before, torch.tensor(state.group.eos_token_ids, dtype=torch.int64)).any(dim=1)
+            ended = state.rows_ended_before(min(step, len(state.got)))
             for row in range(state.group.rows):
                 is_over = bool(ended[row]) or (
                     self._stopping is not None and self._stopping.has_ended(len(found), step)

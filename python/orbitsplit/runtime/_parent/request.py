@@ -82,6 +82,11 @@ def request_of(
     )
 
 
+# The last stage has the logits of so many places of a prompt at once, of which log-probabilities are asked for: plans
+# reserve no memory for those of a whole prompt.
+_MOST_LOGITS_TOKENS = 128
+
+
 def generation_of(
     request: Request,
     model: Ready,
@@ -107,6 +112,8 @@ def generation_of(
     options = request.options
     batch = batch_of(request.input_ids, request.attention_mask, options, model)
     details, rows = batch.details or Details(), len(batch.input_ids)
+    if details.prompt_logprobs is not None and runs_chunks:
+        chunk_tokens = min(chunk_tokens or _MOST_LOGITS_TOKENS, _MOST_LOGITS_TOKENS)
     groups = 1 if details.is_large else micro_batches  # scores [B, V] are of all rows, those that have ended too
     new_tokens = batch.settings.max_new_tokens
     check_generation(model, batch.mask, max_new_tokens=new_tokens, micro_batches=groups)
