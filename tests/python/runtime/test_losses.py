@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 import orbitsplit as osp
+from orbitsplit.runtime import Hosts
 from orbitsplit.runtime._parent.recovery import Losses
+from orbitsplit.runtime._parent.session import Deployment
 
 BEFORE = replace(
     osp.Plan.manual([1, 2], layers=3, nodes=["a", "b", "c"]),
@@ -52,3 +57,27 @@ def test_a_node_that_comes_back_is_forgiven_in_the_next_recovery() -> None:
     found.add(LOST)
     found.forget(set(), [LOST])
     assert found.nodes == ["b"]
+
+
+def test_nodes_that_are_absent_are_not_in_the_next_plan() -> None:
+    made = {(): ["a", "c"], ("c",): ["a", "d"]}
+
+    def replan(before: osp.Plan, nodes: Sequence[str], links: Sequence[tuple[str, str]]) -> osp.Plan:
+        return osp.Plan.manual([1], layers=3, nodes=made[tuple(nodes[1:])])
+
+    def absent(nodes: Iterable[str]) -> list[str]:
+        return [node for node in nodes if node == "c"]
+
+    assert [stage.node for stage in losses().plan_without(replan, BEFORE, LOST, absent).stages] == ["a", "d"]
+    made[("c",)] = ["a", "c"]
+    with pytest.raises(osp.TransportError, match="uses a node that is not there: c"):
+        losses().plan_without(replan, BEFORE, LOST, absent)
+
+
+@pytest.mark.parametrize(("emulates", "expected"), [(True, ["b"]), (False, [])])
+def test_hosts_with_a_clock_of_their_own_are_absent_while_links_are_emulated(
+    emulates: bool, expected: list[str]
+) -> None:
+    """Regression: clocks were compared at the start only, and not of hosts that a later plan used."""
+    hosts = cast("Hosts", SimpleNamespace(without_our_clock=lambda nodes: [node for node in nodes if node == "b"]))
+    assert Deployment(emulates=emulates, hosts=hosts).without_our_clock(["a", "b"]) == expected

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit.runtime import Hosts
+from orbitsplit.runtime._messages import tls_channel
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.hosts import PROTOCOL
 from orbitsplit.runtime._messages.tls_channel import (
@@ -252,6 +254,19 @@ def test_a_host_that_has_joined_is_not_ended_by_a_foreign_coordinator(
     assert not running.is_alive()
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (10, "the credentials are not valid by this machine's clock: certificate has expired"),
+        (18, "the other end has other credentials: self-signed certificate"),
+    ],
+)
+def test_a_clock_that_is_wrong_is_not_called_other_credentials(code: int, expected: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, expected.partition(": ")[2]
+    assert tls_channel._refusal(error) == expected
+
+
 def test_what_speaks_no_tls_is_refused(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with joined(path) as hosts:
         for said in (b"GET / HTTP/1.1\r\n\r\n", b'{"join": "sat-1"}', os.urandom(500)):
@@ -260,7 +275,10 @@ def test_what_speaks_no_tls_is_refused(path: Path, caplog: pytest.LogCaptureFixt
                 with suppress(ConnectionResetError):
                     while connection.recv(100):
                         pass
-        wait_until(lambda: caplog.text.count("a connection from 127.0.0.1 is refused") == 3)
+        wait_until(
+            lambda: caplog.text.count("a connection from 127.0.0.1 is refused: TLS with the other end fails") == 3
+        )
+        assert "other credentials" not in caplog.text
 
 
 def test_a_join_that_was_recorded_cannot_be_replayed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -438,6 +456,25 @@ def test_the_secret_is_no_argument_of_a_process(path: Path, monkeypatch: pytest.
     assert arguments[1:3] == ("7", "3")
     assert "s" * 64 not in " ".join(arguments)
     assert environment[SECRET_VARIABLE] == "s" * 64
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_once_an_agent_ends_with_its_first_coordinator(path: Path, says_so: bool) -> None:
+    """Regression: it waited on where the coordinator was lost, and did not let the host go."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        agent = NodeAgent(f"127.0.0.1:{listener.getsockname()[1]}", "sat-1", path)
+        running = threading.Thread(target=agent.run, kwargs={"once": True}, daemon=True)
+        running.start()
+        for answer in ({"refused": "not yet", "is_final": False}, {"welcome": PROTOCOL, "silence_s": 8.0}):
+            server = TlsChannel(listener.accept()[0], Credentials(path).server, is_server=True)
+            assert (server.receive(WAIT_S) or {})["join"] == "sat-1"
+            server.send(answer)
+            if says_so and "welcome" in answer:
+                server.send({"leave": True})
+            wait_until(lambda answer=answer: agent._has_joined or "refused" in answer)
+            server.release()
+        running.join(WAIT_S)
+        assert not running.is_alive()
 
 
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

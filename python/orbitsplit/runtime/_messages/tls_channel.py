@@ -31,6 +31,8 @@ _LENGTH_BYTES = 4
 # The time for an end to prove who it is; a satellite link has round trips of up to a second.
 HANDSHAKE_S = 10.0
 _VALID_DAYS = 3650
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL.
+_DATE_PROBLEMS = (9, 10)
 # After a failed accept: most likely this process may open no more files for now.
 _ACCEPT_AGAIN_S = 0.2
 
@@ -91,7 +93,7 @@ class TlsChannel:
     def __init__(self, connection: socket.socket, context: ssl.SSLContext, *, is_server: bool) -> None:
         """Prove the credentials to the other end, and have it prove its own; takes the connection over.
 
-        Raises RefusedError if they differ, OSError if the other end goes away or says nothing.
+        Raises RefusedError if they differ, or TLS fails otherwise, OSError if the other end goes away or says nothing.
         """
         self._socket = connection
         # Memory buffers, so that one thread can wait for bytes while another encrypts.
@@ -106,7 +108,7 @@ class TlsChannel:
             connection.settimeout(None)
         except ssl.SSLError as error:
             connection.close()
-            raise RefusedError(f"the other end has other credentials: {error.reason or error}", kind="host") from None
+            raise RefusedError(_refusal(error), kind="host") from None
         except BaseException:
             connection.close()
             raise
@@ -232,6 +234,18 @@ class TlsChannel:
                 return b""
             with self._lock:
                 self._incoming.write(data)
+
+
+def _refusal(error: ssl.SSLError) -> str:
+    """Return why a handshake has failed: other credentials are one reason of several."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _DATE_PROBLEMS:
+            return f"the credentials are not valid by this machine's clock: {error.verify_message}"
+        return f"the other end has other credentials: {error.verify_message}"
+    reason = error.reason or str(error)
+    if reason.endswith("ALERT_UNKNOWN_CA"):  # it has checked first, and says so
+        return f"the other end has other credentials: {reason}"
+    return f"TLS with the other end fails: {reason}"
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -73,7 +73,7 @@ class NodeAgent:
         self._has_joined = False
 
     def run(self, *, once: bool = False, on_join: Callable[[str], None] = lambda coordinator: None) -> None:
-        """Serve coordinators until `stop`, or with `once` until the first one has ended.
+        """Serve coordinators until `stop`, or with `once` until the first one that it has joined has ended or is lost.
 
         Raises RefusedError if the first coordinator has other credentials or another version. Once it has joined one,
         it tries again instead: nothing that somebody on the network does ends it.
@@ -81,7 +81,7 @@ class NodeAgent:
         last_reason = ""
         while not self._is_stopped.is_set():
             try:
-                has_served = self._serve_one(on_join)
+                self._serve_one(on_join)
             except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
                 if isinstance(error, RefusedError) and not self._has_joined:
                     raise
@@ -93,8 +93,8 @@ class NodeAgent:
                 last_reason = reason
             else:
                 last_reason = ""
-                if has_served and once:
-                    break
+            if once and self._has_joined:
+                break
             self._is_stopped.wait(_RETRY_S)
         self._tunnel.close()
 
@@ -104,12 +104,12 @@ class NodeAgent:
         if (channel := self._channel) is not None:
             channel.close()
 
-    def _serve_one(self, on_join: Callable[[str], None]) -> bool:
-        """Join the coordinator and serve it until it is gone; return whether it let this host go, after its work."""
+    def _serve_one(self, on_join: Callable[[str], None]) -> None:
+        """Join the coordinator and serve it until it is gone."""
         channel = self._channel = TlsChannel.connect(self._coordinator, self._credentials)
         try:
             if self._is_stopped.is_set():  # by a `stop` that saw no channel yet
-                return False
+                return
             silence_s = self._join(channel)
             self._has_joined = True
             on_join(self._coordinator)
@@ -119,7 +119,7 @@ class NodeAgent:
             threading.Thread(target=self._report_alive, args=(channel,), name="alive", daemon=True).start()
             # A thread of its own, since the first process comes to be only when its libraries have been imported.
             threading.Thread(target=self._report_processes, args=(channel,), name="processes", daemon=True).start()
-            return self._obey(channel, silence)
+            self._obey(channel, silence)
         finally:
             self._channel = None  # which ends the threads
             channel.close()
@@ -139,8 +139,8 @@ class NodeAgent:
             raise RefusedError(f"the coordinator refuses node {self._node}: {answer['refused']}", kind="host")
         raise ConnectionRefusedError(str(answer["refused"]))
 
-    def _obey(self, channel: TlsChannel, silence: Silence) -> bool:
-        """Do what the coordinator says until it ends; return whether it let this host go."""
+    def _obey(self, channel: TlsChannel, silence: Silence) -> None:
+        """Do what the coordinator says until it ends, or lets this host go."""
         while (message := channel.receive()) is not None:
             silence.end()
             if "start" in message:
@@ -151,8 +151,7 @@ class NodeAgent:
                 if one is not None:
                     one.process.kill()
             elif "leave" in message:
-                return True
-        return False
+                return
 
     def _start(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
         """Start the process of a worker."""

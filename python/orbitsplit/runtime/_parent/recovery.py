@@ -51,7 +51,7 @@ class Losses:
     ) -> Plan:
         """Return the plan of `replan` without the losses, and nodes that are `absent`, of those that it is given.
 
-        Raises TransportError if it uses a loss.
+        Raises TransportError if it uses a loss or an absent node.
         """
         found, away = replan(before, tuple(self.nodes), tuple(self.links)), list[str]()
         while more := [node for node in absent(stage.node for stage in found.stages) if node not in away]:
@@ -61,6 +61,8 @@ class Losses:
         ring = {*pairwise(nodes), (nodes[-1], nodes[0])}
         if again := [*(set(nodes) & set(self.nodes)), *(ring & set(self.links))]:
             raise TransportError(f"{error}; the plan that replaces it uses what was lost: {again[0]}")
+        if unusable := [node for node in nodes if node in away]:
+            raise TransportError(f"{error}; the plan that replaces it uses a node that is not there: {unusable[0]}")
         return with_settings_of(found, before)
 
 

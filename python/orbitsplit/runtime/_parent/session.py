@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,10 @@ class Deployment:
             return (False,) * stages
         return tuple(node is None for node in self.remote_nodes or (None,) * stages)
 
+    def without_our_clock(self, nodes: Iterable[str]) -> list[str]:
+        """Return the nodes whose hosts cannot emulate links with the others, none where nothing is emulated."""
+        return self.hosts.without_our_clock(nodes) if self.emulates and self.hosts is not None else []
+
     def launcher(self, store_address: str, secret: str | None) -> Launcher:
         """Return what starts the processes that no other has started; on hosts, messages have a secret in any case."""
         if self.hosts is None:
@@ -69,12 +73,13 @@ def on_hosts(hosts: Hosts, plan: Plan, timeouts: Timeouts, emulates: bool, progr
         progress("waiting for hosts", 1.0 - len(hosts.absent(nodes)) / len(nodes))
 
     hosts.wait_for(nodes, timeouts.start_s, on_poll=report)
-    if emulates and (others := hosts.without_our_clock(nodes)):
+    deployment = Deployment(emulates=emulates, hosts=hosts)
+    if others := deployment.without_our_clock(nodes):
         raise ValueError(
             f"conditions of links cannot be emulated between machines with clocks of their own: {listed(others)} of "
             f"{listed(nodes)}"
         )
-    return Deployment(emulates=emulates, hosts=hosts)
+    return deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -422,12 +422,17 @@ class Sessions:
         callbacks = self._callbacks()
         return None if callbacks is None else callbacks.replan
 
+    def _absent(self, nodes: Iterable[str]) -> list[str]:
+        """Return the nodes that no plan may use now: those without a host, and with one that cannot emulate links."""
+        asked = list(nodes)
+        return [*self._launcher.absent(asked), *self._settings.deployment.without_our_clock(asked)]
+
     def _next_plan(self, before: Plan, errors: Sequence[TransportError]) -> Plan:
         replan = self._replan
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
         self._losses.forget(self._launcher.take_returned(), errors)
-        plan = self._losses.plan_without(replan, before, errors[-1], self._launcher.absent)
+        plan = self._losses.plan_without(replan, before, errors[-1], self._absent)
         codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
