@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -24,6 +23,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
+from orbitsplit._models.device import single_thread
 from orbitsplit._models.gguf import cache_root
 
 Split: TypeAlias = Literal["train", "calibration", "test"]
@@ -93,7 +93,8 @@ def _moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _train(seed: int) -> ViTForImageClassification:
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    # The order of sums, so the weights, would depend on the number of threads.
+    with single_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ViTForImageClassification(_config())
         # At the usual 0.02 a model this narrow starts blind to where a patch is, and learns four times slower.
@@ -138,17 +139,6 @@ def _batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     for _ in range(_STEPS):
         chosen = torch.randperm(len(pixels), generator=generator)[:_BATCH]
         yield _moved(pixels[chosen], generator), labels[chosen]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # The order of sums, so the weights, would depend on the number of threads.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":
