@@ -250,6 +250,11 @@ class Served:
     def client(self, **options: Any) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=WAIT_S, **options)
 
+    def say(self, text: str) -> None:
+        """Make the engine say a text, and end."""
+        tokens = [*self.tokenizer(text)["input_ids"], self.tokenizer.eos_token_id]
+        self.engine.say = lambda prompt: tokens
+
     @property
     def admission(self) -> Any:
         return self.server.config.app.state.admission

@@ -37,18 +37,13 @@ def client(served: Served) -> Iterator[OpenAI]:
     served.engine.say = list
 
 
-def say(served: Served, text: str) -> None:
-    tokens = [*served.tokenizer(text)["input_ids"], served.tokenizer.eos_token_id]
-    served.engine.say = lambda prompt: tokens
-
-
 def prompt_of(served: Served) -> str:
     """Return the prompt of the last request."""
     return str(served.tokenizer.decode(served.engine.seen[-1].prompt))
 
 
 def test_a_text_is_answered(client: OpenAI, served: Served) -> None:
-    say(served, "Hello there.")
+    served.say("Hello there.")
     answer = client.responses.create(
         model=MODEL, input="hi", instructions="Be brief.", max_output_tokens=99, metadata={"run": "7"}, store=True
     )
@@ -69,13 +64,13 @@ def test_an_answer_that_is_cut_is_incomplete(client: OpenAI) -> None:
 
 
 def test_a_conversation_with_calls_goes_on(client: OpenAI, served: Served) -> None:
-    say(served, f"Let me add. {CALL}")
+    served.say(f"Let me add. {CALL}")
     items: list[Any] = [{"role": "user", "content": [{"type": "input_text", "text": "7?"}]}]
     first = client.responses.create(model=MODEL, input=items, tools=[TOOL])
     assert [item.type for item in first.output] == ["message", "function_call"]
     call: Any = first.output[1]
     assert (call.name, json.loads(call.arguments)) == ("add", {"a": 7})
-    say(served, "Seven.")
+    served.say("Seven.")
     items += first.output
     items.append({"type": "function_call_output", "call_id": call.call_id, "output": "7"})
     second = client.responses.create(model=MODEL, input=items, tools=[TOOL], reasoning={"effort": "low"})
@@ -84,7 +79,7 @@ def test_a_conversation_with_calls_goes_on(client: OpenAI, served: Served) -> No
 
 
 def test_a_stream_has_the_events_of_openai(client: OpenAI, served: Served) -> None:
-    say(served, f"Über {CALL}")
+    served.say(f"Über {CALL}")
     events = list(client.responses.create(model=MODEL, input="hi", tools=[TOOL], stream=True))
     kinds = [event.type for event in events if event.type != "response.output_text.delta"]
     assert kinds == [
@@ -109,7 +104,7 @@ def test_a_stream_has_the_events_of_openai(client: OpenAI, served: Served) -> No
 
 
 def test_the_stream_helper_of_the_client_puts_it_together(client: OpenAI, served: Served) -> None:
-    say(served, "All is well.")
+    served.say("All is well.")
     with client.responses.stream(model=MODEL, input="hi") as stream:
         for _ in stream:
             pass

@@ -143,12 +143,6 @@ def client(served: Served) -> Iterator[OpenAI]:
     served.engine.say = list
 
 
-def say(served: Served, text: str) -> None:
-    """Make the engine say a text, and end."""
-    tokens = [*served.tokenizer(text)["input_ids"], served.tokenizer.eos_token_id]
-    served.engine.say = lambda prompt: tokens
-
-
 def streamed(chunks: Any) -> tuple[str, list[dict[str, str]], str | None]:
     """Return text, calls and finish reason of a stream, put together as clients do."""
     text, calls, reason = "", [], None
@@ -164,7 +158,7 @@ def streamed(chunks: Any) -> tuple[str, list[dict[str, str]], str | None]:
 
 
 def test_a_call_comes_as_tool_calls(client: OpenAI, served: Served) -> None:
-    say(served, f"Wait. <tool_call>\n{CALL}\n</tool_call>\n<tool_call>{CALL}</tool_call>")
+    served.say(f"Wait. <tool_call>\n{CALL}\n</tool_call>\n<tool_call>{CALL}</tool_call>")
     options: Any = {"model": MODEL, "messages": MESSAGES, "tools": TOOLS, "max_tokens": 300}
     choice = client.chat.completions.create(**options).choices[0]
     assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Wait.")
@@ -183,7 +177,7 @@ def test_a_call_comes_as_tool_calls(client: OpenAI, served: Served) -> None:
 
 def test_with_tool_choice_none_the_model_sees_no_tools_and_calls_none(client: OpenAI, served: Served) -> None:
     text = f"<tool_call>{CALL}</tool_call>"
-    say(served, text)
+    served.say(text)
     choice = client.chat.completions.create(
         model=MODEL, messages=MESSAGES, tools=TOOLS, tool_choice="none", max_tokens=300
     ).choices[0]
@@ -195,7 +189,7 @@ def test_with_tool_choice_none_the_model_sees_no_tools_and_calls_none(client: Op
     "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}], ids=["required", "named"]
 )
 def test_a_call_that_must_be_made_is_made_whatever_the_model_says(client: OpenAI, served: Served, choice: Any) -> None:
-    say(served, "No, thank you; " * 20)
+    served.say("No, thank you; " * 20)
     options: Any = {"messages": MESSAGES, "tools": TOOLS[:1], "tool_choice": choice, "max_tokens": 300}
     answer = client.chat.completions.create(model=MODEL, **options).choices[0]
     assert answer.finish_reason == "tool_calls"
@@ -225,7 +219,7 @@ def test_definitions_of_a_tool_are_found_in_a_call_that_must_be_made(
     }
     other = {"type": "function", "function": {"name": "stay", "parameters": {**NOTHING, definitions: {"city": {}}}}}
     tools: Any = [other, {"type": "function", "function": {"name": "go", "parameters": parameters}}][-count:]
-    say(served, json.dumps(call))
+    served.say(json.dumps(call))
     answer = client.chat.completions.create(
         model=MODEL, messages=MESSAGES, tools=tools, tool_choice="required", max_tokens=200
     ).choices[0]
@@ -266,7 +260,7 @@ def form(schema: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_follows_a_json_schema_whatever_the_model_says(client: OpenAI, served: Served, stream: bool) -> None:
-    say(served, "true love in Paris ")
+    served.say("true love in Paris ")
     options: Any = {"model": MODEL, "messages": MESSAGES, "max_tokens": 200, "response_format": form(SCHEMA)}
     answer: Any = client.chat.completions.create(**options, stream=stream)
     text = streamed(answer)[0] if stream else answer.choices[0].message.content
@@ -276,7 +270,7 @@ def test_an_answer_follows_a_json_schema_whatever_the_model_says(client: OpenAI,
 
 
 def test_a_json_object_is_one(client: OpenAI, served: Served) -> None:
-    say(served, "x}")
+    served.say("x}")
     options: Any = {"model": MODEL, "messages": MESSAGES, "max_tokens": 200}
     answer = client.chat.completions.create(**options, response_format={"type": "json_object"})
     assert answer.choices[0].message.content == "{}"
@@ -341,7 +335,7 @@ def test_a_schema_with_branches_beside_properties_can_be_followed(client: OpenAI
         "required": ["a"],
         "anyOf": [{"properties": {"b": {"const": 2}}, "required": ["b"]}],
     }
-    say(served, '{"a": 1, "b": 2}')
+    served.say('{"a": 1, "b": 2}')
     answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=60, response_format=form(schema))
     assert json.loads(answer.choices[0].message.content or "") == {"a": 1, "b": 2}
 
