@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -107,14 +108,27 @@ class InFlight:
 
     def _take_outputs(self, session: int, group: int) -> bytes | None:
         """Wait for the outputs of the last stage; return None if it is lost after the first stage reported the end."""
-        key, store = control.outputs_key(session, group), ControlStore.join(self._store_address)
-        while not store.has(key):
-            if not self._is_current(session) or self._has_ended():
-                return None
-            time.sleep(0.002)
-        data = store.get(key)
+        found = take_all(
+            ControlStore.join(self._store_address),
+            [control.outputs_key(session, group)],
+            lambda: not self._is_current(session) or self._has_ended(),
+        )
+        return None if found is None else found[0]
+
+
+def take_all(
+    store: ControlStore, keys: Sequence[str], is_lost: Callable[[], bool], limit_s: float = math.inf
+) -> list[bytes] | None:
+    """Wait until all keys are in a store and take them out; None if they are lost, or not there in time."""
+    deadline_s = time.monotonic() + limit_s
+    while not all(map(store.has, keys)):
+        if is_lost() or time.monotonic() > deadline_s:
+            return None
+        time.sleep(0.002)
+    values = [store.get(key) for key in keys]
+    for key in keys:
         store.remove(key)
-        return data
+    return values
 
 
 def _group_error(plan: Plan, kind: str, reason: str) -> TransportError:

@@ -19,15 +19,18 @@ from orbitsplit._errors import InfeasiblePlanError, TransportError
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import Ready, stage_name
+from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
 from .generation import Generation, GroupState
 from .host_checks import check_devices, check_host
-from .in_flight import InFlight
+from .in_flight import InFlight, take_all
 from .listener import Listener
+from .migration import Migration, overtaken
+from .migration_target import check_target
+from .migrations import Migrations
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
 from .status import PipelineStatus, status_of
@@ -65,6 +68,7 @@ class Sessions:
         self._session = 0
         self._is_ready = False
         self._requests = 0
+        self._wake = threading.Event()  # the supervisor need not wait
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
@@ -80,12 +84,8 @@ class Sessions:
             self._store.address, lambda session: session == self._session, lambda: self._unusable is not None
         )
         self._launcher = deployment.launcher(self._store.address, settings.secret)
-        self._workers = Workers(
-            store,
-            settings.timeouts,
-            self._launcher,
-            remote_nodes=deployment.remote_nodes,
-        )
+        self._workers = Workers(store, settings.timeouts, self._launcher, remote_nodes=deployment.remote_nodes)
+        self.migrations = Migrations(self._settings, self._workers, self._in_flight)
         self._listener: Listener | None = None
         try:
             self._start(plan)
@@ -102,7 +102,7 @@ class Sessions:
         try:
             self._begin(plan)
         except TransportError as error:
-            final = self._recover(error)
+            final = self._recover(error, plan)
             if final is not None:
                 raise final from None
 
@@ -167,23 +167,23 @@ class Sessions:
             if sessions != {self._session} or not self._is_ready:
                 return None
         keys = [control.record_key(current.number, group.id, worker) for group in groups for worker in current.workers]
-        store = ControlStore.join(self._store.address)
-        deadline_s = time.monotonic() + self._settings.timeouts.start_s
-        while not all(map(store.has, keys)):
-            if self._session != current.number or self._unusable is not None or time.monotonic() > deadline_s:
-                return None
-            time.sleep(0.002)
-        values = [store.get(key) for key in keys]
-        for key in keys:
-            store.remove(key)
+        values = take_all(
+            ControlStore.join(self._store.address),
+            keys,
+            lambda: self._session != current.number or self._unusable is not None,
+            self._settings.timeouts.start_s,
+        )
+        if values is None:
+            return None
         return current, [values[k :: len(current.workers)] for k in range(len(current.workers))]
 
-    def timed_out(self, error: TransportError) -> TransportError:
-        """Return the error of a batch that took too long, with the name of the first stage."""
-        plan = self.plan
-        return TransportError(
-            f"{stage_name(plan, 0)} {error}", kind="timeout", node=plan.stages[0].node, tokens=error.tokens
-        )
+    def migrate(self, plan: Plan) -> Migration:
+        """Go over to another plan and return when work has resumed; see `Pipeline.migrate`."""
+        with self._lock:
+            self.check_usable()
+            migrating = self.migrations.start(check_target(plan, self.plan, self._settings, self._losses), self.plan)
+        self._wake.set()
+        return migrating.wait()
 
     def fail(self, error: BaseException) -> None:
         """End all processes, and every batch in flight with an error."""
@@ -235,6 +235,7 @@ class Sessions:
         finally:
             self._launcher.close()
             self._has_ended.set()
+            self.migrations.drop(TransportError(f"the pipeline has ended: {self._unusable}", kind="unusable"))
 
     def _request(self, data: bytes) -> None:
         self._store.put(control.request_key(self._session, self._requests), data)
@@ -294,6 +295,11 @@ class Sessions:
         """Process events of the first stage; called by a listener."""
         try:
             for kind, group, value in events:
+                if session == self._session:
+                    self.migrations.note(kind, value)
+                if kind == "drained":
+                    self._wake.set()
+                    continue
                 if not self._in_flight.take_event(session, self.plan, kind, group, value):
                     return  # the session was lost: its groups are restarted, or fail
         except BaseException as error:
@@ -305,18 +311,40 @@ class Sessions:
                 try:
                     self.check_usable()
                     self._workers.check(self.plan, self._session)
+                    self.migrations.advance(self)
                 except TransportError as error:
-                    final = self._recover(error)
+                    lost = self.migrations.target or self.plan
+                    self.migrations.drop(overtaken(error))
+                    final = self._recover(error, lost)
                     if final is not None:
                         self.fail(final)
             except BaseException as error:
                 self._fail_unexpectedly(error)
-            time.sleep(_CHECK_S)
+            self._wake.wait(_CHECK_S)
+            self._wake.clear()
 
-    def _recover(self, error: TransportError) -> TransportError | None:
+    def drain(self) -> None:
+        """Let the first stage send nothing more; it reports when nothing is under way."""
+        with self._lock:
+            self._is_ready = False
+            self._request(control.pack_drain())
+
+    def go_over(self, plan: Plan) -> None:
+        """End the session, in which nothing is under way, and start the next one with another plan."""
+        self._store.put(control.hand_over_key(self._session), b"")
+        with self._lock:
+            self._request(control.STOP)
+            self._session += 1
+        if self._listener is not None:
+            self._listener.end()
+        self._swap_codecs(plan)
+        self._workers.hand_over()
+        self._begin(plan)
+
+    def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
         """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
         started_s = time.monotonic()
-        before, plan, errors = self.plan, self.plan, [error]
+        plan, errors = before, [error]
         while self._unusable is None:
             lost_session = self._session
             if self._replan is None or error.kind not in _LOSSES:
@@ -363,12 +391,15 @@ class Sessions:
             raise TransportError(_DROPPED, kind="unusable")
         self._losses.forget(self._launcher.take_returned(), errors)
         plan = self._losses.plan_without(replan, before, errors[-1], self._absent)
+        self._swap_codecs(plan)
+        return plan
+
+    def _swap_codecs(self, plan: Plan) -> None:
         codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
-        return plan
 
 
 def _join(thread: threading.Thread) -> None:
