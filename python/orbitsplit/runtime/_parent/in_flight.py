@@ -16,6 +16,7 @@ from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
@@ -68,6 +69,14 @@ class InFlight:
             batches, self._generations = self.batches(), {}
         for generation in batches:
             generation.fail(error)
+
+    def records(
+        self, session: int, groups: Sequence[Group], workers: Sequence[int], limit_s: float
+    ) -> list[list[bytes]] | None:
+        """Return each worker's records of some groups, None if the session is lost, or they are not there in time."""
+        keys = [control.record_key(session, group.id, worker) for group in groups for worker in workers]
+        values = take_all(ControlStore.join(self._store_address), keys, lambda: self._is_lost(session), limit_s)
+        return None if values is None else [values[k :: len(workers)] for k in range(len(workers))]
 
     def end_complete(self) -> None:
         """End the groups that got all their tokens in a session that was lost before it reported their ends."""
@@ -122,9 +131,12 @@ class InFlight:
         found = take_all(
             ControlStore.join(self._store_address),
             [control.outputs_key(session, group)],
-            lambda: not self._is_current(session) or self._has_ended(),
+            lambda: self._is_lost(session),
         )
         return None if found is None else found[0]
+
+    def _is_lost(self, session: int) -> bool:
+        return not self._is_current(session) or self._has_ended()
 
 
 def take_all(

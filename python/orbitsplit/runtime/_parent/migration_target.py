@@ -12,9 +12,8 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.successor import with_settings_of
 from orbitsplit.runtime._messages.codec_file import CodecFile
 
-from .host_checks import check_devices, check_host
 from .recovery import Losses
-from .session import Settings
+from .session import Settings, models_here
 from .stage_models import check_layers, source_hashes
 
 
@@ -68,7 +67,5 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
             )
         if others := deployment.without_our_clock(nodes):
             raise ValueError(f"links cannot be emulated to {listed(others)}: their machines have clocks of their own")
-    check_host(len(nodes), deployment.address, has_hosts=deployment.hosts is not None)
-    is_here = deployment.stages_here(len(nodes)) if deployment.hosts is not None else (True,) * len(nodes)
-    check_devices(stage for stage, here in zip(plan.stages, is_here, strict=True) if here)
+    models_here(plan, settings)
     return plan
