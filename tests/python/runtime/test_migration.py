@@ -17,6 +17,7 @@ import torch
 import orbitsplit as osp
 from orbitsplit.runtime import Migration, Pipeline
 from orbitsplit.runtime._parent import migrations
+from orbitsplit.runtime._parent.supervisor import Workers
 from tests.support import chaos
 from tests.support.processes import workers
 
@@ -180,6 +181,31 @@ def test_a_loss_during_a_migration_overtakes_it(model: Path, prompts: torch.Tens
         assert len(workers()) == len(pipe.pids)
         with pytest.raises(ValueError, match="the plan uses s1, lost before"):
             pipe.migrate(FIRST)
+
+
+def test_a_loss_while_caches_are_handed_over_is_recovered_from(
+    model: Path, prompts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_over = Workers.hand_over
+
+    def struck(self: Workers, plan: osp.Plan) -> None:
+        hand_over(self, plan)
+        (leaving,) = self._leaving.values()
+        assert leaving.process is not None
+        os.kill(leaving.process.pid, signal.SIGKILL)
+
+    with Pipeline(FIRST, model, replan=lambda *_: make_plan((3,), "s0", "s2")) as pipe:
+        expected = pipe.generate(prompts, max_new_tokens=200, **OPTIONS)
+        steps = Steps()
+        running = pipe.submit(prompts, max_new_tokens=200, on_tokens=steps, **OPTIONS)
+        steps.wait(4)
+        monkeypatch.setattr(Workers, "hand_over", struck)
+        with pytest.raises(osp.TransportError, match='node "s1" .*while it handed its caches over') as caught:
+            pipe.migrate(make_plan((2, 4), "s0", "s3", "s2"))
+        assert (caught.value.kind, caught.value.node) == ("overtaken", "s1")
+        assert torch.equal(running.result(timeout_s=90), expected)
+        assert [(one.error.kind, one.error.node) for one in pipe.recoveries] == [("killed", "s1")]
+        assert len(workers()) == len(pipe.pids) == 2
 
 
 def test_plans_that_it_cannot_go_over_to_are_refused(model: Path, prompts: torch.Tensor) -> None:

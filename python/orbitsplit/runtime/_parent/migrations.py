@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections import deque
@@ -23,7 +22,7 @@ from .supervisor import Workers
 
 # What the first switch takes beside the connections of the stages: the parent and its workers exchange messages.
 _OVERHEAD_S = 0.1
-# Of so many switches the median is the prediction of the next one.
+# The longest of so many switches is the prediction of the next one.
 _SWITCHES = 5
 
 
@@ -134,16 +133,17 @@ class Migrations:
             migrating.loading_s = max((ready.loading_s for ready in loaded), default=0.0)
             migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
             running.drain()
+        elif time.monotonic() - migrating.started_s > self._settings.timeouts.start_s:
+            limit_s = self._settings.timeouts.start_s
+            self.drop(TransportError(f"the new stages did not load within {limit_s:g} s", kind="timeout"))
 
     def _switch(self, migrating: Migrating, running: RunningSession) -> None:
         migrating.requests = len(self._in_flight.batches())
         hand_over = self._forecast(migrating, running.current)
         migrating.phase = "resuming"
-        started_s = time.monotonic()
         running.go_over(migrating.plan, hand_over)
         ready = running.current.ready
-        took_s = time.monotonic() - started_s - max(one.loading_s + one.exchange_s for one in ready)
-        self._switches_s.append(max(0.0, took_s))
+        migrating.other_s = max(one.loading_s + one.exchange_s for one in ready) + (self._in_flight.pace.step_s or 0.0)
         migrating.bytes_moved = sum(one.moved_bytes for one in ready)
         if not migrating.drained:
             migrating.resumed_s = time.monotonic()
@@ -166,10 +166,10 @@ class Migrations:
     def _switch_s(self, migrating: Migrating, current: Session) -> float:
         """Return the seconds from the end of the old session to the start of the next one, without caches.
 
-        Those of the last switches, or for the first one those in which the last of the stages was connected.
+        The most of the last switches, or for the first one those in which the last of the stages was connected.
         """
         if self._switches_s:
-            switch_s = statistics.median(self._switches_s)
+            switch_s = max(self._switches_s)
         else:
             switch_s = _OVERHEAD_S + min(one.connecting_s for one in current.ready)
         stopping_s = sum(link.latency_s for link in current.plan.links)
@@ -181,5 +181,8 @@ class Migrations:
             if self._current is not migrating:
                 return
             self._current = None
-            self.done.append(migrating.finish(resumed_s))
+            done = migrating.finish(resumed_s)
+            self.done.append(done)
+        if done.how != "prefill":
+            self._switches_s.append(max(0.0, done.pause_s - migrating.other_s))
         log.migrated(self.done[-1])

@@ -330,8 +330,9 @@ class Sessions:
         if self._listener is not None:
             self._listener.end()
         self._swap_codecs(plan)
-        self._workers.hand_over()
+        self._workers.hand_over(plan)
         self._begin(plan, hand_over)
+        self._workers.have_left()
 
     def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
         """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
