@@ -200,7 +200,7 @@ def test_a_loss_while_caches_are_handed_over_is_recovered_from(
         running = pipe.submit(prompts, max_new_tokens=200, on_tokens=steps, **OPTIONS)
         steps.wait(4)
         monkeypatch.setattr(Workers, "hand_over", struck)
-        with pytest.raises(osp.TransportError, match='node "s1" .*while it handed its caches over') as caught:
+        with pytest.raises(osp.TransportError, match="while it handed its caches over") as caught:
             pipe.migrate(make_plan((2, 4), "s0", "s3", "s2"))
         assert (caught.value.kind, caught.value.node) == ("overtaken", "s1")
         assert torch.equal(running.result(timeout_s=90), expected)
