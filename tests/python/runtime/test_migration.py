@@ -219,6 +219,9 @@ def test_plans_that_it_cannot_go_over_to_are_refused(model: Path, prompts: torch
             pipe.migrate(replace(FIRST, stages=levels, codebook="12ab"))
         with pytest.raises(osp.TransportError, match="has device cuda:7"):
             pipe.migrate(replace(FIRST, stages=(replace(FIRST.stages[0], device="cuda:7"), *FIRST.stages[1:])))
+        small = replace(FIRST.stages[1], node="s9", memory_bytes=1000)
+        with pytest.raises(ValueError, match=r'node "s9" \(stage 1, layers 3-4\) needs .* its limit is 1,000'):
+            pipe.migrate(replace(FIRST, stages=(FIRST.stages[0], small, FIRST.stages[2])))
         assert pipe.generate(prompts, max_new_tokens=2, **OPTIONS).shape == (2, 10)
     with pytest.raises(osp.TransportError, match="it is closed"):
         pipe.migrate(FIRST)

@@ -109,6 +109,7 @@ class InFlight:
             else:
                 generation.take(group, value)
             return True
+        self.pace.end(group)
         outputs = None
         if kind == "end" and not generation.states[group].group.generates:
             data = self._take_outputs(session, group)

@@ -60,6 +60,10 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
             f"the plan uses the link from {quoted(source)} to {quoted(destination)}, which was lost before"
         )
     deployment = settings.deployment
+    known = {stage.node for stage in before.stages}
+    if deployment.remote_nodes and (unknown := [node for node in nodes if node not in known]):
+        fact = f"the plan uses {listed(unknown)}"
+        raise ValueError(f"{fact}: torchrun has started processes of {listed(sorted(known))} only")
     if deployment.hosts is not None:
         if absent := deployment.hosts.absent(nodes):
             raise TransportError(

@@ -17,7 +17,7 @@ from .hand_over import NO_HAND_OVER, HandOver, activation_bytes, bytes_per_layer
 from .in_flight import InFlight
 from .migration import Migrating, Migration
 from .migration_target import nodes_loading
-from .session import Session, Settings
+from .session import Session, Settings, check_stage_memory
 from .supervisor import Workers
 
 # What the first switch takes beside the connections of the stages: the parent and its workers exchange messages.
@@ -124,13 +124,17 @@ class Migrations:
             self.drop(error)
 
     def _drain_once_loaded(self, migrating: Migrating, running: RunningSession) -> None:
+        plan = migrating.plan
         try:
-            loaded = self._workers.has_loaded(migrating.plan, running.current.number + 1)
-        except TransportError as error:
+            loaded = self._workers.has_loaded(plan, running.current.number + 1)
+            for rank, stage in enumerate(plan.stages if loaded is not None else ()):
+                if loaded is not None and stage.node in loaded:
+                    check_stage_memory(plan, rank, loaded[stage.node])
+        except (TransportError, ValueError) as error:
             self.drop(error)
             return
         if loaded is not None:
-            migrating.loading_s = max((ready.loading_s for ready in loaded), default=0.0)
+            migrating.loading_s = max((ready.loading_s for ready in loaded.values()), default=0.0)
             migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
             running.drain()
         elif time.monotonic() - migrating.started_s > self._settings.timeouts.start_s:

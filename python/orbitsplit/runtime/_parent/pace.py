@@ -34,6 +34,11 @@ class Pace:
         self._begun.clear()
         self._last_s.clear()
 
+    def end(self, group: int) -> None:
+        """Take note of the end of a group."""
+        self._begun.pop(group, None)
+        self._last_s.pop(group, None)
+
     def begin(self, group: int, tokens: int) -> None:
         """Take note of a group with a prompt of so many tokens."""
         self._begun[group] = time.monotonic(), tokens

@@ -209,22 +209,28 @@ def cache_tokens(plan: Plan, ready: Sequence[Ready]) -> int | None:
 
 def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
     """Raise ValueError if the weights of a stage, or what the plan predicts beside an assistant, exceed its node."""
-    predicted = (0,) * len(plan.stages) if plan.prediction is None else plan.prediction.stage_memory_bytes
-    for rank, (stage, loaded, predicted_bytes) in enumerate(zip(plan.stages, ready, predicted, strict=True)):
-        if stage.memory_bytes is None:
-            continue
-        own_bytes = loaded.weight_bytes - loaded.assistant_bytes
-        if own_bytes > stage.memory_bytes:
-            raise ValueError(
-                f"{stage_name(plan, rank)} needs {own_bytes:,} bytes for its weights in {plan.dtype}, "
-                f"its limit is {stage.memory_bytes:,}"
-            )
-        needed_bytes = max(own_bytes, predicted_bytes) + loaded.assistant_bytes
-        if loaded.assistant_bytes and needed_bytes > stage.memory_bytes:
-            raise ValueError(
-                f"{stage_name(plan, rank)} needs {needed_bytes:,} bytes, {loaded.assistant_bytes:,} of them for the "
-                f"assistant, its limit is {stage.memory_bytes:,}: plan with less memory of this node, or give none"
-            )
+    for rank, loaded in enumerate(ready):
+        check_stage_memory(plan, rank, loaded)
+
+
+def check_stage_memory(plan: Plan, rank: int, loaded: Ready) -> None:
+    """Raise ValueError if the memory of a stage, as of `check_memory`, exceeds its node."""
+    stage = plan.stages[rank]
+    if stage.memory_bytes is None:
+        return
+    own_bytes = loaded.weight_bytes - loaded.assistant_bytes
+    if own_bytes > stage.memory_bytes:
+        raise ValueError(
+            f"{stage_name(plan, rank)} needs {own_bytes:,} bytes for its weights in {plan.dtype}, "
+            f"its limit is {stage.memory_bytes:,}"
+        )
+    predicted_bytes = 0 if plan.prediction is None else plan.prediction.stage_memory_bytes[rank]
+    needed_bytes = max(own_bytes, predicted_bytes) + loaded.assistant_bytes
+    if loaded.assistant_bytes and needed_bytes > stage.memory_bytes:
+        raise ValueError(
+            f"{stage_name(plan, rank)} needs {needed_bytes:,} bytes, {loaded.assistant_bytes:,} of them for the "
+            f"assistant, its limit is {stage.memory_bytes:,}: plan with less memory of this node, or give none"
+        )
 
 
 def check_secret(secret: str | None) -> None:

@@ -99,8 +99,8 @@ class Workers:
             self._store.put(control.ahead_key(number), data)
             self._ahead[node] = self._launched(node, number, session, plan.threads)
 
-    def has_loaded(self, plan: Plan, session: int) -> list[Ready] | None:
-        """Return what the processes that load ahead have reported, None until all have.
+    def has_loaded(self, plan: Plan, session: int) -> dict[str, Ready] | None:
+        """Return what the processes that load ahead have reported, by node; None until all have.
 
         Raises TransportError for one that has failed; the message names it.
         """
@@ -108,10 +108,10 @@ class Workers:
             worker = self._ahead.get(stage.node)
             if worker is not None and self._has_ended_or_failed(worker, session):
                 raise self._cause(plan, rank, session, worker)[1]
-        keys = [control.loaded_key(worker.number) for worker in self._ahead.values()]
-        if not all(map(self._store.has, keys)):
+        keys = {node: control.loaded_key(worker.number) for node, worker in self._ahead.items()}
+        if not all(map(self._store.has, keys.values())):
             return None
-        return [Ready.from_json(self._store.get(key)) for key in keys]
+        return {node: Ready.from_json(self._store.get(key)) for node, key in keys.items()}
 
     def drop_ahead(self) -> None:
         """End the processes that load ahead."""
