@@ -34,9 +34,8 @@ _CHUNK_REPETITIONS = 2
 _ROW_REPETITIONS, _SHORT_PROMPT, _SHORT_ROW_REPETITIONS = 3, 64, 1
 # Shorter chunks read the weights too often to be of use.
 _SHORTEST_CHUNK = 16
-# Nodes wait for messages between forwards, and the first layers after a wait take longer: on an Intel Sapphire Rapids, a
-# step of one layer of 20 MB took 2.0 ms directly after another one, 3.2 ms 30 ms later and 3.6 ms 0.1 s later. So each
-# timed forward follows a pause, of this many times the duration of the one before it and at most this long.
+# Nodes wait for messages between forwards, and the first layers after a wait take longer: the more so the longer it is,
+# up to about the longest pause here. So each timed forward follows a pause, of this many times the one before it.
 _PAUSE, _LONGEST_PAUSE_S = 30.0, 0.1
 
 
