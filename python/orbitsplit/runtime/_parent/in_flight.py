@@ -21,7 +21,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
 from .generation import Generation, GroupState
-from .pace import Pace
+from .token_times import TokenTimes
 
 # The session of groups that ended without measurements.
 _NO_SESSION = -1
@@ -40,14 +40,14 @@ class InFlight:
         self._has_ended = has_ended
         self._lock = threading.RLock()
         self._generations: dict[int, Generation] = {}
-        self.pace = Pace()
+        self.times = TokenTimes()
 
     def add(self, group: int, generation: Generation) -> None:
         """Add a group of a batch."""
         with self._lock:
             self._generations[group] = generation
         one = generation.states[group].group
-        self.pace.begin(group, one.rows * one.tokens)
+        self.times.begin(group, one.rows * one.tokens)
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -103,13 +103,13 @@ class InFlight:
             log.restarted(group, *value)
             return True
         if kind == "tokens":
-            self.pace.note(group)
+            self.times.note(group)
             if isinstance(value, dict):
                 generation.take(group, value["tokens"], base64.b64decode(value["details"]))
             else:
                 generation.take(group, value)
             return True
-        self.pace.end(group)
+        self.times.end(group)
         outputs = None
         if kind == "end" and not generation.states[group].group.generates:
             data = self._take_outputs(session, group)

@@ -147,19 +147,19 @@ class Migrations:
         migrating.phase = "resuming"
         running.go_over(migrating.plan, hand_over)
         ready = running.current.ready
-        migrating.other_s = max(one.loading_s + one.exchange_s for one in ready) + (self._in_flight.pace.step_s or 0.0)
+        migrating.other_s = max(one.loading_s + one.exchange_s for one in ready) + (self._in_flight.times.step_s or 0.0)
         migrating.bytes_moved = sum(one.moved_bytes for one in ready)
         if not migrating.drained:
             migrating.resumed_s = time.monotonic()
 
     def _forecast(self, migrating: Migrating, current: Session) -> HandOver:
         """Decide how groups in flight get their caches, and predict the pause; return what is handed over."""
-        plan, before, pace = migrating.plan, migrating.before, self._in_flight.pace
+        plan, before, measured = migrating.plan, migrating.before, self._in_flight.times
         found = (self._in_flight.state(group) for group in migrating.drained or ())
         states = [state for state in found if state is not None and state.got]
         groups = moved_groups(states)
         contexts = contexts_of(groups, states, exact_resume=self._settings.exact_resume)
-        times = stage_times(plan, step_s=pace.step_s, prompt_token_s=pace.prompt_token_s)
+        times = stage_times(plan, step_s=measured.step_s, prompt_token_s=measured.prompt_token_s)
         sizes, width = bytes_per_layer(current, groups), activation_bytes(self._settings.model, plan.dtype)
         expected = forecast(before, plan, contexts, sizes, times, width)
         migrating.how = ("moved" if expected.moves else "prefill") if migrating.drained else "idle"

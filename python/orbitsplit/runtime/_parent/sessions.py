@@ -265,7 +265,7 @@ class Sessions:
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
         self._in_flight.end_complete()
-        self._in_flight.pace.restart()
+        self._in_flight.times.restart()
         moved = hand_over.arrived(ready)
         with self._lock:
             self.check_usable()

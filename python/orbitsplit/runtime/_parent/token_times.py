@@ -9,7 +9,7 @@ from collections import deque
 _KEPT = 32
 
 
-class Pace:
+class TokenTimes:
     """Seconds between the tokens of a group, and per token of its prompt."""
 
     def __init__(self) -> None:
