@@ -50,6 +50,7 @@ class Migrations:
         self._current: Migrating | None = None
         self._progress_s: float | None = None  # when the last token came
         self._switches_s: deque[float] = deque(maxlen=_SWITCHES)
+        self._loading_s = 0.0  # the most that a stage has taken to load
 
     @property
     def target(self) -> Plan | None:
@@ -147,7 +148,8 @@ class Migrations:
         migrating.phase = "resuming"
         running.go_over(migrating.plan, hand_over)
         ready = running.current.ready
-        migrating.other_s = max(one.loading_s + one.exchange_s for one in ready) + (self._in_flight.times.step_s or 0.0)
+        slowest_s = max(one.loading_s + one.exchange_s for one in ready)
+        migrating.other_s = slowest_s + _stopping_s(migrating.before) + (self._in_flight.times.step_s or 0.0)
         migrating.bytes_moved = sum(one.moved_bytes for one in ready)
         if not migrating.drained:
             migrating.resumed_s = time.monotonic()
@@ -176,9 +178,9 @@ class Migrations:
             switch_s = max(self._switches_s)
         else:
             switch_s = _OVERHEAD_S + min(one.connecting_s for one in current.ready)
-        stopping_s = sum(link.latency_s for link in current.plan.links)
-        in_pause_s = max(one.loading_s for one in current.ready) if migrating.loaded_in_pause else 0.0
-        return switch_s + stopping_s + in_pause_s
+        self._loading_s = max(self._loading_s, migrating.loading_s, *(one.loading_s for one in current.ready))
+        in_pause_s = self._loading_s if migrating.loaded_in_pause else 0.0
+        return switch_s + _stopping_s(current.plan) + in_pause_s
 
     def _finish(self, migrating: Migrating, resumed_s: float) -> None:
         with self._lock:
@@ -190,3 +192,8 @@ class Migrations:
         if done.how != "prefill":
             self._switches_s.append(max(0.0, done.pause_s - migrating.other_s))
         log.migrated(self.done[-1])
+
+
+def _stopping_s(plan: Plan) -> float:
+    """Return the delay with which the last stage is told that the session ends."""
+    return sum(link.latency_s for link in plan.links)
