@@ -209,10 +209,13 @@ def test_the_text_is_the_same_while_the_pipeline_goes_over_to_other_hosts(
 ) -> None:
     with opened(tiny, hosts, there) as pipe:
         asked = threading.Event()
-        running = pipe.submit(tiny.prompts, max_new_tokens=NEW_TOKENS, on_tokens=lambda _: asked.set(), **ASKED)
+        running = pipe.submit(tiny.prompts, max_new_tokens=1900, on_tokens=lambda _: asked.set(), **ASKED)
         assert asked.wait(chaos.LIMIT_S)
         migration = pipe.migrate(make_plan(tiny, ("s3", "s1", "s0"), cuts=(1, 4)))
-        assert torch.equal(running.result(timeout_s=chaos.LIMIT_S), tiny.expected)
+        wait_until(lambda: running.new_tokens > NEW_TOKENS)
+        running.cancel()
+        tokens = running.result(timeout_s=chaos.LIMIT_S)[:, : tiny.expected.shape[1]]
+        assert torch.equal(tokens, tiny.expected)
         assert (migration.how, migration.loaded_ahead) == ("moved", ("s3", "s1", "s0"))
         assert migration.bytes_moved >= migration.predicted_bytes > 0
         assert pipe.recoveries == ()

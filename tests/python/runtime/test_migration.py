@@ -24,8 +24,12 @@ from tests.support.processes import workers
 pytestmark = pytest.mark.timeout(180)
 
 LAYERS = 6
+MOST_TOKENS = 1900  # a migration is long over by then
 OPTIONS: dict[str, Any] = {"eos_token_id": (), "pad_token_id": 0}
 SAMPLED: dict[str, Any] = {**OPTIONS, "do_sample": True, "temperature": 0.8, "seed": 3, "repetition_penalty": 1.1}
+
+
+GUESSING: dict[str, Any] = {**OPTIONS, "prompt_lookup_num_tokens": 3}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ FIRST = make_plan((2, 4), "s0", "s1", "s2")
 
 
 class Steps:
-    """Counts steps, for `on_tokens`; `wait` returns once there were so many."""
+    """Counts steps, for `on_tokens`; `wait` returns their number once there were so many more."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -59,23 +63,31 @@ class Steps:
             self._count += 1
             self._changed.notify_all()
 
-    def wait(self, count: int) -> None:
+    def wait(self, further: int) -> int:
         with self._changed:
-            assert self._changed.wait_for(lambda: self._count >= count, timeout=60)
+            goal = self._count + further
+            assert self._changed.wait_for(lambda: self._count >= goal, timeout=60)
+            return self._count
 
 
 def migrated(
-    pipe: Pipeline, prompts: torch.Tensor, plans: list[osp.Plan], new_tokens: int, **options: Any
+    pipe: Pipeline, prompts: torch.Tensor, plans: list[osp.Plan], **options: Any
 ) -> tuple[torch.Tensor, list[Migration]]:
-    """Return what is generated while the pipeline goes over to one plan after the other."""
+    """Return what is generated while the pipeline goes over to one plan after the other, and a little longer."""
     steps = Steps()
-    running = pipe.submit(prompts, max_new_tokens=new_tokens, on_tokens=steps, **options)
+    running = pipe.submit(prompts, max_new_tokens=MOST_TOKENS, on_tokens=steps, **options)
     found = []
-    for number, plan in enumerate(plans, start=1):
-        steps.wait(4 * number)
+    for plan in plans:
+        steps.wait(4)
         found.append(pipe.migrate(plan))
-    assert not running.is_over, "the migrations were not during generation"
-    return running.result(timeout_s=90), found
+    made = steps.wait(8)
+    running.cancel()
+    return running.result(timeout_s=90)[:, : prompts.shape[1] + made], found
+
+
+def undisturbed(pipe: Pipeline, prompts: torch.Tensor, tokens: torch.Tensor, **options: Any) -> torch.Tensor:
+    """Return what is generated of as many tokens when nothing happens."""
+    return pipe.generate(prompts, max_new_tokens=tokens.shape[1] - prompts.shape[1], **options)
 
 
 def test_the_text_is_the_same_over_other_cuts_nodes_and_orders(model: Path, prompts: torch.Tensor) -> None:
@@ -86,10 +98,9 @@ def test_the_text_is_the_same_over_other_cuts_nodes_and_orders(model: Path, prom
         make_plan((2,), "s3", "s0"),
     ]
     with Pipeline(FIRST, model) as pipe:
-        expected = pipe.generate(prompts, max_new_tokens=600, **OPTIONS)
         before = pipe.pids
-        tokens, found = migrated(pipe, prompts, plans, 600, **OPTIONS)
-        assert torch.equal(tokens, expected)
+        tokens, found = migrated(pipe, prompts, plans, **OPTIONS)
+        assert torch.equal(tokens, undisturbed(pipe, prompts, tokens, **OPTIONS))
         assert pipe.plan == found[-1].after
         assert pipe.migrations == tuple(found)
         assert pipe.recoveries == ()
@@ -112,14 +123,14 @@ def test_sampling_with_processors_and_guesses_goes_on(
         monkeypatch.setattr(migrations, "bytes_per_layer", lambda *_: None)
     single = prompts[:1]
     with Pipeline(FIRST, model, prefix_cache_tokens=256) as pipe:
-        expected = pipe.generate(prompts, max_new_tokens=200, **SAMPLED)
-        guessed = pipe.generate(single, max_new_tokens=200, prompt_lookup_num_tokens=3, **OPTIONS)
-        other = pipe.submit(single, max_new_tokens=200, prompt_lookup_num_tokens=3, **OPTIONS)
-        tokens, (found,) = migrated(pipe, prompts, [make_plan((3,), "s1", "s2")], 200, **SAMPLED)
+        other = pipe.submit(single, max_new_tokens=MOST_TOKENS, **GUESSING)
+        tokens, (found,) = migrated(pipe, prompts, [make_plan((3,), "s1", "s2")], **SAMPLED)
+        other.cancel()
         assert found.how == way
-        assert torch.equal(tokens, expected)
-        assert torch.equal(other.result(timeout_s=90), guessed)
-        again = pipe.submit(single, max_new_tokens=200, prompt_lookup_num_tokens=3, **OPTIONS)  # behind a known prefix
+        assert torch.equal(tokens, undisturbed(pipe, prompts, tokens, **SAMPLED))
+        guessed = other.result(timeout_s=90)
+        assert torch.equal(guessed, undisturbed(pipe, single, guessed, **GUESSING))
+        again = pipe.submit(guessed[:, :-20], max_new_tokens=20, **GUESSING)
         assert torch.equal(again.result(timeout_s=90), guessed)
     assert (found.bytes_moved > 0) == (way == "moved")
 
@@ -147,10 +158,9 @@ def test_where_memory_has_no_room_for_both_a_stage_loads_in_the_pause(model: Pat
         return replace(plan, stages=limited, prediction=prediction)
 
     with Pipeline(with_memory((2,)), model) as pipe:
-        expected = pipe.generate(prompts, max_new_tokens=200, **OPTIONS)
         used[1] = 900_000  # beside 200,000 of the stage that runs
-        tokens, (found,) = migrated(pipe, prompts, [with_memory((3,))], 200, **OPTIONS)
-        assert torch.equal(tokens, expected)
+        tokens, (found,) = migrated(pipe, prompts, [with_memory((3,))], **OPTIONS)
+        assert torch.equal(tokens, undisturbed(pipe, prompts, tokens, **OPTIONS))
     assert (found.loaded_ahead, found.loaded_in_pause) == (("s0",), ("s1",))
 
 
