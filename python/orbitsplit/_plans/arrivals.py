@@ -93,7 +93,9 @@ class Demand:
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (
-                (middle, high) if self._overlapping_s(others / middle, idle_s, step_s, held_s) > middle else (low, middle)
+                (middle, high)
+                if self._overlapping_s(others / middle, idle_s, step_s, held_s) > middle
+                else (low, middle)
             )
         return high
 

@@ -68,6 +68,9 @@ def plan(
     The plan minimises the seconds from the first prompt to the last token (of prefill alone if `workload.new_tokens` is
     0), or another objective of `SolveOptions`.
 
+    With `workload.arrivals_per_s` it minimises the mean seconds of a request, and `Prediction.in_flight` says how many
+    are there. Constraints and alternatives of `explain` are not those of a rate, and then left out.
+
     With `running`, a plan of the same model that runs now, the result is what `replan` decides for latency: that plan
     kept, repaired or replaced, whichever takes least for moving weights and all runs.
 
@@ -108,7 +111,7 @@ def plan(
         >>> osp.plan(profile, osp.Network.load("network.toml"), osp.Workload(prompt_tokens=256))  # doctest: +SKIP
 
     Raises:
-        InfeasiblePlanError: There is no plan; the message names the limit that rules it out.
+        InfeasiblePlanError: There is no plan, or none was found that sustains the rate; the message names the limit.
         OrbitsplitError: A limit of the search was reached before any plan was found.
         ValueError: Profile, network, workload, levels, codebook and weights do not match, or a number is out of range.
         TypeError: An argument has another type.

@@ -54,7 +54,7 @@ def solve_at_rate(
 
     In each setting the problems of k requests at once are solved exactly, for k = 1, 2, 3, 4, 6, 8, ...: their plans
     are the candidates, and their bounds make the bound of the mean. A setting whose bound exceeds the best plan so far
-    is left. Where no setting has a plan, the answer is that of the first one.
+    is left. Where no plan is found, the answer is that of the first setting that may have one, or of the first one.
 
     Raises:
         InfeasiblePlanError: There are plans, and none sustains the rate.
@@ -72,7 +72,8 @@ def solve_at_rate(
         plans = [search for search in searches if search.candidates]
         if plans:
             raise InfeasiblePlanError(_overloaded(per_s, plans))
-        return searches[0].impossible()
+        undecided = (search for search in searches if not search.is_impossible)
+        return next(undecided, searches[0]).first_choice()
     return best.choice(min(search.bound_s for search in searches), searches)
 
 
@@ -180,8 +181,13 @@ class _Search:
         else:
             self.bound_s = sum(mean_in_flight(self.per_s, self.least_s, self.most)) / self.per_s
 
-    def impossible(self) -> Choice:
-        """Return the answer of a setting without a plan."""
+    @property
+    def is_impossible(self) -> bool:
+        """Whether the setting is proven to have no plan."""
+        return self.first is not None and self.first[1].status == "infeasible"
+
+    def first_choice(self) -> Choice:
+        """Return the first answer of a setting of which no plan was found."""
         assert self.first is not None
         problem, solution = self.first
         return Choice(self.problems.setting, problem, problem, solution)

@@ -196,8 +196,9 @@ def test_a_rate_beyond_capacity_names_rate_capacity_and_bottleneck() -> None:
     other = roomy(1)
     with pytest.raises(osp.InfeasiblePlanError, match=r"the limit is that at most 16 are in flight \(micro_batches\)"):
         osp.plan(other.profile, other.network, workload(5.0, micro_batches=16))
-    with pytest.raises(osp.InfeasiblePlanError, match="the largest node has"):
-        osp.plan(case.profile, make_case(0).network, workload(0.01), pins={"n0": list(range(LAYERS))})
+    small = replace(case.network, nodes=tuple(replace(node, memory_bytes=9) for node in case.network.nodes))
+    with pytest.raises(osp.InfeasiblePlanError, match="needs 10 B, the largest node has 9 B"):
+        osp.plan(case.profile, small, workload(0.01))
 
 
 def test_what_a_rate_does_not_go_with_is_refused() -> None:
@@ -241,6 +242,10 @@ def test_a_plan_comes_back_from_its_file_and_says_what_to_expect(tmp_path: Path)
     assert "arrivals_per_s" not in before["workload"]
     assert not {"in_flight", "waiting", "stage_utilisation", "link_utilisation"} & before["prediction"].keys()
     assert osp.simulate(plan).stop_s > 0
+    page = osp.report(plan, path=tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "0.1 requests per second, at most 8 in flight" in page
+    assert f"{found.in_flight:.3g}" in page
+    assert plan.export("llama.cpp").nodes == tuple(stage.node for stage in plan.stages)
 
 
 def test_a_plan_after_a_loss_has_the_rate_of_the_one_before() -> None:

@@ -127,7 +127,7 @@ class Settings:
             most_groups=self.most_groups or max(micro_batches, stages),
             most_sequences=self.most_groups or (plan.workload.sequences if has_rate else _MOST_SEQUENCES),
             most_packs=micro_batches if micro_batches > 1 or has_rate else stages,
-            pack_tokens=self.max_batch_tokens or _PACK_TOKENS,
+            pack_tokens=self.max_batch_tokens or max(_PACK_TOKENS, plan.workload.batch_size if has_rate else 1),
             cache_tokens=cache_tokens(plan, ready),
             prefix_tokens=self.prefix_cache_tokens,
             most_prompts=plan.prompts_under_way,
