@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from orbitsplit._io.validation import Array
 from orbitsplit._planner.problem import Evaluation, Problem, evaluate
 from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.tied_weights import TiedBytes, with_tied_weights
@@ -75,16 +76,16 @@ class RateProblems:
             base = self.base(prompts_under_way)
             changes: dict[str, Any] = {"micro_batches": prompts * self.chunks, "groups": groups}
             if base.layer_earlier_time_s is not None:
-                changes["layer_earlier_time_s"] = self._earlier_times(base, prompts)
+                changes["layer_earlier_time_s"] = self._earlier_times(base, base.layer_earlier_time_s, prompts)
             if base.new_tokens > 1 and rows > 1:
                 changes["layer_decode_time_s"], changes["cut_decode_bytes"] = self.decode(rows)
             self._kept[key] = replace(base, **changes)
         return self._kept[key]
 
-    def _earlier_times(self, base: Problem, prompts: int) -> Any:
+    def _earlier_times(self, base: Problem, of_most_s: Array, prompts: int) -> Array:
         """Return the mean seconds of all chunks but the last of so many prompts, from those of the most of them."""
         chunks, most = self.chunks, self.most_in_flight
-        before = (most * chunks - 1) * base.layer_earlier_time_s - (most - 1) * base.layer_time_s
+        before = (most * chunks - 1) * of_most_s - (most - 1) * base.layer_time_s
         # The head does not run in earlier chunks: its difference is 0 up to rounding.
         each = np.maximum(before, 0.0) / (most * (chunks - 1))
         return (prompts * (chunks - 1) * each + (prompts - 1) * base.layer_time_s) / (prompts * chunks - 1)
