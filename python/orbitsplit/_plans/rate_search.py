@@ -20,6 +20,8 @@ from .settings import Choice, Setting
 
 # A bound that rises by less than this part is not raised further.
 _RISE = 1e-4
+# Batches of so many times the requests in flight still have plans that may be best.
+_MORE = 4
 # Below this part of the time, the busiest resource is not what limits the rate.
 _BUSY = 0.95
 _ROUNDING = 1e-9
@@ -118,13 +120,20 @@ class _Search:
         for in_flight in _numbers(self.most):
             self._solve(in_flight, "latency")
             self._raise_bound()
-            expected = self.best.state.in_flight if self.best is not None and self.best.state is not None else math.inf
             if self.bound_s >= min(known_s, self.value_s) * (1 - max(self.options.gap, _ROUNDING)):
                 break
-            if in_flight > expected and self.bound_s <= before_s * (1 + _RISE):
+            if in_flight > self._enough() and self.bound_s <= before_s * (1 + _RISE):
                 break
             before_s = self.bound_s
         self.bound_s = min(self.bound_s, self.value_s)
+
+    def _enough(self) -> float:
+        """Return how many requests at once have the plans that may be best."""
+        if self.best is None or self.best.state is None:
+            return math.inf
+        in_flight = self.best.state.in_flight
+        # Where the bound does not rise with them, it does not say when to end.
+        return in_flight if self.generates and self.options.objective == "latency" else _MORE * (1 + in_flight)
 
     def _solve(self, in_flight: int, objective: str) -> bool:
         """Solve the problem of so many requests at once; return whether it has a plan."""
