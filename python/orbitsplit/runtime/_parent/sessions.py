@@ -298,7 +298,9 @@ class Sessions:
 
     def _request_begin(self, state: GroupState) -> None:
         group, x = state.remaining()
-        self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
+        # Positions behind images count from the prompt's, which is then told from the tokens that are replayed.
+        is_exact = self._settings.exact_resume or group.beside is not None
+        self._request(control.pack_begin(group if is_exact else replace(group, replayed=0), x))
 
     def _end_complete(self) -> None:
         """End the groups that got all their tokens in a session that was lost before it reported their ends."""
