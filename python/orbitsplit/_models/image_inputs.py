@@ -49,6 +49,16 @@ def image_token(config: PreTrainedConfig) -> int | None:
     return next((int(token) for token in found if isinstance(token, int)), None)
 
 
+def late_images(config: PreTrainedConfig) -> str | None:
+    """Return the setting by which a model adds what it sees to later layers too, which other stages run; None without.
+
+    It is told by its name: a small model has fewer layers, of which none may be among those.
+    """
+    parts = (config, *(value for value in vars(config).values() if isinstance(value, PreTrainedConfig)))
+    settings = (name for part in parts for name, value in vars(part).items() if value)
+    return next((name for name in settings if "deepstack" in name), None)
+
+
 def positions_of(model: PreTrainedModel, input_ids: Tensor, mask: Tensor, given: Mapping[str, Tensor]) -> Tensor | None:
     """Return the positions [..., B, S] of a prompt that follow from its images.
 

@@ -56,8 +56,9 @@ def try_split(config: PreTrainedConfig, *, seed: int = 0, with_images: bool = Fa
     """
     with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed), single_thread():
         try:
-            unsplit = _random_model(config)
-            unsplit.save_pretrained(folder)
+            _random_model(config).save_pretrained(folder)
+            # As anyone loads it: the loader of some classes changes weights that were saved (Youtu's embeddings).
+            unsplit: PreTrainedModel = model_class(config).from_pretrained(folder, dtype=torch.float32).eval()
             trial = _seen if with_images else _generated if can_generate(config) else _once
             cases = trial(unsplit)
         except Exception as error:  # whatever an architecture's own code raises

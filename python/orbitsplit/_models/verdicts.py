@@ -24,6 +24,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from orbitsplit._io.files import read_text, write_text
 
 from .architecture import find_layout, without_paths
+from .image_inputs import late_images
 from .small_config import shrunk
 from .source import model_class, unsupported
 from .twin import Verdict, is_of_machine, try_split
@@ -67,7 +68,7 @@ def check_images(config: PreTrainedConfig) -> None:
     if verdict.kind != "exact":
         name = model_class(config).__name__
         reason = verdict.reason.rpartition("cannot be split into stages: ")[2]
-        raise ValueError(f"{name} takes no images in stages: a small model of it is {verdict.kind} ({reason})")
+        raise ValueError(f"{name} takes no images in stages: tried on a small model it is {verdict.kind} ({reason})")
 
 
 def find_verdict(config: PreTrainedConfig, *, with_images: bool = False) -> Verdict:
@@ -95,6 +96,9 @@ def try_architecture(config: PreTrainedConfig, *, with_images: bool = False) -> 
 
     Returns what was found, and the configuration that was tried last, None if none builds.
     """
+    late = late_images(config) if with_images else None
+    if late is not None:
+        return Verdict("refused", f"what it sees enters later layers too ({late})"), None
     verdict, tried, failure = Verdict("unknown"), None, "too many parameters"
     for strength in _STRENGTHS:
         try:

@@ -99,6 +99,19 @@ def test_images_are_refused_where_a_small_model_is_not_exact(
         verdicts.check_images(vision_language_config("qwen2_5_vl"))
 
 
+def test_what_is_seen_must_not_enter_later_layers() -> None:
+    # Regression: of Qwen3-VL a small model has none of the layers that it is for, and was found exact.
+    config = AutoConfig.for_model("qwen3_vl", architectures=["Qwen3VLForConditionalGeneration"])
+    with pytest.raises(ValueError, match=r"is refused \(what it sees enters later layers too \(deepstack_visual_in"):
+        verdicts.check_images(config)
+
+
+def test_the_judge_of_a_trial_is_loaded_as_stages_are() -> None:
+    # Regression: transformers' loader changes a saved embedding of Youtu, and stages were found wrong for it.
+    config = AutoConfig.for_model("youtu", architectures=["YoutuForCausalLM"])
+    assert try_split(shrunk(config)) == Verdict("exact")
+
+
 def test_a_verdict_is_found_once_for_all_sizes(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
     monkeypatch.setattr(verdicts, "try_split", lambda config, **_options: tried.append(config) or Verdict("exact"))
