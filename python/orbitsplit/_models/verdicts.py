@@ -105,6 +105,8 @@ def try_architecture(config: PreTrainedConfig, *, with_images: bool = False) -> 
             small = shrunk(config, strength=strength)
             parameters = sum(parameter.numel() for parameter in build_on_meta(small).parameters())
         except Exception as error:  # whatever an architecture's code makes of sizes that do not fit
+            if "cannot be split into stages" in str(error):
+                return Verdict("refused", str(error)), None
             failure = f"{type(error).__name__}: {str(error).strip()[:200]}"
             continue
         if parameters > _MOST_PARAMETERS:
