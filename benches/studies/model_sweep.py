@@ -1,6 +1,7 @@
 """Which classes of transformers run in stages, which are refused and why, and is any of them wrong?
 
-    python -m benches.studies.model_sweep [--kind KIND ...] [--only TEXT] [--jobs N] [-o FILE.json] [--table PAGE.md]
+    python -m benches.studies.model_sweep [--kind KIND ...] [--only TEXT] [--jobs N] [-o FILE.json [--resume]]
+                                          [--table PAGE.md]
 
 Each class that transformers lists for a kind of model is built with a small random configuration and run unsplit and
 in three stages in one process (`orbitsplit._models.twin`): prompts with and without padding, and decode steps beyond
@@ -15,7 +16,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
-import signal
+import resource
 import sys
 import time
 from collections import Counter
@@ -28,10 +29,9 @@ import transformers
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
-import orbitsplit as osp
-from orbitsplit._models.architecture import find_layout
-from orbitsplit._models.small_config import shrunk
-from orbitsplit._models.twin import try_split
+from orbitsplit._models.image_inputs import takes_images
+from orbitsplit._models.verdicts import try_architecture
+from orbitsplit._profiling.static_cost import count_costs
 
 KINDS = {
     "causal language models": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -45,8 +45,7 @@ KINDS = {
 OUTCOMES = ("exact", "refused", "wrong", "crash", "not built")
 BEGIN, END = "<!-- model_sweep -->", "<!-- /model_sweep -->"
 MOST_NAMES = 6
-MOST_PARAMETERS = 60_000_000
-LIMIT_S = 300
+LIMIT_S = 300  # of processor time
 
 # What a class needs beside the sizes that `shrunk` changes, or that its own defaults leave out.
 _ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
@@ -72,12 +71,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "codegen": {"n_embd": 128, "n_head": 4, "rotary_dim": 16},
     "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8}},
     "deepseek_v2": _ROUTED,
-    "dots1": _ROUTED,
+    "dots1": {**_ROUTED, "n_shared_experts": 1},
     "gemma4": {"text_config": _GEMMA4},
     "gemma4_text": _GEMMA4,
     "gemma4_unified": {"text_config": _GEMMA4},
     "gemma4_unified_text": _GEMMA4,
     "esm": {"vocab_size": 100, "pad_token_id": 0, "mask_token_id": 3},
+    "glm4_moe": {"head_dim": 32},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 32},
     "hunyuan_v1_moe": {"head_dim": 32},
@@ -92,7 +92,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 class Row(NamedTuple):
-    """A class of a kind, what became of it, and why."""
+    """A class of a kind, what became of it, and why; of one that takes images beside texts, the same with images."""
 
     kind: str
     model_type: str
@@ -100,6 +100,8 @@ class Row(NamedTuple):
     outcome: str
     reason: str
     seconds: float
+    images: str = ""
+    images_reason: str = ""
 
 
 def classes(kinds: Sequence[str], only: str | None) -> Iterator[tuple[str, str, str]]:
@@ -111,8 +113,8 @@ def classes(kinds: Sequence[str], only: str | None) -> Iterator[tuple[str, str, 
                 yield kind, model_type, name
 
 
-def small_config(model_type: str, architecture: str) -> Any:
-    """Return the small configuration of a class; raises whatever its code does if there is none that builds."""
+def default_config(model_type: str, architecture: str) -> Any:
+    """Return the configuration of a class; raises whatever its code does if there is none."""
     config = AutoConfig.for_model(model_type, **CHANGES.get(model_type, {}))
     named = getattr(transformers, architecture)
     if not isinstance(config, named.config_class):  # the type names a part of what the class takes, or the whole
@@ -123,22 +125,7 @@ def small_config(model_type: str, architecture: str) -> Any:
     text = config.get_text_config(decoder=True)
     if vars(text).get("pad_token_id") is None:  # classifiers of more than one row need it
         vars(text)["pad_token_id"] = 0
-    failure: Exception = ValueError("it has too many parameters in every small configuration")
-    for strength in (2, 1, 0):
-        small = shrunk(config, strength=strength)
-        try:
-            parameters = sum(parameter.numel() for parameter in _built(small, named).parameters())
-        except Exception as error:
-            failure = error
-            continue
-        if parameters <= MOST_PARAMETERS:
-            return small
-    raise failure
-
-
-def _built(config: Any, named: Any) -> Any:
-    with torch.device("meta"):
-        return named._from_config(config, dtype=torch.float32)
+    return config
 
 
 def sweep_one(kind: str, model_type: str, architecture: str) -> Row:
@@ -149,30 +136,29 @@ def sweep_one(kind: str, model_type: str, architecture: str) -> Row:
         return Row(kind, model_type, architecture, outcome, reason, round(time.perf_counter() - start_s, 2))
 
     try:
-        config = small_config(model_type, architecture)
+        config = default_config(model_type, architecture)
     except Exception as error:
         return row("not built", f"{type(error).__name__}: {str(error).strip()[:200]}")
-    try:
-        find_layout(config)
-    except ValueError as error:
-        return row("refused" if "cannot be split into stages" in str(error) else "crash", str(error)[:300])
-    except Exception as error:
-        return row("crash", f"layout: {type(error).__name__}: {str(error).strip()[:200]}")
     # Not by profile, which refuses what the trial finds wrong.
-    verdict = try_split(config)
+    verdict, small = try_architecture(config)
     if verdict.kind != "exact":
         return row("not built" if verdict.kind == "unknown" else verdict.kind, verdict.reason)
     try:
-        osp.profile(config, prompt_tokens=5)
+        assert small is not None, "it was tried"
+        # As `profile` does, which would try the class once more before.
+        count_costs(small, prompt_tokens=5, batch_size=1, dtype=torch.float32)
     except Exception as error:
         return row("crash", f"profile: {type(error).__name__}: {str(error).strip()[:200]}")
-    return row("exact", "")
+    if not takes_images(config):
+        return row("exact", "")
+    seen, _ = try_architecture(config, with_images=True)
+    return row("exact", "")._replace(images=seen.kind, images_reason=seen.reason)
 
 
 def _child(task: tuple[str, str, str], connection: Any) -> None:
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     torch.set_num_threads(1)
-    signal.alarm(LIMIT_S)
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
     connection.send(sweep_one(*task))
     connection.close()
 
@@ -215,6 +201,14 @@ def table(rows: Sequence[Row]) -> str:
         shown = ", ".join(sorted(set(names))[:MOST_NAMES])
         more = len(set(names)) - MOST_NAMES
         lines.append(f"| {reason.replace('|', ' ')} | {shown}{f' and {more} more' if more > 0 else ''} |")
+    seen = [row for row in rows if row.images]
+    exact = sorted({row.architecture for row in seen if row.images == "exact"})
+    if seen:
+        lines += [
+            "",
+            f"With images beside the texts {len(exact)} of {len({row.architecture for row in seen})} are exact:",
+        ]
+        lines += [", ".join(exact) + ". Images are refused for the others."]
     return "\n".join(lines)
 
 
@@ -227,6 +221,11 @@ def write_table(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
+def saved_rows(file: Path) -> list[Row]:
+    """Return the rows that an earlier sweep wrote, none if there was none."""
+    return [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))] if file.exists() else []
+
+
 def main() -> None:
     """Sweep the classes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,10 +233,13 @@ def main() -> None:
     parser.add_argument("--only", help="classes or types whose names have this text")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("-o", "--output", type=Path, help="all rows, as JSON")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that FILE.json has, and try the rest")
     parser.add_argument("--table", type=Path, help="a Markdown page, between whose marks the table is written")
     options = parser.parse_args()
-    rows = []
-    for row in sweep(list(classes(options.kind or list(KINDS), options.only)), options.jobs):
+    tasks = list(classes(options.kind or list(KINDS), options.only))
+    rows = saved_rows(options.output) if options.resume and options.output else []
+    done = {row[:3] for row in rows}
+    for row in sweep([task for task in tasks if task not in done], options.jobs):
         rows.append(row)
         print(f"{row.architecture:45} {row.outcome:10} {row.seconds:6.2f} {row.reason}", flush=True)
         if options.output:

@@ -18,6 +18,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .device import single_thread
+from .image_inputs import image_names
 from .kv_cache import skip_tokens
 from .packing import PackedCache
 from .small_config import shrunk
@@ -92,7 +93,8 @@ class Layout:
     """How a model runs its layers.
 
     `before` and `after` name the modules with parameters that run before the first transformer layer (embeddings)
-    and after the last (final norm, pooler, head); `idle` those that never run. A layer returns the hidden state alone
+    and after the last (final norm, pooler, head); `image_modules` those that run before the first layer too if there
+    are images beside a text, `idle` those that never run. A layer returns the hidden state alone
     (`tuple_length` None) or first in a tuple of that length. `image_tokens` are the tokens of the hidden state that an
     image becomes, None for a model of texts. One that generates keeps keys and values.
     """
@@ -102,6 +104,7 @@ class Layout:
     hidden_size: int
     before: frozenset[str]
     after: frozenset[str]
+    image_modules: frozenset[str]
     idle: frozenset[str]
     tuple_length: int | None
     image_tokens: int | None
@@ -323,13 +326,17 @@ class _Probe:
         if self.fault is not None or self.left is None:
             raise ValueError(unsupported(self.model.config, str(self.fault)))
         before, after = weighty & self.ran["before"], weighty & self.ran["after"]
+        idle = weighty - before - after
+        sees = self.generates and image_names(type(self.model))
+        images = {name for name in idle if "audio" not in name} if sees else set()
         return Layout(
             layers_name=self.layers_name,
             layer_count=len(self.layers),
             hidden_size=self.left.shape[-1],
             before=frozenset(before),
             after=frozenset(after),
-            idle=frozenset(weighty - before - after),
+            image_modules=frozenset(images),
+            idle=frozenset(idle - images),
             tuple_length=self.tuple_length,
             image_tokens=self.left.shape[1] if self.model.main_input_name == "pixel_values" else None,
             generates=self.generates,

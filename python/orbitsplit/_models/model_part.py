@@ -127,9 +127,10 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
     if not is_last:
         model.all_tied_weights_keys = {}
     for name, module in modules_outside(model, layout.layers_name).items():
-        owned = (is_first and name in layout.before) or (is_last and name in layout.after)
+        owned = (is_first and name in layout.before | layout.image_modules) or (is_last and name in layout.after)
         tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
-        if name in layout.before | layout.after | layout.idle and not owned and not tied:
+        others = layout.before | layout.image_modules | layout.after | layout.idle
+        if name in others and not owned and not tied:
             model.set_submodule(name, _Placeholder(module))
     layers = layout.layers_of(model)
     for index, layer in enumerate(layers):

@@ -13,7 +13,9 @@ def position_limit(model: StageModel) -> int | None:
     if not model.is_first or not isinstance(most, int):
         return None
     tokens = model.model.get_input_embeddings()
-    for module in model.model.modules():
+    # Tables of a vision model count patches.
+    is_part = model.config.get_text_config(decoder=True) is not model.config and bool(model.image_inputs)
+    for module in (model.model.get_decoder() if is_part else model.model).modules():
         if not isinstance(module, nn.Embedding) or module is tokens:
             continue
         # OPT's table has two rows more than positions; RoBERTa's has no position for its rows up to the padding's.

@@ -54,6 +54,8 @@ def shrunk(config: PreTrainedConfig, *, strength: int = 2) -> PreTrainedConfig:
             _narrow(part)
     if strength > 0:
         _renumber_tokens(small)
+    if strength > 1:
+        _fit_projections(small)
     return small
 
 
@@ -114,12 +116,14 @@ def _shrink_counts(config: PreTrainedConfig) -> None:
             _set(config, name, min(value, _EXPERTS))
         elif name in ("num_experts_per_tok", "moe_k", "moe_top_k", "num_experts_per_token", "moe_topk"):
             _set(config, name, min(value, 2))
-        elif name in ("n_group", "topk_group"):
+        elif name in ("n_group", "num_group", "topk_group"):
             _set(config, name, 1)
         elif _INNER_SIZES.fullmatch(name):
             _set(config, name, min(value, _INNER))
         elif name.startswith("vocab_size"):
             _set(config, name, min(value, _VOCABULARY))
+        elif name == "mm_tokens_per_image":
+            _set(config, name, min(value, _IMAGE_PATCHES))
         elif name == "image_size" and isinstance(vars(config).get("patch_size"), int):
             _set(config, name, min(value, _IMAGE_PATCHES * config.patch_size))
 
@@ -151,7 +155,8 @@ def _first(config: PreTrainedConfig, *names: str) -> int | None:
 
 def _narrow(config: PreTrainedConfig) -> None:
     """Let fewer heads of the same size make a narrower hidden state; other sizes follow where they were equal."""
-    width = _first(config, "hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim")
+    names = ("hidden_size", "d_model", "n_embd", "embed_dim", "emb_dim")
+    width = _first(config, *(names[::-1] if "temporal_patch_size" in vars(config) else names))
     if isinstance(vars(config).get("ffn_config"), PreTrainedConfig):
         return  # it has sizes of its own that are to fit
     heads = _first(config, "num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads")
@@ -181,6 +186,17 @@ def _narrow(config: PreTrainedConfig) -> None:
             _set(config, name, new_groups)
         elif re.fullmatch(r"mamba_n_heads|mamba_num_heads|mamba_d_ssm|mamba_intermediate\w*", name):
             _set(config, name, max(1, round(value / ratio)))
+
+
+def _fit_projections(config: PreTrainedConfig) -> None:
+    """Let a vision model's outputs have the width of the text model, which they are put beside."""
+    text = config.get_text_config(decoder=True)
+    width = _first(text, "hidden_size", "d_model", "n_embd")
+    for part in _parts(config) if text is not config and width is not None else ():
+        is_projected = "temporal_patch_size" in vars(part) and "embed_dim" in vars(part)
+        for name in ("projection_dim", "out_hidden_size", *(("hidden_size",) if is_projected else ())):
+            if part is not text and name in vars(part):
+                _set(part, name, width)
 
 
 def _renumber_tokens(config: PreTrainedConfig) -> None:

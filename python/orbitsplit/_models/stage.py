@@ -28,13 +28,13 @@ from .architecture import Layout, running_unknown_code
 from .cache_state import LayerBytes, has_movable_layers, layer_bytes
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
+from .generation_inputs import aligned, generation_inputs
+from .image_inputs import image_names, prepared
 from .kv_cache import growing_cache, takes_chunks
 from .model_part import load_part
 from .packing import PackedCache, can_pack, packing
-from .source import cache_argument, check_padding, dummy_ids, example_inputs, forget_padding, unsupported
+from .source import check_padding, dummy_ids, example_inputs, forget_padding, unsupported
 
-# Of what torch allocates on a CPU, in bytes.
-_ALIGNMENT = 64
 # How much outputs may differ from those of the same tokens in other forwards, relative to the largest: other shapes
 # round differently, and a wrong mask or position changes more.
 _TOLERANCE = {torch.float32: 1e-4}
@@ -61,7 +61,6 @@ class StageModel:
         self.generates = layout.generates
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
-        self._cache_argument = cache_argument(type(model)) or "past_key_values"
         self._image_tokens = layout.image_tokens
         self._received: Tensor | None = None
         self._steps: DecodeSteps | None = None
@@ -143,31 +142,50 @@ class StageModel:
 
     @torch.inference_mode()
     def forward(
-        self, x: Tensor, attention_mask: Tensor, cache: Cache, *, without_head: bool = False, logits_to_keep: int = 1
+        self,
+        x: Tensor,
+        attention_mask: Tensor,
+        cache: Cache,
+        *,
+        without_head: bool = False,
+        logits_to_keep: int = 1,
+        beside: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Run the stage on new tokens and extend the cache.
 
         `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
         `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
         or on the last stage the logits [B, V] of the last position, with more than one of `logits_to_keep` those of the
-        last ones, [B, positions, V]; `without_head` the hidden state there too. Tensors are in the processor's memory,
-        whatever the stage's device.
+        last ones, [B, positions, V]; `without_head` the hidden state there too. Of a text with images, `beside` has
+        what else the model takes of these tokens, on the first stage with the images. Tensors are in the processor's
+        memory, whatever the stage's device.
         """
         is_padded = self._is_padded(attention_mask)
-        steps = self._steps if x.shape[1] == 1 and not is_padded else None
+        steps = self._steps if x.shape[1] == 1 and not is_padded and beside is None else None
         self._received = self._entering(x)
         self._leaves = steps is None and (without_head or not self.is_last)
         try:
             if steps is not None:
                 return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
-            inputs = self._inputs(self._received, attention_mask, is_padded=is_padded, logits_to_keep=logits_to_keep)
-            output = self.model(**inputs, **{self._cache_argument: cache}, use_cache=True)
+            ids = self._received if self.is_first else dummy_ids(self.config, self._received)
+            mask = attention_mask.to(self.device)
+            inputs = generation_inputs(self._accepted, ids, mask, cache, is_padded=is_padded)
+            if "logits_to_keep" in self._accepted:
+                inputs["logits_to_keep"] = logits_to_keep
+            if beside is not None:
+                inputs = prepared(self.model, inputs, {name: self._entering(one) for name, one in beside.items()})
+            output = self.model(**inputs)
         except _StageExit as left:
             return to_host(left.hidden)
         finally:
             self._received = None
             self._leaves = not self.is_last
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
+
+    @property
+    def image_inputs(self) -> tuple[str, ...]:
+        """The inputs by which the model's forward takes images beside a text; none if it does not."""
+        return image_names(type(self.model)) if self.generates else ()
 
     @property
     def takes_token_types(self) -> bool:
@@ -316,23 +334,7 @@ class StageModel:
 
     def _entering(self, x: Tensor) -> Tensor:
         """Return what enters the stage on its device."""
-        return _aligned(x) if self.device.type == CPU else x.to(self.device)
-
-    def _inputs(self, x: Tensor, attention_mask: Tensor, *, is_padded: bool, logits_to_keep: int) -> dict[str, Any]:
-        tokens, attention_mask = x.shape[1], attention_mask.to(self.device)
-        # Past the first stage only the shape of the ids is used.
-        inputs: dict[str, Any] = {"input_ids": x if self.is_first else dummy_ids(self.config, x)}
-        # As transformers' generate does it: positions from the mask, and the mask dropped where nothing is padded,
-        # because attention is faster without (and rounds differently).
-        if "position_ids" in self._accepted:
-            positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
-            inputs["position_ids"] = positions[:, -tokens:]
-        # A recurrent state has seen the padding: its forward takes a mask of the new tokens, and steps are not padded.
-        is_step = self._cache_argument == "cache_params" and attention_mask.shape[1] > tokens
-        inputs["attention_mask"] = attention_mask if is_padded and not is_step else None
-        if "logits_to_keep" in self._accepted:
-            inputs["logits_to_keep"] = logits_to_keep
-        return inputs
+        return aligned(x) if self.device.type == CPU else x.to(self.device)
 
     def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         if args:
@@ -412,11 +414,6 @@ class StageModel:
 def _check_movable(model: PreTrainedModel, device: str) -> None:
     if any(parameter.dtype == torch.uint8 for parameter in model.parameters()):
         raise ValueError(f"quantised weights run on the processor alone, not on {device}: give the node float weights")
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """Return a tensor in memory as torch itself allocates it: matrix products may round differently elsewhere."""
-    return x if x.data_ptr() % _ALIGNMENT == 0 and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
 
 
 class _StageExit(BaseException):

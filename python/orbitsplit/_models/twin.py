@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,8 @@ from transformers.utils import logging as transformers_logging
 from .architecture import find_layout
 from .device import single_thread
 from .generation_rules import rope_change
+from .image_inputs import divided, example_images
+from .prompt_parts import of_tokens
 from .small_config import LONG_TOKENS
 from .source import can_generate, classifies_texts, example_inputs, model_class, read_config
 from .stage import StageModel
@@ -44,18 +46,21 @@ class Verdict:
     reason: str = ""
 
 
-def try_split(config: PreTrainedConfig, *, seed: int = 0) -> Verdict:
+def try_split(config: PreTrainedConfig, *, seed: int = 0, with_images: bool = False) -> Verdict:
     """Run a small model of random weights unsplit and in stages, and say whether both give the same.
 
-    "refused" is a model that cannot be split, "crash" an error that is no refusal, "unknown" one that does not run
-    unsplit. A causal language model generates, with and without padding, beyond all lengths at which forwards change.
-    Raises OSError and MemoryError, which say nothing about an architecture, and torch's own error for no memory.
+    One that generates does so of texts, or `with_images` of texts with an image. "refused" is a model that cannot be
+    split, "crash" an error that is no refusal, "unknown" one that does not run unsplit. A causal language model
+    generates, with and without padding, beyond all lengths at which forwards change. Raises OSError and MemoryError,
+    which say nothing about an architecture, and torch's own error for no memory.
     """
     with tempfile.TemporaryDirectory(prefix="orbitsplit-twin-") as folder, _quiet(seed), single_thread():
         try:
-            unsplit = _random_model(config)
-            unsplit.save_pretrained(folder)
-            cases = _generated(unsplit) if can_generate(config) else _once(unsplit)
+            _random_model(config).save_pretrained(folder)
+            # As anyone loads it: the loader of some classes changes weights that were saved (Youtu's embeddings).
+            unsplit: PreTrainedModel = model_class(config).from_pretrained(folder, dtype=torch.float32).eval()
+            trial = _seen if with_images else _generated if can_generate(config) else _once
+            cases = trial(unsplit)
         except Exception as error:  # whatever an architecture's own code raises
             if is_of_machine(error):
                 raise
@@ -117,12 +122,17 @@ def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class _Case:
-    """Inputs of a forward without a cache, or tokens [B, S] of which the first `prompt` are the prompt."""
+    """Inputs of a forward without a cache, or tokens [B, S] of which the first `prompt` are the prompt.
+
+    `beside` has what all stages get of a prompt with images, `images` what the first stage gets.
+    """
 
     name: str
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     tokens: Tensor | None = None
+    beside: dict[str, Tensor] | None = None
+    images: dict[str, Tensor] = field(default_factory=dict)
 
 
 def _generated(model: PreTrainedModel) -> list[_Case]:
@@ -137,19 +147,41 @@ def _generated(model: PreTrainedModel) -> list[_Case]:
         ids = torch.randint(first, last, (_ROWS, _PROMPT_TOKENS))
         mask = torch.ones_like(ids)
         mask[1, :padded] = 0
-        settings = GenerationConfig(
-            pad_token_id=0,
-            max_new_tokens=new_tokens,
-            min_new_tokens=new_tokens,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        made: Any = model.generate(ids, attention_mask=mask, generation_config=settings)
-        expected = {str(step): logits for step, logits in enumerate(made.logits)}
-        _check_finite(expected)
-        name = f"{padded} tokens of padding" if padded else "without padding"
-        cases.append(_Case(name, {"attention_mask": mask}, expected, made.sequences))
+        tokens, expected = _generate(model, {"input_ids": ids, "attention_mask": mask}, new_tokens)
+        cases.append(_Case(_padding(padded), {"attention_mask": mask}, expected, tokens))
     return cases
+
+
+def _seen(model: PreTrainedModel) -> list[_Case]:
+    """Return what transformers' generate makes of texts with images."""
+    cases = []
+    for padded in (0, _PADDED_TOKENS):
+        inputs = example_images(model)
+        inputs["input_ids"][1, :padded] = inputs["attention_mask"][1, :padded] = 0
+        tokens, expected = _generate(model, inputs, LONG_TOKENS - _PROMPT_TOKENS)
+        beside, images = divided(model, inputs)
+        mask = {"attention_mask": inputs["attention_mask"]}
+        cases.append(_Case(f"images, {_padding(padded)}", mask, expected, tokens, beside, images))
+    return cases
+
+
+def _padding(tokens: int) -> str:
+    return f"{tokens} tokens of padding" if tokens else "without padding"
+
+
+def _generate(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return prompts with new tokens, and the logits of each step."""
+    settings = GenerationConfig(
+        pad_token_id=0,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    made: Any = model.generate(**inputs, generation_config=settings)
+    expected = {str(step): logits for step, logits in enumerate(made.logits)}
+    _check_finite(expected)
+    return made.sequences, expected
 
 
 def _once(model: PreTrainedModel) -> list[_Case]:
@@ -173,7 +205,7 @@ def _once(model: PreTrainedModel) -> list[_Case]:
             output: Any = model(**options)
         expected = {key: value for key, value in output.items() if isinstance(value, Tensor)}
         _check_finite(expected)
-        cases.append(_Case(f"{padded} tokens of padding" if padded else "without padding", options, expected))
+        cases.append(_Case(_padding(padded), options, expected))
     return cases
 
 
@@ -224,10 +256,13 @@ def _steps(stages: list[StageModel], case: _Case) -> dict[str, Tensor]:
     assert case.tokens is not None
     caches, mask = [stage.new_cache() for stage in stages], case.inputs["attention_mask"]
     prompt = mask.shape[1]
-    x, found = case.tokens[:, :prompt], {}
+    x, found, start = case.tokens[:, :prompt], {}, 0
     for step in range(len(case.expected)):
+        beside = None if case.beside is None else of_tokens(case.beside, start, start + x.shape[1])
+        start += x.shape[1]
         for stage, cache in zip(stages, caches, strict=True):
-            x = stage.forward(x, mask, cache)
+            own = {**(beside or {}), **case.images} if stage.is_first and step == 0 and beside is not None else beside
+            x = stage.forward(x, mask, cache, beside=own)
         found[str(step)] = x
         x = case.tokens[:, prompt + step, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)

@@ -24,6 +24,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from orbitsplit._io.files import read_text, write_text
 
 from .architecture import find_layout, without_paths
+from .image_inputs import late_images
 from .small_config import shrunk
 from .source import model_class, unsupported
 from .twin import Verdict, is_of_machine, try_split
@@ -61,13 +62,25 @@ def check_architecture(config: PreTrainedConfig) -> None:
     raise ValueError(unsupported(config, reason))
 
 
-def find_verdict(config: PreTrainedConfig) -> Verdict:
-    """Return what the trial of an architecture found, from the disk if there was one."""
-    key = _key(config)
+def check_images(config: PreTrainedConfig) -> None:
+    """Raise `ValueError` for a model that is not known to generate texts about images in stages as it does unsplit."""
+    verdict = find_verdict(config, with_images=True)
+    if verdict.kind != "exact":
+        name = model_class(config).__name__
+        reason = verdict.reason.rpartition("cannot be split into stages: ")[2]
+        raise ValueError(f"{name} takes no images in stages: tried on a small model it is {verdict.kind} ({reason})")
+
+
+def find_verdict(config: PreTrainedConfig, *, with_images: bool = False) -> Verdict:
+    """Return what the trial of an architecture found, from the disk if there was one.
+
+    It is tried with texts alone, or `with_images`.
+    """
+    key = _key(config) + ("-images" if with_images else "")
     verdict = _known.get(key) or _read(key)
     if verdict is None:
         try:
-            verdict = _try(config)
+            verdict, _ = try_architecture(config, with_images=with_images)
         except Exception as error:
             if not is_of_machine(error):
                 raise
@@ -78,22 +91,31 @@ def find_verdict(config: PreTrainedConfig) -> Verdict:
     return verdict
 
 
-def _try(config: PreTrainedConfig) -> Verdict:
-    """Try the smallest model that builds and runs; one that is more like the original if a smaller one does not."""
-    verdict = Verdict("unknown", "no small configuration of it builds")
+def try_architecture(config: PreTrainedConfig, *, with_images: bool = False) -> tuple[Verdict, PreTrainedConfig | None]:
+    """Try the smallest model that builds and runs; one that is more like the original if a smaller one does not.
+
+    Returns what was found, and the configuration that was tried last, None if none builds.
+    """
+    late = late_images(config) if with_images else None
+    if late is not None:
+        return Verdict("refused", f"what it sees enters later layers too ({late})"), None
+    verdict, tried, failure = Verdict("unknown"), None, "too many parameters"
     for strength in _STRENGTHS:
         try:
             small = shrunk(config, strength=strength)
             parameters = sum(parameter.numel() for parameter in build_on_meta(small).parameters())
-        except Exception:  # whatever an architecture's code makes of sizes that do not fit
+        except Exception as error:  # whatever an architecture's code makes of sizes that do not fit
+            if "cannot be split into stages" in str(error):
+                return Verdict("refused", str(error)), None
+            failure = f"{type(error).__name__}: {str(error).strip()[:200]}"
             continue
         if parameters > _MOST_PARAMETERS:
             break
-        found = try_split(small)
+        found = try_split(small, with_images=with_images)
         if found.kind in _SETTLED:
-            return found
-        verdict = found
-    return verdict
+            return found, small
+        verdict, tried = found, small
+    return verdict if tried is not None else Verdict("unknown", f"no small model of it builds ({failure})"), tried
 
 
 def _key(config: PreTrainedConfig) -> str:

@@ -98,7 +98,7 @@ def _count_forwards(model: PreTrainedModel, layout: Layout, prompt_tokens: int, 
 
 def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], int]:
     layers = layout.layers_of(model)
-    first, last = (_parameters(model, names) for names in (layout.before, layout.after))
+    first, last = (_parameters(model, names) for names in (layout.before | layout.image_modules, layout.after))
     own = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in layers]
     tied = sum(size for parameter, size in first.items() if parameter in last)
     return (sum(first.values()), *own, sum(last.values())), tied

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, LlamaConfig, Phi3Config
 
-from orbitsplit._models import twin, verdicts
+from orbitsplit._models import image_inputs, twin, verdicts
 from orbitsplit._models.small_config import LONG_TOKENS, shrunk
 from orbitsplit._models.source import check_padding
 from orbitsplit._models.twin import Verdict, try_split
+from tests.support.tiny_vision_language import vision_language_config
 
 _TEXT: dict[str, Any] = {
     "vocab_size": 97,
@@ -79,9 +80,41 @@ def test_phi3_beyond_its_short_texts_is_found_wrong(monkeypatch: pytest.MonkeyPa
         verdicts.check_architecture(_phi3())
 
 
+def test_images_are_refused_where_a_small_model_is_not_exact(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = vision_language_config("llava")
+    verdicts.check_images(config)
+    verdicts.check_images(config)
+    (file,) = empty_cache.iterdir()
+    assert file.stem.endswith("-images")  # the verdict on texts is another
+    # What stages do not get of images is found: here the positions that follow from them.
+    with monkeypatch.context() as patched:
+        patched.setattr(image_inputs, "positions_of", lambda *_: None)
+        found = try_split(vision_language_config("qwen2_5_vl"), with_images=True)
+    assert found.kind == "wrong"
+    monkeypatch.setattr(verdicts, "_known", {})
+    monkeypatch.setattr(verdicts, "try_split", lambda *_args, **_options: Verdict("wrong", "step 3 differs"))
+    with pytest.raises(ValueError, match=r"^Qwen2_5_VL\w+ takes no images in stages: .* is wrong \(step 3 differs\)"):
+        verdicts.check_images(vision_language_config("qwen2_5_vl"))
+
+
+def test_what_is_seen_must_not_enter_later_layers() -> None:
+    # Regression: of Qwen3-VL a small model has none of the layers that it is for, and was found exact.
+    config = AutoConfig.for_model("qwen3_vl", architectures=["Qwen3VLForConditionalGeneration"])
+    with pytest.raises(ValueError, match=r"is refused \(what it sees enters later layers too \(deepstack_visual_in"):
+        verdicts.check_images(config)
+
+
+def test_the_judge_of_a_trial_is_loaded_as_stages_are() -> None:
+    # Regression: transformers' loader changes a saved embedding of Youtu, and stages were found wrong for it.
+    config = AutoConfig.for_model("youtu", architectures=["YoutuForCausalLM"])
+    assert try_split(shrunk(config)) == Verdict("exact")
+
+
 def test_a_verdict_is_found_once_for_all_sizes(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[Any] = []
-    monkeypatch.setattr(verdicts, "try_split", lambda config: tried.append(config) or Verdict("exact"))
+    monkeypatch.setattr(verdicts, "try_split", lambda config, **_options: tried.append(config) or Verdict("exact"))
     large = LlamaConfig(architectures=["LlamaForCausalLM"])
     verdicts.check_architecture(large)
     verdicts.check_architecture(LlamaConfig(num_hidden_layers=9, architectures=["LlamaForCausalLM"]))
@@ -99,7 +132,9 @@ def test_a_verdict_is_found_once_for_all_sizes(empty_cache: Path, monkeypatch: p
 
 
 def test_what_could_not_be_tried_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verdicts, "try_split", lambda _config: Verdict("unknown", "it does not run unsplit: so"))
+    monkeypatch.setattr(
+        verdicts, "try_split", lambda *_args, **_options: Verdict("unknown", "it does not run unsplit: so")
+    )
     with pytest.warns(UserWarning, match="LlamaForCausalLM was not tried .*it does not run unsplit: so"):
         verdicts.check_architecture(LlamaConfig(**_TEXT, architectures=["LlamaForCausalLM"]))
 

@@ -41,6 +41,7 @@ GROUP = Group(
 )
 RECORDS: list[Record] = [
     GROUP,
+    Group(id=0, rows=1, tokens=2, mask=None, max_new_tokens=3, beside=(("token_type_ids", (1, 2), "AAAAAAEAAAA="),)),
     Group(id=0, rows=1, tokens=1, mask=None, max_new_tokens=0, inputs=(("pixel_values", (1, 3, 8, 8), "float32"),)),
     Setup({"a": [1, 2]}, (0, 4), "model", None, {"seed": 1}, True, 12.5, Limits(4, 64, 2, 32), 600.0, "nonce"),
     Ready(7, 8, 0.5, True, 97, 1.25, {"eos_token_id": [1, 2], "temperature": 0.5}, 512, takes_token_types=True),

@@ -171,7 +171,7 @@ class Ready(Record):
     `generates` tells whether the model generates tokens, out of `vocabulary`. `generation_config` is the model's.
     `clock_offset_s` is the time of day at the zero of the monotonic clock. `positions` is the size of the first stage's
     table of positions, None for a model without such a table. `takes_token_types` tells whether the model's forward
-    has token_type_ids, `rope_change` is a `RopeChange`.
+    has token_type_ids, `image_inputs` by which inputs it takes images beside a text, `rope_change` is a `RopeChange`.
     `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are,
     `runs_packs` whether steps of several sequences may share a forward. `cache_bytes_per_token` is the most that keys
     and values of a further token take. `assistant_bytes` of `weight_bytes` are of the assistant: its weights, and its
@@ -189,6 +189,7 @@ class Ready(Record):
     generation_config: dict[str, Any]
     positions: int | None = None
     takes_token_types: bool = False
+    image_inputs: tuple[str, ...] = ()
     rope_change: tuple[str, int, bool] | None = None
     runs_chunks: bool = False
     runs_packs: bool = False

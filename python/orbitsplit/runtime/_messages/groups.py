@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from orbitsplit._models.prompt_parts import of_tokens
 
 from .record import Record
 
@@ -70,6 +73,9 @@ class Group(Record):
     there is `sampling`, else takes the best. Where it `needs_ids`, the first message has them as `ids`: all `tokens` of
     the rows. `details` return with each token.
 
+    Of a prompt with images, `beside` has what every stage gets of it beside its ids: small tensors of integers [..., S]
+    (name, shape, bytes), as of `image_inputs.divided`; None for a text alone. The first stage has the images.
+
     One that `shares_prefix` may begin with keys and values of another that has ended: those of the first `known_tokens`
     tokens of group `prefix_of`, whose caches were kept. They do not run again. Its own may be kept in the same way.
     One that `is_moved` has its caches of the first `known_tokens` tokens on every stage already.
@@ -88,6 +94,7 @@ class Group(Record):
     ids: str | None = None
     details: Details | None = None
     inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    beside: tuple[tuple[str, tuple[int, ...], str], ...] | None = None
     ended_rows: tuple[int, ...] = ()
     is_recorded: bool = False
     replayed: int = 0
@@ -140,12 +147,18 @@ class Group(Record):
         """Return the group with the tokens [rows, tokens] of its rows, if the last stage needs them."""
         if not self.needs_ids:
             return self
-        return replace(self, ids=base64.b64encode(input_ids.numpy().astype("<i4").tobytes()).decode())
+        return replace(self, ids=_packed(input_ids))
 
     def input_ids(self) -> Tensor:
         """Return the tokens [rows, tokens] of a group that has `ids`."""
-        found = np.frombuffer(base64.b64decode(self.ids or ""), "<i4").astype(np.int64)
-        return torch.from_numpy(found).reshape(self.rows, self.tokens)
+        return torch.from_numpy(_read(self.ids or "")).reshape(self.rows, self.tokens)
+
+    def beside_tokens(self, start: int, stop: int) -> dict[str, Tensor] | None:
+        """Return what a model takes beside ids and mask of tokens from `start` to `stop`; None for a text alone."""
+        if self.beside is None:
+            return None
+        read = {name: torch.from_numpy(_read(data)).reshape(shape) for name, shape, data in self.beside}
+        return of_tokens(read, start, stop)
 
     def placeholders(self) -> dict[str, Tensor]:
         """Return zeros in place of the inputs of a forward, for stages that need only their shapes."""
@@ -172,6 +185,19 @@ class Group(Record):
 def with_caches(group: Group) -> Group:
     """Return a group that restarts where the caches of all its tokens but the last are on every stage already."""
     return replace(group, known_tokens=group.tokens - 1, replayed=0, is_moved=True)
+
+
+def packed_beside(beside: Mapping[str, Tensor]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """Return tensors of integers as a description contains them."""
+    return tuple((name, tuple(value.shape), _packed(value)) for name, value in beside.items())
+
+
+def _packed(numbers: Tensor) -> str:
+    return base64.b64encode(numbers.numpy().astype("<i4").tobytes()).decode()
+
+
+def _read(data: str) -> NDArray[np.int64]:
+    return np.frombuffer(base64.b64decode(data), "<i4").astype(np.int64)
 
 
 def packed_mask(mask: Tensor) -> str | None:

@@ -28,11 +28,13 @@ OnEnd = Callable[[BaseException | None], None]
 class GroupState:
     """The state of a group of a batch: its initial input, the tokens [b] since then, and the session it ended in.
 
-    `details` are those of each of the tokens, by row, if the group has any.
+    `images` are what the first stage takes beside tokens. `details` are those of each of the tokens, by row, if the
+    group has any.
     """
 
     group: Group
     x: Any
+    images: dict[str, Tensor] = field(default_factory=dict)
     got: list[Tensor] = field(default_factory=list)
     details: list[list[TokenDetails]] = field(default_factory=list)
     outputs: dict[str, Tensor] | None = None
@@ -56,10 +58,11 @@ class GroupState:
 
     def remaining(self) -> tuple[Group, Any]:
         """Return the group and its input as it restarts, with the tokens so far in its prompts."""
-        if not self.got:
-            return self.group, self.x
-        got = torch.stack(self.got, dim=1)
-        return self.group.continued(got), torch.cat([self.x, got], dim=1)
+        group, x = self.group, self.x
+        if self.got:
+            got = torch.stack(self.got, dim=1)
+            group, x = group.continued(got), torch.cat([x, got], dim=1)
+        return group, {**self.images, "input_ids": x} if self.images else x
 
 
 class Generation:

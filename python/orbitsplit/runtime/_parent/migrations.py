@@ -158,7 +158,8 @@ class Migrations:
         """Decide how groups in flight get their caches, and predict the pause; return what is handed over."""
         plan, before, measured = migrating.plan, migrating.before, self._in_flight.times
         found = (self._in_flight.state(group) for group in migrating.drained or ())
-        states = [state for state in found if state is not None and state.got]
+        # Prompts with images run again: what their first forward computes of an image is no part of the caches.
+        states = [state for state in found if state is not None and state.got and state.group.beside is None]
         groups = moved_groups(states)
         contexts = contexts_of(groups, states, exact_resume=self._settings.exact_resume)
         times = stage_times(plan, step_s=measured.step_s, prompt_token_s=measured.prompt_token_s)

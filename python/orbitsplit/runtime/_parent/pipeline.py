@@ -30,6 +30,7 @@ from .generation import Generation, OnEnd, OnTokens
 from .generation_options import GenerationKeywords, GenerationOptions
 from .generation_output import output_of
 from .hosts import Hosts
+from .images import ImagePrompts
 from .logprobs import OnLogprobs, OnPromptLogprobs
 from .migration import Migration
 from .options import Timeouts, timeouts_of
@@ -171,6 +172,7 @@ class Pipeline:
         source_hashes(plan)  # refuses models that do not belong together, before any process is started
         if hosts is not None:
             deployment = on_hosts(hosts, plan, timeouts, conditions is not None, self._callbacks.progress)
+        self._images = ImagePrompts(path)
         self._emulates = deployment is None or deployment.emulates
         settings = Settings(
             model=path,
@@ -260,8 +262,10 @@ class Pipeline:
         `options`, or keywords of the same names instead, are described at `GenerationOptions`: what they leave open is
         as the model's generation config says. `input_ids` [B, S] (a tensor, an array or lists) are padded on the left
         where prompts are shorter, and masked by `attention_mask` [B, S]; without a mask, padding is derived from the
-        pad token, unless that ends sequences too. So `generate(**tokenizer(...))` works. The batch runs in as many
-        groups as the plan has micro-batches (at most B). A `streamer` of transformers gets the prompts and then each
+        pad token, unless that ends sequences too. So `generate(**tokenizer(...))` works, and with
+        a vision-language model `generate(**processor(...))`: images go to the first stage, and the first call with some
+        tries a small model of its class. The batch runs in as many groups as the plan has micro-batches (at most B),
+        with images in one. A `streamer` of transformers gets the prompts and then each
         step's tokens. With `return_dict_in_generate` the result is a `GenerateDecoderOnlyOutput` of transformers.
 
         Example:
@@ -391,7 +395,7 @@ class Pipeline:
         """Return the batch of a call. Raises for wrong arguments, and TransportError if the pipeline has ended."""
         sessions = self._sessions
         sessions.check_usable()
-        request = request_of(function, *prompts, options, keywords, sessions.ready[0], **how)
+        request = request_of(function, *prompts, options, keywords, sessions.ready[0], self._images, **how)
         return generation_of(
             request,
             sessions.ready[0],

@@ -15,6 +15,7 @@ from orbitsplit.runtime._messages.groups import Details, Group, described_inputs
 from .batch import batch_of
 from .generation import Generation, GroupState, OnEnd, OnTokens
 from .generation_options import GenerationOptions, generation_options
+from .images import Beside, ImagePrompt, ImagePrompts, check_options, image_prompt
 from .logprobs import OnLogprobs, OnPromptLogprobs
 from .prompts import as_tensor, check_inputs, check_positions, check_tokens
 from .unapplied import check_generation
@@ -30,6 +31,7 @@ class Request:
     input_ids: Tensor
     attention_mask: Tensor | None
     options: GenerationOptions
+    images: ImagePrompt | None = None
     is_recorded: bool = False
     on_tokens: OnTokens | None = None
     on_end: OnEnd | None = None
@@ -48,6 +50,7 @@ def request_of(
     options: GenerationOptions | None,
     keywords: Mapping[str, Any],
     model: Ready,
+    images: ImagePrompts,
     *,
     is_recorded: bool = False,
     on_tokens: OnTokens | None = None,
@@ -58,14 +61,15 @@ def request_of(
     """Return the request of a call of `function` with the arguments of transformers' generate.
 
     Raises TypeError or ValueError, naming the argument. token_type_ids, which tokenizers return, are dropped where the
-    model has none.
+    model has none. Images, and what describes them, `images` divides.
     """
     left = dict(keywords)
+    seen = image_prompt(left, model, images)
     given = left.pop("inputs", None)
     if (input_ids is None) == (given is None):
         raise TypeError(f"{function}() needs input_ids, or inputs as transformers names them: one of the two")
     types = left.pop("token_type_ids", None)
-    if types is not None and model.takes_token_types:
+    if types is not None and model.takes_token_types and seen is None:
         raise ValueError(
             "token_type_ids are given, which this model reads and the stages of a pipeline do not get: leave them out "
             "(tokenizer(..., return_token_type_ids=False))"
@@ -74,6 +78,7 @@ def request_of(
         input_ids=as_tensor("input_ids", given if input_ids is None else input_ids),
         attention_mask=None if attention_mask is None else as_tensor("attention_mask", attention_mask),
         options=generation_options(function, options, left),
+        images=seen,
         is_recorded=is_recorded,
         on_tokens=on_tokens,
         on_end=on_end,
@@ -114,19 +119,27 @@ def generation_of(
     details, rows = batch.details or Details(), len(batch.input_ids)
     if details.prompt_logprobs is not None and runs_chunks:
         chunk_tokens = min(chunk_tokens or _MOST_LOGITS_TOKENS, _MOST_LOGITS_TOKENS)
-    groups = 1 if details.is_large else micro_batches  # scores [B, V] are of all rows, those that have ended too
+    # Scores [B, V] are of all rows, those that have ended too; how images belong to rows is the model's own.
+    groups = 1 if details.is_large or request.images is not None else micro_batches
+    beside: Beside | None = None
+    images: dict[str, Tensor] = {}
+    if request.images is not None:
+        check_options(options, batch.settings)
+        beside, images = request.images.divided(batch.input_ids, batch.mask)
+        chunk_tokens = draft_tokens = None
     new_tokens = batch.settings.max_new_tokens
     check_generation(model, batch.mask, max_new_tokens=new_tokens, micro_batches=groups)
     states = []
     for part in rows_of(rows, min(groups, rows)):
         group = batch.group(part, next_number())
         drafts = _draft_tokens(options, model, group.rows, rows, planned=draft_tokens, runs_chunks=runs_chunks)
-        is_single = group.rows == 1 and group.mask is None and model.rope_change is None
+        is_single = group.rows == 1 and group.mask is None and model.rope_change is None and beside is None
         group = replace(
             group,
             is_recorded=request.is_recorded,
             chunk_tokens=chunk_tokens if model.rope_change is None else None,
             draft_tokens=drafts,
+            beside=beside,
             uses_assistant=options.num_assistant_tokens is not None,
             is_packable=runs_packs and is_single and not details.is_large,
             shares_prefix=runs_chunks
@@ -134,7 +147,7 @@ def generation_of(
             and not request.is_recorded
             and details.prompt_logprobs is None,  # a prefix that is shared does not run again
         )
-        states.append(GroupState(group, batch.input_ids[part]))
+        states.append(GroupState(group, batch.input_ids[part], images))
     return Generation(
         states,
         pad_token_id=batch.pad_token_id,

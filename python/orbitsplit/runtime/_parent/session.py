@@ -141,7 +141,9 @@ class Settings:
         """Return a group as it goes on in another session, where its caches are if it `is_moved`."""
         if is_moved:
             return with_caches(group)
-        return group if self.exact_resume else replace(group, replayed=0)
+        # Positions behind images count from the prompt's, which is then told from the tokens that are replayed.
+        is_exact = self.exact_resume or group.beside is not None
+        return group if is_exact else replace(group, replayed=0)
 
     def limits(self, plan: Plan, ready: Sequence[Ready]) -> Limits:
         """Return how much may be in flight, as far as the stages that are ready tell."""

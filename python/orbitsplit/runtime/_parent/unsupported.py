@@ -23,6 +23,7 @@ _BEAMS = _Unsupported(
     f"do_sample=True with num_return_sequences draws several; {_UNSPLIT}",
 )
 _REPEATED = _Unsupported((), f"it runs the model several times for a token; {_UNSPLIT}")
+_IMAGES = _Unsupported((), "this model generates no texts about images, or not in stages: leave them out")
 _INPUT = _Unsupported((), "a pipeline's first stage gets input_ids and attention_mask alone: leave it out")
 _IN_MODEL = _Unsupported((False,), f"stages send on hidden states of the last position alone; {_UNSPLIT}")
 
@@ -55,7 +56,7 @@ _UNSUPPORTED: dict[str, _Unsupported] = {
     "inputs_embeds": _INPUT,
     "position_ids": _INPUT,
     "past_key_values": _INPUT,
-    "pixel_values": _INPUT,
+    "pixel_values": _IMAGES,
     "decoder_input_ids": _INPUT,
     "encoder_outputs": _INPUT,
 }

@@ -73,12 +73,16 @@ class FirstStage:
         self._is_draining = True
 
     def begin(self, group: Group, x: Any) -> None:
-        """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
+        """Queue a group: `x` are its tokens [b, S], those as input_ids with images, or the inputs of its forward."""
+        images: dict[str, Tensor] = {}
+        if group.generates and not isinstance(x, Tensor):
+            images = {name: value for name, value in x.items() if name != "input_ids"}
+            x = x["input_ids"]
         group = group.with_ids(x) if group.needs_ids else group
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
         guessing = Guessing(self._drafts(group, x[0]), group.draft_tokens) if group.draft_tokens else None
-        self._waiting.append(Running(group, x, rows_running, group.first_step - 1, guessing))
+        self._waiting.append(Running(group, x, rows_running, group.first_step - 1, guessing, images))
 
     def advance(self) -> None:
         """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest."""
@@ -214,11 +218,13 @@ class FirstStage:
         group = running.group
         if step == group.first_step:
             self._stage.begin(group)
+        x: Any
         if step > 0:
             x = next_tokens(running, most_guesses=group.draft_tokens)
         elif group.generates:
             positions = group.positions(step)
-            x = running.x[:, positions.start : positions.stop]
+            ids = running.x[:, positions.start : positions.stop]
+            x = {**running.images, "input_ids": ids} if running.images else ids
         else:
             x = running.x
         output = self._stage.forward(group.id, step, x)

@@ -101,8 +101,9 @@ class Forward(Protocol):
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b] or [b, 1 + w].
 
-        `x` is the activation of the previous stage; on the first stage the tokens [b, S], or for a group that generates
-        nothing the inputs by name. None on the last stage for a chunk (step < 0) behind which the prompt goes on.
+        `x` is the activation of the previous stage; on the first stage the tokens [b, S], of a prompt with images by
+        name as input_ids beside them, or for a group that generates nothing the inputs by name. None on the last stage
+        for a chunk (step < 0) behind which the prompt goes on.
         """
 
     def forward_pack(self, parts: Sequence[Part], x: Tensor) -> PackResult:

@@ -23,6 +23,7 @@ class Flight:
 class Running:
     """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step.
 
+    `images` are what the first stage takes beside the tokens of a prompt.
     `step` is the last one that was sent, 1 below the first step before that. `flight` is the message that it is in, if
     the group shares forwards and has no prompt left to run; None once its tokens have returned.
     """
@@ -32,6 +33,7 @@ class Running:
     rows_running: Tensor
     step: int
     guessing: Guessing | None = None
+    images: dict[str, Tensor] = field(default_factory=dict)
     got: list[Tensor] = field(default_factory=list)
     corruptions: int = 0
     is_cancelled: bool = False

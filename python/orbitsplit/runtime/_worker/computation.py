@@ -179,7 +179,11 @@ class Computation:
         if held is not None:
             self._ended(held.group)
 
-    def _generating(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
+    def _generating(self, held: _Held, step: int, x: Any) -> Callable[[], Tensor | None]:
+        images: dict[str, Tensor] = {}
+        if not isinstance(x, Tensor):
+            images = {name: value for name, value in x.items() if name != "input_ids"}
+            x = x["input_ids"]
         # Kernels of other shapes round differently. Where tokens are replayed, the prompts and each token run on their
         # own, so that keys, values and hidden states are those of before the loss, to the last bit.
         replayed = held.group.replayed if step == 0 else 0
@@ -189,25 +193,33 @@ class Computation:
 
         def work() -> Tensor | None:
             pieces = torch.split(x, [first] + [1] * replayed, dim=1)
-            outputs = [
-                self._piece(held, step, piece, stop, stops[-1]) for piece, stop in zip(pieces, stops, strict=True)
-            ]
+            ends = zip(pieces, stops, strict=True)
+            outputs = [self._piece(held, step, piece, stop, stops[-1], images) for piece, stop in ends]
             if self._model.is_last:
                 return held.picker.pick(outputs[-1], step) if step >= 0 else None
             return torch.cat(outputs, dim=1) if replayed else outputs[0]
 
         return work
 
-    def _piece(self, held: _Held, step: int, x: Tensor, stop: int, last_stop: int) -> Tensor:
-        """Run some tokens of a step, up to the position `stop`; return logits only of the last position of a prompt."""
+    def _piece(
+        self, held: _Held, step: int, x: Tensor, stop: int, last_stop: int, images: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Run some tokens of a step, up to the position `stop`; return logits only of the last position of a prompt.
+
+        The tokens of a prompt, which come first, may have `images`.
+        """
         cache, mask, details = _cache_of(held), held.mask_of(stop), held.group.details
+        beside = held.group.beside_tokens(stop - x.shape[1], stop)
+        if beside is not None and stop == x.shape[1]:
+            beside |= images
         if self._model.is_last and step <= 0 and details is not None and details.prompt_logprobs is not None:
-            logits = self._model.forward(x, mask, cache, logits_to_keep=x.shape[1])
+            logits = self._model.forward(x, mask, cache, logits_to_keep=x.shape[1], beside=beside)
             logits = logits if logits.dim() == 3 else logits[:, None]
             assert isinstance(held.picker, Scoring), "greedy groups have no details"
             held.picker.read_prompt(logits, stop - x.shape[1])
             return logits[:, -1]
-        return self._model.forward(x, mask, cache, without_head=step < 0 or stop < last_stop)
+        without_head = step < 0 or stop < last_stop
+        return self._model.forward(x, mask, cache, without_head=without_head, beside=beside)
 
     def _checking(self, held: _Held, step: int, x: Tensor) -> Callable[[], Tensor | None]:
         """Run a token and guesses of those behind it; what earlier guesses left in the cache is taken back."""

@@ -273,6 +273,7 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trial
         generation_config=settings_of(model.generation_config),
         positions=position_limit(model),
         takes_token_types=model.takes_token_types,
+        image_inputs=model.image_inputs,
         rope_change=rope_change(model.config) if model.generates else None,
         **trials._asdict(),
     )
