@@ -6,21 +6,16 @@ first stage, and one supervisor, which checks the processes and starts the next 
 
 from __future__ import annotations
 
-import base64
 import itertools
 import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as load_tensors
-
 from orbitsplit._errors import InfeasiblePlanError, TransportError
-from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
@@ -31,6 +26,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 from . import log, worker_process
 from .generation import Generation, GroupState
 from .host_checks import check_devices, check_host
+from .in_flight import InFlight
 from .listener import Listener
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
@@ -41,8 +37,6 @@ _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
 _JOIN_S = 5.0
 _DROPPED = "it was dropped without close()"
-# The session of groups that ended without measurements.
-_NO_SESSION = -1
 # The kinds of errors that are losses, after which the others can resume; any other error would recur.
 _LOSSES = ("killed", "hangs", "memory", "link")
 
@@ -71,7 +65,6 @@ class Sessions:
         self._session = 0
         self._is_ready = False
         self._requests = 0
-        self._generations: dict[int, Generation] = {}
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
@@ -83,6 +76,9 @@ class Sessions:
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         store = ControlStore.join(self._store.address)
+        self._in_flight = InFlight(
+            self._store.address, lambda session: session == self._session, lambda: self._unusable is not None
+        )
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(
             store,
@@ -154,7 +150,7 @@ class Sessions:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
             for group, data in zip(generation.states, packed, strict=True):
-                self._generations[group] = generation
+                self._in_flight.add(group, generation)
                 if self._is_ready:
                     self._request(data)
 
@@ -199,7 +195,7 @@ class Sessions:
         self._end(grace_s=0.0)
         if not isinstance(error, TransportError):
             error = TransportError(self._unusable, kind="unusable")
-        self._fail_generations(error)
+        self._in_flight.fail_all(error)
 
     def _fail_unexpectedly(self, error: BaseException) -> None:
         # A thread that ended silently would leave its callers waiting.
@@ -218,7 +214,7 @@ class Sessions:
         if not is_ending:
             log.ended(None)
             self._end(grace_s=5.0)
-            self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
+            self._in_flight.fail_all(TransportError("the pipeline was closed", kind="unusable"))
         elif threading.current_thread() is not self._listener:  # the thread that ends everything waits for the listener
             self._has_ended.wait()
 
@@ -239,12 +235,6 @@ class Sessions:
         finally:
             self._launcher.close()
             self._has_ended.set()
-
-    def _fail_generations(self, error: TransportError) -> None:
-        with self._lock:
-            generations, self._generations = {id(g): g for g in self._generations.values()}, {}
-        for generation in generations.values():
-            generation.fail(error)
 
     def _request(self, data: bytes) -> None:
         self._store.put(control.request_key(self._session, self._requests), data)
@@ -281,7 +271,7 @@ class Sessions:
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
-        self._end_complete()
+        self._in_flight.end_complete()
         with self._lock:
             self.check_usable()
             self.current = Session(self._session, plan, workers, ready)
@@ -290,7 +280,7 @@ class Sessions:
             self._origin_s = self._origin_s or time.monotonic()
             self._listener = Listener(self._store.address, self._session, self._on_events)
             self._listener.start()
-            for generation in {id(g): g for g in self._generations.values()}.values():
+            for generation in self._in_flight.batches():
                 for state in generation.unfinished():
                     self._request_begin(state)
                 if generation.is_cancelled:
@@ -300,72 +290,14 @@ class Sessions:
         group, x = state.remaining()
         self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
 
-    def _end_complete(self) -> None:
-        """End the groups that got all their tokens in a session that was lost before it reported their ends."""
-        with self._lock:
-            found = [
-                (group, generation)
-                for group, generation in self._generations.items()
-                if generation.states[group].is_complete
-            ]
-            for group, _ in found:
-                del self._generations[group]
-        for group, generation in found:
-            generation.end(group, _NO_SESSION)
-
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Process events of the first stage; called by a listener."""
         try:
             for kind, group, value in events:
-                if not self._take_event(session, kind, group, value):
+                if not self._in_flight.take_event(session, self.plan, kind, group, value):
                     return  # the session was lost: its groups are restarted, or fail
         except BaseException as error:
             self._fail_unexpectedly(error)
-
-    def _take_event(self, session: int, kind: str, group: int, value: Any) -> bool:
-        """Process one event; return whether its session is still current."""
-        with self._lock:
-            if session != self._session:
-                return False
-            generation, plan = self._generations.get(group), self.plan
-        if generation is None:
-            return True
-        if kind == "retry":
-            log.restarted(group, *value)
-            return True
-        if kind == "tokens":
-            if isinstance(value, dict):
-                generation.take(group, value["tokens"], base64.b64decode(value["details"]))
-            else:
-                generation.take(group, value)
-            return True
-        outputs = None
-        if kind == "end" and not generation.states[group].group.generates:
-            data = self._take_outputs(session, group)
-            if data is None:
-                return False
-            outputs = load_tensors(data)
-        with self._lock:
-            if session != self._session or self._generations.pop(group, None) is None:
-                return False
-        if kind == "end":
-            generation.end(group, session, outputs)
-        else:
-            log.given_up(group, value[0])
-            generation.cancel()  # the other groups of the batch; the pipeline's other batches are not affected
-            generation.fail(_group_error(plan, *value))
-        return True
-
-    def _take_outputs(self, session: int, group: int) -> bytes | None:
-        """Wait for the outputs of the last stage; return None if it is lost after the first stage reported the end."""
-        key, store = control.outputs_key(session, group), ControlStore.join(self._store.address)
-        while not store.has(key):
-            if session != self._session or self._unusable is not None:
-                return None
-            time.sleep(0.002)
-        data = store.get(key)
-        store.remove(key)
-        return data
 
     def _supervise(self) -> None:
         while self._unusable is None:
@@ -411,9 +343,7 @@ class Sessions:
             loading_s = max(ready.loading_s for ready in self.ready)
             seconds, (first, *further) = time.monotonic() - started_s, errors
             self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
-            with self._lock:
-                requests = len({id(generation) for generation in self._generations.values()})
-            log.recovered(self.recoveries[-1], self._session, requests)
+            log.recovered(self.recoveries[-1], self._session, len(self._in_flight.batches()))
             return None
         return None
 
@@ -439,14 +369,6 @@ class Sessions:
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
         return plan
-
-
-def _group_error(plan: Plan, kind: str, reason: str) -> TransportError:
-    if kind == "request":
-        return TransportError(f"the request failed on {reason}", kind=kind)
-    links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
-    kind = RenamedValue("corruption", old="damage")
-    return TransportError(f"a group is given up on the links {links}: {reason}", kind=kind)
 
 
 def _join(thread: threading.Thread) -> None:
