@@ -321,7 +321,11 @@ def test_a_name_is_taken_once_and_another_version_is_refused(path: Path, caplog:
     with joined(path) as hosts:
         for join, is_final, reason in (
             ({"join": "sat-0", "protocol": PROTOCOL}, False, r"node 'sat-0' has a host, 127.0.0.1"),
-            ({"join": "sat-1", "protocol": 0}, True, "it speaks protocol 0, this coordinator 1: use one version"),
+            (
+                {"join": "sat-1", "protocol": 0},
+                True,
+                f"it speaks protocol 0, this coordinator {PROTOCOL}: use one version",
+            ),
         ):
             channel = TlsChannel.connect(hosts.address, Credentials(path))
             channel.send({**join, "clock": "", "cores": 1, "memory_bytes": 1})
@@ -330,7 +334,7 @@ def test_a_name_is_taken_once_and_another_version_is_refused(path: Path, caplog:
             assert reason in caplog.text
         # A later version may say other things.
         channel = TlsChannel.connect(hosts.address, Credentials(path))
-        channel.send({"join": "sat-1", "protocol": 2})
+        channel.send({"join": "sat-1", "protocol": PROTOCOL + 1})
         assert (channel.receive(WAIT_S) or {}).get("is_final")
         channel.release()
         # And one that says nothing.

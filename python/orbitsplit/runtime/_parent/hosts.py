@@ -5,10 +5,13 @@ itself listens on the loopback interface of the coordinator alone.
 
     from the host   join, store; then alive, started, ended
     to the host     welcome or refused; then alive, start, kill, leave
+
+Where there are several coordinators (`election`), both ends also send replicas of requests (`_messages/replicas`).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import threading
@@ -32,14 +35,18 @@ from orbitsplit.runtime._messages.tls_channel import (
 )
 
 from .arguments import number as checked_number
+from .election import PATIENCE, Election
 from .joined_host import HostInfo, JoinedHost, RemoteProcess
 from .launcher import Loss
+from .replicas import Replicas
 from .worker_process import WorkerProcess
 
 # Not that of `log`, which imports torch: this is imported by the command line.
 LOG = logging.getLogger("orbitsplit.runtime")
 
 _POLL_S = 0.05
+# Between two messages with what is new of requests.
+_INFORM_S = 0.1
 # Connections that have not proved their credentials yet; more are closed at once.
 _MOST_UNPROVED = 64
 
@@ -52,6 +59,11 @@ class Hosts:
     `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds, at least 1, is lost. One
     pipeline at a time runs on them.
 
+    With a `quorum`, the names of all nodes that may have a host, this is one of several coordinators, all of which are
+    known to hosts (`orbitsplit node --coordinator HOST:PORT,HOST:PORT`). It works once more than half of these hosts
+    are with it (or half, with the first of them), and ends when they are not any more. Hosts then keep replicas of the
+    requests in flight: tokens and seeds, no prompts. A request that is sent again to the next coordinator is resumed.
+
     Example:
         >>> with Hosts("10.0.0.1:29400", credentials="fleet.pem") as hosts:           # doctest: +SKIP
         ...     with Pipeline(plan, "path-or-hub-id", hosts=hosts) as pipe:
@@ -60,10 +72,20 @@ class Hosts:
     Raises TypeError or ValueError for a wrong argument, OSError if the address cannot be listened on.
     """
 
-    def __init__(self, address: str = "127.0.0.1:0", *, credentials: str | Path, silence_s: float = 8.0) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        credentials: str | Path,
+        silence_s: float = 8.0,
+        quorum: Iterable[str] | None = None,
+    ) -> None:
         # Below, a host is lost between two times at which it says that it is there.
         self._silence_s = checked_number("silence_s", silence_s, least=2 * TICK_S)
         self._credentials = Credentials(credentials)
+        self._election = None if quorum is None else Election(quorum)
+        self._works, self._has_changed = threading.Event(), threading.Event()
+        self.replicas = Replicas()
         self._lock = threading.Lock()
         self._hosts: dict[str, JoinedHost] = {}
         self._known: set[str] = set()
@@ -72,7 +94,7 @@ class Hosts:
         self._is_closed = False
         self._unproved = threading.BoundedSemaphore(_MOST_UNPROVED)
         self._listener = socket.create_server(host_and_port(address))
-        for work in (self._accept, self._watch):
+        for work in (self._accept, self._watch, *(() if self._election is None else (self._elect_on_changes,))):
             threading.Thread(target=work, name="hosts", daemon=True).start()
 
     @property
@@ -102,6 +124,24 @@ class Hosts:
                 )
             time.sleep(_POLL_S)
 
+    @property
+    def term(self) -> int | None:
+        """The number of this coordinator's work among that of several; 0 before it works, None without a quorum."""
+        return None if self._election is None else self._election.term
+
+    def wait_for_majority(self, timeout_s: float | None = None, *, on_poll: Callable[[], None] = lambda: None) -> None:
+        """Wait until a majority of the hosts of the quorum have joined, so that this coordinator works.
+
+        Raises TransportError after `timeout_s` seconds, or where another coordinator works.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._election is not None and not self._works.is_set():
+            on_poll()
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise TransportError(f"no majority has joined within {timeout_s:g} s, at {self.address}", kind="host")
+            time.sleep(_POLL_S)
+        self.check()
+
     def close(self) -> None:
         """Tell all hosts that the work is over, and accept none any more. May be called twice."""
         with self._lock:
@@ -123,6 +163,11 @@ class Hosts:
         self.close()
 
     # The methods below are for the pipeline.
+
+    def check(self) -> None:
+        """Raise TransportError of kind "host" where this coordinator must work no more."""
+        if self._election is not None and self._election.failure is not None:
+            raise TransportError(self._election.failure, kind="host")
 
     def absent(self, nodes: Iterable[str]) -> list[str]:
         """Return the nodes whose hosts are not there."""
@@ -216,11 +261,12 @@ class Hosts:
             reason = f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
             _refuse(channel, peer, first.get("join"), reason, is_final=True)
             return
-        host = JoinedHost(channel, peer, first)
+        host = JoinedHost(channel, peer, first, self._has_changed.set)
         if (refusal := self._admit(host)) is not None:
             _refuse(channel, peer, host.info.node, refusal, is_final=False)
             return
         LOG.info("host %s joins as node %s", peer, quoted(host.info.node))
+        threading.Thread(target=self._keep_informed, args=(host,), name="informed", daemon=True).start()
         try:
             host.read_reports()
             host.drop(Loss("killed", "the connection to its host has ended"))
@@ -241,15 +287,18 @@ class Hosts:
             if node in self._hosts:
                 return f"node {quoted(node)} has a host, {self._hosts[node].info.address}"
             # First of all that it is sent: other threads see it when it is in the table.
-            host.channel.send({"welcome": PROTOCOL, "silence_s": self._silence_s})
+            patience = 1.0 if self._election is None else PATIENCE
+            host.channel.send({"welcome": PROTOCOL, "silence_s": patience * self._silence_s, **self._term_now()})
             self._hosts[node] = host
+            if self._election is not None:
+                self._election.note(host.term)
             if node in self._known:
                 self._returned.add(node)
             self._known.add(node)
         return None
 
     def _watch(self) -> None:
-        """Tell hosts that this end is alive, and drop those that say nothing."""
+        """Drop hosts that say nothing."""
         while not self._is_closed:
             time.sleep(TICK_S)
             with self._lock:
@@ -257,8 +306,59 @@ class Hosts:
             for host in hosts:
                 if host.silence.tick() > self._silence_s:
                     host.drop(Loss("hangs", f"nothing was heard of its host for {self._silence_s:g} s"))
-                with suppress(OSError):
-                    host.channel.send({"alive": True})
+
+    def _elect_on_changes(self) -> None:
+        """See whether this coordinator works, whenever hosts come and go."""
+        assert self._election is not None
+        while not self._is_closed:
+            self._has_changed.wait(TICK_S)
+            self._has_changed.clear()
+            self._elect(self._election)
+
+    def _elect(self, election: Election) -> None:
+        """See whether this coordinator works, with the hosts that are there."""
+        with self._lock:
+            hosts = {name: host for name, host in self._hosts.items() if host.returned.is_complete}
+            has_begun = election.update(hosts)
+            told = list(self._hosts.values()) if has_begun else []
+        if not has_begun:
+            return
+        # Before a host gets anything to do, so that none can do it for an older coordinator afterwards.
+        for host in told:
+            with suppress(OSError):
+                host.channel.send({"alive": True, "term": election.term})
+        count = self.replicas.inherit(host.returned for host in hosts.values())
+        LOG.info(
+            "this coordinator works, in term %d, with hosts %s: %d requests can be resumed",
+            election.term,
+            listed(hosts),
+            count,
+        )
+        self._works.set()
+
+    def _term_now(self) -> dict[str, int]:
+        """Return what hosts are told of this coordinator's term; one that is alone has none."""
+        return {} if self.term is None else {"term": self.term}
+
+    def _keep_informed(self, host: JoinedHost) -> None:
+        """Tell a host that this end is alive, and what is new of the requests in flight.
+
+        A thread for each host, since sending blocks where the network is cut.
+        """
+        known: dict[str, int] | None = None
+        interval_s = TICK_S if self._election is None else _INFORM_S
+        with suppress(OSError):  # the channel has ended
+            for turn in itertools.count():
+                if host.is_lost:
+                    return
+                if turn % round(TICK_S / interval_s) == 0:
+                    host.channel.send({"alive": True, **self._term_now()})
+                if self.term and known is None:
+                    host.channel.send({"reset": self.term})
+                    known = {}
+                for message in () if known is None else self.replicas.changes(known):
+                    host.channel.send(message)
+                time.sleep(interval_s)
 
 
 def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:
@@ -273,6 +373,10 @@ class HostLauncher:
         self._hosts = hosts
         self._secret = secret
         self._is_closed = False
+
+    def check(self) -> None:
+        """Raise TransportError where this coordinator must work no more."""
+        self._hosts.check()
 
     def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
         """Start a process on the node's host."""

@@ -6,12 +6,14 @@ import subprocess
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
 from orbitsplit._errors import TransportError
 from orbitsplit.runtime._messages.hosts import Silence
+from orbitsplit.runtime._messages.replicas import ReplicaTable
 from orbitsplit.runtime._messages.tls_channel import TlsChannel
 
 from .launcher import Loss
@@ -104,9 +106,16 @@ class RemoteProcess:
 class JoinedHost:
     """A host that has joined, and the processes on it."""
 
-    def __init__(self, channel: TlsChannel, address: str, first: dict[str, Any]) -> None:
+    def __init__(
+        self, channel: TlsChannel, address: str, first: dict[str, Any], on_return: Callable[[], None] = lambda: None
+    ) -> None:
         self.info = HostInfo(str(first["join"]), address, int(first["cores"]), int(first["memory_bytes"]))
         self.clock = first["clock"]
+        # The newest term that it has known, and the replicas that it returns; both of interest to one of several
+        # coordinators alone.
+        self.term = int(first.get("term", 0))
+        self.returned = ReplicaTable()
+        self._on_return = on_return  # called once it has returned them
         self.channel = channel
         self.silence = Silence()
         self.reason = ""
@@ -141,6 +150,10 @@ class JoinedHost:
         """Read what the host reports until its channel ends. Raises KeyError, ValueError and the like for nonsense."""
         while (message := self.channel.receive()) is not None:
             self.silence.end()
+            if self.returned.take(message):
+                if self.returned.is_complete:
+                    self._on_return()
+                continue
             if "started" in message:
                 self._processes[message["started"]].started(int(message["pid"]))
             elif "ended" in message:
@@ -149,6 +162,11 @@ class JoinedHost:
                 process.ended(
                     int(message["code"]), str(message["output"]), ran_out_of_memory=bool(message["out_of_memory"])
                 )
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has been given up."""
+        return self._loss is not None
 
     def drop(self, loss: Loss) -> None:
         """Give the host up: its processes have ended, as it will end them itself. The first reason counts."""

@@ -67,6 +67,7 @@ class Sessions:
         self._requests = 0
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
+        self._replicas = deployment.replicas
         check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
         is_here = deployment.stages_here(len(plan.stages))
         check_devices(stage for stage, here in zip(plan.stages, is_here, strict=False) if here)
@@ -77,7 +78,10 @@ class Sessions:
         self._store = ControlStore.host(deployment.address, deployment.port)
         store = ControlStore.join(self._store.address)
         self._in_flight = InFlight(
-            self._store.address, lambda session: session == self._session, lambda: self._unusable is not None
+            self._store.address,
+            lambda session: session == self._session,
+            lambda: self._unusable is not None,
+            self._replicas,
         )
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(
@@ -144,15 +148,22 @@ class Sessions:
 
     def submit(self, generation: Generation) -> None:
         """Start the groups of a batch, immediately or with the next session."""
+        self._replicas.resume(generation)
+        if generation.is_over:  # a function of the caller has failed
+            return
         # Packed before anything is registered: what cannot be sent must not be restarted after a loss.
-        packed = [control.pack_begin(*state.remaining()) for state in generation.states.values()]
+        packed = {group: self._packed(state) for group, state in generation.states.items() if not state.is_complete}
         with self._lock:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
-            for group, data in zip(generation.states, packed, strict=True):
+            self._replicas.begin(generation)
+            for group in generation.states:
                 self._in_flight.add(group, generation)
-                if self._is_ready:
+            if self._is_ready:
+                for data in packed.values():
                     self._request(data)
+        if len(packed) < len(generation.states):
+            self._in_flight.end_complete()
 
     def cancel(self, group: int) -> None:
         """Cancel a group."""
@@ -282,13 +293,13 @@ class Sessions:
             self._listener.start()
             for generation in self._in_flight.batches():
                 for state in generation.unfinished():
-                    self._request_begin(state)
+                    self._request(self._packed(state))
                 if generation.is_cancelled:
                     generation.cancel()
 
-    def _request_begin(self, state: GroupState) -> None:
+    def _packed(self, state: GroupState) -> bytes:
         group, x = state.remaining()
-        self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
+        return control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x)
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Process events of the first stage; called by a listener."""
