@@ -150,7 +150,7 @@ def generated(pipe: osp.Pipeline, what: Subject) -> tuple[str, str]:
         )
     except osp.TransportError as error:
         is_clear = error.kind != "timeout" and (error.node is not None or error.link is not None)
-        is_error = is_clear and _begins_as(error.tokens, what.expected)
+        is_error = is_clear and begins_as(error.tokens, what.expected)
         return "error" if is_error else "other", str(error).splitlines()[0]
     return "same" if torch.equal(tokens, what.expected) else "other", ""
 
@@ -185,7 +185,7 @@ def _conditions(faults: tuple[str, ...], links: list[str], source: random.Random
     return osp.LinkConditions.from_toml(f"seed = {source.randrange(1 << 30)}\n{text}") if text else None
 
 
-def _begins_as(tokens: torch.Tensor | None, expected: torch.Tensor) -> bool:
+def begins_as(tokens: torch.Tensor | None, expected: torch.Tensor) -> bool:
     """Say whether these are the first of the expected tokens; rows that are behind end in pad tokens, 0."""
     if tokens is None:
         return False

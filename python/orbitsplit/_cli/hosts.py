@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,11 @@ def credentials(file: Annotated[Path, typer.Argument(help="File to write; every 
 def node(
     coordinator: Annotated[
         str,
-        typer.Option(envvar="ORBITSPLIT_COORDINATOR", help="HOST:PORT that `run` or `serve` has as its --coordinator."),
+        typer.Option(
+            envvar="ORBITSPLIT_COORDINATOR",
+            help="HOST:PORT that `run` or `serve` has as its --coordinator; of several with --failover all, as"
+            " HOST:PORT,HOST:PORT, the first one first.",
+        ),
     ],
     credentials: Annotated[
         Path, typer.Option(envvar="ORBITSPLIT_CREDENTIALS", help="File of `orbitsplit credentials`.")
@@ -82,13 +87,18 @@ def node(
     agent.run(once=once, on_join=show)
 
 
-def open_hosts(command: typer.Context, coordinator: str | None, credentials: Path | None) -> Hosts | None:
-    """Return the hosts that join at an address of this machine, until the command ends; None without one."""
+def open_hosts(
+    command: typer.Context, coordinator: str | None, credentials: Path | None, *, quorum: Iterable[str] | None = None
+) -> Hosts | None:
+    """Return the hosts that join at an address of this machine, until the command ends; None without one.
+
+    With a `quorum` it is one of several coordinators.
+    """
     if coordinator is None:
         return None
     if credentials is None:
         raise ValueError("--coordinator needs --credentials, the file that its hosts have as well")
-    hosts = Hosts(coordinator, credentials=credentials)
+    hosts = Hosts(coordinator, credentials=credentials, quorum=quorum)
     command.call_on_close(hosts.close)
     return hosts
 

@@ -13,6 +13,7 @@ import orbitsplit as osp
 from orbitsplit._io.garbage import no_collections
 from orbitsplit._models import lazy_imports
 from orbitsplit._models.model_path import find_model
+from orbitsplit.runtime import Hosts
 from orbitsplit.runtime._launcher import check_ranks, torchrun_rank
 from orbitsplit.runtime._parent import worker_process
 
@@ -217,8 +218,18 @@ def serve(
     exact_resume: ExactResume = True,
     coordinator: Coordinator = None,
     credentials: CredentialsFile = None,
+    failover: Annotated[
+        bool,
+        typer.Option(
+            "--failover",
+            help="Be one of several coordinators with the same plan: serve once a majority of the hosts of --network"
+            " has joined this one, and take over the requests of the last one.",
+        ),
+    ] = False,
 ) -> None:
     """Serve a plan to OpenAI clients: completions, chats, responses and embeddings, streaming or not.
+
+    With --failover it listens for clients once it serves, so that they reach that one of the coordinators which does.
 
     Example: `orbitsplit serve plan.json --port 8000`
     """
@@ -236,7 +247,10 @@ def serve(
         weight_models=weight_model or (),
     )
     inputs = files.load()
+    if failover and (coordinator is None or network is None):
+        raise ValueError("--failover needs --coordinator, and --profile and --network to plan with the hosts left")
     from orbitsplit.serve import ServerOptions, serve_model
+    from orbitsplit.serve._server import listen
 
     options = ServerOptions(
         model_name=name,
@@ -245,8 +259,15 @@ def serve(
         max_requests=max_requests,
         num_assistant_tokens=guesses,
     )
-    hosts = open_hosts(command, coordinator, credentials)
+    quorum = [node.name for node in load_network(network).nodes] if failover and network is not None else None
+    hosts = open_hosts(command, coordinator, credentials, quorum=quorum)
+    listening = None
     with progress_bars() as progress:
+        if failover and hosts is not None:
+            _stand_by(hosts, progress)
+            # From now on clients wait here, and not for another coordinator.
+            listening = listen(host, port)
+            command.call_on_close(listening.close)
         pipe, _, path = _open(
             inputs,
             progress,
@@ -268,6 +289,7 @@ def serve(
             log_format=log_format,
             ssl_certfile=ssl_certfile,
             ssl_keyfile=ssl_keyfile,
+            listening=listening,
             # In JSON the log has the address.
             on_start=None if log_format == "json" else lambda url: err.print(f"serving at {url}/v1", highlight=False),
         )
@@ -307,6 +329,15 @@ def demo(
     result = run_demo(settings, err if as_json else out, is_quiet=is_quiet())
     if as_json:
         print_json(result)
+
+
+def _stand_by(hosts: Hosts, progress: views.ProgressBars) -> None:
+    """Wait until this coordinator works, with what takes seconds to import already there."""
+    lazy_imports.install()
+    with no_collections():
+        from orbitsplit._models import source  # noqa: F401
+        from orbitsplit.runtime import Pipeline  # noqa: F401
+    hosts.wait_for_majority(on_poll=lambda: progress("standing by", 0.0))
 
 
 def _assistant_guesses(model: str | None, tokens: int | None) -> int | None:

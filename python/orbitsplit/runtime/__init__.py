@@ -21,7 +21,8 @@ from orbitsplit._io.validation import quoted
 if TYPE_CHECKING:
     from ._parent.generation import Generation
     from ._parent.generation_options import GenerationOptions
-    from ._parent.hosts import HostInfo, Hosts
+    from ._parent.hosts import Hosts
+    from ._parent.joined_host import HostInfo
     from ._parent.logprobs import TokenLogprobs
     from ._parent.migration import Migration
     from ._parent.options import Timeouts
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Generation": "_parent.generation",
     "GenerationOptions": "_parent.generation_options",
-    "HostInfo": "_parent.hosts",
+    "HostInfo": "_parent.joined_host",
     "Hosts": "_parent.hosts",
     "LinkMetrics": "_parent.run_report",
     "LinkStatus": "_parent.status",

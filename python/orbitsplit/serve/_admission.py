@@ -10,7 +10,8 @@ from ._api_error import ApiError, internal_error
 from ._generation import Generation
 from ._log import log
 
-_RETRY_AFTER_S = 1
+# Where this server has failed, another one may answer by then: one that takes over, or this one when it runs again.
+_RETRY = {"Retry-After": "1"}
 # What clients learn of a failure, by `TransportError.kind`. Its message, which is logged, may hold a stage's traceback.
 _FAILURES = {
     "killed": "the process of a node ended",
@@ -19,6 +20,7 @@ _FAILURES = {
     "link": "a link does not deliver",
     "corruption": "a link delivers damaged messages",
     "timeout": "a time limit was exceeded",
+    "host": "this coordinator has lost its hosts",
     "unusable": "it ended after an earlier failure",
 }
 
@@ -63,8 +65,7 @@ class Admission:
             raise ApiError(400, f"the request asks for {count} choices, this server takes at most {self._limit}")
         if len(self._live) + count > self._limit:
             message = f"{len(self._live)} choices are running or queued, {count} more would exceed {self._limit}"
-            headers = {"Retry-After": str(_RETRY_AFTER_S)}
-            raise ApiError(429, message, code="rate_limit_exceeded", headers=headers)
+            raise ApiError(429, message, code="rate_limit_exceeded", headers=_RETRY)
         admitted = [Generation(on_change, self._live.discard) for _ in range(count)]
         self._live.update(admitted)
         return admitted
@@ -94,8 +95,8 @@ class Admission:
             message = "a stage failed at this request; the server's log has the details"
             return ApiError(500, message, code="request_failed")
         self.failure = _FAILURES.get(kind, "a stage failed")
-        return ApiError(503, f"the pipeline failed: {self.failure}", code="pipeline_failed")
+        return ApiError(503, f"the pipeline failed: {self.failure}", code="pipeline_failed", headers=_RETRY)
 
 
 def _closing_error() -> ApiError:
-    return ApiError(503, "the server is shutting down", code="shutting_down")
+    return ApiError(503, "the server is shutting down", code="shutting_down", headers=_RETRY)

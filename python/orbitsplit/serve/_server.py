@@ -60,6 +60,7 @@ def run(
     ssl_certfile: str | Path | None = None,
     ssl_keyfile: str | Path | None = None,
     on_start: Callable[[str], None] | None = None,
+    listening: socket.socket | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then return.
 
@@ -68,7 +69,7 @@ def run(
     requests have `grace_s` seconds to finish. Then they are cancelled, and their clients receive an error. A second
     SIGINT does not wait. `log_level` is that of uvicorn; with `log_format` "json" all that server and pipeline log is
     lines of JSON on stderr. With a certificate (PEM; its key in the same file or in `ssl_keyfile`) the server speaks
-    HTTPS.
+    HTTPS. `listening` is a socket that listens already, in place of host and port; it is closed at the end.
 
     Raises:
         ValueError: `log_format` is neither "text" nor "json", or the certificate or its key cannot be used.
@@ -79,7 +80,7 @@ def run(
         raise ValueError(f'log_format is "{log_format}", must be text or json')
     tls = _tls_files(ssl_certfile, ssl_keyfile)
     logging_ = json_on_stderr() if log_format == "json" else warnings_on_stderr()
-    with _listen(host, port) as listening, logging_:
+    with listening or listen(host, port) as listening, logging_:
         bound = listening.getsockname()
         url = f"{'https' if tls else 'http'}://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
 
@@ -112,6 +113,7 @@ def serve_model(
     ssl_certfile: str | Path | None = None,
     ssl_keyfile: str | Path | None = None,
     on_start: Callable[[str], None] | None = None,
+    listening: socket.socket | None = None,
     **keywords: Any,
 ) -> None:
     """Serve a model that `engine` runs, until SIGINT or SIGTERM.
@@ -154,6 +156,7 @@ def serve_model(
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         on_start=on_start,
+        listening=listening,
     )
 
 
@@ -251,7 +254,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
+    """Return a socket on which clients may connect, and wait, before there is a server for it; port 0: a free one.
+
+    Raises OSError if the address cannot be bound.
+    """
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
 
 

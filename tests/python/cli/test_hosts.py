@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -23,7 +25,7 @@ import orbitsplit as osp
 from orbitsplit._cli import hosts as commands
 from orbitsplit.runtime import Hosts
 from orbitsplit.runtime._emulation.namespaces import Namespaces, why_unavailable
-from orbitsplit.runtime._messages.tls_channel import create_credentials
+from orbitsplit.runtime._messages.tls_channel import create_credentials, host_and_port
 from tests.support.fake_engine import byte_tokenizer
 from tests.support.fleet import CREDENTIALS, Fleet, fleet
 from tests.support.tiny_models import LAYERS, load_unsplit, tiny_model
@@ -147,6 +149,29 @@ def test_hosts_outlive_a_coordinator_that_is_killed_and_serve_the_next(example: 
         assert (printed["texts"], printed["recoveries"]) == ([example.text], [])
 
 
+def wait_for_listener(address: str) -> None:
+    """Wait until something listens at an address."""
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        try:
+            socket.create_connection(host_and_port(address)).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)
+        else:
+            return
+
+
+def url_of(server: subprocess.Popen[str], log: Path) -> str:
+    """Return where a server listens, once it does."""
+    deadline_s = time.monotonic() + WAIT_S
+    while "serving at" not in log.read_text():
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline_s, log.read_text()
+        time.sleep(0.05)
+    return next(line.split()[-1] for line in log.read_text().splitlines() if line.startswith("serving at"))
+
+
 def test_serve_answers_while_a_host_is_lost(example: Example, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     (tmp_path / CREDENTIALS).write_bytes((example.folder / CREDENTIALS).read_bytes())
@@ -157,9 +182,7 @@ def test_serve_answers_while_a_host_is_lost(example: Example, tmp_path: Path) ->
         for name in NAMES:
             there.start(name)
         wait_for_session(server, log)
-        while "serving at" not in log.read_text():
-            time.sleep(0.05)
-        url = next(line.split()[-1] for line in log.read_text().splitlines() if line.startswith("serving at"))
+        url = url_of(server, log)
         with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=WAIT_S) as client:
             asked = {"model": "model", "prompt": PROMPT, "max_tokens": 1500, "temperature": 0}
             got = []
@@ -173,6 +196,51 @@ def test_serve_answers_while_a_host_is_lost(example: Example, tmp_path: Path) ->
         server.terminate()
         server.communicate(timeout=WAIT_S)
         assert server.returncode == 0
+
+
+def test_another_coordinator_takes_over_and_resumes_what_clients_send_again(example: Example, tmp_path: Path) -> None:
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    (tmp_path / CREDENTIALS).write_bytes((example.folder / CREDENTIALS).read_bytes())
+    logs = [tmp_path / "first", tmp_path / "second"]
+    asked = {"model": "model", "prompt": PROMPT, "max_tokens": 1500, "temperature": 0}
+
+    def server(number: int) -> AbstractContextManager[subprocess.Popen[str]]:
+        options = ["--failover", "--port", "0", "--coordinator", addresses[number], *example.options]
+        return coordinator(orbitsplit("-v", "serve", str(example.folder / "plan.json"), *options), logs[number])
+
+    with fleet(tmp_path, ",".join(addresses)) as there, server(0) as first, server(1) as second:
+        for address in addresses:
+            wait_for_listener(address)
+        for name in NAMES:
+            there.start(name)
+        got = []
+        url = url_of(first, logs[0])
+        lost = suppress(openai.APIError, httpx.HTTPError)
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=WAIT_S) as client, lost:
+            for chunk in client.completions.create(stream=True, **asked):
+                got.append(chunk.choices[0].text)
+                if len("".join(got)) >= 300:
+                    first.kill()
+        url = url_of(second, logs[1])
+        with openai.OpenAI(base_url=url, api_key="none", timeout=WAIT_S) as client:
+            text = client.completions.create(**asked).choices[0].text
+        assert text.startswith("".join(got))
+        assert example.text.startswith(text)
+        assert len(text) > len("".join(got))
+        log = logs[1].read_text()
+        found = re.search(r"a request of the last coordinator is resumed with (\d+) tokens", log)
+        assert found, log
+        assert int(found[1]) > 100
+        second.terminate()
+        second.communicate(timeout=WAIT_S)
+        assert second.returncode == 0
+
+
+def test_failover_needs_what_it_plans_with(example: Example) -> None:
+    command = orbitsplit("serve", str(example.folder / "plan.json"), "--failover", *example.options)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 2
+    assert "--failover needs --coordinator, and --profile and --network to plan with the hosts left" in done.stderr
 
 
 @needs_namespaces

@@ -81,6 +81,10 @@ class Namespaces:
         high, low = divmod(self._position(node), 254)
         return f"10.77.{high}.{low + 1}"
 
+    def interface(self, node: str) -> str:
+        """Return the name that the interface of a link to the node has at its other end. Raises as `address`."""
+        return f"to-{self._position(node)}"
+
     def command(self, node: str, arguments: Sequence[str]) -> list[str]:
         """Return the command that runs `arguments` on the node, with Gloo on the node's interface.
 
@@ -114,7 +118,7 @@ class Namespaces:
     def _join(self, one: str, other: str) -> None:
         # Routes in both directions even for a link in one: a kernel that checks reverse paths drops packets otherwise.
         near, far = self.namespace(one), self.namespace(other)
-        names = {one: f"to-{self._position(other)}", other: f"to-{self._position(one)}"}
+        names = {one: self.interface(other), other: self.interface(one)}
         _run(f"ip link add {names[one]} netns {near} type veth peer name {names[other]} netns {far}")
         for node in (one, other):
             _run(f"ip -n {self.namespace(node)} link set {names[node]} up")
@@ -126,7 +130,7 @@ class Namespaces:
         burst = max(_BURST_BYTES, round(_BURST_S * bytes_per_s))
         queue = max(_QUEUE_BYTES, round(_QUEUE_S * bytes_per_s))
         limit = f"tbf rate {round(8 * bytes_per_s)}bit burst {burst}b limit {queue}b"
-        _run(f"tc -n {self.namespace(source)} qdisc add dev to-{self._position(destination)} root {limit}")
+        _run(f"tc -n {self.namespace(source)} qdisc add dev {self.interface(destination)} root {limit}")
 
     def _delete(self) -> None:
         spaces = [self._bridge, *(self.namespace(node) for node in self._index)]

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 # It grows with every change of the messages between coordinator, hosts and workers.
-PROTOCOL = 1
+PROTOCOL = 2
 # Each end says so often that it is alive.
 TICK_S = 0.5
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

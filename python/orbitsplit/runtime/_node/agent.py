@@ -1,7 +1,7 @@
 """The agent of a host: it joins the coordinator, starts and ends processes for it, and reports their ends.
 
 It lives as long as the host does. When the coordinator ends, or is not heard of any more, the agent ends the processes
-of its stages, so that no two coordinators can command them, and joins again.
+of its stages, so that no two coordinators can command them, and joins again: the same one, or the next of its list.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages.environment import INTERFACE_VARIABLE, SECRET_VARIABLE
 from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id, memory_bytes
 from orbitsplit.runtime._messages.interfaces import interface_towards
+from orbitsplit.runtime._messages.replicas import ReplicaTable
 from orbitsplit.runtime._messages.tls_channel import HANDSHAKE_S, Credentials, RefusedError, TlsChannel, host_and_port
 from orbitsplit.runtime._parent import worker_process
 from orbitsplit.runtime._parent.launcher import new_log
@@ -31,8 +33,11 @@ from .tunnel import Tunnel
 
 LOG = logging.getLogger("orbitsplit.runtime")
 
-# Between two attempts to join.
+# Between two attempts to join, once each coordinator has been tried.
 _RETRY_S = 1.0
+# A coordinator that has not found a majority of the hosts by then is left for the next one. At random, since hosts that
+# are divided among several would else change all at once, for ever.
+_UNDECIDED_S = (5.0, 10.0)
 _POLL_S = 0.05
 _OUTPUT_BYTES = 1 << 16
 
@@ -55,22 +60,34 @@ class _Process:
 class NodeAgent:
     """The agent of the host that runs one node's stages, for the coordinator at "host:port".
 
-    Raises OSError or ValueError where the credentials cannot be used.
+    Of several coordinators ("host:port,host:port"), in the order in which they are looked for, it serves one at a time.
+
+    Raises OSError or ValueError where the credentials cannot be used, ValueError for an address that is none.
     """
 
     def __init__(self, coordinator: str, node: str, credentials: str | Path, files: OwnFiles | None = None) -> None:
-        host_and_port(coordinator)
-        self._coordinator = coordinator
+        self._coordinators = coordinator.split(",")
+        for address in self._coordinators:
+            host_and_port(address)
+        self._at = 0  # the place in this list
         self._node = node
         self._credentials = Credentials(credentials)
         self._files = files or OwnFiles()
-        self._tunnel = Tunnel(coordinator, node, self._credentials)
+        self._tunnel = Tunnel(self._coordinator, node, self._credentials)
+        # The newest term that this host has known, and what it keeps for that coordinator.
+        self._term = 0
+        self._replicas = ReplicaTable()
         self._is_stopped = threading.Event()
         self._channel: TlsChannel | None = None
         self._lock = threading.Lock()
         self._processes: dict[int, _Process] = {}
         self._oom_kills = oom_kills()
         self._has_joined = False
+        self._is_silent = False
+
+    @property
+    def _coordinator(self) -> str:
+        return self._coordinators[self._at]
 
     def run(self, *, once: bool = False, on_join: Callable[[str], None] = lambda coordinator: None) -> None:
         """Serve coordinators until `stop`, or with `once` until the first one that it has joined has ended or is lost.
@@ -78,24 +95,31 @@ class NodeAgent:
         Raises RefusedError if the first coordinator has other credentials or another version. Once it has joined one,
         it tries again instead: nothing that somebody on the network does ends it.
         """
-        last_reason = ""
+        reasons: dict[str, str] = {}
+        failures = 0
         while not self._is_stopped.is_set():
             try:
-                self._serve_one(on_join)
+                is_lost = self._serve_one(on_join)
             except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
                 if isinstance(error, RefusedError) and not self._has_joined:
                     raise
                 reason = str(error) or type(error).__name__
-                if reason != last_reason:
+                if reason != reasons.get(self._coordinator):
                     LOG.warning(
                         "node %s does not reach the coordinator at %s: %s", self._node, self._coordinator, reason
                     )
-                last_reason = reason
+                reasons[self._coordinator] = reason
+                is_lost, failures = True, failures + 1
             else:
-                last_reason = ""
+                reasons.pop(self._coordinator, None)
+                failures = 0
             if once and self._has_joined:
                 break
-            self._is_stopped.wait(_RETRY_S)
+            if is_lost:
+                self._at = (self._at + 1) % len(self._coordinators)
+            if failures >= len(self._coordinators) or len(self._coordinators) == 1:
+                failures = 0
+                self._is_stopped.wait(_RETRY_S)
         self._tunnel.close()
 
     def stop(self) -> None:
@@ -104,22 +128,26 @@ class NodeAgent:
         if (channel := self._channel) is not None:
             channel.close()
 
-    def _serve_one(self, on_join: Callable[[str], None]) -> None:
-        """Join the coordinator and serve it until it is gone."""
+    def _serve_one(self, on_join: Callable[[str], None]) -> bool:
+        """Join the coordinator and serve it until it is gone; return whether it can be expected to be lost for longer.
+
+        A connection that has ended, and nothing more, may be a fault of the network.
+        """
         channel = self._channel = TlsChannel.connect(self._coordinator, self._credentials)
         try:
             if self._is_stopped.is_set():  # by a `stop` that saw no channel yet
-                return
+                return False
+            self._tunnel.coordinator = self._coordinator
             silence_s = self._join(channel)
             self._has_joined = True
             on_join(self._coordinator)
             worker_process.prepare(self._files.model)
-            silence = Silence()
+            silence, self._is_silent = Silence(), False
             threading.Thread(target=self._watch, args=(channel, silence, silence_s), name="watch", daemon=True).start()
             threading.Thread(target=self._report_alive, args=(channel,), name="alive", daemon=True).start()
             # A thread of its own, since the first process comes to be only when its libraries have been imported.
             threading.Thread(target=self._report_processes, args=(channel,), name="processes", daemon=True).start()
-            self._obey(channel, silence)
+            return self._obey(channel, silence)
         finally:
             self._channel = None  # which ends the threads
             channel.close()
@@ -128,22 +156,48 @@ class NodeAgent:
 
     def _join(self, channel: TlsChannel) -> float:
         """Join; return after how long a silence the coordinator is lost. Raises as `run`, OSError if it has to wait."""
-        offer = {"join": self._node, "protocol": PROTOCOL, "clock": clock_id()}
+        offer = {"join": self._node, "protocol": PROTOCOL, "clock": clock_id(), "term": self._term}
         channel.send({**offer, "cores": os.cpu_count() or 0, "memory_bytes": memory_bytes()})
         answer = channel.receive(HANDSHAKE_S)
         if answer is None:
             raise ConnectionResetError("it went away")
         if "welcome" in answer:
+            self._follow(answer)
+            for message in self._replicas.messages() if answer.get("term") is not None else ():
+                channel.send(message)
             return float(answer["silence_s"])
         if answer["is_final"]:
             raise RefusedError(f"the coordinator refuses node {self._node}: {answer['refused']}", kind="host")
         raise ConnectionRefusedError(str(answer["refused"]))
 
-    def _obey(self, channel: TlsChannel, silence: Silence) -> None:
-        """Do what the coordinator says until it ends, or lets this host go."""
+    def _follow(self, message: Mapping[str, Any]) -> bool:
+        """Take note of the term of the coordinator, and return whether it works: one that is alone always does.
+
+        Raises ConnectionRefusedError if another one works since, whose term is newer.
+        """
+        term = message.get("term")
+        if term is None:
+            return True
+        if 0 < int(term) < self._term:
+            raise ConnectionRefusedError(f"it has term {term}, and this host has known term {self._term}")
+        self._term = max(self._term, int(term))
+        return int(term) > 0
+
+    def _obey(self, channel: TlsChannel, silence: Silence) -> bool:
+        """Do what the coordinator says until it ends, or lets this host go; return whether it did not just vanish."""
+        undecided_s = random.uniform(*_UNDECIDED_S)
+        deadline_s = time.monotonic() + undecided_s
         while (message := channel.receive()) is not None:
             silence.end()
-            if "start" in message:
+            if "alive" in message:
+                if self._follow(message) or len(self._coordinators) == 1:
+                    deadline_s = time.monotonic() + undecided_s
+                elif time.monotonic() > deadline_s:
+                    LOG.info("node %s leaves %s, which has no majority", self._node, self._coordinator)
+                    return True
+            elif self._replicas.take(message):
+                continue
+            elif "start" in message:
                 self._start(message, channel)
             elif "kill" in message:
                 with self._lock:
@@ -151,7 +205,8 @@ class NodeAgent:
                 if one is not None:
                     one.process.kill()
             elif "leave" in message:
-                return
+                return True
+        return self._is_silent
 
     def _start(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
         """Start the process of a worker."""
@@ -181,7 +236,9 @@ class NodeAgent:
             time.sleep(TICK_S)
             if silence.tick() > silence_s:
                 LOG.warning("node %s has not heard of the coordinator for %g s", self._node, silence_s)
+                self._is_silent = True
                 channel.close()
+                return
 
     def _report_alive(self, channel: TlsChannel) -> None:
         """Report that this host is alive."""

@@ -13,10 +13,13 @@ LOG = logging.getLogger("orbitsplit.runtime")
 
 
 class Tunnel:
-    """Listens on the loopback interface; each connection to it goes on to the coordinator, in a channel of its own."""
+    """Listens on the loopback interface; each connection to it goes on to the coordinator, in a channel of its own.
+
+    `coordinator` is the address of the one that the host serves.
+    """
 
     def __init__(self, coordinator: str, node: str, credentials: Credentials) -> None:
-        self._coordinator = coordinator
+        self.coordinator = coordinator
         self._node = node
         self._credentials = credentials
         self._is_closed = False
@@ -40,7 +43,7 @@ class Tunnel:
 
     def _pass(self, connection: socket.socket) -> None:
         try:
-            channel = TlsChannel.connect(self._coordinator, self._credentials)
+            channel = TlsChannel.connect(self.coordinator, self._credentials)
             channel.send({"store": self._node})
             channel.pass_through(connection)
         except (OSError, TransportError) as error:

@@ -44,8 +44,10 @@ class GroupState:
     @property
     def is_complete(self) -> bool:
         """Whether the group has all its tokens, although its end was not reported."""
-        group = self.remaining()[0]
-        return self.group.generates and (group.max_new_tokens == 0 or len(group.ended_rows) == group.rows)
+        count = len(self.got)
+        return self.group.generates and (
+            count >= self.group.max_new_tokens or bool(self.rows_ended_before(count).all())
+        )
 
     def rows_ended_before(self, step: int) -> Tensor:
         """Return which rows [b] had an end token before a step, bool."""
@@ -98,6 +100,8 @@ class Generation:
         self._scores: tuple[Tensor, ...] | None = None  # of the steps that criteria have seen
         self._emitted = 0
         self.returns_dict = returns_dict
+        self.is_resumed = False
+        self.key: str | None = None
         self._over = threading.Event()
         self._finishing = threading.Lock()
         self._error: BaseException | None = None
@@ -179,6 +183,26 @@ class Generation:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     # The methods below are for the pipeline.
+
+    @property
+    def has_criteria(self) -> bool:
+        """Whether criteria of the caller end rows."""
+        return self._stopping is not None
+
+    def resume(self, rows: Sequence[Sequence[int]], seed: int | None) -> None:
+        """Begin with tokens that the rows [B] have got from another coordinator, which drew them with a seed.
+
+        To be called before the batch is submitted.
+        """
+        self.is_resumed, first = True, 0
+        for state in self.states.values():
+            group = state.group
+            own, first = rows[first : first + group.rows], first + group.rows
+            if group.sampling is not None and seed is not None:
+                state.group = replace(group, sampling=replace(group.sampling, seed=seed))
+            # Groups are divided as this plan has it: what all rows of one have.
+            state.got = [torch.tensor(step) for step in zip(*own, strict=False)][: group.max_new_tokens]
+        self._emit()
 
     def take(self, group: int, tokens: Sequence[int], details: bytes | None = None) -> None:
         """Add a token to each row of a group, with the words of its details."""

@@ -5,26 +5,26 @@ itself listens on the loopback interface of the coordinator alone.
 
     from the host   join, store; then alive, started, ended
     to the host     welcome or refused; then alive, start, kill, leave
+
+Where there are several coordinators (`election`), both ends also send replicas of requests (`_messages/replicas`).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
-import subprocess
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed, quoted
-from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id
+from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, clock_id
 from orbitsplit.runtime._messages.tls_channel import (
     HANDSHAKE_S,
     Credentials,
@@ -35,28 +35,20 @@ from orbitsplit.runtime._messages.tls_channel import (
 )
 
 from .arguments import number as checked_number
+from .election import PATIENCE, Election
+from .joined_host import HostInfo, JoinedHost, RemoteProcess
 from .launcher import Loss
+from .replicas import Replicas
 from .worker_process import WorkerProcess
 
 # Not that of `log`, which imports torch: this is imported by the command line.
 LOG = logging.getLogger("orbitsplit.runtime")
 
 _POLL_S = 0.05
-# The time for a host to end a process that is to be killed; one that does not is itself lost.
-_KILL_S = 2.0
+# Between two messages with what is new of requests.
+_INFORM_S = 0.1
 # Connections that have not proved their credentials yet; more are closed at once.
 _MOST_UNPROVED = 64
-_KILLED = -9
-
-
-@dataclass(frozen=True, slots=True)
-class HostInfo:
-    """A host that has joined: its node, its address, its processors, and its memory in bytes (0: unknown)."""
-
-    node: str
-    address: str
-    cores: int
-    memory_bytes: int
 
 
 class Hosts:
@@ -67,6 +59,11 @@ class Hosts:
     `orbitsplit credentials`. A host that has not been heard of for `silence_s` seconds, at least 1, is lost. One
     pipeline at a time runs on them.
 
+    With a `quorum`, the names of all nodes that may have a host, this is one of several coordinators, all of which are
+    known to hosts (`orbitsplit node --coordinator HOST:PORT,HOST:PORT`). It works once more than half of these hosts
+    are with it (or half, with the first of them), and ends when they are not any more. Hosts then keep replicas of the
+    requests in flight: tokens and seeds, no prompts. A request that is sent again to the next coordinator is resumed.
+
     Example:
         >>> with Hosts("10.0.0.1:29400", credentials="fleet.pem") as hosts:           # doctest: +SKIP
         ...     with Pipeline(plan, "path-or-hub-id", hosts=hosts) as pipe:
@@ -75,19 +72,29 @@ class Hosts:
     Raises TypeError or ValueError for a wrong argument, OSError if the address cannot be listened on.
     """
 
-    def __init__(self, address: str = "127.0.0.1:0", *, credentials: str | Path, silence_s: float = 8.0) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        credentials: str | Path,
+        silence_s: float = 8.0,
+        quorum: Iterable[str] | None = None,
+    ) -> None:
         # Below, a host is lost between two times at which it says that it is there.
         self._silence_s = checked_number("silence_s", silence_s, least=2 * TICK_S)
         self._credentials = Credentials(credentials)
+        self._election = None if quorum is None else Election(quorum)
+        self._works, self._has_changed = threading.Event(), threading.Event()
+        self.replicas = Replicas()
         self._lock = threading.Lock()
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, JoinedHost] = {}
         self._known: set[str] = set()
         self._returned: set[str] = set()
         self._store_address: str | None = None
         self._is_closed = False
         self._unproved = threading.BoundedSemaphore(_MOST_UNPROVED)
         self._listener = socket.create_server(host_and_port(address))
-        for work in (self._accept, self._watch):
+        for work in (self._accept, self._watch, *(() if self._election is None else (self._elect_on_changes,))):
             threading.Thread(target=work, name="hosts", daemon=True).start()
 
     @property
@@ -117,6 +124,24 @@ class Hosts:
                 )
             time.sleep(_POLL_S)
 
+    @property
+    def term(self) -> int | None:
+        """The number of this coordinator's work among that of several; 0 before it works, None without a quorum."""
+        return None if self._election is None else self._election.term
+
+    def wait_for_majority(self, timeout_s: float | None = None, *, on_poll: Callable[[], None] = lambda: None) -> None:
+        """Wait until a majority of the hosts of the quorum have joined, so that this coordinator works.
+
+        Raises TransportError after `timeout_s` seconds, or where another coordinator works.
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while self._election is not None and not self._works.is_set():
+            on_poll()
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise TransportError(f"no majority has joined within {timeout_s:g} s, at {self.address}", kind="host")
+            time.sleep(_POLL_S)
+        self.check()
+
     def close(self) -> None:
         """Tell all hosts that the work is over, and accept none any more. May be called twice."""
         with self._lock:
@@ -138,6 +163,11 @@ class Hosts:
         self.close()
 
     # The methods below are for the pipeline.
+
+    def check(self) -> None:
+        """Raise TransportError of kind "host" where this coordinator must work no more."""
+        if self._election is not None and self._election.failure is not None:
+            raise TransportError(self._election.failure, kind="host")
 
     def absent(self, nodes: Iterable[str]) -> list[str]:
         """Return the nodes whose hosts are not there."""
@@ -168,7 +198,7 @@ class Hosts:
         """Take note that the pipeline of the last launcher has ended."""
         self._store_address = None
 
-    def host(self, node: str) -> _Host:
+    def host(self, node: str) -> JoinedHost:
         """Return the host of a node. Raises TransportError if it is not there."""
         with self._lock:
             found = self._hosts.get(node)
@@ -231,11 +261,12 @@ class Hosts:
             reason = f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
             _refuse(channel, peer, first.get("join"), reason, is_final=True)
             return
-        host = _Host(channel, peer, first)
+        host = JoinedHost(channel, peer, first, self._has_changed.set)
         if (refusal := self._admit(host)) is not None:
             _refuse(channel, peer, host.info.node, refusal, is_final=False)
             return
         LOG.info("host %s joins as node %s", peer, quoted(host.info.node))
+        threading.Thread(target=self._keep_informed, args=(host,), name="informed", daemon=True).start()
         try:
             host.read_reports()
             host.drop(Loss("killed", "the connection to its host has ended"))
@@ -247,7 +278,7 @@ class Hosts:
             level = logging.INFO if self._is_closed else logging.WARNING
             LOG.log(level, "host %s, node %s, has left: %s", peer, quoted(host.info.node), host.reason)
 
-    def _admit(self, host: _Host) -> str | None:
+    def _admit(self, host: JoinedHost) -> str | None:
         """Welcome a host; or return why it is refused for now."""
         node = host.info.node
         with self._lock:
@@ -256,15 +287,18 @@ class Hosts:
             if node in self._hosts:
                 return f"node {quoted(node)} has a host, {self._hosts[node].info.address}"
             # First of all that it is sent: other threads see it when it is in the table.
-            host.channel.send({"welcome": PROTOCOL, "silence_s": self._silence_s})
+            patience = 1.0 if self._election is None else PATIENCE
+            host.channel.send({"welcome": PROTOCOL, "silence_s": patience * self._silence_s, **self._term_now()})
             self._hosts[node] = host
+            if self._election is not None:
+                self._election.note(host.term)
             if node in self._known:
                 self._returned.add(node)
             self._known.add(node)
         return None
 
     def _watch(self) -> None:
-        """Tell hosts that this end is alive, and drop those that say nothing."""
+        """Drop hosts that say nothing."""
         while not self._is_closed:
             time.sleep(TICK_S)
             with self._lock:
@@ -272,8 +306,59 @@ class Hosts:
             for host in hosts:
                 if host.silence.tick() > self._silence_s:
                     host.drop(Loss("hangs", f"nothing was heard of its host for {self._silence_s:g} s"))
-                with suppress(OSError):
-                    host.channel.send({"alive": True})
+
+    def _elect_on_changes(self) -> None:
+        """See whether this coordinator works, whenever hosts come and go."""
+        assert self._election is not None
+        while not self._is_closed:
+            self._has_changed.wait(TICK_S)
+            self._has_changed.clear()
+            self._elect(self._election)
+
+    def _elect(self, election: Election) -> None:
+        """See whether this coordinator works, with the hosts that are there."""
+        with self._lock:
+            hosts = {name: host for name, host in self._hosts.items() if host.returned.is_complete}
+            has_begun = election.update(hosts)
+            told = list(self._hosts.values()) if has_begun else []
+        if not has_begun:
+            return
+        # Before a host gets anything to do, so that none can do it for an older coordinator afterwards.
+        for host in told:
+            with suppress(OSError):
+                host.channel.send({"alive": True, "term": election.term})
+        count = self.replicas.inherit(host.returned for host in hosts.values())
+        LOG.info(
+            "this coordinator works, in term %d, with hosts %s: %d requests can be resumed",
+            election.term,
+            listed(hosts),
+            count,
+        )
+        self._works.set()
+
+    def _term_now(self) -> dict[str, int]:
+        """Return what hosts are told of this coordinator's term; one that is alone has none."""
+        return {} if self.term is None else {"term": self.term}
+
+    def _keep_informed(self, host: JoinedHost) -> None:
+        """Tell a host that this end is alive, and what is new of the requests in flight.
+
+        A thread for each host, since sending blocks where the network is cut.
+        """
+        known: dict[str, int] | None = None
+        interval_s = TICK_S if self._election is None else _INFORM_S
+        with suppress(OSError):  # the channel has ended
+            for turn in itertools.count():
+                if host.is_lost:
+                    return
+                if turn % round(TICK_S / interval_s) == 0:
+                    host.channel.send({"alive": True, **self._term_now()})
+                if self.term and known is None:
+                    host.channel.send({"reset": self.term})
+                    known = {}
+                for message in () if known is None else self.replicas.changes(known):
+                    host.channel.send(message)
+                time.sleep(interval_s)
 
 
 def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:
@@ -288,6 +373,10 @@ class HostLauncher:
         self._hosts = hosts
         self._secret = secret
         self._is_closed = False
+
+    def check(self) -> None:
+        """Raise TransportError where this coordinator must work no more."""
+        self._hosts.check()
 
     def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
         """Start a process on the node's host."""
@@ -316,135 +405,3 @@ class HostLauncher:
         if not self._is_closed:
             self._is_closed = True
             self._hosts.release()
-
-
-class RemoteProcess:
-    """A process of a worker on a host, as a `WorkerProcess`. It has ended when its host is lost."""
-
-    stdin = None
-
-    def __init__(self, host: _Host, number: int, log: IO[bytes]) -> None:
-        self.returncode: int | None = None
-        self.loss: Loss | None = None
-        self.ran_out_of_memory = False
-        self._host = host
-        self._number = number
-        self._log = log
-        self._pid = 0
-        self._is_started, self._has_ended = threading.Event(), threading.Event()
-        self._started_s = 0.0
-        self._killed_s: float | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id on its host; 0 if it never came to be. Waits until it has started."""
-        while not self._is_started.wait(_POLL_S) and self.returncode is None:
-            pass
-        return self._pid
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and return the exit code. Raises `subprocess.TimeoutExpired`."""
-        deadline_s = None if timeout is None else time.monotonic() + timeout
-        while not self._has_ended.wait(_POLL_S if timeout is None else min(_POLL_S, timeout)):
-            now_s = time.monotonic()
-            if self._is_overdue(now_s):
-                self._host.drop(Loss("hangs", f"its host did not end a process within {_KILL_S:g} s"))
-            if deadline_s is not None and now_s >= deadline_s:
-                raise subprocess.TimeoutExpired(f"worker {self._number}", timeout or 0.0)
-        assert self.returncode is not None
-        return self.returncode
-
-    def kill(self) -> None:
-        """End it immediately; a host that does not is lost."""
-        if self.returncode is None:
-            self._killed_s = self._killed_s or time.monotonic()
-            with suppress(OSError):
-                self._host.channel.send({"kill": self._number})
-
-    def _is_overdue(self, now_s: float) -> bool:
-        # What has not started cannot be killed yet: its host may still import libraries.
-        if self._killed_s is None or not self._is_started.is_set():
-            return False
-        return now_s - max(self._killed_s, self._started_s) > _KILL_S
-
-    def started(self, pid: int) -> None:
-        """Take note of the start."""
-        self._started_s = time.monotonic()
-        self._pid = pid
-        self._is_started.set()
-
-    def ended(self, code: int, output: str = "", *, ran_out_of_memory: bool = False, loss: Loss | None = None) -> None:
-        """Take note of the end, of the process or of its host."""
-        with suppress(ValueError):  # the log is closed
-            self._log.write(output.encode())
-            self._log.flush()
-        self.loss, self.ran_out_of_memory = loss, ran_out_of_memory
-        self.returncode = code
-        self._has_ended.set()
-
-
-class _Host:
-    """A host that has joined, and the processes on it."""
-
-    def __init__(self, channel: TlsChannel, address: str, first: dict[str, Any]) -> None:
-        self.info = HostInfo(str(first["join"]), address, int(first["cores"]), int(first["memory_bytes"]))
-        self.clock = first["clock"]
-        self.channel = channel
-        self.silence = Silence()
-        self.reason = ""
-        self._lock = threading.Lock()
-        self._processes: dict[int, RemoteProcess] = {}
-        self._store_channels: weakref.WeakSet[TlsChannel] = weakref.WeakSet()
-        self._loss: Loss | None = None
-
-    def start(self, number: int, session: int, *, threads: int, secret: str, log: IO[bytes]) -> RemoteProcess:
-        """Ask for a process; return before it is started. Raises TransportError if the host is lost."""
-        process = RemoteProcess(self, number, log)
-        with self._lock:
-            loss = self._loss
-            self._processes[number] = process
-        try:
-            if loss is None:
-                self.channel.send({"start": number, "session": session, "threads": threads, "secret": secret})
-                return process
-        except OSError as error:
-            loss = Loss("killed", str(error))
-        raise TransportError(f'node "{self.info.node}" is lost: {loss.reason}', kind=loss.kind, node=self.info.node)
-
-    def adopt(self, channel: TlsChannel) -> bool:
-        """Close a channel of this host to the store when the host is lost; return False if it is lost already."""
-        with self._lock:
-            if self._loss is not None:
-                return False
-            self._store_channels.add(channel)
-        return True
-
-    def read_reports(self) -> None:
-        """Read what the host reports until its channel ends. Raises KeyError, ValueError and the like for nonsense."""
-        while (message := self.channel.receive()) is not None:
-            self.silence.end()
-            if "started" in message:
-                self._processes[message["started"]].started(int(message["pid"]))
-            elif "ended" in message:
-                with self._lock:
-                    process = self._processes.pop(message["ended"])
-                process.ended(
-                    int(message["code"]), str(message["output"]), ran_out_of_memory=bool(message["out_of_memory"])
-                )
-
-    def drop(self, loss: Loss) -> None:
-        """Give the host up: its processes have ended, as it will end them itself. The first reason counts."""
-        with self._lock:
-            if self._loss is None:
-                self._loss, self.reason = loss, loss.reason
-            processes, self._processes = list(self._processes.values()), {}
-            channels = list(self._store_channels)
-        for process in processes:
-            process.ended(_KILLED, loss=self._loss)
-        # In a partition nothing else would ever end them.
-        for channel in (*channels, self.channel):
-            channel.close()

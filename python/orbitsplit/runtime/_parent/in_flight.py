@@ -21,6 +21,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
 from .generation import Generation, GroupState
+from .replicas import Replicas
 from .token_times import TokenTimes
 
 # The session of groups that ended without measurements.
@@ -31,13 +32,20 @@ class InFlight:
     """The groups in flight by number, and the batch of each; callers, listener and supervisor change it.
 
     `is_current(session)` tells whether the pipeline is still in a session, whose events are taken then, and
-    `has_ended()` whether it is in none any more.
+    `has_ended()` whether it is in none any more. `replicas` learns of their tokens and ends.
     """
 
-    def __init__(self, store_address: str, is_current: Callable[[int], bool], has_ended: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        store_address: str,
+        is_current: Callable[[int], bool],
+        has_ended: Callable[[], bool],
+        replicas: Replicas,
+    ) -> None:
         self._store_address = store_address
         self._is_current = is_current
         self._has_ended = has_ended
+        self._replicas = replicas
         self._lock = threading.RLock()
         self._generations: dict[int, Generation] = {}
         self.times = TokenTimes()
@@ -88,6 +96,7 @@ class InFlight:
             ]
             for group, _ in found:
                 del self._generations[group]
+                self._replicas.end(group)
         for group, generation in found:
             generation.end(group, _NO_SESSION)
 
@@ -107,6 +116,7 @@ class InFlight:
             if isinstance(value, dict):
                 generation.take(group, value["tokens"], base64.b64decode(value["details"]))
             else:
+                self._replicas.add(group, value)
                 generation.take(group, value)
             return True
         self.times.end(group)
@@ -119,6 +129,7 @@ class InFlight:
         with self._lock:
             if not self._is_current(session) or self._generations.pop(group, None) is None:
                 return False
+        self._replicas.end(group)
         if kind == "end":
             generation.end(group, session, outputs)
         else:

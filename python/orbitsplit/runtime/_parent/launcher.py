@@ -25,6 +25,9 @@ class Loss(NamedTuple):
 class Launcher(Protocol):
     """Starts processes of workers, and knows about their ends what no exit code says."""
 
+    def check(self) -> None:
+        """Raise TransportError where no process may be started, and none may work on."""
+
     def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
         """Start the process of worker `number` for a node; `log` gets its output, on another host once it has ended.
 
@@ -54,6 +57,9 @@ class LocalLauncher:
         self._store_address = store_address
         self._environment = {} if secret is None else {SECRET_VARIABLE: secret}
         self._oom_kills = oom_kills()
+
+    def check(self) -> None:
+        """Do nothing: there is no other parent."""
 
     def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
         """Start a process."""

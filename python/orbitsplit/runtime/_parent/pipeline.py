@@ -36,6 +36,7 @@ from .migration import Migration
 from .options import Timeouts, timeouts_of
 from .prompts import TokenRows
 from .recovery import Recovery, Replan
+from .replicas import key_of
 from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
 from .session import Callbacks, Deployment, Progress, Settings, check_secret, on_hosts
@@ -173,6 +174,7 @@ class Pipeline:
         if hosts is not None:
             deployment = on_hosts(hosts, plan, timeouts, conditions is not None, self._callbacks.progress)
         self._images = ImagePrompts(path)
+        self._is_replicated = hosts is not None and hosts.term is not None
         self._emulates = deployment is None or deployment.emulates
         settings = Settings(
             model=path,
@@ -396,7 +398,7 @@ class Pipeline:
         sessions = self._sessions
         sessions.check_usable()
         request = request_of(function, *prompts, options, keywords, sessions.ready[0], self._images, **how)
-        return generation_of(
+        generation = generation_of(
             request,
             sessions.ready[0],
             micro_batches=self.plan.workload.micro_batches,
@@ -408,6 +410,10 @@ class Pipeline:
             next_number=sessions.group_numbers.__next__,
             send_cancel=sessions.cancel,
         )
+        if self._is_replicated:
+            model = {"dtype": self.plan.dtype, "vocabulary": sessions.ready[0].vocabulary}
+            generation.key = key_of(generation, seed=request.options.seed, model=model)
+        return generation
 
     def _run(self, generation: Generation, timeout_s: float | None) -> None:
         """Submit a batch, wait for it, and measure it."""
@@ -441,7 +447,9 @@ class Pipeline:
         log.memory_exceeded(excess)
 
     def _measure(self, generation: Generation) -> Run | None:
-        """Return the measurements of a batch, None if it ran in several sessions."""
+        """Return the measurements of a batch, None if it ran in several sessions, or began with another coordinator."""
+        if generation.is_resumed:
+            return None
         states = list(generation.states.values())
         groups = [state.group for state in states]
         found = self._sessions.records(groups, {state.ended_in for state in states})

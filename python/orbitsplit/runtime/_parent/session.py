@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orbitsplit._codebook.codebook import Codebook
+from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
@@ -22,6 +23,7 @@ from .hosts import Hosts
 from .launcher import Launcher, LocalLauncher
 from .options import Timeouts
 from .recovery import Replan
+from .replicas import Replicas
 from .stage_models import source_hashes
 
 Progress = Callable[[str, float], None]
@@ -30,6 +32,8 @@ _MOST_SEQUENCES = 64
 # The most tokens in a forward that several groups share.
 _PACK_TOKENS = 32
 _SECRET_BYTES = 32
+# Hosts that have not joined so long after a majority of them, when a coordinator takes over, are lost.
+_REJOIN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,11 @@ class Deployment:
     def without_our_clock(self, nodes: Iterable[str]) -> list[str]:
         """Return the nodes whose hosts cannot emulate links with the others, none where nothing is emulated."""
         return self.hosts.without_our_clock(nodes) if self.emulates and self.hosts is not None else []
+
+    @property
+    def replicas(self) -> Replicas:
+        """The replicas of requests, which nothing is done with where there are no hosts of several coordinators."""
+        return Replicas() if self.hosts is None else self.hosts.replicas
 
     def launcher(self, store_address: str, secret: str | None) -> Launcher:
         """Return what starts the processes that no other has started; on hosts, messages have a secret in any case."""
@@ -90,7 +99,10 @@ def on_hosts(hosts: Hosts, plan: Plan, timeouts: Timeouts, emulates: bool, progr
     def report() -> None:
         progress("waiting for hosts", 1.0 - len(hosts.absent(nodes)) / len(nodes))
 
-    hosts.wait_for(nodes, timeouts.start_s, on_poll=report)
+    if hosts.term is None:
+        hosts.wait_for(nodes, timeouts.start_s, on_poll=report)
+    else:
+        _wait_for_majority(hosts, nodes, timeouts, report)
     deployment = Deployment(emulates=emulates, hosts=hosts)
     if others := deployment.without_our_clock(nodes):
         raise ValueError(
@@ -98,6 +110,20 @@ def on_hosts(hosts: Hosts, plan: Plan, timeouts: Timeouts, emulates: bool, progr
             f"{listed(nodes)}"
         )
     return deployment
+
+
+def _wait_for_majority(hosts: Hosts, nodes: list[str], timeouts: Timeouts, report: Callable[[], None]) -> None:
+    """Wait until this coordinator works, for as long as that takes, and then for the hosts of nodes.
+
+    Where another one has worked before, those that do not come soon are lost: the pipeline begins without them.
+    """
+    hosts.wait_for_majority(on_poll=report)
+    is_first = hosts.term == 1
+    try:
+        hosts.wait_for(nodes, timeouts.start_s if is_first else _REJOIN_S, on_poll=report)
+    except TransportError:
+        if is_first:
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
-from .generation import Generation
+from .generation import Generation, GroupState
 from .hand_over import NO_HAND_OVER, HandOver
 from .in_flight import InFlight
 from .listener import Listener
@@ -72,10 +72,14 @@ class Sessions:
         deployment = settings.deployment
         for model in models_here(plan, settings):
             worker_process.prepare(model)
+        self._replicas = deployment.replicas
         self._store = ControlStore.host(deployment.address, deployment.port)
         store = ControlStore.join(self._store.address)
         self._in_flight = InFlight(
-            self._store.address, lambda session: session == self._session, lambda: self._unusable is not None
+            self._store.address,
+            lambda session: session == self._session,
+            lambda: self._unusable is not None,
+            self._replicas,
         )
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(store, settings.timeouts, self._launcher, remote_nodes=deployment.remote_nodes)
@@ -138,15 +142,22 @@ class Sessions:
 
     def submit(self, generation: Generation) -> None:
         """Start the groups of a batch, immediately or with the next session."""
+        self._replicas.resume(generation)
+        if generation.is_over:  # a function of the caller has failed
+            return
         # Packed before anything is registered: what cannot be sent must not be restarted after a loss.
-        packed = [control.pack_begin(*state.remaining()) for state in generation.states.values()]
+        packed = {group: self._packed(state) for group, state in generation.states.items() if not state.is_complete}
         with self._lock:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
-            for group, data in zip(generation.states, packed, strict=True):
+            self._replicas.begin(generation)
+            for group in generation.states:
                 self._in_flight.add(group, generation)
-                if self._is_ready:
+            if self._is_ready:
+                for data in packed.values():
                     self._request(data)
+        if len(packed) < len(generation.states):
+            self._in_flight.end_complete()
 
     def cancel(self, group: int) -> None:
         """Cancel a group."""
@@ -277,10 +288,13 @@ class Sessions:
             self._listener.start()
             for generation in self._in_flight.batches():
                 for state in generation.unfinished():
-                    group, x = state.remaining()
-                    self._request(control.pack_begin(self._settings.resumed(group, is_moved=group.id in moved), x))
+                    self._request(self._packed(state, is_moved=state.group.id in moved))
                 if generation.is_cancelled:
                     generation.cancel()
+
+    def _packed(self, state: GroupState, *, is_moved: bool = False) -> bytes:
+        group, x = state.remaining()
+        return control.pack_begin(self._settings.resumed(group, is_moved=is_moved), x)
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Process events of the first stage; called by a listener."""

@@ -189,6 +189,7 @@ class Workers:
             TransportError: A worker died, reported a failure or sent no heartbeat for too long, or a link does not
                 deliver; the message names the cause.
         """
+        self._launcher.check()
         if any(self._has_failed(plan, rank, session) for rank in range(len(plan.stages))):
             raise self._find_cause(plan, session)
         now_s = time.monotonic()
