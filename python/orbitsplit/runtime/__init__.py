@@ -19,9 +19,11 @@ from orbitsplit._io.deprecation import warn_renamed
 from orbitsplit._io.validation import quoted
 
 if TYPE_CHECKING:
+    from ._parent.fleet_status import FleetStatus, HostStatus, LinkRate
     from ._parent.generation import Generation
     from ._parent.generation_options import GenerationOptions
-    from ._parent.hosts import HostInfo, Hosts
+    from ._parent.hosts import Hosts
+    from ._parent.joined_host import HostInfo
     from ._parent.logprobs import TokenLogprobs
     from ._parent.migration import Migration
     from ._parent.options import Timeouts
@@ -31,11 +33,14 @@ if TYPE_CHECKING:
     from ._parent.status import LinkStatus, NodeStatus, PipelineStatus
 
 _MODULES = {
+    "FleetStatus": "_parent.fleet_status",
     "Generation": "_parent.generation",
     "GenerationOptions": "_parent.generation_options",
-    "HostInfo": "_parent.hosts",
+    "HostInfo": "_parent.joined_host",
+    "HostStatus": "_parent.fleet_status",
     "Hosts": "_parent.hosts",
     "LinkMetrics": "_parent.run_report",
+    "LinkRate": "_parent.fleet_status",
     "LinkStatus": "_parent.status",
     "NodeStatus": "_parent.status",
     "Migration": "_parent.migration",
@@ -49,11 +54,14 @@ _MODULES = {
 }
 
 __all__ = [
+    "FleetStatus",
     "Generation",
     "GenerationOptions",
     "HostInfo",
+    "HostStatus",
     "Hosts",
     "LinkMetrics",
+    "LinkRate",
     "LinkStatus",
     "Migration",
     "NodeStatus",

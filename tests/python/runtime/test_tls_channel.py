@@ -32,8 +32,8 @@ from orbitsplit.runtime._messages.tls_channel import (
 )
 from orbitsplit.runtime._node import agent as agent_module
 from orbitsplit.runtime._node.agent import NodeAgent
-from orbitsplit.runtime._parent import hosts as hosts_module
-from orbitsplit.runtime._parent.hosts import RemoteProcess
+from orbitsplit.runtime._parent import joined_host as joined_host_module
+from orbitsplit.runtime._parent.joined_host import RemoteProcess
 from orbitsplit.runtime._parent.launcher import Loss
 from orbitsplit.runtime._parent.worker_process import WorkerProcess
 
@@ -321,7 +321,11 @@ def test_a_name_is_taken_once_and_another_version_is_refused(path: Path, caplog:
     with joined(path) as hosts:
         for join, is_final, reason in (
             ({"join": "sat-0", "protocol": PROTOCOL}, False, r"node 'sat-0' has a host, 127.0.0.1"),
-            ({"join": "sat-1", "protocol": 0}, True, "it speaks protocol 0, this coordinator 1: use one version"),
+            (
+                {"join": "sat-1", "protocol": 0},
+                True,
+                f"it speaks protocol 0, this coordinator {PROTOCOL}: use one version",
+            ),
         ):
             channel = TlsChannel.connect(hosts.address, Credentials(path))
             channel.send({**join, "clock": "", "cores": 1, "memory_bytes": 1})
@@ -330,7 +334,7 @@ def test_a_name_is_taken_once_and_another_version_is_refused(path: Path, caplog:
             assert reason in caplog.text
         # A later version may say other things.
         channel = TlsChannel.connect(hosts.address, Credentials(path))
-        channel.send({"join": "sat-1", "protocol": 2})
+        channel.send({"join": "sat-1", "protocol": PROTOCOL + 1})
         assert (channel.receive(WAIT_S) or {}).get("is_final")
         channel.release()
         # And one that says nothing.
@@ -479,7 +483,7 @@ def test_once_an_agent_ends_with_its_first_coordinator(path: Path, says_so: bool
 
 def test_the_time_to_end_a_process_begins_with_its_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: hosts that still imported libraries, so that they could not kill anything yet, were dropped."""
-    monkeypatch.setattr(hosts_module, "_KILL_S", 0.2)
+    monkeypatch.setattr(joined_host_module, "_KILL_S", 0.2)
     with Hosts(credentials=path) as hosts, open(os.devnull, "wb") as log:
         channel = TlsChannel.connect(hosts.address, Credentials(path))
         channel.send({"join": "sat-1", "protocol": PROTOCOL, "clock": "", "cores": 1, "memory_bytes": 1})

@@ -3,28 +3,28 @@
 A host has one channel for commands and reports, and one for each connection of its workers to the control store, which
 itself listens on the loopback interface of the coordinator alone.
 
-    from the host   join, store; then alive, started, ended
-    to the host     welcome or refused; then alive, start, kill, leave
+    from the host   join, store; then alive, started, ended, answer
+    to the host     welcome or refused; then alive, start, kill, ask, leave
+
+Whoever has the credentials may also ask for the nodes that are there, in a channel of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import subprocess
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed, quoted
-from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id
+from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, clock_id
 from orbitsplit.runtime._messages.tls_channel import (
     HANDSHAKE_S,
     Credentials,
@@ -35,6 +35,8 @@ from orbitsplit.runtime._messages.tls_channel import (
 )
 
 from .arguments import number as checked_number
+from .fleet_status import FleetStatus, HostStatus
+from .joined_host import HostInfo, JoinedHost, RemoteProcess
 from .launcher import Loss
 from .worker_process import WorkerProcess
 
@@ -42,21 +44,11 @@ from .worker_process import WorkerProcess
 LOG = logging.getLogger("orbitsplit.runtime")
 
 _POLL_S = 0.05
-# The time for a host to end a process that is to be killed; one that does not is itself lost.
-_KILL_S = 2.0
 # Connections that have not proved their credentials yet; more are closed at once.
 _MOST_UNPROVED = 64
-_KILLED = -9
 
-
-@dataclass(frozen=True, slots=True)
-class HostInfo:
-    """A host that has joined: its node, its address, its processors, and its memory in bytes (0: unknown)."""
-
-    node: str
-    address: str
-    cores: int
-    memory_bytes: int
+# What a pipeline knows of the hosts that are there.
+Describe = Callable[[Sequence[HostInfo]], FleetStatus]
 
 
 class Hosts:
@@ -80,10 +72,11 @@ class Hosts:
         self._silence_s = checked_number("silence_s", silence_s, least=2 * TICK_S)
         self._credentials = Credentials(credentials)
         self._lock = threading.Lock()
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, JoinedHost] = {}
         self._known: set[str] = set()
         self._returned: set[str] = set()
         self._store_address: str | None = None
+        self._describe: Describe = _as_joined
         self._is_closed = False
         self._unproved = threading.BoundedSemaphore(_MOST_UNPROVED)
         self._listener = socket.create_server(host_and_port(address))
@@ -101,6 +94,10 @@ class Hosts:
         """The hosts that are there, in the order of their names."""
         with self._lock:
             return tuple(self._hosts[name].info for name in sorted(self._hosts))
+
+    def status(self) -> FleetStatus:
+        """Return who is there, what they hold, and what is known of their links, as `orbitsplit nodes` prints it."""
+        return self._describe(self.nodes)
 
     def wait_for(
         self, nodes: Iterable[str], timeout_s: float | None = None, *, on_poll: Callable[[], None] = lambda: None
@@ -144,6 +141,15 @@ class Hosts:
         with self._lock:
             return [node for node in nodes if node not in self._hosts]
 
+    def joined(self) -> dict[str, JoinedHost]:
+        """Return the hosts that are there, by node; one that has joined again is another one."""
+        with self._lock:
+            return dict(self._hosts)
+
+    def describe_by(self, describe: Describe) -> None:
+        """Let a pipeline describe the hosts, until it ends."""
+        self._describe = describe
+
     def without_our_clock(self, nodes: Iterable[str]) -> list[str]:
         """Return the nodes whose hosts have not this machine's clock, which emulated links need."""
         with self._lock:
@@ -167,8 +173,9 @@ class Hosts:
     def release(self) -> None:
         """Take note that the pipeline of the last launcher has ended."""
         self._store_address = None
+        self._describe = _as_joined
 
-    def host(self, node: str) -> _Host:
+    def host(self, node: str) -> JoinedHost:
         """Return the host of a node. Raises TransportError if it is not there."""
         with self._lock:
             found = self._hosts.get(node)
@@ -211,6 +218,10 @@ class Hosts:
         try:
             if "store" in first:
                 self._pass_to_store(channel, str(first["store"]))
+            elif "nodes" in first:
+                channel.send(
+                    self.status().to_dict() if first["nodes"] == PROTOCOL else {"refused": _other(first["nodes"])}
+                )
             else:
                 self._join(channel, peer, first)
         except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
@@ -228,10 +239,9 @@ class Hosts:
         """Accept a host, and read its reports until it is lost."""
         spoken = first.get("protocol")
         if spoken != PROTOCOL:  # first of all, as the rest may be another in another version
-            reason = f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
-            _refuse(channel, peer, first.get("join"), reason, is_final=True)
+            _refuse(channel, peer, first.get("join"), _other(spoken), is_final=True)
             return
-        host = _Host(channel, peer, first)
+        host = JoinedHost(channel, peer, first)
         if (refusal := self._admit(host)) is not None:
             _refuse(channel, peer, host.info.node, refusal, is_final=False)
             return
@@ -247,7 +257,7 @@ class Hosts:
             level = logging.INFO if self._is_closed else logging.WARNING
             LOG.log(level, "host %s, node %s, has left: %s", peer, quoted(host.info.node), host.reason)
 
-    def _admit(self, host: _Host) -> str | None:
+    def _admit(self, host: JoinedHost) -> str | None:
         """Welcome a host; or return why it is refused for now."""
         node = host.info.node
         with self._lock:
@@ -274,6 +284,15 @@ class Hosts:
                     host.drop(Loss("hangs", f"nothing was heard of its host for {self._silence_s:g} s"))
                 with suppress(OSError):
                     host.channel.send({"alive": True})
+
+
+def _other(spoken: object) -> str:
+    return f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
+
+
+def _as_joined(hosts: Sequence[HostInfo]) -> FleetStatus:
+    """Describe hosts on which no pipeline runs."""
+    return FleetStatus(tuple(HostStatus(**asdict(host), note="no plan runs") for host in hosts))
 
 
 def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:
@@ -316,135 +335,3 @@ class HostLauncher:
         if not self._is_closed:
             self._is_closed = True
             self._hosts.release()
-
-
-class RemoteProcess:
-    """A process of a worker on a host, as a `WorkerProcess`. It has ended when its host is lost."""
-
-    stdin = None
-
-    def __init__(self, host: _Host, number: int, log: IO[bytes]) -> None:
-        self.returncode: int | None = None
-        self.loss: Loss | None = None
-        self.ran_out_of_memory = False
-        self._host = host
-        self._number = number
-        self._log = log
-        self._pid = 0
-        self._is_started, self._has_ended = threading.Event(), threading.Event()
-        self._started_s = 0.0
-        self._killed_s: float | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id on its host; 0 if it never came to be. Waits until it has started."""
-        while not self._is_started.wait(_POLL_S) and self.returncode is None:
-            pass
-        return self._pid
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self.returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and return the exit code. Raises `subprocess.TimeoutExpired`."""
-        deadline_s = None if timeout is None else time.monotonic() + timeout
-        while not self._has_ended.wait(_POLL_S if timeout is None else min(_POLL_S, timeout)):
-            now_s = time.monotonic()
-            if self._is_overdue(now_s):
-                self._host.drop(Loss("hangs", f"its host did not end a process within {_KILL_S:g} s"))
-            if deadline_s is not None and now_s >= deadline_s:
-                raise subprocess.TimeoutExpired(f"worker {self._number}", timeout or 0.0)
-        assert self.returncode is not None
-        return self.returncode
-
-    def kill(self) -> None:
-        """End it immediately; a host that does not is lost."""
-        if self.returncode is None:
-            self._killed_s = self._killed_s or time.monotonic()
-            with suppress(OSError):
-                self._host.channel.send({"kill": self._number})
-
-    def _is_overdue(self, now_s: float) -> bool:
-        # What has not started cannot be killed yet: its host may still import libraries.
-        if self._killed_s is None or not self._is_started.is_set():
-            return False
-        return now_s - max(self._killed_s, self._started_s) > _KILL_S
-
-    def started(self, pid: int) -> None:
-        """Take note of the start."""
-        self._started_s = time.monotonic()
-        self._pid = pid
-        self._is_started.set()
-
-    def ended(self, code: int, output: str = "", *, ran_out_of_memory: bool = False, loss: Loss | None = None) -> None:
-        """Take note of the end, of the process or of its host."""
-        with suppress(ValueError):  # the log is closed
-            self._log.write(output.encode())
-            self._log.flush()
-        self.loss, self.ran_out_of_memory = loss, ran_out_of_memory
-        self.returncode = code
-        self._has_ended.set()
-
-
-class _Host:
-    """A host that has joined, and the processes on it."""
-
-    def __init__(self, channel: TlsChannel, address: str, first: dict[str, Any]) -> None:
-        self.info = HostInfo(str(first["join"]), address, int(first["cores"]), int(first["memory_bytes"]))
-        self.clock = first["clock"]
-        self.channel = channel
-        self.silence = Silence()
-        self.reason = ""
-        self._lock = threading.Lock()
-        self._processes: dict[int, RemoteProcess] = {}
-        self._store_channels: weakref.WeakSet[TlsChannel] = weakref.WeakSet()
-        self._loss: Loss | None = None
-
-    def start(self, number: int, session: int, *, threads: int, secret: str, log: IO[bytes]) -> RemoteProcess:
-        """Ask for a process; return before it is started. Raises TransportError if the host is lost."""
-        process = RemoteProcess(self, number, log)
-        with self._lock:
-            loss = self._loss
-            self._processes[number] = process
-        try:
-            if loss is None:
-                self.channel.send({"start": number, "session": session, "threads": threads, "secret": secret})
-                return process
-        except OSError as error:
-            loss = Loss("killed", str(error))
-        raise TransportError(f'node "{self.info.node}" is lost: {loss.reason}', kind=loss.kind, node=self.info.node)
-
-    def adopt(self, channel: TlsChannel) -> bool:
-        """Close a channel of this host to the store when the host is lost; return False if it is lost already."""
-        with self._lock:
-            if self._loss is not None:
-                return False
-            self._store_channels.add(channel)
-        return True
-
-    def read_reports(self) -> None:
-        """Read what the host reports until its channel ends. Raises KeyError, ValueError and the like for nonsense."""
-        while (message := self.channel.receive()) is not None:
-            self.silence.end()
-            if "started" in message:
-                self._processes[message["started"]].started(int(message["pid"]))
-            elif "ended" in message:
-                with self._lock:
-                    process = self._processes.pop(message["ended"])
-                process.ended(
-                    int(message["code"]), str(message["output"]), ran_out_of_memory=bool(message["out_of_memory"])
-                )
-
-    def drop(self, loss: Loss) -> None:
-        """Give the host up: its processes have ended, as it will end them itself. The first reason counts."""
-        with self._lock:
-            if self._loss is None:
-                self._loss, self.reason = loss, loss.reason
-            processes, self._processes = list(self._processes.values()), {}
-            channels = list(self._store_channels)
-        for process in processes:
-            process.ended(_KILLED, loss=self._loss)
-        # In a partition nothing else would ever end them.
-        for channel in (*channels, self.channel):
-            channel.close()
