@@ -1,4 +1,4 @@
-"""Commands of runs over several hosts: credentials, node."""
+"""Commands of runs over several hosts: credentials, node, nodes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import typer
 from rich.markup import escape
 
 from orbitsplit._models.model_path import find_model
-from orbitsplit.runtime import Hosts
+from orbitsplit.runtime import FleetStatus, Hosts
 from orbitsplit.runtime._messages import tls_channel
 from orbitsplit.runtime._node.agent import NodeAgent, OwnFiles
 
+from . import views
 from .inputs import check_readable, weight_models
 from .logs import is_quiet
-from .options import WeightModels, app, err, out
+from .options import Json, WeightModels, app, err, out, print_json
 from .outputs import check_writable
 
 # Variables with the number of a process among those that torchrun, Slurm or an indexed Kubernetes job has started.
@@ -85,6 +86,28 @@ def node(
             err.print(f"node {chosen} has joined {where}", highlight=False, soft_wrap=True)
 
     agent.run(once=once, on_join=show)
+
+
+@app.command()
+def nodes(
+    coordinator: Annotated[
+        str, typer.Option(envvar="ORBITSPLIT_COORDINATOR", help="HOST:PORT of a running `run` or `serve`.")
+    ],
+    credentials: Annotated[
+        Path, typer.Option(envvar="ORBITSPLIT_CREDENTIALS", help="File of `orbitsplit credentials`.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """List the hosts of a coordinator: their stages and memory, rates of links, and why a spare is left alone.
+
+    Example: `orbitsplit nodes --coordinator 10.0.0.1:29400 --credentials fleet.pem`
+    """
+    check_readable([credentials])
+    found = FleetStatus.of(coordinator, credentials=credentials)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        views.fleet(out, found)
 
 
 def open_hosts(

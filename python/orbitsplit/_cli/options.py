@@ -81,6 +81,14 @@ ExactResume = Annotated[
         help="After a loss: replay known tokens one at a time, for the same text, or compute them at once, sooner.",
     ),
 ]
+Rebalance = Annotated[
+    bool | None,
+    typer.Option(
+        "--rebalance/--no-rebalance",
+        help="With --profile and --network: go over to a better plan when a host joins or measured times drift, if it"
+        " pays. Default: with --coordinator.",
+    ),
+]
 AssistantModel = Annotated[
     str | None,
     typer.Option(

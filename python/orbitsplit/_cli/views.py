@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,9 @@ from rich.table import Table
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._plans.plan import layer_range
+
+if TYPE_CHECKING:
+    from orbitsplit.runtime import FleetStatus
 
 # Seconds between two lines of progress where there is no terminal for a bar, as in a log file.
 _LINE_EVERY_S = 10.0
@@ -262,3 +265,32 @@ def prediction(console: Console, plan: osp.Plan, run: osp.Run) -> None:
         ratio = f"{clock / model:.3f}" if model > 0 else "-"
         table.add_row(name.removesuffix("_s"), format_seconds(model), format_seconds(clock), ratio)
     console.print(table)
+
+
+def fleet(console: Console, found: FleetStatus) -> None:
+    """Show the hosts of a coordinator and their links."""
+    hosts = Table("node", "address", "cores", "memory", "slowdown", "layers", "in memory", "")
+    for host in found.hosts:
+        hosts.add_row(
+            escape(host.node),
+            host.address,
+            str(host.cores),
+            format_bytes(host.memory_bytes) if host.memory_bytes else "",
+            "" if host.slowdown is None else f"{host.slowdown:.3g}",
+            "" if host.start is None or host.stop is None else f"{host.start}-{host.stop - 1}",
+            format_bytes(host.resident_bytes) if host.resident_bytes else "",
+            escape(host.note),
+        )
+    console.print(hosts)
+    if not found.links:
+        return
+    links = Table("link", "planned", "measured", "latency planned", "measured")
+    for link in found.links:
+        rates = (link.planned_bytes_per_s, link.measured_bytes_per_s)
+        delays = (link.planned_latency_s, link.measured_latency_s)
+        links.add_row(
+            f"{escape(link.source)} -> {escape(link.destination)}",
+            *("" if rate is None else f"{format_bytes(rate)}/s" for rate in rates),
+            *("" if delay is None else format_seconds(delay) for delay in delays),
+        )
+    console.print(links)

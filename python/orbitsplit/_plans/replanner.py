@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,17 +22,16 @@ from .successor import with_settings_of
 from .weight_options import WeightOption, weights_chosen
 
 
-def replanner(
-    profile: ModelProfile, network: Network, **options: Any
-) -> Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]:
+def replanner(profile: ModelProfile, network: Network, **options: Any) -> Replanner:
     """Return the `replan` of a `Pipeline`: it plans on the rest of the network what the running plan was planned for.
 
     The workload, model, dtype, threads and the models of weights are those of the running plan, and so are the
     objective, `max_accuracy_drop`, `chunk_tokens` and `draft_tokens` where no option says otherwise. With `weights`, a
     running plan without `max_accuracy_drop` has its predicted loss as the limit.
 
-    The function takes the running plan, the names of lost nodes, and lost links as (source, destination). It raises
+    It is called with the running plan, the names of lost nodes, and lost links as (source, destination). It raises
     InfeasiblePlanError if no plan is possible without them; the message says which relaxations would make one possible.
+    With it a pipeline can also [rebalance][orbitsplit.Pipeline].
 
     Args:
         profile: Of the model that runs.
@@ -59,12 +58,42 @@ def replanner(
     if options.get("pins") is not None:
         check_pins(options["pins"], [node.name for node in network.nodes])
 
-    def replan(running: Plan, nodes: Sequence[str], links: Sequence[tuple[str, str]]) -> Plan:
+    return Replanner(profile, network, options)
+
+
+class Replanner:
+    """Plans on what is left of a network, and on a network as it was measured; `replanner` makes one."""
+
+    def __init__(
+        self,
+        profile: ModelProfile,
+        network: Network,
+        options: Mapping[str, Any],
+        emulated: Mapping[str, float] | None = None,
+    ) -> None:
+        self.profile = profile
+        self.network = network
+        self._options = options
+        self._emulated = emulated
+
+    def on(self, network: Network, **options: Any) -> Replanner:
+        """Return the replanner of the network as it was measured, with the same profile and other `options`.
+
+        Its plans predict with what was measured. What a pipeline emulates is still the slowdown of each node that the
+        first network has; of what was measured with it, it would be emulated twice.
+        """
+        first = {node.name: node.slowdown or 1.0 for node in self.network.nodes}
+        emulated = first if self._emulated is None else self._emulated
+        return Replanner(self.profile, network, {**self._options, **options}, emulated)
+
+    def __call__(self, running: Plan, nodes: Sequence[str] = (), links: Sequence[tuple[str, str]] = ()) -> Plan:
+        """Return the plan without the lost nodes and links. Raises InfeasiblePlanError if there is none."""
+        profile, options = self.profile, self._options
         if "weights" not in options and (chosen := weights_chosen(running)):
             raise ValueError(
                 f"stages have weights of their own, {listed(chosen)}: give the replanner weights= as for plan"
             )
-        left = network.without(nodes, links)
+        left = self.network.without(nodes, links)
         own = {"stores": [node.name for node in left.nodes], "explain": True, **options}
         if own.get("pins") is not None:
             own["pins"] = without_nodes(own["pins"], nodes)
@@ -79,9 +108,10 @@ def replanner(
         if search.objective == "latency" and running.workload.arrivals_per_s is None:
             own["running"] = running
         found = with_settings_of(plan(profile, left, running.workload, **own), running)
+        if (emulated := self._emulated) is not None:
+            stages = tuple(replace(stage, slowdown=emulated.get(stage.node, 1.0)) for stage in found.stages)
+            found = replace(found, stages=stages)
         return found if "draft_tokens" in options else replace(found, draft_tokens=running.draft_tokens)
-
-    return replan
 
 
 def _planned_drafts(running: Plan, profile: ModelProfile, options: Mapping[str, Any]) -> int | None:

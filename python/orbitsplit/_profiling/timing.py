@@ -146,6 +146,21 @@ def machine_name() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
+def measure_layers(
+    model: str | Path, start: int, stop: int, *, prompt_tokens: int, batch_size: int, dtype: torch.dtype, threads: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the median seconds of the layers [start, stop), for prompts and for a token each, as `measure_times` does.
+
+    Only these layers are loaded. Of a model that does not generate there are none for tokens.
+    """
+    layout = find_layout(read_config(model))
+    with _torch_threads(threads):
+        clock = time.thread_time if threads == 1 else device_clock(CPU)
+        part = _Stopwatch(StageModel.load(model, start, stop, dtype=dtype), layout, clock)
+        part.run(batch_size, prompt_tokens, (), lambda _done: None)
+    return _medians(part.prefills), _medians(part.decodes) if part.decodes else ()
+
+
 @contextmanager
 def _torch_threads(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()

@@ -19,6 +19,7 @@ from orbitsplit._io.deprecation import warn_renamed
 from orbitsplit._io.validation import quoted
 
 if TYPE_CHECKING:
+    from ._parent.fleet_status import FleetStatus, HostStatus, LinkRate
     from ._parent.generation import Generation
     from ._parent.generation_options import GenerationOptions
     from ._parent.hosts import Hosts
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from ._parent.status import LinkStatus, NodeStatus, PipelineStatus
 
 _MODULES = {
+    "FleetStatus": "_parent.fleet_status",
     "Generation": "_parent.generation",
     "GenerationOptions": "_parent.generation_options",
     "HostInfo": "_parent.joined_host",
+    "HostStatus": "_parent.fleet_status",
     "Hosts": "_parent.hosts",
     "LinkMetrics": "_parent.run_report",
+    "LinkRate": "_parent.fleet_status",
     "LinkStatus": "_parent.status",
     "NodeStatus": "_parent.status",
     "Migration": "_parent.migration",
@@ -50,11 +54,14 @@ _MODULES = {
 }
 
 __all__ = [
+    "FleetStatus",
     "Generation",
     "GenerationOptions",
     "HostInfo",
+    "HostStatus",
     "Hosts",
     "LinkMetrics",
+    "LinkRate",
     "LinkStatus",
     "Migration",
     "NodeStatus",

@@ -40,8 +40,8 @@ OUTPUTS = {
     "schema": "network.schema.json",
     "report": "report.html",
 }
-# The others serve until a signal, need the real model, or take a minute.
-IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "node", "demo", "bench paper"})
+# The others serve until a signal, ask another process, need the real model, or take a minute.
+IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "node", "nodes", "demo", "bench paper"})
 
 
 def make_quick(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +80,8 @@ def test_the_other_examples_are_understood(
     called = []
     monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
     monkeypatch.setattr("orbitsplit._cli.hosts.NodeAgent", lambda *_arguments: called.append("node"))
+    fleet_status = "orbitsplit.runtime._parent.fleet_status.FleetStatus.of"
+    monkeypatch.setattr(fleet_status, lambda *_arguments, **_options: called.append("nodes"))
     monkeypatch.setattr("orbitsplit._cli.demo.run", lambda *_arguments, **_options: called.append("demo"))
     monkeypatch.setattr(osp, "bench_paper", lambda *_arguments, **_options: called.append("bench paper"))
     (inputs / "fleet.pem").write_text("credentials")

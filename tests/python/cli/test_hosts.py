@@ -23,9 +23,13 @@ from transformers import GenerationConfig
 
 import orbitsplit as osp
 from orbitsplit._cli import hosts as commands
-from orbitsplit.runtime import Hosts
+from orbitsplit._cli import views
+from orbitsplit.runtime import FleetStatus, Hosts, HostStatus, LinkRate
 from orbitsplit.runtime._emulation.namespaces import Namespaces, why_unavailable
+from orbitsplit.runtime._messages import tls_channel
+from orbitsplit.runtime._messages.hosts import PROTOCOL
 from orbitsplit.runtime._messages.tls_channel import create_credentials, host_and_port
+from orbitsplit.runtime._parent import fleet_status
 from tests.support.fake_engine import byte_tokenizer
 from tests.support.fleet import CREDENTIALS, Fleet, fleet
 from tests.support.tiny_models import LAYERS, load_unsplit, tiny_model
@@ -50,7 +54,8 @@ class Example:
     @property
     def options(self) -> list[str]:
         names = {"profile": "profile.json", "network": "network.toml", "credentials": CREDENTIALS}
-        return [word for name, file in names.items() for word in (f"--{name}", str(self.folder / file))]
+        files = [word for name, file in names.items() for word in (f"--{name}", str(self.folder / file))]
+        return [*files, "--no-rebalance"]  # plans change by losses alone here
 
 
 @pytest.fixture(scope="module")
@@ -327,3 +332,45 @@ def test_a_node_with_other_credentials_ends_with_an_error(example: Example, tmp_
         done = subprocess.run(orbitsplit("node", *where), capture_output=True, text=True, check=False, timeout=WAIT_S)
     assert done.returncode == 1
     assert done.stderr.startswith("error: the other end has other credentials")
+
+
+def test_nodes_lists_who_is_there(example: Example) -> None:
+    credentials = example.folder / CREDENTIALS
+    with Hosts(credentials=credentials, silence_s=WAIT_S) as hosts:
+        channel = tls_channel.TlsChannel.connect(hosts.address, tls_channel.Credentials(credentials))
+        channel.send({"join": "sat-7", "protocol": PROTOCOL, "clock": "", "cores": 3, "memory_bytes": 4_000_000_000})
+        hosts.wait_for(["sat-7"], WAIT_S)
+        command = orbitsplit("nodes", "--coordinator", hosts.address, "--credentials", str(credentials))
+        wide = {**os.environ, "COLUMNS": "200"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT_S, env=wide)
+        row = next(line for line in done.stdout.splitlines() if "sat-7" in line)
+        assert [cell.strip() for cell in row.split("│")][1:5] == ["sat-7", "127.0.0.1", "3", "4 GB"]
+        assert "no plan runs" in row
+        printed = subprocess.run(
+            [*command, "--json"], capture_output=True, text=True, check=True, timeout=WAIT_S
+        ).stdout
+        assert FleetStatus.from_dict(json.loads(printed)) == hosts.status()
+        assert json.loads(printed)["hosts"][0]["cores"] == 3
+        channel.release()
+
+
+def test_nodes_of_a_coordinator_of_another_version(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = example.folder / CREDENTIALS
+    monkeypatch.setattr(fleet_status, "PROTOCOL", 0)
+    with (
+        Hosts(credentials=credentials) as hosts,
+        pytest.raises(osp.TransportError, match=rf"lists no nodes: it speaks protocol 0, this coordinator {PROTOCOL}"),
+    ):
+        FleetStatus.of(hosts.address, credentials=credentials)
+
+
+def test_links_are_shown_as_planned_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    host = HostStatus(
+        node="a[b]", address="10.0.0.1", cores=2, memory_bytes=0, start=1, stop=4, resident_bytes=5_000_000
+    )
+    link = LinkRate(
+        source="a[b]", destination="c", planned_bytes_per_s=2e6, measured_bytes_per_s=1e6, planned_latency_s=0.5
+    )
+    views.fleet(views.open_console(), FleetStatus((host,), (link,)))
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("a[b]", "1-3", "5 MB", "a[b] -> c", "2 MB/s", "1 MB/s", "500 ms"))

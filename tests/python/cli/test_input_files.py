@@ -43,6 +43,7 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
               "ssl_certfile": ("--ssl-certfile", "corpus.txt"), "ssl_keyfile": ("--ssl-keyfile", "corpus.txt")},
     "credentials": {"file": ("fleet.pem",)},
     "node": {"model": RUN["model"], "credentials": RUN["credentials"], "": ("--coordinator", "127.0.0.1:1")},
+    "nodes": {"credentials": RUN["credentials"], "": ("--coordinator", "127.0.0.1:1")},
     "demo": {"model": RUN["model"], "network": AFTER_A_LOSS["network"], "output": ("-o", "out")},
     "leo": {"scenario": ("paper",), "output": ("-o", "out.toml")},
     "bench paper": {"scenario": ("--scenario", "paper"), "output": ("-o", "out")},

@@ -95,6 +95,7 @@ def opened(
         "replan": osp.replanner(tiny.profile, network()),
         "heartbeat_timeout_s": chaos.HEARTBEAT_S,
         "stall_timeout_s": chaos.STALL_S,
+        "rebalance": False,  # plans change by losses alone here; test_rebalancing.py has the others
     }
     with Pipeline(model=tiny.model, hosts=hosts, **{**usual, **options}) as pipe:
         yield pipe

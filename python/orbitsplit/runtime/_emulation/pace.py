@@ -27,6 +27,27 @@ class Step(Protocol):
         """The step's number."""
 
 
+class StepTimes:
+    """How many pieces of work of token steps were done since a session began, and the seconds of all, by their kind.
+
+    One thread adds to them and others read them.
+    """
+
+    KINDS = ("compute", "encode", "decode")
+
+    def __init__(self) -> None:
+        self._totals = dict.fromkeys(self.KINDS, (0, 0.0))
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Count a piece of work."""
+        count, total_s = self._totals[kind]
+        self._totals[kind] = count + 1, total_s + seconds  # as a whole, for who reads them
+
+    def totals(self) -> tuple[tuple[int, float], ...]:
+        """Return number and seconds of each of the KINDS."""
+        return tuple(self._totals[kind] for kind in self.KINDS)
+
+
 class Pace:
     """Runs pieces of work at the speed of an emulated node and records them.
 
@@ -41,13 +62,25 @@ class Pace:
         self.slowdown = slowdown
         self._clock = clock
         self.held_until_s = 0.0
+        self.step_times = StepTimes()
 
     def hold_until(self, free_s: float) -> None:
         """Start no work before `free_s`, since a half-duplex node cannot compute while it transmits."""
         self.held_until_s = free_s
 
-    def run(self, kind: str, group: int, step: int, work: Callable[[], T], *, is_brief: bool = False) -> T:
+    def run(
+        self,
+        kind: str,
+        group: int,
+        step: int,
+        work: Callable[[], T],
+        *,
+        is_brief: bool = False,
+        is_planned: bool = True,
+    ) -> T:
         """Do `work`, wait until the emulated node would have done it, and record it.
+
+        Token steps that are as the plan has them (`is_planned`) count among the `step_times`.
 
         Reading a thread's processor time takes about as long as encoding the activation of a token: for work that
         `is_brief`, on a node that is not emulated, wall time is recorded instead.
@@ -58,17 +91,33 @@ class Pace:
             self.recorder.add("wait", group, step, start_s, self.held_until_s)
             start_s = time.monotonic()
         result, spent_s = self._timed(work, start_s, is_brief=is_brief)
-        self.recorder.add(kind, group, step, start_s, time.monotonic(), spent_s)
+        stop_s = time.monotonic()
+        self.recorder.add(kind, group, step, start_s, stop_s, spent_s)
+        if step > 0 and is_planned:
+            self.step_times.add(kind, stop_s - start_s)
         return result
 
-    def run_shared(self, kind: str, steps: Sequence[Step], work: Callable[[], T], *, is_brief: bool = False) -> T:
-        """Do `work` of steps of several groups as `run` does; each has an equal part of its processor time."""
+    def run_shared(
+        self,
+        kind: str,
+        steps: Sequence[Step],
+        work: Callable[[], T],
+        *,
+        is_brief: bool = False,
+        is_planned: bool = True,
+    ) -> T:
+        """Do `work` of steps of several groups as `run` does; each has an equal part of its processor time.
+
+        It counts among the `step_times` if it is of a single group.
+        """
         sleep_until(self.held_until_s)
         start_s = time.monotonic()
         result, spent_s = self._timed(work, start_s, is_brief=is_brief)
         stop_s = time.monotonic()
         for step in steps:
             self.recorder.add(kind, step.group, step.step, start_s, stop_s, spent_s / len(steps))
+        if len(steps) == 1 and steps[0].step > 0 and is_planned:
+            self.step_times.add(kind, stop_s - start_s)
         return result
 
     def _timed(self, work: Callable[[], T], start_s: float, *, is_brief: bool) -> tuple[T, float]:

@@ -209,7 +209,8 @@ class Heartbeat(Record):
     `received` and `sent` count its messages of a session. `waiting_s` is how long it has waited for the next message,
     `arrivals_in_s` in how many seconds the last messages sent are expected to arrive (negative: overdue). All times are
     differences, because the clocks of several machines differ. `sent_bytes` are the payloads of all messages sent,
-    `resident_bytes` the memory of the process.
+    `resident_bytes` the memory of the process. `step_times` has number and seconds of what was computed, encoded and
+    decoded for token steps, `link_s` how long messages have occupied the link, where it is emulated.
     """
 
     count: int
@@ -221,6 +222,8 @@ class Heartbeat(Record):
     arrivals_in_s: tuple[float, ...] = ()
     sent_bytes: int = 0
     resident_bytes: int = 0
+    step_times: tuple[tuple[int, float], ...] = ()
+    link_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,34 @@
-"""What coordinator and hosts share: the number of their protocol, their clock, and how they notice silence."""
+"""What coordinator and hosts share: the protocol, what is asked of a host, clocks, and how they notice silence."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 # It grows with every change of the messages between coordinator, hosts and workers.
 PROTOCOL = 2
 # Each end says so often that it is alive.
 TICK_S = 0.5
+_MEMINFO = Path("/proc/meminfo")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class ShortProfile:
+    """What is timed: the layers [start, stop) of a model, as a profile of it was made.
+
+    With `slowdown` s the node is emulated, as its stages are: what takes c seconds of processor time counts as s * c.
+    """
+
+    model: str
+    start: int
+    stop: int
+    prompt_tokens: int
+    batch_size: int
+    dtype: str
+    threads: int
+    slowdown: float = 1.0
 
 
 class Silence:
@@ -39,3 +58,12 @@ def memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
+
+
+def available_bytes() -> int:
+    """Return the memory that is free for new processes, all memory where the system does not say."""
+    if _MEMINFO.exists():
+        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return memory_bytes()

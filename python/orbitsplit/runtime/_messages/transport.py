@@ -153,6 +153,7 @@ class Sender:
         self.shaper = shaper
         self._planned = planned
         self.sent = self.sent_bytes = 0
+        self.busy_s = 0.0
         self.expected_arrivals_s: deque[float] = deque(maxlen=ARRIVALS_KEPT)
         # Of each group the parts of each message that may have to be sent again, by step.
         self._under_way: dict[int, dict[int, list[_Sent]]] = {}
@@ -224,6 +225,8 @@ class Sender:
         )
         self.sent += 1
         self.sent_bytes += payload_bytes
+        if stamp[1] < math.inf:
+            self.busy_s += stamp[1] - stamp[0]
         return stamp
 
     def _keep_unanswered(self, sent: Iterable[_Sent]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from orbitsplit._errors import TransportError
+from orbitsplit._errors import OrbitsplitError, TransportError
 from orbitsplit.runtime._memory import oom_kills
 from orbitsplit.runtime._messages.environment import INTERFACE_VARIABLE, SECRET_VARIABLE
 from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, Silence, clock_id, memory_bytes
@@ -29,6 +29,7 @@ from orbitsplit.runtime._parent import worker_process
 from orbitsplit.runtime._parent.launcher import new_log
 from orbitsplit.runtime._parent.worker_process import WorkerProcess
 
+from .measurements import measure
 from .tunnel import Tunnel
 
 LOG = logging.getLogger("orbitsplit.runtime")
@@ -204,9 +205,21 @@ class NodeAgent:
                     one = self._processes.get(message["kill"])
                 if one is not None:
                     one.process.kill()
+            elif "ask" in message:
+                threading.Thread(target=self._answer, args=(message, channel), name="measure", daemon=True).start()
             elif "leave" in message:
                 return True
         return self._is_silent
+
+    def _answer(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
+        """Measure what the coordinator asks for; a thread of its own, as the coordinator has more to say meanwhile."""
+        answer: dict[str, Any] = {"answer": message["ask"]}
+        try:
+            answer["measured"] = measure(message, self._credentials, self._files.model)
+        except (OSError, OrbitsplitError, ValueError, KeyError, TypeError) as error:
+            answer["failed"] = str(error) or type(error).__name__
+        with suppress(OSError):  # the channel has ended
+            channel.send(answer)
 
     def _start(self, message: Mapping[str, Any], channel: TlsChannel) -> None:
         """Start the process of a worker."""

@@ -3,9 +3,10 @@
 A host has one channel for commands and reports, and one for each connection of its workers to the control store, which
 itself listens on the loopback interface of the coordinator alone.
 
-    from the host   join, store; then alive, started, ended
-    to the host     welcome or refused; then alive, start, kill, leave
+    from the host   join, store; then alive, started, ended, answer
+    to the host     welcome or refused; then alive, start, kill, ask, leave
 
+Whoever has the credentials may also ask for the nodes that are there, in a channel of its own.
 Where there are several coordinators (`election`), both ends also send replicas of requests (`_messages/replicas`).
 """
 
@@ -16,8 +17,9 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -36,6 +38,7 @@ from orbitsplit.runtime._messages.tls_channel import (
 
 from .arguments import number as checked_number
 from .election import PATIENCE, Election
+from .fleet_status import FleetStatus, HostStatus
 from .joined_host import HostInfo, JoinedHost, RemoteProcess
 from .launcher import Loss
 from .replicas import Replicas
@@ -49,6 +52,9 @@ _POLL_S = 0.05
 _INFORM_S = 0.1
 # Connections that have not proved their credentials yet; more are closed at once.
 _MOST_UNPROVED = 64
+
+# What a pipeline knows of the hosts that are there.
+Describe = Callable[[Sequence[HostInfo]], FleetStatus]
 
 
 class Hosts:
@@ -91,6 +97,7 @@ class Hosts:
         self._known: set[str] = set()
         self._returned: set[str] = set()
         self._store_address: str | None = None
+        self._describe: Describe = _as_joined
         self._is_closed = False
         self._unproved = threading.BoundedSemaphore(_MOST_UNPROVED)
         self._listener = socket.create_server(host_and_port(address))
@@ -108,6 +115,10 @@ class Hosts:
         """The hosts that are there, in the order of their names."""
         with self._lock:
             return tuple(self._hosts[name].info for name in sorted(self._hosts))
+
+    def status(self) -> FleetStatus:
+        """Return who is there, what they hold, and what is known of their links, as `orbitsplit nodes` prints it."""
+        return self._describe(self.nodes)
 
     def wait_for(
         self, nodes: Iterable[str], timeout_s: float | None = None, *, on_poll: Callable[[], None] = lambda: None
@@ -174,6 +185,15 @@ class Hosts:
         with self._lock:
             return [node for node in nodes if node not in self._hosts]
 
+    def joined(self) -> dict[str, JoinedHost]:
+        """Return the hosts that are there, by node; one that has joined again is another one."""
+        with self._lock:
+            return dict(self._hosts)
+
+    def describe_by(self, describe: Describe) -> None:
+        """Let a pipeline describe the hosts, until it ends."""
+        self._describe = describe
+
     def without_our_clock(self, nodes: Iterable[str]) -> list[str]:
         """Return the nodes whose hosts have not this machine's clock, which emulated links need."""
         with self._lock:
@@ -197,6 +217,7 @@ class Hosts:
     def release(self) -> None:
         """Take note that the pipeline of the last launcher has ended."""
         self._store_address = None
+        self._describe = _as_joined
 
     def host(self, node: str) -> JoinedHost:
         """Return the host of a node. Raises TransportError if it is not there."""
@@ -241,6 +262,10 @@ class Hosts:
         try:
             if "store" in first:
                 self._pass_to_store(channel, str(first["store"]))
+            elif "nodes" in first:
+                channel.send(
+                    self.status().to_dict() if first["nodes"] == PROTOCOL else {"refused": _other(first["nodes"])}
+                )
             else:
                 self._join(channel, peer, first)
         except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
@@ -258,8 +283,7 @@ class Hosts:
         """Accept a host, and read its reports until it is lost."""
         spoken = first.get("protocol")
         if spoken != PROTOCOL:  # first of all, as the rest may be another in another version
-            reason = f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
-            _refuse(channel, peer, first.get("join"), reason, is_final=True)
+            _refuse(channel, peer, first.get("join"), _other(spoken), is_final=True)
             return
         host = JoinedHost(channel, peer, first, self._has_changed.set)
         if (refusal := self._admit(host)) is not None:
@@ -359,6 +383,15 @@ class Hosts:
                 for message in () if known is None else self.replicas.changes(known):
                     host.channel.send(message)
                 time.sleep(interval_s)
+
+
+def _other(spoken: object) -> str:
+    return f"it speaks protocol {spoken!r}, this coordinator {PROTOCOL}: use one version"
+
+
+def _as_joined(hosts: Sequence[HostInfo]) -> FleetStatus:
+    """Describe hosts on which no pipeline runs."""
+    return FleetStatus(tuple(HostStatus(**asdict(host), note="no plan runs") for host in hosts))
 
 
 def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:

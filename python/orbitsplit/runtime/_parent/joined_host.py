@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from orbitsplit._errors import TransportError
@@ -22,6 +24,8 @@ _POLL_S = 0.05
 # The time for a host to end a process that is to be killed; one that does not is itself lost.
 _KILL_S = 2.0
 _KILLED = -9
+# The time for a host to measure what it is asked, the start of a process and the loading of a few layers included.
+_MEASURE_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,29 @@ class JoinedHost:
         self._processes: dict[int, RemoteProcess] = {}
         self._store_channels: weakref.WeakSet[TlsChannel] = weakref.WeakSet()
         self._loss: Loss | None = None
+        self._questions = itertools.count()
+        self._answers: dict[int, SimpleQueue[dict[str, Any]]] = {}
+
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the host measures for a question (see `_node.measurements`); may take minutes.
+
+        Raises TransportError if it fails there, is not answered in time, or the host is lost.
+        """
+        number, answers = next(self._questions), SimpleQueue[dict[str, Any]]()
+        self._answers[number] = answers
+        try:
+            self.channel.send({**question, "ask": number})
+            answer = answers.get(timeout=_MEASURE_S)
+        except OSError as error:
+            answer = {"failed": str(error)}
+        except Empty:
+            answer = {"failed": f"it did not answer within {_MEASURE_S:g} s"}
+        finally:
+            del self._answers[number]
+        if "failed" in answer:
+            raise TransportError(f'node "{self.info.node}": {answer["failed"]}', kind="host", node=self.info.node)
+        measured: dict[str, Any] = answer["measured"]
+        return measured
 
     def start(self, number: int, session: int, *, threads: int, secret: str, log: IO[bytes]) -> RemoteProcess:
         """Ask for a process; return before it is started. Raises TransportError if the host is lost."""
@@ -156,6 +183,9 @@ class JoinedHost:
                 continue
             if "started" in message:
                 self._processes[message["started"]].started(int(message["pid"]))
+            elif "answer" in message:
+                if (answers := self._answers.get(message["answer"])) is not None:  # else it came too late
+                    answers.put(message)
             elif "ended" in message:
                 with self._lock:
                     process = self._processes.pop(message["ended"])
@@ -177,6 +207,8 @@ class JoinedHost:
             channels = list(self._store_channels)
         for process in processes:
             process.ended(_KILLED, loss=self._loss)
+        for answers in list(self._answers.values()):
+            answers.put({"failed": loss.reason})
         # In a partition nothing else would ever end them.
         for channel in (*channels, self.channel):
             channel.close()

@@ -3,7 +3,8 @@
 The text of an error is never logged, since it may quote a prompt; the caller gets it with the exception.
 
     DEBUG    requests, processes started
-    INFO     a session is ready, a migration, the pipeline was closed
+    INFO     a session is ready, hosts measured, used or left alone, times that drift, a migration, the pipeline was
+             closed
     WARNING  losses, processes killed, recoveries with the nodes that joined, messages that arrived corrupted
     ERROR    a request is given up, the pipeline has ended
 """
@@ -11,11 +12,13 @@ The text of an error is never logged, since it may quote a prompt; the caller ge
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from orbitsplit._errors import TransportError
+from orbitsplit._io.units import format_bytes
 from orbitsplit._io.validation import listed
 from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.rebalance import Gain, Measured, MeasuredLink
 from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Group
 
@@ -69,6 +72,34 @@ def recovered(recovery: Recovery, session: int, requests: int) -> None:
         ", ".join(joined) or "none",
         requests,
     )
+
+
+def measured(node: str, slowdown: float | None, links: Mapping[tuple[str, str], MeasuredLink]) -> None:
+    """Log what a host that has joined is like."""
+    speed = "" if slowdown is None else f"{slowdown:.3g} times as long as on the profile's node, "
+    rates = [f"to {b} {format_bytes(one.bytes_per_s)}/s" for (a, b), one in links.items() if a == node]
+    LOG.info('node "%s" has joined and was measured: %s%s', node, speed, ", ".join(rates) or "no links")
+
+
+def left_alone(node: str, reason: str) -> None:
+    """Log why a host that has joined is not used."""
+    LOG.info('node "%s" is left alone: %s', node, reason)
+
+
+def rebalancing(joined: Iterable[str], drift: Measured, gain: Gain, plan: Plan) -> None:
+    """Log why another plan is taken while nothing was lost."""
+    causes = [*(f'node "{node}" has joined' for node in sorted(joined)), *drift.described()]
+    LOG.info("going over to %s, as %s: %s", _nodes(plan), "; ".join(causes) or "a better plan is known", gain)
+
+
+def drift_ignored(drift: Measured, reason: str) -> None:
+    """Log that times drift from the prediction and the plan stays."""
+    LOG.info("the plan stays although %s: %s", "; ".join(drift.described()), reason)
+
+
+def not_rebalanced(reason: str) -> None:
+    """Log that rebalancing failed this time."""
+    LOG.warning("not rebalanced: %s", reason)
 
 
 def migrated(migration: Migration) -> None:

@@ -1,4 +1,4 @@
-"""Time limits of pipelines, and the keywords that may be given in their place."""
+"""Options of pipelines: time limits, and the keywords that may be given in their place; whether one rebalances."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from orbitsplit._io.keyword_options import take_options
+from orbitsplit._plans.replanner import Replanner
 
-from .arguments import number
+from .arguments import boolean, number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +38,16 @@ def timeouts_of(timeouts: Timeouts | None, keywords: dict[str, Any]) -> Timeouts
     """Return the time limits of a pipeline, and remove their keywords. Raises TypeError for both at once."""
     limits = {field: keywords.pop(name) for name, field in TIMEOUT_KEYWORDS.items() if name in keywords}
     return take_options("Pipeline", "timeouts", Timeouts, timeouts, limits)
+
+
+def rebalance_of(rebalance: bool | None, replan: object, *, has_hosts: bool) -> bool:
+    """Return whether a pipeline rebalances; None: if it runs on hosts and its `replan` can.
+
+    Raises TypeError for another value, ValueError if it is asked for and `replan` is not a `replanner`.
+    """
+    can = isinstance(replan, Replanner)
+    if rebalance is None:
+        return can and has_hosts
+    if boolean("rebalance", rebalance) and not can:
+        raise ValueError("rebalance needs a replan of orbitsplit.replanner, which knows the profile and the network")
+    return rebalance

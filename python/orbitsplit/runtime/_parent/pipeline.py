@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import warnings
 import weakref
@@ -22,10 +23,12 @@ from orbitsplit._io.validation import check_callable, check_kind
 from orbitsplit._models.source import open_model
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.replanner import Replanner
 from orbitsplit.runtime._messages.control import StageRecord, stage_name
 
 from . import log
 from .arguments import boolean, integer, number
+from .fleet_view import describe
 from .generation import Generation, OnEnd, OnTokens
 from .generation_options import GenerationKeywords, GenerationOptions
 from .generation_output import output_of
@@ -33,8 +36,9 @@ from .hosts import Hosts
 from .images import ImagePrompts
 from .logprobs import OnLogprobs, OnPromptLogprobs
 from .migration import Migration
-from .options import Timeouts, timeouts_of
+from .options import Timeouts, rebalance_of, timeouts_of
 from .prompts import TokenRows
+from .rebalancing import Rebalancer
 from .recovery import Recovery, Replan
 from .replicas import key_of
 from .request import forward_of, generation_of, request_of
@@ -85,6 +89,11 @@ class Pipeline:
     processes end, and batches in flight and all further calls raise TransportError. A corrupted frame is not a loss: it
     is sent again.
 
+    With `rebalance` a pipeline with the `replan` of `replanner` goes over to a better plan while it runs: when a host
+    joins, or when stages or links take over 20 % longer or less than predicted, if the rest of the work is worth it
+    (docs/guides/machines.md). By default it does so on `hosts`, whose speeds are their own, and not on one machine,
+    where stages share processors and another plan does not make them more.
+
     A stage that used more memory than its node has is logged as a warning and marked in the table of a run; with
     `strict_memory` the call raises TransportError of kind "memory" instead, and the pipeline goes on.
 
@@ -121,6 +130,7 @@ class Pipeline:
         conditions: LinkConditions | None = None,
         replan: Replan | None = None,
         exact_resume: bool = True,
+        rebalance: bool | None = None,
         strict_memory: bool = False,
         most_groups: int | None = None,
         max_batch_tokens: int | None = None,
@@ -148,6 +158,7 @@ class Pipeline:
         if threads is not None:
             threads = integer("threads", threads, least=1)
         exact_resume = boolean("exact_resume", exact_resume)
+        rebalances = rebalance_of(rebalance, replan, has_hosts=hosts is not None)
         self._strict_memory = boolean("strict_memory", strict_memory)
         check_callable("replan", replan)
         check_callable("progress", progress)
@@ -191,6 +202,12 @@ class Pipeline:
         )
         self._sessions = Sessions(plan, settings, self._callbacks)
         self._finalizer = weakref.finalize(self, _abandon, self._sessions)
+        rebalancer = None
+        if rebalances and isinstance(replan, Replanner):
+            rebalancer = Rebalancer(self._sessions, settings, self._callbacks, replan)
+            rebalancer.start()
+        if hosts is not None:
+            hosts.describe_by(functools.partial(describe, self._sessions, rebalancer))
 
     @property
     def plan(self) -> Plan:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from orbitsplit._errors import InfeasiblePlanError, TransportError
+from orbitsplit._plans.migration import Context
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import Ready
+from orbitsplit.runtime._messages.control import Heartbeat, Ready
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
@@ -129,10 +130,39 @@ class Sessions:
         """Whether work that is submitted starts at once: False during a recovery, and after the end."""
         return self._is_ready and self._unusable is None
 
+    @property
+    def lost(self) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+        """The nodes and the links lost so far."""
+        return tuple(self._losses.nodes), tuple(self._losses.links)
+
     def status(self) -> PipelineStatus:
         """Return what nodes and links reported last."""
         plan = self.plan
         return status_of(plan, self._workers.heartbeats(plan))
+
+    def reports(self) -> tuple[Session, list[Heartbeat | None]]:
+        """Return the session, and the last heartbeat of each of its stages."""
+        current = self.current
+        return current, self._workers.heartbeats(current.plan)
+
+    def rest(self) -> tuple[int, list[Context]]:
+        """Return the most new tokens of a row that are asked for and have not come, and what is known of each group."""
+        states = [state for batch in self._in_flight.batches() for state in batch.unfinished()]
+        left = max((state.group.max_new_tokens - len(state.got) for state in states), default=0)
+        is_exact = self._settings.exact_resume
+        contexts = [
+            Context(state.group.rows, state.group.tokens + len(state.got), len(state.got) if is_exact else 0)
+            for state in states
+        ]
+        return left, contexts
+
+    def forgive(self, node: str) -> None:
+        """Take note that a lost node is back, and was measured: plans may use it."""
+        self._losses.forget({node}, ())
+
+    def has_ended(self, timeout_s: float) -> bool:
+        """Wait for the end of the pipeline; return whether it has ended, or was dropped."""
+        return self._has_ended.wait(timeout_s) or self._unusable is not None or self._is_abandoned
 
     def check_usable(self) -> None:
         """Raise TransportError if the pipeline has ended."""
@@ -387,7 +417,7 @@ class Sessions:
         callbacks = self._callbacks()
         return None if callbacks is None else callbacks.replan
 
-    def _absent(self, nodes: Iterable[str]) -> list[str]:
+    def absent(self, nodes: Iterable[str]) -> list[str]:
         """Return the nodes that no plan may use now: those without a host, and with one that cannot emulate links."""
         asked = list(nodes)
         return [*self._launcher.absent(asked), *self._settings.deployment.without_our_clock(asked)]
@@ -397,7 +427,7 @@ class Sessions:
         if replan is None:
             raise TransportError(_DROPPED, kind="unusable")
         self._losses.forget(self._launcher.take_returned(), errors)
-        plan = self._losses.plan_without(replan, before, errors[-1], self._absent)
+        plan = self._losses.plan_without(replan, before, errors[-1], self.absent)
         self._swap_codecs(plan)
         return plan
 

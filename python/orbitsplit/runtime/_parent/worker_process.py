@@ -21,7 +21,9 @@ from typing import IO, Any, Protocol
 from orbitsplit._models import child_process
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
-_WORKER = "orbitsplit.runtime._worker.process"
+# The modules of processes that are started: a worker, or one that times layers for a short profile.
+WORKER, SHORT_PROFILE = "orbitsplit.runtime._worker.process", "orbitsplit.runtime._worker.short_profile"
+_ENTRIES = {WORKER: "worker", SHORT_PROFILE: "short_profile"}
 _SERVER = "orbitsplit.runtime._worker.fork_server"
 _POLL_S = 0.05
 # Variables that libraries read when they are imported begin so: where one has changed, another server is needed.
@@ -71,23 +73,23 @@ def prepare(model: str | Path | None = None) -> None:
             _servers.usable().prepare(model)
 
 
-def start(*arguments: str, log: IO[bytes], environment: Mapping[str, str]) -> WorkerProcess:
+def start(*arguments: str, log: IO[bytes], environment: Mapping[str, str], module: str = WORKER) -> WorkerProcess:
     """Start a worker with its arguments; `environment` is added to this process's, `log` gets its output."""
     # Elsewhere a fork is not safe after libraries of the system were loaded.
     if sys.platform == "linux":
         try:
-            return _fork(arguments, log, environment)
+            return _fork(arguments, log, environment, _ENTRIES[module])
         except OSError as error:
             if error.errno != errno.EMSGSIZE:  # more variables were set since the server started than it is told of
                 raise
-    return child_process.start(_WORKER, *arguments, stdout=log, stderr=log, environment=environment)
+    return child_process.start(module, *arguments, stdout=log, stderr=log, environment=environment)
 
 
-def _fork(arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> ForkedProcess:
+def _fork(arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str], entry: str) -> ForkedProcess:
     try:
-        return _servers.usable().start(arguments, log, environment)
+        return _servers.usable().start(arguments, log, environment, entry)
     except (BrokenPipeError, ConnectionResetError):  # it has just ended, idle for long
-        return _servers.usable().start(arguments, log, environment)
+        return _servers.usable().start(arguments, log, environment, entry)
 
 
 def server_pid() -> int | None:
@@ -124,7 +126,7 @@ class ForkedProcess:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline_s is not None and time.monotonic() >= deadline_s:
-                raise subprocess.TimeoutExpired(_WORKER, timeout or 0.0)
+                raise subprocess.TimeoutExpired(WORKER, timeout or 0.0)
             self._server.wait_for_messages(_POLL_S)
         return code
 
@@ -169,13 +171,16 @@ class ForkServer:
         is_ours = self._owner == os.getpid()  # not that of the process that this one was forked from
         return is_ours and not self._has_ended and not any(map(_is_read_on_import, self._changed_variables()))
 
-    def start(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> ForkedProcess:
+    def start(
+        self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str], entry: str = _ENTRIES[WORKER]
+    ) -> ForkedProcess:
         """Ask for a worker; return before it is forked. Raises OSError if the server takes no more requests."""
         stdin, kept = os.pipe()
         with open(stdin, "rb", buffering=0) as end, self._lock:
             self._numbers += 1
             request = {
                 "start": self._numbers,
+                "entry": entry,
                 "arguments": arguments,
                 "environment": {**self._changed_variables(), **environment},
                 "directory": os.getcwd(),

@@ -48,7 +48,7 @@ class Computation:
     """The computation of a stage; `name` is that of the stage in messages.
 
     `emit(group, outputs)` is called on the last stage with the outputs of groups that generate nothing, `ended(group)`
-    with every group that has ended.
+    with every group that has ended. The plan has `planned_rows` in each group, and `planned_tokens` of each in a step.
     """
 
     def __init__(
@@ -58,8 +58,12 @@ class Computation:
         pace: Pace,
         emit: Callable[[int, dict[str, Tensor]], None],
         ended: Callable[[Group], None],
+        *,
+        planned_rows: int = 1,
+        planned_tokens: int = 1,
     ) -> None:
         self.name = name
+        self._planned = planned_rows, planned_tokens
         self._model = model
         self._pace = pace
         self._emit = emit
@@ -98,7 +102,9 @@ class Computation:
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]; see `Forward`."""
-        return self._pace.run("compute", group, step, self._work(self._held[group], step, x))
+        held = self._held[group]
+        is_planned = step > 0 and (held.group.rows, x.shape[1]) == self._planned
+        return self._pace.run("compute", group, step, self._work(held, step, x), is_planned=is_planned)
 
     def forward_pack(self, parts: Sequence[Part], x: Tensor) -> PackResult:
         """Run steps of several groups in one forward; see `Forward`.
@@ -106,7 +112,8 @@ class Computation:
         If it raises, each group runs alone: an error ends the groups that it is of, and no other.
         """
         helds = [self._held[part.group] for part in parts]
-        return self._pace.run_shared("compute", parts, lambda: self._packed(parts, helds, x))
+        is_planned = (1, parts[0].tokens) == self._planned
+        return self._pace.run_shared("compute", parts, lambda: self._packed(parts, helds, x), is_planned=is_planned)
 
     def keep(self, group: int, tokens: int) -> None:
         """Drop the state of a group, but keep the cache of its first tokens."""

@@ -24,6 +24,7 @@ from orbitsplit.runtime._memory import library_bytes
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES
 
 from . import process as worker
+from . import short_profile
 
 # Without workers for so long, the server ends: the memory of the libraries is the machine's again.
 IDLE_S = 60.0
@@ -43,6 +44,7 @@ def main() -> None:
 class ForkServer:
     """Answers `{"start": number, ...}` with `{"start": number, "pid": pid}`, and `{"kill": number}` with a kill.
 
+    The `entry` of a request to start is "worker", or "short_profile" for a process that times layers instead.
     `{"prepare": directory of a model}` finds the model's layout, so that workers forked later know it.
     A request to start comes with the descriptors of the worker's standard input and of its log. The end of a worker is
     reported as `{"end": number, "code": exit code}`, negative for a signal as in `subprocess`.
@@ -125,7 +127,10 @@ class ForkServer:
             with suppress(OSError):  # it is gone, or not ours to enter: as with a process that is started there
                 os.chdir(request["directory"])
             child_process.exit_with_parent()
-            worker.main(*request["arguments"], imported_bytes=self._imported_bytes)
+            if request["entry"] == "worker":
+                worker.main(*request["arguments"], imported_bytes=self._imported_bytes)
+            else:
+                short_profile.main(*request["arguments"])
         except BaseException:
             traceback.print_exc()
         os._exit(1)  # main ends the process itself

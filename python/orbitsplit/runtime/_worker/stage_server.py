@@ -92,6 +92,7 @@ class StageServer:
 
     def __enter__(self) -> StageServer:
         self._reporter.start()
+        self._heartbeat.step_times = self._pace.step_times
         if self._transport is not None:
             watch = threading.Thread(target=self._watch, args=(self._transport,), name="watch", daemon=True)
             watch.start()
@@ -107,7 +108,7 @@ class StageServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._heartbeat.sender = self._heartbeat.receiver = None
+        self._heartbeat.sender = self._heartbeat.receiver = self._heartbeat.step_times = None
         if self._transport is not None:
             self._transport.close()
 
@@ -136,7 +137,15 @@ class StageServer:
         if sender is not None:
             outlet = TokenOutlet(sender) if self._rank == self._last else self._activation_outlet(sender)
         name, record = stage_name(self._plan, self._rank), functools.partial(self._record, outlet)
-        self._stage = stage = Computation(name, self._model, self._pace, self._reporter.outputs, record)
+        self._stage = stage = Computation(
+            name,
+            self._model,
+            self._pace,
+            self._reporter.outputs,
+            record,
+            planned_rows=self._plan.workload.batch_size,
+            planned_tokens=1 + (self._plan.draft_tokens or 0),
+        )
         stage.take_over(self._moved)
         self._moved = {}
         if self._rank > 0:

@@ -1,0 +1,46 @@
+"""The exchange that measures a link between two hosts, over the loopback interface."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from orbitsplit.runtime._messages.tls_channel import Credentials, RefusedError, TlsChannel, create_credentials
+from orbitsplit.runtime._node.link_probe import listen_once, measure_link
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> Credentials:
+    create_credentials(tmp_path / "fleet.pem")
+    return Credentials(tmp_path / "fleet.pem")
+
+
+def test_a_link_has_a_rate_in_both_directions_and_a_round_trip(credentials: Credentials) -> None:
+    found = measure_link(f"127.0.0.1:{listen_once(credentials)}", credentials)
+    # No bounds from above: a shared machine may be as slow as it likes.
+    assert found["bytes_per_s"] > 1e4
+    assert found["back_bytes_per_s"] > 1e4
+    assert 0 < found["round_trip_s"] < 10
+
+
+def test_the_rate_is_that_of_the_slower_end(credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent is seen to take as long as the link makes it."""
+    send = TlsChannel.send
+
+    def slowly(channel: TlsChannel, message: dict[str, object]) -> None:
+        if "data" in message:
+            time.sleep(len(str(message["data"])) / 50_000)
+        send(channel, message)
+
+    monkeypatch.setattr(TlsChannel, "send", slowly)
+    found = measure_link(f"127.0.0.1:{listen_once(credentials)}", credentials)
+    assert 10_000 < found["bytes_per_s"] <= 50_000
+    assert 10_000 < found["back_bytes_per_s"] <= 50_000
+
+
+def test_another_host_is_refused(credentials: Credentials, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    create_credentials(tmp_path / "other.pem")
+    with pytest.raises(RefusedError):
+        measure_link(f"127.0.0.1:{listen_once(credentials)}", Credentials(tmp_path / "other.pem"))
