@@ -76,8 +76,8 @@ class RequestKeywords(TypedDict, total=False):
     deadline_s: float
 
 
-class PlanKeywords(RequestKeywords, total=False):
-    """The fields of `TimedRequest` and of `StrategyOptions` as keywords."""
+class OptionKeywords(TypedDict, total=False):
+    """The fields of `StrategyOptions` as keywords."""
 
     levels: LevelTable | None
     codebook: Codebook | None
@@ -86,3 +86,7 @@ class PlanKeywords(RequestKeywords, total=False):
     max_nodes: int | None
     time_limit_s: float | None
     shares: bool
+
+
+class PlanKeywords(RequestKeywords, OptionKeywords, total=False):
+    """The fields of `TimedRequest` and of `StrategyOptions` as keywords."""

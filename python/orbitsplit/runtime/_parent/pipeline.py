@@ -192,6 +192,11 @@ class Pipeline:
         return self._sessions.plan
 
     @property
+    def origin_s(self) -> float:
+        """The instant of `time.monotonic` from which the times of `conditions` count: when the pipeline was ready."""
+        return self._sessions.origin_s
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """The process id of each stage."""
         return self._sessions.pids

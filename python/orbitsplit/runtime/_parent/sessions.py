@@ -121,6 +121,12 @@ class Sessions:
         return self.current.plan
 
     @property
+    def origin_s(self) -> float:
+        """The instant of the monotonic clock from which the times of conditions count: when the first session was ready."""
+        assert self._origin_s is not None  # it is set before the constructor returns
+        return self._origin_s
+
+    @property
     def ready(self) -> tuple[Ready, ...]:
         """What each stage reported when it was ready."""
         return self.current.ready
