@@ -32,7 +32,8 @@ def fly(
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per request.")] = 32,
     speed: Annotated[float, typer.Option(help="Seconds of the flight per second of this machine.")] = 60.0,
     slower: Annotated[
-        float, typer.Option(help="How many times slower than in the scenario the computers are; at least about --speed.")
+        float,
+        typer.Option(help="How many times slower than in the scenario the computers are; at least about --speed."),
     ] = 1.0,
     profile: Annotated[
         Path | None, typer.Option(help="Measured profile for prompts of this length. Default: it is measured.")

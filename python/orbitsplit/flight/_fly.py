@@ -132,7 +132,9 @@ def _check(requests: Sequence[FlightRequest], speed: float, slower: float) -> No
         raise ValueError("requests is empty, at least one is needed")
     lengths = sorted({len(one.input_ids) for one in requests})
     if len(lengths) > 1:
-        raise ValueError(f"prompts have {lengths[0]} to {lengths[-1]} tokens, all must have as many: plans count with it")
+        raise ValueError(
+            f"prompts have {lengths[0]} to {lengths[-1]} tokens, all must have as many: plans count with it"
+        )
     for name, value, least in (("speed", speed, 1.0), ("slower", slower, 1.0)):
         check_number(name, value)
         if not least <= value < float("inf"):
@@ -203,6 +205,4 @@ def _request(contact_plan: Timetable, requested: FlightRequest, timed: TimedPlan
     # A text that is generated at its station is complete with its last token.
     completion_s = found.result.result() if timed.result else found.compute_s[1]
     start, stop = (contact_plan.datetime(at_s) for at_s in found.compute_s)
-    return FlownRequest(
-        requested, timed, tuple(found.new_tokens), start, stop, contact_plan.datetime(completion_s)
-    )
+    return FlownRequest(requested, timed, tuple(found.new_tokens), start, stop, contact_plan.datetime(completion_s))

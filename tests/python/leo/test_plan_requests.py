@@ -86,7 +86,9 @@ def test_a_generation_that_ends_before_a_pass_is_not_relayed() -> None:
 # The fewest hand-overs
 
 
-def candidate(nodes: str, start_s: float, stop_s: float, completion_s: float, then: tuple[str, float] | None) -> Candidate:
+def candidate(
+    nodes: str, start_s: float, stop_s: float, completion_s: float, then: tuple[str, float] | None
+) -> Candidate:
     plans = [Plan((PlanStage(name, 0, 4),), (), 4, Workload()) for name in (nodes, then[0] if then else nodes)]
     resumed = None if then is None else Resumption(plans[1], then[1], then[1], 1)
     return Candidate("satellite", plans[0], (start_s, stop_s), completion_s, stop_s, resumption=resumed)
@@ -120,7 +122,9 @@ def test_no_other_choice_has_fewer_handovers() -> None:
                 start_s = begin_s + float(r.choice([0.0, r.uniform(0, 60)]))  # now, or in a later pass
                 stop_s = start_s + float(r.uniform(1, 10))
                 then = (f"sat-{r.integers(3)}", float(r.uniform(start_s, stop_s))) if r.random() < 0.2 else None
-                candidates.append(candidate(f"sat-{r.integers(3)}", start_s, stop_s, stop_s + float(r.integers(3)), then))
+                candidates.append(
+                    candidate(f"sat-{r.integers(3)}", start_s, stop_s, stop_s + float(r.integers(3)), then)
+                )
             options.append(candidates)
         found = cost(options, fewest_handovers(begins, options))
         every = [cost(options, chosen) for chosen in itertools.product(*(range(len(one)) for one in options))]
