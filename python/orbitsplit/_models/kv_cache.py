@@ -34,9 +34,9 @@ def growing_cache(config: PreTrainedConfig, most_tokens: int | None = None, *, s
 
 def _growing(layer: Any, most_tokens: int | None, spare_tokens: int) -> Any:
     if type(layer) is DynamicLayer:
-        return _GrowingLayer(most_tokens)
+        return GrowingLayer(most_tokens)
     if type(layer) is DynamicSlidingWindowLayer:
-        return _GrowingSlidingLayer(layer.sliding_window, most_tokens, spare_tokens)
+        return GrowingSlidingLayer(layer.sliding_window, most_tokens, spare_tokens)
     return layer
 
 
@@ -66,7 +66,7 @@ def has_first_tokens(cache: Cache, tokens: int) -> bool:
     return all(
         layer.cumulative_length in range(tokens, max(tokens + 1, layer.sliding_window))
         for layer in cache.layers
-        if isinstance(layer, _GrowingSlidingLayer) and layer.is_initialized
+        if isinstance(layer, GrowingSlidingLayer) and layer.is_initialized
     )
 
 
@@ -79,10 +79,10 @@ def copy_first_tokens(source: Cache, tokens: int, cache: Cache) -> None:
             skip_tokens(new, old.keys.shape[0], tokens)
             continue
         kept = tokens
-        if isinstance(new, _GrowingSlidingLayer):
+        if isinstance(new, GrowingSlidingLayer):
             kept = min(tokens, new.sliding_window - 1)
         new.update(old.keys[:, :, :kept], old.values[:, :, :kept])
-        if isinstance(new, _GrowingSlidingLayer):
+        if isinstance(new, GrowingSlidingLayer):
             new.cumulative_length = tokens
 
 
@@ -92,7 +92,7 @@ def takes_chunks(cache: Cache) -> bool:
     Layers with a state, as of convolutions and recurrences, take it whole: transformers' forwards go on from a state
     for a single token only.
     """
-    return all(isinstance(layer, (_GrowingLayer, _GrowingSlidingLayer)) for layer in cache.layers)
+    return all(isinstance(layer, (GrowingLayer, GrowingSlidingLayer)) for layer in cache.layers)
 
 
 def skip_tokens(layer: Any, sequences: int, tokens: int) -> bool:
@@ -101,10 +101,10 @@ def skip_tokens(layer: Any, sequences: int, tokens: int) -> bool:
     Returns False, and does nothing, for a layer that needs keys and values.
     """
     most = None
-    if isinstance(layer, _GrowingSlidingLayer) and not layer.record_past and layer.sliding_window > 1:
+    if isinstance(layer, GrowingSlidingLayer) and not layer.record_past and layer.sliding_window > 1:
         layer.cumulative_length += tokens
         most = layer.sliding_window - 1
-    elif not isinstance(layer, _GrowingLayer):
+    elif not isinstance(layer, GrowingLayer):
         return False
     known = layer.keys.shape[-2] if layer.is_initialized else 0
     if not layer.is_initialized:
@@ -114,7 +114,7 @@ def skip_tokens(layer: Any, sequences: int, tokens: int) -> bool:
     return True
 
 
-class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
     """Keys and values [B, heads, S, D] as the filled part of larger tensors."""
 
     keys: Tensor
@@ -137,7 +137,7 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not 
         self.keys, self.values = self.keys[:, :, :tokens], self.values[:, :, :tokens]
 
 
-class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
+class GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
     """The same of the last tokens only: those that the attention's window sees, and some that it may see again."""
 
     keys: Tensor
@@ -149,7 +149,7 @@ class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
         self._key_room, self._value_room = _Room(most_tokens), _Room(most_tokens)
         self._spare_tokens = spare_tokens
         # Keys and values with the spare ones before them, of which `keys` and `values` are the end.
-        self._with_spare: tuple[Tensor, Tensor] | None = None
+        self.with_spare: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new tokens, [B, heads, S, D] each, and return those that the window sees."""
@@ -165,11 +165,11 @@ class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
             self._keep_window(keys, values)
             return keys, values
         seen = (self.keys.shape[-2] if self.keys.numel() else 0) + key_states.shape[-2]
-        past_keys, past_values = self._with_spare or (self.keys, self.values)
+        past_keys, past_values = self.with_spare or (self.keys, self.values)
         keys = self._key_room.append(past_keys, key_states)
         values = self._value_room.append(past_values, value_states)
         most = self.sliding_window - 1 + self._spare_tokens
-        self._with_spare = keys[:, :, -most:], values[:, :, -most:]
+        self.with_spare = keys[:, :, -most:], values[:, :, -most:]
         self._keep_window(keys, values)
         return keys[:, :, -seen:], values[:, :, -seen:]
 
@@ -183,10 +183,10 @@ class _GrowingSlidingLayer(DynamicSlidingWindowLayer):  # type: ignore[misc]
             length = min(tokens, self.sliding_window - 1)
             self.keys = self.values = _NOTHING.expand(self.keys.shape[0], 1, length, 1)
             return
-        assert self._with_spare is not None, "tokens are taken back of a cache without spare ones"
+        assert self.with_spare is not None, "tokens are taken back of a cache without spare ones"
         assert back <= self._spare_tokens, "more tokens are taken back than are spare"
-        keys, values = (state[:, :, : state.shape[-2] - back] for state in self._with_spare)
-        self._with_spare = keys, values
+        keys, values = (state[:, :, : state.shape[-2] - back] for state in self.with_spare)
+        self.with_spare = keys, values
         self._keep_window(keys, values)
 
     def _keep_window(self, keys: Tensor, values: Tensor) -> None:

@@ -25,6 +25,7 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit._io.device_names import CPU
 
 from .architecture import Layout, running_unknown_code
+from .cache_state import LayerBytes, has_movable_layers, layer_bytes
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
 from .kv_cache import growing_cache, takes_chunks
@@ -209,6 +210,27 @@ class StageModel:
             if isinstance(state, Tensor) and state.is_floating_point()
         ]
         return sum(state.nbytes for state in states) // tokens
+
+    def cache_layers(self) -> tuple[LayerBytes, ...]:
+        """Return the bytes that each of the stage's transformer layers keeps of a sequence.
+
+        Empty if another process cannot go on with its caches, see `has_movable_layers`, or it has no such layers.
+        """
+        tokens = 2
+        if not self.generates or not has_movable_layers(self.new_cache(), self.layers - 2):
+            return ()
+        layers = self._caches_behind([tokens])[0].layers[self.first_layer : self.last_layer]
+        return tuple(layer_bytes(layer, tokens) for layer in layers)
+
+    @property
+    def first_layer(self) -> int:
+        """The index of the stage's first transformer layer."""
+        return max(0, self.start - 1)
+
+    @property
+    def last_layer(self) -> int:
+        """The index behind the stage's last transformer layer."""
+        return min(self.layers - 2, self.stop - 1)
 
     def _caches_behind(self, prompts: Sequence[int]) -> list[Cache]:
         """Return caches of sequences with so many tokens each."""

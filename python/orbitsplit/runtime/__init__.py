@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._parent.generation_options import GenerationOptions
     from ._parent.hosts import HostInfo, Hosts
     from ._parent.logprobs import TokenLogprobs
+    from ._parent.migration import Migration
     from ._parent.options import Timeouts
     from ._parent.pipeline import Pipeline
     from ._parent.recovery import Recovery
@@ -37,6 +38,7 @@ _MODULES = {
     "LinkMetrics": "_parent.run_report",
     "LinkStatus": "_parent.status",
     "NodeStatus": "_parent.status",
+    "Migration": "_parent.migration",
     "Pipeline": "_parent.pipeline",
     "PipelineStatus": "_parent.status",
     "Recovery": "_parent.recovery",
@@ -53,6 +55,7 @@ __all__ = [
     "Hosts",
     "LinkMetrics",
     "LinkStatus",
+    "Migration",
     "NodeStatus",
     "Pipeline",
     "PipelineStatus",

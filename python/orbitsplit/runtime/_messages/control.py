@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -58,6 +58,21 @@ def interrupt_key(session: int) -> str:
     return f"interrupt/{session}"
 
 
+def hand_over_key(session: int) -> str:
+    """Return the key that the parent sets before it stops a session whose workers go over to the next one."""
+    return f"hand_over/{session}"
+
+
+def ahead_key(worker: int) -> str:
+    """Return the key of the setup for which a new worker loads its stage before the session starts."""
+    return f"ahead/{worker}"
+
+
+def loaded_key(worker: int) -> str:
+    """Return the key of what a worker that has loaded its stage ahead reports, as when it is ready."""
+    return f"loaded/{worker}"
+
+
 def heartbeat_key(worker: int) -> str:
     """Return the key that a worker sets with each heartbeat."""
     return f"heartbeat/{worker}"
@@ -83,6 +98,10 @@ def record_key(session: int, group: int, worker: int) -> str:
     return f"record/{session}/{group}/{worker}"
 
 
+class Drain:
+    """The request to the first stage to send nothing more, and to report when nothing is under way."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup(Record):
     """The configuration of a session: the plan (as `Plan.to_dict`) and what a worker needs to load its stage.
@@ -94,6 +113,8 @@ class Setup(Record):
     or if that is None (first session) from when all stages have connected. `nonce` makes the authentication keys of the
     session unique. `source_hashes` are the digests of the transformer layers from which the `weights` of stages were
     converted, empty where none were. The first stage loads the `assistant` beside its layers, None: there is none.
+    Workers in `leaving` ran stages of the session before: they hand over the caches of `moved_groups` (as `MovedGroup`)
+    by the `moves` (as `WorkerMove`), and end.
     """
 
     plan: dict[str, Any]
@@ -109,10 +130,38 @@ class Setup(Record):
     source_hashes: tuple[str, ...] = ()
     assistant: str | None = None
     sends_codecs: bool = False
+    leaving: tuple[int, ...] = ()
+    moves: tuple[tuple[Any, ...], ...] = ()
+    moved_groups: tuple[tuple[int, ...], ...] = ()
 
     def read_plan(self) -> Plan:
         """Return the plan."""
         return Plan.from_dict(self.plan)
+
+
+class WorkerMove(NamedTuple):
+    """The caches of the transformer layers [start, stop) go from one worker to another, encoded by `codec`.
+
+    `links` are the rate (None: not limited) and the latency of each link on the way; none within a node.
+    """
+
+    source: int
+    destination: int
+    start: int
+    stop: int
+    codec: str
+    links: tuple[tuple[float | None, float], ...]
+    nodes: tuple[str, ...]
+
+
+class MovedGroup(NamedTuple):
+    """A group whose caches are handed over: `tokens` of each row, room for `most_tokens`, `spare_tokens` of guesses."""
+
+    id: int
+    rows: int
+    tokens: int
+    most_tokens: int
+    spare_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +175,9 @@ class Ready(Record):
     `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are,
     `runs_packs` whether steps of several sequences may share a forward. `cache_bytes_per_token` is the most that keys
     and values of a further token take. `assistant_bytes` of `weight_bytes` are of the assistant: its weights, and its
-    keys and values of the plan's workload.
+    keys and values of the plan's workload. The stage was connected to the others in `connecting_s`, which includes
+    waiting for them. `cache_layers` are the `LayerBytes` of its transformer layers, empty if their caches cannot be
+    moved. `moved_bytes` of caches came over links; of groups in `lost_groups` not all came whole.
     """
 
     weight_bytes: int
@@ -143,6 +194,10 @@ class Ready(Record):
     runs_packs: bool = False
     cache_bytes_per_token: int = 0
     assistant_bytes: int = 0
+    connecting_s: float = 0.0
+    cache_layers: tuple[tuple[int, int, int | None], ...] = ()
+    moved_bytes: int = 0
+    lost_groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +258,22 @@ def pack_cancel(group: int) -> bytes:
     return json.dumps({"cancel": group}).encode()
 
 
+def pack_drain() -> bytes:
+    """Return the request to send nothing more."""
+    return json.dumps({"drain": True}).encode()
+
+
 def pack_limits(limits: Limits) -> bytes:
     """Return the request to keep other limits from now on."""
     return json.dumps({"limits": asdict(limits)}).encode()
 
 
-def unpack_request(data: bytes) -> tuple[Group, torch.Tensor | dict[str, torch.Tensor]] | int | Limits:
-    """Return a group and its initial input, the number of the group to cancel, or limits."""
+def unpack_request(data: bytes) -> tuple[Group, torch.Tensor | dict[str, torch.Tensor]] | int | Limits | Drain:
+    """Return a group and its initial input, the number of the group to cancel, limits, or the request to drain."""
     if data[:1] == b"{":
         values = json.loads(data)
+        if "drain" in values:
+            return Drain()
         return Limits(**values["limits"]) if "limits" in values else int(values["cancel"])
     # The head of a safetensors file: eight bytes of length, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

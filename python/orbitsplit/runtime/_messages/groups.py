@@ -72,6 +72,7 @@ class Group(Record):
 
     One that `shares_prefix` may begin with keys and values of another that has ended: those of the first `known_tokens`
     tokens of group `prefix_of`, whose caches were kept. They do not run again. Its own may be kept in the same way.
+    One that `is_moved` has its caches of the first `known_tokens` tokens on every stage already.
     """
 
     id: int
@@ -97,6 +98,7 @@ class Group(Record):
     shares_prefix: bool = False
     prefix_of: int | None = None
     known_tokens: int = 0
+    is_moved: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
@@ -165,6 +167,11 @@ class Group(Record):
             # Those of the prompt have returned with the first of these tokens.
             details=self.details and replace(self.details, prompt_logprobs=None),
         )
+
+
+def moved(group: Group) -> Group:
+    """Return a group that restarts where the caches of all its tokens but the last are on every stage already."""
+    return replace(group, known_tokens=group.tokens - 1, replayed=0, is_moved=True)
 
 
 def packed_mask(mask: Tensor) -> str | None:

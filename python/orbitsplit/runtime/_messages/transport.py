@@ -51,6 +51,7 @@ ARRIVALS_KEPT = 64
 # The number of messages without an answer (ends of groups) whose buffers are kept before the sender waits.
 _MOST_UNANSWERED = 16
 _TAG = 1
+CACHE_TAG = 2
 
 # The store's server drops a client that sends a value above 8 MiB.
 _STORE_VALUE_BYTES = 4 << 20
@@ -138,11 +139,16 @@ class Sender:
         shaper: LinkShaper | PathShaper | None,
         planned: LinkShaper | None = None,
         key: bytes | None = None,
+        tag: int = _TAG,
     ) -> None:
-        """Open the channel to a rank. `shaper` emulates the link (None: it is real), `planned` is that of the plan."""
+        """Open the channel to a rank; another `tag` is a channel of its own.
+
+        `shaper` emulates the link (None: it is real), `planned` is that of the plan.
+        """
         self._transport = transport
         self._link = link
         self._rank = rank
+        self._tag = tag
         self._authenticator = MessageAuthenticator(link, key)
         self.shaper = shaper
         self._planned = planned
@@ -270,7 +276,7 @@ class Sender:
             sent = message.clone()  # what may be sent again stays whole
             self.shaper.flip(sent.numpy().data[HEADER_BYTES + described :])
         try:
-            work = self._transport.group.send([sent], self._rank, _TAG)
+            work = self._transport.group.send([sent], self._rank, self._tag)
         except RuntimeError as error:
             raise self._transport.lost(self._link, error) from error
         return _Sent(work, sent, header, message, buffer)
@@ -321,10 +327,13 @@ def _buffer(size: int) -> tuple[Tensor, memoryview]:
 class Receiver:
     """The receiving end of a channel: receives are posted before their messages are sent."""
 
-    def __init__(self, transport: Transport, link: str, rank: int, *, key: bytes | None = None) -> None:
+    def __init__(
+        self, transport: Transport, link: str, rank: int, *, key: bytes | None = None, tag: int = _TAG
+    ) -> None:
         self._transport = transport
         self._link = link
         self._rank = rank
+        self._tag = tag
         self._authenticator = MessageAuthenticator(link, key)
         self.received = 0
         self.waiting_since_s: float | None = None
@@ -381,7 +390,7 @@ class Receiver:
 
     def _post(self, message: Tensor, buffer: memoryview) -> None:
         try:
-            work = self._transport.group.recv([message], self._rank, _TAG)
+            work = self._transport.group.recv([message], self._rank, self._tag)
         except RuntimeError as error:
             raise self._transport.lost(self._link, error) from error
         self._posted.append(_Posted(work, message, buffer))

@@ -3,7 +3,7 @@
 The text of an error is never logged, since it may quote a prompt; the caller gets it with the exception.
 
     DEBUG    requests, processes started
-    INFO     a session is ready, the pipeline was closed
+    INFO     a session is ready, a migration, the pipeline was closed
     WARNING  losses, processes killed, recoveries with the nodes that joined, messages that arrived corrupted
     ERROR    a request is given up, the pipeline has ended
 """
@@ -19,6 +19,7 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Group
 
+from .migration import Migration
 from .recovery import Recovery
 
 LOG = logging.getLogger("orbitsplit.runtime")
@@ -67,6 +68,17 @@ def recovered(recovery: Recovery, session: int, requests: int) -> None:
         _nodes(recovery.after),
         ", ".join(joined) or "none",
         requests,
+    )
+
+
+def migrated(migration: Migration) -> None:
+    """Log that work goes on with another plan."""
+    LOG.info(
+        "migrated with a pause of %.3f s (%s) to %s, %d requests go on",
+        migration.pause_s,
+        migration.how,
+        _nodes(migration.after),
+        migration.requests,
     )
 
 

@@ -22,7 +22,7 @@ from orbitsplit._io.validation import check_callable, check_kind
 from orbitsplit._models.source import open_model
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
-from orbitsplit.runtime._messages.control import StageRecord
+from orbitsplit.runtime._messages.control import StageRecord, stage_name
 
 from . import log
 from .arguments import boolean, integer, number
@@ -31,6 +31,7 @@ from .generation_options import GenerationKeywords, GenerationOptions
 from .generation_output import output_of
 from .hosts import Hosts
 from .logprobs import OnLogprobs, OnPromptLogprobs
+from .migration import Migration
 from .options import Timeouts, timeouts_of
 from .prompts import TokenRows
 from .recovery import Recovery, Replan
@@ -220,6 +221,34 @@ class Pipeline:
         """The recoveries from losses so far."""
         return tuple(self._sessions.recoveries)
 
+    @property
+    def migrations(self) -> tuple[Migration, ...]:
+        """The migrations to other plans so far."""
+        return tuple(self._sessions.migrations.done)
+
+    def migrate(self, plan: Plan) -> Migration:
+        """Go over to another plan while generation goes on, and return what that took once work has resumed.
+
+        The plan is of the same model; its stages may have other cuts, codecs, nodes and order. New and changed stages
+        load ahead, each in a process of its own, while the plan that runs goes on, where the node's memory has room for
+        both; else in the pause, and the result says so. Then steps under way end, and the next ones run on the new
+        stages: no token is lost or made twice, and the text is the same. Model, dtype and threads stay those of the
+        pipeline. May be called from any thread, one call at a time; calls meanwhile wait for the switch.
+
+        Example:
+            >>> print(pipe.migrate(osp.plan(profile, network_without_the_setting_link)))   # doctest: +SKIP
+
+        Raises:
+            TypeError: `plan` is no `Plan`.
+            ValueError: The plan is of another model, needs another codebook, or uses a node or a link that was lost.
+                Nothing was changed.
+            TransportError: The pipeline has ended (kind "unusable"), is migrating already ("busy"), or a node has no
+                host ("host"); a stage could not be loaded, the message names its node: the old plan goes on. Kind
+                "overtaken": a node or a link was lost meanwhile, from which the pipeline recovers as usual.
+        """
+        check_kind("plan", plan, Plan)
+        return self._sessions.migrate(plan)
+
     def generate(
         self,
         input_ids: TokenRows | None = None,
@@ -394,7 +423,7 @@ class Pipeline:
             self._check_memory(generation)
         except BaseException as error:
             if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
-                error = self._sessions.timed_out(error)
+                error = _timed_out(self.plan, error)
             # An error of this batch alone, or of the caller's own streamer, must not end what serves others.
             if not generation.is_over:
                 self._sessions.fail(error)
@@ -421,6 +450,13 @@ class Pipeline:
         session, records = found
         parsed = [[StageRecord.from_json(data) for data in of_stage] for of_stage in records]
         return measure(session.plan, groups, generation.new_tokens, session.ready, parsed, emulates=self._emulates)
+
+
+def _timed_out(plan: Plan, error: TransportError) -> TransportError:
+    """Return the error of a batch that took too long, with the name of the first stage."""
+    return TransportError(
+        f"{stage_name(plan, 0)} {error}", kind="timeout", node=plan.stages[0].node, tokens=error.tokens
+    )
 
 
 def _abandon(sessions: Sessions) -> None:

@@ -6,32 +6,31 @@ first stage, and one supervisor, which checks the processes and starts the next 
 
 from __future__ import annotations
 
-import base64
 import itertools
 import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load as load_tensors
-
 from orbitsplit._errors import InfeasiblePlanError, TransportError
-from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
-from orbitsplit.runtime._messages.control import Ready, stage_name
+from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
 from .generation import Generation, GroupState
 from .host_checks import check_devices, check_host
+from .in_flight import InFlight, take_all
 from .listener import Listener
+from .migration import Migration, overtaken
+from .migration_target import check_target
+from .migrations import Migrations
 from .recovery import Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory
 from .status import PipelineStatus, status_of
@@ -41,8 +40,6 @@ _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
 _JOIN_S = 5.0
 _DROPPED = "it was dropped without close()"
-# The session of groups that ended without measurements.
-_NO_SESSION = -1
 # The kinds of errors that are losses, after which the others can resume; any other error would recur.
 _LOSSES = ("killed", "hangs", "memory", "link")
 
@@ -71,7 +68,7 @@ class Sessions:
         self._session = 0
         self._is_ready = False
         self._requests = 0
-        self._generations: dict[int, Generation] = {}
+        self._wake = threading.Event()  # the supervisor need not wait
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
@@ -83,13 +80,12 @@ class Sessions:
                 worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         store = ControlStore.join(self._store.address)
-        self._launcher = deployment.launcher(self._store.address, settings.secret)
-        self._workers = Workers(
-            store,
-            settings.timeouts,
-            self._launcher,
-            remote_nodes=deployment.remote_nodes,
+        self._in_flight = InFlight(
+            self._store.address, lambda session: session == self._session, lambda: self._unusable is not None
         )
+        self._launcher = deployment.launcher(self._store.address, settings.secret)
+        self._workers = Workers(store, settings.timeouts, self._launcher, remote_nodes=deployment.remote_nodes)
+        self.migrations = Migrations(self._settings, self._workers, self._in_flight)
         self._listener: Listener | None = None
         try:
             self._start(plan)
@@ -106,7 +102,7 @@ class Sessions:
         try:
             self._begin(plan)
         except TransportError as error:
-            final = self._recover(error)
+            final = self._recover(error, plan)
             if final is not None:
                 raise final from None
 
@@ -160,7 +156,7 @@ class Sessions:
             self.check_usable()
             log.submitted(state.group for state in generation.states.values())
             for group, data in zip(generation.states, packed, strict=True):
-                self._generations[group] = generation
+                self._in_flight.add(group, generation)
                 if self._is_ready:
                     self._request(data)
 
@@ -177,23 +173,23 @@ class Sessions:
             if sessions != {self._session} or not self._is_ready:
                 return None
         keys = [control.record_key(current.number, group.id, worker) for group in groups for worker in current.workers]
-        store = ControlStore.join(self._store.address)
-        deadline_s = time.monotonic() + self._settings.timeouts.start_s
-        while not all(map(store.has, keys)):
-            if self._session != current.number or self._unusable is not None or time.monotonic() > deadline_s:
-                return None
-            time.sleep(0.002)
-        values = [store.get(key) for key in keys]
-        for key in keys:
-            store.remove(key)
+        values = take_all(
+            ControlStore.join(self._store.address),
+            keys,
+            lambda: self._session != current.number or self._unusable is not None,
+            self._settings.timeouts.start_s,
+        )
+        if values is None:
+            return None
         return current, [values[k :: len(current.workers)] for k in range(len(current.workers))]
 
-    def timed_out(self, error: TransportError) -> TransportError:
-        """Return the error of a batch that took too long, with the name of the first stage."""
-        plan = self.plan
-        return TransportError(
-            f"{stage_name(plan, 0)} {error}", kind="timeout", node=plan.stages[0].node, tokens=error.tokens
-        )
+    def migrate(self, plan: Plan) -> Migration:
+        """Go over to another plan and return when work has resumed; see `Pipeline.migrate`."""
+        with self._lock:
+            self.check_usable()
+            migrating = self.migrations.start(check_target(plan, self.plan, self._settings, self._losses), self.plan)
+        self._wake.set()
+        return migrating.wait()
 
     def fail(self, error: BaseException) -> None:
         """End all processes, and every batch in flight with an error."""
@@ -205,7 +201,7 @@ class Sessions:
         self._end(grace_s=0.0)
         if not isinstance(error, TransportError):
             error = TransportError(self._unusable, kind="unusable")
-        self._fail_generations(error)
+        self._in_flight.fail_all(error)
 
     def _fail_unexpectedly(self, error: BaseException) -> None:
         # A thread that ended silently would leave its callers waiting.
@@ -224,7 +220,7 @@ class Sessions:
         if not is_ending:
             log.ended(None)
             self._end(grace_s=5.0)
-            self._fail_generations(TransportError("the pipeline was closed", kind="unusable"))
+            self._in_flight.fail_all(TransportError("the pipeline was closed", kind="unusable"))
         elif threading.current_thread() is not self._listener:  # the thread that ends everything waits for the listener
             self._has_ended.wait()
 
@@ -245,12 +241,7 @@ class Sessions:
         finally:
             self._launcher.close()
             self._has_ended.set()
-
-    def _fail_generations(self, error: TransportError) -> None:
-        with self._lock:
-            generations, self._generations = {id(g): g for g in self._generations.values()}, {}
-        for generation in generations.values():
-            generation.fail(error)
+            self.migrations.drop(TransportError(f"the pipeline has ended: {self._unusable}", kind="unusable"))
 
     def _request(self, data: bytes) -> None:
         self._store.put(control.request_key(self._session, self._requests), data)
@@ -287,7 +278,7 @@ class Sessions:
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
-        self._end_complete()
+        self._in_flight.end_complete()
         with self._lock:
             self.check_usable()
             self.current = Session(self._session, plan, workers, ready)
@@ -296,7 +287,7 @@ class Sessions:
             self._origin_s = self._origin_s or time.monotonic()
             self._listener = Listener(self._store.address, self._session, self._on_events)
             self._listener.start()
-            for generation in {id(g): g for g in self._generations.values()}.values():
+            for generation in self._in_flight.batches():
                 for state in generation.unfinished():
                     self._request_begin(state)
                 if generation.is_cancelled:
@@ -306,72 +297,19 @@ class Sessions:
         group, x = state.remaining()
         self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
 
-    def _end_complete(self) -> None:
-        """End the groups that got all their tokens in a session that was lost before it reported their ends."""
-        with self._lock:
-            found = [
-                (group, generation)
-                for group, generation in self._generations.items()
-                if generation.states[group].is_complete
-            ]
-            for group, _ in found:
-                del self._generations[group]
-        for group, generation in found:
-            generation.end(group, _NO_SESSION)
-
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Process events of the first stage; called by a listener."""
         try:
             for kind, group, value in events:
-                if not self._take_event(session, kind, group, value):
+                if session == self._session:
+                    self.migrations.note(kind, value)
+                if kind == "drained":
+                    self._wake.set()
+                    continue
+                if not self._in_flight.take_event(session, self.plan, kind, group, value):
                     return  # the session was lost: its groups are restarted, or fail
         except BaseException as error:
             self._fail_unexpectedly(error)
-
-    def _take_event(self, session: int, kind: str, group: int, value: Any) -> bool:
-        """Process one event; return whether its session is still current."""
-        with self._lock:
-            if session != self._session:
-                return False
-            generation, plan = self._generations.get(group), self.plan
-        if generation is None:
-            return True
-        if kind == "retry":
-            log.restarted(group, *value)
-            return True
-        if kind == "tokens":
-            if isinstance(value, dict):
-                generation.take(group, value["tokens"], base64.b64decode(value["details"]))
-            else:
-                generation.take(group, value)
-            return True
-        outputs = None
-        if kind == "end" and not generation.states[group].group.generates:
-            data = self._take_outputs(session, group)
-            if data is None:
-                return False
-            outputs = load_tensors(data)
-        with self._lock:
-            if session != self._session or self._generations.pop(group, None) is None:
-                return False
-        if kind == "end":
-            generation.end(group, session, outputs)
-        else:
-            log.given_up(group, value[0])
-            generation.cancel()  # the other groups of the batch; the pipeline's other batches are not affected
-            generation.fail(_group_error(plan, *value))
-        return True
-
-    def _take_outputs(self, session: int, group: int) -> bytes | None:
-        """Wait for the outputs of the last stage; return None if it is lost after the first stage reported the end."""
-        key, store = control.outputs_key(session, group), ControlStore.join(self._store.address)
-        while not store.has(key):
-            if session != self._session or self._unusable is not None:
-                return None
-            time.sleep(0.002)
-        data = store.get(key)
-        store.remove(key)
-        return data
 
     def _supervise(self) -> None:
         while self._unusable is None:
@@ -379,18 +317,40 @@ class Sessions:
                 try:
                     self.check_usable()
                     self._workers.check(self.plan, self._session)
+                    self.migrations.advance(self)
                 except TransportError as error:
-                    final = self._recover(error)
+                    lost = self.migrations.target or self.plan
+                    self.migrations.drop(overtaken(error))
+                    final = self._recover(error, lost)
                     if final is not None:
                         self.fail(final)
             except BaseException as error:
                 self._fail_unexpectedly(error)
-            time.sleep(_CHECK_S)
+            self._wake.wait(_CHECK_S)
+            self._wake.clear()
 
-    def _recover(self, error: TransportError) -> TransportError | None:
+    def drain(self) -> None:
+        """Let the first stage send nothing more; it reports when nothing is under way."""
+        with self._lock:
+            self._is_ready = False
+            self._request(control.pack_drain())
+
+    def go_over(self, plan: Plan) -> None:
+        """End the session, in which nothing is under way, and start the next one with another plan."""
+        self._store.put(control.hand_over_key(self._session), b"")
+        with self._lock:
+            self._request(control.STOP)
+            self._session += 1
+        if self._listener is not None:
+            self._listener.end()
+        self._swap_codecs(plan)
+        self._workers.hand_over()
+        self._begin(plan)
+
+    def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
         """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
         started_s = time.monotonic()
-        before, plan, errors = self.plan, self.plan, [error]
+        plan, errors = before, [error]
         while self._unusable is None:
             lost_session = self._session
             if self._replan is None or error.kind not in _LOSSES:
@@ -417,9 +377,7 @@ class Sessions:
             loading_s = max(ready.loading_s for ready in self.ready)
             seconds, (first, *further) = time.monotonic() - started_s, errors
             self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
-            with self._lock:
-                requests = len({id(generation) for generation in self._generations.values()})
-            log.recovered(self.recoveries[-1], self._session, requests)
+            log.recovered(self.recoveries[-1], self._session, len(self._in_flight.batches()))
             return None
         return None
 
@@ -439,20 +397,15 @@ class Sessions:
             raise TransportError(_DROPPED, kind="unusable")
         self._losses.forget(self._launcher.take_returned(), errors)
         plan = self._losses.plan_without(replan, before, errors[-1], self._absent)
+        self._swap_codecs(plan)
+        return plan
+
+    def _swap_codecs(self, plan: Plan) -> None:
         codecs = CodecFile(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
-        return plan
-
-
-def _group_error(plan: Plan, kind: str, reason: str) -> TransportError:
-    if kind == "request":
-        return TransportError(f"the request failed on {reason}", kind=kind)
-    links = ", ".join(f"{a.node} to {b.node}" for a, b in pairwise(plan.stages))
-    kind = RenamedValue("corruption", old="damage")
-    return TransportError(f"a group is given up on the links {links}: {reason}", kind=kind)
 
 
 def _join(thread: threading.Thread) -> None:

@@ -8,18 +8,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import IO
 
 from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.control import Failure, Heartbeat, stage_name
+from orbitsplit.runtime._messages.control import Failure, Heartbeat, Ready, Setup, stage_name
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from .launcher import Launcher, new_log
 from .log import LOG
 from .options import Timeouts
+from .running_worker import RunningWorker, kill_all, last_lines, signal_name
 from .worker_process import WorkerProcess
 
 _POLL_S = 0.02
@@ -31,28 +30,8 @@ _FIRST_HEARTBEAT_S = 120.0
 _GRACE_S = 0.7
 # The time for a worker to leave a lost session before it is killed: it may be in the middle of a forward.
 _QUIESCE_S = 5.0
-_LOG_LINES = 12
 # The priority of a cause that is only the consequence of another.
 _CONSEQUENCE = 3
-
-
-@dataclass
-class _Process:
-    """A worker: its number, its process (None: on another machine), and its last heartbeat."""
-
-    number: int
-    process: WorkerProcess | None
-    log: IO[bytes] | None
-    heartbeat: Heartbeat | None = None
-    changed_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def has_ended(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
-
-    def close_log(self) -> None:
-        if self.log is not None:
-            self.log.close()
 
 
 class Workers:
@@ -76,12 +55,15 @@ class Workers:
         # One thread starts and ends the processes of nodes; others read their ids, or end all of them.
         self._lock = threading.Lock()
         self._has_ended = False
-        self._processes = {node: _Process(k, None, None) for k, node in enumerate(remote_nodes) if node is not None}
+        self._processes = {
+            node: RunningWorker(k, None, None) for k, node in enumerate(remote_nodes) if node is not None
+        }
         self._next_number = len(remote_nodes)
+        self._ahead: dict[str, RunningWorker] = {}  # they load stages of the next session
         self._started: list[WorkerProcess] = []
         self._last_read_s = 0.0
         # It also runs at the exit of the interpreter; if that is killed, the workers' standard input is closed.
-        weakref.finalize(self, _kill_all, self._started)
+        weakref.finalize(self, kill_all, self._started)
 
     def pids(self, plan: Plan) -> tuple[int, ...]:
         """Return the process id of each stage (0: on another machine)."""
@@ -95,6 +77,59 @@ class Workers:
         with self._lock:
             workers = [self._processes.get(stage.node) for stage in plan.stages]
         return [None if worker is None else worker.heartbeat for worker in workers]
+
+    def starts(self, node: str) -> bool:
+        """Return whether processes of a node are started here, so that it may have two for a while."""
+        return node not in self._processes or self._processes[node].process is not None
+
+    def load_ahead(
+        self, plan: Plan, session: int, nodes: Sequence[str], setup: Callable[[tuple[int, ...]], Setup]
+    ) -> None:
+        """Start a further process for each of some nodes, which loads its stage of a plan for a later session.
+
+        `setup(workers)` is that of the session. Raises TransportError for a node without a host.
+        """
+        for node in self._launcher.absent(nodes):
+            raise TransportError(
+                f'node "{node}" has no host: none has joined, or it has left', kind="killed", node=node
+            )
+        numbers = dict(zip(nodes, range(self._next_number, self._next_number + len(nodes)), strict=True))
+        self._next_number += len(nodes)
+        known = {node: worker.number for node, worker in self._processes.items()} | numbers
+        data = setup(tuple(known.get(stage.node, -1) for stage in plan.stages)).to_json()
+        for node, number in numbers.items():
+            self._store.put(control.ahead_key(number), data)
+            self._ahead[node] = self._launched(node, number, session, plan.threads)
+
+    def has_loaded(self, plan: Plan, session: int) -> list[Ready] | None:
+        """Return what the processes that load ahead have reported, None until all have.
+
+        Raises TransportError for one that has failed; the message names it.
+        """
+        for rank, stage in enumerate(plan.stages):
+            worker = self._ahead.get(stage.node)
+            if worker is not None and self._has_ended_or_failed(worker, session):
+                raise self._cause(plan, rank, session, worker)[1]
+        keys = [control.loaded_key(worker.number) for worker in self._ahead.values()]
+        if not all(map(self._store.has, keys)):
+            return None
+        return [Ready.from_json(self._store.get(key)) for key in keys]
+
+    def drop_ahead(self) -> None:
+        """End the processes that load ahead."""
+        while self._ahead:
+            _, worker = self._ahead.popitem()
+            self._kill(worker)
+
+    def hand_over(self) -> None:
+        """Put the processes that have loaded ahead in the place of those that their nodes had, which end themselves."""
+        with self._lock:
+            before = [self._processes.get(node) for node in self._ahead]
+            self._processes |= self._ahead
+            self._ahead = {}
+        for worker in before:
+            if worker is not None:
+                worker.close_log()
 
     def assign(self, plan: Plan, session: int) -> tuple[int, ...]:
         """Return the number of each stage's worker; start the processes of nodes that have none for the session.
@@ -186,13 +221,15 @@ class Workers:
         with self._lock:
             self._has_ended = True
             started, workers = list(self._started), list(self._processes.values())
+            ahead = [worker.process for worker in self._ahead.values() if worker.process is not None]
+        kill_all(ahead)  # nothing tells them to end
         deadline_s = time.monotonic() + grace_s
         for process in started:
             try:
                 process.wait(max(0.0, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 break
-        killed = _kill_all(started)
+        killed = kill_all(started)
         if killed and grace_s:
             LOG.warning("%d of %d processes did not end within %g s and were killed", killed, len(started), grace_s)
         for worker in workers:
@@ -200,6 +237,9 @@ class Workers:
 
     def _start(self, node: str, session: int, threads: int) -> None:
         number, self._next_number = self._next_number, self._next_number + 1
+        self._processes[node] = self._launched(node, number, session, threads)
+
+    def _launched(self, node: str, number: int, session: int, threads: int) -> RunningWorker:
         # Under the lock, so that `end` knows of every process that was started.
         with self._lock:
             if self._has_ended:
@@ -211,20 +251,27 @@ class Workers:
                 log.close()
                 raise
             self._started.append(process)
-            self._processes[node] = _Process(number, process, log)
         LOG.debug('node "%s": a process is started for session %d', node, session)
+        return RunningWorker(number, process, log)
 
     def _end(self, node: str) -> None:
         with self._lock:
             worker = self._processes.pop(node)
+        pid = self._kill(worker)
+        if pid is not None:
+            LOG.warning('node "%s": process %d killed', node, pid)
+
+    def _kill(self, worker: RunningWorker) -> int | None:
+        """End a process; return its id if it was running."""
+        killed = None
         if worker.process is not None:
-            if _kill_all([worker.process]):
-                LOG.warning('node "%s": process %d killed', node, worker.process.pid)
+            killed = worker.process.pid if kill_all([worker.process]) else None
             with self._lock:
                 self._started.remove(worker.process)
         worker.close_log()
+        return killed
 
-    def _is_over(self, worker: _Process, session: int) -> bool:
+    def _is_over(self, worker: RunningWorker, session: int) -> bool:
         """Return whether a worker has ended, or is about to because of an error of its own."""
         key = control.failure_key(session, worker.number)
         if worker.has_ended or not self._store.has(key):
@@ -252,7 +299,7 @@ class Workers:
                 node=node,
             )
 
-    def _read_heartbeat(self, worker: _Process) -> None:
+    def _read_heartbeat(self, worker: RunningWorker) -> None:
         key = control.heartbeat_key(worker.number)
         if not self._store.has(key):
             return
@@ -283,7 +330,9 @@ class Workers:
                 )
 
     def _has_left(self, node: str, session: int) -> bool:
-        worker = self._processes[node]
+        return self._has_ended_or_failed(self._processes[node], session)
+
+    def _has_ended_or_failed(self, worker: RunningWorker, session: int) -> bool:
         return worker.has_ended or self._store.has(control.failure_key(session, worker.number))
 
     def _has_failed(self, plan: Plan, rank: int, session: int) -> bool:
@@ -299,7 +348,11 @@ class Workers:
         ranks = range(len(plan.stages))
         while time.monotonic() < deadline_s and not all(self._has_failed(plan, rank, session) for rank in ranks):
             time.sleep(_POLL_S)
-        causes = [self._cause(plan, rank, session) for rank in ranks if self._has_failed(plan, rank, session)]
+        causes = [
+            self._cause(plan, rank, session, self._processes[plan.stages[rank].node])
+            for rank in ranks
+            if self._has_failed(plan, rank, session)
+        ]
         priority, error = min(causes, key=lambda cause: cause[0])
         if priority < _CONSEQUENCE:
             return error
@@ -314,9 +367,8 @@ class Workers:
             time.sleep(_POLL_S)
         return error
 
-    def _cause(self, plan: Plan, rank: int, session: int) -> tuple[int, TransportError]:
+    def _cause(self, plan: Plan, rank: int, session: int, worker: RunningWorker) -> tuple[int, TransportError]:
         name, node = stage_name(plan, rank), plan.stages[rank].node
-        worker = self._processes[node]
         key = control.failure_key(session, worker.number)
         if self._store.has(key):
             failure = Failure.from_json(self._store.get(key))
@@ -334,42 +386,11 @@ class Workers:
             assert worker.process is not None, "it has an exit code"
             is_memory = -code == signal.SIGKILL and self._launcher.ran_out_of_memory(worker.process)
             why = ", because the machine ran out of memory" if is_memory else ""
-            message = f"{name} was killed by signal {_signal_name(-code)}{why}{_last_lines(worker.log)}"
+            message = f"{name} was killed by signal {signal_name(-code)}{why}{last_lines(worker.log)}"
             return priority, TransportError(message, kind="memory" if is_memory else "killed", node=node)
-        message = f"{name} ended with exit code {code}{_last_lines(worker.log)}"
+        message = f"{name} ended with exit code {code}{last_lines(worker.log)}"
         return 2, TransportError(message, kind="killed", node=node)
 
     def _phase(self, plan: Plan, rank: int) -> str:
         heartbeat = self._processes[plan.stages[rank].node].heartbeat
         return " (it sent no heartbeat yet)" if heartbeat is None else f" (it is {heartbeat.phase})"
-
-
-def _last_lines(log: IO[bytes] | None) -> str:
-    if log is None:
-        return ""
-    try:
-        log.seek(0)
-        text = log.read().decode(errors="replace")
-    except ValueError:  # closed: another thread has ended all processes
-        return ""
-    lines = text.splitlines()[-_LOG_LINES:]
-    return "\n\n" + "\n".join(lines) if lines else ""
-
-
-def _signal_name(number: int) -> str:
-    # Real-time signals have no name.
-    names = {int(known): known.name for known in signal.Signals}
-    return f"{number} ({names[number]})" if number in names else str(number)
-
-
-def _kill_all(started: list[WorkerProcess]) -> int:
-    """Kill and wait for processes; return how many were running."""
-    processes = list(started)  # the finalizer's argument may change meanwhile
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
-        process.kill()
-    for process in processes:
-        process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
-    return len(running)

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from orbitsplit.runtime._messages.packs import FIRST_PACK, OpenPacks, Part
 
 from .prefixes import Prefixes
 from .protocol import Forward, Kind, Message, Outlet, Report, error_of
+from .running import Flight, Running, kept_steps, next_tokens
 from .waiting import WaitingLine, cached_tokens
 
 # How often in a row the messages of a group are sent again after corruption, without a token in between: so often for
@@ -26,37 +27,6 @@ from .waiting import WaitingLine, cached_tokens
 MAX_CORRUPTIONS = 8
 # As many tokens in a forward take little longer than one (docs/internals/runtime.md), so guesses fill up to so many.
 _GUESSED_TOKENS = 8
-
-
-@dataclass(eq=False)
-class _Flight:
-    """A message with further steps, of which tokens of `awaited` groups have not returned."""
-
-    awaited: int
-
-
-@dataclass(eq=False)
-class _Running:
-    """A group in flight: `x` is its initial input, `got` the tokens since then, one [b] per step.
-
-    `step` is the last one that was sent, 1 below the first step before that. `flight` is the message that it is in, if
-    the group shares forwards and has no prompt left to run; None once its tokens have returned.
-    """
-
-    group: Group
-    x: Any
-    rows_running: Tensor
-    step: int
-    guessing: Guessing | None = None
-    got: list[Tensor] = field(default_factory=list)
-    corruptions: int = 0
-    is_cancelled: bool = False
-    flight: _Flight | None = None
-
-    @property
-    def has_returned(self) -> bool:
-        """Whether its prompt has come back from the last stage."""
-        return bool(self.got)
 
 
 class FirstStage:
@@ -80,18 +50,27 @@ class FirstStage:
         self._report = report
         self.limits = limits
         self._drafts = drafts
-        self._waiting: WaitingLine[_Running] = WaitingLine()
-        self._running: dict[int, _Running] = {}
-        self._ready: deque[_Running] = deque()  # those that share forwards, and have returned
+        self._waiting: WaitingLine[Running] = WaitingLine()
+        self._running: dict[int, Running] = {}
+        self._ready: deque[Running] = deque()  # those that share forwards, and have returned
         self._flights = 0
         self._open_packs = OpenPacks(outlet.forget)
         self._pack_numbers = itertools.count(FIRST_PACK)
         self._prefixes = Prefixes(self._forget, stage.has_kept)
+        self._is_draining = self._has_drained = False
 
     @property
     def has_work(self) -> bool:
         """Whether `advance` has work: steps that may be sent, or prompts of which not every chunk was sent."""
         return self._has_steps() or self._next_prompt() is not None or self._can_start()
+
+    def drain(self) -> None:
+        """Start no more groups, and once all prompts have returned send no more steps.
+
+        When the last token that is under way has returned, that is reported: each group then has the keys and values of
+        all its tokens but the last, on every stage. From then on requests are ignored.
+        """
+        self._is_draining = True
 
     def begin(self, group: Group, x: Any) -> None:
         """Queue a group: `x` are its tokens [b, S], or the inputs of its forward."""
@@ -99,10 +78,14 @@ class FirstStage:
         rows_running = torch.ones(group.rows, dtype=torch.bool)
         rows_running[list(group.ended_rows)] = False
         guessing = Guessing(self._drafts(group, x[0]), group.draft_tokens) if group.draft_tokens else None
-        self._waiting.append(_Running(group, x, rows_running, group.first_step - 1, guessing))
+        self._waiting.append(Running(group, x, rows_running, group.first_step - 1, guessing))
 
     def advance(self) -> None:
         """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest."""
+        if self._is_draining and not self._has_drained and self._holds_back():
+            self._has_drained = not any(running.is_awaited for running in self._running.values())
+            if self._has_drained:
+                self._report.drained(list(self._running))
         if self._has_steps():
             self._send_ready()
         running = self._next_prompt()
@@ -113,12 +96,16 @@ class FirstStage:
 
     def cancel(self, group: int) -> None:
         """End a group as soon as nothing of it is awaited; a group that has ended is ignored."""
+        if self._has_drained:
+            return
         if self._waiting.remove(group):
+            self._stage.drop(group)  # caches that it has before it begins
+            self._outlet.notify(Kind.END, group)
             self._report.end(group)
         elif group in self._running:
             running = self._running[group]
             running.is_cancelled = True
-            if running.step < 0 or running in self._ready:
+            if running.step < 0 or not running.is_awaited:
                 self._finish(running)
 
     def returned(self, message: Message) -> None:
@@ -157,13 +144,14 @@ class FirstStage:
         elif running.group.is_packable:
             self._land(running)
             self._ready.append(running)
-        else:
+        elif not self._holds_back():
             self._send(running)
 
-    def _start(self, running: _Running) -> _Running:
+    def _start(self, running: Running) -> Running:
         """Put a group in flight, with what is kept of another that began like it."""
         group = running.group
-        found = self._prefixes.find(running.x[0]) if group.shares_prefix and not group.replayed else None
+        has_own = group.replayed or group.is_moved
+        found = self._prefixes.find(running.x[0]) if group.shares_prefix and not has_own else None
         if found is not None:
             self._prefixes.use(found[0])
             running.group = group = replace(group, prefix_of=found[0], known_tokens=found[1])
@@ -184,17 +172,21 @@ class FirstStage:
         self._stage.forget(group)
         self._outlet.notify(Kind.FORGET, group)
 
-    def _release_prefix(self, running: _Running) -> None:
+    def _release_prefix(self, running: Running) -> None:
         if running.group.prefix_of is not None and not running.got:
             self._prefixes.release(running.group.prefix_of)
 
     def _has_steps(self) -> bool:
-        return bool(self._ready) and self._flights < self.limits.most_packs
+        return bool(self._ready) and self._flights < self.limits.most_packs and not self._holds_back()
+
+    def _holds_back(self) -> bool:
+        """Whether steps wait for the end of the session. Until all prompts have returned the others go on."""
+        return self._is_draining and all(running.has_returned for running in self._running.values())
 
     def _can_start(self) -> bool:
-        return self._waiting.can_start(self._running.values(), self.limits)
+        return not self._is_draining and self._waiting.can_start(self._running.values(), self.limits)
 
-    def _next_prompt(self) -> _Running | None:
+    def _next_prompt(self) -> Running | None:
         return next((running for running in self._running.values() if running.step < 0), None)
 
     def _send_ready(self) -> None:
@@ -202,7 +194,7 @@ class FirstStage:
         sharing = sum(running.group.is_packable and running.step >= 0 for running in self._running.values())
         share = min(-(-sharing // self.limits.most_packs), self.limits.pack_tokens, len(self._ready))
         chosen = [self._ready.popleft() for _ in range(share)]
-        flight = _Flight(len(chosen))
+        flight = Flight(len(chosen))
         self._flights += 1
         for running in chosen:
             running.flight = flight
@@ -211,19 +203,19 @@ class FirstStage:
         else:
             self._send_pack(chosen)
 
-    def _send(self, running: _Running) -> None:
+    def _send(self, running: Running) -> None:
         """Run the next step of a group, and send what the stage makes of it."""
         step = running.step + 1 if running.step < 0 else len(running.got)
         reason = error_of(self._stage, functools.partial(self._run_step, running, step))
         if reason is not None:
             self._fail(running, "request", reason)
 
-    def _run_step(self, running: _Running, step: int) -> None:
+    def _run_step(self, running: Running, step: int) -> None:
         group = running.group
         if step == group.first_step:
             self._stage.begin(group)
         if step > 0:
-            x = _next_tokens(running, most_guesses=group.draft_tokens)
+            x = next_tokens(running, most_guesses=group.draft_tokens)
         elif group.generates:
             positions = group.positions(step)
             x = running.x[:, positions.start : positions.stop]
@@ -239,7 +231,7 @@ class FirstStage:
             self._open_packs.leave(group.id)
             self._outlet.send(group.id, step, output)
 
-    def _send_pack(self, chosen: Sequence[_Running]) -> None:
+    def _send_pack(self, chosen: Sequence[Running]) -> None:
         """Run the next step of several groups in one forward, and send what the stage makes of it."""
         most_guesses = min(_GUESSED_TOKENS, self.limits.pack_tokens) // len(chosen) - 1
         inputs = self._inputs(chosen, most_guesses)
@@ -264,20 +256,20 @@ class FirstStage:
             if running.group.id in self._running:
                 self._fail(running, "request", reason or "")
 
-    def _inputs(self, chosen: Sequence[_Running], most_guesses: int) -> dict[int, Tensor]:
+    def _inputs(self, chosen: Sequence[Running], most_guesses: int) -> dict[int, Tensor]:
         """Return the next tokens [1, n] by group; a group whose guesses raise an error ends alone."""
         inputs: dict[int, Tensor] = {}
         for running in chosen:
 
-            def work(running: _Running = running) -> None:
-                inputs[running.group.id] = _next_tokens(running, most_guesses=most_guesses)
+            def work(running: Running = running) -> None:
+                inputs[running.group.id] = next_tokens(running, most_guesses=most_guesses)
 
             reason = error_of(self._stage, work)
             if reason is not None:
                 self._fail(running, "request", reason)
         return inputs
 
-    def _accept(self, running: _Running, returned: Tensor) -> bool:
+    def _accept(self, running: Running, returned: Tensor) -> bool:
         """Add the tokens that returned, of guesses those that are right; return whether to continue."""
         tokens, details = returned, None
         if returned.dim() > 1:
@@ -291,7 +283,7 @@ class FirstStage:
             for place, one in enumerate(running.guessing.finish(tokens.tolist()))
         )
 
-    def _add_tokens(self, running: _Running, tokens: Tensor, details: Tensor | None) -> bool:
+    def _add_tokens(self, running: Running, tokens: Tensor, details: Tensor | None) -> bool:
         """Add one token to each row, the pad token to ended rows as transformers does; return whether to continue."""
         group = running.group
         tokens = torch.where(running.rows_running, tokens, group.pad_token_id)
@@ -302,8 +294,8 @@ class FirstStage:
         self._report.tokens(group.id, tokens, details)
         return bool(running.rows_running.any()) and len(running.got) < group.max_new_tokens
 
-    def _repeat(self, running: _Running) -> None:
-        steps = _kept_steps(running.group.first_step, running.step)
+    def _repeat(self, running: Running) -> None:
+        steps = kept_steps(running.group.first_step, running.step)
         if self._may_repeat(running, len(steps)):
             for step in steps:
                 self._outlet.repeat(running.group.id, step)
@@ -320,7 +312,7 @@ class FirstStage:
                 if running.group.id in self._running:
                     self._fail(running, "corruption", reason)
 
-    def _may_repeat(self, running: _Running, messages: int) -> bool:
+    def _may_repeat(self, running: Running, messages: int) -> bool:
         """Count a corruption among so many messages in flight; return whether they are sent again, else fail."""
         running.corruptions += 1
         if running.corruptions > MAX_CORRUPTIONS * messages:
@@ -329,7 +321,7 @@ class FirstStage:
         self._report.retry(running.group.id, len(running.got), running.corruptions)
         return True
 
-    def _finish(self, running: _Running) -> None:
+    def _finish(self, running: Running) -> None:
         group = running.group
         self._report.end(group.id)
         if not group.shares_prefix or not self.limits.prefix_tokens or not running.got or running.is_cancelled:
@@ -343,23 +335,23 @@ class FirstStage:
         self._prefixes.add(group.id, text)
         self._make_room()
 
-    def _fail(self, running: _Running, kind: str, reason: str) -> None:
+    def _fail(self, running: Running, kind: str, reason: str) -> None:
         self._report.fail(running.group.id, kind, reason)
         self._drop(running)
 
-    def _land(self, running: _Running) -> None:
+    def _land(self, running: Running) -> None:
         """Note that tokens of a group have returned, or never will."""
         if running.flight is not None:
             running.flight.awaited -= 1
             self._flights -= running.flight.awaited == 0
             running.flight = None
 
-    def _drop(self, running: _Running) -> None:
+    def _drop(self, running: Running) -> None:
         self._leave(running)
         self._stage.drop(running.group.id)
         self._outlet.notify(Kind.END, running.group.id)
 
-    def _leave(self, running: _Running) -> None:
+    def _leave(self, running: Running) -> None:
         """Take a group out of flight."""
         del self._running[running.group.id]
         if running in self._ready:
@@ -367,18 +359,3 @@ class FirstStage:
         self._land(running)
         self._release_prefix(running)
         self._open_packs.leave(running.group.id)
-
-
-def _next_tokens(running: _Running, *, most_guesses: int) -> Tensor:
-    """Return the last token [b, 1] of each row, and behind it guesses of the next ones."""
-    x = running.got[-1][:, None]
-    if running.guessing is None:
-        return x
-    left = running.group.max_new_tokens - len(running.got) - 1
-    guesses = running.guessing.start(most=max(0, min(left, most_guesses)))
-    return torch.cat([x, torch.tensor([guesses], dtype=torch.int64)], dim=1)
-
-
-def _kept_steps(first_step: int, last_step: int) -> range:
-    """Return the steps that may have to be sent again: those of the prompt, or the last one after it."""
-    return range(last_step if last_step > 0 else first_step, last_step + 1)

@@ -29,6 +29,7 @@ class Kind(IntEnum):
     PACK = 6  # further steps of several groups
     KEEP = 7  # the group has ended: keep the cache of its first `step` tokens
     FORGET = 8  # drop a cache that was kept
+    CACHE = 9  # keys and values of a layer, which another process runs from now on
 
 
 class Message(NamedTuple):
@@ -131,6 +132,9 @@ class Report(Protocol):
 
     def retry(self, group: int, tokens: int, failures: int) -> None:
         """Report that a group restarts with `tokens` new tokens after `failures` corrupted messages in a row."""
+
+    def drained(self, groups: Sequence[int]) -> None:
+        """Report that nothing is under way any more, with the groups whose next step is held back."""
 
     def fail(self, group: int, kind: str, reason: str) -> None:
         """Report that a group has failed: of kind "corruption" or "request", as of `TransportError`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,15 @@ class Computation:
         self._ended = ended
         self._held: dict[int, _Held] = {}
         self._kept: dict[int, Cache] = {}
+        self._moved: dict[int, Cache] = {}
+
+    def take_over(self, caches: Mapping[int, Cache]) -> None:
+        """Take the caches of groups that are moved, which begin next."""
+        self._moved = dict(caches)
+
+    def caches(self) -> dict[int, Cache]:
+        """Return the caches of the groups that have begun."""
+        return {group: held.cache for group, held in self._held.items() if held.cache is not None}
 
     def begin(self, group: Group) -> None:
         """Allocate the state of a group, replacing the state it may have."""
@@ -74,7 +83,11 @@ class Computation:
         picker: Picker = Greedy()
         if group.generates:
             most_tokens = group.tokens + group.max_new_tokens
-            cache = self._model.new_cache(most_tokens, spare_tokens=group.draft_tokens)
+            found = self._moved.pop(group.id, None)
+            if found is not None and group.is_moved:
+                cache = found
+            else:
+                cache = self._model.new_cache(most_tokens, spare_tokens=group.draft_tokens)
             if group.prefix_of is not None:
                 copy_first_tokens(self._kept[group.prefix_of], group.known_tokens, cache)
             if self._model.is_last:
@@ -161,6 +174,7 @@ class Computation:
 
     def drop(self, group: int) -> None:
         """Drop the state of a group."""
+        self._moved.pop(group, None)
         held = self._held.pop(group, None)
         if held is not None:
             self._ended(held.group)

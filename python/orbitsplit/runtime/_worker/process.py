@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from transformers.cache_utils import Cache
 
 from orbitsplit._models.fingerprint import first_other_layer
 from orbitsplit._models.generation_rules import rope_change, settings_of
@@ -31,8 +32,21 @@ from orbitsplit.runtime._messages.control import Failure, Ready, Setup
 from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
 
 from .assistant import load_assistant, with_assistant
+from .cache_exchange import leave
 from .stage_server import StageServer
 from .telemetry import HeartbeatThread
+
+
+class Trials(NamedTuple):
+    """What forwards of a loaded stage have shown; fields as of `Ready`."""
+
+    runs_chunks: bool = False
+    runs_packs: bool = False
+    cache_bytes_per_token: int = 0
+    cache_layers: tuple[tuple[int, int, int | None], ...] = ()
+
+
+NO_TRIALS = Trials()
 
 
 class Worker:
@@ -56,27 +70,72 @@ class Worker:
         self._model: StageModel | None = None
         self._loaded: tuple[object, ...] = ()
         self._assistant: StageModel | None = None
+        self._trials = NO_TRIALS
+        self._caches: dict[int, Cache] = {}  # of the groups in flight when the last session was handed over
         self._imported_bytes = imported_bytes
         self._take_baseline()
 
     def serve(self, first_session: int) -> None:
-        """Serve one session after the other, until the parent stops one or one does not need this worker."""
+        """Serve one session after the other, until the parent stops one or one does not need this worker.
+
+        What the first session needs is loaded before it starts if the parent has said what that is.
+        """
+        if self._store.has(control.ahead_key(self._number)) and not self._load_ahead(first_session):
+            return
         for session in itertools.count(first_session):
             setup = Setup.from_json(self._store.get(control.setup_key(session)))
-            if self._number not in setup.workers:
-                return
             try:
+                if self._number in setup.leaving:
+                    self._heartbeat.phase = "handing its caches over"
+                    leave(self._store.address, setup, session, self._number, self._caches, self._layers)
+                if self._number not in setup.workers:
+                    return
                 self._serve(setup, session)
             except PeerLostError as error:
+                self._caches = {}
                 self._report_failure(session, Failure("peer", str(error), "", is_consequence=True))
             except Exception as error:
-                traceback.print_exc()
-                kind = "memory" if is_out_of_memory(error) else "failed"
-                summary = f"{type(error).__name__}: {error}"
-                self._report_failure(session, Failure(kind, summary, traceback.format_exc(), is_consequence=False))
+                self._report_error(session, error)
                 return
             else:
-                return
+                if not self._store.has(control.hand_over_key(session)):
+                    return
+
+    @property
+    def _layers(self) -> tuple[int, int]:
+        """The transformer layers [start, stop) of the stage that is loaded."""
+        return (0, 0) if self._model is None else (self._model.first_layer, self._model.last_layer)
+
+    def _load_ahead(self, session: int) -> bool:
+        """Load the stage of a later session, and report that; return False after an error."""
+        setup = Setup.from_json(self._store.get(control.ahead_key(self._number)))
+        plan, rank = setup.read_plan(), setup.workers.index(self._number)
+        started_s = time.monotonic()
+        self._heartbeat.phase = "loading its layers ahead"
+        try:
+            setup = replace(setup, model=self._model_of(setup, plan.stages[rank], plan))
+            model, assistant = self._prepare(setup, plan, rank)
+        except Exception as error:
+            self._report_error(session, error)
+            return False
+        ready = ready_record(model, self._baseline_bytes(), time.monotonic() - started_s, self._trials)
+        if assistant is not None:
+            ready = with_assistant(ready, assistant, plan.workload)
+        self._store.put(control.loaded_key(self._number), ready.to_json())
+        self._heartbeat.phase = "waiting for its session"
+        return True
+
+    def _prepare(self, setup: Setup, plan: Plan, rank: int) -> tuple[StageModel, StageModel | None]:
+        """Return the model of a stage, tried out, and the assistant beside it; loaded unless they are there."""
+        torch.set_num_threads(plan.threads)
+        before = self._model
+        model = self._load(setup, plan, rank)
+        assistant = self._load_assistant(setup, plan, rank)
+        if model is not before:
+            self._trials = Trials(
+                model.runs_chunks(), model.runs_packs(), model.cache_bytes_per_token(), model.cache_layers()
+            )
+        return model, assistant
 
     def _serve(self, setup: Setup, session: int) -> None:
         heartbeat, plan = self._heartbeat, setup.read_plan()
@@ -92,24 +151,28 @@ class Worker:
         heartbeat.session, heartbeat.sender, heartbeat.receiver = session, None, None
         started_s = time.monotonic()
         heartbeat.phase = "loading its layers"
-        torch.set_num_threads(plan.threads)
-        model = self._load(setup, plan, rank)
-        assistant = self._load_assistant(setup, plan, rank)
-        trials = Trials(model.runs_chunks(), model.runs_packs(), model.cache_bytes_per_token())
+        layers_before = self._layers
+        model, assistant = self._prepare(setup, plan, rank)
         loading_s = time.monotonic() - started_s
         heartbeat.phase = "connecting to the other stages"
         try:
+            started_s = time.monotonic()
             serving = StageServer(self._store.address, setup, plan, session, rank, model, assistant, heartbeat)
+            connecting_s = time.monotonic() - started_s
         finally:
             if codecs is not None:
                 codecs.remove()  # they are read by now
         with serving:
             heartbeat.phase = "waiting for work"
-            ready = ready_record(model, self._baseline_bytes(), loading_s, trials)
+            ready = ready_record(model, self._baseline_bytes(), loading_s, self._trials)
+            moved_bytes, lost = serving.take_over(self._caches, layers_before)
+            self._caches = {}
+            ready = replace(ready, connecting_s=connecting_s, moved_bytes=moved_bytes, lost_groups=lost)
             if assistant is not None:
                 ready = with_assistant(ready, assistant, plan.workload)
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
+            self._caches = serving.caches
 
     def _model_of(self, setup: Setup, stage: PlanStage, plan: Plan) -> str:
         """Return the model that a stage loads, that of its weights or the plan's, or this machine's own copy of it."""
@@ -161,6 +224,12 @@ class Worker:
             self._assistant = load_assistant(setup.assistant, dtype=dtype, device=plan.stages[rank].device)
         return self._assistant
 
+    def _report_error(self, session: int, error: Exception) -> None:
+        traceback.print_exc()
+        kind = "memory" if is_out_of_memory(error) else "failed"
+        summary = f"{type(error).__name__}: {error}"
+        self._report_failure(session, Failure(kind, summary, traceback.format_exc(), is_consequence=False))
+
     def _report_failure(self, session: int, failure: Failure) -> None:
         with suppress(RuntimeError):  # the store is gone with the parent
             self._store.put(control.failure_key(session, self._number), failure.to_json())
@@ -184,17 +253,6 @@ def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
             f"the weights of other stages were converted from another model than {setup.model}, "
             f"of which layer {index} has other weights"
         )
-
-
-class Trials(NamedTuple):
-    """What forwards of a loaded stage have shown; fields as of `Ready`."""
-
-    runs_chunks: bool = False
-    runs_packs: bool = False
-    cache_bytes_per_token: int = 0
-
-
-NO_TRIALS = Trials()
 
 
 def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trials: Trials = NO_TRIALS) -> Ready:

@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from queue import SimpleQueue
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from transformers.cache_utils import Cache
 
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import compress, decompress
@@ -30,7 +32,7 @@ from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import read_codecs
-from orbitsplit.runtime._messages.control import Setup, StageRecord, stage_name
+from orbitsplit.runtime._messages.control import Drain, Setup, StageRecord, stage_name
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.groups import Group
@@ -43,6 +45,7 @@ from orbitsplit.runtime._schedule.follower import run_follower
 from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, Outlet
 
 from .assistant import Assistant
+from .cache_exchange import CacheExchange, transport_of
 from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
 from .computation import Computation
 from .telemetry import HeartbeatThread, Reporter, Requests
@@ -80,10 +83,10 @@ class StageServer:
         self._pace = Pace(Recorder(), slowdown=slowdown, clock=time.thread_time if counts_cpu else time.monotonic)
         self._reporter = Reporter(address, session)
         self._transport: Transport | None = None
-        if self._last > 0:
-            self._transport = Transport(
-                address, f"{session} {setup.nonce}", rank=rank, stages=self._last + 1, timeout_s=setup.start_timeout_s
-            )
+        self._moved: dict[int, Cache] = {}
+        self._stage: Computation | None = None
+        if self._last > 0 or setup.leaving:
+            self._transport = transport_of(address, setup, session, setup.workers[rank])
         self._origin_s = setup.origin_s or time.monotonic()
 
     def __enter__(self) -> StageServer:
@@ -91,6 +94,7 @@ class StageServer:
         if self._transport is not None:
             watch = threading.Thread(target=self._watch, args=(self._transport,), name="watch", daemon=True)
             watch.start()
+        if self._transport is not None and self._last > 0:
             try:
                 self._heartbeat.receiver = self._open_receiver(self._transport)
                 self._heartbeat.sender = self._open_sender(self._transport)
@@ -106,6 +110,23 @@ class StageServer:
         if self._transport is not None:
             self._transport.close()
 
+    @property
+    def caches(self) -> dict[int, Cache]:
+        """The caches of the groups in flight, which another session may go on with."""
+        return {} if self._stage is None else self._stage.caches()
+
+    def take_over(self, caches: Mapping[int, Cache], layers: tuple[int, int]) -> tuple[int, tuple[int, ...]]:
+        """Get the caches of moved groups from where they are: this process has those of the `layers` [start, stop).
+
+        Returns how many bytes came from other nodes, and the groups of which not all caches came whole.
+        """
+        if not self._setup.moved_groups:
+            return 0, ()
+        number = self._setup.workers[self._rank]
+        exchange = CacheExchange(self._transport, self._setup, number, caches, layers)
+        self._moved, moved_bytes, lost = exchange.run(self._model)
+        return moved_bytes, lost
+
     def run(self) -> None:
         """Serve until STOP. Raises PeerLostError if a neighbour is lost, or the session is interrupted."""
         sender, receiver = self._heartbeat.sender, self._heartbeat.receiver
@@ -114,7 +135,9 @@ class StageServer:
         if sender is not None:
             outlet = TokenOutlet(sender) if self._rank == self._last else self._activation_outlet(sender)
         name, record = stage_name(self._plan, self._rank), functools.partial(self._record, outlet)
-        stage = Computation(name, self._model, self._pace, self._reporter.outputs, record)
+        self._stage = stage = Computation(name, self._model, self._pace, self._reporter.outputs, record)
+        stage.take_over(self._moved)
+        self._moved = {}
         if self._rank > 0:
             assert receiver is not None, "only a chain of one stage has no links"
             run_follower(stage, self._activation_inlet(receiver), outlet)
@@ -150,6 +173,8 @@ class StageServer:
                     first.cancel(event)
                 elif isinstance(event, Limits):
                     first.limits = event
+                elif isinstance(event, Drain):
+                    first.drain()
                 elif isinstance(event, BaseException):
                     raise event
                 else:

@@ -12,6 +12,7 @@ import itertools
 import json
 import threading
 import time
+from collections.abc import Sequence
 from queue import Empty, Queue, SimpleQueue
 from typing import Any
 
@@ -99,6 +100,10 @@ class Reporter(threading.Thread):
     def retry(self, group: int, tokens: int, failures: int) -> None:
         """Report that a group restarts with `tokens` new tokens after `failures` corrupted messages in a row."""
         self._queue.put(["retry", group, [tokens, failures]])
+
+    def drained(self, groups: Sequence[int]) -> None:
+        """Report that nothing is under way any more, with the groups whose next step is held back."""
+        self._queue.put(["drained", -1, list(groups)])
 
     def fail(self, group: int, kind: str, reason: str) -> None:
         """Report that a group has failed: of kind "corruption" or "request", as of `TransportError`."""

@@ -1,0 +1,134 @@
+"""The migrations of a pipeline: the one that is under way, and those that are done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, Protocol
+
+from orbitsplit._errors import TransportError
+from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages.control import Setup
+
+from . import log
+from .in_flight import InFlight
+from .migration import Migrating, Migration
+from .migration_target import nodes_loading
+from .session import Session, Settings
+from .supervisor import Workers
+
+
+class RunningSession(Protocol):
+    """What a migration needs of the sessions of a pipeline."""
+
+    current: Session
+
+    def drain(self) -> None:
+        """Let the first stage send nothing more; it reports when nothing is under way."""
+
+    def go_over(self, plan: Plan) -> None:
+        """End the session, in which nothing is under way, and start the next one with another plan."""
+
+
+class Migrations:
+    """Drives migrations one at a time. `advance` is for the supervisor, `note` for the listener of a session."""
+
+    def __init__(self, settings: Settings, workers: Workers, in_flight: InFlight) -> None:
+        self.done: list[Migration] = []
+        self._settings = settings
+        self._workers = workers
+        self._in_flight = in_flight
+        self._lock = threading.Lock()
+        self._current: Migrating | None = None
+        self._progress_s: float | None = None  # when the last token came
+
+    @property
+    def target(self) -> Plan | None:
+        """The plan of the migration under way whose session is about to start, or has started."""
+        current = self._current
+        return current.plan if current is not None and current.phase == "resuming" else None
+
+    def start(self, plan: Plan, before: Plan) -> Migrating:
+        """Start a migration. Raises TransportError of kind "busy" during another."""
+        with self._lock:
+            if self._current is not None:
+                raise TransportError(f"the pipeline is migrating already, to {self._current.plan}", kind="busy")
+            self._current = Migrating(plan, before)
+            return self._current
+
+    def advance(self, running: RunningSession) -> None:
+        """Take the next step of the migration under way, if it is due.
+
+        Raises TransportError if its session is lost while it starts.
+        """
+        migrating = self._current
+        if migrating is None:
+            return
+        if migrating.phase == "asked":
+            self._load_ahead(migrating, running.current)
+        elif migrating.phase == "loading":
+            self._drain_once_loaded(migrating, running)
+        elif migrating.is_switching and migrating.phase == "draining":
+            self._switch(migrating, running)
+
+    def note(self, kind: str, value: Any) -> None:
+        """Take note of an event of the current session."""
+        migrating = self._current
+        if kind == "drained":
+            if migrating is not None:
+                if value and self._progress_s is not None:
+                    migrating.paused_since_s = self._progress_s
+                migrating.drained = value
+            return
+        self._progress_s = time.monotonic()
+        if migrating is not None and migrating.phase == "resuming":
+            self._finish(migrating, self._progress_s)
+
+    def drop(self, error: BaseException) -> None:
+        """End the migration under way with an error, if there is one."""
+        with self._lock:
+            migrating, self._current = self._current, None
+        if migrating is not None:
+            self._workers.drop_ahead()
+            migrating.fail(error)
+
+    def _load_ahead(self, migrating: Migrating, current: Session) -> None:
+        plan = migrating.plan
+        starts = [self._workers.starts(stage.node) for stage in plan.stages]
+        ahead, migrating.loaded_in_pause = nodes_loading(migrating.before, plan, starts)
+        migrating.loaded_ahead, migrating.phase = ahead, "loading"
+
+        def setup(workers: tuple[int, ...]) -> Setup:
+            return self._settings.setup(plan, workers, codecs=None, origin_s=None)
+
+        try:
+            self._workers.load_ahead(plan, current.number + 1, ahead, setup)
+        except (TransportError, OSError) as error:  # the plan that runs is not affected
+            self.drop(error)
+
+    def _drain_once_loaded(self, migrating: Migrating, running: RunningSession) -> None:
+        try:
+            loaded = self._workers.has_loaded(migrating.plan, running.current.number + 1)
+        except TransportError as error:
+            self.drop(error)
+            return
+        if loaded is not None:
+            migrating.loading_s = max((ready.loading_s for ready in loaded), default=0.0)
+            migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
+            running.drain()
+
+    def _switch(self, migrating: Migrating, running: RunningSession) -> None:
+        migrating.requests = len(self._in_flight.batches())
+        migrating.how = "prefill" if migrating.drained else "idle"
+        migrating.phase = "resuming"
+        running.go_over(migrating.plan)
+        if not migrating.drained:
+            self._finish(migrating, time.monotonic())
+
+    def _finish(self, migrating: Migrating, resumed_s: float) -> None:
+        with self._lock:
+            if self._current is not migrating:
+                return
+            self._current = None
+            self.done.append(migrating.finish(resumed_s))
+        log.migrated(self.done[-1])

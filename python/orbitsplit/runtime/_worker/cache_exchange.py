@@ -1,0 +1,223 @@
+"""Caches of groups in flight go from the processes of one session to those of the next, layer by layer."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from orbitsplit._codec.codecs import compress, decompress
+from orbitsplit._errors import CorruptFrameError, TransportError
+from orbitsplit._models.cache_state import LayerState, cache_of, checked_state, layer_state
+from orbitsplit._models.kv_cache import rewind, takes_chunks
+from orbitsplit._models.stage import StageModel
+from orbitsplit._network.link_conditions import LinkConditions
+from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
+from orbitsplit.runtime._messages.control import MovedGroup, Setup, WorkerMove
+from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
+from orbitsplit.runtime._messages.framing import Header, channel_key
+from orbitsplit.runtime._messages.transport import CACHE_TAG, Receiver, Sender, Transport
+from orbitsplit.runtime._schedule.protocol import Kind
+
+_BFLOAT16 = "torch.bfloat16"
+
+
+def transport_of(address: str, setup: Setup, session: int, number: int) -> Transport:
+    """Join the group of all workers of a session: those of its stages in order, then those that leave."""
+    members = (*setup.workers, *setup.leaving)
+    name = f"{session} {setup.nonce}"
+    return Transport(address, name, rank=members.index(number), stages=len(members), timeout_s=setup.start_timeout_s)
+
+
+def leave(
+    address: str, setup: Setup, session: int, number: int, caches: Mapping[int, Cache], layers: tuple[int, int]
+) -> None:
+    """Hand over the caches of a worker that has no stage in a session; it ran the transformer layers [start, stop)."""
+    transport = transport_of(address, setup, session, number)
+    try:
+        CacheExchange(transport, setup, number, caches, layers).send()
+    finally:
+        transport.close()
+
+
+class CacheExchange:
+    """What one worker does in the exchange: it sends what others need, and receives what its stage needs.
+
+    `caches` are those by group of the stage that it ran before, which had the transformer layers [start, stop).
+    """
+
+    def __init__(
+        self,
+        transport: Transport | None,
+        setup: Setup,
+        number: int,
+        caches: Mapping[int, Cache],
+        layers: tuple[int, int],
+    ) -> None:
+        self._transport = transport
+        self._setup = setup
+        self._number = number
+        self._caches = caches
+        self._layers = range(*layers) if caches else range(0)
+        self._groups = [MovedGroup(*values) for values in setup.moved_groups]
+        self._moves = [WorkerMove(*values) for values in setup.moves]
+        self._members = (*setup.workers, *setup.leaving)
+        for group in self._groups:
+            cache = caches.get(group.id)
+            if group.spare_tokens and cache is not None and takes_chunks(cache):
+                rewind(cache, group.tokens)  # behind them are wrong guesses
+
+    def run(self, model: StageModel) -> tuple[dict[int, Cache], int, tuple[int, ...]]:
+        """Send and receive; return the stage's caches by group, the bytes from other nodes, and the groups lost."""
+        # Both ends of two moves may wait for each other to receive.
+        sending = _Sending(self)
+        sending.start()
+        received, moved_bytes = self._receive()
+        sending.finish()
+        found: dict[int, Cache] = {}
+        lost: list[int] = []
+        for group in self._groups:
+            states = {**self._own(group), **received[group.id]}
+            if all(k in states for k in range(model.first_layer, model.last_layer)):
+                cache = model.new_cache(group.most_tokens, spare_tokens=group.spare_tokens)
+                own = {k: states[k] for k in range(model.first_layer, model.last_layer)}
+                found[group.id] = cache_of(cache, own, rows=group.rows, tokens=group.tokens)
+            else:
+                lost.append(group.id)
+        return found, moved_bytes, tuple(lost)
+
+    def send(self) -> None:
+        """Send what others need; return when it has left."""
+        senders = []
+        for move in self._moves:
+            if move.source != self._number:
+                continue
+            sender = self._sender(move)
+            senders.append(sender)
+            for group in self._groups:
+                states = self._own(group)
+                for layer in range(move.start, move.stop):
+                    if layer in states:
+                        _send_state(sender, group, layer, states[layer], move.codec)
+                    else:  # what is missing is told, as the other end waits for it
+                        sender.send(Header(Kind.CACHE, group.id, layer), is_answered=False)
+        for sender in senders:
+            sender.drain()
+
+    def _own(self, group: MovedGroup) -> dict[int, LayerState]:
+        """Return the states of a group that this process has, by layer."""
+        cache = self._caches.get(group.id)
+        if cache is None:
+            return {}
+        return {k: layer_state(cache.layers[k]) for k in self._layers}
+
+    def _receive(self) -> tuple[dict[int, dict[int, LayerState]], int]:
+        """Return the states that arrived whole, by group and layer, and the bytes that came from other nodes."""
+        found: dict[int, dict[int, LayerState]] = defaultdict(dict)
+        moved_bytes = 0
+        moves = [move for move in self._moves if move.destination == self._number]
+        receivers = [self._receiver(move) for move in moves]
+        for move, receiver in zip(moves, receivers, strict=True):
+            for _ in range(len(self._groups) * (move.stop - move.start)):
+                header, description, payload = receiver.receive()
+                if header.kind != Kind.CACHE or not move.start <= header.step < move.stop:
+                    raise TransportError(
+                        f"{_link_name(move)}: layer {header.step} arrived as kind {header.kind}, expected layers "
+                        f"{move.start} to {move.stop - 1} as kind {int(Kind.CACHE)}"
+                    )
+                state = _read_state(description, payload)
+                if state is not None:
+                    found[header.group][header.step] = state
+                moved_bytes += header.payload_bytes if len(move.nodes) > 1 else 0
+        return found, moved_bytes
+
+    def _sender(self, move: WorkerMove) -> Sender:
+        assert self._transport is not None, "moves have two ends"
+        rank = self._members.index(move.destination)
+        shaper = self._shaper(move) if self._setup.emulates else None
+        key = self._key(move)
+        return Sender(self._transport, _link_name(move), rank, shaper=shaper, key=key, tag=CACHE_TAG)
+
+    def _receiver(self, move: WorkerMove) -> Receiver:
+        assert self._transport is not None, "moves have two ends"
+        rank = self._members.index(move.source)
+        return Receiver(self._transport, _link_name(move), rank, key=self._key(move), tag=CACHE_TAG)
+
+    def _shaper(self, move: WorkerMove) -> PathShaper | None:
+        """Return what emulates the links on the way."""
+        known = None if self._setup.conditions is None else LinkConditions.from_dict(self._setup.conditions)
+        links = [
+            LinkShaper(rate, latency_s, None if known is None else known.of(*ends), self._setup.origin_s or 0.0)
+            for ends, (rate, latency_s) in zip(pairwise(move.nodes), move.links, strict=True)
+        ]
+        return PathShaper(links) if links else None
+
+    def _key(self, move: WorkerMove) -> bytes | None:
+        secret = os.environ.get(SECRET_VARIABLE)
+        if not secret:
+            return None
+        ends = self._members.index(move.source), self._members.index(move.destination)
+        return channel_key(secret.encode(), f"{self._setup.nonce} caches", *ends)
+
+
+class _Sending(threading.Thread):
+    """Sends in the background; `finish` raises what went wrong."""
+
+    def __init__(self, exchange: CacheExchange) -> None:
+        super().__init__(name="caches", daemon=True)
+        self._exchange = exchange
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._exchange.send()
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """Wait until everything has left."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _link_name(move: WorkerMove) -> str:
+    return f'caches from node "{move.nodes[0]}" to node "{move.nodes[-1]}"'
+
+
+def _send_state(sender: Sender, group: MovedGroup, layer: int, state: LayerState, codec: str) -> None:
+    """Send the state of a layer as one message: frames of its tensors, described as JSON."""
+    frames = {
+        name: compress(tensor.contiguous(), codec=codec if str(tensor.dtype) == _BFLOAT16 else "raw")
+        for name, tensor in state.tensors.items()
+    }
+    sizes = {name: len(frame) for name, frame in frames.items()}
+    description = json.dumps({"frames": sizes, "values": state.values}).encode()
+    payload = b"".join(frames.values())
+    header = Header(
+        Kind.CACHE, group.id, layer, group.rows, group.tokens, len(description), len(payload), has_own_check=True
+    )
+    sender.send(header, payload, description=description, is_answered=False)
+
+
+def _read_state(description: memoryview, payload: memoryview | None) -> LayerState | None:
+    """Return the state of a message; None for one that is corrupted, or says that there is none."""
+    if payload is None or not description:
+        return None
+    try:
+        known: dict[str, Any] = json.loads(bytes(description))
+        tensors: dict[str, Tensor] = {}
+        start = 0
+        for name, size in known["frames"].items():
+            tensors[name] = decompress(payload[start : start + size], framework="torch", max_bytes=1 << 30)
+            start += size
+        return checked_state(tensors, known["values"])
+    except (CorruptFrameError, ValueError, LookupError, TypeError, AttributeError):
+        return None
