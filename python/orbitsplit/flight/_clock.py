@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from orbitsplit._io.validation import quoted
 from orbitsplit._network.link_conditions import LinkConditions, LinkShape
@@ -56,8 +57,8 @@ def scaled_plan(plan: Plan, speed: float) -> Plan:
 
 
 def _scaled_prediction(prediction: Prediction, speed: float) -> Prediction:
-    single = {name: getattr(prediction, name) / speed for name in _SECONDS}
-    several = {name: tuple(value / speed for value in getattr(prediction, name)) for name in _SECONDS_OF_EACH}
+    single: dict[str, Any] = {name: getattr(prediction, name) / speed for name in _SECONDS}
+    several: dict[str, Any] = {name: tuple(value / speed for value in getattr(prediction, name)) for name in _SECONDS_OF_EACH}
     return replace(prediction, **single, **several)
 
 

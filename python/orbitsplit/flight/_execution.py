@@ -99,27 +99,28 @@ class Execution:
         return there_s
 
     def _compute(self, k: int, progress: Progress) -> None:
-        """Hand over to the plan of a request as early as possible, and generate when its input is there."""
-        timed = self._plans[k]
-        self._hand_over(timed.plan, -1, progress)
-        progress.arrived.result()
-        self.wait_until(self._seconds(timed.compute_start))
-        started_s = self._clock.now_s()
-        if timed.relay is None:
-            self._generate(k, progress)
-        else:
-            self._generate_relayed(k, progress)
-        progress.compute_s = started_s, self._clock.now_s()
+        """Hand over to the plan of a request as early as possible, and generate when its input is there.
 
-    def _generate_relayed(self, k: int, progress: Progress) -> None:
-        """Generate, and hand over to another plan at the planned instant."""
-        relay = self._plans[k].relay
-        assert relay is not None
+        A plan that resumes the generation is loaded ahead too, which takes real seconds: the switch waits for its time.
+        """
+        timed = self._plans[k]
+        self._hand_over(timed.plan, -1, 0.0)
         with ThreadPoolExecutor(1) as pool:
-            generating = pool.submit(self._generate, k, progress)
-            self.wait_until(self._seconds(relay.at))
-            self._hand_over(relay.plan, k, progress)
-            generating.result()
+            relay = timed.relay
+            resuming = None
+            if relay is not None:
+                resuming = pool.submit(self._hand_over, relay.plan, k, self._seconds(relay.at))
+            try:
+                progress.arrived.result()
+                self.wait_until(self._seconds(timed.compute_start))
+                started_s = self._clock.now_s()
+                self._generate(k, progress)
+                progress.compute_s = started_s, self._clock.now_s()
+            except BaseException:
+                self._pipe.close()  # ends a hand-over that would wait for its time
+                raise
+            if resuming is not None:
+                resuming.result()
 
     def _generate(self, k: int, progress: Progress) -> None:
         prompt, new_tokens = self._requests[k].input_ids, self._plans[k].plan.workload.new_tokens
@@ -132,16 +133,22 @@ class Execution:
         if run is not None:
             self._take_trace(k, run.trace, run.started_s)
 
-    def _hand_over(self, plan: Plan, request: int, progress: Progress) -> None:
-        """Let another plan run, if its stages are others."""
+    def _hand_over(self, plan: Plan, request: int, not_before_s: float) -> None:
+        """Let another plan run, if its stages are others, at a time of the clock at the earliest."""
         before, scaled = self._pipe.plan, scaled_plan(plan, self._clock.speed)
         if scaled.stages == before.stages:
             return
         start_s = self._clock.now_s()
-        self._pipe.migrate(scaled)
+        migration = self._pipe.migrate(scaled, not_before_s=self._clock.monotonic_s(not_before_s))
+        stop_s = self._clock.now_s()
         nodes = tuple(stage.node for stage in before.stages), tuple(stage.node for stage in scaled.stages)
-        tokens = sum(token.request == request for token in self.record.tokens)
-        self.record.handovers.append(FlightHandover(start_s, self._clock.now_s(), *nodes, request, tokens))
+        tokens = sum(token.request == request and token.at_s < stop_s for token in self.record.tokens)
+        self.record.handovers.append(FlightHandover(start_s, stop_s, *nodes, request, tokens))
+        if migration.bytes_moved:
+            moved_s = stop_s - migration.pause_s * self._clock.speed, stop_s
+            ends = before.stages[-1].node, scaled.stages[0].node
+            sent = FlightTransmission(*ends, "context", request, *moved_s, migration.bytes_moved)
+            self.record.transmissions.append(sent)
 
     def _take_trace(self, k: int, trace: Trace, started_s: float) -> None:
         """Add the events of a run, whose times begin at `started_s` of the monotonic clock."""

@@ -36,6 +36,7 @@ def fly(
     requests: Sequence[FlightRequest],
     *,
     new_tokens: int = 32,
+    hours: float = 0.0,
     speed: float = 60.0,
     slower: float = 1.0,
     profile: ModelProfile | None = None,
@@ -57,6 +58,7 @@ def fly(
         model: A directory, a hub id or a GGUF file.
         requests: The prompts, all of as many tokens; the flight begins with the first.
         new_tokens: Tokens that each request generates (greedily, without an early end).
+        hours: The flight lasts at least so long, also if all requests are complete.
         speed: Seconds of the flight per second of this machine.
         slower: How many times slower than the scenario says all computers are. This machine can emulate a computer that
             is at least `speed` times slower than it.
@@ -79,7 +81,7 @@ def fly(
     """
     report: Report = progress or (lambda phase, fraction: None)
     requests = tuple_of("requests", requests, FlightRequest)
-    _check(requests, speed, slower)
+    _check(requests, speed, slower, hours)
     check_boolean("allow_lag", allow_lag)
     loaded = scenario if isinstance(scenario, Scenario) else Scenario.load(scenario)
     path = open_model(model, progress=report)
@@ -100,7 +102,7 @@ def fly(
     problem = too_fast(_all_plans(plans), speed)
     if problem is not None and not allow_lag:
         raise ValueError(f"{problem}; allow_lag flies with the lag that follows")
-    return _flown(loaded, path, contact_plan, requests, plans, speed, power, problem, report)
+    return _flown(loaded, path, contact_plan, requests, plans, hours, speed, power, problem, report)
 
 
 def contact_plan_of(scenario: Scenario, requests: Sequence[FlightRequest]) -> Timetable:
@@ -123,11 +125,12 @@ def slower_computers(scenario: Scenario, computers: Mapping[str, Node] | None, s
 def _slower(node: Node, times: float) -> Node:
     if node.slowdown is not None:
         return replace(node, slowdown=node.slowdown * times)
-    rates = {name: getattr(node, name) for name in ("flop_per_s", "memory_bytes_per_s")}
-    return replace(node, **{name: None if rate is None else rate / times for name, rate in rates.items()})
+    assert node.flop_per_s is not None  # a node has one of the two speeds
+    memory = node.memory_bytes_per_s
+    return replace(node, flop_per_s=node.flop_per_s / times, memory_bytes_per_s=None if memory is None else memory / times)
 
 
-def _check(requests: Sequence[FlightRequest], speed: float, slower: float) -> None:
+def _check(requests: Sequence[FlightRequest], speed: float, slower: float, hours: float) -> None:
     if not requests:
         raise ValueError("requests is empty, at least one is needed")
     lengths = sorted({len(one.input_ids) for one in requests})
@@ -135,7 +138,7 @@ def _check(requests: Sequence[FlightRequest], speed: float, slower: float) -> No
         raise ValueError(
             f"prompts have {lengths[0]} to {lengths[-1]} tokens, all must have as many: plans count with it"
         )
-    for name, value, least in (("speed", speed, 1.0), ("slower", slower, 1.0)):
+    for name, value, least in (("speed", speed, 1.0), ("slower", slower, 1.0), ("hours", hours, 0.0)):
         check_number(name, value)
         if not least <= value < float("inf"):
             raise ValueError(f"{name} is {value}, must be finite and at least {least:g}")
@@ -156,6 +159,7 @@ def _flown(
     contact_plan: Timetable,
     requests: Sequence[FlightRequest],
     plans: Sequence[TimedPlan],
+    hours: float,
     speed: float,
     power: Power | Mapping[str, Power] | None,
     problem: str | None,
@@ -169,6 +173,7 @@ def _flown(
         clock = FlightClock(pipe.origin_s, speed)
         execution = Execution(pipe, clock, FileLinks(conditions, clock), contact_plan, requests, plans)
         found = execution.run(report)
+        execution.wait_until(3600.0 * hours)
         seconds = time.monotonic() - clock.origin_s
     record = execution.record
     log = FlightLog(

@@ -63,15 +63,14 @@ def test_a_generation_that_a_pass_interrupts_goes_on_on_the_ground() -> None:
     assert f"handed over to svalbard[0:6] after {relay.tokens} tokens" in str(timed)
 
 
-def test_tokens_go_down_in_place_of_keys_and_values_that_would_take_longer() -> None:
+def test_a_generation_whose_keys_and_values_are_too_large_begins_on_the_ground() -> None:
     fleet = train()
     asked = first_contact(fleet, "sat-0").start - timedelta(seconds=30)
     timed = leo.plan_in_time(generating(kv_bytes=300_000), fleet, GENERATION, request(fleet, asked))
-    assert timed.relay is not None
-    length = 100 + timed.relay.tokens
-    assert sum(transfer.bytes for transfer in timed.activation) == 4 * length
-    waits_s = (timed.relay.resume - timed.relay.at).total_seconds()
-    assert waits_s == pytest.approx(0.6 * length / 100, abs=0.1)  # the station computes them again
+    assert timed.strategy == "ground"
+    assert timed.relay is None
+    reasons = {other.strategy: other.reason for other in timed.alternatives}
+    assert "keys and values are not on the ground" in str(reasons["relayed from sat-1 to svalbard"])
 
 
 def test_a_generation_that_ends_before_a_pass_is_not_relayed() -> None:
@@ -172,17 +171,19 @@ def test_satellites_have_the_energy_for_all_requests_together() -> None:
     free = leo.plan_requests(model, table, GENERATION, asked)
     assert len({timed.plan.stages[0].node for timed in free}) == 1
     limited = leo.plan_requests(model, table, GENERATION, asked, power=power)
-    spent = {name: 0.0 for name in fleet.names}
+    spent = dict.fromkeys(fleet.names, 0.0)
     for timed in limited:
         for name, joules in timed.energy_j.items():
             spent[name] += joules
     assert max(spent.values()) < 1500  # 980 J each: one for each satellite
     assert sum(joules > 0 for joules in spent.values()) > 1
     nothing = replace(power, average_w=2.001)
-    with pytest.raises(osp.InfeasiblePlanError, match="request 0: .*W on average"):
-        grounded = fleet.served_by(replace(fleet.stations[0], node=None))
-        leo.plan_requests(model, leo.Timetable.of(grounded, asked[0].requested, contact.stop), GENERATION, asked,
-                          power=nothing)  # fmt: skip
+    unserved = fleet.stations[0]
+    grounded = leo.Timetable.of(
+        replace(fleet, stations=(replace(unserved, node=None),)), asked[0].requested, contact.stop
+    )
+    with pytest.raises(osp.InfeasiblePlanError, match=r"request 0: .*W on average"):
+        leo.plan_requests(model, grounded, GENERATION, asked, power=nothing)
 
 
 def test_what_is_refused() -> None:

@@ -1,7 +1,7 @@
 """Relayed: satellites generate the first tokens, and a station resumes the generation as soon as a pass begins.
 
-Keys and values of the tokens so far go down, or the tokens alone and the station computes them again, whichever is
-sooner. The satellites generate until then.
+Keys and values of the tokens so far go down. Without them the station would have to make the tokens so far again, and so
+complete no sooner than if it had begun with the prompt, which is the strategy `ground`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from .energy import Load, loads_of
 from .store_and_forward import Delivery
 from .strategies import Candidate, Outcome, Resumption, makespan_s, windowed
 from .task import Task
-
-_BYTES_OF_TOKEN = 4.0
 
 
 def relayed(task: Task, satellite: int, server: str, from_s: float, before_s: float = math.inf) -> Outcome:
@@ -46,20 +44,17 @@ def _board_plan(task: Task, satellite: int, at_s: float) -> Plan | str:
 def _handed_over(task: Task, board: Plan, ground: Plan, delivery: Delivery, before_s: float) -> Outcome:
     start_s, count = delivery.arrival_s, task.workload.new_tokens
     first_s = start_s + prefill_s(board)
-    last = task.contact_plan.satellites.index(board.stages[-1].node)
-    at_s = _opening_s(task, last, first_s)
+    name = board.stages[-1].node
+    last = task.contact_plan.satellites.index(name)
+    at_s = _opening_s(task, name, ground.stages[0].node, first_s)
     tokens = 1 + int((at_s - first_s) / token_s(board)) if at_s < math.inf else count
     if tokens >= count:
-        return f"{board.stages[-1].node} has generated all before a pass begins"
+        return f"{name} has generated all before a pass begins"
     until_s = task.contact_plan.until_s(start_s, pairwise(stage.node for stage in board.stages))
-    best: tuple[float, Delivery] | None = None
-    for size, again_s in _contexts(task, ground, tokens):
-        down = task.graph.earliest_delivery(last, task.ground, size, at_s, before_s)
-        if down is not None and (best is None or down.arrival_s + again_s < best[0]):
-            best = down.arrival_s + again_s, down
-    if best is None:
+    down = task.graph.earliest_delivery(last, task.ground, _cache_bytes(task, tokens), at_s, before_s)
+    if down is None:
         return "keys and values are not on the ground before the deadline or before another strategy completes"
-    resume_s, down = best
+    resume_s = down.arrival_s
     end_s = resume_s + (count - tokens) * token_s(ground)
     if end_s >= before_s or until_s < at_s:
         return f"{ground.stages[0].node} has not generated all before another strategy completes, or a link closes"
@@ -88,23 +83,19 @@ def token_s(plan: Plan) -> float:
     return plan.prediction.decode_s / (plan.workload.new_tokens - 1)
 
 
-def _opening_s(task: Task, satellite: int, from_s: float) -> float:
-    """Return the first instant from `from_s` on at which there is a path from a satellite to the ground."""
+def _opening_s(task: Task, satellite: str, server: str, from_s: float) -> float:
+    """Return the first instant from `from_s` on at which a satellite has a link of its own to a station."""
     if from_s > task.contact_plan.stop_s:
         return math.inf
     first = task.contact_plan.cell(from_s)
-    is_open = np.flatnonzero(task.graph.path_bytes_per_s[first:, satellite, task.ground] > 0)
+    is_open = np.flatnonzero(task.contact_plan.rate_bytes_per_s(satellite, server)[first:] > 0)
     return max(from_s, float(task.contact_plan.edges_s[first + is_open[0]])) if len(is_open) else math.inf
 
 
-def _contexts(task: Task, ground: Plan, tokens: int) -> list[tuple[float, float]]:
-    """Return the bytes that go down, and the seconds until the station can resume: with keys and values, without."""
+def _cache_bytes(task: Task, tokens: int) -> float:
+    """Return the bytes of keys and values of all sequences, each with some new tokens."""
     length = task.workload.prompt_tokens + tokens
-    sequences = task.workload.sequences
-    keys_and_values = float(sum(layer.kv_bytes(length) for layer in task.profile.layers) * sequences)
-    again_s = prefill_s(ground) * length / task.workload.prompt_tokens
-    found = [(_BYTES_OF_TOKEN * length * sequences, again_s)]
-    return [(keys_and_values, 0.0), *found] if keys_and_values else found
+    return float(sum(layer.kv_bytes(length) for layer in task.profile.layers) * task.workload.sequences)
 
 
 def _loads_until(plan: Plan, start_s: float, stop_s: float) -> tuple[Load, ...]:

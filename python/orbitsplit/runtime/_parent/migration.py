@@ -81,6 +81,7 @@ class Migrating:
 
     plan: Plan
     before: Plan
+    not_before_s: float = 0.0
     phase: Phase = "asked"
     loaded_ahead: tuple[str, ...] = ()
     loaded_in_pause: tuple[str, ...] = ()

@@ -48,12 +48,15 @@ class Migrations:
         current = self._current
         return current.plan if current is not None and current.phase == "resuming" else None
 
-    def start(self, plan: Plan, before: Plan) -> Migrating:
-        """Start a migration. Raises TransportError of kind "busy" during another."""
+    def start(self, plan: Plan, before: Plan, not_before_s: float) -> Migrating:
+        """Start a migration that switches at `not_before_s` of the monotonic clock at the earliest.
+
+        Raises TransportError of kind "busy" during another.
+        """
         with self._lock:
             if self._current is not None:
                 raise TransportError(f"the pipeline is migrating already, to {self._current.plan}", kind="busy")
-            self._current = Migrating(plan, before)
+            self._current = Migrating(plan, before, not_before_s)
             return self._current
 
     def advance(self, running: RunningSession) -> None:
@@ -112,7 +115,7 @@ class Migrations:
         except TransportError as error:
             self.drop(error)
             return
-        if loaded is not None:
+        if loaded is not None and time.monotonic() >= migrating.not_before_s:
             migrating.loading_s = max((ready.loading_s for ready in loaded), default=0.0)
             migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
             running.drain()

@@ -183,11 +183,12 @@ class Sessions:
             return None
         return current, [values[k :: len(current.workers)] for k in range(len(current.workers))]
 
-    def migrate(self, plan: Plan) -> Migration:
+    def migrate(self, plan: Plan, not_before_s: float) -> Migration:
         """Go over to another plan and return when work has resumed; see `Pipeline.migrate`."""
         with self._lock:
             self.check_usable()
-            migrating = self.migrations.start(check_target(plan, self.plan, self._settings, self._losses), self.plan)
+            target = check_target(plan, self.plan, self._settings, self._losses)
+            migrating = self.migrations.start(target, self.plan, not_before_s)
         self._wake.set()
         return migrating.wait()
 
