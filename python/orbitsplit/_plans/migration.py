@@ -12,11 +12,17 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from .plan import Plan, PlanLink, PlanStage
+
+_LOSSLESS = "lossless_bf16"
+# Of keys and values in bfloat16: bytes before and after, and seconds to encode and decode a byte on one core
+# (benches/studies/migrations.py --codec).
+LOSSLESS_RATIO = 1.4
+LOSSLESS_S_PER_BYTE = 5e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,28 @@ class CacheMove:
         return sum(link.latency_s for link in self.links)
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Seconds until each group in flight has its next token, by either way, and the bytes to be moved.
+
+    `moved_s` is None if the caches cannot be moved.
+    """
+
+    moved_s: float | None
+    prefill_s: float
+    moved_bytes: int
+
+    @property
+    def moves(self) -> bool:
+        """Whether moving the caches is sooner."""
+        return self.moved_s is not None and self.moved_s <= self.prefill_s
+
+    @property
+    def seconds(self) -> float:
+        """The seconds by the way that is sooner."""
+        return self.moved_s if self.moved_s is not None and self.moves else self.prefill_s
+
+
 def keeps_stage(stage: PlanStage, before: Plan, after: Plan) -> bool:
     """Return whether a node runs the same stage in both plans, with the same weights on the same device."""
     kept = (stage.node, stage.start, stage.stop, stage.weights, stage.device)
@@ -72,13 +100,20 @@ def cache_moves(before: Plan, after: Plan) -> tuple[CacheMove, ...]:
     """
     graph = _links_of(before, after)
     moves = []
-    for old, new in itertools.product(before.stages, after.stages):
-        start, stop = max(1, old.start, new.start), min(before.layers - 1, old.stop, new.stop)
-        if start < stop and old.node != new.node:
+    for old, new, start, stop in overlaps(before, after):
+        if old.node != new.node:
             route = _route(graph, old.node, new.node)
             links = tuple(graph.get(ends, PlanLink()) for ends in pairwise(route))
-            moves.append(CacheMove(start - 1, stop - 1, route, links))
+            moves.append(CacheMove(start, stop, route, links))
     return tuple(moves)
+
+
+def overlaps(before: Plan, after: Plan) -> Iterator[tuple[PlanStage, PlanStage, int, int]]:
+    """Yield stages of both plans that have transformer layers in common, and these, [start, stop) counted from 0."""
+    for old, new in itertools.product(before.stages, after.stages):
+        start, stop = max(1, old.start, new.start), min(before.layers - 1, old.stop, new.stop)
+        if start < stop:
+            yield old, new, start - 1, stop - 1
 
 
 def moving_s(moves: Sequence[CacheMove], bytes_per_layer: Sequence[float], *, code_s_per_byte: float = 0.0) -> float:
@@ -118,6 +153,46 @@ def prefill_s(plan: Plan, contexts: Sequence[Context], times: StageTimes, activa
     links = [tokens * activation_bytes * _s_per_byte(link) for link in plan.links]
     latencies_s = sum(link.latency_s for link in plan.links) + plan.return_latency_s
     return sum(stages) + sum(links) + latencies_s + (len(contexts) - 1) * max([*stages, *links])
+
+
+def forecast(
+    before: Plan,
+    after: Plan,
+    contexts: Sequence[Context],
+    bytes_per_layer: Sequence[float] | None,
+    times: StageTimes,
+    activation_bytes: float,
+) -> Forecast:
+    """Return how groups in flight get their caches on the stages of another plan, and how long each way takes.
+
+    `bytes_per_layer` are those of the caches of all groups, by transformer layer; None if they cannot be moved.
+    `activation_bytes` are those of a token between two stages, as sent. Both ways end with each group's next token.
+    """
+    again_s = prefill_s(after, contexts, times, activation_bytes)
+    if bytes_per_layer is None or not contexts:
+        return Forecast(None, again_s, 0)
+    moves = cache_moves(before, after)
+    codecs = [cache_codec(after.dtype, move.links) for move in moves]
+    sent = [1.0] * len(bytes_per_layer)
+    coded = False
+    for move, codec in zip(moves, codecs, strict=True):
+        for layer in range(move.start, move.stop):
+            sent[layer] = 1.0 / LOSSLESS_RATIO if codec == _LOSSLESS else 1.0
+            coded = coded or codec == _LOSSLESS
+    sizes = [size * share for size, share in zip(bytes_per_layer, sent, strict=True)]
+    step = [Context(one.rows, 0) for one in contexts]
+    moved_s = moving_s(moves, sizes, code_s_per_byte=LOSSLESS_S_PER_BYTE * LOSSLESS_RATIO if coded else 0.0)
+    moved_bytes = sum(sum(sizes[move.start : move.stop]) for move in moves)
+    return Forecast(moved_s + prefill_s(after, step, times, activation_bytes), again_s, round(moved_bytes))
+
+
+def cache_codec(dtype: str, links: Sequence[PlanLink]) -> str:
+    """Return the codec of caches on a way: lossless compression of bfloat16 where a link is slow enough for it to pay.
+
+    It pays if the bytes saved take longer on the slowest link than all of them take to be encoded and decoded.
+    """
+    saved = (1.0 - 1.0 / LOSSLESS_RATIO) * max(map(_s_per_byte, links), default=0.0)
+    return _LOSSLESS if dtype == "bfloat16" and saved > LOSSLESS_S_PER_BYTE else "raw"
 
 
 def stage_times(plan: Plan, *, step_s: float | None, prompt_token_s: float | None) -> StageTimes:

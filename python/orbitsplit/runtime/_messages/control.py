@@ -177,7 +177,7 @@ class Ready(Record):
     and values of a further token take. `assistant_bytes` of `weight_bytes` are of the assistant: its weights, and its
     keys and values of the plan's workload. The stage was connected to the others in `connecting_s`, which includes
     waiting for them. `cache_layers` are the `LayerBytes` of its transformer layers, empty if their caches cannot be
-    moved. `moved_bytes` of caches came over links; of groups in `lost_groups` not all came whole.
+    moved. `moved_bytes` of caches came over links in `exchange_s`; of groups in `lost_groups` not all came whole.
     """
 
     weight_bytes: int
@@ -198,6 +198,7 @@ class Ready(Record):
     cache_layers: tuple[tuple[int, int, int | None], ...] = ()
     moved_bytes: int = 0
     lost_groups: tuple[int, ...] = ()
+    exchange_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

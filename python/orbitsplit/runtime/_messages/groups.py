@@ -169,7 +169,7 @@ class Group(Record):
         )
 
 
-def moved(group: Group) -> Group:
+def with_caches(group: Group) -> Group:
     """Return a group that restarts where the caches of all its tokens but the last are on every stage already."""
     return replace(group, known_tokens=group.tokens - 1, replayed=0, is_moved=True)
 

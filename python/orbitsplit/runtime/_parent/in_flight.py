@@ -19,7 +19,8 @@ from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
-from .generation import Generation
+from .generation import Generation, GroupState
+from .pace import Pace
 
 # The session of groups that ended without measurements.
 _NO_SESSION = -1
@@ -38,14 +39,23 @@ class InFlight:
         self._has_ended = has_ended
         self._lock = threading.RLock()
         self._generations: dict[int, Generation] = {}
+        self.pace = Pace()
 
     def add(self, group: int, generation: Generation) -> None:
         """Add a group of a batch."""
         with self._lock:
             self._generations[group] = generation
+        one = generation.states[group].group
+        self.pace.begin(group, one.rows * one.tokens)
 
     def __len__(self) -> int:
         return len(self._generations)
+
+    def state(self, group: int) -> GroupState | None:
+        """Return the state of a group, None if it has ended."""
+        with self._lock:
+            generation = self._generations.get(group)
+        return None if generation is None else generation.states[group]
 
     def batches(self) -> list[Generation]:
         """Return the batches of all groups, each once."""
@@ -84,6 +94,7 @@ class InFlight:
             log.restarted(group, *value)
             return True
         if kind == "tokens":
+            self.pace.note(group)
             if isinstance(value, dict):
                 generation.take(group, value["tokens"], base64.b64decode(value["details"]))
             else:

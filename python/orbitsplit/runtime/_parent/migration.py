@@ -93,6 +93,7 @@ class Migrating:
     bytes_moved: int = 0
     drained: Sequence[int] | None = None
     paused_since_s: float = 0.0
+    resumed_s: float | None = None
     _result: Migration | None = None
     _error: BaseException | None = None
     _over: threading.Event = field(default_factory=threading.Event)

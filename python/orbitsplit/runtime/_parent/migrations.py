@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
+from collections import deque
 from typing import Any, Protocol
 
 from orbitsplit._errors import TransportError
+from orbitsplit._plans.migration import forecast, stage_times
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import Setup
 
 from . import log
+from .hand_over import NO_HAND_OVER, HandOver, activation_bytes, bytes_per_layer, contexts_of, moved_groups
 from .in_flight import InFlight
 from .migration import Migrating, Migration
 from .migration_target import nodes_loading
 from .session import Session, Settings
 from .supervisor import Workers
+
+# What the first switch takes beside the connections of the stages: the parent and its workers exchange messages.
+_OVERHEAD_S = 0.1
+# Of so many switches the median is the prediction of the next one.
+_SWITCHES = 5
 
 
 class RunningSession(Protocol):
@@ -26,7 +35,7 @@ class RunningSession(Protocol):
     def drain(self) -> None:
         """Let the first stage send nothing more; it reports when nothing is under way."""
 
-    def go_over(self, plan: Plan) -> None:
+    def go_over(self, plan: Plan, hand_over: HandOver) -> None:
         """End the session, in which nothing is under way, and start the next one with another plan."""
 
 
@@ -41,12 +50,19 @@ class Migrations:
         self._lock = threading.Lock()
         self._current: Migrating | None = None
         self._progress_s: float | None = None  # when the last token came
+        self._switches_s: deque[float] = deque(maxlen=_SWITCHES)
 
     @property
     def target(self) -> Plan | None:
         """The plan of the migration under way whose session is about to start, or has started."""
         current = self._current
         return current.plan if current is not None and current.phase == "resuming" else None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `advance` has work that does not wait."""
+        current = self._current
+        return current is not None and (current.is_switching or current.resumed_s is not None)
 
     def start(self, plan: Plan, before: Plan, not_before_s: float) -> Migrating:
         """Start a migration that switches at `not_before_s` of the monotonic clock at the earliest.
@@ -73,6 +89,8 @@ class Migrations:
             self._drain_once_loaded(migrating, running)
         elif migrating.is_switching and migrating.phase == "draining":
             self._switch(migrating, running)
+        if migrating.resumed_s is not None:
+            self._finish(migrating, migrating.resumed_s)
 
     def note(self, kind: str, value: Any) -> None:
         """Take note of an event of the current session."""
@@ -84,8 +102,8 @@ class Migrations:
                 migrating.drained = value
             return
         self._progress_s = time.monotonic()
-        if migrating is not None and migrating.phase == "resuming":
-            self._finish(migrating, self._progress_s)
+        if migrating is not None and migrating.phase == "resuming" and migrating.resumed_s is None:
+            migrating.resumed_s = self._progress_s
 
     def drop(self, error: BaseException) -> None:
         """End the migration under way with an error, if there is one."""
@@ -122,11 +140,44 @@ class Migrations:
 
     def _switch(self, migrating: Migrating, running: RunningSession) -> None:
         migrating.requests = len(self._in_flight.batches())
-        migrating.how = "prefill" if migrating.drained else "idle"
+        hand_over = self._forecast(migrating, running.current)
         migrating.phase = "resuming"
-        running.go_over(migrating.plan)
+        started_s = time.monotonic()
+        running.go_over(migrating.plan, hand_over)
+        ready = running.current.ready
+        took_s = time.monotonic() - started_s - max(one.loading_s + one.exchange_s for one in ready)
+        self._switches_s.append(max(0.0, took_s))
+        migrating.bytes_moved = sum(one.moved_bytes for one in ready)
         if not migrating.drained:
-            self._finish(migrating, time.monotonic())
+            migrating.resumed_s = time.monotonic()
+
+    def _forecast(self, migrating: Migrating, current: Session) -> HandOver:
+        """Decide how groups in flight get their caches, and predict the pause; return what is handed over."""
+        plan, before, pace = migrating.plan, migrating.before, self._in_flight.pace
+        found = (self._in_flight.state(group) for group in migrating.drained or ())
+        states = [state for state in found if state is not None and state.got]
+        groups = moved_groups(states)
+        contexts = contexts_of(groups, states, exact_resume=self._settings.exact_resume)
+        times = stage_times(plan, step_s=pace.step_s, prompt_token_s=pace.prompt_token_s)
+        sizes, width = bytes_per_layer(current, groups), activation_bytes(self._settings.model, plan.dtype)
+        expected = forecast(before, plan, contexts, sizes, times, width)
+        migrating.how = ("moved" if expected.moves else "prefill") if migrating.drained else "idle"
+        migrating.predicted_bytes = expected.moved_bytes if expected.moves else 0
+        migrating.predicted_pause_s = self._switch_s(migrating, current) + expected.seconds
+        return HandOver(current, groups) if expected.moves else NO_HAND_OVER
+
+    def _switch_s(self, migrating: Migrating, current: Session) -> float:
+        """Return the seconds from the end of the old session to the start of the next one, without caches.
+
+        Those of the last switches, or for the first one those in which the last of the stages was connected.
+        """
+        if self._switches_s:
+            switch_s = statistics.median(self._switches_s)
+        else:
+            switch_s = _OVERHEAD_S + min(one.connecting_s for one in current.ready)
+        stopping_s = sum(link.latency_s for link in current.plan.links)
+        in_pause_s = max(one.loading_s for one in current.ready) if migrating.loaded_in_pause else 0.0
+        return switch_s + stopping_s + in_pause_s
 
     def _finish(self, migrating: Migrating, resumed_s: float) -> None:
         with self._lock:

@@ -20,11 +20,12 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
 from orbitsplit.runtime._messages.control import Ready
-from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.groups import Group, with_caches
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
 from .generation import Generation, GroupState
+from .hand_over import NO_HAND_OVER, HandOver
 from .host_checks import check_devices, check_host
 from .in_flight import InFlight, take_all
 from .listener import Listener
@@ -248,7 +249,7 @@ class Sessions:
         self._store.put(control.request_key(self._session, self._requests), data)
         self._requests += 1
 
-    def _begin(self, plan: Plan) -> None:
+    def _begin(self, plan: Plan, hand_over: HandOver = NO_HAND_OVER) -> None:
         """Start a session: assign the stages, wait until they are ready, and resume the batches in flight.
 
         Raises TransportError if the pipeline was ended meanwhile.
@@ -257,6 +258,7 @@ class Sessions:
         started_s = time.monotonic()
         workers = self._workers.assign(plan, self._session)
         setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
+        setup = hand_over.in_setup(setup, plan)
         if setup.sends_codecs and self._codecs.path is not None:
             self._store.put(control.codecs_key(self._session), Path(self._codecs.path).read_bytes())
         self._store.put(control.setup_key(self._session), setup.to_json())
@@ -280,6 +282,8 @@ class Sessions:
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
         self._in_flight.end_complete()
+        self._in_flight.pace.restart()
+        moved = hand_over.arrived(ready)
         with self._lock:
             self.check_usable()
             self.current = Session(self._session, plan, workers, ready)
@@ -290,13 +294,17 @@ class Sessions:
             self._listener.start()
             for generation in self._in_flight.batches():
                 for state in generation.unfinished():
-                    self._request_begin(state)
+                    self._request_begin(state, is_moved=state.group.id in moved)
                 if generation.is_cancelled:
                     generation.cancel()
 
-    def _request_begin(self, state: GroupState) -> None:
+    def _request_begin(self, state: GroupState, *, is_moved: bool) -> None:
         group, x = state.remaining()
-        self._request(control.pack_begin(group if self._settings.exact_resume else replace(group, replayed=0), x))
+        if is_moved:
+            group = with_caches(group)
+        elif not self._settings.exact_resume:
+            group = replace(group, replayed=0)
+        self._request(control.pack_begin(group, x))
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Process events of the first stage; called by a listener."""
@@ -304,8 +312,9 @@ class Sessions:
             for kind, group, value in events:
                 if session == self._session:
                     self.migrations.note(kind, value)
-                if kind == "drained":
+                if self.migrations.is_due:
                     self._wake.set()
+                if kind == "drained":
                     continue
                 if not self._in_flight.take_event(session, self.plan, kind, group, value):
                     return  # the session was lost: its groups are restarted, or fail
@@ -336,7 +345,7 @@ class Sessions:
             self._is_ready = False
             self._request(control.pack_drain())
 
-    def go_over(self, plan: Plan) -> None:
+    def go_over(self, plan: Plan, hand_over: HandOver) -> None:
         """End the session, in which nothing is under way, and start the next one with another plan."""
         self._store.put(control.hand_over_key(self._session), b"")
         with self._lock:
@@ -346,7 +355,7 @@ class Sessions:
             self._listener.end()
         self._swap_codecs(plan)
         self._workers.hand_over()
-        self._begin(plan)
+        self._begin(plan, hand_over)
 
     def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
         """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""

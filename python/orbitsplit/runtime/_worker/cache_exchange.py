@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from itertools import pairwise
@@ -20,13 +21,15 @@ from orbitsplit._models.kv_cache import rewind, takes_chunks
 from orbitsplit._models.stage import StageModel
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
+from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import MovedGroup, Setup, WorkerMove
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
-from orbitsplit.runtime._messages.transport import CACHE_TAG, Receiver, Sender, Transport
+from orbitsplit.runtime._messages.transport import CACHE_TAG, ControlStore, Receiver, Sender, Transport
 from orbitsplit.runtime._schedule.protocol import Kind
 
 _BFLOAT16 = "torch.bfloat16"
+_POLL_S = 0.01
 
 
 def transport_of(address: str, setup: Setup, session: int, number: int) -> Transport:
@@ -43,6 +46,11 @@ def leave(
     transport = transport_of(address, setup, session, number)
     try:
         CacheExchange(transport, setup, number, caches, layers).send()
+        # What has left may not have arrived: with the process its connections end, and what they hold is lost.
+        store = ControlStore.join(address)
+        ready = [control.ready_key(session, worker) for worker in setup.workers]
+        while not all(map(store.has, ready)) and not store.has(control.interrupt_key(session)):
+            time.sleep(_POLL_S)
     finally:
         transport.close()
 

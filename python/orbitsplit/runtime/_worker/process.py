@@ -33,7 +33,7 @@ from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
 
 from .assistant import load_assistant, with_assistant
 from .cache_exchange import leave
-from .stage_server import StageServer
+from .stage_server import StageServer, freeze, use_codec
 from .telemetry import HeartbeatThread
 
 
@@ -121,6 +121,8 @@ class Worker:
         ready = ready_record(model, self._baseline_bytes(), time.monotonic() - started_s, self._trials)
         if assistant is not None:
             ready = with_assistant(ready, assistant, plan.workload)
+        use_codec("raw", torch.zeros(1, 2, model.hidden_size))
+        freeze()
         self._store.put(control.loaded_key(self._number), ready.to_json())
         self._heartbeat.phase = "waiting for its session"
         return True
@@ -165,9 +167,12 @@ class Worker:
         with serving:
             heartbeat.phase = "waiting for work"
             ready = ready_record(model, self._baseline_bytes(), loading_s, self._trials)
+            started_s = time.monotonic()
             moved_bytes, lost = serving.take_over(self._caches, layers_before)
-            self._caches = {}
-            ready = replace(ready, connecting_s=connecting_s, moved_bytes=moved_bytes, lost_groups=lost)
+            self._caches, exchange_s = {}, time.monotonic() - started_s
+            ready = replace(
+                ready, connecting_s=connecting_s, moved_bytes=moved_bytes, lost_groups=lost, exchange_s=exchange_s
+            )
             if assistant is not None:
                 ready = with_assistant(ready, assistant, plan.workload)
             self._store.put(control.ready_key(session, self._number), ready.to_json())

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers.cache_utils import Cache
 
 from orbitsplit._codec.calibrated import CalibratedCodec
@@ -277,13 +278,22 @@ class StageServer:
         return found
 
     def _warm_up(self) -> None:
-        # The first use of a codec may compile it (Numba); loading has run the model once already.
+        # Loading has run the model once already.
         x = torch.zeros(1, 2, self._model.hidden_size, dtype=self._dtype)
         for codec in self._codecs.values():
-            decompress(compress(x, codec=codec), codebook_of(codec), framework="torch")
-        # What is loaded stays: a collection during the work would traverse all of it, for tens of milliseconds.
-        gc.collect()
-        gc.freeze()
+            use_codec(codec, x)
+        freeze()
+
+
+def use_codec(codec: CalibratedCodec | str, x: Tensor) -> None:
+    """Encode and decode a tensor: the first use of a codec loads the core, or compiles it (Numba)."""
+    decompress(compress(x, codec=codec), codebook_of(codec), framework="torch")
+
+
+def freeze() -> None:
+    """Exempt what is loaded from collections: one during the work would traverse it, for tens of milliseconds."""
+    gc.collect()
+    gc.freeze()
 
 
 class Arrival(NamedTuple):
