@@ -58,7 +58,9 @@ def scaled_plan(plan: Plan, speed: float) -> Plan:
 
 def _scaled_prediction(prediction: Prediction, speed: float) -> Prediction:
     single: dict[str, Any] = {name: getattr(prediction, name) / speed for name in _SECONDS}
-    several: dict[str, Any] = {name: tuple(value / speed for value in getattr(prediction, name)) for name in _SECONDS_OF_EACH}
+    several: dict[str, Any] = {
+        name: tuple(value / speed for value in getattr(prediction, name)) for name in _SECONDS_OF_EACH
+    }
     return replace(prediction, **single, **several)
 
 

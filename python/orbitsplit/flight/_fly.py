@@ -127,7 +127,9 @@ def _slower(node: Node, times: float) -> Node:
         return replace(node, slowdown=node.slowdown * times)
     assert node.flop_per_s is not None  # a node has one of the two speeds
     memory = node.memory_bytes_per_s
-    return replace(node, flop_per_s=node.flop_per_s / times, memory_bytes_per_s=None if memory is None else memory / times)
+    return replace(
+        node, flop_per_s=node.flop_per_s / times, memory_bytes_per_s=None if memory is None else memory / times
+    )
 
 
 def _check(requests: Sequence[FlightRequest], speed: float, slower: float, hours: float) -> None:
@@ -191,7 +193,7 @@ def _flown(
         slowdowns=tuple(slowdowns.values()),
         flight=log,
     )
-    energy_j, shortfall = energy_of(trace, contact_plan, power)
+    energy_j, shortfall = energy_of(trace, contact_plan, plans, [one.compute_s for one in found], power)
     flown = [_request(contact_plan, *row) for row in zip(requests, plans, found, strict=True)]
     return Flight(scenario.name, speed, tuple(flown), trace, seconds, energy_j, shortfall, problem)
 

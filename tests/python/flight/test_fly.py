@@ -58,7 +58,11 @@ def flight(directory: Path, scenario: leo.Scenario, profile: osp.ModelProfile) -
     opening = next(c.start for c in scenario.constellation.contacts(
         scenario.constellation.epoch, scenario.constellation.epoch + timedelta(hours=6)) if c.duration_s > 400)  # fmt: skip
     token_s = 3 * SLOWER * sum(layer.decode_s or 0.0 for layer in profile.layers)
-    times = [opening - timedelta(seconds=480), opening - timedelta(seconds=token_s * TOKENS / 2), opening + timedelta(seconds=300)]
+    times = [
+        opening - timedelta(seconds=480),
+        opening - timedelta(seconds=token_s * TOKENS / 2),
+        opening + timedelta(seconds=300),
+    ]
     requests = [asked(at, f"sat-{k}", k) for k, at in enumerate(times)]
     return fly(scenario, directory, requests, new_tokens=TOKENS, speed=SPEED, slower=SLOWER, profile=profile)
 

@@ -7,6 +7,7 @@ complete no sooner than if it had begun with the prompt, which is the strategy `
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -46,7 +47,7 @@ def _handed_over(task: Task, board: Plan, ground: Plan, delivery: Delivery, befo
     first_s = start_s + prefill_s(board)
     name = board.stages[-1].node
     last = task.contact_plan.satellites.index(name)
-    at_s = _opening_s(task, name, ground.stages[0].node, first_s)
+    at_s = _opening_s(task, [stage.node for stage in board.stages], ground.stages[0].node, first_s)
     tokens = 1 + int((at_s - first_s) / token_s(board)) if at_s < math.inf else count
     if tokens >= count:
         return f"{name} has generated all before a pass begins"
@@ -66,7 +67,7 @@ def _handed_over(task: Task, board: Plan, ground: Plan, delivery: Delivery, befo
         max(down.transmissions[-1].closes_s, end_s),
         input=delivery.transmissions,
         activation=down.transmissions,
-        loads=_loads_until(board, start_s, at_s),
+        loads=loads_until(board, start_s, at_s),
         resumption=Resumption(ground, at_s, resume_s, tokens),
     )
 
@@ -83,12 +84,13 @@ def token_s(plan: Plan) -> float:
     return plan.prediction.decode_s / (plan.workload.new_tokens - 1)
 
 
-def _opening_s(task: Task, satellite: str, server: str, from_s: float) -> float:
-    """Return the first instant from `from_s` on at which a satellite has a link of its own to a station."""
+def _opening_s(task: Task, satellites: Sequence[str], server: str, from_s: float) -> float:
+    """Return the first instant from `from_s` on at which each of some satellites has a link of its own to a station."""
     if from_s > task.contact_plan.stop_s:
         return math.inf
     first = task.contact_plan.cell(from_s)
-    is_open = np.flatnonzero(task.contact_plan.rate_bytes_per_s(satellite, server)[first:] > 0)
+    rates = [task.contact_plan.rate_bytes_per_s(satellite, server)[first:] for satellite in satellites]
+    is_open = np.flatnonzero(np.min(rates, axis=0) > 0)
     return max(from_s, float(task.contact_plan.edges_s[first + is_open[0]])) if len(is_open) else math.inf
 
 
@@ -98,7 +100,7 @@ def _cache_bytes(task: Task, tokens: int) -> float:
     return float(sum(layer.kv_bytes(length) for layer in task.profile.layers) * task.workload.sequences)
 
 
-def _loads_until(plan: Plan, start_s: float, stop_s: float) -> tuple[Load, ...]:
+def loads_until(plan: Plan, start_s: float, stop_s: float) -> tuple[Load, ...]:
     """Return the loads of the part of a plan that is computed until `stop_s`."""
     share = (stop_s - start_s) / makespan_s(plan)
     return tuple(
