@@ -5,12 +5,12 @@ python -m benches.studies.fly_day --hours 0       # until the last request is co
 pytest benches/studies/fly_day.py                 # one pass of it
 
 The scenario `cubesat`, with computers 1,200 times slower than it says (the station's: 1,200 times slower than this
-machine) by a clock 60 times faster than real time. A small random Llama generates 64 tokens after 32. Each satellite holds
-0.6 of its weights, so that two have to compute together. Requests come at seeded times between the passes, a minute's
-generation before each of the four passes, and in the two long ones.
+machine) by a clock 60 times faster than real time. A small random Llama generates 64 tokens after 32. Each satellite
+holds 0.6 of its weights, so that two have to compute together. Requests come at seeded times between the passes, a
+minute's generation before each of the four passes, and in the two long ones.
 
-What must hold is asserted: every text is that of the undisturbed model, at least 6 hand-overs, completions within 10 % of
-the plans in time, and, by a judge that derives contacts anew, no link that is used while it is closed.
+What must hold is asserted: every text is that of the undisturbed model, at least 6 hand-overs, completions within 10 %
+of the plans in time, and, by a judge that derives contacts anew, no link that is used while it is closed.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def print_table(flight: Flight) -> None:
             f" {flown.duration_s:,.0f} | {100 * flown.deviation:+.2f} % | {flown.compute_lag_s:+.1f} |"
         )
     print(
-        f"\n{flight.handovers} hand-overs, {flight.flown.total_seconds() / 3600:.1f} h flown in {flight.seconds:,.0f} s,"
-        f" largest deviation {100 * flight.largest_deviation:.2f} %"
+        f"\n{flight.handovers} hand-overs, {flight.flown / timedelta(hours=1):.1f} h flown in {flight.seconds:,.0f} s, "
+        f"largest deviation {100 * flight.largest_deviation:.2f} %"
     )
 
 

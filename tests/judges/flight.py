@@ -1,7 +1,7 @@
 """Judges the trace of a flight, given as the JSON that was written: were links up when they were used, and wide enough?
 
-It shares no code with what plans and flies: contacts, lines of sight and ranges are derived by `Sky` from the positions of
-satellites, each second anew, and rates are those that the caller knows from the scenario.
+It shares no code with what plans and flies: contacts, lines of sight and ranges are derived by `Sky` from the positions
+of satellites, each second anew, and rates are those that the caller knows from the scenario.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def fly(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Run requests of a constellation in time: links open and close, the pipeline is handed over, results wait for passes.
+    """Run a day of a constellation: links open and close, stages are handed over, results wait for passes.
 
     Each request is planned as `leo.plan_in_time` does, all of them with the fewest hand-overs, and the plans run on
     processes of this machine by a clock that is faster than real time; -o writes the trace (.json, .chrome.json) or a
@@ -88,8 +88,8 @@ def _show(flight: Flight) -> None:
         table.add_row(*map(escape, _row(flown)))
     out.print(table)
     out.print(
-        f"{flight.handovers} hand-overs in {format_seconds(flight.flown.total_seconds())} at {flight.speed:g} times real "
-        f"time; completions differ from the plan by at most {100 * flight.largest_deviation:.1f} % of their time",
+        f"{flight.handovers} hand-overs in {format_seconds(flight.flown.total_seconds())} at {flight.speed:g} times "
+        f"real time; completions differ from the plan by at most {100 * flight.largest_deviation:.1f} % of their time",
         highlight=False,
     )
     for problem in filter(None, (flight.too_fast, flight.energy_shortfall)):

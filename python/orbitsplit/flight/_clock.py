@@ -1,7 +1,7 @@
 """The clock of a flight, and plans and links in its scale.
 
-If the clock runs s times faster than real time, nodes compute s times faster, links carry s times more bytes per second,
-and delays are s times shorter: so all that a plan counts in seconds of the clock takes 1/s of them.
+If the clock runs s times faster than real time, nodes compute s times faster, links carry s times more bytes per
+second, and delays are s times shorter: so all that a plan counts in seconds of the clock takes 1/s of them.
 """
 
 from __future__ import annotations
@@ -85,10 +85,11 @@ def too_fast(plans: Iterable[Plan], speed: float) -> str | None:
     name = min(slowdowns, key=lambda node: slowdowns[node])
     if slowdowns[name] >= speed:
         return None
+    lacks = f"{speed / slowdowns[name]:.3g} times"
     return (
-        f"{quoted(name)} is {slowdowns[name]:g} times slower than this machine, so at {speed:g} times real time it would "
-        f"be {speed / slowdowns[name]:.3g} times faster than this machine: a speed of at most {slowdowns[name]:g} fits, "
-        f"or computers that are at least {speed / slowdowns[name]:.3g} times slower"
+        f"{quoted(name)} is {slowdowns[name]:g} times slower than this machine, so at {speed:g} times real time it "
+        f"would be {lacks} faster: a speed of at most {slowdowns[name]:g} fits, or computers that are at least {lacks} "
+        "slower"
     )
 
 

@@ -1,7 +1,7 @@
 """Files on emulated links: inputs and results of requests, chunk by chunk along the paths of a plan in time.
 
-Only their bytes count. Every satellite on a path sends a chunk on when it has all of it, so that a file streams along the
-path, and a link that several files take at once carries them one after the other.
+Only their bytes count. Every satellite on a path sends a chunk on when it has all of it, so that a file streams along
+the path, and a link that several files take at once carries them one after the other.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ class Flight:
     """Requests of a constellation, run on the runtime by a clock that is `speed` times faster than real time.
 
     `trace` has all events, passes, hand-overs, transmissions and tokens. `energy_j` is what each satellite with a power
-    limit consumed beyond idling, and `energy_shortfall` the reason why its supply would not have sufficed, None if it did.
-    `too_fast` names the computer that this machine cannot emulate at this speed, None if it can emulate all.
+    limit consumed beyond idling, and `energy_shortfall` the reason why its supply would not have sufficed, None if it
+    did. `too_fast` names the computer that this machine cannot emulate at this speed, None if it can emulate all.
     """
 
     scenario: str

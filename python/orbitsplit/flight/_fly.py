@@ -63,8 +63,8 @@ def fly(
         slower: How many times slower than the scenario says all computers are. This machine can emulate a computer that
             is at least `speed` times slower than it.
         profile: The measured profile of the model for prompts of this length (default: it is measured).
-        computers: Nodes of single satellites and stations, by name, in place of the scenario's; `slower` applies to them.
-        power: As in `plan_in_time`.
+        computers: Nodes of single satellites and stations, by name, in place of the scenario's; `slower` applies to
+        them. power: As in `plan_in_time`.
         slack_s: As in `leo.plan_requests`.
         allow_lag: Fly also if this machine is too slow for the speed; the lag is in the result.
         progress: Called with a phase and a fraction.
@@ -75,8 +75,8 @@ def fly(
 
     Raises:
         InfeasiblePlanError: A request cannot be completed in time.
-        ValueError: This machine cannot emulate a computer at this speed, prompts differ in length, or an argument is out
-            of range.
+        ValueError: This machine cannot emulate a computer at this speed, prompts differ in length, or an argument is
+            out of range.
         TransportError: As `Pipeline`.
     """
     report: Report = progress or (lambda phase, fraction: None)

@@ -32,8 +32,8 @@ def requests_over(
 ) -> tuple[FlightRequest, ...]:
     """Return requests at random times in the first `hours` of a scenario, in order, from satellites of its chain.
 
-    Prompts are random tokens of the model's vocabulary. Files have `input_bytes` and `output_bytes`, by default 4 bytes for
-    each token of the prompt and of the text.
+    Prompts are random tokens of the model's vocabulary. Files have `input_bytes` and `output_bytes`, by default 4 bytes
+    for each token of the prompt and of the text.
 
     Raises:
         ValueError: A number is out of range, or the scenario as `Scenario.load`.

@@ -77,7 +77,7 @@ def test_an_example_runs(
 def test_the_other_examples_are_understood(
     command: str, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py`, `test_fly.py` and `test_paper.py` have tests."""
+    """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py` and others have tests."""
     called = []
     monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
     monkeypatch.setattr("orbitsplit._cli.hosts.NodeAgent", lambda *_arguments: called.append("node"))

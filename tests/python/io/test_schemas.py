@@ -15,12 +15,12 @@ from jsonschema import Draft7Validator
 
 import orbitsplit as osp
 from orbitsplit import leo
-from orbitsplit.flight import FlightHandover, FlightLog, FlightPass, FlightToken, FlightTransmission
 from orbitsplit._codebook.codebook import CalibratedModel
 from orbitsplit._io.schemas import schema_names
 from orbitsplit._io.toml import parse_toml
 from orbitsplit._planner.problem_parts import ExternalLink
 from orbitsplit._plans.trace import KINDS
+from orbitsplit.flight import FlightHandover, FlightLog, FlightPass, FlightToken, FlightTransmission
 from tests.support.books_by_hand import book_by_hand
 from tests.support.paths import DATA
 from tests.support.small_inputs import NETWORK, PROBLEM

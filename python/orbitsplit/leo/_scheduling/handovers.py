@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What choices cost, the most important first: runs that wait for their predecessor, hand-overs, completion times."""
+    """What choices cost, the most important first: runs that wait for another, hand-overs, completion times."""
 
     waiting: int
     handovers: int

@@ -1,4 +1,4 @@
-"""Planning many requests in time, over a day or several: each as early as alone, with the fewest hand-overs in total."""
+"""Planning many requests in time, over days: each as early as alone, with the fewest hand-overs in total."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def plan_requests(
 ) -> tuple[TimedPlan, ...]:
     """Plan several requests of one model, in the order of `requests`, so that a pipeline needs the fewest hand-overs.
 
-    Each completes as early as `plan_in_time` finds for it alone, or at most `slack_s` later. Of all such choices, one is
-    taken in which the fewest runs overlap (the pipeline runs one plan at a time: the later one waits), of those one with
-    the fewest hand-overs from stages to other stages, and of those one with the earliest completions on average.
+    Each completes as early as `plan_in_time` finds for it alone, or at most `slack_s` later. Of all such choices, one
+    is taken in which the fewest runs overlap (the pipeline runs one plan at a time: the later one waits), of those one
+    with the fewest hand-overs from stages to other stages, and of those one with the earliest completions on average.
 
     Satellites have the energy of `power` for all requests together: what it does not suffice for starts later.
 
@@ -109,8 +109,8 @@ def _search(task: Task, request: TimedRequest, ledger: Ledger) -> Search:
 def _chosen(searches: Sequence[Search], names: Sequence[str], slack_s: float) -> list[Candidate]:
     """Return the candidate of each request, in order of time.
 
-    Energy is shared: where what was chosen exceeds it, the candidates of the first request for which it does not suffice
-    are found anew, beside what those before it consume.
+    Energy is shared: where what was chosen exceeds it, the candidates of the first request for which it does not
+    suffice are found anew, beside what those before it consume.
     """
     options = [_equally_good(search, name, slack_s) for search, name in zip(searches, names, strict=True)]
     begins_s = [search.begin_s for search in searches]

@@ -1,7 +1,7 @@
 """Relayed: satellites generate the first tokens, and a station resumes the generation as soon as a pass begins.
 
-Keys and values of the tokens so far go down. Without them the station would have to make the tokens so far again, and so
-complete no sooner than if it had begun with the prompt, which is the strategy `ground`.
+Keys and values of the tokens so far go down. Without them the station would have to make the tokens so far again, and
+so complete no sooner than if it had begun with the prompt, which is the strategy `ground`.
 """
 
 from __future__ import annotations

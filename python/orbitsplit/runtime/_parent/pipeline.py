@@ -233,8 +233,8 @@ class Pipeline:
         load ahead, each in a process of its own, while the plan that runs goes on, where the node's memory has room for
         both; else in the pause, and the result says so. Then steps under way end, and the next ones run on the new
         stages: no token is lost or made twice, and the text is the same. The switch is not before `not_before_s` of
-        `time.monotonic`, such as when a link opens; stages that load ahead wait for it. Model, dtype and threads stay those of the
-        pipeline. May be called from any thread, one call at a time; calls meanwhile wait for the switch.
+        `time.monotonic`, such as when a link opens; stages that load ahead wait for it. Model, dtype and threads stay
+        those of the pipeline. May be called from any thread, one call at a time; calls meanwhile wait for the switch.
 
         Example:
             >>> print(pipe.migrate(osp.plan(profile, network_without_the_setting_link)))   # doctest: +SKIP

@@ -119,7 +119,7 @@ class Sessions:
 
     @property
     def origin_s(self) -> float:
-        """The instant of the monotonic clock from which the times of conditions count: when the first session was ready."""
+        """The instant of the monotonic clock from which the times of conditions count."""
         assert self._origin_s is not None  # it is set before the constructor returns
         return self._origin_s
 
