@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import torch
 
 import orbitsplit as osp
 from orbitsplit import leo
+from orbitsplit.__main__ import main
 from orbitsplit.flight import Flight, FlightRequest, fly, requests_over
 from tests.judges.flight import misuses, unseen
 from tests.support.tiny_models import load_unsplit, save_tiny_model
@@ -84,7 +88,12 @@ def test_the_pipeline_is_handed_over_between_requests_and_within_one(flight: Fli
     within = [handover for handover in log.handovers if handover.request == 1]
     assert len(within) == 1
     assert within[0].after == ("munich",)
-    assert 0 < within[0].tokens < TOKENS
+    relay = flight.requests[1].timed.relay
+    assert relay is not None
+    late_s = within[0].stop_s - (relay.at - datetime.fromisoformat(log.epoch)).total_seconds()
+    assert late_s >= 0  # the satellites do not see the station before
+    # Where this machine loads the station's stage too late, the generation ends on board.
+    assert 0 < within[0].tokens < TOKENS or late_s > SPEED
     assert flight.handovers == len(log.handovers) >= 1
     for k in range(3):
         times = [token.at_s for token in log.tokens if token.request == k]
@@ -128,6 +137,36 @@ def test_the_trace_is_a_document(flight: Flight, tmp_path: Path) -> None:
     rows = json.loads(json.dumps(flight.to_dict()))["requests"]
     assert [row["strategy"] for row in rows] == ["satellite", "relayed", "ground"]
     assert rows[1]["relayed_to"] == ["munich"]
+
+
+def test_the_report_shows_passes_and_handovers(flight: Flight, tmp_path: Path) -> None:
+    pytest.importorskip("bokeh")
+    osp.report(flight.trace, path=tmp_path / "flight.html")
+    page = (tmp_path / "flight.html").read_text(encoding="utf-8")
+    assert "hand-over" in page
+    assert "munich" in page
+
+
+def test_the_command_prints_a_row_for_each_request(
+    flight: Flight, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {}
+
+    def flown(_scenario: leo.Scenario, model: Path, requests: Sequence[FlightRequest], **options: Any) -> Flight:
+        given.update(options, model=model, requests=requests)
+        return flight
+
+    monkeypatch.setattr("orbitsplit.flight.fly", flown)
+    words = ["fly", "cubesat", "--model", str(directory), "--requests", "3", "--hours", "5", "--slower", "100"]
+    monkeypatch.setattr(sys, "argv", ["orbitsplit", *words, "-o", str(tmp_path / "flight.json")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr().out
+    assert not ended.value.code
+    assert (given["speed"], given["slower"], given["model"], len(given["requests"])) == (60.0, 100.0, directory, 3)
+    for word in ("satellite", "relayed", "ground", "hand-overs"):
+        assert word in printed
+    assert osp.Trace.load(tmp_path / "flight.json") == flight.trace
 
 
 # What is refused
