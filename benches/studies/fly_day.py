@@ -124,7 +124,9 @@ def failures(flight: Flight, scenario: leo.Scenario, model: Path) -> Iterator[st
     yield from unseen(trace, scenario.constellation)
 
 
-def fly_day(folder: Path, hours: float, only: Sequence[int] | None = None) -> tuple[Flight, list[str]]:
+def fly_day(
+    folder: Path, hours: float, speed: float = SPEED, only: Sequence[int] | None = None
+) -> tuple[Flight, list[str]]:
     """Return the flight, and what does not hold."""
     model, scenario = small_model(folder), leo.Scenario.load("cubesat")
     profile = osp.profile(model, prompt_tokens=PROMPT, measure=True)
@@ -135,7 +137,7 @@ def fly_day(folder: Path, hours: float, only: Sequence[int] | None = None) -> tu
         requests(scenario, board_s, only),
         new_tokens=TOKENS,
         hours=hours,
-        speed=SPEED,
+        speed=speed,
         slower=SLOWER,
         profile=profile,
         computers=computers(scenario, profile),
@@ -174,10 +176,11 @@ def test_a_pass_of_the_day(tmp_path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A day of CubeSats on the runtime.")
     parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--speed", type=float, default=SPEED)
     parser.add_argument("-o", "--output", type=Path, help="The trace (.json).")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        flight, wrong = fly_day(Path(folder), arguments.hours)
+        flight, wrong = fly_day(Path(folder), arguments.hours, arguments.speed)
     if arguments.output is not None:
         flight.trace.save(arguments.output)
     print_table(flight)

@@ -27,6 +27,9 @@ from ._execution import Execution, Progress
 from ._file_links import FileLinks
 from ._flight import Flight, FlightRequest, FlownRequest
 
+# Real seconds of this machine for the switch of a migration, without keys and values (benches/studies/migrations.py).
+_HANDOVER_S = 0.25
+
 Report = Callable[[str, float], None]
 
 
@@ -98,6 +101,7 @@ def fly(
         slack_s=slack_s,
         computers=slower_computers(loaded, computers, slower),
         power=power,
+        handover_s=_HANDOVER_S * speed,
     )
     problem = too_fast(_all_plans(plans), speed)
     if problem is not None and not allow_lag:

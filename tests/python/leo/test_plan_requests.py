@@ -73,6 +73,21 @@ def test_a_generation_whose_keys_and_values_are_too_large_begins_on_the_ground()
     assert "keys and values are not on the ground" in str(reasons["relayed from sat-1 to svalbard"])
 
 
+def test_a_handover_takes_its_time_within_the_pass() -> None:
+    fleet, model = train(), generating()
+    contact = first_contact(fleet, "sat-0")
+    one = request(fleet, contact.start - timedelta(seconds=30))
+    at_once, later = (leo.plan_in_time(model, fleet, GENERATION, one, handover_s=seconds) for seconds in (0.0, 2.0))
+    assert later.strategy == "relayed"
+    assert (later.completion - at_once.completion).total_seconds() == pytest.approx(2.0, abs=1e-3)
+    # Longer than the pass: the station has lost sight of the satellite by then.
+    never = leo.plan_in_time(model, fleet, GENERATION, one, handover_s=contact.duration_s + 60)
+    assert never.strategy != "relayed"
+    assert "a link closes" in str({other.strategy: other.reason for other in never.alternatives})
+    with pytest.raises(ValueError, match="handover_s is -1"):
+        leo.plan_in_time(model, fleet, GENERATION, one, handover_s=-1)
+
+
 def test_a_generation_that_ends_before_a_pass_is_not_relayed() -> None:
     fleet = train()
     asked = first_contact(fleet, "sat-0").start - timedelta(minutes=30)

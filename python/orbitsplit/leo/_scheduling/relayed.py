@@ -55,9 +55,10 @@ def _handed_over(task: Task, board: Plan, ground: Plan, delivery: Delivery, befo
     down = task.graph.earliest_delivery(last, task.ground, _cache_bytes(task, tokens), at_s, before_s)
     if down is None:
         return "keys and values are not on the ground before the deadline or before another strategy completes"
-    resume_s = down.arrival_s
+    resume_s = down.arrival_s + task.options.handover_s
     end_s = resume_s + (count - tokens) * token_s(ground)
-    if end_s >= before_s or until_s < at_s:
+    closes_s = task.contact_plan.until_s(at_s, ((stage.node, ground.stages[0].node) for stage in board.stages))
+    if end_s >= before_s or until_s < at_s or closes_s < resume_s:
         return f"{ground.stages[0].node} has not generated all before another strategy completes, or a link closes"
     return Candidate(
         "relayed",
