@@ -32,8 +32,10 @@ class TransportError(OrbitsplitError):
     `kind` is "killed" (a process or its host ended), "hangs" (no heartbeat), "memory" (a stage ran out of it), "link"
     (messages do not arrive), "corruption" (they keep arriving corrupted), "failed" (an error of the stage's own),
     "request" (an error that a stage raised for this request; others are not affected), "timeout" (a limit of the
-    caller), "peer" (the consequence of another failure), "host" (this machine or absent hosts let no pipeline start) or
-    "unusable" (the pipeline had ended before). `node` is the node's name or None, `link` a pair of names or None.
+    caller), "peer" (the consequence of another failure), "host" (this machine or absent hosts let no pipeline start),
+    "unusable" (the pipeline had ended before), or of `Pipeline.migrate` "busy" (another migration is under way) or
+    "overtaken" (a loss ended it, the pipeline recovers). `node` is the node's name or None, `link` a pair of names or
+    None.
     `tokens` are those that a call of `generate` had so far, [B, S + new] (a tensor), None elsewhere.
     """
 

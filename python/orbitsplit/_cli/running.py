@@ -390,12 +390,17 @@ def _text_streamer(tokenizer: Any) -> Any:
 def _show_run(plan: osp.Plan, pipe: osp.Pipeline, texts: list[tuple[str, str]], *, as_json: bool) -> None:
     measured = pipe.last_run
     if as_json:
-        recoveries = [recovery.to_dict() for recovery in pipe.recoveries]
+        changes = {
+            "recoveries": [recovery.to_dict() for recovery in pipe.recoveries],
+            "migrations": [migration.to_dict() for migration in pipe.migrations],
+        }
         run = None if measured is None else {**measured.to_dict(), "predicted_and_measured": measured.against(plan)}
-        print_json({"texts": [text for _, text in texts], "run": run, "recoveries": recoveries})
+        print_json({"texts": [text for _, text in texts], "run": run, **changes})
         return
     for recovery in pipe.recoveries:
         out.print(f"recovered: {escape(str(recovery))}", highlight=False, soft_wrap=True)
+    for migration in pipe.migrations:
+        out.print(f"migrated: {escape(str(migration))}", highlight=False, soft_wrap=True)
     views.texts(out, texts)
     if measured is not None:
         views.run(out, measured)

@@ -22,7 +22,7 @@ _LOSSLESS = "lossless_bf16"
 # Of keys and values in bfloat16: bytes before and after, and seconds to encode and decode a byte on one core
 # (benches/studies/migrations.py --codec).
 LOSSLESS_RATIO = 1.4
-LOSSLESS_S_PER_BYTE = 5e-9
+LOSSLESS_S_PER_BYTE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)

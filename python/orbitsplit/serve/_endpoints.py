@@ -53,7 +53,7 @@ class Endpoints:
         if getattr(engine, "failure", None) is not None:
             reason = "the pipeline has ended"
         elif reason is None and not getattr(engine, "is_ready", True):
-            reason = "the pipeline is recovering from a loss"
+            reason = "the pipeline is recovering from a loss, or going over to another plan"
         return self._report(request, {"status": "ready" if reason is None else "not ready"}, reason)
 
     async def metrics(self, request: Request) -> PlainTextResponse:

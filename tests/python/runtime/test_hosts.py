@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -201,6 +202,22 @@ def test_links_are_not_emulated_between_clocks(
         opened(tiny, hosts, there, conditions=slow),
     ):
         pass
+
+
+def test_the_text_is_the_same_while_the_pipeline_goes_over_to_other_hosts(
+    tiny: Subject, hosts: Hosts, there: Fleet
+) -> None:
+    with opened(tiny, hosts, there) as pipe:
+        asked = threading.Event()
+        running = pipe.submit(tiny.prompts, max_new_tokens=NEW_TOKENS, on_tokens=lambda _: asked.set(), **ASKED)
+        assert asked.wait(chaos.LIMIT_S)
+        migration = pipe.migrate(make_plan(tiny, ("s3", "s1", "s0"), cuts=(1, 4)))
+        assert torch.equal(running.result(timeout_s=chaos.LIMIT_S), tiny.expected)
+        assert (migration.how, migration.loaded_ahead) == ("moved", ("s3", "s1", "s0"))
+        assert migration.bytes_moved >= migration.predicted_bytes > 0
+        assert pipe.recoveries == ()
+        with pytest.raises(osp.TransportError, match="no host has joined for elsewhere of s0, elsewhere"):
+            pipe.migrate(make_plan(tiny, ("s0", "elsewhere"), cuts=(2,)))
 
 
 def test_codecs_come_from_the_coordinator(tiny: Subject, hosts: Hosts, there: Fleet) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from orbitsplit import TransportError
 from orbitsplit.runtime._drafts import DraftLength
-from orbitsplit.runtime._messages.groups import Group
+from orbitsplit.runtime._messages.groups import Group, with_caches
 from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.packs import FIRST_PACK, Part
 from orbitsplit.runtime._schedule.first_stage import MAX_CORRUPTIONS, FirstStage
@@ -61,10 +61,11 @@ class ToyStage:
     calls: list[tuple[int, int]] = field(default_factory=list)
     packs: list[tuple[Part, ...]] = field(default_factory=list)
     kept: dict[int, Tensor] = field(default_factory=dict)
+    moved: dict[int, Tensor] = field(default_factory=dict)
 
     def begin(self, group: Group) -> None:
         self.begun.append(group)
-        self.caches[group.id] = []
+        self.caches[group.id] = [self.moved.pop(group.id)] if group.is_moved else []
         if group.prefix_of is not None:
             self.caches[group.id] = [self.kept[group.prefix_of][:, : group.known_tokens]]
 
@@ -192,6 +193,11 @@ class Reported:
     ended: list[int] = field(default_factory=list)
     failed: dict[int, tuple[str, str]] = field(default_factory=dict)
     retried: list[tuple[int, int, int]] = field(default_factory=list)
+    held_back: list[int] | None = None
+
+    def drained(self, groups: Sequence[int]) -> None:
+        assert self.held_back is None, "it is reported once"
+        self.held_back = list(groups)
 
     def tokens(self, group: int, tokens: Tensor, details: Tensor | None = None) -> None:
         self.got.setdefault(group, []).append(tokens)
@@ -285,6 +291,14 @@ def make_group(
 
 def make_prompts(rows: int, tokens: int, seed: int) -> Tensor:
     return torch.randint(0, VOCABULARY, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def with_tokens(group: Group, prompts: Tensor, got: list[Tensor]) -> tuple[Group, Tensor]:
+    """Return a group and its input as it restarts with tokens that it has."""
+    if not got:
+        return group, prompts
+    tokens = torch.stack(got, dim=1)
+    return group.continued(tokens), torch.cat([prompts, tokens], dim=1)
 
 
 chunks = st.none() | st.integers(1, 4)
@@ -938,3 +952,50 @@ def test_a_pack_of_a_group_that_has_not_begun_is_a_violation() -> None:
     pack = Message(Kind.PACK, FIRST_PACK, 0, torch.zeros(1, 1, dtype=torch.int64), parts=(Part(3, 1, 1),))
     with pytest.raises(TransportError, match="a pack has a step of group 3, which has not begun"):
         chain.followers[0].take(pack)
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches, st.integers(1, 4), st.integers(1, 4), st.integers(0, 80), st.integers(0, 99))
+def test_a_drained_chain_goes_on_with_its_caches_on_other_stages(
+    batch: list[tuple[int, int, int, int | None, int, bool]], stages: int, others: int, delivered: int, seed: int
+) -> None:
+    chain, groups = Chain(stages, most_groups=4, packs=2, seed=seed, corrupts=lambda _: False), []
+    for number, (rows, tokens, new_tokens, chunk_tokens, draft_tokens, is_packable) in enumerate(batch):
+        prompts = make_prompts(rows, tokens, seed + number)
+        group = make_group(number, prompts, new_tokens, (3,), chunk_tokens, draft_tokens, is_packable)
+        groups.append((group, prompts))
+        chain.begin(group, prompts)
+    for _ in range(delivered):
+        chain.deliver()
+    chain.first.drain()
+    chain.first.advance()
+    while chain.deliver():
+        chain.first.advance()
+    held_back = chain.report.held_back
+    assert held_back is not None
+    assert not any(wire.messages for wire in chain.wires)
+    assert not set(held_back) & set(chain.report.ended)
+    for group in held_back:
+        chain.first.cancel(group)  # ignored: the next session cancels it
+    after = Chain(others, most_groups=4, packs=2, seed=seed)
+    for group, prompts in groups:
+        if group.id in chain.report.ended:
+            continue
+        got = chain.report.got.get(group.id, [])
+        assert bool(got) == (group.id in held_back)
+        again, x = with_tokens(group, prompts, got)
+        if got:
+            again = with_caches(again)
+            known = [torch.cat(toy.caches[group.id], dim=1) for toy in chain.toys]
+            # Behind what is known there may be guesses that were wrong.
+            assert all(torch.equal(one[:, : again.known_tokens], x[:, :-1]) for one in known)
+            for toy in after.toys:
+                toy.moved[group.id] = x[:, :-1]
+        after.begin(again, x)
+    after.run()
+    for group, prompts in groups:
+        tokens = [*chain.report.got.get(group.id, []), *after.report.got.get(group.id, [])]
+        rows = torch.cat([prompts, *(got[:, None] for got in tokens)], dim=1).tolist()
+        assert rows == generate_by_rows(prompts.tolist(), group.max_new_tokens, (3,))
+    assert sorted([*chain.report.ended, *after.report.ended]) == [group.id for group, _ in groups]
+    assert not any(toy.moved for toy in after.toys)

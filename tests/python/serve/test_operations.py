@@ -63,7 +63,7 @@ def test_ready_is_whether_a_request_would_be_taken(engine: FakeEngine, served: S
     assert httpx.get(ready).status_code == 200
     other: Any = engine
     other.is_ready = False
-    assert httpx.get(ready).json()["reason"] == "the pipeline is recovering from a loss"
+    assert httpx.get(ready).json()["reason"] == "the pipeline is recovering from a loss, or going over to another plan"
 
 
 def test_a_failure_of_a_request_makes_a_server_unhealthy_but_not_unready(engine: FakeEngine, served: Served) -> None:

@@ -16,11 +16,12 @@ from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
 from .generation import Generation, GroupState
-from .pace import Pace
+from .token_times import TokenTimes
 
 # The session of groups that ended without measurements.
 _NO_SESSION = -1
@@ -39,14 +40,14 @@ class InFlight:
         self._has_ended = has_ended
         self._lock = threading.RLock()
         self._generations: dict[int, Generation] = {}
-        self.pace = Pace()
+        self.times = TokenTimes()
 
     def add(self, group: int, generation: Generation) -> None:
         """Add a group of a batch."""
         with self._lock:
             self._generations[group] = generation
         one = generation.states[group].group
-        self.pace.begin(group, one.rows * one.tokens)
+        self.times.begin(group, one.rows * one.tokens)
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -68,6 +69,14 @@ class InFlight:
             batches, self._generations = self.batches(), {}
         for generation in batches:
             generation.fail(error)
+
+    def records(
+        self, session: int, groups: Sequence[Group], workers: Sequence[int], limit_s: float
+    ) -> list[list[bytes]] | None:
+        """Return each worker's records of some groups, None if the session is lost, or they are not there in time."""
+        keys = [control.record_key(session, group.id, worker) for group in groups for worker in workers]
+        values = take_all(ControlStore.join(self._store_address), keys, lambda: self._is_lost(session), limit_s)
+        return None if values is None else [values[k :: len(workers)] for k in range(len(workers))]
 
     def end_complete(self) -> None:
         """End the groups that got all their tokens in a session that was lost before it reported their ends."""
@@ -94,12 +103,13 @@ class InFlight:
             log.restarted(group, *value)
             return True
         if kind == "tokens":
-            self.pace.note(group)
+            self.times.note(group)
             if isinstance(value, dict):
                 generation.take(group, value["tokens"], base64.b64decode(value["details"]))
             else:
                 generation.take(group, value)
             return True
+        self.times.end(group)
         outputs = None
         if kind == "end" and not generation.states[group].group.generates:
             data = self._take_outputs(session, group)
@@ -122,9 +132,12 @@ class InFlight:
         found = take_all(
             ControlStore.join(self._store_address),
             [control.outputs_key(session, group)],
-            lambda: not self._is_current(session) or self._has_ended(),
+            lambda: self._is_lost(session),
         )
         return None if found is None else found[0]
+
+    def _is_lost(self, session: int) -> bool:
+        return not self._is_current(session) or self._has_ended()
 
 
 def take_all(

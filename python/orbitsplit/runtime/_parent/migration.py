@@ -11,6 +11,7 @@ resuming   the next session has the new plan; the pause ends with its first toke
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -83,6 +84,7 @@ class Migrating:
     before: Plan
     not_before_s: float = 0.0
     phase: Phase = "asked"
+    started_s: float = field(default_factory=time.monotonic)
     loaded_ahead: tuple[str, ...] = ()
     loaded_in_pause: tuple[str, ...] = ()
     loading_s: float = 0.0
@@ -94,6 +96,7 @@ class Migrating:
     drained: Sequence[int] | None = None
     paused_since_s: float = 0.0
     resumed_s: float | None = None
+    other_s: float = 0.0  # loading in the pause, the exchange of caches, and a token step
     _result: Migration | None = None
     _error: BaseException | None = None
     _over: threading.Event = field(default_factory=threading.Event)

@@ -12,9 +12,8 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.successor import with_settings_of
 from orbitsplit.runtime._messages.codec_file import CodecFile
 
-from .host_checks import check_devices, check_host
 from .recovery import Losses
-from .session import Settings
+from .session import Settings, models_here
 from .stage_models import check_layers, source_hashes
 
 
@@ -61,6 +60,10 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
             f"the plan uses the link from {quoted(source)} to {quoted(destination)}, which was lost before"
         )
     deployment = settings.deployment
+    known = {stage.node for stage in before.stages}
+    if deployment.remote_nodes and (unknown := [node for node in nodes if node not in known]):
+        fact = f"the plan uses {listed(unknown)}"
+        raise ValueError(f"{fact}: torchrun has started processes of {listed(sorted(known))} only")
     if deployment.hosts is not None:
         if absent := deployment.hosts.absent(nodes):
             raise TransportError(
@@ -68,7 +71,5 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
             )
         if others := deployment.without_our_clock(nodes):
             raise ValueError(f"links cannot be emulated to {listed(others)}: their machines have clocks of their own")
-    check_host(len(nodes), deployment.address, has_hosts=deployment.hosts is not None)
-    is_here = deployment.stages_here(len(nodes)) if deployment.hosts is not None else (True,) * len(nodes)
-    check_devices(stage for stage, here in zip(plan.stages, is_here, strict=True) if here)
+    models_here(plan, settings)
     return plan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections import deque
@@ -18,12 +17,12 @@ from .hand_over import NO_HAND_OVER, HandOver, activation_bytes, bytes_per_layer
 from .in_flight import InFlight
 from .migration import Migrating, Migration
 from .migration_target import nodes_loading
-from .session import Session, Settings
+from .session import Session, Settings, check_stage_memory
 from .supervisor import Workers
 
 # What the first switch takes beside the connections of the stages: the parent and its workers exchange messages.
 _OVERHEAD_S = 0.1
-# Of so many switches the median is the prediction of the next one.
+# The longest of so many switches is the prediction of the next one.
 _SWITCHES = 5
 
 
@@ -51,6 +50,7 @@ class Migrations:
         self._current: Migrating | None = None
         self._progress_s: float | None = None  # when the last token came
         self._switches_s: deque[float] = deque(maxlen=_SWITCHES)
+        self._loading_s = 0.0  # the most that a stage has taken to load
 
     @property
     def target(self) -> Plan | None:
@@ -128,13 +128,21 @@ class Migrations:
             self.drop(error)
 
     def _drain_once_loaded(self, migrating: Migrating, running: RunningSession) -> None:
+        plan = migrating.plan
         try:
-            loaded = self._workers.has_loaded(migrating.plan, running.current.number + 1)
-        except TransportError as error:
+            loaded = self._workers.has_loaded(plan, running.current.number + 1)
+            for rank, stage in enumerate(plan.stages if loaded is not None else ()):
+                if loaded is not None and stage.node in loaded:
+                    check_stage_memory(plan, rank, loaded[stage.node])
+        except (TransportError, ValueError) as error:
             self.drop(error)
             return
-        if loaded is not None and time.monotonic() >= migrating.not_before_s:
-            migrating.loading_s = max((ready.loading_s for ready in loaded), default=0.0)
+        if loaded is None:
+            limit_s = self._settings.timeouts.start_s
+            if time.monotonic() - migrating.started_s > limit_s:
+                self.drop(TransportError(f"the new stages did not load within {limit_s:g} s", kind="timeout"))
+        elif time.monotonic() >= migrating.not_before_s:
+            migrating.loading_s = max((ready.loading_s for ready in loaded.values()), default=0.0)
             migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
             running.drain()
 
@@ -142,23 +150,22 @@ class Migrations:
         migrating.requests = len(self._in_flight.batches())
         hand_over = self._forecast(migrating, running.current)
         migrating.phase = "resuming"
-        started_s = time.monotonic()
         running.go_over(migrating.plan, hand_over)
         ready = running.current.ready
-        took_s = time.monotonic() - started_s - max(one.loading_s + one.exchange_s for one in ready)
-        self._switches_s.append(max(0.0, took_s))
+        slowest_s = max(one.loading_s + one.exchange_s for one in ready)
+        migrating.other_s = slowest_s + _stopping_s(migrating.before) + (self._in_flight.times.step_s or 0.0)
         migrating.bytes_moved = sum(one.moved_bytes for one in ready)
         if not migrating.drained:
             migrating.resumed_s = time.monotonic()
 
     def _forecast(self, migrating: Migrating, current: Session) -> HandOver:
         """Decide how groups in flight get their caches, and predict the pause; return what is handed over."""
-        plan, before, pace = migrating.plan, migrating.before, self._in_flight.pace
+        plan, before, measured = migrating.plan, migrating.before, self._in_flight.times
         found = (self._in_flight.state(group) for group in migrating.drained or ())
         states = [state for state in found if state is not None and state.got]
         groups = moved_groups(states)
         contexts = contexts_of(groups, states, exact_resume=self._settings.exact_resume)
-        times = stage_times(plan, step_s=pace.step_s, prompt_token_s=pace.prompt_token_s)
+        times = stage_times(plan, step_s=measured.step_s, prompt_token_s=measured.prompt_token_s)
         sizes, width = bytes_per_layer(current, groups), activation_bytes(self._settings.model, plan.dtype)
         expected = forecast(before, plan, contexts, sizes, times, width)
         migrating.how = ("moved" if expected.moves else "prefill") if migrating.drained else "idle"
@@ -169,20 +176,28 @@ class Migrations:
     def _switch_s(self, migrating: Migrating, current: Session) -> float:
         """Return the seconds from the end of the old session to the start of the next one, without caches.
 
-        Those of the last switches, or for the first one those in which the last of the stages was connected.
+        The most of the last switches, or for the first one those in which the last of the stages was connected.
         """
         if self._switches_s:
-            switch_s = statistics.median(self._switches_s)
+            switch_s = max(self._switches_s)
         else:
             switch_s = _OVERHEAD_S + min(one.connecting_s for one in current.ready)
-        stopping_s = sum(link.latency_s for link in current.plan.links)
-        in_pause_s = max(one.loading_s for one in current.ready) if migrating.loaded_in_pause else 0.0
-        return switch_s + stopping_s + in_pause_s
+        self._loading_s = max(self._loading_s, migrating.loading_s, *(one.loading_s for one in current.ready))
+        in_pause_s = self._loading_s if migrating.loaded_in_pause else 0.0
+        return switch_s + _stopping_s(current.plan) + in_pause_s
 
     def _finish(self, migrating: Migrating, resumed_s: float) -> None:
         with self._lock:
             if self._current is not migrating:
                 return
             self._current = None
-            self.done.append(migrating.finish(resumed_s))
+            done = migrating.finish(resumed_s)
+            self.done.append(done)
+        if done.how != "prefill":
+            self._switches_s.append(max(0.0, done.pause_s - migrating.other_s))
         log.migrated(self.done[-1])
+
+
+def _stopping_s(plan: Plan) -> float:
+    """Return the delay with which the last stage is told that the session ends."""
+    return sum(link.latency_s for link in plan.links)

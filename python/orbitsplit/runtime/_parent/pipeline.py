@@ -91,7 +91,8 @@ class Pipeline:
     real speed there; `conditions` emulate them, where all hosts have this machine's clock.
 
     With a `secret`, messages between stages are authenticated. `progress` is called with a phase and a fraction.
-    `last_run` holds the measurements of the last `generate` or `forward`, None if a node or a link was lost during it.
+    `last_run` holds the measurements of the last `generate` or `forward`, None if a node or a link was lost, or the
+    pipeline migrated, during it.
 
     Example:
         >>> with Pipeline(plan, "path-or-hub-id") as pipe:                     # doctest: +SKIP
@@ -209,7 +210,7 @@ class Pipeline:
 
     @property
     def is_ready(self) -> bool:
-        """Whether work that is submitted starts at once: False during a recovery, and after the end."""
+        """Whether work that is submitted starts at once: False in a recovery or a switch, and after the end."""
         return self._sessions.is_ready
 
     def status(self) -> PipelineStatus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orbitsplit._codebook.codebook import Codebook
@@ -14,8 +14,10 @@ from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
+from orbitsplit.runtime._messages.groups import Group, with_caches
 from orbitsplit.runtime._messages.limits import Limits
 
+from .host_checks import check_devices, check_host
 from .hosts import Hosts
 from .launcher import Launcher, LocalLauncher
 from .options import Timeouts
@@ -60,6 +62,22 @@ class Deployment:
             return LocalLauncher(store_address, secret)
         known = secret or os.environ.get(SECRET_VARIABLE)
         return self.hosts.launcher(store_address, known or secrets.token_hex(_SECRET_BYTES))
+
+
+def models_here(plan: Plan, settings: Settings) -> set[Path | str]:
+    """Return the models that stages of a plan load on this machine, none if it has no stages.
+
+    Raises TransportError of kind "host" if the machine cannot run a pipeline, or has not the devices of its stages.
+    """
+    deployment = settings.deployment
+    check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
+    is_here = deployment.stages_here(len(plan.stages))
+    stages = [stage for stage, here in zip(plan.stages, is_here, strict=False) if here]
+    check_devices(stages)
+    if not stages:
+        return set()
+    models = {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}
+    return models if settings.assistant is None else models | {settings.assistant}
 
 
 def on_hosts(hosts: Hosts, plan: Plan, timeouts: Timeouts, emulates: bool, progress: Progress) -> Deployment:
@@ -118,6 +136,12 @@ class Settings:
             assistant=None if self.assistant is None else str(self.assistant),
             sends_codecs=self.deployment.hosts is not None,
         )
+
+    def resumed(self, group: Group, *, is_moved: bool) -> Group:
+        """Return a group as it goes on in another session, where its caches are if it `is_moved`."""
+        if is_moved:
+            return with_caches(group)
+        return group if self.exact_resume else replace(group, replayed=0)
 
     def limits(self, plan: Plan, ready: Sequence[Ready]) -> Limits:
         """Return how much may be in flight, as far as the stages that are ready tell."""
@@ -185,22 +209,28 @@ def cache_tokens(plan: Plan, ready: Sequence[Ready]) -> int | None:
 
 def check_memory(plan: Plan, ready: Sequence[Ready]) -> None:
     """Raise ValueError if the weights of a stage, or what the plan predicts beside an assistant, exceed its node."""
-    predicted = (0,) * len(plan.stages) if plan.prediction is None else plan.prediction.stage_memory_bytes
-    for rank, (stage, loaded, predicted_bytes) in enumerate(zip(plan.stages, ready, predicted, strict=True)):
-        if stage.memory_bytes is None:
-            continue
-        own_bytes = loaded.weight_bytes - loaded.assistant_bytes
-        if own_bytes > stage.memory_bytes:
-            raise ValueError(
-                f"{stage_name(plan, rank)} needs {own_bytes:,} bytes for its weights in {plan.dtype}, "
-                f"its limit is {stage.memory_bytes:,}"
-            )
-        needed_bytes = max(own_bytes, predicted_bytes) + loaded.assistant_bytes
-        if loaded.assistant_bytes and needed_bytes > stage.memory_bytes:
-            raise ValueError(
-                f"{stage_name(plan, rank)} needs {needed_bytes:,} bytes, {loaded.assistant_bytes:,} of them for the "
-                f"assistant, its limit is {stage.memory_bytes:,}: plan with less memory of this node, or give none"
-            )
+    for rank, loaded in enumerate(ready):
+        check_stage_memory(plan, rank, loaded)
+
+
+def check_stage_memory(plan: Plan, rank: int, loaded: Ready) -> None:
+    """Raise ValueError if the memory of a stage, as of `check_memory`, exceeds its node."""
+    stage = plan.stages[rank]
+    if stage.memory_bytes is None:
+        return
+    own_bytes = loaded.weight_bytes - loaded.assistant_bytes
+    if own_bytes > stage.memory_bytes:
+        raise ValueError(
+            f"{stage_name(plan, rank)} needs {own_bytes:,} bytes for its weights in {plan.dtype}, "
+            f"its limit is {stage.memory_bytes:,}"
+        )
+    predicted_bytes = 0 if plan.prediction is None else plan.prediction.stage_memory_bytes[rank]
+    needed_bytes = max(own_bytes, predicted_bytes) + loaded.assistant_bytes
+    if loaded.assistant_bytes and needed_bytes > stage.memory_bytes:
+        raise ValueError(
+            f"{stage_name(plan, rank)} needs {needed_bytes:,} bytes, {loaded.assistant_bytes:,} of them for the "
+            f"assistant, its limit is {stage.memory_bytes:,}: plan with less memory of this node, or give none"
+        )
 
 
 def check_secret(secret: str | None) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,19 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFile
 from orbitsplit.runtime._messages.control import Ready
-from orbitsplit.runtime._messages.groups import Group, with_caches
+from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
-from .generation import Generation, GroupState
+from .generation import Generation
 from .hand_over import NO_HAND_OVER, HandOver
-from .host_checks import check_devices, check_host
-from .in_flight import InFlight, take_all
+from .in_flight import InFlight
 from .listener import Listener
 from .migration import Migration, overtaken
 from .migration_target import check_target
 from .migrations import Migrations
 from .recovery import Losses, Recovery, Replan
-from .session import Callbacks, Session, Settings, check_memory
+from .session import Callbacks, Session, Settings, check_memory, models_here
 from .status import PipelineStatus, status_of
 from .supervisor import Workers
 
@@ -72,13 +70,8 @@ class Sessions:
         self._wake = threading.Event()  # the supervisor need not wait
         self._codecs = CodecFile(plan, settings.codebook)
         deployment = settings.deployment
-        check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
-        is_here = deployment.stages_here(len(plan.stages))
-        check_devices(stage for stage, here in zip(plan.stages, is_here, strict=False) if here)
-        if any(is_here):
-            models = {plan.weight_models.get(stage.weights or "", settings.model) for stage in plan.stages}
-            for model in models | ({settings.assistant} - {None}):
-                worker_process.prepare(model)
+        for model in models_here(plan, settings):
+            worker_process.prepare(model)
         self._store = ControlStore.host(deployment.address, deployment.port)
         store = ControlStore.join(self._store.address)
         self._in_flight = InFlight(
@@ -173,23 +166,19 @@ class Sessions:
             current = self.current
             if sessions != {self._session} or not self._is_ready:
                 return None
-        keys = [control.record_key(current.number, group.id, worker) for group in groups for worker in current.workers]
-        values = take_all(
-            ControlStore.join(self._store.address),
-            keys,
-            lambda: self._session != current.number or self._unusable is not None,
-            self._settings.timeouts.start_s,
-        )
-        if values is None:
-            return None
-        return current, [values[k :: len(current.workers)] for k in range(len(current.workers))]
+        found = self._in_flight.records(current.number, groups, current.workers, self._settings.timeouts.start_s)
+        return None if found is None else (current, found)
 
     def migrate(self, plan: Plan, not_before_s: float) -> Migration:
         """Go over to another plan and return when work has resumed; see `Pipeline.migrate`."""
+        self.check_usable()
+        before = self.plan
+        plan = check_target(plan, before, self._settings, self._losses)
         with self._lock:
             self.check_usable()
-            target = check_target(plan, self.plan, self._settings, self._losses)
-            migrating = self.migrations.start(target, self.plan, not_before_s)
+            migrating = self.migrations.start(plan, before, not_before_s)
+            if self.plan is not before or not self._is_ready:
+                self.migrations.drop(overtaken(TransportError("the pipeline recovers from a loss")))
         self._wake.set()
         return migrating.wait()
 
@@ -282,7 +271,7 @@ class Sessions:
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
         self._in_flight.end_complete()
-        self._in_flight.pace.restart()
+        self._in_flight.times.restart()
         moved = hand_over.arrived(ready)
         with self._lock:
             self.check_usable()
@@ -294,17 +283,10 @@ class Sessions:
             self._listener.start()
             for generation in self._in_flight.batches():
                 for state in generation.unfinished():
-                    self._request_begin(state, is_moved=state.group.id in moved)
+                    group, x = state.remaining()
+                    self._request(control.pack_begin(self._settings.resumed(group, is_moved=group.id in moved), x))
                 if generation.is_cancelled:
                     generation.cancel()
-
-    def _request_begin(self, state: GroupState, *, is_moved: bool) -> None:
-        group, x = state.remaining()
-        if is_moved:
-            group = with_caches(group)
-        elif not self._settings.exact_resume:
-            group = replace(group, replayed=0)
-        self._request(control.pack_begin(group, x))
 
     def _on_events(self, session: int, events: list[list[Any]]) -> None:
         """Process events of the first stage; called by a listener."""
@@ -354,8 +336,9 @@ class Sessions:
         if self._listener is not None:
             self._listener.end()
         self._swap_codecs(plan)
-        self._workers.hand_over()
+        self._workers.hand_over(plan)
         self._begin(plan, hand_over)
+        self._workers.have_left()
 
     def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
         """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import threading
 import time
@@ -18,7 +17,7 @@ from orbitsplit.runtime._messages.transport import ControlStore
 from .launcher import Launcher, new_log
 from .log import LOG
 from .options import Timeouts
-from .running_worker import RunningWorker, kill_all, last_lines, signal_name
+from .running_worker import CONSEQUENCE, RunningWorker, cause_of, kill_all
 from .worker_process import WorkerProcess
 
 _POLL_S = 0.02
@@ -30,8 +29,6 @@ _FIRST_HEARTBEAT_S = 120.0
 _GRACE_S = 0.7
 # The time for a worker to leave a lost session before it is killed: it may be in the middle of a forward.
 _QUIESCE_S = 5.0
-# The priority of a cause that is only the consequence of another.
-_CONSEQUENCE = 3
 
 
 class Workers:
@@ -60,6 +57,7 @@ class Workers:
         }
         self._next_number = len(remote_nodes)
         self._ahead: dict[str, RunningWorker] = {}  # they load stages of the next session
+        self._leaving: dict[str, RunningWorker] = {}  # they hand caches over to those of the next session
         self._started: list[WorkerProcess] = []
         self._last_read_s = 0.0
         # It also runs at the exit of the interpreter; if that is killed, the workers' standard input is closed.
@@ -101,8 +99,8 @@ class Workers:
             self._store.put(control.ahead_key(number), data)
             self._ahead[node] = self._launched(node, number, session, plan.threads)
 
-    def has_loaded(self, plan: Plan, session: int) -> list[Ready] | None:
-        """Return what the processes that load ahead have reported, None until all have.
+    def has_loaded(self, plan: Plan, session: int) -> dict[str, Ready] | None:
+        """Return what the processes that load ahead have reported, by node; None until all have.
 
         Raises TransportError for one that has failed; the message names it.
         """
@@ -110,10 +108,10 @@ class Workers:
             worker = self._ahead.get(stage.node)
             if worker is not None and self._has_ended_or_failed(worker, session):
                 raise self._cause(plan, rank, session, worker)[1]
-        keys = [control.loaded_key(worker.number) for worker in self._ahead.values()]
-        if not all(map(self._store.has, keys)):
+        keys = {node: control.loaded_key(worker.number) for node, worker in self._ahead.items()}
+        if not all(map(self._store.has, keys.values())):
             return None
-        return [Ready.from_json(self._store.get(key)) for key in keys]
+        return {node: Ready.from_json(self._store.get(key)) for node, key in keys.items()}
 
     def drop_ahead(self) -> None:
         """End the processes that load ahead."""
@@ -121,15 +119,20 @@ class Workers:
             _, worker = self._ahead.popitem()
             self._kill(worker)
 
-    def hand_over(self) -> None:
-        """Put the processes that have loaded ahead in the place of those that their nodes had, which end themselves."""
+    def hand_over(self, plan: Plan) -> None:
+        """Put the processes that have loaded ahead in their places. Those that have none in a plan leave."""
+        needed = {stage.node for stage in plan.stages}
         with self._lock:
-            before = [self._processes.get(node) for node in self._ahead]
+            leaving = {node for node in self._processes if node in self._ahead or node not in needed}
+            self._leaving = {node: self._processes.pop(node) for node in leaving}
             self._processes |= self._ahead
             self._ahead = {}
-        for worker in before:
-            if worker is not None:
-                worker.close_log()
+
+    def have_left(self) -> None:
+        """Forget the processes that leave: they have handed over what they had, and end themselves."""
+        for worker in self._leaving.values():
+            worker.close_log()
+        self._leaving = {}
 
     def assign(self, plan: Plan, session: int) -> tuple[int, ...]:
         """Return the number of each stage's worker; start the processes of nodes that have none for the session.
@@ -167,6 +170,7 @@ class Workers:
         missing = list(keys)
         while missing := [key for key in missing if not self._store.has(key)]:
             self.check(plan, session)
+            self._check_leaving()
             on_poll()
             if limit_s is not None and time.monotonic() - started_s > limit_s:
                 rank = keys.index(missing[0]) % len(plan.stages)
@@ -202,6 +206,8 @@ class Workers:
         """
         if error.node in self._processes:
             self._end(error.node)
+        while self._leaving:
+            self._kill(self._leaving.popitem()[1])
         self._store.put(control.interrupt_key(session), b"")
         deadline_s = time.monotonic() + _QUIESCE_S
         remaining = {stage.node for stage in plan.stages if stage.node in self._processes}
@@ -277,6 +283,23 @@ class Workers:
         if worker.has_ended or not self._store.has(key):
             return worker.has_ended
         return not Failure.from_json(self._store.get(key)).is_consequence
+
+    def _check_leaving(self) -> None:
+        """Raise TransportError if a worker that hands caches over was lost."""
+        for node, worker in self._leaving.items():
+            code = None if worker.process is None else worker.process.poll()
+            if code:
+                fact = f'node "{node}" ended with exit code {code} while it handed its caches over'
+                raise TransportError(fact, kind="killed", node=node)
+            self._read_heartbeat(worker)
+            silent_s = time.monotonic() - worker.changed_s
+            if silent_s > self._timeouts.heartbeat_s:
+                raise TransportError(
+                    f'node "{node}" sent no heartbeat for {silent_s:.1f} s while it handed its caches over, the limit '
+                    f"is {self._timeouts.heartbeat_s:g} s",
+                    kind="hangs",
+                    node=node,
+                )
 
     def _check_heartbeat(self, plan: Plan, rank: int) -> None:
         """Raise TransportError if a worker sent no heartbeat for too long."""
@@ -354,7 +377,7 @@ class Workers:
             if self._has_failed(plan, rank, session)
         ]
         priority, error = min(causes, key=lambda cause: cause[0])
-        if priority < _CONSEQUENCE:
+        if priority < CONSEQUENCE:
             return error
         # A worker on another machine was lost: the one whose heartbeats stop.
         deadline_s = time.monotonic() + self._timeouts.heartbeat_s + _GRACE_S
@@ -369,27 +392,7 @@ class Workers:
 
     def _cause(self, plan: Plan, rank: int, session: int, worker: RunningWorker) -> tuple[int, TransportError]:
         name, node = stage_name(plan, rank), plan.stages[rank].node
-        key = control.failure_key(session, worker.number)
-        if self._store.has(key):
-            failure = Failure.from_json(self._store.get(key))
-            message = f"{name} failed: {failure.summary}"
-            if failure.is_consequence:
-                return _CONSEQUENCE, TransportError(message, kind="peer")
-            return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
-        loss = None if worker.process is None else self._launcher.loss(worker.process)
-        if loss is not None:
-            return 0, TransportError(f"{name} is lost: {loss.reason}", kind=loss.kind, node=node)
-        code = (0 if worker.process is None else worker.process.poll()) or 0
-        if code < 0:
-            # Gloo may abort a process that lost its neighbour.
-            priority = 2 if -code == signal.SIGABRT else 0
-            assert worker.process is not None, "it has an exit code"
-            is_memory = -code == signal.SIGKILL and self._launcher.ran_out_of_memory(worker.process)
-            why = ", because the machine ran out of memory" if is_memory else ""
-            message = f"{name} was killed by signal {signal_name(-code)}{why}{last_lines(worker.log)}"
-            return priority, TransportError(message, kind="memory" if is_memory else "killed", node=node)
-        message = f"{name} ended with exit code {code}{last_lines(worker.log)}"
-        return 2, TransportError(message, kind="killed", node=node)
+        return cause_of(worker, name, node, session, self._store, self._launcher)
 
     def _phase(self, plan: Plan, rank: int) -> str:
         heartbeat = self._processes[plan.stages[rank].node].heartbeat

@@ -130,10 +130,10 @@ class Worker:
     def _prepare(self, setup: Setup, plan: Plan, rank: int) -> tuple[StageModel, StageModel | None]:
         """Return the model of a stage, tried out, and the assistant beside it; loaded unless they are there."""
         torch.set_num_threads(plan.threads)
-        before = self._model
+        before = self._loaded  # no reference to the old model: it goes before the next one is loaded
         model = self._load(setup, plan, rank)
         assistant = self._load_assistant(setup, plan, rank)
-        if model is not before:
+        if self._loaded != before:
             self._trials = Trials(
                 model.runs_chunks(), model.runs_packs(), model.cache_bytes_per_token(), model.cache_layers()
             )

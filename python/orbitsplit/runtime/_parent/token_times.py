@@ -9,7 +9,7 @@ from collections import deque
 _KEPT = 32
 
 
-class Pace:
+class TokenTimes:
     """Seconds between the tokens of a group, and per token of its prompt."""
 
     def __init__(self) -> None:
@@ -33,6 +33,11 @@ class Pace:
         """Take note of another session: what takes time between two sessions is not counted."""
         self._begun.clear()
         self._last_s.clear()
+
+    def end(self, group: int) -> None:
+        """Take note of the end of a group."""
+        self._begun.pop(group, None)
+        self._last_s.pop(group, None)
 
     def begin(self, group: int, tokens: int) -> None:
         """Take note of a group with a prompt of so many tokens."""
