@@ -86,7 +86,7 @@ def times(scenario: leo.Scenario, board_s: float) -> list[datetime]:
     for opening, closing in clusters(scenario):
         found.append(opening - timedelta(seconds=board_s / 2))
         if closing - opening > timedelta(minutes=6):
-            found.append(closing - timedelta(seconds=120))
+            found.append(closing - timedelta(seconds=60))
     return sorted(found)
 
 
