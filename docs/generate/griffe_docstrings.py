@@ -8,7 +8,7 @@ from typing import Any
 import griffe
 from docstrings import rewritten
 
-_NAMESPACES = ("", "leo", "serve", "calibration")
+_NAMESPACES = ("", "flight", "leo", "serve", "calibration")
 
 
 class Docstrings(griffe.Extension):

@@ -285,8 +285,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version  # a tenth of the time that `import orbitsplit` may take
 
         return version("orbitsplit")
-    if name == "leo":
-        return importlib.import_module(".leo", __name__)  # says itself what it needs
+    if name in ("flight", "leo"):
+        return importlib.import_module(f".{name}", __name__)  # says itself what it needs
     if name in _RENAMED:
         from ._io.deprecation import warn_renamed
 
@@ -306,4 +306,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "leo"])  # what completion shows: nothing that this file imports for itself
+    return sorted([*__all__, "flight", "leo"])  # what completion shows: nothing that this file imports for itself

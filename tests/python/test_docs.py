@@ -17,7 +17,14 @@ from orbitsplit._cli.main import app
 from tests.support.doc_pages import DOCS, PAGES, ROOT, blocks_of, execute, give_files, is_as_shown
 
 # Where the names of the Python reference are, and the pages that have it.
-NAMESPACES = ("orbitsplit", "orbitsplit.leo", "orbitsplit.runtime", "orbitsplit.serve", "orbitsplit.calibration")
+NAMESPACES = (
+    "orbitsplit",
+    "orbitsplit.leo",
+    "orbitsplit.flight",
+    "orbitsplit.runtime",
+    "orbitsplit.serve",
+    "orbitsplit.calibration",
+)
 REFERENCE = DOCS / "reference" / "python"
 
 EXECUTED = [page for page in PAGES if any(block.mark == "executed" for block in blocks_of(page))]

@@ -37,7 +37,7 @@ def test_every_public_name_of_ours_is_in_all() -> None:
 
 def test_completion_shows_the_public_names_alone() -> None:
     # `leo` was missing, `Any` and `importlib` were there.
-    assert dir(orbitsplit) == sorted([*orbitsplit.__all__, "leo"])
+    assert dir(orbitsplit) == sorted([*orbitsplit.__all__, "flight", "leo"])
     assert dir(runtime) == sorted(runtime.__all__)
     assert {name for name in dir(orbitsplit.leo) if not name.startswith("_")} >= {"Scenario", "walker_delta"}
 
@@ -77,7 +77,7 @@ def test_an_import_loads_nothing_that_is_not_used() -> None:
 
 
 def test_every_name_is_that_of_its_module() -> None:
-    assert set(orbitsplit._MODULES) | {"leo"} >= set(orbitsplit.__all__) - {"__version__"}
+    assert set(orbitsplit._MODULES) | {"flight", "leo"} >= set(orbitsplit.__all__) - {"__version__"}
     for name, module in orbitsplit._MODULES.items():
         assert getattr(orbitsplit, name) is getattr(importlib.import_module(module, "orbitsplit"), name)
 

@@ -9,6 +9,7 @@ documents problem, explain, export, schema, report
 running   simulate, run, serve, demo
 hosts     credentials, node
 leo       leo, bench paper
+flights   fly
 views     results as tables
 logs      the log on standard error
 """
@@ -37,6 +38,9 @@ from . import hosts  # noqa: F401
 
 # isort: split
 from . import leo  # noqa: F401
+
+# isort: split
+from . import flights  # noqa: F401
 
 # isort: split
 from .logs import log

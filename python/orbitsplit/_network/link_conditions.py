@@ -224,10 +224,12 @@ class LinkConditions:
         """Return the nodes that links name and a plan over `nodes` leaves out, each once.
 
         Raises:
-            ValueError: No link joins two of the nodes: these are conditions for something else.
+            ValueError: No link joins two of the nodes, or has the only one as its end: these are conditions for
+                something else.
         """
         known = list(nodes)
-        if self.links and not any(link.source in known and link.destination in known for link in self.links):
+        least = min(len(known), 2)
+        if self.links and not any((link.source in known) + (link.destination in known) >= least for link in self.links):
             self.check(known)
         return self._nodes_beyond(known)
 

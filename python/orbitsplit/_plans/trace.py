@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
-from orbitsplit._io.validation import check_integer, check_keys, check_number, list_of, quoted, tuple_of
+from orbitsplit._io.validation import check_integer, check_keys, check_kind, check_number, list_of, quoted, tuple_of
+
+from .flight_log import FlightLog
 
 FORMAT = "orbitsplit-trace"
 VERSION = 1
@@ -76,6 +78,9 @@ class Trace:
         events: The events, in order of their start.
         slowdowns: How many times slower than this machine each node was emulated; empty: no node was. Below 1
             the node is planned to be faster, and ran as fast as this machine.
+        flight: Of `orbitsplit.fly`: passes, hand-overs, what links carried, and tokens. All times are then those of its
+            clock, and the groups of events are requests; of a generation that was handed over to another plan while it
+            ran there are tokens, and no events.
 
     Raises:
         ValueError: The number of slowdowns is neither 0 nor that of the nodes.
@@ -84,10 +89,13 @@ class Trace:
     nodes: tuple[str, ...]
     events: tuple[TraceEvent, ...]
     slowdowns: tuple[float, ...] = ()
+    flight: FlightLog | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("nodes", str), ("events", TraceEvent), ("slowdowns", object)):
             object.__setattr__(self, name, tuple_of(name, getattr(self, name), kind))
+        if self.flight is not None:
+            check_kind("flight", self.flight, FlightLog)
         if len(self.slowdowns) not in (0, len(self.nodes)):
             raise ValueError(f"slowdowns are {len(self.slowdowns)}, must be 0 or {len(self.nodes)}, one per node")
 
@@ -110,11 +118,13 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         """Return the trace as JSON-ready data; events are lists that name their node by index."""
         index = {node: k for k, node in enumerate(self.nodes)}
-        data = {
+        data: dict[str, Any] = {
             "nodes": list(self.nodes),
             "slowdowns": list(self.slowdowns),
             "events": [[index[event.node], *event[1:]] for event in self.events],
         }
+        if self.flight is not None:
+            data["flight"] = self.flight.to_dict()
         return document_of(FORMAT, VERSION, data)
 
     @classmethod
@@ -129,7 +139,8 @@ class Trace:
         nodes = tuple(list_of("nodes", values["nodes"]))
         events = [_event(f"events[{k}]", row, nodes) for k, row in enumerate(list_of("events", values["events"]))]
         slowdowns = tuple(list_of("slowdowns", values.get("slowdowns", [])))
-        return cls(nodes=nodes, events=tuple(events), slowdowns=slowdowns)
+        flight = None if values.get("flight") is None else FlightLog.from_dict(values["flight"])
+        return cls(nodes=nodes, events=tuple(events), slowdowns=slowdowns, flight=flight)
 
     def save(self, path: str | Path) -> None:
         """Write the trace as JSON."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from orbitsplit._io.units import format_seconds
+from orbitsplit._plans.flight_log import FlightLog
 from orbitsplit._plans.lanes import lane_labels, lanes
 from orbitsplit._plans.trace import Trace, TraceEvent
 
@@ -63,11 +64,23 @@ def _timeline(title: str, trace: Trace, count: int) -> Any:
         )  # fmt: skip
         tips = [("what", kind), ("group, step", "@group, @step"), ("ms", "@ms{0.[000]}"), ("from, s", "@left{0.0000}")]
         add_hover(plot, [bars], tips)
+    if trace.flight is not None:
+        _add_flight(plot, trace.flight)
     plot.xaxis.axis_label = "seconds since the first prompt; prefill dark, generation light"
     plain_numbers(plot.xaxis)
     if plot.legend:
         style_legend(plot)
     return plot
+
+
+def _add_flight(plot: Any, flight: FlightLog) -> None:
+    """Draw passes as strips behind the bars, and hand-overs as lines."""
+    passes = source_of(
+        left=np.array([one.start_s for one in flight.passes]), right=np.array([one.stop_s for one in flight.passes])
+    )
+    plot.vstrip("left", "right", source=passes, fill_color=ORANGE, fill_alpha=0.08, line_alpha=0.0, legend_label="pass")
+    switches = source_of(at=np.array([one.stop_s for one in flight.handovers]))
+    plot.vspan("at", source=switches, line_color=VERMILION, line_dash="dashed", legend_label="hand-over")
 
 
 def _joined(events: Sequence[TraceEvent], kind: str, trace: Trace, is_joined: bool) -> list[TraceEvent]:

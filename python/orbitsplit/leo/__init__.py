@@ -28,8 +28,9 @@ from ._scheduling.baselines import start_now, wait_for_pass
 from ._scheduling.contact_plan import Timetable
 from ._scheduling.energy import Power, energy_j
 from ._scheduling.plan_in_time import plan_in_time
+from ._scheduling.plan_requests import plan_requests
 from ._scheduling.request import StrategyOptions, TimedRequest
-from ._scheduling.timed_plan import Alternative, Handover, TimedPlan, Transfer
+from ._scheduling.timed_plan import Alternative, Handover, Relay, TimedPlan, Transfer
 
 __all__ = [
     "DEVICES",
@@ -49,6 +50,7 @@ __all__ = [
     "Optical",
     "Pattern",
     "Power",
+    "Relay",
     "Satellite",
     "Scenario",
     "Sourced",
@@ -74,6 +76,7 @@ __all__ = [
     "maximal_range_km",
     "period_s",
     "plan_in_time",
+    "plan_requests",
     "range_km",
     "single",
     "start_now",

@@ -39,9 +39,10 @@ OUTPUTS = {
     "leo": "network.toml",
     "schema": "network.schema.json",
     "report": "report.html",
+    "fly": "flight.json",
 }
 # The others serve until a signal, ask another process, need the real model, or take a minute.
-IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "node", "nodes", "demo", "bench paper"})
+IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "node", "nodes", "demo", "fly", "bench paper"})
 
 
 def make_quick(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +77,7 @@ def test_an_example_runs(
 def test_the_other_examples_are_understood(
     command: str, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py` and `test_paper.py` have tests."""
+    """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py` and others have tests."""
     called = []
     monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
     monkeypatch.setattr("orbitsplit._cli.hosts.NodeAgent", lambda *_arguments: called.append("node"))
@@ -84,6 +85,7 @@ def test_the_other_examples_are_understood(
     monkeypatch.setattr(fleet_status, lambda *_arguments, **_options: called.append("nodes"))
     monkeypatch.setattr("orbitsplit._cli.demo.run", lambda *_arguments, **_options: called.append("demo"))
     monkeypatch.setattr(osp, "bench_paper", lambda *_arguments, **_options: called.append("bench paper"))
+    monkeypatch.setattr("orbitsplit.flight.fly", lambda *_arguments, **_options: called.append("fly"))
     (inputs / "fleet.pem").write_text("credentials")
     monkeypatch.setattr(sys, "argv", shlex.split(EXAMPLES[command]))
     with pytest.raises((SystemExit, AttributeError)):  # there is no result

@@ -46,6 +46,8 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "nodes": {"credentials": RUN["credentials"], "": ("--coordinator", "127.0.0.1:1")},
     "demo": {"model": RUN["model"], "network": AFTER_A_LOSS["network"], "output": ("-o", "out")},
     "leo": {"scenario": ("paper",), "output": ("-o", "out.toml")},
+    "fly": {"scenario": ("paper",), "model": ("--model", "./my-model"), "profile": AFTER_A_LOSS["profile"],
+            "output": ("-o", "out.json")},
     "bench paper": {"scenario": ("--scenario", "paper"), "output": ("-o", "out")},
 }  # fmt: skip
 # Commands and parameters that take a name where there is no file of it, and what a path looks like there.

@@ -20,12 +20,21 @@ from orbitsplit._io.schemas import schema_names
 from orbitsplit._io.toml import parse_toml
 from orbitsplit._planner.problem_parts import ExternalLink
 from orbitsplit._plans.trace import KINDS
+from orbitsplit.flight import FlightHandover, FlightLog, FlightPass, FlightToken, FlightTransmission
 from tests.support.books_by_hand import book_by_hand
 from tests.support.paths import DATA
 from tests.support.small_inputs import NETWORK, PROBLEM
 
 LAYERS = tuple(osp.LayerProfile(name, 1000, 10, None, 10**6, 10**4) for name in ("embeddings", "layer 0", "head"))
 PROFILE = osp.ModelProfile("m", "M", "float32", 16, 1, 8, LAYERS, 32, 100, 0, rows=(osp.RowTimes(2, (1.0, 1.0, 1.0)),))
+FLIGHT = FlightLog(
+    "2026-01-01T00:00:00+00:00",
+    60.0,
+    passes=(FlightPass("sat-0", "munich", 1.0, 9.0),),
+    handovers=(FlightHandover(1.0, 2.0, ("sat-0", "sat-1"), ("munich",), -1, 0),),
+    transmissions=(FlightTransmission("sat-0", "munich", "result", 0, 1.0, 2.5, 100),),
+    tokens=(FlightToken(0, 1.5),),
+)
 SCENARIOS = Path(leo.__file__).parent / "scenarios"
 NETWORKS = Path(leo.__file__).parents[1] / "networks"
 
@@ -59,6 +68,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "problem with everything": ("problem", problem_with_everything),
     "profile": ("profile", PROFILE.to_dict),
     "trace": ("trace", lambda: osp.simulate(planned()).to_dict()),
+    "trace of a flight": ("trace", lambda: dataclasses.replace(osp.simulate(planned()), flight=FLIGHT).to_dict()),
     "codebook": ("codebook", lambda: book_by_hand({1: [("half", 8.0, 0.1)]}, layers=3, width=8).to_dict()),
     "network": ("network", lambda: parse_toml(osp.Network.from_toml(NETWORK).to_toml(), "network")),
     "network by hand": ("network", lambda: parse_toml(NETWORK, "network")),
@@ -115,6 +125,13 @@ BROKEN: list[tuple[str, list[str | int], Any]] = [
     ("plan", ["workload", "acceptance"], 1.5),
     ("plan", ["workload", "arrivals_per_s"], 0),
     ("plan", ["prediction", "stages"], 1.0),
+    ("trace of a flight", ["flight", "speed"], 0),
+    ("trace of a flight", ["flight", "start"], 0),
+    ("trace of a flight", ["flight", "passes", 0, 2], "early"),
+    ("trace of a flight", ["flight", "passes", 0], ["sat-0", "munich", 1.0]),
+    ("trace of a flight", ["flight", "transmissions", 0, 2], "text"),
+    ("trace of a flight", ["flight", "handovers", 0, 2], "sat-0"),
+    ("trace of a flight", ["flight", "tokens", 0, 0], 0.5),
     ("problem", ["nodes", 0, "memory_bytes"], -1),
     ("problem", ["order"], "any"),
     ("problem", ["levels", 1, "ratio"], 0.5),
@@ -149,6 +166,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "problem": osp.Problem.load,
     "profile": osp.ModelProfile.load,
     "trace": osp.Trace.load,
+    "trace of a flight": osp.Trace.load,
 }
 
 
@@ -187,6 +205,7 @@ RECORDS = [
     ("profile", "ChunkTimes", osp.ChunkTimes, set()),
     ("profile", "RowTimes", osp.RowTimes, set()),
     ("trace", None, osp.Trace, {"format", "version"}),
+    ("trace", "FlightLog", FlightLog, set()),
     ("codebook", "CalibratedModel", CalibratedModel, set()),
     ("codebook", "CodebookLevel", osp.CodebookLevel, set()),
     ("codebook", "CodebookEntry", osp.CodebookEntry, set()),

@@ -19,7 +19,8 @@ from orbitsplit.leo._orbits.times import Times
 
 from .contact_plan import Timetable
 from .deferred import deferred
-from .energy import Ledger, Power, powers_of
+from .energy import Ledger, Load, Power, powers_of
+from .relayed import relayed
 from .request import StrategyOptions, TimedRequest
 from .sharing import shared
 from .store_and_forward import Delivery
@@ -66,7 +67,8 @@ def plan_in_time(
     - `split`: several satellites compute by a plan whose links last until it ends, and the result waits for a pass;
     - `mixed`: satellites and a station compute together within a contact;
     - `deferred`: a satellite computes the first layers now, and their activation waits for a pass;
-    - `shared`: satellites compute some micro-batches while the input of the others goes down.
+    - `shared`: satellites compute some micro-batches while the input of the others goes down;
+    - `relayed`: satellites generate the first tokens, and a station the others as soon as a pass begins.
 
     Files are transferred to other satellites where that is faster; stations forward files among themselves in
     negligible time. Of completions within 0.1 s the strategy named first is taken, then the satellite with the input,
@@ -97,26 +99,35 @@ def plan_in_time(
     request = take_options("plan_in_time", "request", TimedRequest, request, keywords)
     options = take_options("plan_in_time", "options", StrategyOptions, options, keywords)
     refuse_keywords("plan_in_time", keywords)
-    levels, budget = levels_and_budget(
-        profile, options.levels, options.codebook, options.loss_budget, options.max_accuracy_drop
-    )
-    options = replace(options, levels=levels, loss_budget=budget)
+    options = options_of(profile, options)
     contact_plan = contact_plan_of(constellation, request, step_s, satellites)
     begin_s = contact_plan.seconds(request.requested)
     task = task_of(profile, workload, contact_plan, request, computers, options)
     powers = powers_of(power, contact_plan.satellites)
     ledger = Ledger(contact_plan.constellation, Times.of(contact_plan.start), begin_s, contact_plan.stop_s, powers)
-    return _Search(task, ledger, begin_s, min(begin_s + request.deadline_s, contact_plan.stop_s)).plan()
+    return Search(task, ledger, begin_s, min(begin_s + request.deadline_s, contact_plan.stop_s)).plan()
+
+
+def options_of(profile: ModelProfile, options: StrategyOptions) -> StrategyOptions:
+    """Return the options with the levels and the loss budget that follow from its codebook."""
+    levels, budget = levels_and_budget(
+        profile, options.levels, options.codebook, options.loss_budget, options.max_accuracy_drop
+    )
+    return replace(options, levels=levels, loss_budget=budget)
 
 
 @dataclass(frozen=True)
-class _Search:
-    """Evaluates every strategy between two instants, and keeps the candidate that completes first."""
+class Search:
+    """Evaluates every strategy between two instants, and keeps the candidate that completes first.
+
+    `spent` is what satellites consume for other requests.
+    """
 
     task: Task
     ledger: Ledger
     begin_s: float
     end_s: float
+    spent: tuple[Load, ...] = ()
 
     def plan(self) -> TimedPlan:
         """Return the plan that completes first; raise if none completes in time."""
@@ -130,10 +141,28 @@ class _Search:
                 best = found
         alternatives = _alternatives(self.task, outcomes, best)
         if best is None:
-            reasons = "; ".join(f"{other.strategy}: {other.reason}" for other in alternatives)
-            raise InfeasiblePlanError(f"no result in {self.end_s - self.begin_s:g} s. {reasons}")
-        timed = timed_plan(self.task, self.begin_s, best, _reason(self.task, best))
-        return replace(timed, energy_j=self.ledger.joules(best.all_loads()), alternatives=alternatives)
+            raise self._nothing(alternatives)
+        return replace(self.timed(best), alternatives=alternatives)
+
+    def candidates(self) -> list[Candidate]:
+        """Return the candidate of every strategy that completes in time; raise if none does."""
+        outcomes = [
+            (name, evaluate(self.end_s))
+            for name, evaluate in itertools.chain(self._on_one_node(), self._on_several_nodes())
+        ]
+        found = [outcome for _, outcome in outcomes if isinstance(outcome, Candidate)]
+        if not found:
+            raise self._nothing(_alternatives(self.task, outcomes, None))
+        return found
+
+    def timed(self, found: Candidate) -> TimedPlan:
+        """Return a candidate as a plan in time, without alternatives."""
+        made = timed_plan(self.task, self.begin_s, found, _reason(self.task, found))
+        return replace(made, energy_j=self.ledger.joules(found.all_loads()))
+
+    def _nothing(self, alternatives: Sequence[Alternative]) -> InfeasiblePlanError:
+        reasons = "; ".join(f"{other.strategy}: {other.reason}" for other in alternatives)
+        return InfeasiblePlanError(f"no result in {self.end_s - self.begin_s:g} s. {reasons}")
 
     def _on_one_node(self) -> Iterator[tuple[str, _Evaluation]]:
         """Yield the strategies on one node; their completions are found even if another one is earlier."""
@@ -156,6 +185,10 @@ class _Search:
             yield f"deferred to {server}", self._within_power(partial(deferred, task, server))
         for server in task.servers if task.options.shares else ():
             yield f"shared with {server}", self._within_power(partial(self._shared, server))
+        if task.workload.new_tokens > 1:
+            for (k, name), server in itertools.product(enumerate(task.contact_plan.satellites), task.servers):
+                if name in task.computers:
+                    yield f"relayed from {name} to {server}", self._within_power(partial(relayed, task, k, server))
 
     def _ground(self, server: str, at_s: float, _before_s: float) -> Outcome:
         return on_ground(self.task, server, at_s, self.end_s)
@@ -166,7 +199,10 @@ class _Search:
     def _shared(self, server: str, at_s: float, before_s: float) -> Outcome:
         """Return the best share of board and ground, if it gains enough over another strategy."""
         limit_s = before_s - _MIN_SHARED_GAIN_S if before_s < self.end_s else before_s
-        return shared(self.task, server, at_s, limit_s, lambda found: self.ledger.shortfall(found.all_loads()) is None)
+        return shared(self.task, server, at_s, limit_s, self._is_powered)
+
+    def _is_powered(self, found: Candidate) -> bool:
+        return self.ledger.shortfall((*self.spent, *found.all_loads())) is None
 
     def _split(self, first: int, before_s: float) -> Outcome:
         """Return the plan over several nodes from a satellite on that completes first, over all starts.
@@ -201,7 +237,7 @@ class _Search:
                 found = strategy(at_s, before_s)
                 if isinstance(found, str):
                     return found if reason is None else reason
-                shortfall = self.ledger.shortfall(found.all_loads())
+                shortfall = self.ledger.shortfall((*self.spent, *found.all_loads()))
                 if shortfall is None:
                     return found
                 reason = shortfall.text if reason is None else reason
@@ -232,6 +268,9 @@ def _reason(task: Task, best: Candidate) -> str:
         return f"{nodes} computes {own} micro-batches of which the input goes down, {on_board} the other {others}"
     if best.strategy == "mixed":
         return f"{nodes} compute together within a contact"
+    if best.resumption is not None:
+        station = " and ".join(stage.node for stage in best.resumption.plan.stages)
+        return f"{nodes} generates {best.resumption.tokens} tokens until a pass, {station} the others"
     stored = sum(sent.bytes for sent in best.activation if sent.path[-1] not in task.contact_plan.satellites)
     return f"{nodes}: the activation, {format_bytes(stored)}, waits between them for a pass"
 

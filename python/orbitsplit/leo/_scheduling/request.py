@@ -53,7 +53,11 @@ class StrategyOptions:
 
     `levels` or `codebook`, `loss_budget` and `max_accuracy_drop` are those of `orbitsplit.plan`. `max_nodes` and
     `time_limit_s` limit each single plan that is considered, of which there may be hundreds. `shares` allows that a
-    station computes some micro-batches and satellites the others.
+    station computes some micro-batches and satellites the others. `handover_s` is what it takes to let another plan
+    resume a generation, in addition to moving keys and values.
+
+    Raises:
+        TypeError, ValueError: `handover_s` is no number, or negative.
     """
 
     levels: LevelTable | None = None
@@ -63,6 +67,10 @@ class StrategyOptions:
     max_nodes: int | None = None
     time_limit_s: float | None = None
     shares: bool = True
+    handover_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_not_negative("handover_s", self.handover_s)
 
 
 class RequestKeywords(TypedDict, total=False):
@@ -76,8 +84,8 @@ class RequestKeywords(TypedDict, total=False):
     deadline_s: float
 
 
-class PlanKeywords(RequestKeywords, total=False):
-    """The fields of `TimedRequest` and of `StrategyOptions` as keywords."""
+class OptionKeywords(TypedDict, total=False):
+    """The fields of `StrategyOptions` as keywords."""
 
     levels: LevelTable | None
     codebook: Codebook | None
@@ -86,3 +94,8 @@ class PlanKeywords(RequestKeywords, total=False):
     max_nodes: int | None
     time_limit_s: float | None
     shares: bool
+    handover_s: float
+
+
+class PlanKeywords(RequestKeywords, OptionKeywords, total=False):
+    """The fields of `TimedRequest` and of `StrategyOptions` as keywords."""

@@ -14,7 +14,7 @@ from orbitsplit._plans.plan import Plan
 from .energy import Load, loads_of
 from .store_and_forward import Delivery, Transmission
 from .task import Task
-from .timed_plan import Strategy, TimedPlan, Transfer
+from .timed_plan import Relay, Strategy, TimedPlan, Transfer
 
 # A window of links limits the network, which lengthens the makespan, which widens the window: mostly twice.
 _MAX_WINDOWS = 6
@@ -25,11 +25,25 @@ MIN_GAIN_S = 0.1
 _TOLERANCE_S = 1e-6
 
 
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """Another plan that resumes a generation: it is handed over at `at_s`, and `plan` makes a token after `resume_s`.
+
+    `tokens` of each sequence were generated until `at_s`.
+    """
+
+    plan: Plan
+    at_s: float
+    resume_s: float
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One strategy carried out; times are seconds since the start of the contact plan.
 
-    `concurrent` is the part that runs on board at the same time, where micro-batches are shared.
+    `concurrent` is the part that runs on board at the same time, where micro-batches are shared. `resumption` takes
+    over before the end of `compute_s`, where a generation is relayed.
     """
 
     strategy: Strategy
@@ -42,6 +56,7 @@ class Candidate:
     result: tuple[Transmission, ...] = ()
     loads: tuple[Load, ...] = ()
     concurrent: Candidate | None = None
+    resumption: Resumption | None = None
 
     @property
     def start_s(self) -> float:
@@ -75,10 +90,10 @@ def on_ground(task: Task, server: str, from_s: float, before_s: float = math.inf
     if delivery is None:
         return _late("the input is not on the ground")
     if task.workload.new_tokens > 0:
-        begin_s, end_s = delivery.arrival_s, delivery.arrival_s + _makespan_s(plan)
+        begin_s, end_s = delivery.arrival_s, delivery.arrival_s + makespan_s(plan)
     else:
         count = task.workload.micro_batches
-        begin_s, end_s = streamed(delivery, task.input_bytes, _makespan_s(plan) / count, count)
+        begin_s, end_s = streamed(delivery, task.input_bytes, makespan_s(plan) / count, count)
     if end_s >= before_s:
         return _late(f"{server} has not computed it")
     # A station that computes while the input arrives needs the last path; one that has all of it needs none.
@@ -120,22 +135,22 @@ def split_at(
     Its links are up for the whole makespan, and count at their lowest rate in it. With `looks_ahead`, the plan ends on
     the node from which the result reaches the ground first, else on the node that computes it first.
     """
-    found = _windowed(task, delivery.destination, at_s, None, with_ground=with_ground)
+    found = windowed(task, delivery.destination, at_s, None, with_ground=with_ground)
     if isinstance(found, str):
         return found
     best = _split_returned(task, found, delivery, at_s, before_s, result_from_s)
     if not looks_ahead:
         return best
-    makespan_s = _makespan_s(found)
+    length_s = makespan_s(found)
     for last, name in enumerate(task.contact_plan.satellites):
         limit_s = best.completion_s - MIN_GAIN_S if isinstance(best, Candidate) else before_s
-        if name == found.stages[-1].node or name not in task.computers or at_s + makespan_s >= limit_s:
+        if name == found.stages[-1].node or name not in task.computers or at_s + length_s >= limit_s:
             continue
-        ready_s = max(at_s + makespan_s, result_from_s)
+        ready_s = max(at_s + length_s, result_from_s)
         back = task.graph.earliest_delivery(last, task.ground, task.output_bytes, ready_s, limit_s)
         if back is None:
             continue
-        other = _windowed(task, delivery.destination, at_s, name, with_ground=False)
+        other = windowed(task, delivery.destination, at_s, name, with_ground=False)
         if isinstance(other, Plan):
             candidate = _split_returned(task, other, delivery, at_s, limit_s, result_from_s)
             best = candidate if isinstance(candidate, Candidate) else best
@@ -165,7 +180,7 @@ def _returned(
     result_from_s: float,
 ) -> Outcome:
     """Return the candidate whose plan starts at an instant and whose result is delivered to the ground."""
-    end_s = at_s + _makespan_s(plan)
+    end_s = at_s + makespan_s(plan)
     if end_s > task.contact_plan.stop_s:
         return _late(f"{plan.stages[-1].node} has not computed it")
     last = plan.stages[-1].node
@@ -186,7 +201,7 @@ def _returned(
     )
 
 
-def _windowed(task: Task, first: str, at_s: float, last: str | None, *, with_ground: bool) -> Plan | str:
+def windowed(task: Task, first: str, at_s: float, last: str | None, *, with_ground: bool) -> Plan | str:
     """Return the fastest plan on links that last until it ends."""
     end_s = at_s
     for _ in range(_MAX_WINDOWS):
@@ -197,9 +212,9 @@ def _windowed(task: Task, first: str, at_s: float, last: str | None, *, with_gro
             return "no link lasts for the whole makespan"
         lasts = [node.name for node in network.nodes] if last is None else [last]
         plan = task.plan_on(network, first, lasts)
-        if isinstance(plan, str) or at_s + _makespan_s(plan) <= end_s + _TOLERANCE_S:
+        if isinstance(plan, str) or at_s + makespan_s(plan) <= end_s + _TOLERANCE_S:
             return plan
-        end_s = at_s + _makespan_s(plan)
+        end_s = at_s + makespan_s(plan)
     return "links change faster than a plan runs"
 
 
@@ -220,7 +235,8 @@ def streamed(delivery: Delivery, size: float, each_s: float, micro_batches: int)
     return arrivals[0], end_s
 
 
-def _makespan_s(plan: Plan) -> float:
+def makespan_s(plan: Plan) -> float:
+    """Return the predicted seconds of a plan."""
     assert plan.prediction is not None  # plans of a solver have one
     return plan.prediction.total_s
 
@@ -231,7 +247,7 @@ def _late(fact: str) -> str:
 
 def timed_plan(task: Task, begin_s: float, found: Candidate, reason: str) -> TimedPlan:
     """Return a candidate as a plan in time."""
-    at, part = task.contact_plan.datetime, found.concurrent
+    at, part, then = task.contact_plan.datetime, found.concurrent, found.resumption
     return TimedPlan(
         strategy=found.strategy,
         reason=reason,
@@ -246,6 +262,7 @@ def timed_plan(task: Task, begin_s: float, found: Candidate, reason: str) -> Tim
         activation=_transfers(task, found.activation),
         result=_transfers(task, found.result),
         concurrent=None if part is None else timed_plan(task, begin_s, part, _describe(part)),
+        relay=None if then is None else Relay(at(then.at_s), at(then.resume_s), then.tokens, then.plan),
     )
 
 

@@ -18,7 +18,7 @@ from orbitsplit._plans.plan import Plan
 FORMAT = "orbitsplit-timed-plan"
 VERSION = 1
 
-Strategy = Literal["ground", "satellite", "split", "mixed", "deferred", "shared"]
+Strategy = Literal["ground", "satellite", "split", "mixed", "deferred", "shared", "relayed"]
 _RENAMED_KEYS = {"way": "strategy", "beside": "concurrent"}
 _TIMES = ("requested", "start", "compute_start", "compute_stop", "completion", "valid_until")
 
@@ -46,6 +46,19 @@ class Handover:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """A generation that another plan resumes: handed over at `at`, when each sequence had `tokens` new tokens.
+
+    What the other plan lacks of keys and values is there at `resume`, and `plan` then generates the other tokens.
+    """
+
+    at: datetime
+    resume: datetime
+    tokens: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
 class Alternative:
     """Another strategy: when it would complete, or the reason why it is not possible."""
 
@@ -62,8 +75,9 @@ class TimedPlan:
 
     `strategy` is "ground" (a station computes), "satellite" (one satellite does), "split" (several satellites), "mixed"
     (satellites and a station at once), "deferred" (a satellite computes the first layers and stores their activation
-    until a pass, after which a station computes the rest) or "shared" (a station computes some micro-batches, whose
-    input goes down, and satellites the others: those are the part `concurrent`, a plan of its own).
+    until a pass, after which a station computes the rest), "shared" (a station computes some micro-batches, whose
+    input goes down, and satellites the others: those are the part `concurrent`, a plan of its own) or "relayed"
+    (satellites generate the first tokens by `plan`, and from a pass on a station the others by the plan of `relay`).
 
     `input`, `activation` and `result` are the transfers before, during and after computation, in order of time; each
     ends before its path `closes`, and the next one transfers what is left. `plan` runs from `compute_start` to
@@ -88,6 +102,7 @@ class TimedPlan:
     energy_j: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[Alternative, ...] = ()
     concurrent: TimedPlan | None = None
+    relay: Relay | None = None
 
     way = renamed_attribute("TimedPlan.way", "strategy")
     beside = renamed_attribute("TimedPlan.beside", "concurrent")
@@ -131,6 +146,7 @@ class TimedPlan:
         """Return the plan as JSON-ready data; `from_dict` takes it back."""
         data = {**vars(self), "plan": self.plan.to_dict(), "energy_j": dict(self.energy_j)}
         data["concurrent"] = None if self.concurrent is None else self.concurrent.to_dict()
+        data["relay"] = None if self.relay is None else _relay_data(self.relay)
         for key in ("input", "activation", "result", "alternatives"):
             data[key] = [_plain(asdict(item)) for item in data[key]]
         return document_of(FORMAT, VERSION, _plain(data))
@@ -161,6 +177,8 @@ class TimedPlan:
         values["alternatives"] = records_of("alternatives", others, Alternative)
         part = values.get("concurrent")
         values["concurrent"] = None if part is None else cls.from_dict(mapping_of("concurrent", part))
+        relay = values.get("relay")
+        values["relay"] = None if relay is None else _relay(mapping_of("relay", relay))
         return cls(**values)
 
     def save(self, path: str | Path) -> None:
@@ -183,6 +201,9 @@ class TimedPlan:
         lines.append(f"  {_clock(self.compute_start)} {self.plan} until {_clock(self.compute_stop)}")
         if self.concurrent is not None:
             lines += str(self.concurrent).splitlines()[1:-1]
+        if self.relay is not None:
+            relayed = f"after {self.relay.tokens} tokens, from {_clock(self.relay.resume)} on"
+            lines.append(f"  {_clock(self.relay.at)} handed over to {self.relay.plan} {relayed}")
         lines = [lines[0], *sorted(lines[1:])]
         lines.append(f"  complete {_clock(self.completion)}, {self.duration_s:,.0f} s after the request")
         return "\n".join(lines)
@@ -221,6 +242,21 @@ def _instant(key: str, value: Any) -> datetime:
     if when.utcoffset() != timedelta(0):
         raise ValueError(f"{key} is {quoted(value)}, must be in UTC, with +00:00")
     return when
+
+
+def _relay_data(relay: Relay) -> dict[str, Any]:
+    times = {"at": relay.at.isoformat(), "resume": relay.resume.isoformat()}
+    return {**times, "tokens": relay.tokens, "plan": relay.plan.to_dict()}
+
+
+def _relay(row: Mapping[str, Any]) -> Relay:
+    values = dict(row)
+    check_keys("relay", values, Relay)
+    for name in ("at", "resume"):
+        values[name] = _instant(f"relay.{name}", values[name])
+    values["plan"] = Plan.from_dict(mapping_of("relay.plan", values["plan"]))
+    made: Relay = record_of("relay", values, Relay)
+    return made
 
 
 def _transfer(key: str, row: Mapping[str, Any]) -> Transfer:

@@ -82,6 +82,7 @@ class Migrating:
 
     plan: Plan
     before: Plan
+    not_before_s: float = 0.0
     phase: Phase = "asked"
     started_s: float = field(default_factory=time.monotonic)
     loaded_ahead: tuple[str, ...] = ()

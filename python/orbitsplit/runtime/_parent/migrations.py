@@ -64,12 +64,15 @@ class Migrations:
         current = self._current
         return current is not None and (current.is_switching or current.resumed_s is not None)
 
-    def start(self, plan: Plan, before: Plan) -> Migrating:
-        """Start a migration. Raises TransportError of kind "busy" during another."""
+    def start(self, plan: Plan, before: Plan, not_before_s: float) -> Migrating:
+        """Start a migration that switches at `not_before_s` of the monotonic clock at the earliest.
+
+        Raises TransportError of kind "busy" during another.
+        """
         with self._lock:
             if self._current is not None:
                 raise TransportError(f"the pipeline is migrating already, to {self._current.plan}", kind="busy")
-            self._current = Migrating(plan, before)
+            self._current = Migrating(plan, before, not_before_s)
             return self._current
 
     def advance(self, running: RunningSession) -> None:
@@ -134,13 +137,14 @@ class Migrations:
         except (TransportError, ValueError) as error:
             self.drop(error)
             return
-        if loaded is not None:
+        if loaded is None:
+            limit_s = self._settings.timeouts.start_s
+            if time.monotonic() - migrating.started_s > limit_s:
+                self.drop(TransportError(f"the new stages did not load within {limit_s:g} s", kind="timeout"))
+        elif time.monotonic() >= migrating.not_before_s:
             migrating.loading_s = max((ready.loading_s for ready in loaded.values()), default=0.0)
             migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
             running.drain()
-        elif time.monotonic() - migrating.started_s > self._settings.timeouts.start_s:
-            limit_s = self._settings.timeouts.start_s
-            self.drop(TransportError(f"the new stages did not load within {limit_s:g} s", kind="timeout"))
 
     def _switch(self, migrating: Migrating, running: RunningSession) -> None:
         migrating.requests = len(self._in_flight.batches())

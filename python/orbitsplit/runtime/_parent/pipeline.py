@@ -215,6 +215,11 @@ class Pipeline:
         return self._sessions.plan
 
     @property
+    def origin_s(self) -> float:
+        """The instant of `time.monotonic` from which the times of `conditions` count: when the pipeline was ready."""
+        return self._sessions.origin_s
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """The process id of each stage."""
         return self._sessions.pids
@@ -243,14 +248,15 @@ class Pipeline:
         """The migrations to other plans so far."""
         return tuple(self._sessions.migrations.done)
 
-    def migrate(self, plan: Plan) -> Migration:
+    def migrate(self, plan: Plan, *, not_before_s: float = 0.0) -> Migration:
         """Go over to another plan while generation goes on, and return what that took once work has resumed.
 
         The plan is of the same model; its stages may have other cuts, codecs, nodes and order. New and changed stages
         load ahead, each in a process of its own, while the plan that runs goes on, where the node's memory has room for
         both; else in the pause, and the result says so. Then steps under way end, and the next ones run on the new
-        stages: no token is lost or made twice, and the text is the same. Model, dtype and threads stay those of the
-        pipeline. May be called from any thread, one call at a time; calls meanwhile wait for the switch.
+        stages: no token is lost or made twice, and the text is the same. The switch is not before `not_before_s` of
+        `time.monotonic`, such as when a link opens; stages that load ahead wait for it. Model, dtype and threads stay
+        those of the pipeline. May be called from any thread, one call at a time; calls meanwhile wait for the switch.
 
         Example:
             >>> print(pipe.migrate(osp.plan(profile, network_without_the_setting_link)))   # doctest: +SKIP
@@ -264,7 +270,7 @@ class Pipeline:
                 "overtaken": a node or a link was lost meanwhile, from which the pipeline recovers as usual.
         """
         check_kind("plan", plan, Plan)
-        return self._sessions.migrate(plan)
+        return self._sessions.migrate(plan, number("not_before_s", not_before_s, least=0))
 
     def generate(
         self,

@@ -65,6 +65,7 @@ class Run:
 
     `prefill_s` lasts from the start of the first group on the first stage to the end of the last group's prefill on the
     last stage, `decode_s` from there to the arrival of the last token at the first stage. `new_tokens` is per sequence.
+    `started_s` is the start on the monotonic clock of the first stage, from which the times of `trace` count.
     """
 
     sequences: int
@@ -76,6 +77,7 @@ class Run:
     stages: tuple[StageMetrics, ...]
     links: tuple[LinkMetrics, ...]
     trace: Trace
+    started_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -190,6 +192,7 @@ def measure(
         ),
         links=tuple(_link_metrics(nodes[k], nodes[k + 1], totals[nodes[k]], joined[k]) for k in range(len(plan.links))),
         trace=trace,
+        started_s=origin_s,
     )
 
 

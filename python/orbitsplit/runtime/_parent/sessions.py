@@ -116,6 +116,12 @@ class Sessions:
         return self.current.plan
 
     @property
+    def origin_s(self) -> float:
+        """The instant of the monotonic clock from which the times of conditions count."""
+        assert self._origin_s is not None  # it is set before the constructor returns
+        return self._origin_s
+
+    @property
     def ready(self) -> tuple[Ready, ...]:
         """What each stage reported when it was ready."""
         return self.current.ready
@@ -204,14 +210,14 @@ class Sessions:
         found = self._in_flight.records(current.number, groups, current.workers, self._settings.timeouts.start_s)
         return None if found is None else (current, found)
 
-    def migrate(self, plan: Plan) -> Migration:
+    def migrate(self, plan: Plan, not_before_s: float = 0.0) -> Migration:
         """Go over to another plan and return when work has resumed; see `Pipeline.migrate`."""
         self.check_usable()
         before = self.plan
         plan = check_target(plan, before, self._settings, self._losses)
         with self._lock:
             self.check_usable()
-            migrating = self.migrations.start(plan, before)
+            migrating = self.migrations.start(plan, before, not_before_s)
             if self.plan is not before or not self._is_ready:
                 self.migrations.drop(overtaken(TransportError("the pipeline recovers from a loss")))
         self._wake.set()
