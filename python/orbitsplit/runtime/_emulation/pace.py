@@ -41,6 +41,7 @@ class Pace:
         self.slowdown = slowdown
         self._clock = clock
         self.held_until_s = 0.0
+        self.busy_s = 0.0  # of all work so far, as long as the emulated node takes for it
 
     def hold_until(self, free_s: float) -> None:
         """Start no work before `free_s`, since a half-duplex node cannot compute while it transmits."""
@@ -58,7 +59,9 @@ class Pace:
             self.recorder.add("wait", group, step, start_s, self.held_until_s)
             start_s = time.monotonic()
         result, spent_s = self._timed(work, start_s, is_brief=is_brief)
-        self.recorder.add(kind, group, step, start_s, time.monotonic(), spent_s)
+        stop_s = time.monotonic()
+        self.busy_s += stop_s - start_s
+        self.recorder.add(kind, group, step, start_s, stop_s, spent_s)
         return result
 
     def run_shared(self, kind: str, steps: Sequence[Step], work: Callable[[], T], *, is_brief: bool = False) -> T:
@@ -67,6 +70,7 @@ class Pace:
         start_s = time.monotonic()
         result, spent_s = self._timed(work, start_s, is_brief=is_brief)
         stop_s = time.monotonic()
+        self.busy_s += stop_s - start_s
         for step in steps:
             self.recorder.add(kind, step.group, step.step, start_s, stop_s, spent_s / len(steps))
         return result

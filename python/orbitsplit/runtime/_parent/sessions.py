@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load as load_tensors
@@ -23,7 +22,7 @@ from orbitsplit._errors import InfeasiblePlanError, TransportError
 from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.codec_file import CodecFile
+from orbitsplit.runtime._messages.codec_file import CodecFiles
 from orbitsplit.runtime._messages.control import Ready, stage_name
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
@@ -72,7 +71,7 @@ class Sessions:
         self._is_ready = False
         self._requests = 0
         self._generations: dict[int, Generation] = {}
-        self._codecs = CodecFile(plan, settings.codebook)
+        self._codecs = CodecFiles(plan, settings.codebook)
         deployment = settings.deployment
         check_host(len(plan.stages), deployment.address, has_hosts=deployment.hosts is not None)
         is_here = deployment.stages_here(len(plan.stages))
@@ -259,8 +258,9 @@ class Sessions:
         started_s = time.monotonic()
         workers = self._workers.assign(plan, self._session)
         setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
-        if setup.sends_codecs and self._codecs.path is not None:
-            self._store.put(control.codecs_key(self._session), Path(self._codecs.path).read_bytes())
+        sent = range(len(plan.links)) if setup.sends_codecs and self._codecs.path is not None else ()
+        for link in sent:
+            self._store.put(control.codecs_key(self._session, link), self._codecs.read(link))
         self._store.put(control.setup_key(self._session), setup.to_json())
         keys = [control.ready_key(self._session, worker) for worker in workers]
         store = ControlStore.join(self._store.address)
@@ -276,8 +276,8 @@ class Sessions:
         )
         report()
         ready = tuple(Ready.from_json(value) for value in values)
-        if setup.sends_codecs and self._codecs.path is not None:
-            store.remove(control.codecs_key(self._session))  # all have it
+        for link in sent:
+            store.remove(control.codecs_key(self._session, link))  # both of its ends have it
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
@@ -433,7 +433,7 @@ class Sessions:
             raise TransportError(_DROPPED, kind="unusable")
         self._losses.forget(self._launcher.take_returned(), errors)
         plan = self._losses.plan_without(replan, before, errors[-1], self._absent)
-        codecs = CodecFile(plan, self._settings.codebook)
+        codecs = CodecFiles(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs

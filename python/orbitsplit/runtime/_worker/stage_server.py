@@ -29,7 +29,7 @@ from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.codec_file import read_codecs
+from orbitsplit.runtime._messages.codec_file import links_of, read_codecs
 from orbitsplit.runtime._messages.control import Setup, StageRecord, stage_name
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
@@ -93,6 +93,7 @@ class StageServer:
             watch.start()
             try:
                 self._heartbeat.receiver = self._open_receiver(self._transport)
+                self._heartbeat.pace = self._pace
                 self._heartbeat.sender = self._open_sender(self._transport)
             except BaseException:  # a neighbour was lost just now; the next session joins a new group
                 self._transport.close()
@@ -242,7 +243,7 @@ class StageServer:
 
         Raises ValueError if the codebook was calibrated for other weights than those of the stage.
         """
-        links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
+        links = links_of(self._rank, len(self._plan.links))
         found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
         if calibrated is not None:
             stage = self._plan.stages[self._rank]

@@ -18,6 +18,7 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Heartbeat
@@ -37,6 +38,7 @@ class HeartbeatThread(threading.Thread):
         self.session = 0
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
+        self.pace: Pace | None = None
         self._address = address
         self._worker = worker
 
@@ -53,7 +55,7 @@ class HeartbeatThread(threading.Thread):
         session, sender, receiver, now_s = self.session, self.sender, self.receiver, time.monotonic()
         if sender is None or receiver is None:
             return Heartbeat(count, self.phase, session, resident_bytes=resident_bytes())
-        waiting_since_s = receiver.waiting_since_s
+        waiting_since_s, pace = receiver.waiting_since_s, self.pace
         return Heartbeat(
             count,
             self.phase,
@@ -64,6 +66,7 @@ class HeartbeatThread(threading.Thread):
             arrivals_in_s=tuple(due_s - now_s for due_s in sender.expected_arrivals_s.copy()),
             sent_bytes=sender.sent_bytes,
             resident_bytes=resident_bytes(),
+            busy_s=0.0 if pace is None else pace.busy_s,
         )
 
 
