@@ -228,8 +228,17 @@ class Network:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
-    def to_toml(self) -> str:
-        """Return the network as TOML text; `from_toml` takes it back."""
+    def to_toml(self, *, comments: bool = False) -> str:
+        """Return the network as TOML text; `from_toml` takes it back.
+
+        With `comments` it is a file to edit: every key is explained, quantities have units, and links that are alike in
+        both directions are one table, which changes their order.
+        """
+        check_boolean("comments", comments)
+        if comments:
+            from .template import template  # which needs this module
+
+            return template(self)
         tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {format_value(self.name)}\n"]
         tables += [_table_of("nodes", _node_keys(node)) for node in self.nodes]
         tables += [_table_of("links", _link_keys(link)) for link in self.links]

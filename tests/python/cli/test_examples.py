@@ -30,6 +30,7 @@ def examples(group: typer.Typer, *names: str) -> dict[str, str]:
 
 EXAMPLES = examples(app)
 OUTPUTS = {
+    "init": "network.toml",
     "problem": "problem.json",
     "profile": "profile.json",
     "convert": "my-model-int8",
@@ -40,8 +41,8 @@ OUTPUTS = {
     "schema": "network.schema.json",
     "report": "report.html",
 }
-# The others serve until a signal, need the real model, or take a minute.
-IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "node", "demo", "bench paper"})
+# The others serve until a signal or need a server, need the real model, or take a minute.
+IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "top", "node", "demo", "bench paper"})
 
 
 def make_quick(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +80,7 @@ def test_the_other_examples_are_understood(
     """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py` and `test_paper.py` have tests."""
     called = []
     monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
+    monkeypatch.setattr("orbitsplit._cli.live.loads", lambda *_arguments, **_options: called.append("top") or [])
     monkeypatch.setattr("orbitsplit._cli.hosts.NodeAgent", lambda *_arguments: called.append("node"))
     monkeypatch.setattr("orbitsplit._cli.demo.run", lambda *_arguments, **_options: called.append("demo"))
     monkeypatch.setattr(osp, "bench_paper", lambda *_arguments, **_options: called.append("bench paper"))
