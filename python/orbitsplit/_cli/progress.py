@@ -10,13 +10,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from orbitsplit._io.units import format_seconds
 
 # Where there is no terminal, as in a log file: a step has its first line after so many seconds, and more at intervals.
 _FIRST_LINE_S, _LINE_EVERY_S = 2.0, 10.0
 _LOOKED_AT_EVERY_S = 0.2
+# What is left is told once so many seconds and so much of the work are done: before, it would be a guess.
+_KNOWN_AFTER_S, _KNOWN_AT = 5.0, 0.02
 
 
 class ProgressBars:
@@ -26,7 +28,7 @@ class ProgressBars:
     """
 
     def __init__(self, console: Console, *, is_visible: bool = True) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         # Where there is no terminal, all that rich shows of a transient bar is an empty line.
         is_shown = is_visible and console.is_terminal
         self._progress = Progress(*columns, console=console, transient=True, disable=not is_shown)
@@ -73,12 +75,15 @@ class _Lines(threading.Thread):
         self._console = console
         self._is_over = threading.Event()
         self._step, self._fraction, self._since_s = "", None, time.monotonic()  # type: tuple[str, float | None, float]
+        self._origin = (0.0, self._since_s)  # a fraction and its time: fractions grow from step to step, or begin again
         self._printed, self._printed_s = "", -_LINE_EVERY_S
 
     def note(self, step: str, fraction: float | None) -> None:
         """Take what the library reports."""
         if name_of(step) != name_of(self._step):
             self._since_s = time.monotonic()
+        if fraction is None or fraction < (self._fraction or 0.0):
+            self._origin = (fraction or 0.0, time.monotonic())
         self._step, self._fraction = step, fraction
 
     def stop(self) -> None:
@@ -95,10 +100,21 @@ class _Lines(threading.Thread):
             due_s = max(since_s, self._printed_s) + _FIRST_LINE_S if is_new else self._printed_s + _LINE_EVERY_S
             if step and now_s >= due_s:
                 known = "" if fraction is None else f"{fraction:.0%}, "
-                self._console.print(
-                    f"{escape(step)}: {known}{format_seconds(now_s - since_s)}", highlight=False, soft_wrap=True
-                )
+                line = f"{step}: {known}{format_seconds(now_s - since_s)}{self._left(fraction, now_s)}"
+                self._console.print(escape(line), highlight=False, soft_wrap=True)
                 self._printed, self._printed_s = name_of(step), now_s
+
+    def _left(self, fraction: float | None, now_s: float) -> str:
+        """Return about how long the rest takes if it goes on as so far; nothing where that is not known."""
+        start, start_s = self._origin
+        done = 0.0 if fraction is None else fraction - start
+        if fraction is None or done < _KNOWN_AT or now_s - start_s < _KNOWN_AFTER_S or fraction >= 1:
+            return ""
+        return f", about {_rounded((1 - fraction) * (now_s - start_s) / done)} left"
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 _kept: list[Callable[[], str | None]] = []

@@ -10,6 +10,7 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit.__main__ import main
+from orbitsplit._cli.inputs import load_network
 
 Run = Callable[..., int]
 
@@ -103,3 +104,14 @@ def test_a_file_is_replaced_by_force_alone(run: Run, capsys: pytest.CaptureFixtu
     assert (tmp_path / "network.toml").read_text() == "mine"
     assert run("--nodes", "2", "--force") == 0
     assert len(osp.Network.load("network.toml").nodes) == 2
+
+
+def test_a_sample_is_a_network_where_there_is_no_file_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_network(Path("cubesat_chain")) == osp.Network.sample("cubesat_chain")
+    osp.Network.sample("cubesat_sband").save("cubesat_chain")
+    assert load_network(Path("cubesat_chain")) == osp.Network.sample("cubesat_sband")
+    with pytest.raises(FileNotFoundError, match="no-folder"):
+        load_network(Path("no-folder/cubesat_chain"))

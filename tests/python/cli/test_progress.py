@@ -56,6 +56,16 @@ def test_each_step_that_takes_seconds_has_a_line() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_line_says_about_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "left" not in shown(("a", 0.0, 0.0), ("a", 0.001, 0.2))[0]  # too little is done
+    monkeypatch.setattr(progress, "_KNOWN_AFTER_S", 0.0)
+    *_, line = shown(("a", 0.0, 0.02), ("a", 0.01, 0.02), ("b", 0.5, 0.25))
+    assert re.fullmatch(r"b: 50%, \d+ ms, about 0 s left", line)
+    assert progress._rounded(89.4) == "89 s"
+    assert progress._rounded(1190.0) == "20 min"
+
+
+@pytest.mark.usefixtures("quick")
 def test_progress_shows_nothing_where_errors_alone_are_asked_for() -> None:
     assert shown(("a", 0.5, 0.25), is_visible=False) == []
 
