@@ -152,8 +152,9 @@ def test_compression_costs_less_than_its_limit(compressed: Endpoint, tasks: Any,
 
 
 @pytest.mark.usefixtures("tasks")  # nothing is fetched
-def test_a_plan_keeps_its_limit_of_accuracy_when_it_is_served(planned: Planned, folder: Path, tmp_path: Path) -> None:
-    unsplit = next_token_accuracy(planned, "hf", tmp_path, **of_transformers(folder))
-    found = next_token_accuracy(planned, "local-completions", tmp_path, **of_server(planned.endpoint))
+def test_a_plan_keeps_its_limit_of_accuracy_when_it_is_served(planned: Planned, tmp_path: Path) -> None:
+    endpoint = planned.endpoint
+    unsplit = next_token_accuracy(planned, "hf", tmp_path, **of_transformers(endpoint.folder))
+    found = next_token_accuracy(planned, "local-completions", tmp_path, **of_server(endpoint))
     assert 0.3 < unsplit < 0.95  # neither chance nor so sure that nothing could change it
     assert unsplit - planned.max_accuracy_drop <= found

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from orbitsplit._io.toml import format_value
 from orbitsplit._io.units import UNITS
-
-if TYPE_CHECKING:
-    from .network import Link, Network, Node
 
 _HEAD = """\
 # Nodes of a network and the links between them, for `orbitsplit plan profile.json --network FILE`.
@@ -48,48 +45,45 @@ _CHOSEN = {
 }
 
 
-def template(network: Network) -> str:
-    """Return a network as TOML text with units and comments; links that are alike in both directions are one table."""
-    tables = [f"{_HEAD}name = {format_value(network.name)}\n", _NODES + _node(network.nodes[0])]
-    tables += map(_node, network.nodes[1:])
-    links = _links(network)
-    tables += [_LINKS + links[0], *links[1:]] if links else [_LINKS]
-    pins = [_table("pins", node=format_value(node), layers=format_value(list(layers))) for node, layers in network.pins]
-    tables += [_PINS + pins[0], *pins[1:]] if pins else [_PINS + _NO_PINS.format(format_value(network.nodes[0].name))]
+# The kinds of quantities by their keys; other values are written as they are.
+_KINDS = {
+    "memory": "bytes",
+    "headroom": "bytes",
+    "compute": "flop_per_s",
+    "memory_bandwidth": "bytes_per_s",
+    "bandwidth": "bytes_per_s",
+    "latency": "seconds",
+}
+
+Keys = Mapping[str, object]
+"""The keys of a table, None for one to be left out."""
+
+
+def template(name: str, nodes: Sequence[Keys], links: Sequence[Keys], pins: Sequence[Keys]) -> str:
+    """Return tables of a network file as text with units and comments; links alike in both directions are one table."""
+    made = [_table("nodes", node) for node in nodes]
+    tables = [f"{_HEAD}name = {format_value(name)}\n", _NODES + made[0], *made[1:]]
+    made = [_table("links", link) for link in _joined(links)]
+    tables += [_LINKS + made[0], *made[1:]] if made else [_LINKS]
+    made = [_table("pins", pin) for pin in pins]
+    tables += [_PINS + made[0], *made[1:]] if made else [_PINS + _NO_PINS.format(format_value(nodes[0]["name"]))]
     return "\n".join(tables)
 
 
-def _node(node: Node) -> str:
-    return _table(
-        "nodes",
-        name=format_value(node.name),
-        memory=_quantity(node.memory_bytes, "bytes"),
-        headroom=_quantity(node.headroom_bytes, "bytes") if node.headroom_bytes else None,
-        slowdown=None if node.slowdown is None else format_value(node.slowdown),
-        compute=None if node.flop_per_s is None else _quantity(node.flop_per_s, "flop_per_s"),
-        memory_bandwidth=None if node.memory_bytes_per_s is None else _quantity(node.memory_bytes_per_s, "bytes_per_s"),
-        half_duplex="true" if node.half_duplex else None,
-        device=None if node.device == "cpu" else format_value(node.device),
-    )
-
-
-def _links(network: Network) -> list[str]:
-    rest = {(link.source, link.destination): link for link in network.links}
-    made = []
+def _joined(links: Sequence[Keys]) -> list[Keys]:
+    """Return links with those that are alike in both directions as one."""
+    rest = {(link["source"], link["destination"]): link for link in links}
+    made: list[Keys] = []
     while rest:
         source, destination = next(iter(rest))
         link, back = rest.pop((source, destination)), rest.get((destination, source))
-        if back is not None and (back.bytes_per_s, back.latency_s) == (link.bytes_per_s, link.latency_s):
+        others = {key: value for key, value in link.items() if key not in ("source", "destination")}
+        if back is not None and all(back[key] == value for key, value in others.items()):
             del rest[destination, source]
-            made.append(_link(link, between=format_value([source, destination])))
+            made.append({"between": [source, destination], **others})
         else:
-            made.append(_link(link, source=format_value(source), destination=format_value(destination)))
+            made.append(link)
     return made
-
-
-def _link(link: Link, **ends: str) -> str:
-    latency = _quantity(link.latency_s, "seconds") if link.latency_s else None
-    return _table("links", **ends, bandwidth=_quantity(link.bytes_per_s, "bytes_per_s"), latency=latency)
 
 
 def _quantity(value: float, kind: str) -> str:
@@ -102,6 +96,11 @@ def _quantity(value: float, kind: str) -> str:
     return format_value(value)
 
 
-def _table(table: str, /, **keys: str | None) -> str:
-    lines = [f"{key} = {value}\n" for key, value in keys.items() if value is not None]
+def _table(table: str, keys: Keys) -> str:
+    lines = []
+    for key, value in keys.items():
+        if key in _KINDS and isinstance(value, (int, float)):
+            lines.append(f"{key} = {_quantity(value, _KINDS[key])}\n")
+        elif value is not None:
+            lines.append(f"{key} = {format_value(value)}\n")
     return "".join([f"[[{table}]]\n", *lines])
