@@ -79,6 +79,7 @@ class Found:
     setting: Setting
     predicted_s: float
     measured_s: float
+    cuts: tuple[int, ...]
     tokens: Tensor
 
     @property
@@ -129,7 +130,8 @@ def study(
     for setting in grid(profile):
         one = run(setting, model, planned(profile, network, workload, setting), prompts, rounds)
         found.append(one)
-        assert torch.equal(one.tokens, found[0].tokens), f"{setting} gives other tokens"
+        same_cuts = next(other for other in found if other.cuts == one.cuts)  # cuts round activations
+        assert torch.equal(one.tokens, same_cuts.tokens), f"{setting} gives other tokens than {same_cuts.setting}"
         print(f"| {setting} | {one.predicted_s:.2f} | {one.measured_s:.2f} | {one.error:+.1%} |", flush=True)
     chosen = planned(profile, network, workload, None)
     setting = Setting(chosen.chunk_tokens, chosen.workload.batch_size, chosen.draft_tokens)
@@ -176,7 +178,8 @@ def run(setting: Setting, model: Path, plan: osp.Plan, prompts: Tensor, rounds: 
             seconds.append(pipe.last_run.total_s)
             parts = (predicted.prefill_s, predicted.decode_s, pipe.last_run.prefill_s, pipe.last_run.decode_s)
             print(setting, "predicted {:.2f} + {:.2f} s, measured {:.2f} + {:.2f} s".format(*parts), file=sys.stderr)
-    return Found(setting, predicted.total_s, statistics.median(seconds), tokens)
+    cuts = tuple(stage.stop for stage in plan.stages)
+    return Found(setting, predicted.total_s, statistics.median(seconds), cuts, tokens)
 
 
 def measured_acceptance(model: Path, prompts: Tensor, tokens: int) -> float:

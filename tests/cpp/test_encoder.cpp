@@ -101,6 +101,13 @@ void check_calls(Encoder& encoder, Decoder& decoder, std::span<const Bytes> arra
     }
 }
 
+// Long arrays are checked in one type: what is sliced does not depend on it, and under emulation they take minutes.
+bool is_checked(DType dtype, const Shape& shape) {
+    std::int64_t count = 1;
+    for (const std::int64_t extent : shape) count *= extent;
+    return count < 100'000 || dtype == DType::bfloat16;
+}
+
 // What all codecs of a shape are checked with.
 std::array<Bytes, 2> arrays_of(DType dtype, const Shape& shape) {
     return {array_of(dtype, shape, true, 7), array_of(dtype, shape, false, 7)};
@@ -129,6 +136,7 @@ void test_fixed_codecs(int threads) {
                                      "int4", "topk", "topk:0.01", "lossless_bf16"};
     for (const DType dtype : dtypes)
         for (const Shape& shape : fixed_shapes) {
+            if (!is_checked(dtype, shape)) continue;
             const auto arrays = arrays_of(dtype, shape);
             Decoder decoder(dtype, shape, threads);
             for (const char* name : names)
@@ -146,6 +154,7 @@ void test_calibrated_codecs(int threads) {
         // One row, part of a group, groups, and 5 streams with a short last one.
         for (const std::int64_t rows : {1, 24, 130, 1030, 0}) {
             const Shape shape{rows, width};
+            if (!is_checked(dtype, shape)) continue;
             const auto arrays = arrays_of(dtype, shape);
             Decoder of_all(dtype, shape, all, threads);
             for (const CalibratedCodec& codec : codecs) {

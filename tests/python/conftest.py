@@ -76,3 +76,12 @@ def log_as_it_was() -> Iterator[None]:
     yield
     logger.handlers[:] = handlers
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def single_thread() -> Iterator[None]:
+    """Compute with one torch thread, as stages do by default: for modules that compare bits with those of a stage."""
+    from tests.support.tiny_models import one_thread  # imports torch, which most modules do without
+
+    with one_thread():
+        yield

@@ -31,13 +31,12 @@ _DECODE_STEPS = 5
 _CHUNK_LENGTHS = 4
 _CHUNK_REPETITIONS = 2
 # How often a step of each number of rows is timed: less behind short prompts, beside which these steps are long.
-_ROW_REPETITIONS, _SHORT_PROMPT, _SHORT_ROW_REPETITIONS = 2, 64, 1
+_ROW_REPETITIONS, _SHORT_PROMPT, _SHORT_ROW_REPETITIONS = 3, 64, 1
 # Shorter chunks read the weights too often to be of use.
 _SHORTEST_CHUNK = 16
-# Nodes wait for messages between forwards, and a core is slower after it was idle: a forward took 5 to 18 % longer
-# after a pause than directly after another one. So each timed forward follows a pause too, of this many times the
-# duration of the previous forward.
-_PAUSE = 3.0
+# Nodes wait for messages between forwards, and the first layers after a wait take longer: the more so the longer it is,
+# up to about the longest pause here. So each timed forward follows a pause, of this many times the one before it.
+_PAUSE, _LONGEST_PAUSE_S = 30.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -98,24 +97,37 @@ def measure_times(
         progress("timing chunks of prompts", 0.6)
         chunks = [whole.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
         del whole.stage
-        # A stage of one layer shows the overhead: masks, rotary embeddings, the placeholders of other layers.
         progress("timing the overhead of a stage", 0.9)
-        single = _Stopwatch(StageModel.load(model, 1, 2, dtype=dtype, device=device), layout, clock)
+        middle = layers // 2
+        single = _Stopwatch(StageModel.load(model, middle, middle + 1, dtype=dtype, device=device), layout, clock)
         single.run(batch_size, prompt_tokens, counts, lambda _done: None)
-        overheads = [single.run_chunks(batch_size, prompt_tokens, length)[2] for length in lengths]
+        single_chunks = [single.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
+    prefill_s, decode_s = _medians(whole.prefills), _medians(whole.decodes)
+    rows = {count: _medians(whole.rows[count]) for count in counts}
     return LayerTimes(
-        prefill_s=_medians(whole.prefills),
-        decode_s=_medians(whole.decodes),
-        overhead_prefill_s=statistics.median(single.prefill_overheads),
-        overhead_decode_s=statistics.median(single.decode_overheads) if single.decode_overheads else 0.0,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        overhead_prefill_s=_overhead_s(single.prefills, single.prefill_overheads, prefill_s[middle]),
+        overhead_decode_s=_overhead_s(single.decodes, single.decode_overheads, decode_s[middle]) if decode_s else 0.0,
         chunks=tuple(
-            (length, first_s, last_s, overhead_s)
-            for length, (first_s, last_s, _), overhead_s in zip(lengths, chunks, overheads, strict=True)
+            (length, first_s, last_s, _overhead_s((*own[:2],), own[2:], (first_s[middle] + last_s[middle]) / 2))
+            for length, (first_s, last_s, _), own in zip(lengths, chunks, single_chunks, strict=True)
         ),
         rows=tuple(
-            (count, _medians(whole.rows[count]), statistics.median(single.row_overheads[count])) for count in counts
+            (count, rows[count], _overhead_s(single.rows[count], single.row_overheads[count], rows[count][middle]))
+            for count in counts
         ),
     )
+
+
+def _overhead_s(layer: Sequence[tuple[float, ...]], overheads: Sequence[float], inside_s: float) -> float:
+    """Return the overhead of a stage, from forwards of a stage of one layer, which takes `inside_s` inside the model.
+
+    Beside the layer there are masks, rotary embeddings and the placeholders of other layers. The layer itself takes
+    longer at the start of a forward than in the midst of one, since the core was idle.
+    """
+    at_start_s = statistics.median(seconds for (seconds,) in layer)
+    return statistics.median(overheads) + max(0.0, at_start_s - inside_s)
 
 
 def _medians(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
@@ -195,7 +207,7 @@ class _Stopwatch:
     def run_chunks(
         self, batch_size: int, prompt_tokens: int, length: int
     ) -> tuple[tuple[float, ...], tuple[float, ...], float]:
-        """Time the first and the last `length` tokens of a prompt, of which the rest runs between them untimed.
+        """Time the first and the last `length` tokens of a prompt, of which the rest runs between them.
 
         Returns the median seconds of each layer for both, and the median overhead.
         """
@@ -207,7 +219,7 @@ class _Stopwatch:
             cache = self.stage.new_cache()
             timed.append(self._time(self._chunk(first, 0, cache)))
             if between.shape[1]:
-                self._chunk(between, length, cache)()
+                self._time(self._chunk(between, length, cache))  # for the pause that follows
             timed.append(self._time(self._chunk(last, prompt_tokens - length, cache)))
         columns = [[layers for layers, _ in timed[k::2]] for k in (0, 1)]
         first_s, last_s = map(_medians, columns)
@@ -220,16 +232,12 @@ class _Stopwatch:
             of_rows.reorder_cache(torch.zeros(count, dtype=torch.long))
             token = x[:1, :1].repeat(count, *(1,) * (x.dim() - 1))
             tokens = x.shape[1] + _DECODE_STEPS
-            # The first step gives the cache its room.
+            # The first step gives the cache its room, and its seconds are not kept.
             for step in (1, 2):
                 mask = torch.ones(count, tokens + step, dtype=torch.long)
-                work = functools.partial(self.stage.forward, token, mask, of_rows)
-                if step == 1:
-                    work()
-                    continue
-                layers, overhead = self._time(work)
-                self.rows[count].append(layers)
-                self.row_overheads[count].append(overhead)
+                layers, overhead = self._time(functools.partial(self.stage.forward, token, mask, of_rows))
+            self.rows[count].append(layers)
+            self.row_overheads[count].append(overhead)
 
     def _chunk(self, x: Tensor, before: int, cache: Cache) -> Callable[[], object]:
         """Return the forward of a part of a prompt behind so many tokens, as a stage runs it."""
@@ -272,7 +280,7 @@ class _Stopwatch:
         start = self._clock()
         work()
         stop = self._clock()
-        time.sleep(_PAUSE * (time.monotonic() - began_s))
+        time.sleep(min(_PAUSE * (time.monotonic() - began_s), _LONGEST_PAUSE_S))
         seconds = list(self._layers_s)
         if self.stage.is_first:
             seconds.insert(0, self._embeddings_s)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,6 @@ from tests.support.tiny_models import FAMILIES, HIDDEN, LAYERS, VOCABULARY, save
 TOP = LAYERS + 2  # the number of layers as a problem counts them
 STEPS = 6
 PARTITIONS = [(3,), (1, 5), (1, 2, 3), (1, 2, 3, 5)]  # two to five stages
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny operations are slower on two threads than on one, much slower where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def load_stages(directory: Path, cuts: tuple[int, ...], top: int = TOP) -> list[StageModel]:
@@ -355,6 +345,8 @@ from orbitsplit._models import lazy_imports
 lazy_imports.install()  # as workers do
 import torch
 from orbitsplit._models.stage import StageModel
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 for dtype, start, stop in (("float32", 1, 5), ("bfloat16", 1, 6)):
     child = os.fork()
     if child == 0:

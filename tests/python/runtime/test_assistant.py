@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,13 @@ from orbitsplit.runtime._schedule.protocol import Loopback, Message
 from orbitsplit.runtime._worker.assistant import Assistant, ModelDrafts, with_assistant
 from orbitsplit.runtime._worker.computation import Computation
 from tests.support.fake_workers import ready
-from tests.support.tiny_models import LAYERS, one_thread, save_near_model, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import LAYERS, save_near_model, save_tiny_model, tiny_prompts
 from tests.support.warpers import warpers
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 NEW, MOST = 41, 4
 ALL = LAYERS + 2
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @dataclass(frozen=True)

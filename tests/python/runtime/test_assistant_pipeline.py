@@ -21,9 +21,9 @@ from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._parent import pipeline as pipeline_module
 from orbitsplit.runtime._parent.session import cache_tokens, check_memory
 from tests.support.fake_workers import fake_pipeline, ready
-from tests.support.tiny_models import LAYERS, one_thread, save_near_model, save_tiny_model, tiny_config, tiny_prompts
+from tests.support.tiny_models import LAYERS, save_near_model, save_tiny_model, tiny_config, tiny_prompts
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("single_thread")]
 
 NEW, MOST = 40, 5
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 1.0}
@@ -34,12 +34,6 @@ CONDITIONS = LinkConditions.from_toml("""
 between = ["node 0", "node 1"]
 corrupt = 0.1
 """)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +17,9 @@ from orbitsplit._models.stage import StageModel
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._messages.groups import Group, packed_mask
 from tests.support.stage_chain import Chain
-from tests.support.tiny_models import FAMILIES, HIDDEN, LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import FAMILIES, HIDDEN, LAYERS, load_unsplit, save_tiny_model, tiny_prompts
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 NEW = 6
 CONDITIONS = """
@@ -26,12 +27,6 @@ CONDITIONS = """
 between = ["node 0", "node 1"]
 corrupt = 0.2
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.mark.parametrize("family", FAMILIES)

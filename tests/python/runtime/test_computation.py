@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,17 +21,11 @@ from tests.support.stage_chain import Chain
 from tests.support.tiny_models import LAYERS, save_tiny_model, tiny_prompts
 from tests.support.warpers import warpers
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 TOP = LAYERS + 2
 SAMPLED = Sampling(seed=5, rows=5, first_row=1)
 WARPERS = warpers(temperature=1.3, top_k=20)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # gemma3_text slides over 6 tokens, and all of them are left behind here.

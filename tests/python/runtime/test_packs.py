@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ import orbitsplit as osp
 from orbitsplit import LinkConditions, Plan
 from orbitsplit.runtime import Pipeline
 from tests.support.processes import messages_sent
-from tests.support.tiny_models import LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import LAYERS, load_unsplit, save_tiny_model, tiny_prompts
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 NEW = 40
 LENGTHS = (5, 19, 11, 2, 30, 8)
@@ -34,12 +35,6 @@ corrupt = 0.05
 between = ["node 2", "node 0"]
 corrupt = 0.05
 """)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,12 @@ from transformers.modeling_utils import PreTrainedModel
 from orbitsplit import Plan
 from orbitsplit.runtime import Pipeline
 from tests.support.processes import messages_sent
-from tests.support.tiny_models import LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import LAYERS, load_unsplit, save_tiny_model, tiny_prompts
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 NEW = 8
 PLAN = Plan.manual([1, 3], LAYERS, chunk_tokens=16)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def text_of(model: PreTrainedModel, prompt: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from transformers.modeling_utils import PreTrainedModel
 import orbitsplit as osp
 from orbitsplit import LinkConditions, Plan
 from orbitsplit.runtime import Pipeline
-from tests.support.tiny_models import LAYERS, load_unsplit, one_thread, save_tiny_model, tiny_prompts
+from tests.support.tiny_models import LAYERS, load_unsplit, save_tiny_model, tiny_prompts
+
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 NEW = 60
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.3, "top_k": 0, "top_p": 1.0}
@@ -25,12 +26,6 @@ CONDITIONS = LinkConditions.from_toml("""
 between = ["node 0", "node 1"]
 corrupt = 0.1
 """)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def single_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 def prompt_of(rows: int = 1) -> Tensor:

@@ -24,13 +24,6 @@ def served() -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    served.engine.seen.clear()
-    with served.client() as connected:
-        yield connected
-
-
 def loss() -> TransportError:
     """Return a new error each time: one that was raised keeps the frames of its requests alive."""
     return TransportError("node sat-1 was killed by signal 9", kind="killed", node="sat-1")

@@ -19,13 +19,6 @@ def served() -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    served.engine.seen.clear()
-    with served.client() as connected:
-        yield connected
-
-
 def ids(served: Served, text: str) -> list[int]:
     tokens: list[int] = served.tokenizer(text)["input_ids"]
     return tokens

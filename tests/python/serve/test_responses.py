@@ -29,14 +29,6 @@ def served() -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    served.engine.seen.clear()
-    with served.client() as connected:
-        yield connected
-    served.engine.say = list
-
-
 def prompt_of(served: Served) -> str:
     """Return the prompt of the last request."""
     return str(served.tokenizer.decode(served.engine.seen[-1].prompt))

@@ -135,14 +135,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
-@pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    served.engine.seen.clear()
-    with served.client() as connected:
-        yield connected
-    served.engine.say = list
-
-
 def streamed(chunks: Any) -> tuple[str, list[dict[str, str]], str | None]:
     """Return text, calls and finish reason of a stream, put together as clients do."""
     text, calls, reason = "", [], None
