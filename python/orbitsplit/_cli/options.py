@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,6 +168,9 @@ def configure(
     if verbose and quiet:
         raise ValueError("--verbose and --quiet exclude each other")
     logs.configure(verbosity=verbose, is_quiet=quiet)
+    if quiet or not err.is_terminal:
+        # Bars of the libraries of models are one long line in a log file; our own lines say what is under way.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logs.log.debug("orbitsplit %s, Python %s", osp.__version__, platform.python_version())
 
 

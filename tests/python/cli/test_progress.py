@@ -70,6 +70,15 @@ def test_progress_shows_nothing_where_errors_alone_are_asked_for() -> None:
     assert shown(("a", 0.5, 0.25), is_visible=False) == []
 
 
+def test_bars_of_other_libraries_are_off_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A transcript of the demo had a line of "Loading weights" with hundreds of carriage returns.
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    monkeypatch.setattr(sys, "argv", ["orbitsplit", "schema", "plan"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+
+
 @pytest.mark.parametrize("is_kept", [False, True])
 def test_an_interrupt_says_in_one_line_what_was_kept(
     is_kept: bool, inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
