@@ -167,6 +167,8 @@ def verify(
         dtype=getattr(torch, plan.dtype),
     )
     _check_model(plan, reference, codebook)
+    if progress is not None:
+        progress("loading the model", 1.0)
     trials: list[Trial] = []
     composite = Composite(reference.hooked)
     candidate: Plan | None = plan
