@@ -361,6 +361,13 @@ def plan(
         ),
     ] = None,
     acceptance: Acceptance = 0.0,
+    arrivals_per_s: Annotated[
+        float | None,
+        typer.Option(
+            help="Requests arrive independently at this rate, and as many are in flight as there are micro-batches "
+            "(times rows) at most. Default: all prompts are there at once."
+        ),
+    ] = None,
     draft_tokens: Annotated[
         str, typer.Option(help="Guesses that go along with each token; auto: what is best; none: none.")
     ] = "auto",
@@ -386,6 +393,7 @@ def plan(
         new_tokens=new_tokens,
         batch_size=loaded.batch_size,
         acceptance=acceptance,
+        arrivals_per_s=arrivals_per_s,
     )
     with progress_bars() as progress:
         progress("searching for the best plan", None)
@@ -413,7 +421,7 @@ def plan(
         print_json(result.to_dict())
         return
     views.plan(out, result, book)
-    text = result.explain() if explain else "\n".join(result.compared())
+    text = result.explain() if explain else "\n".join(result.summary())
     if text:
         out.print(escape(text), highlight=False, soft_wrap=True)
 

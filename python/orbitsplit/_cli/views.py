@@ -112,8 +112,9 @@ def plan(console: Console, plan: osp.Plan, book: osp.Codebook | None = None) -> 
     console.print(table)
     objective = "" if prediction.objective == "latency" else f" in {prediction.objective}"
     chunks = "" if plan.chunk_tokens is None else f" in chunks of {plan.chunk_tokens} tokens"
+    total, first = ("in total", "prefill") if prediction.in_flight is None else ("a request", "first token after")
     console.print(
-        f"{prediction.status}: {format_seconds(prediction.total_s)} in total, prefill "
+        f"{prediction.status}: {format_seconds(prediction.total_s)} {total}, {first} "
         f"{format_seconds(prediction.prefill_s)}{chunks}; proven gap {100 * prediction.gap:.2g} %{objective}; "
         f"predicted loss {prediction.loss:.4f} nats/token"
         + ("" if book is None else _drop(plan, prediction.loss, book)),

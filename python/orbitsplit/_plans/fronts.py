@@ -199,6 +199,11 @@ def pareto(
     check_number("resolution", resolution)
     if not 0 <= resolution < 1:
         raise ValueError(f"resolution is {resolution}, must be at least 0 and below 1")
+    if workload.arrivals_per_s is not None:
+        raise ValueError(
+            f"the workload has arrivals_per_s {workload.arrivals_per_s:g}, and this front is over how many sequences "
+            f"are in flight, which a rate decides: give a workload without it"
+        )
     if workload.new_tokens < 2:
         raise ValueError(f"the workload has {workload.new_tokens} new tokens, the time of a token needs at least 2")
     return _latency_front(problem, network, workload, resolution, options, keywords)

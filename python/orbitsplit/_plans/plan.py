@@ -350,6 +350,8 @@ class Plan:
                 del data[key]
         if not self.workload.acceptance:
             del data["workload"]["acceptance"]
+        if self.workload.arrivals_per_s is None:
+            del data["workload"]["arrivals_per_s"]
         if self.prediction is not None:
             remove_defaults(data["prediction"])
         return document_of(FORMAT, VERSION, data)
@@ -430,6 +432,13 @@ class Plan:
                 )
             lines.append(str(self.certificate))
         return "\n".join(lines)
+
+    def summary(self) -> list[str]:
+        """Return a line on requests that arrive at a rate, if the workload has one, and those of `compared`."""
+        prediction = self.prediction
+        if prediction is None or prediction.in_flight is None:
+            return self.compared()
+        return bottlenecks(prediction, [stage.node for stage in self.stages]) + self.compared()
 
     def compared(self) -> list[str]:
         """Return a line for each of rows, chunks and guesses of which several were tried: the best plan with each."""

@@ -48,6 +48,8 @@ class PlanNames:
 
     def waiting_s(self, problem: Problem, result: Evaluation) -> float:
         """Return for how many seconds the prefill of a plan waits, since more prompts under way have no memory."""
+        if self.workload.arrivals_per_s is not None:
+            return 0.0  # the steady state has it
         prompts = self.workload.micro_batches
         return waiting_s(result, prompts, problem.micro_batches // prompts, self.prompts_under_way)
 
@@ -59,13 +61,20 @@ class PlanNames:
         """Return the workload in the micro-batches of a setting."""
         return replace(self.workload, micro_batches=setting.micro_batches, batch_size=setting.batch_size)
 
+    @property
+    def held(self) -> Workload:
+        """The workload whose memory a stage has: requests that arrive at a rate have prompts of one row each."""
+        if self.workload.arrivals_per_s is None:
+            return self.workload
+        return replace(self.workload, micro_batches=self.workload.sequences, batch_size=1)
+
     def chosen(self, choice: Choice) -> PlanNames:
         """Return the names of a plan of this choice, whose workload is divided so."""
         return replace(self, workload=self.workload_of(choice.setting), choice=choice)
 
     def profile_of(self, stage: Stage) -> ModelProfile:
         """Return the profile of the model that a stage loads, for the rows of the workload."""
-        return profile_of_rows(self.profiles[stage.weight_level or 0], self.workload.batch_size)
+        return profile_of_rows(self.profiles[stage.weight_level or 0], self.held.batch_size)
 
     def weights_of(self, stage: Stage) -> str | None:
         """Return the name of the weights of a stage, None for those of the profile."""

@@ -31,6 +31,7 @@ from .plan import Plan, PlanLink, PlanStage
 from .plan_names import PlanNames
 from .prediction import Prediction
 from .problem_building import Order, build_problem, check_loss_budget
+from .rate_planning import certificate_at_rate, check_rate, predicted_at_rate, solved_at_rate
 from .replan import replan
 from .rows import Rows, divisions_to_try
 from .settings import Choice, Setting, solve_over_settings
@@ -66,6 +67,9 @@ def plan(
 
     The plan minimises the seconds from the first prompt to the last token (of prefill alone if `workload.new_tokens` is
     0), or another objective of `SolveOptions`.
+
+    With `workload.arrivals_per_s` it minimises the mean seconds of a request, and `Prediction.in_flight` says how many
+    are there. Constraints and alternatives of `explain` are not those of a rate, and then left out.
 
     With `running`, a plan of the same model that runs now, the result is what `replan` decides for latency: that plan
     kept, repaired or replaced, whichever takes least for moving weights and all runs.
@@ -107,7 +111,7 @@ def plan(
         >>> osp.plan(profile, osp.Network.load("network.toml"), osp.Workload(prompt_tokens=256))  # doctest: +SKIP
 
     Raises:
-        InfeasiblePlanError: There is no plan; the message names the limit that rules it out.
+        InfeasiblePlanError: There is no plan, or none was found that sustains the rate; the message names the limit.
         OrbitsplitError: A limit of the search was reached before any plan was found.
         ValueError: Profile, network, workload, levels, codebook and weights do not match, or a number is out of range.
         TypeError: An argument has another type.
@@ -128,11 +132,14 @@ def plan(
     named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
     tied_bytes = named.tied_bytes
 
+    if workload.arrivals_per_s is not None:
+        check_rate(workload, options, is_running=running is not None)
+
     def build(setting: Setting) -> Problem:
         return build_problem(
             profile,
             network,
-            named.workload_of(setting),
+            replace(named.workload_of(setting), arrivals_per_s=None),
             levels=levels,
             loss_budget=loss_budget,
             order=order,
@@ -151,13 +158,18 @@ def plan(
         for guesses in drafts_to_try(named.profiles, part, draft_tokens, options.objective)
         for length in lengths
     ]
-    choice = solve_over_settings(build, settings, tied_bytes, options)
+    if workload.arrivals_per_s is None:
+        choice = solve_over_settings(build, settings, tied_bytes, options)
+    else:
+        choice = solved_at_rate(build, settings, named, options)
     named = named.chosen(choice)
     problem, confirming, solution = choice.problem, choice.confirming, choice.solution
     if running is not None and solution.status != "infeasible":
         confirming, solution = _replanned(running, problem, named, options, solution.lower_bound_s or 0.0)
     if not explain:
         return plan_of(confirming, solution, named)
+    if choice.state is not None:
+        return replace(plan_of(confirming, solution, named), certificate=certificate_at_rate(solution, options))
     why = certificate(problem, solution, tied_bytes=tied_bytes, options=options)
     if solution.status == "infeasible":
         raise _infeasible(problem, named, why.reason, *(relaxation.text for relaxation in why.relaxations))
@@ -237,7 +249,7 @@ def _replanned(
 def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
     """Return the error with these facts, the pins, and the nodes that have no room for any layer."""
     codec_bytes = 0 if of.codebook is None else of.codebook.table(of.profile.dtype).codec_bytes
-    profiles = [profile_of_rows(profile, of.workload.batch_size) for profile in of.profiles]
+    profiles = [profile_of_rows(profile, of.held.batch_size) for profile in of.profiles]
     return InfeasiblePlanError(
         "; ".join(
             [
@@ -246,7 +258,7 @@ def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> Infeasib
                 *nodes_without_room(
                     of.network.nodes,
                     profiles,
-                    of.workload,
+                    of.held,
                     codec_bytes=codec_bytes,
                     prompts_under_way=of.prompts_under_way,
                 ),
@@ -297,10 +309,14 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
     assert solution.gap is not None
     waiting = of.waiting_s(problem, result)
     at_cuts = [_codec_bytes(problem, stage, of.codebook) for stage in solution.stages[:-1]]
+    state = None if of.choice is None else of.choice.state
+    seconds = {
+        "total_s": result.objective_s + waiting,
+        "prefill_s": result.prefill_s + waiting,
+        "token_step_s": result.token_step_s,
+    }
     return Prediction(
-        total_s=result.objective_s + waiting,
-        prefill_s=result.prefill_s + waiting,
-        token_step_s=result.token_step_s,
+        **(seconds if state is None else predicted_at_rate(state, problem, len(solution.stages))),
         tokens_per_step=result.tokens_per_step,
         loss=result.loss,
         stage_s=tuple(result.stage_s),
@@ -311,7 +327,7 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         stage_memory_bytes=tuple(
             stage_bytes(
                 of.profile_of(stage),
-                of.workload,
+                of.held,
                 stage,
                 layers_bytes=int(size),
                 codec_bytes=before + after,

@@ -11,6 +11,9 @@ from orbitsplit._io.units import format_seconds
 from orbitsplit._io.validation import mapping_of, record_of
 from orbitsplit._profiling.workload import Workload
 
+# Fewer requests that wait are not mentioned.
+_SHOWN = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -38,6 +41,13 @@ class Prediction:
         draft_options: Numbers of guesses that go along with each token, and the seconds of the objective of the best
             plan with each, 0 being none. Empty if only one was tried.
         tokens_per_step: Tokens that a step gives on average: more than 1 with guesses.
+        in_flight: Requests in flight on average, of a workload with a rate. `total_s` and `prefill_s` are then the mean
+            seconds of a request and until its first token, `token_step_s` those from one step to the next beside the
+            prompts of others, and occupancies those of one prompt, and of a step of the rows that share it. None for a
+            workload whose prompts are all there at once.
+        waiting: Requests that wait on average because as many as may be are in flight; 0 without a rate.
+        stage_utilisation: The part of the time for which each stage is busy; empty without a rate.
+        link_utilisation: The same of each link, 0 for one that is part of a half-duplex stage's.
     """
 
     total_s: float
@@ -58,6 +68,10 @@ class Prediction:
     row_options: tuple[tuple[int, int, float], ...] = ()
     draft_options: tuple[tuple[int, float], ...] = ()
     tokens_per_step: float = 1.0
+    in_flight: float | None = None
+    waiting: float = 0.0
+    stage_utilisation: tuple[float, ...] = ()
+    link_utilisation: tuple[float, ...] = ()
 
     @property
     def steady_stage_s(self) -> tuple[float, ...]:
@@ -76,6 +90,8 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
     `chunk_tokens` is the length of the plan's chunks.
     """
     names = [*nodes, *(f"the link {a} -> {b}" for a, b in pairwise(nodes))]
+    if prediction.in_flight is not None:
+        return [_arrivals(prediction, names)]
     seconds, resource = max(zip(prediction.steady_stage_s + prediction.link_s, names, strict=True))
     lines = [
         f"prefill: {format_seconds(prediction.prefill_s)}, bottleneck is {resource} with "
@@ -89,6 +105,17 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
             f"step{tokens}, bottleneck is {resource} with {format_seconds(seconds)}"
         )
     return lines
+
+
+def _arrivals(prediction: Prediction, names: Sequence[str]) -> str:
+    """Return the line on requests that arrive at a rate."""
+    part, busiest = max(zip(prediction.stage_utilisation + prediction.link_utilisation, names, strict=True))
+    waiting = f", {prediction.waiting:.2g} wait" if prediction.waiting >= _SHOWN else ""
+    return (
+        f"requests take {format_seconds(prediction.total_s)} on average, {format_seconds(prediction.prefill_s)} to the "
+        f"first token; {prediction.in_flight:.3g} are in flight{waiting}, busiest is {busiest} for {100 * part:.0f} % "
+        f"of the time"
+    )
 
 
 def compared(
@@ -132,11 +159,15 @@ def read_prediction(data: Any) -> Prediction:
 
 def remove_defaults(prediction: dict[str, Any]) -> None:
     """Remove the keys of a document that earlier versions do not have, where they say nothing."""
-    for key in ("chunk_options", "earlier_stage_s", "row_options", "draft_options"):
+    for key in ("chunk_options", "earlier_stage_s", "row_options", "draft_options", "waiting", "stage_utilisation"):
         if not prediction[key]:
             del prediction[key]
     if prediction["tokens_per_step"] == 1:
         del prediction["tokens_per_step"]
+    if not prediction["link_utilisation"]:
+        del prediction["link_utilisation"]
+    if prediction["in_flight"] is None:
+        del prediction["in_flight"]
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

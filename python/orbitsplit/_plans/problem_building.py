@@ -61,10 +61,10 @@ def build_problem(
     - A micro-batch of another number of rows than the profile was made for has the times that the profile has of it.
 
     Raises:
-        ValueError: The profile was made for another prompt length than the workload's, or has no times of so many rows
-            in a micro-batch, a node's slowdown refers to a profile that was not measured, `levels` are for a model of
-            another number of layers, or `weights` for another model or beside nodes of another device than the
-            processor, or a profile has no times of chunks, or of the rows that guesses take.
+        ValueError: The workload has a rate, the profile was made for another prompt length than the workload's, or has
+            no times of so many rows in a micro-batch, a node's slowdown refers to a profile that was not measured,
+            `levels` are for a model of another number of layers, or `weights` for another model or beside nodes of
+            another device than the processor, or a profile has no times of chunks, or of the rows that guesses take.
         TypeError: `loss_budget` is not a number, or `weights` is no mapping.
     """
     check_loss_budget(loss_budget)
@@ -73,6 +73,11 @@ def build_problem(
     check_kind("profile", profile, ModelProfile)
     check_kind("network", network, Network)
     check_kind("workload", workload, Workload)
+    if workload.arrivals_per_s is not None:
+        raise ValueError(
+            f"the workload has arrivals_per_s {workload.arrivals_per_s:g}, and the prompts of a problem are all there "
+            f"at once: plan decides for a rate"
+        )
     if levels is not None:
         check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
@@ -118,8 +123,7 @@ def build_problem(
     if workload.new_tokens > 0:
         data["new_tokens"] = workload.new_tokens
         positions = _positions(workload, draft_tokens)
-        data["layer_decode_time_s"] = _at_levels(lambda of: _decode_times(of, network, positions), profiles)
-        data["cut_decode_bytes"] = [profile.cut_bytes_per_token * positions] * cuts
+        data["layer_decode_time_s"], data["cut_decode_bytes"] = decode_arrays(profiles, network, positions)
         data["tokens_per_step"] = tokens_per_lap(workload.acceptance, draft_tokens or 0)
     if chunks > 1:
         data["groups"] = workload.micro_batches
@@ -166,6 +170,12 @@ def _positions(workload: Workload, draft_tokens: int | None) -> int:
     check_count("draft_tokens", draft_tokens, 1)
     check_draft_rows(draft_tokens, workload)
     return 1 + draft_tokens
+
+
+def decode_arrays(profiles: Sequence[ModelProfile], network: Network, positions: int) -> tuple[list[Any], list[float]]:
+    """Return the seconds of a token step of so many tokens on each node, and its bytes at each cut."""
+    seconds = _at_levels(lambda of: _decode_times(of, network, positions), profiles)
+    return seconds, [profiles[0].cut_bytes_per_token * positions] * (len(profiles[0].layers) - 1)
 
 
 def _decode_times(profile: ModelProfile, network: Network, positions: int) -> list[list[float]]:

@@ -76,7 +76,7 @@ def replanner(
         if not {"max_accuracy_drop", "loss_budget"} & options.keys():
             own.update(_limit_of(running, options))
         search = options.get("options") or SolveOptions(objective=own.get("objective", "latency"))
-        if search.objective == "latency":
+        if search.objective == "latency" and running.workload.arrivals_per_s is None:
             own["running"] = running
         found = with_settings_of(plan(profile, left, running.workload, **own), running)
         return found if "draft_tokens" in options else replace(found, draft_tokens=running.draft_tokens)

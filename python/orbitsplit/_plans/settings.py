@@ -12,6 +12,7 @@ from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution, SolveOptions
 from orbitsplit._planner.tied_weights import TiedBytes, solve_with_tied_weights
 
+from .arrivals import SteadyState
 from .under_way import enough_prompts_under_way, waiting_s
 
 Key = TypeVar("Key", bound=Hashable)
@@ -40,7 +41,8 @@ class Choice:
     """The best plan over all settings.
 
     `confirming` is the problem by which `evaluate` confirms the solution, whose bound and gap are those over all
-    settings. `found` has the seconds of the best plan of each setting that has one, of its objective by unit.
+    settings. `found` has the seconds of the best plan of each setting that has one, of its objective by unit. `state`
+    is that of a plan for requests that arrive at a rate; the problems are then of one of them.
     """
 
     setting: Setting
@@ -48,6 +50,7 @@ class Choice:
     confirming: Problem
     solution: Solution
     found: tuple[tuple[Setting, float], ...] = ()
+    state: SteadyState | None = None
 
     def best_by(self, key: Callable[[Setting], Key]) -> tuple[tuple[Key, float], ...]:
         """Return the seconds of the best plan for each value of a part of the setting, () if there is only one."""

@@ -28,7 +28,8 @@ def simulate(plan: Plan) -> Trace:
     first stage has heard of the end of a prompt; nodes and links serve them in order of arrival; a
     group starts its next step as soon as its token has returned to the first stage. With guesses there are as many
     steps as give the tokens on average, rounded up. `compute` events include encoding
-    and decoding, as the predicted occupancy of a stage does.
+    and decoding, as the predicted occupancy of a stage does. Of a workload with a rate, as many micro-batches as it has
+    enter back to back all the same.
 
     Raises:
         ValueError: The plan has no prediction (`Plan.manual` makes none).

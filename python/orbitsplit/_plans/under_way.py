@@ -41,6 +41,11 @@ def waiting_s(result: Evaluation, micro_batches: int, chunks: int, prompts_under
     return (micro_batches - 1) // prompts_under_way * max(0.0, round_trip_s - prompts_under_way * slowest_s)
 
 
+def prompt_round_trip_s(result: Evaluation, chunks: int) -> float:
+    """Return the seconds from the start of a prompt until its end is known at the first stage."""
+    return _of_prompt(result, chunks)[1]
+
+
 def _of_prompt(result: Evaluation, chunks: int) -> tuple[float, float]:
     """Return the seconds of the slowest stage or link for a prompt, and from its start until its end is known there."""
     slowest_s = max(*result.stage_s, *result.link_s, *result.earlier_stage_s, result.ingress_s, result.egress_s)

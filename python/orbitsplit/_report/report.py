@@ -116,8 +116,11 @@ def _add_plan(page: Page, plan: Plan | None, network: Network | None) -> None:
         return
     page.title = page.title or f"Plan of {plan.model or 'a model'} on {_count(len(plan.stages), 'node')}"
     load = plan.workload
+    most = _count(load.sequences, "sequence")
+    rate = load.arrivals_per_s
     page.subtitle = (
-        f"{_count(load.sequences, 'sequence')} of {load.prompt_tokens} prompt tokens, "
+        f"{most if rate is None else f'{rate:g} requests per second, at most {load.sequences} in flight,'} "
+        f"of {load.prompt_tokens} prompt tokens, "
         f"{load.new_tokens} new tokens each; {plan.dtype}"
     )
     known = plan.prediction
@@ -126,6 +129,8 @@ def _add_plan(page: Page, plan: Plan | None, network: Network | None) -> None:
             (f"predicted, {known.objective.replace('_', ' ')}", format_seconds(known.total_s)),
             ("of which prefill", format_seconds(known.prefill_s)),
         ]
+        if known.in_flight is not None:
+            page.cards.append(("requests in flight", f"{known.in_flight:.3g}"))
         if load.new_tokens:
             page.cards.append(("per token step", format_seconds(known.token_step_s)))
         page.cards += [

@@ -32,7 +32,7 @@ _BITS_TOLERANCE = 0.002
 
 _MOST_SECANTS = 24
 
-# The most that matrices in float16 may change a row of independent numbers of size 1; codecs refuse 0.01 for some rows.
+# The most that an inverse in float16 may change a row of signs; codecs refuse an inverse that changes one by 0.01.
 _MOST_ROUNDING = 2.0**-10
 
 # Steps are at least 2^-14 of the elements' root mean square: smaller ones would code the rounding of float32 in
@@ -87,30 +87,29 @@ def _principal_axes(statistics: CutStatistics, shift: Floats) -> CodecNumbers:
 
 
 def _rounded(shift: Floats, matrix: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]) -> CodecNumbers:
-    """Return the numbers with matrices that float16 has exactly, where their rounding is far below that of the codes.
+    """Return the numbers with a matrix that float16 has exactly, and its inverse, in float16 too where that is close.
 
-    The inverse is that of the rounded matrix. Powers of two, which the steps take over, bring the rows of the matrix to
-    norms around 1: numbers below 2^-14 would lose digits. On Gemma 3 270M the loss at given bits stays what it is with
-    float32 (`python -m benches.studies.codebook_size`).
+    Powers of two, which the steps take over, bring the rows of the matrix to norms around 1: numbers below 2^-14 would
+    lose digits. The inverse is that of the rounded matrix.
     """
     size = np.exp2(-np.round(np.log2(np.linalg.norm(matrix, axis=1))))
     scaled = matrix * size[:, None]
+    rounded = scaled.astype(np.float16).astype(np.float64)
+    try:
+        scaled, inverse = rounded, _nearest_inverse(rounded)
+    except np.linalg.LinAlgError:  # rounded, it is singular
+        inverse = inverse / size
     step = size.astype(np.float32)
-    found = _halves(scaled)
-    scaled, inverse = (scaled, inverse / size) if found is None else found
     return CodecNumbers(shift=shift, step=step, matrix=scaled.astype(np.float32), inverse=inverse.astype(np.float32))
 
 
-def _halves(matrix: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
-    """Return a matrix and its inverse rounded to float16; None if what comes back of a row of signs is not the row."""
-    rounded = matrix.astype(np.float16).astype(np.float64)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            inverse = np.linalg.inv(rounded).astype(np.float16).astype(np.float64)
-            errors = np.linalg.norm(inverse @ rounded - np.eye(len(matrix)), axis=1)
-    except np.linalg.LinAlgError:  # it is nearly singular
-        return None
-    return (rounded, inverse) if errors.max() < _MOST_ROUNDING else None
+def _nearest_inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the inverse of a matrix, of numbers of float16 if these give back a row of signs. Raises LinAlgError."""
+    inverse = np.linalg.inv(matrix)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = inverse.astype(np.float16).astype(np.float64)
+        errors = np.linalg.norm(rounded @ matrix - np.eye(len(matrix)), axis=1)
+    return rounded if errors.max() < _MOST_ROUNDING else inverse
 
 
 def _positive(profile: Tensor) -> Floats:

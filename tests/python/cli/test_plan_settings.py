@@ -94,3 +94,19 @@ def test_the_front_over_latency_is_that_of_python(
     assert "--over latency needs --network" in capsys.readouterr().err
     assert orbitsplit(monkeypatch, "pareto", profile, "--over", "memory", "--network", network) == 2
     assert "--network is for --over latency, not for --over memory" in capsys.readouterr().err
+
+
+def test_a_rate_is_that_of_the_option(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload = osp.Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=6, arrivals_per_s=0.01)
+    expected = osp.plan(CASE.profile, CASE.network, workload)
+    assert not orbitsplit(monkeypatch, *arguments, "--arrivals-per-s", "0.01", "--json")
+    assert osp.Plan.from_dict(json.loads(capsys.readouterr().out)) == expected
+    for options in ((), ("--explain",)):
+        assert not orbitsplit(monkeypatch, *arguments, "--arrivals-per-s", "0.01", *options)
+        printed = capsys.readouterr().out
+        assert printed.count(" are in flight, busiest is ") == 1
+        assert " a request, first token after " in printed
+    assert orbitsplit(monkeypatch, *arguments, "--arrivals-per-s", "1000") == 1
+    assert "requests arrive at 1e+03 per second, the best plan found sustains " in capsys.readouterr().err

@@ -30,9 +30,9 @@ SCENARIOS = Path(leo.__file__).parent / "scenarios"
 NETWORKS = Path(leo.__file__).parents[1] / "networks"
 
 
-def planned() -> osp.Plan:
+def planned(arrivals_per_s: float | None = None) -> osp.Plan:
     network = osp.Network.from_toml(NETWORK)
-    workload = osp.Workload(micro_batches=4, prompt_tokens=16, new_tokens=4)
+    workload = osp.Workload(micro_batches=4, prompt_tokens=16, new_tokens=4, arrivals_per_s=arrivals_per_s)
     return osp.plan(PROFILE, network, workload, explain=True, chunk_tokens=None)
 
 
@@ -53,6 +53,7 @@ def problem_with_everything() -> dict[str, Any]:
 
 DOCUMENTS: dict[str, tuple[str, Callable[[], Any]]] = {
     "plan": ("plan", lambda: planned().to_dict()),
+    "plan at a rate": ("plan", lambda: planned(arrivals_per_s=0.001).to_dict()),
     "plan by hand": ("plan", lambda: osp.Plan.manual([1], 3, codecs=["int8"]).to_dict()),
     "problem": ("problem", lambda: osp.Problem.from_dict(PROBLEM).to_dict()),
     "problem with everything": ("problem", problem_with_everything),
@@ -112,6 +113,7 @@ BROKEN: list[tuple[str, list[str | int], Any]] = [
     ("plan", ["stages", 0, "end"], 3),
     ("plan", ["stages", 0, "memory_bytes"], "8 GB"),
     ("plan", ["workload", "acceptance"], 1.5),
+    ("plan", ["workload", "arrivals_per_s"], 0),
     ("plan", ["prediction", "stages"], 1.0),
     ("problem", ["nodes", 0, "memory_bytes"], -1),
     ("problem", ["order"], "any"),

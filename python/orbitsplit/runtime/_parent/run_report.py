@@ -103,6 +103,7 @@ class Run:
         if predicted is None or self.sequences != self.groups * plan.workload.batch_size:
             return None
         is_planned = (self.groups, self.new_tokens) == (plan.workload.micro_batches, plan.workload.new_tokens)
+        is_planned = is_planned and plan.workload.arrivals_per_s is None
         is_same_prompt = self.prompt_tokens == plan.workload.prompt_tokens
         if is_planned and is_same_prompt:
             return self._beside(predicted.prefill_s, predicted.decode_s)

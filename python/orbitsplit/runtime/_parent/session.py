@@ -122,11 +122,12 @@ class Settings:
     def limits(self, plan: Plan, ready: Sequence[Ready]) -> Limits:
         """Return how much may be in flight, as far as the stages that are ready tell."""
         micro_batches, stages = plan.workload.micro_batches, len(plan.stages)
+        has_rate = plan.workload.arrivals_per_s is not None
         return Limits(
             most_groups=self.most_groups or max(micro_batches, stages),
-            most_sequences=self.most_groups or _MOST_SEQUENCES,
-            most_packs=micro_batches if micro_batches > 1 else stages,
-            pack_tokens=self.max_batch_tokens or _PACK_TOKENS,
+            most_sequences=self.most_groups or (plan.workload.sequences if has_rate else _MOST_SEQUENCES),
+            most_packs=micro_batches if micro_batches > 1 or has_rate else stages,
+            pack_tokens=self.max_batch_tokens or max(_PACK_TOKENS, plan.workload.batch_size if has_rate else 1),
             cache_tokens=cache_tokens(plan, ready),
             prefix_tokens=self.prefix_cache_tokens,
             most_prompts=plan.prompts_under_way,
