@@ -105,7 +105,7 @@ def _rounded(shift: Floats, matrix: npt.NDArray[np.float64], inverse: npt.NDArra
 
 def _nearest_inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the inverse of a matrix, of numbers of float16 if these give back a row of signs. Raises LinAlgError."""
-    inverse = np.linalg.inv(matrix)
+    inverse: npt.NDArray[np.float64] = np.linalg.inv(matrix).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = inverse.astype(np.float16).astype(np.float64)
         errors = np.linalg.norm(rounded @ matrix - np.eye(len(matrix)), axis=1)
