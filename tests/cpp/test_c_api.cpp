@@ -388,8 +388,8 @@ Bytes bytes_of_hex(const std::string& hex) {
 }
 
 // Frames that Python made with the codecs of the same file, byte for byte, and what they decode to.
-void test_frames_of_python(orbitsplit_codebook* book, const std::string& folder) {
-    std::ifstream lines(folder + "/small.txt");
+void test_frames_of_python(orbitsplit_codebook* book, const std::string& path) {
+    std::ifstream lines(path);
     int cut = 0;
     int level = 0;
     std::int64_t rows = 0;
@@ -452,7 +452,12 @@ void test_codebook(const std::string& folder) {
                 "cut 3 was not calibrated");
     CHECK_FAILS(orbitsplit_codebook_codec(book, 2, 3, &codec, &error), ORBITSPLIT_NOT_FOUND,
                 "cut 2 has levels 0 to 2, not 3");
-    test_frames_of_python(book, folder);
+    test_frames_of_python(book, folder + "/small.txt");
+    orbitsplit_codebook_free(book);
+    // Of version 2, with matrices in float16.
+    CHECK_OK(orbitsplit_codebook_open((folder + "/half.safetensors").c_str(), &book, &error));
+    CHECK(orbitsplit_codebook_id(book) == 0x731c5f2a6829895dU);
+    test_frames_of_python(book, folder + "/half.txt");
     orbitsplit_codebook_free(book);
     orbitsplit_codebook_free(nullptr);
     CHECK(orbitsplit_codebook_id(nullptr) == 0 && orbitsplit_codebook_cut_count(nullptr) == 0);

@@ -1,9 +1,10 @@
-"""Write tests/data/codebooks: a codebook file that every later version must read, and frames of its levels.
+"""Write tests/data/codebooks: codebook files that every later version must read, and frames of their levels.
 
     python -m tests.golden.make_codebook
 
-A line of small.txt has a cut, a level, the rows of an array of float32, and as hex the array, its frame and what that
-decodes to, all made with the Python package. Readers in other languages are compared with them.
+small is of version 1, half of version 2, with its matrices in float16. A line of small.txt or half.txt has a cut, a
+level, the rows of an array of float32, and as hex the array, its frame and what that decodes to, all made with the
+Python package. Readers in other languages are compared with them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 import orbitsplit as osp
+from orbitsplit._codebook.halves import MATRICES
 from tests.golden.make_calibrated_frames import codecs
 from tests.support.paths import DATA
 
 FOLDER = DATA / "codebooks"
-BOOK = FOLDER / "small.safetensors"
-FRAMES = FOLDER / "small.txt"
+NAMES = ("small", "half")
 WIDTH = 8
 ROWS = (3, 70)
 SCALARS = ("rounding", "shrink", "hadamard")
@@ -40,10 +41,16 @@ def entry(number: int, name: str, parameters: dict[str, object], tensors: dict[s
     )
 
 
-def book() -> osp.Codebook:
+def halves(parameters: dict[str, object]) -> dict[str, object]:
+    """Return parameters with the matrices in float16."""
+    return {key: value.astype(np.float16) if key in MATRICES else value for key, value in parameters.items()}
+
+
+def book(name: str) -> osp.Codebook:
     """Return a codebook with a level for each kind of codec: fixed at cut 2, calibrated at 2 and 11."""
     tensors: dict[str, np.ndarray] = {}
-    made = [entry(k, name, parameters, tensors) for k, (name, parameters) in enumerate(codecs(WIDTH))]
+    kinds = [(kind, halves(given) if name == "half" else given) for kind, given in codecs(WIDTH)]
+    made = [entry(k, kind, parameters, tensors) for k, (kind, parameters) in enumerate(kinds)]
     fixed = osp.CodebookEntry(level=made[0].level, codec="int8:16")
     return osp.Codebook(
         osp.CalibratedModel(
@@ -62,18 +69,19 @@ def book() -> osp.Codebook:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    made = book()
-    made.save(BOOK)
-    lines = []
-    for rows in ROWS:
-        x = np.random.default_rng(rows).standard_normal((rows, WIDTH)).astype(np.float32) * 2
-        x[0] *= 100
-        for cut in made.cuts:
-            for level in range(len(made.levels(cut))):
-                frame = osp.compress(x, codec=made[cut, level])
-                decoded = osp.decompress(frame, made)
-                lines.append(f"{cut} {level} {rows} {x.tobytes().hex()} {frame.hex()} {decoded.tobytes().hex()}\n")
-    FRAMES.write_text("".join(lines), encoding="ascii")
+    for name in NAMES:
+        made = book(name)
+        made.save(FOLDER / f"{name}.safetensors")
+        lines = []
+        for rows in ROWS:
+            x = np.random.default_rng(rows).standard_normal((rows, WIDTH)).astype(np.float32) * 2
+            x[0] *= 100
+            for cut in made.cuts:
+                for level in range(len(made.levels(cut))):
+                    frame = osp.compress(x, codec=made[cut, level])
+                    decoded = osp.decompress(frame, made)
+                    lines.append(f"{cut} {level} {rows} {x.tobytes().hex()} {frame.hex()} {decoded.tobytes().hex()}\n")
+        (FOLDER / f"{name}.txt").write_text("".join(lines), encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <utility>
 
+#include "support/float_bits.hpp"
+
 namespace orbitsplit::c_api {
 
 namespace {
@@ -95,8 +97,9 @@ Codebook::Codebook(std::vector<std::byte> bytes) : bytes_(std::move(bytes)), fil
     const Json* format = document.find("format");
     if (format == nullptr || format->text != "orbitsplit-codebook")
         refuse("its format is not orbitsplit-codebook");
-    if (const double version = number(document, "version", "its document"); version != 1)
-        refuse("its version is " + std::to_string(version) + ", this reader knows 1");
+    // Version 2 has matrices in float16 too.
+    if (const double version = number(document, "version", "its document"); version != 1 && version != 2)
+        refuse("its version is " + std::to_string(version) + ", this reader knows 1 and 2");
     id_ =
         integer<std::uint64_t>(member(document, "id", "its document", Json::Kind::string).text, 16, "its id");
     if (id_ == 0) refuse("its id is 0, which stands for no codebook");
@@ -129,6 +132,20 @@ std::vector<float> Codebook::floats(const CodebookLevel& level, const char* name
     return numbers;
 }
 
+std::vector<float> Codebook::matrix(const CodebookLevel& level, const char* name) const {
+    const auto found = level.arrays.find(name);
+    if (found == level.arrays.end() || file_.tensors.at(found->second).dtype != "F16")
+        return floats(level, name);
+    const std::span<const std::byte> bytes = file_.tensors.at(found->second).bytes;
+    std::vector<float> numbers(bytes.size() / sizeof(std::uint16_t));
+    for (std::size_t i = 0; i < numbers.size(); ++i) {
+        std::uint16_t half = 0;
+        std::memcpy(&half, bytes.data() + i * sizeof half, sizeof half);
+        numbers[i] = float_bits::single_from_half(half);
+    }
+    return numbers;
+}
+
 std::vector<std::uint8_t> Codebook::codes(const CodebookLevel& level, const char* name) const {
     const Tensor* found = tensor(level, name, "U8");
     if (found == nullptr) return {};
@@ -149,8 +166,8 @@ CalibratedCodec Codebook::codec_of(int cut, int index) const {
         .rounding = level.rounding,
         .shrink = level.shrink,
         .hadamard = level.hadamard,
-        .matrix = floats(level, "matrix"),
-        .inverse = floats(level, "inverse"),
+        .matrix = matrix(level, "matrix"),
+        .inverse = matrix(level, "inverse"),
         .tables = {},
         .table_of_channel = codes(level, "table_of_channel"),
     };

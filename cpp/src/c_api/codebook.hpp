@@ -46,6 +46,7 @@ class Codebook {
 
   private:
     std::vector<float> floats(const CodebookLevel& level, const char* name) const;
+    std::vector<float> matrix(const CodebookLevel& level, const char* name) const;  // of float32 or float16
     std::vector<std::uint8_t> codes(const CodebookLevel& level, const char* name) const;
     const Tensor* tensor(const CodebookLevel& level, const char* name, std::string_view dtype) const;
 

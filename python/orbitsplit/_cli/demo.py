@@ -19,16 +19,18 @@ except ModuleNotFoundError as error:
 
 from orbitsplit._io.units import format_bytes
 from orbitsplit._models.source import demo_model, load_tokenizer, open_model
+from orbitsplit._planner.baselines import WITHOUT_COMPRESSION
 from orbitsplit._plans.timeline import timeline
 
 from . import views
-from .codebook_cache import codebook_folder, kept_codebook
+from .demo_cache import kept_codebook, kept_folder, kept_profile
+from .progress import ProgressBars
 
 # Passages of CPython's documentation to continue; the codecs are fitted to the others.
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
-# Less than the defaults of `calibrate`, for a codebook within a minute.
+# Less than the defaults of `calibrate`, for a codebook within two minutes.
 _CODECS, _LEVELS = ("klt",), (3.2, 2.4)
-_FIT_ROWS, _MEASURED_ROWS = 24, 2
+_FIT_ROWS, _MEASURED_ROWS = 16, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,14 @@ class Settings:
     micro_batches: int = 4
     loss_budget: float = 0.1
     output: Path = Path("demo-output")
+    is_fresh: bool = False  # measures and calibrates again what an earlier demo kept
 
 
 def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict[str, Any]:
     """Run the demo, print each step to `console`, write plan, trace and timeline, and return all figures."""
 
-    def progress_bars() -> views.ProgressBars:
-        return views.ProgressBars(console, is_visible=not is_quiet)
+    def progress_bars() -> ProgressBars:
+        return ProgressBars(console, is_visible=not is_quiet)
 
     with progress_bars() as progress:
         model = (
@@ -62,29 +65,22 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
         new_tokens=settings.new_tokens,
     )
 
-    console.rule("1. profile: the cost of each layer on this machine, one thread")
+    views.heading(console, "1. profile: the cost of each layer on this machine, one thread")
     with progress_bars() as progress:
-        profile = osp.profile(model, prompt_tokens=settings.prompt_tokens, measure=True, progress=progress)
+        profile = _profile(console, model, settings, progress)
     views.profile(console, profile)
     _show_why_split(console, profile, network)
 
-    console.rule("2. calibrate: codecs fitted to the activations at each cut")
+    views.heading(console, "2. calibrate: codecs fitted to the activations at each cut")
     with progress_bars() as progress:
         book = _codebook(console, model, tokenizer, settings, progress)
     views.codebook(console, book)
 
-    console.rule("3. plan: cuts, nodes, order and codecs, optimised together")
+    views.heading(console, "3. plan: cuts, nodes, order and codecs, optimised together")
     budget = settings.loss_budget
-    plan = osp.plan(
-        profile,
-        network,
-        workload,
-        codebook=book,
-        loss_budget=budget,
-        rows="auto",
-        chunk_tokens="auto",
-        explain=True,
-    )
+    decided: dict[str, Any] = {"rows": "auto", "chunk_tokens": "auto"}
+    plan = osp.plan(profile, network, workload, codebook=book, loss_budget=budget, explain=True, **decided)
+    plain = osp.plan(profile, network, workload, **decided)
     problem = osp.build_problem(
         profile,
         network,
@@ -96,8 +92,9 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     alternatives = osp.alternatives(problem, tied_bytes=profile.tied_bytes)
     views.plan(console, plan, book)
     views.alternatives(console, plan, alternatives)
+    _show_what_it_buys(console, plan, plain, alternatives)
 
-    console.rule(f"4. run: {len(plan.stages)} processes, links and slow nodes emulated")
+    views.heading(console, f"4. run: {len(plan.stages)} processes, links and slow nodes emulated")
     prompts = _passages(tokenizer, _PROMPT_TOPICS, settings.prompt_tokens)
     with progress_bars() as progress, osp.Pipeline(plan, model, codebook=book, progress=progress) as pipe:
         rows = torch.cat([prompts] * -(-workload.sequences // len(prompts)))[: workload.sequences]
@@ -111,6 +108,7 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     views.run(console, measured)
     views.prediction(console, plan, measured)
 
+    views.heading(console, "5. look at it")
     settings.output.mkdir(parents=True, exist_ok=True)
     plan.save(settings.output / "plan.json")
     book.save(settings.output / "book.safetensors")
@@ -118,8 +116,14 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     picture = settings.output / "timeline.png"
     timeline({"predicted": osp.simulate(plan), "measured": measured.trace}, picture)
     page = osp.report(plan, measured.trace, network, path=settings.output / "report.html")
-    console.print(f"plan, codebook, trace and the timeline (predicted above measured) are in {settings.output}/")
-    console.print(f"open {page} in a browser: stages, alternatives, and both timelines to zoom", highlight=False)
+    console.print(
+        f"plan, codebook, trace and the timeline (predicted above measured) are in {settings.output}/",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"open {page} in a browser: stages, alternatives, and both timelines to zoom", highlight=False, soft_wrap=True
+    )
     return {
         "plan": plan.to_dict(),
         "alternatives": [asdict(alternative) for alternative in alternatives],
@@ -130,8 +134,22 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     }
 
 
+def _profile(console: Console, model: Path | str, settings: Settings, progress: ProgressBars) -> osp.ModelProfile:
+    """Return the profile that an earlier demo measured on this machine with the same settings, or a new one."""
+    # More rows than there are sequences are in no plan, and each number of rows takes seconds.
+    options: dict[str, Any] = {"prompt_tokens": settings.prompt_tokens, "rows": settings.micro_batches}
+
+    def measure() -> osp.ModelProfile:
+        return osp.profile(model, measure=True, progress=progress, **options)
+
+    profile, was_kept = kept_profile(model, options, measure, is_fresh=settings.is_fresh)
+    if was_kept:
+        console.print(f"measured before on this machine, and kept in {kept_folder()}", highlight=False, soft_wrap=True)
+    return profile
+
+
 def _codebook(
-    console: Console, model: Path | str, tokenizer: Any, settings: Settings, progress: views.ProgressBars
+    console: Console, model: Path | str, tokenizer: Any, settings: Settings, progress: ProgressBars
 ) -> osp.Codebook:
     """Return the codebook that an earlier demo calibrated with the same settings, or a new one."""
     texts = [text for topic, text in sorted(pydoc_data.topics.topics.items()) if topic not in _PROMPT_TOPICS]
@@ -141,14 +159,15 @@ def _codebook(
         "prompt_tokens": settings.prompt_tokens,
         "fit_samples": _FIT_ROWS,
         "measure_samples": _MEASURED_ROWS,
+        "cuts": "inner",
     }
 
-    def calibrate() -> osp.Codebook:
-        return osp.calibrate(model, texts, tokenizer=tokenizer, progress=progress, **options)
+    def calibrate(checkpoint: Path | None) -> osp.Codebook:
+        return osp.calibrate(model, texts, tokenizer=tokenizer, checkpoint=checkpoint, progress=progress, **options)
 
-    book, was_kept = kept_codebook(model, texts, options, calibrate)
+    book, was_kept = kept_codebook(model, texts, options, calibrate, is_fresh=settings.is_fresh)
     if was_kept:
-        console.print(f"calibrated before, and kept in {codebook_folder()}", highlight=False)
+        console.print(f"calibrated before, and kept in {kept_folder()}", highlight=False, soft_wrap=True)
     return book
 
 
@@ -169,3 +188,23 @@ def _show_why_split(console: Console, profile: osp.ModelProfile, network: osp.Ne
         f"{format_bytes(largest.memory_bytes)}",
         highlight=False,
     )
+
+
+def _show_what_it_buys(
+    console: Console, plan: osp.Plan, plain: osp.Plan, alternatives: Sequence[osp.Alternative]
+) -> None:
+    """Say how much sooner the plan is than the best one that does not compress, and than the best simple rule."""
+    assert plan.prediction is not None
+    assert plain.prediction is not None
+    times = plain.prediction.total_s / plan.prediction.total_s
+    texts = [f"compression: {times:.1f} times sooner than the best plan without ({plain.prediction.total_s:.3g} s)"]
+    totals = {
+        other.name: other.total_s
+        for other in alternatives
+        if other.total_s is not None and not other.breaks and other.name != WITHOUT_COMPRESSION
+    }
+    if totals:
+        best = min(totals, key=totals.__getitem__)
+        times = totals[best] / plan.prediction.total_s
+        texts.append(f"planning: {times:.1f} times sooner than the best rule that keeps the limits, {best}")
+    console.print("; ".join(texts), highlight=False, soft_wrap=True)

@@ -31,6 +31,7 @@ from .options import (
     err,
     out,
     print_json,
+    progress_bars,
 )
 from .outputs import check_writable, save
 
@@ -157,7 +158,9 @@ def report(
     Example: `orbitsplit report plan.json -o report.html`
     """
     check_writable(output)
-    osp.report(*documents, path=output, title=title, hours=hours, time_limit_s=time_limit)
+    with progress_bars() as progress:
+        progress("drawing the page", None)
+        osp.report(*documents, path=output, title=title, hours=hours, time_limit_s=time_limit)
     size = output.stat().st_size
     if as_json:
         print_json({"file": str(output), "bytes": size})

@@ -26,6 +26,7 @@ from .options import (
     app,
     out,
     print_json,
+    progress_bars,
 )
 from .outputs import check_writable
 
@@ -76,28 +77,32 @@ def pareto(
         if network is None:
             raise ValueError("--over latency needs --network")
         profiled = load(osp.ModelProfile, problem)
-        front = osp.pareto(
-            profiled,
-            over,
-            network=load_network(network),
-            workload=osp.Workload(
+        of_latency: dict[str, Any] = {
+            "network": load_network(network),
+            "workload": osp.Workload(
                 micro_batches=sequences,
                 prompt_tokens=profiled.prompt_tokens,
                 new_tokens=new_tokens,
                 acceptance=acceptance,
             ),
-            codebook=load_optional(osp.Codebook, codebook),
-            max_accuracy_drop=max_accuracy_drop,
-            **search,
-        )
+            "codebook": load_optional(osp.Codebook, codebook),
+            "max_accuracy_drop": max_accuracy_drop,
+        }
+        with progress_bars() as progress:
+            progress("searching for the front", None)
+            front = osp.pareto(profiled, over, **of_latency, **search)
     else:
         if network is not None:
             raise ValueError(f"--network is for --over latency, not for --over {over}")
         shown = [load(osp.Problem, problem)]
-        front = osp.pareto(shown[0], over, objective=objective, **search)
+        with progress_bars() as progress:
+            progress("searching for the front", None)
+            front = osp.pareto(shown[0], over, objective=objective, **search)
     if output is not None and output.suffix == ".html":
         limit_s = _REPORT_LIMIT_S if time_limit is None else time_limit
-        osp.report(front, *shown, path=output, objective=objective, time_limit_s=limit_s)
+        with progress_bars() as progress:
+            progress("drawing the page", None)
+            osp.report(front, *shown, path=output, objective=objective, time_limit_s=limit_s)
     elif output is not None:
         write_text(output, json.dumps(front.to_dict(), indent=1) + "\n")
     if as_json:

@@ -39,10 +39,15 @@ def load_optional(kind: Loadable[Loaded], path: Path | None) -> Loaded | None:
 
 
 def load_network(path: Path) -> osp.Network:
-    """Return the network in a file; if a scenario has its name instead, the error says how to write its network."""
+    """Return the network in a file, or the sample of this name if there is no such file.
+
+    If a scenario has the name instead, the error says how to write its network.
+    """
     try:
         return load(osp.Network, path)
     except FileNotFoundError:
+        if path.name == str(path) and (resources.files("orbitsplit") / "networks" / f"{path}.toml").is_file():
+            return osp.Network.sample(str(path))
         # Looked up as a file, because orbitsplit.leo needs sgp4.
         scenarios = resources.files("orbitsplit") / "leo" / "scenarios"
         if path.name != str(path) or not (scenarios / f"{path}.toml").is_file():

@@ -60,13 +60,17 @@ def leo(
     fleet = loaded.constellation
     if not 0 < hours <= 24 * 30:
         raise ValueError(f"hours is {hours:g}, must be over 0 and at most 720")
-    contacts = fleet.contacts(fleet.epoch, fleet.epoch + timedelta(hours=hours)) if fleet.stations else ()
+    with progress_bars() as progress:
+        progress("computing contacts", None)
+        contacts = fleet.contacts(fleet.epoch, fleet.epoch + timedelta(hours=hours)) if fleet.stations else ()
     when = fleet.epoch if at is None else _instant(at)
     if at is None and contacts:
         when = contacts[0].highest
     network = loaded.network(when)
     if output is not None and output.suffix == ".html":
-        osp.report(loaded, path=output, hours=hours)
+        with progress_bars() as progress:
+            progress("drawing the page", None)
+            osp.report(loaded, path=output, hours=hours)
     else:
         save(network, output)
     if as_json:
@@ -76,7 +80,9 @@ def leo(
     _show_satellites(loaded)
     _show_contacts(contacts, hours)
     _show_network(network, when)
-    findings = loaded.lint(hours=hours, transfer_bytes=transfer)
+    with progress_bars() as progress:
+        progress("looking for conflicts", None)
+        findings = loaded.lint(hours=hours, transfer_bytes=transfer)
     for finding in findings[:_MOST_ROWS]:
         out.print(escape(str(finding)), highlight=False, soft_wrap=True)
     _show_rest(len(findings), "findings")

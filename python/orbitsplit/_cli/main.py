@@ -1,17 +1,20 @@
 """The command line: each command parses, calls one public function and prints. Whatever it does, the API can do.
 
-options   the app, its global options, and options that commands share
-inputs    files that are read, before anything that takes seconds to import
-outputs   files that are written
-planning  solve, profile, convert, calibrate, verify, plan
-fronts    pareto
-documents problem, explain, export, schema, report
-running   simulate, run, serve, demo
-hosts     credentials, node
-leo       leo, bench paper
-flights   fly
-views     results as tables
-logs      the log on standard error
+options      the app, its global options, and options that commands share
+inputs       files that are read, before anything that takes seconds to import
+outputs      files that are written
+first_steps  init, demo
+planning     solve, profile, convert, calibrate, verify, plan
+fronts       pareto
+documents    problem, explain, export, schema, report
+running      simulate, run, serve
+live         top
+hosts        credentials, node, nodes
+leo          leo, bench paper
+flights      fly
+views        results as tables
+progress     bars and lines while something takes seconds
+logs         the log on standard error
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ import sys
 import orbitsplit as osp
 
 # Imported for their commands, which --help lists in this order.
+from . import first_steps  # noqa: F401
+
+# isort: split
 from . import planning  # noqa: F401
 
 # isort: split
@@ -32,6 +38,9 @@ from . import documents  # noqa: F401
 
 # isort: split
 from . import running  # noqa: F401
+
+# isort: split
+from . import live  # noqa: F401
 
 # isort: split
 from . import hosts  # noqa: F401

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from typer.core import TyperGroup
 
 import orbitsplit as osp
 
 from . import logs, views
+from .progress import ProgressBars, interrupted
 
 # Invalid input (a file, a key, a value) exits with 2, as click does for invalid arguments; work that failed, with 1.
 BAD_INPUT, FAILED = 2, 1
 
+# What a shell takes for a command that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """The commands; Ctrl-C ends them with one line that says what was kept."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # of typer's own copy of click
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            err.print(escape(interrupted()), highlight=False, soft_wrap=True)
+            raise typer.Exit(_INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="orbitsplit",
+    cls=_Commands,
     help="Split a model over several weak machines joined by slow links: plan, compress, run.",
     no_args_is_help=True,
     add_completion=False,
@@ -115,6 +136,22 @@ CredentialsFile = Annotated[
         "--credentials", envvar="ORBITSPLIT_CREDENTIALS", help="File of `orbitsplit credentials`, for --coordinator."
     ),
 ]
+# Settings of generation, named as in transformers' generate. Without one, that of the model's generation config holds.
+TopK = Annotated[int | None, typer.Option(min=0, help="Top-k of sampling. Default: the model's.")]
+MinP = Annotated[float | None, typer.Option(min=0, max=1, help="Least probability, relative to the likeliest token's.")]
+TypicalP = Annotated[float | None, typer.Option(min=0, max=1, help="Typical-p of sampling.")]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option(min=0, help="Logits of tokens of prompt and text are divided by it; 1: none.")
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Subtracted from the logits of tokens that were generated, as OpenAI defines it.")
+]
+FrequencyPenalty = Annotated[float | None, typer.Option(help="The same for each time that a token was generated.")]
+NoRepeatNgramSize = Annotated[
+    int | None, typer.Option(min=0, help="No sequence of so many tokens comes twice; 0: off.")
+]
+MinNewTokens = Annotated[int | None, typer.Option(min=0, help="Tokens to generate before the text may end.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the text of a prompt; repeatable.")]
 LinksFile = Annotated[Path | None, typer.Option("--links", help="Conditions of the links over time (TOML).")]
 
 
@@ -139,12 +176,15 @@ def configure(
     if verbose and quiet:
         raise ValueError("--verbose and --quiet exclude each other")
     logs.configure(verbosity=verbose, is_quiet=quiet)
+    if quiet or not err.is_terminal:
+        # Bars of the libraries of models are one long line in a log file; our own lines say what is under way.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logs.log.debug("orbitsplit %s, Python %s", osp.__version__, platform.python_version())
 
 
-def progress_bars() -> views.ProgressBars:
+def progress_bars() -> ProgressBars:
     """Return progress bars on standard error, which stay invisible with --quiet."""
-    return views.ProgressBars(err, is_visible=not logs.is_quiet())
+    return ProgressBars(err, is_visible=not logs.is_quiet())
 
 
 def print_json(data: Any) -> None:

@@ -56,6 +56,7 @@ from .options import (
     progress_bars,
 )
 from .outputs import check_new_folder, check_writable, save
+from .progress import keeps
 
 
 @app.command()
@@ -77,10 +78,13 @@ def solve(
     """
     loaded = load(osp.Problem, problem)
     limits: dict[str, Any] = {"max_nodes": max_nodes, "time_limit_s": time_limit, "threads": threads}
-    solution = osp.solve(loaded, objective=objective, gap=gap, **limits)
     certified = None
-    if certificate:
-        certified = osp.certificate(loaded, solution, objective=objective, **limits)
+    with progress_bars() as progress:
+        progress("searching for the best plan", None)
+        solution = osp.solve(loaded, objective=objective, gap=gap, **limits)
+        if certificate:
+            progress("searching for alternatives", None)
+            certified = osp.certificate(loaded, solution, objective=objective, **limits)
     if as_json:
         record = _solution_record(solution)
         print_json(record if certified is None else {**record, "certificate": certified.to_dict()})
@@ -257,6 +261,8 @@ def calibrate(
     find_model(model)
     from orbitsplit.calibration import CODECS, LEVELS
 
+    partial = output.with_name(output.name + ".partial")
+    keeps(partial, "what was finished, and the same command resumes")
     with progress_bars() as progress:
         book = osp.calibrate(
             model,
@@ -267,7 +273,7 @@ def calibrate(
             prompt_tokens=prompt_tokens,
             weights=weights or (),
             seed=seed,
-            checkpoint=output.with_name(output.name + ".partial"),
+            checkpoint=partial,
             progress=progress,
         )
     save(book, output)
@@ -380,32 +386,36 @@ def plan(
     check_writable(output)
     loaded = load(osp.ModelProfile, profile)
     book = load_optional(osp.Codebook, codebook)
-    result = osp.plan(
-        loaded,
-        load_network(network),
-        osp.Workload(
-            micro_batches=micro_batches,
-            prompt_tokens=loaded.prompt_tokens,
-            new_tokens=new_tokens,
-            batch_size=loaded.batch_size,
-            acceptance=acceptance,
-            arrivals_per_s=arrivals_per_s,
-        ),
-        codebook=book,
-        loss_budget=loss_budget,
-        max_accuracy_drop=max_accuracy_drop,
-        order=order,
-        pins=_pins(pin or []),
-        weights=weight_options(weights or [], book),
-        chunk_tokens=_count_or_auto("--chunk-tokens", chunk_tokens, "tokens"),
-        draft_tokens=_count_or_auto("--draft-tokens", draft_tokens, "guesses"),
-        rows=_rows(rows),
-        objective=objective,
-        max_nodes=max_nodes,
-        time_limit_s=time_limit,
-        threads=threads,
-        explain=explain,
+    nodes = load_network(network)
+    workload = osp.Workload(
+        micro_batches=micro_batches,
+        prompt_tokens=loaded.prompt_tokens,
+        new_tokens=new_tokens,
+        batch_size=loaded.batch_size,
+        acceptance=acceptance,
+        arrivals_per_s=arrivals_per_s,
     )
+    with progress_bars() as progress:
+        progress("searching for the best plan", None)
+        result = osp.plan(
+            loaded,
+            nodes,
+            workload,
+            codebook=book,
+            loss_budget=loss_budget,
+            max_accuracy_drop=max_accuracy_drop,
+            order=order,
+            pins=_pins(pin or []),
+            weights=weight_options(weights or [], book),
+            chunk_tokens=_count_or_auto("--chunk-tokens", chunk_tokens, "tokens"),
+            draft_tokens=_count_or_auto("--draft-tokens", draft_tokens, "guesses"),
+            rows=_rows(rows),
+            objective=objective,
+            max_nodes=max_nodes,
+            time_limit_s=time_limit,
+            threads=threads,
+            explain=explain,
+        )
     save(result, output)
     if as_json:
         print_json(result.to_dict())

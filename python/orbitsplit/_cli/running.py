@@ -1,4 +1,4 @@
-"""Commands that run plans: simulate, run, serve, demo."""
+"""Commands that run plans: simulate, run, serve."""
 
 from __future__ import annotations
 
@@ -28,16 +28,23 @@ from .options import (
     Coordinator,
     CredentialsFile,
     ExactResume,
+    FrequencyPenalty,
     Json,
     LinksFile,
+    MinNewTokens,
+    MinP,
     ModelOfPlan,
+    NoRepeatNgramSize,
     Output,
-    OutputFolder,
     PlanFile,
-    PromptTokens,
+    PresencePenalty,
     Rebalance,
+    RepetitionPenalty,
     ReplanNetwork,
     ReplanProfile,
+    Stop,
+    TopK,
+    TypicalP,
     WeightModels,
     Weights,
     app,
@@ -46,7 +53,8 @@ from .options import (
     print_json,
     progress_bars,
 )
-from .outputs import check_folder, check_trace, save_trace
+from .outputs import check_trace, save_trace
+from .progress import ProgressBars
 
 # More guesses of a small model are seldom all right.
 _ASSISTANT_TOKENS = 8
@@ -79,7 +87,16 @@ def run_plan(
     ] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Sample tokens instead of taking the likeliest.")] = False,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature. Default: the model's.")] = None,
+    top_k: TopK = None,
     top_p: Annotated[float | None, typer.Option(help="Top-p of sampling. Default: the model's.")] = None,
+    min_p: MinP = None,
+    typical_p: TypicalP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    presence_penalty: PresencePenalty = None,
+    frequency_penalty: FrequencyPenalty = None,
+    no_repeat_ngram_size: NoRepeatNgramSize = None,
+    min_new_tokens: MinNewTokens = None,
+    stop: Stop = None,
     seed: Annotated[int | None, typer.Option(help="Seed of sampling. Default: a random one.")] = None,
     prompt_lookup: Annotated[
         int | None,
@@ -137,7 +154,16 @@ def run_plan(
     sampling: dict[str, Any] = {
         "do_sample": sample,
         "temperature": temperature,
+        "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "min_new_tokens": min_new_tokens,
+        "stop_strings": stop,
         "seed": seed,
         "prompt_lookup_num_tokens": prompt_lookup,
         "num_assistant_tokens": guesses,
@@ -160,6 +186,8 @@ def run_plan(
                 progress.stop()
                 views.begin_text(out, prompt[0])
                 sampling["streamer"] = _text_streamer(tokenizer)
+            if stop:
+                sampling["tokenizer"] = tokenizer
             texts = pipe.generate(tokens.input_ids, tokens.attention_mask, max_new_tokens=count, **sampling)
     continued = tokenizer.batch_decode(texts[:, tokens.input_ids.shape[1] :], skip_special_tokens=True)
     shown = [] if "streamer" in sampling else list(zip(prompt, continued, strict=True))
@@ -300,43 +328,7 @@ def serve(
         )
 
 
-@app.command()
-def demo(
-    model: Annotated[
-        str | None, typer.Option(help="Model directory, GGUF file or hub id. Default: Gemma 3 270M.")
-    ] = None,
-    network: Annotated[Path | None, typer.Option(help="Network (TOML). Default: four CubeSats.")] = None,
-    prompt_tokens: PromptTokens = 128,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 24,
-    loss_budget: Annotated[float, typer.Option(help="Largest loss in nats per token.")] = 0.1,
-    output: OutputFolder = Path("demo-output"),
-    as_json: Json = False,
-) -> None:
-    """Plan, compress and run a real language model over four emulated satellites.
-
-    Example: `orbitsplit demo --new-tokens 16`
-    """
-    check_folder(output)
-    if model is not None:
-        find_model(model)
-    nodes = osp.Network.sample("cubesat_chain") if network is None else load_network(network)
-    from .demo import Settings
-    from .demo import run as run_demo
-
-    settings = Settings(
-        model=model,
-        network=nodes,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        loss_budget=loss_budget,
-        output=output,
-    )
-    result = run_demo(settings, err if as_json else out, is_quiet=is_quiet())
-    if as_json:
-        print_json(result)
-
-
-def _stand_by(hosts: Hosts, progress: views.ProgressBars) -> None:
+def _stand_by(hosts: Hosts, progress: ProgressBars) -> None:
     """Wait until this coordinator works, with what takes seconds to import already there."""
     lazy_imports.install()
     with no_collections():
@@ -368,7 +360,7 @@ def _follow(rank: int, model: str | None, codebook: Path | None, models: dict[st
 
 def _open(
     inputs: RunInputs,
-    progress: views.ProgressBars,
+    progress: ProgressBars,
     *,
     is_torchrun: bool = False,
     **options: Any,

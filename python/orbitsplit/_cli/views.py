@@ -1,16 +1,14 @@
-"""Results in a terminal: tables and progress bars of the command line and the demo."""
+"""Results in a terminal: tables of the command line and the demo."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import orbitsplit as osp
@@ -19,9 +17,6 @@ from orbitsplit._plans.plan import layer_range
 
 if TYPE_CHECKING:
     from orbitsplit.runtime import FleetStatus
-
-# Seconds between two lines of progress where there is no terminal for a bar, as in a log file.
-_LINE_EVERY_S = 10.0
 
 # Characters of a line where there is no terminal: wider than any table. Rich takes 80, and cuts names to fit.
 _NO_TERMINAL = 1000
@@ -34,42 +29,12 @@ def open_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if is_limited else _NO_TERMINAL)
 
 
-class ProgressBars:
-    """A progress bar per step, driven by the `progress(step, fraction)` callbacks of the library.
-
-    Where there is no terminal, a line now and then.
-    """
-
-    def __init__(self, console: Console, *, is_visible: bool = True) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        # Where there is no terminal, all that rich shows of a transient bar is an empty line.
-        is_shown = is_visible and console.is_terminal
-        self._progress = Progress(*columns, console=console, transient=True, disable=not is_shown)
-        self._tasks: dict[str, Any] = {}
-        self._lines = console if is_visible and not console.is_terminal else None
-        self._next_line_s = time.monotonic() + _LINE_EVERY_S
-
-    def __enter__(self) -> ProgressBars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Show no more progress: something else is printed from now on."""
-        self._progress.stop()
-        self._lines = None
-
-    def __call__(self, step: str, fraction: float) -> None:
-        if self._lines is not None and time.monotonic() >= self._next_line_s:
-            self._lines.print(f"{escape(step)}: {fraction:.0%}", highlight=False)
-            self._next_line_s = time.monotonic() + _LINE_EVERY_S
-        # One bar for "statistics, batch 1 of 128" and the following batches: the step is what precedes the comma.
-        name = step.split(",")[0]
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(step, total=1.0)
-        self._progress.update(self._tasks[name], completed=fraction, description=escape(step))
+def heading(console: Console, title: str) -> None:
+    """Show the title of a part: with a rule in a terminal; elsewhere a rule would be as wide as the widest table."""
+    if console.is_terminal:
+        console.rule(title)
+    else:
+        console.print(f"\n=== {escape(title)}", highlight=False, soft_wrap=True)
 
 
 def profile(console: Console, profile: osp.ModelProfile) -> None:

@@ -32,17 +32,19 @@ from orbitsplit._planner.level_table import LevelTable
 from orbitsplit._planner.problem_parts import Level
 
 from .accuracy import AccuracyCurve
+from .halves import MATRICES
 from .weight_losses import WeightLosses, check_layers, read_weight_losses
 
 FORMAT = "orbitsplit-codebook"
-VERSION = 1
+# Version 2 has matrices in float16 too. Files without are of version 1, which earlier readers know.
+VERSION, OLDEST_VERSION = 2, 1
 
 # What a codec of a codebook is made of.
 _NUMBERS = {entry.name for entry in fields(CalibratedCodec) if entry.init} - {"codebook", "cut", "level"}
 
 
-# A process holds about three copies of the matrices of a codec that encodes and decodes: a test measures that.
-_MATRICES, _ARRAY_COPIES = ("matrix", "inverse"), 3
+# A process has about three copies in float32 of the matrices of a codec that encodes and decodes: a test measures it.
+_MATRIX_COPIES, _MATRIX_ITEM_BYTES = 3, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,8 @@ class Codebook:
     def codec_bytes(self, cut: int, level: int) -> int:
         """Return the memory that the codec of a level takes in a process, in bytes; 0 for a fixed codec."""
         arrays = self._entry(cut, level).arrays
-        return _ARRAY_COPIES * sum(self._tensors[arrays[name]].nbytes for name in _MATRICES if name in arrays)
+        numbers = sum(self._tensors[arrays[name]].size for name in MATRICES if name in arrays)
+        return _MATRIX_COPIES * _MATRIX_ITEM_BYTES * numbers
 
     def table(self, dtype: str = "float32") -> LevelTable:
         """Return what the planner needs: levels with one ratio at all cuts, the least of them, and the loss at each.
@@ -258,7 +261,7 @@ class Codebook:
         weights = {name: asdict(losses) for name, losses in self.weights.items()}
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": VERSION if self._has_halves() else OLDEST_VERSION,
             "id": self.hex_id,
             "model": self.model.to_dict(),
             "entries": {str(cut): [asdict(entry) for entry in entries] for cut, entries in self._entries.items()},
@@ -267,10 +270,12 @@ class Codebook:
             **({"weights": weights} if weights else {}),
         }
 
+    def _has_halves(self) -> bool:
+        return any(self._tensors[name].dtype == np.float16 for name in _tensor_names(self._entries))
+
     def save(self, path: str | Path) -> None:
         """Write the book as one .safetensors file, complete or not at all. Raises ImportError without safetensors."""
-        names = {name for entries in self._entries.values() for e in entries for name in e.arrays.values()}
-        write_tensors(path, {name: self._tensors[name] for name in sorted(names)}, self.to_dict())
+        write_tensors(path, {name: self._tensors[name] for name in _tensor_names(self._entries)}, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Codebook:
@@ -279,7 +284,7 @@ class Codebook:
         Raises:
             ValueError: The file is not a codebook, of another version, or damaged; the message says which.
         """
-        document, tensors = read_tensors(path, FORMAT, VERSION, is_checked=True)
+        document, tensors = read_tensors(path, FORMAT, VERSION, oldest=OLDEST_VERSION, is_checked=True)
         try:
             model = read_model(document["model"])
             book = cls(

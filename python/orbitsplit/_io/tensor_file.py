@@ -82,9 +82,9 @@ def _digest_of(arrays: Arrays) -> str:
 
 
 def read_tensors(
-    path: str | Path, format_name: str, version: int, *, is_checked: bool = False
+    path: str | Path, format_name: str, version: int, *, oldest: int | None = None, is_checked: bool = False
 ) -> tuple[dict[str, Any], Arrays]:
-    """Return the document and the arrays that `write_tensors` wrote.
+    """Return the document and the arrays that `write_tensors` wrote, of a version from `oldest` to `version`.
 
     Arrays are read at each access; with `is_checked`, their checksum is verified first, which reads all of them.
 
@@ -103,9 +103,11 @@ def read_tensors(
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{source} is not a .safetensors file, or damaged: {error}") from error
     found = document if isinstance(document, dict) else {}
-    if (found.get("format"), found.get("version")) != (format_name, version):
+    versions = range(version if oldest is None else oldest, version + 1)
+    if found.get("format") != format_name or found.get("version") not in versions:
+        known = " or ".join(map(str, versions))
         raise ValueError(
-            f"{source}: expected format {quoted(format_name)} version {version}, "
+            f"{source}: expected format {quoted(format_name)} version {known}, "
             f"got {quoted(found.get('format'))} version {quoted(found.get('version'))}"
         )
     if is_checked:

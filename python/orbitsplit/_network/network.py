@@ -20,6 +20,7 @@ from orbitsplit._io.toml import check_table_keys, format_value, parse_toml, quan
 from orbitsplit._io.validation import check_boolean, check_number, check_string, listed, quoted, tuple_of
 
 from .link_ends import end_keys, ends_of
+from .template import template
 
 _NODE_QUANTITIES = {
     "memory": "bytes",
@@ -228,12 +229,21 @@ class Network:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source}: {error}") from None
 
-    def to_toml(self) -> str:
-        """Return the network as TOML text; `from_toml` takes it back."""
+    def to_toml(self, *, comments: bool = False) -> str:
+        """Return the network as TOML text; `from_toml` takes it back.
+
+        With `comments` it is a file to edit: every key is explained, quantities have units, and links that are alike in
+        both directions are one table, which changes their order.
+        """
+        check_boolean("comments", comments)
+        nodes, links = [*map(_node_keys, self.nodes)], [*map(_link_keys, self.links)]
+        pins = [{"node": node, "layers": list(layers)} for node, layers in self.pins]
+        if comments:
+            return template(self.name, nodes, links, pins)
         tables = [f"# Bytes, bytes per second, seconds and FLOP/s.\nname = {format_value(self.name)}\n"]
-        tables += [_table_of("nodes", _node_keys(node)) for node in self.nodes]
-        tables += [_table_of("links", _link_keys(link)) for link in self.links]
-        tables += [_table_of("pins", {"node": node, "layers": list(layers)}) for node, layers in self.pins]
+        tables += [_table_of("nodes", node) for node in nodes]
+        tables += [_table_of("links", link) for link in links]
+        tables += [_table_of("pins", pin) for pin in pins]
         return "\n".join(tables)
 
     def index(self, node: str) -> int:

@@ -26,6 +26,9 @@ from .tied_weights import TiedBytes, check_tied_bytes
 from .uniform_weights import best_uniform
 from .unsplit import Unsplit, fastest_first, unsplit
 
+# The name of the alternative that compresses nothing.
+WITHOUT_COMPRESSION = "best without compression"
+
 
 class Span(NamedTuple):
     """Layers [start, stop) on a node, before a level is chosen."""
@@ -223,8 +226,8 @@ def uncompressed(problem: Problem) -> Alternative:
     bare = without_compression(problem)
     best = solve(bare)
     if not best.stages:
-        return Alternative("best without compression", None, best.reason or "")
-    return scored(bare, "best without compression", best.stages)
+        return Alternative(WITHOUT_COMPRESSION, None, best.reason or "")
+    return scored(bare, WITHOUT_COMPRESSION, best.stages)
 
 
 def _finite(seconds: float) -> float | None:

@@ -23,7 +23,7 @@ from orbitsplit._models.gguf import Progress
 from orbitsplit._profiling.timing import machine_name
 
 from ._activation_hooks import ActivationHooks
-from ._candidates import KINDS, TRAINED, Sources, best_first, candidates, worth_keeping
+from ._candidates import KINDS, TRAINED, Candidate, Sources, best_first, candidates, worth_keeping
 from ._checkpoint import Checkpoint, State
 from ._data import Data, Samples, frozen, is_causal, is_classifier, load_model, name_of, task_of
 from ._measure import CutDownstream, Measured, Reference
@@ -217,16 +217,21 @@ class _Calibration:
         for done, cut in enumerate(request["cuts"]):
             if cut in state.entries:
                 continue
-            self._report(
-                f"cuts, after {cut} of {self._identity.layers} layers", 0.25 + 0.55 * done / len(request["cuts"])
-            )
+            step = f"cuts, after {cut} of {self._identity.layers} layers"
+            self._report(step, 0.25 + 0.55 * done / len(request["cuts"]))
             downstream = CutDownstream(self._reference, cut, downstream)
             sources = Sources(
                 statistics=state.statistics.get(cut),
                 fitted=functools.partial(self._fitted_downstream, state, cut),
                 seed=request["seed"],
             )
-            found = list(candidates(request["codecs"], request["levels"], sources, downstream))
+            found: list[Candidate] = []
+            for one in candidates(request["codecs"], request["levels"], sources, downstream):
+                found.append(one)  # each is fitted and measured, those that are trained for minutes
+                at = len(found) / (len(request["codecs"]) * len(request["levels"]))
+                self._report(
+                    f"{step}, {one.entry.level.name}", 0.25 + 0.55 * (done + min(1.0, at)) / len(request["cuts"])
+                )
             chosen = best_first(worth_keeping(found) if request["hull_only"] else found)
             for candidate in chosen:
                 state.tensors |= candidate.tensors

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orbitsplit._codebook.codebook import CodebookEntry, CodebookLevel
+from orbitsplit._codebook.halves import MATRICES, stored
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.validation import quoted
@@ -22,8 +23,8 @@ from ._numbers import CodecNumbers
 from ._statistics import SAMPLE_ROWS, CutStatistics
 from ._training import Training
 
-# The arrays that all levels of a statistical kind share at one cut.
-_SHARED = ("shift", "matrix", "inverse")
+# The arrays that all levels of a statistical kind share at one cut. Training leaves the matrices of klt as they are.
+_SHARED = {**dict.fromkeys(STATISTICAL, ("shift", *MATRICES)), "trained": MATRICES}
 
 # Kinds that are trained through the frozen model, level by level.
 TRAINED = ("mask", "trained")
@@ -137,9 +138,9 @@ def _measure(name: str, fitted: Fitted | None, downstream: CutDownstream, kind: 
     if fitted is None:
         return Candidate(CodebookEntry(level=level, codec=kind), {})
     prefix = f"cut{downstream.cut}"
-    shared = _SHARED if kind in STATISTICAL else ()
-    names = {part: f"{prefix}.{kind if part in shared else name}.{part}" for part in fitted.arrays}
-    tensors = {names[part]: array for part, array in fitted.arrays.items()}
+    shared, owner = _SHARED.get(kind, ()), "klt" if kind == "trained" else kind
+    names = {part: f"{prefix}.{owner if part in shared else name}.{part}" for part in fitted.arrays}
+    tensors = {names[part]: stored(part, array) for part, array in fitted.arrays.items()}
     return Candidate(CodebookEntry(level=level, scalars=fitted.scalars, arrays=names), tensors)
 
 

@@ -32,6 +32,9 @@ _BITS_TOLERANCE = 0.002
 
 _MOST_SECANTS = 24
 
+# The most that an inverse in float16 may change a row of signs; codecs refuse an inverse that changes one by 0.01.
+_MOST_ROUNDING = 2.0**-10
+
 # Steps are at least 2^-14 of the elements' root mean square: smaller ones would code the rounding of float32 in
 # channels without variance.
 _MOST_OCTAVES = 14.0
@@ -80,12 +83,33 @@ def _principal_axes(statistics: CutStatistics, shift: Floats) -> CodecNumbers:
     half, inverse_half = (axes * root) @ axes.T, (axes / root) @ axes.T
     _, principal = torch.linalg.eigh(half @ statistics.covariance @ half)
     principal = principal.flip(1)  # the largest first
-    return CodecNumbers(
-        shift=shift,
-        step=np.ones(len(shift), np.float32),
-        matrix=(principal.T @ half).numpy().astype(np.float32),
-        inverse=(inverse_half @ principal).numpy().astype(np.float32),
-    )
+    return _rounded(shift, (principal.T @ half).numpy(), (inverse_half @ principal).numpy())
+
+
+def _rounded(shift: Floats, matrix: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]) -> CodecNumbers:
+    """Return the numbers with a matrix that float16 has exactly, and its inverse, in float16 too where that is close.
+
+    Powers of two, which the steps take over, bring the rows of the matrix to norms around 1: numbers below 2^-14 would
+    lose digits. The inverse is that of the rounded matrix.
+    """
+    size = np.exp2(-np.round(np.log2(np.linalg.norm(matrix, axis=1))))
+    scaled = matrix * size[:, None]
+    rounded = scaled.astype(np.float16).astype(np.float64)
+    try:
+        scaled, inverse = rounded, _nearest_inverse(rounded)
+    except np.linalg.LinAlgError:  # rounded, it is singular
+        inverse = inverse / size
+    step = size.astype(np.float32)
+    return CodecNumbers(shift=shift, step=step, matrix=scaled.astype(np.float32), inverse=inverse.astype(np.float32))
+
+
+def _nearest_inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the inverse of a matrix, of numbers of float16 if these give back a row of signs. Raises LinAlgError."""
+    inverse: npt.NDArray[np.float64] = np.linalg.inv(matrix).astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = inverse.astype(np.float16).astype(np.float64)
+        errors = np.linalg.norm(rounded @ matrix - np.eye(len(matrix)), axis=1)
+    return rounded if errors.max() < _MOST_ROUNDING else inverse
 
 
 def _positive(profile: Tensor) -> Floats:

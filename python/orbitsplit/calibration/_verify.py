@@ -155,6 +155,8 @@ def verify(
     limit = _limit_of(plan, max_accuracy_drop)
     codebook = Codebook.load(codebook) if isinstance(codebook, (str, Path)) else codebook
     _check_codebook(plan, codebook)
+    if progress is not None:
+        progress("loading the model", 0.0)
     reference = held_out(
         model,
         data,
@@ -165,13 +167,16 @@ def verify(
         dtype=getattr(torch, plan.dtype),
     )
     _check_model(plan, reference, codebook)
+    if progress is not None:
+        progress("loading the model", 1.0)
     trials: list[Trial] = []
     composite = Composite(reference.hooked)
     candidate: Plan | None = plan
     while candidate is not None:
         _check_codebook(candidate, codebook)
-        composite.load(candidate)
         report = _Progress(f"measuring plan {len(trials) + 1}", len(reference.batches), progress)
+        report(-1)
+        composite.load(candidate)
         within = partial(composite.holding, candidate)
         measured = reference.measure(_codecs(candidate, codebook), within=within, on_batch=report)
         trials.append(Trial(candidate, _predicted(candidate, codebook), measured))

@@ -99,15 +99,22 @@ def _of_pipeline(status: Any) -> Iterator[Metric]:
     """Yield the metrics of an `orbitsplit.PipelineStatus`."""
     memory = GaugeMetricFamily("orbitsplit_node_memory_bytes", "Resident memory of a node's process.", labels=["node"])
     limits = GaugeMetricFamily("orbitsplit_node_memory_limit_bytes", "Memory of a node as planned.", labels=["node"])
+    busy = CounterMetricFamily(
+        "orbitsplit_node_busy_seconds", "Seconds that a node has worked since the plan runs.", labels=["node"]
+    )
     for node in status.nodes:
         memory.add_metric([node.name], node.resident_bytes)
+        busy.add_metric([node.name], node.busy_s)
         if node.memory_bytes is not None:
             limits.add_metric([node.name], node.memory_bytes)
     sent = CounterMetricFamily(
         "orbitsplit_link_bytes", "Payload bytes sent on a link since the plan runs.", labels=["source", "destination"]
     )
+    rates = GaugeMetricFamily(
+        "orbitsplit_link_rate_bytes_per_second", "Planned rate of a link.", labels=["source", "destination"]
+    )
     for link in status.links:
         sent.add_metric([link.source, link.destination], link.sent_bytes)
-    yield memory
-    yield limits
-    yield sent
+        if link.bytes_per_s is not None:
+            rates.add_metric([link.source, link.destination], link.bytes_per_s)
+    yield from (memory, limits, busy, sent, rates)

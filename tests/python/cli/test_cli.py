@@ -428,15 +428,21 @@ def test_a_run_draws_tokens_over_links_that_change_and_writes_a_trace_for_viewer
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     drawn = ("--sample", "--temperature", 0.8, "--top-p", 0.9, "--seed", 3)
+    penalties = ("--repetition-penalty", 5.0, "--no-repeat-ngram-size", 2, "--min-p", 0.001, "--top-k", 4)
     after_a_loss = ("--profile", "profile.json", "--network", "network.toml")
     trace = tmp_path / "run.chrome.json"
-    options = (*drawn, *after_a_loss, "--links", "links.toml", "--new-tokens", 10, "-o", trace, "--json")
+    ends = ("--min-new-tokens", 9, "--stop", "@@@@")
+    rest = ("--links", "links.toml", "--new-tokens", 10, "-o", trace, "--json")
+    options = (*drawn, *penalties, *ends, *after_a_loss, *rest)
     monkeypatch.chdir(chain.folder)
     assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", *options) == 0
     printed = json.loads(capsys.readouterr().out)
     torch.manual_seed(3)
-    assert printed["texts"] == [chain.continued("The satellite", 10, do_sample=True, temperature=0.8, top_p=0.9)]
-    assert printed["texts"] != [chain.continued("The satellite", 10, do_sample=False)]
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "min_p": 0.001, "top_k": 4}
+    limits: dict[str, Any] = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 2, "min_new_tokens": 9}
+    assert printed["texts"] == [chain.continued("The satellite", 10, **sampling, **limits)]
+    torch.manual_seed(3)
+    assert printed["texts"] != [chain.continued("The satellite", 10, **sampling)]
     assert printed["recoveries"] == []
     events = json.loads(trace.read_text())["traceEvents"]
     assert {event["args"]["name"] for event in events if event["name"] == "process_name"} >= {"a", "b"}

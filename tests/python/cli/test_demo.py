@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,8 @@ from orbitsplit.__main__ import main
 from orbitsplit._cli import demo
 from orbitsplit.calibration import _calibrate
 
+CUTS = (1, 5, 9, 13, 17)
+
 
 @pytest.mark.real_model
 @pytest.mark.timeout(600)
@@ -22,11 +23,12 @@ def test_demo_plans_runs_and_keeps_every_limit(
 ) -> None:
     # One level at some of the cuts, fitted to few rows and measured on one: a user's demo has two levels at all cuts
     # and more rows, and takes minutes on a slow machine.
-    monkeypatch.setattr(osp, "calibrate", functools.partial(osp.calibrate, cuts=(1, 5, 9, 13, 17)))
+    calibrate = osp.calibrate
+    monkeypatch.setattr(osp, "calibrate", lambda *given, **named: calibrate(*given, **named | {"cuts": CUTS}))
     monkeypatch.setattr(demo, "_FIT_ROWS", 4)
     monkeypatch.setattr(demo, "_MEASURED_ROWS", 1)
     monkeypatch.setattr(demo, "_LEVELS", (3.2,))
-    monkeypatch.setattr("orbitsplit._cli.codebook_cache.codebook_folder", lambda: tmp_path / "codebooks")
+    monkeypatch.setattr("orbitsplit._cli.demo_cache.kept_folder", lambda: tmp_path / "kept")
     monkeypatch.setattr(_calibrate, "_COMPOSITES", 4)
     command = ["orbitsplit", "demo", "--prompt-tokens", "32", "--new-tokens", "4"]
     monkeypatch.setattr(sys, "argv", [*command, "-o", str(tmp_path / "out"), "--json"])
@@ -54,5 +56,6 @@ def test_demo_plans_runs_and_keeps_every_limit(
     assert osp.Trace.load(tmp_path / "out" / "trace.json").nodes == tuple(stage.node for stage in plan.stages)
     assert (tmp_path / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG")
     assert "How good it is" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    (kept,) = (tmp_path / "codebooks").iterdir()
-    assert osp.Codebook.load(kept).cuts == (1, 5, 9, 13, 17)
+    book, profile = sorted((tmp_path / "kept").iterdir(), key=lambda file: file.suffix, reverse=True)
+    assert osp.Codebook.load(book).cuts == CUTS
+    assert osp.ModelProfile.load(profile).is_measured

@@ -30,6 +30,7 @@ def examples(group: typer.Typer, *names: str) -> dict[str, str]:
 
 EXAMPLES = examples(app)
 OUTPUTS = {
+    "init": "network.toml",
     "problem": "problem.json",
     "profile": "profile.json",
     "convert": "my-model-int8",
@@ -42,7 +43,7 @@ OUTPUTS = {
     "fly": "flight.json",
 }
 # The others serve until a signal, ask another process, need the real model, or take a minute.
-IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "node", "nodes", "demo", "fly", "bench paper"})
+IN_PROCESS = sorted(EXAMPLES.keys() - {"serve", "top", "node", "nodes", "demo", "fly", "bench paper"})
 
 
 def make_quick(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +81,7 @@ def test_the_other_examples_are_understood(
     """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py` and others have tests."""
     called = []
     monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
+    monkeypatch.setattr("orbitsplit._cli.live.loads", lambda *_arguments, **_options: called.append("top") or [])
     monkeypatch.setattr("orbitsplit._cli.hosts.NodeAgent", lambda *_arguments: called.append("node"))
     fleet_status = "orbitsplit.runtime._parent.fleet_status.FleetStatus.of"
     monkeypatch.setattr(fleet_status, lambda *_arguments, **_options: called.append("nodes"))

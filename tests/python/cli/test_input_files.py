@@ -41,6 +41,8 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
     "run": {**RUN, "output": ("-o", "out.json"), "": ("--prompt", "x")},
     "serve": {**RUN, "api_key_file": ("--api-key-file", "held-out.txt"),
               "ssl_certfile": ("--ssl-certfile", "corpus.txt"), "ssl_keyfile": ("--ssl-keyfile", "corpus.txt")},
+    "top": {"": ()},
+    "init": {"output": ("-o", "out.toml"), "": ("--nodes", "2")},
     "credentials": {"file": ("fleet.pem",)},
     "node": {"model": RUN["model"], "credentials": RUN["credentials"], "": ("--coordinator", "127.0.0.1:1")},
     "nodes": {"credentials": RUN["credentials"], "": ("--coordinator", "127.0.0.1:1")},

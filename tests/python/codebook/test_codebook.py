@@ -17,6 +17,7 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit import AccuracyCurve, CalibratedModel, Codebook, CodebookEntry, CodebookLevel, WeightLosses
+from orbitsplit._codebook.halves import stored
 from orbitsplit._io.tensor_file import read_tensors, write_tensors
 
 WIDTH, LAYERS = 16, 4
@@ -271,6 +272,34 @@ def test_levels_share_tensors_and_what_no_level_uses_is_left_out(book: Codebook,
     assert (tmp_path / "a").stat().st_size == 8 + header_bytes + numbers
 
 
+def test_matrices_in_float16_take_half_the_bytes_of_the_file_and_all_of_the_memory(
+    book: Codebook, x: Floats, tmp_path: Path
+) -> None:
+    halves = make(tensors={**tensors(), "matrix": rotation(1).astype(np.float16)})
+    halves.save(tmp_path / "halves")
+    loaded = Codebook.load(tmp_path / "halves")
+    assert (loaded.hex_id, loaded.to_dict()["version"], book.to_dict()["version"]) == (halves.hex_id, 2, 1)
+    assert header_of(tmp_path / "halves")[1]["matrix"]["dtype"] == "F16"
+    assert loaded.codec_bytes(1, 2) == book.codec_bytes(1, 2) == 3 * 4 * WIDTH * WIDTH
+    codec = loaded.codec_of(1, 2)
+    assert codec.matrix is not None
+    np.testing.assert_array_equal(codec.matrix, rotation(1).astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(
+        osp.decompress(osp.compress(x, codec=codec), loaded),
+        osp.decompress(osp.compress(x, codec=halves[1, 2]), halves),
+    )
+
+
+def test_only_matrices_that_float16_has_exactly_are_stored_in_it() -> None:
+    exact = rotation(2).astype(np.float16).astype(np.float32)
+    assert stored("matrix", exact).dtype == stored("inverse", exact).dtype == np.float16
+    np.testing.assert_array_equal(stored("matrix", exact).astype(np.float32), exact)
+    changed = exact.copy()
+    changed[3, 5] = np.nextafter(changed[3, 5], np.float32(2))
+    for name, array in (("matrix", changed), ("matrix", exact * 1e6), ("step", exact[0])):
+        assert stored(name, array) is array
+
+
 def test_saving_over_a_book_that_is_open_leaves_its_numbers(path: Path, x: Floats) -> None:
     loaded = Codebook.load(path)
     expected = osp.compress(x, codec=Codebook.load(path)[1, 1])
@@ -335,7 +364,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path, path: Path) -> None:
     save_file({"weight": np.zeros(3, np.float32)}, weights)
     for other, message in (
         (text, r"plan\.json is not a \.safetensors file"),
-        (weights, r"weights\.safetensors: expected format 'orbitsplit-codebook' version 1, got None"),
+        (weights, r"weights\.safetensors: expected format 'orbitsplit-codebook' version 1 or 2, got None"),
     ):
         with pytest.raises(ValueError, match=message):
             Codebook.load(other)
@@ -368,7 +397,7 @@ def first_entry(book: Codebook, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda _: {"version": 2}, "version 1, got 'orbitsplit-codebook' version 2"),
+        (lambda _: {"version": 3}, "version 1 or 2, got 'orbitsplit-codebook' version 3"),
         (lambda _: {"format": "orbitsplit-plan"}, "got 'orbitsplit-plan' version 1"),
         (lambda _: {"id": "0" * 16}, "is damaged: its numbers have the id .* it was written as 0000000000000000"),
         (lambda _: {"entries": 3}, "not a valid codebook: entries is int"),

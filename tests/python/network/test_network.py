@@ -201,3 +201,39 @@ def test_a_name_that_utf_8_cannot_hold_leaves_the_file_as_it_was(tmp_path: Path)
     with pytest.raises(ValueError, match="surrogates not allowed"):
         Network("half of a pair: \ud83d", (Node("a", 1, slowdown=1),)).save(path)
     assert path.read_text() == ONE_NODE
+
+
+ODD = Network(
+    'it\'s "odd"',
+    (
+        Node("a", 123_456_789, slowdown=0.1, headroom_bytes=50_000_000, half_duplex=True),
+        Node("b", 8 * 10**9, flop_per_s=1.25e12, memory_bytes_per_s=204.8e9, device="cuda:1"),
+    ),
+    (Link("a", "b", 1e6 / 3, 1 / 3), Link("b", "a", 125.0)),
+    (("a", ("layer 3", 4)),),
+)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *map(Network.sample, ("cubesat_chain", "cubesat_sband")),
+        ODD,
+        Network("one", (Node("a", 1, slowdown=1.0),)),
+    ],
+    ids=lambda network: network.name,
+)
+def test_a_file_with_comments_is_the_same_network(network: Network) -> None:
+    text = network.to_toml(comments=True)
+    found = Network.from_toml(text)
+    assert (found.name, found.nodes, found.pins) == (network.name, network.nodes, network.pins)
+    assert set(found.links) == set(network.links)
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_a_file_with_comments_has_units_and_links_of_both_directions() -> None:
+    text = Network.sample("cubesat_sband").to_toml(comments=True)
+    assert 'memory = "800 MB"\nheadroom = "50 MB"\nslowdown = 2.5\n' in text
+    assert text.count("between = [") == 6
+    assert 'bandwidth = "250 kbit/s"\nlatency = "6 ms"\n' in text

@@ -223,6 +223,7 @@ def test_work_lasts_slowdown_times_its_processor_time(slowdown: float) -> None:
     ((kind, group, step, start_s, stop_s),), cpu_s = recorder.take(1)
     assert (kind, group, step) == ("compute", 1, 2)
     assert stop_s - start_s >= slowdown * cpu_s > 0
+    assert pace.busy_s == stop_s - start_s
 
 
 def test_waiting_is_not_stretched() -> None:
@@ -244,6 +245,7 @@ def test_a_node_held_by_its_transmission_starts_no_work_before() -> None:
     events, _ = recorder.take(0)
     assert [event[0] for event in events] == ["wait", "compute", "compute"]
     assert events[1][3] >= free_s
+    assert pace.busy_s == pytest.approx(sum(stop_s - start_s for *_, start_s, stop_s in events[1:]))  # not the wait
 
 
 def test_a_moment_in_the_past_is_not_waited_for() -> None:

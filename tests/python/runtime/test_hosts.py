@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -231,9 +232,9 @@ def test_codecs_come_from_the_coordinator(tiny: Subject, hosts: Hosts, there: Fl
     with Pipeline(plan, tiny.model, codebook=book) as pipe:
         expected = pipe.generate(tiny.prompts, max_new_tokens=20, **ASKED)
     with opened(tiny, hosts, there, plan=plan, codebook=book, replan=None) as pipe:
-        assert not pipe._sessions._store.has(codecs_key(0))  # which would keep it for as long as the pipeline runs
-        # No worker can read the coordinator's own file.
-        Path(pipe._sessions._codecs.path or "").unlink()
+        assert not pipe._sessions._store.has(codecs_key(0, 0))  # which would keep it for as long as the pipeline runs
+        # No worker can read the coordinator's own files.
+        shutil.rmtree(pipe._sessions._codecs.path or "")
         assert torch.equal(pipe.generate(tiny.prompts, max_new_tokens=20, **ASKED), expected)
         assert pipe.last_run is not None
         assert pipe.last_run.links[0].frames > 0

@@ -180,8 +180,8 @@ def test_closing_from_a_callback_while_another_thread_ends_everything(tmp_path: 
         assert caught.value.tokens.tolist() == [[5, 5, 5, 7]]
 
 
-class FakeCodecFile:
-    made: list[FakeCodecFile]
+class FakeCodecFiles:
+    made: list[FakeCodecFiles]
 
     def __init__(self, _plan: osp.Plan, _codebook: Any) -> None:
         self.path = None
@@ -193,8 +193,8 @@ class FakeCodecFile:
 
 
 def test_closing_while_a_plan_is_looked_for_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeCodecFile.made = []
-    monkeypatch.setattr(sessions, "CodecFile", FakeCodecFile)
+    FakeCodecFiles.made = []
+    monkeypatch.setattr(sessions, "CodecFiles", FakeCodecFiles)
     is_planning, may_return = threading.Event(), threading.Event()
 
     def slowly(*_loss: Any) -> osp.Plan:
@@ -210,7 +210,7 @@ def test_closing_while_a_plan_is_looked_for_leaves_no_file(tmp_path: Path, monke
         may_return.set()
         supervisor.join(WAIT_S)
         assert not supervisor.is_alive()
-    assert [file.is_removed for file in FakeCodecFile.made] == [True, True]
+    assert [file.is_removed for file in FakeCodecFiles.made] == [True, True]
 
 
 def test_an_error_while_events_are_taken_ends_the_pipeline_and_leaves_nobody_waiting(tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ def test_metrics_show_what_runs_and_what_the_pipeline_does(engine: FakeEngine, s
     pipeline.recoveries = ("node sat-1 was killed",)
     pipeline.status = lambda: SimpleNamespace(
         nodes=[
-            SimpleNamespace(name="sat-1", resident_bytes=7 << 20, memory_bytes=1 << 30),
-            SimpleNamespace(name="sat-2", resident_bytes=8 << 20, memory_bytes=None),
+            SimpleNamespace(name="sat-1", resident_bytes=7 << 20, memory_bytes=1 << 30, busy_s=1.5),
+            SimpleNamespace(name="sat-2", resident_bytes=8 << 20, memory_bytes=None, busy_s=0.0),
         ],
-        links=[SimpleNamespace(source="sat-1", destination="sat-2", sent_bytes=4096)],
+        links=[SimpleNamespace(source="sat-1", destination="sat-2", sent_bytes=4096, bytes_per_s=125e3)],
     )
     engine.allow(3)
     body = {"model": MODEL, "prompt": "ab", "max_tokens": 9, "stream": True}
@@ -112,6 +112,8 @@ def test_metrics_show_what_runs_and_what_the_pipeline_does(engine: FakeEngine, s
     assert running["orbitsplit_node_memory_limit_bytes|sat-1"] == 1 << 30
     assert "orbitsplit_node_memory_limit_bytes|sat-2" not in running
     assert running["orbitsplit_link_bytes_total|sat-2|sat-1"] == 4096
+    assert running["orbitsplit_link_rate_bytes_per_second|sat-2|sat-1"] == 125e3
+    assert running["orbitsplit_node_busy_seconds_total|sat-1"] == 1.5
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class Pace:
         self._clock = clock
         self.held_until_s = 0.0
         self.step_times = StepTimes()
+        self.busy_s = 0.0  # of all work so far, as long as the emulated node takes for it
 
     def hold_until(self, free_s: float) -> None:
         """Start no work before `free_s`, since a half-duplex node cannot compute while it transmits."""
@@ -95,6 +96,7 @@ class Pace:
         self.recorder.add(kind, group, step, start_s, stop_s, spent_s)
         if step > 0 and is_planned:
             self.step_times.add(kind, stop_s - start_s)
+        self.busy_s += stop_s - start_s
         return result
 
     def run_shared(
@@ -114,6 +116,7 @@ class Pace:
         start_s = time.monotonic()
         result, spent_s = self._timed(work, start_s, is_brief=is_brief)
         stop_s = time.monotonic()
+        self.busy_s += stop_s - start_s
         for step in steps:
             self.recorder.add(kind, step.group, step.step, start_s, stop_s, spent_s / len(steps))
         if len(steps) == 1 and steps[0].step > 0 and is_planned:

@@ -38,9 +38,9 @@ def setup_key(session: int) -> str:
     return f"setup/{session}"
 
 
-def codecs_key(session: int) -> str:
-    """Return the key of the file of a session's codecs, where workers on other machines need it."""
-    return f"codecs/{session}"
+def codecs_key(session: int, link: int) -> str:
+    """Return the key of the file of the codec of a link in a session, where workers on other machines need it."""
+    return f"codecs/{session}/{link}"
 
 
 def ready_key(session: int, worker: int) -> str:
@@ -107,14 +107,14 @@ class Setup(Record):
     """The configuration of a session: the plan (as `Plan.to_dict`) and what a worker needs to load its stage.
 
     `workers[k]` is the number of the worker that runs stage k; workers that are not listed end. `model` is that of
-    stages without `weights` of their own. `codecs` is the path of the plan's calibrated codecs, None for a plan without
-    any; if `sends_codecs`, the file is in the store. `conditions` is `LinkConditions.to_dict`. If `emulates`, links and
-    nodes are emulated as the plan describes them; the time of conditions counts from `origin_s` on the monotonic clock,
-    or if that is None (first session) from when all stages have connected. `nonce` makes the authentication keys of the
-    session unique. `source_hashes` are the digests of the transformer layers from which the `weights` of stages were
-    converted, empty where none were. The first stage loads the `assistant` beside its layers, None: there is none.
-    Workers in `leaving` ran stages of the session before: they hand over the caches of `moved_groups` (as `MovedGroup`)
-    by the `moves` (as `WorkerMove`), and end.
+    stages without `weights` of their own. `codecs` is the folder of the plan's calibrated codecs, None for a plan
+    without any; if `sends_codecs`, its files are in the store. `conditions` is `LinkConditions.to_dict`. If `emulates`,
+    links and nodes are emulated as the plan describes them; the time of conditions counts from `origin_s` on the
+    monotonic clock, or if that is None (first session) from when all stages have connected. `nonce` makes the
+    authentication keys of the session unique. `source_hashes` are the digests of the transformer layers from which the
+    `weights` of stages were converted, empty where none were. The first stage loads the `assistant` beside its layers,
+    None: there is none. Workers in `leaving` ran stages of the session before: they hand over the caches of
+    `moved_groups` (as `MovedGroup`) by the `moves` (as `WorkerMove`), and end.
     """
 
     plan: dict[str, Any]
@@ -210,7 +210,8 @@ class Heartbeat(Record):
     `arrivals_in_s` in how many seconds the last messages sent are expected to arrive (negative: overdue). All times are
     differences, because the clocks of several machines differ. `sent_bytes` are the payloads of all messages sent,
     `resident_bytes` the memory of the process. `step_times` has number and seconds of what was computed, encoded and
-    decoded for token steps, `link_s` how long messages have occupied the link, where it is emulated.
+    decoded for token steps, `link_s` how long messages have occupied the link, where it is emulated, and
+    `busy_s` the seconds that the stage has worked in the session.
     """
 
     count: int
@@ -224,6 +225,7 @@ class Heartbeat(Record):
     resident_bytes: int = 0
     step_times: tuple[tuple[int, float], ...] = ()
     link_s: float = 0.0
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from orbitsplit._io.validation import listed, quoted
 from orbitsplit._plans.migration import keeps_stage
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.successor import with_settings_of
-from orbitsplit.runtime._messages.codec_file import CodecFile
+from orbitsplit.runtime._messages.codec_file import CodecFiles
 
 from .recovery import Losses
 from .session import Settings, models_here
@@ -50,7 +50,7 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
     plan = with_settings_of(plan, before)
     check_layers(plan, settings.model)
     source_hashes(plan)
-    CodecFile(plan, settings.codebook).remove()
+    CodecFiles(plan, settings.codebook).remove()
     nodes = [stage.node for stage in plan.stages]
     if lost := [node for node in nodes if node in losses.nodes]:
         raise ValueError(f"the plan uses {listed(lost)}, lost before and not back")

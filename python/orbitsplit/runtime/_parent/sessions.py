@@ -11,14 +11,13 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from orbitsplit._errors import InfeasiblePlanError, TransportError
 from orbitsplit._plans.migration import Context
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.codec_file import CodecFile
+from orbitsplit.runtime._messages.codec_file import CodecFiles
 from orbitsplit.runtime._messages.control import Heartbeat, Ready
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.transport import ControlStore
@@ -69,7 +68,7 @@ class Sessions:
         self._is_ready = False
         self._requests = 0
         self._wake = threading.Event()  # the supervisor need not wait
-        self._codecs = CodecFile(plan, settings.codebook)
+        self._codecs = CodecFiles(plan, settings.codebook)
         deployment = settings.deployment
         for model in models_here(plan, settings):
             worker_process.prepare(model)
@@ -289,8 +288,9 @@ class Sessions:
         workers = self._workers.assign(plan, self._session)
         setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
         setup = hand_over.in_setup(setup, plan)
-        if setup.sends_codecs and self._codecs.path is not None:
-            self._store.put(control.codecs_key(self._session), Path(self._codecs.path).read_bytes())
+        sent = range(len(plan.links)) if setup.sends_codecs and self._codecs.path is not None else ()
+        for link in sent:
+            self._store.put(control.codecs_key(self._session, link), self._codecs.read(link))
         self._store.put(control.setup_key(self._session), setup.to_json())
         keys = [control.ready_key(self._session, worker) for worker in workers]
         store = ControlStore.join(self._store.address)
@@ -306,8 +306,8 @@ class Sessions:
         )
         report()
         ready = tuple(Ready.from_json(value) for value in values)
-        if setup.sends_codecs and self._codecs.path is not None:
-            store.remove(control.codecs_key(self._session))  # all have it
+        for link in sent:
+            store.remove(control.codecs_key(self._session, link))  # both of its ends have it
         check_memory(plan, ready)
         log.ready(self._session, plan, time.monotonic() - started_s)
         log.chunks_unsupported(plan, ready)
@@ -438,7 +438,7 @@ class Sessions:
         return plan
 
     def _swap_codecs(self, plan: Plan) -> None:
-        codecs = CodecFile(plan, self._settings.codebook)
+        codecs = CodecFiles(plan, self._settings.codebook)
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs

@@ -27,7 +27,7 @@ from orbitsplit._models.verdicts import check_architecture
 from orbitsplit._plans.plan import Plan, PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.codec_file import CodecFile, ReceivedCodecs, TemporaryCodecs
+from orbitsplit.runtime._messages.codec_file import CodecFiles, ReceivedCodecs, TemporaryCodecs, links_of
 from orbitsplit.runtime._messages.control import Failure, Ready, Setup
 from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
 
@@ -143,11 +143,7 @@ class Worker:
         heartbeat, plan = self._heartbeat, setup.read_plan()
         rank = setup.workers.index(self._number)
         setup = replace(setup, model=self._model_of(setup, plan.stages[rank], plan))
-        codecs: TemporaryCodecs | None = None
-        if setup.codecs is not None and self._own_codebook is not None:
-            codecs = CodecFile(plan, self._own_codebook)
-        elif setup.codecs is not None and setup.sends_codecs:
-            codecs = ReceivedCodecs(self._store.get(control.codecs_key(session)))
+        codecs = None if setup.codecs is None else self._codecs_of(setup, plan, session, rank)
         if codecs is not None:
             setup = replace(setup, codecs=codecs.path)
         heartbeat.session, heartbeat.sender, heartbeat.receiver = session, None, None
@@ -178,6 +174,15 @@ class Worker:
             self._store.put(control.ready_key(session, self._number), ready.to_json())
             serving.run()
             self._caches = serving.caches
+
+    def _codecs_of(self, setup: Setup, plan: Plan, session: int, rank: int) -> TemporaryCodecs | None:
+        """Return the codecs of the stage's links where they come from another machine or this machine's codebook."""
+        links = links_of(rank, len(plan.links))
+        if self._own_codebook is not None:
+            return CodecFiles(plan, self._own_codebook, links=links)
+        if not setup.sends_codecs:
+            return None
+        return ReceivedCodecs({link: self._store.get(control.codecs_key(session, link)) for link in links})
 
     def _model_of(self, setup: Setup, stage: PlanStage, plan: Plan) -> str:
         """Return the model that a stage loads, that of its weights or the plan's, or this machine's own copy of it."""

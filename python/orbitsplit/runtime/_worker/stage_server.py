@@ -32,7 +32,7 @@ from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.codec_file import read_codecs
+from orbitsplit.runtime._messages.codec_file import links_of, read_codecs
 from orbitsplit.runtime._messages.control import Drain, Setup, StageRecord, stage_name
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
@@ -92,7 +92,7 @@ class StageServer:
 
     def __enter__(self) -> StageServer:
         self._reporter.start()
-        self._heartbeat.step_times = self._pace.step_times
+        self._heartbeat.pace = self._pace
         if self._transport is not None:
             watch = threading.Thread(target=self._watch, args=(self._transport,), name="watch", daemon=True)
             watch.start()
@@ -108,7 +108,7 @@ class StageServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._heartbeat.sender = self._heartbeat.receiver = self._heartbeat.step_times = None
+        self._heartbeat.sender = self._heartbeat.receiver = self._heartbeat.pace = None
         if self._transport is not None:
             self._transport.close()
 
@@ -277,7 +277,7 @@ class StageServer:
 
         Raises ValueError if the codebook was calibrated for other weights than those of the stage.
         """
-        links = [link for link in (self._rank - 1, self._rank) if 0 <= link < len(self._plan.links)]
+        links = links_of(self._rank, len(self._plan.links))
         found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
         if calibrated is not None:
             stage = self._plan.stages[self._rank]

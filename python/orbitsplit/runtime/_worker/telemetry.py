@@ -19,7 +19,7 @@ from typing import Any
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from orbitsplit.runtime._emulation.pace import StepTimes
+from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Heartbeat
@@ -39,7 +39,7 @@ class HeartbeatThread(threading.Thread):
         self.session = 0
         self.sender: Sender | None = None
         self.receiver: Receiver | None = None
-        self.step_times: StepTimes | None = None
+        self.pace: Pace | None = None
         self._address = address
         self._worker = worker
 
@@ -54,10 +54,10 @@ class HeartbeatThread(threading.Thread):
         # The session is read first: it changes after the channels of the previous session are gone, so that no counts
         # get the number of the next session.
         session, sender, receiver, now_s = self.session, self.sender, self.receiver, time.monotonic()
-        times = self.step_times
-        step_times = () if times is None else times.totals()
+        pace = self.pace
+        worked: dict[str, Any] = {} if pace is None else {"step_times": pace.step_times.totals(), "busy_s": pace.busy_s}
         if sender is None or receiver is None:
-            return Heartbeat(count, self.phase, session, resident_bytes=resident_bytes(), step_times=step_times)
+            return Heartbeat(count, self.phase, session, resident_bytes=resident_bytes(), **worked)
         waiting_since_s = receiver.waiting_since_s
         return Heartbeat(
             count,
@@ -69,8 +69,8 @@ class HeartbeatThread(threading.Thread):
             arrivals_in_s=tuple(due_s - now_s for due_s in sender.expected_arrivals_s.copy()),
             sent_bytes=sender.sent_bytes,
             resident_bytes=resident_bytes(),
-            step_times=step_times,
             link_s=sender.busy_s,
+            **worked,
         )
 
 
