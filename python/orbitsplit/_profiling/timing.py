@@ -191,7 +191,7 @@ class _Stopwatch:
         for index, layer in enumerate(layout.layers_of(stage.model)):
             if stage.start <= index + 1 < stage.stop:
                 layer.register_forward_pre_hook(self._enter)
-                layer.register_forward_hook(self._leave)
+                layer.register_forward_hook(self._leave, prepend=True)  # the stage's own ends the forward
         if stage.is_first:
             for name in layout.before:
                 module = stage.model.get_submodule(name)

@@ -19,6 +19,8 @@ from orbitsplit._models.stage import StageModel
 from tests.support.tiny_encoders import ENCODERS, VISION, save_tiny_encoder, tiny_images, tiny_texts
 from tests.support.tiny_models import FAMILIES, HIDDEN, LAYERS, VOCABULARY, save_tiny_model, tiny_config, tiny_prompts
 
+pytestmark = pytest.mark.usefixtures("single_thread")
+
 TOP = LAYERS + 2  # the number of layers as a problem counts them
 STEPS = 6
 PARTITIONS = [(3,), (1, 5), (1, 2, 3), (1, 2, 3, 5)]  # two to five stages
@@ -346,7 +348,6 @@ lazy_imports.install()  # as workers do
 import torch
 from orbitsplit._models.stage import StageModel
 
-pytestmark = pytest.mark.usefixtures("single_thread")
 for dtype, start, stop in (("float32", 1, 5), ("bfloat16", 1, 6)):
     child = os.fork()
     if child == 0:

@@ -11,7 +11,7 @@ from orbitsplit.runtime._worker.telemetry import HeartbeatThread
 def test_the_counts_of_a_session_never_get_the_number_of_the_next() -> None:
     # The session was looked at after the channels, which are those of the session before until they are replaced.
     class Channel:
-        sent, received, sent_bytes, expected_arrivals_s = 500, 500, 0, list[float]()
+        sent, received, sent_bytes, busy_s, expected_arrivals_s = 500, 500, 0, 0.0, list[float]()
 
         @property
         def waiting_since_s(self) -> None:
