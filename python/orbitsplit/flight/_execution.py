@@ -6,7 +6,7 @@ One thread computes, and one for each file waits for its transmissions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,11 +14,10 @@ from typing import Any
 
 from orbitsplit._errors import OrbitsplitError
 from orbitsplit._plans.flight_log import FlightHandover, FlightToken, FlightTransmission
-from orbitsplit._plans.migration import cache_moves
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.trace import Trace, TraceEvent
 from orbitsplit.leo import TimedPlan, Timetable, Transfer
-from orbitsplit.runtime import Migration, Pipeline
+from orbitsplit.runtime import Pipeline
 
 from ._clock import FlightClock, scaled_plan
 from ._file_links import FileLinks
@@ -145,8 +144,9 @@ class Execution:
         nodes = tuple(stage.node for stage in before.stages), tuple(stage.node for stage in scaled.stages)
         tokens = sum(token.request == request and token.at_s < stop_s for token in self.record.tokens)
         self.record.handovers.append(FlightHandover(start_s, stop_s, *nodes, request, tokens))
-        moved_s = max(not_before_s, stop_s - migration.pause_s * self._clock.speed), stop_s
-        self.record.transmissions.extend(_moved(migration, request, moved_s))
+        for source, destination, from_s, until_s, size in migration.transfers:
+            span_s = self._clock.of_s(from_s), self._clock.of_s(until_s)
+            self.record.transmissions.append(FlightTransmission(source, destination, "context", request, *span_s, size))
 
     def _take_trace(self, k: int, trace: Trace, started_s: float) -> None:
         """Add the events of a run, whose times begin at `started_s` of the monotonic clock."""
@@ -160,16 +160,6 @@ class Execution:
 
     def _seconds(self, when: Any) -> float:
         return self._contact_plan.seconds(when)
-
-
-def _moved(migration: Migration, request: int, span_s: tuple[float, float]) -> Iterator[FlightTransmission]:
-    """Yield what each link carried of the keys and values of a hand-over, within its pause, by the number of layers."""
-    moves = cache_moves(migration.before, migration.after) if migration.bytes_moved else ()
-    layers = sum(move.stop - move.start for move in moves)
-    for move in moves:
-        size = round(migration.bytes_moved * (move.stop - move.start) / layers)
-        for ends in pairwise(move.route):
-            yield FlightTransmission(*ends, "context", request, *span_s, size)
 
 
 class _Tokens:
