@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from orbitsplit.flight import FlightLog, FlightTransmission
 from orbitsplit.flight._clock import FlightClock, changed_rates, scaled_conditions, scaled_plan, too_fast
 from orbitsplit.flight._contact_links import contact_links
 from orbitsplit.flight._energy import energy_of
+from orbitsplit.flight._execution import frames_of
 from orbitsplit.flight._file_links import FileLinks
 from orbitsplit.flight._fly import slower_computers
+from tests.judges.flight import misuses
 from tests.support.satellite_train import RATE, first_contact, profile, train
 
 
@@ -139,3 +142,27 @@ def test_computers_are_slower_by_a_factor() -> None:
         assert node.flop_per_s is not None
         assert slow[name].flop_per_s == pytest.approx(node.flop_per_s / 4)
         assert np.isclose(slow[name].memory_bytes_per_s or 0.0, (node.memory_bytes_per_s or 0.0) / 4)
+
+
+def test_frames_have_the_bytes_that_their_link_carried() -> None:
+    spans = [(-1, 0.0, 3.0), (0, 3.0, 4.0), (1, 5.0, 5.5), (2, 6.0, 6.5)]
+    events = [TraceEvent("a", "send", 0, *span) for span in spans]
+    others = [TraceEvent("a", "compute", 0, 0, 0.0, 9.0), TraceEvent("b", "send", 0, 0, 0.0, 9.0)]
+    link = osp.LinkMetrics(frames=4, prefill_bytes=800, decode_bytes=100, source="a", destination="b", busy_s=5.0)
+    found = list(frames_of(Trace(("a", "b"), (*events, *others)), link))
+    assert found == list(zip(events, (600, 200, 50, 50), strict=True))
+
+
+def test_the_judge_adds_up_what_a_link_carries_at_once() -> None:
+    fleet = train()
+    table: dict[str, Any] = {"epoch": fleet.epoch.isoformat()}
+
+    def judged(*sent: tuple[str, float, float, int]) -> list[str]:
+        rows = [["sat-0", "sat-1", carried, 0, *span] for carried, *span in sent]
+        return misuses({"flight": table | {"transmissions": rows}}, fleet, lambda _a, _b: 100.0)
+
+    assert judged(("activation", 1.0, 2.0, 100), ("activation", 2.0, 3.0, 100)) == []
+    assert judged(("input", 1.0, 2.0, 100), ("activation", 1.5, 2.5, 100)) == []
+    # Each of these alone is within the rate.
+    (sentence,) = judged(("activation", 1.0, 2.0, 100), ("context", 1.5, 2.5, 100), ("activation", 4.0, 5.0, 1))
+    assert sentence == "sat-0 to sat-1 from 1.00 s to 2.50 s: 200 bytes are more than the link carries"
