@@ -60,7 +60,14 @@ def test_a_generation_that_a_pass_interrupts_goes_on_on_the_ground() -> None:
     assert others["ground, svalbard"] - timed.completion > timedelta(seconds=3)
     assert others["satellite, sat-1"] - timed.completion > timedelta(seconds=20)
     assert leo.TimedPlan.from_dict(timed.to_dict()) == timed
-    assert f"handed over to svalbard[0:6] after {relay.tokens} tokens" in str(timed)
+    # The satellite's part ends at the switch, not with the text, and has no link of its own that could close.
+    table = leo.Timetable.of(fleet, asked, asked + timedelta(days=1))
+    assert timed.valid_until == table.datetime(table.stop_s)
+    assert timed.latest_start == timed.compute_start
+    rows = str(timed).splitlines()
+    assert any("sat-0[0:6]" in row and row.endswith(f"until {relay.at:%Y-%m-%d %H:%M:%S}") for row in rows)
+    handed = f"handed over to svalbard[0:6] after {relay.tokens} tokens"
+    assert any(handed in row and row.endswith(f"until {timed.compute_stop:%Y-%m-%d %H:%M:%S}") for row in rows)
 
 
 def test_a_generation_whose_keys_and_values_are_too_large_begins_on_the_ground() -> None:
