@@ -27,7 +27,7 @@ def misuses(trace: Mapping[str, Any], constellation: leo.Constellation, rate: Ra
     stop_s = max((sent[5] for sent in flight["transmissions"]), default=0.0)
     sky = Sky(constellation, datetime.fromisoformat(flight["epoch"]), int(stop_s) + 2)
     found = []
-    for source, destination, carried, request, start_s, stop_s, size in flight["transmissions"]:
+    for source, destination, carried, request, start_s, stop_s, _ in flight["transmissions"]:
         name = f"{carried} of request {request}, {source} to {destination} from {start_s:.2f} s to {stop_s:.2f} s"
         inside = list(_seconds(start_s, stop_s))
         is_open = all(sky.is_seen(source, destination, second) for second in inside)

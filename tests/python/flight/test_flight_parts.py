@@ -14,7 +14,7 @@ import orbitsplit as osp
 from orbitsplit import LinkShape, Node, leo
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.trace import Trace, TraceEvent
-from orbitsplit.flight import FlightLog, FlightTransmission
+from orbitsplit.flight import FlightLog, FlightRequest, FlightTransmission, FlownRequest
 from orbitsplit.flight._clock import FlightClock, changed_rates, scaled_conditions, scaled_plan, too_fast
 from orbitsplit.flight._contact_links import contact_links
 from orbitsplit.flight._energy import energy_of
@@ -128,6 +128,18 @@ def test_energy_is_that_of_what_nodes_did() -> None:
     assert shortfall is not None
     assert "sat-0 would consume" in shortfall
     assert energy_of(trace, table, [plan], [(10.0, 100.0)], None) == ({}, None)
+
+
+def test_a_slow_computation_is_seen_beside_hours_of_waiting() -> None:
+    fleet = train()
+    at = fleet.epoch
+    request = leo.TimedRequest(requested=at, source="sat-0", input_bytes=1, output_bytes=1)
+    plan = leo.plan_in_time(profile(), fleet, request=request)
+    times = {"compute_start": at, "compute_stop": at + timedelta(seconds=10), "completion": at + timedelta(hours=2)}
+    flown = FlownRequest(
+        FlightRequest(request, (1,)), replace(plan, **times), (1,), at, at + timedelta(seconds=30), times["completion"]
+    )
+    assert (flown.compute_lag_s, flown.compute_deviation, flown.deviation) == (20.0, 2.0, 0.0)
 
 
 def test_computers_are_slower_by_a_factor() -> None:

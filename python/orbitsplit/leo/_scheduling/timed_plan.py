@@ -83,9 +83,10 @@ class TimedPlan:
     ends before its path `closes`, and the next one transfers what is left. `plan` runs from `compute_start` to
     `compute_stop`. Its own links, and the paths of the transfers that feed it while it computes, are up until
     `valid_until`; a plan that starts after `latest_start` would not end in time. Where a generation is relayed, `plan`
-    runs until `relay.at`, the plan of `relay` until `compute_stop`, and `valid_until` is of `plan` alone. `completion` is when the last byte of
-    the result is at a station, that of `concurrent` included. `energy_j` is what each satellite with a power limit
-    consumes beyond idling, for `concurrent` too (which has none itself).
+    runs until `relay.at`, the plan of `relay` until `compute_stop`, and `valid_until` is of `plan` alone.
+
+    `completion` is when the last byte of the result is at a station, that of `concurrent` included. `energy_j` is what
+    each satellite with a power limit consumes beyond idling, for `concurrent` too (which has none itself).
     """
 
     strategy: Strategy
@@ -207,7 +208,9 @@ class TimedPlan:
         if self.concurrent is not None:
             lines += str(self.concurrent).splitlines()[1:-1]
         if self.relay is not None:
-            relayed = f"after {self.relay.tokens} tokens, from {_clock(self.relay.resume)} until {_clock(self.compute_stop)}"
+            relayed = (
+                f"after {self.relay.tokens} tokens, from {_clock(self.relay.resume)} until {_clock(self.compute_stop)}"
+            )
             lines.append(f"  {_clock(self.relay.at)} handed over to {self.relay.plan} {relayed}")
         lines = [lines[0], *sorted(lines[1:])]
         lines.append(f"  complete {_clock(self.completion)}, {self.duration_s:,.0f} s after the request")
