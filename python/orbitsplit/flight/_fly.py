@@ -20,7 +20,7 @@ from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo import Power, Scenario, TimedPlan, Timetable, plan_requests
 from orbitsplit.runtime import Pipeline
 
-from ._clock import FlightClock, scaled_conditions, scaled_plan, too_fast
+from ._clock import LEAST_SPEED, FlightClock, scaled_conditions, scaled_plan, too_fast
 from ._contact_links import contact_links
 from ._energy import energy_of
 from ._execution import Execution, Progress
@@ -145,7 +145,7 @@ def _check(requests: Sequence[FlightRequest], speed: float, slower: float, hours
         raise ValueError(
             f"prompts have {lengths[0]} to {lengths[-1]} tokens, all must have as many: plans count with it"
         )
-    for name, value, least in (("speed", speed, 1.0), ("slower", slower, 1.0), ("hours", hours, 0.0)):
+    for name, value, least in (("speed", speed, LEAST_SPEED), ("slower", slower, 1.0), ("hours", hours, 0.0)):
         check_number(name, value)
         if not least <= value < float("inf"):
             raise ValueError(f"{name} is {value}, must be finite and at least {least:g}")

@@ -46,7 +46,10 @@ def test_a_plan_takes_less_of_everything_that_it_counts() -> None:
     assert scaled.prediction.stage_s == pytest.approx(tuple(s / 60 for s in plan.prediction.stage_s))
     assert scaled.prediction.stage_memory_bytes == plan.prediction.stage_memory_bytes
     assert too_fast([plan], 300.0) is None
-    assert too_fast([plan], 301.0) is not None
+    assert "a speed of at most 300 fits, or a factor `slower` 1.01 times as large" in str(too_fast([plan], 301.0))
+    # Half as slow as this machine: no speed that is allowed fits.
+    fast = replace(plan, stages=tuple(replace(stage, slowdown=0.5) for stage in plan.stages))
+    assert str(too_fast([fast], 60.0)).endswith("120 times faster: a factor `slower` 120 times as large")
 
 
 def test_links_are_faster_for_a_shorter_time() -> None:
