@@ -182,8 +182,23 @@ def test_a_speed_that_this_machine_cannot_emulate_is_named(
     directory: Path, scenario: leo.Scenario, profile: osp.ModelProfile
 ) -> None:
     at = scenario.constellation.epoch
-    with pytest.raises(ValueError, match=r"'sat-\d' is [34.5]* times slower than this machine, so at a speed of 60 .*allow_lag"):
+    with pytest.raises(
+        ValueError, match=r"'sat-\d' is [34.5]* times slower than this machine, so at a speed of 60 .*allow_lag"
+    ):
         fly(scenario, directory, [asked(at, "sat-3")], new_tokens=4, profile=profile)
+
+
+def test_measuring_the_profile_is_reported(directory: Path, scenario: leo.Scenario) -> None:
+    steps: list[str] = []
+    with pytest.raises(ValueError, match="allow_lag"):
+        fly(
+            scenario,
+            directory,
+            [asked(scenario.constellation.epoch, "sat-3")],
+            new_tokens=4,
+            progress=lambda step, _: steps.append(step),
+        )
+    assert steps.index("profiled") < steps.index("planning")
 
 
 def test_wrong_arguments_are_named(directory: Path, scenario: leo.Scenario, profile: osp.ModelProfile) -> None:
