@@ -123,12 +123,48 @@ class Judge:
             size = count * self.cut_bytes(0)
             custodian = timed.plan.stages[0].node
             done = self.served(rest, self.arrivals(timed.activation, custodian, size, made, count))
+        elif timed.relay is not None:
+            done = self.relayed(timed.relay, max(arrivals[-1], self.after(timed.compute_start)))
         else:
             begin = max(arrivals[-1], self.after(timed.compute_start))
             done = self.chained([begin] * count)
         last = timed.plan.stages[-1].node
         result = self.arrivals(timed.result, last, task.output_bytes, done, 1)
         return timed.requested + timedelta(seconds=result[-1])
+
+    def relayed(self, relay: leo.Relay, begin: float) -> float:
+        """Return when the last token is there that satellites leave to a station.
+
+        They make a token after the other until all of them see the station, which then gets the keys and values of all
+        tokens so far, prompt included.
+        """
+        workload, (ground,) = self.timed.plan.workload, relay.plan.stages
+        satellites = [stage.node for stage in self.timed.plan.stages]
+        at, tokens = self.chained([begin]), 1
+        second = int(at)
+        while not all(self.rate((name, ground.node), second) > 0 for name in satellites):
+            second += 1
+            assert second < self.sky.seconds, f"{ground.node} never sees {satellites}"
+        opening = max(at, float(second))
+        while (after := self.token(at)) <= opening:
+            at, tokens = after, tokens + 1
+        assert tokens < workload.new_tokens, "the satellites make all tokens"
+        length = workload.prompt_tokens + tokens
+        size = sum(layer.kv_bytes_per_token * length for layer in self.task.profile.layers)
+        (there,) = self.arrivals(self.timed.activation, satellites[-1], size, opening, 1)
+        whole = ground.slowdown * sum(layer.decode_s or 0.0 for layer in self.task.profile.layers)
+        return there + (workload.new_tokens - tokens) * whole
+
+    def token(self, at: float) -> float:
+        """Return when the satellites have made a further token: it passes all of them, and goes back to the first."""
+        stages, profile = self.timed.plan.stages, self.task.profile
+        for k, stage in enumerate(stages):
+            at += stage.slowdown * sum(layer.decode_s or 0.0 for layer in profile.layers[stage.start : stage.stop])
+            if k + 1 < len(stages):
+                after = stages[k + 1].node
+                at = self.sent(stage.node, after, self.cut_bytes(k) / profile.prompt_tokens, at)
+                at += self.sky.km(stage.node, after, int(at)) / LIGHT_KM_PER_S
+        return at + self.sky.km(stages[-1].node, stages[0].node, int(at)) / LIGHT_KM_PER_S
 
     def of_part(self, timed: leo.TimedPlan, fraction: float) -> datetime:
         """Execute a plan for a part of the micro-batches."""

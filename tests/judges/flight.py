@@ -7,7 +7,7 @@ of satellites, each second anew, and rates are those that the caller knows from 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from .events import Sky
 Rate = Callable[[str, str], float]
 # What is sampled each second is known at half seconds, and a use shorter than that lies beside one.
 _HALF_S = 0.5
+FILES = ("input", "result")
 
 
 def misuses(trace: Mapping[str, Any], constellation: leo.Constellation, rate: Rate) -> list[str]:
@@ -26,7 +27,7 @@ def misuses(trace: Mapping[str, Any], constellation: leo.Constellation, rate: Ra
     stop_s = max((sent[5] for sent in flight["transmissions"]), default=0.0)
     sky = Sky(constellation, datetime.fromisoformat(flight["epoch"]), int(stop_s) + 2)
     found = []
-    for source, destination, carried, request, start_s, stop_s, size in flight["transmissions"]:
+    for source, destination, carried, request, start_s, stop_s, _ in flight["transmissions"]:
         name = f"{carried} of request {request}, {source} to {destination} from {start_s:.2f} s to {stop_s:.2f} s"
         inside = list(_seconds(start_s, stop_s))
         is_open = all(sky.is_seen(source, destination, second) for second in inside)
@@ -34,9 +35,7 @@ def misuses(trace: Mapping[str, Any], constellation: leo.Constellation, rate: Ra
             is_open = any(sky.is_seen(source, destination, second) for second in _beside(start_s))
         if not is_open:
             found.append(f"{name}: the link is closed")
-        if size > rate(source, destination) * (stop_s - start_s) * 1.001 + 1:
-            found.append(f"{name}: {size} bytes are more than the link carries")
-    return found
+    return found + list(_overloads(flight["transmissions"], rate))
 
 
 def unseen(trace: Mapping[str, Any], constellation: leo.Constellation) -> list[str]:
@@ -49,6 +48,37 @@ def unseen(trace: Mapping[str, Any], constellation: leo.Constellation) -> list[s
         for satellite, station, start_s, stop_s in flight["passes"]
         if not sky.is_seen(station, satellite, int((start_s + stop_s) / 2))
     ]
+
+
+def _overloads(transmissions: Iterable[Any], rate: Rate) -> Iterator[str]:
+    """Yield a sentence on each span in which all that a link carries at once is more than its rate allows.
+
+    Files, and what stages send, each have the rate for themselves (docs/guides/flying.md).
+    """
+    carriers: dict[tuple[str, str, bool], list[tuple[float, float, int]]] = {}
+    for source, destination, carried, _, start_s, stop_s, size in transmissions:
+        carriers.setdefault((source, destination, carried in FILES), []).append((start_s, stop_s, size))
+    for (source, destination, _), spans in carriers.items():
+        for start_s, stop_s, size in _together(spans):
+            if size > rate(source, destination) * (stop_s - start_s) * 1.001 + 1:
+                yield (
+                    f"{source} to {destination} from {start_s:.2f} s to {stop_s:.2f} s: {size} bytes are more than the "
+                    "link carries"
+                )
+
+
+def _together(spans: Iterable[tuple[float, float, int]]) -> Iterator[tuple[float, float, int]]:
+    """Yield spans with their bytes, those that overlap as one."""
+    begin_s = end_s = -math.inf
+    total = 0
+    for start_s, stop_s, size in sorted(spans):
+        if start_s >= end_s:
+            if total:
+                yield begin_s, end_s, total
+            begin_s, end_s, total = start_s, stop_s, 0
+        end_s, total = max(end_s, stop_s), total + size
+    if total:
+        yield begin_s, end_s, total
 
 
 def _seconds(start_s: float, stop_s: float) -> Iterator[int]:

@@ -78,9 +78,9 @@ class Trace:
         events: The events, in order of their start.
         slowdowns: How many times slower than this machine each node was emulated; empty: no node was. Below 1
             the node is planned to be faster, and ran as fast as this machine.
-        flight: Of `orbitsplit.fly`: passes, hand-overs, what links carried, and tokens. All times are then those of its
-            clock, and the groups of events are requests; of a generation that was handed over to another plan while it
-            ran there are tokens, and no events.
+        flight: Of `orbitsplit.flight.fly`: passes, hand-overs, what links carried, and tokens. All times are then those
+            of its clock, and the groups of events are requests; of a generation that was handed over to another plan
+            while it ran there are tokens, and no events.
 
     Raises:
         ValueError: The number of slowdowns is neither 0 nor that of the nodes.

@@ -6,6 +6,7 @@ second, and delays are s times shorter: so all that a plan counts in seconds of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from orbitsplit._io.validation import quoted
 from orbitsplit._network.link_conditions import LinkConditions, LinkShape
 from orbitsplit._plans.plan import Plan, PlanLink
 from orbitsplit._plans.prediction import Prediction
+
+# A clock is not slower than real time.
+LEAST_SPEED = 1.0
 
 # Predicted times that are single numbers, and those with one for each stage or link.
 _SECONDS = ("total_s", "prefill_s", "token_step_s", "lower_bound_s")
@@ -85,11 +89,13 @@ def too_fast(plans: Iterable[Plan], speed: float) -> str | None:
     name = min(slowdowns, key=lambda node: slowdowns[node])
     if slowdowns[name] >= speed:
         return None
-    lacks = f"{speed / slowdowns[name]:.3g} times"
+    # Rounded so that what is named does fit.
+    lacks = f"{math.ceil(100 * speed / slowdowns[name]) / 100:g} times"
+    most = math.floor(100 * slowdowns[name]) / 100
+    fits = f"a speed of at most {most:g} fits, or " if most >= LEAST_SPEED else ""
     return (
-        f"{quoted(name)} is {slowdowns[name]:g} times slower than this machine, so at {speed:g} times real time it "
-        f"would be {lacks} faster: a speed of at most {slowdowns[name]:g} fits, or computers that are at least {lacks} "
-        "slower"
+        f"{quoted(name)} is {slowdowns[name]:g} times slower than this machine, so at a speed of {speed:g} it would be "
+        f"{lacks} faster: {fits}a factor `slower` {lacks} as large"
     )
 
 

@@ -9,16 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from orbitsplit._errors import OrbitsplitError
 from orbitsplit._plans.flight_log import FlightHandover, FlightToken, FlightTransmission
-from orbitsplit._plans.migration import cache_moves
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.trace import Trace, TraceEvent
 from orbitsplit.leo import TimedPlan, Timetable, Transfer
-from orbitsplit.runtime import Migration, Pipeline
+from orbitsplit.runtime import LinkMetrics, Pipeline, Run
 
 from ._clock import FlightClock, scaled_plan
 from ._file_links import FileLinks
@@ -132,7 +130,7 @@ class Execution:
         progress.new_tokens = found[0, len(prompt) :].tolist()
         run = self._pipe.last_run
         if run is not None:
-            self._take_trace(k, run.trace, run.started_s)
+            self._take_trace(k, run)
 
     def _hand_over(self, plan: Plan, request: int, not_before_s: float) -> None:
         """Let another plan run, if its stages are others, at a time of the clock at the earliest."""
@@ -145,31 +143,38 @@ class Execution:
         nodes = tuple(stage.node for stage in before.stages), tuple(stage.node for stage in scaled.stages)
         tokens = sum(token.request == request and token.at_s < stop_s for token in self.record.tokens)
         self.record.handovers.append(FlightHandover(start_s, stop_s, *nodes, request, tokens))
-        moved_s = max(not_before_s, stop_s - migration.pause_s * self._clock.speed), stop_s
-        self.record.transmissions.extend(_moved(migration, request, moved_s))
+        for source, destination, from_s, until_s, size in migration.transfers:
+            span_s = self._clock.of_s(from_s), self._clock.of_s(until_s)
+            self.record.transmissions.append(FlightTransmission(source, destination, "context", request, *span_s, size))
 
-    def _take_trace(self, k: int, trace: Trace, started_s: float) -> None:
-        """Add the events of a run, whose times begin at `started_s` of the monotonic clock."""
-        destination = dict(pairwise(trace.nodes))
-        for event in trace.events:
-            span = self._clock.of_s(started_s + event.start_s), self._clock.of_s(started_s + event.stop_s)
-            self.record.events.append(TraceEvent(event.node, event.kind, k, event.step, *span))
-            if event.kind == "send" and event.node in destination:
-                sent = FlightTransmission(event.node, destination[event.node], "activation", k, *span, 0)
-                self.record.transmissions.append(sent)
+    def _take_trace(self, k: int, run: Run) -> None:
+        """Add the events of a run, whose times begin at its start on the monotonic clock."""
+        for event in run.trace.events:
+            self.record.events.append(TraceEvent(event.node, event.kind, k, event.step, *self._span(run, event)))
+        for link in run.links:
+            for event, size in frames_of(run.trace, link):
+                sent = link.source, link.destination, "activation", k, *self._span(run, event), size
+                self.record.transmissions.append(FlightTransmission(*sent))
+
+    def _span(self, run: Run, event: TraceEvent) -> tuple[float, float]:
+        return self._clock.of_s(run.started_s + event.start_s), self._clock.of_s(run.started_s + event.stop_s)
 
     def _seconds(self, when: Any) -> float:
         return self._contact_plan.seconds(when)
 
 
-def _moved(migration: Migration, request: int, span_s: tuple[float, float]) -> Iterator[FlightTransmission]:
-    """Yield what each link carried of the keys and values of a hand-over, within its pause, by the number of layers."""
-    moves = cache_moves(migration.before, migration.after) if migration.bytes_moved else ()
-    layers = sum(move.stop - move.start for move in moves)
-    for move in moves:
-        size = round(migration.bytes_moved * (move.stop - move.start) / layers)
-        for ends in pairwise(move.route):
-            yield FlightTransmission(*ends, "context", request, *span_s, size)
+def frames_of(trace: Trace, link: LinkMetrics) -> Iterator[tuple[TraceEvent, int]]:
+    """Yield when each frame of activations occupied a link, and its bytes.
+
+    The bytes of all prompts and of all token steps were counted; each frame has its share of them by its time.
+    """
+    sent = [event for event in trace.events if event.kind == "send" and event.node == link.source]
+    prompts = [event for event in sent if event.step <= 0]
+    steps = [event for event in sent if event.step > 0]
+    for events, size in ((prompts, link.prefill_bytes), (steps, link.decode_bytes)):
+        whole_s = sum(event.duration_s for event in events)
+        for event in events:
+            yield event, round(size * (event.duration_s / whole_s if whole_s else 1 / len(events)))
 
 
 class _Tokens:

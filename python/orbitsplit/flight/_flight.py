@@ -65,12 +65,20 @@ class FlownRequest:
     @property
     def compute_lag_s(self) -> float:
         """Return by how many seconds the computation took longer than planned; negative: shorter."""
-        planned = self.timed.compute_stop - self.timed.compute_start
-        return (self.compute_stop - self.compute_start - planned).total_seconds()
+        return (self.compute_stop - self.compute_start).total_seconds() - self._planned_compute_s
+
+    @property
+    def compute_deviation(self) -> float:
+        """Return the lag of the computation as a fraction of its planned time, in which no pass is waited for."""
+        return self.compute_lag_s / max(self._planned_compute_s, 1e-9)
+
+    @property
+    def _planned_compute_s(self) -> float:
+        return (self.timed.compute_stop - self.timed.compute_start).total_seconds()
 
     @property
     def deviation(self) -> float:
-        """Return the lag as a fraction of the planned time from request to completion."""
+        """Return the lag as a fraction of the planned time from request to completion, most of which may be waiting."""
         return self.lag_s / max(self.timed.duration_s, 1e-9)
 
 
@@ -141,5 +149,6 @@ def _row(flown: FlownRequest) -> dict[str, Any]:
         "lag_s": flown.lag_s,
         "compute_lag_s": flown.compute_lag_s,
         "deviation": flown.deviation,
+        "compute_deviation": flown.compute_deviation,
         "tokens": list(flown.tokens),
     }

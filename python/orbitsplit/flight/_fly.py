@@ -20,7 +20,7 @@ from orbitsplit._profiling.workload import Workload
 from orbitsplit.leo import Power, Scenario, TimedPlan, Timetable, plan_requests
 from orbitsplit.runtime import Pipeline
 
-from ._clock import FlightClock, scaled_conditions, scaled_plan, too_fast
+from ._clock import LEAST_SPEED, FlightClock, scaled_conditions, scaled_plan, too_fast
 from ._contact_links import contact_links
 from ._energy import energy_of
 from ._execution import Execution, Progress
@@ -67,7 +67,8 @@ def fly(
             is at least `speed` times slower than it.
         profile: The measured profile of the model for prompts of this length (default: it is measured).
         computers: Nodes of single satellites and stations, by name, in place of the scenario's; `slower` applies to
-        them. power: As in `plan_in_time`.
+            them.
+        power: As in `plan_in_time`.
         slack_s: As in `leo.plan_requests`.
         allow_lag: Fly also if this machine is too slow for the speed; the lag is in the result.
         progress: Called with a phase and a fraction.
@@ -89,7 +90,7 @@ def fly(
     loaded = scenario if isinstance(scenario, Scenario) else Scenario.load(scenario)
     path = open_model(model, progress=report)
     tokens = len(requests[0].input_ids)
-    profile = profile or measured_profile(path, prompt_tokens=tokens, measure=True)
+    profile = profile or measured_profile(path, prompt_tokens=tokens, measure=True, progress=report)
     workload = Workload(prompt_tokens=tokens, new_tokens=new_tokens)
     contact_plan = contact_plan_of(loaded, requests)
     report("planning", 0.0)
@@ -144,7 +145,7 @@ def _check(requests: Sequence[FlightRequest], speed: float, slower: float, hours
         raise ValueError(
             f"prompts have {lengths[0]} to {lengths[-1]} tokens, all must have as many: plans count with it"
         )
-    for name, value, least in (("speed", speed, 1.0), ("slower", slower, 1.0), ("hours", hours, 0.0)):
+    for name, value, least in (("speed", speed, LEAST_SPEED), ("slower", slower, 1.0), ("hours", hours, 0.0)):
         check_number(name, value)
         if not least <= value < float("inf"):
             raise ValueError(f"{name} is {value}, must be finite and at least {least:g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import orbitsplit as osp
 from orbitsplit import LinkShape, Node, leo
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.trace import Trace, TraceEvent
-from orbitsplit.flight import FlightLog, FlightTransmission
+from orbitsplit.flight import FlightLog, FlightRequest, FlightTransmission, FlownRequest
 from orbitsplit.flight._clock import FlightClock, changed_rates, scaled_conditions, scaled_plan, too_fast
 from orbitsplit.flight._contact_links import contact_links
 from orbitsplit.flight._energy import energy_of
+from orbitsplit.flight._execution import frames_of
 from orbitsplit.flight._file_links import FileLinks
 from orbitsplit.flight._fly import slower_computers
+from tests.judges.flight import misuses
 from tests.support.satellite_train import RATE, first_contact, profile, train
 
 
@@ -43,7 +46,10 @@ def test_a_plan_takes_less_of_everything_that_it_counts() -> None:
     assert scaled.prediction.stage_s == pytest.approx(tuple(s / 60 for s in plan.prediction.stage_s))
     assert scaled.prediction.stage_memory_bytes == plan.prediction.stage_memory_bytes
     assert too_fast([plan], 300.0) is None
-    assert too_fast([plan], 301.0) is not None
+    assert "a speed of at most 300 fits, or a factor `slower` 1.01 times as large" in str(too_fast([plan], 301.0))
+    # Half as slow as this machine: no speed that is allowed fits.
+    fast = replace(plan, stages=tuple(replace(stage, slowdown=0.5) for stage in plan.stages))
+    assert str(too_fast([fast], 60.0)).endswith("120 times faster: a factor `slower` 120 times as large")
 
 
 def test_links_are_faster_for_a_shorter_time() -> None:
@@ -127,6 +133,18 @@ def test_energy_is_that_of_what_nodes_did() -> None:
     assert energy_of(trace, table, [plan], [(10.0, 100.0)], None) == ({}, None)
 
 
+def test_a_slow_computation_is_seen_beside_hours_of_waiting() -> None:
+    fleet = train()
+    at = fleet.epoch
+    request = leo.TimedRequest(requested=at, source="sat-0", input_bytes=1, output_bytes=1)
+    plan = leo.plan_in_time(profile(), fleet, request=request)
+    times = {"compute_start": at, "compute_stop": at + timedelta(seconds=10), "completion": at + timedelta(hours=2)}
+    flown = FlownRequest(
+        FlightRequest(request, (1,)), replace(plan, **times), (1,), at, at + timedelta(seconds=30), times["completion"]
+    )
+    assert (flown.compute_lag_s, flown.compute_deviation, flown.deviation) == (20.0, 2.0, 0.0)
+
+
 def test_computers_are_slower_by_a_factor() -> None:
     found = slower_computers(leo.Scenario.load("cubesat"), {"sat-2": Node("fast", 1, slowdown=0.5)}, 10.0)
     assert {name: node.slowdown for name, node in found.items()} == {
@@ -139,3 +157,27 @@ def test_computers_are_slower_by_a_factor() -> None:
         assert node.flop_per_s is not None
         assert slow[name].flop_per_s == pytest.approx(node.flop_per_s / 4)
         assert np.isclose(slow[name].memory_bytes_per_s or 0.0, (node.memory_bytes_per_s or 0.0) / 4)
+
+
+def test_frames_have_the_bytes_that_their_link_carried() -> None:
+    spans = [(-1, 0.0, 3.0), (0, 3.0, 4.0), (1, 5.0, 5.5), (2, 6.0, 6.5)]
+    events = [TraceEvent("a", "send", 0, *span) for span in spans]
+    others = [TraceEvent("a", "compute", 0, 0, 0.0, 9.0), TraceEvent("b", "send", 0, 0, 0.0, 9.0)]
+    link = osp.LinkMetrics(frames=4, prefill_bytes=800, decode_bytes=100, source="a", destination="b", busy_s=5.0)
+    found = list(frames_of(Trace(("a", "b"), (*events, *others)), link))
+    assert found == list(zip(events, (600, 200, 50, 50), strict=True))
+
+
+def test_the_judge_adds_up_what_a_link_carries_at_once() -> None:
+    fleet = train()
+    table: dict[str, Any] = {"epoch": fleet.epoch.isoformat()}
+
+    def judged(*sent: tuple[str, float, float, int]) -> list[str]:
+        rows = [["sat-0", "sat-1", carried, 0, *span] for carried, *span in sent]
+        return misuses({"flight": table | {"transmissions": rows}}, fleet, lambda _a, _b: 100.0)
+
+    assert judged(("activation", 1.0, 2.0, 100), ("activation", 2.0, 3.0, 100)) == []
+    assert judged(("input", 1.0, 2.0, 100), ("activation", 1.5, 2.5, 100)) == []
+    # Each of these alone is within the rate.
+    (sentence,) = judged(("activation", 1.0, 2.0, 100), ("context", 1.5, 2.5, 100), ("activation", 4.0, 5.0, 1))
+    assert sentence == "sat-0 to sat-1 from 1.00 s to 2.50 s: 200 bytes are more than the link carries"

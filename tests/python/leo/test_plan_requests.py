@@ -16,7 +16,7 @@ from orbitsplit import LayerProfile, ModelProfile, PlanStage, Workload, leo
 from orbitsplit._plans.plan import Plan
 from orbitsplit.leo._scheduling.handovers import fewest_handovers
 from orbitsplit.leo._scheduling.strategies import Candidate, Resumption
-from tests.support.satellite_train import RATE, first_contact, profile, train
+from tests.support.satellite_train import RATE, first_contact, judged, profile, train
 
 TOKENS = 40
 GENERATION = Workload(prompt_tokens=100, new_tokens=TOKENS)
@@ -60,7 +60,27 @@ def test_a_generation_that_a_pass_interrupts_goes_on_on_the_ground() -> None:
     assert others["ground, svalbard"] - timed.completion > timedelta(seconds=3)
     assert others["satellite, sat-1"] - timed.completion > timedelta(seconds=20)
     assert leo.TimedPlan.from_dict(timed.to_dict()) == timed
-    assert f"handed over to svalbard[0:6] after {relay.tokens} tokens" in str(timed)
+    # The satellite's part ends at the switch, not with the text, and has no link of its own that could close.
+    table = leo.Timetable.of(fleet, asked, asked + timedelta(days=1))
+    assert timed.valid_until == table.datetime(table.stop_s)
+    assert timed.latest_start == timed.compute_start
+    rows = str(timed).splitlines()
+    assert any("sat-0[0:6]" in row and row.endswith(f"until {relay.at:%Y-%m-%d %H:%M:%S}") for row in rows)
+    handed = f"handed over to svalbard[0:6] after {relay.tokens} tokens"
+    assert any(handed in row and row.endswith(f"until {timed.compute_stop:%Y-%m-%d %H:%M:%S}") for row in rows)
+
+
+@pytest.mark.parametrize("weight_bytes", [20_000_000, 120_000_000], ids=["one satellite", "two satellites"])
+def test_a_relayed_generation_is_what_the_event_simulation_finds(weight_bytes: int) -> None:
+    fleet, model = train(), generating(weight_bytes=weight_bytes)
+    asked = first_contact(fleet, "sat-0").start - timedelta(seconds=40)
+    one = request(fleet, asked)
+    timed = leo.plan_in_time(model, fleet, GENERATION, one)
+    assert timed.strategy == "relayed"
+    assert len(timed.plan.stages) == (1 if weight_bytes == 20_000_000 else 2)
+    fields = {"source": one.source, "input_bytes": one.input_bytes, "output_bytes": one.output_bytes}
+    # The judge sees the station at whole seconds, so that a token more or less may be left to it.
+    assert judged(fleet, timed, fields, model) == pytest.approx(timed.duration_s, abs=1.0 + 0.6)
 
 
 def test_a_generation_whose_keys_and_values_are_too_large_begins_on_the_ground() -> None:

@@ -65,7 +65,7 @@ def _handed_over(task: Task, board: Plan, ground: Plan, delivery: Delivery, befo
         board,
         (start_s, end_s),
         end_s,
-        max(down.transmissions[-1].closes_s, end_s),
+        until_s,
         input=delivery.transmissions,
         activation=down.transmissions,
         loads=loads_until(board, start_s, at_s),

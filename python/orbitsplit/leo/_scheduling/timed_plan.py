@@ -82,9 +82,11 @@ class TimedPlan:
     `input`, `activation` and `result` are the transfers before, during and after computation, in order of time; each
     ends before its path `closes`, and the next one transfers what is left. `plan` runs from `compute_start` to
     `compute_stop`. Its own links, and the paths of the transfers that feed it while it computes, are up until
-    `valid_until`; a plan that starts after `latest_start` would not end in time. `completion` is when the last byte of
-    the result is at a station, that of `concurrent` included. `energy_j` is what each satellite with a power limit
-    consumes beyond idling, for `concurrent` too (which has none itself).
+    `valid_until`; a plan that starts after `latest_start` would not end in time. Where a generation is relayed, `plan`
+    runs until `relay.at`, the plan of `relay` until `compute_stop`, and `valid_until` is of `plan` alone.
+
+    `completion` is when the last byte of the result is at a station, that of `concurrent` included. `energy_j` is what
+    each satellite with a power limit consumes beyond idling, for `concurrent` too (which has none itself).
     """
 
     strategy: Strategy
@@ -121,8 +123,11 @@ class TimedPlan:
     def latest_start(self) -> datetime:
         """Return when `plan` must start at the latest to end while it is valid; `concurrent` has its own instant.
 
-        A result that then misses its pass waits for the next one.
+        A result that then misses its pass waits for the next one. A generation that is relayed has to start as planned:
+        later, fewer tokens are there at the switch, and the other plan does not end at `compute_stop`.
         """
+        if self.relay is not None:
+            return self.compute_start
         return self.valid_until - (self.compute_stop - self.compute_start)
 
     @property
@@ -198,11 +203,14 @@ class TimedPlan:
         lines = [f"{self.strategy}: {self.reason}"]
         for what, transfers in (("input", self.input), ("activation", self.activation), ("result", self.result)):
             lines += [_line(what, transfer) for transfer in transfers]
-        lines.append(f"  {_clock(self.compute_start)} {self.plan} until {_clock(self.compute_stop)}")
+        until = self.compute_stop if self.relay is None else self.relay.at
+        lines.append(f"  {_clock(self.compute_start)} {self.plan} until {_clock(until)}")
         if self.concurrent is not None:
             lines += str(self.concurrent).splitlines()[1:-1]
         if self.relay is not None:
-            relayed = f"after {self.relay.tokens} tokens, from {_clock(self.relay.resume)} on"
+            relayed = (
+                f"after {self.relay.tokens} tokens, from {_clock(self.relay.resume)} until {_clock(self.compute_stop)}"
+            )
             lines.append(f"  {_clock(self.relay.at)} handed over to {self.relay.plan} {relayed}")
         lines = [lines[0], *sorted(lines[1:])]
         lines.append(f"  complete {_clock(self.completion)}, {self.duration_s:,.0f} s after the request")

@@ -178,6 +178,8 @@ class Ready(Record):
     keys and values of the plan's workload. The stage was connected to the others in `connecting_s`, which includes
     waiting for them. `cache_layers` are the `LayerBytes` of its transformer layers, empty if their caches cannot be
     moved. `moved_bytes` of caches came over links in `exchange_s`; of groups in `lost_groups` not all came whole.
+    `transfers` have source, destination, start and stop on the sender's monotonic clock, and bytes of what links
+    carried.
     """
 
     weight_bytes: int
@@ -200,6 +202,7 @@ class Ready(Record):
     moved_bytes: int = 0
     lost_groups: tuple[int, ...] = ()
     exchange_s: float = 0.0
+    transfers: tuple[tuple[str, str, float, float, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Migration:
         loaded_ahead: Nodes whose stages were loaded ahead.
         loaded_in_pause: Nodes that had no room for both stages, or no second process: they loaded in the pause.
         requests: Calls in flight during the switch.
+        transfers: Source, destination, start, stop and bytes of what the first link of each route carried; times are of
+            the sender's monotonic clock.
     """
 
     before: Plan
@@ -54,6 +56,7 @@ class Migration:
     loaded_ahead: tuple[str, ...] = ()
     loaded_in_pause: tuple[str, ...] = ()
     requests: int = 0
+    transfers: tuple[tuple[str, str, float, float, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the migration as JSON-ready data."""
@@ -93,6 +96,7 @@ class Migrating:
     predicted_pause_s: float = 0.0
     predicted_bytes: int = 0
     bytes_moved: int = 0
+    transfers: tuple[tuple[str, str, float, float, int], ...] = ()
     drained: Sequence[int] | None = None
     paused_since_s: float = 0.0
     resumed_s: float | None = None
@@ -128,6 +132,7 @@ class Migrating:
             loaded_ahead=self.loaded_ahead,
             loaded_in_pause=self.loaded_in_pause,
             requests=self.requests,
+            transfers=self.transfers,
         )
         self._over.set()
         return self._result

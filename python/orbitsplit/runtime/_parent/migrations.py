@@ -155,6 +155,7 @@ class Migrations:
         slowest_s = max(one.loading_s + one.exchange_s for one in ready)
         migrating.other_s = slowest_s + _stopping_s(migrating.before) + (self._in_flight.times.step_s or 0.0)
         migrating.bytes_moved = sum(one.moved_bytes for one in ready)
+        migrating.transfers = tuple(transfer for one in ready for transfer in one.transfers)
         if not migrating.drained:
             migrating.resumed_s = time.monotonic()
 

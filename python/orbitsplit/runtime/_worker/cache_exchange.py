@@ -28,6 +28,10 @@ from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.transport import CACHE_TAG, ControlStore, Receiver, Sender, Transport
 from orbitsplit.runtime._schedule.protocol import Kind
 
+# Start and stop on the sender's monotonic clock, and bytes; and those with the ends of their link.
+Span = tuple[float, float, int]
+Transfer = tuple[str, str, float, float, int]
+
 _BFLOAT16 = "torch.bfloat16"
 _POLL_S = 0.01
 
@@ -59,6 +63,7 @@ class CacheExchange:
     """What one worker does in the exchange: it sends what others need, and receives what its stage needs.
 
     `caches` are those by group of the stage that it ran before, which had the transformer layers [start, stop).
+    `transfers` are what the first links of the moves to this worker carried, and when, after `run`.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class CacheExchange:
         self._groups = [MovedGroup(*values) for values in setup.moved_groups]
         self._moves = [WorkerMove(*values) for values in setup.moves]
         self._members = (*setup.workers, *setup.leaving)
+        self.transfers: list[Transfer] = []
         for group in self._groups:
             cache = caches.get(group.id)
             if group.spare_tokens and cache is not None and takes_chunks(cache):
@@ -109,13 +115,15 @@ class CacheExchange:
                 continue
             sender = self._sender(move)
             senders.append(sender)
+            spans = []
             for group in self._groups:
                 states = self._own(group)
                 for layer in range(move.start, move.stop):
                     if layer in states:
-                        _send_state(sender, group, layer, states[layer], move.codec)
+                        spans.append(_send_state(sender, group, layer, states[layer], move.codec))
                     else:  # what is missing is told, as the other end waits for it
                         sender.send(Header(Kind.CACHE, group.id, layer), is_answered=False)
+            _send_spans(sender, move, spans)
         for sender in senders:
             sender.drain()
 
@@ -144,6 +152,7 @@ class CacheExchange:
                 if state is not None:
                     found[header.group][header.step] = state
                 moved_bytes += header.payload_bytes if len(move.nodes) > 1 else 0
+            self.transfers += _read_spans(move, receiver)
         return found, moved_bytes
 
     def _sender(self, move: WorkerMove) -> Sender:
@@ -175,6 +184,36 @@ class CacheExchange:
         return channel_key(secret.encode(), f"{self._setup.nonce} caches", *ends)
 
 
+def _send_spans(sender: Sender, move: WorkerMove, spans: list[Span]) -> None:
+    """Tell the other end when the states of a move occupied the first link, which the sender alone knows."""
+    description = json.dumps(_joined(spans)).encode()
+    sender.send(
+        Header(Kind.CACHE, 0, move.stop, description_bytes=len(description)), description=description, is_answered=False
+    )
+
+
+def _read_spans(move: WorkerMove, receiver: Receiver) -> list[Transfer]:
+    """Return what the first link of a move carried, which its last message tells; nothing within one node."""
+    header, description, _ = receiver.receive()
+    if header.kind != Kind.CACHE or header.step != move.stop:
+        raise TransportError(
+            f"{_link_name(move)}: kind {header.kind} of step {header.step} arrived, expected the end of the caches"
+        )
+    spans: list[Span] = json.loads(bytes(description))
+    return [(move.nodes[0], move.nodes[1], *span) for span in spans] if len(move.nodes) > 1 else []
+
+
+def _joined(spans: list[Span]) -> list[Span]:
+    """Return spans in order, those that follow each other without a pause as one."""
+    found: list[Span] = []
+    for start_s, stop_s, size in spans:
+        if found and start_s <= found[-1][1]:
+            found[-1] = found[-1][0], stop_s, found[-1][2] + size
+        else:
+            found.append((start_s, stop_s, size))
+    return found
+
+
 class _Sending(threading.Thread):
     """Sends in the background; `finish` raises what went wrong."""
 
@@ -200,8 +239,8 @@ def _link_name(move: WorkerMove) -> str:
     return f'caches from node "{move.nodes[0]}" to node "{move.nodes[-1]}"'
 
 
-def _send_state(sender: Sender, group: MovedGroup, layer: int, state: LayerState, codec: str) -> None:
-    """Send the state of a layer as one message: frames of its tensors, described as JSON."""
+def _send_state(sender: Sender, group: MovedGroup, layer: int, state: LayerState, codec: str) -> Span:
+    """Send the state of a layer as one message: frames of its tensors, described as JSON; return its time and bytes."""
     frames = {
         name: compress(tensor.contiguous(), codec=codec if str(tensor.dtype) == _BFLOAT16 else "raw")
         for name, tensor in state.tensors.items()
@@ -212,7 +251,7 @@ def _send_state(sender: Sender, group: MovedGroup, layer: int, state: LayerState
     header = Header(
         Kind.CACHE, group.id, layer, group.rows, group.tokens, len(description), len(payload), has_own_check=True
     )
-    sender.send(header, payload, description=description, is_answered=False)
+    return (*sender.send(header, payload, description=description, is_answered=False), len(payload))
 
 
 def _read_state(description: memoryview, payload: memoryview | None) -> LayerState | None:

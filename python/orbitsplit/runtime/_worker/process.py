@@ -164,10 +164,15 @@ class Worker:
             heartbeat.phase = "waiting for work"
             ready = ready_record(model, self._baseline_bytes(), loading_s, self._trials)
             started_s = time.monotonic()
-            moved_bytes, lost = serving.take_over(self._caches, layers_before)
+            moved_bytes, lost, transfers = serving.take_over(self._caches, layers_before)
             self._caches, exchange_s = {}, time.monotonic() - started_s
             ready = replace(
-                ready, connecting_s=connecting_s, moved_bytes=moved_bytes, lost_groups=lost, exchange_s=exchange_s
+                ready,
+                connecting_s=connecting_s,
+                moved_bytes=moved_bytes,
+                lost_groups=lost,
+                exchange_s=exchange_s,
+                transfers=transfers,
             )
             if assistant is not None:
                 ready = with_assistant(ready, assistant, plan.workload)

@@ -46,7 +46,7 @@ from orbitsplit.runtime._schedule.follower import run_follower
 from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, Outlet
 
 from .assistant import Assistant
-from .cache_exchange import CacheExchange, transport_of
+from .cache_exchange import CacheExchange, Transfer, transport_of
 from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
 from .computation import Computation
 from .telemetry import HeartbeatThread, Reporter, Requests
@@ -117,17 +117,20 @@ class StageServer:
         """The caches of the groups in flight, which another session may go on with."""
         return {} if self._stage is None else self._stage.caches()
 
-    def take_over(self, caches: Mapping[int, Cache], layers: tuple[int, int]) -> tuple[int, tuple[int, ...]]:
+    def take_over(
+        self, caches: Mapping[int, Cache], layers: tuple[int, int]
+    ) -> tuple[int, tuple[int, ...], tuple[Transfer, ...]]:
         """Get the caches of moved groups from where they are: this process has those of the `layers` [start, stop).
 
-        Returns how many bytes came from other nodes, and the groups of which not all caches came whole.
+        Returns how many bytes came from other nodes, the groups of which not all caches came whole, and what links
+        carried.
         """
         if not self._setup.moved_groups:
-            return 0, ()
+            return 0, (), ()
         number = self._setup.workers[self._rank]
         exchange = CacheExchange(self._transport, self._setup, number, caches, layers)
         self._moved, moved_bytes, lost = exchange.run(self._model)
-        return moved_bytes, lost
+        return moved_bytes, lost, tuple(exchange.transfers)
 
     def run(self) -> None:
         """Serve until STOP. Raises PeerLostError if a neighbour is lost, or the session is interrupted."""
