@@ -24,7 +24,8 @@ from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
 from orbitsplit._models.verdicts import check_architecture
-from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFiles, ReceivedCodecs, TemporaryCodecs, links_of
