@@ -4,7 +4,8 @@ options      the app, its global options, and options that commands share
 inputs       files that are read, before anything that takes seconds to import
 outputs      files that are written
 first_steps  init, demo
-planning     solve, profile, convert, calibrate, verify, plan
+solving      solve
+planning     profile, convert, calibrate, verify, plan
 fronts       pareto
 documents    problem, explain, export, schema, report
 running      simulate, run, serve
@@ -26,6 +27,9 @@ import orbitsplit as osp
 
 # Imported for their commands, which --help lists in this order.
 from . import first_steps  # noqa: F401
+
+# isort: split
+from . import solving  # noqa: F401
 
 # isort: split
 from . import planning  # noqa: F401
