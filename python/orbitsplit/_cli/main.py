@@ -8,7 +8,9 @@ solving      solve
 planning     profile, convert, calibrate, verify, plan
 fronts       pareto
 documents    problem, explain, export, schema, report
-running      simulate, run, serve
+running      simulate, run
+serving      serve
+pipelines    the pipelines that run and serve start
 live         top
 hosts        credentials, node, nodes
 leo          leo, bench paper
@@ -42,6 +44,9 @@ from . import documents  # noqa: F401
 
 # isort: split
 from . import running  # noqa: F401
+
+# isort: split
+from . import serving  # noqa: F401
 
 # isort: split
 from . import live  # noqa: F401
