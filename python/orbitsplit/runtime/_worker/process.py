@@ -30,7 +30,8 @@ from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFiles, ReceivedCodecs, TemporaryCodecs, links_of
 from orbitsplit.runtime._messages.control import Failure, Ready, Setup
-from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
+from orbitsplit.runtime._messages.control_store import ControlStore
+from orbitsplit.runtime._messages.transport import PeerLostError
 
 from .assistant import load_assistant, with_assistant
 from .cache_exchange import leave
