@@ -31,9 +31,10 @@ import torch.distributed as dist
 import orbitsplit as osp
 from orbitsplit._plans.trace import Recorder
 from orbitsplit.runtime._emulation.pace import Pace
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.framing import channel_key
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
+from orbitsplit.runtime._messages.transport import Receiver, Sender, Transport
 from orbitsplit.runtime._schedule.protocol import Kind
 from orbitsplit.runtime._worker.channels import ActivationInlet, ActivationOutlet
 

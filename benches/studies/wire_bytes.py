@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import orbitsplit as osp
 from orbitsplit.runtime._emulation.namespaces import Namespaces
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.framing import Header
-from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport, bytes_of
+from orbitsplit.runtime._messages.transport import Receiver, Sender, Transport, bytes_of
 from orbitsplit.runtime._schedule.protocol import Kind
 
 SIZES = (64, 390, 1_400, 2_624, 20_480, 174_080)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ._plans.export import Export
     from ._plans.fronts import LatencyFront, LatencyPoint, pareto
     from ._plans.options import RunningPlan
-    from ._plans.plan import Plan, PlanLink, PlanStage
+    from ._plans.plan import Plan
+    from ._plans.plan_parts import PlanLink, PlanStage
     from ._plans.planning import plan
     from ._plans.prediction import Prediction
     from ._plans.problem_building import build_problem
@@ -112,8 +113,8 @@ _MODULES = {
     "Pins": "._planner.problem_parts",
     "Pipeline": ".runtime",
     "Plan": "._plans.plan",
-    "PlanLink": "._plans.plan",
-    "PlanStage": "._plans.plan",
+    "PlanLink": "._plans.plan_parts",
+    "PlanStage": "._plans.plan_parts",
     "Prediction": "._plans.prediction",
     "Problem": "._planner.problem",
     "ProblemNode": "._planner.problem_parts",

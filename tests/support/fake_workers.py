@@ -15,8 +15,8 @@ import orbitsplit as osp
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Ready, StageRecord
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.record import Traffic
-from orbitsplit.runtime._messages.transport import ControlStore
 from orbitsplit.runtime._parent import sessions
 from orbitsplit.runtime._parent.launcher import Launcher
 

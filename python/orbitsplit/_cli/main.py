@@ -4,10 +4,13 @@ options      the app, its global options, and options that commands share
 inputs       files that are read, before anything that takes seconds to import
 outputs      files that are written
 first_steps  init, demo
-planning     solve, profile, convert, calibrate, verify, plan
+solving      solve
+planning     profile, convert, calibrate, verify, plan
 fronts       pareto
 documents    problem, explain, export, schema, report
-running      simulate, run, serve
+running      simulate, run
+serving      serve
+pipelines    the pipelines that run and serve start
 live         top
 hosts        credentials, node, nodes
 leo          leo, bench paper
@@ -28,6 +31,9 @@ import orbitsplit as osp
 from . import first_steps  # noqa: F401
 
 # isort: split
+from . import solving  # noqa: F401
+
+# isort: split
 from . import planning  # noqa: F401
 
 # isort: split
@@ -38,6 +44,9 @@ from . import documents  # noqa: F401
 
 # isort: split
 from . import running  # noqa: F401
+
+# isort: split
+from . import serving  # noqa: F401
 
 # isort: split
 from . import live  # noqa: F401

@@ -13,7 +13,7 @@ from rich.table import Table
 
 import orbitsplit as osp
 from orbitsplit._io.units import format_bytes, format_seconds
-from orbitsplit._plans.plan import layer_range
+from orbitsplit._plans.plan_parts import layer_range
 
 if TYPE_CHECKING:
     from orbitsplit.runtime import FleetStatus

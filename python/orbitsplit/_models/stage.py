@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,8 @@ from .image_inputs import image_names, prepared
 from .kv_cache import growing_cache, takes_chunks
 from .model_part import load_part
 from .packing import PackedCache, can_pack, packing
-from .source import check_padding, dummy_ids, example_inputs, forget_padding, unsupported
-
-# How much outputs may differ from those of the same tokens in other forwards, relative to the largest: other shapes
-# round differently, and a wrong mask or position changes more.
-_TOLERANCE = {torch.float32: 1e-4}
-_HALF_TOLERANCE = 0.05
+from .source import check_padding, dummy_ids, forget_padding, unsupported
+from .stage_trials import caches_behind, chunks_agree, example_packs, example_steps, outputs_of_trial, packs_agree
 
 
 class StageModel:
@@ -61,7 +56,7 @@ class StageModel:
         self.generates = layout.generates
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
-        self._image_tokens = layout.image_tokens
+        self.image_tokens = layout.image_tokens
         self._received: Tensor | None = None
         self._steps: DecodeSteps | None = None
         self._packed_steps: DecodeSteps | None = None
@@ -128,17 +123,7 @@ class StageModel:
 
         It depends on the kinds of caches, and on a trial: a padded prompt in two chunks gives what it gives as a whole.
         """
-        if not self.generates or not takes_chunks(self.new_cache()):
-            return False
-        rows, first, tokens = 2, 4, 7
-        mask = torch.ones(rows, tokens, dtype=torch.long)
-        mask[1, :2] = 0
-        x = self._example(rows, tokens)
-        whole = self.forward(x, mask, self.new_cache())
-        cache = self.new_cache()
-        self.forward(x[:, :first], mask[:, :first], cache, without_head=True)
-        last = self.forward(x[:, first:], mask, cache)
-        return self._is_close(last, whole if self.is_last else whole[:, first:])
+        return self.generates and takes_chunks(self.new_cache()) and chunks_agree(self)
 
     @torch.inference_mode()
     def forward(
@@ -200,21 +185,7 @@ class StageModel:
         config = self.model.config.get_text_config(decoder=True)
         if not self.generates or "position_ids" not in self._accepted or not can_pack(config, self.new_cache()):
             return False
-        prompts, sizes = (3, 6, 0), [1, 2, 4]
-        steps = [self._example(1, size).flip(1) for size in sizes]
-        alone = [
-            self.forward(x, torch.ones(1, prompt + x.shape[1], dtype=torch.long), cache)
-            for x, prompt, cache in zip(steps, prompts, self._caches_behind(prompts), strict=True)
-        ]
-        ends = torch.tensor(sizes).cumsum(0) - 1
-        try:
-            row = self.forward_packed(
-                torch.cat(steps, dim=1), self._caches_behind(prompts), prompts, sizes, logits_at=ends.tolist()
-            )
-        except Exception:  # whatever a model's own code makes of positions that do not ascend
-            return False
-        packed = torch.split(row, 1) if self.is_last else torch.split(row, sizes, dim=1)
-        return all(self._is_close(found, expected) for found, expected in zip(packed, alone, strict=True))
+        return packs_agree(self)
 
     def cache_bytes_per_token(self) -> int:
         """Return the bytes that keys and values of one more token take, before windows are full."""
@@ -223,7 +194,7 @@ class StageModel:
         tokens = 2
         states = [
             state
-            for layer in self._caches_behind([tokens])[0].layers
+            for layer in caches_behind(self, [tokens])[0].layers
             for state in (getattr(layer, "keys", None), getattr(layer, "values", None))
             if isinstance(state, Tensor) and state.is_floating_point()
         ]
@@ -237,7 +208,7 @@ class StageModel:
         tokens = 2
         if not self.generates or not has_movable_layers(self.new_cache(), self.layers - 2):
             return ()
-        layers = self._caches_behind([tokens])[0].layers[self.first_layer : self.last_layer]
+        layers = caches_behind(self, [tokens])[0].layers[self.first_layer : self.last_layer]
         return tuple(layer_bytes(layer, tokens) for layer in layers)
 
     @property
@@ -249,15 +220,6 @@ class StageModel:
     def last_layer(self) -> int:
         """The index behind the stage's last transformer layer."""
         return min(self.layers - 2, self.stop - 1)
-
-    def _caches_behind(self, prompts: Sequence[int]) -> list[Cache]:
-        """Return caches of sequences with so many tokens each."""
-        caches = [self.new_cache() for _ in prompts]
-        for tokens, cache in zip(prompts, caches, strict=True):
-            if tokens:
-                mask = torch.ones(1, tokens, dtype=torch.long)
-                self.forward(self._example(1, tokens), mask, cache, without_head=True)
-        return caches
 
     @torch.inference_mode()
     def forward_packed(
@@ -327,11 +289,6 @@ class StageModel:
     def _is_padded(attention_mask: Tensor) -> bool:
         return not bool(attention_mask.all())
 
-    def _is_close(self, found: Tensor, expected: Tensor) -> bool:
-        """Whether results are equal but for rounding."""
-        tolerance = _TOLERANCE.get(self.model.dtype, _HALF_TOLERANCE)
-        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
-
     def _entering(self, x: Tensor) -> Tensor:
         """Return what enters the stage on its device."""
         return aligned(x) if self.device.type == CPU else x.to(self.device)
@@ -349,7 +306,7 @@ class StageModel:
         # Placeholders of the embeddings return NaN, so a layer or head that reads them past the first layer fails here.
         # The same forward warms up the allocator, so that the first timed one is like the others.
         with running_unknown_code(self.config, "a stage of it does not run"):
-            outputs = self._try_forward()
+            outputs = outputs_of_trial(self)
         if not all(bool(output.isfinite().all()) for output in outputs):
             reason = "its layers read the embeddings beside the hidden state, or its weights are not finite"
             raise ValueError(unsupported(self.config, reason))
@@ -361,54 +318,16 @@ class StageModel:
             steps = DecodeSteps.of(self.model, layout, is_first=self.is_first, is_last=self.is_last)
         if steps is None:
             return
-        expected = self._example_steps()
+        expected = example_steps(self)
         self._steps = steps
-        if not all(torch.equal(x, y) for x, y in zip(self._example_steps(), expected, strict=True)):
+        if not all(torch.equal(x, y) for x, y in zip(example_steps(self), expected, strict=True)):
             self._steps = None
             return
         if can_pack(self.model.config.get_text_config(decoder=True), self.new_cache()):
-            expected = self._example_packs()
+            expected = example_packs(self)
             self._packed_steps = steps
-            if not all(torch.equal(x, y) for x, y in zip(self._example_packs(), expected, strict=True)):
+            if not all(torch.equal(x, y) for x, y in zip(example_packs(self), expected, strict=True)):
                 self._packed_steps = None
-
-    def _example_packs(self) -> list[Tensor]:
-        """Return the outputs for steps of three sequences, of one token and of more."""
-        prompts = [3, 6, 1]
-        caches, outputs = self._caches_behind(prompts), []
-        for sizes in ([1, 1, 1], [1, 3, 2]):
-            x = self._example(1, sum(sizes)).flip(1)
-            outputs.append(self.forward_packed(x, caches, prompts, sizes, logits_at=range(0, sum(sizes), 2)))
-            prompts = [start + size for start, size in zip(prompts, sizes, strict=True)]
-        return outputs
-
-    def _example_steps(self) -> list[Tensor]:
-        """Return the outputs for a prompt of three tokens and for two steps behind it."""
-        cache, rows = self.new_cache(), 2
-        return [
-            self.forward(self._example(rows, new), torch.ones(rows, total, dtype=torch.long), cache)
-            for new, total in ((3, 3), (1, 4), (1, 5))
-        ]
-
-    def _try_forward(self) -> list[Tensor]:
-        rows, tokens = 1, 2
-        if self.generates:
-            x = self._example(rows, tokens)
-            return [self.forward(x, torch.ones(rows, tokens, dtype=torch.long), self.new_cache())]
-        inputs = example_inputs(self.config, rows=rows, tokens=tokens)
-        output = self.forward_once(None if self.is_first else self._hidden(rows, tokens), inputs)
-        return [output] if isinstance(output, Tensor) else list(output.values())
-
-    def _example(self, rows: int, tokens: int) -> Tensor:
-        """Return what a stage of a causal language model receives: token ids, or the hidden state of others."""
-        if not self.is_first:
-            return self._hidden(rows, tokens)
-        ids: Tensor = example_inputs(self.config, rows=rows, tokens=tokens)["input_ids"]
-        return ids
-
-    def _hidden(self, rows: int, tokens: int) -> Tensor:
-        shape = (rows, self._image_tokens or tokens, self.hidden_size)
-        return torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape).to(self.model.dtype)
 
 
 def _check_movable(model: PreTrainedModel, device: str) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .plan import Plan, PlanLink, PlanStage
+from .plan import Plan
+from .plan_parts import PlanLink, PlanStage
 
 _LOSSLESS = "lossless_bf16"
 # Of keys and values in bfloat16: bytes before and after, and seconds to encode and decode a byte on one core

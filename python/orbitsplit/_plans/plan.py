@@ -10,20 +10,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from orbitsplit._codec.codecs import Codec
-from orbitsplit._io.deprecation import renamed_attribute, takes_renamed
-from orbitsplit._io.device_names import CPU, check_device_name
+from orbitsplit._io.device_names import CPU
 from orbitsplit._io.dtypes import check_dtype
 from orbitsplit._io.json_document import data_of, document_of, load_document, write_document
 from orbitsplit._io.validation import (
-    LARGEST_BYTES,
-    check_boolean,
     check_count,
     check_keys,
     check_kind,
-    check_number,
     check_string,
     list_of,
     listed,
@@ -38,6 +33,7 @@ from orbitsplit._profiling.workload import Workload
 
 from .drafts import check_draft_rows
 from .export import Engine, Export, Exported, export
+from .plan_parts import PlanLink, PlanStage, check_not_negative, layer_range, stage_records
 from .prediction import Prediction, bottlenecks, compared, read_prediction, remove_defaults
 
 if TYPE_CHECKING:
@@ -45,87 +41,6 @@ if TYPE_CHECKING:
 
 FORMAT = "orbitsplit-plan"
 VERSION = 1
-
-
-@takes_renamed(level="codebook_level")
-@dataclass(frozen=True, slots=True)
-class PlanStage:
-    """Layers [start, stop) on one node; `codec` encodes the activation that leaves the stage.
-
-    `codec` is None on the last stage, and where the activation is sent uncompressed. `codebook_level` is the index of a
-    level that the plan's codebook has at this cut; `codec` is then that level's name. `weights` is the name of one of
-    the plan's `weight_models`, None for the plan's own model. `device` runs the stage, as torch names it. `slowdown` s
-    makes the runtime emulate a node s times slower than this machine (1 or less: run at full speed). `memory_bytes` is
-    the node's limit in bytes, None without a limit.
-
-    Raises:
-        ValueError: A field is out of range, an unknown codec, or a codebook level without its name as `codec`.
-        TypeError: A field has another type.
-    """
-
-    node: str
-    start: int
-    stop: int
-    codec: str | None = None
-    slowdown: float = 1.0
-    memory_bytes: int | None = None
-    half_duplex: bool = False
-    codebook_level: int | None = None
-    weights: str | None = None
-    device: str = CPU
-
-    level = renamed_attribute("PlanStage.level", "codebook_level")
-
-    @property
-    def cut(self) -> int:
-        """The cut after the stage: the number of transformer layers before it."""
-        return self.stop - 1
-
-    def __post_init__(self) -> None:
-        check_string("the node of a stage", self.node)
-        check_count(f"start of the stage on {quoted(self.node)}", self.start, 0)
-        check_count(f"stop of the stage on {quoted(self.node)}", self.stop, self.start + 1)
-        if self.codec is not None:
-            check_string(f"codec of the stage on {quoted(self.node)}", self.codec)
-            if self.codebook_level is None:
-                Codec.parse(self.codec)
-        if self.codebook_level is not None:
-            check_count(f"codebook_level of the stage on {quoted(self.node)}", self.codebook_level, 0)
-            if self.codec is None:
-                fact = f"the stage on {quoted(self.node)} has codebook_level {self.codebook_level}"
-                raise ValueError(f"{fact} and no codec, which must be the level's name")
-        _check_not_negative(f"slowdown of node {quoted(self.node)}", self.slowdown)
-        if self.slowdown == 0:
-            raise ValueError(f"slowdown of node {quoted(self.node)} is 0, must be above 0")
-        if self.memory_bytes is not None:
-            check_count(f"memory_bytes of node {quoted(self.node)}", self.memory_bytes, 1, most=LARGEST_BYTES)
-        check_boolean(f"half_duplex of node {quoted(self.node)}", self.half_duplex)
-        check_device_name(f"device of node {quoted(self.node)}", self.device)
-        if self.weights is not None:
-            check_string(f"weights of the stage on {quoted(self.node)}", self.weights)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanLink:
-    """The link from one stage to the next.
-
-    Attributes:
-        bytes_per_s: Rate; None: not limited.
-        latency_s: Delay of each message, which does not occupy the link.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
-
-    bytes_per_s: float | None = None
-    latency_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.bytes_per_s is not None:
-            _check_not_negative("bytes_per_s of a link", self.bytes_per_s)
-            if self.bytes_per_s == 0:
-                raise ValueError("bytes_per_s of a link is 0, must be positive")
-        _check_not_negative("latency_s of a link", self.latency_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +106,7 @@ class Plan:
         if self.prompts_under_way is not None:
             check_count("prompts_under_way", self.prompts_under_way, 1)
         check_dtype("dtype", self.dtype)
-        _check_not_negative("return_latency_s", self.return_latency_s)
+        check_not_negative("return_latency_s", self.return_latency_s)
         if not self.stages:
             raise ValueError("a plan needs at least one stage")
         self._check_return()
@@ -213,7 +128,7 @@ class Plan:
         if self.codebook is None and self.codebook_levels:
             raise ValueError("a stage has a level of a codebook, and the plan names no codebook")
         if self.max_accuracy_drop is not None:
-            _check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
+            check_not_negative("max_accuracy_drop", self.max_accuracy_drop)
         twice = [node for node in nodes if nodes.count(node) > 1]
         if twice:
             raise ValueError(f"node {quoted(twice[0])} has {nodes.count(twice[0])} stages, a node runs at most one")
@@ -222,7 +137,7 @@ class Plan:
         latencies_s = tuple_of("return_latencies_s", self.return_latencies_s)
         object.__setattr__(self, "return_latencies_s", latencies_s)
         for k, latency_s in enumerate(latencies_s):
-            _check_not_negative(f"return_latencies_s[{k}]", latency_s)
+            check_not_negative(f"return_latencies_s[{k}]", latency_s)
         if not latencies_s:
             return
         links = len(self.stages) - 1
@@ -365,7 +280,7 @@ class Plan:
         """
         values = data_of(FORMAT, VERSION, document)
         check_keys("the plan", values, cls)
-        values["stages"] = records_of("stages", _stage_records(values["stages"]), PlanStage)
+        values["stages"] = records_of("stages", stage_records(values["stages"]), PlanStage)
         values["links"] = records_of("links", list_of("links", values["links"]), PlanLink)
         if "workload" in values:
             values["workload"] = record_of("workload", values["workload"], Workload)
@@ -459,21 +374,3 @@ class Plan:
             if k < len(self.links):
                 parts.append(f"-{stage.codec or 'raw'}->")
         return " ".join(parts)
-
-
-def layer_range(stage: PlanStage, layers: int) -> str:
-    """Return the first and the last layer of a stage, as "0-6 with embeddings", of a model of so many `layers`."""
-    ends = ["embeddings"] * (stage.start == 0) + ["head"] * (stage.stop == layers)
-    return f"{stage.start}-{stage.stop - 1}" + (f" with {' and '.join(ends)}" if ends else "")
-
-
-def _stage_records(stages: Any) -> list[Mapping[str, Any]]:
-    """Return the stages of a document; `codebook_level` is called `level` in those of version 0.1."""
-    records = [mapping_of(f"stages[{k}]", stage) for k, stage in enumerate(list_of("stages", stages))]
-    return [{"codebook_level" if key == "level" else key: value for key, value in stage.items()} for stage in records]
-
-
-def _check_not_negative(name: str, value: object) -> None:
-    check_number(name, value)
-    if not (math.isfinite(cast("float", value)) and cast("float", value) >= 0):
-        raise ValueError(f"{name} is {value}, must be finite and at least 0")

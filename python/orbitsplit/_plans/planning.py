@@ -27,14 +27,15 @@ from .drafts import DraftTokens, drafts_to_try
 from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
 from .pins import LayerPins, describe_pins
-from .plan import Plan, PlanLink, PlanStage
+from .plan import Plan
 from .plan_names import PlanNames
+from .plan_parts import PlanLink, PlanStage
 from .prediction import Prediction
 from .problem_building import Order, build_problem, check_loss_budget
 from .rate_planning import certificate_at_rate, check_rate, predicted_at_rate, solved_at_rate
 from .replan import replan
 from .rows import Rows, divisions_to_try
-from .settings import Choice, Setting, solve_over_settings
+from .settings import Setting, options_of, solve_over_settings
 from .weight_options import Weights, check_weights
 
 if TYPE_CHECKING:
@@ -341,18 +342,8 @@ def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: Pl
         lower_bound_s=solution.lower_bound_s,
         gap=solution.gap,
         objective=of.objective,
-        **({} if of.choice is None else _options_of(of.choice, of.workload.prompt_tokens)),
+        **({} if of.choice is None else options_of(of.choice, of.workload.prompt_tokens)),
     )
-
-
-def _options_of(choice: Choice, prompt_tokens: int) -> dict[str, Any]:
-    """Return what was compared, as fields of a prediction."""
-    divisions = choice.best_by(lambda setting: (setting.micro_batches, setting.batch_size))
-    return {
-        "chunk_options": tuple(sorted(choice.best_by(lambda setting: setting.chunk_tokens or prompt_tokens))),
-        "row_options": tuple((*division, seconds) for division, seconds in divisions),
-        "draft_options": tuple(sorted(choice.best_by(lambda setting: setting.draft_tokens or 0))),
-    }
 
 
 def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orbitsplit._planner.problem import Evaluation, Problem, evaluate
 from orbitsplit._planner.problem_parts import Stage
@@ -170,3 +170,13 @@ def _is_sooner(one: Choice, other: Choice, objective: str) -> bool:
         return one.solution.objective_s is not None
     ours_s = one.solution.objective_s / one.setting.units(objective)
     return ours_s < other.solution.objective_s / other.setting.units(objective)
+
+
+def options_of(choice: Choice, prompt_tokens: int) -> dict[str, Any]:
+    """Return what was compared, as fields of a prediction."""
+    divisions = choice.best_by(lambda setting: (setting.micro_batches, setting.batch_size))
+    return {
+        "chunk_options": tuple(sorted(choice.best_by(lambda setting: setting.chunk_tokens or prompt_tokens))),
+        "row_options": tuple((*division, seconds) for division, seconds in divisions),
+        "draft_options": tuple(sorted(choice.best_by(lambda setting: setting.draft_tokens or 0))),
+    }

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from orbitsplit._planner.problem import Problem, evaluate
 from orbitsplit._planner.problem_parts import Stage
-from orbitsplit._plans.plan import Plan, layer_range
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import layer_range
 
 
 @dataclass(frozen=True, kw_only=True)

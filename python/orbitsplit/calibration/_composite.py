@@ -15,7 +15,8 @@ from orbitsplit._models.fingerprint import first_other_layer, hash_layers
 from orbitsplit._models.model_part import load_part
 from orbitsplit._models.quantizer import weights_config
 from orbitsplit._models.source import open_model
-from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanStage
 
 from ._activation_hooks import ActivationHooks
 

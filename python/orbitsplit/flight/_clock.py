@@ -14,7 +14,8 @@ from typing import Any
 
 from orbitsplit._io.validation import quoted
 from orbitsplit._network.link_conditions import LinkConditions, LinkShape
-from orbitsplit._plans.plan import Plan, PlanLink
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanLink
 from orbitsplit._plans.prediction import Prediction
 
 # A clock is not slower than real time.

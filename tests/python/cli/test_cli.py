@@ -22,7 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 import orbitsplit as osp
 from orbitsplit.__main__ import main
-from orbitsplit._cli import running, views
+from orbitsplit._cli import running, serving, views
 from tests.support.fake_engine import byte_tokenizer
 from tests.support.paths import DATA
 from tests.support.small_inputs import LINKS, PROBLEM
@@ -517,7 +517,7 @@ def test_a_server_starts_its_pipeline_with_the_assistant(chain: Chain, monkeypat
         raise ValueError("enough is known")
 
     monkeypatch.chdir(chain.folder)
-    monkeypatch.setattr(running, "_open", opened)
+    monkeypatch.setattr(serving, "open_pipeline", opened)
     assert orbitsplit(monkeypatch, "serve", "plan.json", "--assistant-model", "model") == 2
     assert asked["assistant_model"] == "model"
 
@@ -542,7 +542,7 @@ def test_another_number_of_ranks_than_stages_is_refused_at_once(
     monkeypatch.chdir(chain.folder)
     for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("RANK", "0"), ("WORLD_SIZE", "5")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(running, "_open", None)
+    monkeypatch.setattr(running, "open_pipeline", None)
     assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "x") == 2
     stages = len(osp.Plan.load("plan.json").stages)
     assert f"torchrun started 5 processes, the plan has {stages} stages" in capsys.readouterr().err

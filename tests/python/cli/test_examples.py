@@ -80,7 +80,7 @@ def test_the_other_examples_are_understood(
 ) -> None:
     """Up to the work itself, of which `test_cli.py`, `test_hosts.py`, `test_demo.py` and others have tests."""
     called = []
-    monkeypatch.setattr("orbitsplit._cli.running._open", lambda *_arguments, **_options: called.append("serve"))
+    monkeypatch.setattr("orbitsplit._cli.serving.open_pipeline", lambda *_arguments, **_options: called.append("serve"))
     monkeypatch.setattr("orbitsplit._cli.live.loads", lambda *_arguments, **_options: called.append("top") or [])
     monkeypatch.setattr("orbitsplit._cli.hosts.NodeAgent", lambda *_arguments: called.append("node"))
     fleet_status = "orbitsplit.runtime._parent.fleet_status.FleetStatus.of"

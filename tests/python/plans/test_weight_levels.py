@@ -16,7 +16,7 @@ from rich.console import Console
 import orbitsplit as osp
 from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Stage, WeightOption, Workload
 from orbitsplit._cli import views
-from orbitsplit._plans.plan import layer_range
+from orbitsplit._plans.plan_parts import layer_range
 
 WORKLOAD = Workload(micro_batches=2, prompt_tokens=100, new_tokens=10)
 TOKENS = 110

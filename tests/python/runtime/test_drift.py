@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import orbitsplit as osp
-from orbitsplit._plans.plan import PlanLink
+from orbitsplit._plans.plan_parts import PlanLink
 from orbitsplit._plans.rebalance import Measured, MeasuredLink
 from orbitsplit.runtime._messages.control import Heartbeat
 from orbitsplit.runtime._parent.drift import WINDOW_S, Drift

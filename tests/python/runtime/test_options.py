@@ -13,7 +13,7 @@ import torch
 
 import orbitsplit as osp
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._parent.generation_options import GenerationKeywords
 from orbitsplit.runtime._parent.options import TIMEOUT_KEYWORDS
 from tests.support.fake_workers import WAIT_S, FakeStages, fake_pipeline, open_fake_pipeline, ready

@@ -20,7 +20,7 @@ import orbitsplit as osp
 from orbitsplit._network.link_conditions import LinkShape
 from orbitsplit.runtime import Generation, Pipeline
 from orbitsplit.runtime._messages.control import StageRecord
-from orbitsplit.runtime._parent import pipeline, sessions
+from orbitsplit.runtime._parent import calls, sessions
 from orbitsplit.runtime._parent.session import Deployment
 from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline, ready
 from tests.support.tiny_models import LAYERS
@@ -120,7 +120,7 @@ def test_a_loss_while_records_are_read_leaves_the_run_with_the_plan_that_it_had(
                     lose_node_1(pipe, workers)
                 return StageRecord.from_json(data)
 
-        monkeypatch.setattr(pipeline, "StageRecord", Hooked)
+        monkeypatch.setattr(calls, "StageRecord", Hooked)
         stages = FakeStages(pipe)
 
         def work() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._worker.telemetry import HeartbeatThread
 
 

@@ -22,7 +22,7 @@ import orbitsplit as osp
 from orbitsplit._models.architecture import find_layers
 from orbitsplit._models.fingerprint import hash_layers
 from orbitsplit.runtime._emulation.namespaces import Namespaces, why_unavailable
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._parent import supervisor
 from orbitsplit.runtime._parent.launcher import LocalLauncher
 from tests.support.books_by_hand import book_by_hand

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import orbitsplit
-from orbitsplit.runtime._messages.transport import ControlStore, Transport
+from orbitsplit.runtime._messages.control_store import ControlStore
+from orbitsplit.runtime._messages.transport import Transport
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,8 @@ _PEER = """
 import json, os, sys, threading, time
 from orbitsplit._network.link_conditions import LinkShape
 from orbitsplit.runtime._emulation.link_shaper import LinkShaper
-from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError, Receiver, Sender, Transport
+from orbitsplit.runtime._messages.control_store import ControlStore
+from orbitsplit.runtime._messages.transport import PeerLostError, Receiver, Sender, Transport
 from orbitsplit.runtime._messages.framing import Header
 
 rank, address = int(sys.argv[1]), sys.argv[2]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import orbitsplit as osp
 from orbitsplit._models.stage import StageModel
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._parent.session import Settings
 from orbitsplit.runtime._worker.process import Worker
 from orbitsplit.runtime._worker.telemetry import HeartbeatThread

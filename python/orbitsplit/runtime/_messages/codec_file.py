@@ -15,7 +15,8 @@ from orbitsplit._codebook.codebook import CalibratedModel, Codebook, read_model
 from orbitsplit._codebook.halves import stored
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._io.tensor_file import read_tensors, write_tensors
-from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanStage
 
 _FORMAT, _VERSION = "orbitsplit-plan-codecs", 2
 _ARRAYS = ("step", "shift", "scale", "threshold", "matrix", "inverse", "tables", "table_of_channel")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orbitsplit._errors import TransportError
 from orbitsplit._models.device import open_device
-from orbitsplit._plans.plan import PlanStage
+from orbitsplit._plans.plan_parts import PlanStage
 from orbitsplit.runtime._messages.environment import INTERFACE_VARIABLE
 from orbitsplit.runtime._messages.interfaces import interface_address, interface_names
 

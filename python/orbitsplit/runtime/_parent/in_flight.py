@@ -16,8 +16,8 @@ from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import RenamedValue
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log
 from .generation import Generation, GroupState

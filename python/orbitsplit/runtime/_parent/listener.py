@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orbitsplit.runtime._messages import control
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 
 
 class Listener(threading.Thread):

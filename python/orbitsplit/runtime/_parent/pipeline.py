@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import queue
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,35 +16,30 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils.generic import ModelOutput
 
 from orbitsplit._codebook.codebook import Codebook
-from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import renamed_keywords
 from orbitsplit._io.validation import check_callable, check_kind
-from orbitsplit._models.source import open_model
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.replanner import Replanner
-from orbitsplit.runtime._messages.control import StageRecord, stage_name
 
 from . import log
 from .arguments import boolean, integer, number
+from .calls import Calls
 from .fleet_view import describe
 from .generation import Generation, OnEnd, OnTokens
 from .generation_options import GenerationKeywords, GenerationOptions
 from .generation_output import output_of
 from .hosts import Hosts
-from .images import ImagePrompts
 from .logprobs import OnLogprobs, OnPromptLogprobs
 from .migration import Migration
 from .options import Timeouts, rebalance_of, timeouts_of
 from .prompts import TokenRows
 from .rebalancing import Rebalancer
 from .recovery import Recovery, Replan
-from .replicas import key_of
-from .request import forward_of, generation_of, request_of
-from .run_report import Run, measure
+from .run_report import Run
 from .session import Callbacks, Deployment, Progress, Settings, check_secret, on_hosts
 from .sessions import Sessions
-from .stage_models import check_assistant, check_layers, source_hashes
+from .stage_models import open_models
 from .status import PipelineStatus
 
 if TYPE_CHECKING:
@@ -159,34 +153,23 @@ class Pipeline:
             threads = integer("threads", threads, least=1)
         exact_resume = boolean("exact_resume", exact_resume)
         rebalances = rebalance_of(rebalance, replan, has_hosts=hosts is not None)
-        self._strict_memory = boolean("strict_memory", strict_memory)
+        strict_memory = boolean("strict_memory", strict_memory)
         check_callable("replan", replan)
         check_callable("progress", progress)
         plan = replace(
             plan, dtype=plan.dtype if dtype is None else dtype, threads=plan.threads if threads is None else threads
         )
-        if conditions is not None:
-            unused = conditions.nodes_left_out(stage.node for stage in plan.stages)
-            if unused:
-                log.conditions_unused(unused)
+        if conditions is not None and (unused := conditions.nodes_left_out(stage.node for stage in plan.stages)):
+            log.conditions_unused(unused)
         check_secret(secret)
         if hosts is not None:
             check_kind("hosts", hosts, Hosts)
             if deployment is not None:
                 raise ValueError("hosts and deployment exclude each other: give one of them")
-        self.last_run: Run | None = None
         self._callbacks = Callbacks(progress or (lambda phase, fraction: None), replan)
-        path = open_model(model, progress=progress)
-        check_layers(plan, path)
-        assistant = None if assistant_model is None else open_model(assistant_model, progress=progress)
-        if assistant is not None:
-            check_assistant(assistant, path)
-        source_hashes(plan)  # refuses models that do not belong together, before any process is started
+        path, assistant = open_models(plan, model, assistant_model, progress)
         if hosts is not None:
             deployment = on_hosts(hosts, plan, timeouts, conditions is not None, self._callbacks.progress)
-        self._images = ImagePrompts(path)
-        self._is_replicated = hosts is not None and hosts.term is not None
-        self._emulates = deployment is None or deployment.emulates
         settings = Settings(
             model=path,
             assistant=assistant,
@@ -201,6 +184,7 @@ class Pipeline:
             deployment=deployment or Deployment(),
         )
         self._sessions = Sessions(plan, settings, self._callbacks)
+        self._calls = Calls(self._sessions, settings, self._callbacks, strict_memory=strict_memory)
         self._finalizer = weakref.finalize(self, _abandon, self._sessions)
         rebalancer = None
         if rebalances and isinstance(replan, Replanner):
@@ -218,6 +202,11 @@ class Pipeline:
     def origin_s(self) -> float:
         """The instant of `time.monotonic` from which the times of `conditions` count: when the pipeline was ready."""
         return self._sessions.origin_s
+
+    @property
+    def last_run(self) -> Run | None:
+        """The measurements of the last `generate` or `forward`; None if it changed its plan, or there was none."""
+        return self._calls.last_run
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -307,10 +296,12 @@ class Pipeline:
             timeout_s = number("timeout_s", timeout_s, least=0)
         on_tokens = None if streamer is None else streamer.put
         prompts = (input_ids, attention_mask)
-        generation = self._generation("generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens)
+        generation = self._calls.generation(
+            "generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens
+        )
         if streamer is not None:
             streamer.put(generation.tokens())
-        self._run(generation, timeout_s)
+        self._calls.run(generation, timeout_s)
         if streamer is not None:
             streamer.end()
         if generation.returns_dict:
@@ -339,7 +330,7 @@ class Pipeline:
 
         Raises TypeError or ValueError for wrong arguments, TransportError if the pipeline has ended.
         """
-        generation = self._generation(
+        generation = self._calls.generation(
             "submit",
             (input_ids, attention_mask),
             options,
@@ -365,17 +356,7 @@ class Pipeline:
         Generation starts with the first step, and is cancelled if the iterator is not read to its end. Raises as
         `generate`.
         """
-        steps: queue.SimpleQueue[Tensor | BaseException | None] = queue.SimpleQueue()
-        prompts = (input_ids, attention_mask)
-        generation = self._generation("stream", prompts, options, keywords, on_tokens=steps.put, on_end=steps.put)
-        self._sessions.submit(generation)
-        try:
-            while isinstance(step := steps.get(), Tensor):
-                yield step
-        finally:
-            generation.cancel()
-        if step is not None:
-            raise step
+        yield from self._calls.stream((input_ids, attention_mask), options, keywords)
 
     def forward(self, *, timeout_s: float | None = None, **inputs: Tensor) -> ModelOutput:
         """Run one forward without a cache and return the model's output by name, as tensors [B, ...].
@@ -387,13 +368,8 @@ class Pipeline:
         """
         if timeout_s is not None:
             timeout_s = number("timeout_s", timeout_s, least=0)
-        sessions = self._sessions
-        sessions.check_usable()
-        micro_batches = self.plan.workload.micro_batches
-        generation = forward_of(
-            inputs, sessions.ready[0], micro_batches=micro_batches, next_number=sessions.group_numbers.__next__
-        )
-        self._run(generation, timeout_s)
+        generation = self._calls.forward(inputs)
+        self._calls.run(generation, timeout_s)
         return ModelOutput(generation.outputs())
 
     def close(self) -> None:
@@ -408,86 +384,6 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-    def _generation(
-        self,
-        function: str,
-        prompts: tuple[Any, Any],
-        options: GenerationOptions | None,
-        keywords: Mapping[str, Any],
-        **how: Any,
-    ) -> Generation:
-        """Return the batch of a call. Raises for wrong arguments, and TransportError if the pipeline has ended."""
-        sessions = self._sessions
-        sessions.check_usable()
-        request = request_of(function, *prompts, options, keywords, sessions.ready[0], self._images, **how)
-        generation = generation_of(
-            request,
-            sessions.ready[0],
-            micro_batches=self.plan.workload.micro_batches,
-            chunk_tokens=sessions.current.chunk_tokens,
-            draft_tokens=self.plan.draft_tokens,
-            runs_chunks=sessions.current.runs_chunks,
-            runs_packs=sessions.current.runs_packs,
-            # Called from any thread; one operation of the interpreter, so that no two threads get the same number.
-            next_number=sessions.group_numbers.__next__,
-            send_cancel=sessions.cancel,
-        )
-        if self._is_replicated:
-            model = {"dtype": self.plan.dtype, "vocabulary": sessions.ready[0].vocabulary}
-            generation.key = key_of(generation, seed=request.options.seed, model=model)
-        return generation
-
-    def _run(self, generation: Generation, timeout_s: float | None) -> None:
-        """Submit a batch, wait for it, and measure it."""
-        steps = max(1, *(state.group.max_new_tokens for state in generation.states.values()))
-
-        def report() -> None:
-            self._callbacks.progress("generating", min(1.0, generation.new_tokens / steps))
-
-        self._sessions.submit(generation)
-        try:
-            generation.wait(timeout_s, on_poll=report)
-            self.last_run = self._measure(generation)
-            self._check_memory(generation)
-        except BaseException as error:
-            if isinstance(error, TransportError) and error.kind == "timeout" and not generation.is_over:
-                error = _timed_out(self.plan, error)
-            # An error of this batch alone, or of the caller's own streamer, must not end what serves others.
-            if not generation.is_over:
-                self._sessions.fail(error)
-            raise error from None
-        self._callbacks.progress("generating", 1.0)
-
-    def _check_memory(self, generation: Generation) -> None:
-        """Warn of stages that used more memory than their nodes have; with `strict_memory` raise TransportError."""
-        excess = None if self.last_run is None else self.last_run.memory_excess()
-        if excess is None:
-            return
-        if self._strict_memory:
-            generates = all(state.group.generates for state in generation.states.values())
-            raise TransportError(excess, kind="memory", tokens=generation.tokens() if generates else None)
-        log.memory_exceeded(excess)
-
-    def _measure(self, generation: Generation) -> Run | None:
-        """Return the measurements of a batch, None if it ran in several sessions, or began with another coordinator."""
-        if generation.is_resumed:
-            return None
-        states = list(generation.states.values())
-        groups = [state.group for state in states]
-        found = self._sessions.records(groups, {state.ended_in for state in states})
-        if found is None:
-            return None
-        session, records = found
-        parsed = [[StageRecord.from_json(data) for data in of_stage] for of_stage in records]
-        return measure(session.plan, groups, generation.new_tokens, session.ready, parsed, emulates=self._emulates)
-
-
-def _timed_out(plan: Plan, error: TransportError) -> TransportError:
-    """Return the error of a batch that took too long, with the name of the first stage."""
-    return TransportError(
-        f"{stage_name(plan, 0)} {error}", kind="timeout", node=plan.stages[0].node, tokens=error.tokens
-    )
 
 
 def _abandon(sessions: Sessions) -> None:

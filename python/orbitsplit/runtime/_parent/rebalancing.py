@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from orbitsplit._errors import InfeasiblePlanError, TransportError
 from orbitsplit._plans.migration import Context, prefill_s, stage_times
-from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanStage
 from orbitsplit._plans.rebalance import Gain, Measured, MeasuredLink, as_measured, token_s
 from orbitsplit._plans.replanner import Replanner
 from orbitsplit.runtime._messages.control import Ready

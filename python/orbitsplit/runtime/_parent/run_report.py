@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanStage
 from orbitsplit._plans.simulate import simulate_delays
 from orbitsplit._plans.trace import Trace, merge
 from orbitsplit.runtime._messages.control import Ready, StageRecord

@@ -10,7 +10,7 @@ from typing import IO
 from orbitsplit._errors import TransportError
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Failure, Heartbeat
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 
 from .launcher import Launcher
 from .worker_process import WorkerProcess

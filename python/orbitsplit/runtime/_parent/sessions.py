@@ -19,8 +19,8 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFiles
 from orbitsplit.runtime._messages.control import Heartbeat, Ready
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._messages.transport import ControlStore
 
 from . import log, worker_process
 from .generation import Generation, GroupState

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,22 @@ from orbitsplit._models.kv_cache import growing_cache, takes_chunks
 from orbitsplit._models.quantizer import weights_config
 from orbitsplit._models.source import can_generate, layer_count, open_model, read_config
 from orbitsplit._plans.plan import Plan
+
+
+def open_models(
+    plan: Plan, model: str | Path, assistant_model: str | Path | None, progress: Callable[[str, float], None] | None
+) -> tuple[Path | str, Path | str | None]:
+    """Return the directories or hub ids of a plan's model and its assistant, before any process is started.
+
+    Raises as `open_model`, and ValueError for those that do not have the plan's layers or do not belong together.
+    """
+    path = open_model(model, progress=progress)
+    check_layers(plan, path)
+    assistant = None if assistant_model is None else open_model(assistant_model, progress=progress)
+    if assistant is not None:
+        check_assistant(assistant, path)
+    source_hashes(plan)
+    return path, assistant
 
 
 def check_layers(plan: Plan, model: str | Path) -> None:

@@ -12,7 +12,7 @@ from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Failure, Heartbeat, Ready, Setup, stage_name
-from orbitsplit.runtime._messages.transport import ControlStore
+from orbitsplit.runtime._messages.control_store import ControlStore
 
 from .launcher import Launcher, new_log
 from .log import LOG

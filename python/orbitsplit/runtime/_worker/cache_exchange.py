@@ -23,9 +23,10 @@ from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import MovedGroup, Setup, WorkerMove
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
-from orbitsplit.runtime._messages.transport import CACHE_TAG, ControlStore, Receiver, Sender, Transport
+from orbitsplit.runtime._messages.transport import CACHE_TAG, Receiver, Sender, Transport
 from orbitsplit.runtime._schedule.protocol import Kind
 
 # Start and stop on the sender's monotonic clock, and bytes; and those with the ends of their link.

@@ -24,12 +24,14 @@ from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import open_model, read_config
 from orbitsplit._models.stage import StageModel
 from orbitsplit._models.verdicts import check_architecture
-from orbitsplit._plans.plan import Plan, PlanStage
+from orbitsplit._plans.plan import Plan
+from orbitsplit._plans.plan_parts import PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFiles, ReceivedCodecs, TemporaryCodecs, links_of
 from orbitsplit.runtime._messages.control import Failure, Ready, Setup
-from orbitsplit.runtime._messages.transport import ControlStore, PeerLostError
+from orbitsplit.runtime._messages.control_store import ControlStore
+from orbitsplit.runtime._messages.transport import PeerLostError
 
 from .assistant import load_assistant, with_assistant
 from .cache_exchange import leave

@@ -34,13 +34,14 @@ from orbitsplit.runtime._memory import peak_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import links_of, read_codecs
 from orbitsplit.runtime._messages.control import Drain, Setup, StageRecord, stage_name
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
 from orbitsplit.runtime._messages.groups import Group
 from orbitsplit.runtime._messages.limits import Limits
 from orbitsplit.runtime._messages.packs import Part
 from orbitsplit.runtime._messages.record import Traffic
-from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender, Transport
+from orbitsplit.runtime._messages.transport import Receiver, Sender, Transport
 from orbitsplit.runtime._schedule.first_stage import FirstStage
 from orbitsplit.runtime._schedule.follower import run_follower
 from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, Outlet

@@ -23,7 +23,8 @@ from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._memory import resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control import Heartbeat
-from orbitsplit.runtime._messages.transport import ControlStore, Receiver, Sender
+from orbitsplit.runtime._messages.control_store import ControlStore
+from orbitsplit.runtime._messages.transport import Receiver, Sender
 
 _HEARTBEAT_S = 1.0
 # More often while messages are counted on a link, since their counts show what is lost.
