@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from orbitsplit.runtime._node.agent import NodeAgent
 from orbitsplit.runtime._parent import replicas as replicas_module
 from orbitsplit.runtime._parent.election import Election
 from orbitsplit.runtime._parent.generation import Generation, GroupState
-from orbitsplit.runtime._parent.replicas import Replicas, key_of
+from orbitsplit.runtime._parent.replicas import Replicas, key_of, model_of
+from tests.support.fake_workers import PLAN, ready
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -317,6 +319,26 @@ def test_a_digest_has_all_that_a_text_depends_on_and_nothing_else() -> None:
     assert len({same.key, *(one.key for one in others)}) == 4
     assert key_of(same, seed=None, model={"dtype": "float32"}) != same.key
     assert key_of(same, seed=5, model={}) != same.key
+
+
+def test_a_digest_tells_models_of_equal_vocabulary_apart() -> None:
+    """It once had dtype and vocabulary alone: a text that one model had begun went on with another."""
+
+    def key(plan: osp.Plan = PLAN, layers: str = "abcd") -> str | None:
+        inner = plan.stages[0].stop - 1
+        parts = ready(layer_hashes=tuple(layers[:inner])), ready(layer_hashes=tuple(layers[inner:]))
+        return key_of(generation([1, 2]), seed=None, model=model_of(plan, parts))
+
+    def changed(plan: osp.Plan = PLAN, **changes: Any) -> osp.Plan:
+        return replace(plan, stages=(replace(plan.stages[0], **changes), *plan.stages[1:]))
+
+    cut = osp.Plan.manual(cuts=[3], layers=PLAN.layers - 2)
+    assert key(cut) == key(changed(codec="raw")) == key()
+    quantised = changed(replace(PLAN, weight_models={"int8": "m"}), weights="int8")
+    others = [replace(PLAN, codebook="ab"), changed(codec="int8"), changed(cut, codec="int8"), quantised]
+    bf16 = changed(codec="lossless_bf16")
+    assert len({key(), key(layers="abcX"), key(bf16), *map(key, others)}) == 7
+    assert key(replace(bf16, dtype="bfloat16")) == key(replace(PLAN, dtype="bfloat16"))
 
 
 def test_rows_are_resumed_as_the_new_plan_divides_them() -> None:

@@ -40,7 +40,7 @@ from .options import Timeouts, rebalance_of, timeouts_of
 from .prompts import TokenRows
 from .rebalancing import Rebalancer
 from .recovery import Recovery, Replan
-from .replicas import key_of
+from .replicas import key_of, model_of
 from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
 from .session import Callbacks, Deployment, Progress, Settings, check_secret, on_hosts
@@ -434,7 +434,7 @@ class Pipeline:
             send_cancel=sessions.cancel,
         )
         if self._is_replicated:
-            model = {"dtype": self.plan.dtype, "vocabulary": sessions.ready[0].vocabulary}
+            model = model_of(sessions.current.plan, sessions.current.ready)
             generation.key = key_of(generation, seed=request.options.seed, model=model)
         return generation
 
