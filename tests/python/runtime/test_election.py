@@ -225,6 +225,7 @@ def test_a_host_counts_once_it_has_returned_its_replicas(path: Path) -> None:
         channel.send({"replicas": 1, "term": 0})
         hosts.wait_for_majority(WAIT_S)
         assert hosts.replicas._left == {"a": Replica("k", 3, [(0, [8]), (0, [9])])}
+        wait_until(lambda: not hosts._hosts["s1"].returned.replicas)  # they are not kept twice
         channel.release()
 
 
@@ -291,6 +292,23 @@ def test_what_nobody_sends_again_is_forgotten_and_makes_room(monkeypatch: pytest
     own.begin(generation([1, 2], number=5))
     own.add(5, [8])
     assert (own._left, own._tokens) == ({}, 1)
+
+
+def test_a_pipeline_that_ends_leaves_its_requests_to_who_sends_them_again(path: Path) -> None:
+    """The groups of the next pipeline have the same numbers: their tokens once went into the replicas of the last."""
+    with Hosts(credentials=path, quorum=NAMES) as hosts:
+        own = hosts.replicas
+        hosts.launcher("127.0.0.1:1", "secret")
+        own.begin(generation([1, 2], number=0))
+        own.add(0, [5])
+        hosts.release()
+        hosts.launcher("127.0.0.1:1", "secret")
+        own.add(0, [9])  # of a group without a replica
+        own.end(0)
+        again = generation([1, 2], number=1)
+        own.resume(again)
+        assert [int(token) for token in again.states[1].got] == [5]
+        assert (own._own, own._left, own._groups, own._tokens) == ({}, {}, {}, 0)
 
 
 def test_a_host_keeps_no_more_than_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,7 @@ class Hosts:
 
     def release(self) -> None:
         """Take note that the pipeline of the last launcher has ended."""
+        self.replicas.outlive()
         self._store_address = None
         self._describe = _as_joined
 
@@ -346,6 +347,9 @@ class Hosts:
             has_begun = election.update(hosts)
             told = list(self._hosts.values()) if has_begun else []
         if not has_begun:
+            if self._works.is_set():  # what they have returned since is of no use any more
+                for host in hosts.values():
+                    host.returned.clear()
             return
         # Before a host gets anything to do, so that none can do it for an older coordinator afterwards.
         for host in told:
@@ -358,6 +362,8 @@ class Hosts:
             listed(hosts),
             count,
         )
+        for host in hosts.values():
+            host.returned.clear()
         self._works.set()
 
     def _term_now(self) -> dict[str, int]:

@@ -126,6 +126,20 @@ class Replicas:
             if name in self._own and all(other != name for other, _ in self._groups.values()):
                 self._forget(name)
 
+    def outlive(self) -> None:
+        """Keep the requests of a pipeline that has ended as those of the last coordinator, and forget its groups.
+
+        Their callers have got an error, and may send them again, here or elsewhere. The next pipeline counts its groups
+        from 0 again.
+        """
+        with self._lock:
+            self._expire()
+            self._groups.clear()
+            if self._own:
+                self._left.update(self._own)
+                self._own.clear()
+                self._left_until_s = time.monotonic() + _KEEP_S
+
     def changes(self, known: dict[str, int]) -> Iterator[dict[str, Any]]:
         """Yield what a host has to learn that knows so many steps of replicas by their ids, and update that."""
         with self._lock:
