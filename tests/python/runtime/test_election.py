@@ -229,6 +229,16 @@ def test_a_host_counts_once_it_has_returned_its_replicas(path: Path) -> None:
         channel.release()
 
 
+def test_a_host_that_was_missed_has_come_back_when_it_joins(path: Path) -> None:
+    with Hosts(credentials=path) as hosts:
+        hosts.launcher("127.0.0.1:1", "secret")
+        with pytest.raises(osp.TransportError, match='node "s1" has no host'):
+            hosts.host("s1")
+        with agents(hosts.address, path, ("s0", "s1")):
+            hosts.wait_for(["s0", "s1"], WAIT_S)
+            assert hosts.take_returned() == {"s1"}
+
+
 # Replicas.
 
 

@@ -94,6 +94,7 @@ class Hosts:
         self.replicas = Replicas()
         self._lock = threading.Lock()
         self._hosts: dict[str, JoinedHost] = {}
+        # Nodes that have had a host, or that were missed by who needed one: the next host of them has come back.
         self._known: set[str] = set()
         self._returned: set[str] = set()
         self._store_address: str | None = None
@@ -224,6 +225,7 @@ class Hosts:
         """Return the host of a node. Raises TransportError if it is not there."""
         with self._lock:
             found = self._hosts.get(node)
+            self._known.add(node)
         if found is None:
             raise TransportError(f'node "{node}" has no host: none has joined, or it is lost', kind="killed", node=node)
         return found
