@@ -147,7 +147,10 @@ def token_s(plan: Plan, measured: Measured = NOTHING_MEASURED) -> float:
         links.append(seconds * slower)
     occupied = [*stages, *links]
     round_trip_s = sum(occupied) + sum(link.latency_s for link in plan.links) + plan.return_latency_s
-    return max(round_trip_s, plan.workload.micro_batches * max(occupied)) / predicted.tokens_per_step
+    messages: float = plan.workload.micro_batches
+    if predicted.in_flight is not None:  # at a rate no more requests hold a resource up than are in flight
+        messages = min(messages, max(1.0, predicted.in_flight))
+    return max(round_trip_s, messages * max(occupied)) / predicted.tokens_per_step
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,18 @@ def test_seconds_of_a_token_are_those_of_the_cost_model_and_follow_what_drifts()
     assert token_s(osp.Plan.manual(cuts=[2], layers=4)) == float("inf")
 
 
+def test_at_a_rate_as_many_messages_count_as_requests_are_in_flight() -> None:
+    plan = planned()
+    assert plan.prediction is not None
+    busy = replace(plan, workload=replace(plan.workload, micro_batches=100))
+    occupied = max(*plan.prediction.decode_stage_s, *plan.prediction.decode_link_s) / plan.prediction.tokens_per_step
+    for in_flight, messages in ((None, 100), (40.0, 40), (400.0, 100)):
+        at_rate = replace(busy, prediction=replace(plan.prediction, in_flight=in_flight))
+        assert token_s(at_rate) == pytest.approx(messages * occupied)
+    alone = replace(busy, prediction=replace(plan.prediction, in_flight=0.1))
+    assert token_s(alone) < 3 * sum((*plan.prediction.decode_stage_s, *plan.prediction.decode_link_s))
+
+
 @pytest.mark.parametrize(
     ("gain", "gain_s", "pays"),
     [

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from orbitsplit.runtime._node.agent import NodeAgent
 from orbitsplit.runtime._parent import replicas as replicas_module
 from orbitsplit.runtime._parent.election import Election
 from orbitsplit.runtime._parent.generation import Generation, GroupState
-from orbitsplit.runtime._parent.replicas import Replicas, key_of
+from orbitsplit.runtime._parent.replicas import Replicas, key_of, model_of
+from tests.support.fake_workers import PLAN, ready
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -223,7 +225,18 @@ def test_a_host_counts_once_it_has_returned_its_replicas(path: Path) -> None:
         channel.send({"replicas": 1, "term": 0})
         hosts.wait_for_majority(WAIT_S)
         assert hosts.replicas._left == {"a": Replica("k", 3, [(0, [8]), (0, [9])])}
+        wait_until(lambda: not hosts._hosts["s1"].returned.replicas)  # they are not kept twice
         channel.release()
+
+
+def test_a_host_that_was_missed_has_come_back_when_it_joins(path: Path) -> None:
+    with Hosts(credentials=path) as hosts:
+        hosts.launcher("127.0.0.1:1", "secret")
+        with pytest.raises(osp.TransportError, match='node "s1" has no host'):
+            hosts.host("s1")
+        with agents(hosts.address, path, ("s0", "s1")):
+            hosts.wait_for(["s0", "s1"], WAIT_S)
+            assert hosts.take_returned() == {"s1"}
 
 
 # Replicas.
@@ -291,6 +304,23 @@ def test_what_nobody_sends_again_is_forgotten_and_makes_room(monkeypatch: pytest
     assert (own._left, own._tokens) == ({}, 1)
 
 
+def test_a_pipeline_that_ends_leaves_its_requests_to_who_sends_them_again(path: Path) -> None:
+    """The groups of the next pipeline have the same numbers: their tokens once went into the replicas of the last."""
+    with Hosts(credentials=path, quorum=NAMES) as hosts:
+        own = hosts.replicas
+        hosts.launcher("127.0.0.1:1", "secret")
+        own.begin(generation([1, 2], number=0))
+        own.add(0, [5])
+        hosts.release()
+        hosts.launcher("127.0.0.1:1", "secret")
+        own.add(0, [9])  # of a group without a replica
+        own.end(0)
+        again = generation([1, 2], number=1)
+        own.resume(again)
+        assert [int(token) for token in again.states[1].got] == [5]
+        assert (own._own, own._left, own._groups, own._tokens) == ({}, {}, {}, 0)
+
+
 def test_a_host_keeps_no_more_than_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MOST_TOKENS", 3)
     table = ReplicaTable()
@@ -317,6 +347,26 @@ def test_a_digest_has_all_that_a_text_depends_on_and_nothing_else() -> None:
     assert len({same.key, *(one.key for one in others)}) == 4
     assert key_of(same, seed=None, model={"dtype": "float32"}) != same.key
     assert key_of(same, seed=5, model={}) != same.key
+
+
+def test_a_digest_tells_models_of_equal_vocabulary_apart() -> None:
+    """It once had dtype and vocabulary alone: a text that one model had begun went on with another."""
+
+    def key(plan: osp.Plan = PLAN, layers: str = "abcd") -> str | None:
+        inner = plan.stages[0].stop - 1
+        parts = ready(layer_hashes=tuple(layers[:inner])), ready(layer_hashes=tuple(layers[inner:]))
+        return key_of(generation([1, 2]), seed=None, model=model_of(plan, parts))
+
+    def changed(plan: osp.Plan = PLAN, **changes: Any) -> osp.Plan:
+        return replace(plan, stages=(replace(plan.stages[0], **changes), *plan.stages[1:]))
+
+    cut = osp.Plan.manual(cuts=[3], layers=PLAN.layers - 2)
+    assert key(cut) == key(changed(codec="raw")) == key()
+    quantised = changed(replace(PLAN, weight_models={"int8": "m"}), weights="int8")
+    others = [replace(PLAN, codebook="ab"), changed(codec="int8"), changed(cut, codec="int8"), quantised]
+    bf16 = changed(codec="lossless_bf16")
+    assert len({key(), key(layers="abcX"), key(bf16), *map(key, others)}) == 7
+    assert key(replace(bf16, dtype="bfloat16")) == key(replace(PLAN, dtype="bfloat16"))
 
 
 def test_rows_are_resumed_as_the_new_plan_divides_them() -> None:

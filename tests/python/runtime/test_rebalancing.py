@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import orbitsplit as osp
 from orbitsplit.runtime import FleetStatus, Hosts, Pipeline
 from orbitsplit.runtime._messages.tls_channel import create_credentials
 from orbitsplit.runtime._parent import drift
+from orbitsplit.runtime._parent.rebalancing import Rebalancer
 from tests.support import chaos
 from tests.support.chaos import PROMPT_TOKENS, Subject
 from tests.support.fleet import CREDENTIALS, fleet
@@ -103,6 +105,64 @@ def test_a_stage_that_takes_longer_than_predicted_gets_fewer_layers(
         layers = {stage.node: stage.stop - stage.start for stage in pipe.plan.stages}
         assert layers.get(plan.stages[0].node, 0) < plan.stages[0].stop - plan.stages[0].start
         assert len(pipe.migrations) == caplog.text.count("going over to") == 1
+
+
+class FakeHosts:
+    def __init__(self, *names: str) -> None:
+        self.there = {name: SimpleNamespace(runs_processes=False) for name in names}
+
+    def joined(self) -> dict[str, Any]:
+        return dict(self.there)
+
+
+def looking(hosts: FakeHosts, sessions: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
+    """Return a rebalancer of stages on s0 and s1, and the names of the hosts that it measures."""
+    on, measured = network(1.0, 1.0, 1.0), list[str]()
+    settings = SimpleNamespace(deployment=SimpleNamespace(hosts=hosts))
+    made: Any = Rebalancer(sessions, settings, FakeHosts(), SimpleNamespace(network=on))  # type: ignore[arg-type]
+    monkeypatch.setattr(made, "_measure", lambda name, *_: measured.append(name))
+    return made, measured
+
+
+def running(*recoveries: str) -> SimpleNamespace:
+    stages = [SimpleNamespace(node="s0"), SimpleNamespace(node="s1")]
+    return SimpleNamespace(plan=SimpleNamespace(stages=stages), recoveries=recoveries, is_ready=True)
+
+
+def test_a_host_that_returns_during_a_recovery_is_measured_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan that was lost had a stage on it, so that it once counted as one that is used, for ever."""
+    hosts, sessions = FakeHosts("s0", "s1", "s2"), running()
+    made, measured = looking(hosts, sessions, monkeypatch)
+    hosts.there["s1"] = SimpleNamespace(runs_processes=False)
+    made._measure_joined()  # the loss is not noticed yet
+    sessions.is_ready = False
+    made._measure_joined()
+    assert measured == []
+    sessions.plan, sessions.is_ready = SimpleNamespace(stages=[SimpleNamespace(node="s0")]), True
+    made._measure_joined()
+    made._measure_joined()
+    assert measured == ["s1"]
+
+
+def test_a_host_that_runs_a_stage_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts, sessions = FakeHosts("s0", "s1"), running()
+    made, measured = looking(hosts, sessions, monkeypatch)
+    hosts.there["s1"] = SimpleNamespace(runs_processes=True)  # the next session has begun with it
+    made._measure_joined()
+    sessions.plan = SimpleNamespace(stages=[SimpleNamespace(node="s0")])
+    made._measure_joined()
+    assert measured == []
+
+
+def test_a_host_that_joins_while_a_takeover_loads_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was missed when the pipeline began, and once taken for one that the plan could have used."""
+    hosts = FakeHosts("s0", "s1", "s2")
+    made, measured = looking(hosts, running("without s2"), monkeypatch)
+    made._measure_joined()
+    assert measured == ["s2"]
+    made, measured = looking(hosts, running(), monkeypatch)
+    made._measure_joined()
+    assert measured == []
 
 
 def test_what_cannot_rebalance_is_refused(tiny: Subject) -> None:

@@ -180,6 +180,7 @@ class Ready(Record):
     moved. `moved_bytes` of caches came over links in `exchange_s`; of groups in `lost_groups` not all came whole.
     `transfers` have source, destination, start and stop on the sender's monotonic clock, and bytes of what links
     carried.
+    `layer_hashes` are the digests of its transformer layers.
     """
 
     weight_bytes: int
@@ -203,6 +204,7 @@ class Ready(Record):
     lost_groups: tuple[int, ...] = ()
     exchange_s: float = 0.0
     transfers: tuple[tuple[str, str, float, float, int], ...] = ()
+    layer_hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # It grows with every change of the messages between coordinator, hosts and workers.
-PROTOCOL = 2
+PROTOCOL = 3
 # Each end says so often that it is alive.
 TICK_S = 0.5
 _MEMINFO = Path("/proc/meminfo")

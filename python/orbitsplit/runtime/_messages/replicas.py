@@ -73,7 +73,8 @@ class ReplicaTable:
         elif "forget" in message:
             self._tokens -= self.replicas.pop(message["forget"]).tokens
         elif "reset" in message:
-            self.term, self.replicas, self._tokens = int(message["reset"]), {}, 0
+            self.term = int(message["reset"])
+            self.clear()
         elif "replicas" in message:
             self.term, self.is_complete = int(message["term"]), True
         else:
@@ -84,6 +85,10 @@ class ReplicaTable:
                 f"the limits are {MOST_REQUESTS:,} and {MOST_TOKENS:,}"
             )
         return True
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self.replicas, self._tokens = {}, 0
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Yield what the next coordinator gets."""

@@ -16,7 +16,7 @@ from . import log
 from .generation import Generation
 from .generation_options import GenerationOptions
 from .images import ImagePrompts
-from .replicas import key_of
+from .replicas import key_of, model_of
 from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
 from .session import Callbacks, Settings
@@ -65,7 +65,7 @@ class Calls:
             send_cancel=sessions.cancel,
         )
         if self._is_replicated:
-            model = {"dtype": sessions.plan.dtype, "vocabulary": sessions.ready[0].vocabulary}
+            model = model_of(sessions.current.plan, sessions.current.ready)
             generation.key = key_of(generation, seed=request.options.seed, model=model)
         return generation
 

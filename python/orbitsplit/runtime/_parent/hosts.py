@@ -94,6 +94,7 @@ class Hosts:
         self.replicas = Replicas()
         self._lock = threading.Lock()
         self._hosts: dict[str, JoinedHost] = {}
+        # Nodes that have had a host, or that were missed by who needed one: the next host of them has come back.
         self._known: set[str] = set()
         self._returned: set[str] = set()
         self._store_address: str | None = None
@@ -216,6 +217,7 @@ class Hosts:
 
     def release(self) -> None:
         """Take note that the pipeline of the last launcher has ended."""
+        self.replicas.outlive()
         self._store_address = None
         self._describe = _as_joined
 
@@ -223,6 +225,7 @@ class Hosts:
         """Return the host of a node. Raises TransportError if it is not there."""
         with self._lock:
             found = self._hosts.get(node)
+            self._known.add(node)
         if found is None:
             raise TransportError(f'node "{node}" has no host: none has joined, or it is lost', kind="killed", node=node)
         return found
@@ -346,6 +349,9 @@ class Hosts:
             has_begun = election.update(hosts)
             told = list(self._hosts.values()) if has_begun else []
         if not has_begun:
+            if self._works.is_set():  # what they have returned since is of no use any more
+                for host in hosts.values():
+                    host.returned.clear()
             return
         # Before a host gets anything to do, so that none can do it for an older coordinator afterwards.
         for host in told:
@@ -358,6 +364,8 @@ class Hosts:
             listed(hosts),
             count,
         )
+        for host in hosts.values():
+            host.returned.clear()
         self._works.set()
 
     def _term_now(self) -> dict[str, int]:

@@ -198,6 +198,11 @@ class JoinedHost:
         """Whether it has been given up."""
         return self._loss is not None
 
+    @property
+    def runs_processes(self) -> bool:
+        """Whether a process of a worker was started on it and has not ended."""
+        return bool(self._processes)
+
     def drop(self, loss: Loss) -> None:
         """Give the host up: its processes have ended, as it will end them itself. The first reason counts."""
         with self._lock:

@@ -48,8 +48,11 @@ class Rebalancer(threading.Thread):
         self._settings = settings
         self._callbacks = weakref.ref(callbacks)
         self._hosts = settings.deployment.hosts
-        # Plans were made with the hosts of the network that are there from the start.
-        names = {node.name for node in self.network.nodes}
+        # The plan was made with the hosts of the network that are there from the start. If some were missed meanwhile,
+        # it was made without them: when they are back they are measured as those that join, before plans use them.
+        names = {stage.node for stage in sessions.plan.stages}
+        if not sessions.recoveries:
+            names |= {node.name for node in self.network.nodes}
         there = {} if self._hosts is None else self._hosts.joined()
         self._known = {name: host for name, host in there.items() if name in names}
         self._offered: set[str] = set()  # hosts that were measured, and may be used
@@ -80,20 +83,28 @@ class Rebalancer(threading.Thread):
             self._busy.append(now_s)
         while self._busy and self._busy[0] <= now_s - _HORIZON_S:
             self._busy.popleft()
-        self._measure_joined(current.plan)
-        if self._sessions.is_ready:
+        self._measure_joined()
+        if self._sessions.is_ready and self._sessions.plan is current.plan:
             self._consider(current.plan, left, contexts, now_s)
 
-    def _measure_joined(self, plan: Plan) -> None:
-        """Measure each host that has joined since the last look and is in no stage."""
+    def _measure_joined(self) -> None:
+        """Measure each host that has joined since the last look and is in no stage.
+
+        Not during a recovery: the plan that was lost may have a stage on a node whose host is another one since.
+        """
         there = {} if self._hosts is None else self._hosts.joined()
         self._offered &= there.keys()
         for name, host in there.items():
             if self._known.get(name) is host:
                 continue
-            self._known[name] = host
+            if not self._sessions.is_ready:
+                return
+            plan = self._sessions.plan
             if name in [stage.node for stage in plan.stages]:
+                if host.runs_processes:
+                    self._known[name] = host
                 continue
+            self._known[name] = host
             self.notes[name] = "it is being measured"
             try:
                 self._measure(name, host, there, plan)

@@ -12,13 +12,16 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from orbitsplit.runtime._messages.replicas import MOST_REQUESTS, MOST_TOKENS, Replica, ReplicaTable, messages_of
 
-if TYPE_CHECKING:  # it imports torch, and the command line imports this
+if TYPE_CHECKING:  # they import torch, and the command line imports this
+    from orbitsplit._plans.plan import Plan
+    from orbitsplit.runtime._messages.control import Ready
+
     from .generation import Generation
 
 LOG = logging.getLogger("orbitsplit.runtime")
@@ -123,6 +126,20 @@ class Replicas:
             if name in self._own and all(other != name for other, _ in self._groups.values()):
                 self._forget(name)
 
+    def outlive(self) -> None:
+        """Keep the requests of a pipeline that has ended as those of the last coordinator, and forget its groups.
+
+        Their callers have got an error, and may send them again, here or elsewhere. The next pipeline counts its groups
+        from 0 again.
+        """
+        with self._lock:
+            self._expire()
+            self._groups.clear()
+            if self._own:
+                self._left.update(self._own)
+                self._own.clear()
+                self._left_until_s = time.monotonic() + _KEEP_S
+
     def changes(self, known: dict[str, int]) -> Iterator[dict[str, Any]]:
         """Yield what a host has to learn that knows so many steps of replicas by their ids, and update that."""
         with self._lock:
@@ -156,6 +173,24 @@ class Replicas:
         if self._left and time.monotonic() > self._left_until_s:
             self._tokens -= sum(one.tokens for one in self._left.values())
             self._left.clear()
+
+
+def model_of(plan: Plan, ready: Sequence[Ready]) -> dict[str, Any]:
+    """Return what a running plan computes, for `key_of`: the model, the precision of its layers, and what links lose.
+
+    Plans with other cuts are the same here unless a codec loses something there.
+    """
+    exact = {None, "raw", *(("bf16", "lossless_bf16") if plan.dtype == "bfloat16" else ())}
+    return {
+        "dtype": plan.dtype,
+        "vocabulary": ready[0].vocabulary,
+        "layers": [layer for stage in ready for layer in stage.layer_hashes],
+        "weights": [stage.weights for stage in plan.stages for _ in range(stage.start, stage.stop)],
+        "codebook": plan.codebook,
+        "codecs": [
+            (stage.cut, stage.codec, stage.codebook_level) for stage in plan.stages[:-1] if stage.codec not in exact
+        ],
+    }
 
 
 def key_of(generation: Generation, *, seed: int | None, model: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from transformers.cache_utils import Cache
 
-from orbitsplit._models.fingerprint import first_other_layer
+from orbitsplit._models.fingerprint import first_other_layer, hash_layer
 from orbitsplit._models.generation_rules import rope_change, settings_of
 from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import open_model, read_config
@@ -287,6 +287,7 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trial
         takes_token_types=model.takes_token_types,
         image_inputs=model.image_inputs,
         rope_change=rope_change(model.config) if model.generates else None,
+        layer_hashes=tuple(map(hash_layer, model.transformer_layers[model.first_layer : model.last_layer])),
         **trials._asdict(),
     )
 
