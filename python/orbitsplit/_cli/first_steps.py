@@ -83,7 +83,7 @@ def demo(
     """Plan, compress and run a real language model over four emulated satellites.
 
     The first time takes minutes: the model is converted, its layers are measured and codecs are fitted to it. All that
-    is kept in the cache, and the next time takes less than a minute.
+    is kept in the cache, and the next time only plans and runs.
 
     Example: `orbitsplit demo --new-tokens 16`
     """
