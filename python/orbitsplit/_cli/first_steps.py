@@ -111,7 +111,7 @@ def demo(
 def _names(nodes: str) -> list[str]:
     """Return the parts of `--nodes`; a number is as many names."""
     if nodes.strip().isdecimal():
-        return [f"node-{k}" for k in range(int(nodes))]
+        return [f"node-{k}" for k in range(_count(nodes.strip()))]
     return [part.strip() for part in nodes.split(",") if part.strip()]
 
 
