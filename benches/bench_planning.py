@@ -3,7 +3,7 @@
     pytest benches/bench_planning.py                        # with timings
     pytest benches/bench_planning.py --benchmark-disable    # answers only
 
-A model of the demo's shape (18 layers, embeddings and head, five codecs) on the demo's four CubeSats.
+A model like Gemma 3 270M (18 layers, embeddings and head, five codecs) on the four CubeSats of cubesat_chain.
 """
 
 from __future__ import annotations

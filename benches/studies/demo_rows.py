@@ -1,10 +1,10 @@
-"""The demo's workload with rows that share a forward, beside its four prompts as four groups.
+"""Gemma 3 on cubesat_chain with rows that share a forward, beside its four prompts as four groups.
 
     python -m benches.studies.demo_rows [--rounds 3]
 
-Gemma 3 270M over the four emulated CubeSats of `orbitsplit demo`, four prompts of 128 tokens and 24 new ones. Both are
-plans of their own, made from one profile: prompts as a whole and one sequence in each group, and what a plan chooses
-with `rows="auto"` and `chunk_tokens="auto"`, as the demo's does. All cuts have int8, which needs no calibration. Prints
+Gemma 3 270M over the four emulated CubeSats of the sample network `cubesat_chain`, four prompts of 128 tokens and 24
+new ones. Both are plans of their own, made from one profile: prompts as a whole and one sequence in each group, and
+what a plan chooses with `rows="auto"` and `chunk_tokens="auto"`. All cuts have int8, which needs no calibration. Prints
 predicted and measured seconds, and new tokens per second, of the round with the median time.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def made(profile: osp.ModelProfile) -> dict[str, osp.Plan]:
-    """Return the plan of each choice for the demo's workload and network."""
+    """Return the plan of each choice for the workload on this network."""
     workload = osp.Workload(
         micro_batches=SETTINGS.micro_batches, prompt_tokens=SETTINGS.prompt_tokens, new_tokens=SETTINGS.new_tokens
     )

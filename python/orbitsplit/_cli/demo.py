@@ -28,7 +28,7 @@ from .progress import ProgressBars
 
 # Passages of CPython's documentation to continue; the codecs are fitted to the others.
 _PROMPT_TOPICS = ("exceptions", "context-managers", "execmodel", "typesmapping")
-# Less than the defaults of `calibrate`, for a codebook within two minutes.
+# Less than the defaults of `calibrate`, for a codebook in less time.
 _CODECS, _LEVELS = ("klt",), (3.2, 2.4)
 _FIT_ROWS, _MEASURED_ROWS = 16, 2
 

@@ -83,7 +83,7 @@ def demo(
     """Plan, compress and run a real language model over four emulated satellites.
 
     The first time takes minutes: the model is converted, its layers are measured and codecs are fitted to it. All that
-    is kept in the cache, and the next time takes less than a minute.
+    is kept in the cache, and the next time only plans and runs.
 
     Example: `orbitsplit demo --new-tokens 16`
     """
@@ -111,7 +111,7 @@ def demo(
 def _names(nodes: str) -> list[str]:
     """Return the parts of `--nodes`; a number is as many names."""
     if nodes.strip().isdecimal():
-        return [f"node-{k}" for k in range(int(nodes))]
+        return [f"node-{k}" for k in range(_count(nodes.strip()))]
     return [part.strip() for part in nodes.split(",") if part.strip()]
 
 

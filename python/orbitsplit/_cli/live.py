@@ -7,8 +7,9 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
+from itertools import repeat
 from typing import Annotated
-from urllib.error import URLError
 
 import typer
 from rich.console import Group, RenderableType
@@ -23,6 +24,7 @@ from .options import app, out, print_json
 
 _TIMEOUT_S = 10.0
 _BAR = 20
+_START = "orbitsplit_start_time_seconds"
 
 Samples = Mapping[tuple[str, ...], float]
 """Values of metrics by name, and by the values of their labels in the order of the labels' names."""
@@ -62,6 +64,13 @@ class Load:
     links: tuple[LinkLoad, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """A look at which a server did not answer that had answered before, and why."""
+
+    no_answer: str
+
+
 @app.command()
 def top(
     url: Annotated[str, typer.Argument(help="Address of the server.")] = "http://127.0.0.1:8000",
@@ -74,7 +83,7 @@ def top(
 ) -> None:
     """Show what the nodes and links of a server do: tokens per second, what waits, how busy each is.
 
-    Without a terminal it prints a line a look.
+    Without a terminal it prints a line a look. A server that answered once may be away for a while, as for a restart.
 
     Example: `orbitsplit top http://127.0.0.1:8000 --count 1`
     """
@@ -95,20 +104,23 @@ def top(
         pass  # how it is meant to end
 
 
-def loads(url: str, api_key: str | None, *, interval_s: float, count: int | None) -> Iterator[Load]:
-    """Yield the load of a server at intervals, forever without a `count`.
+def loads(url: str, api_key: str | None, *, interval_s: float, count: int | None) -> Iterator[Load | NoAnswer]:
+    """Yield the load of a server at intervals, forever without a `count`; behind a gap, since the last answer.
 
     Raises:
         ImportError: The extra `serve` is not installed.
-        ValueError: The address is none, or there is no server, or it wants another key.
+        ValueError: At first already the address is none, or there is no server, or it wants another key.
     """
     before, before_s = samples(url, api_key), time.monotonic()
-    shown = 0
-    while count is None or shown < count:
+    for _ in repeat(None) if count is None else range(count):
         time.sleep(interval_s)
-        now, now_s = samples(url, api_key), time.monotonic()
+        try:
+            now, now_s = samples(url, api_key), time.monotonic()
+        except ValueError as error:
+            yield NoAnswer(str(error))
+            continue
         yield load_between(before, now, now_s - before_s, time.time())
-        before, before_s, shown = now, now_s, shown + 1
+        before, before_s = now, now_s
 
 
 def samples(url: str, api_key: str | None) -> Samples:
@@ -125,13 +137,16 @@ def samples(url: str, api_key: str | None) -> Samples:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             text = answer.read().decode()
         families = list(text_string_to_metric_families(text))
-    except (URLError, TimeoutError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise ValueError(f"{url} shows no metrics of an orbitsplit server: {error}") from error
-    return {
+    found = {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in families
         for sample in family.samples
     }
+    if (_START,) not in found:
+        raise ValueError(f"{url} shows no metrics of an orbitsplit server: {_START} is missing")
+    return found
 
 
 def load_between(before: Samples, now: Samples, seconds: float, time_s: float) -> Load:
@@ -150,7 +165,7 @@ def load_between(before: Samples, now: Samples, seconds: float, time_s: float) -
         waiting=int(now.get(("orbitsplit_live_choices", "waiting"), 0)),
         running=int(now.get(("orbitsplit_live_choices", "running"), 0)),
         recoveries=int(now.get(("orbitsplit_recoveries_total",), 0)),
-        up_s=max(0.0, time_s - now.get(("orbitsplit_start_time_seconds",), time_s)),
+        up_s=max(0.0, time_s - now[(_START,)]),
         nodes=tuple(
             NodeLoad(
                 name=node,
@@ -182,8 +197,10 @@ def summary(load: Load) -> str:
     )
 
 
-def line(load: Load) -> str:
+def line(load: Load | NoAnswer) -> str:
     """Return a load as one line: the summary, and the busiest node and link."""
+    if isinstance(load, NoAnswer):
+        return f"no answer, trying again: {load.no_answer}"
     parts = [summary(load)]
     if load.nodes:
         node = max(load.nodes, key=lambda one: one.busy)
@@ -195,8 +212,10 @@ def line(load: Load) -> str:
     return "; ".join(parts)
 
 
-def screen(load: Load) -> RenderableType:
+def screen(load: Load | NoAnswer) -> RenderableType:
     """Return a load as tables of nodes and links below the summary."""
+    if isinstance(load, NoAnswer):
+        return Text(line(load))
     nodes = Table("node", "busy", "", "memory", "limit")
     for node in load.nodes:
         limit = "" if node.memory_bytes is None else format_bytes(node.memory_bytes)

@@ -11,7 +11,8 @@ from torch import Tensor
 def of_tokens(beside: Mapping[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
     """Return what a prompt has `beside` it of the tokens from `start` to `stop`: the whole prompt, or some behind it.
 
-    Positions [..., B, S] of tokens behind a prompt count on from its last one; token types are those of a prompt alone.
+    Positions [..., B, S] of tokens behind a prompt count on from its last one, each axis on its own, as transformers'
+    generate has it, also where that is a token of an image; token types are those of a prompt alone.
     """
     if start == 0:
         return dict(beside)

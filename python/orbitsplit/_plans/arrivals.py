@@ -113,6 +113,21 @@ class Demand:
         behind_s = self.spacing_s**2 / (2 * self.alone_s) if self.alone_s > 0 else 0.0
         return self.alone_s / one_s * max(0.0, shared_s + behind_s) / (two_s - one_s) if two_s > one_s else 0.0
 
+    def steps_s(self, requests_s: Sequence[float]) -> list[float]:
+        """Return the seconds from the first token to the last for each W(k) from k = 1 on, `requests_s`.
+
+        That is all but the prompt and what that waits for: the prompts of others, of which it finds as many as there
+        are with k - 1 in flight (the arrival theorem, Reiser and Lavenberg 1980), and steps in service.
+        """
+        found, waits_s = [], 0.0
+        for k, request_s in enumerate(requests_s, 1):
+            step_s = self.step_s(k)
+            prompt_s = self.alone_s + waits_s + self._in_service_s(k, step_s)
+            found.append(max(self.steps * step_s, request_s - prompt_s))
+            share = min(1.0, k / request_s * self.spacing_s)
+            waits_s = share * (waits_s + self.spacing_s / 2)  # of the one in service, half is left
+        return found
+
     def _overlapping_s(self, rate: float, idle_s: float, step_s: float, held_s: float) -> float:
         """Return the seconds of a request if prompts come at random, so that the times behind them overlap."""
         share = rate * self.spacing_s
@@ -139,9 +154,15 @@ class Demand:
         """Return for how long a request waits for what is in service, with its prompt and with its first step."""
         if not self.steps or in_flight == 1:
             return 0.0
+        first_step_s = step_s / (2 * self.messages) if in_flight > self.messages else 0.0
+        return self._in_service_s(in_flight, step_s) + first_step_s
+
+    def _in_service_s(self, in_flight: int, step_s: float) -> float:
+        """Return for how long a prompt waits for steps of others that are in service."""
+        if not self.steps or in_flight == 1:
+            return 0.0
         occupancies = self.step_of(in_flight).occupancies_s
-        served_s = sum(one / 2 * min(1.0, (in_flight - 1) * one / step_s) for one in occupancies)
-        return served_s + (step_s / (2 * self.messages) if in_flight > self.messages else 0.0)
+        return sum(one / 2 * min(1.0, (in_flight - 1) * one / step_s) for one in occupancies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +212,24 @@ def mean_in_flight(per_s: float, request_s: Callable[[int], float], most: int) -
     return (moment + most * tail) / total, tail / (1 - growth) / total / 2
 
 
+def mean_over_arrivals(per_s: float, requests_s: Sequence[float], values: Sequence[float]) -> float:
+    """Return the mean of `values` over arrivals, one for each k that may be in flight, where W(k) is in `requests_s`.
+
+    The states are those of `mean_in_flight`, and finite. Poisson arrivals make it k as often as it is k - 1 (PASTA,
+    Wolff 1982); those that wait have the last value.
+    """
+    weight, total, moment, growth = 1.0, 0.0, 0.0, 0.0
+    for k, (request_s, value) in enumerate(zip(requests_s, values, strict=True), 1):
+        total += weight
+        moment += weight * value
+        growth = per_s * request_s / k
+        weight *= growth
+        if weight > 1e100:
+            weight, total, moment = 1.0, total / weight, moment / weight
+    tail = weight / (1 - growth)
+    return (moment + tail * values[-1]) / (total + tail)
+
+
 def capacity_per_s(demand: Demand) -> float:
     """Return the rate at which more and more requests wait."""
     if not demand.steps:
@@ -210,25 +249,17 @@ def steady_state(demand: Demand, per_s: float) -> SteadyState | None:
     if not demand.steps:
         busy = _utilisation(demand, per_s, per_s * prompt_s)
         return SteadyState(prompt_s, prompt_s, per_s * prompt_s, 0.0, tuple(busy))
-    seconds: dict[int, float] = {}
-
-    def request_s(k: int) -> float:
-        if k not in seconds:
-            seconds[k] = demand.request_s(k)
-        return seconds[k]
-
-    in_flight, waiting = mean_in_flight(per_s, request_s, demand.most_in_flight)
+    requests_s = [demand.request_s(k) for k in range(1, demand.most_in_flight + 1)]
+    in_flight, waiting = mean_in_flight(per_s, lambda k: requests_s[k - 1], demand.most_in_flight)
     if not math.isfinite(in_flight):
         return None
-    alone = per_s * request_s(1)
-    in_flight = min(float(demand.most_in_flight), alone + (1 + demand.precedence) * max(0.0, in_flight - alone))
-    there = in_flight + waiting
-    busy = _utilisation(demand, per_s, in_flight)
-    occupancies = demand.step_of(max(1.0, in_flight)).occupancies_s
-    of_steps = [part - per_s * prompt for part, prompt in zip(busy, demand.prompt_s, strict=True)]
-    first_s = prompt_s + waiting / per_s
-    first_s += sum(part * one / 2 for part, one in zip(of_steps, occupancies, strict=True))
-    return SteadyState(there / per_s, min(first_s, there / per_s), in_flight, waiting, tuple(busy))
+    alone = per_s * requests_s[0]
+    shared = min(float(demand.most_in_flight), alone + (1 + demand.precedence) * max(0.0, in_flight - alone))
+    # The precedence of prompts lengthens the steps of others alone.
+    steps_s = mean_over_arrivals(per_s, requests_s, demand.steps_s(requests_s)) + max(0.0, shared - in_flight) / per_s
+    there = shared + waiting
+    busy = _utilisation(demand, per_s, shared)
+    return SteadyState(there / per_s, there / per_s - steps_s, shared, waiting, tuple(busy))
 
 
 def _utilisation(demand: Demand, per_s: float, in_flight: float) -> list[float]:

@@ -125,7 +125,9 @@ class _Search:
             if in_flight > self._enough() and self.bound_s <= before_s * (1 + _RISE):
                 break
             before_s = self.bound_s
-        self.bound_s = min(self.bound_s, self.value_s)
+        if self.bound_s > self.value_s * (1 + _ROUNDING):
+            # Of this profile steps of more rows take less than those of fewer, so nothing is known of all plans.
+            self.bound_s = 0.0
 
     def _enough(self) -> float:
         """Return how many requests at once have the plans that may be best."""
@@ -206,7 +208,7 @@ class _Search:
         best, value_s = self.best, self.value_s
         assert best is not None
         assert best.state is not None
-        bound_s = min(bound_s, value_s)
+        bound_s = min(bound_s, value_s)  # above it by rounding at most
         gap = 1 - bound_s / value_s if value_s > 0 else 0.0
         is_proven = gap <= _ROUNDING
         setting = replace(self.problems.setting, prompts_under_way=best.prompts_under_way)

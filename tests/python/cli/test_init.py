@@ -86,7 +86,9 @@ def test_answers_make_a_network_and_wrong_ones_are_asked_for_again(
         (("--nodes", "a=8 GB,a=4 GB"), "2 nodes are called 'a'"),
         (("--nodes", "a=8 parsecs"), "memory of node 'a' is '8 parsecs', expected a number with one of B, kB"),
         (("--nodes", "2", "--bandwidth", "fast"), "the bandwidth is 'fast'"),
-        (("--nodes", "0"), "a network needs at least one node"),
+        (("--nodes", "0"), "the number of nodes is '0', must be from 1 to 1000"),
+        (("--nodes", "1001"), "the number of nodes is '1001', must be from 1 to 1000"),
+        (("--nodes", ","), "a network needs at least one node"),
     ],
 )
 def test_what_makes_no_network_is_named_and_nothing_is_written(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -85,6 +89,62 @@ def test_a_server_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     load = json.loads(printed.out)
     assert load["nodes"] == [{"name": "sat-1", "busy": 0.0, "resident_bytes": 7.0, "memory_bytes": None}]
     assert load["links"] == [{"source": "sat-1", "destination": "sat-2", "bytes_per_s": 0.0, "use": 0.0}]
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Answers with what is next of `texts`; without one it closes the connection, in the middle of an answer."""
+
+    texts: ClassVar[Iterator[str | None]]
+
+    def do_GET(self) -> None:
+        text = next(self.texts)
+        self.send_response(200)
+        self.send_header("Content-Length", "1000" if text is None else str(len(text)))
+        self.end_headers()
+        self.wfile.write((text or "").encode())
+
+    def log_message(self, *_given: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(*texts: str | None) -> Iterator[str]:
+    _Answers.texts = iter(texts)
+    with HTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_that_answered_may_be_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # An answer that broke off ended the command with a traceback.
+    metrics = "orbitsplit_start_time_seconds 1000.0\norbitsplit_generation_tokens_total {}.0\n"
+    with answering(metrics.format(10), None, metrics.format(40)) as url:
+        monkeypatch.setattr(sys, "argv", ["orbitsplit", "top", url, "--interval", "0.1", "--count", "2"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"no answer, trying again: {url} shows no metrics of an orbitsplit server: IncompleteRead")
+    assert float(second.split()[0]) > 0
+
+
+def test_another_server_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # It was shown with zeros everywhere.
+    with answering("process_cpu_seconds_total 1.0\n") as url:
+        monkeypatch.setattr(sys, "argv", ["orbitsplit", "top", url])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    assert (
+        "shows no metrics of an orbitsplit server: orbitsplit_start_time_seconds is missing" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:1", "http://127.0.0.1:1"])

@@ -20,6 +20,8 @@ from tests.support.arriving_requests import Chain, mean_seconds
 from tests.support.setting_cases import LAYERS, NODES, PROMPT, Case, make_case
 
 NEW = 40
+# Per objective, what a prediction has of it.
+SECONDS = {"latency": "total_s", "time_to_first_token": "prefill_s", "time_per_token": "token_step_s"}
 
 
 def roomy(seed: int) -> Case:
@@ -108,7 +110,50 @@ def test_mean_seconds_are_those_of_a_simulation(seed: int, rows: int | None, loa
     assert found.in_flight == pytest.approx(per_s * found.total_s - found.waiting, rel=1e-6)  # Little
 
 
-def problems_of(case: Case, rows: int, chunk_tokens: int | None, new_tokens: int) -> RateProblems:
+def test_one_request_at_a_time_waits_before_its_prompt_alone() -> None:
+    # M/D/1 of whole requests. Their wait once counted for prompts too, which left the steps less time at a higher rate.
+    demand = server(2.0, step_s=0.1, steps=20, most=1)
+    state = steady_state(demand, 0.15)
+    assert state is not None
+    waiting_s = 0.6 * 4.0 / (2 * 0.4)
+    assert (state.request_s, state.first_token_s) == (pytest.approx(waiting_s + 4.0), pytest.approx(waiting_s + 2.0))
+    case = roomy(2)
+    batch = replace(workload(1.0, 4, micro_batches=1), arrivals_per_s=None)
+    alone = osp.plan(case.profile, case.network, batch, objective="time_per_token").prediction
+    assert alone is not None
+    for per_s in (1e-6, 0.02, 0.04, 0.2):
+        given = workload(per_s, 4, micro_batches=1)
+        found = prediction_of(osp.plan(case.profile, case.network, given, objective="time_per_token"))
+        assert found.token_step_s == pytest.approx(found.lower_bound_s, rel=1e-9)
+        assert found.lower_bound_s == pytest.approx(alone.token_step_s, rel=1e-9)
+        assert found.status == "optimal"
+
+
+def test_steps_beside_prompts_are_those_of_a_simulation() -> None:
+    case = roomy(2)
+    for messages, load, tolerance in [(1, 0.8, 0.001), (2, 0.1, 0.05)]:
+        with pytest.raises(osp.InfeasiblePlanError) as error:
+            osp.plan(case.profile, case.network, workload(100.0, micro_batches=messages))
+        per_s = load * float(str(error.value).partition("sustains ")[2].split()[0])
+        plan = osp.plan(case.profile, case.network, workload(per_s, micro_batches=messages))
+        runs = [mean_seconds(chain_of(case, plan), per_s, count=250, seed=seed) for seed in range(2)]
+        steps_s = sum(whole_s - first_s for whole_s, first_s in runs) / len(runs)
+        assert prediction_of(plan).decode_s == pytest.approx(steps_s, rel=tolerance), (messages, load)
+
+
+def test_steps_that_take_less_with_more_rows_leave_no_bound() -> None:
+    case = roomy(2)
+    times = tuple(
+        replace(one, decode_s=tuple(seconds / 50 for seconds in one.decode_s)) if one.rows > 1 else one
+        for one in case.profile.rows
+    )
+    given = workload(0.05, 400, batch_size=4, micro_batches=1)
+    plan = osp.plan(replace(case.profile, rows=times), case.network, given, objective="time_per_token")
+    found = prediction_of(plan)
+    assert (found.status, found.lower_bound_s, found.gap) == ("feasible", 0.0, 1.0)
+
+
+def problems_of(case: Case, rows: int, chunk_tokens: int | None, new_tokens: int, messages: int) -> RateProblems:
     batch = osp.Workload(prompt_tokens=PROMPT, new_tokens=new_tokens)
 
     def build(setting: Setting) -> osp.Problem:
@@ -120,19 +165,28 @@ def problems_of(case: Case, rows: int, chunk_tokens: int | None, new_tokens: int
             prompts_under_way=setting.prompts_under_way,
         )
 
-    setting = Setting(8, rows, chunk_tokens)
+    setting = Setting(messages, rows, chunk_tokens)
     return RateProblems(setting, build, lambda n: decode_arrays((case.profile,), case.network, n), 0)
 
 
-@pytest.mark.parametrize(("rows", "chunk_tokens", "new_tokens"), [(1, 16, 20), (4, None, 20), (1, None, 0)])
-@pytest.mark.parametrize("objective", ["latency", "time_to_first_token"])
+@pytest.mark.parametrize(
+    ("rows", "chunk_tokens", "new_tokens", "messages", "objective"),
+    [
+        *((1, 16, 20, 8, objective) for objective in SECONDS),
+        *((4, None, 20, 8, objective) for objective in SECONDS),
+        (1, None, 20, 1, "time_per_token"),
+        (1, None, 20, 2, "time_per_token"),
+        (1, None, 0, 8, "latency"),
+        (1, None, 0, 8, "time_to_first_token"),
+    ],
+)
 def test_no_split_is_below_the_bound_and_few_are_better(
-    rows: int, chunk_tokens: int | None, new_tokens: int, objective: str
+    rows: int, chunk_tokens: int | None, new_tokens: int, messages: int, objective: str
 ) -> None:
     excess = []
     for seed in range(4):
         case = roomy(seed)
-        problems = problems_of(case, rows, chunk_tokens, new_tokens)
+        problems = problems_of(case, rows, chunk_tokens, new_tokens, messages)
         splits = [
             [osp.Stage(node, one.start, one.stop, None if one.stop == LAYERS else 0) for node, one in split]
             for split in every_split(NODES, LAYERS)
@@ -140,12 +194,19 @@ def test_no_split_is_below_the_bound_and_few_are_better(
         demands = [found[0] for found in map(problems.demand, splits) if found is not None]
         per_s = 0.5 * max(map(capacity_per_s, demands))
         states = [state for state in (steady_state(demand, per_s) for demand in demands) if state is not None]
-        best_s = min(state.request_s if objective == "latency" else state.first_token_s for state in states)
-        given = workload(per_s, new_tokens, batch_size=rows)
+        best_s = min(
+            {
+                "latency": state.request_s,
+                "time_to_first_token": state.first_token_s,
+                "time_per_token": (state.request_s - state.first_token_s) / max(1, new_tokens - 1),
+            }[objective]
+            for state in states
+        )
+        given = workload(per_s, new_tokens, batch_size=rows, micro_batches=messages)
         plan = osp.plan(case.profile, case.network, given, chunk_tokens=chunk_tokens, objective=objective)
         found = prediction_of(plan)
-        seconds = found.total_s if objective == "latency" else found.prefill_s
-        assert found.lower_bound_s <= best_s * (1 + 1e-9)
+        seconds = getattr(found, SECONDS[objective])
+        assert 0 < found.lower_bound_s <= best_s * (1 + 1e-9)
         assert best_s <= seconds * (1 + 1e-9)
         assert found.gap == pytest.approx(1 - found.lower_bound_s / seconds, abs=1e-8)
         assert (found.status == "optimal") == (found.gap == 0)

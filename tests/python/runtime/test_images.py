@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import orbitsplit as osp
-from orbitsplit._models.image_inputs import example_images
+from orbitsplit._models.image_inputs import divided, example_images
+from orbitsplit._models.prompt_parts import of_tokens
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._messages.groups import Group, packed_beside
 from orbitsplit.runtime._parent.generation import GroupState
@@ -63,6 +64,26 @@ def _beside() -> dict[str, Tensor]:
         "position_ids": torch.arange(12).reshape(3, 1, 4) + 10,
         "mm_token_type_ids": torch.tensor([[0, 1, 1, 0]]),
     }
+
+
+def test_positions_behind_a_prompt_that_ends_in_its_image_are_those_of_generate(tmp_path: Path) -> None:
+    # Not those of a forward without positions, which has all axes begin behind the largest position of the prompt.
+    model: Any = save_vision_language(tmp_path, "qwen2_5_vl")
+    inputs = example_images(model)
+    ends_at = 1 + int((inputs["mm_token_type_ids"][0] == 1).nonzero()[-1])
+    inputs |= {name: inputs[name][:, :ends_at] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+    seen: list[Tensor] = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda _model, _positional, named: seen.append(named["position_ids"]), with_kwargs=True
+    )
+    model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    beside, _ = divided(model, inputs)
+    last = beside["position_ids"][..., -1]
+    assert bool((last != last.max()).any())  # the axes differ at the end of an image
+    assert torch.equal(seen[0], beside["position_ids"])
+    for step, positions in enumerate(seen[1:]):
+        place = ends_at + step
+        assert torch.equal(positions, of_tokens(beside, place, place + 1)["position_ids"])
 
 
 def test_positions_behind_a_prompt_count_on_after_a_loss_too() -> None:
