@@ -22,6 +22,7 @@ PLAN = osp.Plan.manual(cuts=[1, 2], layers=3)
 LOST = Failure("peer", "PeerLostError: link broke", "traceback of the lost", is_consequence=True)
 RAISED = Failure("failed", "ValueError: 7 is too many", "traceback of the error", is_consequence=False)
 NO_ROOM = Failure("memory", "MemoryError: 7 bytes", "traceback of the allocation", is_consequence=False)
+STALLED = Failure("link", "caches do not arrive", "", is_consequence=False, link=("node 1", "node 2"))
 SESSION = 4
 
 
@@ -111,6 +112,14 @@ def test_the_cause_comes_before_its_consequences(
         workers.check(PLAN, SESSION)
     assert str(caught.value).startswith(message)
     assert (caught.value.kind, caught.value.node) == (kind, node)
+    workers.end()
+
+
+def test_a_link_that_a_worker_reports_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, _ = make_workers(monkeypatch, [None, None, None], {0: LOST, 2: STALLED})
+    with pytest.raises(osp.TransportError, match="caches do not arrive") as caught:
+        workers.check(PLAN, SESSION)
+    assert (caught.value.kind, caught.value.node, caught.value.link) == ("link", None, ("node 1", "node 2"))
     workers.end()
 
 

@@ -58,6 +58,8 @@ def cause_of(
         message = f"{name} failed: {failure.summary}"
         if failure.is_consequence:
             return CONSEQUENCE, TransportError(message, kind="peer")
+        if failure.link is not None:
+            return 1, TransportError(failure.summary, kind=failure.kind, link=failure.link)
         return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
     loss = None if worker.process is None else launcher.loss(worker.process)
     if loss is not None:
