@@ -114,9 +114,9 @@ class Migrating:
         assert self._result is not None, "it is over"
         return self._result
 
-    def finish(self, now_s: float) -> Migration:
-        """End it: work has resumed."""
-        self._result = Migration(
+    def result(self, now_s: float) -> Migration:
+        """Return what happened, work having resumed."""
+        return Migration(
             before=self.before,
             after=self.plan,
             how=self.how,
@@ -129,8 +129,11 @@ class Migrating:
             loaded_in_pause=self.loaded_in_pause,
             requests=self.requests,
         )
+
+    def finish(self, result: Migration) -> None:
+        """End it: `wait` returns the result."""
+        self._result = result
         self._over.set()
-        return self._result
 
     def fail(self, error: BaseException) -> None:
         """End it with an error."""
