@@ -954,6 +954,25 @@ def test_a_pack_of_a_group_that_has_not_begun_is_a_violation() -> None:
         chain.followers[0].take(pack)
 
 
+def test_a_prompt_that_fails_while_the_chain_drains_is_waited_for_no_longer() -> None:
+    # Nothing was under way any more, so nothing led to another look: the migration waited for ever.
+    chain = Chain(2)
+
+    def raises(group: int, step: int) -> None:
+        if (group, step) == (0, 0):
+            raise ValueError("no")
+
+    chain.toys[0].raises = raises
+    prompts = make_prompts(1, 4, 1)
+    chain.first.begin(make_group(0, prompts, 3, chunk_tokens=2), prompts)
+    chain.first.advance()
+    chain.first.drain()
+    while chain.first.has_work:
+        chain.first.advance()
+    assert chain.report.failed == {0: ("request", "toy: ValueError: no")}
+    assert chain.report.held_back == []
+
+
 @settings(max_examples=100, deadline=None)
 @given(batches, st.integers(1, 4), st.integers(1, 4), st.integers(0, 80), st.integers(0, 99))
 def test_a_drained_chain_goes_on_with_its_caches_on_other_stages(

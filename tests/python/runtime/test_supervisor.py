@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ PLAN = osp.Plan.manual(cuts=[1, 2], layers=3)
 LOST = Failure("peer", "PeerLostError: link broke", "traceback of the lost", is_consequence=True)
 RAISED = Failure("failed", "ValueError: 7 is too many", "traceback of the error", is_consequence=False)
 NO_ROOM = Failure("memory", "MemoryError: 7 bytes", "traceback of the allocation", is_consequence=False)
+STALLED = Failure("link", "caches do not arrive", "", is_consequence=False, link=("node 1", "node 2"))
 SESSION = 4
 
 
@@ -114,6 +115,59 @@ def test_the_cause_comes_before_its_consequences(
     workers.end()
 
 
+def test_a_link_that_a_worker_reports_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, _ = make_workers(monkeypatch, [None, None, None], {0: LOST, 2: STALLED})
+    with pytest.raises(osp.TransportError, match="caches do not arrive") as caught:
+        workers.check(PLAN, SESSION)
+    assert (caught.value.kind, caught.value.node, caught.value.link) == ("link", None, ("node 1", "node 2"))
+    workers.end()
+
+
+def without_node_1() -> osp.Plan:
+    two = osp.Plan.manual(cuts=[2], layers=3)
+    stages = tuple(replace(stage, node=node) for stage, node in zip(two.stages, ("node 0", "node 2"), strict=True))
+    return replace(two, stages=stages)
+
+
+LEAVING = 'node "node 1", while it handed its caches over,'
+
+
+@pytest.mark.parametrize(
+    ("code", "failures", "message", "kind"),
+    [
+        (-9, {0: LOST, 2: LOST}, f"{LEAVING} was killed by signal 9 (SIGKILL)", "killed"),
+        (-9, {}, f"{LEAVING} was killed by signal 9 (SIGKILL)", "killed"),
+        (0, {0: LOST, 1: RAISED}, f"{LEAVING} failed: ValueError: 7 is too many", "failed"),
+    ],
+)
+def test_a_worker_lost_while_it_hands_caches_over_is_the_cause(
+    monkeypatch: pytest.MonkeyPatch, code: int, failures: dict[int, Failure], message: str, kind: str
+) -> None:
+    # Its receivers reported that they had lost a peer, and only stages were looked at: the pipeline ended.
+    workers, _ = make_workers(monkeypatch, [None, code, None], failures)
+    workers.hand_over(without_node_1())
+    with pytest.raises(osp.TransportError) as caught:
+        workers.wait_for(without_node_1(), SESSION, ["absent"], limit_s=1.0, on_poll=lambda: None, doing="starting")
+    assert str(caught.value).startswith(message)
+    assert (caught.value.kind, caught.value.node) == (kind, "node 1")
+    workers.end()
+
+
+def test_a_worker_without_anything_to_hand_over_may_end(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    workers, store = make_workers(monkeypatch, [None, None, None], {})
+    for rank in range(3):
+        store.values[heartbeat_key(rank)] = Heartbeat(1, "serving").to_json()
+    workers.check(PLAN, SESSION)
+    leaving = workers._processes["node 1"]
+    workers.hand_over(without_node_1())
+    leaving.process = Process(0)
+    clock[0] += 60.0
+    for rank in (0, 2):
+        store.values[heartbeat_key(rank)] = Heartbeat(9, "loading").to_json()
+    workers.check(without_node_1(), SESSION)
+    workers.end()
+
+
 def test_an_error_of_a_worker_brings_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     workers, _ = make_workers(monkeypatch, [None, None, None], {1: RAISED})
     with pytest.raises(osp.TransportError, match="traceback of the error"):
@@ -195,16 +249,7 @@ def test_what_is_left_keeps_its_processes_and_a_lost_node_gets_none(monkeypatch:
     error = osp.TransportError("lost", kind="killed", node="node 1")
     workers.quiesce(PLAN, SESSION, error)
     assert f"interrupt/{SESSION}" in store.values
-    two = osp.Plan.manual(cuts=[2], layers=3)
-    left = osp.Plan(
-        stages=(
-            osp.PlanStage("node 0", two.stages[0].start, two.stages[0].stop),
-            osp.PlanStage("node 2", two.stages[1].start, two.stages[1].stop),
-        ),
-        links=two.links,
-        layers=two.layers,
-    )
-    assert workers.assign(left, SESSION + 1) == (0, 2)
+    assert workers.assign(without_node_1(), SESSION + 1) == (0, 2)
     assert workers.assign(PLAN, SESSION + 2) == (0, 3, 2)  # a node that comes back gets a new process
     workers.end()
 

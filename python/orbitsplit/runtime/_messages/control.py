@@ -114,7 +114,8 @@ class Setup(Record):
     authentication keys of the session unique. `source_hashes` are the digests of the transformer layers from which the
     `weights` of stages were converted, empty where none were. The first stage loads the `assistant` beside its layers,
     None: there is none. Workers in `leaving` ran stages of the session before: they hand over the caches of
-    `moved_groups` (as `MovedGroup`) by the `moves` (as `WorkerMove`), and end.
+    `moved_groups` (as `MovedGroup`) by the `moves` (as `WorkerMove`), and end. A move of which nothing comes for
+    `stall_s` has lost its link.
     """
 
     plan: dict[str, Any]
@@ -133,6 +134,7 @@ class Setup(Record):
     leaving: tuple[int, ...] = ()
     moves: tuple[tuple[Any, ...], ...] = ()
     moved_groups: tuple[tuple[int, ...], ...] = ()
+    stall_s: float | None = None
 
     def read_plan(self) -> Plan:
         """Return the plan."""
@@ -235,12 +237,16 @@ class Heartbeat(Record):
 
 @dataclass(frozen=True, slots=True)
 class Failure(Record):
-    """A worker failed; `kind` as in `TransportError`. `is_consequence`: it only lost its connection to a stage."""
+    """A worker failed; `kind` and `link` as in `TransportError`.
+
+    `is_consequence`: it only lost its connection to a stage.
+    """
 
     kind: str
     summary: str
     traceback: str
     is_consequence: bool
+    link: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

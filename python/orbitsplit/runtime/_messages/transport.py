@@ -265,6 +265,7 @@ class Receiver:
         self._authenticator = MessageAuthenticator(link, key)
         self.received = 0
         self.waiting_since_s: float | None = None
+        self.part_awaited_since_s: float | None = None  # without the wait for the delivery of what has come
         self._posted: deque[_Posted] = deque()
         self._in_use: _Posted | None = None
         for _ in range(_DEPTH):
@@ -307,10 +308,12 @@ class Receiver:
             self._post(self._in_use.message, self._in_use.buffer)
             self._in_use = None
         arriving = self._posted.popleft()
+        self.part_awaited_since_s = time.monotonic()
         try:
             arriving.work.wait(FOREVER)
         except RuntimeError as error:
             raise self._transport.lost(self._link, error) from error
+        self.part_awaited_since_s = None
         self._in_use = arriving
         header, is_intact = self._authenticator.verify(arriving.buffer, MESSAGE_BYTES)
         stop = min(PART_BYTES, HEADER_BYTES + header.description_bytes + header.payload_bytes - header.offset)

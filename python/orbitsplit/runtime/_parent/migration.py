@@ -118,9 +118,9 @@ class Migrating:
         assert self._result is not None, "it is over"
         return self._result
 
-    def finish(self, now_s: float) -> Migration:
-        """End it: work has resumed."""
-        self._result = Migration(
+    def result(self, now_s: float) -> Migration:
+        """Return what happened, work having resumed."""
+        return Migration(
             before=self.before,
             after=self.plan,
             how=self.how,
@@ -134,8 +134,11 @@ class Migrating:
             requests=self.requests,
             transfers=self.transfers,
         )
+
+    def finish(self, result: Migration) -> None:
+        """End it: `wait` returns the result."""
+        self._result = result
         self._over.set()
-        return self._result
 
     def fail(self, error: BaseException) -> None:
         """End it with an error."""

@@ -193,11 +193,12 @@ class Migrations:
             if self._current is not migrating:
                 return
             self._current = None
-            done = migrating.finish(resumed_s)
+            done = migrating.result(resumed_s)
             self.done.append(done)
         if done.how != "prefill":
             self._switches_s.append(max(0.0, done.pause_s - migrating.other_s))
-        log.migrated(self.done[-1])
+        log.migrated(done)
+        migrating.finish(done)  # last: its caller finds the migration in what is done
 
 
 def _stopping_s(plan: Plan) -> float:

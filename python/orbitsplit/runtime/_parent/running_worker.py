@@ -29,10 +29,16 @@ class RunningWorker:
     log: IO[bytes] | None
     heartbeat: Heartbeat | None = None
     changed_s: float = field(default_factory=time.monotonic)
+    is_leaving: bool = False  # it hands its caches over, and ends
 
     @property
     def has_ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its process has ended, other than one that is to leave and had nothing to report."""
+        return self.process is not None and self.process.poll() not in ((None, 0) if self.is_leaving else (None,))
 
     def close_log(self) -> None:
         if self.log is not None:
@@ -52,6 +58,8 @@ def cause_of(
         message = f"{name} failed: {failure.summary}"
         if failure.is_consequence:
             return CONSEQUENCE, TransportError(message, kind="peer")
+        if failure.link is not None:
+            return 1, TransportError(failure.summary, kind=failure.kind, link=failure.link)
         return 1, TransportError(f"{message}\n\n{failure.traceback.rstrip()}", kind=failure.kind, node=node)
     loss = None if worker.process is None else launcher.loss(worker.process)
     if loss is not None:

@@ -157,6 +157,7 @@ class Settings:
             origin_s=origin_s,
             limits=self.limits(plan, ()),
             start_timeout_s=self.timeouts.start_s,
+            stall_s=self.timeouts.stall_s,
             nonce=secrets.token_hex(16),
             source_hashes=source_hashes(plan),
             assistant=None if self.assistant is None else str(self.assistant),

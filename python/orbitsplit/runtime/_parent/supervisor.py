@@ -106,8 +106,8 @@ class Workers:
         """
         for rank, stage in enumerate(plan.stages):
             worker = self._ahead.get(stage.node)
-            if worker is not None and self._has_ended_or_failed(worker, session):
-                raise self._cause(plan, rank, session, worker)[1]
+            if worker is not None and self._has_failed(worker, session):
+                raise self._cause(stage_name(plan, rank), stage.node, session, worker)[1]
         keys = {node: control.loaded_key(worker.number) for node, worker in self._ahead.items()}
         if not all(map(self._store.has, keys.values())):
             return None
@@ -125,6 +125,8 @@ class Workers:
         with self._lock:
             leaving = {node for node in self._processes if node in self._ahead or node not in needed}
             self._leaving = {node: self._processes.pop(node) for node in leaving}
+            for worker in self._leaving.values():
+                worker.is_leaving = True
             self._processes |= self._ahead
             self._ahead = {}
 
@@ -170,34 +172,32 @@ class Workers:
         missing = list(keys)
         while missing := [key for key in missing if not self._store.has(key)]:
             self.check(plan, session)
-            self._check_leaving()
             on_poll()
             if limit_s is not None and time.monotonic() - started_s > limit_s:
-                rank = keys.index(missing[0]) % len(plan.stages)
+                name, node, worker = self._watched(plan)[keys.index(missing[0]) % len(plan.stages)]
                 raise TransportError(
-                    f"{stage_name(plan, rank)} did not finish {doing} within {limit_s:g} s{self._phase(plan, rank)}",
-                    kind="timeout",
-                    node=plan.stages[rank].node,
+                    f"{name} did not finish {doing} within {limit_s:g} s{_phase(worker)}", kind="timeout", node=node
                 )
             time.sleep(_POLL_S)
         return [self._store.get(key) for key in keys]
 
     def check(self, plan: Plan, session: int) -> None:
-        """Check every worker once.
+        """Check every worker once, those that hand caches over too.
 
         Raises:
             TransportError: A worker died, reported a failure or sent no heartbeat for too long, or a link does not
                 deliver; the message names the cause.
         """
         self._launcher.check()
-        if any(self._has_failed(plan, rank, session) for rank in range(len(plan.stages))):
-            raise self._find_cause(plan, session)
+        watched = self._watched(plan)
+        if any(self._has_failed(worker, session) for _, _, worker in watched):
+            raise self._find_cause(watched, session)
         now_s = time.monotonic()
         if now_s - self._last_read_s < _READ_S:
             return
         self._last_read_s = now_s
-        for rank in range(len(plan.stages)):
-            self._check_heartbeat(plan, rank)
+        for name, node, worker in watched:
+            self._check_heartbeat(name, node, worker)
         self._check_links(plan, session)
 
     def quiesce(self, plan: Plan, session: int, error: TransportError) -> None:
@@ -212,7 +212,7 @@ class Workers:
         self._store.put(control.interrupt_key(session), b"")
         deadline_s = time.monotonic() + _QUIESCE_S
         remaining = {stage.node for stage in plan.stages if stage.node in self._processes}
-        while remaining := {node for node in remaining if not self._has_left(node, session)}:
+        while remaining := {node for node in remaining if not self._has_failed(self._processes[node], session)}:
             if time.monotonic() >= deadline_s:
                 break
             time.sleep(_POLL_S)
@@ -227,7 +227,7 @@ class Workers:
         """End all processes, kill those that are left after `grace_s` seconds, and start none any more."""
         with self._lock:
             self._has_ended = True
-            started, workers = list(self._started), list(self._processes.values())
+            started, workers = list(self._started), [*self._processes.values(), *self._leaving.values()]
             ahead = [worker.process for worker in self._ahead.values() if worker.process is not None]
         kill_all(ahead)  # nothing tells them to end
         deadline_s = time.monotonic() + grace_s
@@ -285,40 +285,32 @@ class Workers:
             return worker.has_ended
         return not Failure.from_json(self._store.get(key)).is_consequence
 
-    def _check_leaving(self) -> None:
-        """Raise TransportError if a worker that hands caches over was lost."""
-        for node, worker in self._leaving.items():
-            code = None if worker.process is None else worker.process.poll()
-            if code:
-                fact = f'node "{node}" ended with exit code {code} while it handed its caches over'
-                raise TransportError(fact, kind="killed", node=node)
-            self._read_heartbeat(worker)
-            silent_s = time.monotonic() - worker.changed_s
-            if silent_s > self._timeouts.heartbeat_s:
-                raise TransportError(
-                    f'node "{node}" sent no heartbeat for {silent_s:.1f} s while it handed its caches over, the limit '
-                    f"is {self._timeouts.heartbeat_s:g} s",
-                    kind="hangs",
-                    node=node,
-                )
+    def _watched(self, plan: Plan) -> list[tuple[str, str, RunningWorker]]:
+        """Return the name in messages, the node and the worker of each stage, and of each that hands caches over."""
+        stages = [
+            (stage_name(plan, rank), stage.node, self._processes[stage.node]) for rank, stage in enumerate(plan.stages)
+        ]
+        leaving = [
+            (f'node "{node}", while it handed its caches over,', node, worker) for node, worker in self._leaving.items()
+        ]
+        return stages + leaving
 
-    def _check_heartbeat(self, plan: Plan, rank: int) -> None:
+    def _check_heartbeat(self, name: str, node: str, worker: RunningWorker) -> None:
         """Raise TransportError if a worker sent no heartbeat for too long."""
-        node = plan.stages[rank].node
-        worker = self._processes[node]
+        if worker.has_ended:  # one that had nothing to hand over
+            return
         self._read_heartbeat(worker)
         silent_s = time.monotonic() - worker.changed_s
         if worker.heartbeat is None and worker.process is None and silent_s > _FIRST_HEARTBEAT_S:
             raise TransportError(
-                f"{stage_name(plan, rank)} sent no heartbeat within {_FIRST_HEARTBEAT_S:g} s of the start: see the "
-                "output of its machine",
+                f"{name} sent no heartbeat within {_FIRST_HEARTBEAT_S:g} s of the start: see the output of its machine",
                 kind="hangs",
                 node=node,
             )
         if worker.heartbeat is not None and silent_s > self._timeouts.heartbeat_s:
             raise TransportError(
-                f"{stage_name(plan, rank)} sent no heartbeat for {silent_s:.1f} s, the limit is "
-                f"{self._timeouts.heartbeat_s:g} s{self._phase(plan, rank)}",
+                f"{name} sent no heartbeat for {silent_s:.1f} s, the limit is "
+                f"{self._timeouts.heartbeat_s:g} s{_phase(worker)}",
                 kind="hangs",
                 node=node,
             )
@@ -353,29 +345,22 @@ class Workers:
                     link=(stage.node, after.node),
                 )
 
-    def _has_left(self, node: str, session: int) -> bool:
-        return self._has_ended_or_failed(self._processes[node], session)
+    def _has_failed(self, worker: RunningWorker, session: int) -> bool:
+        return worker.is_lost or self._store.has(control.failure_key(session, worker.number))
 
-    def _has_ended_or_failed(self, worker: RunningWorker, session: int) -> bool:
-        return worker.has_ended or self._store.has(control.failure_key(session, worker.number))
-
-    def _has_failed(self, plan: Plan, rank: int, session: int) -> bool:
-        return self._has_left(plan.stages[rank].node, session)
-
-    def _find_cause(self, plan: Plan, session: int) -> TransportError:
+    def _find_cause(self, watched: Sequence[tuple[str, str, RunningWorker]], session: int) -> TransportError:
         """Return the error of the most likely cause among all workers that failed.
 
         In this order: a process killed from outside, one that reported an error of its own, one that aborted or exited
         without a report, one that lost its connection to a neighbour.
         """
         deadline_s = time.monotonic() + _GRACE_S
-        ranks = range(len(plan.stages))
-        while time.monotonic() < deadline_s and not all(self._has_failed(plan, rank, session) for rank in ranks):
+        while time.monotonic() < deadline_s and not all(self._has_failed(one[2], session) for one in watched):
             time.sleep(_POLL_S)
         causes = [
-            self._cause(plan, rank, session, self._processes[plan.stages[rank].node])
-            for rank in ranks
-            if self._has_failed(plan, rank, session)
+            self._cause(name, node, session, worker)
+            for name, node, worker in watched
+            if self._has_failed(worker, session)
         ]
         priority, error = min(causes, key=lambda cause: cause[0])
         if priority < CONSEQUENCE:
@@ -383,18 +368,17 @@ class Workers:
         # A worker on another machine was lost: the one whose heartbeats stop.
         deadline_s = time.monotonic() + self._timeouts.heartbeat_s + _GRACE_S
         while time.monotonic() < deadline_s:
-            others = [rank for rank in ranks if not self._has_failed(plan, rank, session)]
+            others = [one for one in watched if not self._has_failed(one[2], session)]
             if not others:
                 break
-            for rank in others:
-                self._check_heartbeat(plan, rank)
+            for name, node, worker in others:
+                self._check_heartbeat(name, node, worker)
             time.sleep(_POLL_S)
         return error
 
-    def _cause(self, plan: Plan, rank: int, session: int, worker: RunningWorker) -> tuple[int, TransportError]:
-        name, node = stage_name(plan, rank), plan.stages[rank].node
+    def _cause(self, name: str, node: str, session: int, worker: RunningWorker) -> tuple[int, TransportError]:
         return cause_of(worker, name, node, session, self._store, self._launcher)
 
-    def _phase(self, plan: Plan, rank: int) -> str:
-        heartbeat = self._processes[plan.stages[rank].node].heartbeat
-        return " (it sent no heartbeat yet)" if heartbeat is None else f" (it is {heartbeat.phase})"
+
+def _phase(worker: RunningWorker) -> str:
+    return " (it sent no heartbeat yet)" if worker.heartbeat is None else f" (it is {worker.heartbeat.phase})"

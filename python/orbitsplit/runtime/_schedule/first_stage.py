@@ -86,10 +86,6 @@ class FirstStage:
 
     def advance(self) -> None:
         """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest."""
-        if self._is_draining and not self._has_drained and self._holds_back():
-            self._has_drained = not any(running.is_awaited for running in self._running.values())
-            if self._has_drained:
-                self._report.drained(list(self._running))
         if self._has_steps():
             self._send_ready()
         running = self._next_prompt()
@@ -97,6 +93,11 @@ class FirstStage:
             running = self._start(self._waiting.take())
         if running is not None:
             self._send(running)
+        # Last: what was to be sent may have failed, and with nothing under way no event leads here again.
+        if self._is_draining and not self._has_drained and self._holds_back():
+            self._has_drained = not any(running.is_awaited for running in self._running.values())
+            if self._has_drained:
+                self._report.drained(list(self._running))
 
     def cancel(self, group: int) -> None:
         """End a group as soon as nothing of it is awaited; a group that has ended is ignored."""

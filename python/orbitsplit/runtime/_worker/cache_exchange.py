@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +27,7 @@ from orbitsplit.runtime._messages.control import MovedGroup, Setup, WorkerMove
 from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.framing import Header, channel_key
-from orbitsplit.runtime._messages.transport import CACHE_TAG, Receiver, Sender, Transport
+from orbitsplit.runtime._messages.transport import CACHE_TAG, PeerLostError, Receiver, Sender, Transport
 from orbitsplit.runtime._schedule.protocol import Kind
 
 # Start and stop on the sender's monotonic clock, and bytes; and those with the ends of their link.
@@ -35,6 +36,7 @@ Transfer = tuple[str, str, float, float, int]
 
 _BFLOAT16 = "torch.bfloat16"
 _POLL_S = 0.01
+_WATCH_S = 0.05
 
 
 def transport_of(address: str, setup: Setup, session: int, number: int) -> Transport:
@@ -92,10 +94,10 @@ class CacheExchange:
     def run(self, model: StageModel) -> tuple[dict[int, Cache], int, tuple[int, ...]]:
         """Send and receive; return the stage's caches by group, the bytes from other nodes, and the groups lost."""
         # Both ends of two moves may wait for each other to receive.
-        sending = _Sending(self)
-        sending.start()
+        sending = self._start_sending()
         received, moved_bytes = self._receive()
-        sending.finish()
+        for one in sending:
+            one.finish()
         found: dict[int, Cache] = {}
         lost: list[int] = []
         for group in self._groups:
@@ -110,23 +112,29 @@ class CacheExchange:
 
     def send(self) -> None:
         """Send what others need; return when it has left."""
-        senders = []
-        for move in self._moves:
-            if move.source != self._number:
-                continue
-            sender = self._sender(move)
-            senders.append(sender)
-            spans = []
-            for group in self._groups:
-                states = self._own(group)
-                for layer in range(move.start, move.stop):
-                    if layer in states:
-                        spans.append(_send_state(sender, group, layer, states[layer], move.codec))
-                    else:  # what is missing is told, as the other end waits for it
-                        sender.send(Header(Kind.CACHE, group.id, layer), is_answered=False)
-            _send_spans(sender, move, spans)
-        for sender in senders:
-            sender.drain()
+        for sending in self._start_sending():
+            sending.finish()
+
+    def send_move(self, move: WorkerMove) -> None:
+        """Send what one move needs; return when it has left."""
+        sender = self._sender(move)
+        spans = []
+        for group in self._groups:
+            states = self._own(group)
+            for layer in range(move.start, move.stop):
+                if layer in states:
+                    spans.append(_send_state(sender, group, layer, states[layer], move.codec))
+                else:  # what is missing is told, as the other end waits for it
+                    sender.send(Header(Kind.CACHE, group.id, layer), is_answered=False)
+        _send_spans(sender, move, spans)
+        sender.drain()
+
+    def _start_sending(self) -> list[_Sending]:
+        # A thread each: a link that takes nothing holds up no other, whose receiver would call it lost.
+        sending = [_Sending(self, move) for move in self._moves if move.source == self._number]
+        for one in sending:
+            one.start()
+        return sending
 
     def _own(self, group: MovedGroup) -> dict[int, LayerState]:
         """Return the states of a group that this process has, by layer."""
@@ -136,11 +144,37 @@ class CacheExchange:
         return {k: layer_state(cache.layers[k]) for k in self._layers}
 
     def _receive(self) -> tuple[dict[int, dict[int, LayerState]], int]:
-        """Return the states that arrived whole, by group and layer, and the bytes that came from other nodes."""
-        found: dict[int, dict[int, LayerState]] = defaultdict(dict)
-        moved_bytes = 0
+        """Return the states that arrived whole, by group and layer, and the bytes that came from other nodes.
+
+        Raises PeerLostError of kind "link", with the ends of the move, if nothing comes of one for too long.
+        """
         moves = [move for move in self._moves if move.destination == self._number]
         receivers = [self._receiver(move) for move in moves]
+        watch = _Watch(self._transport, receivers, self._setup.stall_s)
+        watch.start()
+        cause: PeerLostError | None = None
+        try:
+            found = self._received(moves, receivers)
+        except PeerLostError as error:
+            cause = error
+        finally:
+            stalled = watch.end()
+        if stalled is not None:
+            move = moves[stalled]
+            raise PeerLostError(
+                f"{_link_name(move)} do not arrive: nothing has come for {self._setup.stall_s:g} s",
+                kind="link",
+                link=(move.nodes[0], move.nodes[-1]),
+            ) from cause
+        if cause is not None:
+            raise cause
+        return found
+
+    def _received(
+        self, moves: Sequence[WorkerMove], receivers: Sequence[Receiver]
+    ) -> tuple[dict[int, dict[int, LayerState]], int]:
+        found: dict[int, dict[int, LayerState]] = defaultdict(dict)
+        moved_bytes = 0
         for move, receiver in zip(moves, receivers, strict=True):
             for _ in range(len(self._groups) * (move.stop - move.start)):
                 header, description, payload = receiver.receive()
@@ -216,16 +250,17 @@ def _joined(spans: list[Span]) -> list[Span]:
 
 
 class _Sending(threading.Thread):
-    """Sends in the background; `finish` raises what went wrong."""
+    """Sends what one move needs in the background; `finish` raises what went wrong."""
 
-    def __init__(self, exchange: CacheExchange) -> None:
+    def __init__(self, exchange: CacheExchange, move: WorkerMove) -> None:
         super().__init__(name="caches", daemon=True)
         self._exchange = exchange
+        self._move = move
         self._error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self._exchange.send()
+            self._exchange.send_move(self._move)
         except BaseException as error:
             self._error = error
 
@@ -234,6 +269,41 @@ class _Sending(threading.Thread):
         self.join()
         if self._error is not None:
             raise self._error
+
+
+class _Watch(threading.Thread):
+    """Interrupts the transport if a receiver waits too long for a part: Gloo's own wait has no end.
+
+    What has come and is to be delivered later, on an emulated link, does not count. Waiting is counted in looks, not
+    by the clock, so that a process that was suspended gets what has come meanwhile.
+    """
+
+    def __init__(self, transport: Transport | None, receivers: Sequence[Receiver], limit_s: float | None) -> None:
+        super().__init__(name="stalls", daemon=True)
+        self._transport = transport
+        self._receivers = receivers
+        self._limit_s = math.inf if limit_s is None else limit_s
+        self._stalled: int | None = None
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Look until ended, or one stalls."""
+        known: list[float | None] = []
+        looks = 0
+        while not self._over.wait(_WATCH_S):
+            since_s = [receiver.part_awaited_since_s for receiver in self._receivers]
+            waiting = [number for number, one_s in enumerate(since_s) if one_s is not None]
+            looks, known = looks + 1 if waiting and since_s == known else 0, since_s
+            if looks * _WATCH_S > self._limit_s and self._transport is not None:
+                self._stalled = waiting[0]
+                self._transport.interrupt()
+                return
+
+    def end(self) -> int | None:
+        """End it; return the number of the receiver that stalled, None if none has."""
+        self._over.set()
+        self.join()
+        return self._stalled
 
 
 def _link_name(move: WorkerMove) -> str:

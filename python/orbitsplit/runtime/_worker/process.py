@@ -95,7 +95,7 @@ class Worker:
                 self._serve(setup, session)
             except PeerLostError as error:
                 self._caches = {}
-                self._report_failure(session, Failure("peer", str(error), "", is_consequence=True))
+                self._report_loss(session, error)
             except Exception as error:
                 self._report_error(session, error)
                 return
@@ -246,6 +246,11 @@ class Worker:
         kind = "memory" if is_out_of_memory(error) else "failed"
         summary = f"{type(error).__name__}: {error}"
         self._report_failure(session, Failure(kind, summary, traceback.format_exc(), is_consequence=False))
+
+    def _report_loss(self, session: int, error: PeerLostError) -> None:
+        kind = "peer" if error.link is None else "link"
+        failure = Failure(kind, str(error), "", is_consequence=error.link is None, link=error.link)
+        self._report_failure(session, failure)
 
     def _report_failure(self, session: int, failure: Failure) -> None:
         with suppress(RuntimeError):  # the store is gone with the parent
