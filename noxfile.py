@@ -25,7 +25,7 @@ nox.options.error_on_external_run = False  # compilers, and the shell scripts of
 
 BUILD = Path("build")
 CPP_FOLDERS = ("cpp", "benches/cpp", "tests/cpp", "tests/consumer", "tests/fuzz", "examples")
-FUZZ_EXECUTIONS = "100000"
+FUZZ_EXECUTIONS = "50000"
 BESIDE = ("-n", "2")  # what measures nothing, in sessions that share a build and so run alone
 # Tests of results that must not depend on the processor, on threads, or on what a user's environment holds.
 EXACT_TESTS = (
