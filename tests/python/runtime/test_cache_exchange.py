@@ -54,11 +54,16 @@ class Silent:
 
 
 class Delayed(Silent):
-    """Where a message has come that is delivered later than the limit."""
+    """Where a message has come that is delivered later than the limit, and the end of the caches behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages = [(Header(Kind.CACHE, 0, 0), b""), (Header(Kind.CACHE, 0, 1), b"[]")]
 
     def receive(self) -> Any:
         assert not self.interrupted.wait(3 * STALL_S)
-        return Header(Kind.CACHE, 0, 0), memoryview(b""), memoryview(b"")
+        header, description = self.messages.pop(0)
+        return header, memoryview(description), memoryview(b"")
 
 
 def receive(channel: Silent, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
