@@ -13,8 +13,19 @@ from orbitsplit.runtime._parent import worker_process
 
 
 def workers() -> set[psutil.Process]:
-    """Return the processes that this one has started, without the fork server, which outlives pipelines."""
-    return {one for one in psutil.Process().children(recursive=True) if one.pid != worker_process.server_pid()}
+    """Return the processes that this one has started and that run, without the fork server, which outlives pipelines.
+
+    A server that an earlier test has ended may still be a zombie: the next one takes its place before it is waited for.
+    """
+    found = psutil.Process().children(recursive=True)
+    return {one for one in found if one.pid != worker_process.server_pid() and _is_running(one)}
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def messages_sent(pipe: Pipeline, rank: int = 0) -> int:
