@@ -8,27 +8,14 @@ from typing import Any
 import pytest
 
 import orbitsplit as osp
-from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Workload
+from orbitsplit import Link, Network, Node, Workload
+from tests.support import toy_plan
 from tests.support.books_by_hand import book_by_hand
 
 PROMPT = 100
 LEVELS = {cut: [("fine", 8, 0.001), ("coarse", 2, 0.08)] for cut in range(1, 4)}
 BOOK = book_by_hand(LEVELS, layers=4, width=16)
-LAYERS = ("embeddings", *(f"layer {k}" for k in range(4)), "head")
-PROFILE = ModelProfile(
-    model="toy",
-    architecture="ToyForCausalLM",
-    dtype="float32",
-    prompt_tokens=PROMPT,
-    batch_size=1,
-    hidden_size=16,
-    layers=tuple(LayerProfile(name, 1000, 0, None, 10**9, 10**7, 1.0, 0.01) for name in LAYERS),
-    cut_bytes_per_token=64,
-    workspace_bytes=300,
-    tied_bytes=0,
-    threads=1,
-    machine="test",
-)
+PROFILE = replace(toy_plan.PROFILE, prompt_tokens=PROMPT)
 WORKLOAD = Workload(micro_batches=3, prompt_tokens=PROMPT)
 
 
