@@ -115,7 +115,7 @@ class Setup(Record):
     `weights` of stages were converted, empty where none were. The first stage loads the `assistant` beside its layers,
     None: there is none. Workers in `leaving` ran stages of the session before: they hand over the caches of
     `moved_groups` (as `MovedGroup`) by the `moves` (as `WorkerMove`), and end. A move of which nothing comes for
-    `stall_s` has lost its link.
+    `stall_s` has lost its link. If requests are replicated (`is_replicated`), stages tell the digests of their layers.
     """
 
     plan: dict[str, Any]
@@ -135,6 +135,7 @@ class Setup(Record):
     moves: tuple[tuple[Any, ...], ...] = ()
     moved_groups: tuple[tuple[int, ...], ...] = ()
     stall_s: float | None = None
+    is_replicated: bool = False
 
     def read_plan(self) -> Plan:
         """Return the plan."""
@@ -182,7 +183,7 @@ class Ready(Record):
     moved. `moved_bytes` of caches came over links in `exchange_s`; of groups in `lost_groups` not all came whole.
     `transfers` have source, destination, start and stop on the sender's monotonic clock, and bytes of what links
     carried.
-    `layer_hashes` are the digests of its transformer layers.
+    `layer_hashes` are the digests of its transformer layers where requests are replicated, else empty.
     """
 
     weight_bytes: int

@@ -37,8 +37,7 @@ class Calls:
         self._strict_memory = strict_memory
         self._images = ImagePrompts(settings.model)
         self._emulates = settings.deployment.emulates
-        hosts = settings.deployment.hosts
-        self._is_replicated = hosts is not None and hosts.term is not None
+        self._is_replicated = settings.deployment.is_replicated
 
     def generation(
         self,

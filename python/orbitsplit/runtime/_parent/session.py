@@ -61,6 +61,11 @@ class Deployment:
         return self.hosts.without_our_clock(nodes) if self.emulates and self.hosts is not None else []
 
     @property
+    def is_replicated(self) -> bool:
+        """Whether hosts keep replicas of requests, for another coordinator."""
+        return self.hosts is not None and self.hosts.term is not None
+
+    @property
     def replicas(self) -> Replicas:
         """The replicas of requests, which nothing is done with where there are no hosts of several coordinators."""
         return Replicas() if self.hosts is None else self.hosts.replicas
@@ -162,6 +167,7 @@ class Settings:
             source_hashes=source_hashes(plan),
             assistant=None if self.assistant is None else str(self.assistant),
             sends_codecs=self.deployment.hosts is not None,
+            is_replicated=self.deployment.is_replicated,
         )
 
     def resumed(self, group: Group, *, is_moved: bool) -> Group:

@@ -40,12 +40,13 @@ from .telemetry import HeartbeatThread
 
 
 class Trials(NamedTuple):
-    """What forwards of a loaded stage have shown; fields as of `Ready`."""
+    """What is found out about a stage once it is loaded, by forwards and from its weights; fields as of `Ready`."""
 
     runs_chunks: bool = False
     runs_packs: bool = False
     cache_bytes_per_token: int = 0
     cache_layers: tuple[tuple[int, int, int | None], ...] = ()
+    layer_hashes: tuple[str, ...] = ()
 
 
 NO_TRIALS = Trials()
@@ -137,7 +138,11 @@ class Worker:
         assistant = self._load_assistant(setup, plan, rank)
         if self._loaded != before:
             self._trials = Trials(
-                model.runs_chunks(), model.runs_packs(), model.cache_bytes_per_token(), model.cache_layers()
+                model.runs_chunks(),
+                model.runs_packs(),
+                model.cache_bytes_per_token(),
+                model.cache_layers(),
+                _own_hashes(model) if setup.is_replicated else (),
             )
         return model, assistant
 
@@ -277,6 +282,10 @@ def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
         )
 
 
+def _own_hashes(model: StageModel) -> tuple[str, ...]:
+    return tuple(map(hash_layer, model.transformer_layers[model.first_layer : model.last_layer]))
+
+
 def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trials: Trials = NO_TRIALS) -> Ready:
     """Return the parent's record of a loaded stage."""
     text = model.config.get_text_config(decoder=True)
@@ -292,7 +301,6 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trial
         takes_token_types=model.takes_token_types,
         image_inputs=model.image_inputs,
         rope_change=rope_change(model.config) if model.generates else None,
-        layer_hashes=tuple(map(hash_layer, model.transformer_layers[model.first_layer : model.last_layer])),
         **trials._asdict(),
     )
 
