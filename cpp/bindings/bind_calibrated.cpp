@@ -60,6 +60,19 @@ std::uint64_t frame_bytes(const CalibratedCodec& codec, int dtype, const Shape& 
     return orbitsplit::frame_bytes(static_cast<DType>(dtype), shape, codec);
 }
 
+Floats inverse_of(const Floats& matrix) {
+    if (matrix.ndim() != 2 || matrix.shape(0) != matrix.shape(1))
+        throw std::invalid_argument("matrix must be a square array of two axes");
+    const std::span<const float> given(matrix.data(), static_cast<std::size_t>(matrix.size()));
+    const auto width = static_cast<std::size_t>(matrix.shape(0));
+    std::vector<float> inverse;
+    {
+        const py::gil_scoped_release release;
+        inverse = orbitsplit::inverse_of(given, width);
+    }
+    return Floats({matrix.shape(0), matrix.shape(1)}, inverse.data());
+}
+
 py::bytes encode(const CalibratedCodec& codec, const py::object& data, int dtype, const Shape& shape,
                  int threads) {
     const ByteView view(data);
@@ -139,5 +152,6 @@ void bind_calibrated(py::module_& m) {
              py::arg("out"), py::arg("threads") = 1)
         .def("decode", &decode, py::arg("frame"), py::arg("max_bytes"), py::arg("threads") = 1);
     m.def("table_from_counts", &table_from_counts, py::arg("counts").noconvert());
+    m.def("inverse_of", &inverse_of, py::arg("matrix").noconvert());
     m.def("codebook_key", &codebook_key, py::arg("frame"), py::arg("max_bytes"));
 }

@@ -459,6 +459,11 @@ void test_codebook(const std::string& folder) {
     CHECK(orbitsplit_codebook_id(book) == 0x731c5f2a6829895dU);
     test_frames_of_python(book, folder + "/half.txt");
     orbitsplit_codebook_free(book);
+    // And one whose inverses are computed from their matrices.
+    CHECK_OK(orbitsplit_codebook_open((folder + "/follows.safetensors").c_str(), &book, &error));
+    CHECK(orbitsplit_codebook_id(book) == 0x8a173f579734f918U);
+    test_frames_of_python(book, folder + "/follows.txt");
+    orbitsplit_codebook_free(book);
     orbitsplit_codebook_free(nullptr);
     CHECK(orbitsplit_codebook_id(nullptr) == 0 && orbitsplit_codebook_cut_count(nullptr) == 0);
     CHECK(orbitsplit_codec_width(nullptr) == 0);

@@ -128,6 +128,20 @@ void test_inverse_of_a_matrix_that_is_not_orthogonal() {
     refused(p.matrix, {}, "row 0 of matrix has the squared norm 4, an orthogonal matrix has 1");
 }
 
+void test_inverse_of() {
+    // Exact in float32, with a zero on the diagonal, which takes an exchange of rows.
+    CHECK((inverse_of(std::vector<float>{0, 2, 0, 1, 0, 0, 0, 0, -4}, 3) ==
+           std::vector<float>{0, 1, 0, 0.5F, 0, 0, 0, 0, -0.25F}));
+    const auto refused = [](std::vector<float> matrix, std::size_t width, const char* message) {
+        CHECK_THROWS(inverse_of(matrix, width), std::invalid_argument, message);
+    };
+    refused({}, 0, "matrix has 0 numbers, a width of 0 needs its square, and at least 1");
+    refused({1, 2, 3}, 2, "matrix has 3 numbers, a width of 2 needs its square");
+    refused({1, 2, 2, 4}, 2, "matrix has no inverse: its column 1 has the pivot 0");
+    refused({1, 0, std::nanf(""), 1}, 2, "matrix has no inverse: its column 1 has the pivot nan");
+    refused({0x1p-140F}, 1, "matrix has no inverse in float32: a number of it is 1.3938e+42");
+}
+
 void test_refusals() {
     const CalibratedCodec codec(parameters(4));
     CHECK_THROWS(encode({1, 2, std::nanf(""), 4}, {4}, codec), std::invalid_argument,
@@ -255,6 +269,7 @@ int main() {
     test_dead_zone_threshold_and_shrink();
     test_transforms_are_orthogonal();
     test_inverse_of_a_matrix_that_is_not_orthogonal();
+    test_inverse_of();
     test_refusals();
     test_kernels_of_every_isa();
     return failures;

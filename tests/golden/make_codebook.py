@@ -2,9 +2,10 @@
 
     python -m tests.golden.make_codebook
 
-small is of version 1, half of version 2, with its matrices in float16. A line of small.txt or half.txt has a cut, a
-level, the rows of an array of float32, and as hex the array, its frame and what that decodes to, all made with the
-Python package. Readers in other languages are compared with them.
+small is of version 1, half of version 2, with its matrices in float16, and follows of version 3, where inverses follow
+from their matrices. A line of the text beside a file has a cut, a level, the rows of an array of float32, and as hex
+the array, its frame and what that decodes to, all made with the Python package. Readers in other languages are compared
+with them.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import numpy as np
 
 import orbitsplit as osp
 from orbitsplit._codebook.halves import MATRICES
+from orbitsplit._codebook.inverses import INVERSE_FOLLOWS
 from tests.golden.make_calibrated_frames import codecs
 from tests.support.paths import DATA
 
 FOLDER = DATA / "codebooks"
-NAMES = ("small", "half")
+NAMES = ("small", "half", "follows")
 WIDTH = 8
 ROWS = (3, 70)
-SCALARS = ("rounding", "shrink", "hadamard")
+SCALARS = ("rounding", "shrink", "hadamard", INVERSE_FOLLOWS)
 
 
 def entry(number: int, name: str, parameters: dict[str, object], tensors: dict[str, np.ndarray]) -> osp.CodebookEntry:
@@ -46,10 +48,20 @@ def halves(parameters: dict[str, object]) -> dict[str, object]:
     return {key: value.astype(np.float16) if key in MATRICES else value for key, value in parameters.items()}
 
 
+def of_version(name: str, parameters: dict[str, object]) -> dict[str, object]:
+    """Return parameters as the book of this name has them."""
+    if name == "small":
+        return parameters
+    stored = halves(parameters)
+    if name == "follows" and stored.pop("inverse", None) is not None:
+        stored[INVERSE_FOLLOWS] = True
+    return stored
+
+
 def book(name: str) -> osp.Codebook:
     """Return a codebook with a level for each kind of codec: fixed at cut 2, calibrated at 2 and 11."""
     tensors: dict[str, np.ndarray] = {}
-    kinds = [(kind, halves(given) if name == "half" else given) for kind, given in codecs(WIDTH)]
+    kinds = [(kind, of_version(name, given)) for kind, given in codecs(WIDTH)]
     made = [entry(k, kind, parameters, tensors) for k, (kind, parameters) in enumerate(kinds)]
     fixed = osp.CodebookEntry(level=made[0].level, codec="int8:16")
     return osp.Codebook(

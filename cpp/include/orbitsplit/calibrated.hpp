@@ -38,6 +38,11 @@ using SymbolFrequencies = std::array<std::uint8_t, 256>;
 // all counts are 0, those for bytes that are all 0. Throws std::invalid_argument if the counts add up to 2^40 or more.
 ORBITSPLIT_API SymbolFrequencies table_from_counts(std::span<const std::uint64_t, 256> counts);
 
+// The inverse of a matrix (width x width, row-major) for CalibratedParameters, by Gauss-Jordan elimination with partial
+// pivoting in float64: the same numbers on every processor, so a codebook may leave an inverse out. Takes width^3
+// operations. Throws std::invalid_argument for another size, and for a matrix without an inverse in float32.
+ORBITSPLIT_API std::vector<float> inverse_of(std::span<const float> matrix, std::size_t width);
+
 // Vectors have one number for each channel unless stated otherwise.
 struct CalibratedParameters {
     CodebookKey key;

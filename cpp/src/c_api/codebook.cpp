@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "support/float_bits.hpp"
+#include "support/text.hpp"
 
 namespace orbitsplit::c_api {
 
@@ -55,6 +56,12 @@ void read_figures(const Json& given, const std::string& what, CodebookLevel& lev
 
 void read_scalars(const Json& given, const std::string& what, CodebookLevel& level) {
     for (const auto& [name, value] : given.members) {
+        if (name == "inverse_follows") {
+            if (value.kind != Json::Kind::boolean || !value.is_true)
+                refuse(what + " has an \"inverse_follows\" that is not true");
+            level.inverse_follows = true;
+            continue;
+        }
         const double found = number(given, name, what);
         if (name == "rounding")
             level.rounding = static_cast<float>(found);
@@ -86,6 +93,9 @@ CodebookLevel level_of(const Json& given, const std::string& what, const TensorF
             refuse(what + " needs a tensor for " + quoted(name) + " that the file does not have");
         level.arrays.emplace(name, tensor.text);
     }
+    if (level.inverse_follows && (!level.arrays.contains("matrix") || level.arrays.contains("inverse")))
+        refuse(what +
+               " has an inverse that follows from its matrix, so it must have a matrix and no inverse");
     if (!level.codec && !level.arrays.contains("step")) refuse(what + " has neither a codec nor a step");
     return level;
 }
@@ -97,9 +107,10 @@ Codebook::Codebook(std::vector<std::byte> bytes) : bytes_(std::move(bytes)), fil
     const Json* format = document.find("format");
     if (format == nullptr || format->text != "orbitsplit-codebook")
         refuse("its format is not orbitsplit-codebook");
-    // Version 2 has matrices in float16 too.
-    if (const double version = number(document, "version", "its document"); version != 1 && version != 2)
-        refuse("its version is " + std::to_string(version) + ", this reader knows 1 and 2");
+    // Version 2 has matrices in float16 too, version 3 codecs whose inverse follows from their matrix.
+    if (const double version = number(document, "version", "its document");
+        version != 1 && version != 2 && version != 3)
+        refuse("its version is " + text::number(version) + ", this reader knows 1 to 3");
     id_ =
         integer<std::uint64_t>(member(document, "id", "its document", Json::Kind::string).text, 16, "its id");
     if (id_ == 0) refuse("its id is 0, which stands for no codebook");
@@ -171,6 +182,7 @@ CalibratedCodec Codebook::codec_of(int cut, int index) const {
         .tables = {},
         .table_of_channel = codes(level, "table_of_channel"),
     };
+    if (level.inverse_follows) parameters.inverse = inverse_of(parameters.matrix, parameters.step.size());
     const std::vector<std::uint8_t> tables = codes(level, "tables");
     constexpr std::size_t symbols = std::tuple_size_v<SymbolFrequencies>;
     if (tables.size() % symbols != 0)

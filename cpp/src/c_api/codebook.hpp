@@ -27,6 +27,7 @@ struct CodebookLevel {
     float rounding = 0.5F;
     float shrink = 0;
     std::int32_t hadamard = 0;
+    bool inverse_follows = false;               // the codec's inverse is inverse_of() its matrix
     std::map<std::string, std::string> arrays;  // tensors by the names of CalibratedParameters
 };
 

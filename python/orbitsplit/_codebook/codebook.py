@@ -33,11 +33,13 @@ from orbitsplit._planner.problem_parts import Level
 
 from .accuracy import AccuracyCurve
 from .halves import MATRICES
+from .inverses import INVERSE_FOLLOWS, check_follows, numbers_of
 from .weight_losses import WeightLosses, check_layers, read_weight_losses
 
 FORMAT = "orbitsplit-codebook"
-# Version 2 has matrices in float16 too. Files without are of version 1, which earlier readers know.
-VERSION, OLDEST_VERSION = 2, 1
+# Version 2 has matrices in float16 too, version 3 codecs whose inverse follows from their matrix. A file is of the
+# oldest version that has what it needs, which earlier readers know.
+VERSION, OLDEST_VERSION = 3, 1
 
 # What a codec of a codebook is made of.
 _NUMBERS = {entry.name for entry in fields(CalibratedCodec) if entry.init} - {"codebook", "cut", "level"}
@@ -76,7 +78,8 @@ class CodebookLevel:
 class CodebookEntry:
     """A level and the codec behind it: a fixed one by name, or a calibrated one: its scalars and where its arrays are.
 
-    `arrays` maps the array arguments of `CalibratedCodec` to names of tensors, which levels may share.
+    `arrays` maps the array arguments of `CalibratedCodec` to names of tensors, which levels may share. With the scalar
+    `inverse_follows`, true, the inverse is computed from the matrix.
     """
 
     level: CodebookLevel
@@ -153,7 +156,8 @@ class Codebook:
         check_kind("model", model, CalibratedModel)
         for cut, found in mapping_of("entries", entries).items():
             check_is_integer("a cut of the entries", cut)
-            tuple_of(f"entries[{cut}]", found, CodebookEntry)
+            for k, entry in enumerate(tuple_of(f"entries[{cut}]", found, CodebookEntry)):
+                check_follows(f"level {k} of cut {cut}", entry.scalars, entry.arrays)
         for name in _tensor_names(entries):
             if name not in mapping_of("tensors", tensors):
                 raise ValueError(f"tensors has no array {quoted(name)}, which a level needs")
@@ -207,15 +211,17 @@ class Codebook:
             entry = self._entry(cut, level)
             if entry.codec is not None:
                 raise LookupError(f"level {level} at cut {cut} is {entry.codec}, which is not calibrated")
-            numbers: dict[str, Any] = {name: self._tensors[tensor] for name, tensor in entry.arrays.items()}
-            numbers |= entry.scalars
+            numbers = numbers_of(entry.scalars, entry.arrays, self._tensors)
             self._codecs[cut, level] = CalibratedCodec(codebook=self.codebook_id, cut=cut, level=level, **numbers)
         return self._codecs[cut, level]
 
     def codec_bytes(self, cut: int, level: int) -> int:
         """Return the memory that the codec of a level takes in a process, in bytes; 0 for a fixed codec."""
-        arrays = self._entry(cut, level).arrays
-        numbers = sum(self._tensors[arrays[name]].size for name in MATRICES if name in arrays)
+        entry = self._entry(cut, level)
+        arrays = [entry.arrays[name] for name in MATRICES if name in entry.arrays]
+        if INVERSE_FOLLOWS in entry.scalars:
+            arrays.append(entry.arrays["matrix"])  # of the same size
+        numbers = sum(self._tensors[name].size for name in arrays)
         return _MATRIX_COPIES * _MATRIX_ITEM_BYTES * numbers
 
     def table(self, dtype: str = "float32") -> LevelTable:
@@ -261,7 +267,7 @@ class Codebook:
         weights = {name: asdict(losses) for name, losses in self.weights.items()}
         return {
             "format": FORMAT,
-            "version": VERSION if self._has_halves() else OLDEST_VERSION,
+            "version": self._version(),
             "id": self.hex_id,
             "model": self.model.to_dict(),
             "entries": {str(cut): [asdict(entry) for entry in entries] for cut, entries in self._entries.items()},
@@ -270,8 +276,11 @@ class Codebook:
             **({"weights": weights} if weights else {}),
         }
 
-    def _has_halves(self) -> bool:
-        return any(self._tensors[name].dtype == np.float16 for name in _tensor_names(self._entries))
+    def _version(self) -> int:
+        if any(INVERSE_FOLLOWS in entry.scalars for levels in self._entries.values() for entry in levels):
+            return VERSION
+        names = _tensor_names(self._entries)
+        return 2 if any(self._tensors[name].dtype == np.float16 for name in names) else OLDEST_VERSION
 
     def save(self, path: str | Path) -> None:
         """Write the book as one .safetensors file, complete or not at all. Raises ImportError without safetensors."""
@@ -356,9 +365,9 @@ def read_entries(cut: str, rows: Any) -> tuple[CodebookEntry, ...]:
         values = dict(mapping_of(f"entry {k} of cut {cut}", row))
         values["level"] = record_of(f"level {k} of cut {cut}", values.get("level"), CodebookLevel)
         entry: CodebookEntry = record_of(f"entry {k} of cut {cut}", values, CodebookEntry)
-        for name in ("scalars", "arrays"):
+        for name, known in (("scalars", _NUMBERS | {INVERSE_FOLLOWS}), ("arrays", _NUMBERS)):
             given = mapping_of(f"{name} of entry {k} of cut {cut}", getattr(entry, name))
-            if unknown := set(given) - _NUMBERS:
+            if unknown := set(given) - known:
                 raise ValueError(f"{name} of entry {k} of cut {cut} has {min(unknown)}, which no codec has")
         if entry.codec is not None:
             Codec.parse(entry.codec)

@@ -6,6 +6,7 @@ from .codec.calibrated import CalibratedCodec, codebook_key
 from .codec.codec import decode, decode_into, encode, encode_into, frame_bytes
 from .codec.encoder import Decoder, Encoder
 from .codec.frame import crc32c
+from .codec.inverse import inverse_of
 from .codec.symbol_table import table_from_counts
 from .decoder.decoder import DecoderLayer
 from .isa import isa, isas, set_isa
@@ -30,6 +31,7 @@ __all__ = [
     "encode_into",
     "evaluate",
     "frame_bytes",
+    "inverse_of",
     "isa",
     "isas",
     "multiply",

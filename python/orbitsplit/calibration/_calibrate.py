@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._codebook.accuracy import AccuracyCurve, fit_curve
 from orbitsplit._codebook.codebook import CalibratedModel, Codebook
+from orbitsplit._codebook.inverses import numbers_of
 from orbitsplit._codebook.weight_losses import WeightLosses
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._io.validation import check_callable, check_count, check_path
@@ -248,8 +249,8 @@ class _Calibration:
         for earlier in sorted(state.entries):
             for entry in state.entries[earlier]:
                 if name.startswith("mask") and entry.level.name == name and earlier < cut:
-                    arrays: dict[str, Any] = {part: state.tensors[tensor] for part, tensor in entry.arrays.items()}
-                    codec = CalibratedCodec(codebook=1, cut=earlier, **entry.scalars, **arrays)
+                    numbers = numbers_of(entry.scalars, entry.arrays, state.tensors)
+                    codec = CalibratedCodec(codebook=1, cut=earlier, **numbers)
                     downstream = CutDownstream(self._fitted_to, earlier, downstream).through(codec)
         return CutDownstream(self._fitted_to, cut, downstream)
 

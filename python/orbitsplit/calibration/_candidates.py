@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from orbitsplit._codebook.codebook import CodebookEntry, CodebookLevel
 from orbitsplit._codebook.halves import MATRICES, stored
+from orbitsplit._codebook.inverses import INVERSE_FOLLOWS
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._codec.codecs import Codec
 from orbitsplit._io.validation import quoted
@@ -137,11 +138,20 @@ def _measure(name: str, fitted: Fitted | None, downstream: CutDownstream, kind: 
         raise ValueError(f"outputs are not finite with {name} at cut {downstream.cut}")
     if fitted is None:
         return Candidate(CodebookEntry(level=level, codec=kind), {})
-    prefix = f"cut{downstream.cut}"
+    return _stored(level, fitted, f"cut{downstream.cut}", kind)
+
+
+def _stored(level: CodebookLevel, fitted: Fitted, prefix: str, kind: str) -> Candidate:
+    """Return the candidate with its arrays as files have them; an inverse that follows from the matrix is left out."""
+    scalars: dict[str, Any] = dict(fitted.scalars)
+    arrays = dict(fitted.arrays)
+    if fitted.inverse_follows:
+        scalars[INVERSE_FOLLOWS] = True
+        del arrays["inverse"]
     shared, owner = _SHARED.get(kind, ()), "klt" if kind == "trained" else kind
-    names = {part: f"{prefix}.{owner if part in shared else name}.{part}" for part in fitted.arrays}
-    tensors = {names[part]: stored(part, array) for part, array in fitted.arrays.items()}
-    return Candidate(CodebookEntry(level=level, scalars=fitted.scalars, arrays=names), tensors)
+    names = {part: f"{prefix}.{owner if part in shared else level.name}.{part}" for part in arrays}
+    tensors = {names[part]: stored(part, array) for part, array in arrays.items()}
+    return Candidate(CodebookEntry(level=level, scalars=scalars, arrays=names), tensors)
 
 
 def worth_keeping(found: Sequence[Candidate]) -> list[Candidate]:

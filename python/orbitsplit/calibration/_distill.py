@@ -114,6 +114,7 @@ class _Trained(nn.Module):
             inverse=None if self._start.inverse is None or inverse is None else inverse.numpy(),
             rounding=self._start.rounding,
             shrink=self._shrink.clamp(0, 0.49).item(),
+            inverse_follows=self._start.inverse_follows and not self._trains_matrix,
         )
 
     def _current(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from orbitsplit._backend import backend
+from orbitsplit._codebook.inverses import MOST_WIDTH
 from orbitsplit._io.validation import quoted
 
 from ._numbers import ESCAPE, CodecNumbers, Floats
@@ -87,20 +88,27 @@ def _principal_axes(statistics: CutStatistics, shift: Floats) -> CodecNumbers:
 
 
 def _rounded(shift: Floats, matrix: npt.NDArray[np.float64], inverse: npt.NDArray[np.float64]) -> CodecNumbers:
-    """Return the numbers with a matrix that float16 has exactly, and its inverse, in float16 too where that is close.
+    """Return the numbers with a matrix that float16 has exactly, and the inverse of the rounded one.
 
     Powers of two, which the steps take over, bring the rows of the matrix to norms around 1: numbers below 2^-14 would
-    lose digits. The inverse is that of the rounded matrix.
+    lose digits. Of a wide matrix the inverse does not follow: it is stored, in float16 where that is close.
     """
     size = np.exp2(-np.round(np.log2(np.linalg.norm(matrix, axis=1))))
     scaled = matrix * size[:, None]
     rounded = scaled.astype(np.float16).astype(np.float64)
+    follows = len(matrix) <= MOST_WIDTH
     try:
-        scaled, inverse = rounded, _nearest_inverse(rounded)
-    except np.linalg.LinAlgError:  # rounded, it is singular
-        inverse = inverse / size
-    step = size.astype(np.float32)
-    return CodecNumbers(shift=shift, step=step, matrix=scaled.astype(np.float32), inverse=inverse.astype(np.float32))
+        inverse = backend().inverse_of(rounded.astype(np.float32)) if follows else _nearest_inverse(rounded)
+        scaled = rounded
+    except (np.linalg.LinAlgError, ValueError):  # rounded, it is singular
+        inverse, follows = inverse / size, False
+    return CodecNumbers(
+        shift=shift,
+        step=size.astype(np.float32),
+        matrix=scaled.astype(np.float32),
+        inverse=inverse.astype(np.float32),
+        inverse_follows=follows,
+    )
 
 
 def _nearest_inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -122,11 +130,15 @@ def _positive(profile: Tensor) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitted:
-    """A fitted codec: its array and scalar arguments of `CalibratedCodec`, and the bits per element on the sample."""
+    """A fitted codec: its array and scalar arguments of `CalibratedCodec`, and the bits per element on the sample.
+
+    `inverse_follows`: its inverse is what the backend computes from its matrix, so that a codebook may leave it out.
+    """
 
     arrays: dict[str, npt.NDArray[Any]]
     scalars: dict[str, float]
     bits_per_element: float
+    inverse_follows: bool
 
 
 def fit(geometry: CodecNumbers, sample: Tensor, bits: float) -> Fitted:
@@ -163,6 +175,7 @@ def _fitted(numbers: CodecNumbers, coded: _Coded) -> Fitted:
         arrays={**arrays, "tables": coded.tables, "table_of_channel": coded.table_of_channel},
         scalars={"rounding": numbers.rounding, "shrink": numbers.shrink},
         bits_per_element=coded.bits,
+        inverse_follows=numbers.inverse_follows,
     )
 
 

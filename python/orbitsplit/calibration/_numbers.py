@@ -23,6 +23,7 @@ class CodecNumbers:
     """The numbers of a `CalibratedCodec` of one cut that transform and quantise; names and meanings are the same.
 
     Arrays have one float32 per channel, `matrix` and `inverse` are [width, width]; None leaves a step out.
+    `inverse_follows`: the inverse is what the backend computes from the matrix.
     """
 
     step: Floats
@@ -33,6 +34,7 @@ class CodecNumbers:
     inverse: Floats | None = None
     rounding: float = 0.5
     shrink: float = 0.0
+    inverse_follows: bool = False
 
     @property
     def width(self) -> int:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 import orbitsplit as osp
 from orbitsplit import calibration
+from orbitsplit._backend import backend
 from orbitsplit._codebook.codebook import CodebookEntry
 from orbitsplit._codebook.halves import stored
 from orbitsplit._io.tensor_file import read_tensors, write_tensors
@@ -357,35 +358,63 @@ def test_a_channel_whose_gradients_were_zero_counts_the_less_the_more_there_were
     assert first / second == pytest.approx(((2 + part) / part) ** 0.5, rel=2**-11)
 
 
-def test_matrices_are_rounded_to_float16_and_inverse_to_each_other() -> None:
-    statistics = CutStatistics.empty(24, is_whole=True)
-    source = torch.randn(24, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+def whole_statistics(width: int) -> CutStatistics:
+    """Return statistics whose covariance and Fisher information are far from diagonal."""
+    statistics = CutStatistics.empty(width, is_whole=True)
+    source = torch.randn(width, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     statistics.count = statistics.gradients = 1
     statistics.products += source @ source.T
     statistics.fisher += 1e4 * source.T @ source
-    klt = geometry("klt", statistics)
+    return statistics
+
+
+def test_the_matrix_is_rounded_to_float16_and_its_inverse_follows() -> None:
+    klt = geometry("klt", whole_statistics(24))
+    assert klt.inverse_follows
     assert klt.matrix is not None
     assert klt.inverse is not None
-    for matrix in (klt.matrix, klt.inverse):
-        np.testing.assert_array_equal(matrix, matrix.astype(np.float16).astype(np.float32))
-    np.testing.assert_allclose(klt.inverse.astype(np.float64) @ klt.matrix, np.eye(24), atol=2**-10)
+    np.testing.assert_array_equal(klt.matrix, klt.matrix.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(klt.inverse, backend().inverse_of(klt.matrix))
+    np.testing.assert_allclose(klt.inverse.astype(np.float64) @ klt.matrix, np.eye(24), atol=1e-5)
     np.testing.assert_array_equal(np.log2(klt.step) % 1, 0)
     norms = np.linalg.norm(klt.matrix, axis=1)
     assert 0.7 < norms.min() <= norms.max() < 1.5
 
 
+def test_the_inverse_of_a_wide_matrix_is_rounded_to_float16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fit, "MOST_WIDTH", 23)
+    klt = geometry("klt", whole_statistics(24))
+    assert not klt.inverse_follows
+    assert klt.matrix is not None
+    assert klt.inverse is not None
+    for matrix in (klt.matrix, klt.inverse):
+        np.testing.assert_array_equal(matrix, matrix.astype(np.float16).astype(np.float32))
+    np.testing.assert_allclose(klt.inverse.astype(np.float64) @ klt.matrix, np.eye(24), atol=2**-10)
+
+
 def test_an_inverse_that_float16_would_spoil_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    statistics = CutStatistics.empty(8, is_whole=True)
-    source = torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    statistics.count = statistics.gradients = 1
-    statistics.products += source @ source.T
-    statistics.fisher += source.T @ source
+    monkeypatch.setattr(_fit, "MOST_WIDTH", 7)
     monkeypatch.setattr(_fit, "_MOST_ROUNDING", 0.0)
-    klt = geometry("klt", statistics)
+    klt = geometry("klt", whole_statistics(8))
     assert klt.matrix is not None
     assert klt.inverse is not None
     assert (stored("matrix", klt.matrix).dtype, stored("inverse", klt.inverse).dtype) == (np.float16, np.float32)
     np.testing.assert_allclose(klt.inverse.astype(np.float64) @ klt.matrix, np.eye(8), atol=1e-5)
+
+
+@pytest.mark.parametrize("most_width", [_fit.MOST_WIDTH, HIDDEN - 1])
+def test_a_book_has_the_inverse_of_wide_matrices_alone(most_width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fit, "MOST_WIDTH", most_width)
+    book = small(tiny_model(), ids_of(), codecs=("klt",))
+    entries = [entry for made in book.to_dict()["entries"].values() for entry in made]
+    assert entries
+    follows = most_width >= HIDDEN
+    assert {"inverse" in entry["arrays"] for entry in entries} == {not follows}
+    assert {entry["scalars"].get("inverse_follows", False) for entry in entries} == {follows}
+    codec = book.codec_of(1, 0)
+    assert codec.matrix is not None
+    assert codec.inverse is not None
+    np.testing.assert_allclose(codec.inverse.astype(np.float64) @ codec.matrix, np.eye(HIDDEN), atol=0.01)
 
 
 def with_massive_rows() -> tuple[PreTrainedModel, Tensor]:

@@ -90,9 +90,11 @@ def _with_bits(numbers: CodecNumbers, rows: Tensor, bits: float) -> CodecNumbers
 @pytest.mark.parametrize("trains_matrix", [False, True])
 def test_a_transform_and_its_inverse_stay_inverse(trains_matrix: bool) -> None:
     matrix = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(1)) + 4 * torch.eye(WIDTH)
-    start = replace(plain(), matrix=matrix.numpy(), inverse=torch.linalg.inv(matrix).numpy())
+    inverse = torch.linalg.inv(matrix).numpy()
+    start = replace(plain(), matrix=matrix.numpy(), inverse=inverse, inverse_follows=True)
     training = Training(steps=40, learning_rate=0.03)
     found = distill(Quadratic(), start, bits=3.0, trains_matrix=trains_matrix, training=training).numbers
+    assert found.inverse_follows == (not trains_matrix)
     assert found.matrix is not None
     assert found.inverse is not None
     np.testing.assert_allclose(found.inverse @ found.matrix, np.eye(WIDTH), atol=1e-4)

@@ -17,7 +17,9 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit import AccuracyCurve, CalibratedModel, Codebook, CodebookEntry, CodebookLevel, WeightLosses
+from orbitsplit._backend import load_backend
 from orbitsplit._codebook.halves import stored
+from orbitsplit._codebook.inverses import INVERSE_FOLLOWS
 from orbitsplit._io.tensor_file import read_tensors, write_tensors
 
 WIDTH, LAYERS = 16, 4
@@ -290,6 +292,29 @@ def test_matrices_in_float16_take_half_the_bytes_of_the_file_and_all_of_the_memo
     )
 
 
+@pytest.mark.parametrize("name", ["native", "numba"])
+def test_an_inverse_that_follows_takes_no_byte_of_the_file_and_all_of_the_memory(
+    name: str, x: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORBITSPLIT_BACKEND", name)
+    half = (rotation(1) * np.linspace(0.5, 2, WIDTH, dtype=np.float32)).astype(np.float16)
+    inverse = load_backend(name).inverse_of(half.astype(np.float32))
+    follows = make(
+        entries=with_entry(1, 2, scalars={"rounding": 0.45, "shrink": 0.02, INVERSE_FOLLOWS: True}),
+        tensors={**tensors(), "matrix": half},
+    )
+    arrays = {**follows.to_dict()["entries"]["1"][2]["arrays"], "inverse": "inverse"}
+    explicit = make(entries=with_entry(1, 2, arrays=arrays), tensors={**tensors(), "matrix": half, "inverse": inverse})
+    follows.save(tmp_path / "follows")
+    loaded = Codebook.load(tmp_path / "follows")
+    assert (loaded.hex_id, loaded.to_dict()["version"], explicit.to_dict()["version"]) == (follows.hex_id, 3, 2)
+    assert "inverse" not in header_of(tmp_path / "follows")[1]
+    assert loaded.codec_bytes(1, 2) == explicit.codec_bytes(1, 2) == 3 * 4 * 2 * WIDTH * WIDTH
+    np.testing.assert_array_equal(loaded.codec_of(1, 2).inverse, inverse)
+    decoded, expected = (osp.decompress(osp.compress(x, codec=book[1, 2]), book) for book in (loaded, explicit))
+    np.testing.assert_array_equal(decoded, expected)
+
+
 def test_only_matrices_that_float16_has_exactly_are_stored_in_it() -> None:
     exact = rotation(2).astype(np.float16).astype(np.float32)
     assert stored("matrix", exact).dtype == stored("inverse", exact).dtype == np.float16
@@ -364,7 +389,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path, path: Path) -> None:
     save_file({"weight": np.zeros(3, np.float32)}, weights)
     for other, message in (
         (text, r"plan\.json is not a \.safetensors file"),
-        (weights, r"weights\.safetensors: expected format 'orbitsplit-codebook' version 1 or 2, got None"),
+        (weights, r"weights\.safetensors: expected format 'orbitsplit-codebook' version 1 or 2 or 3, got None"),
     ):
         with pytest.raises(ValueError, match=message):
             Codebook.load(other)
@@ -397,7 +422,7 @@ def first_entry(book: Codebook, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (lambda _: {"version": 3}, "version 1 or 2, got 'orbitsplit-codebook' version 3"),
+        (lambda _: {"version": 4}, "version 1 or 2 or 3, got 'orbitsplit-codebook' version 4"),
         (lambda _: {"format": "orbitsplit-plan"}, "got 'orbitsplit-plan' version 1"),
         (lambda _: {"id": "0" * 16}, "is damaged: its numbers have the id .* it was written as 0000000000000000"),
         (lambda _: {"entries": 3}, "not a valid codebook: entries is int"),
@@ -408,6 +433,9 @@ def first_entry(book: Codebook, **changes: Any) -> dict[str, Any]:
         (lambda book: first_entry(book, arrays={"step": "no such tensor"}), "not a valid codebook.*no such tensor"),
         (lambda book: first_entry(book, arrays=3), "not a valid codebook"),
         (lambda book: first_entry(book, scalars=[1]), "not a valid codebook"),
+        (lambda book: first_entry(book, scalars={"inverse_follows": 1}), "inverse_follows of level 0 .* must be true"),
+        (lambda book: first_entry(book, scalars={"inverse_follows": True}), "must have a matrix and no inverse"),
+        (lambda book: first_entry(book, arrays={"inverse_follows": "step"}), "inverse_follows, which no codec has"),
         (lambda book: first_entry(book, colour=1), "not a valid codebook.*colour"),
         (lambda book: first_entry(book, level={"name": "fine"}), "not a valid codebook.*bits_per_element"),
     ],

@@ -18,7 +18,8 @@ def lines() -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "identity"), [("small", 1, "7656129a5cb57922"), ("half", 2, "731c5f2a6829895d")]
+    ("name", "version", "identity"),
+    [("small", 1, "7656129a5cb57922"), ("half", 2, "731c5f2a6829895d"), ("follows", 3, "8a173f579734f918")],
 )
 def test_the_file_is_the_codebook_that_the_script_makes(name: str, version: int, identity: str) -> None:
     loaded = osp.Codebook.load(FILES[name])
