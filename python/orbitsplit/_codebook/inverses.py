@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # The scalar of an entry that has a matrix and no inverse: true, its codec has the one that `inverse_of` returns.
 INVERSE_FOLLOWS = "inverse_follows"
 
-# The widest matrix whose inverse `calibrate` leaves out. Computing it takes width^3 operations where a codec is made:
-# a tenth of a second at 640, half a second at 1024, ten seconds and more at 2048.
+# The widest matrix whose inverse `calibrate` leaves out. Computing it takes width^3 operations where a codec is made,
+# a tenth of a second at 640; of several thousand channels it would be a minute before a stage could start.
 MOST_WIDTH = 1024
 
 
