@@ -1,12 +1,14 @@
 """Chunks, rows and guesses that a plan chooses, beside the best of a grid of which every setting is run.
 
-    python -m benches.studies.settings_grid [--networks slow,far,fast] [--rounds 1] [--tokens 32] [--profile FILE]
+    python -m benches.studies.settings_grid [--networks slow,far,fast] [--rounds 1] [--tokens 32]
 
 Four prompts of 256 tokens through a random Llama of 16 equal layers in four processes on this machine, one thread each,
 on nodes that are emulated to be slower than it. The grid: prompts as a whole or in chunks of each length that the
 profile was measured with; one sequence in each micro-batch with 0 to 7 guesses looked up in the text, two or four
 without. The probability that a guess is right is measured first, by a run without links. For each network prints every
-setting with predicted and measured seconds of the whole work, then the plan's own choice beside the best.
+setting with predicted and measured seconds of the whole work, then the plan's own choice beside the best, both run once
+more. A shared machine gets faster and slower over the minutes of a grid: so the profile is measured anew for the
+settings of each chunk length, and its spread is printed.
 """
 
 from __future__ import annotations
@@ -77,10 +79,20 @@ class Found:
     """A setting with the seconds of the whole work."""
 
     setting: Setting
-    predicted_s: float
+    plan: osp.Plan
     measured_s: float
-    cuts: tuple[int, ...]
     tokens: Tensor
+
+    @property
+    def predicted_s(self) -> float:
+        """The prediction of the plan."""
+        assert self.plan.prediction is not None
+        return self.plan.prediction.total_s
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The ends of the stages."""
+        return tuple(stage.stop for stage in self.plan.stages)
 
     @property
     def error(self) -> float:
@@ -94,16 +106,9 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--profile", type=Path, help="read from this file if it exists, else written to it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = equal_layers(Path(folder))
-        if options.profile is not None and options.profile.exists():
-            profile = osp.ModelProfile.load(options.profile)
-        else:
-            profile = osp.profile(model, prompt_tokens=PROMPT_TOKENS, measure=True)
-            if options.profile is not None:
-                profile.save(options.profile)
         prompts = torch.randint(3, VOCABULARY, (SEQUENCES, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
         acceptance = measured_acceptance(model, prompts, options.tokens)
         print(f"acceptance of guesses: {acceptance:.2f}; times: predicted / measured seconds of the whole work")
@@ -114,44 +119,51 @@ def main() -> None:
             acceptance=round(acceptance, 3),
         )
         for name in options.networks.split(","):
-            study(name, model, profile, workload, prompts, options.rounds)
+            study(name, model, workload, prompts, options.rounds)
     print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
-def study(
-    name: str, model: Path, profile: osp.ModelProfile, workload: osp.Workload, prompts: Tensor, rounds: int
-) -> None:
+def study(name: str, model: Path, workload: osp.Workload, prompts: Tensor, rounds: int) -> None:
     """Print the table of a network and what the plan chooses."""
     network = NETWORKS[name].built()
     print(f"\n{name}: {NETWORKS[name]}\n")
     print("| chunks of | rows | guesses | predicted, s | measured, s | error |")
     print("| --- | --- | --- | --- | --- | --- |")
-    found = []
-    for setting in grid(profile):
-        one = run(setting, model, planned(profile, network, workload, setting), prompts, rounds)
-        found.append(one)
-        same_cuts = next(other for other in found if other.cuts == one.cuts)  # cuts round activations
-        assert torch.equal(one.tokens, same_cuts.tokens), f"{setting} gives other tokens than {same_cuts.setting}"
-        print(f"| {setting} | {one.predicted_s:.2f} | {one.measured_s:.2f} | {one.error:+.1%} |", flush=True)
-    chosen = planned(profile, network, workload, None)
-    setting = Setting(chosen.chunk_tokens, chosen.workload.batch_size, chosen.draft_tokens)
-    inside = [one for one in found if one.setting == setting]
-    own = inside[0] if inside else run(setting, model, chosen, prompts, rounds)
-    best = min(found, key=lambda one: one.measured_s)
+    profiles = [osp.profile(model, prompt_tokens=PROMPT_TOKENS, measure=True)]
+    found: list[Found] = []
+    for chunk_tokens in (None, *(chunk.tokens for chunk in reversed(profiles[0].chunks))):
+        if chunk_tokens is not None:
+            profiles.append(osp.profile(model, prompt_tokens=PROMPT_TOKENS, measure=True))
+        for setting in settings(chunk_tokens):
+            one = run(setting, model, planned(profiles[-1], network, workload, setting), prompts, rounds)
+            found.append(one)
+            same_cuts = next(other for other in found if other.cuts == one.cuts)  # cuts round activations
+            assert torch.equal(one.tokens, same_cuts.tokens), f"{setting} gives other tokens than {same_cuts.setting}"
+            print(f"| {setting} | {one.predicted_s:.2f} | {one.measured_s:.2f} | {one.error:+.1%} |", flush=True)
+    steps_ms = [1e3 * sum(layer.decode_s or 0.0 for layer in profile.layers) for profile in profiles]
+    print(f"\nall layers of a token, by profile: {', '.join(f'{step:.1f}' for step in steps_ms)} ms")
+    compare(found, planned(profiles[0], network, workload, None), model, prompts, rounds)
     errors = sorted(abs(one.error) for one in found)
-    print(f"\nchosen: {setting}: {own.measured_s:.2f} s; best: {best.setting}: {best.measured_s:.2f} s; ", end="")
-    print(f"{own.measured_s / best.measured_s - 1:+.1%}; errors: median {statistics.median(errors):.1%}, ", end="")
+    print(f"errors: median {statistics.median(errors):.1%}, ", end="")
     print(f"{sum(error <= 0.1 for error in errors)} of {len(errors)} within 10 %, largest {errors[-1]:.1%}", flush=True)
 
 
-def grid(profile: osp.ModelProfile) -> Iterator[Setting]:
-    """Yield the settings that are run."""
-    for chunk_tokens in (None, *(chunk.tokens for chunk in reversed(profile.chunks))):
-        yield Setting(chunk_tokens, 1, None)
-        for guesses in GUESSES:
-            yield Setting(chunk_tokens, 1, guesses)
-        for rows in ROWS:
-            yield Setting(chunk_tokens, rows, None)
+def compare(found: Sequence[Found], chosen: osp.Plan, model: Path, prompts: Tensor, rounds: int) -> None:
+    """Run the setting that a plan chose and the best of a grid, one after the other."""
+    setting = Setting(chosen.chunk_tokens, chosen.workload.batch_size, chosen.draft_tokens)
+    best = min(found, key=lambda one: one.measured_s)
+    own_s = run(setting, model, chosen, prompts, rounds).measured_s
+    best_s = run(best.setting, model, best.plan, prompts, rounds).measured_s
+    print(f"chosen: {setting}: {own_s:.2f} s; best: {best.setting}: {best_s:.2f} s; {own_s / best_s - 1:+.1%}")
+
+
+def settings(chunk_tokens: int | None) -> Iterator[Setting]:
+    """Yield the settings of the grid with a chunk length."""
+    yield Setting(chunk_tokens, 1, None)
+    for guesses in GUESSES:
+        yield Setting(chunk_tokens, 1, guesses)
+    for rows in ROWS:
+        yield Setting(chunk_tokens, rows, None)
 
 
 def planned(
@@ -178,8 +190,7 @@ def run(setting: Setting, model: Path, plan: osp.Plan, prompts: Tensor, rounds: 
             seconds.append(pipe.last_run.total_s)
             parts = (predicted.prefill_s, predicted.decode_s, pipe.last_run.prefill_s, pipe.last_run.decode_s)
             print(setting, "predicted {:.2f} + {:.2f} s, measured {:.2f} + {:.2f} s".format(*parts), file=sys.stderr)
-    cuts = tuple(stage.stop for stage in plan.stages)
-    return Found(setting, predicted.total_s, statistics.median(seconds), cuts, tokens)
+    return Found(setting, plan, statistics.median(seconds), tokens)
 
 
 def measured_acceptance(model: Path, prompts: Tensor, tokens: int) -> float:

@@ -37,6 +37,8 @@ _SHORTEST_CHUNK = 16
 # Nodes wait for messages between forwards, and the first layers after a wait take longer: the more so the longer it is,
 # up to about the longest pause here. So each timed forward follows a pause, of this many times the one before it.
 _PAUSE, _LONGEST_PAUSE_S = 30.0, 0.1
+# So many layers are colder at the start of a forward than layers behind many others are.
+_COLD_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -95,39 +97,52 @@ def measure_times(
         whole.run(batch_size, prompt_tokens, counts, lambda done: progress("timing the layers", 0.1 + 0.5 * done))
         lengths = chunk_lengths(prompt_tokens) if whole.stage.runs_chunks() else ()
         progress("timing chunks of prompts", 0.6)
-        chunks = [whole.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
+        whole_chunks = [whole.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
         del whole.stage
         progress("timing the overhead of a stage", 0.9)
-        middle = layers // 2
-        single = _Stopwatch(StageModel.load(model, middle, middle + 1, dtype=dtype, device=device), layout, clock)
-        single.run(batch_size, prompt_tokens, counts, lambda _done: None)
-        single_chunks = [single.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
-    prefill_s, decode_s = _medians(whole.prefills), _medians(whole.decodes)
-    rows = {count: _medians(whole.rows[count]) for count in counts}
-    return LayerTimes(
-        prefill_s=prefill_s,
-        decode_s=decode_s,
-        overhead_prefill_s=_overhead_s(single.prefills, single.prefill_overheads, prefill_s[middle]),
-        overhead_decode_s=_overhead_s(single.decodes, single.decode_overheads, decode_s[middle]) if decode_s else 0.0,
-        chunks=tuple(
-            (length, first_s, last_s, _overhead_s((*own[:2],), own[2:], (first_s[middle] + last_s[middle]) / 2))
-            for length, (first_s, last_s, _), own in zip(lengths, chunks, single_chunks, strict=True)
-        ),
-        rows=tuple(
-            (count, rows[count], _overhead_s(single.rows[count], single.row_overheads[count], rows[count][middle]))
-            for count in counts
-        ),
-    )
+        own = _middle_layers(layers)
+        part = _Stopwatch(StageModel.load(model, own.start, own.stop, dtype=dtype, device=device), layout, clock)
+        part.run(batch_size, prompt_tokens, counts, lambda _done: None)
+        part_chunks = [part.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
+    prefill_s, overhead_prefill_s = _apart(_medians(whole.prefills), own, part.prefills, part.prefill_overheads)
+    decode_s: tuple[float, ...] = ()
+    overhead_decode_s = 0.0
+    if whole.decodes:
+        decode_s, overhead_decode_s = _apart(_medians(whole.decodes), own, part.decodes, part.decode_overheads)
+    chunks = []
+    for length, (first_s, last_s, _), alone in zip(lengths, whole_chunks, part_chunks, strict=True):
+        first_s, overhead_first_s = _apart(first_s, own, alone[:1], alone[2:])
+        last_s, overhead_last_s = _apart(last_s, own, alone[1:2], alone[2:])
+        chunks.append((length, first_s, last_s, (overhead_first_s + overhead_last_s) / 2))
+    rows = [
+        (count, *_apart(_medians(whole.rows[count]), own, part.rows[count], part.row_overheads[count]))
+        for count in counts
+    ]
+    return LayerTimes(prefill_s, decode_s, overhead_prefill_s, overhead_decode_s, tuple(chunks), tuple(rows))
 
 
-def _overhead_s(layer: Sequence[tuple[float, ...]], overheads: Sequence[float], inside_s: float) -> float:
-    """Return the overhead of a stage, from forwards of a stage of one layer, which takes `inside_s` inside the model.
+def _middle_layers(layers: int) -> slice:
+    """Return the layers of the stage that the overhead is measured with: neither embeddings nor head."""
+    count = min(_COLD_LAYERS, layers - 2)
+    first = max(1, (layers - count) // 2)
+    return slice(first, first + count)
 
-    Beside the layer there are masks, rotary embeddings and the placeholders of other layers. The layer itself takes
-    longer at the start of a forward than in the midst of one, since the core was idle.
+
+def _apart(
+    whole_s: tuple[float, ...], own: slice, part: Sequence[tuple[float, ...]], overheads: Sequence[float]
+) -> tuple[tuple[float, ...], float]:
+    """Return the seconds of the model's layers once a forward is under way, and the overhead of a stage.
+
+    `part` and `overheads` are of forwards of a stage of the layers `own`. Beside them there are masks, rotary
+    embeddings and the placeholders of other layers. The layers themselves take longer at the start of a forward than in
+    the midst of one, since the core was idle: so the overhead has this too, and the model's first layers do not.
     """
-    at_start_s = statistics.median(seconds for (seconds,) in layer)
-    return statistics.median(overheads) + max(0.0, at_start_s - inside_s)
+    overhead_s = statistics.median(overheads)
+    cold_s = [at_start - inside for at_start, inside in zip(_medians(part), whole_s[own], strict=True)]
+    if sum(cold_s) <= 0.0:
+        return whole_s, overhead_s
+    first_s = [max(seconds - cold, seconds / 2) for seconds, cold in zip(whole_s[1:], cold_s, strict=False)]
+    return (whole_s[0], *first_s, *whole_s[1 + len(first_s) :]), overhead_s + sum(cold_s)
 
 
 def _medians(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
