@@ -129,7 +129,7 @@ void check_codec(const AnyCodec& codec, DType dtype, const Shape& shape, std::sp
 }
 
 // Rows of a decode step, several slices, several streams of lossless_bf16 with a short last one, an empty array.
-const Shape fixed_shapes[] = {{1, 640}, {5, 7, 9}, {300, 901}, {1, 65536}, {65537}, {0, 640}, {}};
+const Shape fixed_shapes[] = {{1, 640}, {5, 7, 9}, {150, 901}, {1, 65536}, {65537}, {0, 640}, {}};
 
 void test_fixed_codecs(int threads) {
     constexpr const char* names[] = {"raw",  "bf16", "int8",      "int8:24",
@@ -146,7 +146,7 @@ void test_fixed_codecs(int threads) {
 }
 
 void test_calibrated_codecs(int threads) {
-    constexpr std::size_t width = 136;
+    constexpr std::size_t width = 104;
     const std::vector<CalibratedCodec> codecs = calibrated_codecs(width);
     std::vector<const CalibratedCodec*> all;
     for (const CalibratedCodec& codec : codecs) all.push_back(&codec);
@@ -170,6 +170,7 @@ void test_calibrated_codecs(int threads) {
 }
 
 void test_every_instruction_set() {
+#if !defined(__SANITIZE_THREAD__)  // one thread has no races, and takes a minute under their sanitizer
     const std::string before(isa());
     for (const std::string& name : isas()) {
         set_isa(name);
@@ -177,6 +178,7 @@ void test_every_instruction_set() {
         test_calibrated_codecs(1);
     }
     set_isa(before);
+#endif
     test_fixed_codecs(3);
     test_calibrated_codecs(3);
 }
