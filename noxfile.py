@@ -47,6 +47,7 @@ ENVIRONMENTS = (
             "ONEDNN_MAX_CPU_ISA": "SSE41",
             "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
             "OMP_NUM_THREADS": "4",
+            "OMP_WAIT_POLICY": "PASSIVE",  # four threads on two cores would spin most of the time
             "LC_ALL": "C",
             "HOME": None,
         },
