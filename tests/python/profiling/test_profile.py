@@ -165,7 +165,8 @@ def test_a_measured_encoder_can_be_planned(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(time, "thread_time", lambda: float(next(ticks)))
     found = profile(tmp_path, prompt_tokens=4, measure=True)
     assert [(layer.prefill_s, layer.decode_s) for layer in found.layers] == [(1.0, None)] * (LAYERS + 2)
-    assert (found.overhead_prefill_s, found.overhead_decode_s, found.is_measured) == (2.0, 0.0, True)
+    # One second of the overhead is before the first layer, and one behind each: all layers are in the stage.
+    assert (found.overhead_prefill_s, found.overhead_decode_s, found.is_measured) == (1.0 + LAYERS, 0.0, True)
     found.save(tmp_path / "profile.json")
     assert ModelProfile.load(tmp_path / "profile.json") == found
     workload = Workload(micro_batches=4, prompt_tokens=found.prompt_tokens)
@@ -208,7 +209,7 @@ def test_times_are_divided_among_the_layers(tmp_path: Path, monkeypatch: pytest.
     assert torch.get_num_threads() == threads
     assert [layer.prefill_s for layer in found.layers] == [1.0] * (LAYERS + 2)
     assert [layer.decode_s for layer in found.layers] == [1.0] * (LAYERS + 2)
-    assert (found.overhead_prefill_s, found.overhead_decode_s) == (2.0, 2.0)
+    assert (found.overhead_prefill_s, found.overhead_decode_s) == (1.0 + LAYERS, 1.0 + LAYERS)
     assert (found.threads, found.is_measured) == (1, True)
     assert steps == sorted(steps)
     assert steps[-1] == 1.0
