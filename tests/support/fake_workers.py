@@ -98,6 +98,24 @@ class FakeWorkers:
         if error.node is not None:
             del self.numbers[error.node]
 
+    def starts(self, node: str) -> bool:
+        return True
+
+    def load_ahead(self, *_arguments: Any) -> None:
+        self.calls.append("load ahead")
+
+    def has_loaded(self, plan: osp.Plan, session: int) -> dict[str, Ready]:
+        return {}
+
+    def drop_ahead(self) -> None:
+        self.calls.append("drop ahead")
+
+    def hand_over(self, plan: osp.Plan) -> None:
+        self.calls.append("hand over")
+
+    def have_left(self) -> None:
+        self.calls.append("have left")
+
     def pids(self, plan: osp.Plan) -> tuple[int, ...]:
         return tuple(range(1, len(plan.stages) + 1))
 

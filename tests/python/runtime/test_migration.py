@@ -143,25 +143,54 @@ def test_an_idle_pipeline_and_waiting_calls_go_over(model: Path, prompts: torch.
         assert torch.equal(pipe.generate(prompts, max_new_tokens=40, **OPTIONS), expected)
 
 
-def test_where_memory_has_no_room_for_both_a_stage_loads_in_the_pause(model: Path, prompts: torch.Tensor) -> None:
+@pytest.fixture(scope="module")
+def prediction(model: Path) -> osp.Prediction:
     profile = osp.profile(model, prompt_tokens=8)
     nodes = tuple(osp.Node(name=name, memory_bytes=10**9, flop_per_s=1e9) for name in ("s0", "s1"))
     links = (osp.Link("s0", "s1", 1e9, 0.001), osp.Link("s1", "s0", 1e9, 0.001))
     made = osp.plan(profile, osp.Network(name="two", nodes=nodes, links=links), FIRST.workload)
     assert made.prediction is not None
-    used = 2 * [200_000]
+    return replace(made.prediction, decode_stage_s=())
 
-    def with_memory(cuts: tuple[int, ...]) -> osp.Plan:
-        plan = make_plan(cuts, "s0", "s1")
-        limited = tuple(replace(stage, memory_bytes=1_000_000) for stage in plan.stages)
-        prediction = replace(made.prediction, stage_memory_bytes=tuple(used), decode_stage_s=())
-        return replace(plan, stages=limited, prediction=prediction)
 
-    with Pipeline(with_memory((2,)), model) as pipe:
-        used[1] = 900_000  # beside 200,000 of the stage that runs
-        tokens, (found,) = migrated(pipe, prompts, [with_memory((3,))], **OPTIONS)
+def with_memory(prediction: osp.Prediction, cuts: tuple[int, ...], *used: int, last_bytes: int = 1_000_000) -> osp.Plan:
+    """Return a plan of two stages that use so much memory; the last one has `last_bytes`."""
+    plan = make_plan(cuts, "s0", "s1")
+    limited = tuple(
+        replace(stage, memory_bytes=size) for stage, size in zip(plan.stages, (1_000_000, last_bytes), strict=True)
+    )
+    return replace(plan, stages=limited, prediction=replace(prediction, stage_memory_bytes=used))
+
+
+def test_where_memory_has_no_room_for_both_a_stage_loads_in_the_pause(
+    model: Path, prompts: torch.Tensor, prediction: osp.Prediction
+) -> None:
+    with Pipeline(with_memory(prediction, (2,), 200_000, 200_000), model) as pipe:
+        target = with_memory(prediction, (3,), 200_000, 900_000)
+        tokens, (found,) = migrated(pipe, prompts, [target], **OPTIONS)
         assert torch.equal(tokens, undisturbed(pipe, prompts, tokens, **OPTIONS))
     assert (found.loaded_ahead, found.loaded_in_pause) == (("s0",), ("s1",))
+
+
+def test_after_a_stage_that_does_not_fit_in_the_pause_the_plan_before_goes_on(
+    model: Path, prompts: torch.Tensor, prediction: osp.Prediction
+) -> None:
+    # The pipeline ended: "the pipeline cannot recover: ValueError".
+    before = with_memory(prediction, (2,), 200_000, 200_000)
+    with Pipeline(before, model) as pipe:
+        steps = Steps()
+        running = pipe.submit(prompts, max_new_tokens=MOST_TOKENS, on_tokens=steps, **OPTIONS)
+        steps.wait(4)
+        with pytest.raises(ValueError, match=r'node "s1" \(stage 1, layers 4-7\) needs .* its limit is 1,000'):
+            pipe.migrate(with_memory(prediction, (3,), 200_000, 200_000, last_bytes=1000))
+        made = steps.wait(8)
+        assert (pipe.plan, pipe.migrations, pipe.recoveries) == (before, (), ())
+        assert len(workers()) == len(pipe.pids) == 2
+        found = pipe.migrate(with_memory(prediction, (3,), 200_000, 200_000))
+        assert found.before == before
+        running.cancel()
+        tokens = running.result(timeout_s=90)[:, : prompts.shape[1] + made]
+        assert torch.equal(tokens, undisturbed(pipe, prompts, tokens, **OPTIONS))
 
 
 def test_a_loss_during_a_migration_overtakes_it(model: Path, prompts: torch.Tensor) -> None:

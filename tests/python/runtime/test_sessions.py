@@ -442,3 +442,70 @@ def test_conditions_of_nodes_that_the_plan_leaves_out_are_said(
         assert "conditions of links name nodes that the plan does not use: spare" in caplog.text
     with pytest.raises(ValueError, match="the conditions name node 'spare'; the nodes are node 0, node 1"):
         open_fake_pipeline(tmp_path, conditions=osp.LinkConditions(links[1:]))
+
+
+# Migrations.
+
+
+@contextmanager
+def migrating(pipe: Pipeline, plan: osp.Plan) -> Iterator[list[BaseException]]:
+    """Go over to a plan in another thread, beginning when the pipeline drains; yield the errors of `migrate`."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            pipe.migrate(plan)
+        except (osp.TransportError, ValueError) as error:
+            errors.append(error)
+
+    def is_draining() -> bool:
+        current = pipe._sessions.migrations._current
+        return current is not None and current.phase == "draining"
+
+    with another_thread(work):
+        wait_until(lambda: errors or is_draining())
+        yield errors
+
+
+FAILED = osp.TransportError("the stage failed to load", kind="failed", node="node 0")
+
+
+@pytest.mark.parametrize("is_too_large", [False, True])
+def test_a_stage_that_fails_to_load_in_the_pause_ends_the_migration_alone(tmp_path: Path, is_too_large: bool) -> None:
+    # The pipeline ended with it.
+    target = osp.Plan.manual(cuts=[1], layers=LAYERS)
+    if is_too_large:
+        target = replace(target, stages=tuple(replace(stage, memory_bytes=10) for stage in target.stages))
+    with fake_pipeline(tmp_path) as (pipe, workers):
+        before = pipe.plan
+        if not is_too_large:
+            workers.start_losses.append(FAILED)
+        with migrating(pipe, target) as errors:
+            FakeStages(pipe).report(("drained", 0, []))
+        (error,) = errors
+        assert ("needs 1,000 bytes" in str(error)) if is_too_large else (error is FAILED)
+        assert (pipe.plan, pipe.migrations, pipe.recoveries) == (before, (), ())
+        assert workers.calls.count("quiesce") == 1
+        generated(pipe, FakeStages(pipe, 2))
+
+
+def test_a_stage_that_fails_to_load_where_torchrun_has_started_it_ends_the_pipeline(tmp_path: Path) -> None:
+    # Its process has ended, and nothing here starts another one.
+    target = osp.Plan.manual(cuts=[1], layers=LAYERS)
+    with fake_pipeline(tmp_path, deployment=Deployment(remote_nodes=("node 0", None))) as (pipe, workers):
+        workers.start_losses.append(FAILED)
+        with migrating(pipe, target) as errors:
+            FakeStages(pipe).report(("drained", 0, []))
+        assert [str(error) for error in errors] == ["the migration was overtaken: the stage failed to load"]
+        assert pipe._sessions.failure == "the stage failed to load"
+
+
+def test_draining_has_a_limit(tmp_path: Path) -> None:
+    # The migration waited for ever, and the pipeline with it.
+    with fake_pipeline(tmp_path, timeouts=osp.Timeouts(start_s=0.2)) as (pipe, _):
+        before = pipe.plan
+        with migrating(pipe, osp.Plan.manual(cuts=[1], layers=LAYERS)) as errors:
+            pass
+        assert [str(error) for error in errors] == ["what was under way did not return within 0.2 s"]
+        assert pipe.plan == before
+        generated(pipe, FakeStages(pipe, 1))

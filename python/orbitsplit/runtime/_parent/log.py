@@ -5,7 +5,8 @@ The text of an error is never logged, since it may quote a prompt; the caller ge
     DEBUG    requests, processes started
     INFO     a session is ready, hosts measured, used or left alone, times that drift, a migration, the pipeline was
              closed
-    WARNING  losses, processes killed, recoveries with the nodes that joined, messages that arrived corrupted
+    WARNING  losses, processes killed, recoveries with the nodes that joined, migrations that fail in their pause,
+             messages that arrived corrupted
     ERROR    a request is given up, the pipeline has ended
 """
 
@@ -111,6 +112,11 @@ def migrated(migration: Migration) -> None:
         _nodes(migration.after),
         migration.requests,
     )
+
+
+def not_migrated(plan: Plan, error: Exception) -> None:
+    """Log that a migration failed after the old plan had stopped, which starts again."""
+    LOG.warning("a migration failed in its pause, and %s go on: %s", _nodes(plan), _fault(error))
 
 
 def restarted(group: int, tokens: int, failures: int) -> None:

@@ -17,6 +17,7 @@ from .hand_over import NO_HAND_OVER, HandOver, activation_bytes, bytes_per_layer
 from .in_flight import InFlight
 from .migration import Migrating, Migration
 from .migration_target import nodes_loading
+from .recovery import LOSS_KINDS
 from .session import Session, Settings, check_stage_memory
 from .supervisor import Workers
 
@@ -36,6 +37,9 @@ class RunningSession(Protocol):
 
     def go_over(self, plan: Plan, hand_over: HandOver) -> None:
         """End the session, in which nothing is under way, and start the next one with another plan."""
+
+    def go_back(self, left: Plan, plan: Plan, error: Exception) -> None:
+        """Leave a session of a plan, which does not start or does not drain, and start the next one with `plan`."""
 
 
 class Migrations:
@@ -89,6 +93,8 @@ class Migrations:
             self._drain_once_loaded(migrating, running)
         elif migrating.is_switching and migrating.phase == "draining":
             self._switch(migrating, running)
+        elif migrating.phase == "draining":
+            self._limit_draining(migrating, running)
         if migrating.resumed_s is not None:
             self._finish(migrating, migrating.resumed_s)
 
@@ -150,7 +156,14 @@ class Migrations:
         migrating.requests = len(self._in_flight.batches())
         hand_over = self._forecast(migrating, running.current)
         migrating.phase = "resuming"
-        running.go_over(migrating.plan, hand_over)
+        try:
+            running.go_over(migrating.plan, hand_over)
+        except (TransportError, ValueError) as error:
+            if not self._may_go_back(error):
+                raise
+            running.go_back(migrating.plan, migrating.before, error)
+            self.drop(error)
+            return
         ready = running.current.ready
         slowest_s = max(one.loading_s + one.exchange_s for one in ready)
         migrating.other_s = slowest_s + _stopping_s(migrating.before) + (self._in_flight.times.step_s or 0.0)
@@ -158,6 +171,23 @@ class Migrations:
         migrating.transfers = tuple(transfer for one in ready for transfer in one.transfers)
         if not migrating.drained:
             migrating.resumed_s = time.monotonic()
+
+    def _limit_draining(self, migrating: Migrating, running: RunningSession) -> None:
+        limit_s = self._settings.timeouts.start_s
+        if time.monotonic() - migrating.paused_since_s <= limit_s:
+            return
+        error = TransportError(f"what was under way did not return within {limit_s:g} s", kind="timeout")
+        if not self._may_go_back(error):
+            raise error
+        running.go_back(migrating.before, migrating.before, error)
+        self.drop(error)
+
+    def _may_go_back(self, error: Exception) -> bool:
+        """Return whether the plan before can go on: after no loss, and where lost processes can be started again."""
+        if not isinstance(error, TransportError):
+            return True
+        is_ours = error.node is None or error.node not in self._settings.deployment.remote_nodes
+        return is_ours and error.kind not in (*LOSS_KINDS, "unusable")
 
     def _forecast(self, migrating: Migrating, current: Session) -> HandOver:
         """Decide how groups in flight get their caches, and predict the pause; return what is handed over."""

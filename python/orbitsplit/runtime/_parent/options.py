@@ -15,8 +15,8 @@ from .arguments import boolean, number
 class Timeouts:
     """The time limits of a pipeline, in seconds.
 
-    Processes must be ready after `start_s`. A process that sends no heartbeat for `heartbeat_s` is lost, and so is a
-    link whose message is overdue by `stall_s`.
+    Processes must be ready after `start_s`; a migration waits no longer for what is under way. A process that
+    sends no heartbeat for `heartbeat_s` is lost, and so is a link whose message is overdue by `stall_s`.
 
     Raises TypeError or ValueError, naming the field, unless all are positive and finite.
     """

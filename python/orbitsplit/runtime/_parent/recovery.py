@@ -11,6 +11,8 @@ from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.successor import with_settings_of
 
+# The kinds of errors that are losses, after which the others can resume; any other error would recur.
+LOSS_KINDS = ("killed", "hangs", "memory", "link")
 # Maps the plan that ran, and the nodes and links lost so far, to the plan that replaces it.
 Replan = Callable[[Plan, Sequence[str], Sequence[tuple[str, str]]], Plan]
 

@@ -30,7 +30,7 @@ from .listener import Listener
 from .migration import Migration, overtaken
 from .migration_target import check_target
 from .migrations import Migrations
-from .recovery import Losses, Recovery, Replan
+from .recovery import LOSS_KINDS, Losses, Recovery, Replan
 from .session import Callbacks, Session, Settings, check_memory, models_here
 from .status import PipelineStatus, status_of
 from .supervisor import Workers
@@ -39,8 +39,6 @@ _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
 _JOIN_S = 5.0
 _DROPPED = "it was dropped without close()"
-# The kinds of errors that are losses, after which the others can resume; any other error would recur.
-_LOSSES = ("killed", "hangs", "memory", "link")
 
 
 class Sessions:
@@ -384,20 +382,37 @@ class Sessions:
         self._begin(plan, hand_over)
         self._workers.have_left()
 
+    def go_back(self, left: Plan, plan: Plan, error: Exception) -> None:
+        """Leave a session of a plan, which does not start or does not drain, and start the next one with `plan`."""
+        log.not_migrated(plan, error)
+        cause = error if isinstance(error, TransportError) else TransportError(str(error))
+        self._workers.quiesce(left, self._next_session(), cause)
+        try:
+            self._swap_codecs(plan)
+            self._begin(plan)
+        except TransportError as another:
+            final = self._recover(another, plan)
+            if final is not None:
+                self.fail(final)
+
+    def _next_session(self) -> int:
+        """Let events of the session be ignored from now on, and work wait for the next one; return its number."""
+        with self._lock:
+            left, self._session, self._is_ready = self._session, self._session + 1, False
+        if self._listener is not None:
+            self._listener.end()
+        return left
+
     def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
         """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
         started_s = time.monotonic()
         plan, errors = before, [error]
         while self._unusable is None:
-            lost_session = self._session
-            if self._replan is None or error.kind not in _LOSSES:
+            if self._replan is None or error.kind not in LOSS_KINDS:
                 return error
-            with self._lock:
-                self._session, self._is_ready = self._session + 1, False
+            lost_session = self._next_session()
             log.lost(lost_session, error)
             self._losses.add(error)
-            if self._listener is not None:
-                self._listener.end()
             try:
                 self.check_usable()
                 # The plan that was lost last: its workers may differ from those of the plan before the first loss.
