@@ -44,7 +44,7 @@ class FakeWorkers:
     """Takes the place of `Workers`. What is in `losses` is raised by the next look at the workers, in turn.
 
     What is in `start_losses` is raised while sessions begin. `on_end` and `on_quiesce` are called in their place; both
-    do nothing by default.
+    do nothing by default. Processes that load ahead have loaded while `loads` is set.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class FakeWorkers:
         self.losses: list[osp.TransportError] = []
         self.numbers: dict[str, int] = {}
         self.calls: list[str] = []
+        self.loads = True
         self.on_end: Callable[[], None] = lambda: None
         self.on_quiesce: Callable[[], None] = lambda: None
 
@@ -104,8 +105,8 @@ class FakeWorkers:
     def load_ahead(self, *_arguments: Any) -> None:
         self.calls.append("load ahead")
 
-    def has_loaded(self, plan: osp.Plan, session: int) -> dict[str, Ready]:
-        return {}
+    def has_loaded(self, plan: osp.Plan, session: int) -> dict[str, Ready] | None:
+        return {} if self.loads else None
 
     def drop_ahead(self) -> None:
         self.calls.append("drop ahead")

@@ -447,42 +447,55 @@ def test_conditions_of_nodes_that_the_plan_leaves_out_are_said(
 # Migrations.
 
 
-@contextmanager
-def migrating(pipe: Pipeline, plan: osp.Plan) -> Iterator[list[BaseException]]:
-    """Go over to a plan in another thread, beginning when the pipeline drains; yield the errors of `migrate`."""
-    errors: list[BaseException] = []
+class Migrate(threading.Thread):
+    """Calls `migrate`, and keeps what it returns or raises."""
 
-    def work() -> None:
+    def __init__(self, pipe: Pipeline, plan: osp.Plan, *, yields: bool = False) -> None:
+        super().__init__()
+        self._pipe, self._plan, self._yields = pipe, plan, yields
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
         try:
-            pipe.migrate(plan)
+            self.result = self._pipe._sessions.migrate(self._plan, yields=self._yields)
         except (osp.TransportError, ValueError) as error:
-            errors.append(error)
+            self.result = error
 
-    def is_draining() -> bool:
-        current = pipe._sessions.migrations._current
-        return current is not None and current.phase == "draining"
+    def wait_for(self, phase: str) -> None:
+        """Wait until the migration to this plan is in a phase, or over."""
 
-    with another_thread(work):
-        wait_until(lambda: errors or is_draining())
-        yield errors
+        def is_there() -> bool:
+            current = self._pipe._sessions.migrations._current
+            return current is not None and current.plan == self._plan and current.phase == phase
+
+        wait_until(lambda: self.result or is_there())
+
+    def ended(self) -> Any:
+        """Return what `migrate` returned or raised."""
+        self.join(WAIT_S)
+        assert not self.is_alive()
+        return self.result
 
 
+TARGET = osp.Plan.manual(cuts=[1], layers=LAYERS)
 FAILED = osp.TransportError("the stage failed to load", kind="failed", node="node 0")
 
 
 @pytest.mark.parametrize("is_too_large", [False, True])
 def test_a_stage_that_fails_to_load_in_the_pause_ends_the_migration_alone(tmp_path: Path, is_too_large: bool) -> None:
     # The pipeline ended with it.
-    target = osp.Plan.manual(cuts=[1], layers=LAYERS)
+    target = TARGET
     if is_too_large:
         target = replace(target, stages=tuple(replace(stage, memory_bytes=10) for stage in target.stages))
     with fake_pipeline(tmp_path) as (pipe, workers):
         before = pipe.plan
         if not is_too_large:
             workers.start_losses.append(FAILED)
-        with migrating(pipe, target) as errors:
-            FakeStages(pipe).report(("drained", 0, []))
-        (error,) = errors
+        call = Migrate(pipe, target)
+        call.wait_for("draining")
+        FakeStages(pipe).report(("drained", 0, []))
+        error = call.ended()
         assert ("needs 1,000 bytes" in str(error)) if is_too_large else (error is FAILED)
         assert (pipe.plan, pipe.migrations, pipe.recoveries) == (before, (), ())
         assert workers.calls.count("quiesce") == 1
@@ -491,21 +504,66 @@ def test_a_stage_that_fails_to_load_in_the_pause_ends_the_migration_alone(tmp_pa
 
 def test_a_stage_that_fails_to_load_where_torchrun_has_started_it_ends_the_pipeline(tmp_path: Path) -> None:
     # Its process has ended, and nothing here starts another one.
-    target = osp.Plan.manual(cuts=[1], layers=LAYERS)
     with fake_pipeline(tmp_path, deployment=Deployment(remote_nodes=("node 0", None))) as (pipe, workers):
         workers.start_losses.append(FAILED)
-        with migrating(pipe, target) as errors:
-            FakeStages(pipe).report(("drained", 0, []))
-        assert [str(error) for error in errors] == ["the migration was overtaken: the stage failed to load"]
-        assert pipe._sessions.failure == "the stage failed to load"
+        call = Migrate(pipe, TARGET)
+        call.wait_for("draining")
+        FakeStages(pipe).report(("drained", 0, []))
+        assert str(call.ended()) == "the pipeline has ended: the stage failed to load"
 
 
 def test_draining_has_a_limit(tmp_path: Path) -> None:
     # The migration waited for ever, and the pipeline with it.
     with fake_pipeline(tmp_path, timeouts=osp.Timeouts(start_s=0.2)) as (pipe, _):
         before = pipe.plan
-        with migrating(pipe, osp.Plan.manual(cuts=[1], layers=LAYERS)) as errors:
-            pass
-        assert [str(error) for error in errors] == ["what was under way did not return within 0.2 s"]
+        assert str(Migrate(pipe, TARGET).ended()) == "what was under way did not return within 0.2 s"
         assert pipe.plan == before
         generated(pipe, FakeStages(pipe, 1))
+
+
+def test_a_callers_migration_overtakes_one_of_rebalancing_that_loads(tmp_path: Path) -> None:
+    # It failed with "busy", whatever depended on it.
+    with fake_pipeline(tmp_path) as (pipe, workers):
+        workers.loads = False
+        other = Migrate(pipe, other_plan(), yields=True)
+        other.wait_for("loading")
+        call = Migrate(pipe, TARGET)
+        error = other.ended()
+        assert (error.kind, str(error)) == (
+            "overtaken",
+            f"the migration was overtaken: another one was asked for, to {TARGET}",
+        )
+        assert workers.calls[:2] == ["load ahead", "drop ahead"]
+        with pytest.raises(osp.TransportError, match="migrating already") as caught:
+            pipe.migrate(other_plan())
+        assert caught.value.kind == "busy"
+        workers.loads = True
+        call.wait_for("draining")
+        FakeStages(pipe).report(("drained", 0, []))
+        assert (call.ended().after, pipe.plan) == (TARGET, TARGET)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_callers_migration_waits_for_one_of_rebalancing_that_drains(tmp_path: Path, is_lost: bool) -> None:
+    with fake_pipeline(tmp_path, replan=other_plan) as (pipe, workers):
+        before = pipe.plan
+        other = Migrate(pipe, TARGET, yields=True)
+        other.wait_for("draining")
+        call = Migrate(pipe, before)
+        wait_until(lambda: pipe._sessions.migrations._next)
+        with pytest.raises(osp.TransportError, match="migrating already") as caught:
+            pipe.migrate(TARGET)
+        assert caught.value.kind == "busy"
+        if is_lost:
+            lose_node_1(pipe, workers)
+            assert [one.ended().kind for one in (other, call)] == ["overtaken", "overtaken"]
+            assert pipe.plan == other_plan()
+            return
+        FakeStages(pipe).report(("drained", 0, []))
+        call.wait_for("draining")
+        FakeStages(pipe, 1).report(("drained", 0, []))
+        assert [(one.ended().before, one.ended().after) for one in (other, call)] == [
+            (before, TARGET),
+            (TARGET, before),
+        ]
+        assert len(pipe.migrations) == 2

@@ -86,6 +86,7 @@ class Migrating:
     plan: Plan
     before: Plan
     not_before_s: float = 0.0
+    yields: bool = False  # to another one that is started meanwhile
     phase: Phase = "asked"
     started_s: float = field(default_factory=time.monotonic)
     loaded_ahead: tuple[str, ...] = ()
@@ -104,6 +105,11 @@ class Migrating:
     _result: Migration | None = None
     _error: BaseException | None = None
     _over: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the old session takes no more work, or is over."""
+        return self.phase in ("draining", "resuming")
 
     @property
     def is_switching(self) -> bool:

@@ -15,7 +15,7 @@ from orbitsplit.runtime._messages.control import Setup
 from . import log
 from .hand_over import NO_HAND_OVER, HandOver, activation_bytes, bytes_per_layer, contexts_of, moved_groups
 from .in_flight import InFlight
-from .migration import Migrating, Migration
+from .migration import Migrating, Migration, overtaken
 from .migration_target import nodes_loading
 from .recovery import LOSS_KINDS
 from .session import Session, Settings, check_stage_memory
@@ -52,6 +52,7 @@ class Migrations:
         self._in_flight = in_flight
         self._lock = threading.Lock()
         self._current: Migrating | None = None
+        self._next: Migrating | None = None  # a caller's, while one that yields is under way
         self._progress_s: float | None = None  # when the last token came
         self._switches_s: deque[float] = deque(maxlen=_SWITCHES)
         self._loading_s = 0.0  # the most that a stage has taken to load
@@ -68,22 +69,34 @@ class Migrations:
         current = self._current
         return current is not None and (current.is_switching or current.resumed_s is not None)
 
-    def start(self, plan: Plan, before: Plan, not_before_s: float) -> Migrating:
+    @property
+    def is_under_way(self) -> bool:
+        """Whether one has started and is not over."""
+        return self._current is not None
+
+    def start(self, plan: Plan, before: Plan, not_before_s: float, *, yields: bool = False) -> Migrating:
         """Start a migration that switches at `not_before_s` of the monotonic clock at the earliest.
 
-        Raises TransportError of kind "busy" during another.
+        One that `yields` ends if another one is started before the old session drains; from then on that one waits.
+        Raises TransportError of kind "busy" during one that does not yield, and if one waits already.
         """
         with self._lock:
-            if self._current is not None:
-                raise TransportError(f"the pipeline is migrating already, to {self._current.plan}", kind="busy")
-            self._current = Migrating(plan, before, not_before_s)
-            return self._current
+            migrating = Migrating(plan, before, not_before_s, yields)
+            if self._current is None:
+                self._current = migrating
+            elif self._current.yields and not yields and self._next is None:
+                self._next = migrating
+            else:
+                target = (self._next or self._current).plan
+                raise TransportError(f"the pipeline is migrating already, to {target}", kind="busy")
+            return migrating
 
     def advance(self, running: RunningSession) -> None:
         """Take the next step of the migration under way, if it is due.
 
         Raises TransportError if its session is lost while it starts.
         """
+        self._take_next(running.current.plan)
         migrating = self._current
         if migrating is None:
             return
@@ -112,6 +125,14 @@ class Migrations:
             migrating.resumed_s = self._progress_s
 
     def drop(self, error: BaseException) -> None:
+        """End the migration under way with an error, if there is one, and the one that waits."""
+        with self._lock:
+            waiting, self._next = self._next, None
+        self._give_up(error)
+        if waiting is not None:
+            waiting.fail(error)
+
+    def _give_up(self, error: BaseException) -> None:
         """End the migration under way with an error, if there is one."""
         with self._lock:
             migrating, self._current = self._current, None
@@ -119,8 +140,21 @@ class Migrations:
             self._workers.drop_ahead()
             migrating.fail(error)
 
+    def _take_next(self, plan: Plan) -> None:
+        """Begin with the migration that waits, if there is one, unless another one holds the session back."""
+        with self._lock:
+            current, waiting = self._current, self._next
+            if waiting is None or (current is not None and current.holds_back):
+                return
+        self._give_up(overtaken(TransportError(f"another one was asked for, to {waiting.plan}")))
+        with self._lock:
+            if self._next is waiting:  # else all were dropped
+                waiting.before = plan
+                self._current, self._next = waiting, None
+
     def _load_ahead(self, migrating: Migrating, current: Session) -> None:
         plan = migrating.plan
+        migrating.started_s = time.monotonic()
         starts = [self._workers.starts(stage.node) for stage in plan.stages]
         ahead, migrating.loaded_in_pause = nodes_loading(migrating.before, plan, starts)
         migrating.loaded_ahead, migrating.phase = ahead, "loading"
@@ -131,7 +165,7 @@ class Migrations:
         try:
             self._workers.load_ahead(plan, current.number + 1, ahead, setup)
         except (TransportError, OSError) as error:  # the plan that runs is not affected
-            self.drop(error)
+            self._give_up(error)
 
     def _drain_once_loaded(self, migrating: Migrating, running: RunningSession) -> None:
         plan = migrating.plan
@@ -141,12 +175,12 @@ class Migrations:
                 if loaded is not None and stage.node in loaded:
                     check_stage_memory(plan, rank, loaded[stage.node])
         except (TransportError, ValueError) as error:
-            self.drop(error)
+            self._give_up(error)
             return
         if loaded is None:
             limit_s = self._settings.timeouts.start_s
             if time.monotonic() - migrating.started_s > limit_s:
-                self.drop(TransportError(f"the new stages did not load within {limit_s:g} s", kind="timeout"))
+                self._give_up(TransportError(f"the new stages did not load within {limit_s:g} s", kind="timeout"))
         elif time.monotonic() >= migrating.not_before_s:
             migrating.loading_s = max((ready.loading_s for ready in loaded.values()), default=0.0)
             migrating.phase, migrating.paused_since_s = "draining", time.monotonic()
@@ -162,7 +196,7 @@ class Migrations:
             if not self._may_go_back(error):
                 raise
             running.go_back(migrating.plan, migrating.before, error)
-            self.drop(error)
+            self._give_up(error)
             return
         ready = running.current.ready
         slowest_s = max(one.loading_s + one.exchange_s for one in ready)
@@ -180,7 +214,7 @@ class Migrations:
         if not self._may_go_back(error):
             raise error
         running.go_back(migrating.before, migrating.before, error)
-        self.drop(error)
+        self._give_up(error)
 
     def _may_go_back(self, error: Exception) -> bool:
         """Return whether the plan before can go on: after no loss, and where lost processes can be started again."""

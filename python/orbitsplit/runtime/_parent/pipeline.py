@@ -245,7 +245,8 @@ class Pipeline:
         both; else in the pause, and the result says so. Then steps under way end, and the next ones run on the new
         stages: no token is lost or made twice, and the text is the same. The switch is not before `not_before_s` of
         `time.monotonic`, such as when a link opens; stages that load ahead wait for it. Model, dtype and threads stay
-        those of the pipeline. May be called from any thread, one call at a time; calls meanwhile wait for the switch.
+        those of the pipeline. May be called from any thread, one call at a time. One that rebalancing has started is
+        dropped if it still loads ahead, and else waited for. Requests meanwhile wait for the switch.
 
         Example:
             >>> print(pipe.migrate(osp.plan(profile, network_without_the_setting_link)))   # doctest: +SKIP
@@ -254,7 +255,7 @@ class Pipeline:
             TypeError: `plan` is no `Plan`.
             ValueError: The plan is of another model, needs another codebook, or uses a node or a link that was lost.
                 Nothing was changed.
-            TransportError: The pipeline has ended (kind "unusable"), is migrating already ("busy"), or a node has no
+            TransportError: The pipeline has ended (kind "unusable"), another call is migrating ("busy"), or a node has no
                 host ("host"); a stage could not be loaded, the message names its node: the old plan goes on. Kind
                 "overtaken": a node or a link was lost meanwhile, from which the pipeline recovers as usual.
         """

@@ -212,7 +212,7 @@ class Rebalancer(threading.Thread):
         self._not_before_s = time.monotonic() + AGAIN_S
         if self._tried is not None:
             self._tried = self._tried[0], "going over to it failed"  # unless it does not
-        self._sessions.migrate(after)
+        self._sessions.migrate(after, yields=True)
         self._tried = None
         if drift:
             self._take(drift)

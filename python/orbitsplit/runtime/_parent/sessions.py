@@ -207,16 +207,24 @@ class Sessions:
         found = self._in_flight.records(current.number, groups, current.workers, self._settings.timeouts.start_s)
         return None if found is None else (current, found)
 
-    def migrate(self, plan: Plan, not_before_s: float = 0.0) -> Migration:
-        """Go over to another plan and return when work has resumed; see `Pipeline.migrate`."""
-        self.check_usable()
-        before = self.plan
-        plan = check_target(plan, before, self._settings, self._losses)
-        with self._lock:
+    def migrate(self, plan: Plan, not_before_s: float = 0.0, *, yields: bool = False) -> Migration:
+        """Go over to another plan and return when work has resumed; see `Pipeline.migrate`.
+
+        If it `yields`, a later call comes first.
+        """
+        migrating = None
+        while migrating is None:
             self.check_usable()
-            migrating = self.migrations.start(plan, before, not_before_s)
-            if self.plan is not before or not self._is_ready:
-                self.migrations.drop(overtaken(TransportError("the pipeline recovers from a loss")))
+            before = self.plan
+            checked = check_target(plan, before, self._settings, self._losses)
+            with self._lock:
+                self.check_usable()
+                if self.plan is before:
+                    if not self._is_ready and not self.migrations.is_under_way:
+                        raise overtaken(TransportError("the pipeline recovers from a loss"))
+                    migrating = self.migrations.start(checked, before, not_before_s, yields=yields)
+                elif yields:
+                    raise overtaken(TransportError("the plan has changed meanwhile"))
         self._wake.set()
         return migrating.wait()
 
@@ -353,9 +361,7 @@ class Sessions:
                     self._workers.check(self.plan, self._session)
                     self.migrations.advance(self)
                 except TransportError as error:
-                    lost = self.migrations.target or self.plan
-                    self.migrations.drop(overtaken(error))
-                    final = self._recover(error, lost)
+                    final = self._recover(error, self.migrations.target or self.plan)
                     if final is not None:
                         self.fail(final)
             except BaseException as error:
@@ -411,6 +417,7 @@ class Sessions:
             if self._replan is None or error.kind not in LOSS_KINDS:
                 return error
             lost_session = self._next_session()
+            self.migrations.drop(overtaken(error))  # none is started any more, before the next session
             log.lost(lost_session, error)
             self._losses.add(error)
             try:
