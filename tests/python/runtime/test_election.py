@@ -212,6 +212,26 @@ def test_a_host_follows_no_older_coordinator(path: Path, caplog: pytest.LogCaptu
             first.check()
 
 
+@pytest.mark.parametrize("reaches", ["both", "one"])
+def test_a_host_that_restarts_makes_no_two_coordinators_work(path: Path, reaches: str) -> None:
+    # Its agent forgets with its power which coordinator it served, and the connection ends for neither: both worked.
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(Hosts(credentials=path, silence_s=2.0, quorum=NAMES)) for _ in range(2))
+        stack.enter_context(agents(first.address, path, ("s1",)))
+        channel = TlsChannel.connect(first.address, Credentials(path))
+        stack.callback(channel.release)
+        channel.send({"join": "s0", "protocol": PROTOCOL, "clock": "", "cores": 1, "memory_bytes": 1, "term": 0})
+        channel.send({"replicas": 0, "term": 0})
+        first.wait_for_majority(WAIT_S)
+        stack.enter_context(agents(second.address, path, ("s2",)))
+        other = first.address if reaches == "both" else "127.0.0.1:1"
+        stack.enter_context(agents(f"{second.address},{other}", path, ("s0",)))
+        second.wait_for(["s0", "s2"], WAIT_S)
+        wait_until(lambda: second.term)
+        assert first._election is not None
+        assert "lost the majority: 1 of 3 hosts are with it (s1)" in (first._election.failure or "")
+
+
 def test_a_host_counts_once_it_has_returned_its_replicas(path: Path) -> None:
     with coordinators(path, 1) as (hosts,), agents(hosts.address, path, ("s0",)):
         channel = TlsChannel.connect(hosts.address, Credentials(path))

@@ -30,6 +30,7 @@ from orbitsplit.runtime._parent.launcher import new_log
 from orbitsplit.runtime._parent.worker_process import WorkerProcess
 
 from .measurements import measure
+from .predecessor import Predecessor
 from .tunnel import Tunnel
 
 LOG = logging.getLogger("orbitsplit.runtime")
@@ -78,6 +79,8 @@ class NodeAgent:
         # The newest term that this host has known, and what it keeps for that coordinator.
         self._term = 0
         self._replicas = ReplicaTable()
+        self._has_returned = False  # these to the coordinator
+        self._predecessor = Predecessor(self._coordinators, node, credentials)
         self._is_stopped = threading.Event()
         self._channel: TlsChannel | None = None
         self._lock = threading.Lock()
@@ -96,6 +99,14 @@ class NodeAgent:
         Raises RefusedError if the first coordinator has other credentials or another version. Once it has joined one,
         it tries again instead: nothing that somebody on the network does ends it.
         """
+        self._predecessor.ask()
+        try:
+            self._serve(once, on_join)
+        finally:
+            self._predecessor.end()
+            self._tunnel.close()
+
+    def _serve(self, once: bool, on_join: Callable[[str], None]) -> None:
         reasons: dict[str, str] = {}
         failures = 0
         while not self._is_stopped.is_set():
@@ -121,7 +132,6 @@ class NodeAgent:
             if failures >= len(self._coordinators) or len(self._coordinators) == 1:
                 failures = 0
                 self._is_stopped.wait(_RETRY_S)
-        self._tunnel.close()
 
     def stop(self) -> None:
         """End all processes, and make `run` return soon; from any thread, or a signal handler."""
@@ -148,7 +158,7 @@ class NodeAgent:
             threading.Thread(target=self._report_alive, args=(channel,), name="alive", daemon=True).start()
             # A thread of its own, since the first process comes to be only when its libraries have been imported.
             threading.Thread(target=self._report_processes, args=(channel,), name="processes", daemon=True).start()
-            return self._obey(channel, silence)
+            return self._obey(channel, silence, silence_s)
         finally:
             self._channel = None  # which ends the threads
             channel.close()
@@ -163,10 +173,11 @@ class NodeAgent:
         if answer is None:
             raise ConnectionResetError("it went away")
         if "welcome" in answer:
-            self._follow(answer)
-            for message in self._replicas.messages() if answer.get("term") is not None else ():
-                channel.send(message)
-            return float(answer["silence_s"])
+            self._predecessor.is_not_at(self._coordinator)
+            silence_s = float(answer["silence_s"])
+            self._has_returned = answer.get("term") is None  # to one that is alone there is nothing to return
+            self._return_replicas(channel, silence_s, works=self._follow(answer))
+            return silence_s
         if answer["is_final"]:
             raise RefusedError(f"the coordinator refuses node {self._node}: {answer['refused']}", kind="host")
         raise ConnectionRefusedError(str(answer["refused"]))
@@ -184,14 +195,27 @@ class NodeAgent:
         self._term = max(self._term, int(term))
         return int(term) > 0
 
-    def _obey(self, channel: TlsChannel, silence: Silence) -> bool:
+    def _return_replicas(self, channel: TlsChannel, silence_s: float, *, works: bool) -> None:
+        """Return what this host keeps of requests, once: from then on it counts for the coordinator.
+
+        For one that does not work yet not before another one has noticed that an earlier agent of this node has ended.
+        """
+        if self._has_returned or not (works or self._predecessor.is_gone(silence_s)):
+            return
+        for message in self._replicas.messages():
+            channel.send(message)
+        self._has_returned = True
+
+    def _obey(self, channel: TlsChannel, silence: Silence, silence_s: float) -> bool:
         """Do what the coordinator says until it ends, or lets this host go; return whether it did not just vanish."""
         undecided_s = random.uniform(*_UNDECIDED_S)
         deadline_s = time.monotonic() + undecided_s
         while (message := channel.receive()) is not None:
             silence.end()
             if "alive" in message:
-                if self._follow(message) or len(self._coordinators) == 1:
+                works = self._follow(message)
+                self._return_replicas(channel, silence_s, works=works)
+                if works or len(self._coordinators) == 1:
                     deadline_s = time.monotonic() + undecided_s
                 elif time.monotonic() > deadline_s:
                     LOG.info("node %s leaves %s, which has no majority", self._node, self._coordinator)

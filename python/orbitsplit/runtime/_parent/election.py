@@ -1,12 +1,14 @@
 """Which of several coordinators works: the one with a majority of the hosts, for a term of its own.
 
-All coordinators have the same voters: the nodes that may have a host. Three rules keep two of them from working at
+All coordinators have the same voters: the nodes that may have a host. Four rules keep two of them from working at
 once:
 
 - A host serves one coordinator at a time, and ends the processes of the one before it joins another.
 - A coordinator begins with a majority of the voters: more than half, or half of them with the first. Two majorities
   have a host in common, and that serves only one.
 - A coordinator that has lost its majority ends. It notices the silence of a host before that gives it up.
+- A host that has just started counts for none that does not work yet, before the others have no host of its name or
+  must have noticed the silence of an earlier one (`_node.predecessor`): terms are in the memory of hosts alone.
 
 A term is the number of one coordinator's work, greater than all that its hosts have known (as in Raft). Hosts follow no
 coordinator of an older term than they have known, and a coordinator that learns of a newer one ends.

@@ -255,8 +255,8 @@ class Pipeline:
             TypeError: `plan` is no `Plan`.
             ValueError: The plan is of another model, needs another codebook, or uses a node or a link that was lost.
                 Nothing was changed.
-            TransportError: The pipeline has ended (kind "unusable"), another call is migrating ("busy"), or a node has no
-                host ("host"); a stage could not be loaded, the message names its node: the old plan goes on. Kind
+            TransportError: The pipeline has ended (kind "unusable"), another call is migrating ("busy"), or a node has
+                no host ("host"); a stage could not be loaded, the message names its node: the old plan goes on. Kind
                 "overtaken": a node or a link was lost meanwhile, from which the pipeline recovers as usual.
         """
         check_kind("plan", plan, Plan)
