@@ -163,13 +163,15 @@ def forecast(
     bytes_per_layer: Sequence[float] | None,
     times: StageTimes,
     activation_bytes: float,
+    again: Sequence[Context] = (),
 ) -> Forecast:
     """Return how groups in flight get their caches on the stages of another plan, and how long each way takes.
 
     `bytes_per_layer` are those of the caches of all groups, by transformer layer; None if they cannot be moved.
-    `activation_bytes` are those of a token between two stages, as sent. Both ways end with each group's next token.
+    `activation_bytes` are those of a token between two stages, as sent. Both ways end with each group's next token;
+    groups of which the caches are made `again` in any case are in both.
     """
-    again_s = prefill_s(after, contexts, times, activation_bytes)
+    again_s = prefill_s(after, [*contexts, *again], times, activation_bytes)
     if bytes_per_layer is None or not contexts:
         return Forecast(None, again_s, 0)
     moves = cache_moves(before, after)
@@ -181,10 +183,10 @@ def forecast(
             sent[layer] = 1.0 / LOSSLESS_RATIO if codec == _LOSSLESS else 1.0
             coded = coded or codec == _LOSSLESS
     sizes = [size * share for size, share in zip(bytes_per_layer, sent, strict=True)]
-    step = [Context(one.rows, 0) for one in contexts]
+    steps = [*(Context(one.rows, 0) for one in contexts), *again]
     moved_s = moving_s(moves, sizes, code_s_per_byte=LOSSLESS_S_PER_BYTE * LOSSLESS_RATIO if coded else 0.0)
     moved_bytes = sum(sum(sizes[move.start : move.stop]) for move in moves)
-    return Forecast(moved_s + prefill_s(after, step, times, activation_bytes), again_s, round(moved_bytes))
+    return Forecast(moved_s + prefill_s(after, steps, times, activation_bytes), again_s, round(moved_bytes))
 
 
 def cache_codec(dtype: str, links: Sequence[PlanLink]) -> str:

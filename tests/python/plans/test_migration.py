@@ -82,6 +82,21 @@ def test_the_way_that_is_sooner_is_chosen() -> None:
     assert (unmovable.moves, unmovable.moved_bytes, unmovable.seconds) == (False, 0, small.prefill_s)
 
 
+def test_what_is_made_again_in_any_case_counts_both_ways() -> None:
+    # Prompts with images counted as nothing.
+    after, times = make_plan([2], ["a", "b"], FAST), StageTimes((0.01, 0.01), (0.001, 0.001))
+    contexts, again = [Context(rows=1, tokens=10)], [Context(rows=2, tokens=50, replayed=5)]
+    found = forecast(BEFORE, after, contexts, [10.0] * 4, times, 8.0, again)
+    moved = forecast(BEFORE, after, contexts, [10.0] * 4, times, 8.0)
+    assert moved.moved_s is not None
+    steps = prefill_s(after, [Context(1, 0)], times, 8.0)
+    assert found.moved_s == pytest.approx(moved.moved_s - steps + prefill_s(after, [Context(1, 0), *again], times, 8.0))
+    assert found.prefill_s == pytest.approx(prefill_s(after, [*contexts, *again], times, 8.0))
+    assert forecast(BEFORE, after, [], [], times, 8.0, again).seconds == pytest.approx(
+        prefill_s(after, again, times, 8.0)
+    )
+
+
 def test_compression_is_chosen_where_a_link_is_slow_enough() -> None:
     limit = (1 - 1 / LOSSLESS_RATIO) / LOSSLESS_S_PER_BYTE
     assert cache_codec("bfloat16", [osp.PlanLink(), osp.PlanLink(0.9 * limit)]) == "lossless_bf16"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from orbitsplit.runtime._messages.control import MovedGroup, Setup, WorkerMove
 from orbitsplit.runtime._messages.framing import Header
@@ -81,3 +87,33 @@ def test_a_link_over_which_no_cache_comes_is_lost(monkeypatch: pytest.MonkeyPatc
 
 def test_what_an_emulated_link_delivers_later_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert receive(Delayed(), monkeypatch) == ({}, 0)
+
+
+class TinyStage:
+    """A stage of one transformer layer; it notes how many of the old caches are there whenever it makes a new one."""
+
+    first_layer, last_layer = 0, 1
+
+    def __init__(self, old: Sequence[weakref.ref[Any]]) -> None:
+        self._old = old
+        self.left: list[int] = []
+
+    def new_cache(self, _most_tokens: int, *, spare_tokens: int) -> DynamicCache:
+        gc.collect()
+        self.left.append(sum(one() is not None for one in self._old))
+        cache = DynamicCache()
+        cache.layers.append(DynamicLayer())
+        return cache
+
+
+def test_an_old_cache_goes_once_it_is_copied() -> None:
+    # All of them stayed until the last one was copied.
+    caches: dict[int, Any] = {group: DynamicCache() for group in range(3)}
+    for cache in caches.values():
+        cache.update(torch.ones(1, 1, 4, 2), torch.ones(1, 1, 4, 2), 0)
+    stage: Any = TinyStage([weakref.ref(cache) for cache in caches.values()])
+    groups = tuple(MovedGroup(group, 1, 4, 8, 0) for group in caches)
+    exchange = CacheExchange(None, replace(SETUP, moves=(), moved_groups=groups), 1, caches, (0, 1))
+    found, moved_bytes, lost = exchange.run(stage)
+    assert (stage.left, moved_bytes, lost, sorted(found)) == ([3, 2, 1], 0, (), [0, 1, 2])
+    assert all(torch.equal(cache.layers[0].keys, torch.ones(1, 1, 4, 2)) for cache in found.values())

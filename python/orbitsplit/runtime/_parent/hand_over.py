@@ -14,7 +14,7 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import MovedGroup, Ready, Setup, WorkerMove
 
 from .generation import GroupState
-from .session import Session
+from .session import Session, Settings
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,26 @@ def contexts_of(groups: Sequence[MovedGroup], states: Sequence[GroupState], *, e
     ]
 
 
+def contexts_again(states: Sequence[GroupState], settings: Settings) -> list[Context]:
+    """Return what the cost model needs of groups whose caches are not moved."""
+    groups = [settings.resumed(state.remaining()[0], is_moved=False) for state in states]
+    return [Context(group.rows, group.tokens, group.replayed) for group in groups]
+
+
 def activation_bytes(model: str | Path, dtype: str) -> int:
     """Return the bytes of a token's activation between two stages."""
     width: int = getattr(read_config(model).get_text_config(decoder=True), "hidden_size", 0)
     return width * ITEM_BYTES[dtype]
+
+
+def copied_bytes(before: Session, plan: Plan) -> list[int]:
+    """Return for each stage of a plan the bytes of one group's caches, which are there twice while they are copied.
+
+    The group is as large as those of the plan; 0 where caches cannot be moved.
+    """
+    tokens = plan.workload.prompt_tokens + plan.workload.new_tokens
+    sizes = bytes_per_layer(before, [MovedGroup(0, plan.workload.batch_size, tokens, tokens, 0)])
+    return [0 if sizes is None else round(sum(sizes[max(0, one.start - 1) : one.stop - 1])) for one in plan.stages]
 
 
 def bytes_per_layer(before: Session, groups: Sequence[MovedGroup]) -> list[float] | None:

@@ -17,11 +17,13 @@ from .session import Settings, models_here
 from .stage_models import check_layers, source_hashes
 
 
-def nodes_loading(before: Plan, after: Plan, starts: Sequence[bool]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def nodes_loading(
+    before: Plan, after: Plan, starts: Sequence[bool], copied: Sequence[int]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the nodes that load ahead and those that load in the pause; of others the stage stays as it is.
 
     A node loads ahead if another process of it can be started (`starts`, by stage), and if its memory has room for what
-    both plans predict of it.
+    both plans predict of it, and for what is `copied` there of caches, by stage.
     """
     used = (
         {}
@@ -33,7 +35,9 @@ def nodes_loading(before: Plan, after: Plan, starts: Sequence[bool]) -> tuple[tu
     for rank, stage in enumerate(after.stages):
         if keeps_stage(stage, before, after):
             continue
-        needed = 0 if after.prediction is None else after.prediction.stage_memory_bytes[rank] + used.get(stage.node, 0)
+        needed = 0
+        if after.prediction is not None:
+            needed = after.prediction.stage_memory_bytes[rank] + used.get(stage.node, 0) + copied[rank]
         has_room = stage.memory_bytes is None or needed <= stage.memory_bytes
         (ahead if starts[rank] and has_room else in_pause).append(stage.node)
     return tuple(ahead), tuple(in_pause)

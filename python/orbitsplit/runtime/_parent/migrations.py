@@ -13,7 +13,16 @@ from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import Setup
 
 from . import log
-from .hand_over import NO_HAND_OVER, HandOver, activation_bytes, bytes_per_layer, contexts_of, moved_groups
+from .hand_over import (
+    NO_HAND_OVER,
+    HandOver,
+    activation_bytes,
+    bytes_per_layer,
+    contexts_again,
+    contexts_of,
+    copied_bytes,
+    moved_groups,
+)
 from .in_flight import InFlight
 from .migration import Migrating, Migration, overtaken
 from .migration_target import nodes_loading
@@ -156,7 +165,7 @@ class Migrations:
         plan = migrating.plan
         migrating.started_s = time.monotonic()
         starts = [self._workers.starts(stage.node) for stage in plan.stages]
-        ahead, migrating.loaded_in_pause = nodes_loading(migrating.before, plan, starts)
+        ahead, migrating.loaded_in_pause = nodes_loading(migrating.before, plan, starts, copied_bytes(current, plan))
         migrating.loaded_ahead, migrating.phase = ahead, "loading"
 
         def setup(workers: tuple[int, ...]) -> Setup:
@@ -227,13 +236,15 @@ class Migrations:
         """Decide how groups in flight get their caches, and predict the pause; return what is handed over."""
         plan, before, measured = migrating.plan, migrating.before, self._in_flight.times
         found = (self._in_flight.state(group) for group in migrating.drained or ())
+        drained = [state for state in found if state is not None and state.got]
         # Prompts with images run again: what their first forward computes of an image is no part of the caches.
-        states = [state for state in found if state is not None and state.got and state.group.beside is None]
+        states = [state for state in drained if state.group.beside is None]
+        again = contexts_again([state for state in drained if state.group.beside is not None], self._settings)
         groups = moved_groups(states)
         contexts = contexts_of(groups, states, exact_resume=self._settings.exact_resume)
         times = stage_times(plan, step_s=measured.step_s, prompt_token_s=measured.prompt_token_s)
         sizes, width = bytes_per_layer(current, groups), activation_bytes(self._settings.model, plan.dtype)
-        expected = forecast(before, plan, contexts, sizes, times, width)
+        expected = forecast(before, plan, contexts, sizes, times, width, again)
         migrating.how = ("moved" if expected.moves else "prefill") if migrating.drained else "idle"
         migrating.predicted_bytes = expected.moved_bytes if expected.moves else 0
         migrating.predicted_pause_s = self._switch_s(migrating, current) + expected.seconds

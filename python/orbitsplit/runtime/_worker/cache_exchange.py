@@ -47,7 +47,7 @@ def transport_of(address: str, setup: Setup, session: int, number: int) -> Trans
 
 
 def leave(
-    address: str, setup: Setup, session: int, number: int, caches: Mapping[int, Cache], layers: tuple[int, int]
+    address: str, setup: Setup, session: int, number: int, caches: dict[int, Cache], layers: tuple[int, int]
 ) -> None:
     """Hand over the caches of a worker that has no stage in a session; it ran the transformer layers [start, stop)."""
     transport = transport_of(address, setup, session, number)
@@ -65,8 +65,8 @@ def leave(
 class CacheExchange:
     """What one worker does in the exchange: it sends what others need, and receives what its stage needs.
 
-    `caches` are those by group of the stage that it ran before, which had the transformer layers [start, stop).
-    `transfers` are what the first links of the moves to this worker carried, and when, after `run`.
+    `caches` are those by group of the stage that it ran before, which had the transformer layers [start, stop); `run`
+    takes them out. `transfers` are what the first links of the moves to this worker carried, and when, after `run`.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CacheExchange:
         transport: Transport | None,
         setup: Setup,
         number: int,
-        caches: Mapping[int, Cache],
+        caches: dict[int, Cache],
         layers: tuple[int, int],
     ) -> None:
         self._transport = transport
@@ -99,16 +99,12 @@ class CacheExchange:
         for one in sending:
             one.finish()
         found: dict[int, Cache] = {}
-        lost: list[int] = []
         for group in self._groups:
-            states = {**self._own(group), **received[group.id]}
-            if all(k in states for k in range(model.first_layer, model.last_layer)):
-                cache = model.new_cache(group.most_tokens, spare_tokens=group.spare_tokens)
-                own = {k: states[k] for k in range(model.first_layer, model.last_layer)}
-                found[group.id] = cache_of(cache, own, rows=group.rows, tokens=group.tokens)
-            else:
-                lost.append(group.id)
-        return found, moved_bytes, tuple(lost)
+            cache = self._filled(model, group, {**self._own(group), **received.pop(group.id, {})})
+            self._caches.pop(group.id, None)  # of one group at a time there are two copies
+            if cache is not None:
+                found[group.id] = cache
+        return found, moved_bytes, tuple(group.id for group in self._groups if group.id not in found)
 
     def send(self) -> None:
         """Send what others need; return when it has left."""
@@ -142,6 +138,14 @@ class CacheExchange:
         if cache is None:
             return {}
         return {k: layer_state(cache.layers[k]) for k in self._layers}
+
+    def _filled(self, model: StageModel, group: MovedGroup, states: Mapping[int, LayerState]) -> Cache | None:
+        """Return the cache of a group on this stage with copies of its states, None if some have not come."""
+        own = {k: states[k] for k in range(model.first_layer, model.last_layer) if k in states}
+        if len(own) < model.last_layer - model.first_layer:
+            return None
+        cache = model.new_cache(group.most_tokens, spare_tokens=group.spare_tokens)
+        return cache_of(cache, own, rows=group.rows, tokens=group.tokens)
 
     def _receive(self) -> tuple[dict[int, dict[int, LayerState]], int]:
         """Return the states that arrived whole, by group and layer, and the bytes that came from other nodes.

@@ -7,7 +7,6 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from queue import SimpleQueue
@@ -119,9 +118,9 @@ class StageServer:
         return {} if self._stage is None else self._stage.caches()
 
     def take_over(
-        self, caches: Mapping[int, Cache], layers: tuple[int, int]
+        self, caches: dict[int, Cache], layers: tuple[int, int]
     ) -> tuple[int, tuple[int, ...], tuple[Transfer, ...]]:
-        """Get the caches of moved groups from where they are: this process has those of the `layers` [start, stop).
+        """Get the caches of moved groups from where they are; those of this process, of the `layers` [start, stop), go.
 
         Returns how many bytes came from other nodes, the groups of which not all caches came whole, and what links
         carried.
