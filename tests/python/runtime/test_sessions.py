@@ -20,7 +20,7 @@ import orbitsplit as osp
 from orbitsplit._network.link_conditions import LinkShape
 from orbitsplit.runtime import Generation, Pipeline
 from orbitsplit.runtime._messages.control import StageRecord
-from orbitsplit.runtime._parent import calls, sessions
+from orbitsplit.runtime._parent import calls, migration_target, sessions
 from orbitsplit.runtime._parent.session import Deployment
 from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline, ready
 from tests.support.tiny_models import LAYERS
@@ -211,6 +211,16 @@ def test_closing_while_a_plan_is_looked_for_leaves_no_file(tmp_path: Path, monke
         supervisor.join(WAIT_S)
         assert not supervisor.is_alive()
     assert [file.is_removed for file in FakeCodecFiles.made] == [True, True]
+
+
+def test_codecs_in_the_store_go_after_the_workers_have_left(tmp_path: Path) -> None:
+    with fake_pipeline(tmp_path, replan=other_plan) as (pipe, workers):
+        store, found = pipe._sessions._store, []
+        store.put("codecs", b"")
+        pipe._sessions._session_start._sent.append("codecs")
+        workers.on_quiesce = lambda: found.append(store.has("codecs"))
+        lose_node_1(pipe, workers)
+        assert (found, store.has("codecs")) == ([True], False)
 
 
 def test_an_error_while_events_are_taken_ends_the_pipeline_and_leaves_nobody_waiting(tmp_path: Path) -> None:
@@ -519,6 +529,23 @@ def test_draining_has_a_limit(tmp_path: Path) -> None:
         assert str(Migrate(pipe, TARGET).ended()) == "what was under way did not return within 0.2 s"
         assert pipe.plan == before
         generated(pipe, FakeStages(pipe, 1))
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_codecs_of_a_migration_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool) -> None:
+    FakeCodecFiles.made = []
+    monkeypatch.setattr(sessions, "CodecFiles", FakeCodecFiles)
+    monkeypatch.setattr(migration_target, "CodecFiles", FakeCodecFiles)
+    with fake_pipeline(tmp_path, replan=other_plan) as (pipe, workers):
+        call = Migrate(pipe, TARGET)
+        call.wait_for("draining")
+        if is_lost:
+            lose_node_1(pipe, workers)
+        else:
+            FakeStages(pipe).report(("drained", 0, []))
+        call.ended()
+        # Of the first plan, of the target, and after the loss of the third one.
+        assert [one.is_removed for one in FakeCodecFiles.made] == ([True, True, False] if is_lost else [True, False])
 
 
 def test_a_callers_migration_overtakes_one_of_rebalancing_that_loads(tmp_path: Path) -> None:

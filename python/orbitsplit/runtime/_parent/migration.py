@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from orbitsplit._errors import TransportError
 from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages.codec_file import CodecFiles
 
 How = Literal["moved", "prefill", "idle"]
 Phase = Literal["asked", "loading", "draining", "resuming"]
@@ -85,6 +86,7 @@ class Migrating:
 
     plan: Plan
     before: Plan
+    codecs: CodecFiles | None = None  # of the plan; None once they are those of a session
     not_before_s: float = 0.0
     yields: bool = False  # to another one that is started meanwhile
     phase: Phase = "asked"
@@ -146,8 +148,16 @@ class Migrating:
         self._result = result
         self._over.set()
 
+    def take_codecs(self) -> CodecFiles:
+        """Return the plan's codecs, for its session, which removes them."""
+        codecs, self.codecs = self.codecs, None
+        assert codecs is not None, "it goes over once"
+        return codecs
+
     def fail(self, error: BaseException) -> None:
         """End it with an error."""
+        if self.codecs is not None:
+            self.codecs.remove()
         self._error = error
         self._over.set()
 

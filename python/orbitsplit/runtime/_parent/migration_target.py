@@ -43,8 +43,8 @@ def nodes_loading(
     return tuple(ahead), tuple(in_pause)
 
 
-def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -> Plan:
-    """Return the plan that a pipeline can go over to, with what users have set of the one that runs.
+def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -> tuple[Plan, CodecFiles]:
+    """Return the plan that a pipeline can go over to, with what users have set of the one that runs, and its codecs.
 
     Raises ValueError for a plan of another model or codebook, and one that uses what is lost; TransportError of kind
     "host" for nodes that are not there and devices that this machine does not have.
@@ -54,7 +54,7 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
     plan = with_settings_of(plan, before)
     check_layers(plan, settings.model)
     source_hashes(plan)
-    CodecFiles(plan, settings.codebook).remove()
+    codecs = CodecFiles(plan, settings.codebook)
     nodes = [stage.node for stage in plan.stages]
     if lost := [node for node in nodes if node in losses.nodes]:
         raise ValueError(f"the plan uses {listed(lost)}, lost before and not back")
@@ -76,4 +76,4 @@ def check_target(plan: Plan, before: Plan, settings: Settings, losses: Losses) -
         if others := deployment.without_our_clock(nodes):
             raise ValueError(f"links cannot be emulated to {listed(others)}: their machines have clocks of their own")
     models_here(plan, settings)
-    return plan
+    return plan, codecs

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from orbitsplit._errors import TransportError
 from orbitsplit._plans.migration import forecast, stage_times
 from orbitsplit._plans.plan import Plan
+from orbitsplit.runtime._messages.codec_file import CodecFiles
 from orbitsplit.runtime._messages.control import Setup
 
 from . import log
@@ -44,8 +45,8 @@ class RunningSession(Protocol):
     def drain(self) -> None:
         """Let the first stage send nothing more; it reports when nothing is under way."""
 
-    def go_over(self, plan: Plan, hand_over: HandOver) -> None:
-        """End the session, in which nothing is under way, and start the next one with another plan."""
+    def go_over(self, plan: Plan, hand_over: HandOver, codecs: CodecFiles) -> None:
+        """End the session, in which nothing is under way, and start the next one with another plan and its codecs."""
 
     def go_back(self, left: Plan, plan: Plan, error: Exception) -> None:
         """Leave a session of a plan, which does not start or does not drain, and start the next one with `plan`."""
@@ -83,14 +84,16 @@ class Migrations:
         """Whether one has started and is not over."""
         return self._current is not None
 
-    def start(self, plan: Plan, before: Plan, not_before_s: float, *, yields: bool = False) -> Migrating:
+    def start(
+        self, plan: Plan, before: Plan, codecs: CodecFiles, not_before_s: float, *, yields: bool = False
+    ) -> Migrating:
         """Start a migration that switches at `not_before_s` of the monotonic clock at the earliest.
 
         One that `yields` ends if another one is started before the old session drains; from then on that one waits.
         Raises TransportError of kind "busy" during one that does not yield, and if one waits already.
         """
         with self._lock:
-            migrating = Migrating(plan, before, not_before_s, yields)
+            migrating = Migrating(plan, before, codecs, not_before_s, yields)
             if self._current is None:
                 self._current = migrating
             elif self._current.yields and not yields and self._next is None:
@@ -200,7 +203,7 @@ class Migrations:
         hand_over = self._forecast(migrating, running.current)
         migrating.phase = "resuming"
         try:
-            running.go_over(migrating.plan, hand_over)
+            running.go_over(migrating.plan, hand_over, migrating.take_codecs())
         except (TransportError, ValueError) as error:
             if not self._may_go_back(error):
                 raise

@@ -31,7 +31,8 @@ from .migration import Migration, overtaken
 from .migration_target import check_target
 from .migrations import Migrations
 from .recovery import LOSS_KINDS, Losses, Recovery, Replan
-from .session import Callbacks, Session, Settings, check_memory, models_here
+from .session import Callbacks, Session, Settings, models_here
+from .session_start import SessionStart
 from .status import PipelineStatus, status_of
 from .supervisor import Workers
 
@@ -81,6 +82,7 @@ class Sessions:
         )
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(store, settings.timeouts, self._launcher, remote_nodes=deployment.remote_nodes)
+        self._session_start = SessionStart(settings, self._store.address, self._workers, self._report_start)
         self.migrations = Migrations(self._settings, self._workers, self._in_flight)
         self._listener: Listener | None = None
         try:
@@ -216,13 +218,13 @@ class Sessions:
         while migrating is None:
             self.check_usable()
             before = self.plan
-            checked = check_target(plan, before, self._settings, self._losses)
+            checked, codecs = check_target(plan, before, self._settings, self._losses)
             with self._lock:
                 self.check_usable()
                 if self.plan is before:
                     if not self._is_ready and not self.migrations.is_under_way:
                         raise overtaken(TransportError("the pipeline recovers from a loss"))
-                    migrating = self.migrations.start(checked, before, not_before_s, yields=yields)
+                    migrating = self.migrations.start(checked, before, codecs, not_before_s, yields=yields)
                 elif yields:
                     raise overtaken(TransportError("the plan has changed meanwhile"))
         self._wake.set()
@@ -291,40 +293,17 @@ class Sessions:
         """
         self.check_usable()
         started_s = time.monotonic()
-        workers = self._workers.assign(plan, self._session)
-        setup = self._settings.setup(plan, workers, codecs=self._codecs.path, origin_s=self._origin_s)
-        setup = hand_over.in_setup(setup, plan)
-        sent = range(len(plan.links)) if setup.sends_codecs and self._codecs.path is not None else ()
-        for link in sent:
-            self._store.put(control.codecs_key(self._session, link), self._codecs.read(link))
-        self._store.put(control.setup_key(self._session), setup.to_json())
-        keys = [control.ready_key(self._session, worker) for worker in workers]
-        store = ControlStore.join(self._store.address)
-
-        def report() -> None:
-            self.check_usable()
-            callbacks = self._callbacks()
-            if callbacks is not None:
-                callbacks.progress(f"starting {len(keys)} processes", sum(map(store.has, keys)) / len(keys))
-
-        values = self._workers.wait_for(
-            plan, self._session, keys, limit_s=self._settings.timeouts.start_s, on_poll=report, doing="starting"
-        )
-        report()
-        ready = tuple(Ready.from_json(value) for value in values)
-        for link in sent:
-            store.remove(control.codecs_key(self._session, link))  # both of its ends have it
-        check_memory(plan, ready)
+        started = self._session_start.run(self._session, plan, hand_over, self._codecs, origin_s=self._origin_s)
         log.ready(self._session, plan, time.monotonic() - started_s)
-        log.chunks_unsupported(plan, ready)
+        log.chunks_unsupported(plan, started.ready)
         self._in_flight.end_complete()
         self._in_flight.times.restart()
-        moved = hand_over.arrived(ready)
+        moved = hand_over.arrived(started.ready)
         with self._lock:
             self.check_usable()
-            self.current = Session(self._session, plan, workers, ready)
+            self.current = started
             self._requests, self._is_ready = 0, True
-            self._request(control.pack_limits(self._settings.limits(plan, ready)))
+            self._request(control.pack_limits(self._settings.limits(plan, started.ready)))
             self._origin_s = self._origin_s or time.monotonic()
             self._listener = Listener(self._store.address, self._session, self._on_events)
             self._listener.start()
@@ -333,6 +312,12 @@ class Sessions:
                     self._request(self._packed(state, is_moved=state.group.id in moved))
                 if generation.is_cancelled:
                     generation.cancel()
+
+    def _report_start(self, ready: int, workers: int) -> None:
+        self.check_usable()
+        callbacks = self._callbacks()
+        if callbacks is not None:
+            callbacks.progress(f"starting {workers} processes", ready / workers)
 
     def _packed(self, state: GroupState, *, is_moved: bool = False) -> bytes:
         group, x = state.remaining()
@@ -375,15 +360,15 @@ class Sessions:
             self._is_ready = False
             self._request(control.pack_drain())
 
-    def go_over(self, plan: Plan, hand_over: HandOver) -> None:
-        """End the session, in which nothing is under way, and start the next one with another plan."""
+    def go_over(self, plan: Plan, hand_over: HandOver, codecs: CodecFiles) -> None:
+        """End the session, in which nothing is under way, and start the next one with another plan and its codecs."""
         self._store.put(control.hand_over_key(self._session), b"")
         with self._lock:
             self._request(control.STOP)
             self._session += 1
         if self._listener is not None:
             self._listener.end()
-        self._swap_codecs(plan)
+        self._swap_codecs(codecs)
         self._workers.hand_over(plan)
         self._begin(plan, hand_over)
         self._workers.have_left()
@@ -393,8 +378,9 @@ class Sessions:
         log.not_migrated(plan, error)
         cause = error if isinstance(error, TransportError) else TransportError(str(error))
         self._workers.quiesce(left, self._next_session(), cause)
+        self._session_start.remove_codecs()
         try:
-            self._swap_codecs(plan)
+            self._swap_codecs(CodecFiles(plan, self._settings.codebook))
             self._begin(plan)
         except TransportError as another:
             final = self._recover(another, plan)
@@ -424,6 +410,7 @@ class Sessions:
                 self.check_usable()
                 # The plan that was lost last: its workers may differ from those of the plan before the first loss.
                 self._workers.quiesce(plan, lost_session, error)
+                self._session_start.remove_codecs()
                 plan = self._next_plan(before, errors)
                 self._begin(plan)
             except TransportError as another:
@@ -456,11 +443,10 @@ class Sessions:
             raise TransportError(_DROPPED, kind="unusable")
         self._losses.forget(self._launcher.take_returned(), errors)
         plan = self._losses.plan_without(replan, before, errors[-1], self.absent)
-        self._swap_codecs(plan)
+        self._swap_codecs(CodecFiles(plan, self._settings.codebook))
         return plan
 
-    def _swap_codecs(self, plan: Plan) -> None:
-        codecs = CodecFiles(plan, self._settings.codebook)
+    def _swap_codecs(self, codecs: CodecFiles) -> None:
         with self._lock:
             if self._unusable is None:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs
