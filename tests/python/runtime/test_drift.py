@@ -11,7 +11,7 @@ import orbitsplit as osp
 from orbitsplit._plans.plan_parts import PlanLink
 from orbitsplit._plans.rebalance import Measured, MeasuredLink
 from orbitsplit.runtime._messages.control import Heartbeat
-from orbitsplit.runtime._parent.drift import WINDOW_S, Drift
+from orbitsplit.runtime._parent.drift import LEAST_STEPS, WINDOW_S, Drift
 from tests.support.toy_plan import planned
 
 STEP_S = 0.1
@@ -61,6 +61,28 @@ def test_a_stage_that_takes_longer_or_less_for_the_whole_window_drifts(factor: f
 
 def test_nothing_drifts_before_the_window_is_full() -> None:
     assert not drift(lambda _: 9.0, seconds=WINDOW_S / 2)
+
+
+def step_drift(steps_per_s: Callable[[int], float], seconds: int) -> Measured:
+    """Return the drift of a plan whose stages take three times the seconds that are predicted of a step."""
+    found, plan, steps = Drift(), a_plan(), 0.0
+    for now_s in range(seconds + 1):
+        times = ((int(steps), int(steps) * 3 * STEP_S), (0, 0.0), (0, 0.0))
+        found.add(float(now_s), 1, [Heartbeat(now_s, "serving", 1, step_times=times)] * 2)
+        steps += steps_per_s(now_s)
+    return found.measured(plan)
+
+
+def test_the_window_of_slow_stages_grows() -> None:
+    # Below four steps a second nothing was ever said.
+    assert not step_drift(lambda _: 0.5, 4 * LEAST_STEPS - 4)
+    for seconds in (4 * LEAST_STEPS + 4, 300):
+        assert step_drift(lambda _: 0.5, seconds).factors == pytest.approx(dict.fromkeys(("a", "b"), 3.0))
+
+
+def test_the_window_is_short_again_where_there_are_more_steps() -> None:
+    assert not step_drift(lambda now_s: 9.0 if now_s > 300 else 0.0, 304)
+    assert step_drift(lambda now_s: 9.0 if now_s > 300 else 0.0, 312)
 
 
 def test_a_burst_does_not_drift() -> None:

@@ -14,6 +14,7 @@ from orbitsplit._network.link_conditions import LinkShape, LossBursts
 from orbitsplit._plans.trace import Recorder
 from orbitsplit.runtime._emulation.link_shaper import LinkShaper, PathShaper
 from orbitsplit.runtime._emulation.pace import Pace, sleep_until
+from orbitsplit.runtime._messages.packs import Part
 
 
 def test_messages_queue_for_the_rate_and_travel_at_the_same_time() -> None:
@@ -252,3 +253,12 @@ def test_a_moment_in_the_past_is_not_waited_for() -> None:
     before_s = time.monotonic()
     sleep_until(before_s - 100.0)
     assert time.monotonic() - before_s < 1.0
+
+
+def test_shared_work_counts_as_a_step_where_it_has_the_rows_of_the_plan() -> None:
+    # That of several groups never did, and a server's drifts were not noticed.
+    pace = Pace(Recorder(), planned_rows=2)
+    for groups in (1, 2, 3):
+        pace.run_shared("compute", [Part(group, 4, 1) for group in range(groups)], lambda: None)
+    pace.run_shared("compute", [Part(0, 4, 1), Part(1, 4, 3)], lambda: None, is_planned=False)
+    assert [count for count, _ in pace.step_times.totals()] == [1, 0, 0]

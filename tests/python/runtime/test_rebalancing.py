@@ -95,7 +95,7 @@ def test_a_stage_that_takes_longer_than_predicted_gets_fewer_layers(
     """The same on one machine: here the stage is emulated three times as slow as it was planned with."""
     caplog.set_level(logging.INFO, logger="orbitsplit.runtime")
     monkeypatch.setattr(drift, "WINDOW_S", 4.0)
-    monkeypatch.setattr(drift, "_LEAST_STEPS", 4)
+    monkeypatch.setattr(drift, "LEAST_STEPS", 4)
     on = network(SLOW, SLOW)
     plan = planned(tiny, on)
     straggling = replace(plan, stages=(replace(plan.stages[0], slowdown=3 * SLOW), *plan.stages[1:]))

@@ -52,13 +52,20 @@ class Pace:
     """Runs pieces of work at the speed of an emulated node and records them.
 
     With `slowdown` s, a piece of work of c seconds of the `clock` lasts s * c seconds. The default, processor time of
-    this thread, is exact with one torch thread; of more threads, or another device, wall time is stretched.
+    this thread, is exact with one torch thread; of more threads, or another device, wall time is stretched. A step of
+    the plan has `planned_rows`.
     """
 
     def __init__(
-        self, recorder: Recorder, *, slowdown: float = 1.0, clock: Callable[[], float] = time.thread_time
+        self,
+        recorder: Recorder,
+        *,
+        slowdown: float = 1.0,
+        clock: Callable[[], float] = time.thread_time,
+        planned_rows: int = 1,
     ) -> None:
         self.recorder = recorder
+        self._planned_rows = planned_rows
         self.slowdown = slowdown
         self._clock = clock
         self.held_until_s = 0.0
@@ -110,7 +117,7 @@ class Pace:
     ) -> T:
         """Do `work` of steps of several groups as `run` does; each has an equal part of its processor time.
 
-        It counts among the `step_times` if it is of a single group.
+        It counts among the `step_times` if there are as many as a step of the plan has rows.
         """
         sleep_until(self.held_until_s)
         start_s = time.monotonic()
@@ -119,7 +126,7 @@ class Pace:
         self.busy_s += stop_s - start_s
         for step in steps:
             self.recorder.add(kind, step.group, step.step, start_s, stop_s, spent_s / len(steps))
-        if len(steps) == 1 and steps[0].step > 0 and is_planned:
+        if len(steps) == self._planned_rows and steps[0].step > 0 and is_planned:
             self.step_times.add(kind, stop_s - start_s)
         return result
 

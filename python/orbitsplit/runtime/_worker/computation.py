@@ -112,7 +112,7 @@ class Computation:
         If it raises, each group runs alone: an error ends the groups that it is of, and no other.
         """
         helds = [self._held[part.group] for part in parts]
-        is_planned = (1, parts[0].tokens) == self._planned
+        is_planned = all(part.tokens == self._planned[1] for part in parts)  # the pace counts the rows
         return self._pace.run_shared("compute", parts, lambda: self._packed(parts, helds, x), is_planned=is_planned)
 
     def keep(self, group: int, tokens: int) -> None:

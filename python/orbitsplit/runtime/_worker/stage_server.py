@@ -81,7 +81,8 @@ class StageServer:
         stage = plan.stages[rank]
         slowdown = stage.slowdown if setup.emulates else 1.0
         counts_cpu = plan.threads == 1 and stage.device == CPU
-        self._pace = Pace(Recorder(), slowdown=slowdown, clock=time.thread_time if counts_cpu else time.monotonic)
+        clock = time.thread_time if counts_cpu else time.monotonic
+        self._pace = Pace(Recorder(), slowdown=slowdown, clock=clock, planned_rows=plan.workload.batch_size)
         self._reporter = Reporter(address, session)
         self._transport: Transport | None = None
         self._moved: dict[int, Cache] = {}
