@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orbitsplit.runtime._messages.tls_channel import Credentials, RefusedError, TlsChannel, create_credentials
+from orbitsplit.runtime._node import link_probe
 from orbitsplit.runtime._node.link_probe import listen_once, measure_link
 
 
@@ -38,6 +39,32 @@ def test_the_rate_is_that_of_the_slower_end(credentials: Credentials, monkeypatc
     found = measure_link(f"127.0.0.1:{listen_once(credentials)}", credentials)
     assert 10_000 < found["bytes_per_s"] <= 50_000
     assert 10_000 < found["back_bytes_per_s"] <= 50_000
+
+
+def test_a_connection_that_begins_slowly_is_measured_at_its_full_rate(
+    credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Over a long round trip the first bytes took long enough, and a sixth of the rate was found.
+    round_trip_s, full = 0.05, 100_000  # of the window: 2 MB/s
+    windows: dict[TlsChannel, list[int]] = {}
+    send = TlsChannel.send
+
+    def as_tcp(channel: TlsChannel, message: dict[str, object]) -> None:
+        """Send a window in each round trip; it doubles as in TCP's slow start."""
+        left, window = len(str(message.get("data", ""))), windows.setdefault(channel, [16_384, 0])
+        while left > 0:
+            part = min(left, window[0] - window[1])
+            time.sleep(round_trip_s * part / window[0])
+            left, window[1] = left - part, window[1] + part
+            if window[1] == window[0]:
+                window[:] = [min(2 * window[0], full), 0]
+        send(channel, message)
+
+    monkeypatch.setattr(TlsChannel, "send", as_tcp)
+    monkeypatch.setattr(link_probe, "_LONG_ENOUGH_S", round_trip_s)
+    found = measure_link(f"127.0.0.1:{listen_once(credentials)}", credentials)
+    assert 7e5 < found["bytes_per_s"] <= 2.1e6
+    assert 7e5 < found["back_bytes_per_s"] <= 2.1e6
 
 
 def test_another_host_is_refused(credentials: Credentials, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,8 +15,10 @@ LOG = logging.getLogger("orbitsplit.runtime")
 
 _PINGS = 5
 # What is sent grows fourfold from the first number of bytes until sending takes the seconds, so that neither a slow
-# link is occupied for long nor a fast one judged by what a buffer takes.
-_FIRST_BYTES, _MOST_BYTES, _LONG_ENOUGH_S = 16_384, 16_777_216, 0.2
+# link is occupied for long nor a fast one judged by what a buffer takes; and until two rates in turn are that close,
+# since a connection begins slowly where the round trip is long. No more than the most seconds are begun.
+_FIRST_BYTES, _MOST_BYTES, _LONG_ENOUGH_S, _MOST_S = 16_384, 16_777_216, 0.2, 5.0
+_AGREES = 0.2
 _CHUNK = "x" * 65_536
 _ANSWER_S = 20.0
 # A listener waits so long for the other host, which has to prove the credentials.
@@ -79,21 +81,27 @@ def _ping_s(channel: TlsChannel) -> float:
 
 def _rate(channel: TlsChannel, round_trip_s: float, *, is_outward: bool) -> float:
     """Return the bytes per second of one direction."""
-    size = _FIRST_BYTES
+    size, before, deadline_s = _FIRST_BYTES, 0.0, time.monotonic() + _MOST_S
     while True:
-        began_s = time.monotonic()
-        if is_outward:
-            channel.send({"take": size})
-            _give(channel, size)
-            _received(channel)
-        else:
-            channel.send({"give": size})
-            _take(channel, size)
-        # The first byte and the answer take a round trip together, which occupies nothing.
-        sending_s = time.monotonic() - began_s - round_trip_s
-        if sending_s >= _LONG_ENOUGH_S or size >= _MOST_BYTES:
-            return size / max(sending_s, 1e-6)
-        size *= 4
+        sending_s = max(1e-6, _sending_s(channel, size, is_outward=is_outward) - round_trip_s)
+        rate = size / sending_s
+        is_steady = sending_s >= _LONG_ENOUGH_S and abs(rate - before) <= _AGREES * rate
+        if is_steady or size >= _MOST_BYTES or time.monotonic() > deadline_s:
+            return rate
+        size, before = 4 * size, rate
+
+
+def _sending_s(channel: TlsChannel, size: int, *, is_outward: bool) -> float:
+    """Return the seconds for bytes in one direction, and a round trip: that of the first byte and the answer."""
+    began_s = time.monotonic()
+    if is_outward:
+        channel.send({"take": size})
+        _give(channel, size)
+        _received(channel)
+    else:
+        channel.send({"give": size})
+        _take(channel, size)
+    return time.monotonic() - began_s
 
 
 def _give(channel: TlsChannel, size: int) -> None:
