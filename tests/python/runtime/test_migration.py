@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ import pytest
 import torch
 
 import orbitsplit as osp
+from orbitsplit._network.link_conditions import LinkConditions, LinkShape
 from orbitsplit.runtime import Migration, Pipeline
+from orbitsplit.runtime._messages import control
+from orbitsplit.runtime._messages.control import Heartbeat
+from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._parent import migrations
 from orbitsplit.runtime._parent.supervisor import Workers
 from tests.support import chaos
@@ -141,6 +146,16 @@ def test_an_idle_pipeline_and_waiting_calls_go_over(model: Path, prompts: torch.
         found = pipe.migrate(make_plan((3,), "s2", "s0"))
         assert (found.how, found.requests, found.bytes_moved) == ("idle", 0, 0)
         assert torch.equal(pipe.generate(prompts, max_new_tokens=40, **OPTIONS), expected)
+        # Each of these has two groups, of which one runs at a time.
+        first = pipe.submit(prompts[:1], max_new_tokens=MOST_TOKENS, on_tokens=(steps := Steps()), **OPTIONS)
+        waiting = [pipe.submit(prompts, max_new_tokens=40, **OPTIONS) for _ in range(2)]
+        steps.wait(4)
+        found = pipe.migrate(FIRST)
+        assert (found.how, found.requests) == ("moved", 3)
+        steps.wait(4)
+        first.cancel()
+        assert all(torch.equal(one.result(timeout_s=90), expected) for one in waiting)
+        assert torch.equal(first.result()[:, :48], expected[:1])
 
 
 @pytest.fixture(scope="module")
@@ -222,28 +237,71 @@ def test_a_loss_during_a_migration_overtakes_it(model: Path, prompts: torch.Tens
             pipe.migrate(FIRST)
 
 
+def kill_leaving(workers: Workers) -> None:
+    (leaving,) = workers._leaving.values()
+    assert leaving.process is not None
+    os.kill(leaving.process.pid, signal.SIGKILL)
+
+
+def kill_once_connected(workers: Workers) -> None:
+    """Kill the process that leaves while it sends caches: once the one that gets them is connected to it."""
+    store = ControlStore.join(workers._store.address)
+    key = control.heartbeat_key(workers._processes["s3"].number)
+
+    def watch() -> None:
+        deadline_s = time.monotonic() + 60
+        while Heartbeat.from_json(store.get(key)).phase != "waiting for work" and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        kill_leaving(workers)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# From s1 caches go to s3 by way of s0: over 10 s, or for ever. Tokens do not use this link.
+SLOW = LinkConditions((LinkShape("s1", "s0", bytes_per_s=3000.0),))
+DEAD = LinkConditions((LinkShape("s1", "s0", down=((0.0, math.inf),)),))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "strike", "loss"),
+    [
+        (None, kill_leaving, ("killed", "s1", None)),
+        # The next two ended the pipeline: after the consequence of an unknown loss, and after ten minutes.
+        (SLOW, kill_once_connected, ("killed", "s1", None)),
+        (DEAD, None, ("link", None, ("s1", "s3"))),
+    ],
+    ids=["killed before", "killed during", "link is dead"],
+)
 def test_a_loss_while_caches_are_handed_over_is_recovered_from(
-    model: Path, prompts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    prompts: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    conditions: LinkConditions | None,
+    strike: Callable[[Workers], None] | None,
+    loss: tuple[str, str | None, tuple[str, str] | None],
 ) -> None:
     hand_over = Workers.hand_over
 
     def struck(self: Workers, plan: osp.Plan) -> None:
         hand_over(self, plan)
-        (leaving,) = self._leaving.values()
-        assert leaving.process is not None
-        os.kill(leaving.process.pid, signal.SIGKILL)
+        if strike is not None:
+            strike(self)
 
-    with Pipeline(FIRST, model, replan=lambda *_: make_plan((3,), "s0", "s2")) as pipe:
+    limits = osp.Timeouts(stall_s=1.5)
+    with Pipeline(
+        FIRST, model, replan=lambda *_: make_plan((3,), "s0", "s2"), conditions=conditions, timeouts=limits
+    ) as pipe:
         expected = pipe.generate(prompts, max_new_tokens=200, **OPTIONS)
         steps = Steps()
         running = pipe.submit(prompts, max_new_tokens=200, on_tokens=steps, **OPTIONS)
         steps.wait(4)
         monkeypatch.setattr(Workers, "hand_over", struck)
-        with pytest.raises(osp.TransportError, match="while it handed its caches over") as caught:
+        with pytest.raises(osp.TransportError) as caught:
             pipe.migrate(make_plan((2, 4), "s0", "s3", "s2"))
-        assert (caught.value.kind, caught.value.node) == ("overtaken", "s1")
+        assert (caught.value.kind, caught.value.node, caught.value.link) == ("overtaken", *loss[1:])
+        assert strike is None or "while it handed its caches over" in str(caught.value)
         assert torch.equal(running.result(timeout_s=90), expected)
-        assert [(one.error.kind, one.error.node) for one in pipe.recoveries] == [("killed", "s1")]
+        assert [(one.error.kind, one.error.node, one.error.link) for one in pipe.recoveries] == [loss]
         assert len(workers()) == len(pipe.pids) == 2
 
 
