@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,15 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .device import single_thread
+from .encoder_layout import EncoderLayout
 from .image_inputs import image_names
-from .kv_cache import skip_tokens
-from .packing import PackedCache
 from .small_config import shrunk
 from .source import (
     cache_argument,
@@ -97,6 +95,9 @@ class Layout:
     are images beside a text, `idle` those that never run. A layer returns the hidden state alone
     (`tuple_length` None) or first in a tuple of that length. `image_tokens` are the tokens of the hidden state that an
     image becomes, None for a model of texts. One that generates keeps keys and values.
+
+    With an `encoder`, `before` runs before the layers of that, and `layers_name` and `tuple_length` are the decoder's;
+    `layer_count` is of both lists and what is between.
     """
 
     layers_name: str
@@ -109,45 +110,33 @@ class Layout:
     tuple_length: int | None
     image_tokens: int | None
     generates: bool
+    encoder: EncoderLayout | None = None
 
     def layers_of(self, model: nn.Module) -> nn.ModuleList:
-        """Return the list of layers of a model, also where layers and modules of other stages were replaced."""
-        layers = model.get_submodule(self.layers_name)
-        assert isinstance(layers, nn.ModuleList), "it was found as one"
-        return layers
+        """Return the list of layers of a model, also where layers and modules of other stages were replaced.
+
+        With an encoder it is a list of its own, of the layers of both and of what is between them.
+        """
+        layers = self.decoder_layers_of(model)
+        if self.encoder is None:
+            return layers
+        middle = nn.ModuleList(model.get_submodule(name) for name in sorted(self.encoder.middle))
+        return nn.ModuleList([*self.encoder_layers_of(model), middle, *layers])
+
+    def decoder_layers_of(self, model: nn.Module) -> nn.ModuleList:
+        """Return the list of layers of the decoder of a model with an encoder, of others the only one."""
+        return _list_in(model, self.layers_name)
+
+    def encoder_layers_of(self, model: nn.Module) -> nn.ModuleList:
+        """Return the list of layers of the encoder of a model that has one."""
+        assert self.encoder is not None, "it has an encoder"
+        return _list_in(model, self.encoder.layers_name)
 
 
-# By the model's class and its whole configuration. A forward on the meta device takes a second or two, and every stage
-# of a pipeline needs its result: workers have what the server that forks them has found.
-_LAYOUTS: dict[tuple[type[PreTrainedModel], str], Layout] = {}
-_MOST_LAYOUTS = 64
-
-
-def find_layout(config: PreTrainedConfig) -> Layout:
-    """Return how a model runs its layers, from one forward on the meta device; found once for each configuration.
-
-    Raises `ValueError`, naming the architecture and the reason, for a model whose layers depend on more than the
-    hidden state of the layer before: split into stages, it would compute something else.
-    """
-    key = _layout_key(config)
-    layout = _LAYOUTS.get(key)
-    if layout is None:
-        layout = _find_layout(config)
-        if len(_LAYOUTS) >= _MOST_LAYOUTS:
-            _LAYOUTS.clear()
-        _LAYOUTS[key] = layout
-    return layout
-
-
-def knows_layout(config: PreTrainedConfig) -> bool:
-    """Return whether `find_layout` has found the layout already."""
-    return _layout_key(config) in _LAYOUTS
-
-
-def _layout_key(config: PreTrainedConfig) -> tuple[type[PreTrainedModel], str]:
-    """Return what a layout depends on: where the model lies does not count."""
-    document = json.loads(config.to_json_string(use_diff=False))
-    return model_class(config), json.dumps(without_paths(document), sort_keys=True)
+def _list_in(model: nn.Module, name: str) -> nn.ModuleList:
+    layers = model.get_submodule(name)
+    assert isinstance(layers, nn.ModuleList), "it was found as one"
+    return layers
 
 
 def without_paths(value: Any) -> Any:
@@ -157,7 +146,8 @@ def without_paths(value: Any) -> Any:
     return [without_paths(part) for part in value] if isinstance(value, list) else value
 
 
-def _find_layout(config: PreTrainedConfig) -> Layout:
+def find_plain_layout(config: PreTrainedConfig) -> Layout:
+    """Return the layout of a model without an encoder beside its decoder; raises as `find_layout`."""
     shared = getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0)
     if shared:
         raise ValueError(unsupported(config, f"{shared} layers read the KV cache of earlier layers"))
@@ -165,7 +155,7 @@ def _find_layout(config: PreTrainedConfig) -> Layout:
         raise ValueError(unsupported(config, "its forward takes no cache"))
     with running_unknown_code(config, "it cannot be built"):
         model = build_on_meta(config)
-    probe = _Probe(model, generates=can_generate(config))
+    probe = Probe(model, generates=can_generate(config))
     try:
         probe.run(config, "meta")
     except Exception:  # whatever an architecture's code makes of tensors without values
@@ -177,7 +167,7 @@ def _find_layout_with_values(config: PreTrainedConfig) -> Layout:
     """Find the layout where the forward depends on numbers: on the processor, of the model with few of its layers."""
     few = shrunk(config, strength=0)
     with running_unknown_code(config, "it cannot be built"):
-        probe = _Probe(build_unfilled(few), generates=can_generate(config))
+        probe = Probe(build_unfilled(few), generates=can_generate(config))
     with running_unknown_code(config, "its forward fails"), single_thread():
         probe.run(few, "cpu")
     return replace(probe.layout(), layer_count=layer_count(config, model_class(config)))
@@ -230,29 +220,37 @@ def is_marked(tensor: Tensor) -> bool:
 
 
 @dataclass
-class _Probe:
-    """Observes one forward: which modules run before, between and after the layers, and what the layers exchange."""
+class Probe:
+    """Observes one forward: which modules run before, between and after the layers, and what the layers exchange.
+
+    The layers are a list that was `found` by name, or else what `find_layers` finds. If they are `sharing`, later ones
+    may use what the first one makes of positions.
+    """
 
     model: PreTrainedModel
     generates: bool
+    found: tuple[str, nn.ModuleList] | None = None
+    sharing: bool = False
     ran: dict[str, set[str]] = field(default_factory=lambda: {"before": set(), "between": set(), "after": set()})
     origins: _Origins = field(default_factory=_Origins)
     phase: str = "before"
     left: Tensor | None = None  # the hidden state behind the last layer that ran
     tuple_length: int | None = None
     fault: str | None = None
+    hooks: list[RemovableHandle] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.layers_name, self.layers = find_layers(self.model)
+        self.layers_name, self.layers = self.found or find_layers(self.model)
         self.outside = modules_outside(self.model, self.layers_name)
         for name, module in self.outside.items():
             for part in module.modules():
-                part.register_forward_pre_hook(lambda *_, name=name: self.ran[self.phase].add(name))
+                hook = part.register_forward_pre_hook(lambda *_, name=name: self.ran[self.phase].add(name))
+                self.hooks.append(hook)
             if has_parameters(module):
-                module.register_forward_hook(self._mark_output)
+                self.hooks.append(module.register_forward_hook(self._mark_output))
         for index, layer in enumerate(self.layers):
-            layer.register_forward_pre_hook(self._enter(index), with_kwargs=True)
-            layer.register_forward_hook(self._leave(index))
+            self.hooks.append(layer.register_forward_pre_hook(self._enter(index), with_kwargs=True))
+            self.hooks.append(layer.register_forward_hook(self._leave(index)))
 
     def run(self, config: PreTrainedConfig, device: str) -> None:
         """Run the model of a configuration once on a device, with inputs of zeros."""
@@ -261,12 +259,18 @@ class _Probe:
         if self.generates:
             # With a cache: without one, masks are made from values, which meta tensors do not have.
             options[str(cache_argument(type(self.model)))] = DynamicCache(config=config.get_text_config(decoder=True))
-        for tensor in inputs.values():
-            # Which tokens are padding is known from the attention mask on every stage, see `dummy_ids`.
-            if not classifies_texts(config, type(self.model)):
-                mark(tensor)
+        # Which tokens are padding is known from the attention mask on every stage, see `dummy_ids`.
+        known = classifies_texts(config, type(self.model))
+        self.observe(lambda: self.model(**inputs, **options), () if known else inputs.values())
+
+    def observe(self, forward: Callable[[], Any], inputs: Iterable[Tensor]) -> None:
+        """Run a forward once, of which one stage alone has the inputs."""
+        for tensor in inputs:
+            mark(tensor)
         with torch.no_grad(), self.origins:
-            output = self.model(**inputs, **options)
+            output = forward()
+        for hook in self.hooks:
+            hook.remove()
         returned = output.values() if isinstance(output, Mapping) else output
         if any(is_marked(value) for value in returned if isinstance(value, Tensor)):
             self._record_fault("what comes after the layers takes more than the hidden state of the last one")
@@ -294,7 +298,7 @@ class _Probe:
         def hook(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, (tuple, list)):
                 self.tuple_length = len(output)
-                for extra in _tensors(output[1:]):
+                for extra in () if self.sharing else _tensors(output[1:]):
                     mark(extra)
                 output = output[0]
             if self.left is not None and output.shape != self.left.shape:
@@ -314,7 +318,8 @@ class _Probe:
     def _record_fault(self, fault: str) -> None:
         self.fault = self.fault or fault
 
-    def layout(self) -> Layout:
+    def weighty(self) -> set[str]:
+        """Return the names of the modules with parameters outside of the layers. Raises `ValueError` for a fault."""
         weighty = {name for name, module in self.outside.items() if has_parameters(module)}
         between = weighty & self.ran["between"]
         if between:
@@ -325,6 +330,12 @@ class _Probe:
             self._record_fault(f"the hidden state has {self.left.dim()} dimensions, not rows, tokens and channels")
         if self.fault is not None or self.left is None:
             raise ValueError(unsupported(self.model.config, str(self.fault)))
+        return weighty
+
+    def layout(self) -> Layout:
+        """Return what was observed. Raises as `weighty`."""
+        weighty = self.weighty()
+        assert self.left is not None, "else there is a fault"
         before, after = weighty & self.ran["before"], weighty & self.ran["after"]
         idle = weighty - before - after
         sees = self.generates and image_names(type(self.model))
@@ -345,43 +356,3 @@ class _Probe:
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-class Passthrough(nn.Module):
-    """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
-
-    transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
-    here too, by nothing or one byte per token; otherwise left-padded batches are silently wrong. What models read of
-    their layers, such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no
-    part.
-    """
-
-    def __init__(self, index: int, layer: nn.Module, tuple_length: int | None) -> None:
-        super().__init__()
-        self.index = index
-        self.tuple_length = tuple_length
-        object.__setattr__(self, "_layer", layer)  # unregistered: its weights are not ours to load
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.original, name)
-
-    @property
-    def original(self) -> nn.Module:
-        """The layer that this replaces, without weights."""
-        layer: nn.Module = object.__getattribute__(self, "_layer")
-        return layer
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
-        layer = None if cache is None else cache.layers[self.index]
-        if isinstance(cache, PackedCache):
-            cache.skip(self.index)
-        elif (
-            cache is not None
-            and isinstance(layer, CacheLayerMixin)
-            and not skip_tokens(layer, hidden.shape[0], hidden.shape[1])
-        ):
-            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8, device=hidden.device)
-            cache.update(shadow, shadow, self.index)
-        return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))

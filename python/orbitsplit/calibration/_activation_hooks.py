@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._models.architecture import Passthrough, find_layers
+from orbitsplit._models.architecture import find_layers
+from orbitsplit._models.passthrough import Passthrough
 
 AtCut = Callable[[Tensor], Tensor]
 

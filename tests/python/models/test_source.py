@@ -28,7 +28,8 @@ from transformers import (
 
 from orbitsplit._models import architecture
 from orbitsplit._models import gguf as conversion
-from orbitsplit._models.architecture import find_layers, find_layout
+from orbitsplit._models.architecture import find_layers
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.source import (
     can_generate,
     demo_model,
