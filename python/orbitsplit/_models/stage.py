@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
@@ -25,10 +25,11 @@ from orbitsplit._io.device_names import CPU
 
 from .architecture import Layout, running_unknown_code
 from .cache_state import LayerBytes, has_movable_layers, layer_bytes
+from .cut_hooks import CutHooks, StageExit
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
 from .encoder_decoder_stage import EncoderDecoderStage
-from .generation_inputs import aligned, generation_inputs
+from .generation_inputs import entering, generation_inputs
 from .image_inputs import image_names, prepared
 from .kv_cache import growing_cache, takes_chunks
 from .model_part import load_part
@@ -58,19 +59,19 @@ class StageModel:
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
         self.image_tokens = layout.image_tokens
-        self._received: Tensor | None = None
         self._steps: DecodeSteps | None = None
         self._packed_steps: DecodeSteps | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
         forget_padding(model)
         self.transformer_layers = layers = layout.layers_of(model)
         self.encoder_decoder = EncoderDecoderStage(model, layout, start, stop) if layout.encoder is not None else None
-        self._leaves = not self.is_last
         if self.encoder_decoder is not None:
             return
+        self._cuts = CutHooks()
+        self._cuts.leaves = not self.is_last
         if not self.is_first:
-            layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
-        layers[-1].register_forward_hook(self._leave)
+            self._cuts.enter_at(layers[0])
+        self._cuts.leave_behind(layers[-1])
 
     @classmethod
     def load(
@@ -155,24 +156,26 @@ class StageModel:
         """
         is_padded = self._is_padded(attention_mask)
         steps = self._steps if x.shape[1] == 1 and not is_padded and beside is None else None
-        self._received = self._entering(x)
-        self._leaves = steps is None and (without_head or not self.is_last)
+        self._cuts.received = entering(x, self.device)
+        self._cuts.leaves = steps is None and (without_head or not self.is_last)
         try:
             if steps is not None:
-                return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
-            ids = self._received if self.is_first else dummy_ids(self.config, self._received)
+                return steps.forward(self._cuts.received, attention_mask.shape[1] - 1, cache, without_head=without_head)
+            ids = self._cuts.received if self.is_first else dummy_ids(self.config, self._cuts.received)
             mask = attention_mask.to(self.device)
             inputs = generation_inputs(self._accepted, ids, mask, cache, is_padded=is_padded)
             if "logits_to_keep" in self._accepted:
                 inputs["logits_to_keep"] = logits_to_keep
             if beside is not None:
-                inputs = prepared(self.model, inputs, {name: self._entering(one) for name, one in beside.items()})
+                inputs = prepared(
+                    self.model, inputs, {name: entering(one, self.device) for name, one in beside.items()}
+                )
             output = self.model(**inputs)
-        except _StageExit as left:
+        except StageExit as left:
             return to_host(left.hidden)
         finally:
-            self._received = None
-            self._leaves = not self.is_last
+            self._cuts.received = None
+            self._cuts.leaves = not self.is_last
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
     @property
@@ -257,24 +260,24 @@ class StageModel:
         places = [place for start, size in zip(starts, sizes, strict=True) for place in range(start, start + size)]
         cache = PackedCache(caches, sizes)
         steps = self._packed_steps if len(places) <= MOST_PACKED else None
-        self._received = self._entering(x)
-        self._leaves = steps is None and (not logits_at or not self.is_last)
+        self._cuts.received = entering(x, self.device)
+        self._cuts.leaves = steps is None and (not logits_at or not self.is_last)
         try:
             if steps is not None:
-                return steps.forward_packed(self._received, places, cache, logits_at=logits_at)
-            ids = self._received
+                return steps.forward_packed(self._cuts.received, places, cache, logits_at=logits_at)
+            ids = self._cuts.received
             if not self.is_first:  # only the shape of the ids is used
                 ids = dummy_ids(self.config, ids)
             inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor([places], device=self.device)}
-            if "logits_to_keep" in self._accepted and not self._leaves:
+            if "logits_to_keep" in self._accepted and not self._cuts.leaves:
                 inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)
             with packing(self.model.config.get_text_config(decoder=True), cache):
                 output = self.model(**inputs, past_key_values=cache, use_cache=True)
-        except _StageExit as left:
+        except StageExit as left:
             return to_host(left.hidden)
         finally:
-            self._received = None
-            self._leaves = not self.is_last
+            self._cuts.received = None
+            self._cuts.leaves = not self.is_last
         return to_host(output.logits[0] if "logits_to_keep" in inputs else output.logits[0, list(logits_at)])
 
     @torch.inference_mode()
@@ -287,36 +290,23 @@ class StageModel:
         name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
         """
         options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
-        inputs = {name: self._entering(value) for name, value in inputs.items()}
+        inputs = {name: entering(value, self.device) for name, value in inputs.items()}
         if x is None:
             check_padding(self.config, inputs)
         elif "input_ids" in inputs:
             inputs["input_ids"] = dummy_ids(self.config, inputs["input_ids"], inputs.get("attention_mask"))
-        self._received = None if x is None else self._entering(x)
+        self._cuts.received = None if x is None else entering(x, self.device)
         try:
             output = self.model(**inputs, **options)
-        except _StageExit as left:
+        except StageExit as left:
             return to_host(left.hidden)
         finally:
-            self._received = None
+            self._cuts.received = None
         return {name: to_host(value) for name, value in output.items() if isinstance(value, Tensor)}
 
     @staticmethod
     def _is_padded(attention_mask: Tensor) -> bool:
         return not bool(attention_mask.all())
-
-    def _entering(self, x: Tensor) -> Tensor:
-        """Return what enters the stage on its device."""
-        return aligned(x) if self.device.type == CPU else x.to(self.device)
-
-    def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if args:
-            return (self._received, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self._received}
-
-    def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if self._leaves:
-            raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
 
     def _check_forward(self) -> None:
         # Placeholders of the embeddings return NaN, so a layer or head that reads them past the first layer fails here.
@@ -349,11 +339,3 @@ class StageModel:
 def _check_movable(model: PreTrainedModel, device: str) -> None:
     if any(parameter.dtype == torch.uint8 for parameter in model.parameters()):
         raise ValueError(f"quantised weights run on the processor alone, not on {device}: give the node float weights")
-
-
-class _StageExit(BaseException):
-    """Ends a model's forward behind the last layer; not an Exception, which a forward may catch."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
