@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
-from .architecture import Layout, Passthrough
+from .architecture import Layout
 from .fused_layers import FusedLayer, is_supported_layer
 from .packing import PackedCache
+from .passthrough import Passthrough
 from .weight_products import FEW_ROWS
 
 # Rotary positions whose frequencies do not depend on how long the text has become.

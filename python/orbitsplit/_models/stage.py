@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
@@ -25,12 +25,14 @@ from orbitsplit._io.device_names import CPU
 
 from .architecture import Layout, running_unknown_code
 from .cache_state import LayerBytes, has_movable_layers, layer_bytes
+from .cut_hooks import CutHooks, StageExit
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
 from .generation_inputs import aligned, generation_inputs
 from .image_inputs import image_names, prepared
-from .kv_cache import growing_cache, takes_chunks
+from .kv_cache import takes_chunks
 from .model_part import load_part
+from .own_state import InputsSoFar, OwnState, empty_state, layers_in
 from .packing import PackedCache, can_pack, packing
 from .source import check_padding, dummy_ids, forget_padding, unsupported
 from .stage_trials import caches_behind, chunks_agree, example_packs, example_steps, outputs_of_trial, packs_agree
@@ -57,16 +59,14 @@ class StageModel:
         self.generation_config: GenerationConfig | None = getattr(model, "generation_config", None)
         self._accepted = frozenset(inspect.signature(type(model).forward).parameters)
         self.image_tokens = layout.image_tokens
-        self._received: Tensor | None = None
         self._steps: DecodeSteps | None = None
         self._packed_steps: DecodeSteps | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
         forget_padding(model)
-        self.transformer_layers = layers = layout.layers_of(model)
-        if not self.is_first:
-            layers[0].register_forward_pre_hook(self._enter, with_kwargs=True)
-        self._leaves = not self.is_last
-        layers[-1].register_forward_hook(self._leave)
+        self.transformer_layers = layout.layers_of(model)
+        self.layout = layout
+        self._cuts = CutHooks(model, layout, start, stop)
+        self._cuts.leaves = not self.is_last
 
     @classmethod
     def load(
@@ -116,7 +116,8 @@ class StageModel:
 
         The last `spare_tokens` tokens can be taken back by `rewind`.
         """
-        return growing_cache(self.config.get_text_config(decoder=True), most_tokens, spare_tokens=spare_tokens)
+        assert self.layout.state is not None, "a model that generates keeps a state"
+        return empty_state(self.layout.state, self.config, most_tokens, spare_tokens=spare_tokens)
 
     def runs_chunks(self) -> bool:
         """Whether a prompt may run through the stage in several forwards that extend a cache.
@@ -145,14 +146,15 @@ class StageModel:
         what else the model takes of these tokens, on the first stage with the images. Tensors are in the processor's
         memory, whatever the stage's device.
         """
-        is_padded = self._is_padded(attention_mask)
-        steps = self._steps if x.shape[1] == 1 and not is_padded and beside is None else None
-        self._received = self._entering(x)
-        self._leaves = steps is None and (without_head or not self.is_last)
+        is_padded, tokens = self._is_padded(attention_mask), x.shape[1]
+        steps = self._steps if tokens == 1 and not is_padded and beside is None else None
+        x = self._entering(x)
+        self._cuts.received = cache.append(x) if isinstance(cache, InputsSoFar) else x
+        self._cuts.leaves = steps is None and (without_head or not self.is_last)
         try:
             if steps is not None:
-                return steps.forward(self._received, attention_mask.shape[1] - 1, cache, without_head=without_head)
-            ids = self._received if self.is_first else dummy_ids(self.config, self._received)
+                return steps.forward(self._cuts.received, attention_mask.shape[1] - 1, cache, without_head=without_head)
+            ids = self._cuts.received if self.is_first else dummy_ids(self.config, self._cuts.received)
             mask = attention_mask.to(self.device)
             inputs = generation_inputs(self._accepted, ids, mask, cache, is_padded=is_padded)
             if "logits_to_keep" in self._accepted:
@@ -160,11 +162,15 @@ class StageModel:
             if beside is not None:
                 inputs = prepared(self.model, inputs, {name: self._entering(one) for name, one in beside.items()})
             output = self.model(**inputs)
-        except _StageExit as left:
-            return to_host(left.hidden)
+        except StageExit as left:
+            if isinstance(cache, OwnState):
+                self._check_rows(left.hidden, x)
+            return to_host(left.hidden[:, -tokens:])
         finally:
-            self._received = None
-            self._leaves = not self.is_last
+            self._cuts.received = None
+            self._cuts.leaves = not self.is_last
+            if isinstance(cache, OwnState):
+                cache.value = self._cuts.state
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
     @property
@@ -192,9 +198,12 @@ class StageModel:
         if not self.generates:
             return 0
         tokens = 2
+        cache = caches_behind(self, [tokens])[0]
+        if isinstance(cache, InputsSoFar):
+            return cache.nbytes // tokens
         states = [
             state
-            for layer in caches_behind(self, [tokens])[0].layers
+            for layer in layers_in(cache)
             for state in (getattr(layer, "keys", None), getattr(layer, "values", None))
             if isinstance(state, Tensor) and state.is_floating_point()
         ]
@@ -206,7 +215,9 @@ class StageModel:
         Empty if another process cannot go on with its caches, see `has_movable_layers`, or it has no such layers.
         """
         tokens = 2
-        if not self.generates or not has_movable_layers(self.new_cache(), self.layers - 2):
+        if not self.generates or not self.layout.is_plain:
+            return ()
+        if not has_movable_layers(self.new_cache(), self.layers - 2):
             return ()
         layers = caches_behind(self, [tokens])[0].layers[self.first_layer : self.last_layer]
         return tuple(layer_bytes(layer, tokens) for layer in layers)
@@ -214,12 +225,12 @@ class StageModel:
     @property
     def first_layer(self) -> int:
         """The index of the stage's first transformer layer."""
-        return max(0, self.start - 1)
+        return self.layout.bounds[self.start]
 
     @property
     def last_layer(self) -> int:
         """The index behind the stage's last transformer layer."""
-        return min(self.layers - 2, self.stop - 1)
+        return self.layout.bounds[self.stop]
 
     @torch.inference_mode()
     def forward_packed(
@@ -241,24 +252,24 @@ class StageModel:
         places = [place for start, size in zip(starts, sizes, strict=True) for place in range(start, start + size)]
         cache = PackedCache(caches, sizes)
         steps = self._packed_steps if len(places) <= MOST_PACKED else None
-        self._received = self._entering(x)
-        self._leaves = steps is None and (not logits_at or not self.is_last)
+        self._cuts.received = self._entering(x)
+        self._cuts.leaves = steps is None and (not logits_at or not self.is_last)
         try:
             if steps is not None:
-                return steps.forward_packed(self._received, places, cache, logits_at=logits_at)
-            ids = self._received
+                return steps.forward_packed(self._cuts.received, places, cache, logits_at=logits_at)
+            ids = self._cuts.received
             if not self.is_first:  # only the shape of the ids is used
                 ids = dummy_ids(self.config, ids)
             inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor([places], device=self.device)}
-            if "logits_to_keep" in self._accepted and not self._leaves:
+            if "logits_to_keep" in self._accepted and not self._cuts.leaves:
                 inputs["logits_to_keep"] = torch.tensor(logits_at, device=self.device)
             with packing(self.model.config.get_text_config(decoder=True), cache):
                 output = self.model(**inputs, past_key_values=cache, use_cache=True)
-        except _StageExit as left:
+        except StageExit as left:
             return to_host(left.hidden)
         finally:
-            self._received = None
-            self._leaves = not self.is_last
+            self._cuts.received = None
+            self._cuts.leaves = not self.is_last
         return to_host(output.logits[0] if "logits_to_keep" in inputs else output.logits[0, list(logits_at)])
 
     @torch.inference_mode()
@@ -276,13 +287,13 @@ class StageModel:
             check_padding(self.config, inputs)
         elif "input_ids" in inputs:
             inputs["input_ids"] = dummy_ids(self.config, inputs["input_ids"], inputs.get("attention_mask"))
-        self._received = None if x is None else self._entering(x)
+        self._cuts.received = None if x is None else self._entering(x)
         try:
             output = self.model(**inputs, **options)
-        except _StageExit as left:
+        except StageExit as left:
             return to_host(left.hidden)
         finally:
-            self._received = None
+            self._cuts.received = None
         return {name: to_host(value) for name, value in output.items() if isinstance(value, Tensor)}
 
     @staticmethod
@@ -293,14 +304,12 @@ class StageModel:
         """Return what enters the stage on its device."""
         return aligned(x) if self.device.type == CPU else x.to(self.device)
 
-    def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if args:
-            return (self._received, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self._received}
-
-    def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if self._leaves:
-            raise _StageExit(output[0] if isinstance(output, (tuple, list)) else output)
+    def _check_rows(self, hidden: Tensor, received: Tensor) -> None:
+        if hidden.shape[:2] != received.shape[:2]:  # as RWKV of transformers 5.23 does in steps of several rows
+            raise ValueError(
+                f"{type(self.model).__name__} mixes the rows of a batch: of {list(received.shape[:2])} rows and tokens "
+                f"it makes {list(hidden.shape[:2])}; run one row at a time"
+            )
 
     def _check_forward(self) -> None:
         # Placeholders of the embeddings return NaN, so a layer or head that reads them past the first layer fails here.
@@ -333,11 +342,3 @@ class StageModel:
 def _check_movable(model: PreTrainedModel, device: str) -> None:
     if any(parameter.dtype == torch.uint8 for parameter in model.parameters()):
         raise ValueError(f"quantised weights run on the processor alone, not on {device}: give the node float weights")
-
-
-class _StageExit(BaseException):
-    """Ends a model's forward behind the last layer; not an Exception, which a forward may catch."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden

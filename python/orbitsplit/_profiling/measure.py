@@ -112,10 +112,8 @@ def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size
 
 
 def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
-    transformer_layers = len(costs.weight_bytes) - 2
-    names = ["embeddings", *(f"layer {index}" for index in range(transformer_layers)), "head"]
     columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
-    layers = (LayerProfile(*row) for row in zip(names, *columns, strict=True))
+    layers = (LayerProfile(*row) for row in zip(costs.names, *columns, strict=True))
     pairs = zip(layers, costs.workspace_bytes, strict=True)
     return tuple(replace(layer, workspace_bytes=workspace_bytes) for layer, workspace_bytes in pairs)
 
