@@ -130,7 +130,7 @@ class LayerExchange:
     def bounds(self, layers: int) -> tuple[int, ...] | None:
         """Return the bounds of the layers of a problem, see `Layout`; None if no cut is left between two layers."""
         starts = [layer for layer in range(layers + 2) if layer not in self._held]
-        if not any(2 <= start <= layers for start in starts):
+        if self._held and not any(2 <= start <= layers for start in starts):
             return None
         return (*(max(0, start - 1) for start in starts), layers)
 
